@@ -1,0 +1,74 @@
+# Everything below works from a fresh clone; what is missing is set up first.
+# PYTHON=python3.13 make test    uses that Python;  PYTEST="-k embedded" make test    runs some tests.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -ec
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+IMAGE ?= sytq:latest
+PYTEST ?=
+export PYTHON
+
+.PHONY: help setup setup-test run demo test lint audit lock clean \
+	build run-api run-worker docker-build docker-up docker-down docker-logs
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv with sytq and its locked dependencies
+	@tools/venv $(VENV) run
+
+setup-test:
+	@tools/venv $(VENV) test
+
+run: setup ## start the whole service here, embedded, and run one sample valuation
+	@exec $(BIN)/sytq dev
+
+demo: setup ## the same once: exit 0 when the sample valuation went through
+	@exec $(BIN)/sytq dev --once
+
+test: setup-test ## run the tests on real servers of their own
+	@tools/test-servers
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: setup-test ## ruff, mypy (strict) and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+audit: setup-test ## known vulnerabilities in the locked dependencies (asks the network)
+	@$(BIN)/pip-audit -r requirements.lock --no-deps --disable-pip
+
+lock: ## renew requirements.lock
+	@tools/lock "$${PYTHON:-python3}"
+
+build: setup ## build the wheel into dist/ and check that it is complete
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@$(BIN)/python tools/check-wheel.py dist/*.whl
+
+run-api: setup ## the API alone, as configured
+	@exec $(BIN)/sytq api
+
+run-worker: setup ## the workers alone, as configured
+	@exec $(BIN)/sytq worker
+
+docker-build: ## build the image
+	docker build -t $(IMAGE) .
+
+docker-up: ## start API, workers, Redis and MySQL with Docker Compose
+	docker compose up -d --build --wait
+
+docker-down: ## stop them; the data stays in their volumes
+	docker compose down
+
+docker-logs: ## follow their logs
+	docker compose logs -f
+
+clean: ## remove what was built, not your data in .sytq/
+	@rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find sytq plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
