@@ -1,0 +1,159 @@
+"""The database connection: one URL in, one pooled Peewee database out, and how a transaction is run.
+
+Owns connection settings, the retry of whole transactions and the translation of "it does not answer"
+into `DatabaseUnavailable`. Must not know any table.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import peewee
+from playhouse.pool import MaxConnectionsExceeded, PooledMySQLDatabase, PooledSqliteDatabase
+from pymysql.constants import CLIENT
+
+from sytq.errors import ConfigError, DatabaseUnavailable
+
+T = TypeVar("T")
+
+#: MySQL error codes that say the server is not to be reached (now).
+_MYSQL_AWAY = {0, 1040, 1053, 1129, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+#: Deadlock and lock wait timeout: the transaction was rolled back whole and may simply run again.
+_MYSQL_AGAIN = {1205, 1213}
+_SQLITE_AGAIN = ("database is locked", "database table is locked", "database is busy")
+_SQLITE_AWAY = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
+_TRIES = 6
+
+
+class _MySQLSession(peewee.MySQLDatabase):
+    """MySQL with the session that sytq relies on, whatever the server's defaults are."""
+
+    def _connect(self) -> object:
+        connection = super()._connect()  # type: ignore[misc]
+        with connection.cursor() as cursor:
+            # Strict: a value too long for its column is an error, never cut in silence.
+            cursor.execute(
+                "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO',"
+                " SESSION time_zone = '+00:00', SESSION innodb_lock_wait_timeout = 10"
+            )
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return connection
+
+
+class _PooledMySQL(PooledMySQLDatabase, _MySQLSession):
+    pass
+
+
+def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.Database:
+    """Return an unconnected, pooled database for `sqlite:///path` or `mysql://user:pw@host:port/name`.
+
+    `timeout` (seconds) bounds connecting, waiting for a pooled connection and SQLite's lock; reads and
+    writes on a MySQL socket get twice that. Raises ConfigError for another scheme.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return PooledSqliteDatabase(  # type: ignore[no-any-return]
+            unquote(parts.path[1:]),
+            max_connections=pool,
+            timeout=timeout,
+            check_same_thread=False,
+            lock_type="IMMEDIATE",
+            pragmas={
+                "journal_mode": "wal",
+                "synchronous": "full",
+                "foreign_keys": 1,
+                "busy_timeout": int(timeout * 1000),
+            },
+        )
+    if parts.scheme == "mysql":
+        query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        where = (
+            {"unix_socket": query["unix_socket"]}
+            if "unix_socket" in query
+            else {"host": parts.hostname or "localhost", "port": parts.port or 3306}
+        )
+        return _PooledMySQL(
+            unquote(parts.path[1:]),
+            user=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            charset=query.get("charset", "utf8mb4"),
+            max_connections=pool,
+            timeout=timeout,
+            stale_timeout=300,
+            connect_timeout=max(1, int(timeout)),
+            read_timeout=timeout * 2,
+            write_timeout=timeout * 2,
+            # An UPDATE reports the rows it matched, also those it left as they were.
+            client_flag=CLIENT.FOUND_ROWS,
+            **where,
+        )
+    raise ConfigError(f"database.url: scheme '{parts.scheme}' is not valid; valid: sqlite, mysql")
+
+
+def is_mysql(database: peewee.Database) -> bool:
+    """Say whether SQL for this database is MySQL's (or MariaDB's) dialect rather than SQLite's."""
+    return isinstance(database, peewee.MySQLDatabase)
+
+
+def transact(database: peewee.Database, work: Callable[[], T]) -> T:
+    """Run `work` in one transaction and return what it returns; on a deadlock run the whole of it again.
+
+    `work` must change nothing but the database, as it may run several times.
+    Raises DatabaseUnavailable when the database does not answer.
+    """
+    return _attempt(database, work, database.atomic)
+
+
+def read(database: peewee.Database, work: Callable[[], T]) -> T:
+    """Run `work`, which only reads, on one pooled connection without a transaction. Errors as `transact`."""
+    return _attempt(database, work, None)
+
+
+def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
+    for again in range(_TRIES):
+        try:
+            with database.connection_context():
+                if transaction is None:
+                    return work()
+                with transaction():  # type: ignore[attr-defined]
+                    return work()
+        except MaxConnectionsExceeded as error:
+            raise DatabaseUnavailable("all pooled database connections are busy") from error
+        except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
+            verdict = _verdict(error)
+            if verdict == "other" or database.in_transaction():
+                raise  # inside another transaction the outermost one decides
+            if verdict == "away" or again == _TRIES - 1:
+                raise DatabaseUnavailable(f"the database does not answer: {_brief(error)}") from error
+        time.sleep(random.uniform(0, 0.02 * 2**again))
+    raise AssertionError("unreachable")
+
+
+def _verdict(error: peewee.PeeweeException) -> str:
+    text = str(error).lower()
+    if any(words in text for words in _SQLITE_AGAIN):
+        return "again"
+    if any(words in text for words in _SQLITE_AWAY) or isinstance(error, peewee.InterfaceError):
+        return "away"
+    code = _code(error)
+    if code in _MYSQL_AGAIN:
+        return "again"
+    return "away" if code in _MYSQL_AWAY else "other"
+
+
+def _code(error: peewee.PeeweeException) -> int | None:
+    """The server's error number: Peewee keeps the driver's exception first, the driver its number."""
+    for argument in error.args:
+        if isinstance(argument, int):
+            return argument
+        if isinstance(argument, Exception) and argument.args and isinstance(argument.args[0], int):
+            return argument.args[0]
+    return None
+
+
+def _brief(error: peewee.PeeweeException) -> str:
+    return str(error.args[-1] if error.args else error)[:200]

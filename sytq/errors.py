@@ -1,0 +1,72 @@
+"""Every exception that sytq raises on purpose, one sentence each.
+
+Owns the names; must not import anything of sytq.
+"""
+
+from __future__ import annotations
+
+
+class SytqError(Exception):
+    """Base of all errors below that are addressed to a person or a caller."""
+
+
+class ConfigError(SytqError):
+    """The configuration cannot be used; the message names key, value and what is valid."""
+
+
+class InvalidInput(SytqError):
+    """A caller sent something that cannot be accepted; becomes a 4xx that names the field."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class DatabaseUnavailable(SytqError):
+    """The ledger did not answer; nothing was accepted and the caller may try again."""
+
+
+class RedisUnavailable(SytqError):
+    """Redis did not answer; what was accepted is dispatched later by the reconciler."""
+
+
+class OutboundRefused(SytqError):
+    """The guard does not let a caller-supplied URL be reached; the message says why."""
+
+
+class DuplicatePlugin(ConfigError):
+    """Two task types carry one name; the message names both places."""
+
+
+class Retry(Exception):
+    """Raised by a task: run me again.
+
+    `after` is seconds or a duration such as "10s"; None lets the type's policy choose.
+    `counts=False` means that this run used no attempt (waiting for a limit, a paused provider).
+    """
+
+    def __init__(self, after: float | str | None = None, *, counts: bool = True, reason: str = "") -> None:
+        super().__init__(reason or "the task asked to be retried")
+        self.after = after
+        self.counts = counts
+
+
+class Fail(Exception):
+    """Raised by a task: this can never succeed; the task is dead now, with this reason."""
+
+
+class Cancelled(Exception):
+    """Raised at a `ctx` call of a running task that was cancelled."""
+
+
+class Lost(Exception):
+    """Raised at a `ctx` call of a worker whose task is another's by now, or has `ended`; it must change nothing."""
+
+    def __init__(self, message: str, *, ended: bool = False) -> None:
+        super().__init__(message)
+        self.ended = ended
+
+
+class TimedOut(Exception):
+    """A run took longer than its type's `timeout`."""

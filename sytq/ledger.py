@@ -1,0 +1,339 @@
+"""The ledger: every write to our own tables, and the reads that stand beside them.
+
+Owns the SQL of tasks, attempts and steps, in MySQL's and SQLite's dialect, and the guard that only legal
+state changes happen: a terminal row never changes, a smaller token never overwrites a larger one.
+Must not know Redis, HTTP or any task type. All times are naive UTC; payloads and results are JSON text.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import peewee
+
+from sytq.db import is_mysql, read, transact
+from sytq.errors import Lost
+from sytq.models import MODELS, Attempt, Step, Task
+from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, SUCCEEDED, TERMINAL, UNFINISHED
+
+T = TypeVar("T")
+
+
+def utcnow() -> dt.datetime:
+    """The time as the ledger writes it: naive UTC."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
+
+
+def from_ms(ms: int) -> dt.datetime:
+    """Unix milliseconds (Redis' clock) as the ledger's naive UTC time."""
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).replace(tzinfo=None)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC."""
+
+    id: str
+    type: str
+    queue: str
+    priority: str
+    payload: str
+    max_attempts: int | None = None
+    run_at: dt.datetime | None = None
+    owner: str | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event of a task's life, as the recorder writes it. `state` is the state after it."""
+
+    id: str
+    state: str
+    token: int
+    attempts: int
+    worker: str | None = None
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    scheduled_at: dt.datetime | None = None  # of the next attempt
+    outcome: str | None = None  # of the attempt that ended: succeeded, retry, dead, cancelled, returned
+    result: str | None = None
+    error: str | None = None
+    fingerprint: str | None = None
+    progress: str | None = None
+    detail: str | None = None
+
+
+class Ledger:
+    """Reads and writes of our tables on one database. Every method raises DatabaseUnavailable when it is away."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self.database = database
+        self._mysql = is_mysql(database)
+        self._mark = "%s" if self._mysql else "?"
+        database.bind(MODELS)
+
+    # -- submission
+
+    def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> None:
+        """Insert `tasks`, and whatever `also` writes before them, in one transaction: all or nothing."""
+
+        def work() -> None:
+            if also:
+                also()
+            self.insert(tasks)
+
+        transact(self.database, work)
+
+    def insert(self, tasks: Iterable[NewTask]) -> None:
+        """Insert `tasks` inside the caller's transaction; one that is there already stays as it is."""
+        columns = "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent"
+        rows = [
+            (
+                task.id,
+                task.type,
+                task.queue,
+                task.priority,
+                SCHEDULED if task.run_at else QUEUED,
+                task.payload,
+                task.max_attempts,
+                task.run_at,
+                task.owner,
+                task.parent,
+            )
+            for task in tasks
+        ]
+        # Plain placeholders only: PyMySQL sends anything else row by row.
+        tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
+        self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(10)}) {tail}", rows)
+
+    # -- reading
+
+    def get(self, task_id: str) -> Task | None:
+        """Return one task's row, or None."""
+        found: Task | None = read(self.database, lambda: Task.get_or_none(Task.id == task_id))
+        return found
+
+    def find(
+        self, *, states: Sequence[str] = (), queue: str | None = None, limit: int = 10, offset: int = 0
+    ) -> tuple[list[Task], int]:
+        """Return the newest tasks that match, and how many match in all."""
+        where = [Task.state.in_(states)] if states else []
+        if queue is not None:
+            where.append(Task.queue == queue)
+
+        def work() -> tuple[list[Task], int]:
+            query = Task.select().where(*where) if where else Task.select()
+            page = query.order_by(Task.created_at.desc(), Task.id.desc()).limit(limit).offset(offset)
+            return list(page), query.count()
+
+        return read(self.database, work)
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return what happened at each start of a task, oldest first."""
+        query = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token)
+        return read(self.database, lambda: list(query))
+
+    def steps(self, task_id: str) -> list[Step]:
+        """Return a task's checkpoints in the order in which they began."""
+        query = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
+        return read(self.database, lambda: list(query))
+
+    def unfinished(self, after: str, limit: int) -> list[Task]:
+        """Return up to `limit` tasks that have not ended, in id order from behind `after`."""
+        query = Task.select().where(Task.state.in_(UNFINISHED), Task.id > after).order_by(Task.id).limit(limit)
+        return read(self.database, lambda: list(query))
+
+    def newcomers(self, since: dt.datetime, limit: int) -> list[Task]:
+        """Return tasks never started that were created after `since`, oldest first."""
+        query = Task.select().where(Task.state.in_((QUEUED, SCHEDULED)), Task.created_at > since)
+        return read(self.database, lambda: list(query.order_by(Task.created_at).limit(limit)))
+
+    def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
+        """Return those of `ids` that have not ended by now."""
+        query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
+        return read(self.database, lambda: list(query))
+
+    # -- what the recorder writes
+
+    def record(self, changes: Sequence[Change], also: Callable[[list[Task]], None] | None = None) -> None:
+        """Write a batch of events in one transaction, the latest state of each task once; repeating it is harmless.
+
+        `also` gets the tasks of the batch that are dead now and may insert what follows from that.
+        """
+        latest: dict[str, Change] = {}
+        for change in changes:
+            seen = latest.get(change.id)
+            if seen is None or (change.token, change.state != RUNNING) >= (seen.token, seen.state != RUNNING):
+                latest[change.id] = change
+
+        def work() -> None:
+            self._write_attempts([c for c in changes if c.token])
+            self._write_states(list(latest.values()))
+            died = [c.id for c in latest.values() if c.state == DEAD]
+            if also and died:
+                also(list(Task.select().where(Task.id.in_(died), Task.state == DEAD)))
+
+        transact(self.database, work)
+
+    def _write_states(self, changes: list[Change]) -> None:
+        columns = (
+            "id", "state", "token", "attempts", "worker", "started_at", "finished_at",
+            "scheduled_at", "result", "error", "fingerprint", "progress",
+        )  # fmt: skip
+        finished = ", ".join(f"'{state}'" for state in TERMINAL)
+        for part in _chunks(changes, 200):
+            values: list[Any] = []
+            selects: list[str] = []
+            for change in part:
+                row = [getattr(change, column) for column in columns]
+                if change.state not in TERMINAL:
+                    row[6] = None
+                values += row
+                names = columns if not selects else ()
+                selects.append(
+                    "SELECT " + (", ".join(f"{self._mark} AS {name}" for name in names) or self._marks(len(columns)))
+                )
+            source = f"({' UNION ALL '.join(selects)}) AS v"
+            sets = {
+                "state": "v.state",
+                "token": "v.token",
+                "attempts": "v.attempts",
+                "worker": "COALESCE(v.worker, {t}worker)",
+                "started_at": "COALESCE(v.started_at, {t}started_at)",
+                "finished_at": "v.finished_at",
+                "scheduled_at": "COALESCE(v.scheduled_at, {t}scheduled_at)",
+                "result": "v.result",
+                "error": "COALESCE(v.error, {t}error)",
+                "error_fingerprint": "COALESCE(v.fingerprint, {t}error_fingerprint)",
+                "progress": "COALESCE(v.progress, {t}progress)",
+            }
+            guard = f"t.state NOT IN ({finished}) AND t.token <= v.token"
+            if self._mysql:
+                assign = ", ".join(f"t.{name} = {value.format(t='t.')}" for name, value in sets.items())
+                sql = f"UPDATE sytq_tasks AS t JOIN {source} ON t.id = v.id SET {assign} WHERE {guard}"
+            else:
+                assign = ", ".join(f"{name} = {value.format(t='t.')}" for name, value in sets.items())
+                sql = f"UPDATE sytq_tasks AS t SET {assign} FROM {source} WHERE t.id = v.id AND {guard}"
+            self.database.execute_sql(sql, [_plain(value) for value in values])  # type: ignore[no-untyped-call]
+
+    def _write_attempts(self, changes: list[Change]) -> None:
+        columns = "task_id, token, attempt, outcome, worker, error, detail, started_at, finished_at"
+        into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({self._marks(9)})"
+        rows: dict[bool, list[tuple[Any, ...]]] = {True: [], False: []}
+        for c in changes:
+            rows[c.state == RUNNING].append(
+                (c.id, c.token, c.attempts, c.outcome or RUNNING, c.worker, c.error, c.detail, c.started_at,
+                 c.finished_at)
+            )  # fmt: skip
+        if self._mysql:
+            keep, replace = "ON DUPLICATE KEY UPDATE token = token", "ON DUPLICATE KEY UPDATE "
+            new = "VALUES({})"
+        else:
+            keep, replace = "ON CONFLICT DO NOTHING", "ON CONFLICT (task_id, token) DO UPDATE SET "
+            new = "excluded.{}"
+        replaced = ("attempt", "outcome", "worker", "error", "detail", "finished_at")
+        replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
+        self._many(f"{into} {keep}", rows[True])
+        self._many(f"{into} {replace}", rows[False])
+
+    # -- what a running task writes
+
+    def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
+        """Run `work` in one transaction, provided that start `token` of the task still holds it.
+
+        Raises Lost when a later start holds the task or it has ended; nothing is written then.
+        """
+
+        def guarded() -> T:
+            # The first statement locks the row (and SQLite's database), so no later start can slip in between.
+            held = (
+                Task.update(token=token)
+                .where(Task.id == task_id, Task.token <= token, Task.state.not_in(TERMINAL))
+                .execute()
+            )
+            if held != 1:
+                row = Task.get_or_none(Task.id == task_id)
+                ended = row is None or row.state in TERMINAL
+                raise Lost(f"start {token} of task {task_id} no longer holds it", ended=ended)
+            return work()
+
+        return transact(self.database, guarded)
+
+    def begin_step(self, task_id: str, token: int, name: str) -> Step:
+        """Return the step to run or, when its `state` is done, to replay. Raises Lost.
+
+        A step found started by an earlier run is one that run may have completed outside (and paid for): counted.
+        """
+
+        def work() -> Step:
+            step: Step | None = Step.get_or_none(Step.task_id == task_id, Step.name == name)
+            if step is None:
+                created: Step = Step.create(
+                    task_id=task_id, name=name, token=token, state="started", started_at=utcnow()
+                )
+                return created
+            if step.state != "done" and step.token != token:
+                step.interrupted += 1
+                step.token = token
+                step.save()
+            return step
+
+        return self.fenced(task_id, token, work)
+
+    def finish_step(self, task_id: str, token: int, name: str, value: str, detail: str | None = None) -> None:
+        """Record a step's result (JSON text). Raises Lost."""
+
+        def work() -> None:
+            Step.update(state="done", value=value, detail=detail, token=token, finished_at=utcnow()).where(
+                Step.task_id == task_id, Step.name == name
+            ).execute()
+
+        self.fenced(task_id, token, work)
+
+    def forget_step(self, task_id: str, token: int, name: str) -> None:
+        """Remove a step that failed with an answer, so that its next run does not count as interrupted. Raises Lost."""
+        query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
+        self.fenced(task_id, token, lambda: query.execute())
+
+    # -- retention
+
+    def prune(self, before: dt.datetime, limit: int = 500) -> int:
+        """Delete up to `limit` tasks that ended before `before`, with their attempts and steps; return how many."""
+
+        def work() -> int:
+            ids = [
+                row.id
+                for row in Task.select(Task.id)
+                .where(Task.state.in_((SUCCEEDED, DEAD, CANCELLED)), Task.finished_at < before)
+                .limit(limit)
+            ]
+            if ids:
+                Attempt.delete().where(Attempt.task_id.in_(ids)).execute()
+                Step.delete().where(Step.task_id.in_(ids)).execute()
+                Task.delete().where(Task.id.in_(ids)).execute()
+            return len(ids)
+
+        return transact(self.database, work)
+
+    # -- SQL without an ORM row for each: building those costs more than the server
+
+    def _marks(self, count: int) -> str:
+        return ", ".join([self._mark] * count)
+
+    def _many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            self.database.cursor().executemany(sql, [tuple(map(_plain, row)) for row in rows])  # type: ignore[no-untyped-call]
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat(" ") if isinstance(value, dt.datetime) else value
+
+
+def _chunks(items: list[Change], size: int) -> Iterable[list[Change]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

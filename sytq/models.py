@@ -1,0 +1,97 @@
+"""Peewee models of our tables and of contract A's `valuation_records`.
+
+Owns column names and types as Python sees them (the tables themselves are made by `sytq.migrations`).
+All times are naive UTC. Must not hold logic: writes belong to `sytq.ledger`.
+"""
+
+from __future__ import annotations
+
+from peewee import BigIntegerField, CharField, CompositeKey, DateTimeField, IntegerField, Model, TextField
+
+
+class Task(Model):
+    """One accepted task; the row that a 2xx answer promises."""
+
+    id = CharField(primary_key=True)
+    type = CharField()
+    queue = CharField(null=True)  # NULL: the type's own (rows inserted by other languages)
+    priority = CharField(null=True)
+    state = CharField(default="queued")
+    payload = TextField()
+    result = TextField(null=True)
+    error = TextField(null=True)
+    error_fingerprint = CharField(null=True)
+    progress = TextField(null=True)
+    attempts = IntegerField(default=0)
+    max_attempts = IntegerField(null=True)
+    token = BigIntegerField(default=0)  # raised by every start; a smaller one has lost the task
+    owner = CharField(null=True)
+    parent = CharField(null=True)
+    worker = CharField(null=True)
+    created_at = DateTimeField()
+    scheduled_at = DateTimeField(null=True)
+    started_at = DateTimeField(null=True)
+    finished_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_tasks"
+
+
+class Attempt(Model):
+    """What happened at one start of a task; `token` names the start."""
+
+    task_id = CharField()
+    token = BigIntegerField()
+    attempt = IntegerField()
+    outcome = CharField()
+    worker = CharField(null=True)
+    error = TextField(null=True)
+    detail = TextField(null=True)
+    started_at = DateTimeField(null=True)
+    finished_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_attempts"
+        primary_key = CompositeKey("task_id", "token")
+
+
+class Step(Model):
+    """A checkpoint: `state` is started or done; `interrupted` counts starts that left no result."""
+
+    task_id = CharField()
+    name = CharField()
+    token = BigIntegerField()
+    state = CharField()
+    value = TextField(null=True)
+    detail = TextField(null=True)
+    interrupted = IntegerField(default=0)
+    started_at = DateTimeField()
+    finished_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_steps"
+        primary_key = CompositeKey("task_id", "name")
+
+
+class ValuationRecord(Model):
+    """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
+
+    id = BigIntegerField(primary_key=True)
+    status = CharField(null=True, max_length=50)
+    user_message = TextField(null=True)
+    sys_message = TextField(null=True)
+    report = TextField(null=True)
+    failed_times = IntegerField(null=True)
+    failed_info = TextField(null=True)
+    progress = CharField(null=True, max_length=50)
+    progress_info = TextField(null=True)
+    current_task_node = IntegerField(null=True)
+    callback_url = CharField(null=True)
+    created_at = DateTimeField(null=True)
+    updated_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "valuation_records"
+
+
+MODELS = (Task, Attempt, Step, ValuationRecord)
