@@ -1,0 +1,36 @@
+-- Prepended to every script. The live index: HASH task id -> "state|type|queue|priority|attempts|max|token|consumer|entry".
+-- A terminal state stays as a tombstone until the recorder has written it to SQL (forget.lua), so that a finished
+-- task never looks unknown.
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function int(n) return string.format('%.0f', n) end
+
+local function unpack_live(value)
+  if not value then return nil end
+  local p = {}
+  for part in (value .. '|'):gmatch('([^|]*)|') do p[#p + 1] = part end
+  return {
+    state = p[1], type = p[2], queue = p[3], priority = p[4], attempts = tonumber(p[5]), max = tonumber(p[6]),
+    token = tonumber(p[7]), consumer = p[8], entry = p[9],
+  }
+end
+
+local function pack_live(l)
+  return table.concat({ l.state, l.type, l.queue, l.priority, int(l.attempts), int(l.max), int(l.token),
+    l.consumer or '', l.entry or '' }, '|')
+end
+
+local TERMINAL = { succeeded = true, dead = true, cancelled = true }
+
+-- Delay a task until `due`; rings the bell when the sleepers would wake too late for it.
+local function delay(delayed, bodies, bell, id, due, body)
+  local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', delayed, int(due), id)
+  redis.call('HSET', bodies, id, body)
+  if not head[2] or tonumber(head[2]) > due then
+    redis.call('XADD', bell, 'MAXLEN', '1', '*', 'due', int(due))
+  end
+end

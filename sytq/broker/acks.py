@@ -1,0 +1,145 @@
+"""Acknowledgements: the outcomes of finished runs, written in batches by one thread until Redis took them.
+
+Owns the order "run, then settle". Must not decide an outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection
+
+import structlog
+
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.keys import GROUP, Keys
+from sytq.broker.redis import Redis
+from sytq.errors import RedisUnavailable
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+
+
+class Acks(threading.Thread):
+    """While one batch is being written the next one gathers, so busy workers share round trips and idle ones wait for none."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        consumer: str,
+        limited: Collection[str],
+        settled: Callable[[Delivery], None],
+    ) -> None:
+        super().__init__(name="acks", daemon=True)
+        self._redis = redis
+        self._keys = keys
+        self._consumer = consumer
+        self._limited = limited  # queues with a limit: a place that becomes free is announced
+        self._settled = settled
+        self._waiting: list[Delivery] = []
+        self._changed = threading.Condition()
+        self._writing = False
+        self._stopping = False
+
+    def put(self, delivery: Delivery) -> None:
+        """Settle a run, soon."""
+        with self._changed:
+            self._waiting.append(delivery)
+            self._changed.notify_all()
+
+    def stop(self, timeout: float) -> bool:
+        """Write what is waiting, for at most `timeout` seconds, and end. False when something was left."""
+        with self._changed:
+            empty = self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout)
+            self._stopping = True
+            self._changed.notify_all()
+        return empty
+
+    def run(self) -> None:
+        pause = 0.05
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if self._stopping and not self._waiting:
+                    return
+                batch, self._writing = self._waiting[:_BATCH], True
+            try:
+                self._write(batch)
+            except RedisUnavailable as error:
+                # The work is done and must not be done again: its outcome stays here until Redis answers.
+                log.warning("acknowledgements wait for Redis", waiting=len(self._waiting), error=str(error))
+                if self._stopping:
+                    return
+                time.sleep(pause)
+                pause = min(pause * 2, 1.0)
+                continue
+            finally:
+                with self._changed:
+                    self._writing = False
+            pause = 0.05
+            with self._changed:
+                del self._waiting[: len(batch)]
+                self._changed.notify_all()
+
+    def _write(self, batch: list[Delivery]) -> None:
+        slots: dict[tuple[str, str], int] = {}
+        args: list[str | bytes | int] = [GROUP, self._consumer]
+        for run in batch:
+            outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
+            slot = slots.setdefault((run.stream, run.queue_name), len(slots) + 1)
+            attempts = run.attempts if outcome.counts else max(run.attempts - 1, 0)
+            args += [
+                slot,
+                run.id,
+                run.type,
+                run.entry,
+                run.token,
+                outcome.kind,
+                attempts,
+                int(outcome.delay * 1000),
+                self._event(run, outcome, attempts),
+                run.body,
+                int(run.queue_name in self._limited),
+            ]
+        keys = self._keys
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters]
+        for stream, queue in slots:
+            names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
+        for run, done in zip(batch, self._redis.call("settle", names, args), strict=True):
+            if not done:
+                log.warning("outcome dropped: the task belongs to another start", task_id=run.id, token=run.token)
+            self._settled(run)
+
+    def _event(self, run: Delivery, outcome: Outcome, attempts: int) -> str:
+        now = int(time.time() * 1000)
+        return json.dumps(
+            {
+                "state": STATES[outcome.kind],
+                "attempts": attempts,
+                "worker": self._consumer,
+                "outcome": OUTCOMES[outcome.kind],
+                "started": int(run.started * 1000),
+                "finished": now,
+                "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
+                "result": outcome.result,
+                "error": outcome.error,
+                "fingerprint": outcome.fingerprint,
+                "progress": run.progress,
+            },
+            ensure_ascii=False,
+        )
+
+
+#: The task's state after each outcome (as in settle.lua), and the word for the attempt in the ledger.
+STATES = {
+    "done": "succeeded",
+    "retry": "retrying",
+    "dead": "dead",
+    "unreadable": "dead",
+    "cancelled": "cancelled",
+    "return": "queued",
+}
+OUTCOMES = STATES | {"retry": "failed", "return": "returned"}

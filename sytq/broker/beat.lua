@@ -1,0 +1,11 @@
+-- A worker lives. KEYS workers epoch   ARGV consumer leaving    -> {epoch, now}
+-- The epoch is when this Redis was first seen: another epoch means that it was emptied.
+local now = now_ms()
+if ARGV[2] == '1' then
+  redis.call('ZREM', KEYS[1], ARGV[1])  -- what it still holds may be taken over at once
+else
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600000)
+redis.call('SET', KEYS[2], int(now), 'NX')
+return { redis.call('GET', KEYS[2]), int(now) }

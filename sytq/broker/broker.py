@@ -1,0 +1,168 @@
+"""StreamsBroker: Dramatiq's broker interface on our streams.
+
+Owns how tasks are entered and what Dramatiq asks of a broker. Which Redis change happens when is in the scripts,
+what a worker process adds is in `worker.py`, what an outcome is in the middleware.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dramatiq
+from dramatiq.broker import Consumer
+from dramatiq.errors import QueueNotFound
+from dramatiq.middleware import Middleware
+
+from sytq.broker.consumer import StreamConsumer
+from sytq.broker.delivery import Delivery
+from sytq.broker.keys import NAME, Keys
+from sytq.broker.redis import Redis
+from sytq.broker.worker import WorkerProcess
+from sytq.errors import InvalidInput
+from sytq.states import PRIORITIES
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A task as it is handed to Redis. `payload` is JSON text; `due_ms` 0 means now; `max_attempts` 0 means no bound."""
+
+    id: str
+    type: str
+    queue: str
+    priority: str
+    payload: str
+    created_ms: int
+    due_ms: int = 0
+    attempts: int = 0
+    max_attempts: int = 0
+
+    def message(self) -> str:
+        """The Dramatiq message, as it stands in the stream."""
+        # Put together as text: the payload is JSON already.
+        head = {
+            "queue_name": self.queue,
+            "actor_name": self.type,
+            "kwargs": {},
+            "options": {"priority": self.priority},
+        }
+        tail = {"message_id": self.id, "message_timestamp": self.created_ms}
+        return f'{json.dumps(head)[:-1]}, "args": [{self.payload}], {json.dumps(tail)[1:]}'
+
+
+class StreamsBroker(dramatiq.Broker):
+    """See the module. Nothing connects before the first use; nothing consumes before `start_worker`."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        prefix: str = "sytq",
+        liveness: float = 4.0,
+        heartbeat: float = 1.0,
+        limits: Mapping[str, int] | None = None,
+        middleware: list[Middleware] | None = None,
+    ) -> None:
+        self.redis = redis
+        self.keys = Keys(prefix)
+        self.liveness = liveness
+        self.limits = dict(limits or {})
+        self._heartbeat = heartbeat
+        super().__init__(middleware=middleware or [])
+        self.actor_options |= {"runner"}  # an async actor's coroutine function (see Lane)
+
+    # -- as Dramatiq wants it
+
+    def declare_queue(self, queue_name: str) -> None:
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues[queue_name] = None
+            self.emit_after("declare_queue", queue_name)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30000) -> Consumer:
+        if queue_name not in self.queues:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+        return StreamConsumer(self.worker, queue_name, self.actors)
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """Carry a message that has no row in the ledger (`actor.send`): it runs, but leaves no history."""
+        due = int(time.time() * 1000) + delay if delay else 0
+        self.emit_before("enqueue", message, delay)
+        self.dispatch(
+            [
+                Envelope(
+                    id=message.message_id,
+                    type=message.actor_name,
+                    queue=message.queue_name,
+                    priority=message.options.get("priority", "normal"),
+                    payload=json.dumps(message.args[0] if message.args else None),
+                    created_ms=message.message_timestamp,
+                    due_ms=due,
+                )
+            ]
+        )
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def close(self) -> None:
+        self.redis.close()
+
+    # -- entering tasks
+
+    def dispatch(self, envelopes: Sequence[Envelope], *, not_after_ms: int = 0) -> int:
+        """Enter tasks that Redis does not know yet and return how many; repeating it is harmless.
+
+        Nothing is entered later than `not_after_ms` by Redis' clock (0: no bound).
+        Raises RedisUnavailable, and InvalidInput for a name that cannot be carried.
+        """
+        entered = 0
+        for start in range(0, len(envelopes), 200):
+            slots: dict[tuple[str, str], int] = {}
+            args: list[str | int] = [not_after_ms]
+            for envelope in envelopes[start : start + 200]:
+                check_names(envelope.type, envelope.queue, envelope.priority)
+                slot = slots.setdefault((envelope.queue, envelope.priority), len(slots) + 1)
+                args += [slot, envelope.id, envelope.type, envelope.queue, envelope.priority]
+                args += [envelope.attempts, envelope.max_attempts, envelope.due_ms, envelope.message()]
+            names = [self.keys.live, self.keys.stats, self.keys.bell]
+            for queue, priority in slots:
+                names += [
+                    self.keys.stream(queue, priority),
+                    self.keys.delayed(queue),
+                    self.keys.bodies(queue),
+                ]
+            entered += max(0, self.redis.call("dispatch", names, args))
+        return entered
+
+    # -- running tasks
+
+    def touch(self, delivery: Delivery, progress: str) -> bool:
+        """Show progress (JSON text); False when another start holds the task. Raises RedisUnavailable."""
+        keys = [self.keys.live, self.keys.progress]
+        return bool(self.redis.call("touch", keys, [delivery.id, delivery.token, progress]))
+
+    def start_worker(self, *, threads: int, loop_places: int) -> None:
+        """Start what consuming needs. Called in the worker process, before Dramatiq starts its consumers."""
+        self.worker = WorkerProcess(
+            self,
+            self.redis,
+            self.keys,
+            liveness=self.liveness,
+            heartbeat=self._heartbeat,
+            limits=self.limits,
+            threads=threads,
+            loop_places=loop_places,
+        )
+        self.worker.start()
+
+
+def check_names(type_name: str, queue: str, priority: str) -> None:
+    """Raise InvalidInput for a type or queue that cannot be a name in Redis, or an unknown priority."""
+    for field, value in (("type", type_name), ("queue", queue)):
+        if not NAME.fullmatch(value):
+            raise InvalidInput(field, f"{value[:80]!r} is not valid; valid: letters, digits, . _ - (at most 64)")
+    if priority not in PRIORITIES:
+        raise InvalidInput("priority", f"{priority[:80]!r} is not valid; valid: {', '.join(PRIORITIES)}")

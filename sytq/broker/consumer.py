@@ -1,0 +1,190 @@
+"""The consumer of one queue: fetches what there is room for, in priority order, and sleeps at the doorbell otherwise.
+
+Owns the loop "room, fetch, hand over". Must not run a task nor decide an outcome; never raises on a Redis fault,
+as it can wait better than its caller.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from dramatiq import Actor, Consumer, Message
+from dramatiq.broker import MessageProxy
+from dramatiq.errors import DecodeError
+
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.keys import GROUP
+from sytq.broker.redis import NoGroup
+from sytq.broker.room import Lane
+from sytq.broker.worker import WorkerProcess
+from sytq.errors import RedisUnavailable
+
+log = structlog.get_logger(__name__)
+
+#: Longest sleep at the doorbell, and the period at which the tasks of dead workers are looked for.
+_TICK = 1.0
+#: Most tasks of one fetch: bounds what a script does in one go.
+_MOST = 100
+#: A type without a bound of attempts is dead after this many worker deaths in a row.
+_MAX_DEATHS = 5
+#: Every so many fetches the queue is looked through from the lowest priority, so that low moves under a flood.
+_BOTTOM_UP = 16
+#: How long a task of a type that this worker does not know (a rolling deploy) waits before it is tried again.
+_UNKNOWN_DELAY = 5.0
+
+
+class StreamConsumer(Consumer):
+    """See the module. One per queue, used by one thread; `ack` and `nack` may come from any."""
+
+    def __init__(self, worker: WorkerProcess, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
+        self._worker = worker
+        self._queue = queue
+        self._actors = actors
+        self._streams = worker.keys.streams(queue)
+        self._buffer: collections.deque[Delivery] = collections.deque()
+        self._fetches = 0
+        self._swept = 0.0
+        self._pause = 0.1
+
+    def __next__(self) -> MessageProxy | None:
+        if not self._buffer and not self._worker.stopping.is_set():
+            try:
+                self._fill()
+                self._pause = 0.1
+            except NoGroup:
+                self._make_group()
+            except RedisUnavailable as error:
+                log.warning("fetch waits for Redis", queue=self._queue, error=str(error))
+                self._swept = 0.0  # the lost reply may have held tasks: look for them at once
+                self._worker.stopping.wait(self._pause)
+                self._pause = min(self._pause * 2, _TICK)
+        if self._buffer:
+            return self._buffer.popleft()
+        if self._worker.stopping.is_set():
+            time.sleep(0.05)  # Dramatiq asks on until its threads have ended
+        return None
+
+    def ack(self, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        self._worker.room.give("thread", 1)
+        self._worker.acks.put(message)
+
+    nack = ack  # the delivery carries its outcome
+
+    def requeue(self, messages: Any) -> None:
+        """Hand back what was fetched and not started; it used no attempt."""
+        for message in messages:
+            message.outcome = Outcome("return", counts=False)
+            self.ack(message)
+
+    # -- fetching
+
+    def _fill(self) -> None:
+        lanes = self._lanes()
+        room = self._worker.room.take(lanes, _MOST, timeout=_TICK)
+        if not room:
+            return
+        used = dict.fromkeys(lanes, 0)
+        try:
+            found, reply = self._fetch(room)
+            for delivery in self._read(reply) if found else ():
+                runner = self._actors[delivery.type].options.get("runner")
+                used["loop" if runner else "thread"] += 1
+                if runner:
+                    self._worker.lane.submit(delivery, runner)
+                else:
+                    self._buffer.append(delivery)
+        finally:
+            for lane in lanes:
+                self._worker.room.give(lane, room - used[lane])
+        if not found:
+            self._sleep(reply)
+
+    def _lanes(self) -> set[Lane]:
+        lanes: set[Lane] = {
+            "loop" if actor.options.get("runner") else "thread"
+            for actor in self._actors.values()
+            if actor.queue_name == self._queue
+        }
+        return lanes or {"thread"}
+
+    def _order(self) -> list[int]:
+        self._fetches += 1
+        order = list(range(len(self._streams)))
+        return order[::-1] if self._fetches % _BOTTOM_UP == 0 else order
+
+    def _fetch(self, room: int) -> tuple[bool, list[Any]]:
+        """One call of fetch.lua: (True, tasks with their stream) or (False, the streams' last ids)."""
+        worker, keys = self._worker, self._worker.keys
+        order = self._order()
+        streams = [self._streams[index] for index in order]
+        args: list[Any] = [GROUP, worker.name, room, worker.limits.get(self._queue, 0)]
+        args += [int(worker.liveness * 1000), _MAX_DEATHS]
+        sweep = time.monotonic() - self._swept >= _TICK
+        args.append(int(sweep))
+        if sweep:
+            for position, stream in enumerate(streams, start=5):
+                args += [b"%d:%s" % (position, entry) for entry in worker.held(stream)]
+        found, *rest = worker.redis.call("fetch", [keys.live, keys.events, keys.workers, keys.stats, *streams], args)
+        if sweep:
+            self._swept = time.monotonic()
+        if found:
+            return True, [(streams[item[0] - 5], *item[1:]) for item in rest]
+        return False, list(zip(streams, rest, strict=True))
+
+    def _read(self, items: list[Any]) -> list[Delivery]:
+        """The deliveries that can run here; the others are set aside without disturbing them."""
+        deliveries = []
+        for stream, entry, task_id, body, attempts, max_attempts, token in items:
+            delivery = Delivery(
+                _decode(body, self._queue),
+                stream=stream,
+                entry=entry,
+                body=body,
+                attempts=attempts,
+                max_attempts=max_attempts,
+                token=int(token),
+            )
+            self._worker.hold(delivery)
+            if delivery.type in self._actors and delivery.id == task_id.decode(errors="replace"):
+                deliveries.append(delivery)
+                continue
+            if delivery.type and delivery.id == task_id.decode(errors="replace"):
+                log.error("unknown task type: trying again later", task_id=delivery.id, type=delivery.type)
+                reason = f"no worker here knows the task type '{delivery.type}'"
+                delivery.outcome = Outcome("retry", delay=_UNKNOWN_DELAY, counts=False, error=reason)
+            else:
+                log.error("unreadable message set aside", stream=stream, entry=entry.decode())
+                delivery.id = task_id.decode(errors="replace")
+                delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
+            self._worker.acks.put(delivery)
+        return deliveries
+
+    def _sleep(self, last_ids: list[tuple[str, bytes]]) -> None:
+        """Wait until something is added behind what the fetch has seen, or a tick."""
+        bells: list[tuple[str, bytes]] = []
+        if self._worker.limits.get(self._queue):
+            bells.append((self._worker.keys.queue_bell(self._queue), b"$"))
+        names, ids = zip(*last_ids, *bells, strict=True)
+        self._worker.redis.ask("XREAD", "COUNT", 1, "BLOCK", int(_TICK * 1000), "STREAMS", *names, *ids)
+
+    def _make_group(self) -> None:
+        try:
+            self._worker.make_group(self._streams)
+        except RedisUnavailable as error:
+            log.warning("cannot prepare the queue yet", queue=self._queue, error=str(error))
+            self._worker.stopping.wait(self._pause)
+
+
+def _decode(body: bytes, queue: str) -> Message[Any]:
+    try:
+        message: Message[Any] = Message.decode(body)
+        if isinstance(message.message_id, str) and isinstance(message.actor_name, str) and len(message.args) == 1:
+            return message
+    except DecodeError:
+        pass  # shown by the caller, with where it was found
+    return Message(queue_name=queue, actor_name="", args=(None,), kwargs={}, options={}, message_id="")

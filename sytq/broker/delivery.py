@@ -1,0 +1,89 @@
+"""One start of one task in this process: the message with what the fetch script said about it.
+
+Owns the Dramatiq message proxy of our broker and the outcome that its acknowledgement will write.
+Must not talk to Redis.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dramatiq import Message
+from dramatiq.broker import MessageProxy
+
+#: done | retry at T | dead | cancelled | back to the queue as if it had not started | set aside with its raw bytes
+OutcomeKind = Literal["done", "retry", "dead", "cancelled", "return", "unreadable"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What follows from a run; the one argument of the acknowledgement."""
+
+    kind: OutcomeKind
+    delay: float = 0.0  # seconds until the next attempt, for retry
+    counts: bool = True  # whether this run used an attempt
+    result: str | None = None  # JSON text
+    error: str | None = None  # one line for a person, no payload
+    fingerprint: str | None = None
+
+
+class Delivery(MessageProxy):
+    """A message of one start. `token` names the start: larger than that of every earlier one."""
+
+    def __init__(
+        self,
+        message: Message[Any],
+        *,
+        stream: str,
+        entry: bytes,
+        body: bytes,
+        attempts: int,
+        max_attempts: int,
+        token: int,
+    ) -> None:
+        super().__init__(message)
+        self.id = message.message_id
+        self.type = message.actor_name
+        self.stream = stream
+        self.entry = entry  # changes when Redis was emptied and the worker re-enters its tasks
+        self.body = body
+        self.attempts = attempts
+        self.max_attempts = max_attempts
+        self.token = token
+        self.started = time.time()
+        self.progress: dict[str, Any] | None = None
+        self.result: Any = None
+        self.outcome: Outcome | None = None
+
+    @property
+    def payload(self) -> Any:
+        """The payload as submitted (a JSON value)."""
+        return self._message.args[0]
+
+    @property
+    def created_ms(self) -> int:
+        """When the task was accepted, in Unix milliseconds."""
+        return self._message.message_timestamp
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the run raised, as Dramatiq stuffed it here."""
+        return self._exception
+
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """What the actor is called with: this delivery."""
+        return (self,)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing: the actor has what it needs."""
+        return {}
+
+    def __str__(self) -> str:
+        """Type and id; never the payload, as Dramatiq logs this."""
+        return f"{self.type}({self.id})"
+
+    __repr__ = __str__

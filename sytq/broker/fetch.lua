@@ -1,0 +1,127 @@
+-- running <- queued, and running <- running of a dead consumer: take at most what there is room for.
+-- KEYS live events workers stats, then the queue's streams in the order to look
+-- ARGV group consumer room limit liveness_ms max_deaths sweep held...      ("held": stream index ':' entry of this process)
+-- -> {0, last ids...} when there is nothing, else {1, {stream index, entry, id, message, attempts, max, token}...}
+local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, me = ARGV[1], ARGV[2]
+local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
+local now = now_ms()
+local stale = now - tonumber(ARGV[5])
+local max_deaths = tonumber(ARGV[6])
+local out, started = { 1 }, {}
+redis.call('ZADD', workers, now, me)
+
+local function field(fields, name)
+  for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
+  return ''
+end
+
+local function drop(stream, entry)
+  redis.call('XACK', stream, group, entry)
+  redis.call('XDEL', stream, entry)
+end
+
+local function start(k, entry, fields)
+  local id, message = field(fields, 'id'), field(fields, 'message')
+  local l = unpack_live(redis.call('HGET', live, id))
+  if l then
+    l.attempts = l.attempts + 1
+    l.token = math.max(l.token + 1, now)
+    l.state, l.consumer, l.entry = 'running', me, entry
+    redis.call('HSET', live, id, pack_live(l))
+    started[#started + 1] = { id, int(l.token), l.attempts }
+  else
+    l = { attempts = 1, max = 0, token = now }  -- not made by dispatch.lua: the broker sets it aside
+  end
+  room = room - 1
+  out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token) }
+end
+
+-- A task whose workers keep dying ends here rather than killing the next one.
+local function poisoned(k, entry, fields, deaths)
+  local id = field(fields, 'id')
+  local l = unpack_live(redis.call('HGET', live, id))
+  if not l or (l.max > 0 and l.attempts < l.max) or (l.max == 0 and deaths < max_deaths) then return false end
+  l.state = 'dead'
+  redis.call('HSET', live, id, pack_live(l))
+  redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode({
+    state = 'dead', attempts = l.attempts, worker = l.consumer, outcome = 'dead', finished = now,
+    error = 'the worker died at each of its ' .. int(deaths) .. ' last starts (killed, out of memory or crashed)',
+    fingerprint = 'worker-died' }))
+  redis.call('HINCRBY', stats, l.type .. ':dead', 1)
+  drop(KEYS[k], entry)
+  return true
+end
+
+local function take_over(k, consumer, skip)
+  for _, pending in ipairs(redis.call('XPENDING', KEYS[k], group, '-', '+', room + #ARGV, consumer)) do
+    if room <= 0 then return end
+    local entry = pending[1]
+    if not skip[k .. ':' .. entry] then
+      local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry)[1]
+      if not claimed then
+        redis.call('XACK', KEYS[k], group, entry)
+      elseif consumer == me or not poisoned(k, entry, claimed[2], pending[4]) then
+        start(k, entry, claimed[2])
+      end
+    end
+  end
+end
+
+if ARGV[7] == '1' then
+  local held = {}
+  for a = 8, #ARGV do held[ARGV[a]] = true end
+  for k = 5, #KEYS do
+    for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
+      local name, pending = field(info, 'name'), field(info, 'pending')
+      if name == me then
+        -- Entries that are ours and that we do not hold: the reply of an earlier fetch was lost.
+        if pending > 0 then take_over(k, me, held) end
+      else
+        local seen = tonumber(redis.call('ZSCORE', workers, name) or 0)
+        if seen < stale then
+          if pending > 0 then
+            take_over(k, name, {})
+          elseif seen < stale - 60000 then
+            redis.call('XGROUP', 'DELCONSUMER', KEYS[k], group, name)
+          end
+        end
+      end
+    end
+  end
+end
+
+if limit > 0 then
+  local running = 0
+  for k = 5, #KEYS do running = running + redis.call('XPENDING', KEYS[k], group)[1] end
+  room = math.min(room, limit - running)
+end
+
+for k = 5, #KEYS do
+  while room > 0 do
+    local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')
+    if not reply then break end
+    for _, item in ipairs(reply[1][2]) do
+      local entry, fields = item[1], item[2]
+      local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
+      if l and l.entry ~= entry then
+        drop(KEYS[k], entry)  -- a second copy of a task that is elsewhere by now
+      elseif l and l.state == 'running' then
+        -- Entered by the worker that runs it (adopt.lua): it stays that worker's.
+        redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
+      else
+        start(k, entry, fields)
+      end
+    end
+  end
+end
+
+if #started > 0 then
+  redis.call('XADD', events, '*', 'kind', 'started', 'worker', me, 'at', int(now), 'data', cjson.encode(started))
+end
+if #out > 1 then return out end
+local ids = { 0 }
+for k = 5, #KEYS do
+  ids[#ids + 1] = field(redis.call('XINFO', 'STREAM', KEYS[k]), 'last-generated-id')
+end
+return ids

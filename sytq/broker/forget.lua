@@ -1,0 +1,32 @@
+-- The recorder wrote these events to SQL a while ago: remove them and the tombstones of the tasks that ended.
+-- KEYS events live progress   ARGV group keep_ms most    -> number removed
+local min_pending, last = nil, '0-0'
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local g = {}
+  for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
+  if g['name'] == ARGV[1] then last = g['last-delivered-id'] end
+end
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
+if pending[1] > 0 then min_pending = pending[2] end
+local function parts(id) local ms, seq = id:match('(%d+)-(%d+)') return tonumber(ms), tonumber(seq) end
+local function before(a, b)
+  local am, as = parts(a)
+  local bm, bs = parts(b)
+  return am < bm or (am == bm and as < bs)
+end
+local removed = 0
+for _, item in ipairs(redis.call('XRANGE', KEYS[1], '-', int(now_ms() - tonumber(ARGV[2])), 'COUNT', tonumber(ARGV[3]))) do
+  local entry, f = item[1], {}
+  if before(last, entry) or (min_pending and not before(entry, min_pending)) then break end
+  for i = 1, #item[2], 2 do f[item[2][i]] = item[2][i + 1] end
+  if f['id'] then
+    local l = unpack_live(redis.call('HGET', KEYS[2], f['id']))
+    if l and TERMINAL[l.state] and int(l.token) == f['token'] then
+      redis.call('HDEL', KEYS[2], f['id'])
+      redis.call('HDEL', KEYS[3], f['id'])
+    end
+  end
+  redis.call('XDEL', KEYS[1], entry)
+  removed = removed + 1
+end
+return removed

@@ -1,0 +1,58 @@
+"""The heartbeat: one thread per worker process says that it lives.
+
+Owns liveness, and noticing that Redis was emptied: then the running tasks are entered again as this worker's own,
+so that nobody runs them a second time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.errors import RedisUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat(threading.Thread):
+    """Beats every `interval` seconds until stopped; calls `emptied` when Redis is another one than before."""
+
+    def __init__(self, redis: Redis, keys: Keys, consumer: str, interval: float, emptied: Callable[[], None]) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._redis = redis
+        self._keys = keys
+        self._consumer = consumer
+        self._interval = interval
+        self._emptied = emptied
+        self._epoch: bytes | None = None
+        self._ended = threading.Event()
+
+    def beat(self, *, leaving: bool = False) -> None:
+        """Beat once. Raises RedisUnavailable."""
+        epoch, _ = self._redis.call("beat", [self._keys.workers, self._keys.epoch], [self._consumer, int(leaving)])
+        if leaving:
+            return
+        if self._epoch is not None and epoch != self._epoch:
+            log.warning("Redis was emptied: entering the running tasks again")
+            self._emptied()
+        self._epoch = epoch
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self.beat()
+            except RedisUnavailable as error:
+                log.warning("no heartbeat: Redis does not answer", error=str(error))
+            self._ended.wait(self._interval)
+
+    def stop(self) -> None:
+        """Stop beating and say so, so that what is left here may be taken over at once."""
+        self._ended.set()
+        try:
+            self.beat(leaving=True)
+        except RedisUnavailable as error:
+            log.warning("left without saying so: Redis does not answer", error=str(error))

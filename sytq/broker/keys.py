@@ -1,0 +1,92 @@
+"""Every key in Redis, by name. All share one hash tag, so that a script may touch any of them in a cluster.
+
+Owns the names; keys are handed to the scripts as KEYS, never built inside them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sytq.states import PRIORITIES
+
+#: The consumer group of the workers on every stream of tasks, and of the recorder on the events.
+GROUP = "sytq"
+RECORDER = "recorder"
+
+#: What a queue, type or worker may be called: safe in a key, a metric label and the live index.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys below one prefix (`redis.prefix`)."""
+
+    prefix: str
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((f"{{{self.prefix}}}", *parts))
+
+    @property
+    def live(self) -> str:
+        """HASH of tasks that have not ended, or ended and are not yet in SQL."""
+        return self._key("live")
+
+    @property
+    def progress(self) -> str:
+        """HASH task id -> progress as JSON."""
+        return self._key("progress")
+
+    @property
+    def events(self) -> str:
+        """STREAM of what happened, read by the recorder."""
+        return self._key("events")
+
+    @property
+    def workers(self) -> str:
+        """ZSET worker -> last heartbeat in ms."""
+        return self._key("workers")
+
+    @property
+    def stats(self) -> str:
+        """HASH "type:outcome" -> count since this Redis was first seen."""
+        return self._key("stats")
+
+    @property
+    def bell(self) -> str:
+        """STREAM of one entry: a task was delayed whose time is before all others'."""
+        return self._key("bell")
+
+    @property
+    def deadletters(self) -> str:
+        """STREAM of messages that could not be read, with their raw bytes."""
+        return self._key("deadletters")
+
+    @property
+    def epoch(self) -> str:
+        """STRING: when this Redis was first seen, in ms."""
+        return self._key("epoch")
+
+    def stream(self, queue: str, priority: str) -> str:
+        """STREAM of waiting and running tasks of one queue and priority."""
+        return self._key("queue", queue, priority)
+
+    def streams(self, queue: str) -> list[str]:
+        """All streams of a queue, highest priority first."""
+        return [self.stream(queue, priority) for priority in PRIORITIES]
+
+    def delayed(self, queue: str) -> str:
+        """ZSET task id -> due time in ms."""
+        return self._key("delayed", queue)
+
+    def bodies(self, queue: str) -> str:
+        """HASH task id -> message, of the delayed tasks."""
+        return self._key("bodies", queue)
+
+    def queue_bell(self, queue: str) -> str:
+        """STREAM of one entry: a place below the queue's limit became free."""
+        return self._key("free", queue)
+
+    def lease(self, loop: str) -> str:
+        """STRING: the worker that runs this housekeeping loop."""
+        return self._key("lease", loop)

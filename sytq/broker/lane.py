@@ -1,0 +1,89 @@
+"""The async lane: this process's one event loop, on which `async def` tasks run without holding a thread.
+
+Owns the loop's thread and the running tasks. Runs the same middleware hooks as Dramatiq's worker threads do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Awaitable, Callable
+
+import structlog
+from dramatiq import Broker
+from dramatiq.middleware import SkipMessage, TimeLimit
+
+from sytq.broker.delivery import Delivery
+
+log = structlog.get_logger(__name__)
+
+#: An async actor's option: the coroutine function that runs one delivery.
+Runner = Callable[[Delivery], Awaitable[None]]
+
+
+class Lane(threading.Thread):
+    """Runs deliveries on its loop and gives each to `finished` when it has ended."""
+
+    def __init__(self, broker: Broker, finished: Callable[[Delivery], None]) -> None:
+        super().__init__(name="lane", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._broker = broker
+        self._finished = finished
+        self._running: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def submit(self, delivery: Delivery, runner: Runner) -> None:
+        """Start a delivery. Callable from any thread."""
+        self.loop.call_soon_threadsafe(self._start, delivery, runner)
+
+    def drain(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for the running tasks, then cancel them (they go back to their queue)."""
+        waiting = asyncio.run_coroutine_threadsafe(self._drain(timeout), self.loop)
+        try:
+            waiting.result(timeout + 10)
+        except concurrent.futures.TimeoutError:
+            log.error("async tasks ignore their cancellation", running=len(self._running))
+
+    def stop(self) -> None:
+        """End the loop."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.join(5)
+
+    def _start(self, delivery: Delivery, runner: Runner) -> None:
+        task = self.loop.create_task(self._run(delivery, runner), name=delivery.id)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, delivery: Delivery, runner: Runner) -> None:
+        try:
+            self._before(delivery)
+            await runner(delivery)
+            self._broker.emit_after("process_message", delivery, result=None)
+        except SkipMessage:
+            self._broker.emit_after("skip_message", delivery)
+        except BaseException as error:
+            delivery.stuff_exception(error)
+            self._broker.emit_after("process_message", delivery, exception=error)
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise
+        finally:
+            self._finished(delivery)
+            delivery.clear_exception()
+
+    def _before(self, delivery: Delivery) -> None:
+        for middleware in self._broker.middleware:
+            # TimeLimit interrupts the thread a task runs on; here the runner's own deadline ends the task.
+            if not isinstance(middleware, TimeLimit):
+                middleware.before_process_message(self._broker, delivery)
+
+    async def _drain(self, timeout: float) -> None:
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=max(timeout, 0.01))
+        for task in set(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=5)

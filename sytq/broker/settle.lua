@@ -1,0 +1,51 @@
+-- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
+-- run happens here or not at all, and only while the run still holds its task.
+-- KEYS live events stats bell deadletters, then per slot: stream delayed bodies queue-bell
+-- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring
+-- -> per run 1 (done) or 0 (no longer ours: nothing changed)
+local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, me = ARGV[1], ARGV[2]
+local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', ['return'] = 'queued',
+  unreadable = 'dead' }
+local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried' }
+local now, out = now_ms(), {}
+for a = 3, #ARGV, 11 do
+  local slot = 5 + (tonumber(ARGV[a]) - 1) * 4
+  local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
+  local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+  local message = ARGV[a + 9]
+  local l = unpack_live(redis.call('HGET', live, id))
+  local done = false
+  if kind == 'unreadable' then
+    done = redis.call('XPENDING', stream, group, entry, entry, 1, me)[1] ~= nil
+    if done then
+      redis.call('XADD', KEYS[5], '*', 'stream', stream, 'entry', entry, 'message', message, 'at', int(now))
+    end
+    if l and not (l.state == 'running' and l.consumer == me) then l = nil end
+  elseif not l then
+    -- Redis was emptied while the task ran. Nobody else has it, so an end is an end (SQL refuses a second one);
+    -- for another try the reconciler enters it again.
+    done = STATE[kind] ~= 'retrying' and STATE[kind] ~= 'queued'
+    l = { type = type_name, queue = '', priority = '', attempts = 0, max = 0, token = tonumber(token) }
+  else
+    done = l.state == 'running' and l.consumer == me and int(l.token) == token
+  end
+  if done then
+    redis.call('XACK', stream, group, entry)
+    redis.call('XDEL', stream, entry)
+    if l then
+      l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
+      if kind == 'retry' then
+        delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)
+      elseif kind == 'return' then
+        l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
+      end
+      redis.call('HSET', live, id, pack_live(l))
+      redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', token, 'data', ARGV[a + 8])
+      if STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
+    end
+    if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
+  end
+  out[#out + 1] = done and 1 or 0
+end
+return out

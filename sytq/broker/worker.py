@@ -1,0 +1,125 @@
+"""What one worker process shares among its consumers, threads and event loop.
+
+Owns the running deliveries from fetch to acknowledgement, and the start and the orderly end of the process's
+broker threads. Must not fetch (consumer.py) nor decide an outcome (middleware).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterable, Mapping
+
+import structlog
+from dramatiq import Broker
+
+from sytq.broker.acks import Acks
+from sytq.broker.delivery import Delivery
+from sytq.broker.heartbeat import Heartbeat
+from sytq.broker.keys import GROUP, Keys
+from sytq.broker.lane import Lane
+from sytq.broker.redis import Redis
+from sytq.broker.room import Room
+
+log = structlog.get_logger(__name__)
+
+#: How long the last outcomes may take to reach Redis at the end.
+_FLUSH = 10.0
+
+
+class WorkerProcess:
+    """See the module."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        redis: Redis,
+        keys: Keys,
+        *,
+        liveness: float,
+        heartbeat: float,
+        limits: Mapping[str, int],
+        threads: int,
+        loop_places: int,
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.redis = redis
+        self.keys = keys
+        self.liveness = liveness
+        self.limits = limits
+        self.stopping = threading.Event()
+        self.room = Room(threads, loop_places)
+        self.acks = Acks(redis, keys, self.name, set(limits), self._release)
+        self.heartbeat = Heartbeat(redis, keys, self.name, heartbeat, self._adopt)
+        self.lane = Lane(broker, self._finished)
+        self._held: dict[str, dict[bytes, Delivery]] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in (self.acks, self.heartbeat, self.lane):
+            thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End the async tasks (waiting up to `timeout` seconds), write the last outcomes and leave."""
+        self.lane.drain(timeout)
+        if not self.acks.stop(_FLUSH):
+            log.error("outcomes left unwritten: their tasks run again elsewhere")
+        self.heartbeat.stop()
+        self.lane.stop()
+
+    def hold(self, delivery: Delivery) -> None:
+        """Remember a delivery until its outcome is written."""
+        with self._lock:
+            self._held.setdefault(delivery.stream, {})[delivery.entry] = delivery
+
+    def held(self, stream: str) -> list[bytes]:
+        """The entries of a stream that this process holds."""
+        with self._lock:
+            return list(self._held.get(stream, ()))
+
+    def make_group(self, streams: Iterable[str]) -> None:
+        """Make the consumer group on streams that lack it, from id 0: what is there already is not skipped."""
+        for stream in streams:
+            try:
+                self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+            except Exception as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    def _finished(self, delivery: Delivery) -> None:
+        self.room.give("loop", 1)
+        self.acks.put(delivery)
+
+    def _release(self, delivery: Delivery) -> None:
+        with self._lock:
+            self._held.get(delivery.stream, {}).pop(delivery.entry, None)
+
+    def _adopt(self) -> None:
+        """Enter the running tasks in a Redis that was emptied, as ours."""
+        with self._lock:
+            deliveries = [delivery for entries in self._held.values() for delivery in entries.values()]
+        self.make_group({delivery.stream for delivery in deliveries})
+        for delivery in deliveries:
+            priority = delivery.stream.rpartition(":")[2]
+            entry = self.redis.call(
+                "adopt",
+                [self.keys.live, delivery.stream],
+                [
+                    GROUP,
+                    self.name,
+                    delivery.id,
+                    delivery.type,
+                    delivery.queue_name,
+                    priority,
+                    delivery.attempts,
+                ]
+                + [delivery.max_attempts, delivery.token, delivery.body],
+            )
+            if entry:
+                with self._lock:
+                    # Unless its outcome was written meanwhile (a tombstone then, which adopt.lua leaves alone).
+                    if self._held[delivery.stream].pop(delivery.entry, None):
+                        delivery.entry = entry
+                        self._held[delivery.stream][entry] = delivery
