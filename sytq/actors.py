@@ -1,0 +1,17 @@
+"""What `dramatiq sytq.actors` imports: the one module whose import has effects.
+
+It reads the configuration, configures the logs and sets Dramatiq's broker. It connects to nothing yet.
+"""
+
+from __future__ import annotations
+
+import dramatiq
+
+from sytq import config, logs
+from sytq.runtime import attach_worker, build
+
+settings = config.load()
+logs.configure(settings.logger.level, settings.log_format, "worker")
+runtime = build(settings)
+attach_worker(runtime)
+dramatiq.set_broker(runtime.broker)

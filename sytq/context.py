@@ -1,0 +1,209 @@
+"""What a running task may do: the `ctx` of every plugin function.
+
+Owns `Context` (plain functions, on a thread) and `AsyncContext` (async functions, on the event loop), which
+offer the same: in the second, whatever waits is awaited. Must not decide what a failure means (that is the
+retry middleware) nor how a task is carried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import functools
+import json
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import peewee
+import structlog
+
+from sytq.broker.delivery import Delivery
+from sytq.broker.broker import StreamsBroker
+from sytq.config import Settings
+from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
+from sytq.http import BlockingClient, Client
+from sytq.ids import derived_id
+from sytq.ledger import Ledger, NewTask
+from sytq.models import Step
+from sytq.plugin import TaskType, encode
+from sytq.submit import Submitter
+
+T = TypeVar("T")
+
+#: How long a result that exists already waits between tries to reach the ledger.
+_PATIENCE = 0.5
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the contexts of one process share; made by `sytq.runtime`."""
+
+    settings: Settings
+    ledger: Ledger
+    broker: StreamsBroker
+    submitter: Submitter
+    client: Client
+    blocking_client: BlockingClient
+    threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
+
+
+class Transaction:
+    """Inside `ctx.transaction`: the database, and tasks that exist exactly if the transaction commits."""
+
+    def __init__(self, context: _Core) -> None:
+        self._context = context
+        self.database: peewee.Database = context._services.ledger.database
+        self.tasks: list[NewTask] = []
+
+    def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
+        """Insert a task and return its id; the same `key` of the same parent is one task, however often it runs."""
+        parent = self._context.id
+        new = self._context._services.submitter.prepare(
+            type_name, payload, id=derived_id(parent, key), run_at=run_at, parent=parent
+        )
+        self._context._services.ledger.insert([new])
+        self.tasks.append(new)
+        return new.id
+
+
+class _Core:
+    """The part that both contexts share."""
+
+    def __init__(self, services: Services, declared: TaskType, delivery: Delivery) -> None:
+        self._services = services
+        self._delivery = delivery
+        self.id = delivery.id
+        self.type = declared.name
+        self.attempt = delivery.attempts  # 1 at the first run
+        self.max_attempts = declared.backoff.max_attempts
+        self.token = delivery.token
+        self.idempotency_key = delivery.id
+        self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
+        self.timeout = declared.seconds
+        self.config = declared.config
+        self.settings = services.settings
+        self.log = structlog.get_logger(f"sytq.task.{declared.name}").bind(
+            task_id=delivery.id, type=declared.name, attempt=delivery.attempts
+        )
+
+    def _progress(self, done: int, of: int | None, text: str) -> None:
+        state = {"done": done, "of": of, "text": text}
+        try:
+            held = self._services.broker.touch(self._delivery, encode(state))
+        except RedisUnavailable:
+            return  # a report of progress is not worth failing the task for
+        if not held:
+            raise Lost(f"start {self.token} of task {self.id} no longer holds it")
+        self._delivery.progress = state
+
+    def _transaction(self, work: Callable[[Transaction], T]) -> T:
+        transaction: Transaction | None = None
+
+        def guarded() -> T:
+            nonlocal transaction
+            transaction = Transaction(self)  # anew at each try: a deadlock runs the whole again
+            return work(transaction)
+
+        value = self._services.ledger.fenced(self.id, self.token, guarded)
+        assert transaction is not None
+        self._services.submitter.dispatch(transaction.tasks)
+        return value
+
+    def _begin_step(self, name: str) -> Step:
+        return self._services.ledger.begin_step(self.id, self.token, name)
+
+    def _finish_step(self, name: str, value: object) -> None:
+        self._services.ledger.finish_step(self.id, self.token, name, encode(value))
+
+    def _forget_step(self, name: str) -> None:
+        self._services.ledger.forget_step(self.id, self.token, name)
+
+
+class Context(_Core):
+    """The context of a plain function."""
+
+    @property
+    def http(self) -> BlockingClient:
+        """The guarded HTTP client."""
+        return self._services.blocking_client
+
+    def progress(self, done: int, of: int | None = None, text: str = "") -> None:
+        """Show how far the task is. Raises Lost when another worker holds the task now."""
+        self._progress(done, of, text)
+
+    def transaction(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in one SQL transaction that commits only while this start holds the task. Raises Lost.
+
+        `work` may run several times (deadlock), so it changes nothing but the database.
+        """
+        return self._transaction(work)
+
+    def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
+        """Submit a child task and return its id. Errors as `transaction`."""
+        return self._transaction(lambda tx: tx.enqueue(type_name, payload, key=key, run_at=run_at))
+
+    def step(self, name: str, function: Callable[[], T]) -> T:
+        """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after."""
+        step = self._begin_step(name)
+        if step.state == "done":
+            return json.loads(step.value or "null")  # type: ignore[no-any-return]
+        try:
+            value = function()
+        except Exception:
+            self._forget_step(name)
+            raise
+        while True:
+            try:
+                self._finish_step(name, value)
+                return value
+            except DatabaseUnavailable as error:
+                # The result exists and may have cost money: it waits here rather than being made again.
+                self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                time.sleep(_PATIENCE)
+
+
+class AsyncContext(_Core):
+    """The context of an async function: as `Context`, with `await`."""
+
+    @property
+    def http(self) -> Client:
+        """The guarded HTTP client."""
+        return self._services.client
+
+    async def progress(self, done: int, of: int | None = None, text: str = "") -> None:
+        """As `Context.progress`."""
+        await self.blocking(self._progress, done, of, text)
+
+    async def transaction(self, work: Callable[[Transaction], T]) -> T:
+        """As `Context.transaction`; `work` is a plain function and runs on a thread."""
+        return await self.blocking(self._transaction, work)
+
+    async def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
+        """As `Context.enqueue`."""
+        return await self.transaction(lambda tx: tx.enqueue(type_name, payload, key=key, run_at=run_at))
+
+    async def step(self, name: str, function: Callable[[], Awaitable[T]]) -> T:
+        """As `Context.step`; `function` is async."""
+        step = await self.blocking(self._begin_step, name)
+        if step.state == "done":
+            return json.loads(step.value or "null")  # type: ignore[no-any-return]
+        try:
+            value = await function()
+        except Exception:
+            await self.blocking(self._forget_step, name)
+            raise
+        while True:
+            try:
+                await self.blocking(self._finish_step, name, value)
+                return value
+            except DatabaseUnavailable as error:
+                self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                await asyncio.sleep(_PATIENCE)
+
+    async def blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a short blocking `function` on the process's small thread pool."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._services.threads, functools.partial(function, *args))

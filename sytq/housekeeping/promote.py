@@ -1,0 +1,45 @@
+"""Promotion: delayed tasks enter their stream when their time has come.
+
+Any worker does it, for the queues of its task types. It sleeps until the next is due or the bell rings for an
+earlier one, so a million delayed tasks cost nothing and near ones start on time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.housekeeping.loop import Loop
+
+#: Bounds one script call.
+_MOST = 100
+_TICK_MS = 1000
+
+
+class Promoter(Loop):
+    """See the module."""
+
+    def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
+        super().__init__("promote")
+        self._redis = redis
+        self._keys = keys
+        self._queues = sorted(queues)
+
+    def step(self) -> float:
+        wait, bell = _TICK_MS, b"0-0"
+        for queue in self._queues:
+            moved, due, bell = self._promote(queue)
+            while moved == _MOST:
+                moved, due, bell = self._promote(queue)
+            if due >= 0:
+                wait = min(wait, due)
+        if wait > 0:
+            self._redis.ask("XREAD", "BLOCK", wait, "STREAMS", self._keys.bell, bell)
+        return 0.0
+
+    def _promote(self, queue: str) -> tuple[int, int, bytes]:
+        keys = self._keys
+        names = [keys.live, keys.delayed(queue), keys.bodies(queue), keys.bell, *keys.streams(queue)]
+        moved, due, bell = self._redis.call("promote", names, [_MOST])
+        return moved, due, bell

@@ -1,0 +1,92 @@
+"""The reconciler: what SQL has accepted and Redis does not know is entered again.
+
+Owns recovery after Redis was away or emptied, and the pick-up of rows that other programs insert. It compares,
+it never decides an outcome.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import structlog
+
+from sytq.broker.broker import check_names
+from sytq.broker.inspection import Inspection
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.errors import InvalidInput
+from sytq.housekeeping.loop import LeasedLoop
+from sytq.housekeeping.record import KEEP_MS
+from sytq.ledger import Change, Ledger, utcnow
+from sytq.models import Task
+from sytq.states import DEAD
+from sytq.submit import Submitter
+
+log = structlog.get_logger(__name__)
+
+_PAGE = 500
+_INTERVAL = 1.0
+_NEW = dt.timedelta(seconds=60)
+
+
+class Reconciler(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        ledger: Ledger,
+        submitter: Submitter,
+        inspection: Inspection,
+        liveness: float,
+    ) -> None:
+        super().__init__("reconcile", redis, keys, holder)
+        self._ledger = ledger
+        self._submitter = submitter
+        self._inspection = inspection
+        self._liveness = liveness
+        self._cursor = ""
+
+    def work(self) -> float:
+        age = self._inspection.epoch_age()
+        if age is None or age < self._liveness:
+            return 0.5  # workers are entering the tasks that they run; nobody else may start those
+        entered = self._enter(self._ledger.newcomers(utcnow() - _NEW, _PAGE))
+        page = self._ledger.unfinished(self._cursor, _PAGE)
+        entered += self._enter(page)
+        self._cursor = page[-1].id if len(page) == _PAGE else ""
+        # While things are missing (Redis was emptied) it goes on at once.
+        return 0.0 if entered and self._cursor else _INTERVAL
+
+    def _enter(self, rows: list[Task]) -> int:
+        if not rows:
+            return 0
+        seconds, micros = self.redis.ask("TIME")
+        known = self._inspection.live([row.id for row in rows])
+        missing = [row.id for row in rows if row.id not in known]
+        if not missing:
+            return 0
+        # Read again after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
+        # What is known now is good for as long as the marks of finished tasks stay, and no longer.
+        good = self._carriable(self._ledger.still_unfinished(missing))
+        not_after = int(seconds * 1000 + micros // 1000) + KEEP_MS // 2
+        entered = self._submitter.dispatch(good, not_after_ms=not_after)
+        if entered:
+            log.info("tasks entered that Redis did not know", tasks=entered)
+        return entered
+
+    def _carriable(self, rows: list[Task]) -> list[Task]:
+        """Those rows that can be a message; another program may have inserted anything, and that ends as dead."""
+        good = []
+        for row in rows:
+            try:
+                check_names(row.type, row.queue or "default", row.priority or "normal")
+                good.append(row)
+            except InvalidInput as error:
+                log.error("row cannot be dispatched", task_id=row.id, error=str(error))
+                self._ledger.record(
+                    [Change(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
+                )
+        return good

@@ -1,0 +1,110 @@
+"""The recorder: turns the event stream into rows, in batches, at most a second behind.
+
+Owns reading the events and forgetting them afterwards. An event stays pending until its transaction is committed,
+and writing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from sytq.broker.keys import RECORDER, Keys
+from sytq.broker.redis import NoGroup, Redis
+from sytq.housekeeping.loop import LeasedLoop
+from sytq.ids import derived_id
+from sytq.ledger import Change, Ledger, NewTask, from_ms
+from sytq.models import Task
+from sytq.plugin import Death, Registry
+from sytq.states import RUNNING
+from sytq.submit import Submitter
+
+_BATCH = 500
+_BLOCK_MS = 500
+#: How long the mark of a finished task stays in Redis after it was written to SQL: longer than any reader may
+#: act on what it read before (see `reconcile`).
+KEEP_MS = 10_000
+
+
+class Recorder(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self, redis: Redis, keys: Keys, holder: str, ledger: Ledger, registry: Registry, submitter: Submitter
+    ) -> None:
+        super().__init__("record", redis, keys, holder)
+        self._ledger = ledger
+        self._registry = registry
+        self._submitter = submitter
+        self._forgotten = 0.0
+
+    def work(self) -> float:
+        try:
+            # What an earlier holder had read and not finished comes first: events are applied in order.
+            events = (self._read("0") if self.fresh else []) or self._read(">")
+        except NoGroup:
+            self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
+            return 0.0
+        if events:
+            self._record(events)
+            self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
+        if time.monotonic() - self._forgotten > 1.0:
+            self._forget()
+            self._forgotten = time.monotonic()
+        return 0.0
+
+    def _read(self, since: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        reply = self.redis.ask(
+            *("XREADGROUP", "GROUP", RECORDER, "recorder", "COUNT", _BATCH, "BLOCK", _BLOCK_MS),
+            *("STREAMS", self.keys.events, since),
+        )
+        return list(reply[0][1]) if reply else []
+
+    def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        followers: list[NewTask] = []
+
+        def follow(dead: list[Task]) -> None:
+            followers[:] = [self._on_dead(task) for task in dead if f"{task.type}.dead" in self._registry]
+            self._ledger.insert(followers)
+
+        changes = [change for _, fields in events for change in _changes(fields)]
+        self._ledger.record(changes, follow)
+        self._submitter.dispatch(followers)
+
+    def _on_dead(self, task: Task) -> NewTask:
+        death = Death(task_id=task.id, payload=json.loads(task.payload), error=task.error, attempts=task.attempts)
+        # One per death: a task that was revived and died again is told again.
+        return self._submitter.prepare(
+            f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{task.token}"), parent=task.id
+        )
+
+    def _forget(self) -> None:
+        names = [self.keys.events, self.keys.live, self.keys.progress]
+        while self.redis.call("forget", names, [RECORDER, KEEP_MS, _BATCH]) == _BATCH:
+            pass
+
+
+def _changes(fields: dict[bytes, bytes]) -> list[Change]:
+    data: Any = json.loads(fields[b"data"])
+    if fields[b"kind"] == b"started":
+        worker, at = fields[b"worker"].decode(), from_ms(int(fields[b"at"]))
+        return [Change(id, RUNNING, int(token), attempts, worker, started_at=at) for id, token, attempts in data]
+    due, started, progress = data.get("due"), data.get("started"), data.get("progress")
+    return [
+        Change(
+            id=fields[b"id"].decode(),
+            state=data["state"],
+            token=int(fields[b"token"]),
+            attempts=data["attempts"],
+            worker=data.get("worker"),
+            started_at=from_ms(started) if started else None,
+            finished_at=from_ms(data["finished"]),
+            scheduled_at=from_ms(due) if due else None,
+            outcome=data["outcome"],
+            result=data.get("result"),
+            error=data.get("error"),
+            fingerprint=data.get("fingerprint"),
+            progress=json.dumps(progress, ensure_ascii=False) if progress else None,
+        )
+    ]

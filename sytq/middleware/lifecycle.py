@@ -1,0 +1,52 @@
+"""The life of a worker process: what starts before it consumes and ends after its last task.
+
+Owns the order of start and stop, and the stop budget.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from dramatiq import Broker, Worker
+from dramatiq.middleware import Middleware
+
+from sytq.broker.broker import StreamsBroker
+from sytq.config import Settings
+from sytq.housekeeping.loop import Loop
+
+log = structlog.get_logger(__name__)
+
+
+class Lifecycle(Middleware):
+    """Starts the broker's worker side and the housekeeping loops with Dramatiq's worker, and ends them after it."""
+
+    def __init__(self, settings: Settings, started: Callable[[], None], loops: Sequence[Callable[[], Loop]]) -> None:
+        self._settings = settings.worker
+        self._started = started
+        self._factories = loops
+        self._loops: list[Loop] = []
+        self._deadline = 0.0
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, StreamsBroker)
+        broker.start_worker(threads=worker.worker_threads, loop_places=self._settings.async_concurrency)
+        self._started()
+        self._loops = [make() for make in self._factories]
+        for loop in self._loops:
+            loop.start()
+        log.info("worker started", worker_id=broker.worker.name, queues=sorted(broker.queues))
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, StreamsBroker)
+        self._deadline = time.monotonic() + self._settings.shutdown_timeout
+        broker.worker.stopping.set()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, StreamsBroker)
+        broker.worker.stop(max(0.0, self._deadline - time.monotonic()))
+        # Last, so that the history of the last tasks is written too.
+        for loop in self._loops:
+            loop.stop()
+        log.info("worker stopped", worker_id=broker.worker.name)

@@ -1,0 +1,299 @@
+"""The task contract and the registry: what a task type is, and which ones there are.
+
+Owns `task`, `Backoff`, loading from the entry-point group `sytq.plugins` and from folders, and the
+configuration's overrides. Must not know how tasks are carried or run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from sytq.config import Settings
+from sytq.durations import parse_duration
+from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.states import PRIORITIES
+
+GROUP = "sytq.plugins"
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """When a failed task runs again: `first`, then `factor` times longer each time up to `max`.
+
+    It ends after `max_attempts` starts or at `max_age` since creation, whichever comes first; None is no bound,
+    but one of the two must be given. `jitter` is the part of each delay that is random (0 none, 1 full).
+    Durations are seconds or text such as "10s".
+    """
+
+    first: float | str = "1s"
+    factor: float = 2.0
+    max: float | str = "10m"
+    max_attempts: int | None = None
+    max_age: float | str | None = None
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("first", "max", "max_age"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, parse_duration(value))
+        if self.max_attempts is None and self.max_age is None:
+            raise ValueError("Backoff: one of max_attempts and max_age must be given, or it never ends")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"Backoff: jitter must be between 0 and 1, not {self.jitter}")
+
+    def delay(self, attempts: int) -> float:
+        """Return the seconds to wait after `attempts` failed attempts."""
+        # The exponent is bounded: a float overflows long before a task of many attempts ends.
+        full = min(float(self.first) * self.factor ** min(max(attempts - 1, 0), 200), float(self.max))
+        return full * (1 - self.jitter * random.random())
+
+    def ended(self, attempts: int, age: float) -> str | None:
+        """Return why there is no next attempt after `attempts` and `age` seconds, or None."""
+        if self.max_attempts is not None and attempts >= self.max_attempts:
+            return f"failed after {attempts} attempt{'s' if attempts != 1 else ''}"
+        if self.max_age is not None and age >= float(self.max_age):
+            return f"failed for longer than {float(self.max_age):g} s ({attempts} attempts)"
+        return None
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """A declared task type. Calling it calls its function."""
+
+    name: str
+    function: Callable[..., Any]
+    payload: type[BaseModel]
+    retry: Backoff | Callable[[Settings], Backoff]
+    timeout: float | str | Callable[[Settings], float]
+    queue: str
+    priority: str
+    on_dead: Callable[..., Any] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the event loop rather than on a thread."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def backoff(self) -> Backoff:
+        """The policy of a type that the registry has settled."""
+        assert isinstance(self.retry, Backoff)
+        return self.retry
+
+    @property
+    def seconds(self) -> float:
+        """The time limit of one run of a type that the registry has settled."""
+        assert isinstance(self.timeout, float)
+        return self.timeout
+
+    def parse(self, payload: object) -> BaseModel:
+        """Validate a payload. Raises InvalidInput naming the field."""
+        try:
+            return self.payload.model_validate(payload)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "payload"
+            raise InvalidInput(where, first["msg"]) from None
+
+
+def task(
+    name: str,
+    *,
+    payload: type[BaseModel],
+    retry: Backoff | Callable[[Settings], Backoff] | None = None,
+    timeout: float | str | Callable[[Settings], float] | None = None,
+    queue: str = "default",
+    priority: str = "normal",
+    on_dead: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], TaskType]:
+    """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
+
+    `retry` and `timeout` may be functions of the settings; without them they are contract D's job settings.
+    `on_dead(ctx, dead)` runs, as a task of its own, once a task of this type is dead however it died; it is
+    of the same kind (plain or async) as the function, and `dead` is a `Death`.
+    """
+
+    def declare(function: Callable[..., Any]) -> TaskType:
+        return TaskType(
+            name=name,
+            function=function,
+            payload=payload,
+            retry=retry or _job_retry,
+            timeout=timeout if timeout is not None else _job_timeout,
+            queue=queue,
+            priority=priority,
+            on_dead=on_dead,
+            source=inspect.getsourcefile(function) or function.__module__,
+        )
+
+    return declare
+
+
+class Death(BaseModel):
+    """What `on_dead` is told: the dead task's id, its payload as submitted, its last error and its attempts."""
+
+    task_id: str
+    payload: Any
+    error: str | None = None
+    attempts: int = 0
+
+
+def _job_retry(settings: Settings) -> Backoff:
+    return Backoff(first=settings.worker.retry_delay, max_attempts=settings.worker.retry_attempts + 1)
+
+
+def _job_timeout(settings: Settings) -> float:
+    return settings.worker.job_timeout
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A plugin that could not be loaded; it stops nothing else."""
+
+    source: str
+    error: str
+
+
+class Registry:
+    """The task types of this installation, settled: configuration applied, names unique."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._types: dict[str, TaskType] = {}
+        self.quarantined: list[Quarantined] = []
+
+    @classmethod
+    def load(cls, settings: Settings) -> Registry:
+        """Load every installed and configured plugin. Raises ConfigError (two plugins of one name, unknown `types.*`)."""
+        registry = cls(settings)
+        for module in registry._modules():
+            for declared in vars(module).values():
+                if isinstance(declared, TaskType) and declared.function.__module__ == module.__name__:
+                    registry.add(declared)
+        unknown = sorted(set(settings.types) - set(registry._types))
+        if unknown and not registry.quarantined:
+            raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {', '.join(sorted(registry._types))}")
+        return registry
+
+    def add(self, declared: TaskType) -> None:
+        """Add a type, settled by its `types.<name>` section. Raises DuplicatePlugin, ConfigError."""
+        known = self._types.get(declared.name)
+        if known is not None:
+            raise DuplicatePlugin(
+                f"task type '{declared.name}' is declared twice: in {known.source} and in {declared.source}"
+            )
+        settled = self._settle(declared)
+        self._types[settled.name] = settled
+        if settled.on_dead is not None:
+            self.add(
+                TaskType(
+                    name=f"{settled.name}.dead",
+                    function=settled.on_dead,
+                    payload=Death,
+                    retry=Backoff(first="1s", factor=2, max="1m", max_age="24h"),
+                    timeout=60.0,
+                    queue=settled.queue,
+                    priority=settled.priority,
+                    config=settled.config,
+                    source=settled.source,
+                )
+            )
+
+    def get(self, name: str) -> TaskType:
+        """Return a type. Raises InvalidInput listing the valid names."""
+        try:
+            return self._types[name]
+        except KeyError:
+            raise InvalidInput(
+                "type", f"'{name}' is not a task type; valid: {', '.join(sorted(self._types))}"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._types
+
+    def __iter__(self) -> Iterator[TaskType]:
+        return iter(self._types.values())
+
+    def _settle(self, declared: TaskType) -> TaskType:
+        retry = declared.retry if isinstance(declared.retry, Backoff) else declared.retry(self._settings)
+        timeout = declared.timeout(self._settings) if callable(declared.timeout) else declared.timeout
+        settled = dataclasses.replace(declared, retry=retry, timeout=parse_duration(timeout))
+        override = self._settings.types.get(declared.name)
+        if override is not None:
+            policy = override.retry.model_dump(exclude_none=True) if override.retry else {}
+            settled = dataclasses.replace(
+                settled,
+                retry=dataclasses.replace(retry, **policy),
+                timeout=settled.timeout if override.timeout is None else float(override.timeout),
+                queue=override.queue or settled.queue,
+                priority=override.priority or settled.priority,
+                config=override.extra,
+            )
+        if settled.priority not in PRIORITIES:
+            raise ConfigError(
+                f"task type '{settled.name}': priority '{settled.priority}' is not valid; valid: {', '.join(PRIORITIES)}"
+            )
+        return settled
+
+    def _modules(self) -> Iterator[ModuleType]:
+        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
+            try:
+                yield point.load()
+            except Exception as error:
+                self._quarantine(f"{point.name} ({point.value})", error)
+        for folder in self._settings.plugins.paths:
+            path = Path(folder)
+            if not path.is_dir():
+                raise ConfigError(f"plugins.paths: '{folder}' is not a folder")
+            for file in sorted(path.glob("*.py")):
+                try:
+                    yield _load_file(file)
+                except Exception as error:
+                    self._quarantine(str(file), error)
+
+    def _quarantine(self, source: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self.quarantined.append(Quarantined(source, reason))
+        log.error("plugin quarantined", source=source, error=reason)
+
+
+def _load_file(file: Path) -> ModuleType:
+    name = f"sytq_folder_plugins.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {file}")
+    module = importlib.util.module_from_spec(spec)
+    # Known by name before it runs, as pydantic resolves annotations there.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def encode(value: object) -> str:
+    """A payload or result as JSON text. Raises ValueError for what JSON cannot say (NaN included)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,173 @@
+"""Builds everything from the settings; the only place that does.
+
+Owns what is wired to what. Nothing here connects, starts a thread or touches a global: `attach_worker` registers
+what will be started when Dramatiq boots the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dramatiq
+import peewee
+from dramatiq.middleware import TimeLimit
+
+from sytq.broker.broker import StreamsBroker
+from sytq.broker.delivery import Delivery
+from sytq.broker.inspection import Inspection
+from sytq.broker.redis import Redis
+from sytq.config import Settings
+from sytq.context import AsyncContext, Context, Services
+from sytq.db import open_database
+from sytq.errors import TimedOut
+from sytq.housekeeping.loop import Loop
+from sytq.housekeeping.promote import Promoter
+from sytq.housekeeping.prune import Pruner
+from sytq.housekeeping.reconcile import Reconciler
+from sytq.housekeeping.record import Recorder
+from sytq.http import BlockingClient, Client, Guard
+from sytq.ledger import Ledger
+from sytq.middleware.lifecycle import Lifecycle
+from sytq.middleware.retry import RetryPolicy
+from sytq.plugin import Registry, TaskType
+from sytq.submit import Submitter
+
+#: Threads on which async tasks do their short blocking work.
+_HELPERS = 8
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The parts of one process."""
+
+    settings: Settings
+    database: peewee.Database
+    ledger: Ledger
+    registry: Registry
+    redis: Redis
+    broker: StreamsBroker
+    submitter: Submitter
+    inspection: Inspection
+    guard: Guard
+
+
+def build(settings: Settings) -> Runtime:
+    """Build what API, worker and command line have in common. Raises ConfigError."""
+    database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
+    ledger = Ledger(database)
+    registry = Registry.load(settings)
+    redis = Redis(settings.redis.dsn)
+    limits = {name: queue.limit for name, queue in settings.queues.items() if queue.limit}
+    broker = StreamsBroker(
+        redis,
+        prefix=settings.redis.prefix,
+        liveness=settings.worker.liveness,
+        heartbeat=settings.worker.heartbeat,
+        limits=limits,
+    )
+    return Runtime(
+        settings=settings,
+        database=database,
+        ledger=ledger,
+        registry=registry,
+        redis=redis,
+        broker=broker,
+        submitter=Submitter(registry, ledger, broker),
+        inspection=Inspection(redis, broker.keys, {declared.queue for declared in registry}),
+        guard=Guard(settings.outbound.allow_networks, settings.outbound.allow_hosts),
+    )
+
+
+def attach_worker(runtime: Runtime) -> None:
+    """Make the runtime's broker one that works: an actor for every task type, the middleware, the loops."""
+    crew = _Crew(runtime)
+    broker = runtime.broker
+    broker.add_middleware(TimeLimit())
+    broker.add_middleware(RetryPolicy(runtime.registry))
+    broker.add_middleware(Lifecycle(runtime.settings, crew.assemble, _loops(runtime)))
+    for declared in runtime.registry:
+        function: Callable[[Delivery], None]
+        options: dict[str, Any]
+        if declared.is_async:
+            function, options = _on_the_loop, {"runner": crew.async_runner(declared)}
+        else:
+            function, options = crew.runner(declared), {"time_limit": declared.seconds * 1000}
+        dramatiq.actor(actor_name=declared.name, queue_name=declared.queue, broker=broker, **options)(function)
+
+
+def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
+    """The housekeeping loops, made once the worker has its name."""
+    redis, keys, ledger, submitter = runtime.redis, runtime.broker.keys, runtime.ledger, runtime.submitter
+    queues = {declared.queue for declared in runtime.registry} | {"default"}
+    inspection, liveness = runtime.inspection, runtime.settings.worker.liveness
+
+    def name() -> str:
+        return runtime.broker.worker.name
+
+    return [
+        lambda: Promoter(redis, keys, queues),
+        lambda: Recorder(redis, keys, name(), ledger, runtime.registry, submitter),
+        lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, liveness),
+        lambda: Pruner(redis, keys, name(), submitter),
+    ]
+
+
+class _Crew:
+    """Turns a delivery into the call of the plugin's function, with its context."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._services: Services | None = None
+
+    def assemble(self) -> None:
+        """Make what contexts share; called in the worker process, when its event loop exists."""
+        runtime = self._runtime
+        client = Client(runtime.guard)
+        self._services = Services(
+            settings=runtime.settings,
+            ledger=runtime.ledger,
+            broker=runtime.broker,
+            submitter=runtime.submitter,
+            client=client,
+            blocking_client=BlockingClient(client, runtime.broker.worker.lane.loop),
+            threads=concurrent.futures.ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper"),
+        )
+
+    def runner(self, declared: TaskType) -> Callable[[Delivery], None]:
+        """The function of a plain type's actor."""
+
+        def run(delivery: Delivery) -> None:
+            assert self._services is not None
+            try:
+                payload = declared.parse(delivery.payload)
+                delivery.result = declared.function(Context(self._services, declared, delivery), payload)
+            except Exception as error:
+                # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
+                delivery.stuff_exception(error)
+
+        return run
+
+    def async_runner(self, declared: TaskType) -> Callable[[Delivery], Awaitable[None]]:
+        """The coroutine function of an async type's actor."""
+
+        async def run(delivery: Delivery) -> None:
+            assert self._services is not None
+            payload = declared.parse(delivery.payload)
+            context = AsyncContext(self._services, declared, delivery)
+            try:
+                async with asyncio.timeout(declared.seconds) as deadline:
+                    delivery.result = await declared.function(context, payload)
+            except TimeoutError:
+                if deadline.expired():
+                    raise TimedOut(f"timed out after {declared.seconds:g} s") from None
+                raise
+
+        return run
+
+
+def _on_the_loop(delivery: Delivery) -> None:
+    raise AssertionError(f"{delivery.type} is async: the consumer hands it to the event loop, not to a thread")

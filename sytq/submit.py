@@ -1,0 +1,95 @@
+"""Submission: a type's name and a payload become a row in the ledger, then a message in Redis.
+
+Owns that order (the row is the promise, the message only speeds it up) and what a submission may say.
+Must not know HTTP: the API, `ctx.enqueue`, the command line and the loops all come through here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+from pydantic import BaseModel
+
+from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.ids import new_id
+from sytq.ledger import Ledger, NewTask
+from sytq.models import Task
+from sytq.plugin import Registry, encode
+from sytq.states import PRIORITIES
+
+log = structlog.get_logger(__name__)
+
+
+class Submitter:
+    """Makes, accepts and dispatches tasks. Thread-safe."""
+
+    def __init__(self, registry: Registry, ledger: Ledger, broker: StreamsBroker) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._broker = broker
+
+    def prepare(
+        self,
+        type_name: str,
+        payload: object,
+        *,
+        id: str | None = None,
+        priority: str | None = None,
+        run_at: dt.datetime | None = None,
+        owner: str | None = None,
+        parent: str | None = None,
+    ) -> NewTask:
+        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field."""
+        declared = self._registry.get(type_name)
+        if priority is not None and priority not in PRIORITIES:
+            raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+        parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
+        assert isinstance(parsed, BaseModel)
+        return NewTask(
+            id=id or new_id(),
+            type=declared.name,
+            queue=declared.queue,
+            priority=priority or declared.priority,
+            payload=encode(parsed.model_dump(mode="json", exclude_unset=True)),
+            max_attempts=declared.backoff.max_attempts,
+            run_at=run_at,
+            owner=owner,
+            parent=parent,
+        )
+
+    def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> None:
+        """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable."""
+        self._ledger.accept(tasks, also)
+        self.dispatch(tasks)
+
+    def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
+        """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
+        envelopes = [self._envelope(task) for task in tasks]
+        if not envelopes:
+            return 0
+        try:
+            return self._broker.dispatch(envelopes, not_after_ms=not_after_ms)
+        except RedisUnavailable as error:
+            log.warning("dispatch postponed: the reconciler will do it", tasks=len(envelopes), error=str(error))
+            return 0
+
+    def _envelope(self, task: NewTask | Task) -> Envelope:
+        # A row that another language inserted may leave queue and priority to the type; of an unknown
+        # type (a rolling deploy) it waits in the default queue until a worker knows it.
+        declared = self._registry.get(task.type) if task.type in self._registry else None
+        run_at = task.run_at if isinstance(task, NewTask) else task.scheduled_at
+        created = dt.datetime.now(dt.UTC) if isinstance(task, NewTask) else task.created_at.replace(tzinfo=dt.UTC)
+        return Envelope(
+            id=task.id,
+            type=task.type,
+            queue=task.queue or (declared.queue if declared else "default"),
+            priority=task.priority or (declared.priority if declared else "normal"),
+            payload=task.payload,
+            created_ms=int(created.timestamp() * 1000),
+            due_ms=int(run_at.replace(tzinfo=dt.UTC).timestamp() * 1000) if run_at else 0,
+            attempts=0 if isinstance(task, NewTask) else task.attempts,
+            max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
+        )
