@@ -1,0 +1,101 @@
+"""Fixtures every test may use: private Redis and MySQL servers, fresh databases.
+
+`redis_url`, `redis_client`, `mysql_url` and `database_url` are clean for each test on shared servers.
+A test that stops, kills, pauses or reconfigures a server takes `own_redis` or `own_mysql`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import redis
+
+from tests.servers import MySQLServer, RedisServer, Server, ServerMissing
+
+S = TypeVar("S", bound=Server)
+
+
+def pytest_configure() -> None:
+    # SIGTERM (a CI time limit) ends the run as Ctrl-C does, so that fixtures still stop their servers.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"mysql_server", "own_mysql", "mysql_url"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.mysql)
+
+
+def _started(make: Callable[[], S]) -> Iterator[S]:
+    try:
+        server = make()
+    except ServerMissing as problem:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{problem}; with CI=true every server must be there", pytrace=False)
+        pytest.skip(str(problem))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The run's shared Redis. Leave it running; take `own_redis` to break one."""
+    yield from _started(RedisServer)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis for this test alone: stop(), kill(), pause(), start() keep port and data."""
+    yield from _started(RedisServer)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Address of the shared Redis, emptied."""
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def redis_client(redis_server: RedisServer, redis_url: str) -> Iterator[redis.Redis]:
+    """A client (answers in bytes) of the shared Redis, emptied."""
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[MySQLServer]:
+    """The run's shared MySQL. Leave it running; take `own_mysql` to break one."""
+    yield from _started(MySQLServer)
+
+
+@pytest.fixture
+def own_mysql() -> Iterator[MySQLServer]:
+    """A MySQL for this test alone (2 s to make): stop(), kill(), pause(), start() keep port and data."""
+    yield from _started(MySQLServer)
+
+
+@pytest.fixture
+def mysql_url(mysql_server: MySQLServer) -> Iterator[str]:
+    """Address of a new, empty MySQL database, dropped afterwards."""
+    name = f"t{uuid.uuid4().hex[:16]}"
+    yield mysql_server.create_database(name)
+    mysql_server.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of a new, empty database, once per engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'sytq.db'}"
+    return str(request.getfixturevalue("mysql_url"))

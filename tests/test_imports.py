@@ -1,0 +1,143 @@
+"""Importing a module does nothing: no socket, thread, process or global broker, no look at the environment.
+
+`sytq.actors` is the exception by design: importing it is how `dramatiq sytq.actors` starts a worker.
+`sytq.api.gunicorn_conf` is gunicorn's configuration file, which gunicorn reads by importing it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXCEPT = {"sytq.actors", "sytq.api.gunicorn_conf"}
+
+PROBE = r"""
+import _thread, importlib, json, os, sys, threading
+
+folder, names = os.path.join(sys.argv[1], ""), sys.argv[2:]
+found = []
+EVENTS = {
+    "socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "sqlite3.connect",
+    "subprocess.Popen", "os.fork", "os.posix_spawn",
+}
+
+def callers():
+    frame = sys._getframe(2)
+    while frame:
+        yield frame.f_code.co_filename, frame.f_code.co_name
+        frame = frame.f_back
+
+def hook(event, arguments):
+    if event in EVENTS:
+        # urllib3 binds a socket to ::1 for an instant to learn whether there is IPv6.
+        if not any(name == "_has_ipv6" and "urllib3" in file for file, name in callers()):
+            found.append(event)
+
+def reader():
+    # The code that asked: above os.py and the mapping mixins.
+    for file, _ in callers():
+        if file[0] != "<" and os.path.basename(file) not in ("os.py", "_collections_abc.py"):
+            return file
+    return ""
+
+def watch(method):
+    original = getattr(type(os.environ), method)
+    def watched(self, *arguments):
+        if reader().startswith(folder):
+            found.append(f"environment read: {method}{arguments}")
+        return original(self, *arguments)
+    setattr(type(os.environ), method, watched)
+
+for method in ("__getitem__", "__iter__", "__contains__", "copy"):
+    if hasattr(type(os.environ), method):
+        watch(method)
+sys.addaudithook(hook)
+
+def watch_threads(owner, method): # Python 3.11 has no audit event for these
+    original = getattr(owner, method)
+    def watched(*arguments, **named):
+        found.append("thread started")
+        return original(*arguments, **named)
+    setattr(owner, method, watched)
+
+watch_threads(threading.Thread, "start")
+watch_threads(_thread, "start_new_thread")
+result = {}
+for name in names:
+    found.clear()
+    try:
+        importlib.import_module(name)
+    except Exception as problem:
+        found.append(f"does not import: {problem!r}")
+    broker = sys.modules.get("dramatiq.broker")
+    if broker is not None and broker.global_broker is not None:
+        found.append("global broker set")
+        broker.global_broker = None
+    result[name] = list(found)
+print(json.dumps(result))
+"""
+
+
+def effects(folder: Path, modules: list[str], path: Path) -> dict[str, list[str]]:
+    """What importing each module, one after the other in one fresh process, does; `folder` holds our code."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(folder), *modules],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=path,
+        env=os.environ | {"PYTHONPATH": str(path)},
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def our_modules() -> list[str]:
+    names = set()
+    for file in (ROOT / "sytq").rglob("*.py"):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] != "__main__":
+            names.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return sorted(names - EXCEPT)
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, list[str]]:
+    return effects(ROOT / "sytq", our_modules(), ROOT)
+
+
+@pytest.mark.parametrize("module", our_modules())
+def test_importing_has_no_effect(imported: dict[str, list[str]], module: str) -> None:
+    assert imported[module] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "effect"),
+    [
+        ("import socket; socket.socket()", "socket.__new__"),
+        ("import socket; socket.create_connection(('127.0.0.1', 1), 0.1)", "socket.connect"),
+        ("import threading; threading.Thread(target=int).start()", "thread started"),
+        ("import _thread; _thread.start_new_thread(int, ())", "thread started"),
+        ("import os; os.environ.get('SYTQ_CONFIG')", "environment read"),
+        ("import os; os.getenv('HOME')", "environment read"),
+        ("import os; 'HOME' in os.environ", "environment read"),
+        ("import os; dict(os.environ)", "environment read"),
+        ("import sqlite3; sqlite3.connect(':memory:')", "sqlite3.connect"),
+        ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
+        ("import dramatiq; dramatiq.get_broker()", "global broker set"),
+        ("import asyncio; asyncio.new_event_loop().close()", "socket.__new__"),
+    ],
+)
+def test_the_probe_sees(tmp_path: Path, code: str, effect: str) -> None:
+    (tmp_path / "guilty.py").write_text(code + "\n")
+    (tmp_path / "innocent.py").write_text("import requests, redis, falcon, peewee, pymysql, dramatiq\n")
+    seen = effects(tmp_path, ["innocent", "guilty"], tmp_path)
+    assert seen["innocent"] == []
+    assert any(found.startswith(effect) for found in seen["guilty"]), seen
