@@ -1,0 +1,1 @@
+"""The built-in task types, installed as `sytq_plugins`; each file uses only what any plugin could."""

@@ -1,0 +1,18 @@
+"""Outbound HTTP: who may be reached (guard) and how (client).
+
+Owns every call that leaves the service except those to Redis and the database. Knows nothing of tasks,
+queues or settings; must not follow redirects, read proxies from the environment or keep cookies.
+"""
+
+from sytq.http.client import MANAGED_HEADERS, Answer, BlockingClient, Client, check_headers
+from sytq.http.guard import Guard, parse_url
+
+__all__ = [
+    "MANAGED_HEADERS",
+    "Answer",
+    "BlockingClient",
+    "Client",
+    "Guard",
+    "check_headers",
+    "parse_url",
+]

@@ -1,0 +1,198 @@
+"""The SSRF guard: which URLs and addresses a caller may make this service reach.
+
+Owns the syntax that a URL must have and the verdict on an address. Must not resolve names or connect: a
+name is judged by the client's resolver when it connects, so that the address checked is the one used.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from yarl import URL
+
+from sytq.errors import OutboundRefused
+
+Address = IPv4Address | IPv6Address
+
+# Everything in IANA's special-purpose registries, whether they call it globally reachable or not: nobody
+# receives a webhook on an anycast service address. `ipaddress.is_global` is wrong on many of these.
+_SPECIAL_IPV4 = [
+    (IPv4Network(network), meaning)
+    for network, meaning in (
+        ("0.0.0.0/8", "this network"),
+        ("10.0.0.0/8", "private"),
+        ("100.64.0.0/10", "shared by carriers"),
+        ("127.0.0.0/8", "loopback"),
+        ("168.63.129.16/32", "a cloud platform's internal service"),
+        ("169.254.0.0/16", "link-local"),
+        ("172.16.0.0/12", "private"),
+        ("192.0.0.0/24", "reserved for protocols"),
+        ("192.0.2.0/24", "documentation"),
+        ("192.31.196.0/24", "AS112 anycast"),
+        ("192.52.193.0/24", "AMT anycast"),
+        ("192.88.99.0/24", "6to4 relay anycast"),
+        ("192.168.0.0/16", "private"),
+        ("192.175.48.0/24", "AS112 anycast"),
+        ("198.18.0.0/15", "benchmarking"),
+        ("198.51.100.0/24", "documentation"),
+        ("203.0.113.0/24", "documentation"),
+        ("224.0.0.0/4", "multicast"),
+        ("240.0.0.0/4", "reserved"),
+    )
+]
+_PUBLIC_IPV6 = IPv6Network("2000::/3")
+_SPECIAL_IPV6 = [
+    (IPv6Network(network), meaning)
+    for network, meaning in (
+        ("2001::/23", "reserved for protocols"),
+        ("2001:db8::/32", "documentation"),
+        ("2620:4f:8000::/48", "AS112 anycast"),
+        ("3fff::/20", "documentation"),
+    )
+]
+_NAT64 = IPv6Network("64:ff9b::/96")
+_6TO4 = IPv6Network("2002::/16")
+_TEREDO = IPv6Network("2001::/32")
+_ISATAP = 0x5EFE  # bits 32 to 63, under the universal/local bit, of an interface id that carries an IPv4
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@%]+)(?::([0-9]{0,5}))?")
+_NUMERIC_LABEL = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.(?!\.)[a-z0-9_-]{1,63})*\.?")
+_MAX_AUTHORITY = 600  # characters before IDNA, whose cost grows faster than its input
+
+
+def parse_url(url: str) -> URL:
+    """The URL as it will be used, or OutboundRefused when its syntax leaves any doubt about its target.
+
+    The result is what the client connects to: no second parser ever sees the text.
+    """
+    if any(c == "\\" or unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") for c in url):
+        raise OutboundRefused("the URL must not contain spaces, control characters or backslashes")
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise OutboundRefused("the URL must start with http:// or https://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        raise OutboundRefused("the URL must not contain a user name or password; send a header instead")
+    if not authority:
+        raise OutboundRefused("the URL has no host")
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None or len(authority) > _MAX_AUTHORITY:
+        raise OutboundRefused("the URL has no valid host and port")
+    if match[2] and not 1 <= int(match[2]) <= 65535:
+        raise OutboundRefused(f"the URL's port {match[2]} is not between 1 and 65535")
+    try:
+        parsed = URL(url)
+        host = parsed.raw_host or ""
+    except ValueError:
+        raise OutboundRefused("the URL has no valid host") from None
+    if match[1].startswith("["):
+        _literal(host)
+    elif _NUMERIC_LABEL.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        # Resolvers read 127.1, 0x7f000001, 017700000001 and 2130706433 as 127.0.0.1; only that form is good.
+        if not isinstance(_literal(host), IPv4Address):
+            raise OutboundRefused("the URL has no valid IPv4 address as host")
+    elif not _NAME.fullmatch(host):
+        raise OutboundRefused("the URL has no valid host name")
+    return parsed
+
+
+class Guard:
+    """Decides where calls with a caller's URL may go: public addresses, and what the operator listed.
+
+    `allow_networks` are CIDRs, `allow_hosts` are exact host names (any address they resolve to is good).
+    """
+
+    def __init__(
+        self,
+        allow_networks: Iterable[str | IPv4Network | IPv6Network] = (),
+        allow_hosts: Iterable[str] = (),
+    ) -> None:
+        self._networks = [ip_network(network, strict=False) for network in allow_networks]
+        self._hosts = frozenset(_normal(host) for host in allow_hosts)
+
+    def check_url(self, url: str) -> URL:
+        """The parsed URL, or OutboundRefused; addresses are judged here, names only when connecting."""
+        parsed = parse_url(url)
+        host = parsed.raw_host or ""
+        try:
+            address = ip_address(host)
+        except ValueError:
+            name = _normal(host)
+            if name == "localhost" or name.endswith(".localhost"):
+                self._check_any(host, ("127.0.0.1", "::1"))
+            return parsed
+        self.check(host, str(address))
+        return parsed
+
+    def is_allowed(self, host: str, ip: str) -> bool:
+        """Whether `host`, which stands for the address `ip`, may be connected to."""
+        try:
+            self.check(host, ip)
+        except OutboundRefused:
+            return False
+        return True
+
+    def check(self, host: str, ip: str) -> None:
+        """OutboundRefused with the reason when `host`, which stands for the address `ip`, is off limits."""
+        if _normal(host) in self._hosts:
+            return
+        address = _literal(ip)
+        if self._listed(address):
+            return
+        for inner in _unwrap(address):
+            meaning = _special(inner)
+            if meaning and not self._listed(inner):
+                what = ip if _normal(host) == ip else f"{host} is {ip}, which"
+                raise OutboundRefused(
+                    f"{what} is not a public address ({meaning}); only outbound.allow_networks or "
+                    "outbound.allow_hosts can permit it"
+                )
+
+    def _check_any(self, host: str, addresses: Iterable[str]) -> None:
+        if not any(self.is_allowed(host, address) for address in addresses):
+            raise OutboundRefused(f"{host} is not a public address (loopback)")
+
+    def _listed(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def _literal(text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise OutboundRefused("the host is not an IP address in its usual form, such as 192.0.2.1") from None
+
+
+def _normal(host: str) -> str:
+    """One spelling for each host name, IDN included, so that lists compare what is meant."""
+    host = host.rstrip(".").lower()
+    return host if host.isascii() else (URL.build(scheme="http", host=host).raw_host or host)
+
+
+def _unwrap(address: Address) -> tuple[Address, ...]:
+    """The addresses that a packet to this one ends at: those carried inside, or itself."""
+    if isinstance(address, IPv4Address):
+        return (address,)
+    low = IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped is not None or address in _NAT64:
+        return (low,)
+    if address in _6TO4 and address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address in _TEREDO and address.teredo is not None:
+        return address.teredo
+    if address in _PUBLIC_IPV6 and (int(address) >> 32) & 0xFDFFFFFF == _ISATAP:
+        return (address, low)
+    return (address,)
+
+
+def _special(address: Address) -> str | None:
+    """What makes this address special, or None for a public one."""
+    if isinstance(address, IPv4Address):
+        return next((meaning for network, meaning in _SPECIAL_IPV4 if address in network), None)
+    if address not in _PUBLIC_IPV6:
+        return "outside 2000::/3"
+    return next((meaning for network, meaning in _SPECIAL_IPV6 if address in network), None)

@@ -1,0 +1,146 @@
+"""What leaves with a webhook: payload rules, signature, headers, and the reading of Retry-After."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+import standardwebhooks
+from pydantic import ValidationError
+from sytq_plugins.webhook import Webhook, outgoing_headers, retry_after, sign
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_the_signature_is_the_golden_one_of_standard_webhooks() -> None:
+    assert sign(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}') == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", '{"报告": "完成"}'.encode(), b"not json\r\n"])
+@pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_")])
+def test_a_receiver_verifies_what_is_signed(secret: str, body: bytes) -> None:
+    headers = dict(sign(secret, "msg_1", int(time.time()), body))
+    receiver = standardwebhooks.Webhook(SECRET)
+    receiver.verify(body, headers, json_parse=False)
+    with pytest.raises(standardwebhooks.webhooks.WebhookVerificationError):
+        receiver.verify(body + b" ", headers, json_parse=False)
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_=", "whsec_a", "whsec_ü"])
+def test_a_secret_that_is_none_is_named_and_not_shown(secret: str) -> None:
+    with pytest.raises(ValueError, match=r"webhook\.secret") as error:
+        sign(secret, "msg_1", 0, b"")
+    assert secret not in str(error.value).replace("whsec_ and", "")
+
+
+def headers_of(secret: str | None = None, **payload: Any) -> dict[str, str]:
+    parsed = Webhook(url="https://example.com/", **payload)
+    return outgoing_headers(parsed, parsed.body.encode(), secret, "msg_1")
+
+
+def test_a_caller_cannot_replace_the_signature() -> None:
+    headers = headers_of(SECRET, headers={"Webhook-Id": "x", "WEBHOOK-SIGNATURE": "v1,x", "X-Own": "1"}, body="{}")
+    assert sorted(headers) == [
+        "Content-Type",
+        "X-Own",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    ]
+    standardwebhooks.Webhook(SECRET).verify("{}", headers)
+
+
+def test_without_a_secret_a_caller_may_sign_for_itself() -> None:
+    assert headers_of(None, headers={"webhook-id": "x"}) == {"webhook-id": "x"}
+
+
+def test_headers_of_the_connection_are_not_taken_over() -> None:
+    given = {"host": "inside", "Content-Length": "9", "Connection": "close", "Transfer-Encoding": "chunked"}
+    assert headers_of(headers=given) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        ('{"a": 1}', {}, {"Content-Type": "application/json"}),
+        ("a=1", {}, {"Content-Type": "text/plain; charset=utf-8"}),
+        ("[" * 200_000, {}, {"Content-Type": "text/plain; charset=utf-8"}),
+        ("{}", {"content-type": "text/x"}, {"content-type": "text/x"}),
+        ("", {}, {}),
+    ],
+    ids=["json", "form", "deep", "given", "empty"],
+)
+def test_the_content_type_follows_the_body_unless_given(
+    body: str, headers: dict[str, str], expected: dict[str, str]
+) -> None:
+    assert headers_of(body=body, headers=headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": "ftp://example.com/"}, "url"),
+        ({"url": "https://u:hunter2@example.com/"}, "url"),
+        ({"url": "https://example.com/" + "a" * 2048}, "url"),
+        ({"url": "https://example.com/", "method": "TRACE"}, "method"),
+        ({"url": "https://example.com/", "method": 1}, "method"),
+        ({"url": "https://example.com/", "headers": {"X-A": "1\r\nX-B: 2"}}, "headers"),
+        ({"url": "https://example.com/", "headers": {"X A": "1"}}, "headers"),
+        ({"url": "https://example.com/", "headers": {"X-A": 1}}, "headers"),
+        ({"url": "https://example.com/", "body": {"a": 1}}, "body"),
+        ({"url": "https://example.com/", "body": "\ud800"}, "body"),
+        ({"url": "https://example.com/", "bodi": "x"}, "bodi"),
+    ],
+)
+def test_a_bad_payload_is_refused_naming_the_field(payload: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Webhook.model_validate(payload)
+    (problem,) = refused.value.errors(include_input=False)
+    assert problem["loc"][0] == named
+    assert "hunter2" not in problem["msg"]
+
+
+def test_what_the_old_callers_send_is_accepted() -> None:
+    url = "https://example.com/"
+    plain = Webhook(url=url)
+    assert (plain.method, plain.headers, plain.body) == ("POST", {}, "")
+    assert Webhook.model_validate({"url": url, "method": None, "headers": None, "body": None}) == plain
+    assert Webhook.model_validate({"url": url, "method": ""}) == plain
+    assert Webhook.model_validate({"url": url, "method": "delete"}).method == "DELETE"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("120", 120),
+        (" 7 ", 7),
+        ("0", 1),
+        ("99999999999999999999", 86400),
+        ("9" * 5000, 86400),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("١٢", None),
+        ("Wed, 99 Foo 2026 99:99:99 GMT", None),
+    ],
+)
+def test_retry_after_in_seconds_is_honoured_within_bounds(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value, datetime.now(UTC)) == seconds
+
+
+def test_retry_after_as_a_date_is_honoured_within_bounds() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert retry_after("Thu, 01 Jan 2026 12:05:00 GMT", now) == 300
+    assert retry_after(format_datetime(now - timedelta(hours=1), usegmt=True), now) == 1
+    assert retry_after(format_datetime(now + timedelta(days=400), usegmt=True), now) == 86400
