@@ -1,0 +1,91 @@
+"""`sytq config`: say whether the configuration is usable, and show it with the origin of every value.
+
+Owns the words of the warnings. Must not show a secret; masking is done by `Settings.describe`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sytq.config import Settings, load
+from sytq.config.urls import ignored_parameters
+from sytq.errors import ConfigError
+
+app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
+
+File = Annotated[
+    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
+]
+
+
+@app.command()
+def check(file: File = None) -> None:
+    """Exit 0 when a process could start with this configuration, 2 with every problem when not."""
+    settings = _load(file)
+    for warning in warnings(settings):
+        typer.echo(f"warning: {warning}", err=True)
+    given = len(settings.origins)
+    typer.echo(f"The configuration is valid; {given} setting{'' if given == 1 else 's'} given, the rest default.")
+
+
+@app.command()
+def show(
+    file: File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of a table.")] = False,
+) -> None:
+    """Print every setting with its value, secrets masked, and where the value comes from."""
+    rows = list(_load(file).describe())
+    if as_json:
+        entries = [{"key": key, "value": value, "origin": origin} for key, value, origin in rows]
+        typer.echo(json.dumps(entries, ensure_ascii=False, indent=2))
+        return
+    table = Table("key", "value", "origin", box=None, pad_edge=False)
+    for key, value, origin in rows:
+        # As Text: a value in [brackets] is no markup.
+        table.add_row(Text(key), Text(value), Text(origin, style="dim" if origin == "default" else ""))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000  # in a pipe or file one line a setting, whatever its length
+    console.print(table)
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """Yield what is allowed but probably not meant, one sentence each."""
+    if not settings.auth.enabled:
+        if _is_loopback(settings.api.host):
+            yield "auth.enabled is false; valid for loopback only, as any caller is served without a key"
+        else:
+            yield f"auth.enabled is false while api.host is {settings.api.host}, which others can reach"
+    elif not settings.auth.users:
+        yield "auth.enabled is true but auth.users is empty, so that nobody can log in"
+    if settings.webhook.secret is None:
+        yield "webhook.secret is not set; webhooks and callbacks are sent without a signature"
+    if settings.llm_provider is None:
+        yield "no provider is configured; LLM tasks cannot run (see providers and deepseek)"
+    elif not settings.providers[settings.llm_provider].api_key:
+        yield f"providers.{settings.llm_provider}.api_key is not set; requests go out without a key"
+    if settings.mysql.dsn and (names := ignored_parameters(settings.mysql.dsn)):
+        yield f"mysql.dsn: {', '.join(names)} has no effect; the session is set up by sytq"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _load(file: str | None) -> Settings:
+    try:
+        return load(file)
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None

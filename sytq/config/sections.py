@@ -1,0 +1,285 @@
+"""Every section of the configuration: its settings, their defaults and what must hold inside one section.
+
+A default here is the only place where it is written; docs/configuration.md and etc/sytq.yaml are tested
+against it. Must read no file and no environment, and must not know how sections depend on each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from sytq.config import urls
+from sytq.config.types import (
+    Address,
+    AllowedHost,
+    Count,
+    DatabaseUrl,
+    GoDsn,
+    Host,
+    Identifier,
+    Level,
+    LogFormat,
+    Name,
+    Network,
+    Port,
+    Prefix,
+    Realm,
+    RedisUrl,
+    Secret,
+    SigningSecret,
+    Size,
+    Text,
+    WebUrl,
+    problem,
+)
+from sytq.durations import VALID_DURATION, Duration
+
+PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATION}"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class App(Section):
+    name: Text = "sytq"
+    mode: Literal["production", "development", "test"] = "development"
+    port: Port | None = None
+
+
+class Api(Section):
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+    workers: Count = 2
+    max_body: Size = 1 << 20
+    graceful_timeout: Duration = 30.0
+
+
+class Redis(Section):
+    url: RedisUrl | None = Field(default=None, repr=False)
+    addr: Address = "localhost:6379"
+    username: Text = ""
+    password: Secret = SecretStr("")
+    db: int = Field(default=0, ge=0)
+    prefix: Prefix = "sytq"
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Redis:
+        if self.url is None:
+            return self
+        if "addr" in self.model_fields_set:
+            raise problem("redis.addr says another address", "one of the two", key="url", value=self.url)
+        if self.db:
+            raise problem("redis.url has its own database number", "0 beside redis.url", key="db", value=self.db)
+        if urls.has_login(self.url) and (self.username or self.password.get_secret_value()):
+            raise problem("the login stands in redis.url already", "one of the two", key="password", value="***")
+        return self
+
+    @property
+    def dsn(self) -> str:
+        """One URL with everything in it, the password included."""
+        password = self.password.get_secret_value()
+        if self.url is None:
+            return urls.redis_url(self.addr, self.username, password, self.db)
+        return urls.with_login(self.url, self.username, password)
+
+
+class Database(Section):
+    url: DatabaseUrl | None = Field(default=None, repr=False)
+    pool: Count = 20
+    timeout: PositiveDuration = 5.0
+
+
+class Mysql(Section):
+    dsn: GoDsn | None = Field(default=None, repr=False)
+    max_idle_conns: int | None = Field(default=None, ge=0)
+    max_open_conns: Count | None = None
+
+
+class CircuitBreaker(Section):
+    enabled: bool = True
+    max_requests: Count = 2
+    interval: PositiveDuration = 60.0
+    timeout: PositiveDuration = 120.0
+    fail_threshold: float = Field(default=0.5, gt=0, le=1)
+
+
+class Deepseek(Section):
+    api_key: Secret | None = None
+    base_url: WebUrl = "https://api.deepseek.com/v1"
+    timeout: PositiveDuration = 30.0
+    model: Text = "deepseek-chat"
+    max_tokens: Count = 2000
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+
+
+class Provider(Section):
+    base_url: WebUrl
+    api_key: Secret | None = None
+    model: Text
+    max_tokens: Count = 2000
+    stream: bool = True
+    first_content: PositiveDuration = 60.0
+    silence: PositiveDuration = 30.0
+    total: PositiveDuration = 300.0
+    extra: dict[str, Any] = {}
+
+
+class Table(Section):
+    """A table that `table_name` may name; it has no settings of its own yet."""
+
+
+Label = Annotated[str, Field(min_length=1, max_length=50), "a word of 1 to 50 characters"]
+
+
+class StatusLabels(Section):
+    """The words in the status column, VARCHAR(50) in the callers' own table."""
+
+    pending: Label
+    processing: Label
+    completed: Label
+    failed: Label
+
+    @model_validator(mode="after")
+    def _distinct(self) -> StatusLabels:
+        words = [self.pending, self.processing, self.completed, self.failed]
+        for word in words:
+            if words.count(word) > 1:
+                raise problem("two states share one word", "four different words", value=word)
+        return self
+
+
+STATUS_LABELS = {
+    "en": StatusLabels(pending="pending", processing="processing", completed="completed", failed="failed"),
+    "zh": StatusLabels(pending="待处理", processing="处理中", completed="已完成", failed="失败"),
+}
+
+
+def _preset(value: object) -> object:
+    if isinstance(value, str):
+        if value not in STATUS_LABELS:
+            raise problem("no such preset", _LABELS)
+        return STATUS_LABELS[value]
+    return value
+
+
+_LABELS = "en, zh, or the four words {pending, processing, completed, failed}"
+
+
+class Llm(Section):
+    provider: Name | None = None
+    tables: dict[Identifier, Table] = {"valuation_records": Table()}
+    status_labels: Annotated[StatusLabels, BeforeValidator(_preset), _LABELS] = STATUS_LABELS["en"]
+
+    @property
+    def labels(self) -> StatusLabels:
+        """The four words to write into the status column."""
+        return self.status_labels
+
+
+class Queue(Section):
+    concurrency: Count = 10
+    retry: int = Field(default=3, ge=0)
+    retention: PositiveDuration = 86400.0
+
+    @property
+    def max_attempts(self) -> int:
+        """The first try and `retry` more."""
+        return self.retry + 1
+
+
+class QueueLimits(Section):
+    limit: Count | None = None
+
+
+class RetryPolicy(Section):
+    """What a type's own policy is overridden with; None leaves it as the type has it."""
+
+    first: PositiveDuration | None = None
+    factor: Annotated[float, Field(ge=1, le=100)] | None = None
+    max: PositiveDuration | None = None
+    max_attempts: Count | None = None
+    max_age: PositiveDuration | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RetryPolicy:
+        if self.first is not None and self.max is not None and self.max < self.first:
+            raise problem("shorter than first", "at least as long as first", key="max", value=self.max)
+        return self
+
+
+class TaskType(Section):
+    model_config = ConfigDict(extra="allow")
+
+    retry: RetryPolicy = RetryPolicy()
+    timeout: PositiveDuration | None = None
+    queue: Name | None = None
+    priority: Literal["low", "normal", "high", "urgent"] | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The type's own keys, which its plugin reads."""
+        return dict(self.model_extra or {})
+
+
+class Worker(Section):
+    processes: Count = 2
+    threads: Count = 8
+    async_concurrency: Count = 1000
+    heartbeat: PositiveDuration = 1.0
+    liveness: PositiveDuration = 4.0
+    shutdown_timeout: Duration = 150.0
+    retry_interval: PositiveDuration = 10.0
+    request_timeout: PositiveDuration = 30.0
+    job_timeout: PositiveDuration = 300.0
+    retry_attempts: int = Field(default=3, ge=0)
+    retry_delay: Duration = 1.0
+
+    @model_validator(mode="after")
+    def _survives_one_lost_heartbeat(self) -> Worker:
+        if self.liveness < 2 * self.heartbeat:
+            raise problem(
+                "shorter than two heartbeats, so that one late beat would count as a death",
+                "at least twice worker.heartbeat",
+                key="liveness",
+                value=f"{self.liveness:g}s",
+            )
+        return self
+
+
+class Plugins(Section):
+    paths: list[Path] = []
+
+
+class Outbound(Section):
+    allow_networks: list[Network] = []
+    allow_hosts: list[AllowedHost] = []
+
+
+class Webhook(Section):
+    secret: SigningSecret | None = None
+
+
+class Auth(Section):
+    enabled: bool = False
+    realm: Realm = "sytq"
+    users: dict[Text, Secret] = {}
+
+    @model_validator(mode="after")
+    def _names_for_basic_auth(self) -> Auth:
+        for name, password in self.users.items():
+            if not name or ":" in name:
+                raise problem("basic auth cannot carry this name", "a name without a colon", key="users", value=name)
+            if not password.get_secret_value():
+                raise problem("empty", "a password", key=f"users.{name}", value="***")
+        return self
+
+
+class Logger(Section):
+    level: Level = "info"
+    format: LogFormat | None = None
+    development: bool | None = None

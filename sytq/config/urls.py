@@ -1,0 +1,177 @@
+"""Addresses of the database and Redis: checked, and turned from the old systems' forms into one URL.
+
+Owns what these URLs may look like. Must open no connection and read no setting.
+Every error is a ValueError whose text never holds the address itself, as that may carry a password.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from sytq.durations import parse_duration
+
+DATABASE_FORMS = "sqlite:////absolute/path, sqlite:///relative/path or mysql://user:password@host:3306/database"
+GO_DSN_FORM = "user:password@tcp(host:3306)/database?charset=utf8mb4 or user:password@unix(/path/to.sock)/database"
+REDIS_FORMS = (
+    "redis://host:6379/0, rediss://..., unix:///path/to.sock, redis+sentinel://host:26379/name or redis+cluster://host"
+)
+
+_TLS = ("true", "false", "skip-verify", "preferred")
+_TIMEOUTS = ("timeout", "readTimeout", "writeTimeout")
+_QUERY = ("charset", "tls", *_TIMEOUTS, "unix_socket")
+#: What only concerns the Go driver's own data types and buffers.
+_GO_ONLY = (
+    *("allowAllFiles", "allowCleartextPasswords", "allowFallbackToPlaintext", "allowNativePasswords"),
+    *(
+        "allowOldPasswords",
+        "checkConnLiveness",
+        "clientFoundRows",
+        "collation",
+        "columnsWithAlias",
+        "compress",
+    ),
+    *("connectionAttributes", "interpolateParams", "loc", "maxAllowedPacket", "multiStatements", "parseTime"),
+    *("rejectReadOnly", "serverPubKey", "timeTruncate"),
+)
+_GO_DSN = re.compile(r"(?:(?P<login>.*)@)?(?:(?P<net>[^(@]*)(?:\((?P<address>[^)]*)\))?)?", re.DOTALL)
+
+
+def check_database_url(url: str) -> str:
+    """Return the URL when it is one that the ledger can live at, else raise ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise ValueError("sqlite needs three slashes before a relative path and four before an absolute one")
+        if parts.path[1:] in ("", ":memory:"):
+            raise ValueError("sqlite needs a file, as several processes share it")
+        if parts.query:
+            raise ValueError("sqlite takes no parameters")
+        return url
+    if parts.scheme != "mysql":
+        raise ValueError("unknown scheme")
+    query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    _check_port(parts.netloc)
+    if not parts.hostname and "unix_socket" not in query:
+        raise ValueError("no host")
+    if "/" in parts.path[1:] or not parts.path[1:]:
+        raise ValueError("no database name after the host")
+    for name in query:
+        if name not in _QUERY:
+            raise ValueError(f"unknown parameter {name}, known are {', '.join(_QUERY)}")
+    if query.get("tls", "true") not in _TLS:
+        raise ValueError(f"tls is one of {', '.join(_TLS)}")
+    for name in _TIMEOUTS:
+        if name in query:
+            parse_duration(query[name])
+    return url
+
+
+def database_url_of_go_dsn(dsn: str) -> str:
+    """Turn `user:pw@tcp(host:port)/db?params`, as the Go driver reads it, into a mysql:// URL; ValueError."""
+    before, slash, after = dsn.rpartition("/")
+    if not slash:
+        raise ValueError("no / before the database name")
+    found = _GO_DSN.fullmatch(before)
+    if found is None:
+        raise ValueError("not user:password@protocol(address)")
+    user, _, password = (found["login"] or "").partition(":")
+    name, _, parameters = after.partition("?")
+    if not name:
+        raise ValueError("no database name after the /")
+    query: dict[str, str] = {"charset": "utf8mb4"}
+    for key, value in parse_qsl(parameters):
+        if key == "charset":
+            query["charset"] = value.split(",")[0]
+        elif key == "tls":
+            query["tls"] = value.lower()
+        elif key in _TIMEOUTS:
+            query[key] = f"{parse_duration(value):g}"
+    net, address = found["net"] or "tcp", found["address"] or ""
+    if net == "unix":
+        query["unix_socket"] = address or "/tmp/mysql.sock"  # noqa: S108 (the Go driver's default)
+        host = "localhost"
+    elif net == "tcp":
+        host = _with_port(address or "127.0.0.1", 3306)
+    else:
+        raise ValueError("the protocol is neither tcp nor unix")
+    login = quote(user, safe="") + (":" + quote(password, safe="") if password else "")
+    at = "@" if login else ""
+    return check_database_url(f"mysql://{login}{at}{host}/{quote(unquote(name), safe='')}?{urlencode(query)}")
+
+
+def ignored_parameters(dsn: str) -> list[str]:
+    """Name the parameters of a Go DSN that would change the session there and have no effect here."""
+    names = [key for key, _ in parse_qsl(dsn.rpartition("/")[2].partition("?")[2], keep_blank_values=True)]
+    return [name for name in names if name not in _GO_ONLY and name not in _QUERY]
+
+
+def check_redis_url(url: str) -> str:
+    """Return the URL when its scheme, hosts and database number can be meant, else raise ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if len(parts.path) < 2:
+            raise ValueError("no path to the socket")
+        return url
+    if parts.scheme not in ("redis", "rediss", "redis+sentinel", "redis+cluster"):
+        raise ValueError("unknown scheme")
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
+        raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
+    for host in hosts:
+        if not host or host.startswith(":"):
+            raise ValueError("no host")
+        _check_port(host)
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path, re.ASCII):
+        raise ValueError("what follows the host is not a database number")
+    return url
+
+
+def redis_url(addr: str, username: str, password: str, db: int) -> str:
+    """Join the parts of the old form to a redis:// URL."""
+    return with_login(f"redis://{addr}/{db}", username, password)
+
+
+def with_login(url: str, username: str, password: str) -> str:
+    """Put user and password into a URL that has none; a URL with a login stays as it is."""
+    if not (username or password) or has_login(url):
+        return url
+    login = quote(username, safe="") + (":" + quote(password, safe="") if password else "")
+    return url.replace("://", f"://{login}@", 1)
+
+
+def has_login(url: str) -> bool:
+    return "@" in urlsplit(url).netloc
+
+
+def check_address(address: str) -> str:
+    """Return `host:port`, with Go's `:6379` and a bare host completed; ValueError."""
+    if not re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]+)?", address, re.ASCII) or not address:
+        raise ValueError("not host:port")
+    if address.startswith(":"):
+        address = f"localhost{address}"
+    _check_port(address)
+    return _with_port(address, 6379)
+
+
+def check_web_url(url: str) -> str:
+    """Return an http(s) URL of the operator without its trailing slash; ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("neither http:// nor https://")
+    if not parts.hostname:
+        raise ValueError("no host")
+    if parts.query or parts.fragment:
+        raise ValueError("a query or fragment cannot be extended with a path")
+    _check_port(parts.netloc)
+    return url.rstrip("/")
+
+
+def _with_port(address: str, port: int) -> str:
+    return address if ":" in address.rpartition("]")[2] else f"{address}:{port}"
+
+
+def _check_port(host: str) -> None:
+    port = re.search(r":([^:\]]*)$", host.rpartition("@")[2])
+    if port and not (re.fullmatch(r"[0-9]{1,5}", port[1], re.ASCII) and 1 <= int(port[1]) <= 65535):
+        raise ValueError("the port is not a number from 1 to 65535")

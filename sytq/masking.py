@@ -1,0 +1,56 @@
+"""What counts as secret by its name or its look, and how it is shown instead.
+
+Owns the patterns that logs, error messages and `sytq config show` share. Must import nothing of sytq.
+"""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+
+#: The last word of the key decides: `api_key`, `X-Api-Key`, `access_token`; not `max_tokens`.
+_SECRET_KEY = re.compile(
+    r"(?:^|[^a-z0-9])(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|apikey|private[_-]?key"
+    r"|secret[_-]?key|access[_-]?key|authorization|cookie|credentials?)$",
+    re.IGNORECASE,
+)
+_LOOKS_SECRET = (
+    # password=..., "api_key": "...", X-Api-Key: ... inside a sentence, a query string or a printed dict
+    (
+        re.compile(
+            r"(?i)((?<![a-z0-9])(?:password|passwd|secret|token|api[_-]?key|authorization)[\"']?\s*[:=]\s*[\"']?"
+            r"(?:(?:bearer|basic)\s+)?+)(?!\*\*\*)[^\s\"',;&}\]]+"
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(?i)\b(bearer\s+)(?!\*\*\*)[a-z0-9._~+/=-]{8,}"), rf"\1{MASK}"),
+    # The look-behind keeps "task-0198c2d4" whole.
+    (re.compile(r"(?<![A-Za-z0-9])(sk-|whsec_)[A-Za-z0-9+/=_-]{8,}"), rf"\1{MASK}"),
+    (re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#]*):[^\s/@]+@"), rf"\1:{MASK}@"),
+    # Go's MySQL form: user:password@tcp(host:port)/db
+    (re.compile(r"(^|[\s\"'=])([^\s:/@\"']*):\S+@(tcp|unix)\("), rf"\1\2:{MASK}@\3("),
+)
+#: Most log lines hold none of these, and one look is cheaper than five substitutions.
+_WORTH_A_LOOK = re.compile(
+    r"(?i)passw|secret|token|api[_-]?key|authorization|bearer|sk-|whsec_|://[^\s/]*@|@(?:tcp|unix)\("
+)
+
+
+def is_secret_key(key: str) -> bool:
+    """Say whether a value under this key (header, field, setting) must never be shown."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def mask_text(text: str) -> str:
+    """Return the text with everything that looks like a key, a token or a password in a URL masked."""
+    if _WORTH_A_LOOK.search(text):
+        for pattern, instead in _LOOKS_SECRET:
+            text = pattern.sub(instead, text)
+    return text
+
+
+def mask_url(url: str) -> str:
+    """Return a URL or Go DSN with its password masked, also when the password holds `/` or `@` unescaped."""
+    masked = re.sub(r"^([a-z][a-z0-9+.-]*://)?([^:@/]*):(.*)@", rf"\1\2:{MASK}@", url, flags=re.IGNORECASE | re.S)
+    return mask_text(masked)

@@ -1,0 +1,123 @@
+"""The old system's file and DSN mean here what they meant there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sytq.config import Settings, load
+from sytq.config.urls import database_url_of_go_dsn, ignored_parameters
+from sytq.errors import ConfigError
+
+CONTRACT_A = """\
+    app: {name: syt-go-queue, mode: development, port: 8080}      # development, production, test
+    redis: {addr: "localhost:6379", password: "", db: 0}
+    mysql: {dsn: "root:password@tcp(localhost:3306)/syt_queue?charset=utf8mb4&parseTime=True&loc=Local",
+            max_idle_conns: 10, max_open_conns: 100}
+    deepseek: {api_key: k, base_url: "https://api.deepseek.com/v1", timeout: 30s,
+               model: deepseek-chat, max_tokens: 2000,
+               circuit_breaker: {enabled: true, max_requests: 2, interval: 1m, timeout: 2m, fail_threshold: 0.5}}
+    queue: {concurrency: 10, retry: 3, retention: 24h}
+    logger: {level: info, development: true}
+    auth: {enabled: true, realm: "SYT Go Queue API", users: {admin: admin123, api: api123}}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(CONTRACT_A)
+    return load(str(file), environ={})
+
+
+def test_the_old_file_loads_unchanged(settings: Settings) -> None:
+    assert settings.app.name == "syt-go-queue"
+    assert settings.api.port == 8080
+    assert settings.redis.dsn == "redis://localhost:6379/0"
+    assert settings.database_url == "mysql://root:password@localhost:3306/syt_queue?charset=utf8mb4"
+    assert settings.database.pool == 100
+    assert settings.deepseek.circuit_breaker.interval == 60.0
+    assert settings.deepseek.circuit_breaker.timeout == 120.0
+    assert settings.worker.threads == 10
+    assert settings.queue.max_attempts == 4
+    assert settings.retention == 86400.0
+    assert settings.log_format == "console"
+    assert settings.auth.enabled
+    assert {name: word.get_secret_value() for name, word in settings.auth.users.items()} == {
+        "admin": "admin123",
+        "api": "api123",
+    }
+
+
+def test_the_deepseek_block_becomes_the_provider_that_valuations_use(settings: Settings) -> None:
+    provider = settings.providers["deepseek"]
+    assert settings.llm_provider == "deepseek"
+    assert provider.base_url == "https://api.deepseek.com/v1"
+    assert provider.api_key is not None and provider.api_key.get_secret_value() == "k"
+    assert (provider.model, provider.max_tokens) == ("deepseek-chat", 2000)
+    assert (provider.first_content, provider.silence, provider.total) == (30.0, 30.0, 300.0)
+
+
+def test_passwords_of_digits_need_no_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("redis: {password: 123456}\nauth: {users: {admin: 007, 42: 1_000, day: 2026-01-09, hex: 0x1F}}\n")
+    settings = load(str(file), environ={})
+    assert settings.redis.password.get_secret_value() == "123456"
+    assert {name: word.get_secret_value() for name, word in settings.auth.users.items()} == {
+        "admin": "007",
+        "42": "1_000",
+        "day": "2026-01-09",
+        "hex": "0x1F",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dsn", "url"),
+    [
+        ("u:p@tcp(db.local:3307)/q", "mysql://u:p@db.local:3307/q?charset=utf8mb4"),
+        ("u:p@tcp(db.local)/q", "mysql://u:p@db.local:3306/q?charset=utf8mb4"),
+        ("u:p@/q", "mysql://u:p@127.0.0.1:3306/q?charset=utf8mb4"),
+        ("/q", "mysql://127.0.0.1:3306/q?charset=utf8mb4"),
+        ("u@tcp([::1]:3306)/q", "mysql://u@[::1]:3306/q?charset=utf8mb4"),
+        ("u@tcp([de:ad::2])/q", "mysql://u@[de:ad::2]:3306/q?charset=utf8mb4"),
+        ("u:p@ss/w:rd%@tcp(h:1)/q", "mysql://u:p%40ss%2Fw%3Ard%25@h:1/q?charset=utf8mb4"),
+        ("u:p@h(x)@tcp(h:1)/q", "mysql://u:p%40h%28x%29@h:1/q?charset=utf8mb4"),
+        (
+            "u:p@unix(/run/mysqld/mysqld.sock)/q",
+            "mysql://u:p@localhost/q?charset=utf8mb4&unix_socket=%2Frun%2Fmysqld%2Fmysqld.sock",
+        ),
+        ("u:p@tcp(h:1)/q?charset=utf8mb4,utf8&loc=Asia%2FShanghai", "mysql://u:p@h:1/q?charset=utf8mb4"),
+        (
+            "u:p@tcp(h:1)/q?tls=skip-verify&timeout=5s&readTimeout=1m30s&writeTimeout=500ms",
+            "mysql://u:p@h:1/q?charset=utf8mb4&tls=skip-verify&timeout=5&readTimeout=90&writeTimeout=0.5",
+        ),
+    ],
+)
+def test_a_go_dsn_becomes_one_url(dsn: str, url: str) -> None:
+    assert database_url_of_go_dsn(dsn) == url
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "",
+        "u:geheim@tcp(h:1)",
+        "u:geheim@tcp(h:1)/",
+        "u:geheim@tcp(h:x)/q",
+        "u:geheim@pipe(h)/q",
+        "u:geheim@tcp(h:1",
+        "u:geheim@tcp(h:1)/q?tls=custom",
+        "u:geheim@tcp(h:1)/q?timeout=soon",
+    ],
+)
+def test_a_dsn_that_cannot_be_meant_is_refused_without_its_password(dsn: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"SYTQ_MYSQL__DSN": dsn or "x"})
+    assert str(caught.value).startswith("mysql.dsn: value '")
+    assert "geheim" not in str(caught.value)
+    assert "valid: user:password@tcp(host:3306)/database" in str(caught.value)
+
+
+def test_dsn_parameters_without_effect_are_named_and_those_of_go_are_not() -> None:
+    assert ignored_parameters("u@/q?parseTime=True&loc=Local&time_zone=%27%2B08:00%27&charset=utf8") == ["time_zone"]

@@ -1,0 +1,124 @@
+"""Every setting of the model stands in docs/configuration.md and etc/sytq.yaml, with its true default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_origin
+
+import yaml
+
+from sytq.config import Settings, load
+from sytq.config.problems import Place, place_at
+from sytq.config.sections import StatusLabels
+from sytq.config.sources import OLD_VARIABLES
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs/configuration.md").read_text()
+SAMPLE = ROOT / "etc/sytq.yaml"
+
+
+def keys(place: Place | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of the model; `<name>` stands for a key of the reader's choice."""
+    place = place or Place(Settings)
+    entry = Place(get_args(place.type)[1]).model if get_origin(place.type) is dict else None
+    if place.model and place.model.model_fields and place.model is not StatusLabels:
+        for name in place.model.model_fields:
+            below = place.below(name)
+            assert below is not None
+            yield from keys(below, (*path, name))
+    elif entry and entry.model_fields:
+        yield from keys(Place(entry), (*path, "<name>"))
+    else:
+        yield path
+
+
+KEYS = [".".join(path) for path in keys()]
+
+
+def rows() -> dict[str, list[str]]:
+    found = {}
+    for line in DOCS.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if match := re.fullmatch(r"`([a-z_]+\.[a-z_.<>]+)`", cells[0]):
+            found[match[1]] = cells
+    return found
+
+
+def everything_uncommented() -> str:
+    lines = SAMPLE.read_text().splitlines()
+    shown = []
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        example_below = re.match(r"(\s*)#\S", after)
+        if example_below and len(example_below[1]) > len(line) - len(line.lstrip(" #")):
+            line = re.sub(r": \{\}", ":", line)
+        shown.append(re.sub(r"^(\s*)#(?=\S)", r"\1", line))
+    return "\n".join(shown)
+
+
+def test_the_walk_finds_settings_at_every_depth() -> None:
+    assert {"api.port", "deepseek.circuit_breaker.enabled", "types.<name>.retry.first", "auth.users"} <= set(KEYS)
+
+
+def test_every_setting_is_documented_and_nothing_else_is() -> None:
+    assert sorted(rows()) == sorted(KEYS)
+    for key, cells in rows().items():
+        assert len(cells) == 5, f"{key}: {cells}"
+        assert all(cells[index] for index in (0, 1, 4)), f"{key} needs a type and a meaning"
+
+
+def test_documented_defaults_are_the_real_ones() -> None:
+    real = {key: value for key, value, _ in load(environ={}).describe()}
+    for name in ("base_url", "model"):
+        real[f"providers.<name>.{name}"] = "required"
+    sample = load(environ={"SYTQ_PROVIDERS__X__BASE_URL": "http://h", "SYTQ_PROVIDERS__X__MODEL": "m"})
+    for key, value, _ in sample.describe():
+        real.setdefault(key.replace("providers.x.", "providers.<name>."), value)
+    real |= {"llm.tables": "valuation_records: {}", "llm.status_labels": "en"}
+    for key, cells in rows().items():
+        assert cells[2].strip("`") == real.get(key, ""), key
+
+
+def test_every_old_variable_is_documented_with_its_setting() -> None:
+    documented = {name: key for key, cells in rows().items() for name in re.findall(r"`(\w+)`", cells[3])}
+    assert documented == dict(OLD_VARIABLES)
+
+
+def test_the_sample_loads_and_changes_nothing() -> None:
+    def values(settings: Settings) -> list[tuple[str, str]]:
+        return [(key, value) for key, value, _ in settings.describe()]
+
+    assert values(load(str(SAMPLE), environ={})) == values(load(environ={}))
+
+
+def test_the_sample_names_every_setting() -> None:
+    tree = yaml.safe_load(everything_uncommented())
+    missing = [key for key in KEYS if not _stands(tree, key.split("."))]
+    assert missing == []
+
+
+def test_the_sample_loads_with_its_examples_uncommented(tmp_path: Path) -> None:
+    tree = yaml.safe_load(everything_uncommented())
+    del tree["redis"]["addr"]  # one of the two forms
+    tree["mysql"]["dsn"] = tree["mysql"]["dsn"].replace("&parseTime=True&loc=Local", "")
+    file = tmp_path / "sytq.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    settings = load(str(file), environ={})
+    assert settings.llm_provider == "local"
+    assert settings.types["webhook"].retry.max == 600.0
+
+
+def test_every_documented_variable_of_ours_is_a_setting() -> None:
+    for name in re.findall(r"SYTQ_(\w+__\w+)", DOCS + SAMPLE.read_text()):
+        assert place_at(tuple(name.lower().removesuffix("_file").split("__"))), name
+
+
+def _stands(tree: object, path: list[str]) -> bool:
+    for key in path:
+        if not isinstance(tree, dict):
+            return False
+        tree = next(iter(tree.values()), None) if key == "<name>" else tree.get(key, _stands)
+        if tree is _stands:
+            return False
+    return True
