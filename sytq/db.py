@@ -7,15 +7,17 @@ into `DatabaseUnavailable`. Must not know any table.
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import peewee
 from playhouse.pool import MaxConnectionsExceeded, PooledMySQLDatabase, PooledSqliteDatabase
 from pymysql.constants import CLIENT
 
+from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -71,6 +73,10 @@ def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.D
         )
     if parts.scheme == "mysql":
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+
+        def seconds(name: str, default: float) -> float:
+            return parse_duration(query[name]) if name in query else default
+
         where = (
             {"unix_socket": query["unix_socket"]}
             if "unix_socket" in query
@@ -84,14 +90,27 @@ def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.D
             max_connections=pool,
             timeout=timeout,
             stale_timeout=300,
-            connect_timeout=max(1, int(timeout)),
-            read_timeout=timeout * 2,
-            write_timeout=timeout * 2,
+            connect_timeout=max(1, int(seconds("timeout", timeout))),
+            read_timeout=seconds("readTimeout", timeout * 2),
+            write_timeout=seconds("writeTimeout", timeout * 2),
             # An UPDATE reports the rows it matched, also those it left as they were.
             client_flag=CLIENT.FOUND_ROWS,
             **where,
+            **_tls(query.get("tls")),
         )
     raise ConfigError(f"database.url: scheme '{parts.scheme}' is not valid; valid: sqlite, mysql")
+
+
+def _tls(mode: str | None) -> dict[str, Any]:
+    """PyMySQL's arguments for the Go driver's `tls` parameter; without one TLS is used where the server has it."""
+    if mode in (None, "preferred"):
+        return {}
+    if mode == "false":
+        return {"ssl_disabled": True}
+    context = ssl.create_default_context()
+    if mode == "skip-verify":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return {"ssl": context}
 
 
 def is_mysql(database: peewee.Database) -> bool:

@@ -59,9 +59,12 @@ class Backoff:
 
     def delay(self, attempts: int) -> float:
         """Return the seconds to wait after `attempts` failed attempts."""
-        # The exponent is bounded: a float overflows long before a task of many attempts ends.
-        full = min(float(self.first) * self.factor ** min(max(attempts - 1, 0), 200), float(self.max))
-        return full * (1 - self.jitter * random.random())
+        first, most = float(self.first), float(self.max)
+        try:
+            full = min(first * self.factor ** max(attempts - 1, 0), most)
+        except OverflowError:
+            full = most if first else 0.0
+        return full * (1 - self.jitter * random.random())  # noqa: S311
 
     def ended(self, attempts: int, age: float) -> str | None:
         """Return why there is no next attempt after `attempts` and `age` seconds, or None."""

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tests.servers import MySQLServer, RedisServer, Server, ServerMissing
+from tests.workers import Installation
 
 S = TypeVar("S", bound=Server)
 
@@ -99,3 +100,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'sytq.db'}"
     return str(request.getfixturevalue("mysql_url"))
+
+
+@pytest.fixture
+def installation(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
+    """sytq on SQLite and the shared Redis; the test starts the workers."""
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
+    yield made
+    made.close()

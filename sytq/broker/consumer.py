@@ -26,7 +26,7 @@ from sytq.errors import RedisUnavailable
 log = structlog.get_logger(__name__)
 
 #: Longest sleep at the doorbell, and the period at which the tasks of dead workers are looked for.
-_TICK = 1.0
+_TICK = 0.5
 #: Most tasks of one fetch: bounds what a script does in one go.
 _MOST = 100
 #: A type without a bound of attempts is dead after this many worker deaths in a row.

@@ -10,7 +10,7 @@ from pathlib import Path
 import peewee
 from playhouse.migrations import Runner
 
-from sytq.db import is_mysql, read
+from sytq.db import is_mysql, read, transact
 
 _LOCK = "sytq_migrate"
 
@@ -24,8 +24,6 @@ def migrate(database: peewee.Database) -> list[str]:
     """Apply what is pending and return the names; two at once wait for each other. Errors as `sytq.db.read`."""
 
     def work() -> list[str]:
-        if not is_mysql(database):
-            return list(_runner(database).up())
         # MySQL commits at every DDL statement, so a transaction would not keep two migrators apart.
         (locked,) = database.execute_sql("SELECT GET_LOCK(%s, 60)", (_LOCK,)).fetchone()
         if locked != 1:
@@ -35,7 +33,9 @@ def migrate(database: peewee.Database) -> list[str]:
         finally:
             database.execute_sql("SELECT RELEASE_LOCK(%s)", (_LOCK,))
 
-    return read(database, work)
+    if is_mysql(database):
+        return read(database, work)
+    return transact(database, lambda: list(_runner(database).up()))
 
 
 def _runner(database: peewee.Database) -> Runner:

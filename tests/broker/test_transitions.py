@@ -1,0 +1,285 @@
+"""The scripts, called as two workers would: every task in one place, and only its holder moves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+
+from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.broker.keys import GROUP, RECORDER
+from sytq.broker.redis import Redis
+from sytq.states import PRIORITIES
+from tests.servers import poll
+
+LIVENESS_MS = 4000
+
+
+class Bench:
+    """One queue and the calls that workers make on it."""
+
+    def __init__(self, url: str) -> None:
+        self.broker = StreamsBroker(Redis(url))
+        self.redis, self.keys = self.broker.redis, self.broker.keys
+        self.streams = self.keys.streams("q")
+        for stream in self.streams:
+            self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+
+    def enter(self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3) -> int:
+        return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most)])
+
+    def fetch(
+        self, worker: str, room: int = 10, limit: int = 0, sweep: bool = False, held: tuple[bytes, ...] = ()
+    ) -> dict[str, list[Any]]:
+        names = [self.keys.live, self.keys.events, self.keys.workers, self.keys.stats, *self.streams]
+        args = [GROUP, worker, room, limit, LIVENESS_MS, 5, int(sweep), *held]
+        found, *rest = self.redis.call("fetch", names, args)
+        return {item[2].decode(): item for item in rest} if found else {}
+
+    def settle(self, worker: str, item: list[Any], kind: str, delay_ms: int = 0, attempts: int | None = None) -> int:
+        index, entry, task_id, message, used, _most, token = item
+        keys = self.keys
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters]
+        names += [self.streams[index - 5], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
+        used = used if attempts is None else attempts
+        args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, "{}", message, 0]
+        (done,) = self.redis.call("settle", names, args)
+        return int(done)
+
+    def promote(self) -> list[Any]:
+        keys = self.keys
+        names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
+        return list(self.redis.call("promote", names, [100]))
+
+    def silence(self, worker: str) -> None:
+        """Make a worker's last heartbeat older than the limit."""
+        self.redis.ask("ZADD", self.keys.workers, 1, worker)
+
+    def live(self, task_id: str) -> list[str] | None:
+        value = self.redis.ask("HGET", self.keys.live, task_id)
+        return value.decode().split("|") if value else None
+
+    def waiting(self) -> int:
+        return sum(self.redis.ask("XLEN", stream) for stream in self.streams)
+
+    def events(self) -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in self.redis.ask("XRANGE", self.keys.events, "-", "+")]
+
+
+@pytest.fixture
+def bench(redis_url: str) -> Bench:
+    return Bench(redis_url)
+
+
+def test_entering_twice_is_entering_once(bench: Bench) -> None:
+    assert (bench.enter("a"), bench.enter("a")) == (1, 0)
+    assert bench.waiting() == 1
+
+
+def test_the_message_in_the_stream_is_dramatiqs(bench: Bench) -> None:
+    bench.enter("a")
+    ((_, fields),) = bench.redis.ask("XRANGE", bench.streams[2], "-", "+")
+    message = dramatiq.Message.decode(fields[b"message"])
+    assert (message.message_id, message.actor_name, message.queue_name) == ("a", "t", "q")
+    assert message.args == ({},)
+
+
+def test_priorities_are_taken_in_order_and_room_is_respected(bench: Bench) -> None:
+    for priority in reversed(PRIORITIES):
+        bench.enter(priority, priority)
+    assert [next(iter(bench.fetch("w", room=1))) for _ in PRIORITIES] == list(PRIORITIES)
+    assert bench.fetch("w") == {}
+
+
+def test_operators_commands_mean_what_they_say(bench: Bench) -> None:
+    for name in "abc":
+        bench.enter(name)
+    taken = bench.fetch("w", room=1)
+    stream = bench.streams[2]
+    assert bench.redis.ask("XLEN", stream) == 3  # not yet finished
+    groups = bench.redis.client.xinfo_groups(stream)
+    assert groups[0]["lag"] == 2  # not yet taken
+    assert bench.redis.ask("XPENDING", stream, GROUP)["pending"] == 1  # being worked on
+    bench.settle("w", taken["a"], "done")
+    assert bench.redis.ask("XLEN", stream) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "waiting"), [("done", "succeeded", 0), ("dead", "dead", 0), ("cancelled", "cancelled", 0)]
+)
+def test_an_end_leaves_a_mark_and_one_event(bench: Bench, kind: str, state: str, waiting: int) -> None:
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    assert bench.settle("w", item, kind) == 1
+    assert bench.live("a")[0] == state
+    assert bench.waiting() == waiting
+    assert [event[b"kind"] for event in bench.events()] == [b"started", b"ended"]
+    assert bench.enter("a") == 0  # a finished task does not look unknown
+
+
+def test_a_repeated_acknowledgement_changes_nothing(bench: Bench) -> None:
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    assert [bench.settle("w", item, "retry", 1000) for _ in range(3)] == [1, 0, 0]
+    assert bench.redis.ask("ZCARD", bench.keys.delayed("q")) == 1
+    assert len(bench.events()) == 2
+
+
+def test_a_retry_waits_outside_the_worker_and_keeps_its_attempts(bench: Bench) -> None:
+    bench.enter("a")
+    first = bench.fetch("w")["a"]
+    bench.settle("w", first, "retry", 0)
+    assert bench.live("a")[0] == "retrying"
+    assert bench.promote()[0] == 1
+    second = bench.fetch("v")["a"]
+    assert (first[4], second[4]) == (1, 2)
+    assert int(second[6]) > int(first[6])  # each start raises the token
+
+
+def test_a_return_uses_no_attempt(bench: Bench) -> None:
+    bench.enter("a")
+    bench.settle("w", bench.fetch("w")["a"], "return", attempts=0)
+    assert bench.fetch("v")["a"][4] == 1
+
+
+@pytest.mark.parametrize("kind", ["done", "retry", "dead", "cancelled", "return"])
+def test_p6_who_lost_a_task_cannot_settle_it(bench: Bench, kind: str) -> None:
+    bench.enter("a")
+    lost = bench.fetch("gone")["a"]
+    bench.silence("gone")
+    taken = bench.fetch("heir", sweep=True)["a"]
+    before = bench.live("a"), bench.events()
+    assert bench.settle("gone", lost, kind) == 0
+    assert (bench.live("a"), bench.events()) == before
+    assert bench.settle("heir", taken, "done") == 1
+
+
+def test_a_living_workers_tasks_are_not_taken(bench: Bench) -> None:
+    bench.enter("a")
+    bench.fetch("w")
+    assert bench.fetch("v", sweep=True) == {}
+
+
+def test_the_reply_of_a_fetch_that_was_lost_is_found_again(bench: Bench) -> None:
+    bench.enter("a")
+    bench.enter("b")
+    lost = bench.fetch("w", room=1)["a"]
+    held = bench.fetch("w", room=1)["b"]
+    again = bench.fetch("w", sweep=True, held=(b"%d:%s" % (held[0], held[1]),))
+    assert list(again) == ["a"]
+    assert again["a"][1] == lost[1]
+
+
+def test_p8_after_its_attempts_a_dead_workers_task_is_dead(bench: Bench) -> None:
+    bench.enter("a", most=2)
+    bench.fetch("w1")
+    bench.silence("w1")
+    assert "a" in bench.fetch("w2", sweep=True)
+    bench.silence("w2")
+    assert bench.fetch("w3", sweep=True) == {}
+    assert bench.live("a")[0] == "dead"
+    assert bench.waiting() == 0
+    assert json.loads(bench.events()[-1][b"data"])["outcome"] == "dead"
+
+
+def test_p8_a_type_without_bound_dies_after_five_worker_deaths_in_a_row(bench: Bench) -> None:
+    bench.enter("a", most=0)
+    bench.fetch("w0")
+    for n in range(4):
+        bench.silence(f"w{n}")
+        assert "a" in bench.fetch(f"w{n + 1}", sweep=True)
+    bench.silence("w4")
+    assert bench.fetch("w5", sweep=True) == {}
+    assert bench.live("a")[0] == "dead"
+
+
+def test_a_limit_counts_what_all_workers_run_and_a_crash_gives_the_place_back(bench: Bench) -> None:
+    for name in "abcd":
+        bench.enter(name)
+    assert len(bench.fetch("w", limit=2)) == 2
+    assert bench.fetch("v", limit=2) == {}
+    bench.silence("w")
+    assert set(bench.fetch("v", limit=2, sweep=True)) == {"a", "b"}
+    assert bench.fetch("v", limit=2) == {}
+
+
+def test_delayed_tasks_are_promoted_when_due_and_rung_for_when_nearer(bench: Bench) -> None:
+    seconds, micros = bench.redis.ask("TIME")
+    now = seconds * 1000 + micros // 1000
+    bench.enter("far", due_ms=now + 60_000)
+    bench.enter("near", due_ms=now + 50)
+    bench.enter("between", due_ms=now + 30_000)
+    assert bench.redis.ask("XLEN", bench.keys.bell) == 1
+    ((_, bell),) = bench.redis.ask("XRANGE", bench.keys.bell, "-", "+")
+    assert int(bell[b"due"]) == now + 50
+    moved, due, _ = bench.promote()
+    assert moved == 0 and 0 <= due <= 50
+    poll(lambda: bench.promote()[0] == 1, message="it becomes due")
+    assert list(bench.fetch("w")) == ["near"]
+
+
+def test_a_running_task_is_entered_again_after_a_flush_and_stays_its_workers(
+    bench: Bench, redis_client: redis.Redis
+) -> None:
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    redis_client.flushall()
+    for stream in bench.streams:
+        bench.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+    bench.enter("before")  # new tasks came first
+    adopt = [GROUP, "w", "a", "t", "q", "normal", 1, 3, int(item[6]), item[3]]
+    entry = bench.redis.call("adopt", [bench.keys.live, bench.streams[2]], adopt)
+    assert bench.redis.call("adopt", [bench.keys.live, bench.streams[2]], adopt) is None
+    assert list(bench.fetch("v")) == ["before"]
+    item[1] = entry
+    assert bench.settle("w", item, "done") == 1
+    assert bench.live("a")[0] == "succeeded"
+
+
+@pytest.mark.parametrize(("kind", "accepted"), [("done", 1), ("dead", 1), ("retry", 0), ("return", 0)])
+def test_an_end_counts_in_an_emptied_redis_and_another_try_does_not(
+    bench: Bench, redis_client: redis.Redis, kind: str, accepted: int
+) -> None:
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    redis_client.flushall()
+    assert bench.settle("w", item, kind) == accepted
+    assert len(bench.events()) == accepted
+
+
+def test_progress_is_the_holders_alone(bench: Bench) -> None:
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    touch: Callable[[int], int] = lambda token: bench.redis.call(  # noqa: E731
+        "touch", [bench.keys.live, bench.keys.progress], ["a", token, "{}"]
+    )
+    assert touch(int(item[6])) == 1
+    assert touch(int(item[6]) - 1) == 0
+    bench.settle("w", item, "done")
+    assert touch(int(item[6])) == 0
+
+
+def test_nothing_is_entered_on_knowledge_that_is_too_old(bench: Bench) -> None:
+    envelope = Envelope("a", "t", "q", "normal", "{}", 1)
+    assert bench.broker.dispatch([envelope], not_after_ms=1) == 0
+    assert bench.live("a") is None
+
+
+def test_marks_stay_until_the_recorder_is_through_and_then_go(bench: Bench) -> None:
+    bench.redis.ask("XGROUP", "CREATE", bench.keys.events, RECORDER, "0", "MKSTREAM")
+    bench.enter("a")
+    bench.settle("w", bench.fetch("w")["a"], "done")
+    forget: Callable[[], int] = lambda: bench.redis.call(  # noqa: E731
+        "forget", [bench.keys.events, bench.keys.live, bench.keys.progress], [RECORDER, 0, 100]
+    )
+    assert forget() == 0  # not read yet
+    reply = bench.redis.ask("XREADGROUP", "GROUP", RECORDER, "r", "STREAMS", bench.keys.events, ">")
+    entries = [entry for entry, _ in reply[0][1]]
+    assert forget() == 0  # read, not written
+    bench.redis.ask("XACK", bench.keys.events, RECORDER, *entries)
+    assert forget() == 2
+    assert bench.live("a") is None

@@ -1,0 +1,98 @@
+"""P1, P2: Redis is killed, emptied or away."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import RedisServer, poll
+from tests.workers import Installation
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def breakable(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
+    yield made
+    if not own_redis.running:
+        own_redis.start()
+    made.close()
+
+
+def test_p2_submissions_while_redis_is_away_are_accepted_and_run_when_it_is_back(
+    breakable: Installation, own_redis: RedisServer
+) -> None:
+    worker = breakable.start_worker()
+    own_redis.kill()
+    tasks = [breakable.submit("plain", f"t{n}") for n in range(5)]
+    assert [breakable.row(task).state for task in tasks] == ["queued"] * 5
+    own_redis.start()
+    for task in tasks:
+        breakable.wait_state(task, "succeeded", timeout=30)
+    assert breakable.notes() == {f"{word} t{n}": 1 for n in range(5) for word in ("start", "end")}
+    assert worker.alive
+
+
+@pytest.mark.parametrize("type_name", ["plain", "gentle"])
+def test_p2_a_running_task_survives_an_emptied_redis_and_is_not_run_twice(
+    breakable: Installation, own_redis: RedisServer, type_name: str
+) -> None:
+    breakable.start_worker()
+    breakable.start_worker()
+    running = breakable.submit(type_name, "running", seconds=8)
+    delayed = breakable.submit("failing", "fails")
+    breakable.wait_note("start running")
+    own_redis.client().flushall()
+    assert breakable.wait_state(running, "succeeded", timeout=30).attempts == 1
+    assert breakable.notes()["start running"] == 1
+    breakable.wait_state(delayed, "dead", timeout=30)
+
+
+def test_p2_an_end_that_meets_an_emptied_redis_is_kept(breakable: Installation, own_redis: RedisServer) -> None:
+    breakable.start_worker(SYTQ_WORKER__HEARTBEAT="20s", SYTQ_WORKER__LIVENESS="60s")
+    task = breakable.submit("plain", "a", seconds=2)
+    breakable.wait_note("start a")
+    own_redis.client().flushall()  # and no heartbeat enters the task again before it ends
+    assert breakable.wait_state(task, "succeeded", timeout=30).attempts == 1
+    assert breakable.notes() == {"start a": 1, "end a": 1}
+
+
+def test_p2_waiting_and_delayed_tasks_survive_an_emptied_redis(breakable: Installation, own_redis: RedisServer) -> None:
+    later = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=3)
+    waiting = [breakable.submit("plain", f"w{n}") for n in range(20)]
+    delayed = [breakable.submit("plain", f"d{n}", run_at=later) for n in range(5)]
+    own_redis.client().flushall()
+    breakable.start_worker()
+    for task in waiting + delayed:
+        breakable.wait_state(task, "succeeded", timeout=30)
+    assert set(breakable.notes().values()) == {1}
+
+
+def test_p2_redis_killed_under_work_and_restarted_with_its_file(breakable: Installation, own_redis: RedisServer) -> None:
+    worker = breakable.start_worker()
+    running = breakable.submit("gentle", "running", seconds=3)
+    tasks = [breakable.submit("plain", f"t{n}", seconds=0.05) for n in range(40)]
+    breakable.wait_note("start t5")
+    own_redis.kill()
+    poll(lambda: "Redis does not answer" in worker.text() or "waits for Redis" in worker.text(), message="it notices")
+    own_redis.start()
+    for task in [running, *tasks]:
+        breakable.wait_state(task, "succeeded", timeout=30)
+    assert breakable.notes()["end running"] == 1
+    breakable.assert_redis_forgets()
+
+
+def test_p2_a_stalled_redis_only_delays(breakable: Installation, own_redis: RedisServer) -> None:
+    breakable.start_worker()
+    task = breakable.submit("gentle", "a", seconds=1)
+    breakable.wait_note("start a")
+    own_redis.pause()
+    late = breakable.submit("plain", "late")  # the dispatch times out, the row stays
+    own_redis.resume()
+    breakable.wait_state(task, "succeeded", timeout=30)
+    breakable.wait_state(late, "succeeded", timeout=30)
+    assert breakable.notes()["start late"] == 1

@@ -1,0 +1,103 @@
+"""P3, P6, P8: a worker is killed, paused or poisoned."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.servers import poll
+from tests.workers import Installation
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("type_name", ["plain", "gentle"])
+def test_p3_tasks_of_a_killed_worker_start_elsewhere_within_5_seconds(
+    installation: Installation, type_name: str
+) -> None:
+    first = installation.start_worker()
+    task = installation.submit(type_name, "a", seconds=1.0)
+    installation.wait_note("start a")
+    installation.start_worker()
+    first.kill()
+    killed = time.monotonic()
+    installation.wait_note("start a", times=2)
+    assert time.monotonic() - killed < 5
+    row = installation.wait_state(task, "succeeded")
+    assert row.attempts == 2
+    assert installation.notes()["end a"] == 1
+    assert [a.outcome for a in installation.runtime.ledger.attempts(task)] == ["running", "succeeded"]
+
+
+def test_p4_finished_steps_of_a_killed_worker_are_not_run_again(installation: Installation) -> None:
+    first = installation.start_worker()
+    task = installation.submit("stepwise", "a", seconds=0.5)
+    installation.wait_note("step-two a")
+    first.kill()
+    installation.start_worker()
+    row = installation.wait_state(task, "succeeded")
+    assert row.result == '{"done":["one","two","three"]}'
+    assert installation.notes() == {"step-one a": 1, "step-two a": 2, "step-three a": 1}
+    interrupted = {step.name: step.interrupted for step in installation.runtime.ledger.steps(task)}
+    assert interrupted == {"one": 0, "two": 1, "three": 0}  # two may have been paid for twice, and that is on record
+
+
+def test_p6_a_worker_that_was_paused_changes_nothing_when_it_wakes(installation: Installation) -> None:
+    paused = installation.start_worker()
+    task = installation.submit("plain", "a", seconds=1.0)
+    installation.wait_note("start a")
+    paused.signal(signal.SIGSTOP)
+    installation.start_worker()
+    row = installation.wait_state(task, "succeeded")
+    token, attempts = row.token, row.attempts
+    paused.signal(signal.SIGCONT)
+    poll(lambda: "belongs to another start" in paused.text(), message="the paused worker's outcome is refused")
+    assert paused.alive
+    again = installation.submit("plain", "b")  # it has taken part again since, or the other one has
+    installation.wait_state(again, "succeeded")
+    row = installation.row(task)
+    assert (row.state, row.token, row.attempts) == ("succeeded", token, attempts)
+
+
+def test_p8_a_task_that_kills_its_worker_ends_dead_after_its_attempts(installation: Installation) -> None:
+    task = installation.submit("poison", "a")
+    for start in range(1, 4):
+        worker = installation.start_worker()
+        installation.wait_note("start a", times=start)
+        poll(lambda worker=worker: not worker.alive, message="the master ends with its worker")
+    installation.start_worker()
+    row = installation.wait_state(task, "dead")
+    assert installation.notes() == {"start a": 3}
+    assert "worker died" in row.error
+    assert row.attempts == 3
+    installation.assert_redis_forgets()
+
+
+def test_sigterm_hands_back_what_cannot_end_in_time_and_uses_no_attempt(installation: Installation) -> None:
+    worker = installation.start_worker()
+    quick = installation.submit("plain", "quick", seconds=0.5)
+    endless = installation.submit("gentle", "endless", seconds=20)
+    installation.wait_note("start quick")
+    installation.wait_note("start endless")
+    assert worker.terminate() == 0
+    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    assert redis.ask("XLEN", keys.stream("gentle", "normal")) == 1
+    live = installation.runtime.inspection.live([endless])[endless]
+    assert (live.state, live.attempts, live.worker) == ("queued", 0, None)
+    installation.start_worker()
+    installation.wait_note("start endless", times=2)
+    assert installation.wait_state(quick, "succeeded").attempts == 1
+    assert installation.notes()["start quick"] == 1
+
+
+def test_second_sigterm_to_the_group_still_loses_nothing(installation: Installation) -> None:
+    worker = installation.start_worker()
+    task = installation.submit("gentle", "a", seconds=3)
+    installation.wait_note("start a")
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGTERM)
+    worker.wait(30)
+    installation.start_worker()
+    assert installation.wait_state(task, "succeeded").result == '{"name":"a"}'

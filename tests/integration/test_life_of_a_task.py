@@ -1,0 +1,123 @@
+"""What happens to a task between its submission and its end, with real workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import time
+
+from sytq.ids import new_id
+from tests.servers import poll
+from tests.workers import Installation
+
+
+def test_both_lanes_run_and_are_recorded(installation: Installation) -> None:
+    installation.start_worker()
+    for type_name in ("plain", "gentle"):
+        row = installation.wait_state(installation.submit(type_name, type_name), "succeeded")
+        assert json.loads(row.result) == {"name": type_name}
+        assert row.attempts == 1
+        assert row.created_at <= row.started_at <= row.finished_at
+        (attempt,) = installation.runtime.ledger.attempts(row.id)
+        assert (attempt.outcome, attempt.token) == ("succeeded", row.token)
+    installation.assert_redis_forgets()
+
+
+def test_a_failing_task_is_tried_as_its_policy_says_and_its_death_is_told_once(installation: Installation) -> None:
+    installation.start_worker()
+    row = installation.wait_state(installation.submit("failing", "a"), "dead")
+    assert row.attempts == 3
+    assert row.error == "ValueError: a fails (failed after 3 attempts)"
+    installation.wait_note("dead-3 a")
+    assert installation.notes() == {"start a": 3, "dead-3 a": 1}
+    outcomes = [attempt.outcome for attempt in installation.runtime.ledger.attempts(row.id)]
+    assert outcomes == ["failed", "failed", "dead"]
+
+
+def test_fail_ends_at_once_and_retry_may_cost_no_attempt(installation: Installation) -> None:
+    installation.start_worker()
+    hopeless, patient = installation.submit("hopeless", "h"), installation.submit("patient", "p")
+    row = installation.wait_state(hopeless, "dead")
+    assert (row.attempts, row.error) == (1, "there is no hope")
+    assert installation.wait_state(patient, "succeeded").attempts == 1
+    assert installation.notes() == {"start h": 1, "start p": 6}
+
+
+def test_time_limits_end_both_kinds(installation: Installation) -> None:
+    installation.start_worker()
+    slow, slowly = installation.submit("slow"), installation.submit("slowly")
+    assert "timed out" in installation.wait_state(slow, "dead").error
+    assert "timed out after 0.5 s" in installation.wait_state(slowly, "dead").error
+
+
+def test_a_child_is_made_once_however_often_its_parent_runs(installation: Installation) -> None:
+    installation.start_worker()
+    row = installation.wait_state(installation.submit("parent", "p"), "succeeded")
+    assert row.attempts == 2
+    installation.wait_note("end child-of-p")
+    assert installation.notes() == {"start p": 2, "start child-of-p": 1, "end child-of-p": 1}
+
+
+def test_a_delayed_task_starts_on_time(installation: Installation) -> None:
+    installation.start_worker()
+    due = time.time() + 1.5
+    at = dt.datetime.fromtimestamp(due, dt.UTC).replace(tzinfo=None)
+    far = installation.submit("plain", "far", run_at=at + dt.timedelta(days=400))
+    near = installation.submit("plain", "near", run_at=at)
+    assert installation.runtime.inspection.live([near])[near].state == "scheduled"
+    installation.wait_state(near, "succeeded")
+    started = float(installation.journal.read_text().split()[2])
+    assert due <= started < due + 1.0  # its punctuality is measured in bench/, not on a shared machine
+    assert installation.row(far).state == "scheduled"
+
+
+def test_a_row_inserted_by_any_program_is_a_submission(installation: Installation) -> None:
+    installation.start_worker()
+    task_id = new_id()
+    poll(lambda: (installation.runtime.inspection.epoch_age() or 0) > 4, message="the reconciler begins")
+    payload = json.dumps({"journal": str(installation.journal), "name": "sql"})
+    installation.runtime.database.execute_sql(
+        "INSERT INTO sytq_tasks (id, type, payload) VALUES (?, 'plain', ?)", (task_id, payload)
+    )
+    inserted = time.monotonic()
+    installation.wait_note("end sql")
+    assert time.monotonic() - inserted < 3
+    assert installation.wait_state(task_id, "succeeded").attempts == 1
+
+
+def test_rows_that_cannot_run_end_dead_and_disturb_nobody(installation: Installation) -> None:
+    installation.start_worker()
+    bad = {"type": "no|name", "payload": "{}"}, {"type": "plain", "payload": "not json"}, {"type": "plain", "payload": "{}"}
+    ids = []
+    for row in bad:
+        ids.append(new_id())
+        installation.runtime.database.execute_sql(
+            "INSERT INTO sytq_tasks (id, type, payload) VALUES (?, ?, ?)", (ids[-1], row["type"], row["payload"])
+        )
+    for task_id in ids:
+        assert installation.wait_state(task_id, "dead").error
+    (letter,) = installation.runtime.redis.ask("XRANGE", installation.runtime.broker.keys.deadletters, "-", "+")
+    assert b"not json" in letter[1][b"message"]
+    installation.wait_state(installation.submit("plain", "good"), "succeeded")
+
+
+def test_an_unknown_type_waits_until_a_worker_knows_it(installation: Installation) -> None:
+    worker = installation.start_worker(SYTQ_PLUGINS__PATHS="[]")
+    task = installation.submit("gentle", "a", priority="high")
+    task2 = installation.prepare("plain", "b")
+    moved = dataclasses.replace(task2, queue="default")
+    installation.runtime.submitter.submit([moved])
+    poll(lambda: "unknown task type" in worker.text(), message="the old worker declines it")
+    worker.terminate()
+    installation.start_worker()
+    installation.wait_state(task, "succeeded")
+    assert installation.wait_state(moved.id, "succeeded", timeout=20).attempts == 1
+
+
+def test_nothing_private_is_logged(installation: Installation) -> None:
+    worker = installation.start_worker()
+    installation.wait_state(installation.submit("failing", "sk-0123456789abcdef0123456789"), "dead")
+    installation.wait_state(installation.submit("plain", "payload-word"), "succeeded")
+    assert "payload-word" not in worker.text()
+    assert "0123456789abcdef" not in worker.text()

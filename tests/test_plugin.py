@@ -1,0 +1,89 @@
+"""The registry: what is loaded, what is refused, what is set aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq import config
+from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.plugin import Registry
+
+TYPE = '''
+from pydantic import BaseModel
+from sytq import Backoff, task
+
+class Payload(BaseModel):
+    """It counts."""
+    n: int
+
+@task("{name}", payload=Payload, retry=Backoff(first="1s", max_attempts=5), timeout="10s")
+def {name}(ctx, payload):
+    return payload.n
+'''
+
+
+def load(folder: Path, **settings: str) -> Registry:
+    return Registry.load(config.load(environ={"SYTQ_PLUGINS__PATHS": f'["{folder}"]', **settings}))
+
+
+def test_built_in_types_come_through_the_entry_points(tmp_path: Path) -> None:
+    names = {declared.name for declared in load(tmp_path)}
+    assert {"llm", "webhook", "callback", "cleanup", "llm.dead"} <= names
+
+
+def test_a_file_in_a_folder_is_a_type(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(TYPE.format(name="one"))
+    declared = load(tmp_path).get("one")
+    assert (declared.queue, declared.seconds, declared.backoff.max_attempts) == ("default", 10.0, 5)
+    assert declared.source == str(tmp_path / "one.py")
+    with pytest.raises(InvalidInput, match="n: Input should be a valid integer"):
+        declared.parse({"n": "many"})
+
+
+def test_configuration_overrides_a_type(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(TYPE.format(name="one"))
+    section = '{"retry": {"first": "3s", "max_attempts": 9}, "timeout": "1m", "queue": "slow", "priority": "low", "own": 7}'
+    declared = load(tmp_path, SYTQ_TYPES__ONE=section).get("one")
+    assert (declared.backoff.first, declared.backoff.max_attempts, declared.backoff.factor) == (3.0, 9, 2.0)
+    assert (declared.seconds, declared.queue, declared.priority) == (60.0, "slow", "low")
+    assert declared.config == {"own": 7}
+
+
+def test_one_name_twice_stops_the_start_and_names_both(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(TYPE.format(name="webhook"))
+    with pytest.raises(DuplicatePlugin) as error:
+        load(tmp_path)
+    assert str(tmp_path / "one.py") in str(error.value)
+    assert "webhook.py" in str(error.value)
+
+
+def test_a_broken_file_is_set_aside_and_stops_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import nothing_of_this_name")
+    (tmp_path / "good.py").write_text(TYPE.format(name="good"))
+    registry = load(tmp_path)
+    assert "good" in registry
+    (found,) = registry.quarantined
+    assert found.source == str(tmp_path / "bad.py")
+    assert "nothing_of_this_name" in found.error
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"SYTQ_TYPES__NOSUCH": '{"timeout": "1s"}'}, "types.nosuch: no such task type; valid: .*webhook"),
+        ({"SYTQ_PLUGINS__PATHS": '["/nowhere/at/all"]'}, "plugins.paths: '/nowhere/at/all' is not a folder"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_stops_the_start(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, **settings)
+
+
+def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="valid: .*cleanup, llm"):
+        load(tmp_path).get("nosuch")

@@ -1,0 +1,106 @@
+"""Task types for the tests: each writes a line to a file when it runs, so that runs can be counted from outside."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from sytq import AsyncContext, Backoff, Context, Death, Fail, Retry, task
+
+
+class Trial(BaseModel):
+    journal: str  # the file to write to
+    name: str = "-"
+    seconds: float = 0.0
+
+
+def note(trial: Trial, word: str) -> None:
+    with Path(trial.journal).open("a") as file:
+        file.write(f"{word} {trial.name} {time.time()}\n")
+
+
+THREE = Backoff(first="100ms", factor=1, max_attempts=3, jitter=0)
+
+
+@task("plain", payload=Trial, queue="plain", retry=THREE)
+def plain(ctx: Context, trial: Trial) -> dict[str, str]:
+    note(trial, "start")
+    time.sleep(trial.seconds)
+    note(trial, "end")
+    return {"name": trial.name}
+
+
+@task("gentle", payload=Trial, queue="gentle", retry=THREE, timeout="30s")
+async def gentle(ctx: AsyncContext, trial: Trial) -> dict[str, str]:
+    note(trial, "start")
+    await ctx.progress(1, 2, "half way")
+    await asyncio.sleep(trial.seconds)
+    await ctx.progress(2, 2, "done")
+    note(trial, "end")
+    return {"name": trial.name}
+
+
+@task("stepwise", payload=Trial, queue="gentle", retry=THREE)
+async def stepwise(ctx: AsyncContext, trial: Trial) -> dict[str, list[str]]:
+    done = []
+    for name in ("one", "two", "three"):
+
+        async def work(name: str = name) -> str:
+            note(trial, f"step-{name}")
+            await asyncio.sleep(trial.seconds)
+            return name
+
+        done.append(await ctx.step(name, work))
+    return {"done": done}
+
+
+@task("poison", payload=Trial, queue="poison", retry=THREE)
+def poison(ctx: Context, trial: Trial) -> None:
+    note(trial, "start")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def mourn(ctx: AsyncContext, dead: Death) -> None:
+    note(Trial(**dead.payload), f"dead-{dead.attempts}")
+
+
+@task("failing", payload=Trial, queue="gentle", retry=THREE, on_dead=mourn)
+async def failing(ctx: AsyncContext, trial: Trial) -> None:
+    note(trial, "start")
+    raise ValueError(f"{trial.name} fails")
+
+
+@task("hopeless", payload=Trial, queue="plain", retry=THREE)
+def hopeless(ctx: Context, trial: Trial) -> None:
+    note(trial, "start")
+    raise Fail("there is no hope")
+
+
+@task("patient", payload=Trial, queue="plain", retry=THREE)
+def patient(ctx: Context, trial: Trial) -> None:
+    note(trial, "start")
+    if Path(trial.journal).read_text().count(f"start {trial.name} ") < 6:
+        raise Retry(after=0.05, counts=False, reason="not yet")
+
+
+@task("slow", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")
+def slow(ctx: Context, trial: Trial) -> None:
+    while True:
+        time.sleep(0.05)
+
+
+@task("slowly", payload=Trial, queue="gentle", retry=Backoff(first="50ms", max_attempts=1), timeout="500ms")
+async def slowly(ctx: AsyncContext, trial: Trial) -> None:
+    await asyncio.sleep(60)
+
+
+@task("parent", payload=Trial, queue="gentle", retry=THREE)
+async def parent(ctx: AsyncContext, trial: Trial) -> None:
+    child = trial.model_dump() | {"name": f"child-of-{trial.name}"}
+    await ctx.enqueue("plain", child, key="only")
+    note(trial, "start")
+    if ctx.attempt == 1:
+        raise ValueError("after its child was made")

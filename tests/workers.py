@@ -1,0 +1,133 @@
+"""A sytq installation for one test: a ledger, the queue, real worker processes, and what is seen from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sytq import config
+from sytq.migrations import migrate
+from sytq.models import Task
+from sytq.runtime import Runtime, build
+from tests.servers import poll
+
+TRIALS = Path(__file__).parent / "trial_plugins"
+
+
+class WorkerProcess:
+    """A real `dramatiq sytq.actors`, in a process group of its own."""
+
+    def __init__(self, environ: dict[str, str], log: Path, threads: int) -> None:
+        self.log = log
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dramatiq", "sytq.actors", "-p", "1", "-t", str(threads)],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log.open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait_ready(self) -> WorkerProcess:
+        poll(lambda: "ready for action" in self.text() or not self.alive, timeout=30, message="the worker starts")
+        assert self.alive, self.text()
+        return self
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to master and workers."""
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL all of it, at once."""
+        if self.alive:
+            self.signal(signal.SIGKILL)
+        self._process.wait(10)
+
+    def terminate(self) -> int:
+        """SIGTERM to the master alone, as systemd's KillMode=mixed does; wait for the end and return its code."""
+        self._process.terminate()
+        return self.wait(60)
+
+    def wait(self, timeout: float) -> int:
+        return self._process.wait(timeout)
+
+
+class Installation:
+    """One configuration, seen through its runtime, with the workers that a test starts."""
+
+    def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: str) -> None:
+        self.folder = folder
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")} | {
+            "SYTQ_DATABASE__URL": database_url,
+            "SYTQ_REDIS__URL": redis_url,
+            "SYTQ_PLUGINS__PATHS": f'["{TRIALS}"]',
+            "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "2s",
+            "SYTQ_LOGGER__FORMAT": "json",
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            **settings,
+        }
+        self.runtime: Runtime = build(config.load(environ=self.environ))
+        self.journal = folder / "journal"
+        self.journal.touch()
+        self._workers: list[WorkerProcess] = []
+        migrate(self.runtime.database)
+
+    def start_worker(self, threads: int = 4, **settings: str) -> WorkerProcess:
+        log = self.folder / f"worker-{len(self._workers)}.log"
+        worker = WorkerProcess(self.environ | settings, log, threads)
+        self._workers.append(worker)
+        return worker.wait_ready()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self.runtime.database.close_all()
+        self.runtime.redis.close()
+
+    def submit(self, type_name: str, name: str = "-", seconds: float = 0.0, **options: Any) -> str:
+        task = self.prepare(type_name, name, seconds, **options)
+        self.runtime.submitter.submit([task])
+        return task.id
+
+    def prepare(self, type_name: str, name: str = "-", seconds: float = 0.0, **options: Any) -> Any:
+        payload = {"journal": str(self.journal), "name": name, "seconds": seconds}
+        return self.runtime.submitter.prepare(type_name, payload, **options)
+
+    def row(self, task_id: str) -> Task:
+        row = self.runtime.ledger.get(task_id)
+        assert row is not None, f"task {task_id} has no row"
+        return row
+
+    def wait_state(self, task_id: str, *states: str, timeout: float = 15) -> Task:
+        poll(
+            lambda: self.row(task_id).state in states,
+            timeout=timeout,
+            message=lambda: f"{task_id} becomes {states}: it is {self.row(task_id).__data__}",
+        )
+        return self.row(task_id)
+
+    def notes(self) -> Counter[str]:
+        """How often each "word name" was written by the trial tasks."""
+        return Counter(" ".join(line.split()[:2]) for line in self.journal.read_text().splitlines())
+
+    def wait_note(self, note: str, times: int = 1, timeout: float = 15) -> None:
+        poll(lambda: self.notes()[note] >= times, timeout=timeout, message=f"'{note}' is written {times} times")
+
+    def assert_redis_forgets(self) -> None:
+        """Nothing is left of finished tasks: no message, no pending entry, and after a while no live entry."""
+        redis, keys = self.runtime.redis, self.runtime.broker.keys
+        streams = [stream for declared in self.runtime.registry for stream in keys.streams(declared.queue)]
+        poll(lambda: sum(redis.ask("XLEN", stream) for stream in streams) == 0, message="the streams empty")
+        poll(lambda: redis.ask("HLEN", keys.live) == 0, timeout=20, message="the live index empties")
