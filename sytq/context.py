@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 import peewee
 import structlog
 
-from sytq.broker.delivery import Delivery
 from sytq.broker.broker import StreamsBroker
+from sytq.broker.delivery import Delivery
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
 from sytq.ledger import Ledger, NewTask
-from sytq.models import Step
+from sytq.models import Step, Task
 from sytq.plugin import TaskType, encode
 from sytq.submit import Submitter
 
@@ -64,8 +64,10 @@ class Transaction:
         new = self._context._services.submitter.prepare(
             type_name, payload, id=derived_id(parent, key), run_at=run_at, parent=parent
         )
-        self._context._services.ledger.insert([new])
-        self.tasks.append(new)
+        # A run before this one may have made it, with another payload even; that one is what was promised.
+        if Task.get_or_none(Task.id == new.id) is None:
+            self._context._services.ledger.insert([new])
+            self.tasks.append(new)
         return new.id
 
 

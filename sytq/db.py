@@ -148,7 +148,7 @@ def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Call
                 raise  # inside another transaction the outermost one decides
             if verdict == "away" or again == _TRIES - 1:
                 raise DatabaseUnavailable(f"the database does not answer: {_brief(error)}") from error
-        time.sleep(random.uniform(0, 0.02 * 2**again))
+        time.sleep(random.uniform(0, 0.02 * 2**again))  # noqa: S311
     raise AssertionError("unreachable")
 
 

@@ -17,7 +17,7 @@ import peewee
 from sytq.db import is_mysql, read, transact
 from sytq.errors import Lost
 from sytq.models import MODELS, Attempt, Step, Task
-from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, SUCCEEDED, TERMINAL, UNFINISHED
+from sytq.states import DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
 
@@ -218,7 +218,7 @@ class Ledger:
             else:
                 assign = ", ".join(f"{name} = {value.format(t='t.')}" for name, value in sets.items())
                 sql = f"UPDATE sytq_tasks AS t SET {assign} FROM {source} WHERE t.id = v.id AND {guard}"
-            self.database.execute_sql(sql, [_plain(value) for value in values])  # type: ignore[no-untyped-call]
+            self.database.execute_sql(sql, [_plain(value) for value in values])
 
     def _write_attempts(self, changes: list[Change]) -> None:
         columns = "task_id, token, attempt, outcome, worker, error, detail, started_at, finished_at"
@@ -237,6 +237,10 @@ class Ledger:
             new = "excluded.{}"
         replaced = ("attempt", "outcome", "worker", "error", "detail", "finished_at")
         replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
+        # A start after another that never ended: its worker died or was cut off.
+        ended = [(c.started_at, c.id, c.token) for c in changes if c.state == RUNNING and c.attempts > 1]
+        lost = "SET outcome = 'lost', finished_at = {0} WHERE task_id = {0} AND token < {0} AND outcome = 'running'"
+        self._many(f"UPDATE sytq_attempts {lost.format(self._mark)}", ended)
         self._many(f"{into} {keep}", rows[True])
         self._many(f"{into} {replace}", rows[False])
 
@@ -299,26 +303,6 @@ class Ledger:
         query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
         self.fenced(task_id, token, lambda: query.execute())
 
-    # -- retention
-
-    def prune(self, before: dt.datetime, limit: int = 500) -> int:
-        """Delete up to `limit` tasks that ended before `before`, with their attempts and steps; return how many."""
-
-        def work() -> int:
-            ids = [
-                row.id
-                for row in Task.select(Task.id)
-                .where(Task.state.in_((SUCCEEDED, DEAD, CANCELLED)), Task.finished_at < before)
-                .limit(limit)
-            ]
-            if ids:
-                Attempt.delete().where(Attempt.task_id.in_(ids)).execute()
-                Step.delete().where(Step.task_id.in_(ids)).execute()
-                Task.delete().where(Task.id.in_(ids)).execute()
-            return len(ids)
-
-        return transact(self.database, work)
-
     # -- SQL without an ORM row for each: building those costs more than the server
 
     def _marks(self, count: int) -> str:
@@ -328,7 +312,7 @@ class Ledger:
         if not rows:
             return
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            self.database.cursor().executemany(sql, [tuple(map(_plain, row)) for row in rows])  # type: ignore[no-untyped-call]
+            self.database.cursor().executemany(sql, [tuple(map(_plain, row)) for row in rows])
 
 
 def _plain(value: Any) -> Any:

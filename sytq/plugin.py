@@ -188,7 +188,7 @@ class Registry:
 
     @classmethod
     def load(cls, settings: Settings) -> Registry:
-        """Load every installed and configured plugin. Raises ConfigError (two plugins of one name, unknown `types.*`)."""
+        """Load every plugin. Raises ConfigError (two of one name, a `types.*` section without its type)."""
         registry = cls(settings)
         for module in registry._modules():
             for declared in vars(module).values():
@@ -255,7 +255,8 @@ class Registry:
             )
         if settled.priority not in PRIORITIES:
             raise ConfigError(
-                f"task type '{settled.name}': priority '{settled.priority}' is not valid; valid: {', '.join(PRIORITIES)}"
+                f"task type '{settled.name}': priority '{settled.priority}' is not valid;"
+                f" valid: {', '.join(PRIORITIES)}"
             )
         return settled
 

@@ -15,7 +15,7 @@ from sytq.errors import DatabaseUnavailable, Lost
 from sytq.ids import derived_id, new_id
 from sytq.ledger import Change, Ledger, NewTask, utcnow
 from sytq.migrations import migrate, pending
-from sytq.models import Step, Task, ValuationRecord
+from sytq.models import Task, ValuationRecord
 from tests.servers import MySQLServer
 
 LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
@@ -180,18 +180,6 @@ def test_p4_a_step_is_run_once_and_an_interrupted_one_is_on_record(ledger: Ledge
     assert [step.name for step in ledger.steps(task_id)] == ["s"]
 
 
-def test_pruning_takes_only_old_ends_and_all_that_belongs_to_them(ledger: Ledger) -> None:
-    old, fresh, running = accepted(ledger), accepted(ledger), accepted(ledger)
-    ledger.begin_step(old, 1, "s")
-    past = utcnow() - dt.timedelta(days=2)
-    ledger.record([Change(old, "succeeded", 1, 1, "w", past, past, outcome="succeeded"), ended(fresh, 1, "succeeded")])
-    cut = utcnow() - dt.timedelta(days=1)
-    assert (ledger.prune(cut), ledger.prune(cut)) == (1, 0)
-    assert {row.id for row in Task.select()} == {fresh, running}
-    assert ledger.attempts(old) == []
-    assert Step.select().count() == 0
-
-
 def test_a_deadlock_runs_the_whole_transaction_again(mysql_url: str) -> None:
     database = open_database(mysql_url)
     migrate(database)
@@ -224,7 +212,7 @@ def test_a_database_that_is_away_is_said_to_be(own_mysql: MySQLServer) -> None:
     ledger = Ledger(database)
     task_id = accepted(ledger)
     own_mysql.kill()
-    for call in (lambda: ledger.get(task_id), lambda: ledger.accept([new()]), lambda: ledger.prune(utcnow())):
+    for call in (lambda: ledger.get(task_id), lambda: ledger.accept([new()])):
         with pytest.raises(DatabaseUnavailable):
             call()
     own_mysql.start()

@@ -45,7 +45,9 @@ def test_a_file_in_a_folder_is_a_type(tmp_path: Path) -> None:
 
 def test_configuration_overrides_a_type(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(TYPE.format(name="one"))
-    section = '{"retry": {"first": "3s", "max_attempts": 9}, "timeout": "1m", "queue": "slow", "priority": "low", "own": 7}'
+    section = (
+        '{"retry": {"first": "3s", "max_attempts": 9}, "timeout": "1m", "queue": "slow", "priority": "low", "own": 7}'
+    )
     declared = load(tmp_path, SYTQ_TYPES__ONE=section).get("one")
     assert (declared.backoff.first, declared.backoff.max_attempts, declared.backoff.factor) == (3.0, 9, 2.0)
     assert (declared.seconds, declared.queue, declared.priority) == (60.0, "slow", "low")
@@ -85,5 +87,5 @@ def test_a_configuration_that_cannot_be_meant_stops_the_start(
 
 
 def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="valid: .*cleanup, llm"):
+    with pytest.raises(InvalidInput, match=r"valid: .*cleanup, llm"):
         load(tmp_path).get("nosuch")

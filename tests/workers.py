@@ -25,7 +25,9 @@ class WorkerProcess:
     def __init__(self, environ: dict[str, str], log: Path, threads: int) -> None:
         self.log = log
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dramatiq", "sytq.actors", "-p", "1", "-t", str(threads)],
+            # Dramatiq's master looks after its workers only when all have booted or this time is up; a worker that
+            # is killed by its first task never says that it has booted.
+            [sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", f"-t{threads}", "--worker-fork-timeout=1000"],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=log.open("ab"),
@@ -34,8 +36,8 @@ class WorkerProcess:
         )
 
     def wait_ready(self) -> WorkerProcess:
-        poll(lambda: "ready for action" in self.text() or not self.alive, timeout=30, message="the worker starts")
-        assert self.alive, self.text()
+        poll(lambda: "worker started" in self.text() or not self.alive, timeout=30, message="the worker starts")
+        assert "worker started" in self.text(), self.text()
         return self
 
     def text(self) -> str:

@@ -23,7 +23,7 @@ _BATCH = 200
 
 
 class Acks(threading.Thread):
-    """While one batch is being written the next one gathers, so busy workers share round trips and idle ones wait for none."""
+    """While one batch is written the next one gathers: busy workers share round trips, idle ones wait for none."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from sytq.states import PRIORITIES
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A task as it is handed to Redis. `payload` is JSON text; `due_ms` 0 means now; `max_attempts` 0 means no bound."""
+    """A task as it is handed to Redis. `payload` is JSON text; `due_ms` 0 is now; `max_attempts` 0 is no bound."""
 
     id: str
     type: str

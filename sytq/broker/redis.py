@@ -35,7 +35,7 @@ _NOT_NOW = (
 
 
 class Redis:
-    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable and nothing else on faults."""
+    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when it is away."""
 
     def __init__(self, url: str, *, connections: int = 50, timeout: float = 5.0) -> None:
         scheme = url.partition("://")[0]

@@ -1,4 +1,4 @@
-"""The ledger: tasks, what happened at each attempt, checkpointed steps; and contract A's table where a caller has none."""
+"""The ledger: tasks, their attempts, checkpointed steps; and contract A's table where a caller has none."""
 
 from typing import Any
 

@@ -72,7 +72,9 @@ def test_p2_waiting_and_delayed_tasks_survive_an_emptied_redis(breakable: Instal
     assert set(breakable.notes().values()) == {1}
 
 
-def test_p2_redis_killed_under_work_and_restarted_with_its_file(breakable: Installation, own_redis: RedisServer) -> None:
+def test_p2_redis_killed_under_work_and_restarted_with_its_file(
+    breakable: Installation, own_redis: RedisServer
+) -> None:
     worker = breakable.start_worker()
     running = breakable.submit("gentle", "running", seconds=3)
     tasks = [breakable.submit("plain", f"t{n}", seconds=0.05) for n in range(40)]

@@ -88,7 +88,11 @@ def test_a_row_inserted_by_any_program_is_a_submission(installation: Installatio
 
 def test_rows_that_cannot_run_end_dead_and_disturb_nobody(installation: Installation) -> None:
     installation.start_worker()
-    bad = {"type": "no|name", "payload": "{}"}, {"type": "plain", "payload": "not json"}, {"type": "plain", "payload": "{}"}
+    bad = (
+        {"type": "no|name", "payload": "{}"},
+        {"type": "plain", "payload": "not json"},
+        {"type": "plain", "payload": "{}"},
+    )
     ids = []
     for row in bad:
         ids.append(new_id())

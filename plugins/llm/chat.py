@@ -1,0 +1,196 @@
+"""One chat completion of an OpenAI-compatible provider: the request, its deadlines, bounded memory.
+
+Owns the connection's side of a call; what the answer says is answer.py. Must not know rows or tasks, nor what
+a failure leads to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import aiohttp
+
+from sytq.config import Provider
+from sytq.http import Client
+
+from ..webhook import retry_after
+from .answer import Answer, ChatError, Kind, Reply, parse
+
+Message = Mapping[str, str]  # {"role": ..., "content": ...}
+Wait = Literal["first_content", "silence", "total"]
+
+_MAX_LINE = 1 << 20
+_MAX_BODY = 8 << 20
+_MAX_ERROR_BODY = 64 << 10
+_AFTERGLOW = 5.0  # seconds for the usage numbers once the answer is complete
+_CLOSING = 0.1  # seconds for the end of the body after that: read to its end, the connection can serve again
+
+
+async def complete(
+    client: Client, provider: Provider, messages: Sequence[Message], *, model: str | None = None
+) -> Reply:
+    """Ask once and return the whole answer. Raises ChatError; no other error is to be expected."""
+    key = provider.api_key.get_secret_value() if provider.api_key else ""
+    answer = Answer(model or provider.model, key, [message["content"] for message in messages])
+    clock = _Clock(provider)
+    try:
+        async with (
+            clock.timer,
+            client.stream(
+                "POST",
+                f"{provider.base_url.rstrip('/')}/chat/completions",
+                headers=_headers(provider, key),
+                body=_request(provider, messages, model),
+                connect_timeout=min(10.0, provider.first_content),
+                trusted=True,
+            ) as response,
+        ):
+            if not 200 <= response.status < 300:
+                raise await _refusal(response, answer)
+            if not provider.stream or response.content_type == "application/json":
+                answer.take(parse(await _body(response, _MAX_BODY)))
+            else:
+                await _stream(response, answer, clock)
+    except TimeoutError:
+        if answer.finish_reason is None:
+            raise clock.error() from None
+    except (aiohttp.ClientError, OSError) as error:
+        if answer.finish_reason is None:
+            raise _broken(error, answer) from None
+    # The answer ended properly; a stream that hung or broke after that has cost at most its usage numbers.
+    return answer.reply()
+
+
+def _headers(provider: Provider, key: str) -> dict[str, str]:
+    headers = {"Content-Type": "application/json"}
+    headers["Accept"] = "text/event-stream" if provider.stream else "application/json"
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _request(provider: Provider, messages: Sequence[Message], model: str | None) -> str:
+    request: dict[str, Any] = {
+        "model": model or provider.model,
+        "messages": list(messages),
+        "max_tokens": provider.max_tokens,
+        "stream": provider.stream,
+        "stream_options": {"include_usage": True} if provider.stream else None,
+    } | provider.extra
+    # A null in `extra` takes a field out, for providers that do not know it.
+    return json.dumps({name: value for name, value in request.items() if value is not None})
+
+
+class _Clock:
+    """One timer from DNS to the last byte: each piece of content moves it on, up to the total."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._now = asyncio.get_running_loop().time
+        self._end = self._now() + provider.total
+        # A whole answer has no first content: it comes when the thinking is over.
+        first = provider.first_content if provider.stream else provider.total
+        self._wait: Wait = "first_content" if first < provider.total else "total"
+        self.timer = asyncio.timeout(min(first, provider.total))
+
+    def content(self, last: bool) -> None:
+        silence = self._provider.silence
+        self.move("silence", min(silence, _AFTERGLOW) if last else silence)
+
+    def move(self, wait: Wait, seconds: float) -> None:
+        """Let the timer end in `seconds`, or at the total if that is sooner."""
+        at = self._now() + seconds
+        self._wait = wait if at < self._end else "total"
+        self.timer.reschedule(min(at, self._end))
+
+    def error(self) -> ChatError:
+        """The deadline that passed."""
+        if not self.timer.expired():
+            return ChatError("network", "no connection to the provider in time")
+        provider = self._provider
+        said = {
+            "first_content": f"no content within {provider.first_content:g} s",
+            "silence": f"no further content within {provider.silence:g} s",
+            "total": f"not finished within {provider.total:g} s",
+        }
+        return ChatError(self._wait, said[self._wait])
+
+
+async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock) -> None:
+    """Read server-sent events until the provider says that it has ended, or closes."""
+    async for line in _lines(response.content):
+        if line.lstrip()[:1] == b"<":
+            raise ChatError("html", "the provider answered with a web page", status=response.status)
+        field, _, value = line.partition(b":")
+        if field != b"data":
+            continue  # comments (keep-alive), event names and ids: none of them moves the clock
+        if value.strip() != b"[DONE]":
+            if answer.take(parse(value)):
+                clock.content(last=answer.finish_reason is not None)
+        elif answer.finish_reason is None:
+            return
+        else:
+            clock.move("silence", _CLOSING)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines without their end, also the last one that has none."""
+    rest = b""
+    while chunk := await content.readany():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > _MAX_LINE:
+            raise ChatError("too_large", f"a line of the stream is longer than {_MAX_LINE} bytes")
+    yield rest
+
+
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    body = bytearray()
+    while chunk := await response.content.readany():
+        body += chunk
+        if len(body) > limit:
+            raise ChatError("too_large", f"the answer's body is longer than {limit} bytes")
+    return bytes(body)
+
+
+async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
+    """What an answer that is not a 2xx means."""
+    status = response.status
+    said = ""
+    try:
+        async with asyncio.timeout(10):
+            body = parse(await _body(response, _MAX_ERROR_BODY))
+        error = body.get("error") or body.get("message") or body.get("detail")
+        said = f": {answer.say(error)}" if isinstance(error, str | dict) else ""
+    except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
+        pass  # the status says enough, and a web page would add nothing
+    after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+    return ChatError(_kind(status), f"HTTP {status} from the provider{said}", status=status, after=after)
+
+
+def _kind(status: int) -> Kind:
+    if status in (401, 403):
+        return "unauthorized"
+    if status == 402:
+        return "no_credit"
+    if status == 429:
+        return "rate_limited"
+    if status >= 500 or status in (408, 409, 425):
+        return "unavailable"
+    return "rejected" if status >= 400 else "redirect"
+
+
+def _broken(error: Exception, answer: Answer) -> ChatError:
+    """A failed connection; the library's own text may quote the URL or the answer, so it is not passed on."""
+    if answer.has_content or isinstance(error, aiohttp.ClientPayloadError):
+        return ChatError("broken_off", "the connection broke in the middle of the answer")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return ChatError("network", "the provider's host cannot be resolved")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return ChatError("network", "the provider closed the connection without an answer")
+    return ChatError("network", f"no connection to the provider ({type(error).__name__})")

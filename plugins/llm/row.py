@@ -1,0 +1,128 @@
+"""A caller's row: reading it, and every write to it, inside a transaction of the task.
+
+Owns the columns of contract A and what the database's refusals mean to the caller. Table names come from the
+allow-list only; columns may all be NULL. Must not know providers, nor decide what happens next.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+
+from sytq.ledger import utcnow
+from sytq.models import Step
+
+_WRITTEN = "report"  # the checkpoint that says: this task has written the end of its row
+_LINE = 500  # characters of progress_info and failed_info
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a caller's row says now."""
+
+    status: str | None
+    user_message: str | None
+    sys_message: str | None
+    callback_url: str | None
+
+
+class Rows:
+    """One caller's table. Every method belongs inside a transaction; errors are Peewee's (see `explain`)."""
+
+    def __init__(self, database: peewee.Database, table: str) -> None:
+        self._table = peewee.Table(table).bind(database)
+
+    def get(self, id: int) -> Row | None:
+        """Return the row, or None when there is none."""
+        column = self._table.c
+        query = self._table.select(column.status, column.user_message, column.sys_message, column.callback_url)
+        for values in query.where(column.id == id).tuples():
+            return Row(*values)
+        return None
+
+    def update(self, id: int, **values: Any) -> bool:
+        """Write columns; False when the row is not there (any more). Lines for people are kept short."""
+        for column in ("progress_info", "failed_info"):
+            if isinstance(values.get(column), str):
+                values[column] = line(values[column])
+        # SQLite, unlike the callers' MySQL table, does not do this by itself; the time is the database's.
+        values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
+        column = self._table.c
+        columns = {getattr(column, name): value for name, value in values.items()}
+        return bool(self._table.update(columns).where(column.id == id).execute())
+
+    def count_failure(self, id: int, info: str, progress_info: str, *, counts: bool) -> bool:
+        """Write an attempt's error, in failed_times too if it `counts`. False when the row is not there."""
+        values: dict[str, Any] = {"failed_info": info, "progress_info": progress_info}
+        if counts:
+            values["failed_times"] = peewee.fn.COALESCE(self._table.c.failed_times, 0) + 1
+        return self.update(id, **values)
+
+
+def finished_nodes(task_id: str) -> int:
+    """How many nodes of the task have a checkpointed answer."""
+    done = Step.select().where(Step.task_id == task_id, Step.state == "done", Step.name.startswith("node-"))
+    return int(done.count())
+
+
+def is_written(task_id: str) -> bool:
+    """Whether the task has written the end of its row: then a later start must not touch it again."""
+    return bool(Step.select().where(Step.task_id == task_id, Step.name == _WRITTEN).exists())
+
+
+def mark_written(task_id: str, token: int) -> None:
+    """Record, in the transaction that writes the end of the row, that it is written."""
+    now = utcnow()
+    Step.insert(
+        task_id=task_id,
+        name=_WRITTEN,
+        token=token,
+        state="done",
+        value="null",
+        started_at=now,
+        finished_at=now,
+    ).execute()
+
+
+def line(text: str) -> str:
+    """One line for a person, of bounded length."""
+    text = re.sub(r"\s+", " ", text).strip()
+    return text if len(text) <= _LINE else text[: _LINE - 1] + "…"
+
+
+def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -> str | None:
+    """Say what is wrong with the caller's table when that is why a statement failed, else None.
+
+    `values` are what was to be written; only their size is told.
+    """
+    code, text = _code(error)
+    if code == 1146 or text.startswith("no such table"):
+        return f"table {table} does not exist"
+    if code == 1054 or text.startswith("no such column"):
+        return f"table {table} lacks a column of contract A: {line(text)}"
+    named = re.search(r"column .*?`?'?(\w+)'?`? at row", text)
+    column = named[1] if named else "report"
+    if code == 1406:
+        size = len(str(values.get(column, "")).encode())
+        wider = "LONGTEXT" if column in ("report", "failed_info", "progress_info") else "VARCHAR(255)"
+        return (
+            f"column {column} of {table} is too small for {size} bytes, and nothing is ever cut; "
+            f"fix: ALTER TABLE {table} MODIFY {column} {wider}"
+        )
+    if code == 1366:
+        return (
+            f"column {column} of {table} cannot store every character of the text; "
+            f"fix: ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4"
+        )
+    return None
+
+
+def _code(error: peewee.PeeweeException) -> tuple[int | None, str]:
+    """The server's error number and text; SQLite has no number."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    if cause.args and isinstance(cause.args[0], int):
+        return cause.args[0], str(cause.args[-1])
+    return None, str(cause)

@@ -1,0 +1,119 @@
+"""Who may: Basic auth when it is on, loopback alone when it is off; health and metrics for everyone."""
+
+from __future__ import annotations
+
+import base64
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Api, Reply
+from tests.servers import RedisServer
+
+OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
+
+
+@pytest.fixture(scope="module")
+def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Api]:
+    config = folder / "auth.yaml"
+    config.write_text('auth: {enabled: true, realm: "SYT Go Queue API", users: {admin: "pä:ss", api: api123}}\n')
+    api = Api(f"sqlite:///{folder / 'auth.db'}", redis_server.url, SYTQ_CONFIG=str(config)).migrated()
+    try:
+        yield api.start()
+    finally:
+        api.remove()
+
+
+def basic(credentials: str, scheme: str = "Basic") -> dict[str, str]:
+    return {"Authorization": f"{scheme} {base64.b64encode(credentials.encode()).decode()}"}
+
+
+def submit(api: Api, headers: dict[str, str]) -> Reply:
+    return api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 1}, headers)
+
+
+@pytest.mark.parametrize("credentials", ["admin:pä:ss", "api:api123"])
+def test_a_configured_user_is_served_and_owns_the_task(guarded: Api, credentials: str) -> None:
+    reply = submit(guarded, basic(credentials))
+    assert reply.status == 200
+    assert submit(guarded, basic(credentials, "bAsIc")).status == 200
+    [(owner,)] = guarded.rows("SELECT owner FROM sytq_tasks WHERE id = ?", reply.json["data"]["task_id"])
+    assert owner == credentials.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("api:wrong"),
+        basic("api:"),
+        basic("api"),
+        basic("nobody:api123"),
+        basic(":"),
+        basic("api:api123", "Bearer"),
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic ###"},
+        {"Authorization": "Basic gICA"},
+        {"Authorization": "Basic " + "A" * 4000},
+    ],
+)
+def test_anybody_else_is_401(guarded: Api, headers: dict[str, str]) -> None:
+    reply = submit(guarded, headers)
+    assert reply.status == 401
+    assert reply.json["code"] == 401
+    assert reply.headers["www-authenticate"] == 'Basic realm="SYT Go Queue API", charset="UTF-8"'
+    assert guarded.request("GET", "/api/v1/tasks", headers=headers).json.keys() == {"error"}
+    assert guarded.request("GET", "/no/such/path", headers=headers).status == 401
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_health_and_metrics_are_open(guarded: Api, path: str) -> None:
+    assert guarded.request("GET", path).status == 200
+    assert guarded.request("GET", path + "/").status == 200
+
+
+def test_no_password_is_in_the_log(guarded: Api) -> None:
+    submit(guarded, basic("api:api123"))
+    submit(guarded, basic("api:guessed"))
+    assert "api123" not in guarded.log()
+    assert "guessed" not in guarded.log()
+
+
+def outward_address() -> str:
+    """An address of this machine that is not loopback; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        address = str(probe.getsockname()[0])
+    if address.startswith("127."):
+        pytest.skip("this machine has no address but loopback")
+    return address
+
+
+def test_without_auth_only_loopback_is_served(make_api: Any) -> None:
+    api = make_api(SYTQ_API__HOST="0.0.0.0")
+    assert submit(api, {}).status == 200
+    assert "listening beyond loopback without auth" in api.log()
+    address = outward_address()
+    for path, status in (("/api/tasks", b"403"), ("/health", b"200"), ("/metrics", b"200")):
+        with socket.create_connection((address, api.port), timeout=10) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            reply = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert reply.split(b" ")[1] == status
+        assert (b"auth.users" in reply) == (status == b"403")
+
+
+def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -> None:
+    from sytq.api.auth import Auth
+    from sytq.config import load
+    from sytq.errors import ConfigError
+
+    config = folder / "names.yaml"
+    config.write_text("auth: {enabled: true, users: {jürgen: x}}\n")
+    with pytest.raises(ConfigError, match="jürgen"):
+        Auth(load(str(config), {}))

@@ -1,0 +1,81 @@
+"""Natural batching: many submissions share a transaction, and no one is hurt by a neighbour."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+from typing import Any
+
+from tests.api.conftest import Api, Reply
+from tests.servers import MySQLServer
+
+
+def test_a_hundred_at_once_are_all_accepted_once(api: Api) -> None:
+    def one(number: int) -> Reply:
+        return api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": number})
+
+    before = api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0]
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        replies = list(pool.map(one, range(1, 101)))
+    assert {reply.status for reply in replies} == {200}
+    ids = {reply.json["data"]["task_id"] for reply in replies}
+    assert len(ids) == 100
+    stored = dict(api.rows("SELECT id, payload FROM sytq_tasks"))
+    assert len(stored) == before + 100
+    for number, reply in enumerate(replies, start=1):
+        assert json.loads(stored[reply.json["data"]["task_id"]])["id"] == number
+
+
+def test_submissions_at_once_share_transactions(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("batches"))
+
+    def ten(_: int) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=30)
+        accepted = 0
+        for _ in range(10):
+            connection.request(
+                "POST", "/api/v1/tasks", b'{"url":"http://example.com/"}', {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            answer.read()
+            accepted += answer.status == 200
+        connection.close()
+        return accepted
+
+    def commits() -> int:
+        return int(own_mysql.execute("SHOW GLOBAL STATUS LIKE 'Com_commit'")[0][1])
+
+    before = commits()
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        assert sum(pool.map(ten, range(60))) == 600
+    assert api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0] == 600
+    assert 0 < commits() - before < 300
+
+
+def test_only_the_guilty_submission_of_a_batch_fails(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("guilty"))
+    # Contract A's column holds 65,535 bytes, which MySQL alone knows.
+    bodies = [{"prompt": "值" * 30_000 if number % 10 == 3 else f"prompt {number}"} for number in range(100)]
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        replies = list(pool.map(lambda body: api.request("POST", "/api/v1/tasks/llm", body), bodies))
+    for number, reply in enumerate(replies):
+        if number % 10 == 3:
+            assert reply.status == 400
+            assert reply.json["error"].startswith("prompt: does not fit into valuation_records.user_message")
+        else:
+            assert reply.status == 200
+    assert api.rows("SELECT COUNT(*) FROM valuation_records")[0][0] == 90
+    assert api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0] == 90
+    assert "值" not in api.log()
+
+
+def test_prompts_that_the_callers_character_set_lacks_are_400(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database(f"c{os.urandom(3).hex()}"))
+    with api.database.connection_context():
+        api.database.execute_sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET latin1")
+    reply = api.request("POST", "/api/v1/tasks/llm", {"prompt": "x", "system": "值"})
+    assert reply.status == 400
+    assert reply.json["error"].startswith("system: ")
+    assert api.request("POST", "/api/v1/tasks/llm", {"prompt": "é"}).status == 200

@@ -1,0 +1,157 @@
+"""P1 and P2 at the front: without Redis submissions are accepted, without the database nothing is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq.broker.keys import Keys
+from tests.api.conftest import Api, Reply
+from tests.servers import MySQLServer, RedisServer, poll
+
+pytestmark = pytest.mark.faults
+
+
+def submit(api: Api, timeout: float = 30.0) -> Reply:
+    return api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}, timeout=timeout)
+
+
+def stored(api: Api, reply: Reply) -> bool:
+    return bool(api.rows(f"SELECT 1 FROM sytq_tasks WHERE id = '{reply.json['task_id']}'"))
+
+
+def test_a_submission_while_redis_is_dead_is_accepted(make_api: Any, own_redis: RedisServer) -> None:
+    api = make_api(redis_url=own_redis.url)
+    assert submit(api).status == 200
+    own_redis.kill()
+    replies = [submit(api) for _ in range(5)]
+    assert [reply.status for reply in replies] == [200] * 5
+    assert all(stored(api, reply) for reply in replies)
+    looked_up = api.request("GET", f"/api/tasks/{replies[0].json['task_id']}")
+    assert (looked_up.status, looked_up.json["data"]["status"]) == (200, "pending")
+    assert api.request("GET", "/api/tasks").json["data"]["total_count"] == 6
+
+
+def test_a_redis_that_hangs_makes_no_submission_slow(make_api: Any, own_redis: RedisServer) -> None:
+    api = make_api(redis_url=own_redis.url)
+    assert submit(api).status == 200
+    own_redis.pause()
+    try:
+        for _ in range(10):
+            began = time.monotonic()
+            reply = submit(api)
+            assert (reply.status, stored(api, reply)) == (200, True)
+            assert time.monotonic() - began < 1.0
+        began = time.monotonic()
+        assert api.request("GET", f"/api/tasks/{reply.json['task_id']}").status == 200
+        assert api.request("GET", "/api/tasks").status == 200
+        assert time.monotonic() - began < 3.0
+    finally:
+        own_redis.resume()
+
+
+def test_dispatch_begins_again_when_redis_is_back(make_api: Any, own_redis: RedisServer) -> None:
+    api = make_api(redis_url=own_redis.url)
+    own_redis.kill()
+    assert submit(api).status == 200
+    own_redis.start()
+
+    def dispatched() -> bool:
+        assert submit(api).status == 200
+        with own_redis.client() as client:
+            return any(client.xlen(key) for key in client.scan_iter("*", _type="stream") if b"webhook" in key)
+
+    poll(dispatched, interval=0.2)
+
+
+def test_a_submission_while_mysql_is_away_is_503_and_not_kept(
+    make_api: Any, own_mysql: MySQLServer, redis_server: RedisServer
+) -> None:
+    api = make_api(own_mysql.create_database("away"), SYTQ_DATABASE__TIMEOUT="1s")
+    assert submit(api).status == 200
+    own_mysql.kill()
+    for path, body in (
+        ("/api/v1/tasks", {"url": "http://example.com/"}),
+        ("/api/v1/tasks/llm", {"prompt": "x"}),
+        ("/api/tasks/llm", {"table_name": "valuation_records", "id": 4}),
+    ):
+        reply = api.request("POST", path, body)
+        assert (reply.status, reply.headers["retry-after"]) == (503, "5")
+        assert "nothing was accepted" in reply.json.get("error", reply.json.get("message"))
+    for path in ("/api/tasks", "/api/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a"):
+        assert api.request("GET", path).status == 503
+    assert api.request("GET", "/healthz/ready").json["data"]["database"] == "does not answer"
+    assert api.request("GET", "/health").status == 200
+    own_mysql.start()
+    poll(lambda: submit(api).status == 200)
+    assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == [(2,)]
+    assert "Traceback" not in api.log()
+
+
+def test_all_who_wait_for_a_hanging_mysql_hear_of_it_together(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("hangs"), SYTQ_DATABASE__TIMEOUT="1s")
+    assert submit(api).status == 200
+    own_mysql.pause()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(50) as pool:
+            began = time.monotonic()
+            replies = list(pool.map(lambda _: submit(api), range(50)))
+        assert {reply.status for reply in replies} == {503}
+        assert time.monotonic() - began < 10
+    finally:
+        own_mysql.resume()
+    poll(lambda: submit(api).status == 200)
+
+
+def test_a_submission_while_sqlite_cannot_be_opened_is_503(make_api: Any, tmp_path: Path) -> None:
+    api = make_api()
+    # The first request opens the file: now its place is a folder.
+    api.database.close_all()
+    os.rename(tmp_path / "sytq.db", tmp_path / "elsewhere.db")
+    for leftover in tmp_path.glob("sytq.db-*"):
+        leftover.unlink()
+    (tmp_path / "sytq.db").mkdir()
+    reply = submit(api)
+    assert (reply.status, reply.headers["retry-after"]) == (503, "5")
+
+
+def test_a_client_that_leaves_while_it_waits_hurts_nobody(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("leaves"), SYTQ_DATABASE__TIMEOUT="10s")
+    assert submit(api).status == 200
+    body = b'{"url": "http://example.com/"}'
+    head = f"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    own_mysql.pause()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            staying = [pool.submit(submit, api) for _ in range(10)]
+            for _ in range(10):
+                with socket.create_connection(("127.0.0.1", api.port)) as connection:
+                    connection.sendall(head + body)
+            own_mysql.resume()
+            replies = [one.result() for one in staying]
+    finally:
+        own_mysql.resume()
+    assert {reply.status for reply in replies} == {200}
+    assert all(stored(api, reply) for reply in replies)
+    assert submit(api).status == 200
+    assert "Traceback" not in api.log()
+
+
+def test_sigterm_answers_what_it_took_and_hands_it_to_redis(make_api: Any, redis_server: RedisServer) -> None:
+    api = make_api(SYTQ_REDIS__PREFIX="sigterm")
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:
+        waiting = [pool.submit(submit, api) for _ in range(200)]
+        poll(lambda: sum(one.done() for one in waiting) > 20)
+        assert api.stop() == 0
+        replies = [one.result() for one in waiting if one.exception() is None]
+    assert replies
+    assert {reply.status for reply in replies} == {200}
+    assert all(stored(api, reply) for reply in replies)
+    with redis_server.client() as client:
+        assert client.hlen(Keys("sigterm").live) == api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0]

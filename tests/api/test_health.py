@@ -1,0 +1,101 @@
+"""Health, readiness and metrics: contracts A and D in one body, and numbers from the shared stores alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any
+
+import redis
+
+from sytq.migrations import migrate
+from tests.api.conftest import Api
+from tests.servers import RedisServer, poll
+
+
+def test_health_is_a_superset_of_contracts_a_and_d(api: Api) -> None:
+    reply = api.request("GET", "/health")
+    assert reply.status == 200
+    answer = reply.json
+    assert (answer["code"], answer["message"], answer["status"]) == (200, "Success", "healthy")
+    assert isinstance(answer["data"], dict)
+    assert abs(dt.datetime.fromisoformat(answer["timestamp"]) - dt.datetime.now(dt.UTC)) < dt.timedelta(seconds=5)
+    assert api.request("HEAD", "/health").status == 200
+
+
+def test_live_and_ready(api: Api) -> None:
+    assert api.request("GET", "/healthz/live").status == 200
+    reply = api.request("GET", "/healthz/ready")
+    assert (reply.status, reply.json["data"]) == (200, {"database": "ok", "redis": "ok"})
+
+
+def test_not_ready_while_redis_is_away(make_api: Any, own_redis: RedisServer) -> None:
+    api = make_api(redis_url=own_redis.url)
+    assert api.request("GET", "/healthz/ready").status == 200
+    own_redis.kill()
+    reply = api.request("GET", "/healthz/ready")
+    assert (reply.status, reply.json["code"]) == (503, 503)
+    assert reply.json["data"] == {"database": "ok", "redis": "does not answer"}
+    assert api.request("GET", "/healthz/live").status == 200
+    metrics = api.request("GET", "/metrics")
+    assert metrics.status == 200
+    assert b"sytq_redis_up 0.0" in metrics.body
+    own_redis.start()
+    poll(lambda: api.request("GET", "/healthz/ready").status == 200)
+
+
+def test_a_probe_does_not_hang_with_redis(make_api: Any, own_redis: RedisServer) -> None:
+    api = make_api(redis_url=own_redis.url)
+    own_redis.pause()
+    try:
+        reply = api.request("GET", "/healthz/ready", timeout=8)
+        assert reply.status == 503
+        assert "no answer within" in reply.json["data"]["redis"]
+    finally:
+        own_redis.resume()
+
+
+def test_not_ready_and_nothing_accepted_before_the_migrations(make_api: Any) -> None:
+    api = make_api()
+    with api.database.atomic():
+        for table in ("sytq_tasks", "sytq_migrations"):
+            api.database.execute_sql(f"DROP TABLE {table}")
+    reply = api.request("GET", "/healthz/ready")
+    assert reply.status == 503
+    assert "sytq db migrate" in reply.json["data"]["database"]
+    refused = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"})
+    assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+    assert "sytq db migrate" in refused.json["error"]
+    migrate(api.database)
+    assert api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}).status == 200
+    assert api.request("GET", "/healthz/ready").status == 200
+
+
+def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.flushall()
+    for _ in range(3):
+        assert api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}).status == 200
+
+    def scraped() -> dict[str, float]:
+        text = api.request("GET", "/metrics").body.decode()
+        assert text.count("# TYPE sytq_") == 7
+        return {name: float(value) for name, value in re.findall(r"^([^#\s]+) (\S+)$", text, re.MULTILINE)}
+
+    found = poll(lambda: (seen := scraped()).get('sytq_tasks_total{outcome="submitted",type="webhook"}') and seen)
+    assert found['sytq_tasks_total{outcome="submitted",type="webhook"}'] == 3
+    assert found['sytq_queue_waiting{priority="normal",queue="webhook"}'] == 3
+    assert found['sytq_queue_running{priority="normal",queue="webhook"}'] == 0
+    assert found['sytq_queue_delayed{queue="webhook"}'] == 0
+    assert found["sytq_workers"] == 0
+    assert found["sytq_redis_up"] == 1
+    assert any(name.startswith("sytq_build_info{version=") for name in found)
+
+
+def test_redis_is_not_asked_more_than_once_a_second_for_metrics(api: Api, redis_client: redis.Redis) -> None:
+    # /metrics is open to everyone.
+    api.request("GET", "/metrics")
+    before = redis_client.info("stats")["total_commands_processed"]
+    for _ in range(20):
+        api.request("GET", "/metrics")
+    assert redis_client.info("stats")["total_commands_processed"] - before < 100

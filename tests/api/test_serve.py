@@ -1,0 +1,93 @@
+"""`sytq api` and `sytq worker`: exactly gunicorn and dramatiq, once the configuration is usable."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import RedisServer, free_port, poll
+
+RUN = "from sytq.cli.serve import app; app()"
+
+
+def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}",
+    } | settings
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_an_unusable_configuration_is_one_message_and_exit_2(command: str, tmp_path: Path) -> None:
+    (tmp_path / "sytq.yaml").write_text("api: {port: 99999}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, command, "--file", str(tmp_path / "sytq.yaml")],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "api.port" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_gunicorn_says_the_same_without_a_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()"],
+        env=environment(tmp_path, SYTQ_API__PORT="99999"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "api.port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("api", "-m gunicorn -c python:sytq.api.gunicorn_conf sytq.api:create_app()"),
+        ("worker", "-m dramatiq sytq.actors -p 1 -t 3 --worker-shutdown-timeout 7500"),
+    ],
+)
+def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: Path, redis_server: RedisServer) -> None:
+    settings = {
+        "SYTQ_REDIS__URL": redis_server.url,
+        "SYTQ_REDIS__PREFIX": f"serve-{command}",
+        "SYTQ_API__PORT": str(free_port()),
+        "SYTQ_API__WORKERS": "1",
+        "SYTQ_WORKER__PROCESSES": "1",
+        "SYTQ_WORKER__THREADS": "3",
+        "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "7.5s",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, command],
+            env=environment(tmp_path, **settings),
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+        )
+    ready = {"api": "server listening on", "worker": "booting up"}[command]
+    try:
+        poll(lambda: ready in (tmp_path / "log").read_text(), timeout=30, message=(tmp_path / "log").read_text)
+        shown = subprocess.run(
+            ["ps", "-ww", "-o", "args=", "-p", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        assert expected in shown.stdout
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,178 @@
+"""The scripted provider, and a desk on which `llm` tasks run against real stores without a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from dramatiq import Message
+
+from sytq.broker.delivery import Delivery
+from sytq.config import load
+from sytq.context import AsyncContext, Services
+from sytq.db import is_mysql
+from sytq.http import BlockingClient, Client
+from sytq.migrations import migrate
+from sytq.models import Step, Task
+from sytq.plugin import Death
+from sytq.runtime import build
+from tests.plugins.llm.provider import ScriptedProvider
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    """Answers properly until a test tells it otherwise."""
+    scripted = ScriptedProvider()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def desk(provider: ScriptedProvider, database_url: str, redis_url: str) -> Iterator[Desk]:
+    """On each database engine in turn."""
+    with contextlib.closing(Desk(provider, database_url, redis_url)) as made:
+        yield made
+
+
+@pytest.fixture
+def mysql_desk(provider: ScriptedProvider, mysql_url: str, redis_url: str) -> Iterator[Desk]:
+    """For what only MySQL refuses."""
+    with contextlib.closing(Desk(provider, mysql_url, redis_url)) as made:
+        yield made
+
+
+class Desk:
+    """Rows, tasks and their runs, one start at a time, as a worker would make them."""
+
+    def __init__(self, provider: ScriptedProvider, database_url: str, redis_url: str) -> None:
+        self.provider = provider
+        self._urls = {"SYTQ_DATABASE__URL": database_url, "SYTQ_REDIS__URL": redis_url}
+        self._environ: dict[str, str] = {}
+        self.configure()
+        migrate(self.runtime.database)
+        self._token = 0
+
+    def configure(self, **environ: str) -> None:
+        """Settings of this test beside a provider named `scripted`, as SYTQ_ variables without their prefix."""
+        self._environ = {
+            "SYTQ_PROVIDERS__SCRIPTED__BASE_URL": self.provider.base_url,
+            "SYTQ_PROVIDERS__SCRIPTED__API_KEY": "sk-scripted",
+            "SYTQ_PROVIDERS__SCRIPTED__MODEL": "valuer-1",
+        } | {f"SYTQ_{name}": value for name, value in environ.items()}
+        self._build()
+
+    def without_provider(self) -> None:
+        self._environ = {}
+        self._build()
+
+    def _build(self) -> None:
+        if hasattr(self, "runtime"):
+            self.runtime.database.close_all()  # type: ignore[attr-defined]
+        self.runtime = build(load(environ=self._urls | self._environ))
+
+    def close(self) -> None:
+        self.runtime.database.close_all()  # type: ignore[attr-defined]
+
+    def sql(self, statement: str) -> list[Any]:
+        with self.runtime.database.connection_context():
+            cursor = self.runtime.database.execute_sql(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def add_row(self, id: int = 1, table: str = "valuation_records", **columns: Any) -> None:
+        """Insert a row as a caller does; columns that are not given stay out of the statement."""
+        columns = {"id": id, "status": "pending", "user_message": "What is it worth?"} | columns
+        marks = ", ".join(["%s" if is_mysql(self.runtime.database) else "?"] * len(columns))
+        with self.runtime.database.connection_context():
+            self.runtime.database.execute_sql(
+                f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values())
+            )
+
+    def row(self, id: int = 1, table: str = "valuation_records") -> dict[str, Any]:
+        with self.runtime.database.connection_context():
+            cursor = self.runtime.database.execute_sql(f"SELECT * FROM {table} WHERE id = {id}")
+            (values,) = cursor.fetchall()
+            return dict(zip([column[0] for column in cursor.description], values, strict=True))
+
+    def submit(self, id: int = 1, table: str = "valuation_records", **more: Any) -> str:
+        """Accept a task, without telling Redis."""
+        payload = {"table_name": table, "id": id, **more}
+        new = self.runtime.submitter.prepare("llm", payload)
+        self.runtime.ledger.accept([new])
+        return new.id
+
+    def run(self, task_id: str, attempt: int = 1) -> Any:
+        """One start of the task; its result, or what it raised."""
+        task = self.runtime.ledger.get(task_id)
+        assert task is not None
+        return self._start("llm", task_id, json.loads(task.payload), attempt)
+
+    def die(self, task_id: str, error: str | None, payload: object = None) -> str:
+        """What follows a task's death; returns the id of the task that does it."""
+        task = self.runtime.ledger.get(task_id)
+        assert task is not None
+        payload = json.loads(task.payload) if payload is None else payload
+        death = Death(task_id=task_id, payload=payload, error=error, attempts=4).model_dump(mode="json")
+        new = self.runtime.submitter.prepare("llm.dead", death, parent=task_id)
+        self.runtime.ledger.accept([new])
+        self._start("llm.dead", new.id, death, 1)
+        return new.id
+
+    def run_again(self, dead_id: str) -> None:
+        """A second start of what `die` ran."""
+        task = self.runtime.ledger.get(dead_id)
+        assert task is not None
+        self._start("llm.dead", dead_id, json.loads(task.payload), 2)
+
+    def children(self, task_id: str) -> list[Task]:
+        with self.runtime.database.connection_context():
+            return list(Task.select().where(Task.parent == task_id, Task.type == "callback"))
+
+    def callback(self, task_id: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        """The payload of a task's one callback, and what its body says."""
+        (child,) = self.children(task_id)
+        payload = json.loads(child.payload)
+        return payload, json.loads(payload["body"])
+
+    def steps(self, task_id: str) -> dict[str, Step]:
+        return {step.name: step for step in self.runtime.ledger.steps(task_id)}
+
+    def _start(self, type_name: str, task_id: str, payload: Any, attempt: int) -> Any:
+        self._token += 1
+        declared = self.runtime.registry.get(type_name)
+        message: Message[Any] = Message(
+            queue_name=declared.queue,
+            actor_name=type_name,
+            args=(payload,),
+            kwargs={},
+            options={},
+            message_id=task_id,
+        )
+        delivery = Delivery(
+            message, stream="", entry=b"", body=b"", attempts=attempt, max_attempts=4, token=self._token
+        )
+
+        async def start() -> Any:
+            client = Client(self.runtime.guard)
+            loop = asyncio.get_running_loop()
+            with ThreadPoolExecutor(2) as threads:
+                services = Services(
+                    settings=self.runtime.settings,
+                    ledger=self.runtime.ledger,
+                    broker=self.runtime.broker,
+                    submitter=self.runtime.submitter,
+                    client=client,
+                    blocking_client=BlockingClient(client, loop),
+                    threads=threads,
+                )
+                try:
+                    context = AsyncContext(services, declared, delivery)
+                    return await declared.function(context, declared.parse(payload))
+                finally:
+                    await client.close()
+
+        return asyncio.run(start())

@@ -1,0 +1,422 @@
+"""A call of a chat provider: what counts as an answer, and what every other ending is called."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import time
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from sytq_plugins.llm.answer import MAX_CONTENT, ChatError, Kind, Reply
+from sytq_plugins.llm.chat import complete
+
+from sytq.config import Provider
+from sytq.http import Client, Guard
+from tests.plugins.llm.provider import (
+    REPORT,
+    USAGE,
+    Scene,
+    ScriptedProvider,
+    Stage,
+    answers,
+    drips_headers,
+    drops,
+    hangs,
+    refuses,
+    repeats,
+    resets,
+    says,
+    then,
+    trickles,
+)
+
+KEY = "sk-test-0123456789abcdef"
+PROMPT = "A house of 120 square metres in the old town, two floors, built in 1931."
+MESSAGES = [{"role": "system", "content": "You are a valuer."}, {"role": "user", "content": PROMPT}]
+
+
+def ask(base_url: str, *, model: str | None = None, **settings: Any) -> Reply:
+    async def call() -> Reply:
+        client = Client(Guard())
+        try:
+            return await complete(client, configured(base_url, **settings), MESSAGES, model=model)
+        finally:
+            await client.close()
+
+    return asyncio.run(call())
+
+
+def configured(base_url: str, **settings: Any) -> Provider:
+    deadlines = {"first_content": 5, "silence": 5, "total": 10}
+    return Provider.model_validate({"base_url": base_url, "api_key": KEY, "model": "valuer-1", **deadlines, **settings})
+
+
+def failure(base_url: str, **settings: Any) -> ChatError:
+    with pytest.raises(ChatError) as caught:
+        ask(base_url, **settings)
+    assert KEY not in str(caught.value)
+    assert PROMPT not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_comes_back_whole_with_its_usage(provider: ScriptedProvider, stream: bool) -> None:
+    reply = ask(provider.base_url, stream=stream)
+    assert reply == {"content": REPORT, "model": "scripted-1", "finish_reason": "stop", "usage": USAGE}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_request_has_the_form_of_the_contract(provider: ScriptedProvider, stream: bool) -> None:
+    ask(provider.base_url, stream=stream, max_tokens=77, extra={"user_id": "u1"})
+    (asked,) = provider.calls
+    assert asked.path == "/v1/chat/completions"
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    expected = {"model": "valuer-1", "messages": MESSAGES, "max_tokens": 77, "stream": stream, "user_id": "u1"}
+    assert asked.body == expected | ({"stream_options": {"include_usage": True}} if stream else {})
+
+
+def test_a_model_of_the_task_replaces_the_providers_own(provider: ScriptedProvider) -> None:
+    ask(provider.base_url, model="valuer-2")
+    assert provider.calls[0].body["model"] == "valuer-2"
+
+
+def test_null_in_extra_takes_a_field_out(provider: ScriptedProvider) -> None:
+    ask(provider.base_url, extra={"max_tokens": None, "max_completion_tokens": 9})
+    assert "max_tokens" not in provider.calls[0].body
+    assert provider.calls[0].body["max_completion_tokens"] == 9
+
+
+def test_a_trailing_slash_of_base_url_does_no_harm(provider: ScriptedProvider) -> None:
+    ask(f"{provider.base_url}/")
+    assert provider.calls[0].path == "/v1/chat/completions"
+
+
+def test_a_provider_without_key_gets_no_authorization(provider: ScriptedProvider) -> None:
+    ask(provider.base_url, api_key=None)
+    assert "authorization" not in provider.calls[0].headers
+
+
+def test_the_connection_serves_the_next_call(provider: ScriptedProvider) -> None:
+    async def twice() -> None:
+        client = Client(Guard())
+        await complete(client, configured(provider.base_url), MESSAGES)
+        await complete(client, configured(provider.base_url), MESSAGES)
+        await client.close()
+
+    asyncio.run(twice())
+    assert (len(provider.calls), provider.connections) == (2, 1)
+
+
+def test_json_instead_of_the_stream_that_was_asked_for_is_an_answer(provider: ScriptedProvider) -> None:
+    choice = {"index": 0, "message": {"content": REPORT}, "finish_reason": "stop"}
+    provider.play(says(json.dumps({"choices": [choice]}), "application/json"))
+    assert ask(provider.base_url)["content"] == REPORT
+
+
+def test_characters_cut_in_two_by_the_stream_are_put_together(provider: ScriptedProvider) -> None:
+    text = "估价报告 🏠 420万"
+
+    async def in_pieces(stage: Stage) -> None:
+        await stage.head()
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+        for byte in f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\r\n\r\n".encode():
+            await stage.send(bytes([byte]))
+        for half in ("\ud83d", "\ude00"):  # one character in two events
+            await stage.delta(half)
+        await stage.delta(finish="stop")
+        await stage.end()
+
+    provider.play(in_pieces)
+    assert ask(provider.base_url)["content"] == f"{text}😀"
+
+
+def test_half_a_surrogate_pair_becomes_text_that_can_be_stored(provider: ScriptedProvider) -> None:
+    provider.play(answers("price \ud83d"))
+    ask(provider.base_url)["content"].encode()
+
+
+def test_only_the_first_of_several_choices_is_the_report(provider: ScriptedProvider) -> None:
+    choices = [
+        {"index": 1, "message": {"content": "second"}, "finish_reason": "length"},
+        {"index": 0, "message": {"content": "first"}, "finish_reason": "stop"},
+    ]
+    provider.play(says(json.dumps({"choices": choices}), "application/json"))
+    assert ask(provider.base_url, stream=False)["content"] == "first"
+
+
+# -- answers that are none
+
+PAGE = "<!doctype html><title>Bad gateway</title>"
+
+NOT_AN_ANSWER: dict[str, tuple[Scene, str]] = {
+    "length": (answers(finish="length"), "length"),
+    "content_filter": (answers(finish="content_filter"), "content_filter"),
+    "out of resources": (answers(finish="insufficient_system_resource"), "no_resource"),
+    "tool_calls": (answers(finish="tool_calls"), "other_finish_reason"),
+    "blank": (answers(" \n\t　"), "blank"),
+    "empty": (answers(""), "blank"),
+    "no finish_reason": (answers(finish=None), "no_finish_reason"),
+    "an error in a 200": (
+        says('{"error": {"message": "overloaded"}}', "application/json"),
+        "error_in_answer",
+    ),
+    "an error as text in a 200": (says('{"error": "overloaded"}', "application/json"), "error_in_answer"),
+    "HTML": (says(PAGE, "text/html"), "html"),
+    "HTML said to be JSON": (says(PAGE, "application/json"), "html"),
+    "truncated JSON": (says('{"choices": [{"index": 0, "mess', "application/json"), "not_json"),
+    "not an object": (says("[]", "application/json"), "malformed"),
+    "no choices": (says("{}", "application/json"), "no_finish_reason"),
+    "choices of another kind": (says('{"choices": [7, null]}', "application/json"), "no_finish_reason"),
+    "deeply nested": (says("[" * 100_000, "application/json"), "not_json"),
+    "an endless body": (then(None, says("x" * (9 << 20), "application/json")), "too_large"),
+}
+ONLY_STREAMED: dict[str, tuple[Scene, str]] = {
+    "an error in the stream": (
+        says('data: {"error": {"message": "overloaded", "code": 503}}\n\n'),
+        "error_in_answer",
+    ),
+    "HTML said to be a stream": (says(PAGE), "html"),
+    "a truncated event": (says('data: {"choices": [{"index": 0, "del'), "not_json"),
+    "an empty stream": (says("\n"), "no_finish_reason"),
+    "done without a finish_reason": (says("data: [DONE]\n\n"), "no_finish_reason"),
+    "a line without end": (then("", repeats("x" * 100_000, every=0)), "too_large"),
+    "a reset in the middle": (then("Some content", resets), "broken_off"),
+    "closed in the middle": (then("Some content", drops), "broken_off"),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", NOT_AN_ANSWER)
+def test_what_is_not_an_answer_is_never_success(provider: ScriptedProvider, name: str, stream: bool) -> None:
+    scene, kind = NOT_AN_ANSWER[name]
+    provider.play(scene)
+    assert failure(provider.base_url, stream=stream).kind == kind
+    assert len(provider.calls) == 1
+
+
+@pytest.mark.parametrize("name", ONLY_STREAMED)
+def test_a_stream_that_is_not_an_answer_is_never_success(provider: ScriptedProvider, name: str) -> None:
+    scene, kind = ONLY_STREAMED[name]
+    provider.play(scene)
+    assert failure(provider.base_url).kind == kind
+
+
+def test_content_without_end_is_bounded_in_memory(provider: ScriptedProvider) -> None:
+    async def floods(stage: Stage) -> None:
+        await stage.head()
+        while True:
+            await stage.delta("x" * 60_000)
+
+    provider.play(floods)
+    tracemalloc.start()
+    try:
+        assert failure(provider.base_url).kind == "too_large"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MAX_CONTENT
+
+
+# -- statuses
+
+STATUSES = {
+    301: "redirect", 400: "rejected", 401: "unauthorized", 402: "no_credit", 403: "unauthorized",
+    404: "rejected", 408: "unavailable", 409: "unavailable", 413: "rejected", 422: "rejected",
+    429: "rate_limited", 500: "unavailable", 502: "unavailable", 503: "unavailable", 529: "unavailable",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_each_status_has_its_kind_and_the_providers_words(provider: ScriptedProvider, status: int) -> None:
+    provider.play(refuses(status, "model\n not   found"))
+    error = failure(provider.base_url)
+    assert (error.kind, error.status) == (STATUSES[status], status)
+    assert str(error) == f"HTTP {status} from the provider: model not found"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [PAGE, "{", "[]", "", '{"error": 7}', '{"error": null}', "[" * 100_000, "x" * 100_000],
+    ids=["html", "cut", "list", "empty", "number", "null", "nested", "long"],
+)
+def test_an_error_without_words_is_told_by_its_status(provider: ScriptedProvider, body: str) -> None:
+    provider.play(says(body, "application/json", 500) if body else empty_500)
+    assert str(failure(provider.base_url)) == "HTTP 500 from the provider"
+
+
+async def empty_500(stage: Stage) -> None:
+    await stage.head(500)
+    await stage.end()
+
+
+@pytest.mark.parametrize("value", ["7", format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)])
+def test_retry_after_is_read_as_seconds_and_as_a_date(provider: ScriptedProvider, value: str) -> None:
+    provider.play(refuses(429, retry_after=value))
+    after = failure(provider.base_url).after
+    assert after is not None
+    assert after == 7 if value == "7" else 7000 < after <= 7200
+
+
+def test_without_retry_after_the_policy_decides(provider: ScriptedProvider) -> None:
+    provider.play(refuses(503))
+    assert failure(provider.base_url).after is None
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_the_providers_words_are_short_and_hold_neither_key_nor_prompt(provider: ScriptedProvider, status: int) -> None:
+    provider.play(refuses(status, f"bad key {KEY} for '{PROMPT[10:]}' " + "and so on " * 200))
+    text = str(failure(provider.base_url))
+    assert "bad key *** for '(here it quotes the prompt)" in text
+    assert PROMPT[10:34] not in text
+
+    provider.play(refuses(status, "no " * 400 + KEY))
+    assert len(str(failure(provider.base_url))) < 350
+
+
+# -- deadlines
+
+LATE: dict[str, tuple[Scene, str]] = {
+    "no headers": (hangs, "first_content"),
+    "dripped headers": (drips_headers, "first_content"),
+    "headers alone": (then("", hangs), "first_content"),
+    "keep-alive comments": (then("", repeats(": keep-alive\n\n")), "first_content"),
+    "blank lines": (then("", repeats("\n")), "first_content"),
+    "empty deltas": (then("", repeats('data: {"choices": [{"delta": {"content": ""}}]}\n\n')), "first_content"),
+    "silence": (then("Some", hangs), "silence"),
+    "keep-alive after content": (then("Some", repeats(": keep-alive\n\n")), "silence"),
+    "an unfinished line after content": (then("Some", repeats("x")), "silence"),
+    "a trickle": (then("Some", trickles), "total"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_each_way_of_not_ending_has_its_deadline(provider: ScriptedProvider, name: str) -> None:
+    scene, kind = LATE[name]
+    limits = {"first_content": 0.3, "silence": 0.2, "total": 0.8}
+    provider.play(scene)
+    started = time.monotonic()
+    error = failure(provider.base_url, **limits)
+    assert error.kind == kind
+    assert limits[kind] <= time.monotonic() - started < 3
+    assert provider.closed_by_client.wait(3), "the call goes on at the provider"
+
+
+async def keep_alive_before_json(stage: Stage) -> None:
+    await stage.head(kind="application/json")
+    await repeats("\n")(stage)
+
+
+@pytest.mark.parametrize("scene", [hangs, keep_alive_before_json, drips_headers])
+def test_a_whole_answer_has_the_total_deadline_alone(provider: ScriptedProvider, scene: Scene) -> None:
+    provider.play(scene)
+    error = failure(provider.base_url, stream=False, first_content=0.1, silence=0.1, total=0.5)
+    assert error.kind == "total"
+
+
+def test_keep_alive_before_an_answer_in_time_is_skipped(provider: ScriptedProvider) -> None:
+    async def late(stage: Stage) -> None:
+        await stage.head()
+        for _ in range(10):
+            await stage.send(": keep-alive\n\n")
+        await stage.delta(REPORT)
+        await stage.delta(finish="stop")
+        await stage.end()
+
+    provider.play(late)
+    assert ask(provider.base_url)["content"] == REPORT
+
+
+def test_reasoning_is_not_silence_and_not_the_report(provider: ScriptedProvider) -> None:
+    async def thinks(stage: Stage) -> None:
+        await stage.head()
+        for _ in range(10):
+            await stage.delta(reasoning_content="hm", content=None)
+            await asyncio.sleep(0.05)
+        await stage.delta(REPORT)
+        await stage.delta(finish="stop")
+        await stage.end()
+
+    provider.play(thinks)
+    assert ask(provider.base_url, first_content=0.3, silence=0.3)["content"] == REPORT
+
+
+@pytest.mark.parametrize("ending", [hangs, resets, drops], ids=["hang", "reset", "drop"])
+def test_what_happens_after_a_proper_end_is_not_paid_for_again(provider: ScriptedProvider, ending: Scene) -> None:
+    async def ends(stage: Stage) -> None:
+        await stage.head()
+        await stage.delta(REPORT, finish="stop")
+        await ending(stage)
+
+    provider.play(ends)
+    assert ask(provider.base_url, silence=0.2)["content"] == REPORT
+
+
+def test_a_deadline_after_a_cut_answer_does_not_hide_the_cut(provider: ScriptedProvider) -> None:
+    async def cut(stage: Stage) -> None:
+        await stage.head()
+        await stage.delta("Some", finish="length")
+        await stage.until_gone()
+
+    provider.play(cut)
+    assert failure(provider.base_url, silence=0.2).kind == "length"
+
+
+# -- connections
+
+
+def test_a_refused_connection_is_a_network_error() -> None:
+    with socket.socket() as unused:  # bound, not listening
+        unused.bind(("127.0.0.1", 0))
+        error = failure(f"http://127.0.0.1:{unused.getsockname()[1]}/v1")
+    assert error.kind == "network"
+
+
+def test_an_unknown_host_is_a_network_error() -> None:
+    assert failure("http://provider.invalid/v1").kind == "network"
+
+
+@pytest.mark.parametrize("ending", [resets, drops], ids=["reset", "closed"])
+def test_a_connection_that_ends_without_an_answer_is_a_network_error(provider: ScriptedProvider, ending: Scene) -> None:
+    provider.play(ending)
+    assert failure(provider.base_url).kind == "network"
+
+
+def test_something_that_is_not_http_is_a_network_error(provider: ScriptedProvider) -> None:
+    async def ssh(stage: Stage) -> None:
+        await stage.raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+    provider.play(ssh)
+    assert failure(provider.base_url).kind == "network"
+
+
+def test_cancelling_a_call_ends_it_at_the_provider(provider: ScriptedProvider) -> None:
+    async def cancelled() -> None:
+        client = Client(Guard())
+        call = asyncio.create_task(complete(client, configured(provider.base_url), MESSAGES))
+        while not provider.calls:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await client.close()
+
+    provider.play(then("Some", hangs))
+    asyncio.run(cancelled())
+    assert provider.closed_by_client.wait(3)
+
+
+# -- the document
+
+
+def test_every_kind_of_failure_is_in_the_docs() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "llm.md").read_text(encoding="utf-8")
+    rows = document.partition("| name | what happened")[2].partition("\n\n")[0].splitlines()
+    named = [word for row in rows[2:] for word in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(get_args(Kind))

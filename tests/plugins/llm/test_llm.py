@@ -1,0 +1,535 @@
+"""The row's life: what a caller sees in its columns, and when it is called back."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sytq_plugins.llm import Valuation
+
+from sytq.db import is_mysql
+from sytq.errors import Fail, Lost, Retry
+from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.provider import (
+    REPORT,
+    USAGE,
+    Scene,
+    ScriptedProvider,
+    Stage,
+    answers,
+    refuses,
+    resets,
+    says,
+)
+
+ORIGIN = "https://hooks.example.com/done?id=1"
+
+
+def test_a_row_gets_its_report(desk: Desk) -> None:
+    desk.add_row(sys_message="You are a valuer.", failed_info="an older error")
+    result = desk.run(desk.submit())
+    row = desk.row()
+    assert row["report"] == REPORT
+    assert (row["status"], row["progress"], row["current_task_node"]) == ("completed", "1/1", 1)
+    assert (row["failed_times"], row["failed_info"], row["progress_info"]) == (0, None, "done")
+    assert result == {
+        "table_name": "valuation_records",
+        "id": 1,
+        "model": "scripted-1",
+        "usage": USAGE,
+        "finish_reason": "stop",
+    }
+    assert [message["role"] for message in desk.provider.calls[0].body["messages"]] == ["system", "user"]
+
+
+def test_while_the_provider_thinks_the_row_says_so(desk: Desk) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def looks(stage: Stage) -> None:
+        seen.append(desk.row())
+        await answers()(stage)
+
+    desk.provider.play(looks)
+    desk.add_row(status="pending", current_task_node=None, progress=None)
+    desk.run(desk.submit())
+    assert (seen[0]["status"], seen[0]["progress"], seen[0]["current_task_node"]) == ("processing", "0/1", 0)
+    assert seen[0]["progress_info"] == "waiting for the answer"
+
+
+def test_a_row_of_nulls_works_as_far_as_it_says_anything(desk: Desk) -> None:
+    nulls = ("status", "sys_message", "report", "failed_times", "failed_info", "progress", "progress_info",
+             "current_task_node", "callback_url", "created_at", "updated_at")  # fmt: skip
+    desk.add_row(**dict.fromkeys(nulls))
+    desk.run(desk.submit())
+    row = desk.row()
+    assert (row["status"], row["report"], row["failed_times"]) == ("completed", REPORT, None)
+    assert row["updated_at"] is not None
+    assert [message["role"] for message in desk.provider.calls[0].body["messages"]] == ["user"]
+
+
+@pytest.mark.parametrize("words", [None, "", " \n"])
+def test_a_row_that_asks_nothing_fails_without_a_call(desk: Desk, words: str | None) -> None:
+    desk.add_row(user_message=words, failed_times=None)
+    with pytest.raises(Fail, match="row 1 of valuation_records has no user_message"):
+        desk.run(desk.submit())
+    assert desk.provider.calls == []
+    assert desk.row()["failed_times"] == 1
+
+
+def test_the_status_words_are_configuration(desk: Desk) -> None:
+    desk.configure(LLM__STATUS_LABELS="zh")
+    desk.add_row()
+    task = desk.submit()
+    desk.provider.play(refuses(500))
+    with pytest.raises(Retry):
+        desk.run(task)
+    assert desk.row()["status"] == "处理中"
+    desk.die(task, "failed after 4 attempts")
+    assert desk.row()["status"] == "失败"
+    desk.provider.play(answers())
+    desk.run(desk.submit())
+    assert desk.row()["status"] == "已完成"
+
+
+def test_text_of_every_script_survives(desk: Desk) -> None:
+    text = "估价 🏠 \\ ' \" ; -- \x00é"
+    desk.provider.play(answers(text))
+    desk.add_row(user_message=text, callback_url=ORIGIN)
+    task = desk.submit()
+    desk.run(task)
+    assert desk.row()["report"] == text
+    assert desk.callback(task)[1]["result"] == text
+    assert desk.provider.calls[0].body["messages"][0]["content"] == text
+
+
+def test_ids_of_64_bits_with_a_sign(desk: Desk) -> None:
+    for id in (2**63 - 1, -(2**63)):
+        desk.add_row(id)
+        assert desk.run(desk.submit(id))["id"] == id
+        assert desk.row(id)["report"] == REPORT
+
+
+def test_two_tables_with_the_same_id_are_two_rows(desk: Desk) -> None:
+    desk.configure(LLM__TABLES='{"valuation_records": {}, "order": {}}')
+    quote = "`" if is_mysql(desk.runtime.database) else '"'
+    order = f"{quote}order{quote}"  # a word of SQL on purpose
+    desk.sql(
+        f"CREATE TABLE {order} (id BIGINT PRIMARY KEY, status VARCHAR(50), user_message TEXT, sys_message TEXT,"
+        " report TEXT, failed_times INT, failed_info TEXT, progress VARCHAR(50), progress_info TEXT,"
+        " current_task_node INT, callback_url VARCHAR(255), updated_at TIMESTAMP NULL)"
+    )
+    desk.add_row(1)
+    desk.add_row(1, order)
+    desk.run(desk.submit(1, "order"))
+    assert desk.row(1)["report"] is None
+    assert desk.row(1, order)["report"] == REPORT
+
+
+# -- what cannot work
+
+
+def test_a_table_that_is_not_allowed_never_reaches_sql(desk: Desk) -> None:
+    name = "sytq_tasks; DROP TABLE valuation_records"
+    task = desk.submit(1, name)
+    with pytest.raises(Fail, match=r"is not on the allow-list llm\.tables; valid: valuation_records"):
+        desk.run(task)
+    desk.die(task, "dead")
+    assert desk.sql("SELECT COUNT(*) FROM valuation_records")[0][0] == 0
+
+
+def test_a_missing_row_is_said(desk: Desk) -> None:
+    task = desk.submit(77)
+    with pytest.raises(Fail, match="valuation_records has no row with id 77"):
+        desk.run(task)
+    desk.die(task, "dead")
+    assert desk.children(task) == []
+
+
+def test_a_missing_table_is_said(desk: Desk) -> None:
+    desk.configure(LLM__TABLES='{"nowhere": {}}')
+    task = desk.submit(1, "nowhere")
+    with pytest.raises(Fail, match="table nowhere does not exist"):
+        desk.run(task)
+    with pytest.raises(Fail, match="table nowhere does not exist"):
+        desk.die(task, "dead")
+
+
+def test_a_table_without_a_column_is_said(desk: Desk) -> None:
+    desk.configure(LLM__TABLES='{"small": {}}')
+    desk.sql("CREATE TABLE small (id BIGINT PRIMARY KEY, status VARCHAR(50), user_message TEXT)")
+    with pytest.raises(Fail, match=r"table small lacks a column of contract A: .*sys_message"):
+        desk.run(desk.submit(1, "small"))
+
+
+def test_a_row_deleted_meanwhile_is_said_and_its_report_kept(desk: Desk) -> None:
+    async def deletes(stage: Stage) -> None:
+        desk.sql("DELETE FROM valuation_records")
+        await answers()(stage)
+
+    desk.provider.play(deletes)
+    desk.add_row()
+    task = desk.submit()
+    with pytest.raises(Fail, match="row 1 of valuation_records was deleted while its report was made"):
+        desk.run(task)
+    assert json.loads(desk.steps(task)["node-0"].value)["content"] == REPORT
+
+
+def test_a_callback_url_changed_meanwhile_is_the_one_that_counts(desk: Desk) -> None:
+    async def changes(stage: Stage) -> None:
+        desk.sql("UPDATE valuation_records SET callback_url = 'https://new.example.com/'")
+        await answers()(stage)
+
+    desk.provider.play(changes)
+    desk.add_row(callback_url=ORIGIN)
+    task = desk.submit()
+    desk.run(task)
+    assert desk.callback(task)[0]["url"] == "https://new.example.com/"
+
+
+def test_a_report_too_long_for_its_column_is_not_cut(mysql_desk: Desk) -> None:
+    mysql_desk.provider.play(answers("价" * 30_000))
+    mysql_desk.add_row(callback_url=ORIGIN)
+    task = mysql_desk.submit()
+    with pytest.raises(Fail) as caught:
+        mysql_desk.run(task)
+    said = (
+        "column report of valuation_records is too small for 90000 bytes, and nothing is ever cut; "
+        "fix: ALTER TABLE valuation_records MODIFY report LONGTEXT"
+    )
+    assert str(caught.value) == said
+    row = mysql_desk.row()
+    assert (row["report"], row["failed_info"], row["failed_times"]) == (None, said, 1)
+    assert mysql_desk.children(task) == []
+
+    mysql_desk.die(task, said)
+    assert (mysql_desk.row()["status"], mysql_desk.callback(task_of(mysql_desk, task))[1]["error"]) == (
+        "failed",
+        said,
+    )
+
+    mysql_desk.sql("ALTER TABLE valuation_records MODIFY report LONGTEXT")
+    mysql_desk.run(mysql_desk.submit())
+    assert len(mysql_desk.row()["report"]) == 30_000
+
+
+def test_a_report_that_the_columns_charset_cannot_hold_is_not_mangled(mysql_desk: Desk) -> None:
+    mysql_desk.sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET utf8mb3")
+    mysql_desk.provider.play(answers("worth 🏠"))
+    mysql_desk.add_row()
+    with pytest.raises(Fail, match="column report of valuation_records cannot store every character"):
+        mysql_desk.run(mysql_desk.submit())
+    assert mysql_desk.row()["report"] is None
+
+
+def test_a_status_column_too_small_for_the_word_is_said(mysql_desk: Desk) -> None:
+    mysql_desk.sql("ALTER TABLE valuation_records MODIFY status VARCHAR(8)")
+    mysql_desk.add_row()
+    with pytest.raises(Fail, match=r"column status .* too small for 10 bytes.*MODIFY status VARCHAR\(255\)"):
+        mysql_desk.run(mysql_desk.submit())
+    assert mysql_desk.provider.calls == []
+
+
+# -- failed attempts
+
+
+def test_failed_attempts_are_counted_and_the_row_waits_as_processing(desk: Desk) -> None:
+    desk.add_row()
+    task = desk.submit()
+    desk.provider.play(refuses(500, "overloaded"))
+    for attempt in (1, 2):
+        with pytest.raises(Retry) as caught:
+            desk.run(task, attempt)
+        assert caught.value.counts
+    row = desk.row()
+    assert (row["status"], row["failed_times"], row["progress"]) == ("processing", 2, "0/1")
+    assert row["failed_info"] == "scripted: HTTP 500 from the provider: overloaded [unavailable]"
+    assert row["progress_info"].startswith("attempt 2 of 4 failed: scripted: HTTP 500")
+
+    desk.provider.play(answers())
+    desk.run(task, 3)
+    row = desk.row()
+    assert (row["status"], row["failed_times"], row["failed_info"]) == ("completed", 2, None)
+
+
+#: What each failure of a call leads to: the exception, whether it uses an attempt, seconds (None: the policy's).
+POLICY: dict[str, tuple[Scene, type[Exception], bool, Any]] = {
+    "400": (refuses(400), Fail, True, None),
+    "404": (refuses(404), Fail, True, None),
+    "413": (refuses(413), Fail, True, None),
+    "422": (refuses(422), Fail, True, None),
+    "401": (refuses(401), Retry, False, 30),
+    "402": (refuses(402), Retry, False, 30),
+    "403": (refuses(403), Retry, False, 30),
+    "408": (refuses(408), Retry, True, None),
+    "409": (refuses(409), Retry, True, None),
+    "429": (refuses(429), Retry, False, pytest.approx(6.5, abs=3.5)),
+    "429 with Retry-After": (refuses(429, retry_after="12"), Retry, False, 12),
+    "500": (refuses(500), Retry, True, None),
+    "503 with Retry-After": (refuses(503, retry_after="9"), Retry, True, 9),
+    "redirect": (refuses(307, location="http://127.0.0.1:1/"), Retry, True, None),
+    "reset": (resets, Retry, True, None),
+    "length": (answers(finish="length"), Fail, True, None),
+    "content_filter": (answers(finish="content_filter"), Fail, True, None),
+    "out of resources": (answers(finish="insufficient_system_resource"), Retry, True, None),
+    "blank": (answers(" "), Retry, True, None),
+    "no finish_reason": (answers(finish=None), Retry, True, None),
+    "error in a 200": (says('{"error": "x"}', "application/json"), Retry, True, None),
+    "HTML": (says("<html>", "text/html"), Retry, True, None),
+    "cut JSON": (says("{", "application/json"), Retry, True, None),
+}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_what_each_failure_leads_to(provider: ScriptedProvider, tmp_path: Any, redis_url: str, name: str) -> None:
+    scene, outcome, counts, after = POLICY[name]
+    desk = Desk(provider, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
+    provider.play(scene)
+    desk.add_row(user_message="the secret prompt of a caller")
+    task = desk.submit()
+    with pytest.raises(outcome) as caught:
+        desk.run(task)
+    row = desk.row()
+    assert (row["status"], row["report"]) == ("processing", None)
+    assert row["failed_times"] == (1 if counts else 0)
+    assert row["failed_info"] == str(caught.value)
+    if isinstance(caught.value, Retry):
+        assert (caught.value.counts, caught.value.after) == (counts, after)
+    assert "node-0" not in desk.steps(task), "a call that ended with an answer does not count as interrupted"
+    written = json.dumps([row["failed_info"], row["progress_info"]])
+    assert "sk-scripted" not in written
+    assert "secret prompt" not in written
+    desk.close()
+
+
+def test_without_a_provider_the_task_waits(desk: Desk) -> None:
+    desk.without_provider()
+    desk.add_row()
+    with pytest.raises(Retry, match="no provider is configured") as caught:
+        desk.run(desk.submit())
+    assert (caught.value.counts, caught.value.after) == (False, 10)
+    assert (desk.row()["failed_times"], desk.row()["status"]) == (0, "processing")
+
+
+def test_a_start_that_lost_the_task_changes_nothing(desk: Desk) -> None:
+    async def overtaken(stage: Stage) -> None:
+        desk.sql("UPDATE sytq_tasks SET token = 99")
+        desk.sql("UPDATE valuation_records SET progress_info = 'of the later start'")
+        await answers()(stage)
+
+    desk.provider.play(overtaken)
+    desk.add_row(callback_url=ORIGIN)
+    task = desk.submit()
+    with pytest.raises(Lost):
+        desk.run(task)
+    row = desk.row()
+    assert (row["report"], row["failed_times"], row["progress_info"]) == (None, 0, "of the later start")
+    assert desk.children(task) == []
+
+
+# -- never paid for twice
+
+
+def test_a_checkpointed_answer_is_not_asked_for_again(desk: Desk) -> None:
+    async def hides(stage: Stage) -> None:
+        desk.sql("ALTER TABLE valuation_records RENAME TO hidden")
+        await answers()(stage)
+
+    desk.provider.play(hides)
+    desk.add_row()
+    task = desk.submit()
+    with pytest.raises(Fail):  # the answer is there, the row cannot be written
+        desk.run(task)
+    desk.sql("ALTER TABLE hidden RENAME TO valuation_records")
+    desk.provider.play(refuses(500))
+    desk.run(task, 2)
+    assert len(desk.provider.calls) == 1
+    assert (desk.row()["report"], desk.row()["status"]) == (REPORT, "completed")
+
+
+def test_a_start_after_the_end_changes_nothing(desk: Desk) -> None:
+    desk.add_row(callback_url=ORIGIN)
+    task = desk.submit()
+    first = desk.run(task)
+    sent = desk.callback(task)
+    desk.sql("UPDATE valuation_records SET status = 'pending', report = NULL")  # the caller asks anew
+    assert desk.run(task, 2) == first
+    assert (desk.row()["status"], desk.row()["report"]) == ("pending", None)
+    assert desk.callback(task) == sent
+    assert len(desk.provider.calls) == 1
+
+
+def test_a_row_may_be_asked_about_again_by_another_task(desk: Desk) -> None:
+    desk.add_row()
+    desk.run(desk.submit())
+    desk.provider.play(answers("second thoughts"))
+    desk.run(desk.submit())
+    assert desk.row()["report"] == "second thoughts"
+
+
+# -- callbacks
+
+
+def test_the_callback_stands_with_the_report_or_not_at_all(desk: Desk) -> None:
+    desk.add_row(callback_url=f" {ORIGIN} ")
+    task = desk.submit()
+    desk.run(task)
+    payload, body = desk.callback(task)
+    assert {**payload, "body": ""} == {
+        "url": ORIGIN,
+        "method": "POST",
+        "headers": {"Content-Type": "application/json"},
+        "body": "",
+    }
+    assert abs(body.pop("timestamp") - time.time()) < 30
+    assert body == {
+        "task_id": task,
+        "table_name": "valuation_records",
+        "id": 1,
+        "status": "success",
+        "result": REPORT,
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize("url", [None, "", "  "])
+def test_no_url_means_no_callback(desk: Desk, url: str | None) -> None:
+    desk.add_row(callback_url=url)
+    task = desk.submit()
+    desk.run(task)
+    assert desk.children(task) == []
+    assert desk.row()["failed_info"] is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/", "http://localhost/", "ftp://example.com/", "nonsense", "http://u:p@example.com/"]
+)
+def test_a_refused_callback_url_costs_no_report_and_is_shown(desk: Desk, url: str) -> None:
+    desk.add_row(callback_url=url)
+    task = desk.submit()
+    desk.run(task)
+    row = desk.row()
+    assert (row["status"], row["report"]) == ("completed", REPORT)
+    assert row["failed_info"].startswith("the callback was not sent: ")
+    assert row["progress_info"] == f"done, but {row['failed_info']}"
+    assert desk.children(task) == []
+
+
+def test_a_network_that_the_operator_allows_is_called_back(desk: Desk) -> None:
+    desk.configure(OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
+    desk.add_row(callback_url="http://127.0.0.1:9/")
+    task = desk.submit()
+    desk.run(task)
+    assert desk.callback(task)[0]["url"] == "http://127.0.0.1:9/"
+
+
+# -- death
+
+
+def task_of(desk: Desk, task: str) -> str:
+    """The id of the task that followed this one's death."""
+    ((found,),) = desk.sql(f"SELECT id FROM sytq_tasks WHERE type = 'llm.dead' AND parent = '{task}'")
+    return str(found)
+
+
+def test_a_dead_task_fails_its_row_and_says_so(desk: Desk) -> None:
+    desk.add_row(callback_url=ORIGIN)
+    task = desk.submit()
+    desk.provider.play(refuses(500))
+    with pytest.raises(Retry):
+        desk.run(task)
+    dead = desk.die(task, "the worker was killed 4 times")
+    row = desk.row()
+    assert (row["status"], row["failed_info"]) == ("failed", "the worker was killed 4 times")
+    assert row["progress_info"] == "failed: the worker was killed 4 times"
+    assert (row["failed_times"], row["report"]) == (1, None)
+    payload, body = desk.callback(dead)
+    assert payload["url"] == ORIGIN
+    body.pop("timestamp")
+    assert body == {
+        "task_id": task,
+        "table_name": "valuation_records",
+        "id": 1,
+        "status": "failed",
+        "result": "",
+        "error": "the worker was killed 4 times",
+    }
+
+
+def test_a_death_told_twice_is_called_back_once(desk: Desk) -> None:
+    desk.add_row(callback_url=ORIGIN)
+    dead = desk.die(desk.submit(), "gone")
+    sent = desk.callback(dead)
+    desk.sql("UPDATE valuation_records SET status = 'pending'")  # the caller tries again
+    desk.run_again(dead)
+    assert desk.callback(dead) == sent
+    assert desk.row()["status"] == "pending"
+
+
+def test_a_completed_row_stays_completed_when_its_task_dies(desk: Desk) -> None:
+    desk.add_row(callback_url=ORIGIN)
+    task = desk.submit()
+    desk.run(task)
+    dead = desk.die(task, "the worker was killed 4 times")
+    assert (desk.row()["status"], desk.row()["failed_info"]) == ("completed", None)
+    assert desk.children(dead) == []
+
+
+def test_a_task_that_dies_after_its_end_leaves_the_row_to_the_next_task(desk: Desk) -> None:
+    desk.add_row(callback_url=ORIGIN)
+    first = desk.submit()
+    desk.run(first)
+    desk.provider.play(refuses(500))
+    with pytest.raises(Retry):
+        desk.run(desk.submit())
+    desk.die(first, "the worker was killed 4 times")
+    assert desk.row()["status"] == "processing"
+
+
+def test_a_refused_url_of_a_dead_task_is_shown(desk: Desk) -> None:
+    desk.add_row(callback_url="http://10.0.0.1/")
+    desk.die(desk.submit(), "gone")
+    row = desk.row()
+    assert (row["status"], row["failed_info"]) == ("failed", "gone")
+    assert row["progress_info"].startswith("failed: gone (the callback was not sent: 10.0.0.1 is not a public")
+
+
+def test_a_death_without_words_or_row_is_no_trouble(desk: Desk) -> None:
+    task = desk.submit()
+    desk.die(task, None)  # no row
+    desk.die(task, "never valid", payload={"table_name": 7})
+    desk.add_row()
+    desk.die(task, None)
+    assert desk.row()["failed_info"] == "the task ended without saying why"
+
+
+# -- the payload
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"table_name": "valuation_records"},
+        {"id": 1},
+        {"table_name": "t", "id": 0},
+        {"table_name": "t", "id": 2**63},
+        {"table_name": "t", "id": -(2**63) - 1},
+        {"table_name": "t", "id": 1.5},
+        {"table_name": "", "id": 1},
+        {"table_name": "t", "id": 1, "model": ""},
+        {"table_name": "t", "id": 1, "modle": "x"},
+    ],
+)
+def test_a_payload_that_is_none_is_refused(payload: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Valuation.model_validate(payload)
+
+
+def test_policy_and_deadline_follow_the_configuration(desk: Desk) -> None:
+    desk.configure(QUEUE__RETRY="5", PROVIDERS__SCRIPTED__TOTAL="20m")
+    declared = desk.runtime.registry.get("llm")
+    assert declared.backoff.max_attempts == 6
+    assert declared.seconds == 1260
+    assert (declared.queue, declared.is_async) == ("llm", True)
