@@ -106,8 +106,10 @@ class WorkerProcess:
             entry = self.redis.call(
                 "adopt",
                 [self.keys.live, delivery.stream],
-                [GROUP, self.name, delivery.id, delivery.type, delivery.queue_name, priority]
-                + [delivery.attempts, delivery.max_attempts, delivery.token, delivery.body],  # noqa: RUF005
+                [
+                    *(GROUP, self.name, delivery.id, delivery.type, delivery.queue_name, priority),
+                    *(delivery.attempts, delivery.max_attempts, delivery.token, delivery.body),
+                ],
             )
             if entry:
                 with self._lock:

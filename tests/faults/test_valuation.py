@@ -1,0 +1,189 @@
+"""P2, P3, P4, P5 for the main job: one report, one billed call, one signed callback, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import standardwebhooks
+
+from sytq.models import ValuationRecord
+from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses
+from tests.receiver import Receiver
+from tests.servers import MySQLServer, RedisServer, poll
+from tests.workers import Installation
+
+pytestmark = pytest.mark.faults
+SECRET = "whsec_" + "c3l0cS10ZXN0cy1zaWduaW5nLXNlY3JldC0="
+
+
+class Desk(Installation):
+    """An installation with a provider that can be held up, and a receiver of callbacks."""
+
+    def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
+        self.provider = ScriptedProvider()
+        self.receiver = Receiver()
+        self.go_on = threading.Event()
+        super().__init__(
+            folder,
+            database_url,
+            redis_url,
+            SYTQ_PROVIDERS__SCRIPTED__BASE_URL=self.provider.base_url,
+            SYTQ_PROVIDERS__SCRIPTED__API_KEY="sk-scripted",
+            SYTQ_PROVIDERS__SCRIPTED__MODEL="valuer-1",
+            SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
+            SYTQ_WEBHOOK__SECRET=SECRET,
+        )
+
+    def close(self) -> None:
+        super().close()
+        self.provider.close()
+        self.receiver.close()
+
+    async def held_up(self, stage: Stage) -> None:
+        """Answers when the test says so."""
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.02)
+        await answers()(stage)
+
+    def valuate(self, row_id: int = 7) -> str:
+        def insert() -> None:
+            ValuationRecord.insert(
+                id=row_id, status="pending", user_message="What is it worth?", callback_url=self.receiver.url
+            ).execute()
+
+        task = self.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": row_id})
+        self.runtime.submitter.submit([task], also=insert)
+        return task.id
+
+    def record(self, row_id: int = 7) -> ValuationRecord:
+        with self.runtime.database.connection_context():
+            return ValuationRecord.get_by_id(row_id)
+
+    def assert_done_once(self, task_id: str, calls: int) -> None:
+        """One report, `calls` provider calls, one callback that says the same and is signed."""
+        row = self.wait_state(task_id, "succeeded", timeout=40)
+        record = self.record()
+        assert (record.status, record.report, record.current_task_node) == ("completed", REPORT, 1)
+        assert (record.progress, record.failed_info) == ("1/1", None)
+        poll(lambda: self.receiver.received, timeout=20, message="the callback arrives")
+        (callback,) = self.receiver.received
+        said: dict[str, Any] = json.loads(callback.body)
+        assert (said["status"], said["result"], said["task_id"], said["id"]) == ("success", REPORT, row.id, 7)
+        standardwebhooks.Webhook(SECRET).verify(callback.body, callback.headers)
+        assert len(self.provider.calls) == calls
+
+
+@pytest.fixture
+def desk(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Desk]:
+    made = Desk(tmp_path, database_url, redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fragile(tmp_path: Path, own_redis: RedisServer) -> Iterator[Desk]:
+    made = Desk(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
+    yield made
+    if not own_redis.running:
+        own_redis.start()
+    made.close()
+
+
+def test_p3_p4_worker_killed_while_the_provider_thinks(desk: Desk) -> None:
+    desk.provider.play(hangs, answers())
+    worker = desk.start_worker()
+    task = desk.valuate()
+    poll(lambda: desk.provider.calls, message="the provider is asked")
+    worker.kill()
+    assert desk.record().status == "processing"
+    desk.start_worker()
+    desk.assert_done_once(task, calls=2)  # the first was never answered: one finished node, one billed answer
+    (step, *_) = desk.runtime.ledger.steps(task)
+    assert (step.name, step.state, step.interrupted) == ("node-0", "done", 1)
+
+
+def test_p4_worker_killed_after_the_answer_was_checkpointed(desk: Desk) -> None:
+    worker = desk.start_worker()
+    desk.provider.play(desk.held_up)
+    task = desk.valuate()
+    poll(lambda: desk.provider.calls, message="the provider is asked")
+    desk.go_on.set()
+    poll(
+        lambda: any(step.name == "node-0" and step.state == "done" for step in desk.runtime.ledger.steps(task)),
+        interval=0.001,
+        message="the answer is checkpointed",
+    )
+    worker.kill()
+    desk.start_worker()
+    desk.assert_done_once(task, calls=1)
+
+
+def test_p2_redis_killed_and_emptied_while_the_provider_thinks(fragile: Desk, own_redis: RedisServer) -> None:
+    fragile.provider.play(fragile.held_up)
+    fragile.start_worker()
+    task = fragile.valuate()
+    poll(lambda: fragile.provider.calls, message="the provider is asked")
+    own_redis.kill()
+    own_redis.start()
+    own_redis.client().flushall()
+    fragile.go_on.set()
+    fragile.assert_done_once(task, calls=1)
+
+
+def test_p2_redis_away_for_good_long_while_the_answer_comes(fragile: Desk, own_redis: RedisServer) -> None:
+    fragile.provider.play(fragile.held_up)
+    fragile.start_worker()
+    task = fragile.valuate()
+    poll(lambda: fragile.provider.calls, message="the provider is asked")
+    own_redis.kill()
+    fragile.go_on.set()
+    poll(lambda: fragile.record().report == REPORT, message="the report is written without Redis")
+    own_redis.start()
+    fragile.assert_done_once(task, calls=1)
+
+
+def test_p4_database_away_when_the_answer_comes(tmp_path: Path, own_mysql: MySQLServer, redis_url: str) -> None:
+    desk = Desk(tmp_path, own_mysql.create_database("desk"), redis_url)
+    try:
+        desk.provider.play(desk.held_up)
+        worker = desk.start_worker()
+        task = desk.valuate()
+        poll(lambda: desk.provider.calls, message="the provider is asked")
+        own_mysql.kill()
+        desk.go_on.set()
+        poll(lambda: "checkpoint waits for the database" in worker.text(), timeout=30, message="the answer waits")
+        own_mysql.start()
+        desk.assert_done_once(task, calls=1)
+    finally:
+        desk.close()
+
+
+def test_p5_a_callback_repeats_the_same_bytes_until_it_is_taken(desk: Desk) -> None:
+    desk.receiver.close()
+    desk.receiver = Receiver(503, 500, 200)
+    desk.start_worker(SYTQ_TYPES__CALLBACK='{"retry": {"first": "100ms", "factor": 1}}')
+    task = desk.valuate()
+    desk.wait_state(task, "succeeded")
+    poll(lambda: len(desk.receiver.received) == 3, message="three attempts")
+    assert len({(got.body, got.headers["webhook-id"]) for got in desk.receiver.received}) == 1
+    (child,) = [row for row in desk.runtime.ledger.find(limit=50)[0] if row.type == "callback"]
+    assert desk.wait_state(child.id, "succeeded").attempts == 3
+
+
+def test_p1_a_valuation_that_cannot_succeed_ends_in_its_row_and_callback(desk: Desk) -> None:
+    desk.provider.play(refuses(400, "the model does not exist"))
+    desk.start_worker()
+    task = desk.valuate()
+    desk.wait_state(task, "dead")
+    poll(lambda: desk.receiver.received, message="the callback arrives")
+    said = json.loads(desk.receiver.received[0].body)
+    assert (said["status"], said["task_id"]) == ("failed", task)
+    record = desk.record()
+    assert (record.status, record.failed_times, record.report) == ("failed", 1, None)
+    assert "the model does not exist" in record.failed_info
