@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -51,10 +53,18 @@ def poll(
         time.sleep(interval)
 
 
+#: Below the ports that the system gives to outgoing connections, and apart for each process of a parallel run:
+#: a server may take seconds from being given its port to listening on it.
+_PORTS = itertools.cycle(random.sample(range(1000), 1000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    first = 20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    for offset in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", first + offset))
+            return first + offset
+    raise AssertionError("unreachable: there are always more ports to try")
 
 
 class Server:
@@ -224,6 +234,7 @@ class MySQLServer(Server):
             f"--datadir={self.data}",
             f"--socket={self.folder / 's'}",
             f"--pid-file={self.folder / 'pid'}",
+            f"--tmpdir={self.folder}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
             "--skip-log-bin",
@@ -255,7 +266,11 @@ class MySQLServer(Server):
         else:
             command = [self.program, "--no-defaults", *self._account()]
             command += ["--initialize-insecure", f"--datadir={self.data}"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        # Two at once in one folder remove each other's temporary tables.
+        environment = os.environ | {"TMPDIR": str(self.folder)}
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, f"{command[0]}: {done.stdout[-1000:]}{done.stderr[-1000:]}"
 
     @staticmethod

@@ -117,3 +117,23 @@ def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -
     config.write_text("auth: {enabled: true, users: {jürgen: x}}\n")
     with pytest.raises(ConfigError, match="jürgen"):
         Auth(load(str(config), {}))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),  # a name that was made to point here
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1"}, 200),
+        ({"Host": "[::1]:8080"}, 200),
+        ({"Host": "localhost:8080", "Origin": "http://localhost:8080"}, 200),
+        ({"Host": "queue"}, 200),
+        ({"Host": "queue.internal"}, 200),
+    ],
+)
+def test_a_web_page_of_another_site_cannot_submit_through_a_local_browser(
+    api: Api, headers: dict[str, str], status: int
+) -> None:
+    assert submit(api, headers).status == status

@@ -82,8 +82,8 @@ def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer
         assert text.count("# TYPE sytq_") == 7
         return {name: float(value) for name, value in re.findall(r"^([^#\s]+) (\S+)$", text, re.MULTILINE)}
 
-    found = poll(lambda: (seen := scraped()).get('sytq_tasks_total{outcome="submitted",type="webhook"}') and seen)
-    assert found['sytq_tasks_total{outcome="submitted",type="webhook"}'] == 3
+    submitted = 'sytq_tasks_total{outcome="submitted",type="webhook"}'
+    found = poll(lambda: (seen := scraped()).get(submitted) == 3 and seen, message="all three are dispatched")
     assert found['sytq_queue_waiting{priority="normal",queue="webhook"}'] == 3
     assert found['sytq_queue_running{priority="normal",queue="webhook"}'] == 0
     assert found['sytq_queue_delayed{queue="webhook"}'] == 0

@@ -1,0 +1,75 @@
+"""The app: every resource on its path, and the life of what they share.
+
+Owns the routes. Must not open a connection before the first request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+import sytq
+from sytq import logs, runtime
+from sytq.api.acceptor import Acceptor
+from sytq.api.auth import Auth
+from sytq.api.door import Door
+from sytq.api.health import Health, Ready
+from sytq.api.llm import PromptTasks, RecordTasks
+from sytq.api.metrics import Metrics
+from sytq.api.problems import Problems
+from sytq.api.submission import Submission
+from sytq.api.tasks import LiveView, Lookup, OneTask, TaskList
+from sytq.api.threads import Threads
+from sytq.api.webhooks import WebhookTasks
+from sytq.config import Settings, load
+
+_SQL_THREADS = 8
+_REDIS_THREADS = 4
+
+
+def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
+    """Return the ASGI app; without `settings` they are loaded. Raises ConfigError."""
+    settings = load() if settings is None else settings
+    logs.configure(settings.logger.level, settings.log_format, "api")
+    parts = runtime.build(settings)
+    sql = Threads("the database", size=_SQL_THREADS)
+    redis = Threads("Redis", size=_REDIS_THREADS)
+    acceptor = Acceptor(parts.ledger, parts.submitter)
+    submission = Submission(parts.registry, parts.submitter, acceptor)
+    live = LiveView(parts.inspection, redis)
+    lookup = Lookup(parts.ledger, parts.registry, live, sql, settings.retention)
+
+    app = Door(
+        max_body=settings.api.max_body,
+        media_type=falcon.MEDIA_JSON,
+        middleware=[Auth(settings), _Life(acceptor, [sql, redis], parts)],
+    )
+    app.req_options.strip_url_path_trailing_slash = True
+    Problems(parts.ledger.database, sql).install(app)
+    app.add_route("/api/tasks/llm", RecordTasks(settings, submission))
+    app.add_route("/api/tasks", TaskList(lookup))
+    app.add_route("/api/tasks/{task_id}", OneTask(lookup))
+    app.add_route("/api/v1/tasks/llm", PromptTasks(settings, submission, parts.guard))
+    app.add_route("/api/v1/tasks", WebhookTasks(submission, parts.guard))
+    app.add_route("/health", Health(sytq.__version__))
+    app.add_route("/healthz/live", Health(sytq.__version__))
+    app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))
+    app.add_route("/metrics", Metrics(parts.inspection, sytq.__version__, settings.worker.liveness, redis))
+    return app
+
+
+class _Life:
+    """Falcon middleware for the end of the process: what was accepted is handed over first."""
+
+    def __init__(self, acceptor: Acceptor, pools: list[Threads], parts: runtime.Runtime) -> None:
+        self._acceptor = acceptor
+        self._pools = pools
+        self._parts = parts
+
+    async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
+        await self._acceptor.close()
+        for pool in self._pools:
+            pool.close()
+        self._parts.broker.close()

@@ -1,0 +1,64 @@
+"""gunicorn's configuration: `gunicorn -c python:sytq.api.gunicorn_conf 'sytq.api:create_app()'`.
+
+Owns which of our settings becomes which of gunicorn's. gunicorn takes a module's names as its settings, so
+this is a script in the form of a module: importing it reads the configuration, as only `sytq.actors` does
+besides. Nothing is preloaded: connections are opened after the fork.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import structlog
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
+from sytq import logs
+from sytq.api.auth import is_local
+from sytq.api.worker import Worker
+from sytq.config import load
+from sytq.errors import ConfigError
+
+try:
+    _settings = load()
+except ConfigError as error:
+    sys.exit(f"sytq: {error}")
+
+
+class _Logs(Logger):  # type: ignore[misc]
+    """gunicorn's loggers, in the form of all our logs."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        logs.configure(_settings.logger.level, _settings.log_format, "api")
+
+
+def on_starting(server: Any) -> None:
+    """Say once what the address means for who is served."""
+    if not _settings.auth.enabled and not is_local((_settings.api.host, 0)):
+        structlog.get_logger("sytq.api").warning(
+            "listening beyond loopback without auth: only loopback clients are served",
+            host=_settings.api.host,
+            configure="auth.enabled: true and auth.users",
+        )
+
+
+proc_name = "sytq-api"
+worker_class = Worker
+logger_class = _Logs
+loglevel = _settings.logger.level
+host = _settings.api.host
+bind = [f"[{host}]:{_settings.api.port}" if ":" in host else f"{host}:{_settings.api.port}"]
+workers = _settings.api.workers
+worker_connections = 1000
+backlog = 2048
+keepalive = 5
+graceful_timeout = max(1, round(_settings.api.graceful_timeout))
+# While a worker shuts down it gives no sign of life, and must not be taken for dead.
+timeout = graceful_timeout + 30
+asgi_lifespan = "on"
+limit_request_line = 4094
+limit_request_fields = 100
+limit_request_field_size = 8190
+# One at a fixed place would be shared by every gunicorn of this account.
+control_socket_disable = True

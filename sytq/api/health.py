@@ -1,0 +1,108 @@
+"""Health: is the process there, and can it do its work.
+
+Owns /health (contracts A and D in one body) and the two probes. Must not need a store to answer, except to
+say that it is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+
+import falcon
+import falcon.asgi
+import peewee
+import structlog
+
+from sytq.api import problems
+from sytq.api.threads import Threads
+from sytq.broker.inspection import Inspection
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.migrations import pending
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that a store has for its answer; a probe has given up soon after.
+_PATIENCE = 4.0
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Health:
+    """GET /health and GET /healthz/live: the process answers."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        now = _now()
+        resp.data = problems.encode(
+            {
+                "code": 200,
+                "message": "Success",
+                "status": "healthy",
+                "timestamp": now,
+                "data": {"status": "healthy", "timestamp": now, "version": self._version},
+            }
+        )
+
+    on_head = on_get
+
+
+class Ready:
+    """GET /healthz/ready: both stores answer and the tables are there; 503 says which does not."""
+
+    def __init__(self, database: peewee.Database, inspection: Inspection, sql: Threads, redis: Threads) -> None:
+        self._database = database
+        self._inspection = inspection
+        self._sql = sql
+        self._redis = redis
+        self._checks: dict[str, asyncio.Task[str]] = {}
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        database, redis = await asyncio.gather(self._check("database"), self._check("redis"))
+        said = {"database": database, "redis": redis}
+        ready = all(word == "ok" for word in said.values())
+        resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
+        if not ready:
+            resp.set_header("Retry-After", "2")
+        resp.data = problems.encode(
+            {
+                "code": 200 if ready else 503,
+                "message": "Success" if ready else "not ready",
+                "status": "ready" if ready else "unavailable",
+                "timestamp": _now(),
+                "data": said,
+            }
+        )
+
+    on_head = on_get
+
+    async def _check(self, store: str) -> str:
+        """The store's word. Probes share a check under way, so that a hanging store holds one thread."""
+        check = self._checks.get(store)
+        if check is None or check.done():
+            check = self._checks[store] = asyncio.create_task(getattr(self, f"_{store}_word")())
+        try:
+            return await asyncio.wait_for(asyncio.shield(check), _PATIENCE)
+        except TimeoutError:
+            return f"no answer within {_PATIENCE:g} s"
+        except Exception as error:
+            log.exception("readiness check failed", store=store)
+            return f"check failed: {type(error).__name__}"
+
+    async def _database_word(self) -> str:
+        try:
+            missing = await self._sql.run(pending, self._database)
+        except DatabaseUnavailable:
+            return "does not answer"
+        return f"migrations pending: {', '.join(missing)} (run `sytq db migrate`)" if missing else "ok"
+
+    async def _redis_word(self) -> str:
+        try:
+            await self._redis.run(self._inspection.ping)
+        except RedisUnavailable:
+            return "does not answer"
+        return "ok"

@@ -1,0 +1,160 @@
+"""Looking tasks up: contract A's GET /api/tasks/{id} and GET /api/tasks.
+
+Owns the words of contract A and the union of the two stores: the ledger's row, and what Redis knows newer.
+Must not change a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import datetime as dt
+import re
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.threads import Busy, Threads
+from sytq.broker.inspection import Inspection, Live
+from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.ledger import Ledger, utcnow
+from sytq.models import Task
+from sytq.plugin import Registry
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED, TERMINAL
+
+#: Our states in contract A's words.
+STATUS = {
+    QUEUED: "pending",
+    RUNNING: "active",
+    SUCCEEDED: "completed",
+    DEAD: "failed",
+    RETRYING: "retry",
+    CANCELLED: "archived",
+    SCHEDULED: "scheduled",
+}
+_STATE = {status: state for state, status in STATUS.items()}
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LIMIT, _LIMIT_MAX = 10, 100
+_OFFSET_MAX = 2**63 - 1
+
+
+class LiveView:
+    """What Redis knows of tasks, while it answers within a second; else the rows alone must do."""
+
+    _patience = 1.0
+    _pause = 5.0
+
+    def __init__(self, inspection: Inspection, threads: Threads) -> None:
+        self._inspection = inspection
+        self._threads = threads
+        self._resumes = 0.0
+
+    async def of(self, rows: Iterable[Task]) -> dict[str, Live]:
+        """The newer state of those tasks that have one."""
+        open_rows = {row.id: row for row in rows if row.state not in TERMINAL}
+        if not open_rows or time.monotonic() < self._resumes:
+            return {}
+        try:
+            live = await asyncio.wait_for(self._threads.run(self._inspection.live, list(open_rows)), self._patience)
+        except (RedisUnavailable, TimeoutError, Busy):
+            self._resumes = time.monotonic() + self._pause
+            return {}
+        return {id: seen for id, seen in live.items() if seen.token >= open_rows[id].token}
+
+
+class Lookup:
+    """What both endpoints share: the stores, and a task in contract A's form."""
+
+    def __init__(self, ledger: Ledger, registry: Registry, live: LiveView, sql: Threads, retention: float) -> None:
+        self.ledger = ledger
+        self.live = live
+        self.sql = sql
+        self.retention = dt.timedelta(seconds=retention)
+        self._registry = registry
+
+    def shown(self, row: Task, live: Live | None) -> dict[str, Any]:
+        """The fields of contract A."""
+        state = live.state if live else row.state
+        attempts = live.attempts if live else row.attempts
+        return {
+            "task_id": row.id,
+            "status": STATUS[state],
+            "queue_name": row.queue or self._default_queue(row.type),
+            "created_at": calendar.timegm(row.created_at.timetuple()),
+            # While it waits for its next attempt every one so far was a failure.
+            "retry_count": attempts if state == RETRYING else max(0, attempts - 1),
+            "type": row.type,
+        }
+
+    def _default_queue(self, type_name: str) -> str:
+        return self._registry.get(type_name).queue if type_name in self._registry else "default"
+
+
+class OneTask:
+    """GET /api/tasks/{task_id}"""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        wanted = task_id.lower()
+        row = await self._lookup.sql.run(self._lookup.ledger.get, wanted) if _ID.fullmatch(wanted) else None
+        if row is None or (row.finished_at and row.finished_at < utcnow() - self._lookup.retention):
+            raise falcon.HTTPNotFound(description="task not found")
+        live = await self._lookup.live.of([row])
+        shown = self._lookup.shown(row, live.get(row.id))
+        resp.data = problems.encode({"code": 200, "message": "Success", "data": shown})
+
+
+class TaskList:
+    """GET /api/tasks"""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        status, queue = _parameter(req, "status"), _parameter(req, "queue_name")
+        if status is not None and status not in _STATE:
+            raise InvalidInput("status", f"{status[:64]!r} is not valid; valid: {', '.join(_STATE)}")
+        if queue is not None and not _QUEUE.fullmatch(queue):
+            raise InvalidInput("queue_name", "must be 1 to 64 letters, digits, '_', '.' or '-'")
+        limit = min(_number(req, "limit", _LIMIT, least=1), _LIMIT_MAX)
+        offset = _number(req, "offset", 0, least=0)
+        rows, total = await self._lookup.sql.run(
+            self._lookup.ledger.find,
+            states=[_STATE[status]] if status else (),
+            queue=queue,
+            limit=limit,
+            offset=offset,
+        )
+        # A list by status is the ledger's, so that it shows what it was asked for.
+        live = {} if status else await self._lookup.live.of(rows)
+        tasks = [self._lookup.shown(row, live.get(row.id)) for row in rows]
+        data = {"tasks": tasks, "total_count": total, "limit": limit, "offset": offset}
+        resp.data = problems.encode({"code": 200, "message": "Success", "data": data})
+
+
+def _parameter(req: falcon.asgi.Request, name: str) -> str | None:
+    """A query parameter; absent and empty are None. Raises InvalidInput."""
+    value = req.params.get(name)
+    if isinstance(value, list):
+        raise InvalidInput(name, "given more than once")
+    return value or None
+
+
+def _number(req: falcon.asgi.Request, name: str, default: int, *, least: int) -> int:
+    value = _parameter(req, name)
+    if value is None:
+        return default
+    # isdecimal alone takes the digits of every script, and int() a number of any length.
+    if not (value.isascii() and value.isdecimal() and len(value) <= 19):
+        raise InvalidInput(name, f"{value[:32]!r} is not a whole number from {least}")
+    number = int(value)
+    if not least <= number <= _OFFSET_MAX:
+        raise InvalidInput(name, f"{number} is not a whole number from {least} to {_OFFSET_MAX}")
+    return number

@@ -1,0 +1,63 @@
+"""`sytq api` and `sytq worker`: the two long-running processes with the configured sizes.
+
+Owns their command lines. Must not serve anything: each becomes gunicorn or Dramatiq, once the configuration
+is known to be usable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from sytq import runtime
+from sytq.config import Settings, load
+from sytq.errors import ConfigError
+
+app = typer.Typer()
+
+File = Annotated[
+    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
+]
+
+
+@app.command()
+def api(file: File = None) -> None:
+    """Serve the HTTP API with gunicorn."""
+    _usable(file)
+    _become("gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()")
+
+
+@app.command()
+def worker(file: File = None) -> None:
+    """Run tasks with Dramatiq worker processes."""
+    settings = _usable(file)
+    _become(
+        "dramatiq",
+        "sytq.actors",
+        *("-p", str(settings.worker.processes)),
+        *("-t", str(settings.worker.threads)),
+        *("--worker-shutdown-timeout", str(round(settings.worker.shutdown_timeout * 1000))),
+    )
+
+
+def _usable(file: str | None) -> Settings:
+    """The settings, or exit 2 with what is wrong with them or with the plugins."""
+    if file is not None:
+        os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # the processes to come read it again
+    try:
+        settings = load()
+        runtime.build(settings)
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    return settings
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The same process: signals, exit status and the supervisor's view of it are the server's own.
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (no shell on purpose)
