@@ -185,7 +185,7 @@ class Ledger:
             "scheduled_at", "result", "error", "fingerprint", "progress",
         )  # fmt: skip
         finished = ", ".join(f"'{state}'" for state in TERMINAL)
-        for part in _chunks(changes, 200):
+        for part in _chunks(changes):
             values: list[Any] = []
             selects: list[str] = []
             for change in part:
@@ -319,5 +319,15 @@ def _plain(value: Any) -> Any:
     return value.isoformat(" ") if isinstance(value, dt.datetime) else value
 
 
-def _chunks(items: list[Change], size: int) -> Iterable[list[Change]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _chunks(changes: list[Change]) -> Iterable[list[Change]]:
+    """Parts that one statement can carry: MySQL refuses those above max_allowed_packet (16 MiB by default)."""
+    part: list[Change] = []
+    size = 0
+    for change in changes:
+        size += sum(len(text or "") for text in (change.result, change.error, change.progress))
+        if part and (size > 1 << 20 or len(part) == 200):
+            yield part
+            part, size = [], 0
+        part.append(change)
+    if part:
+        yield part

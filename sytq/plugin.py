@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
-from sytq.states import PRIORITIES
+from sytq.states import NAME, PRIORITIES
 
 GROUP = "sytq.plugins"
 log = structlog.get_logger(__name__)
@@ -253,6 +253,12 @@ class Registry:
                 priority=override.priority or settled.priority,
                 config=override.extra,
             )
+        for name in (settled.name, settled.queue):
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"task type '{settled.name}': '{name}' is not a name; valid: a letter or _, then letters, digits,"
+                    " . _ - (64 at most)"
+                )
         if settled.priority not in PRIORITIES:
             raise ConfigError(
                 f"task type '{settled.name}': priority '{settled.priority}' is not valid;"

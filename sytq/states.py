@@ -1,9 +1,11 @@
-"""The words of a task's life: states, priorities, outcomes.
+"""The words of a task's life: states, priorities, names.
 
 Owns these names, as they stand in SQL, Redis and every answer; must import nothing of sytq.
 """
 
 from __future__ import annotations
+
+import re
 
 QUEUED = "queued"  # waits in its stream
 SCHEDULED = "scheduled"  # waits for its time, never started
@@ -19,3 +21,6 @@ STATES = UNFINISHED + TERMINAL
 
 #: Highest first: the order in which a worker looks.
 PRIORITIES = ("urgent", "high", "normal", "low")
+
+#: What a queue or a task type may be called: safe in a key of Redis, a metric's label and a URL.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")

@@ -19,11 +19,11 @@ from dramatiq.middleware import Middleware
 
 from sytq.broker.consumer import StreamConsumer
 from sytq.broker.delivery import Delivery
-from sytq.broker.keys import NAME, Keys
+from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
 from sytq.broker.worker import WorkerProcess
 from sytq.errors import InvalidInput
-from sytq.states import PRIORITIES
+from sytq.states import NAME, PRIORITIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,11 @@ class StreamConsumer(Consumer):
             message.outcome = Outcome("return", counts=False)
             self.ack(message)
 
+    def close(self) -> None:
+        """Hand back what Dramatiq did not come to ask for."""
+        self.requeue(self._buffer)
+        self._buffer.clear()
+
     # -- fetching
 
     def _fill(self) -> None:

@@ -5,7 +5,6 @@ Owns the names; keys are handed to the scripts as KEYS, never built inside them.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from sytq.states import PRIORITIES
@@ -13,9 +12,6 @@ from sytq.states import PRIORITIES
 #: The consumer group of the workers on every stream of tasks, and of the recorder on the events.
 GROUP = "sytq"
 RECORDER = "recorder"
-
-#: What a queue, type or worker may be called: safe in a key, a metric label and the live index.
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)

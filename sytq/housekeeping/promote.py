@@ -27,15 +27,16 @@ class Promoter(Loop):
         self._queues = sorted(queues)
 
     def step(self) -> float:
-        wait, bell = _TICK_MS, b"0-0"
+        wait, heard = _TICK_MS, None
         for queue in self._queues:
             moved, due, bell = self._promote(queue)
+            heard = heard or bell  # the first: a bell that rings for a queue already looked at must wake us
             while moved == _MOST:
-                moved, due, bell = self._promote(queue)
+                moved, due, _ = self._promote(queue)
             if due >= 0:
                 wait = min(wait, due)
-        if wait > 0:
-            self._redis.ask("XREAD", "BLOCK", wait, "STREAMS", self._keys.bell, bell)
+        if wait > 0 and heard:
+            self._redis.ask("XREAD", "BLOCK", wait, "STREAMS", self._keys.bell, heard)
         return 0.0
 
     def _promote(self, queue: str) -> tuple[int, int, bytes]:

@@ -10,8 +10,11 @@ import json
 import time
 from typing import Any
 
+import structlog
+
 from sytq.broker.keys import RECORDER, Keys
 from sytq.broker.redis import NoGroup, Redis
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.ids import derived_id
 from sytq.ledger import Change, Ledger, NewTask, from_ms
@@ -19,6 +22,8 @@ from sytq.models import Task
 from sytq.plugin import Death, Registry
 from sytq.states import RUNNING
 from sytq.submit import Submitter
+
+log = structlog.get_logger(__name__)
 
 _BATCH = 500
 _BLOCK_MS = 500
@@ -38,17 +43,21 @@ class Recorder(LeasedLoop):
         self._registry = registry
         self._submitter = submitter
         self._forgotten = 0.0
+        self._behind = False
 
     def work(self) -> float:
         try:
-            # What an earlier holder had read and not finished comes first: events are applied in order.
-            events = (self._read("0") if self.fresh else []) or self._read(">")
+            # What was read and not written (by an earlier holder, or before a fault) comes first and in order.
+            unfinished = self._read("0") if self.fresh or self._behind else []
+            events = unfinished or self._read(">")
         except NoGroup:
             self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
             return 0.0
+        self._behind = True
         if events:
-            self._record(events)
+            self._record_or_set_aside(events)
             self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
+        self._behind = bool(unfinished)
         if time.monotonic() - self._forgotten > 1.0:
             self._forget()
             self._forgotten = time.monotonic()
@@ -60,6 +69,25 @@ class Recorder(LeasedLoop):
             *("STREAMS", self.keys.events, since),
         )
         return list(reply[0][1]) if reply else []
+
+    def _record_or_set_aside(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """Write all events; one that cannot be written must not hold up the history of all others."""
+        try:
+            self._record(events)
+            return
+        except (DatabaseUnavailable, RedisUnavailable):
+            raise
+        except Exception:
+            log.exception("a batch of events cannot be written: trying one by one")
+        for event in events:
+            try:
+                self._record([event])
+            except (DatabaseUnavailable, RedisUnavailable):
+                raise
+            except Exception as error:
+                log.exception("event set aside", entry=event[0].decode())
+                fields = [part for pair in event[1].items() for part in pair]
+                self.redis.ask("XADD", self.keys.deadletters, "*", "reason", repr(error)[:500], *fields)
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         followers: list[NewTask] = []

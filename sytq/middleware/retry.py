@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 #: How soon a run is tried again that ended because a store of ours was away.
 _STORE_AWAY = 2.0
 #: Results travel through Redis; what is larger belongs into a table of the task type.
-_MAX_RESULT = 1 << 20
+_MAX_RESULT = 256 << 10
 _MAX_ERROR = 1000
 
 

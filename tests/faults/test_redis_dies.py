@@ -98,3 +98,14 @@ def test_p2_a_stalled_redis_only_delays(breakable: Installation, own_redis: Redi
     breakable.wait_state(task, "succeeded", timeout=30)
     breakable.wait_state(late, "succeeded", timeout=30)
     assert breakable.notes()["start late"] == 1
+
+
+def test_p2_a_worker_that_starts_before_redis_works_once_it_is_there(
+    breakable: Installation, own_redis: RedisServer
+) -> None:
+    task = breakable.submit("plain", "a")
+    own_redis.kill()
+    worker = breakable.start_worker()
+    poll(lambda: "Redis does not answer" in worker.text(), message="it says what it waits for")
+    own_redis.start()
+    breakable.wait_state(task, "succeeded", timeout=30)
