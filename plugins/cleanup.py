@@ -11,7 +11,7 @@ from typing import Any
 import peewee
 from pydantic import BaseModel, ConfigDict
 
-from sytq import Backoff, Context, Transaction, task
+from sytq import Backoff, Context, Schedule, Transaction, task
 from sytq.durations import Duration
 from sytq.ledger import utcnow
 from sytq.models import Attempt, Step, Task
@@ -34,6 +34,8 @@ class Cleanup(BaseModel):
     payload=Cleanup,
     retry=Backoff(first="10s", factor=2, max="5m", max_attempts=5),
     timeout="10m",
+    priority="low",
+    schedule=Schedule(every="10m", missed="skip"),
 )
 def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
     """Delete finished tasks with their attempts and steps once they are older than the retention."""

@@ -6,6 +6,7 @@ Owns nothing but the list of public names.
 from sytq.context import AsyncContext, Context, Transaction
 from sytq.errors import Cancelled, Fail, Lost, Retry
 from sytq.plugin import Backoff, Death, TaskType, task
+from sytq.schedule import Schedule
 
 __all__ = [
     "AsyncContext",
@@ -16,6 +17,7 @@ __all__ = [
     "Fail",
     "Lost",
     "Retry",
+    "Schedule",
     "TaskType",
     "Transaction",
     "task",

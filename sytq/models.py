@@ -73,6 +73,19 @@ class Step(Model):
         primary_key = CompositeKey("task_id", "name")
 
 
+class ScheduleRow(Model):
+    """What was last submitted of a schedule, and its pause."""
+
+    name = CharField(primary_key=True)
+    last_tick = DateTimeField()
+    paused_at = DateTimeField(null=True)
+    paused_by = CharField(null=True)
+    paused_why = CharField(null=True)
+
+    class Meta:
+        table_name = "sytq_schedules"
+
+
 class ValuationRecord(Model):
     """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
 
@@ -94,4 +107,4 @@ class ValuationRecord(Model):
         table_name = "valuation_records"
 
 
-MODELS = (Task, Attempt, Step, ValuationRecord)
+MODELS = (Task, Attempt, Step, ScheduleRow, ValuationRecord)

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.schedule import Schedule
 from sytq.states import NAME, PRIORITIES
 
 GROUP = "sytq.plugins"
@@ -87,6 +88,7 @@ class TaskType:
     queue: str
     priority: str
     on_dead: Callable[..., Any] | None = None
+    schedule: Schedule | None = None
     config: dict[str, Any] = field(default_factory=dict)
     source: str = ""
 
@@ -129,12 +131,14 @@ def task(
     queue: str = "default",
     priority: str = "normal",
     on_dead: Callable[..., Any] | None = None,
+    schedule: Schedule | None = None,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
     `retry` and `timeout` may be functions of the settings; without them they are contract D's job settings.
     `on_dead(ctx, dead)` runs, as a task of its own, once a task of this type is dead however it died; it is
-    of the same kind (plain or async) as the function, and `dead` is a `Death`.
+    of the same kind (plain or async) as the function, and `dead` is a `Death`. With `schedule` it is submitted
+    at the schedule's times; `schedules.<name>` in the configuration replaces or ends that.
     """
 
     def declare(function: Callable[..., Any]) -> TaskType:
@@ -147,6 +151,7 @@ def task(
             queue=queue,
             priority=priority,
             on_dead=on_dead,
+            schedule=schedule,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 
@@ -178,6 +183,14 @@ class Quarantined:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A type that is submitted at times."""
+
+    type: str
+    schedule: Schedule
+
+
 class Registry:
     """The task types of this installation, settled: configuration applied, names unique."""
 
@@ -185,6 +198,7 @@ class Registry:
         self._settings = settings
         self._types: dict[str, TaskType] = {}
         self.quarantined: list[Quarantined] = []
+        self.schedules: dict[str, Scheduled] = {}
 
     @classmethod
     def load(cls, settings: Settings) -> Registry:
@@ -197,6 +211,7 @@ class Registry:
         unknown = sorted(set(settings.types) - set(registry._types))
         if unknown and not registry.quarantined:
             raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {', '.join(sorted(registry._types))}")
+        registry.schedules = registry._find_schedules()
         return registry
 
     def add(self, declared: TaskType) -> None:
@@ -265,6 +280,20 @@ class Registry:
                 f" valid: {', '.join(PRIORITIES)}"
             )
         return settled
+
+    def _find_schedules(self) -> dict[str, Scheduled]:
+        found = {t.name: Scheduled(t.name, t.schedule) for t in self if t.schedule is not None}
+        for name, entry in self._settings.schedules.items():
+            if not entry.enabled:
+                found.pop(name, None)
+                continue
+            try:
+                declared = self.get(entry.type or name)
+                declared.parse(entry.payload)
+            except InvalidInput as error:
+                raise ConfigError(f"schedules.{name}: {error}") from None
+            found[name] = Scheduled(declared.name, entry.schedule())
+        return found
 
     def _modules(self) -> Iterator[ModuleType]:
         for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):

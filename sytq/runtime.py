@@ -26,15 +26,16 @@ from sytq.db import open_database
 from sytq.errors import TimedOut
 from sytq.housekeeping.loop import Loop
 from sytq.housekeeping.promote import Promoter
-from sytq.housekeeping.prune import Pruner
 from sytq.housekeeping.reconcile import Reconciler
 from sytq.housekeeping.record import Recorder
+from sytq.housekeeping.schedule import Scheduler
 from sytq.http import BlockingClient, Client, Guard
 from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
 from sytq.middleware.retry import RetryPolicy
 from sytq.plugin import Registry, TaskType
 from sytq.submit import Submitter
+from sytq.timetable import Timetable
 
 #: Threads on which async tasks do their short blocking work.
 _HELPERS = 8
@@ -51,6 +52,7 @@ class Runtime:
     redis: Redis
     broker: StreamsBroker
     submitter: Submitter
+    timetable: Timetable
     inspection: Inspection
     guard: Guard
 
@@ -77,6 +79,7 @@ def build(settings: Settings) -> Runtime:
         redis=redis,
         broker=broker,
         submitter=Submitter(registry, ledger, broker),
+        timetable=Timetable(database),
         inspection=Inspection(redis, broker.keys, {declared.queue for declared in registry}),
         guard=Guard(settings.outbound.allow_networks, settings.outbound.allow_hosts),
     )
@@ -112,7 +115,7 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
         lambda: Promoter(redis, keys, queues),
         lambda: Recorder(redis, keys, name(), ledger, runtime.registry, submitter),
         lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, liveness),
-        lambda: Pruner(redis, keys, name(), submitter),
+        lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
     ]
 
 

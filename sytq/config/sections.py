@@ -36,6 +36,7 @@ from sytq.config.types import (
     problem,
 )
 from sytq.durations import VALID_DURATION, Duration
+from sytq.schedule import Schedule
 
 PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATION}"]
 
@@ -224,6 +225,34 @@ class TaskType(Section):
     def extra(self) -> dict[str, Any]:
         """The type's own keys, which its plugin reads."""
         return dict(self.model_extra or {})
+
+
+class ScheduleEntry(Section):
+    """A task submitted at times: a new one, or in place of the one that a type of this name declares."""
+
+    type: Name | None = None  # None: the schedule's own name
+    every: PositiveDuration | None = None
+    cron: str | None = None
+    timezone: str = "UTC"
+    payload: dict[str, Any] = {}
+    missed: Literal["once", "skip"] = "once"
+    enabled: bool = True
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ScheduleEntry:
+        if self.enabled:
+            try:
+                self.schedule()
+            except ValueError as error:
+                reason, _, valid = str(error).partition("; valid: ")
+                raise problem(reason, valid or "every: 10m, or cron: '0 3 * * *'") from None
+        return self
+
+    def schedule(self) -> Schedule:
+        """The ticks of this entry."""
+        return Schedule(
+            every=self.every, cron=self.cron, timezone=self.timezone, payload=self.payload, missed=self.missed
+        )
 
 
 class Worker(Section):

@@ -48,6 +48,7 @@ class Settings(Section):
     queue: sections.Queue = sections.Queue()
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)
     types: dict[Name, sections.TaskType] = Field(default_factory=dict)
+    schedules: dict[Name, sections.ScheduleEntry] = Field(default_factory=dict)
     worker: sections.Worker = Field(default=sections.Worker(), validate_default=True)
     plugins: sections.Plugins = sections.Plugins()
     outbound: sections.Outbound = sections.Outbound()

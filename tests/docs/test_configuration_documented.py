@@ -72,9 +72,12 @@ def test_documented_defaults_are_the_real_ones() -> None:
     real = {key: value for key, value, _ in load(environ={}).describe()}
     for name in ("base_url", "model"):
         real[f"providers.<name>.{name}"] = "required"
-    sample = load(environ={"SYTQ_PROVIDERS__X__BASE_URL": "http://h", "SYTQ_PROVIDERS__X__MODEL": "m"})
+    environ = {"SYTQ_PROVIDERS__X__BASE_URL": "http://h", "SYTQ_PROVIDERS__X__MODEL": "m"}
+    sample = load(environ=environ | {"SYTQ_SCHEDULES__X": '{"cron": "0 3 * * *"}'})
     for key, value, _ in sample.describe():
-        real.setdefault(key.replace("providers.x.", "providers.<name>."), value)
+        key = key.replace("providers.x.", "providers.<name>.").replace("schedules.x.", "schedules.<name>.")
+        real.setdefault(key, value)
+    real["schedules.<name>.cron"] = ""
     real |= {"llm.tables": "valuation_records: {}", "llm.status_labels": "en"}
     for key, cells in rows().items():
         assert cells[2].strip("`") == real.get(key, ""), key
@@ -115,10 +118,10 @@ def test_every_documented_variable_of_ours_is_a_setting() -> None:
 
 
 def _stands(tree: object, path: list[str]) -> bool:
-    for key in path:
-        if not isinstance(tree, dict):
-            return False
-        tree = next(iter(tree.values()), None) if key == "<name>" else tree.get(key, _stands)
-        if tree is _stands:
-            return False
-    return True
+    if not path:
+        return True
+    if not isinstance(tree, dict):
+        return False
+    if path[0] == "<name>":  # in any of the examples
+        return any(_stands(inner, path[1:]) for inner in tree.values())
+    return path[0] in tree and _stands(tree[path[0]], path[1:])

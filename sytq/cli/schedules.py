@@ -1,0 +1,106 @@
+"""`sytq schedules`: what is submitted at which times; pause, resume, trigger.
+
+Owns the words and the table. Ticks are sytq.schedule, what is noted is sytq.timetable.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sytq.config import load
+from sytq.errors import InvalidInput
+from sytq.runtime import Runtime, build
+
+app = typer.Typer(help="List, pause, resume and trigger schedules.", no_args_is_help=True)
+
+File = Annotated[
+    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
+]
+Name = Annotated[str, typer.Argument(help="The schedule's name.")]
+
+
+@app.command("list")
+def list_(
+    file: File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    count: Annotated[int, typer.Option("--next", min=1, max=100, help="How many next runs to show.")] = 1,
+) -> None:
+    """Show every schedule with its last and next runs."""
+    parts = build(load(file))
+    now = dt.datetime.now(dt.UTC)
+    rows = parts.timetable.rows()
+    found: list[dict[str, Any]] = []
+    for name, scheduled in sorted(parts.registry.schedules.items()):
+        row = rows.get(name)
+        found.append(
+            {
+                "name": name,
+                "type": scheduled.type,
+                "schedule": str(scheduled.schedule),
+                "last": _iso(row.last_tick) if row else None,
+                "next": [_iso(tick) for tick in scheduled.schedule.upcoming(now, count)],
+                "paused": _pause(row) if row and row.paused_at else None,
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    table = Table("name", "type", "schedule", "last", "next", "paused", box=None)
+    for entry in found:
+        pause = entry["paused"]
+        said = f"since {pause['at']} by {pause['by']}: {pause['why']}" if pause else ""
+        shown = (str(entry[key] or "") for key in ("name", "type", "schedule", "last"))
+        table.add_row(*shown, "\n".join(entry["next"]), said)
+    Console().print(table)
+
+
+@app.command()
+def pause(
+    name: Name,
+    why: Annotated[str, typer.Option("--why", help="Shown to whoever finds it paused.")],
+    file: File = None,
+) -> None:
+    """Stop submitting a schedule until `resume`; what is due meanwhile counts as missed."""
+    parts = _with(name, file)
+    parts.timetable.pause(name, dt.datetime.now(dt.UTC), by=getpass.getuser(), why=why)
+    typer.echo(f"{name} is paused")
+
+
+@app.command()
+def resume(name: Name, file: File = None) -> None:
+    """Submit a paused schedule again."""
+    parts = _with(name, file)
+    typer.echo(f"{name} runs again" if parts.timetable.resume(name) else f"{name} was not paused")
+
+
+@app.command()
+def trigger(name: Name, file: File = None) -> None:
+    """Submit a schedule's task now, besides its times; prints the task's id."""
+    parts = _with(name, file)
+    scheduled = parts.registry.schedules[name]
+    task = parts.submitter.prepare(scheduled.type, scheduled.schedule.payload)
+    parts.submitter.submit([task])
+    typer.echo(task.id)
+
+
+def _with(name: str, file: str | None) -> Runtime:
+    parts = build(load(file))
+    if name not in parts.registry.schedules:
+        valid = ", ".join(sorted(parts.registry.schedules)) or "none is declared"
+        raise InvalidInput("name", f"'{name}' is not a schedule; valid: {valid}")
+    return parts
+
+
+def _iso(moment: dt.datetime) -> str:
+    return moment.replace(tzinfo=dt.UTC, microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def _pause(row: Any) -> dict[str, str]:
+    return {"at": _iso(row.paused_at), "by": row.paused_by, "why": row.paused_why}

@@ -1,0 +1,68 @@
+"""The scheduler: submits each tick of each schedule once, however many workers run.
+
+Owns when it looks and in which order it writes. A tick's task has an id that follows from the schedule's name and
+the tick, so submitting it twice is submitting it once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+
+import structlog
+
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.errors import InvalidInput
+from sytq.housekeeping.loop import LeasedLoop
+from sytq.ids import derived_id
+from sytq.plugin import Registry
+from sytq.submit import Submitter
+from sytq.timetable import Timetable
+
+log = structlog.get_logger(__name__)
+
+_LOOK = 0.5
+#: The "parent" of all ticks.
+_SERIES = str(uuid.UUID("5c8ed01e-0000-4000-8000-000000000000"))
+
+
+class Scheduler(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, timetable: Timetable
+    ) -> None:
+        super().__init__("schedule", redis, keys, holder)
+        self._registry = registry
+        self._submitter = submitter
+        self._timetable = timetable
+
+    def work(self) -> float:
+        seconds, micros = self.redis.ask("TIME")  # one clock for all workers
+        now = dt.datetime.fromtimestamp(seconds + micros / 1e6, dt.UTC)
+        rows = self._timetable.rows()
+        for name, scheduled in self._registry.schedules.items():
+            row = rows.get(name)
+            if row is None:
+                self._timetable.begin(name, now)
+            elif row.paused_at is None:
+                tick = scheduled.schedule.due(row.last_tick.replace(tzinfo=dt.UTC), now)
+                if tick is not None:
+                    self._submit(name, scheduled.type, scheduled.schedule.payload, tick)
+                    self._timetable.ticked(name, tick)
+        return _LOOK
+
+    def _submit(self, name: str, type_name: str, payload: object, tick: dt.datetime) -> None:
+        try:
+            task = self._submitter.prepare(type_name, payload, id=tick_id(name, tick))
+        except InvalidInput as error:
+            log.error("schedule cannot be submitted", schedule=name, error=str(error))
+            return
+        self._submitter.submit([task])
+        log.info("scheduled task submitted", schedule=name, task_id=task.id, tick=tick.isoformat())
+
+
+def tick_id(name: str, tick: dt.datetime) -> str:
+    """The id of the task of one tick."""
+    return derived_id(_SERIES, f"{name}:{tick.astimezone(dt.UTC).isoformat()}")
