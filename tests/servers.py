@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,14 +147,18 @@ class Server:
 
 
 class RedisServer(Server):
-    """Redis or Valkey, append-only file on: a killed one has its data again after start()."""
+    """Redis or Valkey, append-only file on: a killed one has its data again after start().
 
-    def __init__(self, program: str | None = None) -> None:
+    `options` are further arguments of the program and win over those here; changed ones count at the next start.
+    """
+
+    def __init__(self, program: str | None = None, options: Sequence[str] = ()) -> None:
         try:
             self.program = program or find_server()
         except EmbeddedServerError as problem:
             raise ServerMissing(str(problem)) from None
         super().__init__()
+        self.options = options
 
     @property
     def url(self) -> str:
@@ -170,6 +174,7 @@ class RedisServer(Server):
             *("--dir", str(self.folder), "--daemonize", "no"),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             *("--maxmemory-policy", "noeviction"),
+            *self.options,
         ]
 
     def answers(self) -> bool:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
@@ -19,19 +20,17 @@ from sytq.errors import ConfigError, RedisUnavailable
 
 SCRIPTS = ("adopt", "beat", "dispatch", "fetch", "forget", "lease", "promote", "settle", "touch")
 
-#: Answers that mean "not now": a restart, a failover, a full memory. Everything accepted waits for their end.
-_NOT_NOW = (
-    "LOADING",
-    "READONLY",
-    "OOM",
-    "MASTERDOWN",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "UNBLOCKED",
-    "MISCONF",
-    "BUSY",
-    "NOREPLICAS",
+#: "Not now": a restart, a failover, a full memory. Everything accepted waits for their end. redis-py has a class for
+#: some of these answers, and takes the word off their text; Redis 6 has the word in the middle of a script's error.
+_AWAY = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
 )
+_NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY", "NOREPLICAS")
 
 
 class Redis:
@@ -84,7 +83,7 @@ def _unavailable(error: redis.RedisError) -> Exception:
     text = str(error)
     if "NOGROUP" in text or "no such key" in text:
         return NoGroup(text[:200])
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError) or any(word in text for word in _NOT_NOW):
+    if isinstance(error, _AWAY) or any(word in text for word in _NOT_NOW):
         return RedisUnavailable(f"Redis does not answer: {text[:200]}")
     return error  # a fault of ours: let it be seen
 

@@ -4,70 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import dramatiq
 import pytest
 import redis
 
-from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.broker.broker import Envelope
 from sytq.broker.keys import GROUP, RECORDER
-from sytq.broker.redis import Redis
 from sytq.states import PRIORITIES
+from tests.broker.bench import Bench
 from tests.servers import poll
-
-LIVENESS_MS = 4000
-
-
-class Bench:
-    """One queue and the calls that workers make on it."""
-
-    def __init__(self, url: str) -> None:
-        self.broker = StreamsBroker(Redis(url))
-        self.redis, self.keys = self.broker.redis, self.broker.keys
-        self.streams = self.keys.streams("q")
-        for stream in self.streams:
-            self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
-
-    def enter(self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3) -> int:
-        return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most)])
-
-    def fetch(
-        self, worker: str, room: int = 10, limit: int = 0, sweep: bool = False, held: tuple[bytes, ...] = ()
-    ) -> dict[str, list[Any]]:
-        names = [self.keys.live, self.keys.events, self.keys.workers, self.keys.stats, *self.streams]
-        args = [GROUP, worker, room, limit, LIVENESS_MS, 5, int(sweep), *held]
-        found, *rest = self.redis.call("fetch", names, args)
-        return {item[2].decode(): item for item in rest} if found else {}
-
-    def settle(self, worker: str, item: list[Any], kind: str, delay_ms: int = 0, attempts: int | None = None) -> int:
-        index, entry, task_id, message, used, _most, token = item
-        keys = self.keys
-        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters]
-        names += [self.streams[index - 5], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
-        used = used if attempts is None else attempts
-        args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, "{}", message, 0]
-        (done,) = self.redis.call("settle", names, args)
-        return int(done)
-
-    def promote(self) -> list[Any]:
-        keys = self.keys
-        names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
-        return list(self.redis.call("promote", names, [100]))
-
-    def silence(self, worker: str) -> None:
-        """Make a worker's last heartbeat older than the limit."""
-        self.redis.ask("ZADD", self.keys.workers, 1, worker)
-
-    def live(self, task_id: str) -> list[str] | None:
-        value = self.redis.ask("HGET", self.keys.live, task_id)
-        return value.decode().split("|") if value else None
-
-    def waiting(self) -> int:
-        return sum(self.redis.ask("XLEN", stream) for stream in self.streams)
-
-    def events(self) -> list[dict[bytes, bytes]]:
-        return [fields for _, fields in self.redis.ask("XRANGE", self.keys.events, "-", "+")]
 
 
 @pytest.fixture
