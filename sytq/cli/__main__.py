@@ -1,0 +1,5 @@
+"""`python -m sytq.cli` is `sytq`."""
+
+from sytq.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""What `sytq dev` brings itself: everything that the configuration does not name.
+
+Owns that decision and the SYTQ_ variables that tell it to the API and the worker. Must not start anything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from sytq.config import Settings
+from sytq.dev.folder import Folder
+from sytq.dev.provider import MODEL
+
+PRACTICE = "practice"  # the practice provider's name in `providers`
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Which parts are ours in this run; `given` are the settings that somebody set."""
+
+    given: frozenset[str]
+    redis: bool
+    database: bool
+    provider: bool
+
+    def variables(self, folder: Folder, redis_url: str, provider_url: str, port: int | None) -> dict[str, str]:
+        """The variables for the parts that are ours (else their URL is not used), at the pace of development."""
+        settings = {
+            "worker.processes": "1",
+            "worker.shutdown_timeout": "3s",
+            "api.workers": "1",
+            "api.graceful_timeout": "3s",
+            # Callbacks to a program on this machine.
+            "outbound.allow_networks": json.dumps(["127.0.0.0/8", "::1/128"]),
+        }
+        made = {key: value for key, value in settings.items() if key not in self.given}
+        if self.redis:
+            made["redis.url"] = redis_url
+        if self.database:
+            made["database.url"] = f"sqlite:///{quote(str(folder.database))}"
+        if self.provider:
+            made["llm.provider"] = PRACTICE
+            made[f"providers.{PRACTICE}.base_url"] = provider_url
+            made[f"providers.{PRACTICE}.api_key"] = PRACTICE
+            made[f"providers.{PRACTICE}.model"] = MODEL
+        if "webhook.secret" not in self.given:
+            made["webhook.secret_file"] = str(folder.webhook_secret())
+        if port is not None:
+            made["api.port"] = str(port)
+        return {f"SYTQ_{key.upper().replace('.', '__')}": value for key, value in made.items()}
+
+
+def decide(settings: Settings) -> Embedding:
+    """What of `settings` is missing and therefore ours."""
+    given = frozenset(settings.origins)
+    name = settings.llm_provider
+    # A copied configuration names deepseek with an empty key, and that one never answers without.
+    keyless = name == "deepseek" and "llm.provider" not in given and not _has_key(settings, name)
+    return Embedding(
+        given=given,
+        redis=not any(key.startswith("redis.") and key != "redis.prefix" for key in given),
+        database="database.url" not in given and "mysql.dsn" not in given,
+        provider=name is None or keyless,
+    )
+
+
+def _has_key(settings: Settings, name: str) -> bool:
+    key = settings.providers[name].api_key
+    return bool(key and key.get_secret_value())

@@ -1,0 +1,49 @@
+"""The first task in curl and in PHP, as `sytq dev` prints it and the README shows it.
+
+Owns these texts; a test pastes them.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+_PROMPT = "What is an oak table of 1920 in good condition worth?"
+
+_CURL = """\
+id=$(curl -sS{login} -H 'Content-Type: application/json' -d '{{"prompt": "{prompt}"}}' \\
+    {api}/api/v1/tasks/llm | sed 's/.*"task_id": *"\\([^"]*\\)".*/\\1/')
+curl -sS{login} {api}/api/tasks/$id
+"""
+
+_PHP = """\
+php <<'PHP'
+<?php
+function call(string $path, ?array $body = null): array
+{{
+    $http = ['header' => ['Content-Type: application/json'{login}]];
+    if ($body !== null) {{
+        $http += ['method' => 'POST', 'content' => json_encode($body)];
+    }}
+    return json_decode(file_get_contents('{api}' . $path, false, stream_context_create(['http' => $http])), true);
+}}
+
+$task = call('/api/v1/tasks/llm', ['prompt' => '{prompt}']);
+do {{
+    usleep(500000);
+    $status = call("/api/tasks/{{$task['task_id']}}")['data']['status'];
+    echo $task['task_id'], ' ', $status, PHP_EOL;
+}} while (!in_array($status, ['completed', 'failed', 'archived'], true));
+PHP
+"""
+
+
+def curl(api: str, user: str | None = None) -> str:
+    """Submit a prompt and ask for the task's state; curl asks for the password when there is a `user`."""
+    return _CURL.format(api=api, prompt=_PROMPT, login=f" -u {shlex.quote(user)}" if user else "")
+
+
+def php(api: str, user: str | None = None) -> str:
+    """Submit a prompt and wait for its end; with a `user` the password is read from SYTQ_PASSWORD."""
+    quoted = (user or "").replace("\\", "\\\\").replace("'", "\\'")
+    login = f", 'Authorization: Basic ' . base64_encode('{quoted}:' . getenv('SYTQ_PASSWORD'))" if user else ""
+    return _PHP.format(api=api, prompt=_PROMPT, login=login)

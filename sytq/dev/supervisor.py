@@ -1,0 +1,321 @@
+"""`sytq dev`: every part of the service in the foreground, from the first file to the last process.
+
+Owns the order of starting and ending, and what the terminal shows. What is embedded is embedding.py's decision;
+how a process is held is child.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from sytq import runtime
+from sytq.config import Settings, load
+from sytq.dev import provider, sample, snippets
+from sytq.dev.child import Child, Guard
+from sytq.dev.embedding import Embedding, decide
+from sytq.dev.folder import DevError, Folder
+from sytq.dev.receiver import Receiver
+from sytq.embedded import EmbeddedServer, find_server
+from sytq.errors import RedisUnavailable
+from sytq.migrations import migrate
+from sytq.runtime import Runtime
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_START_DEADLINE = 60.0  # seconds until API and worker answer
+_SAMPLE_DEADLINE = 60.0  # seconds; a real provider may take longer
+_BACKOFF = (0.5, 10.0)  # seconds before a part is started again: at first, at most
+_STEADY = 30.0  # seconds of running that forgive earlier deaths
+_EXTRA = 2.5  # seconds above a server's own grace before it is killed
+
+
+class Supervisor:
+    """One run of `sytq dev`."""
+
+    def __init__(self, folder: Path, port: int | None = None, once: bool = False) -> None:
+        self._folder = Folder(folder)
+        self._port = port
+        self._once = once
+        self._stopped_by: int | None = None
+        self._ending = False
+        self._children: list[Child] = []
+        self._guard: Guard | None = None
+        self._environ: dict[str, str] = dict(os.environ)
+
+    async def run(self) -> int:
+        """Run until a signal or, with `once`, the sample's end; the exit status. Raises SytqError."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in SIGNALS:
+            # nohup asks for the one; the other is ignored by mere accident in every job of a shell script.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number, task)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                return await self._run(stack)
+        except asyncio.CancelledError:
+            if self._stopped_by is None:
+                raise
+            return 128 + self._stopped_by if self._once else 0
+        finally:
+            if self._children:
+                _say("Everything has ended.")
+
+    def _on_signal(self, number: int, task: asyncio.Task[int]) -> None:
+        if not self._ending:
+            self._ending, self._stopped_by = True, number
+            _say(f"\n{signal.Signals(number).name}: ending worker, API and Redis (again: at once) ...")
+            task.cancel()
+        else:
+            for child in self._children:
+                child.kill()
+
+    async def _run(self, stack: contextlib.AsyncExitStack) -> int:
+        given = load()
+        embedding = decide(given)
+        self._folder.claim()
+        stack.callback(self._folder.release)
+        self._end_leftovers()
+        port = self._port or given.api.port
+        _check_port(given.api.host, port)
+        _say(f"sytq dev in {self._folder.path}")
+
+        server = self._start_redis(stack) if embedding.redis else None
+        practice = await self._start_practice(stack) if embedding.provider else ""
+        self._environ |= embedding.variables(self._folder, server.url if server else "", practice, self._port)
+        settings = load(environ=self._environ)
+        parts = runtime.build(settings)
+        stack.callback(parts.broker.close)
+        await self._prepare_stores(parts, embedding)
+        _say_provider(settings, embedding)
+
+        secret = settings.webhook.secret
+        assert secret is not None
+        receiver = Receiver(secret.get_secret_value())
+        stack.push_async_callback(receiver.close)
+        await receiver.start()
+
+        known = {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
+        await self._start_children(stack, settings)
+        watchers = [self._keep(child) for child in self._children]
+        if server is not None:
+            watchers.append(self._keep_redis(server))
+        return await _first([self._work(parts, receiver, embedding, known), *watchers])
+
+    # -- starting
+
+    def _end_leftovers(self) -> None:
+        for name in ("worker", "api"):
+            if Child(name, [], self._folder).end_leftover():
+                _say(f"ended the {name} that an earlier, killed run had left")
+
+    def _start_redis(self, stack: contextlib.AsyncExitStack) -> EmbeddedServer:
+        server = EmbeddedServer(self._folder.redis)
+        server.start()
+        stack.callback(server.stop)
+        program = Path(server.program or find_server()).name
+        _say_part("redis", f"{program}, {server.url}, data and log in {self._folder.redis}")
+        return server
+
+    async def _start_practice(self, stack: contextlib.AsyncExitStack) -> str:
+        running = await provider.serve()
+        stack.push_async_callback(running.close)
+        return running.base_url
+
+    async def _prepare_stores(self, parts: Runtime, embedding: Embedding) -> None:
+        applied = await asyncio.to_thread(migrate, parts.database)
+        kind = f"SQLite, {self._folder.database}" if embedding.database else "the configured one"
+        _, tasks = await asyncio.to_thread(parts.ledger.find, limit=1)
+        _say_part("database", f"{kind}, " + (f"migrated ({', '.join(applied)})" if applied else f"{tasks} tasks in it"))
+        if not embedding.redis:
+            try:
+                await asyncio.to_thread(parts.inspection.ping)
+            except RedisUnavailable as error:
+                raise DevError(f"the configured Redis does not answer: {error}") from None
+            _say_part("redis", "the configured one")
+
+    async def _start_children(self, stack: contextlib.AsyncExitStack, settings: Settings) -> None:
+        worker, api = settings.worker, settings.api
+        python = [sys.executable, "-m"]
+        dramatiq = [*python, "dramatiq", "sytq.actors", "-p", str(worker.processes), "-t", str(worker.threads)]
+        dramatiq += ["--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))]
+        gunicorn = [*python, "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()"]
+        self._guard = Guard()
+        stack.callback(self._guard.close)
+        self._children = [
+            Child("worker", dramatiq, self._folder, worker.shutdown_timeout + _EXTRA),
+            Child("api", gunicorn, self._folder, api.graceful_timeout + _EXTRA),
+        ]
+        stack.push_async_callback(self._stop_children)
+        for child in self._children:
+            with contextlib.suppress(FileNotFoundError):
+                child.log.replace(child.log.with_suffix(".log.old"))
+            await child.start(self._environ)
+            self._guard.watch(self._children)
+
+    async def _stop_children(self) -> None:
+        self._ending = True  # from here on a signal must not cut this short, but hurry it
+        await asyncio.gather(*(child.stop() for child in self._children))
+
+    # -- running
+
+    async def _keep(self, child: Child) -> None:
+        """Start the child again whenever it ends; with `once` its end is the end. Raises DevError."""
+        pause, longest = _BACKOFF
+        while True:
+            since = time.monotonic()
+            status = await child.ended()
+            said = f"the {child.name} ended unexpectedly ({_status(status)})"
+            _say(f"{said}; the last lines of {child.log}:")
+            for line in child.last_lines():
+                _say(f"  > {line}")
+            if self._once:
+                raise DevError(said)
+            pause = _BACKOFF[0] if time.monotonic() - since > _STEADY else pause
+            _say(f"starting the {child.name} again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+            await child.start(self._environ)
+            if self._guard:
+                self._guard.watch(self._children)
+
+    async def _keep_redis(self, server: EmbeddedServer) -> None:
+        address = server.url
+        while True:
+            await asyncio.sleep(0.5)
+            if not server.running():
+                _say(f"Redis ended unexpectedly (log in {server.folder}); starting it again")
+                server.stop()
+                server.start()
+                if server.url != address:
+                    raise DevError(f"Redis had to move from {address} to {server.url}: start `sytq dev` again")
+
+    async def _work(self, parts: Runtime, receiver: Receiver, embedding: Embedding, known: set[str]) -> int:
+        settings = parts.settings
+        api = _url(settings.api.host, settings.api.port)
+        try:
+            async with asyncio.timeout(_START_DEADLINE):
+                await _until_ready(api)
+                while not {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)} - known:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise DevError(
+                f"API and worker did not answer within {_START_DEADLINE:g} s; see {self._children[0].log.parent}"
+            ) from None
+        sizes = f"{settings.worker.processes} process(es), {settings.worker.threads} threads"
+        _say_part("worker", f"{sizes}, log {self._children[0].log}")
+        _say_part("api", f"{api}, log {self._children[1].log}")
+        if not self._once:
+            _say_first_steps(settings, api)
+
+        seconds, name = _SAMPLE_DEADLINE, settings.llm_provider or ""
+        if embedding.provider:
+            _say("\nA sample valuation, asked of the practice provider ...")
+        else:
+            _say(f"\nA sample valuation, a real call of the provider '{name}' ...")
+            seconds = max(seconds, settings.providers[name].total + 30)
+        outcome = await sample.Sample(api, settings, parts.ledger, receiver).run(seconds)
+        for line in sample.lines(outcome):
+            _say(line)
+        if outcome.reason is None:
+            _say("The sample valuation and its callback went through.")
+        else:
+            _say(f"The sample valuation did not go through: {outcome.reason}")
+        if self._once:
+            return 0 if outcome.reason is None else 1
+        _say(f"\nRunning; Ctrl-C ends it. Health: {api}/healthz/ready  Metrics: {api}/metrics")
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+async def _first(works: list[Coroutine[Any, Any, int | None]]) -> int:
+    """Run them together until the first ends, end the others and return what that one returned or raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return next(iter(done)).result() or 0
+
+
+async def _until_ready(api: str) -> None:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with session.get(f"{api}/healthz/ready") as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.05)
+
+
+def _check_port(host: str, port: int) -> None:
+    if (problem := _no_bind(host, port)) is None:
+        return
+    free = next((other for other in range(port + 1, min(port + 100, 65536)) if _no_bind(host, other) is None), None)
+    other = f"; another port: sytq dev --port {free} (or SYTQ_API__PORT={free})" if free else ""
+    raise DevError(f"cannot listen on {host}:{port}: {problem}{other}")
+
+
+def _no_bind(host: str, port: int) -> str | None:
+    """Why gunicorn could not listen there, or None."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()  # two may bind; one may listen
+    except OSError as error:
+        return "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
+    return None
+
+
+def _url(host: str, port: int) -> str:
+    """The address to reach a server on this machine at that listens on `host`."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _status(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def _say_provider(settings: Settings, embedding: Embedding) -> None:
+    name = settings.llm_provider or ""
+    address = settings.providers[name].base_url
+    if embedding.provider:
+        _say_part("provider", f"PRACTICE provider, {address}: no model is asked, as no provider key is configured")
+    else:
+        _say_part("provider", f"{name}, {address}")
+
+
+def _say_first_steps(settings: Settings, api: str) -> None:
+    user = next(iter(settings.auth.users), None) if settings.auth.enabled else None
+    _say("\nA task of your own, to paste into another terminal; with curl:\n")
+    _say(snippets.curl(api, user))
+    _say("with PHP:\n")
+    _say(snippets.php(api, user))
+
+
+def _say_part(name: str, text: str) -> None:
+    _say(f"  {name:<9} {text}")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone; ending must go on
+        print(line, flush=True)

@@ -1,0 +1,102 @@
+"""The command line as a whole: its commands, and how errors reach a person."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sytq
+from tests.servers import free_port
+
+
+def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
+    return subprocess.run(
+        [sys.executable, "-m", "sytq.cli", *arguments],
+        cwd=folder,
+        env=environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    done = run("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for command in ("dev", "api", "worker", "config", "db"):
+        assert f"\n  {command} " in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(tmp_path: Path) -> None:
+    assert run("--version", folder=tmp_path).stdout == f"sytq {sytq.__version__}\n"
+
+
+def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
+    done = run("serve", folder=tmp_path)
+    assert done.returncode == 2
+    assert "No such command 'serve'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("dev",), ("dev", "--once"), ("api",), ("worker",), ("config", "check"), ("config", "show"), ("db", "check")],
+)
+def test_a_configuration_that_cannot_be_used_is_one_message_and_exit_2(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = run(*command, folder=tmp_path, SYTQ_API__PORT="high", SYTQ_REDIS__PASSWORD="hush-hush", SYTQ_REDIS__DB="x")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "api.port" in done.stderr and "high" in done.stderr
+    assert "redis.db" in done.stderr
+    assert "Traceback" not in done.stderr and "hush-hush" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "http"])
+def test_dev_refuses_a_port_that_is_none(value: str, tmp_path: Path) -> None:
+    done = run("dev", "--port", value, folder=tmp_path)
+    assert done.returncode == 2
+    assert f"'{value}' is not a port; valid: 1 to 65535" in done.stderr and "--port" in done.stderr
+
+
+def test_db_migrate_and_check(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "sytq.yaml").write_text(f'database: {{url: "{database_url}"}}\n')
+    before = run("db", "check", "--file", "sytq.yaml", folder=tmp_path)
+    assert (before.returncode, before.stdout) == (1, "")
+    assert before.stderr.startswith("pending: 0001_ledger")
+    first = run("db", "migrate", folder=tmp_path, SYTQ_DATABASE__URL=database_url)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.startswith("applied: 0001_ledger")
+    assert "nothing to do" in run("db", "migrate", "-f", "sytq.yaml", folder=tmp_path).stdout
+    assert run("db", "check", "-f", "sytq.yaml", folder=tmp_path).returncode == 0
+
+
+def test_a_database_that_is_away_is_one_line(tmp_path: Path) -> None:
+    url = f"mysql://sytq:hush-hush@127.0.0.1:{free_port()}/sytq"
+    for command in ("migrate", "check"):
+        done = run("db", command, folder=tmp_path, SYTQ_DATABASE__URL=url)
+        assert done.returncode == 1
+        assert done.stderr.startswith("sytq: the database does not answer")
+        assert done.stderr.count("\n") == 1 and "hush-hush" not in done.stderr
+
+
+def test_a_database_that_refuses_is_one_line(mysql_url: str, tmp_path: Path) -> None:
+    done = run("db", "migrate", folder=tmp_path, SYTQ_DATABASE__URL=mysql_url.replace("root@", "nobody:hush-hush@"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("sytq: database: ") and "nobody" in done.stderr
+    assert done.stderr.count("\n") == 1 and "hush-hush" not in done.stderr
+
+
+def test_a_migration_pending_in_sqlite_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "sytq.db"
+    done = run("db", "check", folder=tmp_path, SYTQ_DATABASE__URL=f"sqlite:///{path}")
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,274 @@
+"""`sytq dev`: one command in any folder, the real processes behind it, and nothing left of them afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from sytq.dev import snippets
+from tests.dev.processes import Dev
+from tests.servers import free_port, poll
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+ACCEPTED = rf"accepted as task ({UUID})"
+WENT_THROUGH = "The sample valuation and its callback went through"
+
+Start = Callable[..., Dev]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start `sytq dev`; whatever is left of it is killed after the test."""
+    started: list[Dev] = []
+
+    def begin(folder: Path, *arguments: str, **options: str | int) -> Dev:
+        started.append(Dev(folder, *arguments, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield begin
+    for dev in started:
+        dev.kill_all()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a blank and an umlaut, in which the first run was `--once`."""
+    return tmp_path_factory.mktemp("a folder für dev")
+
+
+@pytest.fixture(scope="module")
+def once(folder: Path) -> Iterator[Dev]:
+    dev = Dev(folder, "--once")
+    dev.wait()
+    yield dev
+    dev.kill_all()
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path, once: Dev) -> Iterator[Dev]:
+    """The next run in that folder, which stays; its worker was killed in the middle of the sample."""
+    dev = Dev(folder)
+    try:
+        dev.until_said("A sample valuation")
+        poll(lambda: state_of(dev, "llm") == "active", message=lambda: dev.said)
+        workers = [pid for pid, command in dev.processes().items() if "sytq.actors" in command]
+        os.kill(max(workers), signal.SIGKILL)  # the one that works; the smaller number is its master's
+        yield dev
+    finally:
+        dev.kill_all()
+
+
+def state_of(dev: Dev, queue: str) -> str | None:
+    tasks = requests.get(f"{dev.api}/api/tasks", {"queue_name": queue, "limit": 1}, timeout=5).json()["data"]["tasks"]
+    return tasks[0]["status"] if tasks else None
+
+
+def status(dev: Dev, task_id: str) -> str:
+    return str(requests.get(f"{dev.api}/api/tasks/{task_id}", timeout=5).json()["data"]["status"])
+
+
+def test_once_ends_with_0_and_prints_the_report(once: Dev) -> None:
+    assert once.process.returncode == 0, once.said
+    assert "Practice valuation (no real model was asked)" in once.said
+    assert WENT_THROUGH in once.said
+    assert once.processes() == {}
+
+
+def test_the_practice_provider_is_named_as_such(once: Dev) -> None:
+    assert re.search(r"provider +PRACTICE provider, http://127\.0\.0\.1:\d+/v1: no model is asked", once.said)
+    assert "A sample valuation, asked of the practice provider" in once.said
+
+
+def test_the_timeline_tells_every_stage_in_order(once: Dev) -> None:
+    stages = re.findall(r"^ +(\d+\.\d{3})  (.*)$", once.said, re.MULTILINE)
+    words = ["accepted", "attempt 1 started", "provider 'practice' answered", "report written", "callback received"]
+    assert [next(word for word in words if word in text) for _, text in stages] == words
+    assert "signature verified" in stages[-1][1]
+    seconds = [float(at) for at, _ in stages]
+    assert seconds == sorted(seconds)
+    assert 0 <= seconds[0] < seconds[-1] < 30
+
+
+def test_the_folder_is_for_this_account_only(once: Dev, folder: Path) -> None:
+    assert stat.S_IMODE((folder / ".sytq").stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / ".sytq" / "webhook.secret").stat().st_mode) == 0o600
+    assert not list(folder.glob("sytq.db*")), "data belongs into .sytq"
+
+
+def test_a_worker_killed_in_the_middle_is_replaced_and_the_sample_still_goes_through(running: Dev) -> None:
+    running.until_said("the worker ended unexpectedly")
+    running.until_said(WENT_THROUGH)
+    assert running.said.count("report written into row") == 1
+    assert "attempt 2 started" in running.said
+
+
+def test_data_survives_a_restart(once: Dev, running: Dev) -> None:
+    accepted = re.search(ACCEPTED, once.said)
+    assert accepted is not None
+    assert status(running, accepted[1]) == "completed"
+    assert re.search(r"database +SQLite, .*, [1-9]\d* tasks in it", running.said)
+
+
+def test_the_printed_curl_works_when_pasted(running: Dev) -> None:
+    text = snippets.curl(running.api)
+    running.until_said(WENT_THROUGH)
+    assert text in running.said
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    pasted = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=20)
+    task_id = re.search(rf'"task_id": ?"({UUID})"', pasted.stdout)
+    assert task_id is not None, pasted
+    assert '"code": 200' in pasted.stdout.replace('"code":200', '"code": 200')
+    poll(lambda: status(running, task_id[1]) == "completed")
+
+
+def test_the_printed_php_works_when_pasted(running: Dev) -> None:
+    text = snippets.php(running.api)
+    running.until_said(WENT_THROUGH)
+    assert text in running.said
+    if shutil.which("php") is None:
+        pytest.skip("no php here")
+    pasted = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=30)
+    assert pasted.returncode == 0, pasted
+    assert re.fullmatch(rf"({UUID}) (?:pending|active)\n(?s:.*)\1 completed\n", pasted.stdout), pasted
+
+
+def test_the_readme_shows_what_is_printed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert snippets.curl("http://127.0.0.1:8080") in readme
+    assert snippets.php("http://127.0.0.1:8080") in readme
+
+
+def test_a_second_one_in_the_same_folder_is_refused(running: Dev, folder: Path) -> None:
+    second = Dev(folder)
+    try:
+        assert second.wait() == 1
+        assert second.said.strip() == (
+            f"sytq: {folder}/.sytq is in use by another `sytq dev` (pid {running.process.pid}); "
+            "stop that one or use another folder"
+        )
+    finally:
+        second.process.kill()
+
+
+def test_redis_killed_is_replaced_with_its_data(running: Dev) -> None:
+    running.until_said(WENT_THROUGH)
+    os.kill(running.pid_of("/.sytq/redis/redis.sock"), signal.SIGKILL)
+    running.until_said("Redis ended unexpectedly")
+    answer = requests.post(f"{running.api}/api/v1/tasks/llm", json={"prompt": "after Redis"}, timeout=10)
+    assert answer.status_code == 200, answer.text
+    poll(lambda: status(running, answer.json()["task_id"]) == "completed", timeout=20)
+
+
+def test_sigterm_ends_everything(running: Dev) -> None:
+    running.until_said(WENT_THROUGH)
+    began = time.monotonic()
+    running.process.terminate()
+    assert running.wait(10) == 0, running.said
+    assert time.monotonic() - began < 10
+    assert running.processes() == {}
+
+
+def test_ctrl_c_in_the_middle_of_the_sample_ends_everything(tmp_path: Path, start: Start) -> None:
+    deep = tmp_path / ("n" * 120)  # too deep for a Unix socket
+    deep.mkdir()
+    dev = start(deep)
+    poll(lambda: "A sample" in dev.said and state_of(dev, "llm") == "active", 30, message=lambda: dev.said)
+    assert re.search(r"redis +\S+, redis://127\.0\.0\.1:\d+/0", dev.said)
+    os.killpg(dev.process.pid, signal.SIGINT)  # as a terminal does: to its whole foreground group
+    assert dev.wait(10) == 0, dev.said
+    assert dev.processes() == {}
+    assert "Traceback" not in dev.said
+
+
+def test_a_run_killed_with_9_leaves_nothing_that_stops_the_next(tmp_path: Path, start: Start) -> None:
+    first = start(tmp_path)
+    first.until_said("A sample valuation")
+    poll(lambda: state_of(first, "llm") == "active", message=lambda: first.said)
+    first.process.kill()
+    first.process.wait()
+    second = start(tmp_path, port=first.port)
+    second.until_said(WENT_THROUGH)
+    assert [command for command in first.processes().values() if "redis" not in command] == []
+    # What the first had begun ends as well.
+    tasks = requests.get(f"{second.api}/api/tasks", {"queue_name": "llm"}, timeout=5).json()["data"]["tasks"]
+    assert len(tasks) == 2
+    poll(lambda: [status(second, task["task_id"]) for task in tasks] == ["completed"] * 2, timeout=20)
+
+    # This time with the guard that would have told worker and API to end.
+    os.kill(second.pid_of("/bin/sh"), signal.SIGKILL)
+    second.process.kill()
+    second.process.wait()
+    third = start(tmp_path, port=first.port)
+    third.until_said("ended the worker that an earlier, killed run had left")
+    third.until_said(r"api +http")
+    assert [command for command in second.processes().values() if "redis" not in command] == []
+
+    # And when none comes after it, its Redis at most stays.
+    third.process.kill()
+    third.process.wait()
+    poll(lambda: all("redis" in command for command in third.processes().values()), message=third.processes)
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, start: Start) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = int(other.getsockname()[1])
+        dev = start(tmp_path, "--once", port=port)
+        assert dev.wait() == 1
+    line = dev.said.strip()
+    assert re.fullmatch(
+        rf"sytq: cannot listen on 127\.0\.0\.1:{port}: the port is taken; another port: "
+        r"sytq dev --port (\d+) \(or SYTQ_API__PORT=\1\)",
+        line,
+    ), line
+    assert not (tmp_path / ".sytq" / "redis").exists()
+
+
+def test_a_sample_that_fails_is_said_with_its_reason(tmp_path: Path, start: Start) -> None:
+    closed = f"http://127.0.0.1:{free_port()}/v1"
+    own = {"SYTQ_PROVIDERS__MINE__BASE_URL": closed, "SYTQ_PROVIDERS__MINE__MODEL": "m", "SYTQ_QUEUE__RETRY": "0"}
+    dev = start(tmp_path, "--once", **own)
+    assert dev.wait() == 1, dev.said
+    assert f"provider  mine, {closed}" in dev.said
+    assert "The sample valuation did not go through: the task ended dead: mine: no connection" in dev.said
+    assert "PRACTICE" not in dev.said
+    assert dev.processes() == {}
+
+
+def test_a_configuration_that_cannot_be_used_is_one_message(tmp_path: Path, start: Start) -> None:
+    dev = start(tmp_path, "--once", SYTQ_WORKER__THREADS="many")
+    assert dev.wait() == 2
+    assert "worker.threads" in dev.said
+    assert "Traceback" not in dev.said
+    assert not (tmp_path / ".sytq").exists()
+
+
+def test_what_is_configured_is_not_embedded(redis_url: str, mysql_url: str, tmp_path: Path, start: Start) -> None:
+    configured = f"""
+        redis: {{url: "{redis_url}"}}
+        database: {{url: "{mysql_url}"}}
+        deepseek: {{api_key: ""}}
+        auth: {{enabled: true, users: {{ann: secret-of-ann}}}}
+        """
+    (tmp_path / "sytq.yaml").write_text(configured)
+    dev = start(tmp_path, "--once", SYTQ_CONFIG="sytq.yaml")
+    assert dev.wait() == 0, dev.said
+    assert re.search(r"database +the configured one", dev.said)
+    assert re.search(r"redis +the configured one", dev.said)
+    assert not (tmp_path / ".sytq" / "redis").exists()
+    assert not (tmp_path / ".sytq" / "sytq.db").exists()
+    assert "secret-of-ann" not in dev.said
