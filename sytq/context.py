@@ -21,9 +21,9 @@ import peewee
 import structlog
 
 from sytq.broker.broker import StreamsBroker
-from sytq.broker.delivery import Delivery
+from sytq.broker.delivery import Delivery, cancellation
 from sytq.config import Settings
-from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
+from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
 from sytq.ledger import Ledger, NewTask
@@ -65,10 +65,12 @@ class Transaction:
             type_name, payload, id=derived_id(parent, key), run_at=run_at, parent=parent
         )
         # A run before this one may have made it, with another payload even; that one is what was promised.
-        if Task.get_or_none(Task.id == new.id) is None:
-            self._context._services.ledger.insert([new])
+        if Task.get_or_none(Task.id == new.id) is not None:
+            return new.id
+        standing = self._context._services.ledger.insert([new])
+        if new.id not in standing:
             self.tasks.append(new)
-        return new.id
+        return standing.get(new.id, new.id)
 
 
 class _Core:
@@ -91,7 +93,17 @@ class _Core:
             task_id=delivery.id, type=declared.name, attempt=delivery.attempts
         )
 
+    def cancelled(self) -> bool:
+        """Whether somebody asked for this task's cancellation; known within a heartbeat. The next call that writes
+        raises Cancelled; an async task is cancelled wherever it waits."""
+        return self._delivery.cancelled_by is not None
+
+    def _go_on(self) -> None:
+        if self._delivery.cancelled_by is not None:
+            raise Cancelled(cancellation(self._delivery))
+
     def _progress(self, done: int, of: int | None, text: str) -> None:
+        self._go_on()
         state = {"done": done, "of": of, "text": text}
         try:
             held = self._services.broker.touch(self._delivery, encode(state))
@@ -100,8 +112,10 @@ class _Core:
         if not held:
             raise Lost(f"start {self.token} of task {self.id} no longer holds it")
         self._delivery.progress = state
+        self._go_on()
 
     def _transaction(self, work: Callable[[Transaction], T]) -> T:
+        self._go_on()
         transaction: Transaction | None = None
 
         def guarded() -> T:
@@ -115,6 +129,7 @@ class _Core:
         return value
 
     def _begin_step(self, name: str) -> Step:
+        self._go_on()
         return self._services.ledger.begin_step(self.id, self.token, name)
 
     def _finish_step(self, name: str, value: object) -> None:

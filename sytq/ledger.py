@@ -16,8 +16,8 @@ import peewee
 
 from sytq.db import is_mysql, read, transact
 from sytq.errors import Lost
-from sytq.models import MODELS, Attempt, Step, Task
-from sytq.states import DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
+from sytq.models import MODELS, Attempt, Step, Task, UniqueKey
+from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ class NewTask:
     run_at: dt.datetime | None = None
     owner: str | None = None
     parent: str | None = None
+    unique_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +79,27 @@ class Ledger:
 
     # -- submission
 
-    def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> None:
-        """Insert `tasks`, and whatever `also` writes before them, in one transaction: all or nothing."""
+    def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+        """Insert `tasks`, and whatever `also` writes before them, in one transaction: all or nothing.
 
-        def work() -> None:
+        Returns what `insert` does.
+        """
+
+        def work() -> dict[str, str]:
             if also:
                 also()
-            self.insert(tasks)
+            return self.insert(tasks)
 
-        transact(self.database, work)
+        return transact(self.database, work)
 
-    def insert(self, tasks: Iterable[NewTask]) -> None:
-        """Insert `tasks` inside the caller's transaction; one that is there already stays as it is."""
+    def insert(self, tasks: Iterable[NewTask]) -> dict[str, str]:
+        """Insert `tasks` inside the caller's transaction; one that is there already stays as it is.
+
+        A task whose unique key an unfinished task has is not inserted: returned as its id -> that task's id.
+        """
+        tasks = list(tasks)
+        standing = self.claim({task.id: task.unique_key for task in tasks if task.unique_key})
+        tasks = [task for task in tasks if task.id not in standing]
         columns = "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent"
         rows = [
             (
@@ -109,6 +119,19 @@ class Ledger:
         # Plain placeholders only: PyMySQL sends anything else row by row.
         tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
         self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(10)}) {tail}", rows)
+        return standing
+
+    def claim(self, keys: dict[str, str]) -> dict[str, str]:
+        """Claim unique keys (task id -> key) inside the caller's transaction; return those that another has."""
+        if not keys:
+            return {}
+        into = f"INSERT INTO sytq_unique (task_id, unique_key) VALUES ({self._marks(2)})"
+        keep = "ON DUPLICATE KEY UPDATE task_id = task_id" if self._mysql else "ON CONFLICT DO NOTHING"
+        # In one order, so that two batches with the same keys wait for each other rather than deadlock.
+        self._many(f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
+        query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
+        holders = {row.unique_key: row.task_id for row in query}
+        return {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
 
     # -- reading
 
@@ -162,7 +185,7 @@ class Ledger:
     def record(self, changes: Sequence[Change], also: Callable[[list[Task]], None] | None = None) -> None:
         """Write a batch of events in one transaction, the latest state of each task once; repeating it is harmless.
 
-        `also` gets the tasks of the batch that are dead now and may insert what follows from that.
+        `also` gets the tasks of the batch that are dead or cancelled now and may insert what follows from that.
         """
         latest: dict[str, Change] = {}
         for change in changes:
@@ -171,11 +194,15 @@ class Ledger:
                 latest[change.id] = change
 
         def work() -> None:
-            self._write_attempts([c for c in changes if c.token])
+            self._write_attempts([c for c in changes if c.state == RUNNING or (c.token and c.outcome)])
             self._write_states(list(latest.values()))
-            died = [c.id for c in latest.values() if c.state == DEAD]
-            if also and died:
-                also(list(Task.select().where(Task.id.in_(died), Task.state == DEAD)))
+            ended = [c.id for c in latest.values() if c.state in TERMINAL]
+            if ended:
+                finished = Task.select(Task.id).where(Task.id.in_(ended), Task.state.in_(TERMINAL))
+                UniqueKey.delete().where(UniqueKey.task_id.in_([row.id for row in finished])).execute()
+            given_up = [c.id for c in latest.values() if c.state in (DEAD, CANCELLED)]
+            if also and given_up:
+                also(list(Task.select().where(Task.id.in_(given_up), Task.state.in_((DEAD, CANCELLED)))))
 
         transact(self.database, work)
 

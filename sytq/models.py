@@ -29,6 +29,7 @@ class Task(Model):
     parent = CharField(null=True)
     worker = CharField(null=True)
     created_at = DateTimeField()
+    revived_at = DateTimeField(null=True)  # when it was last replayed: its age counts from there
     scheduled_at = DateTimeField(null=True)
     started_at = DateTimeField(null=True)
     finished_at = DateTimeField(null=True)
@@ -86,6 +87,28 @@ class ScheduleRow(Model):
         table_name = "sytq_schedules"
 
 
+class Pause(Model):
+    """A task type that nobody starts, who wanted that and why."""
+
+    type = CharField(primary_key=True)
+    paused_at = DateTimeField()
+    paused_by = CharField()
+    paused_why = CharField()
+
+    class Meta:
+        table_name = "sytq_pauses"
+
+
+class UniqueKey(Model):
+    """The one unfinished task that has this key."""
+
+    unique_key = CharField(primary_key=True)
+    task_id = CharField()
+
+    class Meta:
+        table_name = "sytq_unique"
+
+
 class ValuationRecord(Model):
     """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
 
@@ -107,4 +130,4 @@ class ValuationRecord(Model):
         table_name = "valuation_records"
 
 
-MODELS = (Task, Attempt, Step, ScheduleRow, ValuationRecord)
+MODELS = (Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, ValuationRecord)

@@ -89,6 +89,7 @@ class TaskType:
     priority: str
     on_dead: Callable[..., Any] | None = None
     schedule: Schedule | None = None
+    unique: Callable[[Any], str] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     source: str = ""
 
@@ -112,6 +113,10 @@ class TaskType:
         assert isinstance(self.timeout, float)
         return self.timeout
 
+    def unique_key(self, payload: BaseModel) -> str | None:
+        """The key of a task with this payload, over all types; None when the type declares none."""
+        return None if self.unique is None else f"{self.name}:{self.unique(payload)}"[:255]
+
     def parse(self, payload: object) -> BaseModel:
         """Validate a payload. Raises InvalidInput naming the field."""
         try:
@@ -132,13 +137,15 @@ def task(
     priority: str = "normal",
     on_dead: Callable[..., Any] | None = None,
     schedule: Schedule | None = None,
+    unique: Callable[[Any], str] | None = None,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
     `retry` and `timeout` may be functions of the settings; without them they are contract D's job settings.
-    `on_dead(ctx, dead)` runs, as a task of its own, once a task of this type is dead however it died; it is
+    `on_dead(ctx, dead)` runs, as a task of its own, once a task of this type is dead or cancelled; it is
     of the same kind (plain or async) as the function, and `dead` is a `Death`. With `schedule` it is submitted
-    at the schedule's times; `schedules.<name>` in the configuration replaces or ends that.
+    at the schedule's times; `schedules.<name>` in the configuration replaces or ends that. `unique(payload)` is a
+    key that one unfinished task of the type has at most: a second submission answers with the first one's id.
     """
 
     def declare(function: Callable[..., Any]) -> TaskType:
@@ -152,6 +159,7 @@ def task(
             priority=priority,
             on_dead=on_dead,
             schedule=schedule,
+            unique=unique,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 
@@ -165,6 +173,7 @@ class Death(BaseModel):
     payload: Any
     error: str | None = None
     attempts: int = 0
+    cancelled: bool = False
 
 
 def _job_retry(settings: Settings) -> Backoff:

@@ -19,6 +19,8 @@ from dramatiq.middleware import TimeLimit
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery
 from sytq.broker.inspection import Inspection
+from sytq.broker.limits import QueueLimit
+from sytq.broker.operations import Operations
 from sytq.broker.redis import Redis
 from sytq.config import Settings
 from sytq.context import AsyncContext, Context, Services
@@ -33,6 +35,7 @@ from sytq.http import BlockingClient, Client, Guard
 from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
 from sytq.middleware.retry import RetryPolicy
+from sytq.operate import Operator
 from sytq.plugin import Registry, TaskType
 from sytq.submit import Submitter
 from sytq.timetable import Timetable
@@ -53,6 +56,7 @@ class Runtime:
     broker: StreamsBroker
     submitter: Submitter
     timetable: Timetable
+    operator: Operator
     inspection: Inspection
     guard: Guard
 
@@ -63,14 +67,17 @@ def build(settings: Settings) -> Runtime:
     ledger = Ledger(database)
     registry = Registry.load(settings)
     redis = Redis(settings.redis.dsn)
-    limits = {name: queue.limit for name, queue in settings.queues.items() if queue.limit}
+    limits = {name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()}
     broker = StreamsBroker(
         redis,
         prefix=settings.redis.prefix,
         liveness=settings.worker.liveness,
         heartbeat=settings.worker.heartbeat,
         limits=limits,
+        weights=settings.worker.priority_weights,
     )
+    submitter = Submitter(registry, ledger, broker)
+    queues = {declared.queue for declared in registry} | {"default"}
     return Runtime(
         settings=settings,
         database=database,
@@ -78,9 +85,10 @@ def build(settings: Settings) -> Runtime:
         registry=registry,
         redis=redis,
         broker=broker,
-        submitter=Submitter(registry, ledger, broker),
+        submitter=submitter,
         timetable=Timetable(database),
-        inspection=Inspection(redis, broker.keys, {declared.queue for declared in registry}),
+        operator=Operator(ledger, Operations(redis, broker.keys, queues), submitter, registry),
+        inspection=Inspection(redis, broker.keys, queues),
         guard=Guard(settings.outbound.allow_networks, settings.outbound.allow_hosts),
     )
 
@@ -113,8 +121,8 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
 
     return [
         lambda: Promoter(redis, keys, queues),
-        lambda: Recorder(redis, keys, name(), ledger, runtime.registry, submitter),
-        lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, liveness),
+        lambda: Recorder(redis, keys, name(), submitter),
+        lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
         lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
     ]
 

@@ -22,5 +22,8 @@ STATES = UNFINISHED + TERMINAL
 #: Highest first: the order in which a worker looks.
 PRIORITIES = ("urgent", "high", "normal", "low")
 
+#: How often each comes first, in sixteen turns: urgent nearly always, and low is never starved.
+WEIGHTS = {"urgent": 12, "high": 2, "normal": 1, "low": 1}
+
 #: What a queue or a task type may be called: safe in a key of Redis, a metric's label and a URL.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")

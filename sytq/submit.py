@@ -1,12 +1,13 @@
 """Submission: a type's name and a payload become a row in the ledger, then a message in Redis.
 
-Owns that order (the row is the promise, the message only speeds it up) and what a submission may say.
-Must not know HTTP: the API, `ctx.enqueue`, the command line and the loops all come through here.
+Owns that order (the row is the promise, the message only speeds it up), what a submission may say, and which tasks
+follow from a recorded end. Must not know HTTP: the API, `ctx.enqueue`, the command line and the loops all come here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -14,11 +15,11 @@ from pydantic import BaseModel
 
 from sytq.broker.broker import Envelope, StreamsBroker
 from sytq.errors import InvalidInput, RedisUnavailable
-from sytq.ids import new_id
-from sytq.ledger import Ledger, NewTask
+from sytq.ids import derived_id, new_id
+from sytq.ledger import Change, Ledger, NewTask, utcnow
 from sytq.models import Task
-from sytq.plugin import Registry, encode
-from sytq.states import PRIORITIES
+from sytq.plugin import Death, Registry, encode
+from sytq.states import CANCELLED, PRIORITIES
 
 log = structlog.get_logger(__name__)
 
@@ -58,12 +59,40 @@ class Submitter:
             run_at=run_at,
             owner=owner,
             parent=parent,
+            unique_key=declared.unique_key(parsed),
         )
 
-    def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> None:
-        """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable."""
-        self._ledger.accept(tasks, also)
-        self.dispatch(tasks)
+    def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+        """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable.
+
+        Returns, for each task that stands already under its unique key, its id -> the id of that unfinished task.
+        """
+        standing = self._ledger.accept(tasks, also)
+        self.dispatch([task for task in tasks if task.id not in standing])
+        return standing
+
+    def record(self, changes: Sequence[Change]) -> None:
+        """Write events to the ledger, with the tasks that tell of a death (`on_dead`). Raises DatabaseUnavailable."""
+        followers: list[NewTask] = []
+
+        def follow(ended: list[Task]) -> None:
+            followers[:] = [self._obituary(task) for task in ended if f"{task.type}.dead" in self._registry]
+            self._ledger.insert(followers)
+
+        self._ledger.record(changes, follow)
+        self.dispatch(followers)
+
+    def _obituary(self, task: Task) -> NewTask:
+        death = Death(
+            task_id=task.id,
+            payload=json.loads(task.payload),
+            error=task.error,
+            attempts=task.attempts,
+            cancelled=task.state == CANCELLED,
+        )
+        # One per death: a task that was revived and died again is told of again.
+        name = f"dead:{task.token}:{task.revived_at or ''}"
+        return self.prepare(f"{task.type}.dead", death, id=derived_id(task.id, name), parent=task.id)
 
     def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
         """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
@@ -81,7 +110,8 @@ class Submitter:
         # type (a rolling deploy) it waits in the default queue until a worker knows it.
         declared = self._registry.get(task.type) if task.type in self._registry else None
         run_at = task.run_at if isinstance(task, NewTask) else task.scheduled_at
-        created = dt.datetime.now(dt.UTC) if isinstance(task, NewTask) else task.created_at.replace(tzinfo=dt.UTC)
+        born = utcnow() if isinstance(task, NewTask) else task.revived_at or task.created_at
+        created = born.replace(tzinfo=dt.UTC)
         return Envelope(
             id=task.id,
             type=task.type,

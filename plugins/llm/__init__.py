@@ -55,6 +55,10 @@ def _retry(settings: Settings) -> Backoff:
     return Backoff(first="1s", factor=2, max="60s", max_attempts=settings.queue.retry + 1, jitter=1.0)
 
 
+def _unique(payload: Valuation) -> str:
+    return f"{payload.table_name}:{payload.id}"
+
+
 def _timeout(settings: Settings) -> float:
     totals = [provider.total for provider in settings.providers.values()]
     return max(totals, default=300.0) + _MARGIN
@@ -86,7 +90,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     await _in_table(ctx, payload, write, {"status": labels.failed})
 
 
-@task("llm", payload=Valuation, queue="llm", retry=_retry, timeout=_timeout, on_dead=on_dead)
+@task("llm", payload=Valuation, queue="llm", retry=_retry, timeout=_timeout, on_dead=on_dead, unique=_unique)
 async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     """Ask the configured chat provider about a row and write its report into the row."""
     if payload.table_name not in ctx.settings.llm.tables:

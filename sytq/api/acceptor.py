@@ -33,7 +33,7 @@ _REDIS_PAUSE = 1.0
 class _Waiter:
     task: NewTask
     also: Callable[[], None] | None
-    answered: asyncio.Future[None]
+    answered: asyncio.Future[str]
 
 
 class Acceptor:
@@ -50,8 +50,9 @@ class Acceptor:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
         self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
 
-    async def submit(self, task: NewTask, also: Callable[[], None] | None = None) -> None:
-        """Return when `task`, and what `also` writes, is committed.
+    async def submit(self, task: NewTask, also: Callable[[], None] | None = None) -> str:
+        """Return when `task`, and what `also` writes, is committed: its id, or the id of the unfinished task that
+        has its unique key already.
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. Raises Busy,
         DatabaseUnavailable and whatever the database says against this task (never against another's).
@@ -63,7 +64,7 @@ class Acceptor:
         self._waiting.append(waiter)
         if self._writing is None:
             self._writing = loop.create_task(self._write_all())
-        await waiter.answered
+        return await waiter.answered
 
     async def close(self) -> None:
         """Wait until everything that was taken is written and handed over."""
@@ -79,15 +80,11 @@ class Acceptor:
         try:
             while self._waiting:
                 batch = self._take()
-                failures = await loop.run_in_executor(self._writer, self._write, batch)
-                accepted = []
+                outcomes = await loop.run_in_executor(self._writer, self._write, batch)
                 for waiter in batch:
-                    failure = failures.get(waiter)
-                    if failure is None:
-                        accepted.append(waiter.task)
-                    _answer(waiter, failure)
-                self._hand_over(accepted)
-                away = next((e for e in failures.values() if isinstance(e, DatabaseUnavailable)), None)
+                    _answer(waiter, outcomes[waiter])
+                self._hand_over([waiter.task for waiter in batch if outcomes[waiter] == waiter.task.id])
+                away = next((e for e in outcomes.values() if isinstance(e, DatabaseUnavailable)), None)
                 if away is not None:
                     # Whoever came meanwhile would wait just as long for the same answer.
                     waiting, self._waiting = self._waiting, []
@@ -133,8 +130,8 @@ class Acceptor:
 
     # -- on the writer's thread
 
-    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, Exception]:
-        """Write a batch in one transaction; return what went wrong, by waiter."""
+    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, str | Exception]:
+        """Write a batch in one transaction; return the id that each waiter gets, or what went wrong."""
         if not batch:
             return {}
         rows = [waiter.also for waiter in batch if waiter.also is not None]
@@ -144,7 +141,7 @@ class Acceptor:
                 write()
 
         try:
-            self._ledger.accept([waiter.task for waiter in batch], also if rows else None)
+            standing = self._ledger.accept([waiter.task for waiter in batch], also if rows else None)
         except DatabaseUnavailable as error:
             return dict.fromkeys(batch, error)
         except Exception as error:
@@ -153,13 +150,13 @@ class Acceptor:
             # One of them is at fault and only that one shall hear of it.
             half = len(batch) // 2
             return self._write(batch[:half]) | self._write(batch[half:])
-        return {}
+        return {waiter: standing.get(waiter.task.id, waiter.task.id) for waiter in batch}
 
 
-def _answer(waiter: _Waiter, failure: Exception | None) -> None:
+def _answer(waiter: _Waiter, outcome: str | Exception) -> None:
     if waiter.answered.done():
         return
-    if failure is None:
-        waiter.answered.set_result(None)
+    if isinstance(outcome, str):
+        waiter.answered.set_result(outcome)
     else:
-        waiter.answered.set_exception(failure)
+        waiter.answered.set_exception(outcome)

@@ -48,6 +48,6 @@ class Submission:
         task = self._submitter.prepare(type_name, payload, owner=req.context.owner)
         if check is not None:
             check()
-        await self._acceptor.submit(task, also)
-        log.info("Task enqueued successfully", task_id=task.id, type=type_name)
-        return task.id
+        task_id = await self._acceptor.submit(task, also)
+        log.info("Task enqueued successfully", task_id=task_id, type=type_name)
+        return task_id

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.redis import Redis
 from sytq.errors import RedisUnavailable
@@ -103,9 +103,10 @@ class Acks(threading.Thread):
                 self._event(run, outcome, attempts),
                 run.body,
                 int(run.queue_name in self._limited),
+                self._event(run, Outcome("cancelled", error=cancellation(run)), attempts),
             ]
         keys = self._keys
-        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters]
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("settle", names, args), strict=True):

@@ -1,4 +1,4 @@
--- A worker lives. KEYS workers epoch   ARGV consumer leaving    -> {epoch, now}
+-- A worker lives. KEYS workers epoch cancels  ARGV consumer leaving ids it holds...  -> {epoch, now, by whom each of these is to be cancelled or ''}
 -- The epoch is when this Redis was first seen: another epoch means that it was emptied.
 local now = now_ms()
 if ARGV[2] == '1' then
@@ -8,4 +8,6 @@ else
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600000)
 redis.call('SET', KEYS[2], int(now), 'NX')
-return { redis.call('GET', KEYS[2]), int(now) }
+local asked = {}
+for a = 3, #ARGV do asked[#asked + 1] = redis.call('HGET', KEYS[3], ARGV[a]) or '' end
+return { redis.call('GET', KEYS[2]), int(now), asked }

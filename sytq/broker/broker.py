@@ -20,10 +20,11 @@ from dramatiq.middleware import Middleware
 from sytq.broker.consumer import StreamConsumer
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
+from sytq.broker.limits import QueueLimit
 from sytq.broker.redis import Redis
 from sytq.broker.worker import WorkerProcess
 from sytq.errors import InvalidInput
-from sytq.states import NAME, PRIORITIES
+from sytq.states import NAME, PRIORITIES, WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,15 @@ class StreamsBroker(dramatiq.Broker):
         prefix: str = "sytq",
         liveness: float = 4.0,
         heartbeat: float = 1.0,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, QueueLimit] | None = None,
+        weights: Mapping[str, int] = WEIGHTS,
         middleware: list[Middleware] | None = None,
     ) -> None:
         self.redis = redis
         self.keys = Keys(prefix)
         self.liveness = liveness
         self.limits = dict(limits or {})
+        self.weights = weights
         self._heartbeat = heartbeat
         super().__init__(middleware=middleware or [])
         self.actor_options |= {"runner"}  # an async actor's coroutine function (see Lane)
@@ -140,9 +143,16 @@ class StreamsBroker(dramatiq.Broker):
     # -- running tasks
 
     def touch(self, delivery: Delivery, progress: str) -> bool:
-        """Show progress (JSON text); False when another start holds the task. Raises RedisUnavailable."""
-        keys = [self.keys.live, self.keys.progress]
-        return bool(self.redis.call("touch", keys, [delivery.id, delivery.token, progress]))
+        """Show progress (JSON text); False when another start holds the task. Raises RedisUnavailable.
+
+        Notices at once that the task is to be cancelled; without it the next heartbeat does.
+        """
+        keys = [self.keys.live, self.keys.progress, self.keys.cancels]
+        answer = self.redis.call("touch", keys, [delivery.id, delivery.token, progress])
+        if answer == 2 and delivery.cancelled_by is None:
+            by = self.redis.ask("HGET", self.keys.cancels, delivery.id)
+            delivery.cancelled_by = by.decode() if by else "somebody"
+        return bool(answer)
 
     def start_worker(self, *, threads: int, loop_places: int) -> None:
         """Start what consuming needs. Called in the worker process, before Dramatiq starts its consumers."""
@@ -153,6 +163,7 @@ class StreamsBroker(dramatiq.Broker):
             liveness=self.liveness,
             heartbeat=self._heartbeat,
             limits=self.limits,
+            weights=self.weights,
             threads=threads,
             loop_places=loop_places,
         )

@@ -18,6 +18,8 @@ from dramatiq.errors import DecodeError
 
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP
+from sytq.broker.limits import QueueLimit
+from sytq.broker.priorities import Turn
 from sytq.broker.redis import NoGroup
 from sytq.broker.room import Lane
 from sytq.broker.worker import WorkerProcess
@@ -27,12 +29,11 @@ log = structlog.get_logger(__name__)
 
 #: Longest sleep at the doorbell, and the period at which the tasks of dead workers are looked for.
 _TICK = 0.5
+_TICK_MS = 500
 #: Most tasks of one fetch: bounds what a script does in one go.
 _MOST = 100
 #: A type without a bound of attempts is dead after this many worker deaths in a row.
 _MAX_DEATHS = 5
-#: Every so many fetches the queue is looked through from the lowest priority, so that low moves under a flood.
-_BOTTOM_UP = 16
 #: How long a task of a type that this worker does not know (a rolling deploy) waits before it is tried again.
 _UNKNOWN_DELAY = 5.0
 
@@ -46,7 +47,8 @@ class StreamConsumer(Consumer):
         self._actors = actors
         self._streams = worker.keys.streams(queue)
         self._buffer: collections.deque[Delivery] = collections.deque()
-        self._fetches = 0
+        self._limit = worker.limits.get(queue, QueueLimit())
+        self._turn = Turn(worker.weights)
         self._swept = 0.0
         self._pause = 0.1
 
@@ -95,8 +97,8 @@ class StreamConsumer(Consumer):
             return
         used = dict.fromkeys(lanes, 0)
         try:
-            found, reply = self._fetch(room)
-            for delivery in self._read(reply) if found else ():
+            found, doors, patience = self._fetch(room)
+            for delivery in self._read(found):
                 runner = self._actors[delivery.type].options.get("runner")
                 used["loop" if runner else "thread"] += 1
                 if runner:
@@ -107,7 +109,9 @@ class StreamConsumer(Consumer):
             for lane in lanes:
                 self._worker.room.give(lane, room - used[lane])
         if not found:
-            self._sleep(reply)
+            # Woken by whatever is added behind what the fetch has seen.
+            names, ids = zip(*doors, strict=True)
+            self._worker.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(patience, 1), "STREAMS", *names, *ids)
 
     def _lanes(self) -> set[Lane]:
         lanes: set[Lane] = {
@@ -117,31 +121,33 @@ class StreamConsumer(Consumer):
         }
         return lanes or {"thread"}
 
-    def _order(self) -> list[int]:
-        self._fetches += 1
-        order = list(range(len(self._streams)))
-        return order[::-1] if self._fetches % _BOTTOM_UP == 0 else order
-
-    def _fetch(self, room: int) -> tuple[bool, list[Any]]:
-        """One call of fetch.lua: (True, tasks with their stream) or (False, the streams' last ids)."""
-        worker, keys = self._worker, self._worker.keys
-        order = self._order()
-        streams = [self._streams[index] for index in order]
-        args: list[Any] = [GROUP, worker.name, room, worker.limits.get(self._queue, 0)]
+    def _fetch(self, room: int) -> tuple[list[tuple[Any, ...]], list[tuple[str, bytes]], int]:
+        """One call of fetch.lua: the tasks taken, or what to sleep on and for how many milliseconds at most."""
+        worker, keys, limit = self._worker, self._worker.keys, self._limit
+        bell = keys.queue_bell(self._queue)
+        streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
+        names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
+        names += [keys.rate(self._queue), bell]
+        first = len(names) + 1
+        args: list[Any] = [GROUP, worker.name, room, limit.running, limit.starts, int(limit.window * 1000)]
         args += [int(worker.liveness * 1000), _MAX_DEATHS]
         sweep = time.monotonic() - self._swept >= _TICK
         args.append(int(sweep))
         if sweep:
-            for position, stream in enumerate(streams, start=5):
+            for position, stream in enumerate(streams, start=first):
                 args += [b"%d:%s" % (position, entry) for entry in worker.held(stream)]
-        found, *rest = worker.redis.call("fetch", [keys.live, keys.events, keys.workers, keys.stats, *streams], args)
+        found, *rest = worker.redis.call("fetch", names + streams, args)
         if sweep:
             self._swept = time.monotonic()
         if found:
-            return True, [(streams[item[0] - 5], *item[1:]) for item in rest]
-        return False, list(zip(streams, rest, strict=True))
+            return [(streams[item[0] - first], *item[1:]) for item in rest], [], 0
+        allowed_in, heard, *last_ids = rest
+        doors = list(zip(streams, last_ids, strict=True))
+        if limit.running:
+            doors.append((bell, heard))
+        return [], doors, min(allowed_in, _TICK_MS) if allowed_in >= 0 else _TICK_MS
 
-    def _read(self, items: list[Any]) -> list[Delivery]:
+    def _read(self, items: list[tuple[Any, ...]]) -> list[Delivery]:
         """The deliveries that can run here; the others are set aside without disturbing them."""
         deliveries = []
         for stream, entry, task_id, body, attempts, max_attempts, token in items:
@@ -168,14 +174,6 @@ class StreamConsumer(Consumer):
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
             self._worker.acks.put(delivery)
         return deliveries
-
-    def _sleep(self, last_ids: list[tuple[str, bytes]]) -> None:
-        """Wait until something is added behind what the fetch has seen, or a tick."""
-        bells: list[tuple[str, bytes]] = []
-        if self._worker.limits.get(self._queue):
-            bells.append((self._worker.keys.queue_bell(self._queue), b"$"))
-        names, ids = zip(*last_ids, *bells, strict=True)
-        self._worker.redis.ask("XREAD", "COUNT", 1, "BLOCK", int(_TICK * 1000), "STREAMS", *names, *ids)
 
     def _make_group(self) -> None:
         try:

@@ -53,6 +53,7 @@ class Delivery(MessageProxy):
         self.max_attempts = max_attempts
         self.token = token
         self.started = time.time()
+        self.cancelled_by: str | None = None  # set by the heartbeat once somebody asked for it
         self.progress: dict[str, Any] | None = None
         self.result: Any = None
         self.outcome: Outcome | None = None
@@ -87,3 +88,8 @@ class Delivery(MessageProxy):
         return f"{self.type}({self.id})"
 
     __repr__ = __str__
+
+
+def cancellation(run: Delivery) -> str:
+    """One line about why a run was cancelled."""
+    return f"cancelled by {run.cancelled_by}" if run.cancelled_by else "cancelled"

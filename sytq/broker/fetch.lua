@@ -1,13 +1,18 @@
 -- running <- queued, and running <- running of a dead consumer: take at most what there is room for.
--- KEYS live events workers stats, then the queue's streams in the order to look
--- ARGV group consumer room limit liveness_ms max_deaths sweep held...      ("held": stream index ':' entry of this process)
--- -> {0, last ids...} when there is nothing, else {1, {stream index, entry, id, message, attempts, max, token}...}
+-- KEYS live events workers stats paused parked rate queue-bell, then the queue's four streams in the order to look
+-- ARGV group consumer room limit rate window_ms liveness_ms max_deaths sweep held...
+--      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. held: stream index ':' entry
+-- -> {0, ms until the rate allows one or -1, bell id, last ids...} when there is nothing,
+--    else {1, {stream index, entry, id, message, attempts, max, token}...}
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local paused, parked, rate_key, bell = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local FIRST = 9
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
+local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = now_ms()
-local stale = now - tonumber(ARGV[5])
-local max_deaths = tonumber(ARGV[6])
+local stale = now - tonumber(ARGV[7])
+local max_deaths = tonumber(ARGV[8])
 local out, started = { 1 }, {}
 redis.call('ZADD', workers, now, me)
 
@@ -30,6 +35,7 @@ local function start(k, entry, fields)
     l.state, l.consumer, l.entry = 'running', me, entry
     redis.call('HSET', live, id, pack_live(l))
     started[#started + 1] = { id, int(l.token), l.attempts }
+    if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
     l = { attempts = 1, max = 0, token = now }  -- not made by dispatch.lua: the broker sets it aside
   end
@@ -68,10 +74,10 @@ local function take_over(k, consumer, skip)
   end
 end
 
-if ARGV[7] == '1' then
+if ARGV[9] == '1' then
   local held = {}
-  for a = 8, #ARGV do held[ARGV[a]] = true end
-  for k = 5, #KEYS do
+  for a = 10, #ARGV do held[ARGV[a]] = true end
+  for k = FIRST, #KEYS do
     for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
       local name, pending = field(info, 'name'), field(info, 'pending')
       if name == me then
@@ -93,11 +99,24 @@ end
 
 if limit > 0 then
   local running = 0
-  for k = 5, #KEYS do running = running + redis.call('XPENDING', KEYS[k], group)[1] end
+  for k = FIRST, #KEYS do running = running + redis.call('XPENDING', KEYS[k], group)[1] end
   room = math.min(room, limit - running)
 end
 
-for k = 5, #KEYS do
+local wait = -1
+if rate > 0 then
+  redis.call('ZREMRANGEBYSCORE', rate_key, '-inf', now - window)
+  local used = redis.call('ZCARD', rate_key)
+  room = math.min(room, rate - used)
+  if used >= rate then
+    wait = tonumber(redis.call('ZRANGE', rate_key, used - rate, used - rate, 'WITHSCORES')[2]) + window - now
+  end
+  redis.call('PEXPIRE', rate_key, window)
+end
+
+local pauses = redis.call('EXISTS', paused) == 1
+
+for k = FIRST, #KEYS do
   while room > 0 do
     local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')
     if not reply then break end
@@ -109,6 +128,11 @@ for k = 5, #KEYS do
       elseif l and l.state == 'running' then
         -- Entered by the worker that runs it (adopt.lua): it stays that worker's.
         redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
+      elseif l and pauses and redis.call('HEXISTS', paused, l.type) == 1 then
+        redis.call('HSET', parked, field(fields, 'id'), field(fields, 'message'))
+        l.entry = ''
+        redis.call('HSET', live, field(fields, 'id'), pack_live(l))
+        drop(KEYS[k], entry)
       else
         start(k, entry, fields)
       end
@@ -120,8 +144,9 @@ if #started > 0 then
   redis.call('XADD', events, '*', 'kind', 'started', 'worker', me, 'at', int(now), 'data', cjson.encode(started))
 end
 if #out > 1 then return out end
-local ids = { 0 }
-for k = 5, #KEYS do
+local heard = redis.call('XREVRANGE', bell, '+', '-', 'COUNT', 1)[1]
+local ids = { 0, wait, heard and heard[1] or '0-0' }
+for k = FIRST, #KEYS do
   ids[#ids + 1] = field(redis.call('XINFO', 'STREAM', KEYS[k]), 'last-generated-id')
 end
 return ids

@@ -1,7 +1,7 @@
 """The heartbeat: one thread per worker process says that it lives.
 
-Owns liveness, and noticing that Redis was emptied: then the running tasks are entered again as this worker's own,
-so that nobody runs them a second time.
+Owns liveness and what a beat brings back: that Redis was emptied (then the running tasks are entered again as this
+worker's own, so that nobody runs them a second time), and which of them are to be cancelled.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
 from sytq.errors import RedisUnavailable
@@ -21,21 +22,40 @@ log = structlog.get_logger(__name__)
 class Heartbeat(threading.Thread):
     """Beats every `interval` seconds until stopped; calls `emptied` when Redis is another one than before."""
 
-    def __init__(self, redis: Redis, keys: Keys, consumer: str, interval: float, emptied: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        consumer: str,
+        interval: float,
+        *,
+        held: Callable[[], list[Delivery]],
+        emptied: Callable[[], None],
+        cancel: Callable[[Delivery], None],
+    ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
         self._interval = interval
+        self._held = held
         self._emptied = emptied
+        self._cancel = cancel
         self._epoch: bytes | None = None
         self._ended = threading.Event()
 
     def beat(self, *, leaving: bool = False) -> None:
         """Beat once. Raises RedisUnavailable."""
-        epoch, _ = self._redis.call("beat", [self._keys.workers, self._keys.epoch], [self._consumer, int(leaving)])
+        held = [] if leaving else self._held()
+        names = [self._keys.workers, self._keys.epoch, self._keys.cancels]
+        args = [self._consumer, int(leaving), *(delivery.id for delivery in held)]
+        epoch, _, asked = self._redis.call("beat", names, args)
         if leaving:
             return
+        for delivery, by in zip(held, asked, strict=True):
+            if by and delivery.cancelled_by is None:
+                delivery.cancelled_by = by.decode()
+                self._cancel(delivery)
         if self._epoch is not None and epoch != self._epoch:
             log.warning("Redis was emptied: entering the running tasks again")
             self._emptied()

@@ -59,6 +59,16 @@ class Keys:
         return self._key("deadletters")
 
     @property
+    def cancels(self) -> str:
+        """HASH id of a running task -> who wants it cancelled and why."""
+        return self._key("cancels")
+
+    @property
+    def paused(self) -> str:
+        """HASH task type -> who paused it, when and why, as JSON. The ledger has it too."""
+        return self._key("paused")
+
+    @property
     def epoch(self) -> str:
         """STRING: when this Redis was first seen, in ms."""
         return self._key("epoch")
@@ -78,6 +88,14 @@ class Keys:
     def bodies(self, queue: str) -> str:
         """HASH task id -> message, of the delayed tasks."""
         return self._key("bodies", queue)
+
+    def parked(self, queue: str) -> str:
+        """HASH task id -> message, of the tasks that were met while their type was paused."""
+        return self._key("parked", queue)
+
+    def rate(self, queue: str) -> str:
+        """ZSET of the starts within the rate's window, by time in ms."""
+        return self._key("rate", queue)
 
     def queue_bell(self, queue: str) -> str:
         """STREAM of one entry: a place below the queue's limit became free."""

@@ -40,6 +40,10 @@ class Lane(threading.Thread):
         """Start a delivery. Callable from any thread."""
         self.loop.call_soon_threadsafe(self._start, delivery, runner)
 
+    def cancel(self, delivery: Delivery) -> None:
+        """Cancel a running delivery. Callable from any thread; harmless when it has ended."""
+        self.loop.call_soon_threadsafe(self._cancel, delivery.id)
+
     def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the running tasks, then cancel them (they go back to their queue)."""
         waiting = asyncio.run_coroutine_threadsafe(self._drain(timeout), self.loop)
@@ -57,6 +61,11 @@ class Lane(threading.Thread):
         task = self.loop.create_task(self._run(delivery, runner), name=delivery.id)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def _cancel(self, task_id: str) -> None:
+        for task in self._running:
+            if task.get_name() == task_id:
+                task.cancel()
 
     async def _run(self, delivery: Delivery, runner: Runner) -> None:
         try:

@@ -6,19 +6,22 @@ answer" into `RedisUnavailable`. Must not know what the scripts mean.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis import exceptions
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.commands.core import Script
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
+from sytq.broker.cluster import Cluster
+from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
 from sytq.errors import ConfigError, RedisUnavailable
-
-SCRIPTS = ("adopt", "beat", "dispatch", "fetch", "forget", "lease", "promote", "settle", "touch")
 
 #: "Not now": a restart, a failover, a full memory. Everything accepted waits for their end. redis-py has a class for
 #: some of these answers, and takes the word off their text; Redis 6 has the word in the middle of a script's error.
@@ -31,43 +34,67 @@ _AWAY = (
     exceptions.TryAgainError,
 )
 _NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY", "NOREPLICAS")
+#: What a master says that became a replica: the new one is somewhere else.
+_DEMOTED = ("READONLY", "UNBLOCKED")
 
 
 class Redis:
-    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when it is away."""
+    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when it is away.
 
-    def __init__(self, url: str, *, connections: int = 50, timeout: float = 5.0) -> None:
-        scheme = url.partition("://")[0]
-        if scheme not in ("redis", "rediss", "unix"):
-            raise ConfigError(f"redis.url: scheme '{scheme}' is not supported; valid: redis, rediss, unix")
+    `home` is any key of ours: in a cluster, commands without a key (TIME, PING) go to the node that has it.
+    Raises ConfigError for a URL that cannot be meant.
+    """
+
+    def __init__(self, url: str, *, home: str = "{sytq}", connections: int = 50, timeout: float = 5.0) -> None:
+        try:
+            check_redis_url(url)
+        except ValueError as error:
+            raise ConfigError(f"redis.url: {error}; valid: {REDIS_FORMS}") from None
         # Opens nothing yet. Two quick tries bridge a connection that died in the pool; every script is harmless
-        # when it runs twice. Longer outages are the caller's to wait for.
-        self.client = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=min(timeout, 2.0),
-            max_connections=connections,
-            health_check_interval=15,
-            retry=Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), 2),
-            protocol=2,
-        )
-        prelude = _read("_live")
-        self._scripts: dict[str, Script] = {
-            name: self.client.register_script(prelude + _read(name)) for name in SCRIPTS
+        # when it runs twice. Longer outages are the caller's to wait for, and a silent server is not tried again
+        # here: redis-py repeats the connecting within the repetitions of the command, nine times 5 s in all.
+        options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": min(timeout, 2.0),
+            "max_connections": connections,
+            "health_check_interval": 15,
+            "retry": Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), 2, (exceptions.ConnectionError,)),
+            "protocol": 2,
+        }
+        self.client: redis.Redis | Cluster
+        match urlsplit(url).scheme:
+            case "redis+sentinel":
+                self.client = _master(url, options)
+            case "redis+cluster":
+                self.client = Cluster(redis_hosts(url), home, options | _login(url))
+            case _:
+                self.client = redis.Redis.from_url(url, **options)
+        prelude = _read("_live.lua")
+        self._scripts = {
+            file.name.removesuffix(".lua"): prelude + _read(file.name)
+            for file in files("sytq.broker").iterdir()
+            if file.name.endswith(".lua") and not file.name.startswith("_")
+        }
+        self._digests = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._scripts.items()
         }
 
     def call(self, script: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         """Run one script by name."""
+        rest = (len(keys), *keys, *args)
         try:
-            return self._scripts[script](keys=keys, args=args)
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
+            return self.ask("EVALSHA", self._digests[script], *rest)
+        except exceptions.NoScriptError:
+            # A server that was restarted or promoted: with its text the script is run and known again.
+            return self.ask("EVAL", self._scripts[script], *rest)
 
     def ask(self, *command: Any) -> Any:
         """Run one command and return redis-py's reading of the reply."""
         try:
-            return self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return self.client.execute_command(*command)
         except redis.RedisError as error:
+            if isinstance(self.client, redis.Redis) and _demoted(error):
+                self.client.connection_pool.disconnect(inuse_connections=False)
             raise _unavailable(error) from error
 
     def close(self) -> None:
@@ -79,14 +106,61 @@ class NoGroup(RedisUnavailable):
     """A stream or its consumer group is gone (Redis was emptied): make it again."""
 
 
+class _Sentinels(Sentinel):
+    """redis-py reorders its list while it asks; two threads at it at once lose entries for good."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        asked = copy.copy(self)
+        asked.sentinels = list(self.sentinels)
+        found: tuple[str, int] = super(_Sentinels, asked).discover_master(service_name)  # type: ignore[no-untyped-call]
+        self.sentinels = asked.sentinels
+        return found
+
+
+def _master(url: str, options: dict[str, Any]) -> redis.Redis:
+    """A client of the master that the Sentinels name; they are asked again at every new connection."""
+    parts = urlsplit(url)
+    service, _, db = parts.path[1:].partition("/")
+    query = dict(parse_qsl(parts.query))
+    # One of them that does not answer must not hold up the others' word.
+    sentinel_options = {
+        "socket_timeout": 0.5,
+        "socket_connect_timeout": 0.5,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "username": query.get("sentinel_username"),
+        "password": query.get("sentinel_password"),
+    }
+    sentinels = _Sentinels(redis_hosts(url), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    options = options | _login(url) | {"db": int(db or 0)}
+    master: redis.Redis = sentinels.master_for(unquote(service), **options)  # type: ignore[no-untyped-call]
+    return master
+
+
+def _login(url: str) -> dict[str, str | None]:
+    parts = urlsplit(url)
+    return {
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+    }
+
+
+def _demoted(error: redis.RedisError) -> bool:
+    return isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError) or any(
+        word in str(error) for word in _DEMOTED
+    )
+
+
 def _unavailable(error: redis.RedisError) -> Exception:
-    text = str(error)
+    text = str(error)[:200]
     if "NOGROUP" in text or "no such key" in text:
-        return NoGroup(text[:200])
+        return NoGroup(text)
+    if isinstance(error, exceptions.AskError):  # and MOVED
+        return RedisUnavailable(f"a Redis Cluster answers ({text}): redis.url needs redis+cluster://")
     if isinstance(error, _AWAY) or any(word in text for word in _NOT_NOW):
-        return RedisUnavailable(f"Redis does not answer: {text[:200]}")
+        return RedisUnavailable(f"Redis does not answer: {text}")
     return error  # a fault of ours: let it be seen
 
 
 def _read(name: str) -> str:
-    return files("sytq.broker").joinpath(f"{name}.lua").read_text("utf-8")
+    return files("sytq.broker").joinpath(name).read_text("utf-8")

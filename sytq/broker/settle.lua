@@ -1,7 +1,8 @@
 -- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
--- run happens here or not at all, and only while the run still holds its task.
--- KEYS live events stats bell deadletters, then per slot: stream delayed bodies queue-bell
--- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring
+-- run happens here or not at all, and only while the run still holds its task. A run that was to be cancelled and
+-- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case.
+-- KEYS live events stats bell deadletters cancels, then per slot: stream delayed bodies queue-bell
+-- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled
 -- -> per run 1 (done) or 0 (no longer ours: nothing changed)
 local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me = ARGV[1], ARGV[2]
@@ -9,8 +10,8 @@ local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retr
   unreadable = 'dead' }
 local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried' }
 local now, out = now_ms(), {}
-for a = 3, #ARGV, 11 do
-  local slot = 5 + (tonumber(ARGV[a]) - 1) * 4
+for a = 3, #ARGV, 12 do
+  local slot = 6 + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
   local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   local message = ARGV[a + 9]
@@ -30,6 +31,10 @@ for a = 3, #ARGV, 11 do
   else
     done = l.state == 'running' and l.consumer == me and int(l.token) == token
   end
+  local event = ARGV[a + 8]
+  if done and redis.call('HDEL', KEYS[6], id) == 1 and (kind == 'retry' or kind == 'return') then
+    kind, event = 'cancelled', ARGV[a + 11]
+  end
   if done then
     redis.call('XACK', stream, group, entry)
     redis.call('XDEL', stream, entry)
@@ -41,7 +46,7 @@ for a = 3, #ARGV, 11 do
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end
       redis.call('HSET', live, id, pack_live(l))
-      redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', token, 'data', ARGV[a + 8])
+      redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', token, 'data', event)
       if STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
     end
     if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end

@@ -1,5 +1,5 @@
--- Progress of a running task. KEYS live progress   ARGV id token progress    -> 1, or 0 when another start holds it
+-- Progress of a running task. KEYS live progress cancels   ARGV id token progress    -> 1, 0 when another start holds it, 2 when its cancellation was asked for
 local l = unpack_live(redis.call('HGET', KEYS[1], ARGV[1]))
 if l and (l.state ~= 'running' or int(l.token) ~= ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-return 1
+return redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 and 2 or 1

@@ -19,6 +19,7 @@ from sytq.broker.delivery import Delivery
 from sytq.broker.heartbeat import Heartbeat
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.lane import Lane
+from sytq.broker.limits import QueueLimit
 from sytq.broker.redis import Redis
 from sytq.broker.room import Room
 
@@ -39,7 +40,8 @@ class WorkerProcess:
         *,
         liveness: float,
         heartbeat: float,
-        limits: Mapping[str, int],
+        limits: Mapping[str, QueueLimit],
+        weights: Mapping[str, int],
         threads: int,
         loop_places: int,
     ) -> None:
@@ -48,11 +50,15 @@ class WorkerProcess:
         self.keys = keys
         self.liveness = liveness
         self.limits = limits
+        self.weights = weights
         self.stopping = threading.Event()
         self.room = Room(threads, loop_places)
-        self.acks = Acks(redis, keys, self.name, set(limits), self._release)
-        self.heartbeat = Heartbeat(redis, keys, self.name, heartbeat, self._adopt)
+        limited = {queue for queue, limit in limits.items() if limit.running}
+        self.acks = Acks(redis, keys, self.name, limited, self._release)
         self.lane = Lane(broker, self._finished)
+        self.heartbeat = Heartbeat(
+            redis, keys, self.name, heartbeat, held=self._deliveries, emptied=self._adopt, cancel=self.lane.cancel
+        )
         self._held: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
 
@@ -96,10 +102,13 @@ class WorkerProcess:
         with self._lock:
             self._held.get(delivery.stream, {}).pop(delivery.entry, None)
 
+    def _deliveries(self) -> list[Delivery]:
+        with self._lock:
+            return [delivery for entries in self._held.values() for delivery in entries.values()]
+
     def _adopt(self) -> None:
         """Enter the running tasks in a Redis that was emptied, as ours."""
-        with self._lock:
-            deliveries = [delivery for entries in self._held.values() for delivery in entries.values()]
+        deliveries = self._deliveries()
         self.make_group({delivery.stream for delivery in deliveries})
         for delivery in deliveries:
             priority = delivery.stream.rpartition(":")[2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sytq.config import urls
 from sytq.config.types import (
@@ -26,6 +26,7 @@ from sytq.config.types import (
     Network,
     Port,
     Prefix,
+    Rate,
     Realm,
     RedisUrl,
     Secret,
@@ -33,10 +34,12 @@ from sytq.config.types import (
     Size,
     Text,
     WebUrl,
+    Weight,
     problem,
 )
 from sytq.durations import VALID_DURATION, Duration
 from sytq.schedule import Schedule
+from sytq.states import WEIGHTS
 
 PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATION}"]
 
@@ -194,6 +197,7 @@ class Queue(Section):
 
 class QueueLimits(Section):
     limit: Count | None = None
+    rate: Rate | None = None
 
 
 class RetryPolicy(Section):
@@ -262,11 +266,21 @@ class Worker(Section):
     heartbeat: PositiveDuration = 1.0
     liveness: PositiveDuration = 4.0
     shutdown_timeout: Duration = 150.0
+    priority_weights: dict[str, Weight] = WEIGHTS
     retry_interval: PositiveDuration = 10.0
     request_timeout: PositiveDuration = 30.0
     job_timeout: PositiveDuration = 300.0
     retry_attempts: int = Field(default=3, ge=0)
     retry_delay: Duration = 1.0
+
+    @field_validator("priority_weights")
+    @classmethod
+    def _somebody_comes_first(cls, weights: dict[str, int]) -> dict[str, int]:
+        for priority in weights.keys() - WEIGHTS.keys():
+            raise problem(f"'{priority}' is no priority", ", ".join(WEIGHTS))
+        if not any(weights.values()):
+            raise problem("no priority would ever come first", "at least one weight above 0")
+        return weights
 
     @model_validator(mode="after")
     def _survives_one_lost_heartbeat(self) -> Worker:

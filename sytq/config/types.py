@@ -95,6 +95,19 @@ def _log_format(value: object) -> object:
     return "console" if word == "text" else word
 
 
+def _rate(value: object) -> object:
+    """Starts and the seconds within which they are counted."""
+    form = r"\s*([0-9]{1,7})\s*/\s*([0-9]*)\s*(s|sec|m|min|h|hour|d|day)\s*"
+    found = re.fullmatch(form, value) if isinstance(value, str) else None
+    if found is None or int(found[1]) < 1 or found[2] == "0":
+        raise problem("not a rate", _RATE)
+    return int(found[1]), int(found[2] or 1) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[3][0]]
+
+
+def _show_rate(rate: tuple[int, float]) -> str:
+    return f"{rate[0]}/{rate[1]:g}s"
+
+
 _LEVELS = {
     "trace": "debug",
     "warn": "warning",
@@ -106,6 +119,7 @@ _LEVELS = {
 _SIZE = "a number of bytes, or with a unit such as 512KiB, 1MiB"
 _CIDR = "a network such as 10.0.0.0/8, 192.168.1.7/32 or fd00::/8"
 _WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
+_RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
 _HOST = "a host name or address without scheme and port"
@@ -130,6 +144,13 @@ AllowedHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator
 Realm = Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f]{1,200}$'), 'text without ", \\ and control characters']
 Port = Annotated[int, Field(ge=1, le=65535), "a port from 1 to 65535"]
 Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[int, Field(ge=0, le=1000)]
+Rate = Annotated[
+    tuple[int, float],
+    BeforeValidator(_rate),
+    PlainSerializer(_show_rate, return_type=str, when_used="json"),
+    _RATE,
+]
 Size = Annotated[
     int,
     BeforeValidator(_size),

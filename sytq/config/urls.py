@@ -14,9 +14,11 @@ from sytq.durations import parse_duration
 DATABASE_FORMS = "sqlite:////absolute/path, sqlite:///relative/path or mysql://user:password@host:3306/database"
 GO_DSN_FORM = "user:password@tcp(host:3306)/database?charset=utf8mb4 or user:password@unix(/path/to.sock)/database"
 REDIS_FORMS = (
-    "redis://host:6379/0, rediss://..., unix:///path/to.sock, redis+sentinel://host:26379/name or redis+cluster://host"
+    "redis://host:6379/0, rediss://..., unix:///path/to.sock, redis+sentinel://host1:26379,host2:26379/name or "
+    "redis+cluster://host1:6379,host2:6379"
 )
 
+_SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 _TLS = ("true", "false", "skip-verify", "preferred")
 _TIMEOUTS = ("timeout", "readTimeout", "writeTimeout")
 _QUERY = ("charset", "tls", *_TIMEOUTS, "unix_socket")
@@ -115,16 +117,33 @@ def check_redis_url(url: str) -> str:
         return url
     if parts.scheme not in ("redis", "rediss", "redis+sentinel", "redis+cluster"):
         raise ValueError("unknown scheme")
-    hosts = parts.netloc.rpartition("@")[2].split(",")
-    if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
+    if len(redis_hosts(url)) > 1 and parts.scheme in ("redis", "rediss"):
         raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
-    for host in hosts:
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path, re.ASCII):
+        raise ValueError("what follows the host is not a database number")
+    if parts.scheme == "redis+sentinel" and not re.fullmatch(r"/[^/]+(?:/[0-9]*)?", parts.path, re.ASCII):
+        raise ValueError("after the hosts stand the name of the service and, if not 0, /database number")
+    if parts.scheme == "redis+cluster" and parts.path not in ("", "/", "/0"):
+        raise ValueError("a cluster has no databases to choose from")
+    for name in parse_qs(parts.query, keep_blank_values=True):
+        if parts.scheme == "redis+cluster" or (parts.scheme == "redis+sentinel" and name not in _SENTINEL_LOGIN):
+            known = ", ".join(_SENTINEL_LOGIN) if parts.scheme == "redis+sentinel" else "none"
+            raise ValueError(f"unknown parameter {name[:40]}, known are {known}")
+    return url
+
+
+def redis_hosts(url: str) -> list[tuple[str, int]]:
+    """Return the hosts of a redis URL with their ports; ValueError."""
+    parts = urlsplit(url)
+    usual = 26379 if parts.scheme == "redis+sentinel" else 6379
+    hosts = []
+    for host in parts.netloc.rpartition("@")[2].split(","):
         if not host or host.startswith(":"):
             raise ValueError("no host")
         _check_port(host)
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]*", parts.path, re.ASCII):
-        raise ValueError("what follows the host is not a database number")
-    return url
+        name, _, port = _with_port(host, usual).rpartition(":")
+        hosts.append((name.strip("[]"), int(port)))
+    return hosts
 
 
 def redis_url(addr: str, username: str, password: str, db: int) -> str:

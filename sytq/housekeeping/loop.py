@@ -22,19 +22,17 @@ _LEASE_MS = 3000
 class Loop(threading.Thread):
     """Calls `step` until stopped; `step` returns the seconds to wait before the next."""
 
-    def __init__(self, name: str, stop_after: float = 5.0) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._stopping = threading.Event()
-        self._stop_after = stop_after
 
     def step(self) -> float:
         """Do one bounded piece of work and return the pause after it in seconds."""
         raise NotImplementedError
 
-    def stop(self) -> None:
-        """End after the current step."""
+    def end(self) -> None:
+        """End after the current step; does not wait for it."""
         self._stopping.set()
-        self.join(self._stop_after)
 
     def run(self) -> None:
         pause = 0.0

@@ -14,7 +14,7 @@ from sytq.housekeeping.loop import Loop
 
 #: Bounds one script call.
 _MOST = 100
-_TICK_MS = 1000
+_TICK_MS = 500
 
 
 class Promoter(Loop):

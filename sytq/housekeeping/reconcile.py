@@ -19,6 +19,7 @@ from sytq.housekeeping.loop import LeasedLoop
 from sytq.housekeeping.record import KEEP_MS
 from sytq.ledger import Change, Ledger, utcnow
 from sytq.models import Task
+from sytq.operate import Operator
 from sytq.states import DEAD
 from sytq.submit import Submitter
 
@@ -40,16 +41,19 @@ class Reconciler(LeasedLoop):
         ledger: Ledger,
         submitter: Submitter,
         inspection: Inspection,
+        operator: Operator,
         liveness: float,
     ) -> None:
         super().__init__("reconcile", redis, keys, holder)
         self._ledger = ledger
         self._submitter = submitter
         self._inspection = inspection
+        self._operator = operator
         self._liveness = liveness
         self._cursor = ""
 
     def work(self) -> float:
+        self._operator.restore_pauses()
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
             return 0.5  # workers are entering the tasks that they run; nobody else may start those
@@ -86,7 +90,7 @@ class Reconciler(LeasedLoop):
                 good.append(row)
             except InvalidInput as error:
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
-                self._ledger.record(
+                self._submitter.record(
                     [Change(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
                 )
         return good

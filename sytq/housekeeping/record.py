@@ -16,10 +16,7 @@ from sytq.broker.keys import RECORDER, Keys
 from sytq.broker.redis import NoGroup, Redis
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.housekeeping.loop import LeasedLoop
-from sytq.ids import derived_id
-from sytq.ledger import Change, Ledger, NewTask, from_ms
-from sytq.models import Task
-from sytq.plugin import Death, Registry
+from sytq.ledger import Change, from_ms
 from sytq.states import RUNNING
 from sytq.submit import Submitter
 
@@ -35,12 +32,8 @@ KEEP_MS = 10_000
 class Recorder(LeasedLoop):
     """See the module."""
 
-    def __init__(
-        self, redis: Redis, keys: Keys, holder: str, ledger: Ledger, registry: Registry, submitter: Submitter
-    ) -> None:
+    def __init__(self, redis: Redis, keys: Keys, holder: str, submitter: Submitter) -> None:
         super().__init__("record", redis, keys, holder)
-        self._ledger = ledger
-        self._registry = registry
         self._submitter = submitter
         self._forgotten = 0.0
         self._behind = False
@@ -90,22 +83,7 @@ class Recorder(LeasedLoop):
                 self.redis.ask("XADD", self.keys.deadletters, "*", "reason", repr(error)[:500], *fields)
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        followers: list[NewTask] = []
-
-        def follow(dead: list[Task]) -> None:
-            followers[:] = [self._on_dead(task) for task in dead if f"{task.type}.dead" in self._registry]
-            self._ledger.insert(followers)
-
-        changes = [change for _, fields in events for change in _changes(fields)]
-        self._ledger.record(changes, follow)
-        self._submitter.dispatch(followers)
-
-    def _on_dead(self, task: Task) -> NewTask:
-        death = Death(task_id=task.id, payload=json.loads(task.payload), error=task.error, attempts=task.attempts)
-        # One per death: a task that was revived and died again is told again.
-        return self._submitter.prepare(
-            f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{task.token}"), parent=task.id
-        )
+        self._submitter.record([change for _, fields in events for change in _changes(fields)])
 
     def _forget(self) -> None:
         names = [self.keys.events, self.keys.live, self.keys.progress]
@@ -129,7 +107,7 @@ def _changes(fields: dict[bytes, bytes]) -> list[Change]:
             started_at=from_ms(started) if started else None,
             finished_at=from_ms(data["finished"]),
             scheduled_at=from_ms(due) if due else None,
-            outcome=data["outcome"],
+            outcome=data.get("outcome"),
             result=data.get("result"),
             error=data.get("error"),
             fingerprint=data.get("fingerprint"),

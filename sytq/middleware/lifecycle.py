@@ -48,5 +48,7 @@ class Lifecycle(Middleware):
         broker.worker.stop(max(0.0, self._deadline - time.monotonic()))
         # Last, so that the history of the last tasks is written too.
         for loop in self._loops:
-            loop.stop()
+            loop.end()
+        for loop in self._loops:
+            loop.join(5.0)
         log.info("worker stopped", worker_id=broker.worker.name)

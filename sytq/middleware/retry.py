@@ -18,7 +18,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 from dramatiq.middleware.time_limit import TimeLimitExceeded
 
-from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.durations import parse_duration
 from sytq.errors import (
     Cancelled,
@@ -86,6 +86,8 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
     mark = fingerprint(declared.name, error)
     if isinstance(error, Cancelled):
         return Outcome("cancelled", error=text)
+    if isinstance(error, asyncio.CancelledError) and run.cancelled_by:
+        return Outcome("cancelled", error=cancellation(run))
     if isinstance(error, asyncio.CancelledError):
         return Outcome("return", counts=False, error="the worker is stopping")
     if isinstance(error, Lost):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.api.conftest import Api, Reply
 from tests.servers import RedisServer
 
+ROWS = itertools.count(1)
 OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
 
 
@@ -32,7 +34,8 @@ def basic(credentials: str, scheme: str = "Basic") -> dict[str, str]:
 
 
 def submit(api: Api, headers: dict[str, str]) -> Reply:
-    return api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 1}, headers)
+    body = {"table_name": "valuation_records", "id": next(ROWS)}  # a row anew: the same one is the same task
+    return api.request("POST", "/api/tasks/llm", body, headers)
 
 
 @pytest.mark.parametrize("credentials", ["admin:pä:ss", "api:api123"])

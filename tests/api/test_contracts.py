@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from sytq.ledger import Change, Ledger
 from tests.api.conftest import Api
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -81,8 +82,8 @@ def test_an_unknown_task_is_404_in_the_envelope(api: Api, task_id: str) -> None:
 
 def test_a_finished_task_is_404_after_its_retention(api: Api) -> None:
     ids = [
-        api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 6}).json["data"]["task_id"]
-        for _ in range(2)
+        api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": row}).json["data"]["task_id"]
+        for row in (61, 62)
     ]
     for task_id, finished in zip(ids, ("2020-01-01 00:00:00", time.strftime("%F %T", time.gmtime())), strict=True):
         with api.database.atomic():
@@ -92,6 +93,17 @@ def test_a_finished_task_is_404_after_its_retention(api: Api) -> None:
     assert api.request("GET", f"/api/tasks/{ids[0]}").status == 404
     recent = api.request("GET", f"/api/tasks/{ids[1]}")
     assert (recent.status, recent.json["data"]["status"]) == (200, "completed")
+
+
+def test_the_same_row_again_is_the_same_task_until_it_has_ended(api: Api) -> None:
+    def submit() -> str:
+        body = {"table_name": "valuation_records", "id": 71}
+        return str(api.request("POST", "/api/tasks/llm", body).json["data"]["task_id"])
+
+    first = submit()
+    assert {submit() for _ in range(3)} == {first}
+    Ledger(api.database).record([Change(first, "cancelled", 0, 0)])
+    assert submit() != first
 
 
 def test_tasks_are_listed_with_filters_and_the_real_total(api: Api) -> None:

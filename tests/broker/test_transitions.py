@@ -201,7 +201,7 @@ def test_progress_is_the_holders_alone(bench: Bench) -> None:
     bench.enter("a")
     item = bench.fetch("w")["a"]
     touch: Callable[[int], int] = lambda token: bench.redis.call(  # noqa: E731
-        "touch", [bench.keys.live, bench.keys.progress], ["a", token, "{}"]
+        "touch", [bench.keys.live, bench.keys.progress, bench.keys.cancels], ["a", token, "{}"]
     )
     assert touch(int(item[6])) == 1
     assert touch(int(item[6]) - 1) == 0

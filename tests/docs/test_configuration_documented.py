@@ -79,6 +79,10 @@ def test_documented_defaults_are_the_real_ones() -> None:
         real.setdefault(key, value)
     real["schedules.<name>.cron"] = ""
     real |= {"llm.tables": "valuation_records: {}", "llm.status_labels": "en"}
+    weights = {
+        key.rpartition(".")[2]: value for key, value in real.items() if key.startswith("worker.priority_weights.")
+    }
+    real["worker.priority_weights"] = ", ".join(f"{priority}: {weight}" for priority, weight in weights.items())
     for key, cells in rows().items():
         assert cells[2].strip("`") == real.get(key, ""), key
 

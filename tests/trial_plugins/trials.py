@@ -104,3 +104,22 @@ async def parent(ctx: AsyncContext, trial: Trial) -> None:
     note(trial, "start")
     if ctx.attempt == 1:
         raise ValueError("after its child was made")
+
+
+@task("lonely", payload=Trial, queue="gentle", retry=THREE, unique=lambda trial: trial.name, on_dead=mourn)
+async def lonely(ctx: AsyncContext, trial: Trial) -> None:
+    note(trial, "start")
+    await asyncio.sleep(trial.seconds)
+    if trial.name == "fails":
+        raise Fail("as told")
+    note(trial, "end")
+
+
+@task("checking", payload=Trial, queue="plain", retry=THREE)
+def checking(ctx: Context, trial: Trial) -> None:
+    note(trial, "start")
+    while not ctx.cancelled():
+        time.sleep(0.02)
+    note(trial, "noticed")
+    ctx.progress(1)
+    note(trial, "end")

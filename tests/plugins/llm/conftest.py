@@ -18,7 +18,7 @@ from sytq.context import AsyncContext, Services
 from sytq.db import is_mysql
 from sytq.http import BlockingClient, Client
 from sytq.migrations import migrate
-from sytq.models import Step, Task
+from sytq.models import Step, Task, UniqueKey
 from sytq.plugin import Death
 from sytq.runtime import build
 from tests.plugins.llm.provider import ScriptedProvider
@@ -99,7 +99,9 @@ class Desk:
             return dict(zip([column[0] for column in cursor.description], values, strict=True))
 
     def submit(self, id: int = 1, table: str = "valuation_records", **more: Any) -> str:
-        """Accept a task, without telling Redis."""
+        """Accept a task, without telling Redis. An earlier one of the row counts as ended and recorded."""
+        with self.runtime.database.connection_context():
+            UniqueKey.delete().execute()
         payload = {"table_name": table, "id": id, **more}
         new = self.runtime.submitter.prepare("llm", payload)
         self.runtime.ledger.accept([new])

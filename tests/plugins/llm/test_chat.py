@@ -256,7 +256,9 @@ async def empty_500(stage: Stage) -> None:
     await stage.end()
 
 
-@pytest.mark.parametrize("value", ["7", format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)])
+@pytest.mark.parametrize(
+    "value", ["7", format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)], ids=["seconds", "date"]
+)
 def test_retry_after_is_read_as_seconds_and_as_a_date(provider: ScriptedProvider, value: str) -> None:
     provider.play(refuses(429, retry_after=value))
     after = failure(provider.base_url).after

@@ -1,0 +1,24 @@
+-- cancelled <- queued | scheduled | retrying, at once; of a running task it is asked for and its worker ends it.
+-- KEYS live events stats cancels stream delayed bodies parked   (of the queue and priority the caller read from the index)
+-- ARGV group id queue priority by event
+-- -> cancelled | asked | ended | unknown | moved (its queue or priority changed meanwhile: look again)
+local id = ARGV[2]
+local l = unpack_live(redis.call('HGET', KEYS[1], id))
+if not l then return 'unknown' end
+if TERMINAL[l.state] then return 'ended' end
+if l.state == 'running' then
+  redis.call('HSETNX', KEYS[4], id, ARGV[5])
+  return 'asked'
+end
+if l.queue ~= ARGV[3] or l.priority ~= ARGV[4] then return 'moved' end
+if l.state == 'queued' then
+  if l.entry == '' then redis.call('HDEL', KEYS[8], id) else redis.call('XDEL', KEYS[5], l.entry) end
+else
+  redis.call('ZREM', KEYS[6], id)
+  redis.call('HDEL', KEYS[7], id)
+end
+l.state, l.entry = 'cancelled', ''
+redis.call('HSET', KEYS[1], id, pack_live(l))
+redis.call('XADD', KEYS[2], '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', ARGV[6])
+redis.call('HINCRBY', KEYS[3], l.type .. ':cancelled', 1)
+return 'cancelled'

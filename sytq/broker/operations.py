@@ -1,0 +1,78 @@
+"""What a person or a program does to tasks that are in Redis: cancel, reschedule, revive, pause, resume.
+
+Owns these changes; each is one script. What the ledger must know of them its callers write (sytq.operate).
+All methods raise RedisUnavailable.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+
+from sytq.broker.keys import GROUP, Keys
+from sytq.broker.redis import Redis
+
+_BATCH = 200
+
+
+class Operations:
+    """See the module. `queues` are those that the installed task types use."""
+
+    def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._queues = sorted(queues)
+
+    def cancel(self, task_id: str, by: str) -> str:
+        """Cancel a task and return what came of it: cancelled, asked (it runs), ended or unknown."""
+        keys = self._keys
+        while True:
+            live = self._redis.ask("HGET", keys.live, task_id)
+            if live is None:
+                return "unknown"
+            _state, _type, queue, priority, attempts, *_ = live.decode().split("|")
+            event = {
+                "state": "cancelled",
+                "attempts": int(attempts),
+                "finished": int(time.time() * 1000),
+                "error": f"cancelled by {by}",
+            }
+            names = [keys.live, keys.events, keys.stats, keys.cancels]
+            names += [keys.stream(queue, priority), keys.delayed(queue), keys.bodies(queue), keys.parked(queue)]
+            answer = self._redis.call("cancel", names, [GROUP, task_id, queue, priority, by, json.dumps(event)])
+            if answer != b"moved":
+                return str(answer.decode())
+
+    def reschedule(self, task_id: str, due_ms: int) -> bool:
+        """Give a scheduled or retrying task another time (the past: now); False when it waits for none."""
+        keys = self._keys
+        live = self._redis.ask("HGET", keys.live, task_id)
+        if live is None:
+            return False
+        queue = live.decode().split("|")[2]
+        names = [keys.live, keys.delayed(queue), keys.bell]
+        return bool(self._redis.call("reschedule", names, [task_id, queue, due_ms]))
+
+    def revive(self, ids: Sequence[str]) -> None:
+        """Forget how dead or cancelled tasks ended, so that they can be dispatched again."""
+        for start in range(0, len(ids), _BATCH):
+            self._redis.call("revive", [self._keys.live, self._keys.progress], list(ids[start : start + _BATCH]))
+
+    def pause(self, type_name: str, note: str) -> None:
+        """Start no task of this type from now on, in any worker; `note` is JSON for whoever finds it paused."""
+        self._redis.ask("HSET", self._keys.paused, type_name, note)
+
+    def resume(self, type_name: str) -> None:
+        """Start tasks of this type again; those met meanwhile enter their streams again."""
+        self._redis.ask("HDEL", self._keys.paused, type_name)
+        for queue in self._queues:
+            names = [self._keys.live, self._keys.parked(queue), *self._keys.streams(queue)]
+            while self._redis.call("unpark", names, [queue, _BATCH]):
+                pass
+
+    def paused(self) -> dict[str, str]:
+        """Return the note of every paused type."""
+        notes = self._redis.ask("HGETALL", self._keys.paused)
+        pairs = notes.items() if isinstance(notes, dict) else zip(notes[::2], notes[1::2], strict=True)
+        return {name.decode(): note.decode() for name, note in pairs}

@@ -1,0 +1,29 @@
+"""Whose turn it is: in which order a fetch looks through a queue's priorities.
+
+Owns the weights' meaning: how often each priority is looked at first. The others follow from the highest down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sytq.states import PRIORITIES
+
+
+class Turn:
+    """Smooth weighted round robin: turns are spread evenly rather than drawn, so no priority waits by bad luck.
+
+    A weight of 0 is never first; with weights for urgent alone the order is strict.
+    """
+
+    def __init__(self, weights: Mapping[str, int]) -> None:
+        self._weights = {priority: weights.get(priority, 0) for priority in PRIORITIES}
+        self._credit = dict.fromkeys(PRIORITIES, 0)
+
+    def order(self) -> list[str]:
+        """Return the priorities in the order of this turn."""
+        for priority, weight in self._weights.items():
+            self._credit[priority] += weight
+        first = max(PRIORITIES, key=lambda priority: self._credit[priority])
+        self._credit[first] -= sum(self._weights.values())
+        return [first, *(priority for priority in PRIORITIES if priority != first)]

@@ -1,0 +1,167 @@
+"""What people do to tasks: cancel, reschedule, replay, delete, pause and resume a type.
+
+Owns the order of the two stores for each, so that a fault between them leaves what the reconciler mends.
+Must not know HTTP or a command line: those come through here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from functools import partial
+
+from sytq.broker.operations import Operations
+from sytq.db import read, transact
+from sytq.errors import InvalidInput
+from sytq.ledger import Change, Ledger, utcnow
+from sytq.models import Attempt, Pause, Step, Task
+from sytq.plugin import Registry
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, SCHEDULED
+from sytq.submit import Submitter
+
+_BATCH = 500
+
+
+class Operator:
+    """Every method raises DatabaseUnavailable and RedisUnavailable."""
+
+    def __init__(self, ledger: Ledger, operations: Operations, submitter: Submitter, registry: Registry) -> None:
+        self._ledger = ledger
+        self._operations = operations
+        self._submitter = submitter
+        self._registry = registry
+
+    def cancel(self, task_id: str, by: str) -> str:
+        """Cancel a task: cancelled (it waited), asked (it runs and ends at its next step), or ended (too late).
+
+        Raises InvalidInput for an unknown id.
+        """
+        answer = self._operations.cancel(task_id, by)
+        if answer != "unknown":
+            return answer
+        row = self._row(task_id)
+        if row.state in (QUEUED, SCHEDULED, RETRYING):
+            # Redis does not know it (it was emptied, or has not been told yet), so the row alone decides; a copy
+            # that is entered all the same finds its row ended.
+            said = f"cancelled by {by}"
+            change = Change(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
+            self._submitter.record([change])
+            return "cancelled"
+        return "asked" if row.state == "running" and self._operations.cancel(task_id, by) == "asked" else "ended"
+
+    def reschedule(self, task_id: str, when: dt.datetime) -> bool:
+        """Give a waiting task another time (aware; the past runs it now); False when it waits for none."""
+        moment = when.astimezone(dt.UTC)
+        query = Task.update(scheduled_at=moment.replace(tzinfo=None)).where(
+            Task.id == self._row(task_id).id, Task.state.in_((SCHEDULED, RETRYING))
+        )
+        # The row first: it is what a Redis that was emptied is filled from.
+        transact(self._ledger.database, query.execute)
+        return self._operations.reschedule(task_id, int(moment.timestamp() * 1000))
+
+    def replay(self, ids: Sequence[str]) -> int:
+        """Run dead or cancelled tasks again, with all their attempts before them; return how many.
+
+        One whose unique key another unfinished task has by now stays as it is.
+        """
+        revived = 0
+        for start in range(0, len(ids), _BATCH):
+            rows = transact(self._ledger.database, partial(self._revive, list(ids[start : start + _BATCH])))
+            self._operations.revive([row.id for row in rows])
+            self._submitter.dispatch(rows)
+            revived += len(rows)
+        return revived
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete dead or cancelled tasks with all that is known of them; return how many."""
+
+        def work(part: list[str]) -> int:
+            found = [row.id for row in Task.select(Task.id).where(Task.id.in_(part), Task.state.in_((DEAD, CANCELLED)))]
+            for model in (Attempt, Step):
+                model.delete().where(model.task_id.in_(found)).execute()
+            return int(Task.delete().where(Task.id.in_(found)).execute())
+
+        parts = [list(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)]
+        return sum(transact(self._ledger.database, partial(work, part)) for part in parts)
+
+    def find_dead(
+        self,
+        *,
+        type_name: str | None = None,
+        error: str | None = None,
+        since: dt.datetime | None = None,
+        before: dt.datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Task]:
+        """Return the dead tasks that match, latest first; `error` is a part of the text, times are aware."""
+        where = [Task.state == DEAD]
+        if type_name is not None:
+            where.append(Task.type == type_name)
+        if error is not None:
+            where.append(Task.error.contains(error))
+        if since is not None:
+            where.append(Task.finished_at >= _naive(since))
+        if before is not None:
+            where.append(Task.finished_at < _naive(before))
+        query = Task.select().where(*where).order_by(Task.finished_at.desc(), Task.id.desc())
+        return read(self._ledger.database, lambda: list(query.limit(limit) if limit else query))
+
+    def pause(self, type_name: str, by: str, why: str) -> None:
+        """Start no task of a type, anywhere, until `resume`; what is running goes on. Raises InvalidInput."""
+        self._registry.get(type_name)
+        pause = {"paused_at": utcnow(), "paused_by": by[:64], "paused_why": why[:255]}
+        query = Pause.insert(type=type_name, **pause).on_conflict_replace()
+        transact(self._ledger.database, query.execute)
+        self.restore_pauses()
+
+    def resume(self, type_name: str) -> bool:
+        """Start tasks of a type again; False when it was not paused."""
+        gone = transact(self._ledger.database, Pause.delete().where(Pause.type == type_name).execute)
+        self._operations.resume(type_name)
+        return bool(gone)
+
+    def pauses(self) -> list[Pause]:
+        """Return what is paused, by whom and why."""
+        return read(self._ledger.database, lambda: list(Pause.select().order_by(Pause.type)))
+
+    def restore_pauses(self) -> None:
+        """Make Redis' list of paused types that of the ledger, which survives whatever happens to Redis."""
+        wanted = {row.type: json.dumps({"by": row.paused_by, "why": row.paused_why}) for row in self.pauses()}
+        known = self._operations.paused()
+        for type_name in known.keys() - wanted.keys():
+            self._operations.resume(type_name)
+        for type_name, note in wanted.items():
+            if known.get(type_name) != note:
+                self._operations.pause(type_name, note)
+
+    def _revive(self, ids: list[str]) -> list[Task]:
+        now = utcnow()
+        rows = list(Task.select().where(Task.id.in_(ids), Task.state.in_((DEAD, CANCELLED))))
+        keys = {row.id: key for row in rows if (key := self._unique_key(row))}
+        standing = self._ledger.claim(keys)  # another unfinished task has the same key by now
+        rows = [row for row in rows if row.id not in standing]
+        for row in rows:
+            row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
+        fields = {"state": QUEUED, "attempts": 0, "finished_at": None, "scheduled_at": None, "revived_at": now}
+        Task.update(fields).where(Task.id.in_([row.id for row in rows])).execute()
+        return rows
+
+    def _unique_key(self, row: Task) -> str | None:
+        if row.type not in self._registry:
+            return None
+        declared = self._registry.get(row.type)
+        try:
+            return declared.unique_key(declared.parse(json.loads(row.payload)))
+        except (InvalidInput, ValueError):
+            return None  # it will end dead again, and say why
+
+    def _row(self, task_id: str) -> Task:
+        row = self._ledger.get(task_id)
+        if row is None:
+            raise InvalidInput("id", f"there is no task '{task_id[:64]}'")
+        return row
+
+
+def _naive(moment: dt.datetime) -> dt.datetime:
+    return moment.astimezone(dt.UTC).replace(tzinfo=None)

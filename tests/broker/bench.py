@@ -1,0 +1,205 @@
+"""The scripts as workers, the recorder and the reconciler call them, on one queue.
+
+Owns the calls and the reading of what they leave behind; what is right is the tests' affair.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.broker.keys import GROUP, RECORDER
+from sytq.broker.redis import Redis
+
+LIVENESS_MS = 4000
+#: The number of the first stream among the keys of fetch.lua.
+FIRST = 9
+
+#: One start as fetch.lua answers it: stream index, entry, id, message, attempts, max attempts, token.
+Item = list[Any]
+
+
+@dataclass
+class Seen:
+    """Everything of the queue at one moment. Tasks by id, entries as text."""
+
+    live: dict[str, list[str]]
+    waiting: list[tuple[str, str, str]]  # (stream, entry, id) that no worker was given
+    pending: list[tuple[str, str, str, str, int]]  # (stream, entry, id or "" when deleted, consumer, deliveries)
+    lost: list[tuple[str, str, str]]  # given to a worker, and of no worker now
+    delayed: dict[str, int]
+    bodies: dict[str, bytes]
+
+
+class Bench:
+    """One queue and the calls that workers make on it."""
+
+    def __init__(self, url: str) -> None:
+        self.broker = StreamsBroker(Redis(url))
+        self.redis, self.keys = self.broker.redis, self.broker.keys
+        self.streams = self.keys.streams("q")
+        self.make_groups()
+
+    def make_groups(self) -> None:
+        for stream in self.streams:
+            self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+
+    def enter(self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3) -> int:
+        return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most)])
+
+    def fetch(
+        self,
+        worker: str,
+        room: int = 10,
+        limit: int = 0,
+        sweep: bool = False,
+        held: tuple[bytes, ...] = (),
+        max_deaths: int = 5,
+        rate: int = 0,
+        window_ms: int = 60_000,
+    ) -> dict[str, Item]:
+        keys = self.keys
+        names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
+        names += [keys.queue_bell("q"), *self.streams]
+        args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep), *held]
+        found, *rest = self.redis.call("fetch", names, args)
+        return {item[2].decode(): item for item in rest} if found else {}
+
+    def settle(
+        self,
+        worker: str,
+        item: Item,
+        kind: str,
+        delay_ms: int = 0,
+        attempts: int | None = None,
+        event: str = "{}",
+    ) -> int:
+        index, entry, task_id, message, used, _most, token = item
+        keys = self.keys
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels]
+        names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
+        used = used if attempts is None else attempts
+        args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, event]
+        (done,) = self.redis.call("settle", names, args)
+        return int(done)
+
+    def promote(self) -> list[Any]:
+        keys = self.keys
+        names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
+        return list(self.redis.call("promote", names, [100]))
+
+    def touch(self, item: Item, progress: str = "{}") -> int:
+        names = [self.keys.live, self.keys.progress, self.keys.cancels]
+        return int(self.redis.call("touch", names, [item[2], item[6], progress]))
+
+    # -- who is alive
+
+    def beat(self, worker: str, leaving: bool = False) -> None:
+        self.redis.call("beat", [self.keys.workers, self.keys.epoch, self.keys.cancels], [worker, int(leaving)])
+
+    def silence(self, worker: str) -> None:
+        """Make a worker's last heartbeat older than the limit."""
+        self.redis.ask("ZADD", self.keys.workers, 1, worker)
+
+    # -- Redis is emptied
+
+    def flush(self) -> None:
+        """Empty Redis and make the queue's groups, as consumers do. Later times are later than all before."""
+        now = self.now_ms()
+        self.redis.ask("FLUSHALL")
+        self.make_groups()
+        self.wait_until_after(now)
+
+    def adopt(self, worker: str, item: Item) -> bytes | None:
+        index, _entry, task_id, message, attempts, most, token = item
+        stream = self.streams[index - FIRST]
+        args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, most, token, message]
+        entry: bytes | None = self.redis.call("adopt", [self.keys.live, stream], args)
+        return entry
+
+    # -- time
+
+    def now_ms(self) -> int:
+        seconds, micros = self.redis.ask("TIME")
+        return int(seconds * 1000 + micros // 1000)
+
+    def wait_until_after(self, ms: int) -> None:
+        """A start may be numbered a little ahead of the clock: wait until that is past."""
+        while (ahead := ms - self.now_ms()) >= 0:
+            time.sleep((ahead + 1) / 1000)
+
+    def hasten(self, task_id: str) -> None:
+        """Let a delayed task's time have come."""
+        self.redis.ask("ZADD", self.keys.delayed("q"), "XX", 1, task_id)
+
+    # -- the recorder
+
+    def read_events(self) -> list[dict[bytes, bytes]]:
+        """Return the events since the last call, as written to SQL."""
+        try:
+            self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
+        except Exception as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        reply = self.redis.ask("XREADGROUP", "GROUP", RECORDER, "r", "STREAMS", self.keys.events, ">")
+        events = reply[0][1] if reply else []
+        if events:
+            self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
+        return [fields for _, fields in events]
+
+    def forget(self, most: int = 100) -> int:
+        names = [self.keys.events, self.keys.live, self.keys.progress]
+        return int(self.redis.call("forget", names, [RECORDER, 0, most]))
+
+    # -- looking
+
+    def live(self, task_id: str) -> list[str] | None:
+        value = self.redis.ask("HGET", self.keys.live, task_id)
+        return value.decode().split("|") if value else None
+
+    def waiting(self) -> int:
+        return sum(self.redis.ask("XLEN", stream) for stream in self.streams)
+
+    def events(self) -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in self.events_after("-")]
+
+    def events_after(self, start: str) -> list[tuple[str, dict[bytes, bytes]]]:
+        found = self.redis.ask("XRANGE", self.keys.events, start, "+")
+        return [(entry.decode(), fields) for entry, fields in found]
+
+    def see(self) -> Seen:
+        """Look at everything at once."""
+        pipe = self.redis.client.pipeline(transaction=True)
+        pipe.hgetall(self.keys.live)
+        pipe.zrange(self.keys.delayed("q"), 0, -1, withscores=True)
+        pipe.hgetall(self.keys.bodies("q"))
+        for stream in self.streams:
+            pipe.xrange(stream)
+            pipe.xpending_range(stream, GROUP, "-", "+", 10_000)
+            pipe.xinfo_groups(stream)
+        live, delayed, bodies, *rest = pipe.execute()
+        seen = Seen(
+            {key.decode(): value.decode().split("|") for key, value in live.items()},
+            *([], [], []),
+            {member.decode(): int(score) for member, score in delayed},
+            {key.decode(): value for key, value in bodies.items()},
+        )
+        for stream, entries, pending, groups in zip(self.streams, *(rest[n::3] for n in range(3)), strict=True):
+            ids = {entry.decode(): fields[b"id"].decode() for entry, fields in entries}
+            taken = set()
+            for one in pending:
+                entry, consumer = one["message_id"].decode(), one["consumer"].decode()
+                taken.add(entry)
+                seen.pending.append((stream, entry, ids.get(entry, ""), consumer, one["times_delivered"]))
+            for entry, task_id in ids.items():
+                if entry not in taken:
+                    new = _order(entry) > _order(groups[0]["last-delivered-id"].decode())
+                    (seen.waiting if new else seen.lost).append((stream, entry, task_id))
+        return seen
+
+
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, number = entry.partition("-")
+    return int(ms), int(number)
