@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -82,7 +83,7 @@ class EmbeddedServer:
     def url(self) -> str:
         """`unix://` when the folder's path is short enough for a socket, else `redis://` on loopback."""
         if self._on_socket:
-            return f"unix://{self.socket_path}"
+            return f"unix://{quote(str(self.socket_path))}"
         if self.port is None:
             raise EmbeddedServerError("the embedded Redis has no address before it is started")
         return f"redis://127.0.0.1:{self.port}/0"

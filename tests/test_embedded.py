@@ -197,3 +197,13 @@ def test_program_that_cannot_start_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedServerError, match="/bin/false did not start"):
         server.start()
     assert not server.running()
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "100% sure? #1")
+    server.start()
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+    finally:
+        server.stop()
