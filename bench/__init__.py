@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks. Figures in the docs come from here; tests never measure time."""

@@ -1,0 +1,24 @@
+"""The same two actors on Dramatiq's own RedisBroker, as it comes: `dramatiq bench.stock`."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import dramatiq
+import redis
+from dramatiq.brokers.redis import RedisBroker
+
+URL = os.environ["BENCH_REDIS_URL"]
+dramatiq.set_broker(RedisBroker(url=URL))
+client = redis.Redis.from_url(URL)
+
+
+@dramatiq.actor
+def noop() -> None:
+    pass
+
+
+@dramatiq.actor
+def pickup(sent: float) -> None:
+    client.rpush("pickups", time.time() - sent)
