@@ -64,12 +64,11 @@ def main() -> None:
                 delayed(run, start + number * 100, 1)
             wait(lambda: run.client.llen("pickups") == arguments.near)
             late = [float(value) * 1000 for value in run.client.lrange("pickups", 0, -1)]
-            print(
-                f"{arguments.far:,} far tasks entered in {entering:.0f} s, {(redis_after - redis_before) / arguments.far:,.0f} bytes of Redis each"
-            )
+            size = (redis_after - redis_before) / arguments.far
+            print(f"{arguments.far:,} far tasks entered in {entering:.0f} s, {size:,.0f} bytes of Redis each")
             print(f"worker memory {before:.0f} MiB before, {resident_mib(worker.pid):.0f} MiB after")
             print(
-                f"{arguments.near} near tasks started late by (ms): median {statistics.median(late):.1f}, worst {max(late):.1f}"
+                f"{arguments.near} near ones late by (ms): median {statistics.median(late):.1f}, worst {max(late):.1f}"
             )
         finally:
             worker.terminate()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sytq.broker.broker import Envelope
 from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
+from sytq.ids import new_id
 from sytq.models import UniqueKey
 from sytq.operate import Operator
 from sytq.states import PRIORITIES
@@ -225,3 +227,16 @@ def test_priorities_are_kept_by_a_worker(make: Make) -> None:
     assert order[0] == "urgent-0"
     mean = {p: sum(order.index(f"{p}-{n}") for n in range(3)) for p in PRIORITIES}
     assert mean["urgent"] < mean["high"] < mean["low"]
+
+
+def test_a_crowd_of_far_tasks_holds_up_no_near_one(make: Make) -> None:
+    installation = make()
+    broker = installation.runtime.broker
+    far = int(in_seconds(86_400).timestamp() * 1000)
+    for _ in range(10):
+        broker.dispatch([Envelope(new_id(), "plain", "plain", "normal", "{}", 1, due_ms=far) for _ in range(2000)])
+    installation.start_worker()
+    near = [installation.submit("plain", f"t{n}", run_at=in_seconds(1).replace(tzinfo=None)) for n in range(250)]
+    for task in near:  # more than one pass of the promotion carries
+        installation.wait_state(task, "succeeded")
+    assert installation.runtime.redis.ask("ZCARD", broker.keys.delayed("plain")) == 20_000
