@@ -12,9 +12,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sytq import runtime
-from sytq.config import Settings, load
-from sytq.errors import ConfigError
+from sytq.config import load
+from sytq.errors import ConfigError, DatabaseUnavailable
+from sytq.migrations import pending
+from sytq.runtime import Runtime, build
 
 app = typer.Typer()
 
@@ -33,27 +34,41 @@ def api(file: File = None) -> None:
 @app.command()
 def worker(file: File = None) -> None:
     """Run tasks with Dramatiq worker processes."""
-    settings = _usable(file)
+    parts = _usable(file)
+    settings = parts.settings
+    _refuse_without_tables(parts)
     _become(
         "dramatiq",
         "sytq.actors",
         *("-p", str(settings.worker.processes)),
         *("-t", str(settings.worker.threads)),
         *("--worker-shutdown-timeout", str(round(settings.worker.shutdown_timeout * 1000))),
+        # The master looks after its workers once all have booted or this time (ms) is up; one that is killed by its
+        # first task never says that it has booted.
+        *("--worker-fork-timeout", "5000"),
     )
 
 
-def _usable(file: str | None) -> Settings:
-    """The settings, or exit 2 with what is wrong with them or with the plugins."""
+def _usable(file: str | None) -> Runtime:
+    """The parts of the service, or exit 2 with what is wrong with them or with the plugins."""
     if file is not None:
         os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # the processes to come read it again
     try:
-        settings = load()
-        runtime.build(settings)
+        return build(load())
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    return settings
+
+
+def _refuse_without_tables(parts: Runtime) -> None:
+    """Exit 1 when the database lacks a migration; one that does not answer is waited for by the worker itself."""
+    try:
+        missing = pending(parts.database)
+    except DatabaseUnavailable:
+        return
+    if missing:
+        typer.echo(f"the database lacks {', '.join(missing)}: run `sytq db migrate`", err=True)
+        raise typer.Exit(1)
 
 
 def _become(module: str, *arguments: str) -> NoReturn:

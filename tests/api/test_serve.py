@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sytq.db import open_database
+from sytq.migrations import migrate
 from tests.servers import RedisServer, free_port, poll
 
 RUN = "from sytq.cli.serve import app; app()"
@@ -54,11 +56,25 @@ def test_gunicorn_says_the_same_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_worker_without_its_tables_says_what_to_do(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "worker"],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("the database lacks 0001_ledger")
+    assert done.stderr.endswith("run `sytq db migrate`\n")
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
         ("api", "-m gunicorn -c python:sytq.api.gunicorn_conf sytq.api:create_app()"),
-        ("worker", "-m dramatiq sytq.actors -p 1 -t 3 --worker-shutdown-timeout 7500"),
+        ("worker", "-m dramatiq sytq.actors -p 1 -t 3 --worker-shutdown-timeout 7500 --worker-fork-timeout 5000"),
     ],
 )
 def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: Path, redis_server: RedisServer) -> None:
@@ -71,6 +87,7 @@ def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: P
         "SYTQ_WORKER__THREADS": "3",
         "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "7.5s",
     }
+    migrate(open_database(environment(tmp_path)["SYTQ_DATABASE__URL"]))
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, command],
