@@ -8,6 +8,7 @@ retry middleware) nor how a task is carried.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import functools
 import json
@@ -170,7 +171,8 @@ class Context(_Core):
         try:
             value = function()
         except Exception:
-            self._forget_step(name)
+            with contextlib.suppress(DatabaseUnavailable):  # it counts as interrupted then; the cause is what matters
+                self._forget_step(name)
             raise
         while True:
             try:
@@ -184,6 +186,8 @@ class Context(_Core):
 
 class AsyncContext(_Core):
     """The context of an async function: as `Context`, with `await`."""
+
+    deadline: asyncio.Timeout | None = None  # of this run, set by whoever runs it
 
     @property
     def http(self) -> Client:
@@ -210,7 +214,8 @@ class AsyncContext(_Core):
         try:
             value = await function()
         except Exception:
-            await self.blocking(self._forget_step, name)
+            with contextlib.suppress(DatabaseUnavailable):
+                await self.blocking(self._forget_step, name)
             raise
         while True:
             try:
@@ -218,6 +223,8 @@ class AsyncContext(_Core):
                 return value
             except DatabaseUnavailable as error:
                 self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                if self.deadline is not None:  # the time that this waiting takes is not the task's
+                    self.deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
                 await asyncio.sleep(_PATIENCE)
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:

@@ -9,6 +9,9 @@ import os
 import time
 import uuid
 
+#: The namespace of derived ids; a parent is any text, as other programs choose ids of their own.
+_CHILDREN = uuid.UUID("5c8ed01e-0000-4000-8000-000000000000")
+
 
 def new_id() -> str:
     """Return a new UUIDv7 as text: sorts by creation time, so inserts append to the primary key."""
@@ -20,4 +23,4 @@ def new_id() -> str:
 
 def derived_id(parent: str, name: str) -> str:
     """Return the one id that `parent` gives to its child `name`: the same at every run, so a rerun repeats nothing."""
-    return str(uuid.uuid5(uuid.UUID(parent), name))
+    return str(uuid.uuid5(_CHILDREN, f"{parent}/{name}"))

@@ -8,8 +8,9 @@ Must not know Redis, HTTP or any task type. All times are naive UTC; payloads an
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import peewee
@@ -46,6 +47,7 @@ class NewTask:
     owner: str | None = None
     parent: str | None = None
     unique_key: str | None = None
+    made: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,12 @@ class Change:
 class Ledger:
     """Reads and writes of our tables on one database. Every method raises DatabaseUnavailable when it is away."""
 
-    def __init__(self, database: peewee.Database) -> None:
+    def __init__(
+        self, database: peewee.Database, over: Callable[[Sequence[str]], Collection[str]] = lambda ids: ()
+    ) -> None:
+        """`over(ids)` tells which tasks have ended though their rows do not say so yet."""
         self.database = database
+        self._over = over
         self._mysql = is_mysql(database)
         self._mark = "%s" if self._mysql else "?"
         database.bind(MODELS)
@@ -98,7 +104,11 @@ class Ledger:
         A task whose unique key an unfinished task has is not inserted: returned as its id -> that task's id.
         """
         tasks = list(tasks)
-        standing = self.claim({task.id: task.unique_key for task in tasks if task.unique_key})
+        keys = {task.id: task.unique_key for task in tasks if task.unique_key}
+        if keys:  # a task that is there already has its key, or has ended with it
+            there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(keys)))}
+            keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
+        standing = self.claim(keys)
         tasks = [task for task in tasks if task.id not in standing]
         columns = "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent"
         rows = [
@@ -131,7 +141,15 @@ class Ledger:
         self._many(f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
         query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
         holders = {row.unique_key: row.task_id for row in query}
-        return {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
+        standing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
+        over = set(self._over(list(standing.values()))) if standing else set()
+        for task_id in [task_id for task_id, holder in standing.items() if holder in over]:
+            taken = UniqueKey.update(task_id=task_id).where(
+                UniqueKey.unique_key == keys[task_id], UniqueKey.task_id == standing[task_id]
+            )
+            if taken.execute():
+                del standing[task_id]
+        return standing
 
     # -- reading
 
@@ -170,10 +188,12 @@ class Ledger:
         query = Task.select().where(Task.state.in_(UNFINISHED), Task.id > after).order_by(Task.id).limit(limit)
         return read(self.database, lambda: list(query))
 
-    def newcomers(self, since: dt.datetime, limit: int) -> list[Task]:
-        """Return tasks never started that were created after `since`, oldest first."""
-        query = Task.select().where(Task.state.in_((QUEUED, SCHEDULED)), Task.created_at > since)
-        return read(self.database, lambda: list(query.order_by(Task.created_at).limit(limit)))
+    def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[Task]:
+        """Return tasks never started that were created from `since` on, oldest first; of that moment those with ids
+        behind `after`."""
+        later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
+        query = Task.select().where(Task.state.in_((QUEUED, SCHEDULED)), Task.created_at >= since, later)
+        return read(self.database, lambda: list(query.order_by(Task.created_at, Task.id).limit(limit)))
 
     def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
         """Return those of `ids` that have not ended by now."""
@@ -264,11 +284,11 @@ class Ledger:
             new = "excluded.{}"
         replaced = ("attempt", "outcome", "worker", "error", "detail", "finished_at")
         replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
+        self._many(f"{into} {keep}", rows[True])
         # A start after another that never ended: its worker died or was cut off.
         ended = [(c.started_at, c.id, c.token) for c in changes if c.state == RUNNING and c.attempts > 1]
         lost = "SET outcome = 'lost', finished_at = {0} WHERE task_id = {0} AND token < {0} AND outcome = 'running'"
         self._many(f"UPDATE sytq_attempts {lost.format(self._mark)}", ended)
-        self._many(f"{into} {keep}", rows[True])
         self._many(f"{into} {replace}", rows[False])
 
     # -- what a running task writes

@@ -77,7 +77,7 @@ class Operator:
         """Delete dead or cancelled tasks with all that is known of them; return how many."""
 
         def work(part: list[str]) -> int:
-            found = [row.id for row in Task.select(Task.id).where(Task.id.in_(part), Task.state.in_((DEAD, CANCELLED)))]
+            found = [row.id for row in _locked(part)]
             for model in (Attempt, Step):
                 model.delete().where(model.task_id.in_(found)).execute()
             return int(Task.delete().where(Task.id.in_(found)).execute())
@@ -134,16 +134,19 @@ class Operator:
         for type_name, note in wanted.items():
             if known.get(type_name) != note:
                 self._operations.pause(type_name, note)
+        self._operations.unpark()  # what a resume that was cut off left behind
 
     def _revive(self, ids: list[str]) -> list[Task]:
         now = utcnow()
-        rows = list(Task.select().where(Task.id.in_(ids), Task.state.in_((DEAD, CANCELLED))))
+        rows = _locked(ids)
         keys = {row.id: key for row in rows if (key := self._unique_key(row))}
         standing = self._ledger.claim(keys)  # another unfinished task has the same key by now
         rows = [row for row in rows if row.id not in standing]
         for row in rows:
             row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
+            row.token += 1  # an event of the earlier life that is read again says nothing of this one
         fields = {"state": QUEUED, "attempts": 0, "finished_at": None, "scheduled_at": None, "revived_at": now}
+        fields["token"] = Task.token + 1
         Task.update(fields).where(Task.id.in_([row.id for row in rows])).execute()
         return rows
 
@@ -161,6 +164,13 @@ class Operator:
         if row is None:
             raise InvalidInput("id", f"there is no task '{task_id[:64]}'")
         return row
+
+
+def _locked(ids: list[str]) -> list[Task]:
+    """Those of `ids` that are dead or cancelled, locked until the transaction ends (in both dialects by an UPDATE)."""
+    given_up = Task.id.in_(ids), Task.state.in_((DEAD, CANCELLED))
+    Task.update(state=Task.state).where(*given_up).execute()
+    return list(Task.select().where(*given_up))
 
 
 def _naive(moment: dt.datetime) -> dt.datetime:

@@ -7,6 +7,7 @@ configuration's overrides. Must not know how tasks are carried or run.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -115,7 +116,10 @@ class TaskType:
 
     def unique_key(self, payload: BaseModel) -> str | None:
         """The key of a task with this payload, over all types; None when the type declares none."""
-        return None if self.unique is None else f"{self.name}:{self.unique(payload)}"[:255]
+        if self.unique is None:
+            return None
+        key = f"{self.name}:{self.unique(payload)}"
+        return key if len(key) <= 255 else f"{key[:190]}#{hashlib.sha256(key.encode()).hexdigest()}"
 
     def parse(self, payload: object) -> BaseModel:
         """Validate a payload. Raises InvalidInput naming the field."""
@@ -216,7 +220,14 @@ class Registry:
         for module in registry._modules():
             for declared in vars(module).values():
                 if isinstance(declared, TaskType) and declared.function.__module__ == module.__name__:
-                    registry.add(declared)
+                    try:
+                        registry.add(declared)
+                    except DuplicatePlugin:
+                        raise
+                    except Exception as error:
+                        if declared.name in settings.types:
+                            raise  # the operator's own section may be at fault, and the operator is here
+                        registry._quarantine(declared.source, error)
         unknown = sorted(set(settings.types) - set(registry._types))
         if unknown and not registry.quarantined:
             raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {', '.join(sorted(registry._types))}")
@@ -343,5 +354,10 @@ def _load_file(file: Path) -> ModuleType:
 
 
 def encode(value: object) -> str:
-    """A payload or result as JSON text. Raises ValueError for what JSON cannot say (NaN included)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """A payload or result as JSON text that is UTF-8. Raises ValueError for what JSON cannot say (NaN included)."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: only an escape can say it
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -19,18 +20,21 @@ from dramatiq.middleware import TimeLimit
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery
 from sytq.broker.inspection import Inspection
+from sytq.broker.keys import Keys
 from sytq.broker.limits import QueueLimit
 from sytq.broker.operations import Operations
 from sytq.broker.redis import Redis
 from sytq.config import Settings
+from sytq.config.sections import Stream
 from sytq.context import AsyncContext, Context, Services
 from sytq.db import open_database
-from sytq.errors import TimedOut
+from sytq.errors import ConfigError, InvalidInput, TimedOut
 from sytq.housekeeping.loop import Loop
 from sytq.housekeeping.promote import Promoter
 from sytq.housekeeping.reconcile import Reconciler
 from sytq.housekeeping.record import Recorder
 from sytq.housekeeping.schedule import Scheduler
+from sytq.housekeeping.streams import StreamLoop
 from sytq.http import BlockingClient, Client, Guard
 from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
@@ -64,12 +68,23 @@ class Runtime:
 def build(settings: Settings) -> Runtime:
     """Build what API, worker and command line have in common. Raises ConfigError."""
     database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
-    ledger = Ledger(database)
     registry = Registry.load(settings)
-    redis = Redis(settings.redis.dsn)
+    for number, stream in enumerate(settings.streams):
+        try:
+            registry.get(stream.type)
+        except InvalidInput as error:
+            if not registry.quarantined:
+                raise ConfigError(f"streams.{number}.{error}") from None
+    keys = Keys(settings.redis.prefix)
+    redis = Redis(settings.redis.dsn, home=keys.epoch, connections=200)
+    queues = {declared.queue for declared in registry} | {"default"}
+    inspection = Inspection(redis, keys, queues)
+    ledger = Ledger(database, inspection.over)
     limits = {name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()}
     broker = StreamsBroker(
         redis,
+        # Liveness must not wait in a crowd, nor for a dead connection longer than it lasts.
+        pulse=Redis(settings.redis.dsn, home=keys.epoch, connections=4, timeout=settings.worker.liveness / 3),
         prefix=settings.redis.prefix,
         liveness=settings.worker.liveness,
         heartbeat=settings.worker.heartbeat,
@@ -77,7 +92,6 @@ def build(settings: Settings) -> Runtime:
         weights=settings.worker.priority_weights,
     )
     submitter = Submitter(registry, ledger, broker)
-    queues = {declared.queue for declared in registry} | {"default"}
     return Runtime(
         settings=settings,
         database=database,
@@ -87,8 +101,8 @@ def build(settings: Settings) -> Runtime:
         broker=broker,
         submitter=submitter,
         timetable=Timetable(database),
-        operator=Operator(ledger, Operations(redis, broker.keys, queues), submitter, registry),
-        inspection=Inspection(redis, broker.keys, queues),
+        operator=Operator(ledger, Operations(redis, keys, queues), submitter, registry),
+        inspection=inspection,
         guard=Guard(settings.outbound.allow_networks, settings.outbound.allow_hosts),
     )
 
@@ -113,18 +127,31 @@ def attach_worker(runtime: Runtime) -> None:
 def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
     """The housekeeping loops, made once the worker has its name."""
     redis, keys, ledger, submitter = runtime.redis, runtime.broker.keys, runtime.ledger, runtime.submitter
-    queues = {declared.queue for declared in runtime.registry} | {"default"}
     inspection, liveness = runtime.inspection, runtime.settings.worker.liveness
 
     def name() -> str:
         return runtime.broker.worker.name
 
     return [
-        lambda: Promoter(redis, keys, queues),
+        lambda: Promoter(redis, keys, runtime.broker),
         lambda: Recorder(redis, keys, name(), submitter),
         lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
         lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
+        *(partial(_bridge, runtime, stream) for stream in runtime.settings.streams if stream.type in runtime.registry),
     ]
+
+
+def _bridge(runtime: Runtime, stream: Stream) -> Loop:
+    return StreamLoop(
+        stream,
+        runtime.redis,
+        runtime.broker.worker,
+        runtime.registry,
+        runtime.ledger,
+        runtime.submitter,
+        runtime.operator,
+        runtime.inspection,
+    )
 
 
 class _Crew:
@@ -171,6 +198,7 @@ class _Crew:
             context = AsyncContext(self._services, declared, delivery)
             try:
                 async with asyncio.timeout(declared.seconds) as deadline:
+                    context.deadline = deadline
                     delivery.result = await declared.function(context, payload)
             except TimeoutError:
                 if deadline.expired():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -19,9 +20,12 @@ from sytq.ids import derived_id, new_id
 from sytq.ledger import Change, Ledger, NewTask, utcnow
 from sytq.models import Task
 from sytq.plugin import Death, Registry, encode
-from sytq.states import CANCELLED, PRIORITIES
+from sytq.states import CANCELLED, PRIORITIES, SCHEDULED
 
 log = structlog.get_logger(__name__)
+
+#: Seconds after which a new task is left to the reconciler; half of what the marks of finished tasks stay for.
+_LATEST = 5.0
 
 
 class Submitter:
@@ -85,7 +89,7 @@ class Submitter:
     def _obituary(self, task: Task) -> NewTask:
         death = Death(
             task_id=task.id,
-            payload=json.loads(task.payload),
+            payload=_payload(task),
             error=task.error,
             attempts=task.attempts,
             cancelled=task.state == CANCELLED,
@@ -96,7 +100,9 @@ class Submitter:
 
     def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
         """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
-        envelopes = [self._envelope(task) for task in tasks]
+        # A new task that is handed over this late (a process that was stopped) has been entered by the reconciler, may
+        # have ended and been forgotten since: entering it again would run it again.
+        envelopes = [self._envelope(task) for task in tasks if isinstance(task, Task) or _fresh(task)]
         if not envelopes:
             return 0
         try:
@@ -111,6 +117,8 @@ class Submitter:
         declared = self._registry.get(task.type) if task.type in self._registry else None
         run_at = task.run_at if isinstance(task, NewTask) else task.scheduled_at
         born = utcnow() if isinstance(task, NewTask) else task.revived_at or task.created_at
+        if run_at and (isinstance(task, NewTask) or task.state == SCHEDULED):
+            born = max(born, run_at)  # its age counts from when it is to run
         created = born.replace(tzinfo=dt.UTC)
         return Envelope(
             id=task.id,
@@ -121,5 +129,18 @@ class Submitter:
             created_ms=int(created.timestamp() * 1000),
             due_ms=int(run_at.replace(tzinfo=dt.UTC).timestamp() * 1000) if run_at else 0,
             attempts=0 if isinstance(task, NewTask) else task.attempts,
+            token=0 if isinstance(task, NewTask) else task.token,
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )
+
+
+def _fresh(task: NewTask) -> bool:
+    return time.monotonic() - task.made < _LATEST
+
+
+def _payload(task: Task) -> object:
+    """A row's payload; another program may have written anything."""
+    try:
+        return json.loads(task.payload)
+    except ValueError:
+        return None

@@ -87,5 +87,5 @@ def test_a_configuration_that_cannot_be_meant_stops_the_start(
 
 
 def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"valid: .*cleanup, llm"):
+    with pytest.raises(InvalidInput, match=r"valid: .*cleanup, .*llm"):
         load(tmp_path).get("nosuch")

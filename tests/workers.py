@@ -27,7 +27,10 @@ class WorkerProcess:
         self._process = subprocess.Popen(
             # Dramatiq's master looks after its workers only when all have booted or this time is up; a worker that
             # is killed by its first task never says that it has booted.
-            [sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", f"-t{threads}", "--worker-fork-timeout=1000"],
+            [
+                *(sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", f"-t{threads}"),
+                *("--worker-fork-timeout=1000", "--worker-shutdown-timeout=2000"),
+            ],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=log.open("ab"),

@@ -18,6 +18,7 @@ from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Tra
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
+from sytq.models import UniqueKey
 from sytq.plugin import encode
 
 from .answer import ChatError, Kind, Reply
@@ -81,6 +82,8 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         row = rows.get(payload.id)
         if row is None or row.status == labels.completed or is_written(dead.task_id) or is_written(ctx.id):
             return
+        if UniqueKey.get_or_none(UniqueKey.unique_key == f"llm:{_unique(payload)}") is not None:
+            return  # it was submitted again meanwhile: the row is the new task's
         said = f"failed: {error}"
         rows.update(payload.id, status=labels.failed, failed_info=error, progress_info=said)
         if refused := _announce(ctx, tx, row.callback_url, body):

@@ -51,11 +51,16 @@ class _Stores:
         labels = ["queue", "priority"]
         waiting = GaugeMetricFamily("sytq_queue_waiting", "Tasks that wait for a worker.", labels=labels)
         running = GaugeMetricFamily("sytq_queue_running", "Tasks that a worker holds.", labels=labels)
+        oldest = GaugeMetricFamily(
+            "sytq_queue_oldest_seconds", "For how long the first waiting task has; 0 when none waits.", labels=labels
+        )
         for depth in self._inspection.queues():
             waiting.add_metric([depth.queue, depth.priority], depth.waiting)
             running.add_metric([depth.queue, depth.priority], depth.running)
+            oldest.add_metric([depth.queue, depth.priority], depth.oldest or 0.0)
         yield waiting
         yield running
+        yield oldest
         delayed = GaugeMetricFamily(
             "sytq_queue_delayed", "Tasks that wait for their time or their next attempt.", labels=["queue"]
         )

@@ -34,3 +34,16 @@ local function delay(delayed, bodies, bell, id, due, body)
     redis.call('XADD', bell, 'MAXLEN', '1', '*', 'due', int(due))
   end
 end
+
+-- A sign of life of `me`. When nobody gave one for a while, it was Redis that was away (or full, or read-only) rather
+-- than all of them: those who lived until then get their time anew, or the first to come back would take over what the
+-- others run.
+local function alive(workers, me, now, liveness)
+  local newest = tonumber(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES')[2])
+  if newest and now - newest > liveness / 2 then
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, int(newest - liveness), '+inf')) do
+      redis.call('ZADD', workers, int(now), name)
+    end
+  end
+  redis.call('ZADD', workers, int(now), me)
+end

@@ -15,6 +15,7 @@ import structlog
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.redis import Redis
+from sytq.broker.watchdog import turn
 from sytq.errors import RedisUnavailable
 
 log = structlog.get_logger(__name__)
@@ -62,9 +63,12 @@ class Acks(threading.Thread):
         pause = 0.05
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._stopping)
-                if self._stopping and not self._waiting:
-                    return
+                turn()
+                self._changed.wait_for(lambda: self._waiting or self._stopping, timeout=1.0)
+                if not self._waiting:
+                    if self._stopping:
+                        return
+                    continue
                 batch, self._writing = self._waiting[:_BATCH], True
             try:
                 self._write(batch)
@@ -130,7 +134,6 @@ class Acks(threading.Thread):
                 "fingerprint": outcome.fingerprint,
                 "progress": run.progress,
             },
-            ensure_ascii=False,
         )
 
 

@@ -1,13 +1,13 @@
--- A worker lives. KEYS workers epoch cancels  ARGV consumer leaving ids it holds...  -> {epoch, now, by whom each of these is to be cancelled or ''}
+-- A worker lives. KEYS workers epoch cancels  ARGV consumer leaving liveness_ms ids it holds...  -> {epoch, now, by whom each of these is to be cancelled or ''}
 -- The epoch is when this Redis was first seen: another epoch means that it was emptied.
 local now = now_ms()
 if ARGV[2] == '1' then
   redis.call('ZREM', KEYS[1], ARGV[1])  -- what it still holds may be taken over at once
 else
-  redis.call('ZADD', KEYS[1], now, ARGV[1])
+  alive(KEYS[1], ARGV[1], now, tonumber(ARGV[3]))
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600000)
 redis.call('SET', KEYS[2], int(now), 'NX')
 local asked = {}
-for a = 3, #ARGV do asked[#asked + 1] = redis.call('HGET', KEYS[3], ARGV[a]) or '' end
+for a = 4, #ARGV do asked[#asked + 1] = redis.call('HGET', KEYS[3], ARGV[a]) or '' end
 return { redis.call('GET', KEYS[2]), int(now), asked }

@@ -40,6 +40,7 @@ class Envelope:
     due_ms: int = 0
     attempts: int = 0
     max_attempts: int = 0
+    token: int = 0  # of its latest start, which a new one must be above
 
     def message(self) -> str:
         """The Dramatiq message, as it stands in the stream."""
@@ -61,6 +62,7 @@ class StreamsBroker(dramatiq.Broker):
         self,
         redis: Redis,
         *,
+        pulse: Redis | None = None,
         prefix: str = "sytq",
         liveness: float = 4.0,
         heartbeat: float = 1.0,
@@ -69,6 +71,7 @@ class StreamsBroker(dramatiq.Broker):
         middleware: list[Middleware] | None = None,
     ) -> None:
         self.redis = redis
+        self.pulse = pulse or redis  # a connection of its own for the heartbeat, with a shorter patience
         self.keys = Keys(prefix)
         self.liveness = liveness
         self.limits = dict(limits or {})
@@ -129,8 +132,9 @@ class StreamsBroker(dramatiq.Broker):
                 check_names(envelope.type, envelope.queue, envelope.priority)
                 slot = slots.setdefault((envelope.queue, envelope.priority), len(slots) + 1)
                 args += [slot, envelope.id, envelope.type, envelope.queue, envelope.priority]
-                args += [envelope.attempts, envelope.max_attempts, envelope.due_ms, envelope.message()]
-            names = [self.keys.live, self.keys.stats, self.keys.bell]
+                args += [envelope.attempts, envelope.max_attempts, envelope.token, envelope.due_ms]
+                args.append(envelope.message())
+            names = [self.keys.live, self.keys.stats, self.keys.bell, self.keys.queues]
             for queue, priority in slots:
                 names += [
                     self.keys.stream(queue, priority),
@@ -160,6 +164,7 @@ class StreamsBroker(dramatiq.Broker):
             self,
             self.redis,
             self.keys,
+            pulse=self.pulse,
             liveness=self.liveness,
             heartbeat=self._heartbeat,
             limits=self.limits,

@@ -96,7 +96,8 @@ class Cluster:
         raise failure
 
     def _layout(self, host: str, port: int) -> Any:
-        options = self._options | {"retry": Retry(NoBackoff(), 0), "socket_timeout": 2.0, "socket_connect_timeout": 1.0}
+        brief = {"socket_timeout": min(self._options["socket_timeout"], 2.0), "socket_connect_timeout": 1.0}
+        options = self._options | brief | {"retry": Retry(NoBackoff(), 0)}
         with redis.Redis(host=host, port=port, **options) as node:
             return node.execute_command("CLUSTER SLOTS")
 

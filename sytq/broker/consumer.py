@@ -22,6 +22,7 @@ from sytq.broker.limits import QueueLimit
 from sytq.broker.priorities import Turn
 from sytq.broker.redis import NoGroup
 from sytq.broker.room import Lane
+from sytq.broker.watchdog import turn
 from sytq.broker.worker import WorkerProcess
 from sytq.errors import RedisUnavailable
 
@@ -53,6 +54,7 @@ class StreamConsumer(Consumer):
         self._pause = 0.1
 
     def __next__(self) -> MessageProxy | None:
+        turn()
         if not self._buffer and not self._worker.stopping.is_set():
             try:
                 self._fill()
@@ -95,7 +97,7 @@ class StreamConsumer(Consumer):
         room = self._worker.room.take(lanes, _MOST, timeout=_TICK)
         if not room:
             return
-        used = dict.fromkeys(lanes, 0)
+        used: collections.Counter[Lane] = collections.Counter()
         try:
             found, doors, patience = self._fetch(room)
             for delivery in self._read(found):
@@ -106,8 +108,10 @@ class StreamConsumer(Consumer):
                 else:
                     self._buffer.append(delivery)
         finally:
-            for lane in lanes:
-                self._worker.room.give(lane, room - used[lane])
+            # A task may be of the lane that its queue's own types do not use (its type moved to another queue while
+            # it waited): then that lane lends a place.
+            for lane in lanes | used.keys():
+                self._worker.room.give(lane, (room if lane in lanes else 0) - used[lane])
         if not found:
             # Woken by whatever is added behind what the fetch has seen.
             names, ids = zip(*doors, strict=True)

@@ -1,7 +1,8 @@
 -- running <- queued, and running <- running of a dead consumer: take at most what there is room for.
 -- KEYS live events workers stats paused parked rate queue-bell, then the queue's four streams in the order to look
 -- ARGV group consumer room limit rate window_ms liveness_ms max_deaths sweep held...
---      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. held: stream index ':' entry
+--      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. held: stream index ':' entry,
+--      and stream index ':' task id, as adopt.lua may have made an entry anew whose id this worker does not know yet
 -- -> {0, ms until the rate allows one or -1, bell id, last ids...} when there is nothing,
 --    else {1, {stream index, entry, id, message, attempts, max, token}...}
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -14,7 +15,8 @@ local now = now_ms()
 local stale = now - tonumber(ARGV[7])
 local max_deaths = tonumber(ARGV[8])
 local out, started = { 1 }, {}
-redis.call('ZADD', workers, now, me)
+local held = {}  -- what this worker runs, or is given by this call
+alive(workers, me, now, tonumber(ARGV[7]))
 
 local function field(fields, name)
   for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
@@ -24,6 +26,12 @@ end
 local function drop(stream, entry)
   redis.call('XACK', stream, group, entry)
   redis.call('XDEL', stream, entry)
+end
+
+-- Whether an entry is only a copy: its task has ended, or stands at another entry.
+local function elsewhere(entry, fields)
+  local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
+  return l and (TERMINAL[l.state] or l.entry ~= entry)
 end
 
 local function start(k, entry, fields)
@@ -67,7 +75,12 @@ local function take_over(k, consumer, skip)
       local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry)[1]
       if not claimed then
         redis.call('XACK', KEYS[k], group, entry)
+      elseif skip[k .. ':' .. field(claimed[2], 'id')] then
+        -- Its owner will soon know that this is its entry.
+      elseif elsewhere(entry, claimed[2]) then
+        drop(KEYS[k], entry)
       elseif consumer == me or not poisoned(k, entry, claimed[2], pending[4]) then
+        held[k .. ':' .. entry] = true
         start(k, entry, claimed[2])
       end
     end
@@ -75,7 +88,6 @@ local function take_over(k, consumer, skip)
 end
 
 if ARGV[9] == '1' then
-  local held = {}
   for a = 10, #ARGV do held[ARGV[a]] = true end
   for k = FIRST, #KEYS do
     for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
@@ -116,12 +128,15 @@ end
 
 local pauses = redis.call('EXISTS', paused) == 1
 
+local looked_at = 0  -- setting aside takes no room, but a script must end
+
 for k = FIRST, #KEYS do
-  while room > 0 do
+  while room > 0 and looked_at < 500 do
     local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')
     if not reply then break end
     for _, item in ipairs(reply[1][2]) do
       local entry, fields = item[1], item[2]
+      looked_at = looked_at + 1
       local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
       if l and l.entry ~= entry then
         drop(KEYS[k], entry)  -- a second copy of a task that is elsewhere by now

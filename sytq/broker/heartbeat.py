@@ -14,6 +14,7 @@ import structlog
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
+from sytq.broker.watchdog import turn
 from sytq.errors import RedisUnavailable
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ class Heartbeat(threading.Thread):
         keys: Keys,
         consumer: str,
         interval: float,
+        liveness: float,
         *,
         held: Callable[[], list[Delivery]],
         emptied: Callable[[], None],
@@ -38,6 +40,7 @@ class Heartbeat(threading.Thread):
         self._keys = keys
         self._consumer = consumer
         self._interval = interval
+        self._liveness_ms = int(liveness * 1000)
         self._held = held
         self._emptied = emptied
         self._cancel = cancel
@@ -48,7 +51,7 @@ class Heartbeat(threading.Thread):
         """Beat once. Raises RedisUnavailable."""
         held = [] if leaving else self._held()
         names = [self._keys.workers, self._keys.epoch, self._keys.cancels]
-        args = [self._consumer, int(leaving), *(delivery.id for delivery in held)]
+        args = [self._consumer, int(leaving), self._liveness_ms, *(delivery.id for delivery in held)]
         epoch, _, asked = self._redis.call("beat", names, args)
         if leaving:
             return
@@ -63,6 +66,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.is_set():
+            turn()
             try:
                 self.beat()
             except RedisUnavailable as error:

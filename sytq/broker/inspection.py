@@ -1,19 +1,24 @@
 """What Redis knows now: the one place that reads it for people, metrics and answers.
 
-Owns reading; changes nothing. All methods raise RedisUnavailable.
+Owns reading; changes nothing. All methods raise RedisUnavailable. None does work that grows with what is in Redis:
+a number is one Redis keeps, and a list is a page of `limit` entries and the cursor of the next. Each method says
+its round trips; Q is the number of queues.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.redis import Redis
-from sytq.errors import RedisUnavailable
-from sytq.states import PRIORITIES
+from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.states import PRIORITIES, QUEUED, TERMINAL
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +32,65 @@ class Live:
     token: int
     worker: str | None
     progress: dict[str, Any] | None
+    parked: bool = False  # queued, but in no stream: it was met while its type was paused
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many tasks of one queue and priority wait and run."""
+    """How many tasks of one queue and priority wait and run, and for how many seconds the first of them has waited."""
 
     queue: str
     priority: str
     waiting: int
     running: int
+    oldest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A task that a worker holds. `type` is empty for a message that is none of ours."""
+
+    id: str
+    type: str
+    queue: str
+    priority: str
+    attempts: int
+    worker: str
+    worker_age: float | None  # seconds since the worker's last heartbeat; None: it has left, or an hour ago
+    seconds: float  # since this start
+    cancelled_by: str | None  # somebody asked for its cancellation
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """A task that waits for its time (scheduled) or its next attempt (retrying); `due` is unix seconds."""
+
+    id: str
+    type: str
+    queue: str
+    priority: str
+    state: str
+    attempts: int
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that could not be read, or an event that could not be written. `at` is unix seconds."""
+
+    id: str
+    at: float
+    source: str
+    reason: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list, and the cursor of the part behind it (None: this was the last)."""
+
+    items: list[T]
+    next: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +109,10 @@ class Inspection:
         self._keys = keys
         self._queues = sorted(queues)
 
+    # -- tasks
+
     def live(self, ids: Sequence[str]) -> dict[str, Live]:
-        """Return those of `ids` that Redis knows."""
+        """Return those of `ids` that Redis knows. Two round trips."""
         if not ids:
             return {}
         states = self._redis.ask("HMGET", self._keys.live, *ids)
@@ -64,7 +120,7 @@ class Inspection:
         found = {}
         for task_id, state, shown in zip(ids, states, progress, strict=True):
             if state is not None:
-                word, _type, queue, priority, attempts, _max, token, worker, _entry = state.decode().split("|")
+                word, _type, queue, priority, attempts, _max, token, worker, entry = state.decode().split("|")
                 found[task_id] = Live(
                     word,
                     queue,
@@ -73,26 +129,97 @@ class Inspection:
                     int(token),
                     worker or None,
                     json.loads(shown) if shown else None,
+                    parked=word == QUEUED and not entry,
                 )
         return found
 
+    def over(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` that have ended, perhaps not yet in SQL; none while Redis is away."""
+        try:
+            return {task_id for task_id, task in self.live(ids).items() if task.state in TERMINAL}
+        except RedisUnavailable:
+            return set()
+
+    def cancels(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return by whom those of `ids` that run are to be cancelled, where somebody asked. One round trip."""
+        asked = self._redis.ask("HMGET", self._keys.cancels, *ids) if ids else []
+        return {task_id: by.decode() for task_id, by in zip(ids, asked, strict=True) if by}
+
+    def running(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[InFlight]:
+        """Return a page of what workers hold, by queue and priority. Raises InvalidInput for a strange cursor.
+
+        A round trip for each stream that is looked at (4 Q at most) and two more; work in proportion to `limit`.
+        """
+        places = [(name, priority) for name in self._asked(queue) for priority in PRIORITIES]
+        where, behind = _cursor(after, re.compile(r"([^/]+)/(urgent|high|normal|low)/(\d+-\d+)"))
+        found: list[InFlight] = []
+        entries: list[str] = []
+        for place in places:
+            if where and (place[0], PRIORITIES.index(place[1])) < (where[0], PRIORITIES.index(where[1])):
+                continue
+            start = behind if place == where else "-"
+            names = [self._keys.live, self._keys.stream(*place)]
+            now, *items = self._redis.call("inflight", names, [GROUP, start, limit + 1 - len(found)])
+            for entry, worker, idle, task_id, state in items:
+                found.append(_in_flight(place, now, worker, idle, task_id, state))
+                entries.append(f"{place[0]}/{place[1]}/{entry.decode()}")
+            if len(found) > limit:
+                break
+        shown = found[:limit]
+        ages = {info.name: info.age for info in self.workers()} if shown else {}
+        asked = self.cancels([task.id for task in shown])
+        items = [_completed(task, ages, asked) for task in shown]
+        return Page(items, entries[limit - 1] if len(found) > limit else None)
+
+    def delayed_tasks(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[Delayed]:
+        """Return a page of what waits for a time, by queue, the next due first. Raises InvalidInput as `running`.
+
+        Two to four round trips for each queue that is looked at; work in proportion to `limit`.
+        """
+        where, behind = _cursor(after, re.compile(r"([^/]+)/(\d+)/(.+)"))
+        found: list[Delayed] = []
+        for name in self._asked(queue):
+            if where and name < where[0]:
+                continue
+            key = self._keys.delayed(name)
+            start = self._rank_behind(key, where[1], behind) if where and name == where[0] else 0
+            most = limit + 1 - len(found)
+            pairs = self._redis.ask("ZRANGE", key, start, start + most - 1, "WITHSCORES")
+            due = {task_id.decode(): float(ms) / 1000 for task_id, ms in zip(pairs[::2], pairs[1::2], strict=True)}
+            states = self._redis.ask("HMGET", self._keys.live, *due) if due else []
+            for (task_id, moment), state in zip(due.items(), states, strict=True):
+                if state is not None:  # else it has gone in between
+                    word, kind, _queue, priority, attempts, *_ = state.decode().split("|")
+                    found.append(Delayed(task_id, kind, name, priority, word, int(attempts), moment))
+            if len(found) > limit:
+                break
+        shown = found[:limit]
+        last = shown[-1] if len(found) > limit else None
+        return Page(shown, f"{last.queue}/{round(last.due * 1000)}/{last.id}" if last else None)
+
+    # -- queues
+
     def queues(self) -> list[Depth]:
-        """Return every queue and priority with its depth."""
+        """Return every queue and priority with its depth. Q round trips."""
         depths = []
         for queue in self._queues:
-            for priority in PRIORITIES:
-                stream = self._keys.stream(queue, priority)
-                length = self._redis.ask("XLEN", stream)
-                running = self._pending(stream) if length else 0
-                depths.append(Depth(queue, priority, max(length - running, 0), running))
+            answers = self._redis.call("depth", self._keys.streams(queue), [GROUP])
+            for priority, (waiting, running, oldest) in zip(PRIORITIES, answers, strict=True):
+                depths.append(Depth(queue, priority, waiting, running, oldest / 1000 if oldest >= 0 else None))
         return depths
 
     def delayed(self) -> dict[str, int]:
-        """Return how many tasks wait for their time, per queue."""
+        """Return how many tasks wait for their time, per queue. Q round trips."""
         return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self._queues}
 
+    def parked(self) -> dict[str, int]:
+        """Return how many queued tasks were set aside because their type is paused, per queue. Q round trips."""
+        return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self._queues}
+
+    # -- the whole
+
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that gave a sign within the last hour."""
+        """Return the workers that gave a sign within the last hour. Two round trips."""
         now = self._now()
         beats = self._redis.ask("ZRANGE", self._keys.workers, 0, -1, "WITHSCORES")
         pairs = zip(beats[::2], beats[1::2], strict=True)
@@ -103,6 +230,18 @@ class Inspection:
         stats = self._redis.ask("HGETALL", self._keys.stats)
         pairs = stats.items() if isinstance(stats, dict) else zip(stats[::2], stats[1::2], strict=True)
         return {_split(name.decode()): int(count) for name, count in pairs}
+
+    def unreadable(self, *, limit: int = 20, after: str | None = None) -> Page[Unreadable]:
+        """Return a page of the messages set aside because they cannot be read, latest first. One round trip.
+
+        Raises InvalidInput for a strange cursor.
+        """
+        if after is not None and not re.fullmatch(r"\d+-\d+", after):
+            raise _strange(after)
+        start = f"({after}" if after else "+"
+        found = self._redis.ask("XREVRANGE", self._keys.deadletters, start, "-", "COUNT", limit + 1)
+        items = [_unreadable(entry.decode(), fields) for entry, fields in found[:limit]]
+        return Page(items, items[-1].id if len(found) > limit else None)
 
     def epoch_age(self) -> float | None:
         """Return for how many seconds this Redis has been known, None when it never was."""
@@ -117,16 +256,60 @@ class Inspection:
         seconds, micros = self._redis.ask("TIME")
         return float(seconds + micros / 1e6)
 
-    def _pending(self, stream: str) -> int:
-        try:
-            reply = self._redis.ask("XPENDING", stream, GROUP)
-        except RedisUnavailable as error:
-            if "NOGROUP" in str(error):
-                return 0  # nobody has consumed it yet
-            raise
-        return int(reply["pending"] if isinstance(reply, dict) else reply[0])
+    def _asked(self, queue: str | None) -> list[str]:
+        if queue is None:
+            return self._queues
+        if queue not in self._queues:
+            raise InvalidInput("queue", f"'{queue[:64]}' is not a queue; valid: {', '.join(self._queues)}")
+        return [queue]
+
+    def _rank_behind(self, key: str, score: str, member: str) -> int:
+        """Where to go on behind a member; when it has left meanwhile, at the first with its time."""
+        rank = self._redis.ask("ZRANK", key, member)
+        if rank is not None:
+            return int(rank) + 1
+        return int(self._redis.ask("ZCOUNT", key, "-inf", f"({score}"))
 
 
 def _split(name: str) -> tuple[str, str]:
     type_name, _, outcome = name.rpartition(":")
     return type_name, outcome
+
+
+def _cursor(text: str | None, form: re.Pattern[str]) -> tuple[tuple[str, str] | None, str]:
+    """The place (two parts) at which a page before this ended, and the last entry there."""
+    if text is None:
+        return None, ""
+    match = form.fullmatch(text)
+    if match is None:
+        raise _strange(text)
+    return (match[1], match[2]), match[3]
+
+
+def _strange(cursor: str) -> InvalidInput:
+    return InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")
+
+
+def _in_flight(place: tuple[str, str], now: int, worker: bytes, idle: int, task_id: bytes, state: bytes) -> InFlight:
+    kind, attempts, started = "", 0, now - idle
+    if state:
+        _word, kind, _queue, _priority, given, _max, token, *_ = state.decode().split("|")
+        # A start's token is its time, unless two fell on one millisecond.
+        attempts, started = int(given), int(token)
+    shown_id = task_id.decode(errors="replace")
+    seconds = max(0.0, (now - started) / 1000)
+    return InFlight(shown_id, kind, *place, attempts, worker.decode(), None, seconds, None)
+
+
+def _completed(task: InFlight, ages: Mapping[str, float], asked: Mapping[str, str]) -> InFlight:
+    return replace(task, worker_age=ages.get(task.worker), cancelled_by=asked.get(task.id))
+
+
+def _unreadable(entry: str, fields: dict[bytes, bytes]) -> Unreadable:
+    at = int(entry.partition("-")[0]) / 1000
+    if b"message" in fields:  # settle.lua: what a worker met in a stream
+        source = fields.get(b"stream", b"").decode(errors="replace")
+        return Unreadable(entry, at, source, "the message cannot be decoded", fields[b"message"])
+    # The recorder: an event that cannot be written, with its own fields.
+    reason = fields.get(b"reason", b"").decode(errors="replace")
+    return Unreadable(entry, at, "events", reason, fields.get(b"data", b""))

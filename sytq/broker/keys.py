@@ -54,6 +54,11 @@ class Keys:
         return self._key("bell")
 
     @property
+    def queues(self) -> str:
+        """SET of every queue that a task was entered into."""
+        return self._key("queues")
+
+    @property
     def deadletters(self) -> str:
         """STREAM of messages that could not be read, with their raw bytes."""
         return self._key("deadletters")

@@ -30,7 +30,7 @@ class Lane(threading.Thread):
         self.loop = asyncio.new_event_loop()
         self._broker = broker
         self._finished = finished
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Delivery] = {}
 
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -59,12 +59,12 @@ class Lane(threading.Thread):
 
     def _start(self, delivery: Delivery, runner: Runner) -> None:
         task = self.loop.create_task(self._run(delivery, runner), name=delivery.id)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = delivery
+        task.add_done_callback(lambda done: self._running.pop(done, None))
 
     def _cancel(self, task_id: str) -> None:
-        for task in self._running:
-            if task.get_name() == task_id:
+        for task, delivery in self._running.items():
+            if delivery.id == task_id:
                 task.cancel()
 
     async def _run(self, delivery: Delivery, runner: Runner) -> None:
@@ -77,8 +77,6 @@ class Lane(threading.Thread):
         except BaseException as error:
             delivery.stuff_exception(error)
             self._broker.emit_after("process_message", delivery, exception=error)
-            if isinstance(error, SystemExit | KeyboardInterrupt):
-                raise
         finally:
             self._finished(delivery)
             delivery.clear_exception()
@@ -92,7 +90,8 @@ class Lane(threading.Thread):
     async def _drain(self, timeout: float) -> None:
         if self._running:
             await asyncio.wait(set(self._running), timeout=max(timeout, 0.01))
-        for task in set(self._running):
+        for task, delivery in list(self._running.items()):
+            delivery.returned = True
             task.cancel()
         if self._running:
             await asyncio.wait(set(self._running), timeout=5)

@@ -56,8 +56,9 @@ class Operations:
 
     def revive(self, ids: Sequence[str]) -> None:
         """Forget how dead or cancelled tasks ended, so that they can be dispatched again."""
+        names = [self._keys.live, self._keys.progress, self._keys.cancels]
         for start in range(0, len(ids), _BATCH):
-            self._redis.call("revive", [self._keys.live, self._keys.progress], list(ids[start : start + _BATCH]))
+            self._redis.call("revive", names, list(ids[start : start + _BATCH]))
 
     def pause(self, type_name: str, note: str) -> None:
         """Start no task of this type from now on, in any worker; `note` is JSON for whoever finds it paused."""
@@ -66,10 +67,16 @@ class Operations:
     def resume(self, type_name: str) -> None:
         """Start tasks of this type again; those met meanwhile enter their streams again."""
         self._redis.ask("HDEL", self._keys.paused, type_name)
+        self.unpark()
+
+    def unpark(self) -> None:
+        """Enter the tasks again that were set aside and whose type is not paused (any more)."""
         for queue in self._queues:
-            names = [self._keys.live, self._keys.parked(queue), *self._keys.streams(queue)]
-            while self._redis.call("unpark", names, [queue, _BATCH]):
-                pass
+            parked = self._keys.parked(queue)
+            cursor: bytes | int = 0 if self._redis.ask("HLEN", parked) else b"0"
+            while cursor != b"0":
+                names = [self._keys.live, parked, self._keys.paused, *self._keys.streams(queue)]
+                cursor, _ = self._redis.call("unpark", names, [cursor, _BATCH])
 
     def paused(self) -> dict[str, str]:
         """Return the note of every paused type."""

@@ -17,7 +17,7 @@ import redis
 from redis import exceptions
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
@@ -58,7 +58,7 @@ class Redis:
             "socket_connect_timeout": min(timeout, 2.0),
             "max_connections": connections,
             "health_check_interval": 15,
-            "retry": Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), 2, (exceptions.ConnectionError,)),
+            "retry": _retry(2),
             "protocol": 2,
         }
         self.client: redis.Redis | Cluster
@@ -112,7 +112,12 @@ class _Sentinels(Sentinel):
     def discover_master(self, service_name: str) -> tuple[str, int]:
         asked = copy.copy(self)
         asked.sentinels = list(self.sentinels)
-        found: tuple[str, int] = super(_Sentinels, asked).discover_master(service_name)  # type: ignore[no-untyped-call]
+        try:
+            found: tuple[str, int] = super(_Sentinels, asked).discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError:  # its text is a page of settings
+            raise MasterNotFoundError(
+                f"none of the {len(asked.sentinels)} Sentinels names a running master of '{service_name}'"
+            ) from None
         self.sentinels = asked.sentinels
         return found
 
@@ -132,9 +137,14 @@ def _master(url: str, options: dict[str, Any]) -> redis.Redis:
         "password": query.get("sentinel_password"),
     }
     sentinels = _Sentinels(redis_hosts(url), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-    options = options | _login(url) | {"db": int(db or 0)}
+    # Fewer tries: each asks all Sentinels, and it is connecting and command that are repeated.
+    options = options | _login(url) | {"db": int(db or 0), "retry": _retry(1)}
     master: redis.Redis = sentinels.master_for(unquote(service), **options)  # type: ignore[no-untyped-call]
     return master
+
+
+def _retry(times: int) -> Retry:
+    return Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), times, (exceptions.ConnectionError,))
 
 
 def _login(url: str) -> dict[str, str | None]:

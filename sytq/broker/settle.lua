@@ -20,7 +20,7 @@ for a = 3, #ARGV, 12 do
   if kind == 'unreadable' then
     done = redis.call('XPENDING', stream, group, entry, entry, 1, me)[1] ~= nil
     if done then
-      redis.call('XADD', KEYS[5], '*', 'stream', stream, 'entry', entry, 'message', message, 'at', int(now))
+      redis.call('XADD', KEYS[5], 'MAXLEN', '~', '10000', '*', 'stream', stream, 'entry', entry, 'message', message, 'at', int(now))
     end
     if l and not (l.state == 'running' and l.consumer == me) then l = nil end
   elseif not l then
@@ -39,6 +39,10 @@ for a = 3, #ARGV, 12 do
     redis.call('XACK', stream, group, entry)
     redis.call('XDEL', stream, entry)
     if l then
+      if l.entry and l.entry ~= '' and l.entry ~= entry then  -- entered anew after Redis was emptied
+        redis.call('XACK', stream, group, l.entry)
+        redis.call('XDEL', stream, l.entry)
+      end
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if kind == 'retry' then
         delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)

@@ -1,16 +1,19 @@
--- queued stays so: tasks of a type that was paused enter their streams again, a bounded number at a time.
--- KEYS live parked urgent high normal low   ARGV queue most   -> number moved
-local STREAM = { urgent = KEYS[3], high = KEYS[4], normal = KEYS[5], low = KEYS[6] }
+-- queued stays so: tasks that were met while their type was paused, and whose type is not paused now, enter their
+-- streams again, a bounded number at a time.
+-- KEYS live parked paused urgent high normal low   ARGV cursor most   -> {cursor of the rest, "0" at the end; number moved}
+local STREAM = { urgent = KEYS[4], high = KEYS[5], normal = KEYS[6], low = KEYS[7] }
+local reply = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', tonumber(ARGV[2]))
 local moved = 0
-local reply = redis.call('HSCAN', KEYS[2], '0', 'COUNT', tonumber(ARGV[2]))[2]
-for i = 1, #reply, 2 do
-  local id, message = reply[i], reply[i + 1]
+for i = 1, #reply[2], 2 do
+  local id, message = reply[2][i], reply[2][i + 1]
   local l = unpack_live(redis.call('HGET', KEYS[1], id))
-  redis.call('HDEL', KEYS[2], id)
-  if l and l.state == 'queued' and l.entry == '' then
-    l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
-    redis.call('HSET', KEYS[1], id, pack_live(l))
+  if not l or redis.call('HEXISTS', KEYS[3], l.type) == 0 then
+    redis.call('HDEL', KEYS[2], id)
+    if l and l.state == 'queued' and l.entry == '' then
+      l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
+      redis.call('HSET', KEYS[1], id, pack_live(l))
+      moved = moved + 1
+    end
   end
-  moved = moved + 1
 end
-return moved
+return { reply[1], moved }

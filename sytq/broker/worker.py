@@ -9,24 +9,28 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from dramatiq import Broker
 
 from sytq.broker.acks import Acks
-from sytq.broker.delivery import Delivery
+from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.heartbeat import Heartbeat
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.lane import Lane
 from sytq.broker.limits import QueueLimit
 from sytq.broker.redis import Redis
 from sytq.broker.room import Room
+from sytq.broker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 #: How long the last outcomes may take to reach Redis at the end.
 _FLUSH = 10.0
+#: A thread that has not gone round for this long is lost. Every loop turns within seconds, also while Redis or the
+#: database is away: their time limits are 5 s each.
+_STALLED = 60.0
 
 
 class WorkerProcess:
@@ -38,6 +42,7 @@ class WorkerProcess:
         redis: Redis,
         keys: Keys,
         *,
+        pulse: Redis,
         liveness: float,
         heartbeat: float,
         limits: Mapping[str, QueueLimit],
@@ -45,7 +50,7 @@ class WorkerProcess:
         threads: int,
         loop_places: int,
     ) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.name = f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
         self.redis = redis
         self.keys = keys
         self.liveness = liveness
@@ -57,7 +62,14 @@ class WorkerProcess:
         self.acks = Acks(redis, keys, self.name, limited, self._release)
         self.lane = Lane(broker, self._finished)
         self.heartbeat = Heartbeat(
-            redis, keys, self.name, heartbeat, held=self._deliveries, emptied=self._adopt, cancel=self.lane.cancel
+            pulse,
+            keys,
+            self.name,
+            heartbeat,
+            liveness,
+            held=self._deliveries,
+            emptied=self._adopt,
+            cancel=self.lane.cancel,
         )
         self._held: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
@@ -67,9 +79,23 @@ class WorkerProcess:
         for thread in (self.acks, self.heartbeat, self.lane):
             thread.start()
 
+    def watch(self, others: Callable[[], Iterable[threading.Thread]], budget: float) -> Watchdog:
+        """Start the watchdog over these threads and `others()`; `budget` is how long an orderly end may take."""
+        watchdog = Watchdog(
+            self.lane,
+            (self.acks, self.heartbeat, self.lane),
+            others,
+            self.find,
+            budget=budget + _FLUSH,
+            stalled=max(_STALLED, 15 * self.liveness),
+        )
+        watchdog.start()
+        return watchdog
+
     def stop(self, timeout: float) -> None:
         """End the async tasks (waiting up to `timeout` seconds), write the last outcomes and leave."""
         self.lane.drain(timeout)
+        self._hand_back()
         if not self.acks.stop(_FLUSH):
             log.error("outcomes left unwritten: their tasks run again elsewhere")
         self.heartbeat.stop()
@@ -81,9 +107,13 @@ class WorkerProcess:
             self._held.setdefault(delivery.stream, {})[delivery.entry] = delivery
 
     def held(self, stream: str) -> list[bytes]:
-        """The entries of a stream that this process holds."""
+        """The entries of a stream that this process holds, and the ids of their tasks: an entry may be made anew."""
         with self._lock:
-            return list(self._held.get(stream, ()))
+            return [part for entry, one in self._held.get(stream, {}).items() for part in (entry, one.id.encode())]
+
+    def find(self, task_id: str) -> Delivery | None:
+        """The held delivery of a task."""
+        return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)
 
     def make_group(self, streams: Iterable[str]) -> None:
         """Make the consumer group on streams that lack it, from id 0: what is there already is not skipped."""
@@ -94,13 +124,22 @@ class WorkerProcess:
                 if "BUSYGROUP" not in str(error):
                     raise
 
+    def _hand_back(self) -> None:
+        """Give up the plain tasks that did not end in time: their threads end with the process."""
+        for delivery in self._deliveries():
+            if delivery.outcome is None:
+                delivery.outcome = Outcome("return", counts=False, error="the worker is stopping")
+                self.acks.put(delivery)
+
     def _finished(self, delivery: Delivery) -> None:
         self.room.give("loop", 1)
         self.acks.put(delivery)
 
     def _release(self, delivery: Delivery) -> None:
         with self._lock:
-            self._held.get(delivery.stream, {}).pop(delivery.entry, None)
+            held = self._held.get(delivery.stream, {})
+            if held.get(delivery.entry) is delivery:  # not the entry's later start, which may be ours too
+                del held[delivery.entry]
 
     def _deliveries(self) -> list[Delivery]:
         with self._lock:

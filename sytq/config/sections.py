@@ -32,6 +32,7 @@ from sytq.config.types import (
     Secret,
     SigningSecret,
     Size,
+    StreamName,
     Text,
     WebUrl,
     Weight,
@@ -52,6 +53,9 @@ class App(Section):
     name: Text = "sytq"
     mode: Literal["production", "development", "test"] = "development"
     port: Port | None = None
+    enable_redis_queue: bool = False
+    task_queue_stream: StreamName = "goodshunter:task:queue"
+    task_queue_group: StreamName = "scheduler_group"
 
 
 class Api(Section):
@@ -259,6 +263,29 @@ class ScheduleEntry(Section):
         )
 
 
+class Stream(Section):
+    """A stream that other programs write to; each of its messages becomes a task."""
+
+    stream: StreamName
+    group: StreamName = "scheduler_group"
+    type: Name = "default"
+    payload: dict[str, Any] | None = None  # a template over the message's fields; None: the message itself
+    max_retries: int = Field(default=3, ge=0)
+    retry_delay: PositiveDuration | None = None  # None: as the type has it
+    dead_letter: StreamName | None = None
+
+    @model_validator(mode="after")
+    def _two_streams(self) -> Stream:
+        if self.dead_letter == self.stream:
+            raise problem("the stream itself", "another stream", key="dead_letter", value=self.stream)
+        return self
+
+    @property
+    def dead_letters(self) -> str:
+        """The stream for messages that cannot be done."""
+        return self.dead_letter or f"{self.stream}:dlq"
+
+
 class Worker(Section):
     processes: Count = 2
     threads: Count = 8
@@ -284,10 +311,10 @@ class Worker(Section):
 
     @model_validator(mode="after")
     def _survives_one_lost_heartbeat(self) -> Worker:
-        if self.liveness < 2 * self.heartbeat:
+        if self.liveness < 3 * self.heartbeat:
             raise problem(
-                "shorter than two heartbeats, so that one late beat would count as a death",
-                "at least twice worker.heartbeat",
+                "shorter than three heartbeats, so that late beats would count as a death",
+                "at least three times worker.heartbeat",
                 key="liveness",
                 value=f"{self.liveness:g}s",
             )

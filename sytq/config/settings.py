@@ -23,6 +23,7 @@ INHERITED = MappingProxyType(
     {
         "api.port": "app.port",
         "worker.threads": "queue.concurrency",
+        "streams": "app.enable_redis_queue",
         "database.pool": "mysql.max_open_conns",
         "providers.deepseek.api_key": "deepseek.api_key",
         "providers.deepseek.base_url": "deepseek.base_url",
@@ -49,6 +50,7 @@ class Settings(Section):
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)
     types: dict[Name, sections.TaskType] = Field(default_factory=dict)
     schedules: dict[Name, sections.ScheduleEntry] = Field(default_factory=dict)
+    streams: list[sections.Stream] = Field(default_factory=list, validate_default=True)
     worker: sections.Worker = Field(default=sections.Worker(), validate_default=True)
     plugins: sections.Plugins = sections.Plugins()
     outbound: sections.Outbound = sections.Outbound()
@@ -107,6 +109,18 @@ class Settings(Section):
             valid = ", ".join(providers) or "none is configured, see providers"
             raise problem("no such provider", valid, key="provider", value=llm.provider)
         return llm
+
+    @field_validator("streams")
+    @classmethod
+    def _each_once(cls, streams: list[sections.Stream], info: ValidationInfo) -> list[sections.Stream]:
+        app = info.data.get("app")
+        names = [entry.stream for entry in streams]
+        for name in names:
+            if names.count(name) > 1:
+                raise problem(f"'{name}' is there twice", "each stream once")
+        if app is not None and app.enable_redis_queue and app.task_queue_stream not in names:
+            return [*streams, sections.Stream(stream=app.task_queue_stream, group=app.task_queue_group)]
+        return streams
 
     @field_validator("worker")
     @classmethod

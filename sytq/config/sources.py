@@ -19,6 +19,9 @@ from sytq.config.problems import Path, place_at
 #: The old variables, each with the setting it means; of two for one setting the later wins.
 OLD_VARIABLES: Mapping[str, str] = {
     "ENV": "app.mode",
+    "APP_ENABLE_REDIS_QUEUE": "app.enable_redis_queue",
+    "APP_TASK_QUEUE_STREAM": "app.task_queue_stream",
+    "APP_TASK_QUEUE_GROUP": "app.task_queue_group",
     "SERVER_HOST": "api.host",
     "SERVER_PORT": "api.port",
     "API_PORT": "api.port",
@@ -131,7 +134,10 @@ def _file(path: str | None, problems: list[str]) -> Iterator[Given]:
     if not path:
         return
     try:
-        tree = yaml.load(File(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        text = File(path).read_text(encoding="utf-8")
+        if text.lstrip().startswith("{"):  # JSON is YAML, but for the tabs between its parts
+            text = text.replace("\t", " ")
+        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         problems.append(f"configuration file: '{path}' cannot be read: {error.strerror}; valid: a YAML file")
     except UnicodeDecodeError:

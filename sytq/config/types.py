@@ -139,6 +139,8 @@ Prefix = Annotated[
     Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$"),
     "1 to 64 letters, digits, _, -, . or :",
 ]
+#: A key in Redis, or the name of a consumer group.
+StreamName = Annotated[Text, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$"), "1 to 200 characters without spaces"]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$"), _HOST]
 AllowedHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator(str.lower), "a host name"]
 Realm = Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f]{1,200}$'), 'text without ", \\ and control characters']

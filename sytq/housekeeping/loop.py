@@ -11,6 +11,7 @@ import structlog
 
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
+from sytq.broker.watchdog import turn
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class Loop(threading.Thread):
     def run(self) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
+            turn()
             try:
                 pause = self.step()
             except (RedisUnavailable, DatabaseUnavailable) as error:
@@ -62,11 +64,16 @@ class LeasedLoop(Loop):
         raise NotImplementedError
 
     def step(self) -> float:
+        fresh, self.fresh = self.fresh, True  # unless this step ends well, another may hold the lease before the next
         held = self.redis.call("lease", [self.keys.lease(self.name)], [self._holder, _LEASE_MS])
         if not held:
-            self.fresh = True
             return 1.0
-        pause = self.work()
+        self.fresh = fresh
+        try:
+            pause = self.work()
+        except BaseException:
+            self.fresh = True
+            raise
         self.fresh = False
         return pause
 

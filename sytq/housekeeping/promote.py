@@ -1,12 +1,12 @@
 """Promotion: delayed tasks enter their stream when their time has come.
 
-Any worker does it, for the queues of its task types. It sleeps until the next is due or the bell rings for an
-earlier one, so a million delayed tasks cost nothing and near ones start on time.
+Any worker does it, and finds the queues to look after in Redis. It sleeps until the next is due or the bell rings for
+an earlier one, so a million delayed tasks cost nothing and near ones start on time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dramatiq import Broker
 
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
@@ -20,15 +20,18 @@ _TICK_MS = 500
 class Promoter(Loop):
     """See the module."""
 
-    def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
+    def __init__(self, redis: Redis, keys: Keys, broker: Broker) -> None:
         super().__init__("promote")
         self._redis = redis
         self._keys = keys
-        self._queues = sorted(queues)
+        self._broker = broker
 
     def step(self) -> float:
         wait, heard = _TICK_MS, None
-        for queue in self._queues:
+        # Also queues that no task type of this worker uses (by now): tasks wait there that somebody must find.
+        for name in self._redis.ask("SMEMBERS", self._keys.queues):
+            self._broker.declare_queue(name.decode())
+        for queue in sorted(self._broker.queues):
             moved, due, bell = self._promote(queue)
             heard = heard or bell  # the first: a bell that rings for a queue already looked at must wake us
             while moved == _MOST:

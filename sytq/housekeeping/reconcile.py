@@ -7,6 +7,7 @@ it never decides an outcome.
 from __future__ import annotations
 
 import datetime as dt
+import json
 
 import structlog
 
@@ -26,6 +27,7 @@ from sytq.submit import Submitter
 log = structlog.get_logger(__name__)
 
 _PAGE = 500
+_NEW_PAGES = 20
 _INTERVAL = 1.0
 _NEW = dt.timedelta(seconds=60)
 
@@ -57,7 +59,14 @@ class Reconciler(LeasedLoop):
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
             return 0.5  # workers are entering the tasks that they run; nobody else may start those
-        entered = self._enter(self._ledger.newcomers(utcnow() - _NEW, _PAGE))
+        entered = 0
+        since, after = utcnow() - _NEW, ""
+        for _ in range(_NEW_PAGES):
+            rows = self._ledger.newcomers(since, after, _PAGE)
+            entered += self._enter(rows)
+            if len(rows) < _PAGE:
+                break
+            since, after = rows[-1].created_at, rows[-1].id
         page = self._ledger.unfinished(self._cursor, _PAGE)
         entered += self._enter(page)
         self._cursor = page[-1].id if len(page) == _PAGE else ""
@@ -87,6 +96,7 @@ class Reconciler(LeasedLoop):
         for row in rows:
             try:
                 check_names(row.type, row.queue or "default", row.priority or "normal")
+                _check_payload(row.payload)
                 good.append(row)
             except InvalidInput as error:
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
@@ -94,3 +104,10 @@ class Reconciler(LeasedLoop):
                     [Change(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
                 )
         return good
+
+
+def _check_payload(text: str) -> None:
+    try:
+        json.loads(text)
+    except ValueError:
+        raise InvalidInput("payload", "is not JSON") from None

@@ -10,18 +10,21 @@ import json
 import time
 from typing import Any
 
+import peewee
 import structlog
 
 from sytq.broker.keys import RECORDER, Keys
 from sytq.broker.redis import NoGroup, Redis
-from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.ledger import Change, from_ms
+from sytq.plugin import encode
 from sytq.states import RUNNING
 from sytq.submit import Submitter
 
 log = structlog.get_logger(__name__)
 
+#: What says that an event holds something that cannot be written, whoever tries and when.
+_CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
 _BATCH = 500
 _BLOCK_MS = 500
 #: How long the mark of a finished task stays in Redis after it was written to SQL: longer than any reader may
@@ -64,23 +67,22 @@ class Recorder(LeasedLoop):
         return list(reply[0][1]) if reply else []
 
     def _record_or_set_aside(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        """Write all events; one that cannot be written must not hold up the history of all others."""
+        """Write all events. One with something in it that no column takes must not hold up all others: of it just
+        the end is written. Every other fault waits: nothing is passed over."""
         try:
             self._record(events)
             return
-        except (DatabaseUnavailable, RedisUnavailable):
-            raise
-        except Exception:
+        except _CONTENT:
             log.exception("a batch of events cannot be written: trying one by one")
         for event in events:
             try:
                 self._record([event])
-            except (DatabaseUnavailable, RedisUnavailable):
-                raise
-            except Exception as error:
+            except _CONTENT as error:
                 log.exception("event set aside", entry=event[0].decode())
                 fields = [part for pair in event[1].items() for part in pair]
-                self.redis.ask("XADD", self.keys.deadletters, "*", "reason", repr(error)[:500], *fields)
+                aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
+                self.redis.ask(*aside, *fields)
+                self._submitter.record([_bare(change) for change in _changes(event[1])])
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         self._submitter.record([change for _, fields in events for change in _changes(fields)])
@@ -111,6 +113,12 @@ def _changes(fields: dict[bytes, bytes]) -> list[Change]:
             result=data.get("result"),
             error=data.get("error"),
             fingerprint=data.get("fingerprint"),
-            progress=json.dumps(progress, ensure_ascii=False) if progress else None,
+            progress=encode(progress) if progress else None,
         )
     ]
+
+
+def _bare(change: Change) -> Change:
+    """What must be known of a change: the state, and that the rest could not be kept."""
+    error = "what this run left (result, error or progress) cannot be written to the database"
+    return Change(change.id, change.state, change.token, change.attempts, finished_at=change.finished_at, error=error)

@@ -7,7 +7,6 @@ the tick, so submitting it twice is submitting it once.
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 
 import structlog
 
@@ -24,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 _LOOK = 0.5
 #: The "parent" of all ticks.
-_SERIES = str(uuid.UUID("5c8ed01e-0000-4000-8000-000000000000"))
+_SERIES = "schedules"
 
 
 class Scheduler(LeasedLoop):

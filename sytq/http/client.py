@@ -105,7 +105,7 @@ class Client:
         self._guard = guard
         # Apart, so that no trusted connection or DNS answer is ever used again for a caller's URL.
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: dict[bool, ThreadPoolExecutor] = {}
 
     async def request(
         self,
@@ -194,9 +194,9 @@ class Client:
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             await session.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        pools, self._threads = self._threads, {}
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(
         self,
@@ -225,9 +225,9 @@ class Client:
 
     def _session(self, trusted: bool) -> aiohttp.ClientSession:
         if trusted not in self._sessions:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="sytq-dns")
-            resolver = _Resolver(None if trusted else self._guard, self._threads)
+            # Names that callers made up and nobody answers must not hold up the look-up of a provider.
+            self._threads[trusted] = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="sytq-dns")
+            resolver = _Resolver(None if trusted else self._guard, self._threads[trusted])
             self._sessions[trusted] = aiohttp.ClientSession(
                 # No limits here: how much runs at once is decided by queues and lanes, not by a hidden 100.
                 connector=aiohttp.TCPConnector(resolver=resolver, limit=0, limit_per_host=0),

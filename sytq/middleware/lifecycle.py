@@ -5,8 +5,10 @@ Owns the order of start and stop, and the stop budget.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import structlog
 from dramatiq import Broker, Worker
@@ -31,15 +33,23 @@ class Lifecycle(Middleware):
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         assert isinstance(broker, StreamsBroker)
+        _stop_once()
         broker.start_worker(threads=worker.worker_threads, loop_places=self._settings.async_concurrency)
         self._started()
+        log.info("worker started", worker_id=broker.worker.name, queues=sorted(broker.queues))
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        assert isinstance(broker, StreamsBroker)
         self._loops = [make() for make in self._factories]
         for loop in self._loops:
             loop.start()
-        log.info("worker started", worker_id=broker.worker.name, queues=sorted(broker.queues))
+        self._watchdog = broker.worker.watch(
+            lambda: [*worker.consumers.values(), *worker.workers, *self._loops], self._settings.shutdown_timeout
+        )
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         assert isinstance(broker, StreamsBroker)
+        self._watchdog.stop()
         self._deadline = time.monotonic() + self._settings.shutdown_timeout
         broker.worker.stopping.set()
 
@@ -52,3 +62,19 @@ class Lifecycle(Middleware):
         for loop in self._loops:
             loop.join(5.0)
         log.info("worker stopped", worker_id=broker.worker.name)
+        self._watchdog.exit()
+
+
+def _stop_once() -> None:
+    """Make a second SIGTERM harmless: at that Dramatiq's handler kills the running tasks.
+
+    A service manager that signals the whole group sends two without meaning to, as the master passes its own on.
+    """
+    first = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if callable(first):
+            first(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)

@@ -7,6 +7,7 @@ enqueues and then acknowledges, is not used: a fault between the two loses the t
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import re
 import time
@@ -17,6 +18,8 @@ from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 from dramatiq.middleware.time_limit import TimeLimitExceeded
+from peewee import PeeweeException
+from pydantic import ValidationError
 
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.durations import parse_duration
@@ -58,7 +61,13 @@ class RetryPolicy(Middleware):
         assert isinstance(message, Delivery)
         declared = self._registry.get(message.type)
         error = exception or message.exception
-        message.outcome = outcome = decide(declared, message, error)
+        try:
+            outcome = decide(declared, message, error)
+        except Exception as problem:
+            # Such as Retry(after="soon"): trying again would not mend it.
+            log.exception("the outcome of a run cannot be decided", task_id=message.id, type=message.type)
+            outcome = Outcome("dead", error=f"{describe(error) if error else 'done'}; then {describe(problem)}")
+        message.outcome = outcome
         if outcome.kind == "dead":
             message.fail()
         line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts)
@@ -88,7 +97,7 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         return Outcome("cancelled", error=text)
     if isinstance(error, asyncio.CancelledError) and run.cancelled_by:
         return Outcome("cancelled", error=cancellation(run))
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError) and run.returned:
         return Outcome("return", counts=False, error="the worker is stopping")
     if isinstance(error, Lost):
         # Whatever this writes is refused wherever another start holds the task. Where the row has ended already
@@ -98,6 +107,8 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         return Outcome("dead", error=text, fingerprint=mark)
     age = time.time() - run.created_ms / 1000
     policy = declared.backoff
+    if run.max_attempts:  # the row's own, which a submission may have set
+        policy = dataclasses.replace(policy, max_attempts=run.max_attempts)
     counts = not isinstance(error, DatabaseUnavailable | RedisUnavailable)
     delay = policy.delay(run.attempts) if counts else _STORE_AWAY
     if isinstance(error, Retry):
@@ -116,7 +127,14 @@ def describe(error: BaseException) -> str:
     """One line about an error, for the ledger and the log."""
     if isinstance(error, TimeLimitExceeded):
         return "timed out"
-    text = " ".join(str(error).split())
+    if isinstance(error, ValidationError):  # its own text quotes the input
+        text = "; ".join(
+            f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors(include_input=False)
+        )
+    elif isinstance(error, PeeweeException):  # a server's text quotes column values
+        text = next((f"error {part}" for part in error.args if isinstance(part, int)), "refused by the database")
+    else:
+        text = " ".join(str(error).encode(errors="replace").decode().split())
     named = isinstance(error, Retry | Fail | TimedOut | Cancelled | Lost)
     return (text if named and text else f"{type(error).__name__}: {text}")[:_MAX_ERROR]
 
@@ -124,7 +142,7 @@ def describe(error: BaseException) -> str:
 def fingerprint(type_name: str, error: BaseException) -> str:
     """The same for all errors of one cause: the type, the error's class, and its words without numbers."""
     words = re.sub(r"\d+", "#", str(error))[:200]
-    return hashlib.sha256(f"{type_name}|{type(error).__name__}|{words}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{type_name}|{type(error).__name__}|{words}".encode(errors="replace")).hexdigest()[:16]
 
 
 def _done(declared: TaskType, run: Delivery) -> Outcome:
@@ -142,4 +160,5 @@ def _done(declared: TaskType, run: Delivery) -> Outcome:
 def _unexpected(error: BaseException) -> BaseException | None:
     """The error when its traceback tells more than its one line."""
     expected = Retry | Fail | Cancelled | Lost | TimedOut | InvalidInput | DatabaseUnavailable | RedisUnavailable
+    expected |= ValidationError | PeeweeException  # a traceback ends with what these quote
     return None if isinstance(error, expected | TimeoutError | OSError) else error

@@ -79,13 +79,15 @@ def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer
 
     def scraped() -> dict[str, float]:
         text = api.request("GET", "/metrics").body.decode()
-        assert text.count("# TYPE sytq_") == 7
+        assert text.count("# TYPE sytq_") == 8
         return {name: float(value) for name, value in re.findall(r"^([^#\s]+) (\S+)$", text, re.MULTILINE)}
 
     submitted = 'sytq_tasks_total{outcome="submitted",type="webhook"}'
     found = poll(lambda: (seen := scraped()).get(submitted) == 3 and seen, message="all three are dispatched")
     assert found['sytq_queue_waiting{priority="normal",queue="webhook"}'] == 3
     assert found['sytq_queue_running{priority="normal",queue="webhook"}'] == 0
+    assert found['sytq_queue_oldest_seconds{priority="normal",queue="webhook"}'] > 0
+    assert found['sytq_queue_oldest_seconds{priority="low",queue="webhook"}'] == 0
     assert found['sytq_queue_delayed{queue="webhook"}'] == 0
     assert found["sytq_workers"] == 0
     assert found["sytq_redis_up"] == 1

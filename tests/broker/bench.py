@@ -6,12 +6,15 @@ Owns the calls and the reading of what they leave behind; what is right is the t
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sytq.broker.broker import Envelope, StreamsBroker
 from sytq.broker.keys import GROUP, RECORDER
+from sytq.broker.operations import Operations
 from sytq.broker.redis import Redis
+from sytq.states import PRIORITIES
 
 LIVENESS_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
@@ -31,6 +34,8 @@ class Seen:
     lost: list[tuple[str, str, str]]  # given to a worker, and of no worker now
     delayed: dict[str, int]
     bodies: dict[str, bytes]
+    parked: dict[str, bytes]
+    cancels: dict[str, bytes]
 
 
 class Bench:
@@ -40,11 +45,13 @@ class Bench:
         self.broker = StreamsBroker(Redis(url))
         self.redis, self.keys = self.broker.redis, self.broker.keys
         self.streams = self.keys.streams("q")
+        self.operations = Operations(self.redis, self.keys, ["q"])
         self.make_groups()
 
     def make_groups(self) -> None:
         for stream in self.streams:
             self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+        self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
 
     def enter(self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3) -> int:
         return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most)])
@@ -55,7 +62,7 @@ class Bench:
         room: int = 10,
         limit: int = 0,
         sweep: bool = False,
-        held: tuple[bytes, ...] = (),
+        held: Iterable[tuple[int, str]] = (),
         max_deaths: int = 5,
         rate: int = 0,
         window_ms: int = 60_000,
@@ -63,7 +70,8 @@ class Bench:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
         names += [keys.queue_bell("q"), *self.streams]
-        args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep), *held]
+        args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep)]
+        args += [f"{index}:{entry}" for index, entry in held]
         found, *rest = self.redis.call("fetch", names, args)
         return {item[2].decode(): item for item in rest} if found else {}
 
@@ -75,13 +83,14 @@ class Bench:
         delay_ms: int = 0,
         attempts: int | None = None,
         event: str = "{}",
+        if_cancelled: str = "{}",
     ) -> int:
         index, entry, task_id, message, used, _most, token = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels]
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
-        args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, event]
+        args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
         (done,) = self.redis.call("settle", names, args)
         return int(done)
 
@@ -94,14 +103,21 @@ class Bench:
         names = [self.keys.live, self.keys.progress, self.keys.cancels]
         return int(self.redis.call("touch", names, [item[2], item[6], progress]))
 
+    def index(self, priority: str) -> int:
+        """The number by which fetch.lua calls the stream of a priority."""
+        return FIRST + PRIORITIES.index(priority)
+
     # -- who is alive
 
-    def beat(self, worker: str, leaving: bool = False) -> None:
-        self.redis.call("beat", [self.keys.workers, self.keys.epoch, self.keys.cancels], [worker, int(leaving)])
+    def beat(self, worker: str, leaving: bool = False, held: Iterable[str] = ()) -> list[bool]:
+        """Return which of the held tasks are to be cancelled."""
+        names = [self.keys.workers, self.keys.epoch, self.keys.cancels]
+        _epoch, _now, asked = self.redis.call("beat", names, [worker, int(leaving), LIVENESS_MS, *held])
+        return [bool(by) for by in asked]
 
     def silence(self, worker: str) -> None:
-        """Make a worker's last heartbeat older than the limit."""
-        self.redis.ask("ZADD", self.keys.workers, 1, worker)
+        """Make a worker's last heartbeat older than the limit, while another one goes on."""
+        self.redis.ask("ZADD", self.keys.workers, 1, worker, self.now_ms(), "bystander")
 
     # -- Redis is emptied
 
@@ -138,11 +154,6 @@ class Bench:
 
     def read_events(self) -> list[dict[bytes, bytes]]:
         """Return the events since the last call, as written to SQL."""
-        try:
-            self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
-        except Exception as error:
-            if "BUSYGROUP" not in str(error):
-                raise
         reply = self.redis.ask("XREADGROUP", "GROUP", RECORDER, "r", "STREAMS", self.keys.events, ">")
         events = reply[0][1] if reply else []
         if events:
@@ -174,17 +185,18 @@ class Bench:
         pipe = self.redis.client.pipeline(transaction=True)
         pipe.hgetall(self.keys.live)
         pipe.zrange(self.keys.delayed("q"), 0, -1, withscores=True)
-        pipe.hgetall(self.keys.bodies("q"))
+        for key in (self.keys.bodies("q"), self.keys.parked("q"), self.keys.cancels):
+            pipe.hgetall(key)
         for stream in self.streams:
             pipe.xrange(stream)
             pipe.xpending_range(stream, GROUP, "-", "+", 10_000)
             pipe.xinfo_groups(stream)
-        live, delayed, bodies, *rest = pipe.execute()
+        live, delayed, bodies, parked, cancels, *rest = pipe.execute()
         seen = Seen(
             {key.decode(): value.decode().split("|") for key, value in live.items()},
             *([], [], []),
             {member.decode(): int(score) for member, score in delayed},
-            {key.decode(): value for key, value in bodies.items()},
+            *({key.decode(): value for key, value in found.items()} for found in (bodies, parked, cancels)),
         )
         for stream, entries, pending, groups in zip(self.streams, *(rest[n::3] for n in range(3)), strict=True):
             ids = {entry.decode(): fields[b"id"].decode() for entry, fields in entries}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,16 +21,16 @@ SAMPLE = ROOT / "etc/sytq.yaml"
 
 
 def keys(place: Place | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of the model; `<name>` stands for a key of the reader's choice."""
+    """Every key of the model; `<name>` stands for a key of the reader's choice, `<n>` for a place in a list."""
     place = place or Place(Settings)
-    entry = Place(get_args(place.type)[1]).model if get_origin(place.type) is dict else None
+    entry = Place(get_args(place.type)[-1]).model if get_origin(place.type) in (dict, list) else None
     if place.model and place.model.model_fields and place.model is not StatusLabels:
         for name in place.model.model_fields:
             below = place.below(name)
             assert below is not None
             yield from keys(below, (*path, name))
     elif entry and entry.model_fields:
-        yield from keys(Place(entry), (*path, "<name>"))
+        yield from keys(Place(entry), (*path, "<name>" if get_origin(place.type) is dict else "<n>"))
     else:
         yield path
 
@@ -52,7 +53,7 @@ def everything_uncommented() -> str:
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         example_below = re.match(r"(\s*)#\S", after)
         if example_below and len(example_below[1]) > len(line) - len(line.lstrip(" #")):
-            line = re.sub(r": \{\}", ":", line)
+            line = re.sub(r": (\{\}|\[\])", ":", line)
         shown.append(re.sub(r"^(\s*)#(?=\S)", r"\1", line))
     return "\n".join(shown)
 
@@ -73,11 +74,15 @@ def test_documented_defaults_are_the_real_ones() -> None:
     for name in ("base_url", "model"):
         real[f"providers.<name>.{name}"] = "required"
     environ = {"SYTQ_PROVIDERS__X__BASE_URL": "http://h", "SYTQ_PROVIDERS__X__MODEL": "m"}
+    environ |= {"SYTQ_STREAMS": '[{"stream": "x"}]'}
     sample = load(environ=environ | {"SYTQ_SCHEDULES__X": '{"cron": "0 3 * * *"}'})
     for key, value, _ in sample.describe():
         key = key.replace("providers.x.", "providers.<name>.").replace("schedules.x.", "schedules.<name>.")
         real.setdefault(key, value)
     real["schedules.<name>.cron"] = ""
+    (stream,) = json.loads(dict((key, value) for key, value, _ in sample.describe())["streams"])
+    real |= {f"streams.<n>.{key}": "" if value is None else str(value) for key, value in stream.items()}
+    real["streams.<n>.stream"] = "required"
     real |= {"llm.tables": "valuation_records: {}", "llm.status_labels": "en"}
     weights = {
         key.rpartition(".")[2]: value for key, value in real.items() if key.startswith("worker.priority_weights.")
@@ -124,6 +129,8 @@ def test_every_documented_variable_of_ours_is_a_setting() -> None:
 def _stands(tree: object, path: list[str]) -> bool:
     if not path:
         return True
+    if isinstance(tree, list):
+        return path[0] == "<n>" and any(_stands(inner, path[1:]) for inner in tree)
     if not isinstance(tree, dict):
         return False
     if path[0] == "<name>":  # in any of the examples

@@ -101,8 +101,6 @@ def test_rows_that_cannot_run_end_dead_and_disturb_nobody(installation: Installa
         )
     for task_id in ids:
         assert installation.wait_state(task_id, "dead").error
-    (letter,) = installation.runtime.redis.ask("XRANGE", installation.runtime.broker.keys.deadletters, "-", "+")
-    assert b"not json" in letter[1][b"message"]
     installation.wait_state(installation.submit("plain", "good"), "succeeded")
 
 
@@ -125,3 +123,46 @@ def test_nothing_private_is_logged(installation: Installation) -> None:
     installation.wait_state(installation.submit("plain", "payload-word"), "succeeded")
     assert "payload-word" not in worker.text()
     assert "0123456789abcdef" not in worker.text()
+
+
+def test_half_an_emoji_harms_nobody(installation: Installation) -> None:
+    worker = installation.start_worker()
+    done, dead = installation.submit("broken-emoji"), installation.submit("broken-emoji", "fails")
+    assert json.loads(installation.wait_state(done, "succeeded").result) == {"cut": "half \ud83d"}
+    assert installation.wait_state(dead, "dead").error == "half ?"
+    installation.wait_state(installation.submit("plain", "after"), "succeeded")
+    assert worker.alive
+
+
+def test_a_task_that_awaits_something_cancelled_fails_like_any_other(installation: Installation) -> None:
+    installation.start_worker()
+    assert "CancelledError" in installation.wait_state(installation.submit("impatient", "a"), "dead").error
+    assert installation.notes() == {"start a": 3}
+
+
+def test_tasks_in_a_queue_that_no_type_uses_any_more_are_run(installation: Installation) -> None:
+    moved = [
+        dataclasses.replace(installation.prepare(kind, kind), queue=queue)
+        for kind in ("plain", "gentle")
+        for queue in ("forgotten", "plain", "gentle")
+    ]
+    later = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=1)
+    moved.append(dataclasses.replace(installation.prepare("plain", "later"), queue="forgotten", run_at=later))
+    worker = installation.start_worker()
+    installation.runtime.submitter.submit(moved)
+    for task in moved:
+        assert installation.wait_state(task.id, "succeeded").attempts == 1
+    assert worker.alive
+
+
+def test_a_row_with_an_id_of_another_kind_is_a_task_too(installation: Installation) -> None:
+    installation.start_worker()
+    payload = json.dumps({"journal": str(installation.journal), "name": "own"})
+    for task_id, type_name in (("order-4711", "parent"), ("order-4712", "failing")):
+        installation.runtime.database.execute_sql(
+            "INSERT INTO sytq_tasks (id, type, payload) VALUES (?, ?, ?)", (task_id, type_name, payload)
+        )
+    installation.wait_state("order-4711", "succeeded")
+    installation.wait_state("order-4712", "dead")
+    installation.wait_note("dead-3 own")
+    installation.wait_note("end child-of-own")

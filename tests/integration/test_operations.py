@@ -240,3 +240,46 @@ def test_a_crowd_of_far_tasks_holds_up_no_near_one(make: Make) -> None:
     for task in near:  # more than one pass of the promotion carries
         installation.wait_state(task, "succeeded")
     assert installation.runtime.redis.ask("ZCARD", broker.keys.delayed("plain")) == 20_000
+
+
+def test_resuming_one_type_leaves_another_paused_and_nothing_behind(make: Make) -> None:
+    installation = make()
+    for name in ("plain", "hopeless"):  # both in one queue
+        operator(installation).pause(name, by="ann", why="maintenance")
+    installation.start_worker()
+    tasks = [installation.prepare("plain", f"t{n}") for n in range(1500)]
+    installation.runtime.submitter.submit([*tasks, other := installation.prepare("hopeless", "other")])
+    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1501, timeout=20, message="all are set aside")
+    operator(installation).resume("plain")
+    for task in tasks[::100]:
+        installation.wait_state(task.id, "succeeded", timeout=30)
+    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1, message="the other one stays")
+    assert installation.row(other.id).state == "queued"
+
+
+def test_a_replayed_task_can_be_cancelled_while_it_waits(make: Make) -> None:
+    installation = make()
+    worker = installation.start_worker()
+    task = installation.submit("hopeless", "a")
+    installation.wait_state(task, "dead")
+    worker.terminate()
+    assert operator(installation).replay([task]) == 1
+    assert operator(installation).cancel(task, "ann") == "cancelled"
+    installation.start_worker()
+    assert installation.wait_state(task, "cancelled").error == "cancelled by ann"
+    assert installation.notes()["start a"] == 1
+
+
+def test_a_key_is_free_as_soon_as_its_task_has_ended(make: Make) -> None:
+    installation = make()
+    first = installation.prepare("lonely", "a")
+    installation.runtime.submitter.submit([first])
+    installation.start_worker()
+    live = installation.runtime.inspection.live
+    poll(lambda: live([first.id]).get(first.id) and live([first.id])[first.id].state == "succeeded", interval=0.001)
+    again = installation.prepare("lonely", "a")  # before or after the end was recorded
+    assert installation.runtime.submitter.submit([again]) == {}
+    installation.wait_state(again.id, "succeeded")
+    assert installation.runtime.ledger.accept([again]) == {}  # submitted once more after its end: it claims nothing
+    assert installation.runtime.submitter.submit([installation.prepare("lonely", "a")]) == {}

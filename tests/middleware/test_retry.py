@@ -11,12 +11,17 @@ from dramatiq import Message
 from dramatiq.middleware.time_limit import TimeLimitExceeded
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from peewee import IntegrityError
+from pydantic import BaseModel, ValidationError
 
 from sytq import Backoff, Cancelled, Fail, Lost, Retry, TaskType
+from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery
+from sytq.broker.redis import Redis
+from sytq.config import load
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable, TimedOut
-from sytq.middleware.retry import decide, fingerprint
+from sytq.middleware.retry import RetryPolicy, decide, describe, fingerprint
+from sytq.plugin import Registry
 
 
 class Nothing(BaseModel):
@@ -28,10 +33,10 @@ def type_with(**policy: Any) -> TaskType:
     return TaskType("t", lambda: None, Nothing, backoff, 10.0, "q", "normal")
 
 
-def run(attempts: int = 1, age: float = 0.0) -> Delivery:
+def run(attempts: int = 1, age: float = 0.0, most: int = 0) -> Delivery:
     created = int((time.time() - age) * 1000)
     message: Message[Any] = Message("q", "t", ({},), {}, {}, "id", created)
-    return Delivery(message, stream="s", entry=b"1-1", body=b"", attempts=attempts, max_attempts=3, token=1)
+    return Delivery(message, stream="s", entry=b"1-1", body=b"", attempts=attempts, max_attempts=most, token=1)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ def run(attempts: int = 1, age: float = 0.0) -> Delivery:
         (Fail("never"), "dead", 0, True),
         (InvalidInput("url", "is missing"), "dead", 0, True),
         (Cancelled("by hand"), "cancelled", 0, True),
-        (asyncio.CancelledError(), "return", 0, False),
+        (asyncio.CancelledError(), "retry", 2, True),  # of something it awaited: nobody cancelled the task
         (Lost("another holds it"), "retry", 5, False),
         (Lost("it has ended", ended=True), "cancelled", 5, False),
     ],
@@ -57,6 +62,43 @@ def test_each_end_of_a_run_has_one_outcome(error: BaseException, kind: str, dela
     outcome = decide(type_with(), run(), error)
     assert (outcome.kind, outcome.delay, outcome.counts) == (kind, delay, counts)
     assert outcome.error
+
+
+def test_a_run_that_the_stopping_worker_cancelled_goes_back() -> None:
+    stopped = run()
+    stopped.returned = True
+    outcome = decide(type_with(), stopped, asyncio.CancelledError())
+    assert (outcome.kind, outcome.counts) == ("return", False)
+
+
+def test_a_tasks_own_number_of_attempts_counts() -> None:
+    assert decide(type_with(), run(attempts=3, most=5), ValueError()).kind == "retry"
+    assert decide(type_with(max_attempts=9), run(attempts=5, most=5), ValueError()).kind == "dead"
+
+
+def test_an_outcome_that_cannot_be_decided_is_an_end() -> None:
+    registry = Registry(load(environ={}))
+    registry.add(type_with())
+    confused = run()
+    RetryPolicy(registry).after_process_message(
+        StreamsBroker(Redis("redis://x")), confused, exception=Retry(after="soon")
+    )
+    assert confused.outcome is not None
+    assert confused.outcome.kind == "dead"
+
+
+def test_errors_quote_no_input() -> None:
+    class Strict(BaseModel):
+        n: int
+
+    with pytest.raises(ValidationError) as invalid:
+        Strict(n="my secret")  # type: ignore[arg-type]
+    assert (
+        describe(invalid.value)
+        == "ValidationError: n: Input should be a valid integer, unable to parse string as an integer"
+    )
+    assert "my secret" not in describe(IntegrityError(1062, "Duplicate entry 'my secret' for key 'PRIMARY'"))
+    assert describe(ValueError("half \ud83d")).encode()
 
 
 def test_attempts_end_a_task_but_waiting_does_not() -> None:

@@ -123,3 +123,19 @@ def checking(ctx: Context, trial: Trial) -> None:
     note(trial, "noticed")
     ctx.progress(1)
     note(trial, "end")
+
+
+@task("broken-emoji", payload=Trial, queue="gentle", retry=THREE)
+async def broken_emoji(ctx: AsyncContext, trial: Trial) -> dict[str, str]:
+    await ctx.progress(1, 2, "half \ud83d")
+    if trial.name == "fails":
+        raise Fail("half \ud83d")
+    return {"cut": "half \ud83d"}
+
+
+@task("impatient", payload=Trial, queue="gentle", retry=THREE)
+async def impatient(ctx: AsyncContext, trial: Trial) -> None:
+    note(trial, "start")
+    child = asyncio.ensure_future(asyncio.sleep(60))
+    child.cancel()
+    await child

@@ -1,0 +1,37 @@
+-- Messages of a foreign stream that nobody has: of consumers that are gone, and what a lost reply left with us.
+-- KEYS stream   ARGV group consumer idle_ms most living living... held...
+--      living: how many names follow; another consumer's message is taken once it was idle for idle_ms
+-- -> {entry, fields}...
+local group, me, idle, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local living, held, out = {}, {}, {}
+local first_held = 6 + tonumber(ARGV[5])
+for a = 6, first_held - 1 do living[ARGV[a]] = true end
+for a = first_held, #ARGV do held[ARGV[a]] = true end
+
+local function field(fields, name)
+  for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
+end
+
+local function take(consumer, for_ms, count)
+  for _, pending in ipairs(redis.call('XPENDING', KEYS[1], group, 'IDLE', for_ms, '-', '+', count, consumer)) do
+    if #out == most then return end
+    if not held[pending[1]] then
+      local claimed = redis.call('XCLAIM', KEYS[1], group, me, 0, pending[1])[1]
+      if claimed then out[#out + 1] = claimed else redis.call('XACK', KEYS[1], group, pending[1]) end
+    end
+  end
+end
+
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
+  local name, pending = field(info, 'name'), field(info, 'pending')
+  if name == me then
+    if pending > 0 then take(me, 0, most + #ARGV) end
+  elseif not living[name] then
+    if pending > 0 then
+      take(name, idle, most + #ARGV)
+    elseif field(info, 'idle') > idle + 60000 then
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[1], group, name)
+    end
+  end
+end
+return out

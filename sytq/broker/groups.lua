@@ -1,0 +1,8 @@
+-- How far the groups of a stream are.  KEYS stream   -> {group, last entry handed out}...
+local groups = {}
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local g = {}
+  for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
+  groups[#groups + 1] = { g['name'], g['last-delivered-id'] }
+end
+return groups

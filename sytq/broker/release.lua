@@ -1,0 +1,11 @@
+-- A consumer leaves: what it still has may be taken over at once.
+-- KEYS stream   ARGV group consumer idle_ms entry...   -> number released
+local released = 0
+for a = 4, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[a], ARGV[a], 1)[1]
+  if pending and pending[2] == ARGV[2] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[a], 'IDLE', ARGV[3], 'JUSTID')
+    released = released + 1
+  end
+end
+return released

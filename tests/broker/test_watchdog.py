@@ -1,0 +1,135 @@
+"""No worker stays alive without consuming: what has lost a thread ends, and its tasks go on elsewhere."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import poll
+from tests.workers import TRIALS, Installation
+
+pytestmark = pytest.mark.faults
+
+HARM = Path(__file__).parent / "watchdog_plugins"
+
+
+@pytest.fixture
+def harmed(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
+    paths = f'["{TRIALS}", "{HARM}"]'
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, SYTQ_PLUGINS__PATHS=paths)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("thread", "orderly"),
+    [
+        ("plain", True),  # the consumer of that queue
+        ("promote", True),  # a housekeeping loop
+        ("WorkerThread", True),  # one on which plain tasks run
+        ("acks", False),
+        ("heartbeat", False),
+        ("lane", False),
+    ],
+)
+def test_p3_a_worker_that_lost_a_thread_ends_and_its_tasks_go_on_elsewhere(
+    harmed: Installation, thread: str, orderly: bool
+) -> None:
+    first = harmed.start_worker()
+    running = harmed.submit("steady", "running", seconds=6)
+    harmed.wait_note("start running")
+    harmed.submit("end-thread", thread)
+    code = first.wait(12)
+    ended = time.monotonic()
+    assert code == 70, first.text()
+    (line,) = re.findall(r"[^\n]*a thread is dead: the process ends[^\n]*", first.text())
+    assert '"critical"' in line
+    assert f'"{thread}"' in line
+    assert ("worker stopped" in first.text()) == orderly
+    harmed.start_worker()
+    harmed.wait_note("start running", times=2)
+    assert time.monotonic() - ended < 7  # the liveness limit, and the start of the other worker
+    row = harmed.wait_state(running, "succeeded", timeout=20)
+    assert row.attempts == (1 if orderly else 2)
+
+
+def test_a_task_that_blocks_the_event_loop_is_named_and_ends_nothing(harmed: Installation) -> None:
+    worker = harmed.start_worker()
+    task = harmed.submit("blocking", "b", seconds=2.5)
+    harmed.wait_state(task, "succeeded")
+    (line,) = re.findall(r"[^\n]*blocks the event loop[^\n]*", worker.text())
+    assert '"type": "blocking"' in line
+    assert f'"task_id": "{task}"' in line
+    assert "harm.py:" in line
+    harmed.wait_state(harmed.submit("steady", "s"), "succeeded")
+    assert worker.alive
+
+
+PROGRAM = """
+import signal, sys, threading, time
+from sytq import config
+from sytq.broker.watchdog import Watchdog, turn
+from sytq.runtime import build
+
+worker = build(config.load()).broker
+worker.start_worker(threads=1, loop_places=1)
+worker = worker.worker
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+stuck = threading.Event()
+
+def go_round():
+    while not stuck.wait(0.1):
+        turn()
+    threading.Event().wait()
+
+thread = threading.Thread(target=go_round, name="round", daemon=True)
+thread.start()
+vital = (worker.acks, worker.heartbeat, worker.lane)
+Watchdog(worker.lane, vital, lambda: [thread], worker.find, budget=1.0, stalled=2.0).start()
+print("ready", flush=True)
+sys.stdin.readline()
+stuck.set()
+while True:
+    time.sleep(60)
+"""
+
+
+def test_a_thread_that_goes_round_no_more_is_noticed_and_a_process_that_stood_still_is_not(
+    harmed: Installation,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=harmed.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as program:
+        assert program.stdin
+        assert program.stdout
+        try:
+            line = poll(program.stdout.readline, message="a line")
+            while line.strip() != "ready":
+                line = program.stdout.readline()
+            program.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            poll(lambda: time.monotonic() - stopped > 4, message="twice the limit")
+            program.send_signal(signal.SIGCONT)
+            went_on = time.monotonic()
+            poll(lambda: program.poll() is not None or time.monotonic() - went_on > 2, message="it goes on")
+            assert program.poll() is None
+            program.stdin.write("\n")
+            program.stdin.flush()
+            assert program.wait(10) == 70
+            said = program.stdout.read()
+            assert said.index("a thread goes round no more") < said.index("asked to end")
+            assert said.index("asked to end") < said.index("its orderly end takes too long")
+        finally:
+            program.kill()

@@ -1,0 +1,51 @@
+"""Task types that harm the worker process from within, as only a bug could."""
+
+import asyncio
+import ctypes
+import os
+import threading
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from sytq import AsyncContext, Backoff, Context, task
+
+TWICE = Backoff(first="100ms", factor=1, max_attempts=10, jitter=0)
+
+
+class Harm(BaseModel):
+    journal: str
+    name: str = "-"
+    seconds: float = 0.0
+
+
+def note(harm: Harm, word: str) -> None:
+    with Path(harm.journal).open("a") as file:
+        file.write(f"{word} {harm.name} {os.getpid()}\n")
+
+
+@task("end-thread", payload=Harm, queue="harm", retry=TWICE)
+def end_thread(ctx: Context, harm: Harm) -> None:
+    """Make the thread of that name or class (or the consumer of that queue) end without a word; once."""
+    if ctx.attempt > 1:
+        return
+    for thread in threading.enumerate():
+        names = (thread.name, type(thread).__name__, getattr(thread, "queue_name", None))
+        if harm.name in names and thread is not threading.current_thread():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+            note(harm, "harmed")
+            return
+
+
+@task("steady", payload=Harm, queue="steady", retry=TWICE)
+async def steady(ctx: AsyncContext, harm: Harm) -> str:
+    note(harm, "start")
+    await asyncio.sleep(harm.seconds)
+    note(harm, "end")
+    return "done"
+
+
+@task("blocking", payload=Harm, queue="steady", retry=TWICE)
+async def blocking(ctx: AsyncContext, harm: Harm) -> None:
+    time.sleep(harm.seconds)

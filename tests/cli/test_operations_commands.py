@@ -1,0 +1,291 @@
+"""`sytq tasks|queues|dead|types` as a person or a script runs them: real processes, a real worker."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import functools
+import getpass
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import free_port, poll
+from tests.workers import Installation
+
+ROOT = Path(__file__).parents[2]
+
+#: Starting Python and importing sytq takes most of a command's time, so one process runs the commands of this file one
+#: after the other, each as `sytq` would: its own arguments, environment and exit status.
+SHELL = """
+import contextlib, io, json, os, sys
+from sytq.cli import main
+for line in sys.stdin.buffer:
+    arguments, environ = json.loads(line)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.argv = ["sytq", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code or 0
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    stdout: str
+    stderr: str
+
+
+class Shell:
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SHELL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+
+    def run(self, arguments: Sequence[str], environ: dict[str, str]) -> tuple[int, Done]:
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps([arguments, environ]), file=self.process.stdin, flush=True)
+        status, stdout, stderr = json.loads(self.process.stdout.readline())
+        return status, Done(stdout, stderr)
+
+
+@functools.cache
+def shell() -> Shell:
+    return Shell()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended_afterwards() -> Iterator[None]:
+    yield
+    shell().process.kill()
+    shell().process.communicate()
+    shell.cache_clear()
+
+
+def run(installation: Installation, *arguments: str, status: int = 0) -> Done:
+    code, done = shell().run(arguments, installation.environ)
+    assert code == status, done
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def found(installation: Installation, *arguments: str) -> Any:
+    return json.loads(run(installation, *arguments, "--json").stdout)
+
+
+def payload(installation: Installation, name: str, seconds: float = 0.0) -> str:
+    return json.dumps({"journal": str(installation.journal), "name": name, "seconds": seconds})
+
+
+@pytest.fixture
+def on_mysql(tmp_path: Path, mysql_url: str, redis_url: str) -> Iterator[Installation]:
+    made = Installation(tmp_path, mysql_url, redis_url)
+    yield made
+    made.close()
+
+
+def test_a_task_is_submitted_shown_and_listed(on_mysql: Installation) -> None:
+    on_mysql.start_worker()
+    submit = [sys.executable, "-m", "sytq.cli", "tasks", "submit", "stepwise", "-", "--priority", "high"]
+    body = payload(on_mysql, "st\u00e4p\x1b[31m").encode()
+    done = subprocess.run(submit, env=on_mysql.environ, input=body, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    task = done.stdout.decode().strip()
+    on_mysql.wait_state(task, "succeeded")
+    poll(lambda: len(on_mysql.runtime.ledger.attempts(task)) == 1)
+    shown = found(on_mysql, "tasks", "show", task)
+    assert (shown["state"], shown["queue"], shown["priority"]) == ("succeeded", "gentle", "high")
+    assert shown["payload"]["name"] == "st\u00e4p\x1b[31m" and shown["result"] == {"done": ["one", "two", "three"]}
+    assert [step["value"] for step in shown["steps"]] == ["one", "two", "three"]
+    assert [attempt["outcome"] for attempt in shown["attempts_made"]] == ["succeeded"]
+    text = run(on_mysql, "tasks", "show", task).stdout
+    *_, timeline = text.partition("\n\n")
+    words = ("accepted", "attempt 1 started on", "step one started", "step one done", "step three done", "succeeded")
+    assert [line.split("Z  ")[0] for line in timeline.splitlines()] == sorted(
+        line.split("Z  ")[0] for line in timeline.splitlines()
+    )
+    assert all(word in timeline for word in words)
+    assert "st\u00e4p" in text and "\x1b" not in text
+    assert "st\u00e4p" not in run(on_mysql, "tasks", "show", task, "--no-payload").stdout
+    hidden = found(on_mysql, "tasks", "show", task, "--no-payload")
+    assert "payload" not in hidden and "result" not in hidden and "value" not in hidden["steps"][0]
+    assert [entry["id"] for entry in found(on_mysql, "tasks", "list", "--type", "stepwise")["tasks"]] == [task]
+    assert found(on_mysql, "tasks", "count", "--type", "stepwise")["types"]["stepwise"]["succeeded"] == 1
+
+
+def test_a_long_list_is_read_page_by_page(installation: Installation) -> None:
+    tasks = [installation.submit("plain", f"t{n}") for n in range(3)]
+    first = run(installation, "tasks", "list", "-s", "queued", "-s", "dead", "-q", "plain", "-n", "2")
+    header, *rows = first.stdout.splitlines()
+    assert header.split() == ["id", "type", "queue", "state", "attempts", "age", "error"]
+    assert [row.split()[:4] for row in rows] == [[task, "plain", "plain", "queued"] for task in tasks[:0:-1]]
+    cursor = first.stderr.removeprefix("There are more: --after ").strip()
+    rest = found(installation, "tasks", "list", "-s", "queued", "-n", "2", "--after", cursor)
+    assert [entry["id"] for entry in rest["tasks"]] == [tasks[0]] and rest["next"] is None
+    counted = run(installation, "tasks", "count").stdout.splitlines()
+    assert counted[0].split() == [
+        "type",
+        "queued",
+        "scheduled",
+        "running",
+        "retrying",
+        "succeeded",
+        "dead",
+        "cancelled",
+    ]
+    assert ["plain", "3"] in [line.split() for line in counted]
+
+
+def test_a_task_is_scheduled_rescheduled_and_cancelled(installation: Installation) -> None:
+    at = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=3)).isoformat(timespec="seconds")
+    submit = ("tasks", "submit", "plain", payload(installation, "a"), "--at")
+    near, far = (run(installation, *submit, when).stdout.strip() for when in ("90m", at))
+    delayed = found(installation, "queues", "delayed")["tasks"]
+    assert [entry["id"] for entry in delayed] == [near, far]
+    assert dt.datetime.fromisoformat(delayed[1]["due"]) == dt.datetime.fromisoformat(at)
+    assert "runs at" in run(installation, "tasks", "reschedule", far, "1h").stdout
+    assert [entry["id"] for entry in found(installation, "queues", "delayed", "-n", "1")["tasks"]] == [far]
+    installation.start_worker()
+    run(installation, "tasks", "reschedule", far, "now")
+    installation.wait_state(far, "succeeded")
+    assert "it is succeeded" in run(installation, "tasks", "reschedule", far, "now", status=1).stderr
+    run(installation, "tasks", "cancel", near, "--why", "not needed")
+    assert installation.wait_state(near, "cancelled").error == f"cancelled by {getpass.getuser()}: not needed"
+    assert "has ended" in run(installation, "tasks", "cancel", near, status=1).stderr
+
+
+def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
+    installation.environ["SYTQ_QUEUES__PLAIN"] = '{"limit": 1, "rate": "100/s"}'
+    installation.start_worker()
+    task = installation.submit("plain", "a", seconds=60)
+    installation.wait_note("start a")
+    waiting = installation.submit("plain", "b")
+    (entry,) = found(installation, "queues", "running")["tasks"]
+    assert (entry["id"], entry["type"], entry["attempts"], entry["cancelled_by"]) == (task, "plain", 1, None)
+    (queue,) = [entry for entry in found(installation, "queues", "list") if entry["queue"] == "plain"]
+    assert (queue["limit"], queue["rate"], queue["delayed"], queue["set_aside"]) == (1, "100/1s", 0, 0)
+    (level,) = [entry for entry in queue["priorities"] if entry["priority"] == "normal"]
+    assert (level["waiting"], level["running"]) == (1, 1) and level["oldest_seconds"] >= 0
+    lines = [line.split() for line in run(installation, "queues", "list").stdout.splitlines()]
+    assert ["plain", "urgent", "0", "0", "1", "100/1s"] in lines
+    assert ["normal", "1", "1"] in [line[:3] for line in lines]
+    assert "next step" in run(installation, "tasks", "cancel", task, "--why", "a mistake").stdout
+    asked = f"(to be cancelled, by {getpass.getuser()}: a mistake)"
+    assert asked in run(installation, "queues", "running", "-q", "plain").stdout
+    assert asked in run(installation, "tasks", "show", task).stdout
+    assert found(installation, "tasks", "show", waiting)["state"] == "queued"
+
+
+def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None:
+    assert "plain is paused" in run(installation, "types", "pause", "plain", "--why", "the target moves").stdout
+    installation.start_worker()
+    task = installation.submit("plain", "a")
+    poll(lambda: installation.runtime.inspection.parked()["plain"] == 1, message="a worker met it")
+    (entry,) = found(installation, "types", "list", "--paused")
+    assert (entry["type"], entry["queue"], entry["max_attempts"]) == ("plain", "plain", 3)
+    assert (entry["paused"]["by"], entry["paused"]["why"]) == (getpass.getuser(), "the target moves")
+    everything = run(installation, "types", "list").stdout
+    assert f"by {getpass.getuser()}: the target moves" in everything and "\nwebhook " in everything
+    assert "set aside: its type is paused" in run(installation, "tasks", "show", task).stdout
+    run(installation, "types", "resume", "plain")
+    installation.wait_state(task, "succeeded")
+    assert found(installation, "types", "list", "--paused") == []
+
+
+def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) -> None:
+    installation.start_worker()
+    hopeless = [installation.submit("hopeless", f"h{n}") for n in range(3)]
+    failing = installation.submit("failing", "odd one")
+    for task in (*hopeless, failing):
+        installation.wait_state(task, "dead")
+    listed = run(installation, "dead", "list").stdout.splitlines()
+    assert listed[1].split()[:3] == [failing, "failing", "3"] and listed[1].endswith(
+        "odd one fails (failed after 3 attempts)"
+    )
+    assert [entry["id"] for entry in found(installation, "dead", "list", "--error", "odd ONE")["tasks"]] == [failing]
+    assert found(installation, "dead", "list", "--before", "1h")["tasks"] == []
+    assert found(installation, "dead", "show", failing)["attempts"] == 3
+    # Nobody replays or deletes everything by leaving something out.
+    for command in (("dead", "replay"), ("dead", "delete"), ("dead", "delete", "--all", "--type", "hopeless")):
+        assert "--all or some of --id, --type" in run(installation, *command, status=2).stderr
+    assert run(installation, "dead", "delete", "--all", "--dry-run").stdout == "4 would be deleted\n"
+    assert (
+        "no dead task 'nosuch'"
+        in run(installation, "dead", "delete", "--id", failing, "--id", "nosuch", status=1).stderr
+    )
+    assert run(installation, "dead", "replay", "--id", failing, "--since", "1h").stdout == "1 replayed\n"
+    poll(lambda: installation.notes()["start odd"] == 6, message="all its attempts again")
+    assert found(installation, "dead", "delete", "--type", "hopeless") == {
+        "matched": 3, "deleted": 3, "dry_run": False,
+    }  # fmt: skip
+    installation.wait_state(failing, "dead")
+    assert [entry["id"] for entry in found(installation, "dead", "list")["tasks"]] == [failing]
+
+
+def test_unreadable_messages_are_shown_with_their_bytes(installation: Installation) -> None:
+    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    junk = b"\xff\x1b[31m nothing"
+    redis.ask("XADD", keys.stream("plain", "normal"), "*", "id", "x", "message", junk)
+    installation.start_worker()
+    poll(lambda: installation.runtime.inspection.unreadable().items, message="it is set aside")
+    (message,) = found(installation, "dead", "unreadable")["messages"]
+    assert base64.b64decode(message["raw_base64"]) == junk
+    shown = run(installation, "dead", "unreadable").stdout
+    assert message["id"] in shown and "\\xff\\x1b[31m nothing" in shown
+
+
+def test_a_second_task_with_the_same_key_is_the_first(installation: Installation) -> None:
+    submit = ("tasks", "submit", "lonely", payload(installation, "a"))
+    first = run(installation, *submit).stdout
+    again = run(installation, *submit)
+    assert again.stdout == first and "same key" in again.stderr
+    assert found(installation, *submit) == {"id": first.strip(), "accepted": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("tasks", "list", "--state", "pending"), 2, "'pending' is not a state; valid: queued, scheduled, running"),
+        (("tasks", "list", "--queue", "nosuch"), 1, "queue: 'nosuch' is not a queue; valid: default, gentle, "),
+        (("tasks", "list", "--type", "nosuch"), 1, "type: 'nosuch' is not a task type; valid: "),
+        (("tasks", "list", "--after", "nosuch"), 1, "after: 'nosuch' is no cursor"),
+        (("tasks", "show", "nosuch"), 1, "id: there is no task 'nosuch'"),
+        (("tasks", "cancel", "nosuch"), 1, "id: there is no task 'nosuch'"),
+        (("tasks", "reschedule", "nosuch", "2026-07-01 12:00"), 2, "valid: now, a duration such as 10m"),
+        (("tasks", "submit", "plain", "{}"), 1, "journal: Field required"),
+        (("tasks", "submit", "plain", '{"a": 1, "a": 2}'), 1, "a: the key stands twice"),
+        (("tasks", "submit", "plain", "{}", "--priority", "top"), 2, "valid: urgent, high, normal, low"),
+        (("types", "pause", "nosuch", "--why", "x"), 1, "type: 'nosuch' is not a task type; valid: "),
+        (("dead", "list", "--since", "yesterday"), 2, "'yesterday' is not valid; valid: now, a duration"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_with_what_can(
+    installation: Installation, arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    done = run(installation, *arguments, status=status)
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert words in last and (status == 2 or done.stderr.count("\n") == 1)
+
+
+def test_without_redis_tasks_are_shown_by_the_ledger_and_submitted(tmp_path: Path, redis_url: str) -> None:
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
+    task = made.submit("plain", "a")
+    made.environ["SYTQ_REDIS__URL"] = f"redis://127.0.0.1:{free_port()}/0"
+    listed = run(made, "tasks", "list", "--json")
+    assert json.loads(listed.stdout)["tasks"][0]["id"] == task and "Redis does not answer" in listed.stderr
+    second = run(made, "tasks", "submit", "plain", payload(made, "b"))
+    assert second.stdout == f"{made.runtime.ledger.get(second.stdout.strip()).id}\n"  # and nothing else there
+    assert "sytq: Redis does not answer" in run(made, "queues", "list", status=1).stderr
+    made.close()

@@ -1,0 +1,190 @@
+"""P2, P3, P6: the network between a worker and Redis breaks, and heals."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.proxy import LostReplies, Proxy
+from tests.servers import RedisServer, poll
+from tests.workers import Installation, WorkerProcess
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    made = Proxy(redis_server.port)
+    yield made
+    made.close()
+
+
+def remote_worker(installation: Installation, proxy: Proxy, **settings: str) -> WorkerProcess:
+    """A worker that reaches Redis through the proxy, and has used each script."""
+    worker = installation.start_worker(**{"SYTQ_REDIS__URL": proxy.url} | settings)
+    installation.wait_state(installation.submit("plain", "warm"), "succeeded")
+    return worker
+
+
+def lose(installation: Installation, proxy: Proxy, script: str, times: int = 1) -> LostReplies:
+    redis = installation.runtime.redis
+    redis.ask("SCRIPT", "LOAD", redis._scripts[script])  # or it is the answer NOSCRIPT that is lost
+    return proxy.lose_replies(redis._digests[script].encode(), times)
+
+
+def assert_nothing_is_left(installation: Installation) -> None:
+    """No message and no pending entry stays in the streams."""
+    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    streams = [stream for declared in installation.runtime.registry for stream in keys.streams(declared.queue)]
+    poll(lambda: sum(redis.ask("XLEN", stream) for stream in streams) == 0, message="the streams empty")
+    assert sum(depth.running for depth in installation.runtime.inspection.queues()) == 0
+
+
+def assert_ran_once(installation: Installation, tasks: dict[str, str]) -> None:
+    """Each of the tasks (name -> id) started once, at its first attempt, and succeeded."""
+    for name, task in tasks.items():
+        assert installation.wait_state(task, "succeeded").attempts == 1
+        assert (installation.notes()[f"start {name}"], installation.notes()[f"end {name}"]) == (1, 1)
+
+
+def test_p2_tasks_that_end_during_a_network_cut_end_once(installation: Installation, proxy: Proxy) -> None:
+    worker = remote_worker(installation, proxy)
+    tasks = {kind: installation.submit(kind, kind, seconds=1) for kind in ("plain", "gentle")}
+    for name in tasks:
+        installation.wait_note(f"start {name}")
+    proxy.cut()
+    tasks["meanwhile"] = installation.submit("plain", "meanwhile")
+    for name in ("plain", "gentle"):
+        installation.wait_note(f"end {name}")
+    poll(lambda: "acknowledgements wait for Redis" in worker.text(), message="the outcomes wait")
+    assert installation.row(tasks["plain"]).state == "running"
+    proxy.heal()
+    assert_ran_once(installation, tasks)
+    assert worker.alive
+    assert_nothing_is_left(installation)
+
+
+def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
+    installation: Installation, proxy: Proxy
+) -> None:
+    soon = {"SYTQ_WORKER__LIVENESS": "2s", "SYTQ_WORKER__HEARTBEAT": "500ms"}
+    cut_off = remote_worker(installation, proxy, **soon)
+    tasks = {kind: installation.submit(kind, kind, seconds=5) for kind in ("plain", "gentle")}
+    for name in tasks:
+        installation.wait_note(f"start {name}")
+    installation.start_worker(**soon)
+    proxy.cut()
+    cut = time.monotonic()
+    for name in tasks:
+        installation.wait_note(f"start {name}", times=2)
+    assert time.monotonic() - cut < 4
+    for name in tasks:
+        installation.wait_note(f"end {name}")
+    proxy.heal()  # both runs of each task are under way or at their end
+    poll(lambda: cut_off.text().count("belongs to another start") == 2, message="both outcomes are refused")
+    for task in tasks.values():
+        row = installation.wait_state(task, "succeeded")
+        lost, last = installation.runtime.ledger.attempts(task)
+        assert (lost.outcome, last.outcome, last.token, row.attempts) == ("lost", "succeeded", row.token, 2)
+        assert row.worker == last.worker != lost.worker
+    assert_nothing_is_left(installation)
+    assert cut_off.alive
+
+
+def test_p2_tasks_whose_fetch_reply_was_lost_run_soon_on_the_same_worker(
+    installation: Installation, proxy: Proxy
+) -> None:
+    # Four times: the client's own repetitions meet the fault too.
+    worker = remote_worker(installation, proxy)
+    replies = lose(installation, proxy, "fetch", times=4)
+    submitted = time.monotonic()
+    tasks = {f"{kind}-{n}": installation.submit(kind, f"{kind}-{n}") for kind in ("plain", "gentle") for n in range(3)}
+    for name in tasks:
+        installation.wait_note(f"end {name}")
+    assert time.monotonic() - submitted < 3  # and not after a liveness limit: the worker lives
+    assert replies.done
+    for name, task in tasks.items():
+        installation.wait_state(task, "succeeded")
+        assert installation.notes()[f"start {name}"] == 1
+    assert worker.alive
+    assert_nothing_is_left(installation)
+
+
+@pytest.mark.parametrize("times", [1, 4], ids=["bridged by the client", "and its repetitions"])
+def test_p2_a_lost_reply_of_an_acknowledgement_runs_nothing_again(
+    installation: Installation, proxy: Proxy, times: int
+) -> None:
+    worker = remote_worker(installation, proxy)
+    tasks = {kind: installation.submit(kind, kind, seconds=0.5) for kind in ("plain", "gentle")}
+    for name in tasks:
+        installation.wait_note(f"start {name}")
+    replies = lose(installation, proxy, "settle", times)
+    assert_ran_once(installation, tasks)
+    assert replies.done
+    failing = installation.submit("failing", "f")
+    lose(installation, proxy, "settle", times)
+    assert installation.wait_state(failing, "dead").attempts == 3  # each retry is entered once
+    installation.wait_note("dead-3 f")
+    assert installation.notes()["start f"] == 3
+    assert_nothing_is_left(installation)
+    assert worker.alive
+
+
+def test_p2_a_lost_reply_of_promotion_starts_a_delayed_task_once(installation: Installation, proxy: Proxy) -> None:
+    remote_worker(installation, proxy)
+    replies = lose(installation, proxy, "promote", times=4)
+    at = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
+    tasks = {"late": installation.submit("plain", "late", run_at=at)}
+    assert_ran_once(installation, tasks)
+    assert replies.done
+
+
+def test_p2_a_worker_on_a_frozen_connection_recovers_by_its_own_time_limits(
+    installation: Installation, proxy: Proxy
+) -> None:
+    worker = remote_worker(installation, proxy)
+    tasks = {kind: installation.submit(kind, kind, seconds=1) for kind in ("plain", "gentle")}
+    for name in tasks:
+        installation.wait_note(f"start {name}")
+    proxy.freeze()
+    tasks["meanwhile"] = installation.submit("plain", "meanwhile")
+    poll(lambda: "fetch waits for Redis" in worker.text(), timeout=25, message="the fetch gives up")
+    poll(lambda: "acknowledgements wait for Redis" in worker.text(), timeout=25, message="so do the outcomes")
+    proxy.heal()  # what was held arrives late, from connections that nobody listens on
+    assert_ran_once(installation, tasks)
+    assert_nothing_is_left(installation)
+    assert worker.alive
+
+
+def test_p2_a_slow_network_only_delays(installation: Installation, proxy: Proxy) -> None:
+    worker = remote_worker(installation, proxy)
+    proxy.slow(0.15)
+    names = [f"{kind}-{n}" for kind in ("plain", "gentle") for n in range(10)]
+    assert_ran_once(installation, {name: installation.submit(name.split("-")[0], name) for name in names})
+    assert "Redis" not in worker.text().partition("worker started")[2]
+
+
+@pytest.mark.parametrize("times", [1, 4], ids=["bridged by the client", "and its repetitions"])
+def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twice(
+    tmp_path: Path, own_redis: RedisServer, times: int
+) -> None:
+    proxy = Proxy(own_redis.port)
+    installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
+    try:
+        worker = remote_worker(installation, proxy)
+        tasks = {kind: installation.submit(kind, kind, seconds=5) for kind in ("plain", "gentle")}
+        for name in tasks:
+            installation.wait_note(f"start {name}")
+        replies = lose(installation, proxy, "adopt", times)
+        with own_redis.client() as client:
+            client.flushdb()
+        assert_ran_once(installation, tasks)
+        assert replies.done
+        assert "belongs to another start" not in worker.text()
+    finally:
+        installation.close()
+        proxy.close()

@@ -1,0 +1,167 @@
+"""P2: Redis restarts, fails over, is full or does not know the scripts; accepted tasks go on without help."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.proxy import Proxy
+from tests.servers import RedisServer, poll
+from tests.workers import Installation, WorkerProcess
+
+pytestmark = pytest.mark.faults
+
+SOON = {"SYTQ_WORKER__LIVENESS": "2s", "SYTQ_WORKER__HEARTBEAT": "500ms"}
+WITHOUT_FILE = ("--appendonly", "no")
+
+
+@pytest.fixture
+def breakable(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
+    yield made
+    made.close()
+
+
+class Load:
+    """Tasks in every state at the moment of the fault: running in both lanes, waiting, delayed, about to fail."""
+
+    def __init__(self, installation: Installation, seconds: float) -> None:
+        self._on = installation
+        self.worker = installation.start_worker(threads=2)
+        self.running = {kind: installation.submit(kind, kind, seconds=seconds) for kind in ("plain", "gentle")}
+        for name in self.running:
+            installation.wait_note(f"start {name}")
+        self.others = {f"w{n}": installation.submit("plain", f"w{n}", seconds=0.2) for n in range(10)}
+        installation.wait_note("start w0")
+        later = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=2)
+        self.others["delayed"] = installation.submit("plain", "delayed", run_at=later)
+        self.failing = installation.submit("failing", "failing")
+
+    def assert_goes_on(self) -> None:
+        """All of it ends as if nothing had been; and the worker still takes new work."""
+        for name, task in (self.running | self.others).items():
+            row = self._on.wait_state(task, "succeeded", timeout=20)
+            assert (name, row.attempts, self._on.notes()[f"end {name}"]) == (name, 1, 1)
+        self._on.wait_state(self.failing, "dead", timeout=20)
+        assert_consumes(self._on, self.worker)
+        for surprise in ("Exception in thread", "unexpected error", "loop failed"):
+            assert surprise not in self.worker.text()
+
+
+def assert_consumes(installation: Installation, worker: WorkerProcess) -> None:
+    """The worker's process is the same, and each of its queues and lanes takes new work."""
+    assert worker.alive
+    assert worker.text().count("worker started") == 1
+    for kind in ("plain", "gentle"):
+        installation.wait_state(installation.submit(kind, "afterwards"), "succeeded")
+
+
+@pytest.mark.parametrize("options", [(), WITHOUT_FILE], ids=["with its file", "emptied"])
+def test_p2_redis_is_restarted_under_load(
+    breakable: Installation, own_redis: RedisServer, options: tuple[str, ...]
+) -> None:
+    own_redis.stop()
+    own_redis.options = options
+    own_redis.start()
+    load = Load(breakable, seconds=2)
+    own_redis.stop()
+    poll(lambda: "fetch waits for Redis" in load.worker.text(), message="the worker notices")
+    own_redis.start()
+    load.assert_goes_on()
+
+
+def test_p2_redis_forgets_the_scripts(breakable: Installation, own_redis: RedisServer) -> None:
+    load = Load(breakable, seconds=1)
+    with own_redis.client() as client:
+        for _ in range(5):
+            client.script_flush()
+    load.assert_goes_on()
+    assert "waits for Redis" not in load.worker.text()  # nobody notices: they are sent again
+
+
+def test_p2_redis_is_still_loading_its_data(breakable: Installation, own_redis: RedisServer) -> None:
+    load = Load(breakable, seconds=2)
+    with own_redis.client() as client:
+        client.mset({f"ballast-{n}": "x" * 100 for n in range(2000)})
+        client.bgrewriteaof()
+        poll(lambda: not client.info("persistence")["aof_rewrite_in_progress"], message="the file is rewritten")
+    own_redis.stop()
+    # A millisecond a key, so that this little takes two seconds; and an answer now and then, as a large file allows.
+    own_redis.options = ("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+    own_redis.start()
+    assert "loading the dataset" in load.worker.text()
+    load.assert_goes_on()
+
+
+def test_p2_redis_fails_over_to_an_empty_replica(breakable: Installation, own_redis: RedisServer) -> None:
+    load = Load(breakable, seconds=3)
+    empty = RedisServer()
+    empty.start()
+    try:
+        with own_redis.client() as client:
+            client.replicaof("127.0.0.1", str(empty.port))
+            poll(lambda: client.info("replication")["master_link_status"] == "up", message="it has become a replica")
+            poll(lambda: "read only replica" in load.worker.text(), message="the worker is refused")
+            late = breakable.submit("plain", "late")
+            assert breakable.row(late).state == "queued"
+            client.replicaof("NO", "ONE")
+        load.others["late"] = late
+        load.assert_goes_on()
+    finally:
+        empty.remove()
+
+
+def test_p2_redis_is_full_and_then_not(breakable: Installation, own_redis: RedisServer) -> None:
+    load = Load(breakable, seconds=1)
+    with own_redis.client() as client:
+        client.config_set("maxmemory", 1)
+        late = breakable.submit("plain", "late")
+        poll(lambda: "maxmemory" in load.worker.text(), message="the worker is refused")
+        # What was finished meanwhile is acknowledged all the same: that makes room rather than taking it.
+        for name in load.running:
+            breakable.wait_note(f"end {name}")
+        live = breakable.runtime.inspection.live
+        poll(
+            lambda: {one.state for one in live(list(load.running.values())).values()} == {"succeeded"},
+            message=lambda: f"the outcomes are taken: {live(list(load.running.values()))}",
+        )
+        client.config_set("maxmemory", 0)
+    load.others["late"] = late
+    load.assert_goes_on()
+
+
+@pytest.mark.parametrize("fault", ["away", "full"])
+def test_p2_an_outage_beyond_the_liveness_limit_makes_no_living_worker_a_dead_one(
+    breakable: Installation, own_redis: RedisServer, fault: str
+) -> None:
+    proxy = Proxy(own_redis.port)
+    busy = breakable.start_worker(SYTQ_REDIS__URL=proxy.url, **SOON)
+    tasks = {kind: breakable.submit(kind, kind, seconds=7) for kind in ("plain", "gentle")}
+    for name in tasks:
+        breakable.wait_note(f"start {name}")
+    idle = breakable.start_worker(**SOON)
+    with own_redis.client() as client:
+        if fault == "away":
+            own_redis.stop()
+        else:
+            client.config_set("maxmemory", 1)
+        poll(lambda: "waits for Redis" in idle.text(), message="it notices")
+        noticed = time.monotonic()
+        poll(lambda: time.monotonic() - noticed > 3, message="longer than the liveness limit")
+        proxy.cut()  # so that the idle worker comes back first
+        if fault == "away":
+            own_redis.start()
+        else:
+            client.config_set("maxmemory", 0)
+        breakable.wait_state(breakable.submit("plain", "new"), "succeeded")
+        proxy.heal()
+    for name, task in tasks.items():
+        row = breakable.wait_state(task, "succeeded")
+        assert (name, row.attempts, breakable.notes()[f"start {name}"]) == (name, 1, 1)
+    assert busy.alive
+    assert idle.alive
+    proxy.close()

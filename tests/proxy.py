@@ -1,0 +1,174 @@
+"""A TCP proxy in front of a test's Redis that breaks the network on demand.
+
+Owns the faults (cut, freeze, a lost reply, latency), on real sockets. Must not know what the bytes mean: it finds
+a request by a substring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tests.servers import free_port
+
+
+@dataclass
+class LostReplies:
+    """The replies to the next `times` requests that hold `request` vanish, and their connections with them."""
+
+    request: bytes
+    times: int
+    left: int
+    lost: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.lost == self.times
+
+
+@dataclass(eq=False)
+class _Link:
+    """One connection through the proxy."""
+
+    client: socket.socket
+    server: socket.socket
+    losing: LostReplies | None = None
+    seen: bytes = field(default=b"")
+
+    def close(self) -> None:
+        for end in (self.client, self.server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it; close() alone would not
+            end.close()
+
+
+class Proxy:
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`upstream`, faithfully until told otherwise."""
+
+    def __init__(self, upstream: int) -> None:
+        self.port = free_port()
+        self._upstream = upstream
+        self._latency = 0.0
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._lock = threading.Lock()
+        self._links: set[_Link] = set()
+        self._losses: list[LostReplies] = []
+        self._listener: socket.socket | None = None
+        self.heal()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def links(self) -> int:
+        """How many connections are open."""
+        with self._lock:
+            return len(self._links)
+
+    def heal(self) -> None:
+        """End all faults: what is held flows, new connections are accepted."""
+        self._latency = 0.0
+        self._flowing.set()
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True).start()
+
+    def cut(self) -> None:
+        """Close all connections and refuse new ones."""
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        with self._lock:
+            links, self._links = self._links, set()
+        for link in links:
+            link.close()
+
+    def freeze(self) -> None:
+        """Half-open: connections stay and new ones are accepted, but no byte passes in either direction."""
+        self._flowing.clear()
+
+    def slow(self, seconds: float) -> None:
+        """Hold everything up by this long, in each direction."""
+        self._latency = seconds
+
+    def lose_replies(self, request: bytes, times: int = 1) -> LostReplies:
+        """Let the next requests that hold `request` through, and lose their replies and connections."""
+        losing = LostReplies(request, times, left=times)
+        with self._lock:
+            self._losses.append(losing)
+        return losing
+
+    def close(self) -> None:
+        """End it."""
+        self.cut()
+        self._flowing.set()
+
+    # -- what the threads do
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._upstream), timeout=5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            link = _Link(client, server)
+            with self._lock:
+                self._links.add(link)
+            if listener is not self._listener:  # cut meanwhile
+                self._drop(link)
+                return
+            for pump in (self._requests, self._replies):
+                threading.Thread(target=pump, args=(link,), name="proxy-link", daemon=True).start()
+
+    def _requests(self, link: _Link) -> None:
+        with contextlib.suppress(OSError):
+            while data := link.client.recv(1 << 16):
+                self._hold_up()
+                link.losing = link.losing or self._to_lose(link, data)
+                link.server.sendall(data)
+        self._drop(link)
+
+    def _replies(self, link: _Link) -> None:
+        with contextlib.suppress(OSError):
+            while data := link.server.recv(1 << 16):
+                self._hold_up()
+                if link.losing:
+                    link.losing.lost += 1  # the server has done what it was asked, and nobody hears of it
+                    break
+                link.client.sendall(data)
+        self._drop(link)
+
+    def _hold_up(self) -> None:
+        if self._latency:
+            time.sleep(self._latency)
+        self._flowing.wait()
+
+    def _to_lose(self, link: _Link, data: bytes) -> LostReplies | None:
+        link.seen = (link.seen + data)[-(len(data) + 200) :]  # a request may come in pieces
+        with self._lock:
+            for losing in self._losses:
+                if losing.request in link.seen:
+                    link.seen = b""
+                    losing.left -= 1
+                    if not losing.left:
+                        self._losses.remove(losing)
+                    return losing
+        return None
+
+    def _drop(self, link: _Link) -> None:
+        with self._lock:
+            self._links.discard(link)
+        link.close()
