@@ -187,7 +187,11 @@ class Context(_Core):
 class AsyncContext(_Core):
     """The context of an async function: as `Context`, with `await`."""
 
-    deadline: asyncio.Timeout | None = None  # of this run, set by whoever runs it
+    def __init__(
+        self, services: Services, declared: TaskType, delivery: Delivery, deadline: asyncio.Timeout | None = None
+    ) -> None:
+        super().__init__(services, declared, delivery)
+        self._deadline = deadline
 
     @property
     def http(self) -> Client:
@@ -223,8 +227,8 @@ class AsyncContext(_Core):
                 return value
             except DatabaseUnavailable as error:
                 self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                if self.deadline is not None:  # the time that this waiting takes is not the task's
-                    self.deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
+                if self._deadline is not None:  # the time that this waiting takes is not the task's
+                    self._deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
                 await asyncio.sleep(_PATIENCE)
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:

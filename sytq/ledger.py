@@ -47,6 +47,7 @@ class NewTask:
     owner: str | None = None
     parent: str | None = None
     unique_key: str | None = None
+    retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
     made: float = field(default_factory=time.monotonic, compare=False)
 
 
@@ -363,7 +364,7 @@ class Ledger:
 
 
 def _plain(value: Any) -> Any:
-    return value.isoformat(" ") if isinstance(value, dt.datetime) else value
+    return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
 
 
 def _chunks(changes: list[Change]) -> Iterable[list[Change]]:

@@ -195,10 +195,9 @@ class _Crew:
         async def run(delivery: Delivery) -> None:
             assert self._services is not None
             payload = declared.parse(delivery.payload)
-            context = AsyncContext(self._services, declared, delivery)
             try:
                 async with asyncio.timeout(declared.seconds) as deadline:
-                    context.deadline = deadline
+                    context = AsyncContext(self._services, declared, delivery, deadline)
                     delivery.result = await declared.function(context, payload)
             except TimeoutError:
                 if deadline.expired():

@@ -130,6 +130,7 @@ class Submitter:
             due_ms=int(run_at.replace(tzinfo=dt.UTC).timestamp() * 1000) if run_at else 0,
             attempts=0 if isinstance(task, NewTask) else task.attempts,
             token=0 if isinstance(task, NewTask) else task.token,
+            retry_delay=task.retry_delay if isinstance(task, NewTask) else None,
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )
 

@@ -40,16 +40,20 @@ class Envelope:
     due_ms: int = 0
     attempts: int = 0
     max_attempts: int = 0
+    retry_delay: float | None = None  # seconds, in place of the type's
     token: int = 0  # of its latest start, which a new one must be above
 
     def message(self) -> str:
         """The Dramatiq message, as it stands in the stream."""
         # Put together as text: the payload is JSON already.
+        options: dict[str, Any] = {"priority": self.priority}
+        if self.retry_delay is not None:
+            options["retry_delay"] = self.retry_delay
         head = {
             "queue_name": self.queue,
             "actor_name": self.type,
             "kwargs": {},
-            "options": {"priority": self.priority},
+            "options": options,
         }
         tail = {"message_id": self.id, "message_timestamp": self.created_ms}
         return f'{json.dumps(head)[:-1]}, "args": [{self.payload}], {json.dumps(tail)[1:]}'

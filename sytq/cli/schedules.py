@@ -6,7 +6,6 @@ Owns the words and the table. Ticks are sytq.schedule, what is noted is sytq.tim
 from __future__ import annotations
 
 import datetime as dt
-import getpass
 import json
 from typing import Annotated, Any
 
@@ -14,15 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sytq.config import load
+from sytq.cli.given import File, open_runtime, person
 from sytq.errors import InvalidInput
-from sytq.runtime import Runtime, build
+from sytq.runtime import Runtime
 
 app = typer.Typer(help="List, pause, resume and trigger schedules.", no_args_is_help=True)
 
-File = Annotated[
-    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
-]
 Name = Annotated[str, typer.Argument(help="The schedule's name.")]
 
 
@@ -33,7 +29,7 @@ def list_(
     count: Annotated[int, typer.Option("--next", min=1, max=100, help="How many next runs to show.")] = 1,
 ) -> None:
     """Show every schedule with its last and next runs."""
-    parts = build(load(file))
+    parts = open_runtime(file)
     now = dt.datetime.now(dt.UTC)
     rows = parts.timetable.rows()
     found: list[dict[str, Any]] = []
@@ -69,7 +65,7 @@ def pause(
 ) -> None:
     """Stop submitting a schedule until `resume`; what is due meanwhile counts as missed."""
     parts = _with(name, file)
-    parts.timetable.pause(name, dt.datetime.now(dt.UTC), by=getpass.getuser(), why=why)
+    parts.timetable.pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
     typer.echo(f"{name} is paused")
 
 
@@ -91,7 +87,7 @@ def trigger(name: Name, file: File = None) -> None:
 
 
 def _with(name: str, file: str | None) -> Runtime:
-    parts = build(load(file))
+    parts = open_runtime(file)
     if name not in parts.registry.schedules:
         valid = ", ".join(sorted(parts.registry.schedules)) or "none is declared"
         raise InvalidInput("name", f"'{name}' is not a schedule; valid: {valid}")

@@ -183,7 +183,8 @@ class StreamLoop(Loop):
         settings = self._settings
         payload = message.fields if settings.payload is None else _fill(settings.payload, message.fields)
         task = self._submitter.prepare(settings.type, payload, id=message_task_id(settings.stream, message.id))
-        return dataclasses.replace(task, max_attempts=max(1, settings.max_retries + 1 - message.retry))
+        attempts = max(1, settings.max_retries + 1 - message.retry)
+        return dataclasses.replace(task, max_attempts=attempts, retry_delay=settings.retry_delay)
 
     def _accept(self, tasks: Mapping[bytes, NewTask], new: dict[bytes, tuple[_Held, NewTask]]) -> None:
         """Submit tasks; one that cannot be stored must not hold up the others and leaves `new`."""

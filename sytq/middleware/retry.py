@@ -111,6 +111,8 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         policy = dataclasses.replace(policy, max_attempts=run.max_attempts)
     counts = not isinstance(error, DatabaseUnavailable | RedisUnavailable)
     delay = policy.delay(run.attempts) if counts else _STORE_AWAY
+    if counts and "retry_delay" in run.options:
+        delay = run.options["retry_delay"]
     if isinstance(error, Retry):
         counts = error.counts
         if error.after is not None:

@@ -21,7 +21,8 @@ SQLITE = {
     "step": "TEXT",
     "text": "TEXT",
     "time": "TEXT",
-    "now": "TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now'))",
+    # Six digits, as all times are written: they are compared as text.
+    "now": "TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now'))",
     "table": "",
     "touched": "TIMESTAMP DEFAULT CURRENT_TIMESTAMP",
 }

@@ -53,8 +53,10 @@ class Bench:
             self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
         self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
 
-    def enter(self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3) -> int:
-        return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most)])
+    def enter(
+        self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3, token: int = 0
+    ) -> int:
+        return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most, token)])
 
     def fetch(
         self,
@@ -71,9 +73,11 @@ class Bench:
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
         names += [keys.queue_bell("q"), *self.streams]
         args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep)]
-        args += [f"{index}:{entry}" for index, entry in held]
+        args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, *rest = self.redis.call("fetch", names, args)
-        return {item[2].decode(): item for item in rest} if found else {}
+        items = {item[2].decode(): item for item in rest} if found else {}
+        assert not found or len(items) == len(rest), "one fetch started a task twice"
+        return items
 
     def settle(
         self,

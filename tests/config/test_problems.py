@@ -55,7 +55,7 @@ def test_one_message_lists_every_problem_a_line_each(tmp_path: Path) -> None:
         (
             {"SYTQ_WORKER__LIVENESS": "1.5s"},
             "worker.liveness: value '1.5s' is not valid: shorter",
-            "at least twice",
+            "at least three times",
         ),
         (
             {"SYTQ_REDIS__URL": "http://h"},

@@ -129,8 +129,8 @@ def test_a_message_whose_task_ended_long_ago_is_only_acknowledged(make: Make, re
 
 
 def test_messages_of_a_worker_that_stops_are_taken_over_at_once(make: Make, redis_client: redis.Redis) -> None:
-    installation = make("gentle", seconds=2, SYTQ_WORKER__LIVENESS="30s")
-    first = installation.start_worker(SYTQ_WORKER__SHUTDOWN_TIMEOUT="500ms")
+    installation = make("gentle", seconds=3, SYTQ_WORKER__LIVENESS="30s")
+    first = installation.start_worker(SYTQ_WORKER__SHUTDOWN_TIMEOUT="0s")
     producer(installation).submit_task(7, "system")
     installation.wait_note("start t7")
     assert first.terminate() == 0

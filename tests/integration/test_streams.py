@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,13 +201,15 @@ def test_a_failing_task_is_retried_and_then_its_message_is_a_dead_letter(
 def test_the_stream_says_how_often_its_messages_are_retried(
     make: Make, redis_client: redis.Redis, tmp_path: Path, max_retries: int, retry: int, attempts: int
 ) -> None:
-    installation = make(trial(tmp_path, "failing", max_retries=max_retries))
+    installation = make(trial(tmp_path, "failing", max_retries=max_retries, retry_delay="300ms"))
     installation.start_worker()
     redis_client.xadd(STREAM, {"data": json.dumps(json.loads(BYTES) | {"retry": retry})})
     wait_empty(redis_client)
     (letter,) = dead_letters(redis_client)
     assert json.loads(letter["payload"])["retry"] == retry + attempts - 1
-    assert installation.notes()["start t7"] == attempts
+    starts = [float(line.split()[2]) for line in installation.journal.read_text().splitlines() if line[:6] == "start "]
+    assert len(starts) == attempts
+    assert all(0.3 <= later - earlier < 2 for earlier, later in itertools.pairwise(starts))
 
 
 def test_what_cannot_be_parsed_is_a_dead_letter_at_once_and_disturbs_nobody(
