@@ -82,7 +82,8 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         row = rows.get(payload.id)
         if row is None or row.status == labels.completed or is_written(dead.task_id) or is_written(ctx.id):
             return
-        if UniqueKey.get_or_none(UniqueKey.unique_key == f"llm:{_unique(payload)}") is not None:
+        again = UniqueKey.unique_key == f"llm:{_unique(payload)}", UniqueKey.task_id != dead.task_id
+        if UniqueKey.get_or_none(*again) is not None:
             return  # it was submitted again meanwhile: the row is the new task's
         said = f"failed: {error}"
         rows.update(payload.id, status=labels.failed, failed_info=error, progress_info=said)

@@ -11,9 +11,7 @@ from sytq.broker.keys import Keys
 from sytq.states import STATES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "task-life.md").read_text()
-SCRIPTS = sorted(
-    path.stem for path in Path(sytq.broker.__file__).parent.glob("*.lua") if not path.name.startswith("_")
-)
+SCRIPTS = sorted(path.stem for path in Path(sytq.broker.__file__).parent.glob("*.lua") if not path.name.startswith("_"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
