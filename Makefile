@@ -32,7 +32,7 @@ demo: setup ## the same once: exit 0 when the sample valuation went through
 
 test: setup-test ## run the tests on real servers of their own
 	@tools/test-servers
-	@$(BIN)/python -m pytest -n 6 $(PYTEST)
+	@$(BIN)/python -m pytest -n 6 --dist worksteal $(PYTEST)
 
 lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/ruff check .

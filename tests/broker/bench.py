@@ -56,7 +56,9 @@ class Bench:
     def enter(
         self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3, token: int = 0
     ) -> int:
-        return self.broker.dispatch([Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most, token)])
+        return self.broker.dispatch(
+            [Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most, token=token)]
+        )
 
     def fetch(
         self,

@@ -74,7 +74,7 @@ def test_a_message_whose_worker_is_killed_is_finished_by_another_once(
     ((entry, holder),) = holders(redis_client).items()
     first.kill()
     installation.start_worker()
-    installation.wait_note("start t7", times=2, timeout=6)
+    installation.wait_note("start t7", times=2)
     assert set(holders(redis_client)) == {entry}  # pending until its work has ended
     wait_empty(redis_client)
     assert holder not in holders(redis_client).values()
