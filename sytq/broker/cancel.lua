@@ -18,6 +18,7 @@ else
   redis.call('HDEL', KEYS[7], id)
 end
 l.state, l.entry = 'cancelled', ''
+l.token = l.token + 1  -- its event shares no token with the last start's, which forget.lua may meet first
 redis.call('HSET', KEYS[1], id, pack_live(l))
 redis.call('XADD', KEYS[2], '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', ARGV[6])
 redis.call('HINCRBY', KEYS[3], l.type .. ':cancelled', 1)
