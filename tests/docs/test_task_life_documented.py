@@ -1,32 +1,78 @@
-"""docs/task-life.md names every script, every key and every state."""
+"""docs/task-life.md names every script, key and state, its diagram is of these, and its commands work."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import redis
 
 import sytq.broker
 from sytq.broker.keys import Keys
-from sytq.states import STATES
+from sytq.states import PRIORITIES, STATES, UNFINISHED
+from tests.broker.bench import Bench
+from tests.broker.model import UNKNOWN, documented_changes
 
-PAGE = (Path(__file__).parents[2] / "docs" / "task-life.md").read_text()
-SCRIPTS = sorted(path.stem for path in Path(sytq.broker.__file__).parent.glob("*.lua") if not path.name.startswith("_"))
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_is_named(script: str) -> None:
-    assert f"`{script}`" in PAGE or f"`{script}.lua`" in PAGE
-
-
-@pytest.mark.parametrize("state", STATES)
-def test_every_state_is_named(state: str) -> None:
-    assert state in PAGE
+DOCS = (Path(__file__).parents[2] / "docs/task-life.md").read_text()
+CODE = set(re.findall(r"`([^`\n]+)`", DOCS))
+SCRIPTS = {file.stem for file in Path(sytq.broker.__path__[0]).glob("[!_]*.lua")}
+COMMANDS = sorted(code for code in CODE if re.match(r"[A-Z]+( [A-Z]+)? \{sytq\}", code))
 
 
-@pytest.mark.parametrize("key", sorted(name for name in vars(Keys) if not name.startswith("_") and name != "streams"))
-def test_every_key_is_named(key: str) -> None:
-    keys = Keys("sytq")
-    value = getattr(keys, key)
-    shown = value if isinstance(value, str) else value("Q", "P") if key == "stream" else value("Q")
-    assert shown.split("}:")[1].split(":")[0] in PAGE
+def keys() -> list[str]:
+    one = Keys("sytq")
+    found = [one.stream("<queue>", "<priority>"), one.lease("<loop>")]
+    for name, made in vars(Keys).items():
+        if isinstance(made, property):
+            found.append(getattr(one, name))
+        elif name not in ("stream", "streams", "lease") and not name.startswith("_") and callable(made):
+            found.append(made(one, "<queue>"))
+    return found
+
+
+def test_every_script_is_named() -> None:
+    assert len(SCRIPTS) > 10
+    assert set() == SCRIPTS - CODE
+
+
+def test_the_keys_are_those_of_the_code() -> None:
+    documented = re.findall(r"^\| `(\{sytq\}:[^`]+)` \|", DOCS, re.MULTILINE)
+    assert sorted(documented) == sorted(keys())
+
+
+def test_the_diagram_has_every_state_and_only_scripts() -> None:
+    changes = documented_changes()
+    assert {state for change in changes for state in change[:2]} == {*STATES, UNKNOWN}
+    assert {script for *_, script in changes} <= SCRIPTS
+    assert {before for before, *_ in changes} >= set(UNFINISHED), "a state that nothing leads out of"
+
+
+def test_every_state_has_a_place_and_a_row() -> None:
+    places, changes = (DOCS.split(f"## {title}")[1].split("\n## ")[0] for title in ("Where it is", "Every change"))
+    for state in STATES:
+        assert f"`{state}`" in places, state
+        assert f"`{state}`" in changes, state
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_are_understood(redis_url: str, command: str) -> None:
+    bench = Bench(redis_url)
+    bench.enter("ID")
+    bench.enter("later", due_ms=bench.now_ms() + 60_000)
+    bench.fetch("w")
+    live = bench.live("ID") or []
+    words = [live[8] if word == "ENTRY" else word for word in command.split()]
+    connection = redis.Redis.from_url(redis_url).connection_pool.get_connection()
+    connection.send_command(*words)
+    answer = connection.read_response()
+    connection.disconnect()
+    if "parked" not in command and "ID" not in command.replace("live ID", ""):
+        assert answer not in (None, 0, []), "it shows nothing"
+
+
+def test_the_example_of_the_live_index_has_its_fields() -> None:
+    example, names = re.findall(r"^    (\w+ *\|.*)$", DOCS, re.MULTILINE)
+    assert len(example.split("|")) == len(names.split("|")) == 9
+    assert example.split("|")[0] in STATES
+    assert example.split("|")[3] in PRIORITIES

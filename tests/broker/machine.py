@@ -1,0 +1,351 @@
+"""A hypothesis state machine of a queue: workers, clients, operators and faults, in any order.
+
+Owns what each step must do to the model (model.py) and what must hold after it. The changes that are legal are the
+arrows of the diagram in docs/task-life.md, each by the script that is named there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from random import Random
+from typing import Any
+
+from hypothesis import currently_in_test_context, note
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from sytq.states import CANCELLED, DEAD, PRIORITIES, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
+from tests.broker.bench import FIRST, Item
+from tests.broker.model import HOUR, MAX_DEATHS, MENU, OUTCOMES, Known, Row, Worker
+from tests.broker.world import World
+
+
+class TaskLife(World):
+    @rule(seed=st.integers(0, 2**32))
+    def goes_on(self, seed: int) -> None:
+        """Twenty steps. Their randomness is not hypothesis' own, which likes to repeat itself: faults take variety."""
+        self.rounds += 1
+        random = Random(f"{seed} {self.rounds}")
+        for _, name, arguments in random.choices(MENU, [times for times, *_ in MENU], k=20):
+            self.do(name, **arguments(random))
+
+    def do(self, name: str, **arguments: Any) -> None:
+        if currently_in_test_context():
+            note(f"    {name} {arguments}")
+        getattr(self, name)(**arguments)
+        self.all_is_well()
+
+    # -- clients and the reconciler
+
+    def accept(self, priority: str, delayed: bool, most: int, arrives: bool) -> None:
+        if len(self.ledger) == 12:
+            return
+        task_id = f"t{len(self.ledger)}"
+        self.ledger[task_id] = Row(priority, most)
+        if arrives:
+            due = self.bench.now_ms() + HOUR if delayed else 0
+            assert self.bench.enter(task_id, priority, due, most=most) == 1
+            self._entered(task_id, SCHEDULED if delayed else QUEUED)
+        else:
+            self.absent.add(task_id)
+        for known in self.known:
+            assert self.bench.enter(known) == 0, "entered twice"
+
+    def reconcile(self) -> None:
+        for n, worker in enumerate(self.workers):
+            if not worker.entered and not worker.silent:  # the reconciler gives them the time
+                self.beats(n)
+                self.all_is_well()
+        for task_id, row in self.ledger.items():
+            if row.state not in TERMINAL and task_id not in self.known:
+                assert self._enter_again(task_id) == 1
+                self._entered(task_id, QUEUED)
+        self.absent.clear()
+
+    def _enter_again(self, task_id: str) -> int:
+        row = self.ledger[task_id]
+        return self.bench.enter(task_id, row.priority, attempts=row.attempts, most=row.most, token=row.token)
+
+    def _entered(self, task_id: str, state: str) -> None:
+        self.script = "dispatch"
+        row = self.ledger[task_id]
+        entry = self._entry(task_id) if state == QUEUED else ""
+        self.known[task_id] = Known(state, row.priority, row.attempts, row.most, row.token, entry=entry)
+
+    def _entry(self, task_id: str) -> str:
+        live = self.bench.live(task_id)
+        assert live
+        return live[8]
+
+    # -- time
+
+    def promote(self, which: set[int]) -> None:
+        """The time of some delayed tasks has come."""
+        self.script = "promote"
+        later = self.bench.now_ms() + 2 * HOUR
+        for task_id, known in self.known.items():
+            waits = known.state in (SCHEDULED, RETRYING)
+            assert self.bench.operations.reschedule(task_id, later) == waits
+        due = {task_id for n, task_id in enumerate(sorted(self.seen.delayed)) if n in which}
+        for task_id in due:
+            self.bench.hasten(task_id)
+        moved, next_due, _ = self.bench.promote()
+        assert moved == len(due)
+        assert (next_due == -1) == (due == self.seen.delayed.keys())
+        for task_id in due:
+            self.known[task_id].state, self.known[task_id].entry = QUEUED, self._entry(task_id)
+
+    # -- workers
+
+    def fetch(self, n: int, room: int, sweep: bool, reply_lost: bool) -> None:
+        self._fetch(self.workers[n], room, sweep, reply_lost)
+
+    def _fetch(self, worker: Worker, room: int, sweep: bool, reply_lost: bool) -> list[Item]:
+        self.script = "fetch"
+        held = {(item[0], item[1].decode()) for item in worker.runs()}
+        if worker.entering:
+            held |= {(item[0], item[2].decode()) for item in worker.runs()}
+        worker.fresh, worker.silent = True, False
+        running = self._count(RUNNING)
+        orphans, doomed = self._orphans(worker, held) if sweep else (set(), set())
+        queued = {task_id for task_id, known in self.known.items() if known.state == QUEUED and not known.parked}
+
+        items = self.bench.fetch(worker.name, room, self.limit, sweep, held, MAX_DEATHS)
+
+        assert len(items) <= room
+        assert items.keys() <= queued | orphans
+        for task_id in doomed:
+            live = self.bench.live(task_id)
+            if live and live[0] == DEAD:
+                self.known[task_id].state = DEAD
+        for task_id, item in items.items():
+            known, token = self.known[task_id], int(item[6])
+            assert (item[1].decode(), item[4], item[5]) == (known.entry, known.attempts + 1, known.most)
+            assert token > self.started[task_id], "a later start has a larger token"
+            self.started[task_id] = token
+            known.state, known.consumer, known.attempts, known.token = RUNNING, worker.name, item[4], token
+            if not reply_lost:
+                worker.held[task_id, token] = item
+
+        if self.paused:
+            assert items.keys() <= orphans
+            met = queued & self.bench.see().parked.keys()
+            for task_id in met:
+                self.known[task_id].parked, self.known[task_id].entry = True, ""
+            queued -= met
+        spare = room - len(items)
+        if spare > 0 and len(orphans | doomed) <= 7:
+            assert orphans <= items.keys(), "what nobody holds is found"
+            assert all(self.known[task_id].state == DEAD for task_id in doomed)
+        if self.limit:
+            now = self._count(RUNNING)
+            assert now <= max(self.limit, running)
+            spare = min(spare, self.limit - now)
+        taken, left = queued & items.keys(), queued - items.keys()
+        assert spare <= 0 or not left, "nothing waits while there is room"
+        if taken and left:
+            assert max(map(self._rank, taken)) <= min(map(self._rank, left)), "the most urgent first"
+        return list(items.values())
+
+    def _orphans(self, worker: Worker, held: set[tuple[int, str]]) -> tuple[set[str], set[str]]:
+        """Running tasks that `worker` takes over, and those that end because their workers keep dying."""
+        fresh = {other.name for other in self.workers if other.fresh}
+        deliveries = {task_id: times for _, _, task_id, _, times in self.seen.pending}
+        orphans, doomed = set(), set()
+        for task_id, known in self.known.items():
+            if known.state != RUNNING:
+                continue
+            if known.consumer == worker.name:
+                index = self.bench.index(known.priority)
+                if not {(index, known.entry), (index, task_id)} & held:
+                    orphans.add(task_id)
+            elif known.consumer not in fresh:
+                last = known.attempts >= known.most if known.most else deliveries[task_id] >= MAX_DEATHS
+                (doomed if last else orphans).add(task_id)
+        return orphans, doomed
+
+    def settle(self, which: int, kind: str, counts: bool = True, times: int = 1, reply_lost: bool = False) -> None:
+        """One of the starts that a worker believes to hold ends, once or as a repetition after a lost reply."""
+        starts = self._starts()
+        if not starts:
+            return
+        n, key = starts[which % len(starts)]
+        for _ in range(times):
+            self._settle(self.workers[n], key, kind, counts)
+            self.all_is_well()
+        if not reply_lost:
+            del self.workers[n].held[key]
+
+    def _settle(self, worker: Worker, key: tuple[str, int], kind: str, counts: bool = True) -> None:
+        self.script = "settle"
+        (task_id, token), item, state = key, worker.held[key], OUTCOMES[kind]
+        known = self.known.get(task_id)
+        started = known is None or (known.state, known.token) == (RUNNING, token)
+        progress = self.bench.touch(item)
+        assert bool(progress) == started, "progress is the latest start's alone"
+        assert (progress == 2) == (started and task_id in self.asked)
+        # An end that Redis knows nothing of counts there (it was emptied); the ledger refuses a second one.
+        unknown_end = known is None and state in TERMINAL
+        mine = known is not None and (known.state, known.consumer, known.token) == (RUNNING, worker.name, token)
+        used = item[4] - (kind == "return" or (kind == "retry" and not counts))
+        event, if_cancelled = (json.dumps({"state": end, "attempts": used}) for end in (state, CANCELLED))
+        accepted = self.bench.settle(worker.name, item, kind, HOUR, used, event, if_cancelled)
+        assert accepted == (mine or unknown_end), "who holds the task settles it, and nobody else"
+        asked = accepted and task_id in self.asked
+        if asked:
+            self.asked.remove(task_id)
+        if unknown_end:
+            self.known[task_id] = Known(state, "", used, 0, token)
+            self.absent.discard(task_id)
+            self.ends[task_id] = 0
+        elif mine and known:
+            if asked and state not in TERMINAL:
+                state = CANCELLED
+            known.state, known.attempts, known.consumer, known.entry = state, used, "", ""
+            if state == QUEUED:
+                known.entry = self._entry(task_id)
+
+    # -- operators
+
+    def cancel(self, which: set[int]) -> None:
+        self.script = "cancel"
+        for task_id in [task_id for n, task_id in enumerate(self.known) if n in which]:
+            known = self.known[task_id]
+            answer = self.bench.operations.cancel(task_id, "somebody")
+            if known.state in TERMINAL:
+                assert answer == "ended"
+            elif known.state == RUNNING:
+                assert answer == "asked"
+                self.asked.add(task_id)
+            else:
+                assert answer == "cancelled"
+                known.state, known.entry, known.parked = CANCELLED, "", False
+                known.token += 1
+        assert self.bench.operations.cancel("nobody's", "somebody") == "unknown"
+
+    def replay(self, dispatched: bool) -> None:
+        """As the operator's replay: the ledger first. When that is all that happens, the reconciler does the rest."""
+        again = {task_id: row for task_id, row in self.ledger.items() if row.state in (DEAD, CANCELLED)}
+        for task_id, row in again.items():
+            row.state, row.attempts, row.token = QUEUED, 0, row.token + 1
+            self.ends[task_id] = 0
+        self.absent |= again.keys()
+        self.replayed |= again.keys()
+        if dispatched:
+            self.script = "revive"
+            self.bench.operations.revive(list(again))
+            for task_id in again.keys() & self.known.keys():
+                if self.known[task_id].state in (DEAD, CANCELLED):
+                    del self.known[task_id]
+                    self.asked.discard(task_id)
+            self.all_is_well()
+            self.script = "dispatch"
+            for task_id in again.keys() - self.known.keys():
+                assert self._enter_again(task_id) == 1
+                self._entered(task_id, QUEUED)
+
+    def pause(self, n: int, resume: bool) -> None:
+        """Pause the type, let a worker meet its tasks, and resume now or another time."""
+        if not self.paused:
+            self.bench.operations.pause("t", "{}")
+            self.paused = True
+            self.fetch(n, 2, sweep=True, reply_lost=False)
+            self.all_is_well()
+            if not resume:
+                return
+        self.script = "unpark"
+        self.bench.operations.resume("t")
+        self.paused = False
+        for task_id, known in self.known.items():
+            if known.parked:
+                known.parked, known.entry = False, self._entry(task_id)
+
+    # -- faults
+
+    def falls_silent(self, n: int, how: str) -> None:
+        worker = self.workers[n]
+        if how == "leaves":
+            self.bench.beat(worker.name, leaving=True)
+        else:
+            self.bench.silence(worker.name)
+        worker.fresh, worker.silent = False, True
+        if how == "killed":
+            self.workers[n] = Worker(f"w{self.names}")
+            self.names += 1
+
+    def beats(self, n: int, reply_lost: bool = False) -> None:
+        """Alive, or back again; after Redis was emptied it enters what it runs. A lost reply: once more, later."""
+        worker = self.workers[n]
+        runs = [item[2].decode() for item in worker.runs()]
+        asked = self.bench.beat(worker.name, held=runs)
+        assert asked == [task_id in self.asked for task_id in runs]
+        worker.fresh, worker.silent = True, False
+        if worker.entered:
+            return
+        self.script = "adopt"
+        for item in worker.runs():
+            task_id, token = item[2].decode(), int(item[6])
+            known = self.known.get(task_id)
+            ours = known and (known.state, known.consumer, known.token) == (RUNNING, worker.name, token)
+            entry = self.bench.adopt(worker.name, item)
+            assert bool(entry) == (known is None or ours)
+            if entry and known is None:
+                self.ends[task_id] = 0  # it may have ended elsewhere and be forgotten: the ledger refuses another end
+                priority = PRIORITIES[item[0] - FIRST]
+                self.known[task_id] = Known(RUNNING, priority, item[4], item[5], token, worker.name, entry.decode())
+            if entry and not reply_lost:
+                item[1] = entry
+        worker.entering = reply_lost
+        if reply_lost:
+            return
+        worker.entered = True
+
+    def redis_is_emptied(self, ends: list[dict[str, Any]], noticed_by: set[int]) -> None:
+        if self.flushes == 2:
+            return
+        self.bench.flush()
+        self.bench.wait_until_after(max(self.started.values(), default=0))
+        self.flushes += 1
+        self.paused = False  # the reconciler pauses it again; the next rule may
+        self.absent = {task_id for task_id, row in self.ledger.items() if row.state not in TERMINAL}
+        for worker in self.workers:
+            worker.fresh, worker.entered = False, False
+        for forgotten in (self.known, self.ends, self.before, self.asked):
+            forgotten.clear()
+        self.read = self.written = "-"
+        for end in ends:
+            self.settle(**end)
+        for n in noticed_by:
+            self.beats(n)
+            self.all_is_well()
+
+    def teardown(self) -> None:
+        """Whatever happened before: with one worker left, every accepted task ends."""
+        if not hasattr(self, "seen") or sys.exc_info()[0]:  # it has failed already
+            return
+        for n in range(3):
+            self.falls_silent(n, "killed")
+        for worker in self.workers:
+            worker.silent = True
+        if self.paused:
+            self.pause(0, resume=True)
+            self.all_is_well()
+        last = Worker("last")
+        self.workers.append(last)
+        for _ in range(40):
+            self.record(write=True, forget=True)
+            self.all_is_well()
+            self.reconcile()
+            self.all_is_well()
+            self.promote(set(range(len(self.seen.delayed))))
+            self.all_is_well()
+            self._fetch(last, 100, True, reply_lost=False)
+            self.all_is_well()
+            for key in list(last.held):
+                self._settle(last, key, "done")
+                del last.held[key]
+                self.all_is_well()
+            if all(row.state in TERMINAL for row in self.ledger.values()):
+                return
+        raise AssertionError(f"accepted and never ended: {self.ledger}")

@@ -1,0 +1,128 @@
+"""What the machine knows of a queue, and what may happen to one.
+
+Owns the model's nouns and the odds; machine.py plays them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sytq.states import CANCELLED, DEAD, PRIORITIES, QUEUED, RETRYING, TERMINAL
+from tests.broker.bench import Item
+
+DOCS = Path(__file__).parents[2] / "docs/task-life.md"
+#: What stands for a task that Redis does not know, as in the diagram.
+UNKNOWN = "[*]"
+OUTCOMES = {"done": "succeeded", "dead": DEAD, "cancelled": CANCELLED, "retry": RETRYING, "return": QUEUED}
+#: Most attempts of a task; 0 is without a bound, and then MAX_DEATHS counts.
+BOUNDS = (1, 2, 3, 0)
+MAX_DEATHS = 2
+SILENT = ("stopped", "leaves", "killed")
+HOUR = 3_600_000
+
+Change = tuple[str, str, str]  # state before, state after, script
+
+
+def documented_changes() -> set[Change]:
+    found = re.findall(r"^ *(\S+) --> (\S+): (.+)$", DOCS.read_text(), re.MULTILINE)
+    return {(before, after, script) for before, after, scripts in found for script in scripts.split(", ")}
+
+
+@dataclass
+class Known:
+    """What the live index must say of a task. The token is that of its latest start."""
+
+    state: str
+    priority: str
+    attempts: int
+    most: int
+    token: int = 0
+    consumer: str = ""
+    entry: str = ""
+    recorded: bool = False  # the ledger has its end
+    parked: bool = False  # met while its type was paused
+
+    def value(self) -> list[str]:
+        queue = "q" if self.priority else ""
+        numbers = map(str, (self.attempts, self.most, self.token))
+        return [self.state, "t", queue, self.priority, *numbers, self.consumer, self.entry]
+
+
+@dataclass
+class Row:
+    """A task in the ledger."""
+
+    priority: str
+    most: int
+    state: str = QUEUED
+    token: int = 0
+    attempts: int = 0
+
+    def record(self, state: str, token: int, attempts: int) -> None:
+        """As the ledger's UPDATE: an end stays, and an older start writes nothing over a later one."""
+        if self.state not in TERMINAL and self.token <= token:
+            self.state, self.token, self.attempts = state, token, attempts
+
+
+@dataclass
+class Worker:
+    name: str
+    fresh: bool = False  # its heartbeat is
+    silent: bool = False  # stopped or cut off: it does nothing until it returns
+    entered: bool = True  # the tasks that it runs, since Redis was emptied
+    entering: bool = False  # it does not know all their new entries yet
+    held: dict[tuple[str, int], Item] = field(default_factory=dict)  # (id, token) -> a start it has not released
+
+    def runs(self) -> list[Item]:
+        """Its latest start of each task."""
+        return list({task_id: item for (task_id, _), item in sorted(self.held.items())}.values())
+
+
+def _task(random: Random) -> dict[str, Any]:
+    return {
+        "priority": random.choice(PRIORITIES),
+        "delayed": random.random() < 0.3,
+        "most": random.choice(BOUNDS),
+        "arrives": random.random() < 0.9,
+    }
+
+
+def _fetch(random: Random) -> dict[str, Any]:
+    lost = random.random() < 0.2
+    return {"n": random.randrange(3), "room": random.randint(1, 4), "sweep": random.random() < 0.6, "reply_lost": lost}
+
+
+def _end(random: Random) -> dict[str, Any]:
+    return {
+        "which": random.randrange(10),
+        "kind": random.choice(list(OUTCOMES)),
+        "counts": random.random() < 0.7,
+        "times": random.choice((1, 1, 2)),
+        "reply_lost": random.random() < 0.3,
+    }
+
+
+def _some(random: Random) -> set[int]:
+    return {n for n in range(12) if random.random() < 0.3}
+
+
+#: What may happen: how often, a method of the machine, its arguments.
+MENU: tuple[tuple[int, str, Callable[[Random], dict[str, Any]]], ...] = (
+    (6, "accept", _task),
+    (10, "fetch", _fetch),
+    (10, "settle", _end),
+    (4, "promote", lambda random: {"which": _some(random)}),
+    (3, "falls_silent", lambda random: {"n": random.randrange(3), "how": random.choice(SILENT)}),
+    (3, "beats", lambda random: {"n": random.randrange(3), "reply_lost": random.random() < 0.3}),
+    (4, "record", lambda random: {"write": random.random() < 0.6, "forget": random.random() < 0.6}),
+    (3, "reconcile", lambda random: {}),
+    (2, "cancel", lambda random: {"which": _some(random)}),
+    (2, "replay", lambda random: {"dispatched": random.random() < 0.7}),
+    (1, "pause", lambda random: {"n": random.randrange(3), "resume": random.random() < 0.9}),
+    (1, "redis_is_emptied", lambda random: {"ends": [_end(random)], "noticed_by": _some(random) & {0, 1, 2}}),
+)

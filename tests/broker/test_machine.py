@@ -1,0 +1,170 @@
+"""Whatever workers, clients, operators and faults do to a queue, every task stays in exactly one place and ends."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.broker.bench import Bench
+from tests.broker.machine import TaskLife
+from tests.broker.model import documented_changes
+
+
+@pytest.fixture
+def life(redis_url: str) -> type[TaskLife]:
+    class Life(TaskLife):
+        bench = Bench(redis_url)
+        legal = documented_changes()
+        observed = set()  # noqa: RUF012
+
+    return Life
+
+
+def test_every_task_is_in_one_place_whatever_happens(life: type[TaskLife]) -> None:
+    run_state_machine_as_test(
+        life,
+        settings=settings(
+            max_examples=80,
+            stateful_step_count=5,
+            deadline=None,
+            derandomize=bool(os.environ.get("CI")),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
+    one = life()
+
+    def start(*tasks: str) -> None:
+        one.begin(0)
+        for kind in tasks:
+            one.do("accept", priority="normal", delayed=kind == "delayed", most=2, arrives=True)
+
+    def fetch(n: int = 0) -> None:
+        one.do("fetch", n=n, room=1, sweep=True, reply_lost=False)
+
+    def settle(kind: str) -> None:
+        one.do("settle", which=0, kind=kind)
+
+    for kind in ("done", "dead", "cancelled"):
+        start("now")
+        fetch()
+        settle(kind)
+        one.do("record", write=True, forget=True)
+        start("now")
+        fetch()
+        one.do("redis_is_emptied", ends=[{"which": 0, "kind": kind}], noticed_by=set())
+    start("now")
+    fetch()
+    one.do("redis_is_emptied", ends=[], noticed_by={0})
+    start("delayed", "now")
+    fetch()
+    settle("retry")
+    one.do("cancel", which={0, 1})
+    start("delayed")
+    one.do("promote", which={0})
+    fetch()
+    settle("return")
+    fetch()
+    settle("retry")
+    one.do("promote", which={0})
+    start("now")
+    for n in range(3):
+        fetch(n)
+        one.do("falls_silent", n=n, how="killed")
+    start("now", "now")
+    one.do("cancel", which={0})
+    fetch()
+    settle("dead")
+    one.do("record", write=True, forget=False)
+    one.do("replay", dispatched=True)
+    one.teardown()
+    assert one.legal == one.observed
+
+
+# -- what random order meets too seldom
+
+
+def test_the_events_of_an_earlier_start_do_not_forget_a_later_end(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a")
+    bench.settle("w", bench.fetch("w")["a"], "retry")
+    bench.promote()
+    bench.read_events()
+    bench.settle("w", bench.fetch("w")["a"], "done")
+    bench.wait_until_after(bench.now_ms())
+    assert bench.forget() == 2
+    assert (bench.live("a") or [])[0] == "succeeded"
+
+
+def test_a_replayed_task_is_not_cancelled_by_a_request_from_before(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a", most=1)
+    bench.fetch("w")
+    assert bench.operations.cancel("a", "somebody") == "asked"
+    bench.silence("w")
+    assert bench.fetch("v", sweep=True) == {}
+    assert (bench.live("a") or [])[0] == "dead"
+    bench.operations.revive(["a"])
+    bench.enter("a")
+    assert list(bench.fetch("v")) == ["a"]
+    assert bench.beat("v", held=["a"]) == [False]
+
+
+def test_only_what_has_ended_is_revived(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a")
+    bench.fetch("w")
+    bench.operations.revive(["a"])
+    assert (bench.live("a") or [])[0] == "running"
+
+
+def test_a_cancelled_task_is_not_forgotten_before_the_ledger_has_its_end(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a")
+    bench.settle("w", bench.fetch("w")["a"], "return")
+    bench.read_events()
+    assert bench.operations.cancel("a", "somebody") == "cancelled"
+    bench.wait_until_after(bench.now_ms())
+    bench.forget()
+    assert bench.enter("a") == 0
+
+
+def test_an_outcome_written_before_its_worker_knew_the_new_entry_leaves_nothing_behind(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    bench.flush()
+    bench.beat("w")
+    assert bench.adopt("w", item)
+    assert bench.settle("w", item, "done") == 1
+    assert bench.fetch("w", sweep=True) == {}
+    assert bench.waiting() == 0
+
+
+def test_a_worker_does_not_start_again_what_it_is_entering(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    bench.flush()
+    bench.beat("w")
+    bench.adopt("w", item)
+    assert bench.fetch("w", sweep=True, held=[(item[0], item[1].decode()), (item[0], "a")]) == {}
+
+
+def test_set_aside_tasks_stay_while_their_type_is_paused_and_can_be_cancelled(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.enter("a")
+    bench.enter("b")
+    bench.operations.pause("t", "{}")
+    assert bench.fetch("w") == {}
+    bench.operations.unpark()
+    assert bench.waiting() == 0
+    assert bench.operations.cancel("a", "somebody") == "cancelled"
+    bench.operations.resume("t")
+    assert list(bench.fetch("w")) == ["b"]
+    assert bench.see().parked == {}
