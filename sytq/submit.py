@@ -47,7 +47,10 @@ class Submitter:
         owner: str | None = None,
         parent: str | None = None,
     ) -> NewTask:
-        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field."""
+        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field.
+
+        A `run_at` without a time zone is UTC.
+        """
         declared = self._registry.get(type_name)
         if priority is not None and priority not in PRIORITIES:
             raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
@@ -60,7 +63,7 @@ class Submitter:
             priority=priority or declared.priority,
             payload=encode(parsed.model_dump(mode="json", exclude_unset=True)),
             max_attempts=declared.backoff.max_attempts,
-            run_at=run_at,
+            run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
             owner=owner,
             parent=parent,
             unique_key=declared.unique_key(parsed),

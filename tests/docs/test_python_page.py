@@ -1,0 +1,56 @@
+"""The example of docs/python.md is run, word for word, and a batch costs what the page says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sytq.db import is_mysql
+from tests.workers import Installation
+
+PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+
+
+@pytest.fixture
+def installation(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Installation]:
+    made = Installation(tmp_path, database_url, redis_url)
+    yield made
+    made.close()
+
+
+def script_calls(installation: Installation) -> int:
+    stats = installation.runtime.redis.ask("INFO", "commandstats")
+    text = stats.decode() if isinstance(stats, bytes) else str(stats)
+    return sum(map(int, re.findall(r"cmdstat_evalsha'?: ?\D*calls\D*(\d+)", text)))
+
+
+def commits(installation: Installation) -> int:
+    _, count = installation.runtime.database.execute_sql("SHOW GLOBAL STATUS LIKE 'Com_commit'").fetchone()
+    return int(count)
+
+
+def test_the_example_accepts_a_thousand_tasks(installation: Installation) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], env=installation.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(" 1000 accepted\n")
+    counted = "SELECT COUNT(*) FROM sytq_tasks WHERE type = 'default'"
+    assert installation.runtime.database.execute_sql(counted).fetchone() == (1000,)
+    assert installation.runtime.redis.ask("HLEN", installation.runtime.broker.keys.live) == 1000
+
+
+def test_a_batch_is_one_transaction_and_one_round_trip_for_200(installation: Installation) -> None:
+    submitter = installation.runtime.submitter
+    submitter.submit([submitter.prepare("default", {})])  # connects and loads the script
+    tasks = [submitter.prepare("default", {"n": n}) for n in range(1000)]
+    scripts = script_calls(installation)
+    transactions = commits(installation) if is_mysql(installation.runtime.database) else None
+    assert submitter.submit(tasks) == {}
+    assert script_calls(installation) - scripts == 5
+    if transactions is not None:
+        assert commits(installation) - transactions == 1
