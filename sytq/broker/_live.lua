@@ -37,8 +37,8 @@ end
 
 -- A sign of life of `me`. When nobody gave one for a while, it was Redis that was away (or full, or read-only) rather
 -- than all of them: those who lived until then get their time anew, or the first to come back would take over what the
--- others run.
-local function alive(workers, me, now, liveness)
+-- others run. Returns the epoch: when this Redis was first seen. Another one means that it was emptied.
+local function alive(workers, epoch, me, now, liveness)
   local newest = tonumber(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES')[2])
   if newest and now - newest > liveness / 2 then
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', workers, int(newest - liveness), '+inf')) do
@@ -46,4 +46,6 @@ local function alive(workers, me, now, liveness)
     end
   end
   redis.call('ZADD', workers, int(now), me)
+  redis.call('SET', epoch, int(now), 'NX')
+  return redis.call('GET', epoch)
 end

@@ -110,7 +110,7 @@ class Acks(threading.Thread):
                 self._event(run, Outcome("cancelled", error=cancellation(run)), attempts),
             ]
         keys = self._keys
-        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels]
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("settle", names, args), strict=True):

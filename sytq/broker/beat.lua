@@ -1,13 +1,11 @@
 -- A worker lives. KEYS workers epoch cancels  ARGV consumer leaving liveness_ms ids it holds...  -> {epoch, now, by whom each of these is to be cancelled or ''}
--- The epoch is when this Redis was first seen: another epoch means that it was emptied.
-local now = now_ms()
+local now, epoch = now_ms(), false
 if ARGV[2] == '1' then
   redis.call('ZREM', KEYS[1], ARGV[1])  -- what it still holds may be taken over at once
 else
-  alive(KEYS[1], ARGV[1], now, tonumber(ARGV[3]))
+  epoch = alive(KEYS[1], KEYS[2], ARGV[1], now, tonumber(ARGV[3]))
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600000)
-redis.call('SET', KEYS[2], int(now), 'NX')
 local asked = {}
 for a = 4, #ARGV do asked[#asked + 1] = redis.call('HGET', KEYS[3], ARGV[a]) or '' end
-return { redis.call('GET', KEYS[2]), int(now), asked }
+return { epoch, int(now), asked }

@@ -1,5 +1,5 @@
 -- running <- queued, and running <- running of a dead consumer: take at most what there is room for.
--- KEYS live events workers stats paused parked rate queue-bell, then the queue's four streams in the order to look
+-- KEYS live events workers stats paused parked rate queue-bell epoch, then the queue's four streams in the order to look
 -- ARGV group consumer room limit rate window_ms liveness_ms max_deaths sweep held...
 --      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. held: stream index ':' entry,
 --      and stream index ':' task id, as adopt.lua may have made an entry anew whose id this worker does not know yet
@@ -7,7 +7,7 @@
 --    else {1, {stream index, entry, id, message, attempts, max, token}...}
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, bell = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local FIRST = 9
+local FIRST = 10
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -16,7 +16,8 @@ local stale = now - tonumber(ARGV[7])
 local max_deaths = tonumber(ARGV[8])
 local out, started = { 1 }, {}
 local held = {}  -- what this worker runs, or is given by this call
-alive(workers, me, now, tonumber(ARGV[7]))
+-- Every start here is younger than this Redis, also on a clock that was set back: settle.lua knows by it.
+local youngest = tonumber(alive(workers, KEYS[9], me, now, tonumber(ARGV[7]))) + 1
 
 local function field(fields, name)
   for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
@@ -39,7 +40,7 @@ local function start(k, entry, fields)
   local l = unpack_live(redis.call('HGET', live, id))
   if l then
     l.attempts = l.attempts + 1
-    l.token = math.max(l.token + 1, now)
+    l.token = math.max(l.token + 1, now, youngest)
     l.state, l.consumer, l.entry = 'running', me, entry
     redis.call('HSET', live, id, pack_live(l))
     started[#started + 1] = { id, int(l.token), l.attempts }

@@ -1,7 +1,7 @@
 -- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
 -- run happens here or not at all, and only while the run still holds its task. A run that was to be cancelled and
 -- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case.
--- KEYS live events stats bell deadletters cancels, then per slot: stream delayed bodies queue-bell
+-- KEYS live events stats bell deadletters cancels epoch, then per slot: stream delayed bodies queue-bell
 -- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled
 -- -> per run 1 (done) or 0 (no longer ours: nothing changed)
 local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -9,9 +9,10 @@ local group, me = ARGV[1], ARGV[2]
 local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', ['return'] = 'queued',
   unreadable = 'dead' }
 local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried' }
+local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
 local now, out = now_ms(), {}
 for a = 3, #ARGV, 12 do
-  local slot = 6 + (tonumber(ARGV[a]) - 1) * 4
+  local slot = 7 + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
   local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   local message = ARGV[a + 9]
@@ -24,9 +25,10 @@ for a = 3, #ARGV, 12 do
     end
     if l and not (l.state == 'running' and l.consumer == me) then l = nil end
   elseif not l then
-    -- Redis was emptied while the task ran. Nobody else has it, so an end is an end (SQL refuses a second one);
-    -- for another try the reconciler enters it again.
-    done = STATE[kind] ~= 'retrying' and STATE[kind] ~= 'queued'
+    -- A start that is older than this Redis: it was emptied while the task ran. Nobody else has it, so an end is an
+    -- end (SQL refuses a second one); for another try the reconciler enters it again. A younger start's task has
+    -- ended elsewhere and is forgotten.
+    done = tonumber(token) <= epoch and STATE[kind] ~= 'retrying' and STATE[kind] ~= 'queued'
     l = { type = type_name, queue = '', priority = '', attempts = 0, max = 0, token = tonumber(token) }
   else
     done = l.state == 'running' and l.consumer == me and int(l.token) == token

@@ -18,7 +18,7 @@ from sytq.states import PRIORITIES
 
 LIVENESS_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
-FIRST = 9
+FIRST = 10
 
 #: One start as fetch.lua answers it: stream index, entry, id, message, attempts, max attempts, token.
 Item = list[Any]
@@ -73,7 +73,7 @@ class Bench:
     ) -> dict[str, Item]:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
-        names += [keys.queue_bell("q"), *self.streams]
+        names += [keys.queue_bell("q"), keys.epoch, *self.streams]
         args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep)]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, *rest = self.redis.call("fetch", names, args)
@@ -93,7 +93,7 @@ class Bench:
     ) -> int:
         index, entry, task_id, message, used, _most, token = item
         keys = self.keys
-        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels]
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
         args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
@@ -146,6 +146,10 @@ class Bench:
     def now_ms(self) -> int:
         seconds, micros = self.redis.ask("TIME")
         return int(seconds * 1000 + micros // 1000)
+
+    def epoch(self) -> int:
+        """When this Redis was first seen, in ms; 0 when it was not yet."""
+        return int(self.redis.ask("GET", self.keys.epoch) or 0)
 
     def wait_until_after(self, ms: int) -> None:
         """A start may be numbered a little ahead of the clock: wait until that is past."""

@@ -185,8 +185,10 @@ class TaskLife(World):
         progress = self.bench.touch(item)
         assert bool(progress) == started, "progress is the latest start's alone"
         assert (progress == 2) == (started and task_id in self.asked)
-        # An end that Redis knows nothing of counts there (it was emptied); the ledger refuses a second one.
-        unknown_end = known is None and state in TERMINAL
+        # An end that Redis knows nothing of counts there when it was emptied after the start, as the ledger refuses a
+        # second one; otherwise the task has ended and is forgotten.
+        emptied = not self.bench.epoch() or token <= self.bench.epoch()
+        unknown_end = known is None and emptied and state in TERMINAL
         mine = known is not None and (known.state, known.consumer, known.token) == (RUNNING, worker.name, token)
         used = item[4] - (kind == "return" or (kind == "retry" and not counts))
         event, if_cancelled = (json.dumps({"state": end, "attempts": used}) for end in (state, CANCELLED))

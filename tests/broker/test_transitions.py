@@ -197,6 +197,35 @@ def test_an_end_counts_in_an_emptied_redis_and_another_try_does_not(
     assert len(bench.events()) == accepted
 
 
+def test_an_end_counts_in_an_emptied_redis_that_other_workers_use_already(bench: Bench) -> None:
+    bench.enter("a")
+    item = bench.fetch("w")["a"]
+    bench.flush()
+    bench.fetch("v")
+    assert bench.settle("w", item, "done") == 1
+
+
+def test_p6_an_end_that_comes_after_its_task_was_forgotten_does_not_count_again(bench: Bench) -> None:
+    bench.enter("a")
+    lost = bench.fetch("frozen")["a"]
+    bench.silence("frozen")
+    bench.settle("heir", bench.fetch("heir", sweep=True)["a"], "done")
+    bench.read_events()
+    bench.wait_until_after(bench.now_ms())
+    bench.forget()
+    counted = bench.redis.ask("HGETALL", bench.keys.stats)
+    assert bench.settle("frozen", lost, "done") == 0
+    assert bench.redis.ask("HGETALL", bench.keys.stats) == counted
+    assert (bench.live("a"), bench.events()) == (None, [])
+
+
+def test_a_start_is_younger_than_its_redis_also_when_the_clock_was_set_back(bench: Bench) -> None:
+    ahead = bench.now_ms() + 60_000
+    bench.redis.ask("SET", bench.keys.epoch, ahead)  # as seen by the server before a failover
+    bench.enter("a")
+    assert int(bench.fetch("w")["a"][6]) > ahead
+
+
 def test_progress_is_the_holders_alone(bench: Bench) -> None:
     bench.enter("a")
     item = bench.fetch("w")["a"]
