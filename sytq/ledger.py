@@ -69,6 +69,7 @@ class Change:
     fingerprint: str | None = None
     progress: str | None = None
     detail: str | None = None
+    again: bool = False  # a start in place of one of which no more will be heard
 
 
 class Ledger:
@@ -286,8 +287,9 @@ class Ledger:
         replaced = ("attempt", "outcome", "worker", "error", "detail", "finished_at")
         replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
         self._many(f"{into} {keep}", rows[True])
-        # A start after another that never ended: its worker died or was cut off.
-        ended = [(c.started_at, c.id, c.token) for c in changes if c.state == RUNNING and c.attempts > 1]
+        # A start after another that never ended: its worker died or was cut off, or Redis was emptied.
+        again = [c for c in changes if c.state == RUNNING and (c.again or c.attempts > 1)]
+        ended = [(c.started_at, c.id, c.token) for c in again]
         lost = "SET outcome = 'lost', finished_at = {0} WHERE task_id = {0} AND token < {0} AND outcome = 'running'"
         self._many(f"UPDATE sytq_attempts {lost.format(self._mark)}", ended)
         self._many(f"{into} {replace}", rows[False])

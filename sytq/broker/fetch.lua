@@ -35,15 +35,16 @@ local function elsewhere(entry, fields)
   return l and (TERMINAL[l.state] or l.entry ~= entry)
 end
 
-local function start(k, entry, fields)
+-- `again`: nobody knows how an earlier start of it ended, nor ever will. `counts`: this one uses an attempt.
+local function start(k, entry, fields, again, counts)
   local id, message = field(fields, 'id'), field(fields, 'message')
   local l = unpack_live(redis.call('HGET', live, id))
   if l then
-    l.attempts = l.attempts + 1
+    if counts then l.attempts = l.attempts + 1 end
     l.token = math.max(l.token + 1, now, youngest)
     l.state, l.consumer, l.entry = 'running', me, entry
     redis.call('HSET', live, id, pack_live(l))
-    started[#started + 1] = { id, int(l.token), l.attempts }
+    started[#started + 1] = { id, int(l.token), l.attempts, again }
     if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
     l = { attempts = 1, max = 0, token = now }  -- not made by dispatch.lua: the broker sets it aside
@@ -73,7 +74,9 @@ local function take_over(k, consumer, skip)
     if room <= 0 then return end
     local entry = pending[1]
     if not skip[k .. ':' .. entry] then
-      local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry)[1]
+      -- What is ours was lost with a reply, which is no death of a worker and uses no attempt.
+      local deaths = pending[4] + (consumer == me and 0 or 1)
+      local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry, 'RETRYCOUNT', deaths)[1]
       if not claimed then
         redis.call('XACK', KEYS[k], group, entry)
       elseif skip[k .. ':' .. field(claimed[2], 'id')] then
@@ -82,7 +85,7 @@ local function take_over(k, consumer, skip)
         drop(KEYS[k], entry)
       elseif consumer == me or not poisoned(k, entry, claimed[2], pending[4]) then
         held[k .. ':' .. entry] = true
-        start(k, entry, claimed[2])
+        start(k, entry, claimed[2], true, consumer ~= me)
       end
     end
   end
@@ -150,7 +153,7 @@ for k = FIRST, #KEYS do
         redis.call('HSET', live, field(fields, 'id'), pack_live(l))
         drop(KEYS[k], entry)
       else
-        start(k, entry, fields)
+        start(k, entry, fields, false, true)
       end
     end
   end

@@ -97,7 +97,10 @@ def _changes(fields: dict[bytes, bytes]) -> list[Change]:
     data: Any = json.loads(fields[b"data"])
     if fields[b"kind"] == b"started":
         worker, at = fields[b"worker"].decode(), from_ms(int(fields[b"at"]))
-        return [Change(id, RUNNING, int(token), attempts, worker, started_at=at) for id, token, attempts in data]
+        return [
+            Change(id, RUNNING, int(token), attempts, worker, started_at=at, again=again)
+            for id, token, attempts, again in data
+        ]
     due, started, progress = data.get("due"), data.get("started"), data.get("progress")
     return [
         Change(

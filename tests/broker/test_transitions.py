@@ -117,7 +117,19 @@ def test_the_reply_of_a_fetch_that_was_lost_is_found_again(bench: Bench) -> None
     held = bench.fetch("w", room=1)["b"]
     again = bench.fetch("w", sweep=True, held=[(held[0], held[1].decode())])
     assert list(again) == ["a"]
-    assert again["a"][1] == lost[1]
+    assert (again["a"][1], again["a"][4]) == (lost[1], 1), "the same entry, and still its first attempt"
+    assert int(again["a"][6]) > int(lost[6])
+
+
+def test_lost_replies_use_no_attempt_and_are_no_deaths(bench: Bench) -> None:
+    for name, most in (("once", 1), ("unbounded", 0)):
+        bench.enter(name, most=most)
+    bench.fetch("w")
+    for _ in range(6):  # one more than the deaths that end a task without a bound
+        assert set(bench.fetch("w", sweep=True)) == {"once", "unbounded"}
+    bench.silence("w")
+    assert list(bench.fetch("v", sweep=True)) == ["unbounded"]
+    assert bench.live("once")[0] == "dead"
 
 
 def test_p8_after_its_attempts_a_dead_workers_task_is_dead(bench: Bench) -> None:

@@ -68,7 +68,7 @@ class World(RuleBasedStateMachine):
         for event in self.bench.read_events():
             data: Any = json.loads(event[b"data"])
             if event[b"kind"] == b"started":
-                for task_id, token, attempts in data:
+                for task_id, token, attempts, _again in data:
                     self.ledger[task_id].record(RUNNING, int(token), attempts)
                 continue
             assert event[b"kind"] == b"ended"

@@ -108,8 +108,11 @@ def test_p2_tasks_whose_fetch_reply_was_lost_run_soon_on_the_same_worker(
     assert time.monotonic() - submitted < 3  # and not after a liveness limit: the worker lives
     assert replies.done
     for name, task in tasks.items():
-        installation.wait_state(task, "succeeded")
+        assert installation.wait_state(task, "succeeded").attempts == 1
         assert installation.notes()[f"start {name}"] == 1
+    attempts = [[one.outcome for one in installation.runtime.ledger.attempts(task)] for task in tasks.values()]
+    assert all(words[-1] == "succeeded" and set(words[:-1]) <= {"lost"} for words in attempts)
+    assert any(len(words) > 1 for words in attempts), "no reply with a task in it was lost"
     assert worker.alive
     assert_nothing_is_left(installation)
 
