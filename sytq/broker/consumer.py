@@ -60,7 +60,7 @@ class StreamConsumer(Consumer):
                 self._fill()
                 self._pause = 0.1
             except NoGroup:
-                self._make_group()
+                self._make_groups()
             except RedisUnavailable as error:
                 log.warning("fetch waits for Redis", queue=self._queue, error=str(error))
                 self._swept = 0.0  # the lost reply may have held tasks: look for them at once
@@ -179,12 +179,18 @@ class StreamConsumer(Consumer):
             self._worker.acks.put(delivery)
         return deliveries
 
-    def _make_group(self) -> None:
-        try:
-            self._worker.make_group(self._streams)
-        except RedisUnavailable as error:
-            log.warning("cannot prepare the queue yet", queue=self._queue, error=str(error))
-            self._worker.stopping.wait(self._pause)
+    def _make_groups(self) -> None:
+        """Make the group on streams that lack it, from id 0: what is there already is not skipped."""
+        for stream in self._streams:
+            try:
+                self._worker.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+            except RedisUnavailable as error:
+                log.warning("cannot prepare the queue yet", queue=self._queue, error=str(error))
+                self._worker.stopping.wait(self._pause)
+                return
+            except Exception as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
 
 
 def _decode(body: bytes, queue: str) -> Message[Any]:

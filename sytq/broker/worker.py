@@ -115,15 +115,6 @@ class WorkerProcess:
         """The held delivery of a task."""
         return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)
 
-    def make_group(self, streams: Iterable[str]) -> None:
-        """Make the consumer group on streams that lack it, from id 0: what is there already is not skipped."""
-        for stream in streams:
-            try:
-                self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
-            except Exception as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-
     def _hand_back(self) -> None:
         """Give up the plain tasks that did not end in time: their threads end with the process."""
         for delivery in self._deliveries():
@@ -147,13 +138,11 @@ class WorkerProcess:
 
     def _adopt(self) -> None:
         """Enter the running tasks in a Redis that was emptied, as ours."""
-        deliveries = self._deliveries()
-        self.make_group({delivery.stream for delivery in deliveries})
-        for delivery in deliveries:
+        for delivery in self._deliveries():
             priority = delivery.stream.rpartition(":")[2]
             entry = self.redis.call(
                 "adopt",
-                [self.keys.live, delivery.stream],
+                [self.keys.live, delivery.stream, self.keys.queues],
                 [
                     *(GROUP, self.name, delivery.id, delivery.type, delivery.queue_name, priority),
                     *(delivery.attempts, delivery.max_attempts, delivery.token, delivery.body),

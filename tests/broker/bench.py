@@ -138,7 +138,7 @@ class Bench:
         index, _entry, task_id, message, attempts, most, token = item
         stream = self.streams[index - FIRST]
         args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, most, token, message]
-        entry: bytes | None = self.redis.call("adopt", [self.keys.live, stream], args)
+        entry: bytes | None = self.redis.call("adopt", [self.keys.live, stream, self.keys.queues], args)
         return entry
 
     # -- time
