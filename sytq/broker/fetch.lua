@@ -29,6 +29,9 @@ local function drop(stream, entry)
   redis.call('XDEL', stream, entry)
 end
 
+local pauses = redis.call('EXISTS', paused) == 1
+local function is_paused(l) return pauses and redis.call('HEXISTS', paused, l.type) == 1 end
+
 -- Whether an entry is only a copy: its task has ended, or stands at another entry.
 local function elsewhere(entry, fields)
   local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
@@ -53,18 +56,31 @@ local function start(k, entry, fields, again, counts)
   out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token) }
 end
 
--- A task whose workers keep dying ends here rather than killing the next one.
-local function poisoned(k, entry, fields, deaths)
+-- A task whose type is paused waits beside its stream.
+local function set_aside(id, fields) redis.call('HSET', parked, id, field(fields, 'message')) end
+
+-- A running task whose worker died, or (`mine`) that was given to this one with a reply that was lost: whether it is
+-- not to be started again, and then what becomes of it.
+local function stays(k, entry, fields, deaths, mine)
   local id = field(fields, 'id')
   local l = unpack_live(redis.call('HGET', live, id))
-  if not l or (l.max > 0 and l.attempts < l.max) or (l.max == 0 and deaths < max_deaths) then return false end
-  l.state = 'dead'
+  if not l then return false end
+  local event = { worker = l.consumer, finished = now }
+  if not mine and (l.max > 0 and l.attempts >= l.max or l.max == 0 and deaths >= max_deaths) then
+    -- Its workers keep dying: it ends here rather than killing the next one.
+    event.state, event.outcome, event.fingerprint = 'dead', 'dead', 'worker-died'
+    event.error = 'the worker died at each of its ' .. int(deaths) .. ' last starts (killed, out of memory or crashed)'
+    redis.call('HINCRBY', stats, l.type .. ':dead', 1)
+  elseif is_paused(l) then
+    event.state, event.outcome = 'queued', 'lost'
+    set_aside(id, fields)
+  else
+    return false
+  end
+  if mine then l.attempts = l.attempts - 1 end
+  l.state, l.consumer, l.entry, event.attempts = event.state, '', '', l.attempts
   redis.call('HSET', live, id, pack_live(l))
-  redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode({
-    state = 'dead', attempts = l.attempts, worker = l.consumer, outcome = 'dead', finished = now,
-    error = 'the worker died at each of its ' .. int(deaths) .. ' last starts (killed, out of memory or crashed)',
-    fingerprint = 'worker-died' }))
-  redis.call('HINCRBY', stats, l.type .. ':dead', 1)
+  redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
   drop(KEYS[k], entry)
   return true
 end
@@ -75,7 +91,8 @@ local function take_over(k, consumer, skip)
     local entry = pending[1]
     if not skip[k .. ':' .. entry] then
       -- What is ours was lost with a reply, which is no death of a worker and uses no attempt.
-      local deaths = pending[4] + (consumer == me and 0 or 1)
+      local mine = consumer == me
+      local deaths = pending[4] + (mine and 0 or 1)
       local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry, 'RETRYCOUNT', deaths)[1]
       if not claimed then
         redis.call('XACK', KEYS[k], group, entry)
@@ -83,9 +100,9 @@ local function take_over(k, consumer, skip)
         -- Its owner will soon know that this is its entry.
       elseif elsewhere(entry, claimed[2]) then
         drop(KEYS[k], entry)
-      elseif consumer == me or not poisoned(k, entry, claimed[2], pending[4]) then
+      elseif not stays(k, entry, claimed[2], pending[4], mine) then
         held[k .. ':' .. entry] = true
-        start(k, entry, claimed[2], true, consumer ~= me)
+        start(k, entry, claimed[2], true, not mine)
       end
     end
   end
@@ -130,8 +147,6 @@ if rate > 0 then
   redis.call('PEXPIRE', rate_key, window)
 end
 
-local pauses = redis.call('EXISTS', paused) == 1
-
 local looked_at = 0  -- setting aside takes no room, but a script must end
 
 for k = FIRST, #KEYS do
@@ -147,8 +162,8 @@ for k = FIRST, #KEYS do
       elseif l and l.state == 'running' then
         -- Entered by the worker that runs it (adopt.lua): it stays that worker's.
         redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
-      elseif l and pauses and redis.call('HEXISTS', paused, l.type) == 1 then
-        redis.call('HSET', parked, field(fields, 'id'), field(fields, 'message'))
+      elseif l and is_paused(l) then
+        set_aside(field(fields, 'id'), fields)
         l.entry = ''
         redis.call('HSET', live, field(fields, 'id'), pack_live(l))
         drop(KEYS[k], entry)

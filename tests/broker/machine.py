@@ -108,17 +108,19 @@ class TaskLife(World):
             held |= {(item[0], item[2].decode()) for item in worker.runs()}
         worker.fresh, worker.silent = True, False
         running = self._count(RUNNING)
-        orphans, doomed = self._orphans(worker, held) if sweep else (set(), set())
+        orphans, fates = self._orphans(worker, held) if sweep else (set(), {})
         queued = {task_id for task_id, known in self.known.items() if known.state == QUEUED and not known.parked}
 
         items = self.bench.fetch(worker.name, room, self.limit, sweep, held, MAX_DEATHS)
 
         assert len(items) <= room
         assert items.keys() <= queued | orphans
-        for task_id in doomed:
-            live = self.bench.live(task_id)
-            if live and live[0] == DEAD:
-                self.known[task_id].state = DEAD
+        after = self.bench.see()
+        for task_id, fate in fates.items():
+            if after.live[task_id][0] == fate:
+                known = self.known[task_id]
+                known.attempts -= known.consumer == worker.name  # it was never told
+                known.state, known.consumer, known.entry, known.parked = fate, "", "", fate == QUEUED
         for task_id, item in items.items():
             known, token = self.known[task_id], int(item[6])
             # What was given to this worker before and never reached it uses no attempt.
@@ -131,15 +133,15 @@ class TaskLife(World):
                 worker.held[task_id, token] = item
 
         if self.paused:
-            assert items.keys() <= orphans
-            met = queued & self.bench.see().parked.keys()
+            assert not items
+            met = queued & after.parked.keys()
             for task_id in met:
                 self.known[task_id].parked, self.known[task_id].entry = True, ""
             queued -= met
         spare = room - len(items)
-        if spare > 0 and len(orphans | doomed) <= 7:
+        if spare > 0 and len(orphans | fates.keys()) <= 7:
             assert orphans <= items.keys(), "what nobody holds is found"
-            assert all(self.known[task_id].state == DEAD for task_id in doomed)
+            assert all(self.known[task_id].state == fate for task_id, fate in fates.items())
         if self.limit:
             now = self._count(RUNNING)
             assert now <= max(self.limit, running)
@@ -150,22 +152,24 @@ class TaskLife(World):
             assert max(map(self._rank, taken)) <= min(map(self._rank, left)), "the most urgent first"
         return list(items.values())
 
-    def _orphans(self, worker: Worker, held: set[tuple[int, str]]) -> tuple[set[str], set[str]]:
-        """Running tasks that `worker` takes over, and those that end because their workers keep dying."""
+    def _orphans(self, worker: Worker, held: set[tuple[int, str]]) -> tuple[set[str], dict[str, str]]:
+        """Running tasks that `worker` takes over, and what becomes of those that nobody is to start again."""
         fresh = {other.name for other in self.workers if other.fresh}
         deliveries = {task_id: times for _, _, task_id, _, times in self.seen.pending}
-        orphans, doomed = set(), set()
+        orphans: set[str] = set()
+        fates: dict[str, str] = {}
         for task_id, known in self.known.items():
-            if known.state != RUNNING:
+            mine, index = known.consumer == worker.name, self.bench.index(known.priority or PRIORITIES[0])
+            kept = {(index, known.entry), (index, task_id)} & held if mine else known.consumer in fresh
+            if known.state != RUNNING or kept:
                 continue
-            if known.consumer == worker.name:
-                index = self.bench.index(known.priority)
-                if not {(index, known.entry), (index, task_id)} & held:
-                    orphans.add(task_id)
-            elif known.consumer not in fresh:
-                last = known.attempts >= known.most if known.most else deliveries[task_id] >= MAX_DEATHS
-                (doomed if last else orphans).add(task_id)
-        return orphans, doomed
+            if not mine and (known.attempts >= known.most if known.most else deliveries[task_id] >= MAX_DEATHS):
+                fates[task_id] = DEAD
+            elif self.paused:
+                fates[task_id] = QUEUED
+            else:
+                orphans.add(task_id)
+        return orphans, fates
 
     def settle(self, which: int, kind: str, counts: bool = True, times: int = 1, reply_lost: bool = False) -> None:
         """One of the starts that a worker believes to hold ends, once or as a repetition after a lost reply."""

@@ -76,6 +76,10 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     for n in range(3):
         fetch(n)
         one.do("falls_silent", n=n, how="killed")
+    start("now")
+    fetch()
+    one.do("falls_silent", n=0, how="killed")
+    one.do("pause", n=1, resume=True)
     start("now", "now")
     one.do("cancel", which={0})
     fetch()

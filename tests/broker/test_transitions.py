@@ -144,6 +144,21 @@ def test_p8_after_its_attempts_a_dead_workers_task_is_dead(bench: Bench) -> None
     assert json.loads(bench.events()[-1][b"data"])["outcome"] == "dead"
 
 
+@pytest.mark.parametrize(("heir", "attempts"), [("heir", 1), ("w", 0)])
+def test_a_task_of_a_paused_type_whose_worker_lost_it_is_set_aside(bench: Bench, heir: str, attempts: int) -> None:
+    bench.enter("a", most=2)
+    bench.fetch("w")
+    bench.silence("w")
+    bench.operations.pause("t", "{}")
+    assert bench.fetch(heir, sweep=True) == {}
+    assert bench.live("a")[:1] + bench.live("a")[4:5] == ["queued", str(attempts)]
+    assert (list(bench.see().parked), bench.waiting()) == (["a"], 0)
+    said = json.loads(bench.events()[-1][b"data"])
+    assert (said["state"], said["outcome"], said["worker"], said["attempts"]) == ("queued", "lost", "w", attempts)
+    bench.operations.resume("t")
+    assert bench.fetch(heir)["a"][4] == attempts + 1
+
+
 def test_p8_a_type_without_bound_dies_after_five_worker_deaths_in_a_row(bench: Bench) -> None:
     bench.enter("a", most=0)
     bench.fetch("w0")
