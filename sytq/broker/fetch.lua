@@ -1,5 +1,5 @@
 -- running <- queued, and running <- running of a dead consumer: take at most what there is room for.
--- KEYS live events workers stats paused parked rate queue-bell epoch, then the queue's four streams in the order to look
+-- KEYS live events workers stats paused parked rate queue-bell epoch cancels, then the queue's four streams in the order to look
 -- ARGV group consumer room limit rate window_ms liveness_ms max_deaths sweep held...
 --      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. held: stream index ':' entry,
 --      and stream index ':' task id, as adopt.lua may have made an entry anew whose id this worker does not know yet
@@ -7,7 +7,7 @@
 --    else {1, {stream index, entry, id, message, attempts, max, token}...}
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, bell = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local FIRST = 10
+local FIRST = 11
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -66,17 +66,21 @@ local function stays(k, entry, fields, deaths, mine)
   local l = unpack_live(redis.call('HGET', live, id))
   if not l then return false end
   local event = { worker = l.consumer, finished = now }
-  if not mine and (l.max > 0 and l.attempts >= l.max or l.max == 0 and deaths >= max_deaths) then
+  local cancelled_by = redis.call('HGET', KEYS[10], id)
+  if cancelled_by then
+    event.state, event.outcome, event.error = 'cancelled', 'cancelled', 'cancelled by ' .. cancelled_by
+    redis.call('HDEL', KEYS[10], id)
+  elseif not mine and (l.max > 0 and l.attempts >= l.max or l.max == 0 and deaths >= max_deaths) then
     -- Its workers keep dying: it ends here rather than killing the next one.
     event.state, event.outcome, event.fingerprint = 'dead', 'dead', 'worker-died'
     event.error = 'the worker died at each of its ' .. int(deaths) .. ' last starts (killed, out of memory or crashed)'
-    redis.call('HINCRBY', stats, l.type .. ':dead', 1)
   elseif is_paused(l) then
     event.state, event.outcome = 'queued', 'lost'
     set_aside(id, fields)
   else
     return false
   end
+  if TERMINAL[event.state] then redis.call('HINCRBY', stats, l.type .. ':' .. event.state, 1) end
   if mine then l.attempts = l.attempts - 1 end
   l.state, l.consumer, l.entry, event.attempts = event.state, '', '', l.attempts
   redis.call('HSET', live, id, pack_live(l))

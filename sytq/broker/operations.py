@@ -56,7 +56,7 @@ class Operations:
 
     def revive(self, ids: Sequence[str]) -> None:
         """Forget how dead or cancelled tasks ended, so that they can be dispatched again."""
-        names = [self._keys.live, self._keys.progress, self._keys.cancels]
+        names = [self._keys.live, self._keys.progress]
         for start in range(0, len(ids), _BATCH):
             self._redis.call("revive", names, list(ids[start : start + _BATCH]))
 

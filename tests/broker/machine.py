@@ -121,6 +121,7 @@ class TaskLife(World):
                 known = self.known[task_id]
                 known.attempts -= known.consumer == worker.name  # it was never told
                 known.state, known.consumer, known.entry, known.parked = fate, "", "", fate == QUEUED
+                self.asked.discard(task_id)
         for task_id, item in items.items():
             known, token = self.known[task_id], int(item[6])
             # What was given to this worker before and never reached it uses no attempt.
@@ -163,7 +164,9 @@ class TaskLife(World):
             kept = {(index, known.entry), (index, task_id)} & held if mine else known.consumer in fresh
             if known.state != RUNNING or kept:
                 continue
-            if not mine and (known.attempts >= known.most if known.most else deliveries[task_id] >= MAX_DEATHS):
+            if task_id in self.asked:
+                fates[task_id] = CANCELLED
+            elif not mine and (known.attempts >= known.most if known.most else deliveries[task_id] >= MAX_DEATHS):
                 fates[task_id] = DEAD
             elif self.paused:
                 fates[task_id] = QUEUED
@@ -246,7 +249,6 @@ class TaskLife(World):
             for task_id in again.keys() & self.known.keys():
                 if self.known[task_id].state in (DEAD, CANCELLED):
                     del self.known[task_id]
-                    self.asked.discard(task_id)
             self.all_is_well()
             self.script = "dispatch"
             for task_id in again.keys() - self.known.keys():

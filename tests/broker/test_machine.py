@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -80,6 +81,10 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     fetch()
     one.do("falls_silent", n=0, how="killed")
     one.do("pause", n=1, resume=True)
+    fetch(1)
+    one.do("cancel", which={0})
+    one.do("falls_silent", n=1, how="killed")
+    fetch(2)
     start("now", "now")
     one.do("cancel", which={0})
     fetch()
@@ -105,14 +110,16 @@ def test_the_events_of_an_earlier_start_do_not_forget_a_later_end(life: type[Tas
     assert (bench.live("a") or [])[0] == "succeeded"
 
 
-def test_a_replayed_task_is_not_cancelled_by_a_request_from_before(life: type[TaskLife]) -> None:
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_replayed_task_is_not_cancelled_by_a_request_from_before(life: type[TaskLife], most: int) -> None:
     bench = life.bench
-    bench.enter("a", most=1)
+    bench.enter("a", most=most)
     bench.fetch("w")
     assert bench.operations.cancel("a", "somebody") == "asked"
     bench.silence("w")
     assert bench.fetch("v", sweep=True) == {}
-    assert (bench.live("a") or [])[0] == "dead"
+    assert (bench.live("a") or [])[0] == "cancelled"
+    assert json.loads(bench.events()[-1][b"data"])["error"] == "cancelled by somebody"
     bench.operations.revive(["a"])
     bench.enter("a")
     assert list(bench.fetch("v")) == ["a"]

@@ -113,3 +113,24 @@ def test_second_sigterm_to_the_group_still_loses_nothing(installation: Installat
     worker.wait(30)
     installation.start_worker()
     assert installation.wait_state(task, "succeeded").result == '{"name":"a"}'
+
+
+def test_what_a_killed_worker_ran_is_not_started_again_when_its_cancel_was_asked_or_its_type_paused(
+    installation: Installation,
+) -> None:
+    operator = installation.runtime.operator
+    first = installation.start_worker()
+    unwanted = installation.submit("plain", "unwanted", seconds=30)
+    paused = installation.submit("gentle", "paused", seconds=1)
+    for name in ("unwanted", "paused"):
+        installation.wait_note(f"start {name}")
+    assert operator.cancel(unwanted, "ann") == "asked"
+    operator.pause("gentle", by="ann", why="the target is being moved")
+    first.kill()
+    installation.start_worker()
+    assert installation.wait_state(unwanted, "cancelled").error == "cancelled by ann"
+    assert installation.wait_state(paused, "queued").attempts == 1
+    operator.resume("gentle")
+    assert installation.wait_state(paused, "succeeded").attempts == 2
+    assert [one.outcome for one in installation.runtime.ledger.attempts(paused)] == ["lost", "succeeded"]
+    assert (installation.notes()["start unwanted"], installation.notes()["start paused"]) == (1, 2)
