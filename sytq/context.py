@@ -12,14 +12,16 @@ import contextlib
 import datetime as dt
 import functools
 import json
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import peewee
 import structlog
+from dramatiq.middleware import TimeLimit
 
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
@@ -143,6 +145,14 @@ class _Core:
 class Context(_Core):
     """The context of a plain function."""
 
+    def __init__(
+        self, services: Services, declared: TaskType, delivery: Delivery, limit: TimeLimit | None = None
+    ) -> None:
+        super().__init__(services, declared, delivery)
+        self._limit = limit  # which interrupts the thread that this is made on
+        self._thread = threading.get_ident()
+        self._deadline = time.monotonic() + self.timeout
+
     @property
     def http(self) -> BlockingClient:
         """The guarded HTTP client."""
@@ -174,14 +184,31 @@ class Context(_Core):
             with contextlib.suppress(DatabaseUnavailable):  # it counts as interrupted then; the cause is what matters
                 self._forget_step(name)
             raise
-        while True:
-            try:
-                self._finish_step(name, value)
-                return value
-            except DatabaseUnavailable as error:
-                # The result exists and may have cost money: it waits here rather than being made again.
-                self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                time.sleep(_PATIENCE)
+        with self._off_the_clock():
+            while True:
+                try:
+                    self._finish_step(name, value)
+                    return value
+                except DatabaseUnavailable as error:
+                    # The result exists and may have cost money: it waits here rather than being made again.
+                    self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                    time.sleep(_PATIENCE)
+
+    @contextlib.contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """The time limit ends no run that has a result to keep, and the time that this takes is not the run's."""
+        if self._limit is None:
+            yield
+            return
+        began = time.monotonic()
+        self._limit.manager.remove_timeout(self._thread)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            self._deadline += now - began
+            left = (self._deadline - now) * 1000
+            self._limit.manager.add_timeout(self._thread, left)  # type: ignore[no-untyped-call]
 
 
 class AsyncContext(_Core):
@@ -192,6 +219,8 @@ class AsyncContext(_Core):
     ) -> None:
         super().__init__(services, declared, delivery)
         self._deadline = deadline
+        self._keeping = 0  # results of steps that are being kept, as several may run at once
+        self._left = 0.0  # seconds of the run's time when the first of them began
 
     @property
     def http(self) -> Client:
@@ -221,17 +250,34 @@ class AsyncContext(_Core):
             with contextlib.suppress(DatabaseUnavailable):
                 await self.blocking(self._forget_step, name)
             raise
-        while True:
-            try:
-                await self.blocking(self._finish_step, name, value)
-                return value
-            except DatabaseUnavailable as error:
-                self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                if self._deadline is not None:  # the time that this waiting takes is not the task's
-                    self._deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
-                await asyncio.sleep(_PATIENCE)
+        with self._off_the_clock():
+            while True:
+                try:
+                    await self.blocking(self._finish_step, name, value)
+                    return value
+                except DatabaseUnavailable as error:
+                    self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                    await asyncio.sleep(_PATIENCE)
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a short blocking `function` on the process's small thread pool."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._services.threads, functools.partial(function, *args))
+
+    @contextlib.contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """As `Context._off_the_clock`."""
+        if self._deadline is None or self._deadline.expired():
+            yield
+            return
+        now = asyncio.get_running_loop().time
+        if not self._keeping:
+            self._left = (self._deadline.when() or now()) - now()
+            self._deadline.reschedule(None)
+        self._keeping += 1
+        try:
+            yield
+        finally:
+            self._keeping -= 1
+            if not self._keeping and not self._deadline.expired():
+                self._deadline.reschedule(now() + self._left)

@@ -109,9 +109,10 @@ def build(settings: Settings) -> Runtime:
 
 def attach_worker(runtime: Runtime) -> None:
     """Make the runtime's broker one that works: an actor for every task type, the middleware, the loops."""
-    crew = _Crew(runtime)
+    limit = TimeLimit()
+    crew = _Crew(runtime, limit)
     broker = runtime.broker
-    broker.add_middleware(TimeLimit())
+    broker.add_middleware(limit)
     broker.add_middleware(RetryPolicy(runtime.registry))
     broker.add_middleware(Lifecycle(runtime.settings, crew.assemble, _loops(runtime)))
     for declared in runtime.registry:
@@ -157,8 +158,9 @@ def _bridge(runtime: Runtime, stream: Stream) -> Loop:
 class _Crew:
     """Turns a delivery into the call of the plugin's function, with its context."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, limit: TimeLimit) -> None:
         self._runtime = runtime
+        self._limit = limit
         self._services: Services | None = None
 
     def assemble(self) -> None:
@@ -182,7 +184,8 @@ class _Crew:
             assert self._services is not None
             try:
                 payload = declared.parse(delivery.payload)
-                delivery.result = declared.function(Context(self._services, declared, delivery), payload)
+                context = Context(self._services, declared, delivery, self._limit)
+                delivery.result = declared.function(context, payload)
             except Exception as error:
                 # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
                 delivery.stuff_exception(error)

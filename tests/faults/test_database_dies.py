@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +52,28 @@ def test_p1_a_task_that_needs_the_database_waits_for_it_and_uses_no_attempt(
     own_mysql.start()
     assert breakable.wait_state(own.id, "succeeded", timeout=40).attempts == 1
     assert set(breakable.notes().values()) == {1}
+
+
+@pytest.mark.parametrize(("type_name", "steps"), [("keeper", 1), ("gentle-keeper", 2)])
+def test_p4_a_result_that_waits_for_the_database_is_not_ended_by_the_time_limit(
+    breakable: Installation, own_mysql: MySQLServer, type_name: str, steps: int
+) -> None:
+    worker = breakable.start_worker()
+    task = breakable.submit(type_name, "a", seconds=0.5)
+    breakable.wait_note("step a", times=steps)
+    own_mysql.kill()
+    died = time.monotonic()
+    poll(
+        lambda: "checkpoint waits" in worker.text() and time.monotonic() - died > 4, message="the limit of 2 s is over"
+    )
+    own_mysql.start()
+    row = breakable.wait_state(task, "succeeded", timeout=30)
+    assert row.attempts == 1
+    assert breakable.notes() == {"step a": steps}
+
+
+def test_the_time_limit_goes_on_behind_a_step(breakable: Installation) -> None:
+    breakable.start_worker()
+    task = breakable.submit("overdue", "a")
+    assert breakable.wait_state(task, "dead").error.startswith("timed out")
+    assert breakable.notes() == {"step a": 1}

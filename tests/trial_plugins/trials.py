@@ -1,6 +1,7 @@
 """Task types for the tests: each writes a line to a file when it runs, so that runs can be counted from outside."""
 
 import asyncio
+import functools
 import os
 import signal
 import time
@@ -57,6 +58,27 @@ async def stepwise(ctx: AsyncContext, trial: Trial) -> dict[str, list[str]]:
     return {"done": done}
 
 
+@task("keeper", payload=Trial, queue="plain", retry=THREE, timeout="2s")
+def keeper(ctx: Context, trial: Trial) -> dict[str, bool]:
+    def work() -> bool:
+        note(trial, "step")
+        time.sleep(trial.seconds)
+        return True
+
+    return {"kept": ctx.step("only", work)}
+
+
+@task("gentle-keeper", payload=Trial, queue="gentle", retry=THREE, timeout="2s")
+async def gentle_keeper(ctx: AsyncContext, trial: Trial) -> dict[str, list[bool]]:
+    async def work(seconds: float) -> bool:
+        note(trial, "step")
+        await asyncio.sleep(seconds)
+        return True
+
+    both = (ctx.step(f"step-{n}", functools.partial(work, trial.seconds + n / 10)) for n in range(2))
+    return {"kept": await asyncio.gather(*both)}
+
+
 @task("poison", payload=Trial, queue="poison", retry=THREE)
 def poison(ctx: Context, trial: Trial) -> None:
     note(trial, "start")
@@ -88,6 +110,13 @@ def patient(ctx: Context, trial: Trial) -> None:
 
 @task("slow", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")
 def slow(ctx: Context, trial: Trial) -> None:
+    while True:
+        time.sleep(0.05)
+
+
+@task("overdue", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")
+def overdue(ctx: Context, trial: Trial) -> None:
+    ctx.step("only", lambda: note(trial, "step"))
     while True:
         time.sleep(0.05)
 
