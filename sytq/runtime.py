@@ -101,7 +101,7 @@ def build(settings: Settings) -> Runtime:
         broker=broker,
         submitter=submitter,
         timetable=Timetable(database),
-        operator=Operator(ledger, Operations(redis, keys, queues), submitter, registry),
+        operator=Operator(ledger, Operations(redis, keys), submitter, registry),
         inspection=inspection,
         guard=Guard(settings.outbound.allow_networks, settings.outbound.allow_hosts),
     )

@@ -102,12 +102,12 @@ class WorkerInfo:
 
 
 class Inspection:
-    """Reads of one Redis; `queues` are those that the installed task types use."""
+    """Reads of one Redis; `queues` are those that the installed task types use, shown also when nothing was in them."""
 
     def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
         self._redis = redis
         self._keys = keys
-        self._queues = sorted(queues)
+        self._queues = set(queues)
 
     # -- tasks
 
@@ -148,7 +148,7 @@ class Inspection:
     def running(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[InFlight]:
         """Return a page of what workers hold, by queue and priority. Raises InvalidInput for a strange cursor.
 
-        A round trip for each stream that is looked at (4 Q at most) and two more; work in proportion to `limit`.
+        A round trip for each stream that is looked at (4 Q at most) and three more; work in proportion to `limit`.
         """
         places = [(name, priority) for name in self._asked(queue) for priority in PRIORITIES]
         where, behind = _cursor(after, re.compile(r"([^/]+)/(urgent|high|normal|low)/(\d+-\d+)"))
@@ -199,22 +199,30 @@ class Inspection:
 
     # -- queues
 
+    def names(self) -> list[str]:
+        """Return every queue: those of the installed types, and those that other programs' tasks were entered into.
+
+        One round trip.
+        """
+        return sorted(self._queues | {name.decode() for name in self._redis.ask("SMEMBERS", self._keys.queues)})
+
     def queues(self) -> list[Depth]:
-        """Return every queue and priority with its depth. Q round trips."""
+        """Return every queue and priority with its depth. Q round trips and one."""
         depths = []
-        for queue in self._queues:
+        for queue in self.names():
             answers = self._redis.call("depth", self._keys.streams(queue), [GROUP])
             for priority, (waiting, running, oldest) in zip(PRIORITIES, answers, strict=True):
                 depths.append(Depth(queue, priority, waiting, running, oldest / 1000 if oldest >= 0 else None))
         return depths
 
     def delayed(self) -> dict[str, int]:
-        """Return how many tasks wait for their time, per queue. Q round trips."""
-        return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self._queues}
+        """Return how many tasks wait for their time, per queue. Q round trips and one."""
+        return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}
 
     def parked(self) -> dict[str, int]:
-        """Return how many queued tasks were set aside because their type is paused, per queue. Q round trips."""
-        return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self._queues}
+        """Return how many queued tasks were set aside because their type is paused, per queue. Q round trips and
+        one."""
+        return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
 
     # -- the whole
 
@@ -257,10 +265,11 @@ class Inspection:
         return float(seconds + micros / 1e6)
 
     def _asked(self, queue: str | None) -> list[str]:
+        names = self.names()
         if queue is None:
-            return self._queues
-        if queue not in self._queues:
-            raise InvalidInput("queue", f"'{queue[:64]}' is not a queue; valid: {', '.join(self._queues)}")
+            return names
+        if queue not in names:
+            raise InvalidInput("queue", f"'{queue[:64]}' is not a queue; valid: {', '.join(names)}")
         return [queue]
 
     def _rank_behind(self, key: str, score: str, member: str) -> int:

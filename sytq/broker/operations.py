@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.redis import Redis
@@ -17,12 +17,11 @@ _BATCH = 200
 
 
 class Operations:
-    """See the module. `queues` are those that the installed task types use."""
+    """See the module."""
 
-    def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._queues = sorted(queues)
 
     def cancel(self, task_id: str, by: str) -> str:
         """Cancel a task and return what came of it: cancelled, asked (it runs), ended or unknown."""
@@ -71,7 +70,8 @@ class Operations:
 
     def unpark(self) -> None:
         """Enter the tasks again that were set aside and whose type is not paused (any more)."""
-        for queue in self._queues:
+        for name in self._redis.ask("SMEMBERS", self._keys.queues):
+            queue = name.decode()
             parked = self._keys.parked(queue)
             cursor: bytes | int = 0 if self._redis.ask("HLEN", parked) else b"0"
             while cursor != b"0":

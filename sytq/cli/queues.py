@@ -22,9 +22,10 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queu
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """Show every queue by priority, with its limits."""
     parts = open_runtime(file)
+    depths = parts.inspection.queues()
     delayed, parked = parts.inspection.delayed(), parts.inspection.parked()
     queues: dict[str, dict[str, Any]] = {}
-    for depth in parts.inspection.queues():
+    for depth in depths:
         limits = parts.settings.queues.get(depth.queue)
         queue = queues.setdefault(
             depth.queue,

@@ -45,7 +45,7 @@ class Bench:
         self.broker = StreamsBroker(Redis(url))
         self.redis, self.keys = self.broker.redis, self.broker.keys
         self.streams = self.keys.streams("q")
-        self.operations = Operations(self.redis, self.keys, ["q"])
+        self.operations = Operations(self.redis, self.keys)
         self.make_groups()
 
     def make_groups(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from sytq.broker.broker import Envelope
 from sytq.broker.inspection import Depth, Inspection
 from sytq.broker.keys import GROUP
 from sytq.errors import InvalidInput
@@ -87,6 +88,28 @@ def test_the_age_is_that_of_the_first_task_no_worker_was_given(redis_url: str, i
         assert 2 <= (depth(inspection, "plain", "low").oldest or 0) < 5
         client.xreadgroup(GROUP, "somebody", {stream: ">"})
         assert depth(inspection, "plain", "low").oldest is None
+
+
+def test_queues_of_types_that_are_not_installed_here_are_seen_too(installation: Installation) -> None:
+    broker, inspection = installation.runtime.broker, installation.runtime.inspection
+    later = int(dt.datetime.now(dt.UTC).timestamp() * 1000) + 3_600_000
+    broker.dispatch(
+        [
+            Envelope("a", "other", "elsewhere", "high", "{}", 1),
+            Envelope("b", "other", "elsewhere", "high", "{}", 1, due_ms=later),
+        ]
+    )
+    assert depth(inspection, "elsewhere", "high").waiting == 1
+    assert inspection.delayed()["elsewhere"] == 1
+    assert [task.id for task in inspection.delayed_tasks(queue="elsewhere").items] == ["b"]
+    assert inspection.running(queue="elsewhere").items == []
+    with pytest.raises(InvalidInput, match="elsewhere"):
+        inspection.running(queue="nowhere")
+    redis, parked = installation.runtime.redis, broker.keys.parked("elsewhere")
+    redis.ask("HSET", parked, "gone", "{}")  # set aside by a worker that has the type, whose task then ended
+    assert inspection.parked()["elsewhere"] == 1
+    installation.runtime.operator.restore_pauses()
+    assert inspection.parked()["elsewhere"] == 0, "also what is set aside there is looked through"
 
 
 def test_what_runs_is_listed_page_by_page_with_its_worker(installation: Installation) -> None:
