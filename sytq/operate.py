@@ -85,28 +85,6 @@ class Operator:
         parts = [list(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)]
         return sum(transact(self._ledger.database, partial(work, part)) for part in parts)
 
-    def find_dead(
-        self,
-        *,
-        type_name: str | None = None,
-        error: str | None = None,
-        since: dt.datetime | None = None,
-        before: dt.datetime | None = None,
-        limit: int | None = None,
-    ) -> list[Task]:
-        """Return the dead tasks that match, latest first; `error` is a part of the text, times are aware."""
-        where = [Task.state == DEAD]
-        if type_name is not None:
-            where.append(Task.type == type_name)
-        if error is not None:
-            where.append(Task.error.contains(error))
-        if since is not None:
-            where.append(Task.finished_at >= _naive(since))
-        if before is not None:
-            where.append(Task.finished_at < _naive(before))
-        query = Task.select().where(*where).order_by(Task.finished_at.desc(), Task.id.desc())
-        return read(self._ledger.database, lambda: list(query.limit(limit) if limit else query))
-
     def pause(self, type_name: str, by: str, why: str) -> None:
         """Start no task of a type, anywhere, until `resume`; what is running goes on. Raises InvalidInput."""
         self._registry.get(type_name)
@@ -171,7 +149,3 @@ def _locked(ids: list[str]) -> list[Task]:
     given_up = Task.id.in_(ids), Task.state.in_((DEAD, CANCELLED))
     Task.update(state=Task.state).where(*given_up).execute()
     return list(Task.select().where(*given_up))
-
-
-def _naive(moment: dt.datetime) -> dt.datetime:
-    return moment.astimezone(dt.UTC).replace(tzinfo=None)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sytq.broker.broker import Envelope
 from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
+from sytq.history import History, Match
 from sytq.ids import new_id
 from sytq.models import UniqueKey
 from sytq.operate import Operator
-from sytq.states import PRIORITIES
+from sytq.states import DEAD, PRIORITIES
 from tests.servers import RedisServer, poll
 from tests.workers import Installation
 
@@ -177,11 +179,16 @@ def test_dead_tasks_are_found_replayed_and_deleted(make: Make) -> None:
     for task in dead:
         installation.wait_state(task, "dead")
     operate = operator(installation)
-    assert {row.id for row in operate.find_dead()} == set(dead)
-    assert [row.id for row in operate.find_dead(type_name="failing")] == [dead[1]]
-    assert [row.id for row in operate.find_dead(error="no hope")] == [dead[0]]
-    assert operate.find_dead(before=in_seconds(-3600)) == []
-    assert len(operate.find_dead(since=in_seconds(-3600), limit=1)) == 1
+
+    def found(limit: int = 10, **match: Any) -> list[str]:
+        page = History(installation.runtime.database).page(Match((DEAD,), **match), limit=limit)
+        return [row.id for row in page.tasks]
+
+    assert set(found()) == set(dead)
+    assert found(type="failing") == [dead[1]]
+    assert found(error="no hope") == [dead[0]]
+    assert found(before=in_seconds(-3600)) == []
+    assert len(found(since=in_seconds(-3600), limit=1)) == 1
     assert operate.replay(dead) == 2  # at once: also while Redis remembers how they ended
     poll(lambda: installation.notes()["start failing"] == 6, message="all its attempts again")
     for task in dead:

@@ -1,0 +1,80 @@
+"""Lists of the ledger are read from an index in their order: a page costs the same among ten rows and ten million."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from collections.abc import Iterator
+
+import peewee
+import pytest
+
+from sytq.db import is_mysql, open_database, transact
+from sytq.history import History, Match
+from sytq.ids import new_id
+from sytq.ledger import Ledger, utcnow
+from sytq.migrations import migrate
+from sytq.models import Task
+from sytq.states import STATES, TERMINAL, UNFINISHED
+
+#: What lists ask for: states, type, queue.
+ASKED = list(
+    itertools.product([STATES, UNFINISHED, TERMINAL, *((state,) for state in STATES)], ["t1", None], ["q1", None])
+)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[peewee.Database]:
+    made = open_database(database_url)
+    migrate(made)
+    Ledger(made)  # binds the models
+    start = utcnow() - dt.timedelta(days=1)
+    rows = []
+    for n in range(6000):
+        state, at = STATES[n % len(STATES)], start + dt.timedelta(seconds=n)
+        ended = at if state in TERMINAL else None
+        row = {"id": new_id(), "type": f"t{n % 3}", "queue": f"q{n % 2}", "state": state, "payload": "{}"}
+        rows.append(row | {"created_at": at, "finished_at": ended})
+    for part in range(0, len(rows), 500):
+        transact(made, Task.insert_many(rows[part : part + 500]).execute)
+    with made.connection_context():
+        made.execute_sql("ANALYZE TABLE sytq_tasks" if is_mysql(made) else "ANALYZE")
+    yield made
+    made.close_all()
+
+
+def selects(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """The statements that read, as they are run from now on."""
+    seen: list[tuple[str, object]] = []
+    run = database.execute_sql
+
+    def noted(sql: str, params: object = None, *rest: object) -> object:
+        if sql.startswith("SELECT"):
+            seen.append((sql, params))
+        return run(sql, params, *rest)
+
+    monkeypatch.setattr(database, "execute_sql", noted)
+    return seen
+
+
+def plan(database: peewee.Database, sql: str, params: object) -> str:
+    explain = "EXPLAIN" if is_mysql(database) else "EXPLAIN QUERY PLAN"
+    with database.connection_context():
+        return str(database.execute_sql(f"{explain} {sql}", params).fetchall())
+
+
+def test_no_list_sorts_what_it_reads(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = selects(database, monkeypatch)
+    for states, kind, queue in ASKED:
+        match = Match(states, type=kind, queue=queue)
+        page = History(database).page(match, limit=20)
+        assert len(page.tasks) == 20
+        History(database).page(match, limit=20, after=page.next)
+    for states, queue in itertools.product([(), *((state,) for state in STATES)], ["q1", None]):
+        assert len(Ledger(database).find(states=states, queue=queue, limit=20)[0]) == 20
+    Ledger(database).newcomers(utcnow() - dt.timedelta(days=2), "", 20)
+    lists = [statement for statement in seen if "ORDER BY" in statement[0]]
+    assert len(lists) > 150
+    for sql, params in lists:
+        found = plan(database, sql, params)
+        assert "filesort" not in found and "TEMP B-TREE" not in found, f"{sql} {params}: {found}"
