@@ -17,7 +17,7 @@ from sytq.errors import InvalidInput
 from sytq.ledger import Change, Ledger, utcnow
 from sytq.models import Attempt, Pause, Step, Task
 from sytq.plugin import Registry
-from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, SCHEDULED
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED
 from sytq.submit import Submitter
 
 _BATCH = 500
@@ -48,7 +48,11 @@ class Operator:
             change = Change(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
             self._submitter.record([change])
             return "cancelled"
-        return "asked" if row.state == "running" and self._operations.cancel(task_id, by) == "asked" else "ended"
+        if row.state != RUNNING:
+            return "ended"
+        # Its worker enters it again soon, or has died and another one starts it: whoever it is will be told.
+        self._operations.ask(task_id, by)
+        return "asked"
 
     def reschedule(self, task_id: str, when: dt.datetime) -> bool:
         """Give a waiting task another time (aware; the past runs it now); False when it waits for none."""
@@ -56,9 +60,10 @@ class Operator:
         query = Task.update(scheduled_at=moment.replace(tzinfo=None)).where(
             Task.id == self._row(task_id).id, Task.state.in_((SCHEDULED, RETRYING))
         )
-        # The row first: it is what a Redis that was emptied is filled from.
-        transact(self._ledger.database, query.execute)
-        return self._operations.reschedule(task_id, int(moment.timestamp() * 1000))
+        # The row first: it is what a Redis that was emptied is filled from, and all there is until then.
+        in_row = bool(transact(self._ledger.database, query.execute))
+        moved = self._operations.reschedule(task_id, int(moment.timestamp() * 1000))
+        return in_row if moved is None else moved
 
     def replay(self, ids: Sequence[str]) -> int:
         """Run dead or cancelled tasks again, with all their attempts before them; return how many.

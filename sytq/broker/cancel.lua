@@ -17,6 +17,7 @@ else
   redis.call('ZREM', KEYS[6], id)
   redis.call('HDEL', KEYS[7], id)
 end
+redis.call('HDEL', KEYS[4], id)  -- asked for when Redis did not know the task
 l.state, l.entry = 'cancelled', ''
 l.token = l.token + 1  -- its event shares no token with the last start's, which forget.lua may meet first
 redis.call('HSET', KEYS[1], id, pack_live(l))

@@ -43,19 +43,26 @@ class Operations:
             if answer != b"moved":
                 return str(answer.decode())
 
-    def reschedule(self, task_id: str, due_ms: int) -> bool:
-        """Give a scheduled or retrying task another time (the past: now); False when it waits for none."""
+    def ask(self, task_id: str, by: str) -> None:
+        """Note that a running task is to be cancelled which its worker has not entered yet in an emptied Redis."""
+        self._redis.ask("HSETNX", self._keys.cancels, task_id, by)
+
+    def reschedule(self, task_id: str, due_ms: int) -> bool | None:
+        """Give a scheduled or retrying task another time (the past: now); False when it waits for none.
+
+        None when Redis does not know the task.
+        """
         keys = self._keys
         live = self._redis.ask("HGET", keys.live, task_id)
         if live is None:
-            return False
+            return None
         queue = live.decode().split("|")[2]
         names = [keys.live, keys.delayed(queue), keys.bell]
         return bool(self._redis.call("reschedule", names, [task_id, queue, due_ms]))
 
     def revive(self, ids: Sequence[str]) -> None:
         """Forget how dead or cancelled tasks ended, so that they can be dispatched again."""
-        names = [self._keys.live, self._keys.progress]
+        names = [self._keys.live, self._keys.progress, self._keys.cancels]
         for start in range(0, len(ids), _BATCH):
             self._redis.call("revive", names, list(ids[start : start + _BATCH]))
 

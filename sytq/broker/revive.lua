@@ -1,11 +1,12 @@
 -- (nothing) <- dead | cancelled: forget how these tasks ended, so that they may be entered again.
--- KEYS live progress   ARGV ids...   -> number forgotten
+-- KEYS live progress cancels   ARGV ids...   -> number forgotten
 local forgotten = 0
 for _, id in ipairs(ARGV) do
   local l = unpack_live(redis.call('HGET', KEYS[1], id))
   if l and (l.state == 'dead' or l.state == 'cancelled') then
     redis.call('HDEL', KEYS[1], id)
     redis.call('HDEL', KEYS[2], id)
+    redis.call('HDEL', KEYS[3], id)  -- asked for when Redis did not know the task
     forgotten = forgotten + 1
   end
 end

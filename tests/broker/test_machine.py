@@ -179,3 +179,14 @@ def test_set_aside_tasks_stay_while_their_type_is_paused_and_can_be_cancelled(li
     bench.operations.resume("t")
     assert list(bench.fetch("w")) == ["b"]
     assert bench.see().parked == {}
+
+
+def test_a_request_from_when_redis_did_not_know_the_task_is_not_left_behind(life: type[TaskLife]) -> None:
+    bench = life.bench
+    bench.operations.ask("a", "somebody")
+    bench.enter("a")
+    assert bench.operations.cancel("a", "somebody else") == "cancelled"
+    assert bench.see().cancels == {}
+    bench.operations.ask("a", "somebody")
+    bench.operations.revive(["a"])
+    assert bench.see().cancels == {}

@@ -95,6 +95,30 @@ def test_a_task_that_redis_forgot_can_be_cancelled(make: Make, redis_server: Red
         operator(installation).cancel("nosuch", "ann")
 
 
+def test_a_running_task_that_redis_forgot_is_told_of_its_cancellation(make: Make, redis_server: RedisServer) -> None:
+    installation = make()
+    installation.start_worker(SYTQ_WORKER__HEARTBEAT="3s", SYTQ_WORKER__LIVENESS="12s")
+    task = installation.submit("checking", "a")
+    installation.wait_state(task, "running")
+    redis_server.client().flushall()
+    assert installation.runtime.inspection.live([task]) == {}
+    assert operator(installation).cancel(task, "ann") == "asked"
+    assert installation.wait_state(task, "cancelled").error == "cancelled by ann"
+    assert operator(installation).cancel(task, "ann") == "ended"
+    assert installation.notes() == {"start a": 1, "noticed a": 1}
+    assert installation.runtime.redis.ask("HLEN", installation.runtime.broker.keys.cancels) == 0
+
+
+def test_a_waiting_task_that_redis_forgot_gets_another_time(make: Make, redis_server: RedisServer) -> None:
+    installation = make()
+    task = installation.submit("plain", "a", run_at=in_seconds(3600).replace(tzinfo=None))
+    redis_server.client().flushall()
+    assert operator(installation).reschedule(task, in_seconds(-1))
+    installation.start_worker()
+    installation.wait_state(task, "succeeded")
+    assert not operator(installation).reschedule(task, in_seconds(1))
+
+
 def test_a_waiting_task_gets_another_time(make: Make) -> None:
     installation = make()
     installation.start_worker()
