@@ -26,7 +26,7 @@ from dramatiq.middleware import TimeLimit
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
 from sytq.config import Settings
-from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable
+from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
 from sytq.ledger import Ledger, NewTask
@@ -101,9 +101,15 @@ class _Core:
         raises Cancelled; an async task is cancelled wherever it waits."""
         return self._delivery.cancelled_by is not None
 
+    def remaining(self) -> float:
+        """As in the contexts below."""
+        raise NotImplementedError
+
     def _go_on(self) -> None:
         if self._delivery.cancelled_by is not None:
             raise Cancelled(cancellation(self._delivery))
+        if self.remaining() <= 0:
+            raise TimedOut(f"timed out after {self.timeout:g} s")
 
     def _progress(self, done: int, of: int | None, text: str) -> None:
         self._go_on()
@@ -153,10 +159,14 @@ class Context(_Core):
         self._thread = threading.get_ident()
         self._deadline = time.monotonic() + self.timeout
 
+    def remaining(self) -> float:
+        """The seconds left of this run's time limit, 0 when it is over: the deadline for what the task waits for."""
+        return max(0.0, self._deadline - time.monotonic())
+
     @property
     def http(self) -> BlockingClient:
-        """The guarded HTTP client."""
-        return self._services.blocking_client
+        """The guarded HTTP client; no call through it outlasts the run's time limit."""
+        return self._services.blocking_client.within(self.remaining)
 
     def progress(self, done: int, of: int | None = None, text: str = "") -> None:
         """Show how far the task is. Raises Lost when another worker holds the task now."""
@@ -221,6 +231,13 @@ class AsyncContext(_Core):
         self._deadline = deadline
         self._keeping = 0  # results of steps that are being kept, as several may run at once
         self._left = 0.0  # seconds of the run's time when the first of them began
+
+    def remaining(self) -> float:
+        """As `Context.remaining`."""
+        if self._deadline is None:
+            return self.timeout
+        ends = self._deadline.when()
+        return self._left if ends is None else max(0.0, ends - time.monotonic())  # monotonic is the loop's clock too
 
     @property
     def http(self) -> Client:

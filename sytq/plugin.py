@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from sytq.config import Settings
+from sytq.config import Settings, problems
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
 from sytq.schedule import Schedule
@@ -91,7 +91,8 @@ class TaskType:
     on_dead: Callable[..., Any] | None = None
     schedule: Schedule | None = None
     unique: Callable[[Any], str] | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    config_model: type[BaseModel] | None = None
+    config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
     source: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +143,7 @@ def task(
     on_dead: Callable[..., Any] | None = None,
     schedule: Schedule | None = None,
     unique: Callable[[Any], str] | None = None,
+    config: type[BaseModel] | None = None,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
@@ -150,6 +152,7 @@ def task(
     of the same kind (plain or async) as the function, and `dead` is a `Death`. With `schedule` it is submitted
     at the schedule's times; `schedules.<name>` in the configuration replaces or ends that. `unique(payload)` is a
     key that one unfinished task of the type has at most: a second submission answers with the first one's id.
+    `config` is a model of the keys of its own below `types.<name>`: checked at the start, it is `ctx.config`.
     """
 
     def declare(function: Callable[..., Any]) -> TaskType:
@@ -164,6 +167,7 @@ def task(
             on_dead=on_dead,
             schedule=schedule,
             unique=unique,
+            config_model=config,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 
@@ -286,8 +290,12 @@ class Registry:
                 timeout=settled.timeout if override.timeout is None else float(override.timeout),
                 queue=override.queue or settled.queue,
                 priority=override.priority or settled.priority,
-                config=override.extra,
             )
+        own = override.extra if override else {}
+        if declared.config_model is not None:
+            settled = dataclasses.replace(settled, config=self._own_config(declared.name, declared.config_model, own))
+        elif own:
+            settled = dataclasses.replace(settled, config=own)
         for name in (settled.name, settled.queue):
             if not NAME.fullmatch(name):
                 raise ConfigError(
@@ -300,6 +308,14 @@ class Registry:
                 f" valid: {', '.join(PRIORITIES)}"
             )
         return settled
+
+    def _own_config(self, name: str, model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
+        """A type's own keys by its model. Raises ConfigError naming each that is wrong."""
+        try:
+            return model.model_validate(given)
+        except ValidationError as error:
+            found = problems.lines(error, self._settings.origins, model, ("types", name))
+        raise ConfigError("\n".join(found))  # outside the except: its context would carry the raw values
 
     def _find_schedules(self) -> dict[str, Scheduled]:
         found = {t.name: Scheduled(t.name, t.schedule) for t in self if t.schedule is not None}

@@ -15,7 +15,7 @@ from typing import Any
 
 import dramatiq
 import peewee
-from dramatiq.middleware import TimeLimit
+from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery
@@ -182,13 +182,14 @@ class _Crew:
 
         def run(delivery: Delivery) -> None:
             assert self._services is not None
+            context = Context(self._services, declared, delivery, self._limit)
             try:
-                payload = declared.parse(delivery.payload)
-                context = Context(self._services, declared, delivery, self._limit)
-                delivery.result = declared.function(context, payload)
-            except Exception as error:
+                delivery.result = declared.function(context, declared.parse(delivery.payload))
+            except (TimeLimitExceeded, Exception) as error:
+                late = isinstance(error, TimeLimitExceeded)
+                late = late or (isinstance(error, TimeoutError) and context.remaining() <= 0)
                 # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
-                delivery.stuff_exception(error)
+                delivery.stuff_exception(TimedOut(f"timed out after {declared.seconds:g} s") if late else error)
 
         return run
 

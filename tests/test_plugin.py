@@ -54,6 +54,62 @@ def test_configuration_overrides_a_type(tmp_path: Path) -> None:
     assert declared.config == {"own": 7}
 
 
+OWN = """
+from pydantic import BaseModel, ConfigDict, SecretStr
+from sytq import task
+
+class Nothing(BaseModel):
+    pass
+
+class Own(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    port: int{default}
+    password: SecretStr | None = None
+
+@task("own", payload=Nothing, config=Own)
+def own(ctx, payload):
+    return None
+"""
+
+
+def test_a_type_gets_the_keys_of_its_own_as_its_model(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=" = 25"))
+    assert load(tmp_path).get("own").config.port == 25
+    # A password is text, whatever else it looks like.
+    section = {"SYTQ_TYPES__OWN__PORT": "26", "SYTQ_TYPES__OWN__PASSWORD": "1e5", "SYTQ_TYPES__OWN__TIMEOUT": "3s"}
+    declared = load(tmp_path, **section).get("own")
+    assert (declared.config.port, declared.config.password.get_secret_value()) == (26, "1e5")
+    assert declared.seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"SYTQ_TYPES__OWN__PORT": "many"},
+            r"types\.own\.port: value 'many' is not valid: not a whole number; valid: a whole number "
+            r"\(env SYTQ_TYPES__OWN__PORT\)",
+        ),
+        ({"SYTQ_TYPES__OWN__PROT": "1"}, r"types\.own\.prot: no such setting; did you mean types\.own\.port\?"),
+        ({"SYTQ_TYPES__OWN__PASSWORD": "hush", "SYTQ_TYPES__OWN__PORT": "x"}, r"^(?!.*hush)"),
+        ({"SYTQ_TYPES__OWN__TIMEOUT": "1s"}, r"types\.own\.port: missing; valid: a whole number"),
+    ],
+)
+def test_a_key_that_its_model_refuses_stops_the_start(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=""))
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, **settings)
+
+
+def test_a_type_that_needs_a_key_is_set_aside_where_it_is_not_configured(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=""))
+    registry = load(tmp_path)
+    assert "own" not in registry
+    assert [found.error for found in registry.quarantined] == [
+        "ConfigError: types.own.port: missing; valid: a whole number"
+    ]
+
+
 def test_one_name_twice_stops_the_start_and_names_both(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(TYPE.format(name="webhook"))
     with pytest.raises(DuplicatePlugin) as error:

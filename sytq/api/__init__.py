@@ -1,4 +1,4 @@
-"""The HTTP front: contracts A, B and E, health and metrics, on Falcon's ASGI app under gunicorn.
+"""The HTTP front: contracts A, B, D and E, health and metrics, on Falcon's ASGI app under gunicorn.
 
 Owns `create_app`. Resources are async and await everything that blocks on bounded threads; the core below
 them stays synchronous.

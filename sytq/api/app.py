@@ -16,6 +16,7 @@ from sytq.api.acceptor import Acceptor
 from sytq.api.auth import Auth
 from sytq.api.door import Door
 from sytq.api.health import Health, Ready
+from sytq.api.jobs import Jobs, Stats, Workers
 from sytq.api.llm import PromptTasks, RecordTasks
 from sytq.api.metrics import Metrics
 from sytq.api.problems import Problems
@@ -53,6 +54,10 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/api/tasks/{task_id}", OneTask(lookup))
     app.add_route("/api/v1/tasks/llm", PromptTasks(settings, submission, parts.guard))
     app.add_route("/api/v1/tasks", WebhookTasks(submission, parts.guard))
+    figures = (parts.inspection, settings.worker.liveness, redis)
+    app.add_route("/jobs", Jobs(parts.registry, submission))
+    app.add_route("/stats", Stats(*figures))
+    app.add_route("/workers", Workers(*figures))
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/live", Health(sytq.__version__))
     app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))

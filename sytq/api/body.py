@@ -19,11 +19,17 @@ _DEPTH = 64
 _ID_MAX = 2**63 - 1
 
 
-async def read_object(req: falcon.asgi.Request) -> dict[str, Any]:
-    """The JSON object that the request carries. Raises InvalidInput, HTTPUnsupportedMediaType."""
+async def read_object(req: falcon.asgi.Request, *, required: bool = True) -> dict[str, Any]:
+    """The JSON object that the request carries; where it is not required, no body is an empty one.
+
+    Raises InvalidInput, HTTPUnsupportedMediaType.
+    """
+    data = await req.stream.readall()
+    if not data and not required:
+        return {}
     if req.content_type is not None:
         _check_content_type(req.content_type)
-    return parse_object(await req.stream.readall())
+    return parse_object(data)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Submission:
         type_name: str,
         payload: object,
         *,
+        priority: str | None = None,
         also: Callable[[], Any] | None = None,
         check: Callable[[], None] | None = None,
     ) -> str:
@@ -45,7 +46,7 @@ class Submission:
             raise falcon.HTTPServiceUnavailable(
                 description=f"the task type '{type_name}' is not available on this server", retry_after=60
             )
-        task = self._submitter.prepare(type_name, payload, owner=req.context.owner)
+        task = self._submitter.prepare(type_name, payload, priority=priority, owner=req.context.owner)
         if check is not None:
             check()
         task_id = await self._acceptor.submit(task, also)

@@ -118,7 +118,7 @@ class TaskList:
         self._lookup = lookup
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        status, queue = _parameter(req, "status"), _parameter(req, "queue_name")
+        status, queue = parameter(req, "status"), parameter(req, "queue_name")
         if status is not None and status not in _STATE:
             raise InvalidInput("status", f"{status[:64]!r} is not valid; valid: {', '.join(_STATE)}")
         if queue is not None and not _QUEUE.fullmatch(queue):
@@ -139,7 +139,7 @@ class TaskList:
         resp.data = problems.encode({"code": 200, "message": "Success", "data": data})
 
 
-def _parameter(req: falcon.asgi.Request, name: str) -> str | None:
+def parameter(req: falcon.asgi.Request, name: str) -> str | None:
     """A query parameter; absent and empty are None. Raises InvalidInput."""
     value = req.params.get(name)
     if isinstance(value, list):
@@ -148,7 +148,7 @@ def _parameter(req: falcon.asgi.Request, name: str) -> str | None:
 
 
 def _number(req: falcon.asgi.Request, name: str, default: int, *, least: int) -> int:
-    value = _parameter(req, name)
+    value = parameter(req, name)
     if value is None:
         return default
     # isdecimal alone takes the digits of every script, and int() a number of any length.

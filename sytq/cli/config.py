@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sytq import logs
 from sytq.config import Settings, load
 from sytq.config.urls import ignored_parameters
 from sytq.errors import ConfigError
+from sytq.plugin import Registry
 
 app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 
@@ -30,7 +32,13 @@ File = Annotated[
 def check(file: File = None) -> None:
     """Exit 0 when a process could start with this configuration, 2 with every problem when not."""
     settings = _load(file)
-    for warning in warnings(settings):
+    logs.configure("error", "console", "cli")
+    try:
+        registry = Registry.load(settings)  # task types check the keys of their own
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    for warning in (*warnings(settings), *(f"plugin {q.source} is set aside: {q.error}" for q in registry.quarantined)):
         typer.echo(f"warning: {warning}", err=True)
     given = len(settings.origins)
     typer.echo(f"The configuration is valid; {given} setting{'' if given == 1 else 's'} given, the rest default.")

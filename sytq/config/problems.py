@@ -109,9 +109,9 @@ def _bound(note: object) -> str:
     return f", less than {note.lt}" if isinstance(note, Lt) else ""
 
 
-def place_at(path: Path) -> Place | None:
+def place_at(path: Path, model: type[BaseModel] = Settings) -> Place | None:
     """Return what the model says about this key; None when there is no such setting."""
-    place: Place | None = Place(Settings)
+    place: Place | None = Place(model)
     for key in path:
         if place is None:
             return None
@@ -119,30 +119,35 @@ def place_at(path: Path) -> Place | None:
     return place
 
 
-def unknown(path: Path) -> str:
+def unknown(path: Path, model: type[BaseModel] = Settings, section: Path = ()) -> str:
     """Say that no such setting exists, with the nearest that does."""
     for depth, key in enumerate(path):
-        above = place_at(path[:depth])
+        above = place_at(path[:depth], model)
         if above is not None and above.below(key) is None:
             known = list(above.model.model_fields) if above.model else []
             rest = path[depth + 1 :]
             near = difflib.get_close_matches(key, known, 3, cutoff=0.6)
             # The right section is the one in which the rest of the key makes sense.
-            near.sort(key=lambda name, rest=rest: place_at((*path[:depth], name, *rest)) is None)  # type: ignore[misc]
-            prefix = ".".join(path[:depth])
+            near.sort(key=lambda name, rest=rest: place_at((*path[:depth], name, *rest), model) is None)  # type: ignore[misc]
+            prefix = ".".join((*section, *path[:depth]))
             if near:
-                meant = ".".join((*path[:depth], near[0], *rest))
+                meant = ".".join((*section, *path[:depth], near[0], *rest))
                 return f"no such setting; did you mean {meant}?"
             return f"no such setting; valid{f' in {prefix}' if prefix else ''}: {', '.join(known)}"
     return "no such setting"
 
 
-def lines(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
-    """Turn pydantic's findings into lines `key: value 'x' is not valid: why; valid: what (where from)`."""
-    return [_line(found, origins) for found in error.errors(include_url=False)]
+def lines(
+    error: ValidationError, origins: Mapping[str, str], model: type[BaseModel] = Settings, section: Path = ()
+) -> list[str]:
+    """Turn pydantic's findings into lines `key: value 'x' is not valid: why; valid: what (where from)`.
+
+    `section` is where `model` stands in the settings, for the keys that a task type declares itself.
+    """
+    return [_line(found, origins, model, section) for found in error.errors(include_url=False)]
 
 
-def _line(found: Any, origins: Mapping[str, str]) -> str:
+def _line(found: Any, origins: Mapping[str, str], model: type[BaseModel], section: Path) -> str:
     path = tuple(str(part) for part in found["loc"])
     context = found.get("ctx", {})
     value = found["input"]
@@ -154,17 +159,18 @@ def _line(found: Any, origins: Mapping[str, str]) -> str:
     if context.get("value") is not None:
         value = context["value"]
     exact = mapping_key or context.get("value") is not None
-    key = ".".join(path)
-    place = place_at(path)
+    key = ".".join((*section, *path))
+    place = place_at(path, model)
     if mapping_key and place is not None:
         place = Place(get_args(place.type)[0])
-    source = _source(path, origins)
+    source = _source((*section, *path), origins)
     if found["type"] == "extra_forbidden":
         below = [name for name in origins if name.startswith(f"{key}.")]
-        return f"{key}: {unknown(tuple(below[0].split('.')) if below else path)}{source}"
+        deepest = tuple(below[0].split("."))[len(section) :] if below else path
+        return f"{key}: {unknown(deepest, model, section)}{source}"
     valid = context.get("valid") or (place.valid if place else "")
     if found["type"] == "missing":
-        return f"{key}: missing; valid: {valid}{_source(path[:-1], origins)}"
+        return f"{key}: missing; valid: {valid}{_source((*section, *path[:-1]), origins)}"
     reason = context.get("reason") or next(
         (words for kind, words in _REASONS.items() if found["type"].startswith(kind)), found["msg"]
     )

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from sytq.config.problems import Path, place_at
+from sytq.masking import is_secret_key
 
 #: The old variables, each with the setting it means; of two for one setting the later wins.
 OLD_VARIABLES: Mapping[str, str] = {
@@ -256,7 +257,8 @@ def _entries(path: Path, text: str, origin: str) -> Iterator[Given]:
     """Yield what a variable's text means at this place: JSON for mappings and lists, else the text."""
     place = place_at(path)
     value: Any = text
-    if place and (place.type is Any or (place.is_container and text.lstrip()[:1] in ("{", "["))):
+    guessed = place is not None and place.type is Any and not is_secret_key(path[-1])  # a password is text: `1e5`
+    if place and (guessed or (place.is_container and text.lstrip()[:1] in ("{", "["))):
         try:
             value = json.loads(text)
         except ValueError:

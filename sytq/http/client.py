@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
+import math
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -280,16 +281,25 @@ class _Resolver(AbstractResolver):
 class BlockingClient:
     """The same client for a `def` task, which runs in a thread; `loop` is the one `client` belongs to."""
 
-    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, client: Client, loop: asyncio.AbstractEventLoop, remaining: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self._client = client
         self._loop = loop
+        self._remaining = remaining
+
+    def within(self, remaining: Callable[[], float]) -> BlockingClient:
+        """The same client, whose calls end when no seconds remain."""
+        return BlockingClient(self._client, self._loop, remaining)
 
     def request(self, method: str, url: str, **options: Any) -> Answer:
         """As `Client.request`."""
+        # A thread that waits here cannot be interrupted.
+        options["timeout"] = max(0.001, min(options.get("timeout", _DEFAULT_TIMEOUT), self._remaining()))
         call = asyncio.run_coroutine_threadsafe(self._client.request(method, url, **options), self._loop)
         try:
             # The call ends itself on time; the margin is for a loop that has died.
-            return call.result(options.get("timeout", _DEFAULT_TIMEOUT) + 5)
+            return call.result(options["timeout"] + 5)
         except BaseException:
             call.cancel()
             raise

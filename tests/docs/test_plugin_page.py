@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import sytq
+from sytq.config import load
+from sytq.errors import ConfigError
+from sytq.plugin import Registry
 from tests.receiver import Receiver
 from tests.workers import Installation
 
@@ -18,10 +21,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 
 @pytest.fixture
 def with_example(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    first, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    (plugins / "ping.py").write_text(code)
+    (plugins / "ping.py").write_text(first)
     made = Installation(
         tmp_path,
         f"sqlite:///{tmp_path / 'sytq.db'}",
@@ -43,6 +46,20 @@ def test_the_first_type_runs_as_printed(with_example: Installation) -> None:
     row = with_example.wait_state(task_id[1], "succeeded")
     assert json.loads(row.result) == {"status": 501}  # the receiver knows POST only
     receiver.close()
+
+
+def test_a_type_that_checks_its_configuration_runs_as_printed(tmp_path: Path, redis_url: str) -> None:
+    _, tidy, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    imports = (
+        "from pathlib import Path\nfrom pydantic import BaseModel, ConfigDict, SecretStr\n"
+        "from sytq import Context, task\nfrom sytq.durations import Duration\nclass Nothing(BaseModel): pass\n"
+    )
+    (tmp_path / "tidy.py").write_text(imports + tidy)
+    environ = {"SYTQ_PLUGINS__PATHS": json.dumps([str(tmp_path)])}
+    registry = Registry.load(load(environ=environ | {"SYTQ_TYPES__TIDY__KEEP": "2h"}))
+    assert (registry.get("tidy").config.keep, registry.quarantined) == (7200.0, [])
+    with pytest.raises(ConfigError, match=r"types\.tidy\.kept: no such setting; did you mean types\.tidy\.keep\?"):
+        Registry.load(load(environ=environ | {"SYTQ_TYPES__TIDY__KEPT": "2h"}))
 
 
 def test_every_public_name_and_every_offer_of_the_context_is_explained() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import socket
 import time
 
 from sytq.ids import new_id
@@ -47,8 +48,23 @@ def test_fail_ends_at_once_and_retry_may_cost_no_attempt(installation: Installat
 def test_time_limits_end_both_kinds(installation: Installation) -> None:
     installation.start_worker()
     slow, slowly = installation.submit("slow"), installation.submit("slowly")
-    assert "timed out" in installation.wait_state(slow, "dead").error
+    assert "timed out after 1 s" in installation.wait_state(slow, "dead").error
     assert "timed out after 0.5 s" in installation.wait_state(slowly, "dead").error
+
+
+def test_a_run_that_is_out_of_time_stops_at_its_next_call_of_the_context_or_when_it_waits(
+    installation: Installation,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the connection and never answers
+        installation.start_worker()
+        begun = time.monotonic()
+        stubborn = installation.submit("stubborn", "s")
+        waiting = installation.submit("waiting", str(mute.getsockname()[1]))
+        for task_id in (stubborn, waiting):
+            assert installation.wait_state(task_id, "dead").error.startswith("timed out after 1 s")
+        assert time.monotonic() - begun < 15  # the call alone would have waited for 60
+        installation.wait_note("swallowed s")
+        assert installation.notes()["end s"] == 0
 
 
 def test_a_child_is_made_once_however_often_its_parent_runs(installation: Installation) -> None:

@@ -126,6 +126,22 @@ async def slowly(ctx: AsyncContext, trial: Trial) -> None:
     await asyncio.sleep(60)
 
 
+@task("stubborn", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")
+def stubborn(ctx: Context, trial: Trial) -> None:
+    try:
+        while True:
+            time.sleep(0.05)
+    except BaseException:
+        note(trial, "swallowed")
+    ctx.progress(1)
+    note(trial, "end")
+
+
+@task("waiting", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")
+def waiting(ctx: Context, trial: Trial) -> None:
+    ctx.http.get(f"http://127.0.0.1:{trial.name}/", timeout=60, trusted=True)
+
+
 @task("parent", payload=Trial, queue="gentle", retry=THREE)
 async def parent(ctx: AsyncContext, trial: Trial) -> None:
     child = trial.model_dump() | {"name": f"child-of-{trial.name}"}
