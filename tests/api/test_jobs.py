@@ -39,6 +39,7 @@ def row(api: Api, job_id: str) -> tuple[str, str, Any]:
             "urgent",
             {"n": 1, "deep": {"er": [None]}},
         ),
+        ("?type=email&priority=high", b"", "email", "high", {}),
         ("?type=cleanup&priority=low", b"", "cleanup", "low", {}),
         ("?type=cleanup", b'{"dry_run": true}', "cleanup", "normal", {"dry_run": True}),
     ],

@@ -7,27 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dramatiq import Message
 from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
 
-from sytq.broker.delivery import Delivery
-from sytq.config import load
-from sytq.context import Context, Services
 from sytq.ledger import utcnow
-from sytq.migrations import migrate
 from sytq.models import Attempt, Step, Task
-from sytq.runtime import Runtime, build
+from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
+from tests.plugins.running import Run, runtime_of
 
 
 @pytest.fixture
-def runtime(database_url: str, redis_url: str) -> Iterator[Runtime]:
-    environ = {"SYTQ_DATABASE__URL": database_url, "SYTQ_REDIS__URL": redis_url, "SYTQ_QUEUE__RETENTION": "1h"}
-    made = build(load(environ=environ))
-    migrate(made.database)
-    yield made
-    made.database.close_all()  # type: ignore[attr-defined]
+def runtime(database_url: str) -> Iterator[Runtime]:
+    with runtime_of(database_url, "redis://127.0.0.1:1/0", QUEUE__RETENTION="1h") as made:
+        yield made
 
 
 def add(runtime: Runtime, name: str, state: str, hours: float) -> None:
@@ -43,27 +36,10 @@ def add(runtime: Runtime, name: str, state: str, hours: float) -> None:
 
 
 def clean(runtime: Runtime, **payload: Any) -> Any:
-    """One run of the task; Redis does not know it, as its ledger row alone fences it."""
-    new = runtime.submitter.prepare("cleanup", payload)
-    runtime.ledger.accept([new])
-    declared = runtime.registry.get("cleanup")
-    message: Message[Any] = Message(
-        queue_name="default", actor_name="cleanup", args=(payload,), kwargs={}, options={}, message_id=new.id
-    )
-    delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=1)
-    unused: Any = None
-    services = Services(
-        settings=runtime.settings,
-        ledger=runtime.ledger,
-        broker=runtime.broker,
-        submitter=runtime.submitter,
-        client=unused,
-        blocking_client=unused,
-        threads=unused,
-    )
-    result = declared.function(Context(services, declared, delivery), declared.parse(payload))
+    run = Run(runtime, "cleanup", payload)
+    result = run.start()
     with runtime.database.connection_context():
-        Task.delete().where(Task.id == new.id).execute()
+        Task.delete().where(Task.id == run.id).execute()
     return result
 
 

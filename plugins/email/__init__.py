@@ -1,0 +1,165 @@
+"""Task type `email`: one message to several recipients, each of whom gets it, refuses it, or is tried again.
+
+Owns the payload, the configuration and what follows from each recipient's outcome. The message is message.py, the
+talk with the server delivery.py. A round of delivery is a step: whoever has taken the message is not sent it again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from sytq import AsyncContext, Fail, Retry, task
+from sytq.config.types import Port, Secret, Size, problem
+from sytq.durations import Duration
+
+from .delivery import Server, Undelivered, deliver
+from .message import Line, Mailbox, Unbuildable, address, build
+
+_RETRY_BOUNDS = (10.0, 900.0)  # seconds between rounds; between them as long as the message is old
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Mailboxes = Annotated[list[Mailbox], BeforeValidator(_one_or_many), Field(max_length=500)]
+
+
+class Attachment(BaseModel):
+    """A file in one of `types.email.attachments`, by its path there or in full."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(min_length=1, max_length=1024)
+    name: Line | None = None
+
+
+class Email(BaseModel):
+    """A message: `text` and `html` (either may be absent), or a template and its data."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: Mailboxes = []
+    cc: Mailboxes = []
+    bcc: Mailboxes = []
+    reply_to: Mailbox | None = None
+    subject: Line = ""
+    text: str | None = None
+    html: str | None = None
+    template: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    data: dict[str, Any] = {}
+    attachments: list[Attachment] = Field(default=[], max_length=20)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Email:
+        if self.template and (self.text is not None or self.html is not None):
+            raise ValueError("a template, or text and html; not both")
+        return self
+
+
+class Config(BaseModel):
+    """`types.email`."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    host: str | None = None
+    port: Port | None = None  # None: 587, 465 or 25, by `security`
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: Path | None = None  # None: the system's
+    username: str = ""
+    password: Secret = SecretStr("")
+    sender: Mailbox | None = None
+    to: Mailboxes = []
+    templates: Path | None = None
+    attachments: list[Path] = []
+    max_attachments: Size = 20 << 20
+    timeout: Duration = 60.0
+    keep_trying: Duration = 86400.0
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if self.host and not self.sender:
+            raise problem("host without a sender", "such as Shop <shop@example.org>", key="sender", value="")
+        if self.username and self.security == "none":
+            raise problem("a password would go in the clear", "starttls, tls", key="security", value="none")
+        return self
+
+
+@task("email", payload=Email, queue="email", config=Config)
+async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
+    """Send a message by SMTP; only those recipients whose server said "later" are tried again."""
+    config: Config = ctx.config
+    server = _server(ctx, config)
+    to = payload.to or config.to
+    wanted = list(dict.fromkeys(address(mailbox) for mailbox in (*to, *payload.cc, *payload.bcc)))
+    if not wanted:
+        raise Fail("nobody to send to: neither the payload nor types.email.to names a recipient")
+    try:
+        message = await ctx.blocking(build, payload, config, to, ctx.id, ctx.created_at)
+    except Unbuildable as error:
+        raise Fail(str(error)) from None
+    outcomes: dict[str, str] = {}  # address -> "sent", or the refusal with its code
+    for number in itertools.count():
+        pending = [one for one in wanted if not _final(outcomes.get(one, "4"))]
+        if not pending:
+            break
+        delivered_now = False
+
+        async def deliver_round(pending: list[str] = pending) -> dict[str, str]:
+            nonlocal delivered_now
+            delivered_now = True
+            return await deliver(server, pending, message)
+
+        try:
+            outcomes |= await ctx.step(f"round-{number}", deliver_round)
+        except Undelivered as error:
+            _later(ctx, config, str(error), outcomes)
+        refused = [outcome for outcome in outcomes.values() if not _final(outcome)]
+        if delivered_now and refused:
+            _later(ctx, config, f"{len(refused)} refused for now ({_codes(refused)})", outcomes)
+    sent = [one for one, outcome in outcomes.items() if outcome == "sent"]
+    lost = {one: outcome for one, outcome in outcomes.items() if outcome != "sent"}
+    if not sent:
+        raise Fail(f"refused for good for all {len(lost)} recipients ({_codes(lost.values())})")
+    return {"message_id": message.id, "sent": sent, "refused": lost}
+
+
+def _server(ctx: AsyncContext, config: Config) -> Server:
+    if not config.host or not config.sender:
+        raise Retry(after=10, counts=False, reason="no mail server is configured: set types.email.host and .sender")
+    return Server(
+        host=config.host,
+        port=config.port or {"starttls": 587, "tls": 465, "none": 25}[config.security],
+        security=config.security,
+        ca_file=config.ca_file,
+        username=config.username,
+        password=config.password.get_secret_value(),
+        sender=address(config.sender),
+        seconds=min(config.timeout, ctx.remaining()),
+    )
+
+
+def _final(outcome: str) -> bool:
+    return not outcome.startswith("4")
+
+
+def _codes(refusals: Iterable[str]) -> str:
+    """Their codes alone: what a server says beside them often quotes the recipient."""
+    return ", ".join(sorted({refusal[:3] for refusal in refusals}))
+
+
+def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str]) -> NoReturn:
+    """Try again once the message is twice as old, until it is `keep_trying` old: being told so is no failure."""
+    age = (dt.datetime.now(dt.UTC) - ctx.created_at).total_seconds()
+    sent = sum(outcome == "sent" for outcome in outcomes.values())
+    so_far = f"; {sent} sent" if sent else ""
+    if age >= config.keep_trying:
+        raise Fail(f"given up after {age:.0f} s: {reason}{so_far}") from None
+    shortest, longest = _RETRY_BOUNDS
+    raise Retry(after=min(max(age, shortest), longest), counts=False, reason=f"{reason}{so_far}") from None

@@ -1,0 +1,375 @@
+"""Mail, against a real SMTP server: who gets it, who is tried again, and what can never get into it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq import Fail, Retry
+from sytq.config import load
+from sytq.errors import ConfigError, InvalidInput
+from sytq.plugin import Registry
+from sytq.runtime import Runtime
+from tests.plugins.email.server import PEM, MailServer
+from tests.plugins.running import Run, runtime_of
+from tests.workers import Installation
+
+SENDER = "Shop <shop@example.org>"
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    made = MailServer().start()
+    yield made
+    made.stop()
+
+
+def section(port: int, **more: Any) -> dict[str, str]:
+    own = {"host": "127.0.0.1", "port": port, "security": "none", "sender": SENDER} | more
+    return {"TYPES__EMAIL": json.dumps(own)}
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, server: MailServer) -> Iterator[Runtime]:
+    for folder in ("templates", "files"):
+        (tmp_path / folder).mkdir()
+    own = section(server.port, templates=str(tmp_path / "templates"), attachments=[str(tmp_path / "files")])
+    with runtime_of(f"sqlite:///{tmp_path / 'sytq.db'}", "redis://127.0.0.1:1/0", **own) as made:
+        yield made
+
+
+def send(runtime: Runtime, **payload: Any) -> Any:
+    return Run(runtime, "email", {"to": "a@example.com"} | payload).start()
+
+
+def test_a_message_arrives_with_both_bodies_and_its_recipients(runtime: Runtime, server: MailServer) -> None:
+    run = Run(
+        runtime,
+        "email",
+        {
+            "to": ["Ann Ö. <a@example.com>", "b@exämple.com"],
+            "cc": "c@example.com",
+            "bcc": "d@example.com",
+            "reply_to": "help@example.org",
+            "subject": "Größe: 报告",
+            "text": "Hällo\n.\n..dots",
+            "html": "<p>Hällo</p>",
+        },
+        created_at=dt.datetime(2026, 7, 1, 12, 0, tzinfo=dt.UTC),
+    )
+    result = run.start()
+    (message,) = server.messages
+    addresses = ["a@example.com", "b@xn--exmple-cua.com", "c@example.com", "d@example.com"]
+    assert server.recipients == [addresses]
+    assert result == {"message_id": f"<{run.id}@example.org>", "sent": addresses, "refused": {}}
+    assert message["Message-ID"] == f"<{run.id}@example.org>"
+    assert message["From"] == SENDER
+    assert message["To"] == '"Ann Ö." <a@example.com>, b@xn--exmple-cua.com'
+    assert (message["Cc"], message["Reply-To"], message["Bcc"]) == ("c@example.com", "help@example.org", None)
+    assert message["Subject"] == "Größe: 报告"
+    assert message["Date"].datetime == dt.datetime(2026, 7, 1, 12, 0, tzinfo=dt.UTC)
+    text, html = message.get_body(("plain",)), message.get_body(("html",))
+    assert text and text.get_content().replace("\r\n", "\n") == "Hällo\n.\n..dots\n"
+    assert html and html.get_content().strip() == "<p>Hällo</p>"
+    assert all(ord(c) < 128 for c in message.as_string())
+
+
+def test_only_those_refused_for_now_are_tried_again(runtime: Runtime, server: MailServer) -> None:
+    server.replies = {"b@example.com": ["450 greylisted <b@example.com>"] * 2, "c@example.com": ["550 no such user"]}
+    run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com", "c@example.com"], "subject": "x"})
+    for _ in range(2):
+        with pytest.raises(Retry, match=r"^1 refused for now \(450\); 1 sent$") as told:
+            run.start()
+        assert not told.value.counts
+    result = run.start()
+    assert server.recipients == [["a@example.com"], ["b@example.com"]]
+    assert result["sent"] == ["a@example.com", "b@example.com"]
+    assert result["refused"] == {"c@example.com": "550 no such user"}
+    # The same message for both, and nothing more however often the task runs.
+    assert len({message["Message-ID"] for message in server.messages}) == 1
+    assert run.start() == result
+    assert len(server.messages) == 2
+
+
+@pytest.mark.parametrize("key", ["a@example.com", "MAIL", "DATA"])
+def test_a_refusal_for_good_ends_it_and_its_error_quotes_nobody(runtime: Runtime, server: MailServer, key: str) -> None:
+    server.replies = {key: ["554 <a@example.com> is not wanted"]}
+    with pytest.raises(Fail, match=r"^refused for good for all 1 recipients \(554\)$"):
+        send(runtime)
+    assert server.messages == []
+
+
+def test_a_message_refused_for_now_as_a_whole_is_sent_again_to_all(runtime: Runtime, server: MailServer) -> None:
+    server.replies = {"DATA": ["452 disk full"]}
+    run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com"]})
+    with pytest.raises(Retry, match=r"2 refused for now \(452\)"):
+        run.start()
+    assert run.start()["sent"] == ["a@example.com", "b@example.com"]
+
+
+def test_the_pause_grows_with_the_age_and_ends_with_keep_trying(runtime: Runtime, server: MailServer) -> None:
+    server.replies = {"a@example.com": ["450 later"] * 9}
+    pauses = []
+    for age in (0, 100, 7200):
+        with pytest.raises(Retry) as told:
+            Run(runtime, "email", {"to": "a@example.com"}, dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).start()
+        pauses.append(round(float(told.value.after or 0), -1))
+    assert pauses == [10, 100, 900]
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
+    with pytest.raises(Fail, match=r"given up after 90\d\d\d s: 1 refused for now \(450\)"):
+        Run(runtime, "email", {"to": "a@example.com"}, old).start()
+
+
+def test_a_server_that_is_away_costs_no_attempt(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with (
+        runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **section(port)) as runtime,
+        pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}") as told,
+    ):
+        send(runtime)
+    assert not told.value.counts
+
+
+def test_without_a_server_mail_waits_for_the_configuration(tmp_path: Path) -> None:
+    with (
+        runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0") as runtime,
+        pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as told,
+    ):
+        send(runtime)
+    assert not told.value.counts
+
+
+def test_a_server_that_drips_meets_the_deadline(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while not stop.wait(0.02):
+                try:
+                    connection.sendall(b"2")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        own = section(listener.getsockname()[1], timeout="500ms")
+        with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime:
+            begun = time.monotonic()
+            with pytest.raises(Retry, match="was not done within"):
+                send(runtime)
+            assert time.monotonic() - begun < 10
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_tls_and_login(tmp_path: Path, security: str) -> None:
+    server = MailServer(tls=security, user="u", password="right").start()
+    common = {"host": "localhost", "security": security, "username": "u"}
+    try:
+        for number, (more, says) in enumerate(
+            [
+                ({"password": "right"}, "TLS certificate of localhost:.* is not valid"),
+                ({"password": "wrong", "ca_file": str(PEM)}, r"does not accept the user name or password \(535\)"),
+                ({"password": "right", "ca_file": str(tmp_path / "none")}, "ca_file cannot be read"),
+            ]
+        ):
+            own = section(server.port, **common, **more)
+            with (
+                runtime_of(f"sqlite:///{tmp_path / str(number)}", "redis://127.0.0.1:1/0", **own) as runtime,
+                pytest.raises(Retry, match=says),
+            ):
+                send(runtime)
+        assert server.messages == []
+        own = section(server.port, **common, password="right", ca_file=str(PEM))
+        with runtime_of(f"sqlite:///{tmp_path / 'good'}", "redis://127.0.0.1:1/0", **own) as runtime:
+            assert send(runtime)["sent"] == ["a@example.com"]
+    finally:
+        server.stop()
+
+
+def test_where_the_server_offers_no_starttls_nothing_is_sent_in_the_clear(tmp_path: Path, server: MailServer) -> None:
+    own = section(server.port, security="starttls", username="u", password="p")
+    with (
+        runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime,
+        pytest.raises(Retry, match="offers no STARTTLS"),
+    ):
+        send(runtime)
+    assert server.messages == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"subject": "x\r\nBcc: e@example.com"},
+        {"subject": "x\nBcc: e@example.com"},
+        {"to": "a@example.com\r\nRCPT TO:<e@example.com>"},
+        {"to": "A\r\n <a@example.com>"},
+        {"to": "a@example.com>,<e@example.com"},
+        {"to": "a b@example.com"},
+        {"to": "nobody"},
+        {"to": "ä@example.com"},
+        {"reply_to": "x\u2028y@example.com"},
+        {"attachments": [{"path": "x", "name": "x\r\nContent-Type: text/html"}]},
+        {"template": "../secret"},
+        {"template": "t", "text": "x"},
+        {"headers": {"X-Y": "z"}},
+        {"sender": "boss@example.org"},
+    ],
+)
+def test_what_could_inject_a_header_is_refused_at_submission(runtime: Runtime, payload: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        runtime.submitter.prepare("email", {"to": "a@example.com"} | payload)
+
+
+def test_a_template_makes_subject_text_and_html(runtime: Runtime, server: MailServer, tmp_path: Path) -> None:
+    templates = tmp_path / "templates"
+    (templates / "hello.subject.txt").write_text("For {{ name }}\n")
+    (templates / "hello.txt").write_text("Dear {{ name }}, {% include 'foot.txt' %}")
+    (templates / "hello.html").write_text("<p>Dear {{ name }}</p>")
+    (templates / "foot.txt").write_text("yours")
+    send(runtime, template="hello", data={"name": "A <b>\r\nBcc: e@example.com"})
+    (message,) = server.messages
+    assert message["Subject"] == "For A <b>  Bcc: e@example.com"
+    assert (message["Bcc"], server.recipients) == (None, [["a@example.com"]])
+    text, html = message.get_body(("plain",)), message.get_body(("html",))
+    assert text and text.get_content().startswith("Dear A <b>")
+    assert text.get_content().rstrip().endswith("yours")
+    assert html and "<p>Dear A &lt;b&gt;" in html.get_content()
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ name.__class__.__mro__ }}", "SecurityError"),
+        ("{{ ''.__class__.__base__.__subclasses__() }}", "SecurityError"),
+        ("{{ data.pop() }}", "UndefinedError: 'data' is undefined"),
+        ("{% for n in range(10000000) %}x{% endfor %}", "OverflowError"),
+        ("{% for n in range(90000) %}{{ 'x' * 99 }}{% endfor %}", "more than 4194304 characters"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% if %}", "template t.txt line 1: TemplateSyntaxError"),
+        ("{% include 'other.txt' %}", "includes other.txt, which is not there"),
+        ("{% include '../../etc/passwd' %}", "includes ../../etc/passwd, which is not there"),
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(
+    runtime: Runtime, server: MailServer, tmp_path: Path, template: str, says: str
+) -> None:
+    (tmp_path / "templates" / "t.txt").write_text(template)
+    with pytest.raises(Fail) as failed:
+        send(runtime, template="t", data={"name": "hush"})
+    assert says in str(failed.value)
+    assert "hush" not in str(failed.value)
+    assert server.messages == []
+
+
+def test_a_template_that_is_not_there_is_named(runtime: Runtime) -> None:
+    with pytest.raises(Fail, match=r"neither nosuch\.txt nor nosuch\.html"):
+        send(runtime, template="nosuch")
+
+
+def test_attachments_come_from_the_listed_folder_alone(runtime: Runtime, server: MailServer, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    (files / "deep").mkdir()
+    (files / "deep" / "r.pdf").write_bytes(b"%PDF\x00\xff")
+    (files / "inside").symlink_to(files / "deep")
+    send(
+        runtime,
+        attachments=[
+            {"path": "deep/r.pdf"},
+            {"path": str(files / "inside" / "r.pdf"), "name": "Prüfung.bin"},
+        ],
+    )
+    (message,) = server.messages
+    found = [(part.get_filename(), part.get_content_type(), part.get_content()) for part in message.iter_attachments()]
+    assert found == [
+        ("r.pdf", "application/pdf", b"%PDF\x00\xff"),
+        ("Prüfung.bin", "application/octet-stream", b"%PDF\x00\xff"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "link", "folder/secret", "pipe", ".", "nosuch", "a\0b"])
+def test_no_path_leads_out_of_the_listed_folder(
+    runtime: Runtime, server: MailServer, tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "secret").write_text("hush")
+    files = tmp_path / "files"
+    (files / "link").symlink_to(tmp_path / "secret")
+    (files / "folder").symlink_to(tmp_path)
+    os.mkfifo(files / "pipe")
+    with pytest.raises(Fail, match=r"attachments\.0: not a file in one of the folders of types\.email\.attachments"):
+        send(runtime, attachments=[{"path": path}])
+    assert server.messages == []
+
+
+def test_attachments_have_a_bound_together(tmp_path: Path, server: MailServer) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 600)
+    own = section(server.port, attachments=[str(tmp_path)], max_attachments="1KiB")
+    with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime:
+        send(runtime, attachments=[{"path": "a"}])
+        with pytest.raises(Fail, match=r"attachments\.1: larger than types\.email\.max_attachments"):
+            send(runtime, attachments=[{"path": "a"}, {"path": "a"}])
+
+
+def test_who_gets_mail_that_names_nobody_is_configuration(tmp_path: Path, server: MailServer) -> None:
+    with (
+        runtime_of(f"sqlite:///{tmp_path / 'a'}", "redis://127.0.0.1:1/0", **section(server.port)) as runtime,
+        pytest.raises(Fail, match=r"neither the payload nor types\.email\.to"),
+    ):
+        Run(runtime, "email", {}).start()
+    own = section(server.port, to="ops@example.org")
+    with runtime_of(f"sqlite:///{tmp_path / 'b'}", "redis://127.0.0.1:1/0", **own) as runtime:
+        assert Run(runtime, "email", {}).start()["sent"] == ["ops@example.org"]
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ({"host": "h"}, r"types\.email\.sender: value '' is not valid: host without a sender"),
+        (
+            {"host": "h", "sender": SENDER, "security": "none", "username": "u", "password": "hush"},
+            r"types\.email\.security: value 'none' is not valid: a password would go in the clear; valid: starttls",
+        ),
+        ({"hots": "h"}, r"types\.email\.hots: no such setting; did you mean types\.email\.host\?"),
+        ({"to": "nobody"}, r"types\.email\.to\.0: value 'nobody' is not valid"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_stops_the_start(own: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        Registry.load(load(environ={"SYTQ_TYPES__EMAIL": json.dumps(own)}))
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.faults
+def test_a_worker_killed_before_the_server_answers_sends_the_same_message_again(
+    tmp_path: Path, redis_url: str, server: MailServer
+) -> None:
+    server.hold = threading.Event()
+    own = {f"SYTQ_{name}": value for name, value in section(server.port).items()}
+    installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **own)
+    try:
+        worker = installation.start_worker()
+        task = installation.runtime.submitter.prepare("email", {"to": "a@example.com", "text": "once"})
+        installation.runtime.submitter.submit([task])
+        assert server.reached.wait(20)  # the server has the message, and the worker does not know it
+        worker.kill()
+        server.hold.set()
+        installation.start_worker()
+        row = installation.wait_state(task.id, "succeeded", timeout=30)
+        assert json.loads(row.result)["sent"] == ["a@example.com"]
+        first, second = server.messages
+        assert (first["Message-ID"], first["Date"]) == (second["Message-ID"], second["Date"])
+    finally:
+        installation.close()
