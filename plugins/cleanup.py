@@ -1,27 +1,37 @@
-"""Task type `cleanup`: finished tasks older than the retention leave the ledger.
+"""Task type `cleanup`: what is finished and older than its retention leaves the ledger and the disk.
 
-Owns the order of deletion and its batches. Must not touch a task that has not ended, nor a caller's table.
+Owns the retentions, the order of deletion and its batches. What is old is looked for without any lock; a transaction
+deletes one batch by its keys. Must not touch a task that has not ended, nor a caller's table.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
 
 import peewee
 from pydantic import BaseModel, ConfigDict
 
-from sytq import Backoff, Context, Schedule, Transaction, task
+from sytq import Context, Schedule, task
+from sytq.config.types import Name
 from sytq.durations import Duration
 from sytq.ledger import utcnow
 from sytq.models import Attempt, Step, Task
 from sytq.states import TERMINAL
 
-_BATCH = 500  # tasks in one transaction: short enough that nobody waits for its locks
+_BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
+_YEAR = 365 * 86400.0
+#: What outlasts its task: its key in the configuration, the table, its key, and its time with so many characters.
+_OTHERS = (("audit", "sytq_audit", "id", "at", 26), ("spend", "sytq_spend", "task_id", "day", 10))
+#: Only files that our own types have written.
+_FILES = ("report-*", "backup-*")
 
 
 class Cleanup(BaseModel):
-    """What to remove: tasks that ended more than `older_than` ago; without it, the configured retention."""
+    """What to remove: tasks that ended more than `older_than` ago; without it, by the configured retentions."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,36 +39,104 @@ class Cleanup(BaseModel):
     dry_run: bool = False
 
 
+class Config(BaseModel):
+    """`types.cleanup`: how long what is kept; a task's type before its state, else `queue.retention`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    states: dict[Literal["succeeded", "dead", "cancelled"], Duration] = {}
+    types: dict[Name, Duration] = {}
+    audit: Duration = _YEAR
+    spend: Duration = _YEAR
+    files: dict[Path, Duration] = {}
+
+
 @task(
     "cleanup",
     payload=Cleanup,
-    retry=Backoff(first="10s", factor=2, max="5m", max_attempts=5),
-    timeout="10m",
+    config=Config,
     priority="low",
     schedule=Schedule(every="10m", missed="skip"),
 )
 def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
-    """Delete finished tasks with their attempts and steps once they are older than the retention."""
-    age = ctx.settings.retention if payload.older_than is None else payload.older_than
+    """Delete what has ended and is older than it is kept: tasks with attempts and steps, audit, spend, files."""
     # Fixed at the start, so that tasks which end meanwhile do not keep it running.
-    old = _ended_before(utcnow() - dt.timedelta(seconds=age))
-    if payload.dry_run:
-        return {"deleted": 0, "would_delete": ctx.transaction(lambda tx: old.count(tx.database))}
+    now = utcnow()
+    found: dict[str, Any] = {"dry_run": payload.dry_run, "tasks": 0, "audit": 0, "spend": 0, "files": 0}
+    for condition in _old_tasks(ctx, payload, now):
+        found["tasks"] += _tasks(ctx, condition, payload.dry_run)
+    for key, table, column, moment, length in _OTHERS:
+        if ctx.read(lambda database, table=table: database.table_exists(table)):  # type: ignore[misc]
+            before = (now - dt.timedelta(seconds=getattr(ctx.config, key))).isoformat(" ", "microseconds")[:length]
+            found[key] = _rows(ctx, peewee.Table(table), column, moment, before, payload.dry_run)
+    for folder, age in ctx.config.files.items():
+        for file in _old_files(folder, time.time() - age):
+            if not payload.dry_run:
+                file.unlink(missing_ok=True)
+            found["files"] += 1
+    return found
+
+
+def _old_tasks(ctx: Context, payload: Cleanup, now: dt.datetime) -> Iterator[peewee.Expression]:
+    """A condition for each retention: so that an index gives the rows by their end."""
+
+    def ended(state: str, age: float) -> peewee.Expression:
+        return (Task.state == state) & (Task.finished_at < now - dt.timedelta(seconds=age))
+
+    own: dict[str, float] = {} if payload.older_than is not None else ctx.config.types
+    for state in TERMINAL:
+        age = payload.older_than
+        if age is None:
+            age = ctx.config.states.get(state, ctx.settings.retention)
+        yield ended(state, age) & Task.type.not_in(list(own)) if own else ended(state, age)
+        for name, age in own.items():
+            yield ended(state, age) & (Task.type == name)
+
+
+def _tasks(ctx: Context, condition: peewee.Expression, dry_run: bool) -> int:
+    if dry_run:
+        return ctx.read(lambda database: int(Task.select().where(condition).count(database)))
     deleted = 0
-    while batch := ctx.transaction(lambda tx: _delete(tx, old)):
-        deleted += batch
+    last: dt.datetime | None = None
+    while True:
+        # From where the last batch ended: what is kept longer is not looked at again for each batch.
+        later = condition & (Task.finished_at >= last) if last else condition
+        query = Task.select(Task.id, Task.finished_at).where(later).order_by(Task.finished_at).limit(_BATCH)
+        rows = ctx.read(lambda database, query=query: list(query.execute(database)))  # type: ignore[misc]
+        if not rows:
+            return deleted
+        last, ids = rows[-1].finished_at, [row.id for row in rows]
+
+        def delete(tx: Any, ids: list[str] = ids) -> int:
+            gone = Task.delete().where(Task.id.in_(ids), Task.state.in_(TERMINAL)).execute(tx.database)
+            # A task that was replayed since keeps what belongs to it.
+            kept = {row.id for row in Task.select(Task.id).where(Task.id.in_(ids)).execute(tx.database)}
+            ids = [id for id in ids if id not in kept]
+            Attempt.delete().where(Attempt.task_id.in_(ids)).execute(tx.database)
+            Step.delete().where(Step.task_id.in_(ids)).execute(tx.database)
+            return int(gone)
+
+        deleted += ctx.transaction(delete)
         ctx.progress(deleted, text=f"{deleted} finished tasks deleted")
-    return {"deleted": deleted}
 
 
-def _ended_before(time: dt.datetime) -> peewee.ModelSelect[Task]:
-    return Task.select(Task.id).where(Task.state.in_(TERMINAL), Task.finished_at < time)
+def _rows(ctx: Context, table: peewee.Table, column: str, moment: str, before: str, dry_run: bool) -> int:
+    key, old = getattr(table.c, column), getattr(table.c, moment) < before
+    if dry_run:
+        return ctx.read(lambda database: int(table.select(key).where(old).count(database)))
+    deleted = 0
+    while True:
+        query = table.select(key).where(old).limit(_BATCH)
+        keys = ctx.read(lambda database, query=query: [row[0] for row in query.tuples().execute(database)])  # type: ignore[misc]
+        if not keys:
+            return deleted
+        delete = table.delete().where(key.in_(keys), old)
+        deleted += int(ctx.transaction(lambda tx, delete=delete: delete.execute(tx.database)))  # type: ignore[misc]
+        ctx.progress(deleted, text=f"{deleted} rows of {table.__name__} deleted")
 
 
-def _delete(tx: Transaction, old: peewee.ModelSelect[Task]) -> int:
-    ids = [row.id for row in old.limit(_BATCH).execute(tx.database)]
-    if ids:
-        Attempt.delete().where(Attempt.task_id.in_(ids)).execute(tx.database)
-        Step.delete().where(Step.task_id.in_(ids)).execute(tx.database)
-        Task.delete().where(Task.id.in_(ids)).execute(tx.database)
-    return len(ids)
+def _old_files(folder: Path, before: float) -> Iterator[Path]:
+    for pattern in _FILES:
+        for file in folder.glob(pattern):
+            if file.is_file() and not file.is_symlink() and file.stat().st_mtime < before:
+                yield file

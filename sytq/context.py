@@ -26,6 +26,7 @@ from dramatiq.middleware import TimeLimit
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
 from sytq.config import Settings
+from sytq.db import read
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
@@ -137,6 +138,11 @@ class _Core:
         self._services.submitter.dispatch(transaction.tasks)
         return value
 
+    def _read(self, work: Callable[[peewee.Database], T]) -> T:
+        self._go_on()
+        database = self._services.ledger.database
+        return read(database, lambda: work(database))
+
     def _begin_step(self, name: str) -> Step:
         self._go_on()
         return self._services.ledger.begin_step(self.id, self.token, name)
@@ -178,6 +184,10 @@ class Context(_Core):
         `work` may run several times (deadlock), so it changes nothing but the database.
         """
         return self._transaction(work)
+
+    def read(self, work: Callable[[peewee.Database], T]) -> T:
+        """Run `work(database)`, which only reads, on one connection without a transaction; it may run several times."""
+        return self._read(work)
 
     def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
         """Submit a child task and return its id. Errors as `transaction`."""
@@ -251,6 +261,10 @@ class AsyncContext(_Core):
     async def transaction(self, work: Callable[[Transaction], T]) -> T:
         """As `Context.transaction`; `work` is a plain function and runs on a thread."""
         return await self.blocking(self._transaction, work)
+
+    async def read(self, work: Callable[[peewee.Database], T]) -> T:
+        """As `Context.read`; `work` is a plain function and runs on a thread."""
+        return await self.blocking(self._read, work)
 
     async def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
         """As `Context.enqueue`."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,18 @@ from sytq.models import Attempt, Step, Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
 from tests.plugins.running import Run, runtime_of
+from tests.servers import poll
+from tests.workers import Installation
+
+NOTHING = {"dry_run": False, "tasks": 0, "audit": 0, "spend": 0, "files": 0}
+OLD_TABLES = (
+    "CREATE TABLE IF NOT EXISTS sytq_audit (id INTEGER PRIMARY KEY, at VARCHAR(32), who VARCHAR(64), what VARCHAR(64),"
+    " about VARCHAR(64))",
+    "CREATE TABLE IF NOT EXISTS sytq_spend (task_id VARCHAR(36), token BIGINT, number INTEGER, step VARCHAR(64),"
+    " type VARCHAR(64), provider VARCHAR(64), model VARCHAR(64), day VARCHAR(10), outcome VARCHAR(64), reserved BIGINT,"
+    " prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, reasoning_tokens BIGINT,"
+    " began_at VARCHAR(32), PRIMARY KEY (task_id, token, number))",
+)
 
 
 @pytest.fixture
@@ -23,13 +38,13 @@ def runtime(database_url: str) -> Iterator[Runtime]:
         yield made
 
 
-def add(runtime: Runtime, name: str, state: str, hours: float) -> None:
+def add(runtime: Runtime, name: str, state: str, hours: float, kind: str = "llm") -> None:
     """A task with an attempt and a step that ended `hours` ago."""
     now = utcnow()
     ended = now - dt.timedelta(hours=hours)
     with runtime.database.connection_context():
         Task.create(
-            id=name, type="llm", state=state, payload="{}", created_at=now - dt.timedelta(days=9), finished_at=ended
+            id=name, type=kind, state=state, payload="{}", created_at=now - dt.timedelta(days=9), finished_at=ended
         )
         Attempt.create(task_id=name, token=1, attempt=1, outcome="x")
         Step.create(task_id=name, name="s", token=1, state="done", started_at=now)
@@ -55,7 +70,7 @@ def test_finished_tasks_older_than_the_retention_go_with_what_belongs_to_them(ru
     for state in TERMINAL:
         add(runtime, f"old-{state}", state, 1.1)
         add(runtime, f"new-{state}", state, 0.9)
-    assert clean(runtime) == {"deleted": 3}
+    assert clean(runtime) == NOTHING | {"tasks": 3}
     assert left(runtime) == {f"new-{state}" for state in TERMINAL}
 
 
@@ -63,20 +78,20 @@ def test_a_task_that_has_not_ended_stays_however_old(runtime: Runtime) -> None:
     unfinished = [state for state in STATES if state not in TERMINAL]
     for state in unfinished:
         add(runtime, state, state, 5)  # a time that another program wrote there makes no end of it
-    assert clean(runtime, older_than="0s") == {"deleted": 0}
+    assert clean(runtime, older_than="0s") == NOTHING
     assert left(runtime) == set(unfinished)
 
 
 def test_an_age_of_ones_own(runtime: Runtime) -> None:
     add(runtime, "hour", "succeeded", 1)
     add(runtime, "day", "succeeded", 24)
-    assert clean(runtime, older_than="12h") == {"deleted": 1}
+    assert clean(runtime, older_than="12h") == NOTHING | {"tasks": 1}
     assert left(runtime) == {"hour"}
 
 
 def test_a_dry_run_counts_and_deletes_nothing(runtime: Runtime) -> None:
     add(runtime, "old", "dead", 2)
-    assert clean(runtime, dry_run=True) == {"deleted": 0, "would_delete": 1}
+    assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "tasks": 1}
     assert left(runtime) == {"old"}
 
 
@@ -90,8 +105,92 @@ def test_more_than_a_batch_goes_in_one_run(runtime: Runtime) -> None:
     with runtime.database.connection_context():
         for start in range(0, len(rows), 500):
             Task.insert_many(rows[start : start + 500]).execute()
-    assert clean(runtime) == {"deleted": 1201}
+    assert clean(runtime) == NOTHING | {"tasks": 1201}
     assert left(runtime) == set()
+
+
+def test_each_state_and_type_has_a_retention_of_its_own(database_url: str) -> None:
+    own = {"states": {"dead": "100h"}, "types": {"llm": "200h", "report": "10m"}}
+    with runtime_of(
+        database_url, "redis://127.0.0.1:1/0", QUEUE__RETENTION="1h", TYPES__CLEANUP=json.dumps(own)
+    ) as runtime:
+        for kind, state, hours in [
+            ("email", "succeeded", 0.5), ("email", "succeeded", 2), ("email", "cancelled", 2),
+            ("email", "dead", 99), ("email", "dead", 101),
+            ("llm", "succeeded", 150), ("llm", "dead", 150), ("llm", "dead", 201),
+            ("report", "succeeded", 0.1), ("report", "dead", 0.5),
+        ]:  # fmt: skip
+            add(runtime, f"{kind}-{state}-{hours:g}", state, hours, kind)
+        going = {"email-succeeded-2", "email-cancelled-2", "email-dead-101", "llm-dead-201", "report-dead-0.5"}
+        before = left(runtime)
+        assert clean(runtime, dry_run=True)["tasks"] == clean(runtime)["tasks"] == len(going)
+        assert before - left(runtime) == going
+        assert clean(runtime) == NOTHING  # once more changes nothing
+        # An age that the payload names counts for all.
+        assert clean(runtime, older_than="90h")["tasks"] == 3
+
+
+def test_audit_and_spend_go_after_their_own_time(runtime: Runtime) -> None:
+    now = utcnow()
+    with runtime.database.connection_context():
+        for statement in OLD_TABLES:
+            runtime.database.execute_sql(statement)
+        for number, days in enumerate((0, 364, 366, 700) * 300):
+            at = now - dt.timedelta(days=days)
+            runtime.database.execute_sql(
+                f"INSERT INTO sytq_audit (id, at, who, what, about) VALUES ({number + 1}, '{at}', 'x', 'y', 'z')"
+            )
+            runtime.database.execute_sql(
+                "INSERT INTO sytq_spend (task_id, token, number, step, type, provider, model, day, outcome, reserved,"
+                " prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, began_at) VALUES"
+                f" ('t{number // 8}', 1, {number % 8}, 's', 'llm', 'p', 'm', '{at.date()}', 'ok', 0, 1, 1, 1, 1, '')"
+            )
+    assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "audit": 600, "spend": 600}
+    assert clean(runtime) == NOTHING | {"audit": 600, "spend": 600}
+    assert clean(runtime) == NOTHING
+
+
+def test_files_that_sytq_wrote_go_when_they_are_old(database_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    for name in ("report-1.csv", "backup-1.jsonl.gz", "notes.txt", "report-new.html"):
+        (folder / name).touch()
+        if name != "report-new.html":
+            os.utime(folder / name, (0, 0))
+    (folder / "report-link").symlink_to(folder / "notes.txt")
+    own = json.dumps({"files": {str(folder): "24h", str(tmp_path / "nosuch"): "1h"}})
+    with runtime_of(database_url, "redis://127.0.0.1:1/0", TYPES__CLEANUP=own) as runtime:
+        assert clean(runtime, dry_run=True)["files"] == 2
+        assert len(list(folder.iterdir())) == 5
+        assert clean(runtime)["files"] == 2
+    assert {file.name for file in folder.iterdir()} == {"notes.txt", "report-new.html", "report-link"}
+
+
+@pytest.mark.faults
+def test_a_cleanup_that_is_killed_half_way_is_ended_by_another_worker(installation: Installation) -> None:
+    runtime, total = installation.runtime, 20_000
+    ended = utcnow() - dt.timedelta(days=2)
+    rows = [
+        {"id": f"t{number}", "type": "x", "state": "succeeded", "payload": "{}", "created_at": ended,
+         "finished_at": ended}
+        for number in range(total)
+    ]  # fmt: skip
+    with runtime.database.atomic():
+        for start in range(0, total, 1000):
+            Task.insert_many(rows[start : start + 1000]).execute()
+
+    def old() -> int:
+        with runtime.database.connection_context():
+            return int(Task.select().where(Task.type == "x").count())
+
+    worker = installation.start_worker()
+    task = runtime.submitter.prepare("cleanup", {})
+    runtime.submitter.submit([task])
+    poll(lambda: old() < total, timeout=30, message="the first batch goes")
+    worker.kill()
+    installation.start_worker()
+    installation.wait_state(task.id, "succeeded", timeout=60)
+    assert old() == 0
 
 
 @pytest.mark.parametrize("payload", [{"older_than": "-1s"}, {"older_than": "soon"}, {"dry_run": 7}, {"x": 1}])
