@@ -1,0 +1,194 @@
+"""Task type `sync`: the callers' rows and the queue are compared, and rows that nobody works on are put right.
+
+Owns what counts as left behind and what is done about it. Must not touch a row whose task has not ended, nor one
+that changed since it was looked at. Reads tables of contract A as they are; times there are UTC, as our sessions are.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+from pydantic import BaseModel, ConfigDict, Field
+
+from sytq import Context, Fail, Transaction, task
+from sytq.config.types import Identifier
+from sytq.db import is_mysql
+from sytq.durations import Duration
+from sytq.ledger import utcnow
+from sytq.models import Step, Task
+from sytq.states import SUCCEEDED, TERMINAL, UNFINISHED
+
+_PAGE = 200
+_SHOWN = 20  # ids of each kind in the result
+_LINE = 500  # characters of failed_info and progress_info
+
+
+class Sync(BaseModel):
+    """Which tables (without any: all of `llm.tables`), and whether only to tell what would be done."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tables: list[Identifier] = Field(default=[], max_length=100)
+    dry_run: bool = False
+
+
+class Config(BaseModel):
+    """`types.sync`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stuck_after: Duration = 600.0
+    pending_after: Duration = 600.0
+    resubmit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that is not done, and the last task about it that has ended, if any."""
+
+    id: int
+    status: str
+    updated_at: dt.datetime | None
+    ended: Task | None = None
+
+
+@task("sync", payload=Sync, config=Config)
+def sync(ctx: Context, payload: Sync) -> dict[str, Any]:
+    """Find rows that say pending or processing and have no task, and mend or submit them."""
+    for name in payload.tables:
+        if name not in ctx.settings.llm.tables:
+            raise Fail(f"tables: '{name}' is not one of llm.tables; valid: {', '.join(ctx.settings.llm.tables)}")
+    tables = {name: _table(ctx, name, payload.dry_run) for name in payload.tables or ctx.settings.llm.tables}
+    return {"dry_run": payload.dry_run, "tables": tables}
+
+
+def _table(ctx: Context, name: str, dry_run: bool) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    ids: dict[str, list[int]] = {}
+    try:
+        for row in _left_behind(ctx, name):
+            done = _mend(ctx, name, row, dry_run)
+            counts[done] += 1
+            ids.setdefault(done, []).append(row.id)
+            ctx.progress(counts.total(), text=f"{name}: {counts.total()} rows left behind")
+    except (peewee.ProgrammingError, peewee.OperationalError):
+        exists = ctx.read(lambda database: database.table_exists(name))
+        if exists:
+            raise
+        return {"error": "there is no such table"}
+    return dict(counts) | {"rows": {done: found[:_SHOWN] for done, found in ids.items()}}
+
+
+def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
+    """Rows that have said pending or processing for long and have no unfinished task, by id."""
+    labels, now = ctx.settings.llm.labels, utcnow()
+    table = peewee.Table(name)
+    old = [
+        (table.c.status == label) & (table.c.updated_at.is_null() | (table.c.updated_at < _text(now, age)))
+        for label, age in ((labels.processing, ctx.config.stuck_after), (labels.pending, ctx.config.pending_after))
+    ]
+    last: int | None = None
+    while True:
+        query = table.select(table.c.id, table.c.status, table.c.updated_at).where(old[0] | old[1])
+        query = query.where(table.c.id > last) if last is not None else query
+        query = query.order_by(table.c.id).limit(_PAGE).tuples()
+        rows = ctx.read(lambda database, query=query: list(query.execute(database)))  # type: ignore[misc]
+        if not rows:
+            return
+        last = rows[-1][0]
+        found = _tasks(ctx, name, [id for id, *_ in rows])
+        for id, status, updated_at in rows:
+            tasks = found.get(id, [])
+            if not any(task.state in UNFINISHED for task in tasks):
+                changed = _time(updated_at)
+                # One that ended before the row last changed says nothing about what the row says now.
+                since = [task for task in tasks if changed is None or (task.finished_at or changed) >= changed]
+                yield Row(id, status, changed, max(since, key=lambda task: task.created_at, default=None))
+
+
+def _tasks(ctx: Context, name: str, ids: list[int]) -> dict[int, list[Task]]:
+    """The tasks about each row. Payloads may come from any program, so they are read as JSON."""
+
+    def work(database: peewee.Database) -> dict[int, list[Task]]:
+        extract = peewee.fn.JSON_EXTRACT
+        number: Any = extract(Task.payload, "$.id")
+        named: Any = extract(Task.payload, "$.table_name")
+        if is_mysql(database):
+            number, named = number.cast("SIGNED"), peewee.fn.JSON_UNQUOTE(named)
+        # CASE, as the order of AND is the database's choice.
+        valid = peewee.fn.JSON_VALID(Task.payload) == 1
+        right = peewee.Case(None, [(valid, (named == name) & number.in_(ids))], False)
+        found: dict[int, list[Task]] = {}
+        for one in Task.select().where(Task.type == "llm", right).execute(database):
+            found.setdefault(int(json.loads(one.payload)["id"]), []).append(one)
+        ended = {one.id: one for tasks in found.values() for one in tasks if one.state in TERMINAL}
+        query = Task.select().where(Task.parent.in_(list(ended)), Task.type == "llm.dead", Task.state.in_(UNFINISHED))
+        for obituary in query.execute(database) if ended else ():  # it is about to write the row
+            found[int(json.loads(ended[obituary.parent].payload)["id"])].append(obituary)
+        return found
+
+    return ctx.read(work)
+
+
+def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
+    """Put one row right and say how: completed, failed, resubmitted, or left."""
+    labels = ctx.settings.llm.labels
+    values: dict[str, Any]
+    answer = _answer(ctx, row.ended.id) if row.ended is not None and row.ended.state == SUCCEEDED else None
+    if answer is not None:
+        report, nodes = answer
+        done, values = "completed", {"status": labels.completed, "report": report, "failed_info": None}
+        values |= {"progress": f"{nodes}/{nodes}", "progress_info": "done", "current_task_node": nodes}
+    elif row.ended is not None and row.ended.state != SUCCEEDED:
+        error = (row.ended.error or "the task ended without saying why")[:_LINE]
+        done, values = "failed", {"status": labels.failed, "failed_info": error, "progress_info": f"failed: {error}"}
+    elif ctx.config.resubmit:
+        done, values = "resubmitted", {"status": labels.pending, "progress_info": "submitted again: it had no task"}
+    else:
+        return "left"
+    if dry_run:
+        return done
+
+    def write(tx: Transaction) -> bool:
+        table = peewee.Table(name)
+        same = (table.c.id == row.id) & (table.c.status == row.status)
+        seen = row.updated_at
+        same &= table.c.updated_at.is_null() if seen is None else table.c.updated_at == seen.isoformat(" ")
+        values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
+        columns = {getattr(table.c, column): value for column, value in values.items()}
+        changed = bool(table.update(columns).where(same).execute(tx.database))
+        if changed and done == "resubmitted":
+            tx.enqueue("llm", {"table_name": name, "id": row.id}, key=f"{name}:{row.id}")
+        return changed
+
+    try:
+        return done if ctx.transaction(write) else "changed meanwhile"
+    except peewee.DataError:  # such as a report that is too long for its column
+        ctx.log.error("row cannot be written", table=name, row=row.id)
+        return "refused by the table"
+
+
+def _answer(ctx: Context, task_id: str) -> tuple[str, int] | None:
+    """What the last node of a finished task answered, and how many nodes there are, from their checkpoints."""
+    nodes = Step.select().where(Step.task_id == task_id, Step.state == "done", Step.name.startswith("node-"))
+    steps = ctx.read(lambda database: list(nodes.execute(database)))
+    if not steps:
+        return None
+    last = max(steps, key=lambda step: int(step.name.removeprefix("node-")))
+    content = json.loads(last.value or "{}").get("content")
+    return (content, len(steps)) if isinstance(content, str) else None
+
+
+def _text(now: dt.datetime, age: float) -> str:
+    return (now - dt.timedelta(seconds=age)).isoformat(" ", "seconds")
+
+
+def _time(value: Any) -> dt.datetime | None:
+    """MySQL gives a time, SQLite the text that it was written as."""
+    return dt.datetime.fromisoformat(value) if isinstance(value, str) else value
