@@ -39,6 +39,10 @@ class DuplicatePlugin(ConfigError):
     """Two task types carry one name; the message names both places."""
 
 
+class BackupBroken(SytqError):
+    """A backup cannot be restored: the file is not whole, or the database is not the one for it."""
+
+
 class Retry(Exception):
     """Raised by a task: run me again.
 

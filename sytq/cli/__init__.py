@@ -13,7 +13,7 @@ import peewee
 import typer
 
 import sytq
-from sytq.cli import config, db, dead, dev, queues, schedules, serve, tasks, types
+from sytq.cli import config, db, dead, dev, queues, restore, schedules, serve, tasks, types
 from sytq.errors import ConfigError, SytqError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(queues.app, name="queues")
 app.add_typer(dead.app, name="dead")
 app.add_typer(types.app, name="types")
 app.add_typer(schedules.app, name="schedules")
+app.command()(restore.restore)
 
 
 def _version(wanted: bool) -> None:

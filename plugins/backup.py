@@ -1,0 +1,129 @@
+"""Task type `backup`: the database as it is at one moment, in one file that is whole or not there.
+
+Owns the file's name, the order write, check, rename, rotate, and which old ones stay. The format is sytq.archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sytq import Context, task
+from sytq.archive import Summary, check, dump
+from sytq.config import Settings
+from sytq.db import open_database
+
+_NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
+_TIME = "%Y%m%dT%H%M%SZ"
+_FORGOTTEN = 86400.0  # seconds after which a partial file is nobody's
+_AT_LEAST = 3600.0  # seconds that one may take: a job's five minutes are not for gigabytes
+_PATIENCE = 60.0  # seconds that the database may take to answer, such as for the number of rows
+
+Number = Annotated[int, Field(ge=0)]
+
+
+class Backup(BaseModel):
+    """There is nothing to say: what is backed up, and where to, is configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Config(BaseModel):
+    """`types.backup`: where to, and how many stay: the last ones, and the newest of so many days, weeks and months."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path = Path("backups")
+    last: Annotated[int, Field(ge=1)] = 7
+    daily: Number = 7
+    weekly: Number = 4
+    monthly: Number = 6
+
+
+def _timeout(settings: Settings) -> float:
+    return max(settings.worker.job_timeout, _AT_LEAST)
+
+
+@task("backup", payload=Backup, config=Config, timeout=_timeout, unique=lambda payload: "")
+def backup(ctx: Context, payload: Backup) -> dict[str, Any]:
+    """Write our tables and the callers' into a compressed file, check it, and delete what the policy lets go."""
+    config: Config = ctx.config
+    config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = config.folder / f"backup-{ctx.created_at:{_TIME}}-{ctx.id[-12:]}.jsonl.gz"
+    summary = check(file) if file.exists() else _write(ctx, file)  # there: a start before this one had come to its end
+    removed = _rotate(config)
+    return {
+        "file": str(file.resolve()),
+        "bytes": file.stat().st_size,
+        "rows": summary.rows,
+        "sha256": summary.sha256,
+        "removed": removed,
+    }
+
+
+def _write(ctx: Context, file: Path) -> Summary:
+    # Of this start alone: one that was taken for dead and is not may still be writing its own, which it cannot rename.
+    partial = file.with_name(f"{file.name}.{ctx.token}.partial")
+    for older in file.parent.glob(f"{file.name}.*.partial"):
+        older.unlink(missing_ok=True)
+    database = open_database(ctx.settings.database_url, pool=1, timeout=_PATIENCE)
+    try:
+        tables = list(ctx.settings.llm.tables)
+        written = dump(database, partial, tables, lambda done, of, table: ctx.progress(done, of, table))
+        if check(partial) != written:
+            raise OSError(f"{partial} does not read as it was written")
+        ctx.progress(written.total, written.total, "checked")  # raises Lost where another start is at it by now
+        partial.rename(file)
+        _settle(file.parent)
+        return written
+    finally:
+        database.close_all()  # type: ignore[attr-defined]
+        partial.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rotate(config: Config) -> list[str]:
+    """Delete what the policy does not keep, and partial files of workers that died; returns the backups' names."""
+    for partial in config.folder.glob("backup-*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if partial.stat().st_mtime < time.time() - _FORGOTTEN:
+                partial.unlink()
+    found = sorted((file.name for file in config.folder.iterdir() if _NAME.fullmatch(file.name)), reverse=True)
+    going = sorted(set(found) - kept(found, config))
+    for name in going:
+        (config.folder / name).unlink(missing_ok=True)
+    return going
+
+
+def kept(names: list[str], config: Config) -> set[str]:
+    """The names that stay, of `names` with the newest first."""
+    keep = set(names[: config.last])
+    periods: list[tuple[int, Callable[[dt.datetime], object]]] = [
+        (config.daily, lambda moment: moment.date()),
+        (config.weekly, lambda moment: moment.isocalendar()[:2]),
+        (config.monthly, lambda moment: (moment.year, moment.month)),
+    ]
+    for number, period in periods:
+        newest: dict[object, str] = {}
+        for name in names:
+            match = _NAME.fullmatch(name)
+            assert match
+            newest.setdefault(period(dt.datetime.strptime(match[1], _TIME)), name)
+        keep |= set(list(newest.values())[:number])
+    return keep

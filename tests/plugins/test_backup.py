@@ -1,0 +1,159 @@
+"""The type `backup`: one whole file a task, however often it runs or is killed, and a policy of which stay."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sytq_plugins.backup import Config, kept
+
+from sytq.archive import check
+from sytq.ids import new_id
+from sytq.models import Task
+from sytq.runtime import Runtime
+from tests.plugins.running import Run, runtime_of
+from tests.servers import poll
+from tests.workers import Installation
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "backups"
+
+
+@pytest.fixture
+def runtime(database_url: str, folder: Path) -> Iterator[Runtime]:
+    own = json.dumps({"folder": str(folder), "last": 2, "daily": 0, "weekly": 0, "monthly": 0})
+    with runtime_of(database_url, "redis://127.0.0.1:1/0", TYPES__BACKUP=own) as made:
+        yield made
+
+
+def fill(runtime: Runtime, tasks: int, payload: str = "{}") -> None:
+    now = dt.datetime(2026, 7, 1)
+    rows = [{"id": new_id(), "type": "x", "state": "dead", "payload": payload, "created_at": now} for _ in range(tasks)]
+    with runtime.database.connection_context(), runtime.database.atomic():
+        for start in range(0, tasks, 200):
+            Task.insert_many(rows[start : start + 200]).execute()
+
+
+def test_a_backup_is_written_checked_and_named_by_its_task(runtime: Runtime, folder: Path) -> None:
+    fill(runtime, 700)
+    run = Run(runtime, "backup", {}, dt.datetime(2026, 7, 1, 3, 0, tzinfo=dt.UTC))
+    result = run.start()
+    (file,) = folder.iterdir()
+    assert file.name == f"backup-20260701T030000Z-{run.id[-12:]}.jsonl.gz"
+    assert result["file"] == str(file)
+    assert (result["bytes"], result["removed"]) == (file.stat().st_size, [])
+    assert result["rows"]["sytq_tasks"] == 701  # with its own
+    assert result["sha256"] == check(file).sha256
+    assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_the_same_task_again_leaves_the_file_as_it_is(runtime: Runtime, folder: Path) -> None:
+    run = Run(runtime, "backup", {})
+    first = run.start()
+    fill(runtime, 10)
+    assert run.start() == first
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_old_ones_go_only_once_a_new_one_is_good(runtime: Runtime, folder: Path) -> None:
+    days = [dt.datetime(2026, 7, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
+    first, second, third = (Run(runtime, "backup", {}, day) for day in days)
+    first.start()
+    second.start()
+    (folder / "notes.txt").touch()
+    with runtime.database.connection_context():
+        runtime.database.execute_sql("ALTER TABLE valuation_records RENAME TO moved")
+    with pytest.raises(Exception, match="table 'valuation_records' is not in the database"):
+        third.start()
+    assert len(list(folder.iterdir())) == 3
+    with runtime.database.connection_context():
+        runtime.database.execute_sql("ALTER TABLE moved RENAME TO valuation_records")
+    assert third.start()["removed"] == [f"backup-20260701T000000Z-{first.id[-12:]}.jsonl.gz"]
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_partial_files_of_the_dead_go(runtime: Runtime, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    run = Run(runtime, "backup", {}, dt.datetime(2026, 7, 1, tzinfo=dt.UTC))
+    own = folder / f"backup-20260701T000000Z-{run.id[-12:]}.jsonl.gz.0.partial"
+    old, young = folder / "backup-20250101T000000Z-0.jsonl.gz.1.partial", folder / "backup-x.partial"
+    for file in (own, old, young):
+        file.touch()
+    os.utime(old, (0, 0))
+    run.start()
+    assert {file.name for file in folder.iterdir()} == {own.name.removesuffix(".0.partial"), young.name}
+
+
+def test_the_policy_keeps_the_last_and_the_newest_of_each_period() -> None:
+    start = dt.datetime(2026, 12, 31, 23, 0)
+    hours = [start - dt.timedelta(hours=6 * number) for number in range(4 * 400)]
+    names = [f"backup-{hour:%Y%m%dT%H%M%SZ}-0123456789ab.jsonl.gz" for hour in hours]
+    stays = kept(names, Config(last=3, daily=3, weekly=3, monthly=3))
+    days = sorted((name[7:15] + name[16:18] for name in stays), reverse=True)
+    # Dec 31 2026 is a Thursday: the newest of the two weeks before are their Sundays.
+    expected = ["2026123123", "2026123117", "2026123111", "2026123023", "2026122923", "2026122723", "2026122023"]
+    assert days == [*expected, "2026113023", "2026103123"]
+    assert kept(names, Config(last=1, daily=0, weekly=0, monthly=0)) == {names[0]}
+
+
+def sytq(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
+    return subprocess.run(
+        [sys.executable, "-m", "sytq.cli", *arguments],
+        capture_output=True, text=True, timeout=60, env=clean | environ,
+    )  # fmt: skip
+
+
+def test_the_command_line_restores_it(runtime: Runtime, folder: Path, tmp_path: Path) -> None:
+    fill(runtime, 5, '{"secret": "hush"}')
+    file = Run(runtime, "backup", {}).start()["file"]
+    target = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'new.db'}"}
+    whole = sytq("restore", "--check", file, **target)
+    assert whole.returncode == 0, whole.stderr
+    assert re.search(r"is whole: \d+ rows in \d+ tables$", whole.stdout.strip())
+    assert not (tmp_path / "new.db").exists()
+    done = sytq("restore", "--json", file, **target)
+    assert (done.returncode, json.loads(done.stdout)["rows"]["sytq_tasks"]) == (0, 6)
+    again = sytq("restore", file, **target)
+    assert (again.returncode, again.stderr) == (
+        1, "sytq: table 'sytq_tasks' has rows: a backup is restored into an empty database only\n"
+    )  # fmt: skip
+    Path(file).write_bytes(Path(file).read_bytes()[:-5])
+    for arguments in (["restore", file], ["restore", "--check", file]):
+        cut = sytq(*arguments, SYTQ_DATABASE__URL=f"sqlite:///{tmp_path / 'other.db'}")
+        assert (cut.returncode, "cut off or damaged" in cut.stderr) == (1, True)
+    missing = sytq("restore", "/nowhere/at/all", **target)
+    assert (missing.returncode, "cannot be read: No such file" in missing.stderr) == (1, True)
+
+
+@pytest.mark.faults
+def test_a_backup_that_is_killed_half_way_is_no_backup_and_is_made_again(
+    tmp_path: Path, redis_url: str, mysql_url: str, folder: Path
+) -> None:
+    own = {"SYTQ_TYPES__BACKUP": json.dumps({"folder": str(folder)})}
+    installation = Installation(tmp_path, mysql_url, redis_url, **own)
+    try:
+        runtime = installation.runtime
+        fill(runtime, 6_000, json.dumps({"text": os.urandom(4000).hex()}))
+        worker = installation.start_worker()
+        task = runtime.submitter.prepare("backup", {})
+        runtime.submitter.submit([task])
+        poll(lambda: any(folder.glob("*.partial")), timeout=30, interval=0.001, message="the file is begun")
+        worker.kill()
+        (left,) = folder.iterdir()
+        assert left.name.endswith(".partial")  # else it was not killed half way
+        installation.start_worker()
+        row = installation.wait_state(task.id, "succeeded", timeout=60)
+        (file,) = folder.iterdir()
+        assert check(file).rows["sytq_tasks"] == json.loads(row.result)["rows"]["sytq_tasks"] == 6_001
+    finally:
+        installation.close()
