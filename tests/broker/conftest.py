@@ -1,0 +1,30 @@
+"""Fixtures of the broker's tests: the scripts must do the same on every server program that is supported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker.bench import Bench
+from tests.servers import RedisServer
+from tests.topologies import server_programs
+
+
+@pytest.fixture(scope="module", params=server_programs().values(), ids=server_programs())
+def every_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Each server program that is here, in turn."""
+    server = RedisServer(request.param)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def bench(every_server: RedisServer) -> Bench:
+    """One queue in an empty Redis."""
+    with every_server.client() as client:
+        client.flushall()
+    return Bench(every_server.url)
