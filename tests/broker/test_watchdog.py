@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from sytq.broker.broker import StreamsBroker
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.broker.worker import WorkerProcess
+from sytq.states import WEIGHTS
 from tests.servers import poll
 from tests.workers import TRIALS, Installation
 
@@ -70,6 +76,35 @@ def test_a_task_that_blocks_the_event_loop_is_named_and_ends_nothing(harmed: Ins
     assert "harm.py:" in line
     harmed.wait_state(harmed.submit("steady", "s"), "succeeded")
     assert worker.alive
+
+
+def test_p3_a_worker_whose_connections_are_all_busy_goes_on_beating(harmed: Installation) -> None:
+    worker = harmed.start_worker()
+    task = harmed.submit("hoarder", "h", seconds=7)
+    poll(lambda: worker.text().count("fetch waits for Redis") > 5, message="the others get no connection")
+    harmed.start_worker()  # which would take the task over after 4 s
+    assert harmed.wait_state(task, "succeeded", timeout=30).attempts == 1
+    assert harmed.notes() == {"start h": 1, "end h": 1}
+    assert "no heartbeat" not in worker.text()
+
+
+def test_the_name_of_a_worker_on_a_host_with_a_long_name_fits_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "h" * 64)
+    redis = Redis("redis://127.0.0.1:1")
+    worker = WorkerProcess(
+        StreamsBroker(redis),
+        redis,
+        Keys("sytq"),
+        pulse=redis,
+        liveness=4.0,
+        heartbeat=1.0,
+        limits={},
+        weights=WEIGHTS,
+        threads=1,
+        loop_places=1,
+    )
+    assert len(worker.name) <= 64  # the columns `worker` have no more
+    assert worker.name.endswith(f"-{os.getpid()}-{worker.name[-6:]}")
 
 
 PROGRAM = """

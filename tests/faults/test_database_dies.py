@@ -54,6 +54,29 @@ def test_p1_a_task_that_needs_the_database_waits_for_it_and_uses_no_attempt(
     assert set(breakable.notes().values()) == {1}
 
 
+def test_p1_what_ends_while_the_database_takes_no_writes_is_recorded_when_it_does_again(
+    tmp_path: Path, own_mysql: MySQLServer, redis_url: str
+) -> None:
+    own_mysql.create_database("sytq")
+    own_mysql.execute("CREATE USER plain@localhost")  # root may write to a read-only server
+    own_mysql.execute("CREATE USER plain@'127.0.0.1'")
+    for host in ("localhost", "127.0.0.1"):
+        own_mysql.execute(f"GRANT ALL ON sytq.* TO plain@'{host}'")
+    installation = Installation(tmp_path, own_mysql.url("sytq").replace("root@", "plain@"), redis_url)
+    try:
+        worker = installation.start_worker()
+        task = installation.submit("plain", "a", seconds=3)
+        installation.wait_state(task, "running")
+        own_mysql.execute("SET GLOBAL read_only = ON")  # as a failover to a replica leaves it
+        installation.wait_note("end a")
+        poll(lambda: "read-only option" in worker.text(), message=lambda: worker.text()[-1500:])
+        own_mysql.execute("SET GLOBAL read_only = OFF")
+        assert installation.wait_state(task, "succeeded").result == '{"name":"a"}'
+        assert installation.runtime.inspection.unreadable().items == []
+    finally:
+        installation.close()
+
+
 @pytest.mark.parametrize(("type_name", "steps"), [("keeper", 1), ("gentle-keeper", 2)])
 def test_p4_a_result_that_waits_for_the_database_is_not_ended_by_the_time_limit(
     breakable: Installation, own_mysql: MySQLServer, type_name: str, steps: int

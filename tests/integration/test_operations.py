@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
 from sytq.history import History, Match
 from sytq.ids import new_id
+from sytq.ledger import Change, utcnow
 from sytq.models import UniqueKey
 from sytq.operate import Operator
 from sytq.states import DEAD, PRIORITIES
@@ -221,6 +225,22 @@ def test_dead_tasks_are_found_replayed_and_deleted(make: Make) -> None:
     poll(lambda: installation.notes()["dead-3 failing"] == 2, message="each death is told")
     assert operate.delete([*dead, "nosuch"]) == 2
     assert installation.runtime.ledger.get(dead[0]) is None
+
+
+@pytest.mark.parametrize("other", ["replay", "delete"])
+def test_two_operators_at_once_do_nothing_twice(make: Make, other: str) -> None:
+    installation = make()
+    ids = [installation.submit("plain", f"t{n}") for n in range(300)]
+    ended = [Change(task, DEAD, 1, 1, finished_at=utcnow(), error="as told") for task in ids]
+    for _ in range(3):
+        installation.runtime.ledger.record(ended)
+        changes = [partial(getattr(operator(installation), name), ids) for name in ("replay", other)]
+        with ThreadPoolExecutor(2) as threads:
+            counts = [one.result() for one in [threads.submit(change) for change in changes]]
+        assert sum(counts) == len(ids), counts
+        ended = [dataclasses.replace(change, token=change.token + 100) for change in ended]
+        ids = [task for task in ids if installation.runtime.ledger.get(task)]
+        ended = [change for change in ended if change.id in ids]
 
 
 def test_a_replay_respects_a_key_that_another_task_has_by_now(make: Make) -> None:

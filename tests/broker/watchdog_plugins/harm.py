@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pydantic import BaseModel
+from redis import RedisError
 
 from sytq import AsyncContext, Backoff, Context, task
 
@@ -49,3 +50,20 @@ async def steady(ctx: AsyncContext, harm: Harm) -> str:
 @task("blocking", payload=Harm, queue="steady", retry=TWICE)
 async def blocking(ctx: AsyncContext, harm: Harm) -> None:
     time.sleep(harm.seconds)
+
+
+@task("hoarder", payload=Harm, queue="harm", retry=TWICE)
+def hoarder(ctx: Context, harm: Harm) -> None:
+    """Keep every connection that this process may have to Redis."""
+    note(harm, "start")
+    pool = ctx._services.broker.redis.client.connection_pool
+    kept = []
+    until = time.monotonic() + harm.seconds
+    while time.monotonic() < until:
+        try:
+            kept.append(pool.get_connection())
+        except RedisError:
+            time.sleep(0.0005)  # until another one is given back
+    for connection in kept:
+        pool.release(connection)
+    note(harm, "end")
