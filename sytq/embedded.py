@@ -93,7 +93,7 @@ class EmbeddedServer:
         if self._lock is not None:
             raise EmbeddedServerError("the embedded Redis is already started")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock(self.folder / "redis.lock")
+        self._lock = lock(self.folder / "redis.lock")
         if self._lock is None:
             raise EmbeddedServerError(
                 f"{self.folder} is in use by another running sytq; stop that one or use another folder"
@@ -122,7 +122,7 @@ class EmbeddedServer:
         return self.pid is not None and self._lives()
 
     def _lives(self) -> bool:
-        held = _lock(self.folder / "redis.alive")
+        held = lock(self.folder / "redis.alive")
         if held is not None:
             os.close(held)
         return held is None
@@ -148,7 +148,7 @@ class EmbeddedServer:
         if not self._on_socket:
             self.port = _free_port()
             (self.folder / "redis.port").write_text(f"{self.port}\n")
-        alive = _lock(self.folder / "redis.alive")
+        alive = lock(self.folder / "redis.alive")
         if alive is None:
             raise EmbeddedServerError(f"the Redis server left in {self.folder} cannot be stopped")
         log = self.folder / "redis.log"
@@ -215,8 +215,8 @@ class EmbeddedServer:
         )
 
 
-def _lock(path: Path) -> int | None:
-    """Descriptor of the file, locked until every copy of it is closed; None when another has it."""
+def lock(path: Path) -> int | None:
+    """Descriptor of the file, locked until every copy of it is closed (by a process's end too); None when taken."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

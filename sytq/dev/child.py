@@ -14,7 +14,8 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from sytq.dev.folder import DevError, Folder, lock
+from sytq.dev.folder import DevError, Folder
+from sytq.embedded import lock
 
 _KILL_PATIENCE = 5.0  # seconds until killed processes must be gone
 _LAST_LINES = 5

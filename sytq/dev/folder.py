@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import os
 import secrets
 from pathlib import Path
 
+from sytq.embedded import lock
 from sytq.errors import SytqError
 
 
 class DevError(SytqError):
     """`sytq dev` cannot start or go on; the message is for a person."""
-
-
-def lock(path: Path) -> int | None:
-    """Descriptor of the file, locked until every copy of it is closed (by a process's end too); None when taken."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 class Folder:
