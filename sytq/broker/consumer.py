@@ -180,17 +180,12 @@ class StreamConsumer(Consumer):
         return deliveries
 
     def _make_groups(self) -> None:
-        """Make the group on streams that lack it, from id 0: what is there already is not skipped."""
-        for stream in self._streams:
-            try:
-                self._worker.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
-            except RedisUnavailable as error:
-                log.warning("cannot prepare the queue yet", queue=self._queue, error=str(error))
-                self._worker.stopping.wait(self._pause)
-                return
-            except Exception as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        try:
+            for stream in self._streams:
+                self._worker.redis.make_group(stream, GROUP)
+        except RedisUnavailable as error:
+            log.warning("cannot prepare the queue yet", queue=self._queue, error=str(error))
+            self._worker.stopping.wait(self._pause)
 
 
 def _decode(body: bytes, queue: str) -> Message[Any]:

@@ -33,12 +33,8 @@ class ForeignStream:
         self._apart = len(slots) > 1 and isinstance(redis.client, Cluster)
 
     def make_group(self) -> None:
-        """Make stream and group where they lack, from id 0: what is there already is not skipped."""
-        try:
-            self._redis.ask("XGROUP", "CREATE", self._stream, self._group, "0", "MKSTREAM")
-        except Exception as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        """Make stream and group where they lack."""
+        self._redis.make_group(self._stream, self._group)
 
     def read(self, most: int, wait: float) -> list[Entry]:
         """Take up to `most` messages that nobody has had, waiting up to `wait` seconds for the first."""

@@ -33,7 +33,7 @@ _AWAY = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-_NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY", "NOREPLICAS")
+_NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY ", "NOREPLICAS")
 #: What a master says that became a replica: the new one is somewhere else.
 _DEMOTED = ("READONLY", "UNBLOCKED")
 
@@ -96,6 +96,14 @@ class Redis:
             if isinstance(self.client, redis.Redis) and _demoted(error):
                 self.client.connection_pool.disconnect(inuse_connections=False)
             raise _unavailable(error) from error
+
+    def make_group(self, stream: str, group: str) -> None:
+        """Make stream and group where they lack, from id 0: what is there already is not skipped."""
+        try:
+            self.ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
     def close(self) -> None:
         """Close all connections."""

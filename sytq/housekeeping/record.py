@@ -47,7 +47,7 @@ class Recorder(LeasedLoop):
             unfinished = self._read("0") if self.fresh or self._behind else []
             events = unfinished or self._read(">")
         except NoGroup:
-            self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
+            self.redis.make_group(self.keys.events, RECORDER)
             return 0.0
         self._behind = True
         if events:

@@ -134,6 +134,15 @@ def test_scripts_are_known_again_after_they_were_forgotten(redis_url: str, redis
     assert redis_client.info("commandstats")["cmdstat_eval"] == calls["cmdstat_eval"], "its text is not sent each time"
 
 
+def test_a_group_that_another_has_made_is_made(redis_url: str, redis_client: redis.Redis) -> None:
+    connection = Redis(redis_url)
+    redis_client.xadd("s", {"a": "b"})
+    for _ in range(2):
+        connection.make_group("s", "g")
+    (group,) = redis_client.xinfo_groups("s")
+    assert (group["name"], group["last-delivered-id"]) == (b"g", b"0-0")
+
+
 def test_a_connection_to_a_server_that_became_a_replica_is_given_up(own_redis: RedisServer) -> None:
     connection = Redis(own_redis.url)
     before = connection.ask("CLIENT", "ID")
