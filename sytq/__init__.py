@@ -3,6 +3,7 @@
 Owns nothing but the list of public names.
 """
 
+from sytq.broker.gates import Breaker, Gate, Passage
 from sytq.context import AsyncContext, Context, Transaction
 from sytq.errors import Cancelled, Fail, Lost, Retry
 from sytq.plugin import Backoff, Death, TaskType, task
@@ -11,11 +12,14 @@ from sytq.schedule import Schedule
 __all__ = [
     "AsyncContext",
     "Backoff",
+    "Breaker",
     "Cancelled",
     "Context",
     "Death",
     "Fail",
+    "Gate",
     "Lost",
+    "Passage",
     "Retry",
     "Schedule",
     "TaskType",

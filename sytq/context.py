@@ -14,7 +14,7 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from dramatiq.middleware import TimeLimit
 
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
+from sytq.broker.gates import Gate, Passage
 from sytq.config import Settings
 from sytq.db import read
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut
@@ -153,6 +154,23 @@ class _Core:
     def _forget_step(self, name: str) -> None:
         self._services.ledger.forget_step(self.id, self.token, name)
 
+    def _passage(self, gates: Iterable[Gate], units: int) -> Passage:
+        self._go_on()
+        return Passage(self.id, self.token, self._delivery.created_ms, gates, units)
+
+    def _close_gate(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
+        by = f"{self.type} {self.id}"
+        closed = self._services.broker.gates.pause(name, by, reason, seconds=seconds, person=False)
+        if closed:
+            (self.log.error if alert else self.log.warning)("gate closed", gate=name, reason=reason, seconds=seconds)
+        return closed
+
+    def _open_gate(self, name: str) -> bool:
+        opened = self._services.broker.gates.open(name, person=False)
+        if opened:
+            self.log.info("gate opened", gate=name)
+        return opened
+
 
 class Context(_Core):
     """The context of a plain function."""
@@ -192,6 +210,31 @@ class Context(_Core):
     def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
         """Submit a child task and return its id. Errors as `transaction`."""
         return self._transaction(lambda tx: tx.enqueue(type_name, payload, key=key, run_at=run_at))
+
+    @contextlib.contextmanager
+    def passage(self, *gates: Gate, units: int = 0) -> Iterator[Passage]:
+        """Go through all `gates` at once, reserving `units`; leave them at the end of the `with` block.
+
+        Where there is no room it raises Retry, which must reach the worker: the task waits in Redis, without a place
+        in a worker and without an attempt, and is called as soon as there is. Raises RedisUnavailable (no attempt).
+        """
+        passage, way = self._passage(gates, units), self._services.broker.gates
+        way.enter(passage)
+        try:
+            yield passage
+        finally:
+            way.leave(passage)
+
+    def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+        """Let no task through a gate until `open_gate`, a person, or `seconds` later; with `alert` people are told.
+
+        False when it was closed already. Raises RedisUnavailable.
+        """
+        return self._close_gate(name, reason, seconds, alert)
+
+    def open_gate(self, name: str) -> bool:
+        """Undo `close_gate`, of this or another task; False when it was not closed, or by a person."""
+        return self._open_gate(name)
 
     def step(self, name: str, function: Callable[[], T]) -> T:
         """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after."""
@@ -269,6 +312,25 @@ class AsyncContext(_Core):
     async def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
         """As `Context.enqueue`."""
         return await self.transaction(lambda tx: tx.enqueue(type_name, payload, key=key, run_at=run_at))
+
+    @contextlib.asynccontextmanager
+    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
+        """As `Context.passage`, with `async with`."""
+        passage, way = self._passage(gates, units), self._services.broker.gates
+        try:
+            await self.blocking(way.enter, passage)
+            yield passage
+        finally:
+            # On its thread to the end, also when this task is cancelled, be it while it enters.
+            await asyncio.shield(self.blocking(way.leave, passage))
+
+    async def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+        """As `Context.close_gate`."""
+        return await self.blocking(self._close_gate, name, reason, seconds, alert)
+
+    async def open_gate(self, name: str) -> bool:
+        """As `Context.open_gate`."""
+        return await self.blocking(self._open_gate, name)
 
     async def step(self, name: str, function: Callable[[], Awaitable[T]]) -> T:
         """As `Context.step`; `function` is async."""

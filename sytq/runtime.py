@@ -29,6 +29,7 @@ from sytq.config.sections import Stream
 from sytq.context import AsyncContext, Context, Services
 from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, TimedOut
+from sytq.housekeeping.gates import GateLoop
 from sytq.housekeeping.loop import Loop
 from sytq.housekeeping.promote import Promoter
 from sytq.housekeeping.reconcile import Reconciler
@@ -137,6 +138,7 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
         lambda: Promoter(redis, keys, runtime.broker),
         lambda: Recorder(redis, keys, name(), submitter),
         lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
+        lambda: GateLoop(redis, keys, name(), runtime.broker, liveness),
         lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
         *(partial(_bridge, runtime, stream) for stream in runtime.settings.streams if stream.type in runtime.registry),
     ]

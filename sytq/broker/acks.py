@@ -111,6 +111,7 @@ class Acks(threading.Thread):
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
+        names.append(keys.gates_waiting)
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("settle", names, args), strict=True):

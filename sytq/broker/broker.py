@@ -19,6 +19,7 @@ from dramatiq.middleware import Middleware
 
 from sytq.broker.consumer import StreamConsumer
 from sytq.broker.delivery import Delivery
+from sytq.broker.gates import Gates
 from sytq.broker.keys import Keys
 from sytq.broker.limits import QueueLimit
 from sytq.broker.redis import Redis
@@ -82,6 +83,7 @@ class StreamsBroker(dramatiq.Broker):
         self.weights = weights
         self._heartbeat = heartbeat
         super().__init__(middleware=middleware or [])
+        self.gates = Gates(redis, self.keys, liveness, self.queues)
         self.actor_options |= {"runner"}  # an async actor's coroutine function (see Lane)
 
     # -- as Dramatiq wants it
@@ -168,6 +170,7 @@ class StreamsBroker(dramatiq.Broker):
             self,
             self.redis,
             self.keys,
+            self.gates,
             pulse=self.pulse,
             liveness=self.liveness,
             heartbeat=self._heartbeat,

@@ -44,7 +44,7 @@ class Heartbeat(threading.Thread):
         self._held = held
         self._emptied = emptied
         self._cancel = cancel
-        self._epoch: bytes | None = None
+        self.epoch: bytes | None = None  # of the Redis that this worker knows
         self._ended = threading.Event()
 
     def beat(self, *, leaving: bool = False) -> None:
@@ -59,10 +59,10 @@ class Heartbeat(threading.Thread):
             if by and delivery.cancelled_by is None:
                 delivery.cancelled_by = by.decode()
                 self._cancel(delivery)
-        if self._epoch is not None and epoch != self._epoch:
+        if self.epoch is not None and epoch != self.epoch:
             log.warning("Redis was emptied: entering the running tasks again")
             self._emptied()
-        self._epoch = epoch
+        self.epoch = epoch
 
     def run(self) -> None:
         while not self._ended.is_set():

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from sytq.broker.gatestates import GateState, read_gates
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.redis import Redis
 from sytq.errors import InvalidInput, RedisUnavailable
@@ -223,6 +224,19 @@ class Inspection:
         """Return how many queued tasks were set aside because their type is paused, per queue. Q round trips and
         one."""
         return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
+
+    # -- gates
+
+    def gates(self) -> list[GateState]:
+        """Return every gate that was used within about an hour, is paused or waited for, by name.
+
+        A round trip for some 100 gates; there are seldom more than 2,000 of them.
+        """
+        return read_gates(self._redis, self._keys)
+
+    def gate(self, name: str) -> GateState | None:
+        """Return one gate, with the first tasks inside and in line. One round trip."""
+        return next(iter(read_gates(self._redis, self._keys, name)), None)
 
     # -- the whole
 

@@ -78,6 +78,46 @@ class Keys:
         """STRING: when this Redis was first seen, in ms."""
         return self._key("epoch")
 
+    @property
+    def gates(self) -> str:
+        """HASH gate -> its breaker, adaptive limit and pause, as JSON."""
+        return self._key("gates")
+
+    @property
+    def gates_settings(self) -> str:
+        """HASH gate -> its limits as the last passage stated them, as JSON."""
+        return self._key("gates", "settings")
+
+    @property
+    def gates_places(self) -> str:
+        """ZSET "gate|task|token|passage|begun": who is inside."""
+        return self._key("gates", "places")
+
+    @property
+    def gates_line(self) -> str:
+        """ZSET "gate|0 or 1|created|task": who was promised a place (0) or waits for one (1), the oldest first."""
+        return self._key("gates", "line")
+
+    @property
+    def gates_waiting(self) -> str:
+        """HASH task -> what it waits for, as JSON."""
+        return self._key("gates", "waiting")
+
+    @property
+    def gates_calls(self) -> str:
+        """ZSET "gate|begun|task|passage|units": the passages begun within the gate's window."""
+        return self._key("gates", "calls")
+
+    @property
+    def gates_due(self) -> str:
+        """ZSET gate -> when the loop looks after it next, in ms."""
+        return self._key("gates", "due")
+
+    @property
+    def gates_promises(self) -> str:
+        """ZSET task -> until when a place is kept for it, in ms."""
+        return self._key("gates", "promises")
+
     def stream(self, queue: str, priority: str) -> str:
         """STREAM of waiting and running tasks of one queue and priority."""
         return self._key("queue", queue, priority)

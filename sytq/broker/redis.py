@@ -69,9 +69,9 @@ class Redis:
                 self.client = Cluster(redis_hosts(url), home, options | _login(url))
             case _:
                 self.client = redis.Redis.from_url(url, **options)
-        prelude = _read("_live.lua")
+        live, gates = _read("_live.lua"), _read("_gates.lua")
         self._scripts = {
-            file.name.removesuffix(".lua"): prelude + _read(file.name)
+            file.name.removesuffix(".lua"): live + (gates if file.name.startswith("gate_") else "") + _read(file.name)
             for file in files("sytq.broker").iterdir()
             if file.name.endswith(".lua") and not file.name.startswith("_")
         }

@@ -1,7 +1,8 @@
 -- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
 -- run happens here or not at all, and only while the run still holds its task. A run that was to be cancelled and
--- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case.
--- KEYS live events stats bell deadletters cancels epoch, then per slot: stream delayed bodies queue-bell
+-- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case. One that a gate refused
+-- and was promised its place meanwhile is due at once.
+-- KEYS live events stats bell deadletters cancels epoch gates:waiting, then per slot: stream delayed bodies queue-bell
 -- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled
 -- -> per run 1 (done) or 0 (no longer ours: nothing changed)
 local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -12,7 +13,7 @@ local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancel
 local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
 local now, out = now_ms(), {}
 for a = 3, #ARGV, 12 do
-  local slot = 7 + (tonumber(ARGV[a]) - 1) * 4
+  local slot = 8 + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
   local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   local message = ARGV[a + 9]
@@ -47,7 +48,10 @@ for a = 3, #ARGV, 12 do
       end
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if kind == 'retry' then
-        delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)
+        local waits = redis.call('HGET', KEYS[8], id)
+        local w = waits and cjson.decode(waits)
+        local promised = w and w.till and w.token == token
+        delay(delayed, bodies, bell, id, now + (promised and 0 or tonumber(ARGV[a + 7])), message)
       elseif kind == 'return' then
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end

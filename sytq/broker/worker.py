@@ -16,6 +16,7 @@ from dramatiq import Broker
 
 from sytq.broker.acks import Acks
 from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.gates import Gates
 from sytq.broker.heartbeat import Heartbeat
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.lane import Lane
@@ -41,6 +42,7 @@ class WorkerProcess:
         broker: Broker,
         redis: Redis,
         keys: Keys,
+        gates: Gates,
         *,
         pulse: Redis,
         liveness: float,
@@ -71,6 +73,8 @@ class WorkerProcess:
             emptied=self._adopt,
             cancel=self.lane.cancel,
         )
+        self._gates = gates
+        self._gates.epoch = lambda: self.heartbeat.epoch
         self._held: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
 
@@ -137,7 +141,7 @@ class WorkerProcess:
             return [delivery for entries in self._held.values() for delivery in entries.values()]
 
     def _adopt(self) -> None:
-        """Enter the running tasks in a Redis that was emptied, as ours."""
+        """Enter the running tasks in a Redis that was emptied, as ours, and their passages through gates."""
         for delivery in self._deliveries():
             priority = delivery.stream.rpartition(":")[2]
             entry = self.redis.call(
@@ -154,3 +158,4 @@ class WorkerProcess:
                     if self._held[delivery.stream].pop(delivery.entry, None):
                         delivery.entry = entry
                         self._held[delivery.stream][entry] = delivery
+        self._gates.enter_again()

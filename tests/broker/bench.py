@@ -94,6 +94,7 @@ class Bench:
         index, entry, task_id, message, used, _most, token = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
+        names.append(keys.gates_waiting)
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
         args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
