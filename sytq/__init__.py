@@ -5,7 +5,7 @@ Owns nothing but the list of public names.
 
 from sytq.broker.gates import Breaker, Gate, Passage
 from sytq.context import AsyncContext, Context, Transaction
-from sytq.errors import Cancelled, Fail, Lost, Retry
+from sytq.errors import Cancelled, Fail, Lost, Retry, Waiting
 from sytq.plugin import Backoff, Death, TaskType, task
 from sytq.schedule import Schedule
 
@@ -24,6 +24,7 @@ __all__ = [
     "Schedule",
     "TaskType",
     "Transaction",
+    "Waiting",
     "task",
 ]
 __version__ = "0.1.0"

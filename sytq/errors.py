@@ -56,6 +56,14 @@ class Retry(Exception):
         self.counts = counts
 
 
+class Waiting(Retry):
+    """Raised by `ctx.passage`: no room at a gate now; `closed` when it lets nobody through, however few are inside."""
+
+    def __init__(self, after: float, *, reason: str, closed: bool = False) -> None:
+        super().__init__(after, counts=False, reason=reason)
+        self.closed = closed
+
+
 class Fail(Exception):
     """Raised by a task: this can never succeed; the task is dead now, with this reason."""
 

@@ -1,7 +1,7 @@
 -- A task wants through all these gates at once. Harmless twice: a passage that is inside is inside.
 -- KEYS as in _gates.lua   ARGV liveness_ms epoch force id token created units passage, then per gate: name settings
 --      epoch: the Redis that the worker knows ('' none yet); force: a passage that was inside before Redis was emptied
--- -> {1, begun_ms} | {0, in about how many ms, gate, why} | {2} Redis is another than the worker knows
+-- -> {1, begun_ms} | {0, in about how many ms, gate, why, whether it is closed to all} | {2} Redis is another than the worker knows
 if ARGV[3] == '0' and ARGV[2] ~= '' and (redis.call('GET', EPOCH) or '') ~= ARGV[2] then return { 2 } end
 local force, id, token, created, units, passage = ARGV[3] == '1', ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
 local names = {}
@@ -55,7 +55,8 @@ if refused then
     step_in(id, { gates = names, created = created, units = units, token = token }, refused)
   end
   save()
-  return { 0, wait, refused.name, why }
+  local closed = refused.is.pause or refused.is.breaker ~= 'closed'
+  return { 0, wait, refused.name, why, closed and 1 or 0 }
 end
 
 for _, name in ipairs(names) do

@@ -22,7 +22,7 @@ import structlog
 
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
-from sytq.errors import InvalidInput, RedisUnavailable, Retry
+from sytq.errors import InvalidInput, RedisUnavailable, Waiting
 
 log = structlog.get_logger(__name__)
 
@@ -129,20 +129,20 @@ class Gates:
         self._closed_until = 0.0
 
     def enter(self, passage: Passage) -> None:
-        """Go through all its gates at once. Raises Retry (no room) and RedisUnavailable; neither uses an attempt."""
+        """Go through all its gates at once. Raises Waiting (no room) and RedisUnavailable; neither uses an attempt."""
         with passage.lock:
             if not passage.gates or passage.over:
                 return
             if (left := self._closed_until - time.monotonic()) > 0:
-                raise Retry(left, counts=False, reason="Redis was emptied: waiting until what runs is known again")
+                raise Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
             answer = self._enter(passage)
             if answer[0] == 2:
                 raise RedisUnavailable("Redis was emptied: what runs is not known yet")
             if answer[0] == 0:
-                _, wait, name, why = answer
+                _, wait, name, why, closed = answer
                 factor, margin = _MARGIN
                 after = min(max(wait, 0) / 1000 * factor + margin, _LONGEST) * random.uniform(1, 1.1)  # noqa: S311
-                raise Retry(after, counts=False, reason=f"waiting for {name.decode()}: {why.decode()}")
+                raise Waiting(after, reason=f"waiting for {name.decode()}: {why.decode()}", closed=bool(closed))
             passage.begun_ms = int(answer[1])
             self._inside[passage.id] = passage
 
