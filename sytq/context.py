@@ -215,8 +215,9 @@ class Context(_Core):
     def passage(self, *gates: Gate, units: int = 0) -> Iterator[Passage]:
         """Go through all `gates` at once, reserving `units`; leave them at the end of the `with` block.
 
-        Where there is no room it raises Waiting, a Retry that must reach the worker: the task waits in Redis, without a place
-        in a worker and without an attempt, and is called as soon as there is. Raises RedisUnavailable (no attempt).
+        Where there is no room it raises Waiting, a Retry that must reach the worker: the task then waits in Redis,
+        without a place in a worker and without an attempt, and is called as soon as there is. Raises RedisUnavailable
+        (no attempt).
         """
         passage, way = self._passage(gates, units), self._services.broker.gates
         way.enter(passage)

@@ -6,7 +6,7 @@ Owns the metrics' names. Any process answers for all of them, so nothing here co
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import falcon
 import falcon.asgi
@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from sytq.api.threads import Threads
+from sytq.broker.gatestates import GateState, that_matter
 from sytq.broker.inspection import Inspection
 from sytq.errors import RedisUnavailable
 
@@ -67,8 +68,23 @@ class _Stores:
         for queue, count in sorted(self._inspection.delayed().items()):
             delayed.add_metric([queue], count)
         yield delayed
+        yield from _gates(that_matter(self._inspection.gates()))
         alive = sum(worker.age <= self._liveness for worker in self._inspection.workers())
         yield GaugeMetricFamily("sytq_workers", "Worker processes with a fresh heartbeat.", value=alive)
+
+
+def _gates(gates: Iterable[GateState]) -> Iterator[Metric]:
+    running = GaugeMetricFamily("sytq_gate_running", "Passages inside a gate.", labels=["gate"])
+    limit = GaugeMetricFamily("sytq_gate_limit", "How many may be inside now; 0 is no limit.", labels=["gate"])
+    waiting = GaugeMetricFamily("sytq_gate_waiting", "Tasks in line before a gate.", labels=["gate"])
+    said = "1 for the state it is in: closed (calls pass), open, half_open, paused."
+    state = GaugeMetricFamily("sytq_gate_state", said, labels=["gate", "state"])
+    for gate in gates:
+        running.add_metric([gate.name], gate.running)
+        limit.add_metric([gate.name], gate.limit_now)
+        waiting.add_metric([gate.name], gate.waiting)
+        state.add_metric([gate.name, gate.state], 1)
+    yield from (running, limit, waiting, state)
 
 
 class Metrics:

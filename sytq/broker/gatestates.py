@@ -6,11 +6,15 @@ Owns reading them; changes nothing. What the words mean is in docs/gates.md.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sytq.broker.gates import gate_keys
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
+
+_MOST = 100
+_MOST_HOSTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,17 @@ def read_gates(redis: Redis, keys: Keys, *names: str) -> list[GateState]:
             found[name.decode()] = _state(name.decode(), seen)
         if cursor == b"0":
             return [found[name] for name in sorted(found)]
+
+
+def that_matter(gates: Iterable[GateState]) -> list[GateState]:
+    """Those worth a series of metrics each: a bounded number, first what is not closed, then the longest lines.
+
+    Callers name hosts and models. Hosts come and go, so there are fewer of them among these.
+    """
+    ranked = sorted(gates, key=lambda gate: (gate.state == "closed", -gate.waiting, -gate.running, gate.name))
+    hosts = [gate for gate in ranked if gate.name.startswith("host:")]
+    others = [gate for gate in ranked if not gate.name.startswith("host:")]
+    return [*others[:_MOST], *hosts[:_MOST_HOSTS]]
 
 
 def _state(name: str, text: bytes) -> GateState:

@@ -13,7 +13,7 @@ import peewee
 import typer
 
 import sytq
-from sytq.cli import config, db, dead, dev, queues, restore, schedules, serve, tasks, types
+from sytq.cli import config, db, dead, dev, gates, queues, restore, schedules, serve, tasks, types
 from sytq.errors import ConfigError, SytqError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(queues.app, name="queues")
+app.add_typer(gates.app, name="gates")
 app.add_typer(dead.app, name="dead")
 app.add_typer(types.app, name="types")
 app.add_typer(schedules.app, name="schedules")

@@ -32,6 +32,7 @@ from sytq.errors import (
     RedisUnavailable,
     Retry,
     TimedOut,
+    Waiting,
 )
 from sytq.plugin import Registry, TaskType, encode
 
@@ -76,6 +77,8 @@ class RetryPolicy(Middleware):
             line.info("task succeeded")
         elif outcome.kind == "dead":
             line.error("task is dead", error=outcome.error, exc_info=_unexpected(error))
+        elif isinstance(error, Waiting) and outcome.kind == "retry":
+            line.info("task waits", reason=outcome.error)
         elif outcome.kind == "retry":
             line.warning(
                 "task failed",

@@ -1,0 +1,85 @@
+"""`sytq gates` over a real Redis."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sytq import Breaker, Gate, Passage
+from sytq.cli import app
+from sytq.errors import InvalidInput
+from tests.workers import Installation
+
+PROVIDER = Gate("provider:p", running=2, calls=10, units=1000, breaker=Breaker(min_calls=1))
+
+
+def run(installation: Installation, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["gates", *arguments], env=installation.environ)
+
+
+def told(installation: Installation, *arguments: str) -> str:
+    done = run(installation, *arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def inside(installation: Installation, task: str, *gates: Gate) -> Passage:
+    passage = Passage(task, 1, 1, gates, units=100)
+    installation.runtime.broker.gates.enter(passage)
+    return passage
+
+
+def test_gates_are_listed_and_shown(installation: Installation) -> None:
+    assert told(installation, "list").split() == ["gate", "state", "running", "waiting", "calls", "units"]
+    assert json.loads(told(installation, "list", "--json")) == []
+    host = Gate("host:example.org:443")
+    inside(installation, "a", PROVIDER, host)
+    _header, first, second = told(installation, "list").splitlines()
+    assert re.split(r"\s{2,}", first.strip()) == ["host:example.org:443", "closed", "1", "0"]
+    assert re.split(r"\s{2,}", second.strip()) == ["provider:p", "closed", "1 of 2", "0", "1 of 10", "100 of 1000"]
+    (_, provider) = json.loads(told(installation, "list", "--json"))
+    assert (provider["name"], provider["running"], provider["limit"]) == ("provider:p", 1, 2)
+    shown = told(installation, "show", "provider:p")
+    assert re.search(r"^units +100 of 1000 in 1m0s *$", shown, re.MULTILINE)
+    assert re.search(r"^inside +a *$", shown, re.MULTILINE)
+    assert json.loads(told(installation, "show", "provider:p", "--json"))["inside"] == ["a"]
+
+
+def test_an_open_breaker_says_why_and_until_when(installation: Installation) -> None:
+    passage = inside(installation, "a", PROVIDER)
+    passage.report("failed")
+    installation.runtime.broker.gates.leave(passage)
+    assert "open" in told(installation, "list") and "1 of 1 calls failed" in told(installation, "list")
+    seen = json.loads(told(installation, "show", "provider:p", "--json"))
+    assert seen["state"] == "open" and seen["until"] > seen["since"]
+
+
+def test_a_gate_is_paused_and_resumed(installation: Installation) -> None:
+    inside(installation, "a", PROVIDER)
+    assert told(installation, "pause", "provider:p", "--why", "moving \x1b[31m") == "provider:p is paused\n"
+    (row,) = told(installation, "list").splitlines()[1:]
+    assert "paused" in row and ": moving" in row and "\x1b" not in row
+    seen = json.loads(told(installation, "show", "provider:p", "--json"))
+    assert (seen["state"], seen["until"]) == ("paused", None) and seen["by"]
+    assert json.loads(told(installation, "resume", "provider:p", "--json")) == {"gate": "provider:p", "paused": False}
+    assert told(installation, "resume", "provider:p") == "provider:p is not paused\n"
+    said = told(installation, "pause", "provider:q", "--why", "it is not there yet")
+    assert said == "provider:q is paused; no task has used it within the last hour\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "provider:none"], "is not in use"),
+        (["resume", "provider:none"], "is not in use"),
+        (["pause", "two words", "--why", "x"], "is not valid"),
+    ],
+)
+def test_what_cannot_be_is_an_error_that_says_so(
+    installation: Installation, arguments: list[str], message: str
+) -> None:
+    done = run(installation, *arguments)
+    assert isinstance(done.exception, InvalidInput) and message in str(done.exception)
