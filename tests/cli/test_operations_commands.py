@@ -257,7 +257,7 @@ def test_a_second_task_with_the_same_key_is_the_first(installation: Installation
     ("arguments", "status", "words"),
     [
         (("tasks", "list", "--state", "pending"), 2, "'pending' is not a state; valid: queued, scheduled, running"),
-        (("tasks", "list", "--queue", "nosuch"), 1, "queue: 'nosuch' is not a queue; valid: default, gentle, "),
+        (("tasks", "list", "--queue", "nosuch"), 1, "queue: 'nosuch' is not a queue; valid: "),
         (("tasks", "list", "--type", "nosuch"), 1, "type: 'nosuch' is not a task type; valid: "),
         (("tasks", "list", "--after", "nosuch"), 1, "after: 'nosuch' is no cursor"),
         (("tasks", "show", "nosuch"), 1, "id: there is no task 'nosuch'"),
