@@ -32,7 +32,8 @@ class Play:
 
     def start(self, worker: str = "w", room: int = 1000, sweep: bool = False) -> list[str]:
         """Fetch what waits, and return its names."""
-        found = self.bench.fetch(worker, room=room, sweep=sweep, max_deaths=1000)
+        held = [(item[0], item[1].decode()) for by, item in self.started.values() if by == worker]
+        found = self.bench.fetch(worker, room=room, sweep=sweep, held=held, max_deaths=1000)
         for name, item in found.items():
             self.started[name] = (worker, item)
         return list(found)
