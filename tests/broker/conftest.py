@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.broker.bench import Bench
+from tests.broker.gateplay import Play
 from tests.servers import RedisServer
 from tests.topologies import server_programs
 
@@ -28,3 +29,9 @@ def bench(every_server: RedisServer) -> Bench:
     with every_server.client() as client:
         client.flushall()
     return Bench(every_server.url)
+
+
+@pytest.fixture
+def play(bench: Bench) -> Play:
+    """Tasks at gates, on that queue."""
+    return Play(bench)

@@ -20,8 +20,8 @@ QUICK = Breaker(max_requests=2, interval=60, timeout=0.2, fail_threshold=0.5, mi
 class Play:
     """Workers with tasks at gates."""
 
-    def __init__(self, url: str) -> None:
-        self.bench = Bench(url)
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
         self.gates = Gates(self.bench.redis, self.bench.keys, LIVENESS_MS / 1000, ["q"])
         self.started: dict[str, tuple[str, Item]] = {}
         self.created: dict[str, int] = {}  # whoever is first to ask is the oldest, unless a test says otherwise

@@ -10,12 +10,6 @@ from sytq import Breaker, Gate
 from sytq.broker.gates import PassageOutcome
 from tests.broker.gateplay import QUICK, Play
 
-
-@pytest.fixture
-def play(redis_url: str) -> Play:
-    return Play(redis_url)
-
-
 # -- windows
 
 

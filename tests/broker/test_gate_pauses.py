@@ -12,12 +12,6 @@ from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LIVENESS_MS
 from tests.broker.gateplay import ONE, QUICK, Play
 
-
-@pytest.fixture
-def play(redis_url: str) -> Play:
-    return Play(redis_url)
-
-
 # -- paused
 
 
