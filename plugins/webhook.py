@@ -87,6 +87,7 @@ class Webhook(BaseModel):
         jitter=0,
     ),
     timeout=lambda settings: settings.worker.request_timeout + 5,
+    url=lambda payload: payload.url,
 )
 async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Make an HTTP request, again every 10 s for up to 24 h, until the answer is a 2xx."""
@@ -99,6 +100,7 @@ async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     queue="webhook",
     retry=Backoff(first="5s", factor=2, max="1h", max_age="24h", jitter=0.2),
     timeout=lambda settings: settings.worker.request_timeout + 5,
+    url=lambda payload: payload.url,
 )
 async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Announce the end of another task, less and less often for up to 24 h, until the answer is a 2xx."""

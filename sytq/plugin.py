@@ -93,6 +93,7 @@ class TaskType:
     unique: Callable[[Any], str] | None = None
     config_model: type[BaseModel] | None = None
     config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
+    url: Callable[[Any], str] | None = None
     source: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -144,6 +145,7 @@ def task(
     schedule: Schedule | None = None,
     unique: Callable[[Any], str] | None = None,
     config: type[BaseModel] | None = None,
+    url: Callable[[Any], str] | None = None,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
@@ -153,6 +155,7 @@ def task(
     at the schedule's times; `schedules.<name>` in the configuration replaces or ends that. `unique(payload)` is a
     key that one unfinished task of the type has at most: a second submission answers with the first one's id.
     `config` is a model of the keys of its own below `types.<name>`: checked at the start, it is `ctx.config`.
+    `url(payload)` is the caller's URL that the task will call: a submission with one that the guard refuses is refused.
     """
 
     def declare(function: Callable[..., Any]) -> TaskType:
@@ -168,6 +171,7 @@ def task(
             schedule=schedule,
             unique=unique,
             config_model=config,
+            url=url,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 

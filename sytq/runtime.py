@@ -25,7 +25,7 @@ from sytq.broker.limits import QueueLimit
 from sytq.broker.operations import Operations
 from sytq.broker.redis import Redis
 from sytq.config import Settings
-from sytq.config.sections import Stream
+from sytq.config.sections import Outbound, Stream
 from sytq.context import AsyncContext, Context, Services
 from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, TimedOut
@@ -92,7 +92,8 @@ def build(settings: Settings) -> Runtime:
         limits=limits,
         weights=settings.worker.priority_weights,
     )
-    submitter = Submitter(registry, ledger, broker)
+    guard = _guard(settings.outbound)
+    submitter = Submitter(registry, ledger, broker, guard)
     return Runtime(
         settings=settings,
         database=database,
@@ -104,7 +105,19 @@ def build(settings: Settings) -> Runtime:
         timetable=Timetable(database),
         operator=Operator(ledger, Operations(redis, keys), submitter, registry),
         inspection=inspection,
-        guard=Guard(settings.outbound.allow_networks, settings.outbound.allow_hosts),
+        guard=guard,
+    )
+
+
+def _guard(outbound: Outbound) -> Guard:
+    return Guard(
+        outbound.allow_networks,
+        outbound.allow_hosts,
+        schemes=outbound.schemes,
+        ports=outbound.ports,
+        only_hosts=outbound.only_hosts,
+        deny_hosts=outbound.deny_hosts,
+        deny_networks=outbound.deny_networks,
     )
 
 

@@ -15,7 +15,8 @@ import structlog
 from pydantic import BaseModel
 
 from sytq.broker.broker import Envelope, StreamsBroker
-from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
+from sytq.http import Guard
 from sytq.ids import derived_id, new_id
 from sytq.ledger import Change, Ledger, NewTask, utcnow
 from sytq.models import Task
@@ -31,10 +32,11 @@ _LATEST = 5.0
 class Submitter:
     """Makes, accepts and dispatches tasks. Thread-safe."""
 
-    def __init__(self, registry: Registry, ledger: Ledger, broker: StreamsBroker) -> None:
+    def __init__(self, registry: Registry, ledger: Ledger, broker: StreamsBroker, guard: Guard) -> None:
         self._registry = registry
         self._ledger = ledger
         self._broker = broker
+        self._guard = guard
 
     def prepare(
         self,
@@ -56,6 +58,11 @@ class Submitter:
             raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
         parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
         assert isinstance(parsed, BaseModel)
+        if declared.url is not None:
+            try:  # now, while somebody is there to be told; what counts is the guard when the task connects
+                self._guard.check_url(declared.url(parsed))
+            except OutboundRefused as error:
+                raise InvalidInput("url", str(error)) from None
         return NewTask(
             id=id or new_id(),
             type=declared.name,

@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/api/tasks", TaskList(lookup))
     app.add_route("/api/tasks/{task_id}", OneTask(lookup))
     app.add_route("/api/v1/tasks/llm", PromptTasks(settings, submission, parts.guard))
-    app.add_route("/api/v1/tasks", WebhookTasks(submission, parts.guard))
+    app.add_route("/api/v1/tasks", WebhookTasks(submission))
     figures = (parts.inspection, settings.worker.liveness, redis)
     app.add_route("/jobs", Jobs(parts.registry, submission))
     app.add_route("/stats", Stats(*figures))

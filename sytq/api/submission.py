@@ -36,19 +36,13 @@ class Submission:
         *,
         priority: str | None = None,
         also: Callable[[], Any] | None = None,
-        check: Callable[[], None] | None = None,
     ) -> str:
-        """Return the id of the accepted task. Raises InvalidInput naming the field, and as Acceptor.submit.
-
-        `check` runs when the payload is known to be well-formed, before anything is written.
-        """
+        """Return the id of the accepted task. Raises InvalidInput naming the field, and as Acceptor.submit."""
         if type_name not in self._registry:
             raise falcon.HTTPServiceUnavailable(
                 description=f"the task type '{type_name}' is not available on this server", retry_after=60
             )
         task = self._submitter.prepare(type_name, payload, priority=priority, owner=req.context.owner)
-        if check is not None:
-            check()
         task_id = await self._acceptor.submit(task, also)
         log.info("Task enqueued successfully", task_id=task_id, type=type_name)
         return task_id

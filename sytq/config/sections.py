@@ -19,6 +19,7 @@ from sytq.config.types import (
     DatabaseUrl,
     GoDsn,
     Host,
+    HostPattern,
     Identifier,
     Level,
     LogFormat,
@@ -328,6 +329,11 @@ class Plugins(Section):
 class Outbound(Section):
     allow_networks: list[Network] = []
     allow_hosts: list[AllowedHost] = []
+    schemes: list[Literal["http", "https"]] = Field(default=["http", "https"], min_length=1)
+    ports: list[Port] = []  # empty: any
+    only_hosts: list[HostPattern] = []  # empty: any
+    deny_hosts: list[HostPattern] = []
+    deny_networks: list[Network] = []
 
 
 class Webhook(Section):

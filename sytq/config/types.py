@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from sytq.config import urls
 from sytq.masking import MASK, mask_url
+from sytq.patterns import VALID_HOST_PATTERN, VALID_URL_PATTERN, check_host_pattern, check_url_pattern
 
 
 def problem(reason: str, valid: str, *, key: str = "", value: object = None) -> PydanticCustomError:
@@ -143,6 +144,8 @@ Prefix = Annotated[
 StreamName = Annotated[Text, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$"), "1 to 200 characters without spaces"]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$"), _HOST]
 AllowedHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator(str.lower), "a host name"]
+HostPattern = Annotated[str, AfterValidator(_by(check_host_pattern, VALID_HOST_PATTERN)), VALID_HOST_PATTERN]
+UrlPattern = Annotated[str, AfterValidator(_by(check_url_pattern, VALID_URL_PATTERN)), VALID_URL_PATTERN]
 Realm = Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f]{1,200}$'), 'text without ", \\ and control characters']
 Port = Annotated[int, Field(ge=1, le=65535), "a port from 1 to 65535"]
 Count = Annotated[int, Field(ge=1)]

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from yarl import URL
 
 from sytq.errors import OutboundRefused
+from sytq.patterns import UrlPattern, normal_host
 
 Address = IPv4Address | IPv6Address
 
@@ -103,25 +104,46 @@ def parse_url(url: str) -> URL:
 class Guard:
     """Decides where calls with a caller's URL may go: public addresses, and what the operator listed.
 
-    `allow_networks` are CIDRs, `allow_hosts` are exact host names (any address they resolve to is good).
+    `allow_networks` are CIDRs, `allow_hosts` are exact host names (any address they resolve to is good). The rest
+    only takes away, from these too: `schemes`, `ports` and `only_hosts` (when not empty) are all there is,
+    `deny_hosts` and `deny_networks` are off limits. Hosts there may be patterns such as `*.example.org`.
     """
 
     def __init__(
         self,
         allow_networks: Iterable[str | IPv4Network | IPv6Network] = (),
         allow_hosts: Iterable[str] = (),
+        *,
+        schemes: Iterable[str] = ("http", "https"),
+        ports: Iterable[int] = (),
+        only_hosts: Iterable[str] = (),
+        deny_hosts: Iterable[str] = (),
+        deny_networks: Iterable[str | IPv4Network | IPv6Network] = (),
     ) -> None:
         self._networks = [ip_network(network, strict=False) for network in allow_networks]
-        self._hosts = frozenset(_normal(host) for host in allow_hosts)
+        self._hosts = frozenset(normal_host(host) for host in allow_hosts)
+        self._schemes = frozenset(schemes)
+        self._ports = frozenset(ports)
+        self._only = [UrlPattern.parse(host) for host in only_hosts]
+        self._denied = [UrlPattern.parse(host) for host in deny_hosts]
+        self._denied_networks = [ip_network(network, strict=False) for network in deny_networks]
 
     def check_url(self, url: str) -> URL:
         """The parsed URL, or OutboundRefused; addresses are judged here, names only when connecting."""
         parsed = parse_url(url)
         host = parsed.raw_host or ""
+        if parsed.scheme not in self._schemes:
+            raise OutboundRefused(f"{parsed.scheme} is not one of outbound.schemes")
+        if self._ports and parsed.port not in self._ports:
+            raise OutboundRefused(f"port {parsed.port} is not one of outbound.ports")
+        if self._only and not any(pattern.matches_host(host) for pattern in self._only):
+            raise OutboundRefused(f"{host} is not one of outbound.only_hosts")
+        if any(pattern.matches_host(host) for pattern in self._denied):
+            raise OutboundRefused(f"{host} is one of outbound.deny_hosts")
         try:
             address = ip_address(host)
         except ValueError:
-            name = _normal(host)
+            name = normal_host(host)
             if name == "localhost" or name.endswith(".localhost"):
                 self._check_any(host, ("127.0.0.1", "::1"))
             return parsed
@@ -138,15 +160,17 @@ class Guard:
 
     def check(self, host: str, ip: str) -> None:
         """OutboundRefused with the reason when `host`, which stands for the address `ip`, is off limits."""
-        if _normal(host) in self._hosts:
-            return
+        named = normal_host(host)
+        what = ip if named == ip else f"{host} is {ip}, which"
         address = _literal(ip)
-        if self._listed(address):
+        ends = _unwrap(address)
+        if any(_among(end, self._denied_networks) for end in (address, *ends)):
+            raise OutboundRefused(f"{what} is in one of outbound.deny_networks")
+        if named in self._hosts or _among(address, self._networks):
             return
-        for inner in _unwrap(address):
+        for inner in ends:
             meaning = _special(inner)
-            if meaning and not self._listed(inner):
-                what = ip if _normal(host) == ip else f"{host} is {ip}, which"
+            if meaning and not _among(inner, self._networks):
                 raise OutboundRefused(
                     f"{what} is not a public address ({meaning}); only outbound.allow_networks or "
                     "outbound.allow_hosts can permit it"
@@ -156,8 +180,9 @@ class Guard:
         if not any(self.is_allowed(host, address) for address in addresses):
             raise OutboundRefused(f"{host} is not a public address (loopback)")
 
-    def _listed(self, address: Address) -> bool:
-        return any(address in network for network in self._networks)
+
+def _among(address: Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _literal(text: str) -> Address:
@@ -165,12 +190,6 @@ def _literal(text: str) -> Address:
         return ip_address(text)
     except ValueError:
         raise OutboundRefused("the host is not an IP address in its usual form, such as 192.0.2.1") from None
-
-
-def _normal(host: str) -> str:
-    """One spelling for each host name, IDN included, so that lists compare what is meant."""
-    host = host.rstrip(".").lower()
-    return host if host.isascii() else (URL.build(scheme="http", host=host).raw_host or host)
 
 
 def _unwrap(address: Address) -> tuple[Address, ...]:

@@ -334,3 +334,61 @@ def test_allowing_a_network_keeps_odd_spellings_out() -> None:
     for url in ("http://127.1/", "http://2130706433/", "http://u:p@127.0.0.1/"):
         with pytest.raises(OutboundRefused):
             Guard(["0.0.0.0/0"]).check_url(url)
+
+
+NARROW = Guard(
+    ["10.0.0.0/8"],
+    ["inside.example"],
+    schemes=["https"],
+    ports=[443, 8443],
+    only_hosts=["*.example.org", "inside.example", "9.9.9.9", "10.1.1.1", "10.2.2.2"],
+    deny_hosts=["*.secret.example.org", "closed.example.org"],
+    deny_networks=["10.2.0.0/16", "9.0.0.0/8", "2606:4700::/32"],
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "refusal"),
+    [
+        ("https://a.example.org/", None),
+        ("https://a.example.org:8443/", None),
+        ("https://inside.example/", None),
+        ("https://10.1.1.1/", None),
+        ("http://a.example.org/", "outbound.schemes"),
+        ("https://a.example.org:80/", "outbound.ports"),
+        ("https://a.example.org:22/", "outbound.ports"),
+        ("https://example.org/", "outbound.only_hosts"),
+        ("https://8.8.8.8/", "outbound.only_hosts"),
+        ("https://a.example.org.evil.example/", "outbound.only_hosts"),
+        ("https://closed.example.org/", "outbound.deny_hosts"),
+        ("https://CLOSED.example.org./", "outbound.deny_hosts"),
+        ("https://x.y.secret.example.org/", "outbound.deny_hosts"),
+        ("https://9.9.9.9/", "outbound.deny_networks"),
+        ("https://10.2.2.2/", "outbound.deny_networks"),
+    ],
+)
+def test_lists_narrow_what_callers_may_name(url: str, refusal: str | None) -> None:
+    if refusal is None:
+        assert NARROW.check_url(url)
+        return
+    with pytest.raises(OutboundRefused, match=refusal.replace(".", r"\.")):
+        NARROW.check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("ip", "allowed"),
+    [
+        ("8.8.8.8", True),
+        ("9.1.2.3", False),
+        ("::ffff:9.1.2.3", False),
+        ("64:ff9b::9.1.2.3", False),
+        ("2002:901:203::1", False),
+        ("2606:4700::1", False),
+        ("10.1.1.1", True),
+        ("10.2.1.1", False),
+    ],
+)
+def test_a_denied_network_stays_denied_in_every_form_and_for_allowed_hosts(ip: str, allowed: bool) -> None:
+    assert NARROW.is_allowed("a.example.org", ip) is allowed
+    if not allowed:
+        assert not NARROW.is_allowed("inside.example", ip)
