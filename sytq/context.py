@@ -28,18 +28,20 @@ from sytq.broker.delivery import Delivery, cancellation
 from sytq.broker.gates import Gate, Passage
 from sytq.config import Settings
 from sytq.db import read
-from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut
+from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, Retry, TimedOut
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
-from sytq.ledger import Ledger, NewTask
+from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.models import Step, Task
 from sytq.plugin import TaskType, encode
+from sytq.states import RUNNING
 from sytq.submit import Submitter
 
 T = TypeVar("T")
 
 #: How long a result that exists already waits between tries to reach the ledger.
 _PATIENCE = 0.5
+_MOST_DETAIL = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class _Core:
         self.id = delivery.id
         self.type = declared.name
         self.attempt = delivery.attempts  # 1 at the first run
-        self.max_attempts = declared.backoff.max_attempts
+        self.max_attempts = delivery.max_attempts or declared.backoff.max_attempts
         self.token = delivery.token
         self.idempotency_key = delivery.id
         self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
@@ -106,6 +108,23 @@ class _Core:
     def remaining(self) -> float:
         """As in the contexts below."""
         raise NotImplementedError
+
+    def detail(self, **fields: Any) -> None:
+        """Keep something with this attempt in the ledger: JSON values, 64 KiB of text in all, and no secrets.
+
+        `status` (of an HTTP answer) and `host` (that is called) can be searched for. Raises ValueError.
+        """
+        detail = self._delivery.detail | fields
+        if len(encode(detail)) > _MOST_DETAIL:
+            raise ValueError(f"the detail of an attempt has at most {_MOST_DETAIL} characters")
+        self._delivery.detail = detail
+
+    def _turn(self) -> None:
+        self._go_on()
+        before = self._services.ledger.before(self.id)
+        if before:
+            after = _until_turn(before, utcnow())
+            raise Retry(after=after, counts=False, reason=f"waits for its turn: {len(before)} before it")
 
     def _go_on(self) -> None:
         if self._delivery.cancelled_by is not None:
@@ -237,6 +256,11 @@ class Context(_Core):
         """Undo `close_gate`, of this or another task; False when it was not closed, or by a person."""
         return self._open_gate(name)
 
+    def turn(self) -> None:
+        """Go on once every task accepted before this one that has its ordering key has ended; until then the task
+        waits without using an attempt (raises Retry)."""
+        self._turn()
+
     def step(self, name: str, function: Callable[[], T]) -> T:
         """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after."""
         step = self._begin_step(name)
@@ -333,6 +357,10 @@ class AsyncContext(_Core):
         """As `Context.open_gate`."""
         return await self.blocking(self._open_gate, name)
 
+    async def turn(self) -> None:
+        """As `Context.turn`."""
+        await self.blocking(self._turn)
+
     async def step(self, name: str, function: Callable[[], Awaitable[T]]) -> T:
         """As `Context.step`; `function` is async."""
         step = await self.blocking(self._begin_step, name)
@@ -375,3 +403,15 @@ class AsyncContext(_Core):
             self._keeping -= 1
             if not self._keeping and not self._deadline.expired():
                 self._deadline.reschedule(now() + self._left)
+
+
+def _until_turn(before: list[Task], now: dt.datetime) -> float:
+    """Seconds until looking again is worth it: when the first of those before this one can have ended at the
+    earliest, and later the more there are."""
+    first = before[0]
+    wait = 0.0
+    if first.state == RUNNING and first.started_at:
+        wait = min((now - first.started_at).total_seconds() / 2, 5.0)
+    elif first.scheduled_at:
+        wait = (first.scheduled_at - now).total_seconds()
+    return min(max(wait, 0.0) + 0.25 * len(before), 60.0)

@@ -47,6 +47,8 @@ class NewTask:
     owner: str | None = None
     parent: str | None = None
     unique_key: str | None = None
+    host: str | None = None
+    ordering_key: str | None = None
     retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
     made: float = field(default_factory=time.monotonic, compare=False)
 
@@ -68,7 +70,9 @@ class Change:
     error: str | None = None
     fingerprint: str | None = None
     progress: str | None = None
-    detail: str | None = None
+    detail: str | None = None  # of the attempt, JSON text
+    status: int | None = None
+    host: str | None = None
     again: bool = False  # a start in place of one of which no more will be heard
 
 
@@ -112,7 +116,8 @@ class Ledger:
             keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
         standing = self.claim(keys)
         tasks = [task for task in tasks if task.id not in standing]
-        columns = "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent"
+        columns = "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host"
+        columns += ", ordering_key"
         rows = [
             (
                 task.id,
@@ -125,12 +130,14 @@ class Ledger:
                 task.run_at,
                 task.owner,
                 task.parent,
+                task.host,
+                task.ordering_key,
             )
             for task in tasks
         ]
         # Plain placeholders only: PyMySQL sends anything else row by row.
         tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
-        self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(10)}) {tail}", rows)
+        self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(12)}) {tail}", rows)
         return standing
 
     def claim(self, keys: dict[str, str]) -> dict[str, str]:
@@ -185,6 +192,26 @@ class Ledger:
         query = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
         return read(self.database, lambda: list(query))
 
+    def before(self, task_id: str, limit: int = 100) -> list[Task]:
+        """Return the unfinished tasks accepted before this one that have its ordering key, oldest first."""
+        me, other = Task.alias(), Task.alias()
+        earlier = (other.created_at < me.created_at) | ((other.created_at == me.created_at) & (other.id < me.id))
+        query = (
+            me.select(other.id, other.state, other.scheduled_at, other.started_at)
+            .join(other, on=(other.ordering_key == me.ordering_key) & earlier)
+            .where(me.id == task_id, other.state.in_(UNFINISHED))
+            .order_by(other.created_at, other.id)
+            .limit(limit)
+            .objects(Task)
+        )
+
+        def work() -> list[Task]:
+            found = list(query)
+            over = set(self._over([row.id for row in found])) if found else set()
+            return [row for row in found if row.id not in over]
+
+        return read(self.database, work)
+
     def unfinished(self, after: str, limit: int) -> list[Task]:
         """Return up to `limit` tasks that have not ended, in id order from behind `after`."""
         query = Task.select().where(Task.state.in_(UNFINISHED), Task.id > after).order_by(Task.id).limit(limit)
@@ -231,7 +258,7 @@ class Ledger:
     def _write_states(self, changes: list[Change]) -> None:
         columns = (
             "id", "state", "token", "attempts", "worker", "started_at", "finished_at",
-            "scheduled_at", "result", "error", "fingerprint", "progress",
+            "scheduled_at", "result", "error", "fingerprint", "progress", "host",
         )  # fmt: skip
         finished = ", ".join(f"'{state}'" for state in TERMINAL)
         for part in _chunks(changes):
@@ -259,6 +286,7 @@ class Ledger:
                 "error": "COALESCE(v.error, {t}error)",
                 "error_fingerprint": "COALESCE(v.fingerprint, {t}error_fingerprint)",
                 "progress": "COALESCE(v.progress, {t}progress)",
+                "host": "COALESCE({t}host, v.host)",
             }
             guard = f"t.state NOT IN ({finished}) AND t.token <= v.token"
             if self._mysql:
@@ -270,13 +298,13 @@ class Ledger:
             self.database.execute_sql(sql, [_plain(value) for value in values])
 
     def _write_attempts(self, changes: list[Change]) -> None:
-        columns = "task_id, token, attempt, outcome, worker, error, detail, started_at, finished_at"
-        into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({self._marks(9)})"
+        columns = "task_id, token, attempt, outcome, worker, error, status, detail, started_at, finished_at, next_at"
+        into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({self._marks(11)})"
         rows: dict[bool, list[tuple[Any, ...]]] = {True: [], False: []}
         for c in changes:
             rows[c.state == RUNNING].append(
-                (c.id, c.token, c.attempts, c.outcome or RUNNING, c.worker, c.error, c.detail, c.started_at,
-                 c.finished_at)
+                (c.id, c.token, c.attempts, c.outcome or RUNNING, c.worker, c.error, c.status, c.detail, c.started_at,
+                 c.finished_at, c.scheduled_at)
             )  # fmt: skip
         if self._mysql:
             keep, replace = "ON DUPLICATE KEY UPDATE token = token", "ON DUPLICATE KEY UPDATE "
@@ -284,7 +312,7 @@ class Ledger:
         else:
             keep, replace = "ON CONFLICT DO NOTHING", "ON CONFLICT (task_id, token) DO UPDATE SET "
             new = "excluded.{}"
-        replaced = ("attempt", "outcome", "worker", "error", "detail", "finished_at")
+        replaced = ("attempt", "outcome", "worker", "error", "status", "detail", "finished_at", "next_at")
         replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
         self._many(f"{into} {keep}", rows[True])
         # A start after another that never ended: its worker died or was cut off, or Redis was emptied.

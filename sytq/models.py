@@ -28,6 +28,8 @@ class Task(Model):
     owner = CharField(null=True)
     parent = CharField(null=True)
     worker = CharField(null=True)
+    host = CharField(null=True)  # which it calls, where its type says so
+    ordering_key = CharField(null=True)
     created_at = DateTimeField()
     revived_at = DateTimeField(null=True)  # when it was last replayed: its age counts from there
     scheduled_at = DateTimeField(null=True)
@@ -47,9 +49,11 @@ class Attempt(Model):
     outcome = CharField()
     worker = CharField(null=True)
     error = TextField(null=True)
+    status = IntegerField(null=True)  # of the HTTP answer
     detail = TextField(null=True)
     started_at = DateTimeField(null=True)
     finished_at = DateTimeField(null=True)
+    next_at = DateTimeField(null=True)  # when the attempt after it was to start
 
     class Meta:
         table_name = "sytq_attempts"

@@ -6,6 +6,7 @@ that no path or query of a caller can look like another host.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class UrlPattern:
     path: re.Pattern[str] | None = None
 
     @classmethod
+    @functools.lru_cache(1024)
     def parse(cls, text: str) -> UrlPattern:
         """Raises ValueError."""
         found = _FORM.fullmatch(text)

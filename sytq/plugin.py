@@ -94,6 +94,8 @@ class TaskType:
     config_model: type[BaseModel] | None = None
     config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
     url: Callable[[Any], str] | None = None
+    order: Callable[[Any], str | None] | None = None
+    retry_of: Callable[[Any, Backoff], Backoff] | None = None
     source: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,12 +118,23 @@ class TaskType:
         assert isinstance(self.timeout, float)
         return self.timeout
 
+    def policy(self, payload: object) -> Backoff:
+        """The policy of a task with this payload (as submitted, or parsed)."""
+        if self.retry_of is None:
+            return self.backoff
+        try:
+            return self.retry_of(payload if isinstance(payload, self.payload) else self.parse(payload), self.backoff)
+        except InvalidInput:
+            return self.backoff
+
     def unique_key(self, payload: BaseModel) -> str | None:
         """The key of a task with this payload, over all types; None when the type declares none."""
-        if self.unique is None:
-            return None
-        key = f"{self.name}:{self.unique(payload)}"
-        return key if len(key) <= 255 else f"{key[:190]}#{hashlib.sha256(key.encode()).hexdigest()}"
+        return None if self.unique is None else _bounded(f"{self.name}:{self.unique(payload)}")
+
+    def ordering_key(self, payload: BaseModel, owner: str | None) -> str | None:
+        """The key of the tasks that run one after the other; those of two owners never wait for each other."""
+        key = self.order(payload) if self.order is not None else None
+        return None if key is None else _bounded(f"{self.name}:{owner or ''}:{key}")
 
     def parse(self, payload: object) -> BaseModel:
         """Validate a payload. Raises InvalidInput naming the field."""
@@ -131,6 +144,11 @@ class TaskType:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "payload"
             raise InvalidInput(where, first["msg"]) from None
+
+
+def _bounded(key: str) -> str:
+    """A key as its column takes it."""
+    return key if len(key) <= 255 else f"{key[:190]}#{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def task(
@@ -146,6 +164,8 @@ def task(
     unique: Callable[[Any], str] | None = None,
     config: type[BaseModel] | None = None,
     url: Callable[[Any], str] | None = None,
+    order: Callable[[Any], str | None] | None = None,
+    retry_of: Callable[[Any, Backoff], Backoff] | None = None,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
@@ -156,6 +176,8 @@ def task(
     key that one unfinished task of the type has at most: a second submission answers with the first one's id.
     `config` is a model of the keys of its own below `types.<name>`: checked at the start, it is `ctx.config`.
     `url(payload)` is the caller's URL that the task will call: a submission with one that the guard refuses is refused.
+    `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
+    `retry_of(payload, policy)` is the policy of one task, made from that of the type.
     """
 
     def declare(function: Callable[..., Any]) -> TaskType:
@@ -172,6 +194,8 @@ def task(
             unique=unique,
             config_model=config,
             url=url,
+            order=order,
+            retry_of=retry_of,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 

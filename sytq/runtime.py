@@ -25,7 +25,8 @@ from sytq.broker.limits import QueueLimit
 from sytq.broker.operations import Operations
 from sytq.broker.redis import Redis
 from sytq.config import Settings
-from sytq.config.sections import Outbound, Stream
+from sytq.config.outgoing import Outbound
+from sytq.config.sections import Stream
 from sytq.context import AsyncContext, Context, Services
 from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, TimedOut
@@ -181,7 +182,7 @@ class _Crew:
     def assemble(self) -> None:
         """Make what contexts share; called in the worker process, when its event loop exists."""
         runtime = self._runtime
-        client = Client(runtime.guard)
+        client = Client(runtime.guard, runtime.settings.outbound.proxy)
         self._services = Services(
             settings=runtime.settings,
             ledger=runtime.ledger,

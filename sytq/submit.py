@@ -58,9 +58,10 @@ class Submitter:
             raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
         parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
         assert isinstance(parsed, BaseModel)
+        host = None
         if declared.url is not None:
             try:  # now, while somebody is there to be told; what counts is the guard when the task connects
-                self._guard.check_url(declared.url(parsed))
+                host = self._guard.check_url(declared.url(parsed)).raw_host
             except OutboundRefused as error:
                 raise InvalidInput("url", str(error)) from None
         return NewTask(
@@ -69,11 +70,13 @@ class Submitter:
             queue=declared.queue,
             priority=priority or declared.priority,
             payload=encode(parsed.model_dump(mode="json", exclude_unset=True)),
-            max_attempts=declared.backoff.max_attempts,
+            max_attempts=declared.policy(parsed).max_attempts,
             run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
             owner=owner,
             parent=parent,
             unique_key=declared.unique_key(parsed),
+            host=host,
+            ordering_key=declared.ordering_key(parsed, owner),
         )
 
     def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:

@@ -18,7 +18,7 @@ from sytq.migrations import migrate, pending
 from sytq.models import Task, ValuationRecord
 from tests.servers import MySQLServer
 
-MIGRATIONS = ["0001_ledger", "0002_schedules", "0003_operations", "0004_lists"]
+MIGRATIONS = ["0001_ledger", "0002_schedules", "0003_operations", "0004_lists", "0006_outgoing"]
 LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
 
 

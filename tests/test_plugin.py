@@ -115,7 +115,7 @@ def test_one_name_twice_stops_the_start_and_names_both(tmp_path: Path) -> None:
     with pytest.raises(DuplicatePlugin) as error:
         load(tmp_path)
     assert str(tmp_path / "one.py") in str(error.value)
-    assert "webhook.py" in str(error.value)
+    assert "webhook/__init__.py" in str(error.value)
 
 
 def test_a_broken_file_is_set_aside_and_stops_nothing_else(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ class Acks(threading.Thread):
                 "error": outcome.error,
                 "fingerprint": outcome.fingerprint,
                 "progress": run.progress,
+                "detail": run.detail,
             },
         )
 

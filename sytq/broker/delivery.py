@@ -56,6 +56,7 @@ class Delivery(MessageProxy):
         self.returned = False  # the worker stops and cancelled the run, which goes back to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once somebody asked for it
         self.progress: dict[str, Any] | None = None
+        self.detail: dict[str, Any] = {}  # of this attempt, for the ledger
         self.result: Any = None
         self.outcome: Outcome | None = None
 

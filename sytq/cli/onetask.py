@@ -56,6 +56,7 @@ def described(parts: Runtime, task: Task, live: Live | None) -> dict[str, Any]:
         "progress": progress,
         "error": task.error,
         "owner": task.owner,
+        "host": task.host,
         "parent": task.parent,
         "created_at": iso(task.created_at),
         "scheduled_at": iso(task.scheduled_at),
@@ -107,6 +108,8 @@ def _timeline(task: Task, attempts: list[Attempt], steps: list[Step]) -> Iterato
         if attempt.finished_at:
             why = f": {attempt.error}" if attempt.error else ""
             yield attempt.finished_at, f"attempt {attempt.attempt} ended, {attempt.outcome}{why}"
+            if attempt.detail:
+                yield attempt.finished_at, f"attempt {attempt.attempt} details: {attempt.detail}"
     for step in steps:
         again = f", interrupted {step.interrupted} times" if step.interrupted else ""
         yield step.started_at, f"step {step.name} started{again}"
@@ -124,6 +127,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "error": attempt.error,
         "started_at": iso(attempt.started_at),
         "finished_at": iso(attempt.finished_at),
+        "next_at": iso(attempt.next_at),
+        "detail": _parsed(attempt.detail),
     }
 
 

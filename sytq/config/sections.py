@@ -1,7 +1,8 @@
-"""Every section of the configuration: its settings, their defaults and what must hold inside one section.
+"""The sections of the configuration: their settings, the defaults and what must hold inside one section.
 
-A default here is the only place where it is written; docs/configuration.md and etc/sytq.yaml are tested
-against it. Must read no file and no environment, and must not know how sections depend on each other.
+Those about calls that leave the service are in outgoing.py. A default is written here (or there) alone;
+docs/configuration.md and etc/sytq.yaml are tested against it. Must read no file and no environment, and must not
+know how sections depend on each other.
 """
 
 from __future__ import annotations
@@ -14,24 +15,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from sytq.config import urls
 from sytq.config.types import (
     Address,
-    AllowedHost,
     Count,
     DatabaseUrl,
     GoDsn,
     Host,
-    HostPattern,
     Identifier,
     Level,
     LogFormat,
     Name,
-    Network,
     Port,
     Prefix,
     Rate,
     Realm,
     RedisUrl,
     Secret,
-    SigningSecret,
     Size,
     StreamName,
     Text,
@@ -324,20 +321,6 @@ class Worker(Section):
 
 class Plugins(Section):
     paths: list[Path] = []
-
-
-class Outbound(Section):
-    allow_networks: list[Network] = []
-    allow_hosts: list[AllowedHost] = []
-    schemes: list[Literal["http", "https"]] = Field(default=["http", "https"], min_length=1)
-    ports: list[Port] = []  # empty: any
-    only_hosts: list[HostPattern] = []  # empty: any
-    deny_hosts: list[HostPattern] = []
-    deny_networks: list[Network] = []
-
-
-class Webhook(Section):
-    secret: SigningSecret | None = None
 
 
 class Auth(Section):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from sytq.config import sections, urls
+from sytq.config import outgoing, sections, urls
 from sytq.config.sections import Section
 from sytq.config.types import Name, problem
 from sytq.masking import MASK, is_secret_key, mask_text
@@ -53,8 +53,8 @@ class Settings(Section):
     streams: list[sections.Stream] = Field(default_factory=list, validate_default=True)
     worker: sections.Worker = Field(default=sections.Worker(), validate_default=True)
     plugins: sections.Plugins = sections.Plugins()
-    outbound: sections.Outbound = sections.Outbound()
-    webhook: sections.Webhook = sections.Webhook()
+    outbound: outgoing.Outbound = outgoing.Outbound()
+    webhook: outgoing.Webhook = outgoing.Webhook()
     auth: sections.Auth = sections.Auth()
     logger: sections.Logger = sections.Logger()
 

@@ -189,3 +189,4 @@ WebUrl = Annotated[
     _masked,
     "https://host/path or http://host/path",
 ]
+ProxyUrl = Annotated[str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), _masked, urls.PROXY_FORM]

@@ -13,6 +13,7 @@ from sytq.durations import parse_duration
 
 DATABASE_FORMS = "sqlite:////absolute/path, sqlite:///relative/path or mysql://user:password@host:3306/database"
 GO_DSN_FORM = "user:password@tcp(host:3306)/database?charset=utf8mb4 or user:password@unix(/path/to.sock)/database"
+PROXY_FORM = "http://proxy:3128 or http://user:password@proxy:3128"
 REDIS_FORMS = (
     "redis://host:6379/0, rediss://..., unix:///path/to.sock, redis+sentinel://host1:26379,host2:26379/name or "
     "redis+cluster://host1:6379,host2:6379"
@@ -184,6 +185,15 @@ def check_web_url(url: str) -> str:
         raise ValueError("a query or fragment cannot be extended with a path")
     _check_port(parts.netloc)
     return url.rstrip("/")
+
+
+def check_proxy_url(url: str) -> str:
+    """Return the URL of an HTTP proxy; ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("not the address of an HTTP proxy")
+    _check_port(parts.netloc)
+    return url
 
 
 def _with_port(address: str, port: int) -> str:

@@ -102,6 +102,7 @@ def _changes(fields: dict[bytes, bytes]) -> list[Change]:
             for id, token, attempts, again in data
         ]
     due, started, progress = data.get("due"), data.get("started"), data.get("progress")
+    detail = data.get("detail") or {}
     return [
         Change(
             id=fields[b"id"].decode(),
@@ -117,6 +118,9 @@ def _changes(fields: dict[bytes, bytes]) -> list[Change]:
             error=data.get("error"),
             fingerprint=data.get("fingerprint"),
             progress=encode(progress) if progress else None,
+            detail=encode(detail) if detail else None,
+            status=detail.get("status"),
+            host=detail.get("host"),
         )
     ]
 

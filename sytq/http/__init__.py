@@ -6,13 +6,19 @@ queues or settings; must not follow redirects, read proxies from the environment
 
 from sytq.http.client import MANAGED_HEADERS, Answer, BlockingClient, Client, check_headers
 from sytq.http.guard import Guard, parse_url
+from sytq.http.sessions import CertificateUnusable, ProxyFailed, UnknownHost
+from sytq.http.timing import Timing
 
 __all__ = [
     "MANAGED_HEADERS",
     "Answer",
     "BlockingClient",
+    "CertificateUnusable",
     "Client",
     "Guard",
+    "ProxyFailed",
+    "Timing",
+    "UnknownHost",
     "check_headers",
     "parse_url",
 ]

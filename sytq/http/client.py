@@ -1,6 +1,6 @@
 """The one HTTP client of the service: deadlines over everything, bounded memory, guarded addresses.
 
-Owns sessions, name resolution and the limits of a call. Must not retry, log, follow redirects, keep cookies
+Owns the limits of a call; its connections are sessions.py's. Must not retry, log, follow redirects, keep cookies
 or read proxies from the environment; what an answer means is the caller's business.
 """
 
@@ -10,23 +10,21 @@ import asyncio
 import json as jsonlib
 import math
 import re
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
+from sytq.http.sessions import ProxyFailed, Sessions
+from sytq.http.timing import Timing, current
 
 # Headers that belong to the connection or are computed from the request; a caller's would only break it.
 MANAGED_HEADERS = frozenset(
@@ -61,7 +59,6 @@ _TEXT_CHARSETS = frozenset(
         "euc-kr",
     }
 )
-_DNS_THREADS = 32
 _DEFAULT_TIMEOUT = 30.0
 
 
@@ -99,14 +96,20 @@ def check_headers(headers: Mapping[str, str]) -> None:
             raise InvalidInput("headers", f"the value of {name:.80} must be text without line breaks or NUL")
 
 
+def _of_the_proxy(error: Exception) -> bool:
+    """Whether a fault before there was a connection to the target is the proxy's own. A proxy says 502 to 504 for a
+    target that it cannot reach."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return error.status == 407
+    return not isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
+
+
 class Client:
     """`ctx.http`. Belongs to the event loop of its first call; `close()` in the same loop."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, proxy: str | None = None) -> None:
         self._guard = guard
-        # Apart, so that no trusted connection or DNS answer is ever used again for a caller's URL.
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._threads: dict[bool, ThreadPoolExecutor] = {}
+        self._sessions = Sessions(guard, proxy)
 
     async def request(
         self,
@@ -120,23 +123,32 @@ class Client:
         max_bytes: int = 1 << 20,
         trusted: bool = False,
         partial_body: bool = False,
+        certificate: tuple[Path, Path] | None = None,
+        timing: Timing | None = None,
     ) -> Answer:
         """One request and its answer, whatever the status.
 
         `timeout` (seconds) covers DNS, connecting, TLS, sending, headers and body. The decompressed body is
         read up to `max_bytes`. `partial_body` gives an Answer once there is a status, also when the body
-        then breaks off or takes too long. `trusted` skips the guard, for URLs from the configuration only.
+        then breaks off or takes too long. `trusted` skips the guard and the proxy, for URLs from the configuration
+        only. `certificate` is a client certificate and its key (PEM). `timing` is filled in, also when this raises.
 
-        Raises OutboundRefused, InvalidInput (method, headers), TimeoutError and aiohttp.ClientError.
+        Raises OutboundRefused, InvalidInput (method, headers), TimeoutError, aiohttp.ClientError, ProxyFailed (no
+        fault of the target) and CertificateUnusable.
         """
         started = time.monotonic()
+        timing = Timing() if timing is None else timing
+        before = current.set(timing)
         target, options = self._prepare(method, url, headers, body, json, trusted)
         response: aiohttp.ClientResponse | None = None
         content = bytearray()
         truncated = False
         try:
             async with asyncio.timeout(timeout):
-                response = await self._session(trusted).request(method, target, **options)
+                session = self._sessions.get(trusted)
+                options |= await self._sessions.options(target, trusted, certificate)
+                response = await session.request(method, target, **options)
+                timing.first_byte = timing.end()
                 async for chunk in response.content.iter_any():
                     room = max_bytes - len(content)
                     content += chunk[:room]
@@ -147,9 +159,13 @@ class Client:
             if response is None or not partial_body:
                 if isinstance(error, TimeoutError):
                     raise TimeoutError(f"timed out after {timeout:g}s") from None
+                if "proxy" in options and not timing.connected and _of_the_proxy(error):
+                    raise ProxyFailed("the outbound proxy cannot be used") from error
                 raise
             truncated = True
         finally:
+            current.reset(before)
+            timing.total = time.monotonic() - started
             if response is not None:
                 response.close()  # a body read to its end has already given its connection back
         charset = (response.charset or "utf-8").lower()
@@ -158,7 +174,7 @@ class Client:
             headers=response.headers,
             content=bytes(content),
             truncated=truncated,
-            elapsed=time.monotonic() - started,
+            elapsed=timing.total,
             charset=charset if charset in _TEXT_CHARSETS else "utf-8",
         )
 
@@ -184,7 +200,9 @@ class Client:
         caller owes a deadline for headers and body, and a bound on what it keeps."""
         target, options = self._prepare(method, url, headers, body, json, trusted)
         options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
-        response = await self._session(trusted).request(method, target, **options)
+        session = self._sessions.get(trusted)
+        options |= await self._sessions.options(target, trusted, None)
+        response = await session.request(method, target, **options)
         try:
             yield response
         finally:
@@ -192,12 +210,7 @@ class Client:
 
     async def close(self) -> None:
         """Close every connection; running calls fail."""
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
-        pools, self._threads = self._threads, {}
-        for pool in pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+        await self._sessions.close()
 
     def _prepare(
         self,
@@ -223,59 +236,6 @@ class Client:
         data = body.encode() if isinstance(body, str) else body
         target = URL(url) if trusted else self._guard.check_url(url)
         return target, {"headers": sent, "data": data, "allow_redirects": False}
-
-    def _session(self, trusted: bool) -> aiohttp.ClientSession:
-        if trusted not in self._sessions:
-            # Names that callers made up and nobody answers must not hold up the look-up of a provider.
-            self._threads[trusted] = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="sytq-dns")
-            resolver = _Resolver(None if trusted else self._guard, self._threads[trusted])
-            self._sessions[trusted] = aiohttp.ClientSession(
-                # No limits here: how much runs at once is decided by queues and lanes, not by a hidden 100.
-                connector=aiohttp.TCPConnector(resolver=resolver, limit=0, limit_per_host=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": f"sytq/{_version()}"},
-                timeout=aiohttp.ClientTimeout(),
-                trust_env=False,
-            )
-        return self._sessions[trusted]
-
-
-class _Resolver(AbstractResolver):
-    """getaddrinfo in threads of its own: dead name servers hold up neither each other nor asyncio.to_thread.
-
-    Every address must pass the guard, and aiohttp connects to what is returned here, so a name that
-    answers differently the second time gains nothing. aiohttp does not ask for literal addresses:
-    `Guard.check_url` has judged those.
-    """
-
-    def __init__(self, guard: Guard | None, threads: ThreadPoolExecutor) -> None:
-        self._guard = guard
-        self._threads = threads
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        lookup = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
-        results = []
-        for found_family, _, protocol, _, address in found:
-            ip = str(address[0])
-            if self._guard is not None:
-                self._guard.check(host, ip)
-            results.append(
-                ResolveResult(
-                    hostname=host,
-                    host=ip,
-                    port=port,
-                    family=found_family,
-                    proto=protocol,
-                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-                )
-            )
-        return results
-
-    async def close(self) -> None:
-        pass
 
 
 class BlockingClient:
@@ -309,10 +269,3 @@ class BlockingClient:
 
     def post(self, url: str, **options: Any) -> Answer:
         return self.request("POST", url, **options)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("sytq")
-    except metadata.PackageNotFoundError:
-        return "source"

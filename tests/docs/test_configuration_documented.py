@@ -74,15 +74,22 @@ def test_documented_defaults_are_the_real_ones() -> None:
     for name in ("base_url", "model"):
         real[f"providers.<name>.{name}"] = "required"
     environ = {"SYTQ_PROVIDERS__X__BASE_URL": "http://h", "SYTQ_PROVIDERS__X__MODEL": "m"}
-    environ |= {"SYTQ_STREAMS": '[{"stream": "x"}]'}
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    lists = {
+        "streams": {"stream": "x"},
+        "webhook.secrets": {"match": "*", "secret": secret},
+        "webhook.client_certificates": {"match": "*", "cert": "x", "key": "x"},
+    }
+    environ |= {f"SYTQ_{key.upper().replace('.', '__')}": json.dumps([entry]) for key, entry in lists.items()}
     sample = load(environ=environ | {"SYTQ_SCHEDULES__X": '{"cron": "0 3 * * *"}'})
     for key, value, _ in sample.describe():
         key = key.replace("providers.x.", "providers.<name>.").replace("schedules.x.", "schedules.<name>.")
         real.setdefault(key, value)
     real["schedules.<name>.cron"] = ""
-    (stream,) = json.loads(dict((key, value) for key, value, _ in sample.describe())["streams"])
-    real |= {f"streams.<n>.{key}": "" if value is None else str(value) for key, value in stream.items()}
-    real["streams.<n>.stream"] = "required"
+    for name, given in lists.items():
+        (entry,) = json.loads(dict((key, value) for key, value, _ in sample.describe())[name])
+        real |= {f"{name}.<n>.{key}": "" if value is None else str(value) for key, value in entry.items()}
+        real |= {f"{name}.<n>.{key}": "required" for key in given}
     real |= {"llm.tables": "valuation_records: {}", "llm.status_labels": "en"}
     weights = {
         key.rpartition(".")[2]: value for key, value in real.items() if key.startswith("worker.priority_weights.")

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 import standardwebhooks
 from pydantic import ValidationError
-from sytq_plugins.webhook import Webhook, outgoing_headers, retry_after, sign
+from sytq_plugins.webhook.delivery import outgoing_headers
+from sytq_plugins.webhook.payload import Webhook
+from sytq_plugins.webhook.signing import secrets_for, sign
+from sytq_plugins.webhook.verdict import retry_after
+
+from sytq.http import parse_url
+from tests.plugins.deliveries import settings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def test_the_signature_is_the_golden_one_of_standard_webhooks() -> None:
-    assert sign(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}') == {
+    assert sign([SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}') == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
         "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
@@ -26,7 +32,7 @@ def test_the_signature_is_the_golden_one_of_standard_webhooks() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", '{"报告": "完成"}'.encode(), b"not json\r\n"])
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_")])
 def test_a_receiver_verifies_what_is_signed(secret: str, body: bytes) -> None:
-    headers = dict(sign(secret, "msg_1", int(time.time()), body))
+    headers = dict(sign([secret], "msg_1", int(time.time()), body))
     receiver = standardwebhooks.Webhook(SECRET)
     receiver.verify(body, headers, json_parse=False)
     with pytest.raises(standardwebhooks.webhooks.WebhookVerificationError):
@@ -36,13 +42,53 @@ def test_a_receiver_verifies_what_is_signed(secret: str, body: bytes) -> None:
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_=", "whsec_a", "whsec_ü"])
 def test_a_secret_that_is_none_is_named_and_not_shown(secret: str) -> None:
     with pytest.raises(ValueError, match=r"webhook\.secret") as error:
-        sign(secret, "msg_1", 0, b"")
+        sign([secret], "msg_1", 0, b"")
     assert secret not in str(error.value).replace("whsec_ and", "")
+
+
+OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+OLD = "whsec_plJ3nmyCDGBKInavdOK15jsl8WnTvCZy"
+SECRETS = [
+    {"match": "https://*.example.org/*", "secret": OTHER, "previous": OLD, "until": "2026-08-01"},
+    {"match": "*.example.org", "secret": OLD, "previous": OTHER},
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "at", "expected"),
+    [
+        ("https://a.example.org/x", "2026-07-31T23:59:59+00:00", [OTHER, OLD]),
+        ("https://a.example.org/x", "2026-08-01T00:00:00+00:00", [OTHER]),
+        ("http://a.example.org/x", "2999-01-01T00:00:00+00:00", [OLD, OTHER]),
+        ("https://example.org/x", "2026-07-01T00:00:00+00:00", [SECRET]),
+        ("https://evil.example/https://a.example.org/", "2026-07-01T00:00:00+00:00", [SECRET]),
+    ],
+)
+def test_the_first_pattern_that_matches_names_the_secrets_and_both_sign_during_a_change(
+    url: str, at: str, expected: list[str]
+) -> None:
+    given = settings(webhook__secret=SECRET, webhook__secrets=SECRETS)
+    assert secrets_for(parse_url(url), given, datetime.fromisoformat(at)) == expected
+    signed = sign(expected, "msg_1", int(time.time()), b"{}")
+    assert len(signed["webhook-signature"].split(" ")) == len(expected)
+    for secret in {SECRET, OTHER, OLD}:
+        receiver = standardwebhooks.Webhook(secret)
+        if secret in expected:
+            receiver.verify("{}", signed)
+        else:
+            with pytest.raises(standardwebhooks.webhooks.WebhookVerificationError):
+                receiver.verify("{}", signed)
+
+
+def test_secrets_are_never_shown() -> None:
+    shown = str(list(settings(webhook__secret=SECRET, webhook__secrets=SECRETS).describe()))
+    assert "*.example.org" in shown
+    assert not any(secret.removeprefix("whsec_") in shown for secret in (SECRET, OTHER, OLD))
 
 
 def headers_of(secret: str | None = None, **payload: Any) -> dict[str, str]:
     parsed = Webhook(url="https://example.com/", **payload)
-    return outgoing_headers(parsed, parsed.body.encode(), secret, "msg_1")
+    return outgoing_headers(parsed, parsed.body.encode(), [secret] if secret else [], "msg_1")
 
 
 def test_a_caller_cannot_replace_the_signature() -> None:

@@ -1,0 +1,65 @@
+"""Task types `webhook` and `callback`: one HTTP request that must get through.
+
+Owns the two types, which differ in their schedule alone. What a request may say is payload.py, how one is made and
+what its answer leads to is delivery.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sytq import AsyncContext, Backoff, task
+from sytq.config import Settings
+
+from .delivery import deliver
+from .payload import Webhook, own_policy
+from .verdict import retry_after
+
+__all__ = ["callback", "retry_after", "webhook"]
+
+
+def _every_ten_seconds(settings: Settings) -> Backoff:
+    pause = settings.worker.retry_interval
+    return Backoff(first=pause, factor=1, max=pause, max_age="24h", jitter=0)
+
+
+def _timeout(settings: Settings) -> float:
+    return settings.worker.request_timeout + 5
+
+
+def _url(payload: Webhook) -> str:
+    return payload.url
+
+
+def _order(payload: Webhook) -> str | None:
+    return payload.ordering_key
+
+
+@task(
+    "webhook",
+    payload=Webhook,
+    queue="webhook",
+    retry=_every_ten_seconds,
+    retry_of=own_policy,
+    timeout=_timeout,
+    url=_url,
+    order=_order,
+)
+async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
+    """Make an HTTP request, again every 10 s for up to 24 h, until the answer is a 2xx."""
+    return await deliver(ctx, payload)
+
+
+@task(
+    "callback",
+    payload=Webhook,
+    queue="webhook",
+    retry=Backoff(first="5s", factor=2, max="1h", max_age="24h", jitter=0.2),
+    retry_of=own_policy,
+    timeout=_timeout,
+    url=_url,
+    order=_order,
+)
+async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
+    """Announce the end of another task, less and less often for up to 24 h, until the answer is a 2xx."""
+    return await deliver(ctx, payload)

@@ -1,0 +1,93 @@
+"""One delivery: the signed request, its answer, and what follows.
+
+Owns their order. Must not repeat a request itself (the policy does).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from sytq import AsyncContext, Fail, Retry
+from sytq.config import Settings
+from sytq.errors import OutboundRefused
+from sytq.http import MANAGED_HEADERS, CertificateUnusable, ProxyFailed, Timing, parse_url
+from sytq.patterns import UrlPattern
+
+from . import record, signing
+from .payload import Webhook
+from .verdict import judge, what_broke
+
+_KEPT_BYTES = 64 * 1024  # read of an answer, so that the connection can be used again
+
+
+async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
+    """Make the request and return how a 2xx answered. Raises Retry and Fail."""
+    if payload.ordering_key is not None:
+        await ctx.turn()
+    settings = ctx.settings
+    url = parse_url(payload.url)
+    host = url.raw_host or ""
+    now = datetime.now(UTC)
+    body = payload.body.encode()
+    headers = outgoing_headers(payload, body, signing.secrets_for(url, settings, now), f"msg_{ctx.id}")
+    timing = Timing()
+    ctx.detail(host=host)
+    try:
+        answer = await ctx.http.request(
+            payload.method,
+            payload.url,
+            headers=headers,
+            body=body or None,
+            timeout=settings.worker.request_timeout,
+            max_bytes=_KEPT_BYTES,
+            partial_body=True,  # the status is the verdict: a 2xx with a broken body has been received
+            certificate=_certificate_for(url, settings),
+            timing=timing,
+        )
+    except OutboundRefused as error:
+        ctx.detail(error="refused by the guard")
+        raise Fail(str(error)) from None
+    except (ProxyFailed, CertificateUnusable) as error:
+        ctx.detail(error="proxy" if isinstance(error, ProxyFailed) else "client certificate")
+        raise Retry(counts=False, reason=str(error)) from None  # ours to mend: it costs the task no attempt
+    except (TimeoutError, aiohttp.ClientError) as error:
+        kind, words = what_broke(error, host)
+        ctx.detail(error=kind, **record.of_timing(timing))
+        raise Retry(reason=words) from None
+    ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, settings.webhook.keep_body))
+    judge(answer, host, settings.webhook.final_statuses, now)
+    return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
+
+
+def _certificate_for(url: URL, settings: Settings) -> tuple[Path, Path] | None:
+    for entry in settings.webhook.client_certificates:
+        if UrlPattern.parse(entry.match).matches(url):
+            return entry.cert, entry.key
+    return None
+
+
+def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], message_id: str) -> dict[str, str]:
+    """The caller's headers but those that are ours, a Content-Type, and the signature given secrets."""
+    ours = MANAGED_HEADERS | signing.HEADERS if secrets else MANAGED_HEADERS
+    headers = {name: value for name, value in payload.headers.items() if name.lower() not in ours}
+    if body and not any(name.lower() == "content-type" for name in headers):
+        headers["Content-Type"] = "application/json" if _is_json(body) else "text/plain; charset=utf-8"
+    if secrets:
+        headers.update(signing.sign(secrets, message_id, int(time.time()), body))
+    return headers
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True

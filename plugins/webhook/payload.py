@@ -1,0 +1,93 @@
+"""What a webhook task may say: the request, and how often it is tried.
+
+Owns the bounds of both. Must not know the configuration; whether the URL may be reached is the guard's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sytq import Backoff
+from sytq.durations import Duration
+from sytq.errors import InvalidInput, OutboundRefused
+from sytq.http import check_headers, parse_url
+
+_Pause = Annotated[Duration, Field(ge=1, le=86_400)]
+
+
+class Schedule(BaseModel):
+    """When the request is made again, in place of the type's own; what is not given stays as it is there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    first: _Pause | None = Field(default=None, description="before the second attempt; 1s to 24h")
+    factor: float | None = Field(default=None, ge=1, le=10, description="by which each pause grows")
+    max: _Pause | None = Field(default=None, description="longest pause; 1s to 24h")
+    jitter: float | None = Field(default=None, ge=0, le=1, description="share of each pause that is random")
+    max_attempts: int | None = Field(default=None, ge=1, le=10_000)
+    max_age: Annotated[Duration, Field(ge=1, le=7 * 86_400)] | None = Field(default=None, description="1s to 7 days")
+
+
+class Webhook(BaseModel):
+    """An HTTP request to make. Host, Content-Length and hop-by-hop headers are ours and not taken over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(min_length=1, max_length=2048, description="http or https, without user name and password")
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"] = "POST"
+    headers: dict[str, str] = Field(default_factory=dict, max_length=100)
+    body: str = Field(default="", max_length=16 << 20)
+    retry: Schedule | None = None
+    ordering_key: str | None = Field(
+        default=None, min_length=1, max_length=200, description="tasks of one key run one after the other, oldest first"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        try:
+            parse_url(value)
+        except OutboundRefused as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return (value.upper() or "POST") if isinstance(value, str) else value
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        try:
+            check_headers(value)
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
+        return value
+
+    @field_validator("body")
+    @classmethod
+    def _is_utf8(cls, value: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair cannot be sent as UTF-8") from None
+        return value
+
+
+def own_policy(payload: Webhook, policy: Backoff) -> Backoff:
+    """The type's policy with what this task asks for."""
+    if payload.retry is None:
+        return policy
+    asked = payload.retry.model_dump(exclude_none=True)
+    # A pause that was asked for is not cut to the longest one of the type.
+    asked.setdefault("max", max(asked.get("first", 0.0), float(policy.max)))
+    return dataclasses.replace(policy, **asked)

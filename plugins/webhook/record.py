@@ -1,0 +1,47 @@
+"""What is kept of an attempt, beside its outcome: how long each part took, and how the receiver answered.
+
+Owns its shape and what is masked in it: credentials of the answer's headers and body, and queries of URLs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sytq.http import Answer, Timing
+from sytq.masking import MASK, is_secret_key, mask_text
+
+_QUERY = re.compile(r"((?:https?://|^/)[^\s?#\"'<>]*)\?[^\s#\"'<>]+")
+_MOST_HEADERS = 30
+_HEADER_LENGTH = 200
+_SECRET_LENGTH = 8  # shorter values would mask words that happen to be the same
+
+
+def of_timing(timing: Timing) -> dict[str, Any]:
+    """Milliseconds by part; a part that did not happen (a connection that was used again has no TLS) is absent."""
+    return {"latency_ms": timing.milliseconds()}
+
+
+def of_answer(answer: Answer, sent: Mapping[str, str], keep: int) -> dict[str, Any]:
+    """Status, headers and the first `keep` characters of the body; `sent` are the request's headers, whose
+    credentials a receiver may repeat."""
+    secrets = [value for name, value in sent.items() if is_secret_key(name) and len(value) >= _SECRET_LENGTH]
+    headers = {
+        name: MASK if is_secret_key(name) else _clean(value, secrets, _HEADER_LENGTH)
+        for name, value in list(answer.headers.items())[:_MOST_HEADERS]
+    }
+    known: dict[str, Any] = {"status": answer.status_code, "headers": headers}
+    if keep and answer.content:
+        # More than is kept, so that what is masked is masked before the cut.
+        text = answer.content[: 4 * keep + 1024].decode(answer.charset, "replace")
+        known["body"] = _clean(text, secrets, keep)
+        known["body_truncated"] = answer.truncated or len(text) > keep
+    return known
+
+
+def _clean(text: str, secrets: list[str], most: int) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    text = _QUERY.sub(rf"\1?{MASK}", mask_text(text))[:most]
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

@@ -1,0 +1,47 @@
+"""The signature of Standard Webhooks, and which secrets sign for which URL.
+
+Owns the three headers. Must not show a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import standardwebhooks
+from yarl import URL
+
+from sytq.config import Settings
+from sytq.patterns import UrlPattern
+
+HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
+
+
+def secrets_for(url: URL, settings: Settings, now: datetime) -> list[str]:
+    """The secrets that sign a request to `url`: those of the first pattern that matches, else the default; the
+    previous one too while both are valid. Empty where none is configured."""
+    for entry in settings.webhook.secrets:
+        if UrlPattern.parse(entry.match).matches(url):
+            secrets = [entry.secret]
+            if entry.previous is not None and (entry.until is None or now < entry.until):
+                secrets.append(entry.previous)
+            return [secret.get_secret_value() for secret in secrets]
+    default = settings.webhook.secret
+    return [default.get_secret_value()] if default else []
+
+
+def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The three headers for UTF-8 `body`, with a signature by each secret; `timestamp` is in unix seconds.
+
+    Raises ValueError for a secret that is not base64 (`whsec_` may stand before it) or is empty.
+    """
+    moment, text = datetime.fromtimestamp(timestamp, UTC), body.decode()
+    try:
+        signatures = [standardwebhooks.Webhook(secret).sign(message_id, moment, text) for secret in secrets]
+    except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
+        raise ValueError("webhook.secret must be whsec_ and base64") from None
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(signatures),
+    }

@@ -1,0 +1,75 @@
+"""What an answer, or the lack of one, means for the task.
+
+Owns the verdict and its words for a person. Must not put a body, a header or a URL's query in them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+
+from sytq import Fail, Retry
+from sytq.http import Answer, UnknownHost
+
+_RETRY_AFTER_BOUNDS = (1.0, 24 * 3600.0)  # seconds; a receiver can neither make us spin nor park us for good
+_OS_ERRORS = {
+    errno.ECONNREFUSED: ("refused", "connection refused by"),
+    errno.ECONNRESET: ("reset", "connection reset by"),
+    errno.EPIPE: ("reset", "connection reset by"),
+    errno.ETIMEDOUT: ("unreachable", "no connection to"),
+    errno.EHOSTUNREACH: ("unreachable", "no route to"),
+    errno.ENETUNREACH: ("unreachable", "no route to"),
+}
+
+
+def judge(answer: Answer, host: str, final: Collection[int], now: datetime) -> None:
+    """Return for a 2xx; raise Fail for a status that `final` names, and Retry for every other, redirects included."""
+    if answer.ok:
+        return
+    reason = f"HTTP {answer.status_code} from {host}"
+    if answer.status_code in final:
+        raise Fail(f"{reason}: it is gone for good" if answer.status_code == 410 else f"{reason}, which is final")
+    if 300 <= answer.status_code < 400:
+        reason += ": redirects are not followed"
+    raise Retry(after=retry_after(answer.headers.get("Retry-After"), now), reason=reason)
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """The seconds that a Retry-After header (seconds or an HTTP date) asks for, within bounds; else None."""
+    if value is None:
+        return None
+    try:
+        value = value.strip()
+        if value.isascii() and value.isdecimal():
+            seconds = float(value)
+        else:
+            moment = parsedate_to_datetime(value)
+            seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    shortest, longest = _RETRY_AFTER_BOUNDS
+    return min(max(seconds, shortest), longest)
+
+
+def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[str, str]:
+    """A class to search for, and one line a person can act on; the library's own text may quote the URL or answer."""
+    if isinstance(error, TimeoutError):
+        return "timeout", f"{host} {error}" if str(error) else f"{host} timed out"
+    if isinstance(error, UnknownHost | aiohttp.ClientConnectorDNSError):
+        return "dns", f"{host} cannot be resolved"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "certificate", f"the TLS certificate of {host} is not valid"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "tls", f"TLS with {host} failed"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return "proxy", f"the outbound proxy answered {error.status} for {host}"
+    if isinstance(error, OSError):
+        kind, words = _OS_ERRORS.get(error.errno or 0, ("connection", "connection failed to"))
+        return kind, f"{words} {host}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "closed", f"{host} closed the connection without an answer"
+    return "protocol", f"{host} gave no valid HTTP answer"

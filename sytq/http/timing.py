@@ -1,0 +1,105 @@
+"""How long each part of a call took.
+
+Owns the measuring: aiohttp tells of DNS and connecting, the TLS context of its handshake. Must not change a call.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds by part; None for a part that did not happen, such as connecting where a connection was used again.
+
+    `first_byte` is from the connection being there to the last header of the answer; `total` is everything.
+    """
+
+    dns: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+    first_byte: float | None = None
+    total: float | None = None
+    connected: bool = False
+    mark: float = 0.0  # when the part began that is going on
+
+    def begin(self) -> None:
+        self.mark = time.perf_counter()
+
+    def end(self) -> float:
+        """The seconds of the part that ends here; the next one begins."""
+        now = time.perf_counter()
+        seconds, self.mark = now - self.mark, now
+        return seconds
+
+    def milliseconds(self) -> dict[str, float]:
+        """The parts that there were, to a tenth."""
+        parts = ("dns", "connect", "tls", "first_byte", "total")
+        return {part: round(value * 1000, 1) for part in parts if (value := getattr(self, part)) is not None}
+
+
+#: Of the call that this task is making.
+current: ContextVar[Timing | None] = ContextVar("sytq_http_timing", default=None)
+
+
+class TimedContext(ssl.SSLContext):
+    """Certificates are checked as `ssl.create_default_context` has it; tells when a handshake begins."""
+
+    def __new__(cls) -> TimedContext:
+        usual = ssl.create_default_context()
+        context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_flags = usual.verify_flags
+        context.options = usual.options
+        context.minimum_version = usual.minimum_version
+        context.load_default_certs()
+        context.set_alpn_protocols(("http/1.1",))
+        return context
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        if timing := current.get():
+            timing.connect = timing.end()
+            timing.tls = 0.0  # until it has ended
+        return super().wrap_bio(*args, **options)
+
+
+def tracing() -> aiohttp.TraceConfig:
+    """What a session needs so that `current` is filled in."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(_begin)
+    trace.on_dns_resolvehost_start.append(_begin)
+    trace.on_dns_resolvehost_end.append(_resolved)
+    trace.on_connection_create_end.append(_connected)
+    trace.on_connection_reuseconn.append(_reused)
+    return trace
+
+
+async def _begin(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
+    if timing := current.get():
+        timing.begin()
+
+
+async def _resolved(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
+    if timing := current.get():
+        timing.dns = timing.end()
+
+
+async def _connected(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
+    if timing := current.get():
+        if timing.tls is None:
+            timing.connect = timing.end()
+        else:
+            timing.tls = timing.end()
+        timing.connected = True
+
+
+async def _reused(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
+    if timing := current.get():
+        timing.begin()
+        timing.connected = True

@@ -1,0 +1,34 @@
+"""What tasks call and how it answered: hosts, HTTP statuses, the next attempt; and keys of tasks that run in order."""
+
+from typing import Any
+
+import peewee
+
+COLUMNS = (
+    ("sytq_tasks", "host", "name"),
+    ("sytq_tasks", "ordering_key", "key"),
+    ("sytq_attempts", "status", "number"),
+    ("sytq_attempts", "next_at", "time"),
+)
+INDEXES = (
+    ("sytq_tasks_host_finished_at", "sytq_tasks", "host, finished_at"),
+    ("sytq_tasks_ordering_key_created_at", "sytq_tasks", "ordering_key, created_at"),
+)
+MYSQL = {
+    "name": "VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin",
+    "key": "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "number": "INTEGER",
+    "time": "DATETIME(6)",
+}
+SQLITE = {"name": "TEXT", "key": "TEXT", "number": "INTEGER", "time": "TEXT"}
+
+
+def up(migrator: Any, db: peewee.Database) -> None:
+    types = MYSQL if isinstance(db, peewee.MySQLDatabase) else SQLITE
+    # A migration that was cut off half-way (MySQL commits DDL by itself) runs again.
+    for table, column, kind in COLUMNS:
+        if column not in {known.name for known in db.get_columns(table)}:
+            db.execute_sql(f"ALTER TABLE {table} ADD COLUMN {column} {types[kind]} NULL")
+    for name, table, columns in INDEXES:
+        if name not in {index.name for index in db.get_indexes(table)}:
+            db.execute_sql(f"CREATE INDEX {name} ON {table} ({columns})")

@@ -1,0 +1,78 @@
+"""One attempt of a webhook task: the plugin's own function with a real context and client, and what the policy decides.
+
+No Redis and no database: what is seen is the request, the outcome and the attempt's detail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from dramatiq import Message
+
+from sytq import config
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.config import Settings
+from sytq.context import AsyncContext, Services
+from sytq.http import Client, Guard
+from sytq.middleware.retry import decide
+from sytq.plugin import Registry
+
+LOOPBACK = Guard(["127.0.0.0/8"])
+TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    outcome: Outcome
+    detail: dict[str, Any]
+    result: Any
+
+
+def settings(**given: object) -> Settings:
+    """Settings from keywords such as `webhook__secret=...`."""
+    environ = {
+        f"SYTQ_{key.upper()}": value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
+    }
+    return config.load(environ=environ)
+
+
+def started(payload: dict[str, Any], *, attempts: int = 1, age: float = 0.0, type_name: str = "webhook") -> Delivery:
+    message = Message[Any](
+        queue_name="webhook",
+        actor_name=type_name,
+        args=(payload,),
+        kwargs={},
+        options={},
+        message_id=TASK,
+        message_timestamp=int((time.time() - age) * 1000),
+    )
+    return Delivery(message, stream="s", entry=b"1-1", body=b"", attempts=attempts, max_attempts=0, token=attempts)
+
+
+async def attempt(
+    payload: dict[str, Any], given: Settings | None = None, guard: Guard = LOOPBACK, **start: Any
+) -> Attempt:
+    """Make one attempt now, in the caller's loop."""
+    given = given or settings()
+    declared = Registry.load(given).get(start.get("type_name", "webhook"))
+    client = Client(guard, given.outbound.proxy)
+    services = Services(given, *[cast(Any, None)] * 3, client, *[cast(Any, None)] * 2)
+    delivery = started(payload, **start)
+    error: BaseException | None = None
+    try:
+        context = AsyncContext(services, declared, delivery)
+        delivery.result = await declared.function(context, declared.parse(payload))
+    except Exception as raised:
+        error = raised
+    finally:
+        await client.close()
+    return Attempt(decide(declared, delivery, error), delivery.detail, delivery.result)
+
+
+def attempt_now(payload: dict[str, Any], given: Settings | None = None, **options: Any) -> Attempt:
+    """The same from a plain test."""
+    return asyncio.run(attempt(payload, given, **options))
