@@ -13,7 +13,7 @@ import peewee
 import typer
 
 import sytq
-from sytq.cli import config, db, dead, dev, gates, queues, restore, schedules, serve, tasks, types
+from sytq.cli import config, db, dead, dev, gates, queues, restore, schedules, serve, tasks, types, webhook
 from sytq.errors import ConfigError, SytqError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(gates.app, name="gates")
 app.add_typer(dead.app, name="dead")
 app.add_typer(types.app, name="types")
 app.add_typer(schedules.app, name="schedules")
+app.add_typer(webhook.app, name="webhook")
 app.command()(restore.restore)
 
 

@@ -1,0 +1,109 @@
+"""`sytq webhook`: one test delivery, made here and now.
+
+Owns the trial context, in which nothing waits for its turn or for a limit. The request, its signature and the verdict
+are the task type's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import typer
+from dramatiq import Message
+
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.cli.given import AsJson, File, open_runtime
+from sytq.cli.shown import as_json, cell
+from sytq.context import AsyncContext, Services
+from sytq.http import BlockingClient, Client
+from sytq.ids import new_id
+from sytq.middleware.retry import decide
+from sytq.plugin import TaskType, encode
+from sytq.runtime import Runtime
+
+app = typer.Typer(help="Try a receiver of webhooks.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Keeps `test` a command of its own, as long as it is the only one."""
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise typer.BadParameter(f"'{cell(name[:64])}' is not a header; valid: 'Name: value'")
+    return name.strip(), value.strip()
+
+
+@app.command()
+def test(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The receiver.")],
+    body: Annotated[str | None, typer.Option("--body", help="What is sent; not given: a short JSON object.")] = None,
+    method: Annotated[str, typer.Option("--method", help="The HTTP method.")] = "POST",
+    headers: Annotated[
+        list[Any] | None,
+        typer.Option("--header", parser=_header, metavar="'NAME: VALUE'", help="A header; may be repeated."),
+    ] = None,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Send one signed message as a webhook task would, and show the answer. Exit 1 unless it is a 2xx."""
+    parts = open_runtime(file)
+    declared = parts.registry.get("webhook")
+    if body is None:
+        body = encode({"type": "test", "timestamp": int(time.time()), "message": "a test delivery of sytq"})
+    payload = {"url": url, "method": method, "headers": dict(headers or []), "body": body}
+    message_id = new_id()
+    parts.submitter.prepare("webhook", payload, id=message_id)  # refuses what a submission would be refused for
+    message = Message[Any](declared.queue, "webhook", (payload,), {}, {}, message_id, int(time.time() * 1000))
+    delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=0, token=0)
+    outcome = asyncio.run(_run(parts, declared, delivery))
+    delivered = outcome.kind == "done"
+    if json_wanted:
+        as_json({"delivered": delivered, "id": f"msg_{message_id}", "error": outcome.error, **delivery.detail})
+    else:
+        _print(delivery, outcome)
+    raise typer.Exit(0 if delivered else 1)
+
+
+async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcome:
+    client = Client(parts.guard, parts.settings.outbound.proxy)
+    error: BaseException | None = None
+    with ThreadPoolExecutor(1) as threads:
+        blocking = BlockingClient(client, asyncio.get_running_loop())
+        services = Services(parts.settings, parts.ledger, parts.broker, parts.submitter, client, blocking, threads)
+        try:
+            context = _Trial(services, declared, delivery)
+            delivery.result = await declared.function(context, declared.parse(delivery.payload))
+        except Exception as raised:
+            error = raised
+        finally:
+            await client.close()
+    return decide(declared, delivery, error)
+
+
+class _Trial(AsyncContext):
+    """Somebody is waiting: a receiver that is disabled is tried all the same, and nothing is counted against it."""
+
+    async def turn(self) -> None:
+        pass
+
+
+def _print(delivery: Delivery, outcome: Outcome) -> None:
+    known = delivery.detail
+    lines: dict[str, object] = {"id": f"msg_{delivery.id}", "status": known.get("status")}
+    lines["took"] = ", ".join(f"{part} {taken:g} ms" for part, taken in known.get("latency_ms", {}).items())
+    if outcome.kind == "retry":
+        lines["verdict"] = f"a task would try again in {outcome.delay:g} s: {outcome.error}"
+    else:
+        lines["verdict"] = "delivered" if outcome.kind == "done" else f"a task would be dead: {outcome.error}"
+    lines["headers"] = json.dumps(known["headers"], ensure_ascii=False) if known.get("headers") else None
+    lines["body"] = known.get("body")
+    for name, value in lines.items():
+        if value not in (None, ""):
+            typer.echo(f"{name:<10}{cell(value)}")

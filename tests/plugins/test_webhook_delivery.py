@@ -1,0 +1,185 @@
+"""One attempt over a real socket: what the answer, or the lack of one, leads to, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq.http import Guard
+from tests.http.conftest import serve as serve  # the fixture
+from tests.plugins.deliveries import TASK, Attempt, attempt, settings
+
+CERTIFICATE = Path(__file__).parents[1] / "http/hook.example.pem"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def answer(status: str = "200 OK", *headers: str, body: bytes = b"") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def deliver(serve: Any, data: bytes | None, payload: dict[str, Any] | None = None, **given: Any) -> Attempt:
+    """One attempt against a server that answers `data` (None: breaks the connection)."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        if data is None:
+            writer.transport.abort()
+        else:
+            writer.write(data)
+
+    async def main() -> Attempt:
+        async with serve(handler) as port:
+            return await attempt({"url": f"http://127.0.0.1:{port}/"} | (payload or {}), settings(**given))
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "204 No Content", "299 Odd"])
+def test_any_2xx_is_delivered(serve: Any, status: str) -> None:
+    made = deliver(serve, answer(status))
+    assert made.outcome.kind == "done" and made.result["status"] == int(status[:3])
+
+
+@pytest.mark.parametrize("status", [301, 302, 304, 307, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 504, 599])
+def test_any_other_status_is_tried_again(serve: Any, status: int) -> None:
+    made = deliver(serve, answer(f"{status} X", "Location: http://127.0.0.1:1/"))
+    assert (made.outcome.kind, made.outcome.delay, made.outcome.counts) == ("retry", 10.0, True)
+    assert f"HTTP {status} from 127.0.0.1" in (made.outcome.error or "")
+    assert made.detail["status"] == status
+
+
+def test_410_and_what_is_configured_end_at_once(serve: Any) -> None:
+    assert deliver(serve, answer("410 Gone")).outcome.kind == "dead"
+    final = {"webhook__final_statuses": [404, 422]}
+    assert deliver(serve, answer("422 X"), **final).outcome.kind == "dead"
+    assert deliver(serve, answer("410 Gone"), **final).outcome.kind == "retry"
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable", "302 Found", "500 X"])
+def test_retry_after_decides_in_both_forms(serve: Any, status: str) -> None:
+    assert deliver(serve, answer(status, "Retry-After: 77")).outcome.delay == 77
+    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    assert 3590 < deliver(serve, answer(status, f"Retry-After: {date}")).outcome.delay <= 3600
+
+
+def test_the_detail_splits_the_time_and_keeps_the_answer(serve: Any) -> None:
+    made = deliver(serve, answer("503 X", "X-Own: yes", body="Zu viel: 太多".encode()))
+    assert made.detail["host"] == "127.0.0.1"
+    assert made.detail["body"] == "Zu viel: 太多" and made.detail["body_truncated"] is False
+    assert made.detail["headers"]["X-Own"] == "yes"
+    split = made.detail["latency_ms"]
+    assert set(split) == {"connect", "first_byte", "total"}
+    assert split["total"] >= split["first_byte"] + split["connect"] - 0.2
+    json.dumps(made.detail)
+
+
+def test_dns_and_tls_have_their_share(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1", *rest, **more))
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(answer())
+
+    async def main() -> tuple[Attempt, Attempt]:
+        async with serve(handler, tls=context) as port:
+            good = await attempt({"url": f"https://hook.example:{port}/"})
+            return good, await attempt({"url": f"https://other.example:{port}/"})
+
+    good, bad = asyncio.run(main())
+    assert good.outcome.kind == "done"
+    assert set(good.detail["latency_ms"]) == {"dns", "connect", "tls", "first_byte", "total"}
+    assert good.detail["latency_ms"]["tls"] > 0
+    assert bad.outcome.kind == "retry" and bad.detail["error"] == "certificate"
+    assert "first_byte" not in bad.detail["latency_ms"]
+
+
+def test_what_broke_is_named_and_kept(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = deliver(serve, None)
+    assert made.outcome.kind == "retry" and made.detail["error"] in ("reset", "closed")
+    assert deliver(serve, b"SSH-2.0\r\n\r\n").detail["error"] == "protocol"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        refused = asyncio.run(attempt({"url": f"http://127.0.0.1:{free.getsockname()[1]}/"}))
+    assert refused.detail["error"] == "refused" and "total" in refused.detail["latency_ms"]
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    lost = asyncio.run(attempt({"url": "http://nowhere.example/"}))
+    assert lost.outcome.error == "nowhere.example cannot be resolved" and lost.detail["error"] == "dns"
+
+
+def test_a_silent_host_costs_the_request_timeout_and_no_more() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        made = asyncio.run(attempt({"url": url}, settings(worker__request_timeout="300ms")))
+    assert made.outcome.error == "127.0.0.1 timed out after 0.3s" and made.detail["error"] == "timeout"
+
+
+def test_a_private_address_ends_at_once_whatever_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = asyncio.run(attempt({"url": "http://10.0.0.1/"}, guard=Guard()))
+    assert made.outcome.kind == "dead" and "not a public address" in (made.outcome.error or "")
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1", *rest, **more))
+    made = asyncio.run(attempt({"url": "http://rebound.example/"}, guard=Guard()))
+    assert made.outcome.kind == "dead" and made.detail["error"] == "refused by the guard"
+
+
+def test_credentials_are_not_kept(serve: Any) -> None:
+    leaky = json.dumps(
+        {"you_sent": "Bearer-of-hunter2", "api_key": "k-hunter3", "next": "https://x.example/?t=hunter4"}
+    )
+    headers = [
+        "Set-Cookie: sid=hunter5; Secure",
+        "Authorization: Basic hunter6",
+        "X-Api-Key: hunter7",
+        "X-Auth-Token: hunter8",
+        "Location: https://a.example/cb?code=hunter9&x=1",
+        "Refresh: /again?ticket=hunter10",
+        "X-Plain: visible",
+    ]
+    payload = {"headers": {"X-Custom-Secret": "Bearer-of-hunter2"}}
+    made = deliver(serve, answer("401 X", *headers, body=leaky.encode()), payload)
+    assert made.detail["headers"]["X-Plain"] == "visible"
+    assert made.detail["headers"]["Location"] == "https://a.example/cb?***"
+    assert "hunter" not in json.dumps(made.detail)
+
+
+def test_what_is_kept_is_bounded(serve: Any) -> None:
+    many = [f"X-{n}: {'y' * 5000}" for n in range(1)] + [f"X-A{n}: b" for n in range(60)]
+    made = deliver(serve, answer("500 X", *many, body=b"\x00<script>" + b"x" * 100_000), webhook__keep_body=50)
+    assert len(made.detail["body"]) == 50 and made.detail["body_truncated"] is True
+    assert made.detail["body"].startswith("\ufffd<script>x")
+    assert len(json.dumps(made.detail)) < 4000
+    assert "body" not in deliver(serve, answer("500 X", body=b"secret"), webhook__keep_body=0).detail
+
+
+def test_the_id_and_the_bytes_are_the_same_at_every_attempt(serve: Any) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        seen.append((head, await reader.readexactly(8)))
+        writer.write(answer("500 X"))
+
+    async def main() -> None:
+        async with serve(handler) as port:
+            for number in (1, 2, 9):
+                payload = {"url": f"http://127.0.0.1:{port}/", "body": '{"b": 1}'}
+                await attempt(payload, settings(webhook__secret=SECRET), attempts=number, age=number * 100.0)
+
+    asyncio.run(main())
+    ids = [line for head, _ in seen for line in head.split(b"\r\n") if line.lower().startswith(b"webhook-id:")]
+    assert ids == [f"webhook-id: msg_{TASK}".encode()] * 3
+    assert {body for _, body in seen} == {b'{"b": 1}'}
