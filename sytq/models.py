@@ -113,6 +113,16 @@ class UniqueKey(Model):
         table_name = "sytq_unique"
 
 
+class FailingHost(Model):
+    """A host that has answered no webhook well since then; there is a row for no other."""
+
+    host = CharField(primary_key=True)  # the name of its gate
+    since = DateTimeField()
+
+    class Meta:
+        table_name = "sytq_failing_hosts"
+
+
 class ValuationRecord(Model):
     """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
 
@@ -134,4 +144,4 @@ class ValuationRecord(Model):
         table_name = "valuation_records"
 
 
-MODELS = (Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, ValuationRecord)
+MODELS = (Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, FailingHost, ValuationRecord)

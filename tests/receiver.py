@@ -17,7 +17,7 @@ class Received:
 class Receiver:
     """Answers with the `statuses` in turn, the last one for ever."""
 
-    def __init__(self, *statuses: int) -> None:
+    def __init__(self, *statuses: int, port: int = 0) -> None:
         self.received: list[Received] = []
         remaining = list(statuses) or [200]
 
@@ -33,7 +33,7 @@ class Receiver:
             def log_message(handler, *_: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -18,12 +18,12 @@ from yarl import URL
 from sytq import AsyncContext, Fail, Retry
 from sytq.config import Settings
 from sytq.errors import OutboundRefused
-from sytq.http import MANAGED_HEADERS, CertificateUnusable, ProxyFailed, Timing, parse_url
+from sytq.http import MANAGED_HEADERS, Answer, CertificateUnusable, ProxyFailed, Timing, parse_url
 from sytq.patterns import UrlPattern
 
-from . import record, signing
+from . import hosts, record, signing
 from .payload import Webhook
-from .verdict import judge, what_broke
+from .verdict import bearing, judge, what_broke
 
 _KEPT_BYTES = 64 * 1024  # read of an answer, so that the connection can be used again
 
@@ -32,26 +32,19 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Make the request and return how a 2xx answered. Raises Retry and Fail."""
     if payload.ordering_key is not None:
         await ctx.turn()
-    settings = ctx.settings
     url = parse_url(payload.url)
     host = url.raw_host or ""
-    now = datetime.now(UTC)
-    body = payload.body.encode()
-    headers = outgoing_headers(payload, body, signing.secrets_for(url, settings, now), f"msg_{ctx.id}")
-    timing = Timing()
+    gate = hosts.gate_of(url, ctx.settings)
     ctx.detail(host=host)
+    timing = Timing()
     try:
-        answer = await ctx.http.request(
-            payload.method,
-            payload.url,
-            headers=headers,
-            body=body or None,
-            timeout=settings.worker.request_timeout,
-            max_bytes=_KEPT_BYTES,
-            partial_body=True,  # the status is the verdict: a 2xx with a broken body has been received
-            certificate=_certificate_for(url, settings),
-            timing=timing,
-        )
+        async with ctx.passage(gate) as passage:
+            try:
+                answer = await _request(ctx, payload, url, timing)
+            except (TimeoutError, aiohttp.ClientError):
+                passage.report(bearing(None))
+                raise
+            passage.report(bearing(answer))
     except OutboundRefused as error:
         ctx.detail(error="refused by the guard")
         raise Fail(str(error)) from None
@@ -61,17 +54,28 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     except (TimeoutError, aiohttp.ClientError) as error:
         kind, words = what_broke(error, host)
         ctx.detail(error=kind, **record.of_timing(timing))
+        await hosts.note(ctx, gate.name, delivered=False)
         raise Retry(reason=words) from None
-    ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, settings.webhook.keep_body))
-    judge(answer, host, settings.webhook.final_statuses, now)
+    ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, ctx.settings.webhook.keep_body))
+    await hosts.note(ctx, gate.name, delivered=answer.ok)
+    judge(answer, host, ctx.settings.webhook.final_statuses, datetime.now(UTC))
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
 
 
-def _certificate_for(url: URL, settings: Settings) -> tuple[Path, Path] | None:
-    for entry in settings.webhook.client_certificates:
-        if UrlPattern.parse(entry.match).matches(url):
-            return entry.cert, entry.key
-    return None
+async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing) -> Answer:
+    settings, body = ctx.settings, payload.body.encode()
+    secrets = signing.secrets_for(url, settings, datetime.now(UTC))
+    return await ctx.http.request(
+        payload.method,
+        payload.url,
+        headers=outgoing_headers(payload, body, secrets, f"msg_{ctx.id}"),
+        body=body or None,
+        timeout=settings.worker.request_timeout,
+        max_bytes=_KEPT_BYTES,
+        partial_body=True,  # the status is the verdict: a 2xx with a broken body has been received
+        certificate=_certificate_for(url, settings),
+        timing=timing,
+    )
 
 
 def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], message_id: str) -> dict[str, str]:
@@ -83,6 +87,13 @@ def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], mess
     if secrets:
         headers.update(signing.sign(secrets, message_id, int(time.time()), body))
     return headers
+
+
+def _certificate_for(url: URL, settings: Settings) -> tuple[Path, Path] | None:
+    for entry in settings.webhook.client_certificates:
+        if UrlPattern.parse(entry.match).matches(url):
+            return entry.cert, entry.key
+    return None
 
 
 def _is_json(body: bytes) -> bool:

@@ -9,6 +9,7 @@ import errno
 from collections.abc import Collection
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 import aiohttp
 
@@ -24,6 +25,15 @@ _OS_ERRORS = {
     errno.EHOSTUNREACH: ("unreachable", "no route to"),
     errno.ENETUNREACH: ("unreachable", "no route to"),
 }
+
+
+def bearing(answer: Answer | None) -> Literal["ok", "overloaded", "failed"]:
+    """What an answer (None: there was none) says of the host. One that refuses a request is alive."""
+    if answer is None:
+        return "failed"
+    if answer.status_code in (429, 503):
+        return "overloaded"
+    return "failed" if answer.status_code >= 500 else "ok"
 
 
 def judge(answer: Answer, host: str, final: Collection[int], now: datetime) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import typer
 from dramatiq import Message
 
 from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.gates import Gate, Passage
 from sytq.cli.given import AsJson, File, open_runtime
 from sytq.cli.shown import as_json, cell
-from sytq.context import AsyncContext, Services
+from sytq.context import AsyncContext, Services, Transaction
 from sytq.http import BlockingClient, Client
 from sytq.ids import new_id
 from sytq.middleware.retry import decide
@@ -92,6 +95,13 @@ class _Trial(AsyncContext):
 
     async def turn(self) -> None:
         pass
+
+    @asynccontextmanager
+    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
+        yield Passage(self.id, 0, 0, gates, units)
+
+    async def transaction(self, work: Callable[[Transaction], Any]) -> Any:
+        return None  # there is no task that could hold it
 
 
 def _print(delivery: Delivery, outcome: Outcome) -> None:

@@ -11,13 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from sytq.config.sections import Section
+from sytq.config.sections import PositiveDuration, Section
 from sytq.config.types import (
     AllowedHost,
+    Count,
     HostPattern,
     Network,
     Port,
     ProxyUrl,
+    Rate,
     SigningSecret,
     UrlPattern,
 )
@@ -62,9 +64,40 @@ class ClientCertificate(Section):
     key: Path
 
 
+class HostBreaker(Section):
+    enabled: bool = True
+    max_requests: Count = 2
+    interval: PositiveDuration = 60.0
+    timeout: PositiveDuration = 10.0
+    fail_threshold: float = Field(default=0.9, gt=0, le=1)
+    min_calls: Count = 20
+
+
+class HostLimits(Section):
+    """What one host bears of us, over all workers."""
+
+    running: int = Field(default=50, ge=0)  # 0: any number
+    adaptive: bool = False
+    rate: Rate | None = None
+    breaker: HostBreaker = HostBreaker()
+
+
+class HostException(Section):
+    """The same for the hosts that match; what is not given is as for the others."""
+
+    match: UrlPattern
+    running: int | None = Field(default=None, ge=0)
+    adaptive: bool | None = None
+    rate: Rate | None = None
+    breaker: bool | None = None
+
+
 class Webhook(Section):
     secret: SigningSecret | None = None
     secrets: list[EndpointSecret] = Field(default=[])  # the first that matches; `secret` where none does
     final_statuses: list[FinalStatus] = Field(default=[410])
     keep_body: int = Field(default=1000, ge=0, le=8000)  # characters of an answer
+    host: HostLimits = HostLimits()
+    hosts: list[HostException] = Field(default=[])  # the first that matches
+    disable_after: PositiveDuration | None = None
     client_certificates: list[ClientCertificate] = Field(default=[])  # the first that matches

@@ -1,4 +1,4 @@
-"""What tasks call and how it answered: hosts, HTTP statuses, the next attempt; and keys of tasks that run in order."""
+"""What tasks call and how it answered: hosts, HTTP statuses, the next attempt; keys of tasks that run in order."""
 
 from typing import Any
 
@@ -29,6 +29,13 @@ def up(migrator: Any, db: peewee.Database) -> None:
     for table, column, kind in COLUMNS:
         if column not in {known.name for known in db.get_columns(table)}:
             db.execute_sql(f"ALTER TABLE {table} ADD COLUMN {column} {types[kind]} NULL")
+    engine = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4" if isinstance(db, peewee.MySQLDatabase) else ""
+    db.execute_sql(
+        f"""CREATE TABLE IF NOT EXISTS sytq_failing_hosts (
+            host {types["name"]} NOT NULL PRIMARY KEY,
+            since {types["time"]} NOT NULL
+        ) {engine}"""
+    )
     for name, table, columns in INDEXES:
         if name not in {index.name for index in db.get_indexes(table)}:
             db.execute_sql(f"CREATE INDEX {name} ON {table} ({columns})")

@@ -78,6 +78,7 @@ def test_documented_defaults_are_the_real_ones() -> None:
     lists = {
         "streams": {"stream": "x"},
         "webhook.secrets": {"match": "*", "secret": secret},
+        "webhook.hosts": {"match": "*"},
         "webhook.client_certificates": {"match": "*", "cert": "x", "key": "x"},
     }
     environ |= {f"SYTQ_{key.upper().replace('.', '__')}": json.dumps([entry]) for key, entry in lists.items()}

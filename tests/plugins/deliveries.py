@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 from dramatiq import Message
 
-from sytq import config
+from sytq import Gate, Passage, config
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.config import Settings
 from sytq.context import AsyncContext, Services
@@ -30,6 +32,19 @@ class Attempt:
     outcome: Outcome
     detail: dict[str, Any]
     result: Any
+    gates: list[tuple[Gate, str]]  # gone through, and what was reported there
+
+
+class Alone(AsyncContext):
+    """A context without a store: every gate lets it through, and keeps what it reports."""
+
+    gone: list[tuple[Gate, Passage]]
+
+    @asynccontextmanager
+    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
+        made = Passage(self.id, 1, 0, gates, units)
+        self.gone = [(gate, made) for gate in gates]
+        yield made
 
 
 def settings(**given: object) -> Settings:
@@ -63,14 +78,16 @@ async def attempt(
     services = Services(given, *[cast(Any, None)] * 3, client, *[cast(Any, None)] * 2)
     delivery = started(payload, **start)
     error: BaseException | None = None
+    context = Alone(services, declared, delivery)
+    context.gone = []
     try:
-        context = AsyncContext(services, declared, delivery)
         delivery.result = await declared.function(context, declared.parse(payload))
     except Exception as raised:
         error = raised
     finally:
         await client.close()
-    return Attempt(decide(declared, delivery, error), delivery.detail, delivery.result)
+    gates = [(gate, passage.outcome) for gate, passage in context.gone]
+    return Attempt(decide(declared, delivery, error), delivery.detail, delivery.result, gates)
 
 
 def attempt_now(payload: dict[str, Any], given: Settings | None = None, **options: Any) -> Attempt:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sytq_plugins.webhook.hosts import gate_of
 
-from sytq.http import Guard
+from sytq.http import Guard, parse_url
 from tests.http.conftest import serve as serve  # the fixture
 from tests.plugins.deliveries import TASK, Attempt, attempt, settings
 
@@ -183,3 +184,50 @@ def test_the_id_and_the_bytes_are_the_same_at_every_attempt(serve: Any) -> None:
     ids = [line for head, _ in seen for line in head.split(b"\r\n") if line.lower().startswith(b"webhook-id:")]
     assert ids == [f"webhook-id: msg_{TASK}".encode()] * 3
     assert {body for _, body in seen} == {b'{"b": 1}'}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (answer("200 OK"), "ok"),
+        (answer("302 Found"), "ok"),
+        (answer("404 Not Found"), "ok"),
+        (answer("410 Gone"), "ok"),
+        (answer("429 Slow Down"), "overloaded"),
+        (answer("503 Full"), "overloaded"),
+        (answer("500 X"), "failed"),
+        (answer("502 X"), "failed"),
+        (b"SSH-2.0\r\n\r\n", "failed"),
+        (None, "failed"),
+    ],
+)
+def test_the_gate_of_the_host_hears_how_it_went(serve: Any, data: bytes | None, said: str) -> None:
+    ((gate, outcome),) = deliver(serve, data).gates
+    assert gate.name.startswith("host:127.0.0.1:") and outcome == said
+
+
+def test_what_is_no_fault_of_the_host_is_not_held_against_it() -> None:
+    blocked = asyncio.run(attempt({"url": "http://10.0.0.1/"}, guard=Guard()))
+    proxy = asyncio.run(attempt({"url": "http://127.0.0.1/"}, settings(outbound__proxy="http://127.0.0.1:1")))
+    assert [outcome for made in (blocked, proxy) for _, outcome in made.gates] == ["ignored", "ignored"]
+
+
+@pytest.mark.parametrize(
+    ("url", "running", "calls", "window", "breaks"),
+    [
+        ("https://hooks.example.org/x", 7, 100, 60, True),
+        ("https://slow.example.org/x", 1, 5, 1, True),
+        ("https://slow.example.org:8443/x", 1, 5, 1, True),
+        ("http://free.example.org/x", 0, 100, 60, False),
+    ],
+)
+def test_a_host_has_the_limits_of_its_pattern(url: str, running: int, calls: int, window: int, breaks: bool) -> None:
+    exceptions = [
+        {"match": "slow.example.org", "running": 1, "rate": "5/s"},
+        {"match": "free.example.org", "running": 0, "breaker": False},
+    ]
+    given = settings(webhook__host={"running": 7, "rate": "100/min"}, webhook__hosts=exceptions)
+    gate = gate_of(parse_url(url), given)
+    port = parse_url(url).port
+    assert gate.name == f"host:{parse_url(url).host}:{port}"
+    assert (gate.running, gate.calls, gate.window, gate.breaker is not None) == (running, calls, window, breaks)

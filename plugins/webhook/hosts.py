@@ -1,0 +1,85 @@
+"""The host as something that many deliveries share: what it bears, and when it is given up.
+
+Owns the gate of a URL's host and the record of hosts that only fail. Must not judge an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import UTC, datetime, timedelta
+
+from yarl import URL
+
+from sytq import AsyncContext, Breaker, Cancelled, Gate, Lost, Transaction
+from sytq.config import Settings
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.models import FailingHost
+from sytq.patterns import UrlPattern
+
+_LOOKS = 10  # in the time after which a host is given up, at least this often in each process
+_LONGEST_PAUSE = 30.0
+_MOST = 10_000
+
+#: When this process last wrote that a host (its gate's name) failed or answered well, by `time.monotonic`.
+_written: dict[tuple[str, bool], float] = {}
+
+
+def gate_of(url: URL, settings: Settings) -> Gate:
+    """The gate of the URL's host and port, with the limits that are configured for it."""
+    usual = settings.webhook.host
+    running, adaptive, rate, breaker = usual.running, usual.adaptive, usual.rate, usual.breaker.enabled
+    for entry in settings.webhook.hosts:
+        if UrlPattern.parse(entry.match).matches(url):
+            running = running if entry.running is None else entry.running
+            adaptive = adaptive if entry.adaptive is None else entry.adaptive
+            breaker = breaker if entry.breaker is None else entry.breaker
+            rate = entry.rate or rate
+            break
+    calls, window = rate or (0, 60.0)
+    return Gate(
+        f"host:{url.raw_host}:{url.port}",
+        running=running,
+        adaptive=adaptive,
+        calls=calls,
+        window=window,
+        breaker=Breaker(**usual.breaker.model_dump(exclude={"enabled"})) if breaker else None,
+    )
+
+
+async def note(ctx: AsyncContext, gate: str, *, delivered: bool) -> None:
+    """Remember since when a host has only failed; after `webhook.disable_after` of that close its gate.
+
+    Changes nothing for the delivery that is over, whatever store is away. Costs nothing where it is not configured.
+    """
+    limit = ctx.settings.webhook.disable_after
+    if limit is None or not _due(gate, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
+        return
+    now = datetime.now(UTC).replace(tzinfo=None)
+    given_up: list[datetime] = []
+
+    def work(tx: Transaction) -> None:
+        given_up.clear()
+        row = FailingHost.host == gate
+        if not delivered:
+            FailingHost.insert(host=gate, since=now).on_conflict_ignore().execute()
+            since = FailingHost.get(row).since
+            if now - since < timedelta(seconds=limit):
+                return
+            given_up.append(since)  # and once a person lets it go on, its time begins anew
+        FailingHost.delete().where(row).execute()
+
+    with contextlib.suppress(DatabaseUnavailable, RedisUnavailable, Lost, Cancelled):
+        await ctx.transaction(work)
+        if given_up:
+            await ctx.close_gate(gate, f"only failures since {given_up[0]:%Y-%m-%d %H:%M:%S} UTC", alert=True)
+
+
+def _due(gate: str, delivered: bool, pause: float) -> bool:
+    now, key = time.monotonic(), (gate, delivered)
+    if now - _written.get(key, -pause) < pause:
+        return False
+    if len(_written) >= _MOST:
+        _written.clear()
+    _written[key] = now
+    return True
