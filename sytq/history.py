@@ -36,6 +36,7 @@ class Match:
     since: dt.datetime | None = None
     before: dt.datetime | None = None
     ids: tuple[str, ...] = ()
+    host: str | None = None  # which they call, in the spelling of the row: lower case, without a port
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ def _each_state(match: Match) -> Iterator[peewee.Expression]:
         rest.append(Task.type == match.type)
     if match.queue is not None:
         rest.append(Task.queue == match.queue)
+    if match.host is not None:
+        rest.append(Task.host == match.host)
     if match.error is not None:
         rest.append(Task.error.contains(match.error))
     if match.since is not None:

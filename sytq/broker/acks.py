@@ -126,7 +126,7 @@ class Acks(threading.Thread):
                 "state": STATES[outcome.kind],
                 "attempts": attempts,
                 "worker": self._consumer,
-                "outcome": OUTCOMES[outcome.kind],
+                "outcome": OUTCOMES[outcome.kind] if outcome.counts or outcome.kind != "retry" else "waited",
                 "started": int(run.started * 1000),
                 "finished": now,
                 "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,

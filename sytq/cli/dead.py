@@ -19,6 +19,7 @@ from sytq.cli.tasks import Id, Payload
 from sytq.errors import InvalidInput
 from sytq.history import History, Match
 from sytq.ledger import utcnow
+from sytq.patterns import normal_host
 from sytq.runtime import Runtime
 from sytq.states import CANCELLED, DEAD
 
@@ -26,6 +27,7 @@ app = typer.Typer(help="List, show, replay and delete dead tasks.", no_args_is_h
 
 Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this task; may be repeated.")]
 Type = Annotated[str | None, typer.Option("--type", "-t", help="Only tasks of this type.")]
+Host = Annotated[str | None, typer.Option("--host", help="Only tasks that call this host.")]
 Error = Annotated[str | None, typer.Option("--error", help="Only tasks whose error has this text in it.")]
 Since = Annotated[
     dt.datetime | None,
@@ -42,6 +44,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it wo
 @app.command("list")
 def list_(
     type_name: Type = None,
+    host: Host = None,
     error: Error = None,
     since: Since = None,
     before: Before = None,
@@ -54,7 +57,7 @@ def list_(
 ) -> None:
     """Show dead tasks, the latest death first."""
     parts = open_runtime(file)
-    match = _match(type_name, error, since, before, ids, cancelled)
+    match = _match(type_name, host, error, since, before, ids, cancelled)
     page = History(parts.database).page(match, limit=limit, after=after)
     if not page.tasks and type_name is not None:
         parts.registry.get(type_name)  # or it says which there are
@@ -89,6 +92,7 @@ def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file
 @app.command()
 def replay(
     type_name: Type = None,
+    host: Host = None,
     error: Error = None,
     since: Since = None,
     before: Before = None,
@@ -101,7 +105,7 @@ def replay(
 ) -> None:
     """Run dead tasks again, with all their attempts before them, and print how many."""
     parts = open_runtime(file)
-    match = _chosen(parts, everything, _match(type_name, error, since, before, ids, cancelled))
+    match = _chosen(parts, everything, _match(type_name, host, error, since, before, ids, cancelled))
     left = "unfinished tasks have their unique keys, or somebody else was faster"
     _change(parts, match, "replayed", parts.operator.replay, left, dry_run, json_wanted)
 
@@ -109,6 +113,7 @@ def replay(
 @app.command()
 def delete(
     type_name: Type = None,
+    host: Host = None,
     error: Error = None,
     since: Since = None,
     before: Before = None,
@@ -121,7 +126,7 @@ def delete(
 ) -> None:
     """Delete dead tasks with all that is known of them, and print how many."""
     parts = open_runtime(file)
-    match = _chosen(parts, everything, _match(type_name, error, since, before, ids, cancelled))
+    match = _chosen(parts, everything, _match(type_name, host, error, since, before, ids, cancelled))
     left = "somebody else was faster"
     _change(parts, match, "deleted", parts.operator.delete, left, dry_run, json_wanted)
 
@@ -152,6 +157,7 @@ def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = Fal
 
 def _match(
     type_name: str | None,
+    host: str | None,
     error: str | None,
     since: dt.datetime | None,
     before: dt.datetime | None,
@@ -165,14 +171,15 @@ def _match(
         since=since,
         before=before,
         ids=tuple(dict.fromkeys(ids or ())),
+        host=normal_host(host) if host else None,
     )
 
 
 def _chosen(parts: Runtime, everything: bool, match: Match) -> Match:
     """The match, when it says what is meant. Raises BadParameter, InvalidInput."""
-    filtered = any((match.type, match.error, match.since, match.before, match.ids))
+    filtered = any((match.type, match.host, match.error, match.since, match.before, match.ids))
     if filtered == everything:
-        raise typer.BadParameter("give either --all or some of --id, --type, --error, --since, --before")
+        raise typer.BadParameter("give either --all or some of --id, --type, --host, --error, --since, --before")
     if match.type is not None and match.type not in parts.registry and not History(parts.database).count(match):
         parts.registry.get(match.type)  # says which there are
     if match.ids:

@@ -76,7 +76,7 @@ class HostBreaker(Section):
 class HostLimits(Section):
     """What one host bears of us, over all workers."""
 
-    running: int = Field(default=50, ge=0)  # 0: any number
+    running: int = Field(default=100, ge=0)  # 0: any number
     adaptive: bool = False
     rate: Rate | None = None
     breaker: HostBreaker = HostBreaker()

@@ -6,6 +6,7 @@ name is judged by the client's resolver when it connects, so that the address ch
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -65,6 +66,7 @@ _NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?
 _MAX_AUTHORITY = 600  # characters before IDNA, whose cost grows faster than its input
 
 
+@functools.lru_cache(1024)
 def parse_url(url: str) -> URL:
     """The URL as it will be used, or OutboundRefused when its syntax leaves any doubt about its target.
 

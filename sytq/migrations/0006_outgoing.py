@@ -11,8 +11,8 @@ COLUMNS = (
     ("sytq_attempts", "next_at", "time"),
 )
 INDEXES = (
-    ("sytq_tasks_host_finished_at", "sytq_tasks", "host, finished_at"),
-    ("sytq_tasks_ordering_key_created_at", "sytq_tasks", "ordering_key, created_at"),
+    ("sytq_tasks_host_state_finished_at_id", "sytq_tasks", "host, state, finished_at, id"),
+    ("sytq_tasks_ordering_key_created_at_id", "sytq_tasks", "ordering_key, created_at, id"),
 )
 MYSQL = {
     "name": "VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin",

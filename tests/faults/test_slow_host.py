@@ -14,6 +14,7 @@ from tests.servers import poll
 from tests.workers import Installation
 
 HELD = 1000
+RUNNING = 100  # as configured by default
 MEASURED = 300
 PACE = 0.02  # seconds between two submissions
 FLOOR = 0.15  # seconds: below it a p99 says more about a shared machine than about us
@@ -107,10 +108,14 @@ def test_p9_a_host_that_hangs_with_a_thousand_tasks_does_not_slow_the_others(
         def waiting() -> int:
             return next((g.waiting for g in installation.runtime.inspection.gates() if g.name == gate), 0)
 
-        poll(lambda: hosts.hanging == 50 and waiting() == HELD - 50, timeout=60, message="50 hang and 950 wait")
+        poll(
+            lambda: hosts.hanging == RUNNING and waiting() == HELD - RUNNING,
+            timeout=60,
+            message="some hang, the others wait",
+        )
         beside = p99_of_quick_ones(installation, hosts, "beside")
         assert beside <= 2 * max(alone, FLOOR), f"p99 {beside:.3f} s beside a host that hangs, {alone:.3f} s without"
-        assert hosts.hanging <= 50
+        assert hosts.hanging <= RUNNING
         print(f"p99 {beside:.4f} s beside a host that hangs, {alone:.4f} s without")
     finally:
         installation.close()

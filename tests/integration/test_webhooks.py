@@ -102,15 +102,23 @@ def test_a_task_waits_no_longer_for_one_of_its_key_that_died(hooks: Installation
     fine.close()
 
 
-def test_a_replayed_task_has_the_same_id_and_bytes(hooks: Installation) -> None:
-    receiver = Receiver(410, 200)
+def test_a_replayed_task_has_the_same_id_and_bytes(hooks: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver, elsewhere = Receiver(410, 200), Receiver(410)
     hooks.environ["SYTQ_WEBHOOK__SECRET"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     hooks.start_worker()
     task_id = submit(hooks, receiver.url, body='{"a":  1}')
-    hooks.wait_state(task_id, "dead")
-    hooks.runtime.operator.replay([task_id])
+    other = submit(hooks, elsewhere.url.replace("127.0.0.1", "localhost"))
+    for dead in (task_id, other):
+        hooks.wait_state(dead, "dead")
+    for name, value in hooks.environ.items():
+        monkeypatch.setenv(name, value)
+    replay = ["dead", "replay", "--host", "127.0.0.1", "--since", "1h"]
+    assert CliRunner().invoke(app, [*replay, "--dry-run"]).stdout == "1 would be replayed\n"
+    assert CliRunner().invoke(app, replay).stdout == "1 replayed\n"
     hooks.wait_state(task_id, "succeeded")
+    assert hooks.row(other).state == "dead"
     receiver.close()
+    elsewhere.close()
     first, again = receiver.received
     assert first.body == again.body and first.headers["webhook-id"] == again.headers["webhook-id"] == f"msg_{task_id}"
 
