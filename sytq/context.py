@@ -28,7 +28,7 @@ from sytq.broker.delivery import Delivery, cancellation
 from sytq.broker.gates import Gate, Passage
 from sytq.config import Settings
 from sytq.db import read
-from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, Retry, TimedOut
+from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
 from sytq.ledger import Ledger, NewTask, utcnow
@@ -124,7 +124,7 @@ class _Core:
         before = self._services.ledger.before(self.id)
         if before:
             after = _until_turn(before, utcnow())
-            raise Retry(after=after, counts=False, reason=f"waits for its turn: {len(before)} before it")
+            raise Waiting(after, reason=f"waiting for its turn: {len(before)} before it")
 
     def _go_on(self) -> None:
         if self._delivery.cancelled_by is not None:
@@ -258,7 +258,7 @@ class Context(_Core):
 
     def turn(self) -> None:
         """Go on once every task accepted before this one that has its ordering key has ended; until then the task
-        waits without using an attempt (raises Retry)."""
+        waits without using an attempt (raises Waiting)."""
         self._turn()
 
     def step(self, name: str, function: Callable[[], T]) -> T:

@@ -57,7 +57,10 @@ class Retry(Exception):
 
 
 class Waiting(Retry):
-    """Raised by `ctx.passage`: no room at a gate now; `closed` when it lets nobody through, however few are inside."""
+    """Raised by `ctx.passage` and `ctx.turn`: no room at a gate now, or others of the same key are before this one.
+
+    `closed` when the gate lets nobody through, however few are inside.
+    """
 
     def __init__(self, after: float, *, reason: str, closed: bool = False) -> None:
         super().__init__(after, counts=False, reason=reason)

@@ -13,6 +13,7 @@ from sytq.api.body import read_object
 from sytq.api.submission import Submission
 
 _FIELDS = ("url", "method", "headers", "body")
+_NEWER = {"retry": dict, "ordering_key": str}
 
 
 class WebhookTasks:
@@ -25,5 +26,9 @@ class WebhookTasks:
         fields = await read_object(req)
         # The old system ignored what it did not know, and took null for absent.
         payload = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
+        # Ours since; whatever an old caller means by these names is not an object, or is no text.
+        for name, kind in _NEWER.items():
+            if isinstance(fields.get(name), kind) and fields[name]:
+                payload[name] = fields[name]
         task_id = await self._submission.enqueue(req, "webhook", payload)
         resp.data = problems.encode({"task_id": task_id, "message": "Task created successfully"})

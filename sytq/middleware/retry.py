@@ -80,11 +80,12 @@ class RetryPolicy(Middleware):
         elif isinstance(error, Waiting) and outcome.kind == "retry":
             line.info("task waits", reason=outcome.error)
         elif outcome.kind == "retry":
-            told = {"error": outcome.error, "retry_in": round(outcome.delay, 1), "exc_info": _unexpected(error)}
-            if isinstance(error, Retry) and not outcome.counts:
-                line.info("task waits", **told)  # for a place or its turn; a thousand may
-            else:
-                line.warning("task failed", **told)
+            line.warning(
+                "task failed",
+                error=outcome.error,
+                retry_in=round(outcome.delay, 1),
+                exc_info=_unexpected(error),
+            )
         else:
             line.warning(f"task {outcome.kind}", error=outcome.error)
 

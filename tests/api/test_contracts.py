@@ -224,6 +224,18 @@ def test_only_the_url_is_required_and_unknown_fields_are_ignored(api: Api) -> No
     assert api.task(reply.json["task_id"])[2] == {"url": "http://example.com/"}
 
 
+def test_a_schedule_and_an_order_of_its_own_are_taken_over(api: Api) -> None:
+    own = {"url": "http://example.com/", "retry": {"max_attempts": 3, "first": "1m"}, "ordering_key": "order-7"}
+    reply = api.request("POST", "/api/v1/tasks", own)
+    assert api.task(reply.json["task_id"])[2] == own | {"retry": {"max_attempts": 3, "first": "1m0s"}}
+    [row] = api.rows(f"SELECT host, ordering_key, max_attempts FROM sytq_tasks WHERE id = '{reply.json['task_id']}'")
+    assert row == ("example.com", "webhook::order-7", 3)
+    refused = api.request("POST", "/api/v1/tasks", own | {"retry": {"first": "0s"}})
+    assert refused.status == 400 and "retry.first" in str(refused.json)
+    ignored = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/", "retry": 3, "ordering_key": 7})
+    assert api.task(ignored.json["task_id"])[2] == {"url": "http://example.com/"}
+
+
 def test_the_log_says_which_task_was_enqueued_under_which_request(api: Api) -> None:
     reply = api.request(
         "POST", "/api/v1/tasks", {"url": "http://example.com/?secret=1"}, {"X-Request-Id": "caller-7/a=b"}
