@@ -112,9 +112,14 @@ class _Core:
     def detail(self, **fields: Any) -> None:
         """Keep something with this attempt in the ledger: JSON values, 64 KiB of text in all, and no secrets.
 
-        `status` (of an HTTP answer) and `host` (that is called) can be searched for. Raises ValueError.
+        `status` (of an HTTP answer) and `host` (that is called, in ASCII) can be searched for. Raises ValueError.
         """
         detail = self._delivery.detail | fields
+        status, host = detail.get("status", 0), detail.get("host", "")
+        if not isinstance(status, int) or not 0 <= status < 1000:
+            raise ValueError("the detail `status` is a number below 1000")
+        if not isinstance(host, str) or not host.isascii() or len(host) > 255:
+            raise ValueError("the detail `host` is a name of at most 255 ASCII characters")
         if len(encode(detail)) > _MOST_DETAIL:
             raise ValueError(f"the detail of an attempt has at most {_MOST_DETAIL} characters")
         self._delivery.detail = detail

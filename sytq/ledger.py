@@ -208,7 +208,8 @@ class Ledger:
         def work() -> list[Task]:
             found = list(query)
             over = set(self._over([row.id for row in found])) if found else set()
-            return [row for row in found if row.id not in over]
+            # When all of these have ended, and there may be more: the last one stands for those.
+            return [row for row in found if row.id not in over] or found[limit - 1 :]
 
         return read(self.database, work)
 
