@@ -1,12 +1,13 @@
 """Task types of the benchmarks."""
 
+import asyncio
 import os
 import time
 
 import redis
 from pydantic import BaseModel
 
-from sytq import AsyncContext, Backoff, Context, task
+from sytq import AsyncContext, Backoff, Context, Gate, task
 
 client = redis.Redis.from_url(os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:1"))
 ONCE = Backoff(max_attempts=1)
@@ -29,3 +30,14 @@ async def anoop(ctx: AsyncContext, payload: Nothing) -> None:
 @task("pickup", payload=Nothing, queue="bench", retry=ONCE)
 def pickup(ctx: Context, payload: Nothing) -> None:
     client.rpush("pickups", time.time() - payload.sent)
+
+
+class Limited(BaseModel):
+    limit: int
+
+
+@task("gated", payload=Limited, queue="gated", retry=ONCE)
+async def gated(ctx: AsyncContext, payload: Limited) -> None:
+    async with ctx.passage(Gate("provider:bench", running=payload.limit)) as passage:
+        await asyncio.sleep(0.2)
+        passage.report("ok")

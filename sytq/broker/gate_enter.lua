@@ -1,9 +1,12 @@
 -- A task wants through all these gates at once. Harmless twice: a passage that is inside is inside.
 -- KEYS as in _gates.lua   ARGV liveness_ms epoch force id token created units passage, then per gate: name settings
 --      epoch: the Redis that the worker knows ('' none yet); force: a passage that was inside before Redis was emptied
--- -> {1, begun_ms} | {0, in about how many ms, gate, why, whether it is closed to all} | {2} Redis is another than the worker knows
+-- -> {1, begun_ms} | {0, in about how many ms, gate, why, whether it is closed to all}
+--    | {2} Redis is another than the worker knows | {3} another start has the task by now
 if ARGV[3] == '0' and ARGV[2] ~= '' and (redis.call('GET', EPOCH) or '') ~= ARGV[2] then return { 2 } end
 local force, id, token, created, units, passage = ARGV[3] == '1', ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local l = unpack_live(redis.call('HGET', LIVE, id))
+if l and (l.state ~= 'running' or int(l.token) ~= token) then return { 3 } end
 local names = {}
 local w = record(id)
 local promised = w and w.till and w.till >= now

@@ -22,7 +22,7 @@ import structlog
 
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
-from sytq.errors import InvalidInput, RedisUnavailable, Waiting
+from sytq.errors import InvalidInput, Lost, RedisUnavailable, Waiting
 
 log = structlog.get_logger(__name__)
 
@@ -129,13 +129,18 @@ class Gates:
         self._closed_until = 0.0
 
     def enter(self, passage: Passage) -> None:
-        """Go through all its gates at once. Raises Waiting (no room) and RedisUnavailable; neither uses an attempt."""
+        """Go through all its gates at once.
+
+        Raises Waiting (no room), Lost (another start has the task) and RedisUnavailable; none uses an attempt.
+        """
         with passage.lock:
             if not passage.gates or passage.over:
                 return
             if (left := self._closed_until - time.monotonic()) > 0:
                 raise Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
             answer = self._enter(passage)
+            if answer[0] == 3:
+                raise Lost(f"start {passage.token} of task {passage.task_id} no longer holds it")
             if answer[0] == 2:
                 raise RedisUnavailable("Redis was emptied: what runs is not known yet")
             if answer[0] == 0:
@@ -176,7 +181,9 @@ class Gates:
         for passage in list(self._inside.values()):
             with passage.lock:
                 if passage.begun_ms is not None:
-                    passage.begun_ms = int(self._enter(passage, force=True)[1])
+                    entered, *begun = self._enter(passage, force=True)
+                    if entered == 1:
+                        passage.begun_ms = int(begun[0])
 
     def _enter(self, passage: Passage, *, force: bool = False) -> Any:
         args: list[Any] = [self._liveness_ms, self.epoch() or b"", int(force), passage.task_id, passage.token]

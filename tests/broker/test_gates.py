@@ -6,7 +6,10 @@ import random
 import time
 from collections import Counter
 
+import pytest
+
 from sytq import Breaker, Gate, Passage, Retry
+from sytq.errors import Lost
 from tests.broker.bench import LIVENESS_MS
 from tests.broker.gateplay import ONE, TWO, Play
 from tests.servers import poll
@@ -57,6 +60,21 @@ def test_a_later_start_of_a_task_has_the_place_of_the_one_before(play: Play) -> 
     assert play.start("w", sweep=True) == ["a"]
     play.enter("a", ONE)
     assert play.state(ONE).running == 1
+
+
+def test_a_start_that_lost_its_task_goes_through_no_gate(play: Play) -> None:
+    play.running("a", worker="frozen")
+    woken = play.passage("a", ONE)
+    play.bench.silence("frozen")
+    assert play.start("w", sweep=True) == ["a"]
+    inside = play.enter("a", ONE)
+    with pytest.raises(Lost):
+        play.gates.enter(woken)
+    assert play.state(ONE).running == 1
+    play.leave(inside)
+    play.settle("a")
+    with pytest.raises(Lost):
+        play.gates.enter(woken)
 
 
 def test_the_place_of_a_start_that_ended_without_leaving_is_free(play: Play) -> None:
