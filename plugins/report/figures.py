@@ -1,0 +1,175 @@
+"""The numbers of a period: tasks by type and day, and what LLM calls cost by provider, type and day.
+
+Owns the queries and the arithmetic. Reads page by page; of each task only two durations stay in memory. Days are UTC.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import peewee
+
+from sytq import Context
+from sytq.models import Task
+from sytq.states import TERMINAL
+
+_PAGE = 5000
+_PARTS = 10**12  # in which sytq_spend counts money
+
+
+@dataclass(slots=True)
+class Group:
+    """Tasks that ended. `run`: seconds of each last run; `whole`: from its submission (or its time) to its end."""
+
+    tasks: int = 0
+    succeeded: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    retries: int = 0
+    run: array[float] = field(default_factory=lambda: array("d"))
+    whole: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, state: str, attempts: int, run: float | None, whole: float) -> None:
+        self.tasks += 1
+        setattr(self, state, getattr(self, state) + 1)
+        self.retries += max(attempts - 1, 0)
+        if run is not None:
+            self.run.append(run)
+        self.whole.append(whole)
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts, and the percentiles in seconds (None without a single one)."""
+        counts = {name: getattr(self, name) for name in ("tasks", "succeeded", "dead", "cancelled", "retries")}
+        return counts | {
+            "run_p50": percentile(self.run, 50),
+            "run_p95": percentile(self.run, 95),
+            "whole_p50": percentile(self.whole, 50),
+            "whole_p95": percentile(self.whole, 95),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Calls of one provider for one type on one day; money in the configured currency."""
+
+    day: str
+    provider: str
+    type: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+@dataclass(slots=True)
+class Figures:
+    """All of it. `spend` is None where nothing records it."""
+
+    since: dt.datetime
+    until: dt.datetime
+    currency: str
+    total: Group = field(default_factory=Group)
+    by_type: dict[str, Group] = field(default_factory=dict)
+    by_day: dict[str, Group] = field(default_factory=dict)
+    by_day_and_type: dict[tuple[str, str], Group] = field(default_factory=dict)
+    spend: list[Spend] | None = None
+
+    def task_rows(self) -> list[dict[str, Any]]:
+        """The header (names as keys and values), then a row for each day and type."""
+        rows = [
+            {"day": day, "type": name} | group.as_json() for (day, name), group in sorted(self.by_day_and_type.items())
+        ]
+        return [dict.fromkeys({"day": "", "type": ""} | Group().as_json(), ""), *rows]
+
+    def spend_rows(self) -> list[dict[str, Any]]:
+        """As `task_rows`, for each day, provider and type."""
+        names = [name for name in Spend.__dataclass_fields__]
+        rows = [{name: getattr(one, name) for name in names} for one in self.spend or ()]
+        return [dict.fromkeys([*names, "currency"], ""), *(row | {"currency": self.currency} for row in rows)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        return {
+            "since": f"{self.since.isoformat()}Z",
+            "until": f"{self.until.isoformat()}Z",
+            "total": self.total.as_json(),
+            "by_type": {name: group.as_json() for name, group in sorted(self.by_type.items())},
+            "by_day": {day: group.as_json() for day, group in sorted(self.by_day.items())},
+            "by_day_and_type": self.task_rows()[1:],
+            "spend": None if self.spend is None else self.spend_rows()[1:],
+        }
+
+
+def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
+    """The numbers of the tasks that ended in [since, until), naive UTC."""
+    found = Figures(since, until, getattr(ctx.settings.llm, "currency", "USD"))
+    for state in TERMINAL:
+        for name, attempts, created, due, started, ended in _tasks(ctx, state, since, until):
+            begun = max(created, due) if due and due < ended else created
+            # Its last start; a task that was cancelled before it ran has none.
+            run = (ended - started).total_seconds() if started else None
+            day = str(ended.date())
+            groups = (
+                found.total,
+                found.by_type.setdefault(name, Group()),
+                found.by_day.setdefault(day, Group()),
+                found.by_day_and_type.setdefault((day, name), Group()),
+            )
+            for group in groups:
+                group.add(state, attempts, run, max(0.0, (ended - begun).total_seconds()))
+            if found.total.tasks % _PAGE == 0:
+                ctx.progress(found.total.tasks, text=f"{found.total.tasks} tasks counted")
+    found.spend = _spend(ctx, since, until)
+    return found
+
+
+def percentile(values: array[float], percent: int) -> float | None:
+    """The smallest value that at least `percent` of them do not exceed, to the millisecond."""
+    if not values:
+        return None
+    return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)
+
+
+def _tasks(ctx: Context, state: str, since: dt.datetime, until: dt.datetime) -> Iterator[tuple[Any, ...]]:
+    exact = Task.finished_at.cast("CHAR")  # as the database has it: the digits of a second differ between writers
+    columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
+    period = (Task.state == state) & (Task.finished_at >= since) & (Task.finished_at < until)
+    last: tuple[str, str] | None = None
+    while True:
+        where = period
+        if last is not None:
+            moment = peewee.AsIs(last[0], converter=False)
+            where = period & ((Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last[1])))
+        query = Task.select(*columns, exact, Task.id).where(where).order_by(Task.finished_at, Task.id).limit(_PAGE)
+        rows = ctx.read(lambda database, query=query: list(query.tuples().execute(database)))  # type: ignore[misc]
+        for row in rows:
+            yield row[:6]
+        if len(rows) < _PAGE:
+            return
+        last = rows[-1][6], rows[-1][7]
+
+
+def _spend(ctx: Context, since: dt.datetime, until: dt.datetime) -> list[Spend] | None:
+    def work(database: peewee.Database) -> list[Spend] | None:
+        if not database.table_exists("sytq_spend"):
+            return None
+        table = peewee.Table("sytq_spend")
+        column, total = table.c, peewee.fn.SUM
+        keys = (column.day, column.provider, column.type)
+        sums = (total(column.prompt_tokens), total(column.completion_tokens), total(column.cost))
+        began = (column.began_at >= since.isoformat(" ")) & (column.began_at < until.isoformat(" "))
+        # The days are indexed.
+        days = (column.day >= str(since.date())) & (column.day <= str(until.date()))
+        query = table.select(*keys, peewee.fn.COUNT(column.task_id), *sums).where(days & began)
+        rows = query.group_by(*keys).order_by(*keys).tuples().execute(database)
+        return [
+            Spend(day, provider, name, int(calls), int(prompt or 0), int(completion or 0), float(cost or 0) / _PARTS)
+            for day, provider, name, calls, prompt, completion, cost in rows
+        ]
+
+    return ctx.read(work)
