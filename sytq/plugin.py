@@ -14,7 +14,7 @@ import inspect
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings, problems
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.kinds import Kind
 from sytq.schedule import Schedule
 from sytq.states import NAME, PRIORITIES
 
@@ -249,8 +250,11 @@ class Registry:
     def load(cls, settings: Settings) -> Registry:
         """Load every plugin. Raises ConfigError (two of one name, a `types.*` section without its type)."""
         registry = cls(settings)
+        kinds: dict[str, Kind] = {}
         for module in registry._modules():
             for declared in vars(module).values():
+                if isinstance(declared, Kind):
+                    kinds[declared.key] = declared
                 if isinstance(declared, TaskType) and declared.function.__module__ == module.__name__:
                     try:
                         registry.add(declared)
@@ -260,9 +264,13 @@ class Registry:
                         if declared.name in settings.types:
                             raise  # the operator's own section may be at fault, and the operator is here
                         registry._quarantine(declared.source, error)
+        registry._declare(kinds)
         unknown = sorted(set(settings.types) - set(registry._types))
         if unknown and not registry.quarantined:
-            raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {', '.join(sorted(registry._types))}")
+            valid = (
+                f"{', '.join(sorted(registry._types))}, or a new one with one of the keys {', '.join(sorted(kinds))}"
+            )
+            raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {valid}")
         registry.schedules = registry._find_schedules()
         return registry
 
@@ -336,6 +344,15 @@ class Registry:
                 f" valid: {', '.join(PRIORITIES)}"
             )
         return settled
+
+    def _declare(self, kinds: Mapping[str, Kind]) -> None:
+        """Add the types that the configuration alone declares."""
+        for name, section in self._settings.types.items():
+            keys = [key for key in kinds if key in section.extra]
+            if name not in self._types and keys:
+                kind = kinds[keys[0]]
+                made = kind.make(name, self._own_config(name, kind.config, section.extra))
+                self.add(dataclasses.replace(made, source=f"types.{name}"))
 
     def _own_config(self, name: str, model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
         """A type's own keys by its model. Raises ConfigError naming each that is wrong."""

@@ -8,12 +8,10 @@ so whoever repeats a step after a crash repeats nothing that was done. Retries, 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -36,6 +34,7 @@ from sytq.plugin import Registry
 from sytq.states import DEAD, QUEUED, TERMINAL
 from sytq.streamqueue import STOP, Message, raw, read_message
 from sytq.submit import Submitter
+from sytq.template import fill
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +47,6 @@ _IDLE, _QUICK, _SLOW = 0.5, 0.005, 0.1
 _SWEEP = 0.5
 #: The "parent" of all tasks that come from messages.
 _SERIES = str(uuid.UUID("57e4a11e-0000-4000-8000-000000000000"))
-_PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(slots=True)
@@ -181,7 +179,7 @@ class StreamLoop(Loop):
 
     def _prepare(self, message: Message) -> NewTask:
         settings = self._settings
-        payload = message.fields if settings.payload is None else _fill(settings.payload, message.fields)
+        payload = message.fields if settings.payload is None else fill(settings.payload, message.fields)
         task = self._submitter.prepare(settings.type, payload, id=message_task_id(settings.stream, message.id))
         attempts = max(1, settings.max_retries + 1 - message.retry)
         return dataclasses.replace(task, max_attempts=attempts, retry_delay=settings.retry_delay)
@@ -286,19 +284,3 @@ class StreamLoop(Loop):
 def message_task_id(stream: str, entry: str) -> str:
     """The id of the task of one message."""
     return derived_id(_SERIES, f"{stream}:{entry}")
-
-
-def _fill(template: Any, fields: Mapping[str, Any]) -> Any:
-    """The template with its `{field}` places filled; a text that is one place takes the field's value as it is."""
-    if isinstance(template, dict):
-        return {key: _fill(value, fields) for key, value in template.items()}
-    if isinstance(template, list):
-        return [_fill(value, fields) for value in template]
-    if not isinstance(template, str):
-        return template
-    for name in _PLACE.findall(template):
-        if name not in fields:
-            raise InvalidInput(name, "missing in the message, and the stream's payload needs it")
-    if whole := _PLACE.fullmatch(template):
-        return fields[whole[1]]
-    return _PLACE.sub(lambda place: str(fields[place[1]]), template)

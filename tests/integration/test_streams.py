@@ -264,7 +264,7 @@ def test_a_payload_that_its_type_refuses_is_a_dead_letter(make: Make, redis_clie
         "journal: Input should be a valid string"
     ]
     (letter,) = dead_letters(redis_client, "graveyard")
-    assert letter["reason"].startswith("path: missing in the message")
+    assert letter["reason"].startswith("path: missing, and the template has a place for it")
     assert letter["payload"] == BYTES.decode()
 
 

@@ -1,0 +1,163 @@
+"""The kind `command`: a task type that runs a program, told by the configuration alone.
+
+Owns how a payload becomes arguments (each place stays inside its argument, and no shell reads them), and the end of the
+program with all that it started. The payload is on its standard input as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sytq import AsyncContext, Fail, Retry, TaskType, task
+from sytq.config.types import Size, problem
+from sytq.errors import InvalidInput
+from sytq.kinds import Kind, PayloadFields, check_places, payload_model
+from sytq.masking import mask_text
+from sytq.template import fill_text, places
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_LAST_WORDS = 2000  # bytes of standard error that are looked at
+
+
+class CommandType(BaseModel):
+    """`types.<name>` of this kind; arguments may have places such as `{order_id}`."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    command: list[str] = Field(min_length=1)
+    environment: dict[str, str] = {}
+    folder: Path | None = None
+    max_output: Size = 64 << 10
+    dead_on: list[Annotated[int, Field(ge=1, le=255)]] = []
+    payload: PayloadFields | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> CommandType:
+        if "{" in self.command[0] or not self.command[0]:
+            valid = "the program, such as /usr/bin/convert"
+            raise problem("the program cannot come from a payload", valid, key="command.0", value=self.command[0])
+        check_places(places(self.command), self.payload, "command")
+        return self
+
+
+def _make(name: str, config: CommandType) -> TaskType:
+    return task(name, payload=payload_model(name, config.payload), config=CommandType)(_run)
+
+
+command = Kind("command", CommandType, _make)
+
+
+async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
+    """Run the configured program; exit 0 is success, `dead_on` the end, every other exit is tried again."""
+    config: CommandType = ctx.config
+    fields = payload.model_dump(mode="json")
+    argv = arguments(config.command, fields)
+    program = shutil.which(argv[0], path=_PATH)
+    if program is None:
+        raise Fail(f"command: there is no program {config.command[0]}")
+    # Where util-linux has it: the program ends with its worker, which runs it again elsewhere.
+    leash = shutil.which("setpriv", path=_PATH)
+    loop = asyncio.get_running_loop()
+    transport, talk = await loop.subprocess_exec(
+        lambda: _Talk(config.max_output),
+        *([leash, "--pdeathsig", "KILL", "--"] if leash else []),
+        program,
+        *argv[1:],
+        env={"PATH": _PATH, "LANG": "C.UTF-8", "SYTQ_TASK_ID": ctx.id, "SYTQ_ATTEMPT": str(ctx.attempt)}
+        | config.environment,
+        cwd=config.folder,
+        start_new_session=True,
+    )
+    try:
+        stdin: Any = transport.get_pipe_transport(0)
+        stdin.write(json.dumps(fields, ensure_ascii=False).encode())
+        stdin.close()  # once all is written, or the program has closed it
+        await asyncio.shield(talk.exited)
+    finally:
+        await _end(transport, talk)
+    status = transport.get_returncode()
+    if status:
+        _give_up_or_wait(config, status, talk.words)
+    return {"exit": status, "output": _readable(talk.output, config.max_output)}
+
+
+class _Talk(asyncio.SubprocessProtocol):
+    """What a program says, the first of its output and the last of its errors; and when it has ended."""
+
+    def __init__(self, most: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.silent: asyncio.Future[None] = loop.create_future()  # nobody can say anything any more
+        self.output = self.words = b""
+        self._most = most
+        self._open = {1, 2}
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 2:
+            self.words = (self.words + data)[-_LAST_WORDS:]
+        elif len(self.output) <= self._most:  # one more, to see that it was cut; the rest is read and dropped
+            self.output = (self.output + data)[: self._most + 1]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open.discard(fd)
+        if not self._open and not self.silent.done():
+            self.silent.set_result(None)
+
+    def process_exited(self) -> None:
+        self.exited.set_result(None)
+
+
+async def _end(transport: asyncio.SubprocessTransport, talk: _Talk) -> None:
+    """End the program, if it has not, and what it started: that would hold the pipes open."""
+    if transport.get_returncode() is None:
+        _signal(transport, signal.SIGTERM)
+        await asyncio.wait({talk.exited}, timeout=_GRACE)
+    _signal(transport, signal.SIGKILL)
+    await talk.exited
+    await asyncio.wait({talk.silent}, timeout=_GRACE)  # not for one that left the group with a pipe in its hand
+    transport.close()
+
+
+def arguments(template: list[str], fields: dict[str, Any]) -> list[str]:
+    """The arguments with their places filled. Raises InvalidInput for a value that would be read as an option."""
+    filled = [fill_text(argument, fields) for argument in template]
+    for written, argument in zip(template, filled, strict=True):
+        if argument.startswith("-") and not written.startswith("-"):
+            raise InvalidInput(
+                next(places(written)), "begins with '-', so that the program would take it for an option"
+            )
+        if "\0" in argument:
+            raise InvalidInput(next(places(written)), "NUL cannot stand in an argument")
+    return filled
+
+
+def _give_up_or_wait(config: CommandType, status: int, words: bytes) -> None:
+    said = words.decode(errors="replace").strip().rpartition("\n")[2].strip()
+    how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+    reason = f"{config.command[0]}: {how}" + (f": {mask_text(said)[:200]}" if said else "")
+    raise Fail(reason) if status in config.dead_on else Retry(reason=reason)
+
+
+def _signal(transport: asyncio.SubprocessTransport, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(transport.get_pid(), number)
+
+
+def _readable(output: bytes, most: int) -> Any:
+    text = output[:most].decode(errors="replace")
+    if len(output) > most:
+        return f"{text}\n[cut at {most} bytes]"
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,127 @@
+"""The kind `http`: a task type that is one HTTP request, told by the configuration alone.
+
+Owns how a payload gets into the request: never into its host, and into a path or query only as one encoded part. The
+URL is the operator's and may therefore lead anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sytq import AsyncContext, Fail, Retry, TaskType, task
+from sytq.config.types import problem
+from sytq.durations import Duration
+from sytq.errors import InvalidInput
+from sytq.kinds import Kind, PayloadFields, check_places, payload_model
+from sytq.template import fill, fill_text, places, text
+
+from .webhook import retry_after
+
+_KEPT_BYTES = 16 * 1024  # of an answer, in the result
+
+
+class Request(BaseModel):
+    """The request; every text in it may have places such as `{order_id}`."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(min_length=1)
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    headers: dict[str, str] = {}
+    body: Any = None  # a mapping or a list is sent as JSON, a text as it is; not given: the payload as JSON
+    timeout: Annotated[Duration, Field(gt=0)] = 30.0
+    dead_on: list[Annotated[int, Field(ge=300, le=599)]] = [400, 404, 410, 422]
+
+
+class HttpType(BaseModel):
+    """`types.<name>` of this kind."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    http: Request
+    payload: PayloadFields | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> HttpType:
+        try:
+            parts = urlsplit(self.http.url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
+        except ValueError:
+            good = None
+        valid = "http://host/... or https://host/..., with places behind the host only"
+        if not good or "{" in parts.netloc:
+            raise problem("not such a URL", valid, key="http.url", value=self.http.url)
+        for key in ("url", "headers", "body"):
+            check_places(places(getattr(self.http, key)), self.payload, f"http.{key}")
+        return self
+
+
+def _make(name: str, config: HttpType) -> TaskType:
+    return task(name, payload=payload_model(name, config.payload), config=HttpType)(_request)
+
+
+http = Kind("http", HttpType, _make)
+
+
+async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
+    """Make the configured request; 2xx is success, `dead_on` the end, everything else is tried again."""
+    template: Request = ctx.config.http
+    fields = payload.model_dump(mode="json")
+    url = fill_text(template.url, fields, _encoded)
+    if _dots(url) != _dots(template.url):
+        raise Fail("a value would be '.' or '..' in the URL's path")
+    headers = {"Idempotency-Key": ctx.idempotency_key} | fill_headers(template.headers, fields)
+    body = fields if template.body is None and template.method != "GET" else fill(template.body, fields)
+    host = urlsplit(template.url).netloc
+    try:
+        answer = await ctx.http.request(
+            template.method,
+            url,
+            headers=headers,
+            **({"body": body} if isinstance(body, str) else {"json": body}),
+            timeout=template.timeout,
+            max_bytes=_KEPT_BYTES,
+            partial_body=True,
+            trusted=True,
+        )
+    except TimeoutError as error:
+        raise Retry(reason=f"{host} {error}") from None
+    except aiohttp.ClientError as error:
+        raise Retry(reason=f"no HTTP answer from {host} ({type(error).__name__})") from None
+    if not answer.ok:
+        reason = f"HTTP {answer.status_code} from {host}"
+        if answer.status_code in template.dead_on:
+            raise Fail(reason)
+        raise Retry(after=retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)), reason=reason)
+    return {"status": answer.status_code, "body": _readable(answer.text)}
+
+
+def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:
+    """The headers with their places filled. Raises InvalidInput for a value that would end its line."""
+    filled = {name: fill_text(value, fields) for name, value in template.items()}
+    for name, value in filled.items():
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise InvalidInput(f"headers.{name}", "line breaks and control characters cannot stand in a header")
+    return filled
+
+
+def _encoded(value: Any) -> str:
+    """A value as one part of a path or query: no slash, no question mark, no ampersand of its own."""
+    return quote(text(value), safe="")
+
+
+def _dots(url: str) -> int:
+    return sum(part in (".", "..") for part in urlsplit(url).path.split("/"))
+
+
+def _readable(body: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body

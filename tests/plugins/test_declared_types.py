@@ -1,0 +1,269 @@
+"""Types that the configuration alone declares: what reaches the request or the program, and what never does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import pytest
+from sytq_plugins.command import arguments
+
+from sytq import Fail, Retry
+from sytq.config import load
+from sytq.errors import ConfigError, InvalidInput
+from sytq.plugin import Registry
+from sytq.runtime import Runtime
+from tests.plugins.running import Run, runtime_of
+from tests.receiver import Receiver
+from tests.servers import poll
+from tests.workers import Installation
+
+
+def registry(**types: Any) -> Registry:
+    return Registry.load(load(environ={"SYTQ_TYPES": json.dumps(types)}))
+
+
+@pytest.fixture
+def installed(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Installation]]:
+    """An installation with these types and a worker."""
+    made: list[Installation] = []
+
+    def start(**types: Any) -> Installation:
+        url = f"sqlite:///{tmp_path / 'sytq.db'}"
+        made.append(Installation(tmp_path, url, redis_url, SYTQ_TYPES=json.dumps(types)))
+        made[0].start_worker()
+        return made[0]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def submit(installation: Installation, type_name: str, payload: Any) -> str:
+    task = installation.runtime.submitter.prepare(type_name, payload)
+    installation.runtime.submitter.submit([task])
+    return str(task.id)
+
+
+# -- http
+
+
+def test_a_request_is_filled_and_retried_by_its_policy(installed: Callable[..., Installation]) -> None:
+    receiver = Receiver(503, 200)
+    base = receiver.url.removesuffix("/hook")
+    installation = installed(
+        paid={
+            "http": {
+                "url": f"{base}/orders/{{name}}?q={{name}}",
+                "headers": {"X-Name": "for {name}", "X-None": "{missing}"},
+                "body": {"n": "{n}", "text": "n={n} {missing}", "list": ["{items}", "{flag}"]},
+            },
+            "payload": {"name": "text", "n": "integer", "items": "list", "flag": "boolean", "missing": "optional text"},
+            "retry": {"first": "100ms", "max_attempts": 3},
+        }
+    )
+    task_id = submit(installation, "paid", {"name": "a/b?c&d=é", "n": 7, "items": [1, {"x": None}], "flag": True})
+    row = installation.wait_state(task_id, "succeeded")
+    assert (row.attempts, json.loads(row.result)) == (2, {"status": 200, "body": ""})
+    first, second = receiver.received
+    assert first == second
+    path, _, query = first.path.partition("?")
+    assert [unquote(part) for part in path.split("/")] == ["", "orders", "a/b?c&d=é"]
+    assert parse_qs(query) == {"q": ["a/b?c&d=é"]}
+    assert json.loads(first.body) == {"n": 7, "text": "n=7 ", "list": [[1, {"x": None}], True]}
+    assert first.headers["x-name"] == "for a/b?c&d=é".encode().decode("latin-1")
+    assert (first.headers["x-none"], first.headers["idempotency-key"]) == ("", task_id)
+    assert first.headers["content-type"] == "application/json"
+    receiver.close()
+
+
+def test_values_cannot_leave_their_place_in_the_request(installed: Callable[..., Installation]) -> None:
+    receiver = Receiver(404)
+    base = receiver.url.removesuffix("/hook")
+    installation = installed(one={"http": {"url": f"{base}/a/{{x}}/b", "headers": {"X-X": "{y}"}}})
+    says = {
+        "the end": ({"x": "1", "y": "2"}, "HTTP 404 from 127.0.0.1"),
+        "dots": ({"x": "..", "y": "2"}, "a value would be '.' or '..' in the URL's path"),
+        "crlf": ({"x": "1", "y": "2\r\nHost: evil"}, "headers.X-X: line breaks and control characters"),
+        "missing": ({"x": "1"}, "y: missing, and the template has a place for it"),
+    }
+    for payload, words in says.values():
+        row = installation.wait_state(submit(installation, "one", payload), "dead")
+        assert words in row.error
+        assert row.attempts == 1
+    (only,) = receiver.received
+    assert json.loads(only.body) == {"x": "1", "y": "2"}  # without a body the payload is it
+    receiver.close()
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"http": {"url": "https://{host}/"}}, r"types\.one\.http\.url: value 'https://\{host\}/' is not valid"),
+        ({"http": {"url": "https://example.org:{port}/"}}, r"types\.one\.http\.url: .*places behind the host only"),
+        ({"http": {"url": "file:///etc/passwd"}}, r"types\.one\.http\.url: .* not such a URL"),
+        ({"http": {"url": "https://u:p@example.org/"}}, r"types\.one\.http\.url: "),
+        ({"http": {}}, r"types\.one\.http\.url: missing"),
+        ({"http": {"url": "https://a.org", "metod": "GET"}}, r"did you mean types\.one\.http\.method\?"),
+        (
+            {"http": {"url": "https://a.org/{ordr}"}, "payload": {"order": "text"}},
+            r"types\.one\.http\.url: value '\{ordr\}' is not valid: \{ordr\} is not a field of payload; valid: order",
+        ),
+        (
+            {"http": {"url": "https://a.org"}, "payload": {"n": "int"}},
+            r"types\.one\.payload\.n: value 'int' is not valid",
+        ),
+        ({"command": []}, r"types\.one\.command: "),
+        ({"command": ["{program}"]}, r"types\.one\.command\.0: .*the program cannot come from a payload"),
+        ({"command": ["ls", "{x}"], "payload": {}}, r"types\.one\.command: value '\{x\}' is not valid"),
+        ({"command": "ls -l"}, r"types\.one\.command: "),
+        ({"comand": ["ls"]}, r"types\.one: no such task type; valid: .*one with one of the keys command, http"),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_stops_the_start(section: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        registry(one=section)
+
+
+def test_payloads_are_checked_by_their_words() -> None:
+    fields = {
+        "a": "text",
+        "n": "integer",
+        "f": "optional number",
+        "b": "optional boolean",
+        "o": "optional object",
+        "l": "optional list",
+        "x": "optional any",
+    }
+    declared = registry(one={"command": ["true"], "payload": fields}).get("one")
+    declared.parse({"a": "x", "n": 1})
+    declared.parse({"a": "x", "n": 1, "f": 1.5, "b": False, "o": {}, "l": [], "x": None})
+    for wrong in ({}, {"a": 1, "n": 1}, {"a": "x", "n": "1"}, {"a": "x", "n": 1.5}, {"a": "x", "n": 1, "z": 1}):
+        with pytest.raises(InvalidInput):
+            declared.parse(wrong)
+
+
+def test_an_installed_type_is_only_configured() -> None:
+    declared = registry(webhook={"timeout": "7s"}).get("webhook")
+    assert declared.seconds == 7
+    assert "types." not in declared.source
+
+
+# -- command
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Run a command type once, in this process."""
+    opened = []
+
+    def once(payload: Any = None, **section: Any) -> Any:
+        url = f"sqlite:///{tmp_path / f'{len(opened)}.db'}"
+        manager = runtime_of(url, "redis://127.0.0.1:1/0", TYPES=json.dumps({"one": section}))
+        runtime: Runtime = manager.__enter__()
+        opened.append(manager)
+        return Run(runtime, "one", payload or {}).start()
+
+    yield once
+    for manager in opened:
+        manager.__exit__(None, None, None)
+
+
+def test_values_stay_one_argument_and_no_shell_reads_them(run: Callable[..., Any], tmp_path: Path) -> None:
+    nasty = "a b; touch /tmp/x $(id) `id` 'q' \"q\" | * \n é"
+    shown = run({"x": nasty, "n": 5}, command=["printf", "[%s]", "{x}", "n={n}", "{x}{n}"])
+    assert shown == {"exit": 0, "output": f"[{nasty}][n=5][{nasty}5]"}
+
+
+def test_a_value_cannot_become_an_option() -> None:
+    for value in ("-rf", "--help", -7):
+        with pytest.raises(InvalidInput, match="x: begins with '-'"):
+            arguments(["rm", "{x}"], {"x": value})
+    assert arguments(["rm", "--", "-{x}", "a{x}"], {"x": "-b"}) == ["rm", "--", "--b", "a-b"]
+    with pytest.raises(InvalidInput, match="NUL"):
+        arguments(["ls", "{x}"], {"x": "a\0b"})
+
+
+def test_the_payload_is_on_its_input_and_json_from_its_output(run: Callable[..., Any]) -> None:
+    assert run({"a": ["é", 1]}, command=["cat"])["output"] == {"a": ["é", 1]}
+    assert run({"a": "x" * 300_000}, command=["true"]) == {"exit": 0, "output": ""}  # it need not be read
+
+
+def test_its_environment_is_small_and_its_output_bounded(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYTQ_REDIS__PASSWORD", "hush")
+    shown = run(command=["env"], environment={"SHOP": "7"})["output"]
+    assert {line.partition("=")[0] for line in shown.splitlines()} == {
+        "PATH", "LANG", "SYTQ_TASK_ID", "SYTQ_ATTEMPT", "SHOP",
+    }  # fmt: skip
+    assert run(command=["pwd"], folder=str(tmp_path))["output"].strip() == str(tmp_path)
+    cut = run(command=["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x"], max_output="1KiB")["output"]
+    assert cut == "x" * 1024 + "\n[cut at 1024 bytes]"
+
+
+def test_its_exit_decides_and_its_last_words_are_told(run: Callable[..., Any]) -> None:
+    failing = ["sh", "-c", "echo first >&2; echo 'token=abcdef123 is bad' >&2; exit 3"]
+    with pytest.raises(Retry, match=r"^sh: exit status 3: token=\*\*\* is bad$"):
+        run(command=failing)
+    with pytest.raises(Fail, match="exit status 3"):
+        run(command=failing, dead_on=[3])
+    with pytest.raises(Retry, match="killed by SIGSEGV"):
+        run(command=["sh", "-c", "kill -SEGV $$"])
+    with pytest.raises(Fail, match="there is no program /no/such"):
+        run(command=["/no/such"])
+
+
+def alive(pid: int) -> bool:
+    try:
+        # A zombie is dead; only its parent has not looked yet.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+#: Starts a child, tells both pids, and ignores SIGTERM.
+STUBBORN = "trap '' TERM; sleep 300 & echo $$ $! > {folder}/pids; wait; wait"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.faults
+def test_at_the_time_limit_all_that_it_started_ends(installed: Callable[..., Installation], tmp_path: Path) -> None:
+    script = STUBBORN.replace("{folder}", str(tmp_path))
+    installation = installed(
+        one={"command": ["sh", "-c", script], "timeout": "1s", "retry": {"max_attempts": 1}},
+        two={"command": ["sh", "-c", "sleep 300 & exit 0"], "timeout": "60s"},
+    )
+    begun = time.monotonic()
+    row = installation.wait_state(submit(installation, "one", {}), "dead", timeout=30)
+    assert row.error.startswith("timed out after 1 s")
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    poll(lambda: not any(alive(pid) for pid in pids), message="both have ended")
+    # What a program leaves behind does not hold up its end.
+    installation.wait_state(submit(installation, "two", {}), "succeeded", timeout=30)
+    assert time.monotonic() - begun < 50
+
+
+@pytest.mark.skipif(not Path("/usr/bin/setpriv").exists(), reason="needs util-linux")
+@pytest.mark.faults
+def test_a_worker_that_is_killed_takes_its_program_along_and_another_runs_it(
+    installed: Callable[..., Installation], tmp_path: Path
+) -> None:
+    script = f"echo $$ >> {tmp_path}/pids; test $SYTQ_ATTEMPT -gt 1 || exec sleep 300"
+    installation = installed(one={"command": ["sh", "-c", script]})
+    task_id = submit(installation, "one", {})
+    pids = tmp_path / "pids"
+    poll(lambda: pids.exists() and pids.read_text().strip(), message="the program runs")
+    (first,) = (int(pid) for pid in pids.read_text().split())
+    installation._workers[0].signal(signal.SIGKILL)
+    poll(lambda: not alive(first), message="the program ends with its worker")
+    installation.start_worker()
+    row = installation.wait_state(task_id, "succeeded", timeout=30)
+    assert row.attempts == 2
+    assert len(pids.read_text().split()) == 2
