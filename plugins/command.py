@@ -80,7 +80,7 @@ async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
     )
     try:
         stdin: Any = transport.get_pipe_transport(0)
-        stdin.write(json.dumps(fields, ensure_ascii=False).encode())
+        stdin.write(json.dumps(fields).encode())
         stdin.close()  # once all is written, or the program has closed it
         await asyncio.shield(talk.exited)
     finally:
@@ -143,7 +143,7 @@ def arguments(template: list[str], fields: dict[str, Any]) -> list[str]:
 
 def _give_up_or_wait(config: CommandType, status: int, words: bytes) -> None:
     said = words.decode(errors="replace").strip().rpartition("\n")[2].strip()
-    how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+    how = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
     reason = f"{config.command[0]}: {how}" + (f": {mask_text(said)[:200]}" if said else "")
     raise Fail(reason) if status in config.dead_on else Retry(reason=reason)
 

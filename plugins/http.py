@@ -18,6 +18,7 @@ from sytq import AsyncContext, Fail, Retry, TaskType, task
 from sytq.config.types import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
+from sytq.http import MANAGED_HEADERS
 from sytq.kinds import Kind, PayloadFields, check_places, payload_model
 from sytq.template import fill, fill_text, places, text
 
@@ -57,6 +58,9 @@ class HttpType(BaseModel):
         valid = "http://host/... or https://host/..., with places behind the host only"
         if not good or "{" in parts.netloc:
             raise problem("not such a URL", valid, key="http.url", value=self.http.url)
+        for name in self.http.headers:
+            if name.lower() in MANAGED_HEADERS:
+                raise problem(f"{name} is set by the client", "other headers", key=f"http.headers.{name}", value="***")
         for key in ("url", "headers", "body"):
             check_places(places(getattr(self.http, key)), self.payload, f"http.{key}")
         return self
@@ -76,7 +80,9 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
     url = fill_text(template.url, fields, _encoded)
     if _dots(url) != _dots(template.url):
         raise Fail("a value would be '.' or '..' in the URL's path")
-    headers = {"Idempotency-Key": ctx.idempotency_key} | fill_headers(template.headers, fields)
+    headers = fill_headers(template.headers, fields)
+    if not any(name.lower() == "idempotency-key" for name in headers):
+        headers["Idempotency-Key"] = ctx.idempotency_key
     body = fields if template.body is None and template.method != "GET" else fill(template.body, fields)
     host = urlsplit(template.url).netloc
     try:

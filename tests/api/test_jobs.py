@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.conftest import Api
 from tests.api.test_contracts import UUID, split
+from tests.plugins.email.server import MailServer
 from tests.servers import poll
 from tests.workers import Installation, WorkerProcess
 
@@ -124,6 +125,36 @@ def test_stats_and_workers_tell_of_what_really_runs(make_api: Any, tmp_path: Pat
     finally:
         worker.kill()
     assert len(set(jobs)) == 3
+
+
+def test_each_type_of_contract_d_does_its_work_without_a_word_of_payload(
+    make_api: Any, tmp_path: Path, redis_url: str
+) -> None:
+    server = MailServer().start()
+    types = {
+        "backup": {"folder": str(tmp_path / "backups")},
+        "report": {"folder": str(tmp_path / "reports")},
+        "email": {"host": "127.0.0.1", "port": server.port, "security": "none", "sender": "a@b.org", "to": "b@c.org"},
+    }
+    api = make_api(redis_url=redis_url, SYTQ_TYPES=json.dumps(types))
+    jobs = {
+        kind: api.request("POST", f"/jobs?type={kind}").json["job_id"]
+        for kind in ("email", "report", "backup", "sync", "cleanup", "default")
+    }
+    worker = WorkerProcess(api.environment, tmp_path / "worker.log", threads=4).wait_ready()
+    try:
+
+        def states() -> dict[str, str]:
+            return {kind: api.task(job_id)[1] for kind, job_id in jobs.items()}
+
+        done = dict.fromkeys(jobs, "succeeded")
+        poll(lambda: states() == done, timeout=30, message=lambda: states())
+    finally:
+        worker.kill()
+        server.stop()
+    assert server.recipients == [["b@c.org"]]
+    assert len(list((tmp_path / "backups").iterdir())) == 1
+    assert {file.suffix for file in (tmp_path / "reports").iterdir()} >= {".csv", ".json", ".html"}
 
 
 def test_without_redis_figures_are_503_and_jobs_are_accepted(make_api: Any) -> None:

@@ -108,6 +108,10 @@ def test_values_cannot_leave_their_place_in_the_request(installed: Callable[...,
         ({"http": {"url": "https://example.org:{port}/"}}, r"types\.one\.http\.url: .*places behind the host only"),
         ({"http": {"url": "file:///etc/passwd"}}, r"types\.one\.http\.url: .* not such a URL"),
         ({"http": {"url": "https://u:p@example.org/"}}, r"types\.one\.http\.url: "),
+        (
+            {"http": {"url": "https://a.org", "headers": {"Host": "b.org"}}},
+            r"types\.one\.http\.headers\.Host: .*set by the client",
+        ),
         ({"http": {}}, r"types\.one\.http\.url: missing"),
         ({"http": {"url": "https://a.org", "metod": "GET"}}, r"did you mean types\.one\.http\.method\?"),
         (
@@ -213,7 +217,7 @@ def test_its_exit_decides_and_its_last_words_are_told(run: Callable[..., Any]) -
         run(command=failing)
     with pytest.raises(Fail, match="exit status 3"):
         run(command=failing, dead_on=[3])
-    with pytest.raises(Retry, match="killed by SIGSEGV"):
+    with pytest.raises(Retry, match="killed by signal 11"):
         run(command=["sh", "-c", "kill -SEGV $$"])
     with pytest.raises(Fail, match="there is no program /no/such"):
         run(command=["/no/such"])
