@@ -21,6 +21,8 @@ from sytq.models import Task
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
 from tests.plugins.test_cleanup import OLD_TABLES
+from tests.servers import poll
+from tests.workers import Installation
 
 UNTIL = dt.datetime(2026, 7, 3, 12, 0, tzinfo=dt.UTC)
 
@@ -216,3 +218,38 @@ def test_a_report_without_a_word_is_of_the_day_before_its_submission(runtime: Ru
 def test_a_payload_that_is_none_is_refused(runtime: Runtime, payload: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         runtime.submitter.prepare("report", payload)
+
+
+@pytest.mark.faults
+def test_a_report_that_is_killed_half_way_is_made_whole_by_another_worker(tmp_path: Path, redis_url: str) -> None:
+    folder = tmp_path / "reports"
+    own = {"SYTQ_TYPES__REPORT__FOLDER": str(folder), "SYTQ_QUEUE__RETENTION": "999h"}
+    installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **own)
+    try:
+        runtime, total = installation.runtime, 60_000
+        ended = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(hours=1)
+        rows = [
+            {"id": f"t{number:05d}", "type": "x", "state": "succeeded", "payload": "{}", "created_at": ended,
+             "finished_at": ended + dt.timedelta(milliseconds=number // 3)}
+            for number in range(total)
+        ]  # fmt: skip
+        with runtime.database.connection_context(), runtime.database.atomic():
+            for start in range(0, total, 1000):
+                Task.insert_many(rows[start : start + 1000]).execute()
+        worker = installation.start_worker()
+        task = runtime.submitter.prepare("report", {})
+        runtime.submitter.submit([task])
+
+        def counted() -> int:
+            live = runtime.inspection.live([task.id]).get(task.id)
+            return int(live.progress["done"]) if live and live.progress else 0
+
+        poll(lambda: counted() >= 5000, timeout=30, interval=0.005, message="it has begun to count")
+        worker.kill()
+        assert not folder.exists()  # else it was not killed half way
+        installation.start_worker()
+        row = installation.wait_state(task.id, "succeeded", timeout=60)
+        assert (json.loads(row.result)["tasks"], row.attempts) == (total, 2)
+        assert len(list(folder.iterdir())) == len(json.loads(row.result)["files"])
+    finally:
+        installation.close()
