@@ -6,11 +6,13 @@ what a kind does.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from sytq.config.types import problem
 
@@ -24,9 +26,18 @@ _WORDS: dict[str, Any] = {
     "any": Any,
 }
 _VALID = ", ".join(_WORDS)
+_FIELD = "a letter, then up to 63 letters, digits or _; it does not begin with model_"
+
+
+def _field(name: str) -> str:
+    if name.startswith("model_") or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name, re.ASCII):
+        raise problem("not the name of a field", _FIELD)
+    return name
+
+
 #: What a payload holds: field -> one of the words above, with "optional" before it where the field may be absent.
 PayloadFields = dict[
-    Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")],
+    Annotated[str, AfterValidator(_field), _FIELD],
     Annotated[str, Field(pattern=rf"^(optional )?({'|'.join(_WORDS)})$"), f"{_VALID}; or optional and one of these"],
 ]
 
@@ -57,7 +68,9 @@ def payload_model(name: str, fields: PayloadFields | None) -> type[BaseModel]:
     for field, word in fields.items():
         kind = _WORDS[word.removeprefix("optional ")]
         typed[field] = (kind | None, None) if word.startswith("optional ") else (kind, ...)
-    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **typed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a field may be called as a method that nobody calls: copy, json
+        return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **typed)
 
 
 def check_places(used: Iterable[str], fields: PayloadFields | None, key: str) -> None:

@@ -24,6 +24,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from sytq.config import Settings, problems
+from sytq.config import TaskType as Policy
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
 from sytq.kinds import Kind
@@ -180,6 +181,10 @@ def task(
     `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
     `retry_of(payload, policy)` is the policy of one task, made from that of the type.
     """
+
+    taken = set(config.model_fields) & set(Policy.model_fields) if config else ()
+    if taken:
+        raise ValueError(f"task type '{name}': its config cannot have '{min(taken)}', which is a key of the policy")
 
     def declare(function: Callable[..., Any]) -> TaskType:
         return TaskType(

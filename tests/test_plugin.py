@@ -101,6 +101,12 @@ def test_a_key_that_its_model_refuses_stops_the_start(tmp_path: Path, settings: 
         load(tmp_path, **settings)
 
 
+def test_a_key_of_the_policy_cannot_be_the_types_own(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=" = 25").replace("port: int", "timeout: int"))
+    (found,) = load(tmp_path).quarantined
+    assert found.error == "ValueError: task type 'own': its config cannot have 'timeout', which is a key of the policy"
+
+
 def test_a_type_that_needs_a_key_is_set_aside_where_it_is_not_configured(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN.format(default=""))
     registry = load(tmp_path)

@@ -79,7 +79,7 @@ class Config(BaseModel):
     templates: Path | None = None
     attachments: list[Path] = []
     max_attachments: Size = 20 << 20
-    timeout: Duration = 60.0
+    deadline: Annotated[Duration, Field(gt=0)] = 60.0
     keep_trying: Duration = 86400.0
 
     @model_validator(mode="after")
@@ -141,7 +141,7 @@ def _server(ctx: AsyncContext, config: Config) -> Server:
         username=config.username,
         password=config.password.get_secret_value(),
         sender=address(config.sender),
-        seconds=min(config.timeout, ctx.remaining()),
+        seconds=min(config.deadline, ctx.remaining()),
     )
 
 

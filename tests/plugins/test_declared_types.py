@@ -122,6 +122,11 @@ def test_values_cannot_leave_their_place_in_the_request(installed: Callable[...,
             {"http": {"url": "https://a.org"}, "payload": {"n": "int"}},
             r"types\.one\.payload\.n: value 'int' is not valid",
         ),
+        (
+            {"command": ["ls"], "payload": {"model_dump": "text"}},
+            r"types\.one\.payload: value 'model_dump' is not valid",
+        ),
+        ({"command": ["ls"], "payload": {"_x": "text"}}, r"types\.one\.payload: value '_x' is not valid"),
         ({"command": []}, r"types\.one\.command: "),
         ({"command": ["{program}"]}, r"types\.one\.command\.0: .*the program cannot come from a payload"),
         ({"command": ["ls", "{x}"], "payload": {}}, r"types\.one\.command: value '\{x\}' is not valid"),
@@ -147,6 +152,9 @@ def test_payloads_are_checked_by_their_words() -> None:
     declared = registry(one={"command": ["true"], "payload": fields}).get("one")
     declared.parse({"a": "x", "n": 1})
     declared.parse({"a": "x", "n": 1, "f": 1.5, "b": False, "o": {}, "l": [], "x": None})
+    named = registry(one={"command": ["true"], "payload": {"copy": "text", "json": "text", "class": "text"}}).get("one")
+    payload = {"copy": "a", "json": "b", "class": "c"}
+    assert named.parse(payload).model_dump(mode="json", exclude_unset=True) == payload
     for wrong in ({}, {"a": 1, "n": 1}, {"a": "x", "n": "1"}, {"a": "x", "n": 1.5}, {"a": "x", "n": 1, "z": 1}):
         with pytest.raises(InvalidInput):
             declared.parse(wrong)

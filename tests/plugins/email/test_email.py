@@ -164,7 +164,7 @@ def test_a_server_that_drips_meets_the_deadline(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=(listener,))
         thread.start()
-        own = section(listener.getsockname()[1], timeout="500ms")
+        own = section(listener.getsockname()[1], deadline="500ms")
         with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime:
             begun = time.monotonic()
             with pytest.raises(Retry, match="was not done within"):
