@@ -1,8 +1,8 @@
 """The sections of the configuration: their settings, the defaults and what must hold inside one section.
 
-Those about calls that leave the service are in outgoing.py. A default is written here (or there) alone;
-docs/configuration.md and etc/sytq.yaml are tested against it. Must read no file and no environment, and must not
-know how sections depend on each other.
+Those about calls that leave the service are in outgoing.py, those of valuations in llm.py. A default is written here
+(or there) alone; docs/configuration.md and etc/sytq.yaml are tested against it. Must read no file and no environment,
+and must not know how sections depend on each other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sytq.config import urls
 from sytq.config.types import (
@@ -19,7 +19,6 @@ from sytq.config.types import (
     DatabaseUrl,
     GoDsn,
     Host,
-    Identifier,
     Level,
     LogFormat,
     Name,
@@ -32,7 +31,6 @@ from sytq.config.types import (
     Size,
     StreamName,
     Text,
-    WebUrl,
     Weight,
     problem,
 )
@@ -103,87 +101,6 @@ class Mysql(Section):
     dsn: GoDsn | None = Field(default=None, repr=False)
     max_idle_conns: int | None = Field(default=None, ge=0)
     max_open_conns: Count | None = None
-
-
-class CircuitBreaker(Section):
-    enabled: bool = True
-    max_requests: Count = 2
-    interval: PositiveDuration = 60.0
-    timeout: PositiveDuration = 120.0
-    fail_threshold: float = Field(default=0.5, gt=0, le=1)
-
-
-class Deepseek(Section):
-    api_key: Secret | None = None
-    base_url: WebUrl = "https://api.deepseek.com/v1"
-    timeout: PositiveDuration = 30.0
-    model: Text = "deepseek-chat"
-    max_tokens: Count = 2000
-    circuit_breaker: CircuitBreaker = CircuitBreaker()
-
-
-class Provider(Section):
-    base_url: WebUrl
-    api_key: Secret | None = None
-    model: Text
-    max_tokens: Count = 2000
-    stream: bool = True
-    first_content: PositiveDuration = 60.0
-    silence: PositiveDuration = 30.0
-    total: PositiveDuration = 300.0
-    extra: dict[str, Any] = {}
-
-
-class Table(Section):
-    """A table that `table_name` may name; it has no settings of its own yet."""
-
-
-Label = Annotated[str, Field(min_length=1, max_length=50), "a word of 1 to 50 characters"]
-
-
-class StatusLabels(Section):
-    """The words in the status column, VARCHAR(50) in the callers' own table."""
-
-    pending: Label
-    processing: Label
-    completed: Label
-    failed: Label
-
-    @model_validator(mode="after")
-    def _distinct(self) -> StatusLabels:
-        words = [self.pending, self.processing, self.completed, self.failed]
-        for word in words:
-            if words.count(word) > 1:
-                raise problem("two states share one word", "four different words", value=word)
-        return self
-
-
-STATUS_LABELS = {
-    "en": StatusLabels(pending="pending", processing="processing", completed="completed", failed="failed"),
-    "zh": StatusLabels(pending="待处理", processing="处理中", completed="已完成", failed="失败"),
-}
-
-
-def _preset(value: object) -> object:
-    if isinstance(value, str):
-        if value not in STATUS_LABELS:
-            raise problem("no such preset", _LABELS)
-        return STATUS_LABELS[value]
-    return value
-
-
-_LABELS = "en, zh, or the four words {pending, processing, completed, failed}"
-
-
-class Llm(Section):
-    provider: Name | None = None
-    tables: dict[Identifier, Table] = {"valuation_records": Table()}
-    status_labels: Annotated[StatusLabels, BeforeValidator(_preset), _LABELS] = STATUS_LABELS["en"]
-
-    @property
-    def labels(self) -> StatusLabels:
-        """The four words to write into the status column."""
-        return self.status_labels
 
 
 class Queue(Section):

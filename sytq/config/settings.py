@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
+from sytq.config import llm as valuations
 from sytq.config import outgoing, sections, urls
 from sytq.config.sections import Section
 from sytq.config.types import Name, problem
@@ -32,6 +33,10 @@ INHERITED = MappingProxyType(
         "providers.deepseek.first_content": "deepseek.timeout",
         "providers.deepseek.silence": "deepseek.timeout",
         "providers.deepseek.total": "deepseek.timeout",
+        **{
+            f"providers.deepseek.circuit_breaker.{name}": f"deepseek.circuit_breaker.{name}"
+            for name in valuations.CircuitBreaker.model_fields
+        },
     }
 )
 
@@ -43,9 +48,9 @@ class Settings(Section):
     redis: sections.Redis = sections.Redis()
     mysql: sections.Mysql = sections.Mysql()
     database: sections.Database = Field(default=sections.Database(), validate_default=True)
-    deepseek: sections.Deepseek = sections.Deepseek()
-    providers: dict[Name, sections.Provider] = Field(default_factory=dict, validate_default=True)
-    llm: sections.Llm = sections.Llm()
+    deepseek: valuations.Deepseek = valuations.Deepseek()
+    providers: dict[Name, valuations.Provider] = Field(default_factory=dict, validate_default=True)
+    llm: valuations.Llm = valuations.Llm()
     queue: sections.Queue = sections.Queue()
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)
     types: dict[Name, sections.TaskType] = Field(default_factory=dict)
@@ -85,14 +90,18 @@ class Settings(Section):
     @field_validator("providers", mode="before")
     @classmethod
     def _deepseek_is_a_provider(cls, providers: object, info: ValidationInfo) -> object:
-        block = info.data.get("deepseek") or sections.Deepseek()
+        block = info.data.get("deepseek") or valuations.Deepseek()
         if not isinstance(providers, dict):
             return providers
         own = providers.get("deepseek", {})
         given = bool(block.api_key and block.api_key.get_secret_value()) or "base_url" in block.model_fields_set
         if not isinstance(own, dict) or not (given or "deepseek" in providers):
             return providers
-        base: dict[str, Any] = block.model_dump(include={"api_key", "base_url", "model", "max_tokens"})
+        base: dict[str, Any] = block.model_dump(
+            include={"api_key", "base_url", "model", "max_tokens", "circuit_breaker"}
+        )
+        root = str(own.get("base_url", block.base_url)).rstrip("/").removesuffix("/v1")
+        base["balance_url"] = f"{root}/user/balance"
         if "timeout" in block.model_fields_set:
             base |= {
                 "first_content": block.timeout,
@@ -103,11 +112,23 @@ class Settings(Section):
 
     @field_validator("llm")
     @classmethod
-    def _known_provider(cls, llm: sections.Llm, info: ValidationInfo) -> sections.Llm:
+    def _known_names(cls, llm: valuations.Llm, info: ValidationInfo) -> valuations.Llm:
         providers = info.data.get("providers")
-        if llm.provider is not None and providers is not None and llm.provider not in providers:
-            valid = ", ".join(providers) or "none is configured, see providers"
-            raise problem("no such provider", valid, key="provider", value=llm.provider)
+        if providers is None:
+            return llm
+        valid = ", ".join(providers) or "none is configured, see providers"
+        named = {"provider": llm.provider} | {f"fallback.{n}": name for n, name in enumerate(llm.fallback)}
+        for title, nodes in llm.pipelines.items():
+            for n, node in enumerate(nodes):
+                named[f"pipelines.{title}.{n}.provider"] = node.provider
+                named |= {f"pipelines.{title}.{n}.fallback.{i}": name for i, name in enumerate(node.fallback or ())}
+        for key, name in named.items():
+            if name is not None and name.partition("/")[0] not in providers:
+                raise problem("no such provider", valid, key=key, value=name)
+        for name, table in llm.tables.items():
+            if table.pipeline is not None and table.pipeline not in llm.pipelines:
+                known = ", ".join(llm.pipelines) or "none is configured, see llm.pipelines"
+                raise problem("no such pipeline", known, key=f"tables.{name}.pipeline", value=table.pipeline)
         return llm
 
     @field_validator("streams")

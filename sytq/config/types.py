@@ -11,8 +11,11 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any
 
+import jinja2
+import jinja2.meta
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 from pydantic_core import PydanticCustomError
 
@@ -109,6 +112,16 @@ def _show_rate(rate: tuple[int, float]) -> str:
     return f"{rate[0]}/{rate[1]:g}s"
 
 
+def _template(text: str) -> str:
+    try:
+        names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))  # noqa: S701 (it renders nothing)
+    except jinja2.TemplateSyntaxError as error:
+        raise problem(f"line {error.lineno} is no Jinja template: {error.message}", _TEMPLATE) from None
+    for name in sorted(names - {"row", "outputs"}):
+        raise problem(f"there is no '{name}' in a prompt", _TEMPLATE)
+    return text
+
+
 _LEVELS = {
     "trace": "debug",
     "warn": "warning",
@@ -123,6 +136,8 @@ _WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
 _RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
+_HOURS = "two times of day in UTC such as 16:30-00:30"
+_TEMPLATE = "a Jinja template over row and outputs"
 _HOST = "a host name or address without scheme and port"
 
 Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
@@ -168,6 +183,12 @@ Level = Annotated[
     str, BeforeValidator(_level), Field(pattern="^(debug|info|warning|error)$"), "debug, info, warning, error"
 ]
 LogFormat = Annotated[str, BeforeValidator(_log_format), Field(pattern="^(json|console)$"), "json, console"]
+
+#: From the first time to the second, which may be on the next day.
+Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
+#: Six decimals of a price per million tokens make the cost of one token exact in the ledger.
+Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amount with at most 6 decimals"]
+Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
 
 _masked: Any = PlainSerializer(mask_url, return_type=str, when_used="json")
 DatabaseUrl = Annotated[

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
 
 from sytq.config import Settings, load
+from sytq.config.llm import StatusLabels
 from sytq.config.problems import Place, place_at
-from sytq.config.sections import StatusLabels
 from sytq.config.sources import OLD_VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -23,16 +24,23 @@ SAMPLE = ROOT / "etc/sytq.yaml"
 def keys(place: Place | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every key of the model; `<name>` stands for a key of the reader's choice, `<n>` for a place in a list."""
     place = place or Place(Settings)
-    entry = Place(get_args(place.type)[-1]).model if get_origin(place.type) in (dict, list) else None
     if place.model and place.model.model_fields and place.model is not StatusLabels:
         for name in place.model.model_fields:
             below = place.below(name)
             assert below is not None
             yield from keys(below, (*path, name))
-    elif entry and entry.model_fields:
-        yield from keys(Place(entry), (*path, "<name>" if get_origin(place.type) is dict else "<n>"))
+    elif get_origin(place.type) in (dict, list) and _innermost(place).model_fields:
+        step = "<name>" if get_origin(place.type) is dict else "<n>"
+        yield from keys(Place(get_args(place.type)[-1]), (*path, step))
     else:
         yield path
+
+
+def _innermost(place: Place) -> Any:
+    """The model of the entries of a mapping or list, or of such a one inside it."""
+    while get_origin(place.type) in (dict, list):
+        place = Place(get_args(place.type)[-1])
+    return place.model or BaseModel
 
 
 KEYS = [".".join(path) for path in keys()]
@@ -73,6 +81,7 @@ def test_documented_defaults_are_the_real_ones() -> None:
     real = {key: value for key, value, _ in load(environ={}).describe()}
     for name in ("base_url", "model"):
         real[f"providers.<name>.{name}"] = "required"
+    price, node = {"input": 1, "output": 1}, {"name": "n", "prompt": "p"}
     environ = {"SYTQ_PROVIDERS__X__BASE_URL": "http://h", "SYTQ_PROVIDERS__X__MODEL": "m"}
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     lists = {
@@ -82,22 +91,33 @@ def test_documented_defaults_are_the_real_ones() -> None:
         "webhook.client_certificates": {"match": "*", "cert": "x", "key": "x"},
     }
     environ |= {f"SYTQ_{key.upper().replace('.', '__')}": json.dumps([entry]) for key, entry in lists.items()}
+    environ |= {"SYTQ_PROVIDERS__X__MODELS": json.dumps({"x": {"prices": [price]}})}
+    environ |= {"SYTQ_LLM__PIPELINES": json.dumps({"x": [node]}), "SYTQ_LLM__TABLES": '{"x": {}}'}
     sample = load(environ=environ | {"SYTQ_SCHEDULES__X": '{"cron": "0 3 * * *"}'})
     for key, value, _ in sample.describe():
-        key = key.replace("providers.x.", "providers.<name>.").replace("schedules.x.", "schedules.<name>.")
+        key = re.sub(r"\b(providers|models|schedules|tables|pipelines)\.x\b", r"\1.<name>", key)
         real.setdefault(key, value)
+        if key in ("providers.<name>.models.<name>.prices", "llm.pipelines.<name>"):
+            (entry,) = json.loads(value)
+            real |= {f"{key}.<n>.{name}": "" if inner is None else _said(inner) for name, inner in entry.items()}
+    real |= {f"providers.<name>.models.<name>.prices.<n>.{name}": "required" for name in price}
+    real |= {f"llm.pipelines.<name>.<n>.{name}": "required" for name in node}
     real["schedules.<name>.cron"] = ""
     for name, given in lists.items():
         (entry,) = json.loads(dict((key, value) for key, value, _ in sample.describe())[name])
         real |= {f"{name}.<n>.{key}": "" if value is None else str(value) for key, value in entry.items()}
         real |= {f"{name}.<n>.{key}": "required" for key in given}
-    real |= {"llm.tables": "valuation_records: {}", "llm.status_labels": "en"}
+    real["llm.status_labels"] = "en"
     weights = {
         key.rpartition(".")[2]: value for key, value in real.items() if key.startswith("worker.priority_weights.")
     }
     real["worker.priority_weights"] = ", ".join(f"{priority}: {weight}" for priority, weight in weights.items())
     for key, cells in rows().items():
         assert cells[2].strip("`") == real.get(key, ""), key
+
+
+def _said(value: object) -> str:
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def test_every_old_variable_is_documented_with_its_setting() -> None:
