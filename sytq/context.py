@@ -172,8 +172,8 @@ class _Core:
         self._go_on()
         return self._services.ledger.begin_step(self.id, self.token, name)
 
-    def _finish_step(self, name: str, value: object) -> None:
-        self._services.ledger.finish_step(self.id, self.token, name, encode(value))
+    def _finish_step(self, name: str, value: object, also: Callable[[], None] | None) -> None:
+        self._services.ledger.finish_step(self.id, self.token, name, encode(value), also)
 
     def _forget_step(self, name: str) -> None:
         self._services.ledger.forget_step(self.id, self.token, name)
@@ -266,8 +266,11 @@ class Context(_Core):
         waits without using an attempt (raises Waiting)."""
         self._turn()
 
-    def step(self, name: str, function: Callable[[], T]) -> T:
-        """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after."""
+    def step(self, name: str, function: Callable[[], T], also: Callable[[], None] | None = None) -> T:
+        """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after.
+
+        What `also` writes to the database, it writes in the transaction that records the result.
+        """
         step = self._begin_step(name)
         if step.state == "done":
             return json.loads(step.value or "null")  # type: ignore[no-any-return]
@@ -280,7 +283,7 @@ class Context(_Core):
         with self._off_the_clock():
             while True:
                 try:
-                    self._finish_step(name, value)
+                    self._finish_step(name, value, also)
                     return value
                 except DatabaseUnavailable as error:
                     # The result exists and may have cost money: it waits here rather than being made again.
@@ -366,8 +369,8 @@ class AsyncContext(_Core):
         """As `Context.turn`."""
         await self.blocking(self._turn)
 
-    async def step(self, name: str, function: Callable[[], Awaitable[T]]) -> T:
-        """As `Context.step`; `function` is async."""
+    async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
+        """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
         step = await self.blocking(self._begin_step, name)
         if step.state == "done":
             return json.loads(step.value or "null")  # type: ignore[no-any-return]
@@ -380,7 +383,7 @@ class AsyncContext(_Core):
         with self._off_the_clock():
             while True:
                 try:
-                    await self.blocking(self._finish_step, name, value)
+                    await self.blocking(self._finish_step, name, value, also)
                     return value
                 except DatabaseUnavailable as error:
                     self.log.warning("checkpoint waits for the database", step=name, error=str(error))

@@ -367,13 +367,17 @@ class Ledger:
 
         return self.fenced(task_id, token, work)
 
-    def finish_step(self, task_id: str, token: int, name: str, value: str, detail: str | None = None) -> None:
-        """Record a step's result (JSON text). Raises Lost."""
+    def finish_step(
+        self, task_id: str, token: int, name: str, value: str, also: Callable[[], None] | None = None
+    ) -> None:
+        """Record a step's result (JSON text), and whatever `also` writes with it. Raises Lost."""
 
         def work() -> None:
-            Step.update(state="done", value=value, detail=detail, token=token, finished_at=utcnow()).where(
+            Step.update(state="done", value=value, token=token, finished_at=utcnow()).where(
                 Step.task_id == task_id, Step.name == name
             ).execute()
+            if also:
+                also()
 
         self.fenced(task_id, token, work)
 

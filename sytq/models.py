@@ -123,6 +123,47 @@ class FailingHost(Model):
         table_name = "sytq_failing_hosts"
 
 
+class SpendRow(Model):
+    """One call of a provider, from before it begins; money is in 10^-12 of `llm.currency`."""
+
+    task_id = CharField()
+    token = BigIntegerField()  # the start that made it
+    number = IntegerField()  # within that start
+    step = CharField()
+    type = CharField()
+    owner = CharField(null=True)
+    table_name = CharField(null=True)
+    row_id = BigIntegerField(null=True)
+    provider = CharField()
+    model = CharField()
+    day = CharField()  # UTC, as 2026-07-01
+    outcome = CharField()  # begun, ok, lost, or the name of the failure
+    reserved = BigIntegerField()
+    cost = BigIntegerField(null=True)  # NULL: not known
+    prompt_tokens = BigIntegerField(default=0)
+    cached_tokens = BigIntegerField(default=0)
+    completion_tokens = BigIntegerField(default=0)
+    reasoning_tokens = BigIntegerField(default=0)
+    began_at = DateTimeField()
+    ended_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_spend"
+        primary_key = CompositeKey("task_id", "token", "number")
+
+
+class BudgetRow(Model):
+    """What of a budget is spent or reserved on a day."""
+
+    day = CharField()
+    subject = CharField()  # provider:<name> or owner:<name>
+    used = BigIntegerField()
+
+    class Meta:
+        table_name = "sytq_budgets"
+        primary_key = CompositeKey("day", "subject")
+
+
 class ValuationRecord(Model):
     """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
 
@@ -144,4 +185,6 @@ class ValuationRecord(Model):
         table_name = "valuation_records"
 
 
-MODELS = (Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, FailingHost, ValuationRecord)
+MODELS = (
+    Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, FailingHost, SpendRow, BudgetRow, ValuationRecord,
+)  # fmt: skip

@@ -1,38 +1,33 @@
 """Task type `llm`: a row's messages go to a chat provider, the report comes into the row, a callback says so.
 
-Owns the order of things (row, call, row and callback together) and what each failure leads to. The call is
-chat.py, the row's SQL is row.py. No transaction is open while the provider thinks.
+Owns the order of things: row, nodes, row and callback together. The questions are pipeline.py, the calls and what
+each failure leads to ask.py, the row's SQL row.py. No transaction is open while the provider thinks.
 """
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, task
-from sytq.config import Settings
+from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, spend, task
+from sytq.config import Node, Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
-from sytq.models import UniqueKey
+from sytq.models import Task, UniqueKey
 from sytq.plugin import encode
 
-from .answer import ChatError, Kind, Reply
-from .chat import Message, complete
-from .row import Row, Rows, explain, finished_nodes, is_written, line, mark_written
+from .ask import Answered, Asking, Place
+from .pipeline import messages, nodes, output
+from .row import Rows, explain, finished_nodes, is_written, line, mark_written
 
 T = TypeVar("T")
 
-_NODES = 1
-_MARGIN = 60.0  # seconds beside the call: the row's transactions and a database that is briefly away
-_PAUSE = 30.0  # seconds until a provider that refuses the key or wants money is asked again
-_NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
-_HOPELESS: set[Kind] = {"rejected", "length", "content_filter", "too_large"}
-_PAUSED: set[Kind] = {"unauthorized", "no_credit"}
+_MARGIN = 60.0  # seconds beside the calls: the row's transactions and a database that is briefly away
+_LONGEST = 24 * 3600.0
 
 
 class Valuation(BaseModel):
@@ -61,8 +56,16 @@ def _unique(payload: Valuation) -> str:
 
 
 def _timeout(settings: Settings) -> float:
-    totals = [provider.total for provider in settings.providers.values()]
-    return max(totals, default=300.0) + _MARGIN
+    """Room for every call that a start can make: each node, each provider of its chain, each answer asked for again."""
+    total = max((provider.total for provider in settings.providers.values()), default=300.0)
+    calls = [_calls(settings, nodes(settings, table)) for table in settings.llm.tables]
+    return min(total * max(calls, default=1) + _MARGIN, _LONGEST)
+
+
+def _calls(settings: Settings, plan: Sequence[Node]) -> int:
+    chains = [1 + len(settings.llm.fallback if node.fallback is None else node.fallback) for node in plan]
+    again = [2 + (node.schema_retries if node.json_schema is not None else 0) for node in plan]
+    return sum(chain * times for chain, times in zip(chains, again, strict=True))
 
 
 async def on_dead(ctx: AsyncContext, dead: Death) -> None:
@@ -78,16 +81,17 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     body = _callback_body(payload, dead.task_id, report=None, error=error)
 
     def write(tx: Transaction) -> None:
+        spend.release(dead.task_id)
         rows = Rows(tx.database, payload.table_name)
         row = rows.get(payload.id)
-        if row is None or row.status == labels.completed or is_written(dead.task_id) or is_written(ctx.id):
+        if row is None or row["status"] == labels.completed or is_written(dead.task_id) or is_written(ctx.id):
             return
         again = UniqueKey.unique_key == f"llm:{_unique(payload)}", UniqueKey.task_id != dead.task_id
         if UniqueKey.get_or_none(*again) is not None:
             return  # it was submitted again meanwhile: the row is the new task's
         said = f"failed: {error}"
         rows.update(payload.id, status=labels.failed, failed_info=error, progress_info=said)
-        if refused := _announce(ctx, tx, row.callback_url, body):
+        if refused := _announce(ctx, tx, row["callback_url"], body):
             rows.update(payload.id, progress_info=f"{said} ({refused})")
         mark_written(ctx.id, ctx.token)
 
@@ -110,88 +114,96 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
 
 
 async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
-    row = await _begin(ctx, payload)
-
-    async def ask() -> Reply:
-        return await _ask(ctx, payload, row)
-
-    reply = await ctx.step("node-0", ask)
-    await ctx.progress(_NODES, _NODES, "writing the report")
-    await _finish(ctx, payload, reply)
+    plan = nodes(ctx.settings, payload.table_name)
+    row, owner, done = await _begin(ctx, payload, plan)
+    asking = Asking(ctx, payload.table_name, payload.id, owner)
+    outputs: dict[str, Any] = {}
+    answers: list[Answered] = []
+    for number, node in enumerate(plan):
+        place = Place(number, len(plan), node.name)
+        if number > done:
+            await _show(ctx, payload, place)
+        answer = await _answer(ctx, payload, asking, place, node, row, outputs)
+        answers.append(answer)
+        outputs[node.name] = output(node, answer)
+    await ctx.progress(len(plan), len(plan), "writing the report")
+    last = answers[-1]
+    await _finish(ctx, payload, last["content"], len(plan))
     return {
         "table_name": payload.table_name,
         "id": payload.id,
-        "model": reply["model"],
-        "usage": reply["usage"],
-        "finish_reason": reply["finish_reason"],
+        "provider": last["provider"],
+        "model": last["model"],
+        "usage": last["usage"],
+        "finish_reason": last["finish_reason"],
+        "cost": [answer["cost"] for answer in answers],
     }
 
 
-async def _begin(ctx: AsyncContext, payload: Valuation) -> Row:
-    """Read the row and show in it that it is being worked on."""
-    values: dict[str, Any] = {"status": ctx.settings.llm.labels.processing}
-    again = f" (attempt {_attempt(ctx)})" if ctx.attempt > 1 else ""
+async def _answer(
+    ctx: AsyncContext,
+    payload: Valuation,
+    asking: Asking,
+    place: Place,
+    node: Node,
+    row: dict[str, Any],
+    outputs: dict[str, Any],
+) -> Answered:
+    """A node's answer: from its checkpoint, or asked for now."""
 
-    def write(tx: Transaction) -> Row:
+    async def ask() -> Answered:
+        return await asking.ask(place, node, messages(node, row, outputs), payload.model)
+
+    return await ctx.step(f"node-{place.number}", ask, also=asking.settle)
+
+
+async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> tuple[dict[str, Any], str | None, int]:
+    """Show in the row that it is being worked on. Returns the row, the task's owner and how many nodes are done."""
+    values: dict[str, Any] = {"status": ctx.settings.llm.labels.processing}
+    whole = ctx.settings.llm.tables[payload.table_name].pipeline is not None
+
+    def write(tx: Transaction) -> tuple[dict[str, Any], str | None, int]:
+        spend.release(ctx.id, before=ctx.token)
         rows = Rows(tx.database, payload.table_name)
-        row = rows.get(payload.id)
+        row = rows.get(payload.id, whole=whole)
         if row is None:
             raise Fail(f"{payload.table_name} has no row with id {payload.id}")
+        done = finished_nodes(ctx.id)
         if not is_written(ctx.id):
-            done = finished_nodes(ctx.id)
-            said = f"waiting for the answer{again}" if done < _NODES else "writing the report"
-            values.update(progress=f"{done}/{_NODES}", progress_info=said, current_task_node=done)
+            values.update(_shown(ctx, plan, done))
             rows.update(payload.id, **values)
-        return row
+        return row, Task.get_by_id(ctx.id).owner, done
 
     return await _in_table(ctx, payload, write, values)
 
 
-async def _ask(ctx: AsyncContext, payload: Valuation, row: Row) -> Reply:
-    """Call the provider; its failures become Retry or Fail."""
-    if not (row.user_message or "").strip():
-        raise Fail(f"row {payload.id} of {payload.table_name} has no user_message: nothing to ask")
-    name = ctx.settings.llm_provider
-    if name is None:
-        raise Retry(after=10, counts=False, reason=_NO_PROVIDER)
-    provider = ctx.settings.providers[name]
-    await ctx.progress(0, _NODES, f"asking {name}")
-    messages: list[Message] = [{"role": "user", "content": row.user_message or ""}]
-    if (row.sys_message or "").strip():
-        messages.insert(0, {"role": "system", "content": row.sys_message or ""})
-    try:
-        return await complete(ctx.http, provider, messages, model=payload.model)
-    except ChatError as error:
-        _give_up_or_wait(ctx, name, error)
+async def _show(ctx: AsyncContext, payload: Valuation, place: Place) -> None:
+    """Show in the row that the node before `place` is done."""
+    plan = nodes(ctx.settings, payload.table_name)
+    values = _shown(ctx, plan, place.number)
+    await _in_table(ctx, payload, lambda tx: Rows(tx.database, payload.table_name).update(payload.id, **values), values)
 
 
-def _give_up_or_wait(ctx: AsyncContext, provider: str, error: ChatError) -> NoReturn:
-    """The policy on a failed call, as docs/llm.md tells it."""
-    reason = f"{provider}: {error} [{error.kind}]"
-    if error.kind in _HOPELESS:
-        raise Fail(reason) from None
-    if error.kind in _PAUSED:
-        ctx.log.error("the provider accepts no calls until somebody acts", provider=provider, error=reason)
-        raise Retry(after=_PAUSE, counts=False, reason=reason) from None
-    ctx.log.warning("the provider gave no answer", provider=provider, status=error.status, error=reason)
-    if error.kind == "rate_limited":
-        # Spread out, as all who were turned away come back.
-        after = error.after if error.after is not None else random.uniform(3, 10)  # noqa: S311
-        raise Retry(after=after, counts=False, reason=reason) from None
-    raise Retry(after=error.after, reason=reason) from None
+def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]:
+    """What the row says once `done` nodes are done."""
+    again = f" (attempt {_attempt(ctx)})" if ctx.attempt > 1 else ""
+    said = "writing the report"
+    if done < len(plan):
+        said = Place(done, len(plan), plan[done].name).say(f"waiting for the answer{again}")
+    return {"progress": f"{done}/{len(plan)}", "current_task_node": done, "progress_info": said}
 
 
-async def _finish(ctx: AsyncContext, payload: Valuation, reply: Reply) -> None:
-    """Write the report and make its callback, together or not at all."""
+async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int) -> None:
+    """Write the report and insert its callback, once."""
     values = {
-        "report": reply["content"],
         "status": ctx.settings.llm.labels.completed,
-        "progress": f"{_NODES}/{_NODES}",
+        "report": report,
+        "progress": f"{done}/{done}",
         "progress_info": "done",
-        "current_task_node": _NODES,
+        "current_task_node": done,
         "failed_info": None,
     }
-    body = _callback_body(payload, ctx.id, report=reply["content"], error=None)
+    body = _callback_body(payload, ctx.id, report=report, error=None)
 
     def write(tx: Transaction) -> None:
         if is_written(ctx.id):
@@ -203,7 +215,7 @@ async def _finish(ctx: AsyncContext, payload: Valuation, reply: Reply) -> None:
                 "the report stays in this task's steps"
             )
         row = rows.get(payload.id)
-        if refused := _announce(ctx, tx, row.callback_url if row else None, body):
+        if refused := _announce(ctx, tx, row["callback_url"] if row else None, body):
             rows.update(payload.id, failed_info=refused, progress_info=f"done, but {refused}")
         mark_written(ctx.id, ctx.token)
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypedDict
 #: How a call failed. Each name stands in docs/llm.md with what follows from it.
 Kind = Literal[
     "first_content", "silence", "total", "network", "broken_off",
-    "rejected", "unauthorized", "no_credit", "rate_limited", "unavailable", "redirect",
+    "rejected", "unauthorized", "no_credit", "rate_limited", "overloaded", "unavailable", "redirect",
     "error_in_answer", "not_json", "html", "malformed", "too_large",
-    "no_finish_reason", "length", "content_filter", "no_resource", "other_finish_reason", "blank",
+    "no_finish_reason", "length", "content_filter", "no_resource", "other_finish_reason", "blank", "schema",
 ]  # fmt: skip
 
 # A report is stored as JSON in a callback's payload inside an SQL literal; at this size every escape together
@@ -27,13 +27,24 @@ _ECHO = 24  # characters of a prompt that count as quoting it
 
 
 class ChatError(Exception):
-    """The call gave no complete answer. `after` is the delay in seconds that the provider asked for."""
+    """The call gave no complete answer. `after` is the delay in seconds that the provider asked for, `again` whether
+    it said that repeating the call makes sense (None: it did not say), `usage` what it says to have charged."""
 
-    def __init__(self, kind: Kind, message: str, *, status: int | None = None, after: float | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        status: int | None = None,
+        after: float | None = None,
+        again: bool | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.status = status
         self.after = after
+        self.again = again
+        self.usage: dict[str, Any] = {}
 
 
 class Reply(TypedDict):
@@ -50,12 +61,12 @@ class Answer:
 
     def __init__(self, model: str, key: str, prompts: Sequence[str]) -> None:
         self.finish_reason: str | None = None
+        self.usage: dict[str, Any] = {}
         self._model = model
         self._key = key
         self._prompts = prompts
         self._parts: list[str] = []
         self._size = 0
-        self._usage: dict[str, Any] = {}
 
     @property
     def has_content(self) -> bool:
@@ -71,7 +82,7 @@ class Answer:
         if isinstance(event.get("model"), str) and event["model"]:
             self._model = event["model"][:200]
         if isinstance(event.get("usage"), dict):
-            self._usage = event["usage"]
+            self.usage = event["usage"]
         choice = _first_choice(event)
         delta = choice.get("delta") or choice.get("message")
         delta = delta if isinstance(delta, dict) else {}
@@ -93,7 +104,7 @@ class Answer:
         if reason is None:
             raise ChatError("no_finish_reason", "the answer ended without a finish_reason")
         if reason == "length":
-            raise ChatError("length", "the answer was cut at max_tokens; raise max_tokens of the provider")
+            raise ChatError("length", "the answer was cut at max_tokens; raise max_tokens of the model")
         if reason == "content_filter":
             raise ChatError("content_filter", "the provider's content filter withheld the answer")
         if reason == "insufficient_system_resource":
@@ -104,7 +115,7 @@ class Answer:
         content = "".join(self._parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if not content.strip():
             raise ChatError("blank", "the answer is blank")
-        return Reply(content=content, model=self._model, finish_reason=reason, usage=self._usage)
+        return Reply(content=content, model=self._model, finish_reason=reason, usage=self.usage)
 
     def say(self, error: object) -> str:
         """What an error object or text of the provider says, fit to be shown."""

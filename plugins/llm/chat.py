@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,8 +18,8 @@ import aiohttp
 from sytq.config import Provider
 from sytq.http import Client
 
-from ..webhook import retry_after
 from .answer import Answer, ChatError, Kind, Reply, parse
+from .delay import asked_delay
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
@@ -30,12 +31,45 @@ _AFTERGLOW = 5.0  # seconds for the usage numbers once the answer is complete
 _CLOSING = 0.1  # seconds for the end of the body after that: read to its end, the connection can serve again
 
 
-async def complete(
-    client: Client, provider: Provider, messages: Sequence[Message], *, model: str | None = None
-) -> Reply:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of which model; `extra` goes into the request's body as it is."""
+
+    model: str
+    messages: Sequence[Message]
+    max_tokens: int
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def body(self, stream: bool) -> str:
+        """The request as JSON text."""
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(self.messages),
+            "max_tokens": self.max_tokens,
+            "stream": stream,
+            "stream_options": {"include_usage": True} if stream else None,
+        }
+        # A null in `extra` takes a field out, for providers that do not know it.
+        return json.dumps({name: value for name, value in (fields | dict(self.extra)).items() if value is not None})
+
+
+class Meter:
+    """How far an answer is: `tokens` counts the pieces in which it comes, which is what providers send tokens as."""
+
+    tokens = 0
+
+
+async def complete(client: Client, provider: Provider, request: Request, meter: Meter | None = None) -> Reply:
     """Ask once and return the whole answer. Raises ChatError; no other error is to be expected."""
-    key = provider.api_key.get_secret_value() if provider.api_key else ""
-    answer = Answer(model or provider.model, key, [message["content"] for message in messages])
+    answer = Answer(request.model, provider.key, [message["content"] for message in request.messages])
+    try:
+        return await _complete(client, provider, request, answer, meter or Meter())
+    except ChatError as error:
+        error.usage = answer.usage
+        raise
+
+
+async def _complete(client: Client, provider: Provider, request: Request, answer: Answer, meter: Meter) -> Reply:
     clock = _Clock(provider)
     try:
         async with (
@@ -43,8 +77,8 @@ async def complete(
             client.stream(
                 "POST",
                 f"{provider.base_url.rstrip('/')}/chat/completions",
-                headers=_headers(provider, key),
-                body=_request(provider, messages, model),
+                headers=_headers(provider),
+                body=request.body(provider.stream),
                 connect_timeout=min(10.0, provider.first_content),
                 trusted=True,
             ) as response,
@@ -54,7 +88,7 @@ async def complete(
             if not provider.stream or response.content_type == "application/json":
                 answer.take(parse(await _body(response, _MAX_BODY)))
             else:
-                await _stream(response, answer, clock)
+                await _stream(response, answer, clock, meter)
     except TimeoutError:
         if answer.finish_reason is None:
             raise clock.error() from None
@@ -65,24 +99,12 @@ async def complete(
     return answer.reply()
 
 
-def _headers(provider: Provider, key: str) -> dict[str, str]:
+def _headers(provider: Provider) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     headers["Accept"] = "text/event-stream" if provider.stream else "application/json"
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
+    if provider.key:
+        headers["Authorization"] = f"Bearer {provider.key}"
     return headers
-
-
-def _request(provider: Provider, messages: Sequence[Message], model: str | None) -> str:
-    request: dict[str, Any] = {
-        "model": model or provider.model,
-        "messages": list(messages),
-        "max_tokens": provider.max_tokens,
-        "stream": provider.stream,
-        "stream_options": {"include_usage": True} if provider.stream else None,
-    } | provider.extra
-    # A null in `extra` takes a field out, for providers that do not know it.
-    return json.dumps({name: value for name, value in request.items() if value is not None})
 
 
 class _Clock:
@@ -120,7 +142,7 @@ class _Clock:
         return ChatError(self._wait, said[self._wait])
 
 
-async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock) -> None:
+async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, meter: Meter) -> None:
     """Read server-sent events until the provider says that it has ended, or closes."""
     async for line in _lines(response.content):
         if line.lstrip()[:1] == b"<":
@@ -130,6 +152,7 @@ async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Cloc
             continue  # comments (keep-alive), event names and ids: none of them moves the clock
         if value.strip() != b"[DONE]":
             if answer.take(parse(value)):
+                meter.tokens += 1
                 clock.content(last=answer.finish_reason is not None)
         elif answer.finish_reason is None:
             return
@@ -160,17 +183,24 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
     """What an answer that is not a 2xx means."""
-    status = response.status
+    status, kind = response.status, _kind(response.status)
     said = ""
     try:
         async with asyncio.timeout(10):
             body = parse(await _body(response, _MAX_ERROR_BODY))
         error = body.get("error") or body.get("message") or body.get("detail")
         said = f": {answer.say(error)}" if isinstance(error, str | dict) else ""
+        if isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type")):
+            kind = "no_credit"  # what others say with a 402, OpenAI says with a 429
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
         pass  # the status says enough, and a web page would add nothing
-    after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-    return ChatError(_kind(status), f"HTTP {status} from the provider{said}", status=status, after=after)
+    return ChatError(
+        kind,
+        f"HTTP {status} from the provider{said}",
+        status=status,
+        after=asked_delay(response.headers, datetime.now(UTC)),
+        again={"true": True, "false": False}.get(response.headers.get("x-should-retry", "").strip().lower()),
+    )
 
 
 def _kind(status: int) -> Kind:
@@ -180,6 +210,8 @@ def _kind(status: int) -> Kind:
         return "no_credit"
     if status == 429:
         return "rate_limited"
+    if status in (503, 529):
+        return "overloaded"
     if status >= 500 or status in (408, 409, 425):
         return "unavailable"
     return "rejected" if status >= 400 else "redirect"

@@ -7,7 +7,6 @@ allow-list only; columns may all be NULL. Must not know providers, nor decide wh
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import peewee
@@ -19,28 +18,19 @@ _WRITTEN = "report"  # the checkpoint that says: this task has written the end o
 _LINE = 500  # characters of progress_info and failed_info
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a caller's row says now."""
-
-    status: str | None
-    user_message: str | None
-    sys_message: str | None
-    callback_url: str | None
-
-
 class Rows:
     """One caller's table. Every method belongs inside a transaction; errors are Peewee's (see `explain`)."""
 
     def __init__(self, database: peewee.Database, table: str) -> None:
         self._table = peewee.Table(table).bind(database)
 
-    def get(self, id: int) -> Row | None:
-        """Return the row, or None when there is none."""
+    def get(self, id: int, *, whole: bool = False) -> dict[str, Any] | None:
+        """Return the columns that a valuation reads, or all that the caller's table has; None without such a row."""
         column = self._table.c
-        query = self._table.select(column.status, column.user_message, column.sys_message, column.callback_url)
-        for values in query.where(column.id == id).tuples():
-            return Row(*values)
+        read = [peewee.SQL("*")] if whole else [column.status, column.user_message, column.sys_message,
+                                                column.callback_url]  # fmt: skip
+        for values in self._table.select(*read).where(column.id == id).dicts():
+            return dict(values)
         return None
 
     def update(self, id: int, **values: Any) -> bool:

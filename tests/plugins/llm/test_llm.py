@@ -16,13 +16,9 @@ from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import (
     REPORT,
     USAGE,
-    Scene,
-    ScriptedProvider,
     Stage,
     answers,
     refuses,
-    resets,
-    says,
 )
 
 ORIGIN = "https://hooks.example.com/done?id=1"
@@ -38,9 +34,11 @@ def test_a_row_gets_its_report(desk: Desk) -> None:
     assert result == {
         "table_name": "valuation_records",
         "id": 1,
+        "provider": "scripted",
         "model": "scripted-1",
         "usage": USAGE,
         "finish_reason": "stop",
+        "cost": [None],
     }
     assert [message["role"] for message in desk.provider.calls[0].body["messages"]] == ["system", "user"]
 
@@ -73,7 +71,7 @@ def test_a_row_of_nulls_works_as_far_as_it_says_anything(desk: Desk) -> None:
 @pytest.mark.parametrize("words", [None, "", " \n"])
 def test_a_row_that_asks_nothing_fails_without_a_call(desk: Desk, words: str | None) -> None:
     desk.add_row(user_message=words, failed_times=None)
-    with pytest.raises(Fail, match="row 1 of valuation_records has no user_message"):
+    with pytest.raises(Fail, match="the row has no user_message"):
         desk.run(desk.submit())
     assert desk.provider.calls == []
     assert desk.row()["failed_times"] == 1
@@ -252,56 +250,6 @@ def test_failed_attempts_are_counted_and_the_row_waits_as_processing(desk: Desk)
     desk.run(task, 3)
     row = desk.row()
     assert (row["status"], row["failed_times"], row["failed_info"]) == ("completed", 2, None)
-
-
-#: What each failure of a call leads to: the exception, whether it uses an attempt, seconds (None: the policy's).
-POLICY: dict[str, tuple[Scene, type[Exception], bool, Any]] = {
-    "400": (refuses(400), Fail, True, None),
-    "404": (refuses(404), Fail, True, None),
-    "413": (refuses(413), Fail, True, None),
-    "422": (refuses(422), Fail, True, None),
-    "401": (refuses(401), Retry, False, 30),
-    "402": (refuses(402), Retry, False, 30),
-    "403": (refuses(403), Retry, False, 30),
-    "408": (refuses(408), Retry, True, None),
-    "409": (refuses(409), Retry, True, None),
-    "429": (refuses(429), Retry, False, pytest.approx(6.5, abs=3.5)),
-    "429 with Retry-After": (refuses(429, retry_after="12"), Retry, False, 12),
-    "500": (refuses(500), Retry, True, None),
-    "503 with Retry-After": (refuses(503, retry_after="9"), Retry, True, 9),
-    "redirect": (refuses(307, location="http://127.0.0.1:1/"), Retry, True, None),
-    "reset": (resets, Retry, True, None),
-    "length": (answers(finish="length"), Fail, True, None),
-    "content_filter": (answers(finish="content_filter"), Fail, True, None),
-    "out of resources": (answers(finish="insufficient_system_resource"), Retry, True, None),
-    "blank": (answers(" "), Retry, True, None),
-    "no finish_reason": (answers(finish=None), Retry, True, None),
-    "error in a 200": (says('{"error": "x"}', "application/json"), Retry, True, None),
-    "HTML": (says("<html>", "text/html"), Retry, True, None),
-    "cut JSON": (says("{", "application/json"), Retry, True, None),
-}
-
-
-@pytest.mark.parametrize("name", POLICY)
-def test_what_each_failure_leads_to(provider: ScriptedProvider, tmp_path: Any, redis_url: str, name: str) -> None:
-    scene, outcome, counts, after = POLICY[name]
-    desk = Desk(provider, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
-    provider.play(scene)
-    desk.add_row(user_message="the secret prompt of a caller")
-    task = desk.submit()
-    with pytest.raises(outcome) as caught:
-        desk.run(task)
-    row = desk.row()
-    assert (row["status"], row["report"]) == ("processing", None)
-    assert row["failed_times"] == (1 if counts else 0)
-    assert row["failed_info"] == str(caught.value)
-    if isinstance(caught.value, Retry):
-        assert (caught.value.counts, caught.value.after) == (counts, after)
-    assert "node-0" not in desk.steps(task), "a call that ended with an answer does not count as interrupted"
-    written = json.dumps([row["failed_info"], row["progress_info"]])
-    assert "sk-scripted" not in written
-    assert "secret prompt" not in written
-    desk.close()
 
 
 def test_without_a_provider_the_task_waits(desk: Desk) -> None:
@@ -531,5 +479,5 @@ def test_policy_and_deadline_follow_the_configuration(desk: Desk) -> None:
     desk.configure(QUEUE__RETRY="5", PROVIDERS__SCRIPTED__TOTAL="20m")
     declared = desk.runtime.registry.get("llm")
     assert declared.backoff.max_attempts == 6
-    assert declared.seconds == 1260
+    assert declared.seconds == 2460  # an answer that is cut is asked for twice
     assert (declared.queue, declared.is_async) == ("llm", True)

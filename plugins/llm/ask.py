@@ -1,0 +1,207 @@
+"""A node's question is asked: of each provider of its chain, within budgets, until one gives a proper answer.
+
+Owns the calls of one start and their record in the ledger. What a failure leads to is policy.py, the call itself
+chat.py. Must not know the row's columns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sytq import AsyncContext, Retry, Transaction, spend
+from sytq.config import Node
+from sytq.spend import Call
+
+from . import prices
+from .answer import ChatError, Reply
+from .chat import Message, Meter, Request, complete
+from .pipeline import check, correction
+from .policy import POLICIES, Failure, conclude, judge
+from .targets import Target, chain
+
+_NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
+_OVER_BUDGET = 300.0  # seconds until a task looks again, at most
+_TELLS = 100.0  # reports of progress in a second, of all calls of this process together
+
+
+class Answered(Reply):
+    """A node's answer as it is checkpointed; `cost` is that of the answering call, None when no price is known."""
+
+    provider: str
+    cost: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a pipeline a question stands, for those who watch."""
+
+    number: int
+    of: int
+    name: str
+
+    def say(self, what: str) -> str:
+        return what if self.of == 1 else f"node {self.number + 1} of {self.of} ({self.name}): {what}"
+
+
+class Asking:
+    """The calls of one start of a task; `table` and `row_id` are what it is about."""
+
+    _running = 0  # calls of this process that tell of their progress
+
+    def __init__(self, ctx: AsyncContext, table: str, row_id: int, owner: str | None) -> None:
+        self._ctx = ctx
+        self._about = (table, row_id)
+        self._owner = owner
+        self._calls = 0
+        self._last: tuple[Call, spend.Tokens, int | None] | None = None  # answered and not settled
+
+    async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
+        """The answer to a node's question. Raises Retry or Fail, as the policy says."""
+        failures: list[Failure] = []
+        for target in chain(self._ctx.settings, node, model):
+            try:
+                return await self._conforming(place, node, messages, target)
+            except ChatError as error:
+                failures.append(judge(target.name, error))
+                if not POLICIES[error.kind].fallback:
+                    break
+        raise conclude(failures) if failures else Retry(after=10, counts=False, reason=_NO_PROVIDER)
+
+    def settle(self, outcome: str = spend.OK) -> None:
+        """Write what the last answer cost; inside a transaction."""
+        if self._last is not None:
+            call, used, cost = self._last
+            spend.settle(call, outcome, used, cost)
+
+    async def _conforming(self, place: Place, node: Node, messages: Sequence[Message], target: Target) -> Answered:
+        """Ask again, with the error, while the answer is not what the node's schema wants."""
+        asked = list(messages)
+        for left in range(node.schema_retries, -1, -1):
+            answer = await self._roomy(place, asked, target)
+            try:
+                check(node, answer)
+                return answer
+            except ChatError as error:
+                await self._ctx.transaction(lambda tx: self.settle("schema"))
+                if not left:
+                    raise
+                said: Message = {"role": "assistant", "content": answer["content"]}
+                asked = [*messages, said, {"role": "user", "content": correction(error)}]
+        raise AssertionError("unreachable")
+
+    async def _roomy(self, place: Place, messages: Sequence[Message], target: Target) -> Answered:
+        """Ask, and where max_tokens cuts the answer, once more with twice as many."""
+        try:
+            return await self._call(place, messages, target, target.max_tokens)
+        except ChatError as error:
+            if error.kind != "length":
+                raise
+        return await self._call(place, messages, target, 2 * target.max_tokens)
+
+    async def _call(self, place: Place, messages: Sequence[Message], target: Target, max_tokens: int) -> Answered:
+        request = Request(target.model, messages, max_tokens, target.extra)
+        now = dt.datetime.now(dt.UTC)
+        call = await self._begin(place, target, request, now)
+        meter = Meter()
+        try:
+            async with self._telling(place, target, meter):
+                reply = await complete(self._ctx.http, target.provider, request, meter)
+        except ChatError as error:
+            used = prices.tokens(error.usage)
+            cost = self._cost(target, used, now) if error.usage else None if _may_have_cost(error) else 0
+            kind = error.kind
+            await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
+            raise
+        used = prices.tokens(reply["usage"])
+        cost = self._cost(target, used, now) if reply["usage"] else None
+        self._last = call, used, cost
+        amount = spend.money(cost)
+        return Answered(**reply, provider=target.name, cost=None if amount is None else str(amount))
+
+    async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Call:
+        """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""
+        ctx, settings = self._ctx, self._ctx.settings
+        table, row_id = self._about
+        self._calls += 1
+        call = Call(
+            task_id=ctx.id,
+            token=ctx.token,
+            number=self._calls,
+            step=f"node-{place.number}",
+            type=ctx.type,
+            provider=target.name,
+            model=target.model,
+            owner=self._owner,
+            table_name=table,
+            row_id=row_id,
+        )
+        limits = {f"provider:{target.name}": target.provider.budget}
+        if self._owner:
+            limits[f"owner:{self._owner}"] = settings.llm.budget(self._owner)
+        budgets = {subject: spend.units(limit) for subject, limit in limits.items() if limit is not None}
+        size = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
+        provider, currency = target.provider, settings.llm.currency
+        most = prices.most(provider, target.model, size, request.max_tokens, now, currency)
+        if budgets and most is None:
+            raise Retry(
+                after=60,
+                counts=False,
+                reason=f"the price of {target.model} is not known, so that the budget of {target.name} cannot be kept:"
+                f" set providers.{target.name}.models.<model>.prices",
+            )
+
+        def work(tx: Transaction) -> None:
+            if spent := spend.begin(call, most or 0, budgets):
+                raise over_budget(spent, currency, most or 0)
+
+        await ctx.transaction(work)
+        return call
+
+    def _cost(self, target: Target, used: spend.Tokens, at: dt.datetime) -> int | None:
+        return prices.cost(target.provider, target.model, used, at, self._ctx.settings.llm.currency)
+
+    @asynccontextmanager
+    async def _telling(self, place: Place, target: Target, meter: Meter) -> AsyncIterator[None]:
+        """Show on the task's live state how the answer grows."""
+
+        async def tell() -> None:
+            told = 0
+            while True:
+                await asyncio.sleep(max(1.0, Asking._running / _TELLS))
+                if meter.tokens != told:
+                    told = meter.tokens
+                    said = place.say(f"{target.name} answers, {told} tokens so far")
+                    await self._ctx.progress(place.number, place.of, said)
+
+        await self._ctx.progress(place.number, place.of, place.say(f"asking {target.name}"))
+        Asking._running += 1
+        telling = asyncio.create_task(tell())
+        try:
+            yield
+        finally:
+            Asking._running -= 1
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+
+def over_budget(spent: spend.Spent, currency: str, needed: int) -> Retry:
+    """What a start raises whose call does not fit into a budget any more."""
+    tomorrow = dt.datetime.combine(dt.date.fromisoformat(spent.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
+    left = (tomorrow - dt.datetime.now(dt.UTC)).total_seconds()
+    kind, _, name = spent.subject.partition(":")
+    return Retry(
+        after=min(max(left, 0) + random.uniform(0, 10), _OVER_BUDGET),  # noqa: S311
+        counts=False,
+        reason=f"the budget of {kind} {name} for {spent.day} (UTC) has no room: {spend.money(spent.used)} of"
+        f" {spend.money(spent.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",
+    )
+
+
+def _may_have_cost(error: ChatError) -> bool:
+    """Whether a call that failed without usage numbers may have been charged all the same."""
+    return error.kind != "network" and (error.status is None or error.status < 300)

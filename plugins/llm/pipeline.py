@@ -1,0 +1,120 @@
+"""The nodes of a valuation: which there are, the messages each sends, and whether its answer has the wanted form.
+
+Owns the rendering of prompt templates and their bounds, and JSON schemas. Must not call a provider nor know SQL.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import jsonschema
+import referencing
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sytq import Fail
+from sytq.config import Node, Settings
+
+from .answer import ChatError, Reply
+from .chat import Message
+
+MAX_PROMPT = 4 << 20  # bytes of one rendered message
+_SINGLE = Node(name="report", prompt="{{ row.user_message }}", system="{{ row.sys_message }}")
+
+
+def nodes(settings: Settings, table: str) -> Sequence[Node]:
+    """The nodes that a table's rows go through: its pipeline's, or the one question that the row itself asks."""
+    return settings.llm.pipeline(table) or [_SINGLE]
+
+
+def messages(node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Message]:
+    """What a node sends, given the row's columns and the outputs of the nodes before it. Raises Fail."""
+    if node is _SINGLE and not (row["user_message"] or "").strip():
+        raise Fail("the row has no user_message: nothing to ask")
+    prompt = _render(node, node.prompt, row, outputs)
+    if not prompt.strip():
+        raise Fail(f"node '{node.name}': the prompt is blank")
+    system = _render(node, node.system or "", row, outputs)
+    asked: list[Message] = [{"role": "user", "content": prompt}]
+    return [{"role": "system", "content": system}, *asked] if system.strip() else asked
+
+
+def output(node: Node, reply: Reply) -> Any:
+    """What later nodes see of an answer: its text, or its JSON value where the node has a schema."""
+    return reply["content"] if node.json_schema is None else _value(reply["content"])
+
+
+def check(node: Node, reply: Reply) -> None:
+    """Raises ChatError (schema) saying where an answer is not as the node's schema wants it."""
+    if node.json_schema is None:
+        return
+    try:
+        value = _value(reply["content"])
+    except (ValueError, RecursionError):
+        raise ChatError("schema", "the answer is not JSON") from None
+    # The registry of its own keeps a `$ref` from being fetched from anywhere.
+    validator = jsonschema.Draft202012Validator(node.json_schema, registry=referencing.Registry())
+    try:
+        problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    except referencing.exceptions.Unresolvable as error:
+        raise Fail(f"node '{node.name}': json_schema refers to '{error.ref[:100]}', which is not in it") from None
+    if problem is not None:
+        # Its own message quotes the answer.
+        raise ChatError("schema", f"{problem.json_path[:200]} is not as the schema's '{problem.validator}' wants it")
+
+
+def correction(error: ChatError) -> str:
+    """What is said to a provider whose answer did not have the wanted form."""
+    return f"That is not what was asked for: {error}. Answer again, with nothing but JSON that fits the schema."
+
+
+def _value(text: str) -> Any:
+    """The JSON of an answer, also out of the fence in which models like to put it."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+class _Templates(ImmutableSandboxedEnvironment):
+    """Templates are the operator's and see nothing but values; a slip in one is not to fill the memory."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not isinstance(left, int | float) or not isinstance(right, int | float):
+            raise jinja2.TemplateRuntimeError("only numbers can be multiplied")
+        return left * right
+
+
+_TEMPLATES = _Templates(
+    undefined=jinja2.StrictUndefined,
+    finalize=lambda value: "" if value is None else value,  # NULL is nothing, not the word None
+    keep_trailing_newline=True,
+)
+_compiled = functools.lru_cache(256)(_TEMPLATES.from_string)
+
+
+def _render(node: Node, template: str, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    size = 0
+    try:
+        for part in _compiled(template).generate(row=row, outputs=outputs):
+            size += len(part.encode("utf-8", "replace"))
+            if size > MAX_PROMPT:
+                raise Fail(f"node '{node.name}': the prompt is longer than {MAX_PROMPT} bytes")
+            parts.append(part)
+    except jinja2.UndefinedError as error:  # names only, no values
+        raise Fail(f"node '{node.name}': the template cannot be filled: {error.message}") from None
+    except Fail:
+        raise
+    except Exception as error:
+        raise Fail(f"node '{node.name}': the template cannot be filled ({type(error).__name__})") from None
+    return "".join(parts)

@@ -1,0 +1,82 @@
+"""What a call costs: the provider's usage numbers, times the price that holds at its moment.
+
+Owns reading usage and choosing the price: the configured one, else the one that the library genai-prices knows for
+the provider's address. Must not know budgets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import genai_prices
+
+from sytq.config import Price, Provider
+from sytq.spend import Tokens, units
+
+_MILLION = 1_000_000
+_FRAME = 1000  # tokens with which a provider surrounds the messages
+_MOST = 10**9  # tokens of one call that can be believed
+
+
+def tokens(usage: Mapping[str, Any]) -> Tokens:
+    """A provider's usage object; what is missing or no number is 0."""
+    prompt = _count(usage, "prompt_tokens")
+    completion = _count(usage, "completion_tokens")
+    # DeepSeek's name, then OpenAI's.
+    cached = _count(usage, "prompt_cache_hit_tokens") or _count(usage.get("prompt_tokens_details"), "cached_tokens")
+    reasoning = _count(usage.get("completion_tokens_details"), "reasoning_tokens")
+    return Tokens(prompt, min(cached, prompt), completion, min(reasoning, completion))
+
+
+def cost(provider: Provider, model: str, used: Tokens, at: dt.datetime, currency: str) -> int | None:
+    """What `used` costs at the UTC moment `at`, in the unit of sytq.spend; None when no price is known."""
+    price = _price(provider.of(model).prices, at)
+    if price is None:
+        return _known(provider.base_url, model, used, at) if currency == "USD" else None
+    cached = price.input if price.cached is None else price.cached
+    reasoning = price.output if price.reasoning is None else price.reasoning
+    total = (used.prompt - used.cached) * price.input + used.cached * cached
+    total += (used.completion - used.reasoning) * price.output + used.reasoning * reasoning
+    return units(total / _MILLION)
+
+
+def most(provider: Provider, model: str, size: int, max_tokens: int, at: dt.datetime, currency: str) -> int | None:
+    """More than a call can cost whose messages have `size` bytes; None when no price is known."""
+    prompt = size + _FRAME  # no token is shorter than a byte
+    dearest = [
+        cost(provider, model, Tokens(prompt, 0, max_tokens, reasoning), at, currency) for reasoning in (0, max_tokens)
+    ]
+    return max((amount for amount in dearest if amount is not None), default=None)
+
+
+def _price(prices: list[Price], at: dt.datetime) -> Price | None:
+    holding = [price for price in prices if price.since <= at.date() and _in(price.hours, at)]
+    latest = max((price.since for price in prices if price.since <= at.date()), default=None)
+    # A later day replaces all prices of the days before it, those of other hours too.
+    holding = [price for price in holding if price.since == latest]
+    return max(holding, key=lambda price: price.hours is not None, default=None)
+
+
+def _in(hours: str | None, at: dt.datetime) -> bool:
+    if hours is None:
+        return True
+    begin, end = hours.split("-")
+    now = f"{at:%H:%M}"
+    return begin <= now < end if begin < end else now >= begin or now < end
+
+
+def _known(base_url: str, model: str, used: Tokens, at: dt.datetime) -> int | None:
+    usage = genai_prices.Usage(input_tokens=used.prompt, cache_read_tokens=used.cached, output_tokens=used.completion)
+    try:
+        price = genai_prices.calc_price(usage, model, provider_api_url=base_url, genai_request_timestamp=at)
+    except (LookupError, ValueError):
+        return None
+    return units(Decimal(price.total_price))
+
+
+def _count(usage: object, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST else 0

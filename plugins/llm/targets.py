@@ -1,0 +1,51 @@
+"""Whom a node asks: the chain of providers and models, and what of the configuration holds for each.
+
+Owns the order of the chain. Must not call anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sytq.config import Node, Provider, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model of one provider, and how a node asks it."""
+
+    name: str
+    provider: Provider
+    model: str
+    max_tokens: int
+    extra: Mapping[str, Any]
+
+
+def chain(settings: Settings, node: Node, model: str | None) -> list[Target]:
+    """Whom to ask for a node, the first choice first; `model` is the task's own. Empty without any provider."""
+    name = node.provider or settings.llm_provider
+    if name is None:
+        return []
+    fallback = settings.llm.fallback if node.fallback is None else node.fallback
+    targets = [_target(settings, node, name, node.model or model)]
+    for entry in fallback:
+        name, _, model = entry.partition("/")
+        target = _target(settings, node, name, model or None)
+        if (target.name, target.model) not in [(known.name, known.model) for known in targets]:
+            targets.append(target)
+    return targets
+
+
+def _target(settings: Settings, node: Node, name: str, model: str | None) -> Target:
+    provider = settings.providers[name]
+    model = model or provider.model
+    special = provider.of(model)
+    return Target(
+        name=name,
+        provider=provider,
+        model=model,
+        max_tokens=node.max_tokens or special.max_tokens or provider.max_tokens,
+        extra=provider.extra | special.extra | node.extra,
+    )
