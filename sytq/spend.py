@@ -70,12 +70,9 @@ class Spent:
     limit: int
 
 
-def money(amount: int | None) -> Decimal | None:
-    """An amount of ours in the currency, without trailing zeros."""
-    if amount is None:
-        return None
-    value = (amount * UNIT).normalize()
-    return value if value.as_tuple().exponent <= 0 else value.quantize(Decimal(1))  # type: ignore[operator]
+def money(amount: int) -> str:
+    """An amount of ours in the currency, as people write it."""
+    return f"{(amount * UNIT).normalize():f}"
 
 
 def units(amount: Decimal) -> int:

@@ -6,10 +6,12 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import peewee
 import pytest
 
+from sytq import migrations
 from sytq.db import is_mysql, open_database, transact
 from sytq.errors import DatabaseUnavailable, Lost
 from sytq.ids import derived_id, new_id
@@ -18,7 +20,7 @@ from sytq.migrations import migrate, pending
 from sytq.models import Task, ValuationRecord
 from tests.servers import MySQLServer
 
-MIGRATIONS = ["0001_ledger", "0002_schedules", "0003_operations", "0004_lists", "0006_outgoing"]
+MIGRATIONS = sorted(file.stem for file in Path(migrations.__file__).parent.glob("[0-9]*.py"))
 LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
 
 

@@ -120,8 +120,7 @@ class Asking:
         used = prices.tokens(reply["usage"])
         cost = self._cost(target, used, now) if reply["usage"] else None
         self._last = call, used, cost
-        amount = spend.money(cost)
-        return Answered(**reply, provider=target.name, cost=None if amount is None else str(amount))
+        return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Call:
         """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""

@@ -13,7 +13,7 @@ import peewee
 import typer
 
 import sytq
-from sytq.cli import config, db, dead, dev, gates, queues, restore, schedules, serve, tasks, types, webhook
+from sytq.cli import config, db, dead, dev, gates, queues, restore, schedules, serve, spend, tasks, types, webhook
 from sytq.errors import ConfigError, SytqError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.add_typer(types.app, name="types")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(webhook.app, name="webhook")
 app.command()(restore.restore)
+app.command()(spend.spend)
 
 
 def _version(wanted: bool) -> None:

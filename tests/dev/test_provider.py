@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 from sytq_plugins.llm.answer import ChatError
-from sytq_plugins.llm.chat import complete
+from sytq_plugins.llm.chat import Request, complete
 
 from sytq.config import Provider
 from sytq.dev.provider import MODEL, Running, serve
@@ -38,8 +38,9 @@ async def ask(provider: Running, **settings: Any) -> Any:
     client = Client(Guard())
     config = {"base_url": provider.base_url, "api_key": "any", "model": MODEL, **settings}
     messages = [{"role": "user", "content": "What is it worth?"}]
+    configured = Provider.model_validate(config)
     try:
-        return await complete(client, Provider.model_validate(config), messages)
+        return await complete(client, configured, Request(configured.model, messages, configured.max_tokens))
     finally:
         await client.close()
 

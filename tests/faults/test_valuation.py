@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from sytq.models import ValuationRecord
+from sytq.models import SpendRow, ValuationRecord
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, poll
@@ -25,7 +26,7 @@ SECRET = "whsec_" + "c3l0cS10ZXN0cy1zaWduaW5nLXNlY3JldC0="
 class Desk(Installation):
     """An installation with a provider that can be held up, and a receiver of callbacks."""
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: str) -> None:
         self.provider = ScriptedProvider()
         self.receiver = Receiver()
         self.go_on = threading.Event()
@@ -38,6 +39,7 @@ class Desk(Installation):
             SYTQ_PROVIDERS__SCRIPTED__MODEL="valuer-1",
             SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
             SYTQ_WEBHOOK__SECRET=SECRET,
+            **settings,
         )
 
     def close(self) -> None:
@@ -122,6 +124,65 @@ def test_p4_worker_killed_after_the_answer_was_checkpointed(desk: Desk) -> None:
     worker.kill()
     desk.start_worker()
     desk.assert_done_once(task, calls=1)
+
+
+THREE = [{"name": name, "prompt": f"{name} of {{{{ row.user_message }}}}"} for name in ("facts", "price", "report")]
+
+
+def test_p4_worker_killed_in_the_second_of_three_nodes(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    pipeline = {
+        "SYTQ_LLM__PIPELINES": json.dumps({"three": THREE}),
+        "SYTQ_LLM__TABLES": '{"valuation_records": {"pipeline": "three"}}',
+    }
+    desk = Desk(tmp_path, database_url, redis_url, **pipeline)
+    try:
+        desk.provider.play(answers("facts"), hangs, answers("price"), answers(REPORT))
+        worker = desk.start_worker()
+        task = desk.valuate()
+        poll(lambda: len(desk.provider.calls) == 2, message="the second node is asked")
+        worker.kill()
+        record = desk.record()
+        assert (record.status, record.progress, record.current_task_node) == ("processing", "1/3", 1)
+        assert record.progress_info == "node 2 of 3 (price): waiting for the answer"
+        desk.start_worker()
+        desk.wait_state(task, "succeeded", timeout=40)
+        asked = [call.body["messages"][0]["content"].split()[0] for call in desk.provider.calls]
+        assert asked == ["facts", "price", "price", "report"]
+        assert (desk.record().report, desk.record().progress, desk.record().current_task_node) == (REPORT, "3/3", 3)
+        steps = {step.name: step.interrupted for step in desk.runtime.ledger.steps(task)}
+        assert steps == {"node-0": 0, "node-1": 1, "node-2": 0, "report": 0}
+        with desk.runtime.database.connection_context():
+            rows = SpendRow.select().order_by(SpendRow.token, SpendRow.number)
+            assert [(row.step, row.outcome) for row in rows] == [
+                ("node-0", "ok"), ("node-1", "lost"), ("node-1", "ok"), ("node-2", "ok"),
+            ]  # fmt: skip
+    finally:
+        desk.close()
+
+
+def test_p6_a_stopped_worker_that_comes_back_writes_neither_row_nor_checkpoint(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    desk = Desk(tmp_path, database_url, redis_url)
+    try:
+        desk.provider.play(desk.held_up, answers("the report of the other worker"))
+        stopped = desk.start_worker()
+        task = desk.valuate()
+        poll(lambda: desk.provider.calls, message="the provider is asked")
+        stopped.signal(signal.SIGSTOP)
+        desk.start_worker()
+        desk.wait_state(task, "succeeded", timeout=40)
+        before = (desk.record().__data__, [step.__data__ for step in desk.runtime.ledger.steps(task)])
+        desk.go_on.set()  # the answer of the first call waits in the stopped worker's socket
+        stopped.signal(signal.SIGCONT)
+        poll(lambda: f"of task {task} no longer holds it" in stopped.text(), timeout=30, message="it finds that out")
+        assert (desk.record().__data__, [step.__data__ for step in desk.runtime.ledger.steps(task)]) == before
+        assert desk.record().report == "the report of the other worker"
+        assert [step.value for step in desk.runtime.ledger.steps(task) if step.name == "node-0"][0].count(REPORT) == 0
+        poll(lambda: desk.receiver.received, timeout=20, message="the callback arrives")
+        assert len(desk.receiver.received) == 1
+    finally:
+        desk.close()
 
 
 def test_p2_redis_killed_and_emptied_while_the_provider_thinks(fragile: Desk, own_redis: RedisServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -78,6 +79,10 @@ class Desk:
     def close(self) -> None:
         self.runtime.database.close_all()  # type: ignore[attr-defined]
 
+    @property
+    def is_mysql(self) -> bool:
+        return is_mysql(self.runtime.database)
+
     def sql(self, statement: str) -> list[Any]:
         with self.runtime.database.connection_context():
             cursor = self.runtime.database.execute_sql(statement)
@@ -113,6 +118,13 @@ class Desk:
         assert task is not None
         return self._start("llm", task_id, json.loads(task.payload), attempt)
 
+    def abandon(self, task_id: str, when: threading.Event) -> None:
+        """A start of the task that ends in the middle, without a chance to write anything."""
+        task = self.runtime.ledger.get(task_id)
+        assert task is not None
+        with pytest.raises(asyncio.CancelledError):
+            self._start("llm", task_id, json.loads(task.payload), 1, when)
+
     def die(self, task_id: str, error: str | None, payload: object = None) -> str:
         """What follows a task's death; returns the id of the task that does it."""
         task = self.runtime.ledger.get(task_id)
@@ -143,7 +155,9 @@ class Desk:
     def steps(self, task_id: str) -> dict[str, Step]:
         return {step.name: step for step in self.runtime.ledger.steps(task_id)}
 
-    def _start(self, type_name: str, task_id: str, payload: Any, attempt: int) -> Any:
+    def _start(
+        self, type_name: str, task_id: str, payload: Any, attempt: int, cut: threading.Event | None = None
+    ) -> Any:
         self._token += 1
         declared = self.runtime.registry.get(type_name)
         message: Message[Any] = Message(
@@ -177,4 +191,12 @@ class Desk:
                 finally:
                     await client.close()
 
-        return asyncio.run(start())
+        async def cut_off() -> Any:
+            running = asyncio.create_task(start())
+            while cut is not None and not cut.is_set():
+                await asyncio.sleep(0.01)
+            if cut is not None:
+                running.cancel()
+            return await running
+
+        return asyncio.run(cut_off())

@@ -1,0 +1,50 @@
+"""`sytq spend` over a real ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from typer.testing import CliRunner
+
+from sytq import spend
+from sytq.cli import app
+from sytq.cli import spend as command
+from sytq.config import load
+from sytq.db import transact
+from sytq.migrations import migrate
+from sytq.runtime import build
+from sytq.spend import Call, Tokens
+
+
+def test_every_sum_of_the_ledger_can_be_asked_for() -> None:
+    assert list(get_args(get_type_hints(command.spend)["by"])) == list(spend.GROUPS)
+
+
+def test_spend_is_told_in_a_table_and_in_json(tmp_path: Path) -> None:
+    environ = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "COLUMNS": "200"}
+    database = build(load(environ=environ)).database
+    migrate(database)
+
+    def three_calls() -> None:
+        for number, (model, cost) in enumerate([("small", 5), ("large", 70_000_000_000), ("small", None)]):
+            call = Call("0198c0de-0000-7000-8000-000000000001", 1, number, "node-0", "llm", "p", model)
+            assert spend.begin(call, 0, {}) is None
+            spend.settle(call, "ok", Tokens(10, 1, 20, 2), cost)
+
+    transact(database, three_calls)
+    told = CliRunner().invoke(app, ["spend", "--by", "model", "--since", "1h", "--json"], env=environ)
+    said = json.loads(told.output)
+    assert (said["currency"], said["by"]) == ("USD", "model")
+    assert said["sums"][0] == {
+        "provider": "p", "model": "large", "calls": 1, "prompt": 10, "cached": 1, "completion": 20, "reasoning": 2,
+        "cost": "0.07", "unknown": 0,
+    }  # fmt: skip
+    assert [(line["model"], line["calls"], line["cost"], line["unknown"]) for line in said["sums"]] == [
+        ("large", 1, "0.07", 0),
+        ("small", 2, "0.000000000005", 1),
+    ]
+    shown = CliRunner().invoke(app, ["spend"], env=environ)
+    assert shown.exit_code == 0
+    assert "0.070000000005" in shown.output
