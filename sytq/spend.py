@@ -127,15 +127,6 @@ def release(task_id: str, before: int | None = None) -> None:
         _settle(row, LOST, Tokens(), None)
 
 
-def exhausted(budgets: Mapping[str, int]) -> Spent | None:
-    """A budget of today of which nothing is left."""
-    day = utcnow().date().isoformat()
-    for row in BudgetRow.select().where(BudgetRow.day == day, BudgetRow.subject.in_(list(budgets))) if budgets else ():
-        if row.used >= budgets[row.subject]:
-            return Spent(row.subject, day, row.used, budgets[row.subject])
-    return None
-
-
 def summary(
     database: peewee.Database, by: str, *, since: dt.date | None = None, task_id: str | None = None, limit: int = 1000
 ) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, spend, task
+from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, Waiting, spend, task
 from sytq.config import Node, Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
@@ -238,13 +238,19 @@ async def _in_table(
 async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception) -> None:
     """Tell the row of a failed attempt. Raises Lost; a row that cannot be told only costs a log line."""
     counts = not isinstance(error, Retry) or error.counts
+    queues = isinstance(error, Waiting)  # for room: nothing has failed
     # Only our own words are known to hold no prompt.
     info = str(error) if isinstance(error, Retry | Fail) else f"unexpected {type(error).__name__}"
-    said = f"attempt {_attempt(ctx)} failed: {info}" if counts else f"waiting: {info}"
+    said = f"attempt {_attempt(ctx)} failed: {info}" if counts else info if queues else f"waiting: {info}"
 
     def write(tx: Transaction) -> None:
-        if not is_written(ctx.id):
-            Rows(tx.database, payload.table_name).count_failure(payload.id, info, said, counts=counts)
+        if is_written(ctx.id):
+            return
+        rows = Rows(tx.database, payload.table_name)
+        if queues:
+            rows.update(payload.id, progress_info=said)
+        else:
+            rows.count_failure(payload.id, info, said, counts=counts)
 
     try:
         await ctx.transaction(write)

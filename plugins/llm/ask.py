@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sytq import AsyncContext, Retry, Transaction, spend
+from sytq import AsyncContext, Retry, Transaction, Waiting, spend
 from sytq.config import Node
 from sytq.spend import Call
 
 from . import prices
 from .answer import ChatError, Reply
+from .balance import pause
 from .chat import Message, Meter, Request, complete
 from .pipeline import check, correction
 from .policy import POLICIES, Failure, conclude, judge
@@ -26,6 +27,7 @@ from .targets import Target, chain
 
 _NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
 _OVER_BUDGET = 300.0  # seconds until a task looks again, at most
+_BYTES = 3  # of a prompt for a token, about
 _TELLS = 100.0  # reports of progress in a second, of all calls of this process together
 
 
@@ -63,13 +65,25 @@ class Asking:
     async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
         """The answer to a node's question. Raises Retry or Fail, as the policy says."""
         failures: list[Failure] = []
-        for target in chain(self._ctx.settings, node, model):
+        targets = chain(self._ctx.settings, node, model)
+        paused: Target | None = None
+        for target in targets:
             try:
                 return await self._conforming(place, node, messages, target)
+            except Waiting as waiting:
+                # Only who lets nobody through is passed over; who is busy is waited for, as that is soon over.
+                if not waiting.closed or (target is targets[-1] and not failures):
+                    raise
+                failures.append(Failure(str(waiting), "wait", float(waiting.after or 0)))
             except ChatError as error:
                 failures.append(judge(target.name, error))
+                if POLICIES[error.kind].then == "pause":
+                    paused = paused or target
                 if not POLICIES[error.kind].fallback:
                     break
+        if paused is not None:
+            async with self._ctx.passage(*paused.gates):  # where the task is called from as soon as it opens
+                pass
         raise conclude(failures) if failures else Retry(after=10, counts=False, reason=_NO_PROVIDER)
 
     def settle(self, outcome: str = spend.OK) -> None:
@@ -106,21 +120,28 @@ class Asking:
     async def _call(self, place: Place, messages: Sequence[Message], target: Target, max_tokens: int) -> Answered:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
-        call = await self._begin(place, target, request, now)
-        meter = Meter()
-        try:
-            async with self._telling(place, target, meter):
-                reply = await complete(self._ctx.http, target.provider, request, meter)
-        except ChatError as error:
-            used = prices.tokens(error.usage)
-            cost = self._cost(target, used, now) if error.usage else None if _may_have_cost(error) else 0
-            kind = error.kind
-            await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
-            raise
-        used = prices.tokens(reply["usage"])
-        cost = self._cost(target, used, now) if reply["usage"] else None
-        self._last = call, used, cost
-        return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
+        meter, failed = Meter(), None
+        async with self._ctx.passage(*target.gates, units=request.size // _BYTES + max_tokens) as passage:
+            call = await self._begin(place, target, request, now)
+            try:
+                async with self._telling(place, target, meter):
+                    reply = await complete(self._ctx.http, target.provider, request, meter)
+            except ChatError as error:
+                failed = error
+            usage = failed.usage if failed else reply["usage"]
+            used = prices.tokens(usage)
+            units = used.prompt + used.completion if usage else None
+            passage.report(POLICIES[failed.kind].report if failed else "ok", units=units)
+        cost = self._cost(target, used, now) if usage else None
+        if failed is None:
+            self._last = call, used, cost
+            return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
+        cost = 0 if not usage and not _may_have_cost(failed) else cost
+        kind = failed.kind
+        await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
+        if POLICIES[kind].then == "pause":
+            await pause(self._ctx, target, failed)
+        raise failed
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Call:
         """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""
@@ -143,9 +164,8 @@ class Asking:
         if self._owner:
             limits[f"owner:{self._owner}"] = settings.llm.budget(self._owner)
         budgets = {subject: spend.units(limit) for subject, limit in limits.items() if limit is not None}
-        size = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
         provider, currency = target.provider, settings.llm.currency
-        most = prices.most(provider, target.model, size, request.max_tokens, now, currency)
+        most = prices.most(provider, target.model, request.size, request.max_tokens, now, currency)
         if budgets and most is None:
             raise Retry(
                 after=60,

@@ -40,6 +40,11 @@ class Request:
     max_tokens: int
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the messages."""
+        return sum(len(message["content"].encode("utf-8", "replace")) for message in self.messages)
+
     def body(self, stream: bool) -> str:
         """The request as JSON text."""
         fields: dict[str, Any] = {

@@ -54,7 +54,7 @@ POLICIES: Mapping[Kind, Policy] = {
     "schema": Policy("dead", "ok"),
 }
 
-_PAUSE = 30.0  # seconds until a task looks again at a provider that is paused
+_PAUSE = 1.0  # seconds, where the provider's gate was opened again meanwhile
 _HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the one that gives most hope counts
 
 

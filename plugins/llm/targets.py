@@ -5,11 +5,13 @@ Owns the order of the chain. Must not call anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sytq.config import Node, Provider, Settings
+from sytq import Breaker, Gate
+from sytq.config import Limits, Node, Provider, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,38 @@ class Target:
     model: str
     max_tokens: int
     extra: Mapping[str, Any]
+
+    @property
+    def gate(self) -> str:
+        """The name of the provider's gate."""
+        return f"provider:{self.name}"
+
+    @property
+    def gates(self) -> list[Gate]:
+        """What a call goes through: the provider's gate, and the model's where it has limits of its own."""
+        settings = self.provider.circuit_breaker
+        breaker = Breaker(
+            max_requests=settings.max_requests,
+            interval=settings.interval,
+            timeout=settings.timeout,
+            fail_threshold=settings.fail_threshold,
+        )
+        gates = [_gate(self.gate, self.provider.limits, breaker if settings.enabled else None)]
+        special = self.provider.of(self.model).limits
+        if special != Limits():
+            gates.append(_gate(f"model:{self.name}/{self.model}", special, None))
+        return gates
+
+
+def _gate(name: str, limits: Limits, breaker: Breaker | None) -> Gate:
+    return Gate(
+        re.sub(r"[^!-{}~]", "_", name),
+        running=limits.running or 0,
+        adaptive=limits.adaptive,
+        calls=limits.calls or 0,
+        units=limits.tokens or 0,
+        breaker=breaker,
+    )
 
 
 def chain(settings: Settings, node: Node, model: str | None) -> list[Target]:

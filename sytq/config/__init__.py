@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from sytq.config import problems, sources
-from sytq.config.llm import Node, Price, Provider, StatusLabels
+from sytq.config.llm import Limits, Node, Price, Provider, StatusLabels
 from sytq.config.sections import TaskType
 from sytq.config.settings import Settings
 from sytq.errors import ConfigError
 
-__all__ = ["Node", "Price", "Provider", "Settings", "StatusLabels", "TaskType", "load"]
+__all__ = ["Limits", "Node", "Price", "Provider", "Settings", "StatusLabels", "TaskType", "load"]
 
 
 def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:

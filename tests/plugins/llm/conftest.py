@@ -8,12 +8,14 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from typing import Any
 
 import pytest
 from dramatiq import Message
 
 from sytq.broker.delivery import Delivery
+from sytq.broker.gatestates import GateState
 from sytq.config import load
 from sytq.context import AsyncContext, Services
 from sytq.db import is_mysql
@@ -116,7 +118,13 @@ class Desk:
         """One start of the task; its result, or what it raised."""
         task = self.runtime.ledger.get(task_id)
         assert task is not None
-        return self._start("llm", task_id, json.loads(task.payload), attempt)
+        return self._start(task.type, task_id, json.loads(task.payload), attempt)
+
+    def gate(self, name: str) -> GateState:
+        """What is known of a gate."""
+        found = self.runtime.inspection.gate(name)
+        assert found is not None
+        return found
 
     def abandon(self, task_id: str, when: threading.Event) -> None:
         """A start of the task that ends in the middle, without a chance to write anything."""
@@ -160,6 +168,8 @@ class Desk:
     ) -> Any:
         self._token += 1
         declared = self.runtime.registry.get(type_name)
+        task = self.runtime.ledger.get(task_id)
+        assert task is not None
         message: Message[Any] = Message(
             queue_name=declared.queue,
             actor_name=type_name,
@@ -167,6 +177,7 @@ class Desk:
             kwargs={},
             options={},
             message_id=task_id,
+            message_timestamp=int(task.created_at.replace(tzinfo=UTC).timestamp() * 1000),
         )
         delivery = Delivery(
             message, stream="", entry=b"", body=b"", attempts=attempt, max_attempts=4, token=self._token

@@ -86,6 +86,7 @@ class ScriptedProvider:
     def __init__(self) -> None:
         self.calls: list[Asked] = []
         self.connections = 0
+        self.running = self.peak = 0  # calls at this moment, and the most there ever were
         self.closed_by_client = threading.Event()
         self._scenes: list[Scene] = [answers()]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +124,12 @@ class ScriptedProvider:
                 asked = await _request(reader)
                 self.calls.append(asked)
                 scene = self._scenes.pop(0) if len(self._scenes) > 1 else self._scenes[0]
-                await scene(Stage(asked, reader, writer))
+                self.running += 1
+                self.peak = max(self.peak, self.running)
+                try:
+                    await scene(Stage(asked, reader, writer))
+                finally:
+                    self.running -= 1
                 if writer.is_closing():
                     return
         except (OSError, asyncio.IncompleteReadError):
@@ -168,6 +174,16 @@ def answers(text: str = REPORT, *, finish: str | None = "stop", usage: dict[str,
         await stage.end()
 
     return scene
+
+
+def later(seconds: float, scene: Scene) -> Scene:
+    """The same, after that time."""
+
+    async def waits(stage: Stage) -> None:
+        await asyncio.sleep(seconds)
+        await scene(stage)
+
+    return waits
 
 
 def says(body: str | bytes, kind: str = "text/event-stream", status: int = 200, **headers: str) -> Scene:

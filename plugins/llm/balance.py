@@ -1,0 +1,84 @@
+"""Task type `llm.balance`: while a provider wants money its balance is looked at, and its gate opened by itself.
+
+Owns the pauses of a provider: why, for how long, and what ends them. Must not call a model.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict
+
+from sytq import AsyncContext, Backoff, Retry, task
+from sytq.config import Provider
+
+from .answer import ChatError
+from .targets import Target
+
+#: Seconds after which a refused key, or money without a balance to ask for, is tried again with a call.
+_TRY_AGAIN = 300.0
+_LOOK = 30.0
+#: Longer than a look, so that the gate stays closed from one to the next and opens by itself if nobody looks any more.
+_HOLD = 4 * _LOOK
+
+
+class Balance(BaseModel):
+    """Which of `providers`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: str
+
+
+async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
+    """Close a provider's gate for everybody, as its key or its balance is no good."""
+    looked_at = error.kind == "no_credit" and target.provider.balance_url is not None
+    await ctx.close_gate(target.gate, f"{error} [{error.kind}]", seconds=_HOLD if looked_at else _TRY_AGAIN)
+    if looked_at:
+        # One task for each provider, however many calls find out at once.
+        await ctx.enqueue("llm.balance", {"provider": target.name}, key=f"balance:{target.name}:{ctx.token}")
+
+
+@task(
+    "llm.balance",
+    payload=Balance,
+    queue="llm",
+    priority="high",
+    retry=Backoff(first=_LOOK, factor=1, max_attempts=100),
+    timeout="30s",
+    unique=lambda payload: payload.provider,
+)
+async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
+    """Open a provider's gate once its balance endpoint says that there is money."""
+    provider = ctx.settings.providers.get(payload.provider)
+    gate = f"provider:{payload.provider}"
+    if provider is None or provider.balance_url is None:
+        return {"opened": await ctx.open_gate(gate)}
+    there = await _is_there(ctx, provider)
+    if there is None:
+        return {"opened": False, "why": "the balance endpoint gives no balance; a call will tell"}
+    if not there:
+        reason = f"{payload.provider} has no credit; its balance is looked at every {_LOOK:g} s"
+        await ctx.close_gate(gate, reason, seconds=_HOLD)
+        raise Retry(after=_LOOK, counts=False, reason=reason)
+    return {"opened": await ctx.open_gate(gate)}
+
+
+async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
+    """Whether there is money; None when the endpoint does not say so in DeepSeek's form."""
+    headers = {"Authorization": f"Bearer {provider.key}"} if provider.key else {}
+    try:
+        answer = await ctx.http.get(provider.balance_url or "", headers=headers, timeout=15, trusted=True)
+    except (TimeoutError, aiohttp.ClientError) as error:
+        raise Retry(after=_LOOK, counts=False, reason=f"no balance: {type(error).__name__}") from None
+    if answer.status_code >= 500 or answer.status_code == 429:
+        raise Retry(after=_LOOK, counts=False, reason=f"no balance: HTTP {answer.status_code}")
+    try:
+        said = answer.json()
+        if isinstance(said["is_available"], bool):
+            return said["is_available"]
+        return any(Decimal(info["total_balance"]) > 0 for info in said["balance_infos"])
+    except (ValueError, KeyError, TypeError, InvalidOperation):
+        return None

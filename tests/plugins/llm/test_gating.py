@@ -1,0 +1,229 @@
+"""Calls go through gates that all workers share: limits, the circuit breaker, pauses, and who waits for what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq import Fail, Retry, Waiting
+from sytq.models import Task, ValuationRecord
+from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.provider import ScriptedProvider, Stage, answers, later, refuses, says
+from tests.servers import poll
+from tests.workers import Installation
+
+
+@pytest.fixture
+def sqlite_desk(provider: ScriptedProvider, tmp_path: Path, redis_url: str) -> Iterator[Desk]:
+    desk = Desk(provider, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
+    yield desk
+    desk.close()
+
+
+def attempt(desk: Desk, id: int, task: str = "") -> Exception | None:
+    """A start for this row; who waits is looked for by `waiting`."""
+    if not task:
+        desk.add_row(id)
+        task = desk.submit(id)
+    try:
+        desk.run(task)
+    except (Retry, Fail) as error:
+        return error
+    return None
+
+
+def waiting(desk: Desk, gate: str = "provider:scripted") -> list[str]:
+    """The tasks in line, the oldest first."""
+    return desk.gate(gate).line
+
+
+def is_waiting(error: Exception | None, words: str) -> bool:
+    return isinstance(error, Waiting) and not error.counts and words in str(error)
+
+
+def test_failures_open_the_breaker_and_tasks_wait_without_an_attempt(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    desk.provider.play(refuses(500))
+    for id in range(1, 6):
+        assert "[unavailable]" in str(attempt(desk, id))
+    error = attempt(desk, 6)
+    assert is_waiting(error, "waiting for provider:scripted: its circuit breaker is open, 5 of 5 calls failed")
+    assert len(desk.provider.calls) == 5
+    row = desk.row(6)
+    assert (row["status"], row["failed_times"], row["failed_info"]) == ("processing", 0, None)
+    assert row["progress_info"] == str(error)
+
+
+def test_the_breaker_has_the_contracts_settings_and_probes_before_it_closes(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    breaker = {"enabled": True, "max_requests": 2, "interval": "1m", "timeout": "300ms", "fail_threshold": 0.5}
+    desk.configure(PROVIDERS__SCRIPTED__CIRCUIT_BREAKER=json.dumps(breaker))
+    desk.provider.play(*[refuses(500)] * 4, answers())
+    assert [attempt(desk, id) is None for id in range(1, 6)] == [False] * 4 + [True]
+    assert is_waiting(attempt(desk, 6), "circuit breaker is open, 4 of 5 calls failed")
+    poll(lambda: desk.gate("provider:scripted").state == "half_open", message="the breaker lets calls through to try")
+    assert attempt(desk, 6, *waiting(desk)) is None
+    assert desk.gate("provider:scripted").state == "half_open"
+    assert attempt(desk, 7) is None
+    assert desk.gate("provider:scripted").state == "closed"
+
+
+def test_a_breaker_that_is_switched_off_never_opens(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    desk.configure(PROVIDERS__SCRIPTED__CIRCUIT_BREAKER__ENABLED="false")
+    desk.provider.play(refuses(500))
+    assert not any(isinstance(attempt(desk, id), Waiting) for id in range(1, 9))
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_what_is_the_callers_fault_does_not_open_the_breaker(sqlite_desk: Desk, status: int) -> None:
+    sqlite_desk.provider.play(refuses(status))
+    assert all(isinstance(attempt(sqlite_desk, id), Fail) for id in range(1, 9))
+
+
+def test_while_the_breaker_is_open_the_fallback_answers(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    other = ScriptedProvider()
+    try:
+        settings = json.dumps({"base_url": other.base_url, "model": "other-1"})
+        desk.configure(PROVIDERS__OTHER=settings, LLM__PROVIDER="scripted", LLM__FALLBACK='["other"]')
+        desk.provider.play(refuses(500))
+        assert [attempt(desk, id) for id in range(1, 9)] == [None] * 8
+        assert (len(desk.provider.calls), len(other.calls)) == (5, 8)
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_pauses_the_provider_for_all(
+    sqlite_desk: Desk, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = sqlite_desk
+    desk.provider.play(refuses(status, "no such key"))
+    for id in (1, 2, 3):
+        assert is_waiting(attempt(desk, id), f"HTTP {status} from the provider: no such key [unauthorized]")
+        assert desk.row(id)["failed_times"] == 0
+    assert len(desk.provider.calls) == 1
+    assert "gate closed" in capsys.readouterr().out
+    desk.runtime.broker.gates.open("provider:scripted")  # the operator has mended it
+    desk.provider.play(answers())
+    assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 3
+
+
+def test_no_credit_pauses_until_the_balance_says_otherwise(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    paths: list[str] = []
+    there = {"is_available": False, "balance_infos": [{"currency": "CNY", "total_balance": "0.00"}]}
+
+    async def scene(stage: Stage) -> None:
+        paths.append(stage.asked.path)
+        if stage.asked.path == "/user/balance":
+            assert stage.asked.headers["authorization"] == "Bearer sk-scripted"
+            return await says(json.dumps(there), "application/json")(stage)
+        await (answers() if there["is_available"] else refuses(402, "Insufficient Balance"))(stage)
+
+    desk.provider.play(scene)
+    desk.configure(PROVIDERS__SCRIPTED__BALANCE_URL=desk.provider.base_url.replace("/v1", "/user/balance"))
+    assert is_waiting(attempt(desk, 1), "Insufficient Balance [no_credit]")
+    assert is_waiting(attempt(desk, 2), "Insufficient Balance [no_credit]")
+    with desk.runtime.database.connection_context():
+        (looking,) = Task.select().where(Task.type == "llm.balance")
+    with pytest.raises(Retry, match="no credit") as caught:
+        desk.run(looking.id)
+    assert (caught.value.counts, desk.gate("provider:scripted").state) == (False, "paused")
+    there["is_available"] = True
+    assert desk.run(looking.id, 2) == {"opened": True}
+    assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 2
+    assert paths == ["/v1/chat/completions", *["/user/balance"] * 2, *["/v1/chat/completions"] * 2]
+
+
+@pytest.mark.parametrize("status", [404, 200])
+def test_without_a_balance_to_ask_a_call_tells(sqlite_desk: Desk, status: int) -> None:
+    desk = sqlite_desk
+    desk.provider.play(refuses(402), says("[]", "application/json", status))
+    desk.configure(PROVIDERS__SCRIPTED__BALANCE_URL=f"{desk.provider.base_url}/balance")
+    attempt(desk, 1)
+    with desk.runtime.database.connection_context():
+        (looking,) = Task.select().where(Task.type == "llm.balance")
+    assert desk.run(looking.id)["opened"] is False
+
+
+def test_a_model_may_have_limits_beside_its_providers(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    models = {"valuer-1": {"limits": {"calls": 2}}}
+    desk.configure(PROVIDERS__SCRIPTED__MODELS=json.dumps(models), PROVIDERS__SCRIPTED__LIMITS='{"calls": 3}')
+    assert [attempt(desk, id) for id in (1, 2)] == [None, None]
+    assert is_waiting(attempt(desk, 3), "waiting for model:scripted/valuer-1: 2 of 2 calls in 60 s")
+    desk.add_row(4)
+    desk.run(desk.submit(4, model="valuer-2"))
+    desk.add_row(5)
+    with pytest.raises(Waiting, match="waiting for provider:scripted: 3 of 3 calls in 60 s"):
+        desk.run(desk.submit(5, model="valuer-2"))
+
+
+def test_tokens_per_minute_are_reserved_and_then_corrected_by_the_usage(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    # Each call reserves some 506 tokens and uses 30.
+    desk.configure(PROVIDERS__SCRIPTED__LIMITS='{"tokens": 600}', PROVIDERS__SCRIPTED__MAX_TOKENS="500")
+    assert [attempt(desk, id) for id in (1, 2, 3)] == [None] * 3
+    assert desk.gate("provider:scripted").units_in_window == 90
+    assert is_waiting(attempt(desk, 4), "units") or desk.gate("provider:scripted").units_in_window == 120
+
+
+# -- with real workers
+
+
+class Crowd(Installation):
+    """Rows that are answered in half a second each, by a provider that bears a few at once."""
+
+    def __init__(self, folder: Path, redis_url: str, limits: dict[str, Any]) -> None:
+        self.provider = ScriptedProvider()
+        self.provider.play(later(0.5, answers()))
+        super().__init__(
+            folder,
+            f"sqlite:///{folder / 'sytq.db'}",
+            redis_url,
+            SYTQ_PROVIDERS__SCRIPTED__BASE_URL=self.provider.base_url,
+            SYTQ_PROVIDERS__SCRIPTED__MODEL="valuer-1",
+            SYTQ_PROVIDERS__SCRIPTED__LIMITS=json.dumps(limits),
+        )
+
+    def close(self) -> None:
+        super().close()
+        self.provider.close()
+
+    def valuate(self, rows: int) -> list[str]:
+        def insert() -> None:
+            ValuationRecord.insert_many(
+                [{"id": id, "status": "pending", "user_message": f"What is {id} worth?"} for id in range(1, rows + 1)]
+            ).execute()
+
+        tasks = [
+            self.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": id})
+            for id in range(1, rows + 1)
+        ]
+        self.runtime.submitter.submit(tasks, also=insert)
+        return [task.id for task in tasks]
+
+
+@pytest.mark.faults
+def test_many_workers_never_exceed_the_limit_also_after_one_is_killed(tmp_path: Path, redis_url: str) -> None:
+    crowd = Crowd(tmp_path, redis_url, {"running": 4, "adaptive": False})
+    try:
+        workers = [crowd.start_worker() for _ in range(2)]
+        tasks = crowd.valuate(24)
+        poll(lambda: len(crowd.provider.calls) >= 6, message="the provider is asked")
+        with crowd.runtime.database.connection_context():
+            said = [row.progress_info for row in ValuationRecord.select() if row.status == "processing"]
+        assert any("waiting for provider:scripted: 4 of 4 run" in (text or "") for text in said), said
+        workers[0].kill()
+        for task in tasks:
+            row = crowd.wait_state(task, "succeeded", timeout=60)
+            assert row.attempts <= 2  # waiting used none, being killed did
+        assert crowd.provider.peak <= 4
+    finally:
+        crowd.close()
