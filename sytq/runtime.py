@@ -32,6 +32,7 @@ from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, TimedOut
 from sytq.housekeeping.gates import GateLoop
 from sytq.housekeeping.loop import Loop
+from sytq.housekeeping.pickup import PickUp
 from sytq.housekeeping.promote import Promoter
 from sytq.housekeeping.reconcile import Reconciler
 from sytq.housekeeping.record import Recorder
@@ -145,6 +146,8 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
     redis, keys, ledger, submitter = runtime.redis, runtime.broker.keys, runtime.ledger, runtime.submitter
     inspection, liveness = runtime.inspection, runtime.settings.worker.liveness
 
+    watched = [table for table, settings in runtime.settings.llm.tables.items() if settings.pickup]
+
     def name() -> str:
         return runtime.broker.worker.name
 
@@ -154,8 +157,22 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
         lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
         lambda: GateLoop(redis, keys, name(), runtime.broker, liveness),
         lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
+        *([partial(_pick_up, runtime, watched)] if watched and "llm" in runtime.registry else []),
         *(partial(_bridge, runtime, stream) for stream in runtime.settings.streams if stream.type in runtime.registry),
     ]
+
+
+def _pick_up(runtime: Runtime, tables: list[str]) -> Loop:
+    return PickUp(
+        runtime.redis,
+        runtime.broker.keys,
+        runtime.broker.worker.name,
+        runtime.registry,
+        runtime.ledger,
+        runtime.submitter,
+        tables,
+        runtime.settings.llm.labels.pending,
+    )
 
 
 def _bridge(runtime: Runtime, stream: Stream) -> Loop:

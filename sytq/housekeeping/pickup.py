@@ -1,0 +1,126 @@
+"""The pick-up: rows of callers' tables that have the pending word become tasks, without an API call.
+
+Owns the look at those tables. A row that a task has already is not submitted again: the task's unique key says so.
+"""
+
+from __future__ import annotations
+
+import time
+
+import peewee
+import structlog
+
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.db import read
+from sytq.housekeeping.loop import LeasedLoop
+from sytq.ledger import Ledger
+from sytq.models import UniqueKey
+from sytq.plugin import Registry
+from sytq.submit import Submitter
+
+log = structlog.get_logger(__name__)
+
+_TYPE = "llm"
+_LOOK = 0.5
+_PAGE = 500
+#: Seconds of one pass over a table; what it did not come to is next.
+_PASS = 1.0
+_COMPLAIN = 60.0  # seconds between two words about the same table
+#: A row whose tasks end without being able to write to it stays pending. It is taken up so often at once, then less and
+#: less often.
+_AT_ONCE = 3
+_LATER, _LATEST = 10.0, 600.0
+
+
+class Patience:
+    """How soon the same row may be taken up again."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def allows(self, table: str, id: int, now: float) -> bool:
+        """Say whether the row may be taken up, and count it if so."""
+        times, last = self._taken.get((table, id), (0, now))
+        if now - last > 2 * _LATEST:
+            times = 0
+        elif times >= _AT_ONCE and now - last < min(_LATER * 2 ** (times - _AT_ONCE), _LATEST):
+            return False
+        self._taken[table, id] = times + 1, now
+        return True
+
+    def forget(self, now: float) -> None:
+        """Drop what is too long ago to matter."""
+        if len(self._taken) > 20 * _PAGE:
+            self._taken = {row: taken for row, taken in self._taken.items() if now - taken[1] <= 2 * _LATEST}
+
+
+class PickUp(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        registry: Registry,
+        ledger: Ledger,
+        submitter: Submitter,
+        tables: list[str],
+        pending: str,
+    ) -> None:
+        super().__init__("pickup", redis, keys, holder)
+        self._declared = registry.get(_TYPE)
+        self._ledger = ledger
+        self._submitter = submitter
+        self._pending = pending
+        self._cursors: dict[str, int | None] = dict.fromkeys(tables)
+        self._complained: dict[str, float] = {}
+        self._patience = Patience()
+
+    def work(self) -> float:
+        for table in self._cursors:
+            try:
+                self._pass(table)
+            except peewee.PeeweeException as error:
+                # A table that is not there yet, or lacks a column, is its owner's to mend; the others go on.
+                self._complain(table, type(error).__name__)
+        return _LOOK
+
+    def _pass(self, table: str) -> None:
+        """Look at the pending rows from where the last pass ended, page by page."""
+        end = time.monotonic() + _PASS
+        while time.monotonic() < end:
+            ids = self._page(table, self._cursors[table])
+            self._cursors[table] = ids[-1] if len(ids) == _PAGE else None
+            self._submit(table, ids)
+            if len(ids) < _PAGE:
+                return
+
+    def _page(self, table: str, after: int | None) -> list[int]:
+        rows = peewee.Table(table).bind(self._ledger.database)
+        query = rows.select(rows.c.id).where(rows.c.status == self._pending)
+        if after is not None:
+            query = query.where(rows.c.id > after)
+        query = query.order_by(rows.c.id).limit(_PAGE)
+        return read(self._ledger.database, lambda: [int(id) for (id,) in query.tuples()])
+
+    def _submit(self, table: str, ids: list[int]) -> None:
+        keys = {
+            self._declared.unique_key(self._declared.parse({"table_name": table, "id": id})): id for id in ids if id
+        }
+        query = UniqueKey.select(UniqueKey.unique_key).where(UniqueKey.unique_key.in_(list(keys)))
+        known = set(read(self._ledger.database, lambda: [row.unique_key for row in query])) if keys else set()
+        now = time.monotonic()
+        self._patience.forget(now)
+        new = [id for key, id in keys.items() if key not in known and self._patience.allows(table, id, now)]
+        tasks = [self._submitter.prepare(_TYPE, {"table_name": table, "id": id}) for id in new]
+        if tasks:
+            standing = self._submitter.submit(tasks)
+            log.info("rows picked up", table=table, tasks=len(tasks) - len(standing))
+
+    def _complain(self, table: str, error: str) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(table, -_COMPLAIN) >= _COMPLAIN:
+            self._complained[table] = now
+            log.warning("pending rows of a table cannot be looked for", table=table, error=error)

@@ -1,0 +1,137 @@
+"""Plain INSERTs: rows that have the pending word become tasks by themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sytq.db import is_mysql
+from sytq.housekeeping.pickup import Patience
+from sytq.models import Task
+from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
+from tests.servers import poll
+from tests.workers import Installation
+
+pytestmark = pytest.mark.faults
+
+
+class Callers(Installation):
+    """A table of a caller's own, and one that does not exist."""
+
+    def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
+        self.provider = ScriptedProvider()
+        super().__init__(
+            folder,
+            database_url,
+            redis_url,
+            SYTQ_PROVIDERS__SCRIPTED__BASE_URL=self.provider.base_url,
+            SYTQ_PROVIDERS__SCRIPTED__MODEL="valuer-1",
+            SYTQ_LLM__TABLES='{"nowhere": {}, "order": {}, "valuation_records": {"pickup": false}}',
+            SYTQ_LLM__STATUS_LABELS="zh",
+            SYTQ_QUEUE__RETRY="0",
+        )
+        self.quote = "`" if is_mysql(self.runtime.database) else '"'
+        self.sql(
+            "CREATE TABLE {order} (id BIGINT PRIMARY KEY, status VARCHAR(50), user_message TEXT, sys_message TEXT,"
+            " report TEXT, failed_times INT, failed_info TEXT, progress VARCHAR(50), progress_info TEXT,"
+            " current_task_node INT, callback_url VARCHAR(255), updated_at TIMESTAMP NULL)"
+        )
+
+    def close(self) -> None:
+        super().close()
+        self.provider.close()
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        with self.runtime.database.connection_context():
+            statement = statement.format(order=f"{self.quote}order{self.quote}")
+            cursor = self.runtime.database.execute_sql(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def insert(self, *ids: int, status: str = "待处理", table: str = "{order}") -> None:
+        rows = ", ".join(f"({id}, '{status}', 'What is {id} worth?')" for id in ids)
+        self.sql(f"INSERT INTO {table} (id, status, user_message) VALUES {rows}")
+
+    def statuses(self) -> dict[object, object]:
+        return dict(self.sql("SELECT id, status FROM {order}"))  # type: ignore[arg-type]
+
+    def tasks(self) -> list[Task]:
+        with self.runtime.database.connection_context():
+            return list(Task.select().where(Task.type == "llm"))
+
+
+@pytest.fixture
+def callers(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Callers]:
+    made = Callers(tmp_path, database_url, redis_url)
+    yield made
+    made.close()
+
+
+def test_an_inserted_row_is_taken_up_and_answered(callers: Callers) -> None:
+    callers.start_worker()
+    callers.insert(-5, 1, 7)
+    started = time.monotonic()
+    poll(lambda: len(callers.tasks()) == 3, timeout=20, interval=0.05, message="tasks are made")
+    assert time.monotonic() - started < 5  # 2 s on a machine that does nothing else
+    poll(lambda: set(callers.statuses().values()) == {"已完成"}, timeout=30, message="the rows are answered")
+    assert callers.sql("SELECT DISTINCT report FROM {order}") == [(REPORT,)]
+    assert len(callers.provider.calls) == 3
+
+
+def test_only_pending_rows_of_tables_that_want_it_are_taken_up(callers: Callers) -> None:
+    callers.start_worker()
+    callers.insert(1, status="已完成")
+    callers.insert(2, status="draft")
+    callers.insert(3, table="valuation_records")
+    callers.insert(4)
+    poll(lambda: callers.statuses()[4] == "已完成", timeout=30, message="the pending row is answered")
+    assert len(callers.tasks()) == 1
+
+
+def test_many_rows_become_one_task_each_while_they_wait(callers: Callers) -> None:
+    callers.provider.play(later(1, answers()))
+    callers.insert(*range(1, 1101))
+    callers.start_worker()
+    callers.start_worker()
+    poll(lambda: set(callers.statuses().values()) == {"已完成"}, timeout=120, message="the rows are answered")
+    assert len(callers.tasks()) == 1100
+    assert len(callers.provider.calls) == 1100
+
+
+def test_a_row_that_is_set_back_to_pending_is_asked_about_again(callers: Callers) -> None:
+    callers.provider.play(refuses(400), answers())
+    callers.start_worker()
+    callers.insert(1)
+    poll(lambda: callers.statuses()[1] == "失败", timeout=30, message="the row fails")
+    callers.sql("UPDATE {order} SET status = '待处理' WHERE id = 1")
+    poll(lambda: callers.statuses()[1] == "已完成", timeout=30, message="it is answered the second time")
+    assert len(callers.tasks()) == 2
+
+
+def test_a_row_that_cannot_be_written_is_not_taken_up_without_end(callers: Callers) -> None:
+    callers.sql("ALTER TABLE {order} DROP COLUMN progress_info")
+    callers.start_worker()
+    callers.insert(1)
+    poll(lambda: len(callers.tasks()) == 3, timeout=30, message="it is tried at once")
+    time.sleep(3)  # as many looks as would have made six more
+    assert len(callers.tasks()) == 3
+    assert callers.provider.calls == []
+
+
+def test_a_table_that_is_not_there_is_said_once_and_holds_up_nothing(callers: Callers) -> None:
+    worker = callers.start_worker()
+    callers.insert(1)
+    poll(lambda: callers.statuses()[1] == "已完成", timeout=30, message="the other table's row is answered")
+    assert worker.text().count("pending rows of a table cannot be looked for") == 1
+
+
+def test_the_same_row_is_taken_up_at_once_a_few_times_and_then_less_and_less_often() -> None:
+    patience = Patience()
+    assert [patience.allows("t", 1, now) for now in (0, 1, 2, 3, 11, 12.5, 31, 33)] == [
+        True, True, True, False, False, True, False, True,
+    ]  # fmt: skip
+    assert patience.allows("t", 2, 33)
+    assert patience.allows("t", 1, 5000)
+    assert patience.allows("t", 1, 5001)
