@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ import pytest
 import standardwebhooks
 
 from sytq.models import SpendRow, ValuationRecord
-from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses
+from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, poll
 from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
+PROMPT = "A house of 120 square metres in the old town, which nobody else is to know of."
 SECRET = "whsec_" + "c3l0cS10ZXN0cy1zaWduaW5nLXNlY3JldC0="
 
 
@@ -53,10 +55,10 @@ class Desk(Installation):
             await asyncio.sleep(0.02)
         await answers()(stage)
 
-    def valuate(self, row_id: int = 7) -> str:
+    def valuate(self, row_id: int = 7, prompt: str = "What is it worth?") -> str:
         def insert() -> None:
             ValuationRecord.insert(
-                id=row_id, status="pending", user_message="What is it worth?", callback_url=self.receiver.url
+                id=row_id, status="pending", user_message=prompt, callback_url=self.receiver.url
             ).execute()
 
         task = self.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": row_id})
@@ -183,6 +185,73 @@ def test_p6_a_stopped_worker_that_comes_back_writes_neither_row_nor_checkpoint(
         assert len(desk.receiver.received) == 1
     finally:
         desk.close()
+
+
+def test_while_the_answer_streams_the_live_state_tells_how_far_it_is(desk: Desk) -> None:
+    async def slowly(stage: Stage) -> None:
+        await stage.head()
+        while not desk.go_on.is_set():
+            await stage.delta("word ")
+            await asyncio.sleep(0.05)
+        await stage.delta(finish="stop")
+        await stage.end()
+
+    desk.provider.play(slowly)
+    desk.start_worker()
+    task = desk.valuate()
+    seen: list[int] = []
+
+    def told() -> list[int]:
+        live = desk.runtime.inspection.live([task]).get(task)
+        found = re.search(r"scripted answers, (\d+) tokens so far", str(live.progress if live else ""))
+        if found and int(found[1]) not in seen:
+            seen.append(int(found[1]))
+        return seen
+
+    poll(lambda: len(told()) >= 3, timeout=30, message="it is told three times")
+    assert seen == sorted(seen)
+    desk.go_on.set()
+    desk.wait_state(task, "succeeded")
+
+
+def test_p7_neither_prompt_nor_key_stands_in_a_log_an_error_or_redis(desk: Desk) -> None:
+    quoting = f"the key sk-scripted is no good for '{PROMPT}' and for {PROMPT[10:]}"
+    desk.provider.play(
+        refuses(500, quoting),
+        says(json.dumps({"error": {"message": quoting}}), "application/json"),
+        says("{" + PROMPT, "application/json"),
+        refuses(400, quoting),
+    )
+    worker = desk.start_worker(SYTQ_LOGGER__LEVEL="debug", SYTQ_TYPES__LLM='{"retry": {"first": "50ms", "factor": 1}}')
+    desk.wait_state(desk.valuate(prompt=PROMPT), "dead", timeout=40)
+    poll(lambda: desk.receiver.received, timeout=20, message="the callback arrives")
+    assert len(desk.provider.calls) == 4
+    everything = {
+        "the log": worker.text(),
+        "redis": str(everything_in(desk.runtime.redis.client)),
+        "the callback": desk.receiver.received[0].body.decode(),
+        "the row": str({**desk.record().__data__, "user_message": None}),
+    }
+    with desk.runtime.database.connection_context():
+        for table in (name for name in desk.runtime.database.get_tables() if name.startswith("sytq_")):
+            everything[table] = str(desk.runtime.database.execute_sql(f"SELECT * FROM {table}").fetchall())
+    assert "sytq_spend" in everything
+    for where, text in everything.items():
+        assert "sk-scripted" not in text, where
+        assert PROMPT[10:40] not in text, where
+
+
+def everything_in(client: Any) -> list[Any]:
+    """Every value in Redis, whatever its type."""
+    read = {
+        b"string": client.get,
+        b"hash": client.hgetall,
+        b"set": client.smembers,
+        b"zset": lambda key: client.zrange(key, 0, -1),
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"stream": client.xrange,
+    }
+    return [(key, read[client.type(key)](key)) for key in client.scan_iter()]
 
 
 def test_p2_redis_killed_and_emptied_while_the_provider_thinks(fragile: Desk, own_redis: RedisServer) -> None:
