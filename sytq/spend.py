@@ -61,6 +61,18 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """A call that has begun, and the budgets (`subjects`) that hold `amount` for it on `day`."""
+
+    task_id: str
+    token: int
+    number: int
+    day: str
+    amount: int
+    subjects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """A budget that has no room: its subject, the day, and amounts in our unit."""
 
@@ -80,17 +92,17 @@ def units(amount: Decimal) -> int:
     return int((amount / UNIT).to_integral_value())
 
 
-def begin(call: Call, reserve: int, budgets: Mapping[str, int]) -> Spent | None:
-    """Record that a call begins, and reserve at most `reserve` for it from each budget (subject -> limit of a day).
+def begin(call: Call, amount: int, budgets: Mapping[str, int]) -> Reservation | Spent:
+    """Record that a call begins, and reserve `amount` for it from each budget (subject -> limit of a day).
 
-    Returns the budget that has no room for it; the transaction is to be rolled back then.
+    Returns the budget instead that has no room for it; the transaction is to be rolled back then.
     """
     now = utcnow()
     day = now.date().isoformat()
     for subject, limit in sorted(budgets.items()):
         _open(day, subject)
         row = (BudgetRow.day == day) & (BudgetRow.subject == subject)
-        if not BudgetRow.update(used=BudgetRow.used + reserve).where(row, BudgetRow.used + reserve <= limit).execute():
+        if not BudgetRow.update(used=BudgetRow.used + amount).where(row, BudgetRow.used + amount <= limit).execute():
             return Spent(subject, day, BudgetRow.get(row).used, limit)
     SpendRow.insert(
         task_id=call.task_id,
@@ -105,16 +117,32 @@ def begin(call: Call, reserve: int, budgets: Mapping[str, int]) -> Spent | None:
         model=call.model,
         day=day,
         outcome=BEGUN,
-        reserved=reserve,
+        reserved=amount,
         began_at=now,
     ).execute()
-    return None
+    return Reservation(call.task_id, call.token, call.number, day, amount, tuple(budgets))
 
 
-def settle(call: Call, outcome: str, tokens: Tokens, cost: int | None) -> None:
-    """Record how a call ended, and give back what it did not use of its reservations."""
-    row = SpendRow.get(SpendRow.task_id == call.task_id, SpendRow.token == call.token, SpendRow.number == call.number)
-    _settle(row, outcome, tokens, cost)
+def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None) -> None:
+    """Record how a call ended, and give back what it did not use of its reservations; once, however often called."""
+    changed = SpendRow.update(
+        outcome=outcome,
+        cost=cost,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        reasoning_tokens=tokens.reasoning,
+        ended_at=utcnow(),
+    ).where(
+        SpendRow.task_id == reservation.task_id,
+        SpendRow.token == reservation.token,
+        SpendRow.number == reservation.number,
+        SpendRow.outcome == BEGUN,
+    )
+    if changed.execute() and reservation.subjects:
+        BudgetRow.update(used=BudgetRow.used - reservation.amount + (cost or 0)).where(
+            BudgetRow.day == reservation.day, BudgetRow.subject.in_(reservation.subjects)
+        ).execute()
 
 
 def release(task_id: str, before: int | None = None) -> None:
@@ -124,7 +152,9 @@ def release(task_id: str, before: int | None = None) -> None:
     """
     rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
     for row in rows if before is None else rows.where(SpendRow.token < before):
-        _settle(row, LOST, Tokens(), None)
+        subjects = (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ()))
+        lost = Reservation(task_id, row.token, row.number, row.day, row.reserved, subjects)
+        settle(lost, LOST, Tokens(), None)
 
 
 def summary(
@@ -165,21 +195,3 @@ def _open(day: str, subject: str) -> None:
 def _sums(names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
     found = {name: int(value) if isinstance(value, Decimal) else value for name, value in zip(names, row, strict=True)}
     return found | {"cost": money(found["cost"])}
-
-
-def _settle(row: SpendRow, outcome: str, tokens: Tokens, cost: int | None) -> None:
-    if row.outcome != BEGUN:
-        return
-    subjects = [f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ())]
-    BudgetRow.update(used=BudgetRow.used - row.reserved + (cost or 0)).where(
-        BudgetRow.day == row.day, BudgetRow.subject.in_(subjects)
-    ).execute()
-    SpendRow.update(
-        outcome=outcome,
-        cost=cost,
-        prompt_tokens=tokens.prompt,
-        cached_tokens=tokens.cached,
-        completion_tokens=tokens.completion,
-        reasoning_tokens=tokens.reasoning,
-        ended_at=utcnow(),
-    ).where(SpendRow.task_id == row.task_id, SpendRow.token == row.token, SpendRow.number == row.number).execute()

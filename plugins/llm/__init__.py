@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -22,7 +22,7 @@ from sytq.plugin import encode
 
 from .ask import Answered, Asking, Place
 from .pipeline import messages, nodes, output
-from .row import Rows, explain, finished_nodes, is_written, line, mark_written
+from .row import Rows, explain, is_written, line, mark_written, standing
 
 T = TypeVar("T")
 
@@ -115,20 +115,20 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
 
 async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     plan = nodes(ctx.settings, payload.table_name)
-    row, owner, done = await _begin(ctx, payload, plan)
-    asking = Asking(ctx, payload.table_name, payload.id, owner)
+    start = await _begin(ctx, payload, plan)
+    asking = Asking(ctx, payload.table_name, payload.id, start.owner)
     outputs: dict[str, Any] = {}
     answers: list[Answered] = []
     for number, node in enumerate(plan):
         place = Place(number, len(plan), node.name)
-        if number > done:
+        if number > start.done:
             await _show(ctx, payload, place)
-        answer = await _answer(ctx, payload, asking, place, node, row, outputs)
+        answer = await _answer(ctx, payload, asking, place, node, start.row, outputs)
         answers.append(answer)
         outputs[node.name] = output(node, answer)
-    await ctx.progress(len(plan), len(plan), "writing the report")
     last = answers[-1]
-    await _finish(ctx, payload, last["content"], len(plan))
+    if not start.written:
+        await _finish(ctx, payload, last["content"], len(plan))
     return {
         "table_name": payload.table_name,
         "id": payload.id,
@@ -157,22 +157,31 @@ async def _answer(
     return await ctx.step(f"node-{place.number}", ask, also=asking.settle)
 
 
-async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> tuple[dict[str, Any], str | None, int]:
-    """Show in the row that it is being worked on. Returns the row, the task's owner and how many nodes are done."""
+class Start(NamedTuple):
+    """What a start finds: the row, the task's owner, the nodes that are done, and whether the row's end is written."""
+
+    row: dict[str, Any]
+    owner: str | None
+    done: int
+    written: bool
+
+
+async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> Start:
+    """Read the row and show in it that it is being worked on."""
     values: dict[str, Any] = {"status": ctx.settings.llm.labels.processing}
     whole = ctx.settings.llm.tables[payload.table_name].pipeline is not None
 
-    def write(tx: Transaction) -> tuple[dict[str, Any], str | None, int]:
-        spend.release(ctx.id, before=ctx.token)
+    def write(tx: Transaction) -> Start:
         rows = Rows(tx.database, payload.table_name)
         row = rows.get(payload.id, whole=whole)
         if row is None:
             raise Fail(f"{payload.table_name} has no row with id {payload.id}")
-        done = finished_nodes(ctx.id)
-        if not is_written(ctx.id):
+        done, written = standing(ctx.id)
+        spend.release(ctx.id, before=ctx.token)
+        if not written:
             values.update(_shown(ctx, plan, done))
             rows.update(payload.id, **values)
-        return row, Task.get_by_id(ctx.id).owner, done
+        return Start(row, Task.select(Task.owner).where(Task.id == ctx.id).scalar(), done, written)
 
     return await _in_table(ctx, payload, write, values)
 
@@ -206,8 +215,6 @@ async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int)
     body = _callback_body(payload, ctx.id, report=report, error=None)
 
     def write(tx: Transaction) -> None:
-        if is_written(ctx.id):
-            return
         rows = Rows(tx.database, payload.table_name)
         if not rows.update(payload.id, **values):
             raise Fail(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sytq import AsyncContext, Retry, Transaction, Waiting, spend
 from sytq.config import Node
-from sytq.spend import Call
+from sytq.spend import Call, Reservation
 
 from . import prices
 from .answer import ChatError, Reply
@@ -60,7 +60,7 @@ class Asking:
         self._about = (table, row_id)
         self._owner = owner
         self._calls = 0
-        self._last: tuple[Call, spend.Tokens, int | None] | None = None  # answered and not settled
+        self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
     async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
         """The answer to a node's question. Raises Retry or Fail, as the policy says."""
@@ -143,7 +143,7 @@ class Asking:
             await pause(self._ctx, target, failed)
         raise failed
 
-    async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Call:
+    async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
         """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""
         ctx, settings = self._ctx, self._ctx.settings
         table, row_id = self._about
@@ -174,12 +174,13 @@ class Asking:
                 f" set providers.{target.name}.models.<model>.prices",
             )
 
-        def work(tx: Transaction) -> None:
-            if spent := spend.begin(call, most or 0, budgets):
-                raise over_budget(spent, currency, most or 0)
+        def work(tx: Transaction) -> Reservation:
+            reserved = spend.begin(call, most or 0, budgets)
+            if isinstance(reserved, spend.Spent):
+                raise over_budget(reserved, currency, most or 0)
+            return reserved
 
-        await ctx.transaction(work)
-        return call
+        return await ctx.transaction(work)
 
     def _cost(self, target: Target, used: spend.Tokens, at: dt.datetime) -> int | None:
         return prices.cost(target.provider, target.model, used, at, self._ctx.settings.llm.currency)

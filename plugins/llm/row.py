@@ -52,15 +52,16 @@ class Rows:
         return self.update(id, **values)
 
 
-def finished_nodes(task_id: str) -> int:
-    """How many nodes of the task have a checkpointed answer."""
-    done = Step.select().where(Step.task_id == task_id, Step.state == "done", Step.name.startswith("node-"))
-    return int(done.count())
+def standing(task_id: str) -> tuple[int, bool]:
+    """How many nodes of the task have a checkpointed answer, and whether it has written the end of its row: then no
+    start must touch the row again."""
+    done = {step.name for step in Step.select(Step.name).where(Step.task_id == task_id, Step.state == "done")}
+    return sum(name.startswith("node-") for name in done), _WRITTEN in done
 
 
 def is_written(task_id: str) -> bool:
-    """Whether the task has written the end of its row: then a later start must not touch it again."""
-    return bool(Step.select().where(Step.task_id == task_id, Step.name == _WRITTEN).exists())
+    """Whether the task has written the end of its row."""
+    return standing(task_id)[1]
 
 
 def mark_written(task_id: str, token: int) -> None:

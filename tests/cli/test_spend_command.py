@@ -15,7 +15,7 @@ from sytq.config import load
 from sytq.db import transact
 from sytq.migrations import migrate
 from sytq.runtime import build
-from sytq.spend import Call, Tokens
+from sytq.spend import Call, Reservation, Tokens
 
 
 def test_every_sum_of_the_ledger_can_be_asked_for() -> None:
@@ -30,8 +30,9 @@ def test_spend_is_told_in_a_table_and_in_json(tmp_path: Path) -> None:
     def three_calls() -> None:
         for number, (model, cost) in enumerate([("small", 5), ("large", 70_000_000_000), ("small", None)]):
             call = Call("0198c0de-0000-7000-8000-000000000001", 1, number, "node-0", "llm", "p", model)
-            assert spend.begin(call, 0, {}) is None
-            spend.settle(call, "ok", Tokens(10, 1, 20, 2), cost)
+            reserved = spend.begin(call, 0, {})
+            assert isinstance(reserved, Reservation)
+            spend.settle(reserved, "ok", Tokens(10, 1, 20, 2), cost)
 
     transact(database, three_calls)
     told = CliRunner().invoke(app, ["spend", "--by", "model", "--since", "1h", "--json"], env=environ)

@@ -295,12 +295,12 @@ LATE: dict[str, tuple[Scene, str]] = {
 @pytest.mark.parametrize("name", LATE)
 def test_each_way_of_not_ending_has_its_deadline(provider: ScriptedProvider, name: str) -> None:
     scene, kind = LATE[name]
-    limits = {"first_content": 0.3, "silence": 0.2, "total": 0.8}
+    limits = {"first_content": 1.5, "silence": 0.7, "total": 2.5}
     provider.play(scene)
     started = time.monotonic()
     error = failure(provider.base_url, **limits)
     assert error.kind == kind
-    assert limits[kind] <= time.monotonic() - started < 3
+    assert limits[kind] <= time.monotonic() - started < 8
     assert provider.closed_by_client.wait(3), "the call goes on at the provider"
 
 
@@ -334,13 +334,13 @@ def test_reasoning_is_not_silence_and_not_the_report(provider: ScriptedProvider)
         await stage.head()
         for _ in range(10):
             await stage.delta(reasoning_content="hm", content=None)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
         await stage.delta(REPORT)
         await stage.delta(finish="stop")
         await stage.end()
 
     provider.play(thinks)
-    assert ask(provider.base_url, first_content=0.3, silence=0.3)["content"] == REPORT
+    assert ask(provider.base_url, first_content=2, silence=2)["content"] == REPORT
 
 
 @pytest.mark.parametrize("ending", [hangs, resets, drops], ids=["hang", "reset", "drop"])

@@ -18,7 +18,7 @@ from sytq.config import Provider
 from sytq.db import transact
 from sytq.errors import Fail, Retry
 from sytq.models import BudgetRow, SpendRow
-from sytq.spend import Call, Tokens, money, units
+from sytq.spend import Call, Reservation, Spent, Tokens, money, units
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses, resets, then
 
@@ -155,16 +155,19 @@ def test_a_hundred_calls_at_once_overspend_by_nothing(desk: Desk) -> None:
     def one(number: int) -> None:
         call = Call(f"task-{number:031d}", 1, 1, "node-0", "llm", "p", "m", owner="o")
 
-        def begin() -> None:
-            if spend.begin(call, 7, limit):
+        def begin() -> Reservation:
+            reserved = spend.begin(call, 7, limit)
+            if isinstance(reserved, Spent):
                 raise Fail("no room")
+            return reserved
 
         try:
-            transact(database, begin)
+            reserved = transact(database, begin)
         except Fail:
             return
         spent.append(5)
-        transact(database, lambda: spend.settle(call, "ok", Tokens(), 5))
+        transact(database, lambda: spend.settle(reserved, "ok", Tokens(), 5))
+        transact(database, lambda: spend.settle(reserved, "ok", Tokens(), 5))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(one, waiting))
