@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from sytq import AsyncContext, Retry, Transaction, Waiting, spend
+from sytq import AsyncContext, Passage, Retry, Transaction, Waiting, spend
 from sytq.config import Node
 from sytq.spend import Call, Reservation
 
@@ -22,7 +23,7 @@ from .answer import ChatError, Reply
 from .balance import pause
 from .chat import Message, Meter, Request, complete
 from .pipeline import check, correction
-from .policy import POLICIES, Failure, conclude, judge
+from .policy import POLICIES, Failure, Report, conclude, judge
 from .targets import Target, chain
 
 _NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
@@ -60,6 +61,7 @@ class Asking:
         self._about = (table, row_id)
         self._owner = owner
         self._calls = 0
+        self._units = 0  # tokens of the conversation that is under way
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
     async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
@@ -69,7 +71,7 @@ class Asking:
         paused: Target | None = None
         for target in targets:
             try:
-                return await self._conforming(place, node, messages, target)
+                return await self._converse(place, node, messages, target)
             except Waiting as waiting:
                 # Only who lets nobody through is passed over; who is busy is waited for, as that is soon over.
                 if not waiting.closed or (target is targets[-1] and not failures):
@@ -92,56 +94,73 @@ class Asking:
             call, used, cost = self._last
             spend.settle(call, outcome, used, cost)
 
-    async def _conforming(self, place: Place, node: Node, messages: Sequence[Message], target: Target) -> Answered:
-        """Ask again, with the error, while the answer is not what the node's schema wants."""
+    async def _converse(self, place: Place, node: Node, messages: Sequence[Message], target: Target) -> Answered:
+        """Ask one provider, and again with the error while the answer is not what the node's schema wants.
+
+        It is one passage: were the gates to refuse a later call, the task would wait and pay for the first one anew.
+        """
         asked = list(messages)
-        for left in range(node.schema_retries, -1, -1):
-            answer = await self._roomy(place, asked, target)
-            try:
-                check(node, answer)
-                return answer
-            except ChatError as error:
-                await self._ctx.transaction(lambda tx: self.settle("schema"))
-                if not left:
-                    raise
-                said: Message = {"role": "assistant", "content": answer["content"]}
-                asked = [*messages, said, {"role": "user", "content": correction(error)}]
+        units = Request(target.model, messages, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
+        async with self._ctx.passage(*target.gates, units=units) as passage:
+            self._units = 0
+            for left in range(node.schema_retries, -1, -1):
+                answer = await self._roomy(passage, place, asked, target)
+                try:
+                    check(node, answer)
+                    return answer
+                except ChatError as error:
+                    await self._ctx.transaction(lambda tx: self.settle("schema"))
+                    if not left:
+                        raise
+                    said: Message = {"role": "assistant", "content": answer["content"]}
+                    asked = [*messages, said, {"role": "user", "content": correction(error)}]
         raise AssertionError("unreachable")
 
-    async def _roomy(self, place: Place, messages: Sequence[Message], target: Target) -> Answered:
+    async def _roomy(self, passage: Passage, place: Place, messages: Sequence[Message], target: Target) -> Answered:
         """Ask, and where max_tokens cuts the answer, once more with twice as many."""
         try:
-            return await self._call(place, messages, target, target.max_tokens)
+            return await self._call(passage, place, messages, target, target.max_tokens)
         except ChatError as error:
             if error.kind != "length":
                 raise
-        return await self._call(place, messages, target, 2 * target.max_tokens)
+        return await self._call(passage, place, messages, target, 2 * target.max_tokens)
 
-    async def _call(self, place: Place, messages: Sequence[Message], target: Target, max_tokens: int) -> Answered:
+    async def _call(
+        self, passage: Passage, place: Place, messages: Sequence[Message], target: Target, max_tokens: int
+    ) -> Answered:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
-        meter, failed = Meter(), None
-        async with self._ctx.passage(*target.gates, units=request.size // _BYTES + max_tokens) as passage:
-            call = await self._begin(place, target, request, now)
-            try:
-                async with self._telling(place, target, meter):
-                    reply = await complete(self._ctx.http, target.provider, request, meter)
-            except ChatError as error:
-                failed = error
-            usage = failed.usage if failed else reply["usage"]
-            used = prices.tokens(usage)
-            units = used.prompt + used.completion if usage else None
-            passage.report(POLICIES[failed.kind].report if failed else "ok", units=units)
-        cost = self._cost(target, used, now) if usage else None
-        if failed is None:
-            self._last = call, used, cost
-            return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
-        cost = 0 if not usage and not _may_have_cost(failed) else cost
-        kind = failed.kind
-        await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
-        if POLICIES[kind].then == "pause":
-            await pause(self._ctx, target, failed)
-        raise failed
+        call = await self._begin(place, target, request, now)
+        meter = Meter()
+        try:
+            async with self._telling(place, target, meter):
+                reply = await complete(self._ctx.http, target.provider, request, meter)
+        except ChatError as error:
+            used, cost = self._spent(target, error.usage, now)
+            kind = error.kind
+            self._report(passage, POLICIES[kind].report, error.usage, used)
+            if not error.usage and not _may_have_cost(error):
+                cost = 0
+            await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
+            if POLICIES[kind].then == "pause":
+                await pause(self._ctx, target, error)
+            raise
+        used, cost = self._spent(target, reply["usage"], now)
+        self._report(passage, "ok", reply["usage"], used)
+        self._last = call, used, cost
+        return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
+
+    def _spent(self, target: Target, usage: Mapping[str, Any], at: dt.datetime) -> tuple[spend.Tokens, int | None]:
+        """The tokens of a call and what they cost; None when that is not known."""
+        used = prices.tokens(usage)
+        if not usage:
+            return used, None
+        return used, prices.cost(target.provider, target.model, used, at, self._ctx.settings.llm.currency)
+
+    def _report(self, passage: Passage, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
+        """Tell the gates how a call went, and the tokens of the conversation so far where they are known."""
+        self._units += used.prompt + used.completion
+        passage.report(outcome, units=self._units if usage else None)
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
         """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""
@@ -165,7 +184,7 @@ class Asking:
             limits[f"owner:{self._owner}"] = settings.llm.budget(self._owner)
         budgets = {subject: spend.units(limit) for subject, limit in limits.items() if limit is not None}
         provider, currency = target.provider, settings.llm.currency
-        most = prices.most(provider, target.model, request.size, request.max_tokens, now, currency)
+        most = prices.most(provider, target.model, request.size, request.most_tokens, now, currency)
         if budgets and most is None:
             raise Retry(
                 after=60,
@@ -181,9 +200,6 @@ class Asking:
             return reserved
 
         return await ctx.transaction(work)
-
-    def _cost(self, target: Target, used: spend.Tokens, at: dt.datetime) -> int | None:
-        return prices.cost(target.provider, target.model, used, at, self._ctx.settings.llm.currency)
 
     @asynccontextmanager
     async def _telling(self, place: Place, target: Target, meter: Meter) -> AsyncIterator[None]:

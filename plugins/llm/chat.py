@@ -45,6 +45,12 @@ class Request:
         """Bytes of the messages."""
         return sum(len(message["content"].encode("utf-8", "replace")) for message in self.messages)
 
+    @property
+    def most_tokens(self) -> int:
+        """The longest answer that is asked for, under whatever name a provider knows it."""
+        named = [self.extra.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        return max([self.max_tokens, *(value for value in named if isinstance(value, int))])
+
     def body(self, stream: bool) -> str:
         """The request as JSON text."""
         fields: dict[str, Any] = {

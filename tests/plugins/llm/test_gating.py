@@ -174,6 +174,15 @@ def test_tokens_per_minute_are_reserved_and_then_corrected_by_the_usage(sqlite_d
     assert is_waiting(attempt(desk, 4), "units") or desk.gate("provider:scripted").units_in_window == 120
 
 
+def test_an_answer_that_is_asked_for_again_needs_no_second_place(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    desk.configure(PROVIDERS__SCRIPTED__LIMITS='{"calls": 1}')
+    desk.provider.play(answers("Half an", finish="length"), answers())
+    assert attempt(desk, 1) is None
+    assert len(desk.provider.calls) == 2
+    assert is_waiting(attempt(desk, 2), "1 of 1 calls")
+
+
 # -- with real workers
 
 

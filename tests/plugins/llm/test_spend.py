@@ -210,6 +210,14 @@ def test_tasks_wait_without_an_attempt_until_the_day_turns_or_the_budget_is_rais
         assert desk.row(3)["status"] == "completed"
 
 
+def test_the_bound_follows_the_longest_answer_that_extra_asks_for(desk: Desk) -> None:
+    extra = '{"max_tokens": null, "max_completion_tokens": 50000}'
+    desk.configure(PROVIDERS__SCRIPTED__MODELS=priced(), PROVIDERS__SCRIPTED__EXTRA=extra)
+    desk.add_row()
+    desk.run(desk.submit())
+    assert calls(desk)[0].reserved > 50_000 * 2 * 10**6
+
+
 def test_each_owner_has_a_budget_of_its_own(desk: Desk) -> None:
     budgets = '{"*": 0.001, "rich": 1}'
     desk.configure(LLM__BUDGETS=budgets, PROVIDERS__SCRIPTED__MODELS=priced())
