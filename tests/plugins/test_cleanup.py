@@ -143,7 +143,8 @@ def test_audit_and_spend_go_after_their_own_time(runtime: Runtime) -> None:
             runtime.database.execute_sql(
                 "INSERT INTO sytq_spend (task_id, token, number, step, type, provider, model, day, outcome, reserved,"
                 " prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, began_at) VALUES"
-                f" ('t{number // 8}', 1, {number % 8}, 's', 'llm', 'p', 'm', '{at.date()}', 'ok', 0, 1, 1, 1, 1, '')"
+                f" ('t{number // 8}', 1, {number % 8}, 's', 'llm', 'p', 'm', '{at.date()}', 'ok', 0, 1, 1, 1, 1,"
+                f" '{at}')"
             )
     assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "audit": 600, "spend": 600}
     assert clean(runtime) == NOTHING | {"audit": 600, "spend": 600}
