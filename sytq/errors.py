@@ -23,6 +23,14 @@ class InvalidInput(SytqError):
         self.message = message
 
 
+class InvalidQuery(InvalidInput):
+    """A query for tasks that cannot be understood; `position` counts characters from 0."""
+
+    def __init__(self, position: int, message: str) -> None:
+        super().__init__("query", f"at character {position + 1}: {message}")
+        self.position = position
+
+
 class DatabaseUnavailable(SytqError):
     """The ledger did not answer; nothing was accepted and the caller may try again."""
 

@@ -6,6 +6,7 @@ Every method raises DatabaseUnavailable.
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import re
 from collections.abc import Iterable, Iterator
@@ -13,30 +14,17 @@ from dataclasses import dataclass, field
 
 import peewee
 
-from sytq.db import read
+from sytq.db import is_mysql, read
 from sytq.errors import InvalidInput
 from sytq.models import Task
+from sytq.query import Filter, condition
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
 #: Counting stops here, so that it costs no more than this many entries of an index.
 COUNT_MOST = 10_000
 #: A list carries neither payloads nor results: they may have a megabyte each.
 _COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result")]
-_CURSOR = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)/(.*)")
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Which tasks; all that is given must hold. `error` is a part of the text; times are aware and of the end."""
-
-    states: tuple[str, ...] = STATES
-    type: str | None = None
-    queue: str | None = None  # as the row says: one that another language inserted may leave it to the type
-    error: str | None = None
-    since: dt.datetime | None = None
-    before: dt.datetime | None = None
-    ids: tuple[str, ...] = ()
-    host: str | None = None  # which they call, in the spelling of the row: lower case, without a port
+_PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)/([!-~]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,53 +48,58 @@ class History:
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
+        self._mysql = is_mysql(database)
 
-    def page(self, match: Match, *, limit: int, after: str | None = None) -> TaskPage:
+    def page(self, wanted: Filter, *, limit: int, after: str | None = None) -> TaskPage:
         """Return the latest tasks that match: by their end when only ended ones are asked for, else by creation.
 
         Raises InvalidInput for a strange cursor. One statement for each state, which reads `limit` rows unless a
-        filter beside the state leaves out many.
+        condition beside the state leaves out many.
         """
-        moment = Task.finished_at if set(match.states) <= set(TERMINAL) else Task.created_at
+        ended = set(wanted.states) <= set(TERMINAL)
+        moment = Task.finished_at if ended else Task.created_at
         # As the database has it: SQLite compares text, and the digits of a second differ between writers.
         exact = moment.cast("CHAR")
         where = []
         if after is not None:
-            parts = _CURSOR.fullmatch(after)
-            if parts is None:
-                raise InvalidInput("after", f"'{after[:64]}' is no cursor; valid: the `next` of a page before")
-            last = peewee.AsIs(f"{parts[1]} {parts[2]}", converter=False)  # as it stands
-            where = [moment <= last, (moment < last) | (Task.id < parts[3])]
+            time, task_id = _place(after, ended)
+            last = peewee.AsIs(time, converter=False)
+            where = [moment <= last, (moment < last) | (Task.id < task_id)]
 
         def work() -> list[Task]:
             found: list[Task] = []
-            for condition in _each_state(match):
-                query = Task.select(*_COLUMNS, exact.alias("moment")).where(condition, *where)
+            for matches in self._each_state(wanted):
+                query = Task.select(*_COLUMNS, exact.alias("moment")).where(matches, *where)
                 found.extend(query.order_by(moment.desc(), Task.id.desc()).limit(limit + 1))
             return sorted(found, key=lambda task: (_moment(task), task.id), reverse=True)
 
         tasks = read(self._database, work)
         last_shown = tasks[limit - 1] if len(tasks) > limit else None
-        follows = f"{_moment(last_shown).replace(' ', 'T')}/{last_shown.id}" if last_shown else None
-        return TaskPage(tasks[:limit], follows)
+        return TaskPage(tasks[:limit], _cursor(last_shown, ended) if last_shown else None)
 
-    def pages(self, match: Match, size: int = 500) -> Iterator[list[Task]]:
+    def pages(self, wanted: Filter, size: int = 500) -> Iterator[list[Task]]:
         """Yield all tasks that match, latest first, in pages; what is changed meanwhile does not come twice."""
         after: str | None = None
         while True:
-            page = self.page(match, limit=size, after=after)
+            page = self.page(wanted, limit=size, after=after)
             if page.tasks:
                 yield page.tasks
             if page.next is None:
                 return
             after = page.next
 
-    def count(self, match: Match) -> int:
-        """Return how many tasks match, exactly; as long as counting them takes."""
-        return read(
-            self._database,
-            lambda: sum(Task.select(Task.id).where(condition).count() for condition in _each_state(match)),
-        )
+    def count(self, wanted: Filter, most: int | None = None) -> int:
+        """Return how many tasks match, exactly; with `most` up to one more than that of each state."""
+
+        def work() -> int:
+            parts = (Task.select(Task.id).where(matches) for matches in self._each_state(wanted))
+            return sum(part.limit(most + 1).count() if most is not None else part.count() for part in parts)
+
+        return read(self._database, work)
+
+    def now(self) -> dt.datetime:
+        """Return the database's time (naive UTC), which is that of the tasks' times that it sets."""
+        return read(self._database, self._now)
 
     def counts(self, types: Iterable[str]) -> Counts:
         """Return how many tasks of these types are in each state. Seven small statements a type, bounded each."""
@@ -125,34 +118,36 @@ class History:
 
         return read(self._database, work)
 
+    def _each_state(self, wanted: Filter) -> Iterator[peewee.Node]:
+        """The condition for each state alone: so that an index gives the rows in order."""
+        if wanted.needs_now:
+            wanted = wanted.at(self._now())
+        rest = condition(wanted, mysql=self._mysql)
+        for state in wanted.states:
+            yield Task.state == state if rest is None else (Task.state == state) & rest
 
-def _each_state(match: Match) -> Iterator[peewee.Expression]:
-    """The condition for each state alone: so that an index gives the rows in order."""
-    rest = []
-    if match.type is not None:
-        rest.append(Task.type == match.type)
-    if match.queue is not None:
-        rest.append(Task.queue == match.queue)
-    if match.host is not None:
-        rest.append(Task.host == match.host)
-    if match.error is not None:
-        rest.append(Task.error.contains(match.error))
-    if match.since is not None:
-        rest.append(Task.finished_at >= _naive(match.since))
-    if match.before is not None:
-        rest.append(Task.finished_at < _naive(match.before))
-    if match.ids:
-        rest.append(Task.id.in_(match.ids))
-    for state in match.states:
-        condition = Task.state == state
-        for part in rest:
-            condition &= part
-        yield condition
+    def _now(self) -> dt.datetime:
+        clock = "UTC_TIMESTAMP(6)" if self._mysql else "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+        (now,) = self._database.execute_sql(f"SELECT {clock}").fetchone()
+        return now if isinstance(now, dt.datetime) else dt.datetime.fromisoformat(now)
 
 
 def _moment(task: Task) -> str:
     return str(vars(task)["moment"])
 
 
-def _naive(moment: dt.datetime) -> dt.datetime:
-    return moment.astimezone(dt.UTC).replace(tzinfo=None)
+def _cursor(last: Task, ended: bool) -> str:
+    place = f"{'f' if ended else 'c'}{_moment(last)}/{last.id}"
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str, ended: bool) -> tuple[str, str]:
+    """The moment and the id at which a page before this ended. Raises InvalidInput."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        text = ""
+    match = _PLACE.fullmatch(text)
+    if match is None or match[1] != ("f" if ended else "c"):
+        raise InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")
+    return match[2], match[3]

@@ -10,11 +10,12 @@ import peewee
 import pytest
 
 from sytq.db import is_mysql, open_database, transact
-from sytq.history import History, Match
+from sytq.history import History
 from sytq.ids import new_id
 from sytq.ledger import Ledger, utcnow
 from sytq.migrations import migrate
 from sytq.models import Task
+from sytq.query import parse
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
 #: What lists ask for: states, type, queue.
@@ -66,10 +67,11 @@ def plan(database: peewee.Database, sql: str, params: object) -> str:
 def test_no_list_sorts_what_it_reads(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = selects(database, monkeypatch)
     for states, kind, queue in ASKED:
-        match = Match(states, type=kind, queue=queue)
-        page = History(database).page(match, limit=20)
+        terms = {"state": ",".join(states), "type": kind, "queue": queue}
+        wanted = parse(" ".join(f"{field}:{value}" for field, value in terms.items() if value))
+        page = History(database).page(wanted, limit=20)
         assert len(page.tasks) == 20
-        History(database).page(match, limit=20, after=page.next)
+        History(database).page(wanted, limit=20, after=page.next)
     for states, queue in itertools.product([(), *((state,) for state in STATES)], ["q1", None]):
         assert len(Ledger(database).find(states=states, queue=queue, limit=20)[0]) == 20
     Ledger(database).newcomers(utcnow() - dt.timedelta(days=2), "", 20)

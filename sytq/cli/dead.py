@@ -6,50 +6,31 @@ Owns the words, and that nobody replays or deletes everything without saying so.
 from __future__ import annotations
 
 import base64
-import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
-from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, ago, open_runtime
+from sytq.cli.given import After, AsJson, File, Limit, Query, open_runtime, refuse_unknown
 from sytq.cli.onetask import described, found_task, print_task
 from sytq.cli.shown import age, as_json, cell, iso, more, table
 from sytq.cli.tasks import Id, Payload
 from sytq.errors import InvalidInput
-from sytq.history import History, Match
+from sytq.history import History
 from sytq.ledger import utcnow
-from sytq.patterns import normal_host
+from sytq.query import Filter, parse
 from sytq.runtime import Runtime
-from sytq.states import CANCELLED, DEAD
+from sytq.states import CANCELLED, DEAD, STATES
 
 app = typer.Typer(help="List, show, replay and delete dead tasks.", no_args_is_help=True)
 
-Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this task; may be repeated.")]
-Type = Annotated[str | None, typer.Option("--type", "-t", help="Only tasks of this type.")]
-Host = Annotated[str | None, typer.Option("--host", help="Only tasks that call this host.")]
-Error = Annotated[str | None, typer.Option("--error", help="Only tasks whose error has this text in it.")]
-Since = Annotated[
-    dt.datetime | None,
-    typer.Option("--since", parser=ago, metavar="WHEN", help=f"Only those that died then or later: {VALID_MOMENT}."),
-]
-Before = Annotated[
-    dt.datetime | None, typer.Option("--before", parser=ago, metavar="WHEN", help="Only those that died before.")
-]
-Cancelled = Annotated[bool, typer.Option("--cancelled", help="Cancelled tasks in place of dead ones.")]
 All = Annotated[bool, typer.Option("--all", help="All of them; needed when no filter is given.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
 
 
 @app.command("list")
 def list_(
-    type_name: Type = None,
-    host: Host = None,
-    error: Error = None,
-    since: Since = None,
-    before: Before = None,
-    ids: Ids = None,
-    cancelled: Cancelled = False,
+    query: Query = "",
     limit: Limit = 20,
     after: After = None,
     json_wanted: AsJson = False,
@@ -57,10 +38,10 @@ def list_(
 ) -> None:
     """Show dead tasks, the latest death first."""
     parts = open_runtime(file)
-    match = _match(type_name, host, error, since, before, ids, cancelled)
-    page = History(parts.database).page(match, limit=limit, after=after)
-    if not page.tasks and type_name is not None:
-        parts.registry.get(type_name)  # or it says which there are
+    wanted = _given_up(query)
+    page = History(parts.database).page(wanted, limit=limit, after=after)
+    if not page.tasks:
+        refuse_unknown(parts, wanted)
     if json_wanted:
         as_json({"tasks": [described(parts, task, None) for task in page.tasks], "next": page.next})
         return
@@ -91,13 +72,7 @@ def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file
 
 @app.command()
 def replay(
-    type_name: Type = None,
-    host: Host = None,
-    error: Error = None,
-    since: Since = None,
-    before: Before = None,
-    ids: Ids = None,
-    cancelled: Cancelled = False,
+    query: Query = "",
     everything: All = False,
     dry_run: DryRun = False,
     json_wanted: AsJson = False,
@@ -105,20 +80,14 @@ def replay(
 ) -> None:
     """Run dead tasks again, with all their attempts before them, and print how many."""
     parts = open_runtime(file)
-    match = _chosen(parts, everything, _match(type_name, host, error, since, before, ids, cancelled))
+    wanted = _chosen(parts, everything, query)
     left = "unfinished tasks have their unique keys, or somebody else was faster"
-    _change(parts, match, "replayed", parts.operator.replay, left, dry_run, json_wanted)
+    _change(parts, wanted, "replayed", parts.operator.replay, left, dry_run, json_wanted)
 
 
 @app.command()
 def delete(
-    type_name: Type = None,
-    host: Host = None,
-    error: Error = None,
-    since: Since = None,
-    before: Before = None,
-    ids: Ids = None,
-    cancelled: Cancelled = False,
+    query: Query = "",
     everything: All = False,
     dry_run: DryRun = False,
     json_wanted: AsJson = False,
@@ -126,9 +95,9 @@ def delete(
 ) -> None:
     """Delete dead tasks with all that is known of them, and print how many."""
     parts = open_runtime(file)
-    match = _chosen(parts, everything, _match(type_name, host, error, since, before, ids, cancelled))
+    wanted = _chosen(parts, everything, query)
     left = "somebody else was faster"
-    _change(parts, match, "deleted", parts.operator.delete, left, dry_run, json_wanted)
+    _change(parts, wanted, "deleted", parts.operator.delete, left, dry_run, json_wanted)
 
 
 @app.command()
@@ -155,47 +124,36 @@ def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = Fal
     more(page.next)
 
 
-def _match(
-    type_name: str | None,
-    host: str | None,
-    error: str | None,
-    since: dt.datetime | None,
-    before: dt.datetime | None,
-    ids: list[str] | None,
-    cancelled: bool,
-) -> Match:
-    return Match(
-        (CANCELLED if cancelled else DEAD,),
-        type_name,
-        error=error,
-        since=since,
-        before=before,
-        ids=tuple(dict.fromkeys(ids or ())),
-        host=normal_host(host) if host else None,
-    )
+def _given_up(query: str) -> Filter:
+    """The query, among dead tasks unless it names states itself. Raises InvalidInput."""
+    wanted = parse(query)
+    if wanted.states == STATES:
+        wanted = wanted.within(f"state:{DEAD}")
+    for state in wanted.states:
+        if state not in (DEAD, CANCELLED):
+            raise InvalidInput("query", f"'state:{state}' is not valid here; valid: state:{DEAD}, state:{CANCELLED}")
+    return wanted
 
 
-def _chosen(parts: Runtime, everything: bool, match: Match) -> Match:
-    """The match, when it says what is meant. Raises BadParameter, InvalidInput."""
-    filtered = any((match.type, match.host, match.error, match.since, match.before, match.ids))
-    if filtered == everything:
-        raise typer.BadParameter("give either --all or some of --id, --type, --host, --error, --since, --before")
-    if match.type is not None and match.type not in parts.registry and not History(parts.database).count(match):
-        parts.registry.get(match.type)  # says which there are
-    if match.ids:
-        found = {task.id for page in History(parts.database).pages(match) for task in page}
-        for task_id in match.ids:
+def _chosen(parts: Runtime, everything: bool, query: str) -> Filter:
+    """The query, when it says what is meant. Raises BadParameter, InvalidInput."""
+    if bool(query.strip()) == everything:
+        raise typer.BadParameter("give either a query, such as 'type:webhook age:<1h', or --all")
+    wanted = _given_up(query)
+    history = History(parts.database)
+    if wanted.named("type") and not history.count(wanted):
+        refuse_unknown(parts, wanted)
+    if ids := wanted.named("id"):
+        found = {task.id for page in history.pages(wanted) for task in page}
+        for task_id in ids:
             if task_id not in found:
-                word = match.states[0]
-                raise InvalidInput(
-                    "id", f"there is no {word} task '{cell(task_id[:64])}' that matches; nothing was done"
-                )
-    return match
+                raise InvalidInput("id", f"there is no such task '{cell(task_id[:64])}' here; nothing was done")
+    return wanted
 
 
 def _change(
     parts: Runtime,
-    match: Match,
+    wanted: Filter,
     done: str,
     change: Callable[[Sequence[str]], int],
     left: str,
@@ -204,10 +162,10 @@ def _change(
 ) -> None:
     history = History(parts.database)
     if dry_run:
-        matched, changed = history.count(match), 0
+        matched, changed = history.count(wanted), 0
     else:
         matched = changed = 0
-        for page in history.pages(match):
+        for page in history.pages(wanted):
             ids = [task.id for task in page]
             matched += len(ids)
             changed += change(ids)

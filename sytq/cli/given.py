@@ -16,6 +16,8 @@ import typer
 from sytq import logs
 from sytq.config import load
 from sytq.durations import parse_duration
+from sytq.errors import InvalidInput
+from sytq.query import Filter
 from sytq.runtime import Runtime, build
 
 File = Annotated[
@@ -24,6 +26,7 @@ File = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most to show.")]
 After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Go on where a list before ended.")]
+Query = Annotated[str, typer.Argument(metavar="[QUERY]", help="Which tasks, such as 'type:webhook age:<1h'.")]
 
 VALID_MOMENT = "now, a duration such as 10m, or a time with its offset such as 2026-07-01T12:00:00Z"
 #: RFC 3339: the offset is not optional, as nobody knows which clock a bare time means.
@@ -38,12 +41,25 @@ def open_runtime(file: str | None) -> Runtime:
 
 def ahead(text: str) -> dt.datetime:
     """A moment to come: a duration counts from now."""
-    return _moment(text, 1)
+    now = dt.datetime.now(dt.UTC)
+    try:
+        if text == "now":
+            return now
+        if _RFC3339.fullmatch(text):
+            return dt.datetime.fromisoformat(text.upper().replace(" ", "T")).astimezone(dt.UTC)
+        return now + dt.timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: {VALID_MOMENT}") from None
 
 
-def ago(text: str) -> dt.datetime:
-    """A moment that was: a duration counts back from now."""
-    return _moment(text, -1)
+def refuse_unknown(parts: Runtime, wanted: Filter) -> None:
+    """An empty list because of a wrong name is an error. Raises InvalidInput naming the valid ones."""
+    for name in wanted.named("type"):
+        parts.registry.get(name)
+    queues = sorted({declared.queue for declared in parts.registry} | {"default"})
+    for queue in wanted.named("queue"):
+        if queue not in queues:
+            raise InvalidInput("queue", f"'{queue[:64]}' is not a queue; valid: {', '.join(queues)}")
 
 
 def person() -> str:
@@ -52,15 +68,3 @@ def person() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as containers have
         return f"uid {os.getuid()}"
-
-
-def _moment(text: str, direction: int) -> dt.datetime:
-    now = dt.datetime.now(dt.UTC)
-    try:
-        if text == "now":
-            return now
-        if _RFC3339.fullmatch(text):
-            return dt.datetime.fromisoformat(text.upper().replace(" ", "T")).astimezone(dt.UTC)
-        return now + direction * dt.timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: {VALID_MOMENT}") from None

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 from sytq.api.body import parse_object
-from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, ahead, open_runtime, person
+from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, Query, ahead, open_runtime, person, refuse_unknown
 from sytq.cli.onetask import described, found_task, newer, print_task
 from sytq.cli.shown import age, as_json, cell, iso, more, table
-from sytq.errors import InvalidInput
-from sytq.history import COUNT_MOST, History, Match
+from sytq.history import COUNT_MOST, History
 from sytq.ledger import utcnow
+from sytq.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, STATES
 
@@ -29,12 +29,6 @@ Payload = Annotated[
 ]
 
 
-def _state(text: str) -> str:
-    if text in STATES:
-        return text
-    raise typer.BadParameter(f"'{text[:64]}' is not a state; valid: {', '.join(STATES)}")
-
-
 def _priority(text: str) -> str:
     if text in PRIORITIES:
         return text
@@ -43,25 +37,19 @@ def _priority(text: str) -> str:
 
 @app.command("list")
 def list_(
-    states: Annotated[
-        list[str] | None,
-        typer.Option("--state", "-s", parser=_state, metavar="STATE", help="Only these states; may be repeated."),
-    ] = None,
-    type_name: Annotated[str | None, typer.Option("--type", "-t", help="Only tasks of this type.")] = None,
-    queue: Annotated[str | None, typer.Option("--queue", "-q", help="Only tasks of this queue.")] = None,
+    query: Query = "",
     limit: Limit = 20,
     after: After = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Show the latest tasks. A list by state is the ledger's, at most a second behind."""
+    """Show the latest tasks that match, as the ledger has them: at most a second behind."""
     parts = open_runtime(file)
-    match = Match(tuple(dict.fromkeys(states or STATES)), type_name, queue)
-    page = History(parts.database).page(match, limit=limit, after=after)
+    wanted = parse(query)
+    page = History(parts.database).page(wanted, limit=limit, after=after)
     if not page.tasks:
-        _refuse_unknown(parts, type_name, queue)
-    live = {} if states else newer(parts, page.tasks)
-    found = [described(parts, task, live.get(task.id)) for task in page.tasks]
+        refuse_unknown(parts, wanted)
+    found = [described(parts, task, None) for task in page.tasks]
     if json_wanted:
         as_json({"tasks": found, "next": page.next})
         return
@@ -184,12 +172,3 @@ def _state_now(parts: Runtime, task_id: str) -> str:
     task = found_task(parts, task_id)
     live = newer(parts, [task]).get(task.id)
     return live.state if live else str(task.state)
-
-
-def _refuse_unknown(parts: Runtime, type_name: str | None, queue: str | None) -> None:
-    """An empty list because of a wrong name is an error; raises InvalidInput naming the valid ones."""
-    if type_name is not None:
-        parts.registry.get(type_name)
-    queues = sorted({declared.queue for declared in parts.registry} | {"default"})
-    if queue is not None and queue not in queues:
-        raise InvalidInput("queue", f"'{cell(queue[:64])}' is not a queue; valid: {', '.join(queues)}")

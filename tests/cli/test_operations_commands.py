@@ -120,18 +120,18 @@ def test_a_task_is_submitted_shown_and_listed(on_mysql: Installation) -> None:
     assert "st\u00e4p" not in run(on_mysql, "tasks", "show", task, "--no-payload").stdout
     hidden = found(on_mysql, "tasks", "show", task, "--no-payload")
     assert "payload" not in hidden and "result" not in hidden and "value" not in hidden["steps"][0]
-    assert [entry["id"] for entry in found(on_mysql, "tasks", "list", "--type", "stepwise")["tasks"]] == [task]
+    assert [entry["id"] for entry in found(on_mysql, "tasks", "list", "type:stepwise")["tasks"]] == [task]
     assert found(on_mysql, "tasks", "count", "--type", "stepwise")["types"]["stepwise"]["succeeded"] == 1
 
 
 def test_a_long_list_is_read_page_by_page(installation: Installation) -> None:
     tasks = [installation.submit("plain", f"t{n}") for n in range(3)]
-    first = run(installation, "tasks", "list", "-s", "queued", "-s", "dead", "-q", "plain", "-n", "2")
+    first = run(installation, "tasks", "list", "state:queued,dead queue:plain", "-n", "2")
     header, *rows = first.stdout.splitlines()
     assert header.split() == ["id", "type", "queue", "state", "attempts", "age", "error"]
     assert [row.split()[:4] for row in rows] == [[task, "plain", "plain", "queued"] for task in tasks[:0:-1]]
     cursor = first.stderr.removeprefix("There are more: --after ").strip()
-    rest = found(installation, "tasks", "list", "-s", "queued", "-n", "2", "--after", cursor)
+    rest = found(installation, "tasks", "list", "state:queued", "-n", "2", "--after", cursor)
     assert [entry["id"] for entry in rest["tasks"]] == [tasks[0]] and rest["next"] is None
     counted = run(installation, "tasks", "count").stdout.splitlines()
     assert counted[0].split() == [
@@ -213,20 +213,17 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     assert listed[1].split()[:3] == [failing, "failing", "3"] and listed[1].endswith(
         "odd one fails (failed after 3 attempts)"
     )
-    assert [entry["id"] for entry in found(installation, "dead", "list", "--error", "odd ONE")["tasks"]] == [failing]
-    assert found(installation, "dead", "list", "--before", "1h")["tasks"] == []
+    assert [entry["id"] for entry in found(installation, "dead", "list", 'error:"odd ONE"')["tasks"]] == [failing]
+    assert found(installation, "dead", "list", "finished:>1h")["tasks"] == []
     assert found(installation, "dead", "show", failing)["attempts"] == 3
     # Nobody replays or deletes everything by leaving something out.
-    for command in (("dead", "replay"), ("dead", "delete"), ("dead", "delete", "--all", "--type", "hopeless")):
-        assert "--all or some of --id, --type" in run(installation, *command, status=2).stderr
+    for command in (("dead", "replay"), ("dead", "delete"), ("dead", "delete", "--all", "type:hopeless")):
+        assert "give either a query" in run(installation, *command, status=2).stderr
     assert run(installation, "dead", "delete", "--all", "--dry-run").stdout == "4 would be deleted\n"
-    assert (
-        "no dead task 'nosuch'"
-        in run(installation, "dead", "delete", "--id", failing, "--id", "nosuch", status=1).stderr
-    )
-    assert run(installation, "dead", "replay", "--id", failing, "--since", "1h").stdout == "1 replayed\n"
+    assert "no such task 'nosuch' here" in run(installation, "dead", "delete", f"id:{failing},nosuch", status=1).stderr
+    assert run(installation, "dead", "replay", f"id:{failing} finished:<1h").stdout == "1 replayed\n"
     poll(lambda: installation.notes()["start odd"] == 6, message="all its attempts again")
-    assert found(installation, "dead", "delete", "--type", "hopeless") == {
+    assert found(installation, "dead", "delete", "type:hopeless") == {
         "matched": 3, "deleted": 3, "dry_run": False,
     }  # fmt: skip
     installation.wait_state(failing, "dead")
@@ -256,9 +253,9 @@ def test_a_second_task_with_the_same_key_is_the_first(installation: Installation
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("tasks", "list", "--state", "pending"), 2, "'pending' is not a state; valid: queued, scheduled, running"),
-        (("tasks", "list", "--queue", "nosuch"), 1, "queue: 'nosuch' is not a queue; valid: "),
-        (("tasks", "list", "--type", "nosuch"), 1, "type: 'nosuch' is not a task type; valid: "),
+        (("tasks", "list", "state:pending"), 1, "'pending' is not a state; valid: queued, scheduled, running"),
+        (("tasks", "list", "queue:nosuch"), 1, "queue: 'nosuch' is not a queue; valid: "),
+        (("tasks", "list", "type:nosuch"), 1, "type: 'nosuch' is not a task type; valid: "),
         (("tasks", "list", "--after", "nosuch"), 1, "after: 'nosuch' is no cursor"),
         (("tasks", "show", "nosuch"), 1, "id: there is no task 'nosuch'"),
         (("tasks", "cancel", "nosuch"), 1, "id: there is no task 'nosuch'"),
@@ -267,7 +264,8 @@ def test_a_second_task_with_the_same_key_is_the_first(installation: Installation
         (("tasks", "submit", "plain", '{"a": 1, "a": 2}'), 1, "a: the key stands twice"),
         (("tasks", "submit", "plain", "{}", "--priority", "top"), 2, "valid: urgent, high, normal, low"),
         (("types", "pause", "nosuch", "--why", "x"), 1, "type: 'nosuch' is not a task type; valid: "),
-        (("dead", "list", "--since", "yesterday"), 2, "'yesterday' is not valid; valid: now, a duration"),
+        (("dead", "list", "finished:<yesterday"), 1, "query: at character 11: finished: 'yesterday' is not valid"),
+        (("dead", "delete", "state:dead,queued"), 1, "'state:queued' is not valid here"),
     ],
 )
 def test_what_cannot_be_meant_is_said_with_what_can(
@@ -284,7 +282,9 @@ def test_without_redis_tasks_are_shown_by_the_ledger_and_submitted(tmp_path: Pat
     task = made.submit("plain", "a")
     made.environ["SYTQ_REDIS__URL"] = f"redis://127.0.0.1:{free_port()}/0"
     listed = run(made, "tasks", "list", "--json")
-    assert json.loads(listed.stdout)["tasks"][0]["id"] == task and "Redis does not answer" in listed.stderr
+    assert json.loads(listed.stdout)["tasks"][0]["id"] == task
+    shown = run(made, "tasks", "show", task, "--json")
+    assert json.loads(shown.stdout)["id"] == task and "Redis does not answer" in shown.stderr
     second = run(made, "tasks", "submit", "plain", payload(made, "b"))
     assert second.stdout == f"{made.runtime.ledger.get(second.stdout.strip()).id}\n"  # and nothing else there
     assert "sytq: Redis does not answer" in run(made, "queues", "list", status=1).stderr

@@ -41,7 +41,7 @@ def long_options(command: Any) -> set[str]:
 
 def test_the_walk_finds_commands_at_every_depth() -> None:
     assert {"sytq dev", "sytq worker", "sytq db migrate", "sytq tasks list", "sytq dead replay"} <= set(COMMANDS)
-    assert {"--state", "--json", "--file"} <= long_options(COMMANDS["sytq tasks list"])
+    assert {"--limit", "--json", "--file"} <= long_options(COMMANDS["sytq tasks list"])
 
 
 def test_the_page_has_the_commands_and_no_others() -> None:

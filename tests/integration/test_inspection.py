@@ -14,10 +14,11 @@ from sytq.broker.broker import Envelope
 from sytq.broker.inspection import Depth, Inspection
 from sytq.broker.keys import GROUP
 from sytq.errors import InvalidInput
-from sytq.history import COUNT_MOST, History, Match
+from sytq.history import COUNT_MOST, History
 from sytq.ledger import Change, from_ms, utcnow
 from sytq.models import Task
-from sytq.states import DEAD, QUEUED, STATES, SUCCEEDED
+from sytq.query import parse
+from sytq.states import DEAD, QUEUED, STATES
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -197,14 +198,16 @@ def test_unreadable_messages_are_kept_with_their_bytes(redis_url: str, installat
     assert {item.source for item in found[1:]} == {keys.stream("plain", "high")}
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "plain/normal/1", "plain/nosuch/1-1", "1-1/"])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "YzIwMjYtMDEtMDEgMDA6MDA6MDA", "plain/normal/1", "plain/nosuch/1-1", "1-1/"]
+)
 def test_a_cursor_of_another_list_is_refused(installation: Installation, cursor: str) -> None:
     parts = installation.runtime
     for page in (parts.inspection.running, parts.inspection.delayed_tasks, parts.inspection.unreadable):
         with pytest.raises(InvalidInput, match=r"after: .* is no cursor"):
             page(limit=1, after=cursor)
     with pytest.raises(InvalidInput, match=r"after: .* is no cursor"):
-        History(parts.database).page(Match(), limit=1, after=cursor)
+        History(parts.database).page(parse(""), limit=1, after=cursor)
     with pytest.raises(InvalidInput, match=r"queue: 'nosuch' is not a queue; valid: .*gentle"):
         parts.inspection.running(queue="nosuch")
 
@@ -221,16 +224,16 @@ def test_the_ledger_is_listed_latest_first_and_every_task_once(ledger: Installat
     batch = [ledger.prepare("plain" if n % 2 else "gentle", f"t{n}") for n in range(9)]
     submitter.submit(batch)  # one statement: on MySQL all have one moment
     last = ledger.submit("plain", "last")
-    whole = everything(history.page, limit=100, match=Match())
+    whole = everything(history.page, limit=100, wanted=parse(""))
     assert whole[0].id == last and {task.id for task in whole} == {last, *(task.id for task in batch)}
     assert whole == sorted(whole, key=lambda task: (task.created_at, task.id), reverse=True)
     assert "payload" not in whole[0].__data__
     for limit in (1, 2, 3, 10):
-        assert [task.id for task in everything(history.page, limit=limit, match=Match())] == [t.id for t in whole]
-    plain = everything(history.page, limit=2, match=Match(type="plain", states=(QUEUED, DEAD)))
+        assert [task.id for task in everything(history.page, limit=limit, wanted=parse(""))] == [t.id for t in whole]
+    plain = everything(history.page, limit=2, wanted=parse("type:plain state:queued,dead"))
     assert [task.id for task in plain] == [task.id for task in whole if task.type == "plain"]
-    assert everything(history.page, limit=2, match=Match(queue="gentle", states=(DEAD,))) == []
-    assert len(everything(history.page, limit=2, match=Match(queue="gentle"))) == 5
+    assert everything(history.page, limit=2, wanted=parse("queue:gentle state:dead")) == []
+    assert len(everything(history.page, limit=2, wanted=parse("queue:gentle"))) == 5
     counts = history.counts(["plain", "gentle"])
     assert counts.by_type["plain"] == dict.fromkeys(STATES, 0) | {QUEUED: 5}
     assert list(counts.oldest) == [QUEUED] and abs((utcnow() - counts.oldest[QUEUED]).total_seconds()) < 60
@@ -251,14 +254,15 @@ def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger:
     )
     expected = [task.id for _, task in sorted(zip(ends, tasks, strict=True), key=lambda p: (p[0], p[1].id))][::-1]
     for limit in (1, 2, 3, 8):
-        assert [t.id for t in everything(history.page, limit=limit, match=Match((DEAD, SUCCEEDED)))] == expected
-    assert [task.id for page in history.pages(Match((DEAD,)), size=3) for task in page] == expected
-    moment = dt.datetime.fromtimestamp(start / 1000 + 1, dt.UTC)
-    assert history.count(Match((DEAD,), since=moment)) == 6
-    assert history.count(Match((DEAD,), before=moment)) == 2
-    assert history.count(Match((DEAD,), error="100%")) == history.count(Match((DEAD,), error="a_b")) == 2
-    assert history.count(Match((DEAD,), ids=(tasks[0].id, "nosuch"))) == 1
-    assert history.count(Match((SUCCEEDED,))) == 0
+        assert [t.id for t in everything(history.page, limit=limit, wanted=parse("state:dead,succeeded"))] == expected
+    assert [task.id for page in history.pages(parse("state:dead"), size=3) for task in page] == expected
+    moment = dt.datetime.fromtimestamp(start / 1000 + 1, dt.UTC).isoformat()
+    assert history.count(parse(f"state:dead finished:>={moment}")) == 6
+    assert history.count(parse(f"state:dead finished:<{moment}")) == 2
+    assert history.count(parse("state:dead error:100%")) == history.count(parse("state:dead error:a_b")) == 2
+    assert history.count(parse(f"state:dead id:{tasks[0].id},nosuch")) == 1
+    assert history.count(parse("state:succeeded")) == 0
+    assert history.count(parse("state:dead"), most=3) == 4
 
 
 def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> None:
@@ -268,11 +272,11 @@ def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> No
     ended = from_ms(1_700_000_000_000)
     parts.ledger.record([Change(task.id, DEAD, 1, 1, finished_at=ended, error="x", outcome=DEAD) for task in tasks])
     seen = []
-    for page in history.pages(Match((DEAD,)), size=2):
+    for page in history.pages(parse("state:dead"), size=2):
         seen += [task.id for task in page]
         assert parts.operator.delete([task.id for task in page]) == len(page)
     assert sorted(seen) == sorted(task.id for task in tasks)
-    assert history.count(Match()) == 0
+    assert history.count(parse("")) == 0
 
 
 def test_counting_stops_where_it_would_cost(ledger: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
