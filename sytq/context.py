@@ -29,10 +29,12 @@ from sytq.broker.gates import Gate, Passage
 from sytq.config import Settings
 from sytq.db import read
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
+from sytq.history import History
 from sytq.http import BlockingClient, Client
 from sytq.ids import derived_id
 from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.models import Step, Task
+from sytq.operate import Operator
 from sytq.plugin import TaskType, encode
 from sytq.states import RUNNING
 from sytq.submit import Submitter
@@ -52,6 +54,8 @@ class Services:
     ledger: Ledger
     broker: StreamsBroker
     submitter: Submitter
+    operator: Operator
+    history: History
     client: Client
     blocking_client: BlockingClient
     threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
@@ -69,7 +73,13 @@ class Transaction:
         """Insert a task and return its id; the same `key` of the same parent is one task, however often it runs."""
         parent = self._context.id
         new = self._context._services.submitter.prepare(
-            type_name, payload, id=derived_id(parent, key), run_at=run_at, parent=parent
+            type_name,
+            payload,
+            id=derived_id(parent, key),
+            run_at=run_at,
+            parent=parent,
+            request_id=self._context.request_id,
+            traceparent=self._context.traceparent,
         )
         # A run before this one may have made it, with another payload even; that one is what was promised.
         if Task.get_or_none(Task.id == new.id) is not None:
@@ -92,12 +102,16 @@ class _Core:
         self.max_attempts = delivery.max_attempts or declared.backoff.max_attempts
         self.token = delivery.token
         self.idempotency_key = delivery.id
+        self.request_id = delivery.request_id  # of the request that the task came with, for calls made in its name
+        self.traceparent = delivery.traceparent
         self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
         self.timeout = declared.seconds
         self.config = declared.config
         self.settings = services.settings
+        self.operator = services.operator  # changes to other tasks, and
+        self.history = services.history  # finding them
         self.log = structlog.get_logger(f"sytq.task.{declared.name}").bind(
-            task_id=delivery.id, type=declared.name, attempt=delivery.attempts
+            task_id=delivery.id, type=declared.name, attempt=delivery.attempts, **delivery.origin
         )
 
     def cancelled(self) -> bool:

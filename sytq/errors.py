@@ -23,6 +23,14 @@ class InvalidInput(SytqError):
         self.message = message
 
 
+class InvalidFields(InvalidInput):
+    """Several fields that cannot be accepted; the message is that of the first."""
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        super().__init__(*fields[0])
+        self.fields = fields
+
+
 class InvalidQuery(InvalidInput):
     """A query for tasks that cannot be understood; `position` counts characters from 0."""
 

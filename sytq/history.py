@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import peewee
@@ -23,7 +23,7 @@ from sytq.states import STATES, TERMINAL, UNFINISHED
 #: Counting stops here, so that it costs no more than this many entries of an index.
 COUNT_MOST = 10_000
 #: A list carries neither payloads nor results: they may have a megabyte each.
-_COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result")]
+_COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
 _PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)/([!-~]{1,64})")
 
 
@@ -96,6 +96,15 @@ class History:
             return sum(part.limit(most + 1).count() if most is not None else part.count() for part in parts)
 
         return read(self._database, work)
+
+    def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
+        """Return those of `ids` that match."""
+
+        def work() -> list[str]:
+            parts = (Task.select(Task.id).where(m, Task.id.in_(list(ids))) for m in self._each_state(wanted))
+            return [task.id for part in parts for task in part]
+
+        return read(self._database, work) if ids else []
 
     def now(self) -> dt.datetime:
         """Return the database's time (naive UTC), which is that of the tasks' times that it sets."""

@@ -49,6 +49,10 @@ class NewTask:
     unique_key: str | None = None
     host: str | None = None
     ordering_key: str | None = None
+    metadata: str | None = None  # JSON text, as are the next
+    callback: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
     retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
     made: float = field(default_factory=time.monotonic, compare=False)
 
@@ -116,8 +120,10 @@ class Ledger:
             keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
         standing = self.claim(keys)
         tasks = [task for task in tasks if task.id not in standing]
-        columns = "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host"
-        columns += ", ordering_key"
+        columns = (
+            "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host, ordering_key,"
+            " unique_key, metadata, callback, request_id, traceparent"
+        )
         rows = [
             (
                 task.id,
@@ -132,12 +138,17 @@ class Ledger:
                 task.parent,
                 task.host,
                 task.ordering_key,
+                task.unique_key,
+                task.metadata,
+                task.callback,
+                task.request_id,
+                task.traceparent,
             )
             for task in tasks
         ]
         # Plain placeholders only: PyMySQL sends anything else row by row.
         tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
-        self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(12)}) {tail}", rows)
+        self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(17)}) {tail}", rows)
         return standing
 
     def claim(self, keys: dict[str, str]) -> dict[str, str]:
@@ -235,7 +246,8 @@ class Ledger:
     def record(self, changes: Sequence[Change], also: Callable[[list[Task]], None] | None = None) -> None:
         """Write a batch of events in one transaction, the latest state of each task once; repeating it is harmless.
 
-        `also` gets the tasks of the batch that are dead or cancelled now and may insert what follows from that.
+        `also` gets those tasks of the batch whose recorded end others wait to hear of: they are dead or cancelled, or
+        have a callback. It may insert what follows from that.
         """
         latest: dict[str, Change] = {}
         for change in changes:
@@ -248,11 +260,12 @@ class Ledger:
             self._write_states(list(latest.values()))
             ended = [c.id for c in latest.values() if c.state in TERMINAL]
             if ended:
-                finished = Task.select(Task.id).where(Task.id.in_(ended), Task.state.in_(TERMINAL))
-                UniqueKey.delete().where(UniqueKey.task_id.in_([row.id for row in finished])).execute()
-            given_up = [c.id for c in latest.values() if c.state in (DEAD, CANCELLED)]
-            if also and given_up:
-                also(list(Task.select().where(Task.id.in_(given_up), Task.state.in_((DEAD, CANCELLED)))))
+                told = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
+                finished = Task.select(Task.id, told.alias("told")).where(Task.id.in_(ended), Task.state.in_(TERMINAL))
+                rows: Any = list(finished.tuples())
+                UniqueKey.delete().where(UniqueKey.task_id.in_([task_id for task_id, _ in rows])).execute()
+                if also and (heard := [task_id for task_id, is_told in rows if is_told]):
+                    also(list(Task.select().where(Task.id.in_(heard))))
 
         transact(self.database, work)
 

@@ -30,6 +30,11 @@ class Task(Model):
     worker = CharField(null=True)
     host = CharField(null=True)  # which it calls, where its type says so
     ordering_key = CharField(null=True)
+    metadata = TextField(null=True)  # the caller's own, as JSON
+    callback = TextField(null=True)  # whom to tell of the end: {"url", "headers"} as JSON
+    unique_key = CharField(null=True)  # as in sytq_unique, for a replay
+    request_id = CharField(null=True)
+    traceparent = CharField(null=True)
     created_at = DateTimeField()
     revived_at = DateTimeField(null=True)  # when it was last replayed: its age counts from there
     scheduled_at = DateTimeField(null=True)

@@ -17,7 +17,7 @@ from sytq.errors import InvalidInput
 from sytq.ledger import Change, Ledger, utcnow
 from sytq.models import Attempt, Pause, Step, Task
 from sytq.plugin import Registry
-from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from sytq.submit import Submitter
 
 _BATCH = 500
@@ -79,10 +79,10 @@ class Operator:
         return revived
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete dead or cancelled tasks with all that is known of them; return how many."""
+        """Delete tasks that have ended, with all that is known of them; return how many."""
 
         def work(part: list[str]) -> int:
-            found = [row.id for row in _locked(part)]
+            found = [row.id for row in _locked(part, TERMINAL)]
             for model in (Attempt, Step):
                 model.delete().where(model.task_id.in_(found)).execute()
             return int(Task.delete().where(Task.id.in_(found)).execute())
@@ -121,12 +121,13 @@ class Operator:
 
     def _revive(self, ids: list[str]) -> list[Task]:
         now = utcnow()
-        rows = _locked(ids)
+        rows = _locked(ids, (DEAD, CANCELLED))
         keys = {row.id: key for row in rows if (key := self._unique_key(row))}
         standing = self._ledger.claim(keys)  # another unfinished task has the same key by now
         rows = [row for row in rows if row.id not in standing]
         for row in rows:
             row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
+            row.scheduled_at = None  # it is to run now, also when it was cancelled before its time
             row.token += 1  # an event of the earlier life that is read again says nothing of this one
         fields = {"state": QUEUED, "attempts": 0, "finished_at": None, "scheduled_at": None, "revived_at": now}
         fields["token"] = Task.token + 1
@@ -134,9 +135,9 @@ class Operator:
         return rows
 
     def _unique_key(self, row: Task) -> str | None:
-        if row.type not in self._registry:
-            return None
-        declared = self._registry.get(row.type)
+        if row.unique_key is not None or row.type not in self._registry:
+            return row.unique_key
+        declared = self._registry.get(row.type)  # a row that another program inserted
         try:
             return declared.unique_key(declared.parse(json.loads(row.payload)))
         except (InvalidInput, ValueError):
@@ -149,8 +150,8 @@ class Operator:
         return row
 
 
-def _locked(ids: list[str]) -> list[Task]:
-    """Those of `ids` that are dead or cancelled, locked until the transaction ends (in both dialects by an UPDATE)."""
-    given_up = Task.id.in_(ids), Task.state.in_((DEAD, CANCELLED))
-    Task.update(state=Task.state).where(*given_up).execute()
-    return list(Task.select().where(*given_up))
+def _locked(ids: list[str], states: Sequence[str]) -> list[Task]:
+    """Those of `ids` in these states, locked until the transaction ends (in both dialects by an UPDATE)."""
+    found = Task.id.in_(ids), Task.state.in_(states)
+    Task.update(state=Task.state).where(*found).execute()
+    return list(Task.select().where(*found))

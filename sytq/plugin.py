@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
@@ -26,13 +26,15 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings, problems
 from sytq.config import TaskType as Policy
 from sytq.durations import parse_duration
-from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.errors import ConfigError, DuplicatePlugin, InvalidFields, InvalidInput
 from sytq.kinds import Kind
 from sytq.schedule import Schedule
 from sytq.states import NAME, PRIORITIES
 
 GROUP = "sytq.plugins"
+_MOST_ERRORS = 20
 log = structlog.get_logger(__name__)
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class TaskType:
     on_dead: Callable[..., Any] | None = None
     schedule: Schedule | None = None
     unique: Callable[[Any], str] | None = None
+    internal: bool = False
     config_model: type[BaseModel] | None = None
     config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
     url: Callable[[Any], str] | None = None
@@ -139,13 +142,8 @@ class TaskType:
         return None if key is None else _bounded(f"{self.name}:{owner or ''}:{key}")
 
     def parse(self, payload: object) -> BaseModel:
-        """Validate a payload. Raises InvalidInput naming the field."""
-        try:
-            return self.payload.model_validate(payload)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "payload"
-            raise InvalidInput(where, first["msg"]) from None
+        """Validate a payload. Raises InvalidFields."""
+        return validated(self.payload, payload, "payload")
 
 
 def _bounded(key: str) -> str:
@@ -168,6 +166,7 @@ def task(
     url: Callable[[Any], str] | None = None,
     order: Callable[[Any], str | None] | None = None,
     retry_of: Callable[[Any, Backoff], Backoff] | None = None,
+    internal: bool = False,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
@@ -180,6 +179,7 @@ def task(
     `url(payload)` is the caller's URL that the task will call: a submission with one that the guard refuses is refused.
     `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
     `retry_of(payload, policy)` is the policy of one task, made from that of the type.
+    An `internal` type is submitted by the service itself and by no client.
     """
 
     taken = set(config.model_fields) & set(Policy.model_fields) if config else ()
@@ -202,6 +202,7 @@ def task(
             url=url,
             order=order,
             retry_of=retry_of,
+            internal=internal,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 
@@ -298,6 +299,7 @@ class Registry:
                     timeout=60.0,
                     queue=settled.queue,
                     priority=settled.priority,
+                    internal=True,
                     config=settled.config,
                     source=settled.source,
                 )
@@ -417,6 +419,17 @@ def _load_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def validated(model: type[M], value: object, whole: str) -> M:
+    """The value as the model has it. Raises InvalidFields, in which `whole` names the value itself."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:_MOST_ERRORS]
+        raise InvalidFields(
+            [(".".join(map(str, each["loc"])) or whole, each["msg"].removeprefix("Value error, ")) for each in found]
+        ) from None
 
 
 def encode(value: object) -> str:

@@ -30,6 +30,7 @@ from sytq.config.sections import Stream
 from sytq.context import AsyncContext, Context, Services
 from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, TimedOut
+from sytq.history import History
 from sytq.housekeeping.gates import GateLoop
 from sytq.housekeeping.loop import Loop
 from sytq.housekeeping.pickup import PickUp
@@ -205,6 +206,8 @@ class _Crew:
             ledger=runtime.ledger,
             broker=runtime.broker,
             submitter=runtime.submitter,
+            operator=runtime.operator,
+            history=History(runtime.database),
             client=client,
             blocking_client=BlockingClient(client, runtime.broker.worker.lane.loop),
             threads=concurrent.futures.ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import structlog
 from pydantic import BaseModel
@@ -21,12 +22,15 @@ from sytq.ids import derived_id, new_id
 from sytq.ledger import Change, Ledger, NewTask, utcnow
 from sytq.models import Task
 from sytq.plugin import Death, Registry, encode
-from sytq.states import CANCELLED, PRIORITIES, SCHEDULED
+from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED
+from sytq.view import announcement
 
 log = structlog.get_logger(__name__)
 
 #: Seconds after which a new task is left to the reconciler; half of what the marks of finished tasks stay for.
 _LATEST = 5.0
+#: Of a task's metadata as JSON, in bytes.
+METADATA_MOST = 4096
 
 
 class Submitter:
@@ -48,14 +52,26 @@ class Submitter:
         run_at: dt.datetime | None = None,
         owner: str | None = None,
         parent: str | None = None,
+        unique_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        callback: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> NewTask:
         """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field.
 
-        A `run_at` without a time zone is UTC.
+        A `run_at` without a time zone is UTC. `unique_key` is for types that make none themselves: one unfinished task
+        of the type has it at most. `callback` ({"url", "headers"}) is told of the end, however the task ends; whether
+        its URL may be reached is not asked here.
         """
         declared = self._registry.get(type_name)
         if priority is not None and priority not in PRIORITIES:
             raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+        if unique_key is not None and declared.unique is not None:
+            raise InvalidInput("unique_key", f"tasks of type '{type_name}' have a key of their own")
+        noted = encode(metadata) if metadata else None
+        if noted is not None and len(noted.encode()) > METADATA_MOST:
+            raise InvalidInput("metadata", f"larger than {METADATA_MOST} bytes as JSON")
         parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
         assert isinstance(parsed, BaseModel)
         host = None
@@ -74,9 +90,13 @@ class Submitter:
             run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
             owner=owner,
             parent=parent,
-            unique_key=declared.unique_key(parsed),
             host=host,
             ordering_key=declared.ordering_key(parsed, owner),
+            unique_key=declared.unique_key(parsed) if unique_key is None else f"{declared.name}:{unique_key}",
+            metadata=noted,
+            callback=encode(callback) if callback else None,
+            request_id=request_id,
+            traceparent=traceparent,
         )
 
     def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
@@ -89,27 +109,43 @@ class Submitter:
         return standing
 
     def record(self, changes: Sequence[Change]) -> None:
-        """Write events to the ledger, with the tasks that tell of a death (`on_dead`). Raises DatabaseUnavailable."""
+        """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death.
+
+        Raises DatabaseUnavailable.
+        """
         followers: list[NewTask] = []
 
         def follow(ended: list[Task]) -> None:
-            followers[:] = [self._obituary(task) for task in ended if f"{task.type}.dead" in self._registry]
+            followers[:] = [task for row in ended for task in self._followers(row)]
             self._ledger.insert(followers)
 
         self._ledger.record(changes, follow)
         self.dispatch(followers)
 
-    def _obituary(self, task: Task) -> NewTask:
-        death = Death(
-            task_id=task.id,
-            payload=_payload(task),
-            error=task.error,
-            attempts=task.attempts,
-            cancelled=task.state == CANCELLED,
-        )
-        # One per death: a task that was revived and died again is told of again.
-        name = f"dead:{task.token}:{task.revived_at or ''}"
-        return self.prepare(f"{task.type}.dead", death, id=derived_id(task.id, name), parent=task.id)
+    def _followers(self, task: Task) -> Iterator[NewTask]:
+        # One of each per end: a task that was revived and ended again is told of again.
+        end = f"{task.token}:{task.revived_at or ''}"
+        origin: dict[str, Any] = {
+            "parent": task.id,
+            "request_id": task.request_id,
+            "traceparent": task.traceparent,
+        }
+        if task.state in (DEAD, CANCELLED) and f"{task.type}.dead" in self._registry:
+            death = Death(
+                task_id=task.id,
+                payload=_payload(task),
+                error=task.error,
+                attempts=task.attempts,
+                cancelled=task.state == CANCELLED,
+            )
+            yield self.prepare(f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{end}"), **origin)
+        if task.callback is not None:
+            try:
+                told = {**json.loads(task.callback), "body": encode(announcement(task))}
+                yield self.prepare("callback", told, id=derived_id(task.id, f"callback:{end}"), **origin)
+            except (InvalidInput, ValueError, TypeError) as error:
+                # A row that another program wrote; it must not hold up the record of all others.
+                log.error("callback cannot be made", task_id=task.id, error=str(error)[:200])
 
     def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
         """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
@@ -144,6 +180,8 @@ class Submitter:
             attempts=0 if isinstance(task, NewTask) else task.attempts,
             token=0 if isinstance(task, NewTask) else task.token,
             retry_delay=task.retry_delay if isinstance(task, NewTask) else None,
+            request_id=task.request_id,
+            traceparent=task.traceparent,
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )
 

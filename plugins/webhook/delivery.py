@@ -69,7 +69,7 @@ async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing
     return await ctx.http.request(
         payload.method,
         payload.url,
-        headers=outgoing_headers(payload, body, secrets, f"msg_{ctx.id}"),
+        headers=_with_origin(ctx, outgoing_headers(payload, body, secrets, f"msg_{ctx.id}")),
         body=body or None,
         timeout=settings.worker.request_timeout,
         max_bytes=_KEPT_BYTES,
@@ -77,6 +77,13 @@ async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing
         certificate=_certificate_for(url, settings),
         timing=timing,
     )
+
+
+def _with_origin(ctx: AsyncContext, headers: dict[str, str]) -> dict[str, str]:
+    """The headers and, unless the caller gave them, the request and the trace that the delivery follows from."""
+    given = {name.lower() for name in headers}
+    known = {"X-Request-Id": ctx.request_id, "traceparent": ctx.traceparent}
+    return headers | {name: value for name, value in known.items() if value and name.lower() not in given}
 
 
 def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], message_id: str) -> dict[str, str]:

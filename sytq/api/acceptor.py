@@ -8,7 +8,7 @@ not know what a task is for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,9 +31,9 @@ _REDIS_PAUSE = 1.0
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    task: NewTask
+    tasks: Sequence[NewTask]
     also: Callable[[], None] | None
-    answered: asyncio.Future[str]
+    answered: asyncio.Future[dict[str, str]]
 
 
 class Acceptor:
@@ -52,15 +52,21 @@ class Acceptor:
 
     async def submit(self, task: NewTask, also: Callable[[], None] | None = None) -> str:
         """Return when `task`, and what `also` writes, is committed: its id, or the id of the unfinished task that
-        has its unique key already.
+        has its unique key already. As `submit_all` otherwise."""
+        standing = await self.submit_all([task], also)
+        return standing.get(task.id, task.id)
+
+    async def submit_all(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+        """Return when `tasks` are committed, all in one transaction: for those that an unfinished task with their
+        unique key stands for, their id -> that task's.
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. Raises Busy,
-        DatabaseUnavailable and whatever the database says against this task (never against another's).
+        DatabaseUnavailable and whatever the database says against these tasks (never against another's).
         """
         if len(self._waiting) >= _WAITING:
             raise Busy("too many submissions wait; nothing was accepted, try again")
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(task, also, loop.create_future())
+        waiter = _Waiter(tasks, also, loop.create_future())
         self._waiting.append(waiter)
         if self._writing is None:
             self._writing = loop.create_task(self._write_all())
@@ -81,9 +87,13 @@ class Acceptor:
             while self._waiting:
                 batch = self._take()
                 outcomes = await loop.run_in_executor(self._writer, self._write, batch)
+                written: list[NewTask] = []
                 for waiter in batch:
-                    _answer(waiter, outcomes[waiter])
-                self._hand_over([waiter.task for waiter in batch if outcomes[waiter] == waiter.task.id])
+                    outcome = outcomes[waiter]
+                    _answer(waiter, outcome)
+                    if not isinstance(outcome, Exception):
+                        written += [task for task in waiter.tasks if task.id not in outcome]
+                self._hand_over(written)
                 away = next((e for e in outcomes.values() if isinstance(e, DatabaseUnavailable)), None)
                 if away is not None:
                     # Whoever came meanwhile would wait just as long for the same answer.
@@ -95,12 +105,13 @@ class Acceptor:
 
     def _take(self) -> list[_Waiter]:
         """The next batch; those whose client went away before are dropped, as nothing was promised."""
-        size = count = 0
+        size = count = tasks = 0
         for waiter in self._waiting:
-            if count and (count >= _BATCH_TASKS or size >= _BATCH_CHARACTERS):
+            if count and (tasks >= _BATCH_TASKS or size >= _BATCH_CHARACTERS):
                 break
             count += 1
-            size += len(waiter.task.payload)
+            tasks += len(waiter.tasks)
+            size += sum(len(task.payload) for task in waiter.tasks)
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return [waiter for waiter in taken if not waiter.answered.cancelled()]
 
@@ -130,8 +141,8 @@ class Acceptor:
 
     # -- on the writer's thread
 
-    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, str | Exception]:
-        """Write a batch in one transaction; return the id that each waiter gets, or what went wrong."""
+    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, dict[str, str] | Exception]:
+        """Write a batch in one transaction; return what each waiter gets, or what went wrong."""
         if not batch:
             return {}
         rows = [waiter.also for waiter in batch if waiter.also is not None]
@@ -141,7 +152,7 @@ class Acceptor:
                 write()
 
         try:
-            standing = self._ledger.accept([waiter.task for waiter in batch], also if rows else None)
+            standing = self._ledger.accept([task for waiter in batch for task in waiter.tasks], also if rows else None)
         except DatabaseUnavailable as error:
             return dict.fromkeys(batch, error)
         except Exception as error:
@@ -150,13 +161,15 @@ class Acceptor:
             # One of them is at fault and only that one shall hear of it.
             half = len(batch) // 2
             return self._write(batch[:half]) | self._write(batch[half:])
-        return {waiter: standing.get(waiter.task.id, waiter.task.id) for waiter in batch}
+        if not standing:
+            return dict.fromkeys(batch, standing)
+        return {w: {task.id: standing[task.id] for task in w.tasks if task.id in standing} for w in batch}
 
 
-def _answer(waiter: _Waiter, outcome: str | Exception) -> None:
+def _answer(waiter: _Waiter, outcome: dict[str, str] | Exception) -> None:
     if waiter.answered.done():
         return
-    if isinstance(outcome, str):
-        waiter.answered.set_result(outcome)
-    else:
+    if isinstance(outcome, Exception):
         waiter.answered.set_exception(outcome)
+    else:
+        waiter.answered.set_result(outcome)

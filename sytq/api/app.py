@@ -23,6 +23,8 @@ from sytq.api.problems import Problems
 from sytq.api.submission import Submission
 from sytq.api.tasks import LiveView, Lookup, OneTask, TaskList
 from sytq.api.threads import Threads
+from sytq.api.v2 import Parts
+from sytq.api.v2 import routes as v2
 from sytq.api.webhooks import WebhookTasks
 from sytq.config import Settings, load
 
@@ -58,6 +60,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/jobs", Jobs(parts.registry, submission))
     app.add_route("/stats", Stats(*figures))
     app.add_route("/workers", Workers(*figures))
+    v2.add_routes(app, Parts(parts, submission, live, sql, redis))
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/live", Health(sytq.__version__))
     app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))

@@ -1,6 +1,6 @@
 """The app as the server sees it: what is settled before and after Falcon.
 
-Owns the request id, the bounds on a request body (size and time) and the last answer when all else fails.
+Owns the request id and the trace, the bounds on a request body (size and time) and the last answer when all else fails.
 Must not know any endpoint.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import falcon.asgi
@@ -24,12 +25,22 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
+#: Version 00 of W3C Trace Context; neither id is all zeros.
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 #: A body that is not there after this many seconds is not waited for, however it drips.
 BODY_SECONDS = 20.0
 #: Of a body that is too large so much more is read (and dropped), so that its sender gets to read the answer.
 _DRAINED = 8
 #: gunicorn closes a connection on which a body was left unread; the client should know.
 _CLOSE = ((b"connection", b"close"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which request this is, and of which trace; it stands in the ASGI scope as `sytq.origin`."""
+
+    request_id: str
+    traceparent: str | None
 
 
 class Refused(Exception):
@@ -58,15 +69,20 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        request_id = _request_id(scope["headers"])
-        bind_contextvars(request_id=request_id.decode())
+        origin = _origin(scope["headers"])
+        scope["sytq.origin"] = origin
+        bind_contextvars(request_id=origin.request_id)
+        told = [(b"x-request-id", origin.request_id.encode())]
+        if origin.traceparent is not None:
+            bind_contextvars(trace_id=origin.traceparent.split("-")[1])
+            told.append((b"traceparent", origin.traceparent.encode()))
         started = False
 
         async def answer(event: dict[str, Any]) -> None:
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
-                event["headers"] = [*event["headers"], (b"x-request-id", request_id)]
+                event["headers"] = [*event["headers"], *told]
             await send(event)
 
         try:
@@ -75,13 +91,13 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             body = await self._read(scope["headers"], receive)
             await super().__call__(scope, _whole(body, receive), answer)
         except Refused as refusal:
-            await _refuse(scope["path"], refusal, answer)
+            await _refuse(scope, refusal, answer)
         except ClientGone:
             pass
         except Exception:
             log.exception("request failed outside of its resource", path=scope["path"])
             if not started:
-                await _refuse(scope["path"], Refused(500, "internal error"), answer)
+                await _refuse(scope, Refused(500, "internal error"), answer)
 
     async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
         """The whole body. Raises Refused (413, 408) and ClientGone."""
@@ -117,11 +133,14 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
         return Refused(413, message, headers=() if ended else _CLOSE)
 
 
-def _request_id(headers: list[tuple[bytes, bytes]]) -> bytes:
+def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:
+    request_id = traceparent = None
     for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value
-    return os.urandom(16).hex().encode()
+        if name == b"x-request-id" and request_id is None and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+        elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+            traceparent = value.decode()
+    return Origin(request_id or os.urandom(16).hex(), traceparent)
 
 
 def _whole(body: bytes, receive: Receive) -> Receive:
@@ -137,10 +156,11 @@ def _whole(body: bytes, receive: Receive) -> Receive:
     return one_event
 
 
-async def _refuse(path: str, refusal: Refused, send: Send) -> None:
-    text = problems.body(path, refusal.status, str(refusal))
+async def _refuse(scope: dict[str, Any], refusal: Refused, send: Send) -> None:
+    request_id = scope["sytq.origin"].request_id
+    media_type, text = problems.refusal(scope["path"], refusal.status, str(refusal), request_id)
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", media_type.encode()),
         (b"content-length", str(len(text)).encode()),
         *refusal.headers,
     ]

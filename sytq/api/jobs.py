@@ -14,13 +14,13 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
+from sytq.api.parameters import parameter
 from sytq.api.submission import Submission
-from sytq.api.tasks import parameter
 from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.durations import format_duration
 from sytq.errors import InvalidInput, RedisUnavailable
-from sytq.plugin import Death, Registry
+from sytq.plugin import Registry
 from sytq.states import DEAD, PRIORITIES, SUCCEEDED
 
 T = TypeVar("T")
@@ -30,8 +30,7 @@ class Jobs:
     """POST /jobs"""
 
     def __init__(self, registry: Registry, submission: Submission) -> None:
-        # What tells of a death is submitted by that death alone.
-        self._types = sorted(declared.name for declared in registry if declared.payload is not Death)
+        self._types = sorted(declared.name for declared in registry if not declared.internal)
         self._submission = submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

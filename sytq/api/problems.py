@@ -1,6 +1,6 @@
 """How a refusal looks: the JSON of every error, by the contract that owns the path.
 
-Owns the two error shapes and which exception becomes which status. Must not decide whether something is an
+Owns the three error shapes and which exception becomes which status. Must not decide whether something is an
 error, and never puts a traceback, a payload or a secret into an answer.
 """
 
@@ -15,7 +15,7 @@ import peewee
 import structlog
 
 from sytq.api.threads import Busy, Threads
-from sytq.errors import DatabaseUnavailable, InvalidInput
+from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, RedisUnavailable
 from sytq.migrations import pending
 
 log = structlog.get_logger(__name__)
@@ -24,11 +24,60 @@ log = structlog.get_logger(__name__)
 _DATABASE_RETRY_AFTER = 5
 
 
-def body(path: str, status: int, message: str) -> bytes:
-    """The JSON of an error: contract A's envelope under /api/ but not /api/v1/, else `{"error": ...}`."""
+#: status -> the last part of a problem's type, which is stable, and its title; docs/problems.md has them all.
+TYPES: dict[int, tuple[str, str]] = {
+    400: ("invalid-request", "The request is not valid"),
+    401: ("unauthorized", "Credentials are needed"),
+    403: ("forbidden", "This is not allowed"),
+    404: ("not-found", "There is no such thing"),
+    405: ("method-not-allowed", "This method is not served here"),
+    408: ("body-too-slow", "The body did not arrive in time"),
+    409: ("conflict", "Its state does not allow this"),
+    413: ("body-too-large", "The body is too large"),
+    415: ("unsupported-media-type", "The body is not JSON"),
+    500: ("internal-error", "Something is wrong on our side"),
+    503: ("unavailable", "Not possible at this moment"),
+}
+#: Refusals of a status that has more than one type.
+INVALID_QUERY = ("invalid-query", "The query cannot be understood")
+
+
+def field_errors(error: InvalidInput) -> list[dict[str, Any]]:
+    """What is wrong, field by field."""
+    if isinstance(error, InvalidQuery):
+        return [{"field": "q", "message": error.message, "position": error.position}]
+    fields = error.fields if isinstance(error, InvalidFields) else [(error.field, error.message)]
+    return [{"field": field, "message": message} for field, message in fields]
+
+
+class Invalid(falcon.HTTPBadRequest):
+    """A 400 that says which fields are wrong: `{"field", "message"}` each, and for a query the `position`."""
+
+    def __init__(self, error: InvalidInput) -> None:
+        super().__init__(description=str(error))
+        self.errors = field_errors(error)
+        self.type = INVALID_QUERY if isinstance(error, InvalidQuery) else TYPES[400]
+
+
+def refusal(
+    path: str,
+    status: int,
+    message: str,
+    request_id: str,
+    *,
+    type: tuple[str, str] | None = None,
+    errors: list[dict[str, Any]] | None = None,
+) -> tuple[str, bytes]:
+    """The media type and the JSON of an error: RFC 9457 under /v2, contract A's envelope under /api/ but not /api/v1/,
+    else `{"error": ...}`."""
+    if path == "/v2" or path.startswith("/v2/"):
+        slug, title = type or TYPES.get(status, ("other", "The request was refused"))
+        problem: dict[str, Any] = {"type": f"urn:sytq:problem:{slug}", "title": title, "status": status}
+        problem |= {"detail": message, "request_id": request_id}
+        return "application/problem+json", encode(problem | ({"errors": errors} if errors else {}))
     if path.startswith("/api/") and not path.startswith("/api/v1/"):
-        return encode({"code": status, "message": message})
-    return encode({"error": message})
+        return falcon.MEDIA_JSON, encode({"code": status, "message": message})
+    return falcon.MEDIA_JSON, encode({"error": message})
 
 
 def encode(answer: object) -> bytes:
@@ -48,6 +97,7 @@ class Problems:
         app.set_error_serializer(_serialize)
         app.add_error_handler(InvalidInput, self._invalid)
         app.add_error_handler(DatabaseUnavailable, self._database_away)
+        app.add_error_handler(RedisUnavailable, self._redis_away)
         app.add_error_handler(Busy, self._busy)
         app.add_error_handler(peewee.ProgrammingError, self._schema)
         app.add_error_handler(peewee.OperationalError, self._schema)
@@ -60,12 +110,18 @@ class Problems:
         error: InvalidInput,
         params: dict[str, Any],
     ) -> None:
-        raise falcon.HTTPBadRequest(description=str(error))
+        raise Invalid(error)
 
     async def _busy(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Busy, params: dict[str, Any]
     ) -> None:
         raise falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
+
+    async def _redis_away(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: RedisUnavailable, params: dict[str, Any]
+    ) -> None:
+        log.warning("request refused: Redis is away", error=str(error), path=req.path)
+        raise falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
 
     async def _database_away(
         self,
@@ -110,5 +166,6 @@ def _serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falc
         message = "no such endpoint"
     else:
         message = error.description or error.title or str(error.status)
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = body(req.path, error.status_code, message)
+    type, errors = (error.type, error.errors) if isinstance(error, Invalid) else (None, None)
+    request_id = req.scope["sytq.origin"].request_id
+    resp.content_type, resp.data = refusal(req.path, error.status_code, message, request_id, type=type, errors=errors)

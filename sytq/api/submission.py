@@ -6,14 +6,17 @@ shape of any request or answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
 import falcon.asgi
 import structlog
 
+from sytq import bulk
 from sytq.api.acceptor import Acceptor
+from sytq.errors import InvalidInput
+from sytq.ledger import NewTask
 from sytq.plugin import Registry
 from sytq.submit import Submitter
 
@@ -42,7 +45,37 @@ class Submission:
             raise falcon.HTTPServiceUnavailable(
                 description=f"the task type '{type_name}' is not available on this server", retry_after=60
             )
-        task = self._submitter.prepare(type_name, payload, priority=priority, owner=req.context.owner)
+        task = self.prepare(req, type_name, payload, priority=priority)
         task_id = await self._acceptor.submit(task, also)
         log.info("Task enqueued successfully", task_id=task_id, type=type_name)
         return task_id
+
+    def prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
+        """Return a task of this request, not accepted yet; `options` as Submitter.prepare. Raises InvalidInput."""
+        if type_name in self._registry and self._registry.get(type_name).internal:
+            raise InvalidInput("type", f"'{type_name}' is submitted by the service alone")
+        return self._prepare(req, type_name, payload, **options)
+
+    async def operation(self, req: falcon.asgi.Request, payload: object) -> str:
+        """Accept a bulk operation and return its id. Raises as `accept`."""
+        task = self._prepare(req, bulk.TYPE, payload)
+        await self.accept([task])
+        return task.id
+
+    def _prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
+        origin = req.scope["sytq.origin"]
+        return self._submitter.prepare(
+            type_name,
+            payload,
+            owner=req.context.owner,
+            request_id=origin.request_id,
+            traceparent=origin.traceparent,
+            **options,
+        )
+
+    async def accept(self, tasks: Sequence[NewTask]) -> dict[str, str]:
+        """Accept prepared tasks in one transaction; return and raise as Acceptor.submit_all."""
+        standing = await self._acceptor.submit_all(tasks)
+        for task in tasks:
+            log.info("Task enqueued successfully", task_id=standing.get(task.id, task.id), type=task.type)
+        return standing

@@ -18,6 +18,7 @@ import falcon
 import falcon.asgi
 
 from sytq.api import problems
+from sytq.api.parameters import number, parameter
 from sytq.api.threads import Busy, Threads
 from sytq.broker.inspection import Inspection, Live
 from sytq.errors import InvalidInput, RedisUnavailable
@@ -40,7 +41,6 @@ _STATE = {status: state for state, status in STATUS.items()}
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LIMIT, _LIMIT_MAX = 10, 100
-_OFFSET_MAX = 2**63 - 1
 
 
 class LiveView:
@@ -123,8 +123,8 @@ class TaskList:
             raise InvalidInput("status", f"{status[:64]!r} is not valid; valid: {', '.join(_STATE)}")
         if queue is not None and not _QUEUE.fullmatch(queue):
             raise InvalidInput("queue_name", "must be 1 to 64 letters, digits, '_', '.' or '-'")
-        limit = min(_number(req, "limit", _LIMIT, least=1), _LIMIT_MAX)
-        offset = _number(req, "offset", 0, least=0)
+        limit = min(number(req, "limit", _LIMIT, least=1), _LIMIT_MAX)
+        offset = number(req, "offset", 0, least=0)
         rows, total = await self._lookup.sql.run(
             self._lookup.ledger.find,
             states=[_STATE[status]] if status else (),
@@ -137,24 +137,3 @@ class TaskList:
         tasks = [self._lookup.shown(row, live.get(row.id)) for row in rows]
         data = {"tasks": tasks, "total_count": total, "limit": limit, "offset": offset}
         resp.data = problems.encode({"code": 200, "message": "Success", "data": data})
-
-
-def parameter(req: falcon.asgi.Request, name: str) -> str | None:
-    """A query parameter; absent and empty are None. Raises InvalidInput."""
-    value = req.params.get(name)
-    if isinstance(value, list):
-        raise InvalidInput(name, "given more than once")
-    return value or None
-
-
-def _number(req: falcon.asgi.Request, name: str, default: int, *, least: int) -> int:
-    value = parameter(req, name)
-    if value is None:
-        return default
-    # isdecimal alone takes the digits of every script, and int() a number of any length.
-    if not (value.isascii() and value.isdecimal() and len(value) <= 19):
-        raise InvalidInput(name, f"{value[:32]!r} is not a whole number from {least}")
-    number = int(value)
-    if not least <= number <= _OFFSET_MAX:
-        raise InvalidInput(name, f"{number} is not a whole number from {least} to {_OFFSET_MAX}")
-    return number

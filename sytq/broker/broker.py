@@ -43,6 +43,8 @@ class Envelope:
     max_attempts: int = 0
     retry_delay: float | None = None  # seconds, in place of the type's
     token: int = 0  # of its latest start, which a new one must be above
+    request_id: str | None = None
+    traceparent: str | None = None
 
     def message(self) -> str:
         """The Dramatiq message, as it stands in the stream."""
@@ -50,6 +52,10 @@ class Envelope:
         options: dict[str, Any] = {"priority": self.priority}
         if self.retry_delay is not None:
             options["retry_delay"] = self.retry_delay
+        if self.request_id is not None:
+            options["request_id"] = self.request_id
+        if self.traceparent is not None:
+            options["traceparent"] = self.traceparent
         head = {
             "queue_name": self.queue,
             "actor_name": self.type,

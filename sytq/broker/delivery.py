@@ -66,6 +66,22 @@ class Delivery(MessageProxy):
         return self._message.args[0]
 
     @property
+    def request_id(self) -> str | None:
+        """The request that the task came with."""
+        return self._message.options.get("request_id")
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace (W3C) that the request belonged to."""
+        return self._message.options.get("traceparent")
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a line of the log says of where the task came from."""
+        said = {"request_id": self.request_id, "trace_id": (self.traceparent or "--").split("-")[1]}
+        return {name: value for name, value in said.items() if value}
+
+    @property
     def created_ms(self) -> int:
         """When the task was accepted, in Unix milliseconds."""
         return self._message.message_timestamp

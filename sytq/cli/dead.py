@@ -11,16 +11,18 @@ from typing import Annotated
 
 import typer
 
+from sytq.bulk import given_up
 from sytq.cli.given import After, AsJson, File, Limit, Query, open_runtime, refuse_unknown
-from sytq.cli.onetask import described, found_task, print_task
-from sytq.cli.shown import age, as_json, cell, iso, more, table
+from sytq.cli.onetask import found_task, print_task
+from sytq.cli.shown import age, as_json, cell, more, table
 from sytq.cli.tasks import Id, Payload
 from sytq.errors import InvalidInput
 from sytq.history import History
 from sytq.ledger import utcnow
-from sytq.query import Filter, parse
+from sytq.query import Filter
 from sytq.runtime import Runtime
-from sytq.states import CANCELLED, DEAD, STATES
+from sytq.states import CANCELLED, DEAD
+from sytq.view import iso, task_view
 
 app = typer.Typer(help="List, show, replay and delete dead tasks.", no_args_is_help=True)
 
@@ -38,12 +40,12 @@ def list_(
 ) -> None:
     """Show dead tasks, the latest death first."""
     parts = open_runtime(file)
-    wanted = _given_up(query)
+    wanted = given_up(query)
     page = History(parts.database).page(wanted, limit=limit, after=after)
     if not page.tasks:
         refuse_unknown(parts, wanted)
     if json_wanted:
-        as_json({"tasks": [described(parts, task, None) for task in page.tasks], "next": page.next})
+        as_json({"tasks": [task_view(task, parts.registry) for task in page.tasks], "next": page.next})
         return
     now = utcnow()
     rows = [
@@ -124,22 +126,11 @@ def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = Fal
     more(page.next)
 
 
-def _given_up(query: str) -> Filter:
-    """The query, among dead tasks unless it names states itself. Raises InvalidInput."""
-    wanted = parse(query)
-    if wanted.states == STATES:
-        wanted = wanted.within(f"state:{DEAD}")
-    for state in wanted.states:
-        if state not in (DEAD, CANCELLED):
-            raise InvalidInput("query", f"'state:{state}' is not valid here; valid: state:{DEAD}, state:{CANCELLED}")
-    return wanted
-
-
 def _chosen(parts: Runtime, everything: bool, query: str) -> Filter:
     """The query, when it says what is meant. Raises BadParameter, InvalidInput."""
     if bool(query.strip()) == everything:
         raise typer.BadParameter("give either a query, such as 'type:webhook age:<1h', or --all")
-    wanted = _given_up(query)
+    wanted = given_up(query)
     history = History(parts.database)
     if wanted.named("type") and not history.count(wanted):
         refuse_unknown(parts, wanted)

@@ -12,8 +12,9 @@ import typer
 
 from sytq.broker.gatestates import GateState
 from sytq.cli.given import AsJson, File, open_runtime, person
-from sytq.cli.shown import age, as_json, cell, iso, table
+from sytq.cli.shown import age, as_json, cell, table
 from sytq.errors import InvalidInput
+from sytq.view import iso
 
 app = typer.Typer(help="List gates, show one; pause and resume one.", no_args_is_help=True)
 
@@ -49,7 +50,7 @@ def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
         ("gate", gate.name),
         ("state", gate.state),
         ("since", iso(gate.since)),
-        ("until", iso(gate.until)),
+        ("until", iso(gate.until) if gate.until else None),
         ("by", gate.by),
         ("reason", gate.reason),
         ("running", _of(gate.running, gate.limit_now) or gate.running),
@@ -95,7 +96,7 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
 
 
 def _described(gate: GateState, *, tasks: bool = False) -> dict[str, Any]:
-    shown = asdict(gate) | {"since": iso(gate.since), "until": iso(gate.until)}
+    shown = asdict(gate) | {"since": iso(gate.since), "until": iso(gate.until) if gate.until else None}
     return shown if tasks else {key: value for key, value in shown.items() if key not in ("inside", "line")}
 
 

@@ -1,17 +1,19 @@
 """`sytq queues`: what waits, runs and is delayed now, as Redis knows it.
 
-Owns the words. The numbers are sytq.broker.inspection's; limits are the configuration's.
+Owns the words. What is shown is sytq.overview's and sytq.broker.inspection's.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sytq import overview
 from sytq.cli.given import After, AsJson, File, Limit, open_runtime
-from sytq.cli.shown import age, as_json, iso, more, table
+from sytq.cli.shown import age, as_json, more, table
+from sytq.view import iso
 
 app = typer.Typer(help="Show queues, and what runs and is delayed in them.", no_args_is_help=True)
 
@@ -22,36 +24,19 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queu
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """Show every queue by priority, with its limits."""
     parts = open_runtime(file)
-    depths = parts.inspection.queues()
-    delayed, parked = parts.inspection.delayed(), parts.inspection.parked()
-    queues: dict[str, dict[str, Any]] = {}
-    for depth in depths:
-        limits = parts.settings.queues.get(depth.queue)
-        queue = queues.setdefault(
-            depth.queue,
-            {
-                "queue": depth.queue,
-                "delayed": delayed[depth.queue],
-                "set_aside": parked[depth.queue],
-                "limit": limits.limit if limits else None,
-                "rate": limits.model_dump(mode="json")["rate"] if limits else None,
-                "priorities": [],
-            },
-        )
-        queue["priorities"].append(
-            {
-                "priority": depth.priority,
-                "waiting": depth.waiting,
-                "running": depth.running,
-                "oldest_seconds": depth.oldest,
-            }
-        )
+    found = overview.queues(parts)
     if json_wanted:
-        as_json(list(queues.values()))
+        as_json(found)
         return
     rows = []
-    for queue in queues.values():
-        whole = [queue["queue"], queue["delayed"] or None, queue["set_aside"] or None, queue["limit"], queue["rate"]]
+    for queue in found:
+        whole: list[object] = [
+            queue["queue"],
+            queue["delayed"] or None,
+            queue["set_aside"] or None,
+            queue["limit"],
+            queue["rate"],
+        ]
         for level in queue["priorities"]:
             name, *rest = whole
             oldest = age(level["oldest_seconds"])

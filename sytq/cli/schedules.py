@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from sytq import overview
 from sytq.cli.given import File, open_runtime, person
 from sytq.errors import InvalidInput
 from sytq.runtime import Runtime
@@ -30,21 +31,7 @@ def list_(
 ) -> None:
     """Show every schedule with its last and next runs."""
     parts = open_runtime(file)
-    now = dt.datetime.now(dt.UTC)
-    rows = parts.timetable.rows()
-    found: list[dict[str, Any]] = []
-    for name, scheduled in sorted(parts.registry.schedules.items()):
-        row = rows.get(name)
-        found.append(
-            {
-                "name": name,
-                "type": scheduled.type,
-                "schedule": str(scheduled.schedule),
-                "last": _iso(row.last_tick) if row else None,
-                "next": [_iso(tick) for tick in scheduled.schedule.upcoming(now, count)],
-                "paused": _pause(row) if row and row.paused_at else None,
-            }
-        )
+    found = overview.schedules(parts, count)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
@@ -52,7 +39,7 @@ def list_(
     for entry in found:
         pause = entry["paused"]
         said = f"since {pause['at']} by {pause['by']}: {pause['why']}" if pause else ""
-        shown = (str(entry[key] or "") for key in ("name", "type", "schedule", "last"))
+        shown = (entry["name"], entry["type"], entry["schedule"], entry["last"] or "")
         table.add_row(*shown, "\n".join(entry["next"]), said)
     Console().print(table)
 
@@ -92,11 +79,3 @@ def _with(name: str, file: str | None) -> Runtime:
         valid = ", ".join(sorted(parts.registry.schedules)) or "none is declared"
         raise InvalidInput("name", f"'{name}' is not a schedule; valid: {valid}")
     return parts
-
-
-def _iso(moment: dt.datetime) -> str:
-    return moment.replace(tzinfo=dt.UTC, microsecond=0).isoformat().replace("+00:00", "Z")
-
-
-def _pause(row: Any) -> dict[str, str]:
-    return {"at": _iso(row.paused_at), "by": row.paused_by, "why": row.paused_why}

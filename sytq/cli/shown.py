@@ -1,11 +1,10 @@
 """How what a command found reaches a person or a program: a table, or JSON.
 
-Owns the form of times, ages and cells. Nothing that stands in a table can steer the terminal.
+Owns the form of ages and cells. Nothing that stands in a table can steer the terminal.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterable, Sequence
 
@@ -46,15 +45,6 @@ def cell(value: object) -> str:
     """A value as one line of printable characters: what stands in a task may come from anybody."""
     text = "" if value is None else str(value)
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def iso(moment: dt.datetime | float | None) -> str | None:
-    """A time of the ledger (naive UTC) or of Redis (unix seconds), to the millisecond."""
-    if moment is None:
-        return None
-    if not isinstance(moment, dt.datetime):
-        moment = dt.datetime.fromtimestamp(moment, dt.UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def age(seconds: float | None) -> str | None:

@@ -13,13 +13,14 @@ import typer
 
 from sytq.api.body import parse_object
 from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, Query, ahead, open_runtime, person, refuse_unknown
-from sytq.cli.onetask import described, found_task, newer, print_task
-from sytq.cli.shown import age, as_json, cell, iso, more, table
+from sytq.cli.onetask import found_task, newer, print_task
+from sytq.cli.shown import age, as_json, cell, more, table
 from sytq.history import COUNT_MOST, History
 from sytq.ledger import utcnow
 from sytq.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, STATES
+from sytq.view import iso, task_view
 
 app = typer.Typer(help="List, show, submit, cancel and reschedule tasks.", no_args_is_help=True)
 
@@ -49,7 +50,7 @@ def list_(
     page = History(parts.database).page(wanted, limit=limit, after=after)
     if not page.tasks:
         refuse_unknown(parts, wanted)
-    found = [described(parts, task, None) for task in page.tasks]
+    found = [task_view(task, parts.registry) for task in page.tasks]
     if json_wanted:
         as_json({"tasks": found, "next": page.next})
         return

@@ -5,13 +5,13 @@ Owns the words. A pause is a type's and not a queue's, hence this group: what sh
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sytq import overview
 from sytq.cli.given import AsJson, File, open_runtime, person
-from sytq.cli.shown import as_json, cell, iso, table
-from sytq.durations import format_duration
+from sytq.cli.shown import as_json, cell, table
 from sytq.errors import InvalidInput
 
 app = typer.Typer(help="List task types; pause and resume one.", no_args_is_help=True)
@@ -27,33 +27,17 @@ def list_(
 ) -> None:
     """Show every task type, with its pause."""
     parts = open_runtime(file)
-    pauses = {row.type: row for row in parts.operator.pauses()}
-    known = {declared.name: declared for declared in parts.registry}
-    found: list[dict[str, Any]] = []
-    # A type that is paused stays so when it is not installed here, or no more.
-    for name in sorted(pauses if paused else known.keys() | pauses.keys()):
-        declared, row = known.get(name), pauses.get(name)
-        pause = {"at": iso(row.paused_at), "by": row.paused_by, "why": row.paused_why} if row else None
-        found.append(
-            {
-                "type": name,
-                "queue": declared.queue if declared else None,
-                "priority": declared.priority if declared else None,
-                "max_attempts": declared.backoff.max_attempts if declared else None,
-                "timeout": format_duration(declared.seconds) if declared else None,
-                "source": declared.source if declared else None,
-                "paused": pause,
-            }
-        )
+    found = overview.types(parts, paused_only=paused)
     if json_wanted:
-        as_json(found)
+        sources = {declared.name: declared.source for declared in parts.registry}
+        as_json([{**entry, "source": sources.get(entry["type"])} for entry in found])
         return
-    columns = ("type", "queue", "priority", "max_attempts", "timeout")
     rows = []
     for entry in found:
         pause = entry["paused"]
         said = f"since {pause['at']} by {pause['by']}: {pause['why']}" if pause else None
-        rows.append((*(entry[column] for column in columns), said))
+        shown = (entry["type"], entry["queue"], entry["priority"], entry["max_attempts"], entry["timeout"])
+        rows.append((*shown, said))
     table(("type", "queue", "priority", "attempts", "timeout", "paused"), rows)
 
 

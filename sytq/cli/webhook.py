@@ -22,6 +22,7 @@ from sytq.broker.gates import Gate, Passage
 from sytq.cli.given import AsJson, File, open_runtime
 from sytq.cli.shown import as_json, cell
 from sytq.context import AsyncContext, Services, Transaction
+from sytq.history import History
 from sytq.http import BlockingClient, Client
 from sytq.ids import new_id
 from sytq.middleware.retry import decide
@@ -79,7 +80,18 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
     error: BaseException | None = None
     with ThreadPoolExecutor(1) as threads:
         blocking = BlockingClient(client, asyncio.get_running_loop())
-        services = Services(parts.settings, parts.ledger, parts.broker, parts.submitter, client, blocking, threads)
+        history = History(parts.database)
+        services = Services(
+            parts.settings,
+            parts.ledger,
+            parts.broker,
+            parts.submitter,
+            parts.operator,
+            history,
+            client,
+            blocking,
+            threads,
+        )
         try:
             context = _Trial(services, declared, delivery)
             delivery.result = await declared.function(context, declared.parse(delivery.payload))

@@ -71,7 +71,7 @@ class RetryPolicy(Middleware):
         message.outcome = outcome
         if outcome.kind == "dead":
             message.fail()
-        line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts)
+        line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts, **message.origin)
         line = line.bind(duration=round(time.time() - message.started, 3))
         if error is None:
             line.info("task succeeded")

@@ -29,6 +29,7 @@ FIELDS: dict[str, Kind] = {
     "worker": "word",
     "host": "word",
     "fingerprint": "word",
+    "request": "word",
     "error": "text",
     "attempts": "number",
     "max_attempts": "number",
@@ -39,7 +40,7 @@ FIELDS: dict[str, Kind] = {
     "finished": "moment",
 }
 #: Fields with fields below them, as in payload.order_id.
-NESTED: tuple[str, ...] = ("payload",)
+NESTED: tuple[str, ...] = ("payload", "metadata")
 
 _CHOICES: dict[str, Sequence[str]] = {"state": STATES, "priority": PRIORITIES}
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)

@@ -28,6 +28,7 @@ _RELATION: dict[str, Callable[[Any, Any], Any]] = {
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _COLUMN: dict[str, Any] = {
     "fingerprint": Task.error_fingerprint,
+    "request": Task.request_id,
     "age": Task.created_at,
     "created": Task.created_at,
     "scheduled": Task.scheduled_at,

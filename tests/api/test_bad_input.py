@@ -10,6 +10,7 @@ import pytest
 from tests.api.conftest import Api, Reply
 
 RECORD, PROMPT, WEBHOOK = "/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks"
+NATIVE = ("/v2/tasks", "/v2/tasks/batch", "/v2/operations", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/cancel")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,8 +24,13 @@ def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = N
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")
     reply = api.request("POST", path, body, {"Content-Type": "application/json"} | (headers or {}))
     assert 400 <= reply.status < 500, reply
-    assert reply.headers["content-type"] == "application/json"
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == before
+    if path in NATIVE:
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert {"type", "title", "status", "detail", "request_id"} <= set(reply.json)
+        assert (reply.json["status"], reply.json["request_id"]) == (reply.status, reply.headers["x-request-id"])
+        return reply, reply.json["detail"]
+    assert reply.headers["content-type"] == "application/json"
     if path == RECORD:
         assert set(reply.json) == {"code", "message"}
         assert reply.json["code"] == reply.status
@@ -33,11 +39,10 @@ def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = N
     return reply, reply.json["error"]
 
 
-@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK])
+@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, *NATIVE])
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"", "body: empty"),
         (b"   ", "body: empty"),
         (b"{", "body: not JSON"),
         (b'{"a": 1,}', "body: not JSON"),
@@ -69,6 +74,12 @@ def test_a_body_that_is_no_object_is_400(api: Api, path: str, body: bytes, says:
     reply, message = refused(api, path, body)
     assert reply.status == 400
     assert says in message
+
+
+@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, "/v2/tasks", "/v2/operations"])
+def test_no_body_is_400(api: Api, path: str) -> None:
+    reply, message = refused(api, path, b"")
+    assert reply.status == 400 and "body: empty" in message
 
 
 @pytest.mark.parametrize(
@@ -165,9 +176,18 @@ def test_a_bad_http_request_task_is_400_and_names_the_field(api: Api, fields: st
      "application/json; charset=latin-1"],
 )  # fmt: skip
 def test_another_content_type_is_415(api: Api, content_type: str) -> None:
-    reply, message = refused(api, RECORD, b"{}", {"Content-Type": content_type})
-    assert reply.status == 415
-    assert "Content-Type" in message
+    for path in (RECORD, *NATIVE):
+        reply, message = refused(api, path, b"{}", {"Content-Type": content_type})
+        assert reply.status == 415
+        assert "Content-Type" in message
+
+
+def test_what_json_can_say_and_a_column_cannot_is_kept_or_refused(api: Api) -> None:
+    odd = {"n": 2**63, "m": -(2**200), "x": 1e308, "nul": "a\u0000b", "emoji": "\U0001f600", "": [[]], "\u0000": None}
+    reply = api.request("POST", "/v2/tasks", {"type": "default", "payload": odd, "metadata": odd})
+    assert reply.status == 202, reply
+    shown = api.request("GET", reply.headers["location"]).json
+    assert shown["payload"] == shown["metadata"] == odd
 
 
 @pytest.mark.parametrize(
@@ -199,7 +219,7 @@ def test_a_body_of_exactly_the_limit_is_read(api: Api) -> None:
     assert api.request("POST", WEBHOOK, body, {"Content-Type": "application/json"}).status == 200
 
 
-@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK])
+@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, *NATIVE])
 def test_a_body_over_the_limit_is_413(api: Api, path: str) -> None:
     reply, message = refused(api, path, b'{"a": "' + b"x" * 1024 * 1024 + b'"}')
     assert reply.status == 413

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import falcon.inspect
 import pytest
 
 from sytq.api import create_app
+from sytq.api.problems import INVALID_QUERY, TYPES
 from sytq.api.tasks import STATUS
 from sytq.config import load
 from tests.api.conftest import REPO
@@ -31,3 +34,11 @@ def test_every_route_is_documented_with_a_curl(document: str) -> None:
 def test_every_status_word_is_documented(document: str) -> None:
     for word in STATUS.values():
         assert f"`{word}`" in document
+
+
+def test_every_problem_is_documented() -> None:
+    page = (REPO / "docs" / "problems.md").read_text("utf-8")
+    known = {(slug, status) for status, (slug, _) in TYPES.items()} | {(INVALID_QUERY[0], 400)}
+    assert {
+        (slug, int(status)) for slug, status in re.findall(r"^\| `urn:sytq:problem:([a-z-]+)` \| (\d+)", page, re.M)
+    } == known

@@ -75,7 +75,7 @@ async def attempt(
     given = given or settings()
     declared = Registry.load(given).get(start.get("type_name", "webhook"))
     client = Client(guard, given.outbound.proxy)
-    services = Services(given, *[cast(Any, None)] * 3, client, *[cast(Any, None)] * 2)
+    services = Services(given, *[cast(Any, None)] * 5, client, *[cast(Any, None)] * 2)
     delivery = started(payload, **start)
     error: BaseException | None = None
     context = Alone(services, declared, delivery)

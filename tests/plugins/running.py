@@ -14,6 +14,7 @@ from dramatiq import Message
 from sytq.broker.delivery import Delivery
 from sytq.config import load
 from sytq.context import AsyncContext, Context, Services
+from sytq.history import History
 from sytq.migrations import migrate
 from sytq.runtime import Runtime, build
 
@@ -60,6 +61,8 @@ class Run:
                 ledger=self._runtime.ledger,
                 broker=_Unheard(),  # type: ignore[arg-type]  # progress goes nowhere
                 submitter=self._runtime.submitter,
+                operator=self._runtime.operator,
+                history=History(self._runtime.database),
                 client=unused,
                 blocking_client=unused,
                 threads=threads,

@@ -26,6 +26,7 @@ from sytq.query.fields import FIELDS, NESTED
 from sytq.states import PRIORITIES, STATES, TERMINAL
 
 NOW = dt.datetime(2026, 6, 15, 12, 0, 0, 250_000)
+COLUMN = {"age": "created_at", "fingerprint": "error_fingerprint", "request": "request_id"}
 RELATION = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -48,7 +49,9 @@ def matches(row: dict[str, Any], wanted: Filter) -> bool:
 def holds(row: dict[str, Any], term: Term) -> bool:
     if term.field in NESTED:
         return json_holds(row[term.field], term)
-    column = {"age": "created_at", "fingerprint": "error_fingerprint"}.get(term.field, term.field)
+    column = {"age": "created_at", "fingerprint": "error_fingerprint", "request": "request_id"}.get(
+        term.field, term.field
+    )
     if FIELDS[term.field] == "moment" and term.field != "age":
         column = f"{term.field}_at"
     found = row[column]
@@ -122,6 +125,8 @@ ROWS = st.fixed_dictionaries(
         "priority": st.none() | st.sampled_from(PRIORITIES),
         "state": st.sampled_from(STATES),
         "payload": PAYLOADS.map(lambda value: json.dumps(value, ensure_ascii=False)) | st.just("no json"),
+        "metadata": st.none() | PAYLOADS.map(json.dumps),
+        "request_id": st.none() | WORDS,
         "error": st.none() | LETTERS,
         "error_fingerprint": st.none() | WORDS,
         "attempts": st.integers(0, 4),
@@ -149,7 +154,7 @@ DURATIONS = st.sampled_from(["1h", "60s", "0s", "250ms", "24h"])
 TIMES = DURATIONS | st.sampled_from(
     ["2026-06-15", "2026-06-14", "2026-06-15T11:00:00.25Z", "2026-06-15T14:00:00+02:00"]
 )
-NAMES = ["type", "queue", "owner", "parent", "worker", "host", "fingerprint"]
+NAMES = ["type", "queue", "owner", "parent", "worker", "host", "fingerprint", "request"]
 CONDITIONS = st.one_of(
     st.tuples(st.sampled_from(NAMES), st.just(""), WORDS | st.just("*")),
     st.tuples(st.just("state"), st.just(""), st.lists(st.sampled_from(STATES), min_size=1, max_size=3).map(",".join)),

@@ -19,6 +19,7 @@ from sytq.broker.gatestates import GateState
 from sytq.config import load
 from sytq.context import AsyncContext, Services
 from sytq.db import is_mysql
+from sytq.history import History
 from sytq.http import BlockingClient, Client
 from sytq.migrations import migrate
 from sytq.models import Step, Task, UniqueKey
@@ -192,6 +193,8 @@ class Desk:
                     ledger=self.runtime.ledger,
                     broker=self.runtime.broker,
                     submitter=self.runtime.submitter,
+                    operator=self.runtime.operator,
+                    history=History(self.runtime.database),
                     client=client,
                     blocking_client=BlockingClient(client, loop),
                     threads=threads,

@@ -1,0 +1,123 @@
+"""Task type `bulk`: one change to all tasks that match a query, in small batches.
+
+Owns the order: a batch is written down, changed, and counted. A worker that dies in between leaves the batch to the
+next start, which changes what is left of it. Must not decide what a change is: `ctx.operator` does it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sytq import Backoff, Context, Transaction, task
+from sytq.bulk import targets
+from sytq.errors import InvalidInput
+from sytq.ledger import utcnow
+from sytq.models import Step
+from sytq.query import Filter
+
+_BATCH = 200
+_NOTES = "batches"  # the checkpoint's name; one row, as there may be thousands of batches
+
+
+class Bulk(BaseModel):
+    """What to do to which tasks, as of a moment (naive UTC)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["cancel", "retry", "reschedule", "delete"]
+    q: str
+    as_of: dt.datetime
+    by: str
+    run_at: dt.datetime | None = None
+
+
+class _Notes(BaseModel):
+    """How far it is: what is done, and the batch under way."""
+
+    matched: int
+    done: int = 0
+    changed: int = 0
+    after: str | None = None
+    batch: list[str] = []
+    ended: bool = False
+
+
+@task(
+    "bulk",
+    payload=Bulk,
+    queue="bulk",
+    retry=Backoff(first="1s", factor=2, max="1m", max_age="24h"),
+    timeout="24h",
+    priority="high",
+    internal=True,
+)
+def bulk(ctx: Context, payload: Bulk) -> dict[str, Any]:
+    """Cancel, retry, reschedule or delete all tasks that match a query."""
+    wanted = targets(payload.action, payload.q, payload.as_of)
+    if payload.action == "cancel":
+        wanted = wanted.within(f"-id:{ctx.id}")
+    notes = _recall(ctx) or _Notes(matched=ctx.history.count(wanted))
+    resumed = bool(notes.batch)
+    while not notes.ended:
+        if not notes.batch:
+            page = ctx.history.page(wanted, limit=_BATCH, after=notes.after)
+            notes.batch, notes.after = [found.id for found in page.tasks], page.next
+            _note(ctx, notes)
+        notes.changed += _change(ctx, payload, wanted, notes.batch, resumed)
+        resumed = False
+        notes.done += len(notes.batch)
+        notes.batch, notes.ended = [], notes.after is None
+        _note(ctx, notes)
+        ctx.progress(notes.done, max(notes.matched, notes.done), f"{notes.changed} changed")
+    return {
+        "action": payload.action,
+        "matched": notes.done,
+        "changed": notes.changed,
+        "unchanged": notes.done - notes.changed,
+    }
+
+
+def _change(ctx: Context, payload: Bulk, wanted: Filter, ids: list[str], resumed: bool) -> int:
+    """Change those of `ids` that still match and return how many; those that an earlier start changed count as well."""
+    left = ctx.history.matching(wanted, ids)
+    changed = len(ids) - len(left) if resumed else 0
+    if payload.action == "retry":
+        return changed + ctx.operator.replay(left)
+    if payload.action == "delete":
+        return changed + ctx.operator.delete(left)
+    for task_id in left:
+        try:
+            if payload.action == "cancel":
+                changed += ctx.operator.cancel(task_id, payload.by) != "ended"
+            else:
+                assert payload.run_at is not None
+                changed += ctx.operator.reschedule(task_id, payload.run_at)
+        except InvalidInput:
+            pass  # it was deleted in between
+    return changed
+
+
+def _recall(ctx: Context) -> _Notes | None:
+    def read(tx: Transaction) -> str | None:
+        row = Step.get_or_none(Step.task_id == ctx.id, Step.name == _NOTES)
+        return None if row is None else row.value
+
+    found = ctx.transaction(read)
+    return None if found is None else _Notes.model_validate(json.loads(found))
+
+
+def _note(ctx: Context, notes: _Notes) -> None:
+    """Write down how far it is; only while this start holds the task."""
+
+    def write(tx: Transaction) -> None:
+        key = {"task_id": ctx.id, "name": _NOTES}
+        state = {"state": "done" if notes.ended else "started", "value": notes.model_dump_json(), "token": ctx.token}
+        found = Step.update(state).where(Step.task_id == ctx.id, Step.name == _NOTES).execute()
+        if not found:
+            Step.insert(key | state | {"started_at": utcnow()}).execute()
+
+    ctx.transaction(write)

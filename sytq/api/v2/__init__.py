@@ -1,0 +1,24 @@
+"""The native API: tasks of any type, what happens to them, and what runs them.
+
+One file a noun. What an answer looks like is `sytq.view` and `sytq.overview`, what a request may say is `requests`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sytq.api.submission import Submission
+from sytq.api.tasks import LiveView
+from sytq.api.threads import Threads
+from sytq.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the resources of /v2 share."""
+
+    runtime: Runtime
+    submission: Submission
+    live: LiveView
+    sql: Threads
+    redis: Threads

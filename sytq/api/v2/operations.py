@@ -1,0 +1,48 @@
+"""POST /v2/operations: one change to all tasks that match.
+
+Owns the request. The operation is a task of the type `bulk`: watched, stopped and carried on as any other.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.body import read_object
+from sytq.api.parameters import only
+from sytq.api.v2 import Parts
+from sytq.api.v2.onetask import signed
+from sytq.api.v2.requests import NewOperation, when
+from sytq.bulk import description, targets
+from sytq.history import History
+from sytq.plugin import validated
+
+
+class Operations:
+    """POST /v2/operations"""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._history = History(parts.runtime.database)
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        only(req, ())
+        wanted = validated(NewOperation, await read_object(req), "body")
+        now = await self._parts.sql.run(self._history.now)
+        run_at = None
+        if wanted.delay is not None or wanted.run_at is not None:
+            run_at = when(wanted) or dt.datetime.now(dt.UTC)
+        payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at)
+        if wanted.dry_run:
+            matched = await self._parts.sql.run(self._history.count, targets(wanted.action, wanted.q, now))
+            resp.data = problems.encode({"action": wanted.action, "q": wanted.q, "matched": matched})
+            return
+        task_id = await self._parts.submission.operation(req, payload)
+        resp.status = falcon.HTTP_202
+        resp.set_header("Location", f"/v2/tasks/{task_id}")
+        resp.data = problems.encode(
+            {"id": task_id, "action": wanted.action, "q": wanted.q, "href": f"/v2/tasks/{task_id}"}
+        )

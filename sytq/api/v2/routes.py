@@ -1,0 +1,33 @@
+"""The paths of /v2."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import falcon.asgi
+
+from sytq import overview
+from sytq.api.v2 import Parts
+from sytq.api.v2.lists import Types, Unreadable, Whole
+from sytq.api.v2.onetask import Cancel, OneTask, Reschedule, Retry
+from sytq.api.v2.operations import Operations
+from sytq.api.v2.tasks import Batch, Dead, Tasks
+
+
+def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
+    """Add every resource of /v2."""
+    runtime = parts.runtime
+    app.add_route("/v2/tasks", Tasks(parts))
+    app.add_route("/v2/tasks/batch", Batch(parts))
+    app.add_route("/v2/tasks/{task_id}", OneTask(parts))
+    app.add_route("/v2/tasks/{task_id}/cancel", Cancel(parts))
+    app.add_route("/v2/tasks/{task_id}/retry", Retry(parts))
+    app.add_route("/v2/tasks/{task_id}/reschedule", Reschedule(parts))
+    app.add_route("/v2/operations", Operations(parts))
+    app.add_route("/v2/dead", Dead(parts))
+    app.add_route("/v2/dead/unreadable", Unreadable(parts))
+    app.add_route("/v2/types", Types(parts))
+    app.add_route("/v2/queues", Whole("queues", parts.redis, partial(overview.queues, runtime)))
+    app.add_route("/v2/workers", Whole("workers", parts.redis, partial(overview.workers, runtime)))
+    app.add_route("/v2/schedules", Whole("schedules", parts.sql, partial(overview.schedules, runtime)))

@@ -1,0 +1,155 @@
+"""POST /v2/tasks, POST /v2/tasks/batch and GET /v2/tasks.
+
+Owns what a submission is answered with, and the pages of a list. What the ledger says is what a list says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.body import read_object
+from sytq.api.parameters import flag, number, only, parameter
+from sytq.api.v2 import Parts
+from sytq.api.v2.requests import NewTask, NewTasks, checked, when
+from sytq.bulk import given_up
+from sytq.errors import InvalidFields, InvalidInput
+from sytq.history import COUNT_MOST, History
+from sytq.ledger import NewTask as Prepared
+from sytq.plugin import validated
+from sytq.query import Filter, parse
+from sytq.view import task_view
+
+_LIMIT, _LIMIT_MAX = 20, 200
+
+
+class Tasks:
+    """POST /v2/tasks and GET /v2/tasks"""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._history = History(parts.runtime.database)
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        only(req, ())
+        task = prepared(self._parts, req, await read_object(req))
+        standing = await self._parts.submission.accept([task])
+        answer = _accepted(task, standing)
+        resp.status = falcon.HTTP_200 if answer["existing"] else falcon.HTTP_202
+        resp.set_header("Location", f"/v2/tasks/{answer['id']}")
+        resp.data = problems.encode(answer)
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        await _page(self._parts, self._history, req, resp, parse)
+
+
+class Dead:
+    """GET /v2/dead: the same list of dead tasks alone, or of cancelled ones with `state:cancelled`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._history = History(parts.runtime.database)
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        await _page(self._parts, self._history, req, resp, given_up)
+
+
+class Batch:
+    """POST /v2/tasks/batch"""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        only(req, ())
+        wanted = validated(NewTasks, await read_object(req), "body").tasks
+        good: list[Prepared] = []
+        outcomes: list[Prepared | InvalidInput] = []
+        for item in wanted:
+            try:
+                if not isinstance(item, dict):
+                    raise InvalidInput("task", "a JSON object is needed")
+                good.append(prepared(self._parts, req, item))
+                outcomes.append(good[-1])
+            except InvalidInput as error:
+                outcomes.append(error)
+        if not good:
+            raise InvalidFields(
+                [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
+            )
+        standing = await self._parts.submission.accept(good)
+        results = [_refused(o) if isinstance(o, InvalidInput) else _accepted(o, standing) for o in outcomes]
+        resp.status = falcon.HTTP_202 if len(good) == len(wanted) else falcon.HTTP_207
+        resp.data = problems.encode({"accepted": len(good), "refused": len(wanted) - len(good), "results": results})
+
+
+async def _page(
+    parts: Parts,
+    history: History,
+    req: falcon.asgi.Request,
+    resp: falcon.asgi.Response,
+    read: Callable[[str], Filter],
+) -> None:
+    """Answer with a page of the tasks that the query lets through as `read` has it."""
+    only(req, ("q", "limit", "cursor", "total"))
+    text = parameter(req, "q") or ""
+    wanted = read(text)
+    limit = number(req, "limit", _LIMIT, least=1)
+    if limit > _LIMIT_MAX:
+        raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+    counted = flag(req, "total")
+    try:
+        page = await parts.sql.run(history.page, wanted, limit=limit, after=parameter(req, "cursor"))
+    except InvalidInput as error:
+        raise InvalidInput("cursor", error.message) from None
+    registry = parts.runtime.registry
+    answer: dict[str, Any] = {"tasks": [task_view(task, registry) for task in page.tasks], "next": page.next}
+    if counted:
+        total = await parts.sql.run(history.count, wanted, COUNT_MOST)
+        answer |= {"total": min(total, COUNT_MOST), "total_is_exact": total <= COUNT_MOST}
+    if page.next is not None:
+        following = {"q": text, "limit": limit, "cursor": page.next}
+        resp.set_header("Link", f'<{req.path}?{urlencode(following)}>; rel="next"')
+    resp.data = problems.encode(answer)
+
+
+def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> Prepared:
+    """The task that a request's object describes, not accepted yet. Raises InvalidInput."""
+    wanted = validated(NewTask, fields, "body")
+    run_at = when(wanted)
+    try:
+        return parts.submission.prepare(
+            req,
+            wanted.type,
+            wanted.payload,
+            priority=wanted.priority,
+            run_at=run_at.replace(tzinfo=None) if run_at else None,
+            unique_key=wanted.unique_key,
+            metadata=wanted.metadata,
+            callback=checked(wanted.callback, parts.runtime.guard),
+        )
+    except InvalidFields as error:
+        # The type's own model knows nothing of what its payload stands in.
+        raise InvalidFields(
+            [(f"payload.{name}".removesuffix(".payload"), said) for name, said in error.fields]
+        ) from None
+    except InvalidInput as error:
+        if error.field == "url":  # the guard's word on where the task would call
+            raise InvalidInput("payload.url", error.message) from None
+        raise
+
+
+def _accepted(task: Prepared, standing: dict[str, str]) -> dict[str, Any]:
+    existing = task.id in standing
+    task_id = standing.get(task.id, task.id)
+    state = None if existing else "scheduled" if task.run_at else "queued"
+    return {"id": task_id, "type": task.type, "state": state, "existing": existing, "href": f"/v2/tasks/{task_id}"}
+
+
+def _refused(error: InvalidInput) -> dict[str, Any]:
+    return {"error": {"errors": problems.field_errors(error)}}

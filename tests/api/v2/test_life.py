@@ -1,0 +1,169 @@
+"""Tasks from the submission by HTTP to their end on real workers: attempts, changes, callbacks, bulk operations."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.api.v2.conftest import Service
+from tests.receiver import Receiver
+from tests.servers import poll
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Service) -> None:
+    service.installation.start_worker()
+    shown = service.wait(service.submit("stepwise", "a"), "succeeded")
+    assert shown["result"] == {"done": ["one", "two", "three"]}
+    assert [step["value"] for step in shown["steps"]] == ["one", "two", "three"]
+    (attempt,) = shown["attempts_made"]
+    assert (attempt["attempt"], attempt["outcome"]) == (1, "succeeded")
+    events = [moment["event"] for moment in shown["timeline"]]
+    assert events[0] == "accepted" and events[-1] == "succeeded" and "step two done" in events
+    assert shown["timeline"] == sorted(shown["timeline"], key=lambda moment: moment["at"])
+
+
+def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Service) -> None:
+    task = service.submit("plain", "a", delay="1h")
+    path = f"/v2/tasks/{task}"
+    moved = service.post(f"{path}/reschedule", {"delay": "2h"})
+    assert (moved.status, moved.json["outcome"]) == (200, "rescheduled")
+    assert service.get(path)["scheduled_at"] == moved.json["scheduled_at"]
+    assert service.post(f"{path}/retry").status == 409
+    assert service.api.request("DELETE", path).status == 409
+    done = service.post(f"{path}/cancel", {"reason": "not\nneeded"})
+    assert (done.status, done.json["outcome"]) == (200, "cancelled")
+    again = service.post(f"{path}/cancel")
+    assert (again.status, again.json["type"]) == (409, "urn:sytq:problem:conflict")
+    service.installation.start_worker()
+    assert service.wait(task, "cancelled")["error"] == "cancelled by the API: not needed"
+    assert service.post(f"{path}/reschedule", {"delay": 0}).status == 409
+    retried = service.post(f"{path}/retry")
+    assert (retried.status, retried.json["outcome"]) == (202, "queued")
+    service.wait(task, "succeeded")
+    assert service.api.request("DELETE", path).status == 204
+    for method, below in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry")):
+        assert service.api.request(method, path + below).status == 404
+
+
+def test_a_running_task_is_asked_to_end(service: Service) -> None:
+    service.installation.start_worker()
+    task = service.submit("gentle", "a", seconds=60)
+    service.installation.wait_note("start a")
+    done = service.post(f"/v2/tasks/{task}/cancel", {"reason": "a mistake"})
+    assert (done.status, done.json["outcome"]) == (202, "asked")
+    assert service.wait(task, "cancelled")["error"] == "cancelled by the API: a mistake"
+
+
+@pytest.mark.parametrize(("type_name", "end"), [("plain", "succeeded"), ("hopeless", "dead"), ("gentle", "cancelled")])
+def test_a_callback_tells_of_the_end_however_it_came(
+    start: Callable[..., Service], receiver: Receiver, type_name: str, end: str
+) -> None:
+    service = start(SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
+    body = {
+        "type": type_name,
+        "payload": {"journal": str(service.installation.journal), "seconds": 60 if end == "cancelled" else 0},
+        "metadata": {"order": 7},
+        "callback": {"url": receiver.url, "headers": {"X-Key": "k", "Authorization": "Bearer t"}},
+    }
+    reply = service.api.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-1", "traceparent": TRACE})
+    task = reply.json["id"]
+    service.installation.start_worker()
+    if end == "cancelled":
+        service.installation.wait_note("start -")
+        service.post(f"/v2/tasks/{task}/cancel")
+    poll(lambda: receiver.received, timeout=30, message="the callback comes")
+    shown = service.wait(task, end)
+    (told,) = receiver.received
+    said = json.loads(told.body)
+    assert (said["type"], said["timestamp"]) == (f"task.{end}", shown["finished_at"])
+    assert said["data"] == {
+        name: shown[name]
+        for name in ("id", "type", "state", "attempts", "result", "error", "metadata", "created_at", "finished_at")
+    }
+    assert said["data"]["metadata"] == {"order": 7}
+    sent = {name: told.headers.get(name) for name in ("x-key", "authorization", "x-request-id", "traceparent")}
+    assert sent == {"x-key": "k", "authorization": "Bearer t", "x-request-id": "r-1", "traceparent": TRACE}
+    (child,) = service.get(f"/v2/tasks?q=parent:{task}")["tasks"]
+    assert (child["type"], child["request_id"]) == ("callback", "r-1")
+    assert "Bearer t" not in json.dumps(shown)
+
+
+def test_the_workers_log_names_request_and_trace(service: Service) -> None:
+    worker = service.installation.start_worker()
+    body = {"type": "plain", "payload": {"journal": str(service.installation.journal)}}
+    reply = service.api.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-2", "traceparent": TRACE})
+    service.wait(reply.json["id"], "succeeded")
+    lines = [json.loads(line) for line in worker.text().splitlines() if line.startswith("{")]
+    [line] = [line for line in lines if line.get("task_id") == reply.json["id"] and line["msg"] == "task succeeded"]
+    assert (line["request_id"], line["trace_id"]) == ("r-2", TRACE.split("-")[1])
+
+
+def test_an_operation_survives_its_worker_and_does_everything_once(service: Service) -> None:
+    worker = service.installation.start_worker()
+    tasks = [service.submit("hopeless", f"t{n}") for n in range(450)]
+    poll(lambda: service.get("/v2/dead?total=true")["total"] == 450, timeout=60, message="all are dead")
+    refused = service.post("/v2/operations", {"action": "retry", "q": "  "})
+    assert refused.status == 400 and "a query is needed" in refused.json["detail"]
+    counted = service.post("/v2/operations", {"action": "retry", "q": "type:hopeless", "dry_run": True})
+    assert (counted.status, counted.json["matched"]) == (200, 450)
+    assert service.post("/v2/operations", {"action": "retry", "q": "state:queued"}).status == 400
+    worker.terminate()
+    started = service.post("/v2/operations", {"action": "retry", "q": "type:hopeless"})
+    assert started.status == 202
+    operation = started.json["id"]
+    assert started.headers["location"] == started.json["href"] == f"/v2/tasks/{operation}"
+    worker = service.installation.start_worker()
+    poll(lambda: service.get(f"/v2/tasks/{operation}")["steps"], interval=0.005, timeout=30, message="it has begun")
+    worker.signal(signal.SIGKILL)
+    service.installation.start_worker()
+    shown = service.wait(operation, "succeeded")
+    assert shown["result"] == {"action": "retry", "matched": 450, "changed": 450, "unchanged": 0}
+    notes = service.installation.notes
+    poll(lambda: sum(notes().values()) >= 900, timeout=60, message="all have run again")
+    for task in tasks[::50]:
+        service.wait(task, "dead")
+    # Its own worker may have died in the middle of a task as well, which then starts once more.
+    starts = [notes()[f"start t{n}"] for n in range(450)]
+    assert min(starts) == 2 and sum(starts) - 900 <= 8
+    attempts = [service.get(f"/v2/tasks/{task}")["attempts"] for task in tasks[::50]]
+    assert set(attempts) <= {1, 2}
+
+
+def test_operations_cancel_reschedule_and_delete_what_matches(service: Service) -> None:
+    service.installation.start_worker()
+    for group in ("a", "b"):
+        for n in range(3):
+            service.submit("plain", f"{group}{n}", delay="1h", metadata={"group": group})
+
+    def operate(action: str, q: str, **more: str) -> dict[str, object]:
+        reply = service.post("/v2/operations", {"action": action, "q": q, **more})
+        assert reply.status == 202, reply
+        result = service.wait(reply.json["id"], "succeeded")["result"]
+        assert isinstance(result, dict)
+        return result
+
+    assert operate("reschedule", "metadata.group:b", delay="2h")["changed"] == 3
+    assert operate("cancel", "metadata.group:a,b", reason="over")["changed"] == 6
+    poll(lambda: service.get("/v2/tasks?q=state:cancelled&total=true")["total"] == 6, message="the ledger knows")
+    assert operate("delete", "metadata.group:a")["changed"] == 3
+    assert {t["metadata"]["group"] for t in service.get("/v2/tasks?q=type:plain")["tasks"]} == {"b"}
+    for body in (
+        {"action": "reschedule", "q": "type:plain"},
+        {"action": "cancel", "q": "type:plain", "delay": "1h"},
+        {"action": "burn", "q": "type:plain"},
+        {"action": "cancel", "q": "colour:red"},
+        {"action": "cancel", "q": "type:plain", "dry_run": "yes"},
+    ):
+        assert service.post("/v2/operations", body).status == 400
