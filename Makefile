@@ -12,7 +12,7 @@ IMAGE ?= sytq:latest
 PYTEST ?=
 export PYTHON
 
-.PHONY: help setup setup-test run demo test lint audit lock clean \
+.PHONY: help setup setup-test run demo test lint openapi audit lock clean \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -39,6 +39,9 @@ lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+openapi: setup-test ## renew docs/openapi.json
+	@SYTQ_CONFIG= $(BIN)/sytq openapi >docs/openapi.json
 
 audit: setup-test ## known vulnerabilities in the locked dependencies (asks the network)
 	@$(BIN)/pip-audit -r requirements.lock --no-deps --disable-pip

@@ -6,7 +6,9 @@ Owns the names and forms of these fields. Each function reads what it shows; non
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from sytq.durations import format_duration
 from sytq.models import Pause, ScheduleRow

@@ -19,6 +19,7 @@ from sytq.api.health import Health, Ready
 from sytq.api.jobs import Jobs, Stats, Workers
 from sytq.api.llm import PromptTasks, RecordTasks
 from sytq.api.metrics import Metrics
+from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.problems import Problems
 from sytq.api.submission import Submission
 from sytq.api.tasks import LiveView, Lookup, OneTask, TaskList
@@ -61,6 +62,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/stats", Stats(*figures))
     app.add_route("/workers", Workers(*figures))
     v2.add_routes(app, Parts(parts, submission, live, sql, redis))
+    app.add_route("/openapi.json", OpenApi(parts.registry))
+    app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/live", Health(sytq.__version__))
     app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))

@@ -57,7 +57,7 @@ graceful_timeout = max(1, round(_settings.api.graceful_timeout))
 # While a worker shuts down it gives no sign of life, and must not be taken for dead.
 timeout = graceful_timeout + 30
 asgi_lifespan = "on"
-limit_request_line = 4094
+limit_request_line = 8190  # a query of 2,000 characters, percent-encoded
 limit_request_fields = 100
 limit_request_field_size = 8190
 # One at a fixed place would be shared by every gunicorn of this account.

@@ -13,7 +13,22 @@ import peewee
 import typer
 
 import sytq
-from sytq.cli import config, db, dead, dev, gates, queues, restore, schedules, serve, spend, tasks, types, webhook
+from sytq.cli import (
+    config,
+    db,
+    dead,
+    dev,
+    gates,
+    openapi,
+    queues,
+    restore,
+    schedules,
+    serve,
+    spend,
+    tasks,
+    types,
+    webhook,
+)
 from sytq.errors import ConfigError, SytqError
 
 app = typer.Typer(
@@ -24,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # the pretty ones print local variables
 )
 app.command()(dev.dev)
+app.command()(openapi.openapi)
 app.add_typer(serve.app)
 app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")

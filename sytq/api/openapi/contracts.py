@@ -1,0 +1,111 @@
+"""The shapes of the old contracts, as JSON Schemas.
+
+Owns what stands in the document about them; what they do is their resources'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sytq.api.tasks import STATUS
+from sytq.states import PRIORITIES
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_WHOLE: Schema = {"type": "integer"}
+_MAYBE: Schema = {"type": ["string", "null"]}
+
+
+def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    return {"type": "object", "properties": required | (optional or {}), "required": list(required)}
+
+
+def _success(data: Schema) -> Schema:
+    return _object({"code": {"const": 200}, "message": _TEXT, "data": data})
+
+
+ERROR = _object({"error": _TEXT})
+ENVELOPE = _object({"code": _WHOLE, "message": _TEXT})
+
+RECORD = _object(
+    {
+        "table_name": {"type": "string", "description": "one of llm.tables"},
+        "id": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1, "not": {"const": 0}},
+    }
+)
+ENQUEUED = _object({"task_id": _TEXT, "status": {"const": "enqueued"}})
+ENQUEUED_RECORD = _success(ENQUEUED)
+PROMPT = _object(
+    {"prompt": {"type": "string", "minLength": 1}},
+    {"system": _MAYBE, "model": _MAYBE, "callback_url": _MAYBE},
+)
+REQUEST = _object(
+    {"url": {"type": "string", "minLength": 1, "maxLength": 2048}},
+    {
+        "method": {"type": ["string", "null"], "description": "POST when left out"},
+        "headers": {"type": ["object", "null"], "additionalProperties": _TEXT},
+        "body": _MAYBE,
+    },
+)
+CREATED = _object({"task_id": _TEXT, "message": _TEXT})
+
+_TASK = _object(
+    {
+        "task_id": _TEXT,
+        "status": {"enum": list(STATUS.values())},
+        "queue_name": _TEXT,
+        "created_at": {"type": "integer", "description": "unix seconds"},
+        "retry_count": _WHOLE,
+        "type": _TEXT,
+    }
+)
+ONE_TASK = _success(_TASK)
+TASKS = _success(
+    _object({"tasks": {"type": "array", "items": _TASK}, "total_count": _WHOLE, "limit": _WHOLE, "offset": _WHOLE})
+)
+
+
+def or_empty(schema: Schema) -> Schema:
+    """The same, or nothing behind the equals sign, which is as if the parameter were not there."""
+    return {"anyOf": [schema, {"const": ""}]}
+
+
+LIST_PARAMETERS: tuple[Schema, ...] = (
+    {"name": "status", "in": "query", "schema": {"enum": ["", *STATUS.values()]}},
+    {"name": "queue_name", "in": "query", "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{0,64}$"}},
+    {"name": "limit", "in": "query", "schema": or_empty({"type": "integer", "minimum": 1, "maximum": 2**63 - 1})},
+    {"name": "offset", "in": "query", "schema": or_empty({"type": "integer", "minimum": 0, "maximum": 2**63 - 1})},
+)
+
+JOB_PARAMETERS: tuple[Schema, ...] = (
+    {"name": "type", "in": "query", "schema": {"type": "string"}, "description": "a task type; `default`"},
+    {"name": "priority", "in": "query", "schema": {"enum": ["", *PRIORITIES]}},
+)
+JOB = _object({"job_id": _TEXT, "status": {"const": "submitted"}})
+STATS = _object(
+    {
+        "jobs_submitted": _WHOLE,
+        "jobs_completed": _WHOLE,
+        "jobs_failed": _WHOLE,
+        "workers_active": _WHOLE,
+        "queue_size": _WHOLE,
+        "uptime": {"type": "string", "examples": ["1h30m45s"]},
+    }
+)
+WORKERS = _object(
+    {
+        "workers": _WHOLE,
+        "jobs_running": _WHOLE,
+        "list": {"type": "array", "items": _object({"worker_id": _TEXT, "heartbeat_age": {"type": "number"}})},
+    }
+)
+HEALTH = _object(
+    {
+        "code": _WHOLE,
+        "message": _TEXT,
+        "status": _TEXT,
+        "timestamp": {"type": "string", "format": "date-time"},
+        "data": {"type": "object"},
+    }
+)

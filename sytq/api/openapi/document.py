@@ -1,0 +1,124 @@
+"""Declarations and payload models to one OpenAPI 3.1 document.
+
+Owns the form: references, `oneOf` by task type, what every answer has. Deterministic for the same task types.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
+import sytq
+from sytq.api.openapi.declared import NATIVE, OLD, Answer, JsonSchema, Operation
+from sytq.api.v2 import requests
+from sytq.plugin import Registry, TaskType
+
+_REF = "#/components/schemas/{model}"
+_ABOUT = """\
+An asynchronous task service. A 2xx answer to a submission means that the task is in the database and will reach an
+end. Every answer has `X-Request-Id`, the request's own or a new one; a valid `traceparent` comes back as well. Both
+stay with the task, into logs and callbacks. Errors under /v2 are problems (RFC 9457) with stable types."""
+_REQUEST_ID = {"X-Request-Id": {"schema": {"type": "string"}}}
+
+
+def document(registry: Registry) -> JsonSchema:
+    """Return the document of an installation with these task types."""
+    submitted = sorted((known for known in registry if not known.internal), key=lambda known: known.name)
+    operations = (*NATIVE, *OLD)
+    adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
+    for number, operation in enumerate(operations):
+        for key, shape in _shapes(operation):
+            mode: JsonSchemaMode = "validation" if key == "request" else "serialization"
+            adapters.append((f"{number}.{key}", mode, TypeAdapter(shape)))
+    adapters += [(f"payload.{known.name}", "validation", TypeAdapter(known.payload)) for known in submitted]
+    found, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)
+    schemas: JsonSchema = dict(definitions.get("$defs", {}))
+    by_key: JsonSchema = {key: schema for (key, _mode), schema in found.items()}
+    _one_of_each_type(schemas, submitted, {known.name: by_key[f"payload.{known.name}"] for known in submitted})
+    paths: JsonSchema = {}
+    for number, operation in enumerate(operations):
+        shown = {key: by_key.get(f"{number}.{key}") for key, _ in _shapes(operation)}
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation, shown)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "sytq", "version": sytq.__version__, "description": _ABOUT, "license": {"name": "MIT"}},
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+        },
+        "security": [{}, {"basic": []}],
+    }
+
+
+def _shapes(operation: Operation) -> list[tuple[str, Any]]:
+    """The models of an operation by what they are for; a dict is a schema already."""
+    shapes = {"request": operation.request, "refusal": operation.refusal}
+    shapes |= {str(status): answer.shape for status, answer in operation.answers.items()}
+    return [(key, shape) for key, shape in shapes.items() if shape is not None and not isinstance(shape, dict)]
+
+
+def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: JsonSchema) -> None:
+    """Replace the schema of a new task by one for each type, with the payload of that type."""
+    general = schemas.pop(requests.NewTask.__name__)
+    mapping: dict[str, str] = {}
+    for known in types:
+        one = copy.deepcopy(general)
+        one["title"] = f"NewTask: {known.name}"
+        one["properties"]["type"] = {"const": known.name}
+        one["properties"]["payload"] = payloads[known.name]
+        one["required"] = ["type", "payload"] if _requires(schemas, payloads[known.name]) else ["type"]
+        if known.function.__doc__:
+            one["description"] = known.function.__doc__.strip().partition("\n")[0]
+        if known.unique is not None:
+            del one["properties"]["unique_key"]  # it makes its own
+        name = f"{requests.NewTask.__name__}.{known.name}"
+        schemas[name] = one
+        mapping[known.name] = _REF.format(model=name)
+    schemas[requests.NewTask.__name__] = {
+        "oneOf": [{"$ref": reference} for reference in mapping.values()],
+        "discriminator": {"propertyName": "type", "mapping": mapping},
+    }
+    schemas[requests.NewTasks.__name__]["properties"]["tasks"]["items"] = {
+        "$ref": _REF.format(model=requests.NewTask.__name__)
+    }
+
+
+def _requires(schemas: JsonSchema, payload: JsonSchema) -> bool:
+    name = payload.get("$ref", "").rpartition("/")[2]
+    return bool(schemas.get(name, payload).get("required"))
+
+
+def _described(operation: Operation, shown: JsonSchema) -> JsonSchema:
+    described: JsonSchema = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "parameters": [_path_parameter()] if "{task_id}" in operation.path else [],
+    }
+    described["parameters"] += operation.parameters
+    if operation.request is not None:
+        schema = operation.request if isinstance(operation.request, dict) else shown["request"]
+        described["requestBody"] = {
+            "required": operation.body_required,
+            "content": {"application/json": {"schema": schema}},
+        }
+    answers = {str(status): _answer(answer, shown.get(str(status))) for status, answer in operation.answers.items()}
+    problem = not isinstance(operation.refusal, dict)
+    refusal = Answer("Refused", operation.refusal, media_type=f"application/{'problem+' if problem else ''}json")
+    described["responses"] = answers | {"default": _answer(refusal, shown.get("refusal"))}
+    return described
+
+
+def _answer(answer: Answer, schema: JsonSchema | None) -> JsonSchema:
+    shown: JsonSchema = {"description": answer.meaning, "headers": _REQUEST_ID | (answer.headers or {})}
+    if answer.shape is not None:
+        shown["content"] = {answer.media_type: {"schema": schema or answer.shape}}
+    return shown
+
+
+def _path_parameter() -> JsonSchema:
+    return {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -1,0 +1,15 @@
+"""`sytq openapi`: the OpenAPI document of this installation, for gateways and generators of clients."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from sytq.api.openapi import document
+from sytq.cli.given import File, open_runtime
+
+
+def openapi(file: File = None) -> None:
+    """Print the OpenAPI document, with the task types that are installed here."""
+    typer.echo(json.dumps(document(open_runtime(file).registry), ensure_ascii=False, indent=1))

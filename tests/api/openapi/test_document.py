@@ -1,0 +1,82 @@
+"""The OpenAPI document: complete, committed as reviewed, and served as built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import falcon.inspect
+import pytest
+
+from sytq.api import create_app
+from sytq.api.openapi import document
+from sytq.config import load
+from sytq.plugin import Registry
+from tests.api.conftest import REPO, Api
+
+TYPE = """
+from pydantic import BaseModel
+from sytq import task
+
+class Payload(BaseModel):
+    n: int
+
+@task("mine", payload=Payload)
+def mine(ctx, payload):
+    "It counts."
+"""
+
+
+@pytest.fixture(scope="module")
+def built() -> Any:
+    return document(Registry.load(load(environ={})))
+
+
+def test_the_committed_document_is_the_one_that_is_built(built: Any) -> None:
+    committed = json.loads((REPO / "docs" / "openapi.json").read_text("utf-8"))
+    assert committed == built, "docs/openapi.json is not what the code says; see the difference after `make openapi`"
+
+
+def test_the_served_document_is_the_built_one_and_its_page_needs_nothing_else(api: Api, built: Any) -> None:
+    reply = api.request("GET", "/openapi.json")
+    assert (reply.status, reply.headers["content-type"], reply.json) == (200, "application/json", built)
+    page = api.request("GET", "/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert b"http://" not in page.body and b"https://" not in page.body and b'fetch("openapi.json")' in page.body
+
+
+def test_every_route_is_declared_and_nothing_else(built: Any) -> None:
+    routes = {
+        (route.path, method.method.lower())
+        for route in falcon.inspect.inspect_routes(create_app(load(environ={})))
+        for method in route.methods
+        if method.method in ("GET", "POST", "PUT", "PATCH", "DELETE") and not method.internal
+    }
+    declared = {(path, method) for path, methods in built["paths"].items() for method in methods}
+    assert declared == routes
+    names = [op["operationId"] for methods in built["paths"].values() for op in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_new_task_is_one_of_the_types_with_their_payloads(built: Any, tmp_path: Path) -> None:
+    schemas = built["components"]["schemas"]
+    mapping = schemas["NewTask"]["discriminator"]["mapping"]
+    assert {"callback", "cleanup", "default", "llm", "webhook"} <= set(mapping) and not {"bulk", "llm.dead"} & set(
+        mapping
+    )
+    webhook = schemas["NewTask.webhook"]
+    assert webhook["properties"]["type"] == {"const": "webhook"}
+    assert webhook["properties"]["payload"] == {"$ref": "#/components/schemas/Webhook"}
+    assert webhook["required"] == ["type", "payload"] and schemas["NewTask.default"]["required"] == ["type"]
+    assert "unique_key" in webhook["properties"] and "unique_key" not in schemas["NewTask.llm"]["properties"]
+    (tmp_path / "mine.py").write_text(TYPE)
+    more = document(Registry.load(load(environ={"SYTQ_PLUGINS__PATHS": f'["{tmp_path}"]'})))
+    assert more["components"]["schemas"]["NewTask.mine"]["description"] == "It counts."
+
+
+def test_all_references_lead_somewhere(built: Any) -> None:
+    text = json.dumps(built)
+    for part in text.split('"$ref": "')[1:]:
+        name = part.partition('"')[0].rpartition("/")[2]
+        assert name in built["components"]["schemas"]

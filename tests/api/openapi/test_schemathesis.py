@@ -1,0 +1,41 @@
+"""Requests made up from the document, good and bad, against the served API: never a 5xx, and answers as declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import CHECKS, load_all_checks
+
+from tests.api.conftest import REPO, Api
+
+load_all_checks()
+#: What JSON Schema cannot say (the query language, URLs that may be reached) makes good data be refused.
+GOOD_DATA = CHECKS.get_one("positive_data_acceptance")
+BAD_DATA = CHECKS.get_one("negative_data_rejection")
+
+
+#: What is committed is what is served: test_document sees to it.
+DOCUMENT = schemathesis.openapi.from_path(REPO / "docs" / "openapi.json")
+
+
+@DOCUMENT.parametrize()
+@settings(
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+def test_the_api_does_what_its_document_says(case: Any, api: Api) -> None:
+    excluded = [GOOD_DATA]
+    if case.operation.path in ("/v2/tasks", "/v2/tasks/batch"):
+        excluded.append(BAD_DATA)  # how strict a payload is, its type decides; and each task of a batch is judged alone
+    response = case.call(base_url=f"http://127.0.0.1:{api.port}", timeout=30)
+    if response.status_code != 414:  # gunicorn's own answer, before there is a request
+        case.validate_response(response, excluded_checks=excluded)
+
+
+def test_nothing_was_our_fault(api: Api) -> None:
+    assert "Traceback" not in api.log()
