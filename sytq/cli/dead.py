@@ -6,12 +6,12 @@ Owns the words, and that nobody replays or deletes everything without saying so.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from sytq.bulk import given_up
+from sytq.cli.bulk import operate
 from sytq.cli.given import After, AsJson, File, Limit, Query, open_runtime, refuse_unknown
 from sytq.cli.onetask import found_task, print_task
 from sytq.cli.shown import age, as_json, cell, more, table
@@ -19,7 +19,6 @@ from sytq.cli.tasks import Id, Payload
 from sytq.errors import InvalidInput
 from sytq.history import History
 from sytq.ledger import utcnow
-from sytq.query import Filter
 from sytq.runtime import Runtime
 from sytq.states import CANCELLED, DEAD
 from sytq.view import iso, task_view
@@ -27,6 +26,7 @@ from sytq.view import iso, task_view
 app = typer.Typer(help="List, show, replay and delete dead tasks.", no_args_is_help=True)
 
 All = Annotated[bool, typer.Option("--all", help="All of them; needed when no filter is given.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; print the operation's id.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
 
 
@@ -77,14 +77,15 @@ def replay(
     query: Query = "",
     everything: All = False,
     dry_run: DryRun = False,
+    detach: Detach = False,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Run dead tasks again, with all their attempts before them, and print how many."""
+    """Run dead tasks again, with all their attempts before them, and print how many; a worker does it."""
     parts = open_runtime(file)
-    wanted = _chosen(parts, everything, query)
+    chosen = _chosen(parts, everything, query)
     left = "unfinished tasks have their unique keys, or somebody else was faster"
-    _change(parts, wanted, "replayed", parts.operator.replay, left, dry_run, json_wanted)
+    operate(parts, "retry", chosen, done="replayed", left=left, dry_run=dry_run, detach=detach, json_wanted=json_wanted)
 
 
 @app.command()
@@ -92,14 +93,15 @@ def delete(
     query: Query = "",
     everything: All = False,
     dry_run: DryRun = False,
+    detach: Detach = False,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Delete dead tasks with all that is known of them, and print how many."""
+    """Delete dead tasks with all that is known of them, and print how many; a worker does it."""
     parts = open_runtime(file)
-    wanted = _chosen(parts, everything, query)
+    chosen = _chosen(parts, everything, query)
     left = "somebody else was faster"
-    _change(parts, wanted, "deleted", parts.operator.delete, left, dry_run, json_wanted)
+    operate(parts, "delete", chosen, done="deleted", left=left, dry_run=dry_run, detach=detach, json_wanted=json_wanted)
 
 
 @app.command()
@@ -126,7 +128,7 @@ def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = Fal
     more(page.next)
 
 
-def _chosen(parts: Runtime, everything: bool, query: str) -> Filter:
+def _chosen(parts: Runtime, everything: bool, query: str) -> str:
     """The query, when it says what is meant. Raises BadParameter, InvalidInput."""
     if bool(query.strip()) == everything:
         raise typer.BadParameter("give either a query, such as 'type:webhook age:<1h', or --all")
@@ -135,36 +137,8 @@ def _chosen(parts: Runtime, everything: bool, query: str) -> Filter:
     if wanted.named("type") and not history.count(wanted):
         refuse_unknown(parts, wanted)
     if ids := wanted.named("id"):
-        found = {task.id for page in history.pages(wanted) for task in page}
+        found = set(history.matching(wanted, ids))
         for task_id in ids:
             if task_id not in found:
                 raise InvalidInput("id", f"there is no such task '{cell(task_id[:64])}' here; nothing was done")
-    return wanted
-
-
-def _change(
-    parts: Runtime,
-    wanted: Filter,
-    done: str,
-    change: Callable[[Sequence[str]], int],
-    left: str,
-    dry_run: bool,
-    json_wanted: bool,
-) -> None:
-    history = History(parts.database)
-    if dry_run:
-        matched, changed = history.count(wanted), 0
-    else:
-        matched = changed = 0
-        for page in history.pages(wanted):
-            ids = [task.id for task in page]
-            matched += len(ids)
-            changed += change(ids)
-    if json_wanted:
-        as_json({"matched": matched, done: changed, "dry_run": dry_run})
-    elif dry_run:
-        typer.echo(f"{matched} would be {done}")
-    else:
-        typer.echo(f"{changed} {done}")
-        if changed < matched:
-            typer.echo(f"{matched - changed} stay as they are: {left}", err=True)
+    return wanted.text

@@ -223,11 +223,15 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     assert "no such task 'nosuch' here" in run(installation, "dead", "delete", f"id:{failing},nosuch", status=1).stderr
     assert run(installation, "dead", "replay", f"id:{failing} finished:<1h").stdout == "1 replayed\n"
     poll(lambda: installation.notes()["start odd"] == 6, message="all its attempts again")
-    assert found(installation, "dead", "delete", "type:hopeless") == {
-        "matched": 3, "deleted": 3, "dry_run": False,
-    }  # fmt: skip
+    done = found(installation, "dead", "delete", "type:hopeless")
+    assert (done["matched"], done["deleted"], done["dry_run"]) == (3, 3, False)
+    assert installation.row(done["operation"]).type == "bulk"
     installation.wait_state(failing, "dead")
     assert [entry["id"] for entry in found(installation, "dead", "list")["tasks"]] == [failing]
+    detached = run(installation, "dead", "delete", "type:failing", "--detach")
+    assert f"sytq tasks show {detached.stdout.strip()}" in detached.stderr
+    installation.wait_state(detached.stdout.strip(), "succeeded")
+    assert found(installation, "dead", "list")["tasks"] == []
 
 
 def test_unreadable_messages_are_shown_with_their_bytes(installation: Installation) -> None:
