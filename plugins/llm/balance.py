@@ -49,6 +49,7 @@ async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
     retry=Backoff(first=_LOOK, factor=1, max_attempts=100),
     timeout="30s",
     unique=lambda payload: payload.provider,
+    internal=True,
 )
 async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
     """Open a provider's gate once its balance endpoint says that there is money."""

@@ -41,13 +41,22 @@ def open_runtime(file: str | None) -> Runtime:
 
 def ahead(text: str) -> dt.datetime:
     """A moment to come: a duration counts from now."""
+    return _moment(text, 1)
+
+
+def ago(text: str) -> dt.datetime:
+    """A moment that was: a duration counts back from now."""
+    return _moment(text, -1)
+
+
+def _moment(text: str, direction: int) -> dt.datetime:
     now = dt.datetime.now(dt.UTC)
     try:
         if text == "now":
             return now
         if _RFC3339.fullmatch(text):
             return dt.datetime.fromisoformat(text.upper().replace(" ", "T")).astimezone(dt.UTC)
-        return now + dt.timedelta(seconds=parse_duration(text))
+        return now + direction * dt.timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: {VALID_MOMENT}") from None
 
