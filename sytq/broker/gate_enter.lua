@@ -26,12 +26,8 @@ for a = 9, #ARGV, 2 do
   names[#names + 1] = g.name
   state(g, ARGV[a + 1])
   for _, place in ipairs(own(g.name)) do
-    local _, of_start, of_passage, begun = place:match(PLACE)
-    if of_start ~= token then
-      redis.call('ZREM', PLACES, place)  -- a new start ends what the one before it began
-    elseif of_passage == passage then
-      return { 1, tonumber(begun) }
-    end
+    local _, start, known, begun = place:match(PLACE)
+    if start == token and known == passage then return { 1, tonumber(begun) } end
   end
   if not force then
     -- Older tasks are ahead; but who was promised its own place passes those that only wait.

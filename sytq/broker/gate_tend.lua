@@ -6,16 +6,12 @@ local most = tonumber(ARGV[2])
 queues(3)
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', PROMISES, '-inf', int(now), 'LIMIT', 0, 100)) do
-  local w, l = record(id), unpack_live(redis.call('HGET', LIVE, id))
+  local w = record(id)
   redis.call('ZREM', PROMISES, id)
-  if w then
+  if w then  -- ended, at work, or waits for a worker: when it comes its age is its place in line
     step_out(id, w)
+    redis.call('HDEL', WAITING, id)
     for _, name in ipairs(w.gates) do look_after(gate(name), 0) end
-    if l and (l.state == 'retrying' or l.state == 'scheduled') and waits(l, w) then
-      step_in(id, w, gate(w.at))
-    else
-      redis.call('HDEL', WAITING, id)  -- ended, at work, or waits for a worker: its age is its place when it comes
-    end
   end
 end
 

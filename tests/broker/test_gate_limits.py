@@ -83,6 +83,15 @@ def test_an_adaptive_limit_rises_with_success_and_halves_once_a_round(play: Play
     assert play.state(gate).limit_now == risen // 4
 
 
+def test_an_adaptive_limit_does_not_rise_while_hardly_used(play: Play) -> None:
+    gate = Gate("g", running=40, adaptive=True)
+    names = [f"t{n}" for n in range(30)]
+    play.running(*names)
+    for name in names:
+        play.leave(play.enter(name, gate))
+    assert play.state(gate).limit_now == 10
+
+
 def test_an_adaptive_limit_stays_between_one_and_the_configured(play: Play) -> None:
     gate = Gate("g", running=3, adaptive=True)
     play.running(*(f"t{n}" for n in range(40)))
@@ -190,6 +199,21 @@ def test_calls_begun_before_the_breaker_opened_do_not_close_it(play: Play) -> No
     for passage in slow:
         play.leave(passage)
     assert play.state(gate).state == "half_open"
+
+
+def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) -> None:
+    gate = Gate("g", breaker=QUICK)
+    slow_ones = [f"slow{n}" for n in range(5)]
+    play.running(*slow_ones, "a", "b")
+    slow = [play.enter(name, gate) for name in slow_ones]
+    fail(play, gate, 4)
+    time.sleep(0.25)
+    for name in ("a", "b"):
+        play.leave(play.enter(name, gate, created=0))
+    for passage in slow:
+        play.leave(passage, "failed")
+    state = play.state(gate)
+    assert (state.state, state.failures) == ("closed", 0)
 
 
 def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play) -> None:

@@ -47,6 +47,10 @@ def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -
     assert not play.gates.pause(ONE.name, "llm 3", "401", seconds=0.1, person=False)
     assert not play.gates.open(ONE.name, person=False)
     assert (play.state(ONE).by, play.state(ONE).until) == ("ann", None)
+    play.gates.pause(ONE.name, "ann", "for a minute", seconds=60)
+    until = play.state(ONE).until
+    play.gates.pause(ONE.name, "llm 3", "401", seconds=600, person=False)
+    assert (play.state(ONE).by, play.state(ONE).until) == ("ann", until)
     assert play.gates.open(ONE.name)
     assert play.gates.pause(ONE.name, "llm 4", "401", person=False)
     assert play.gates.open(ONE.name, person=False)

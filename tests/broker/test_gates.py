@@ -160,9 +160,17 @@ def test_its_own_retry_is_not_hastened_by_a_promise_of_before(play: Play) -> Non
     play.leave(first)
     assert play.called() == ["b"]
     play.settle("b", "retry", 30)  # the database was away, say, before it came to the gate
-    time.sleep(0.01)
     play.tend()
     assert play.called() == []
+    play.running("c", "d")
+    second = play.enter("c", ONE, created=0)
+    play.wait("d", ONE)
+    play.bench.hasten("d")  # a person did
+    assert play.called() == ["d"]
+    play.settle("d", "retry", 30)
+    play.leave(second)
+    assert play.called() == []
+    assert play.state(ONE).waiting == 1  # b's place is still kept
 
 
 def test_a_promise_that_nobody_keeps_goes_to_the_next(play: Play) -> None:
