@@ -97,15 +97,16 @@ local function state(g, text)
   end
 end
 
+-- The loop looks after this gate in at most so many ms.
+local function look_after(g, ms) redis.call('ZADD', DUE, 'LT', int(now + ms), g.name) end
+
 local function save()
   for name, g in pairs(loaded) do
     local text = cjson.encode(g.is)
     if text ~= g.kept then redis.call('HSET', GATES, name, text) end
+    if not g.kept then look_after(g, 60000) end
   end
 end
-
--- The loop looks after this gate in at most so many ms.
-local function look_after(g, ms) redis.call('ZADD', DUE, 'LT', int(now + ms), g.name) end
 
 -- Room
 

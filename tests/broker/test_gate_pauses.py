@@ -129,6 +129,15 @@ def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
     assert left == []
 
 
+def test_a_gate_that_nobody_came_through_is_forgotten_too(play: Play) -> None:
+    redis, keys = play.bench.redis, play.bench.keys
+    play.gates.pause(ONE.name, "ann", "why")
+    play.running("a")
+    play.refused("a", ONE, Gate("model:never"))
+    known = {name for key in (keys.gates, keys.gates_settings) for name in redis.ask("HGETALL", key)}
+    assert known == set(redis.ask("ZRANGE", keys.gates_due, 0, -1)) == {b"provider:one", b"model:never"}
+
+
 def test_a_paused_gate_is_not_forgotten(play: Play) -> None:
     play.gates.pause("g", "ann", "why")
     redis, keys = play.bench.redis, play.bench.keys

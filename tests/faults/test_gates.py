@@ -93,7 +93,8 @@ def test_a_frozen_worker_keeps_its_places_until_it_is_taken_for_dead(
     try:
         frozen = installation.start_worker()
         tasks = submit(installation, crowd, 8, running=2)
-        poll(lambda: crowd.now == 2, message="its calls are under way")
+        # Not before both have said what they want: what is sent of a call when its worker freezes ends by itself.
+        poll(lambda: crowd.calls.total() == 2, message="its calls are under way")
         frozen.signal(signal.SIGSTOP)
         installation.start_worker()
         wait_all(installation, tasks)
