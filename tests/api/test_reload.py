@@ -1,0 +1,99 @@
+"""SIGHUP under load: the processes are replaced and no request fails, on kept-alive connections either."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Api
+from tests.servers import poll
+
+pytestmark = pytest.mark.faults
+
+BODY = b'{"url": "http://example.com/"}'
+LOOK = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SUBMIT = f"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+
+
+class Clients(threading.Thread):
+    """Kept-alive connections that ask as fast as they are answered, and reconnect only when the answer says so."""
+
+    def __init__(self, api: Api, requests: list[bytes]) -> None:
+        super().__init__()
+        self.api = api
+        self.requests = requests
+        self.seen: Counter[object] = Counter()
+        self.connections = 0
+        self.ended = False
+        self.start()
+
+    def run(self) -> None:
+        async def all_of_them() -> None:
+            await asyncio.gather(*map(self._ask_on, self.requests))
+
+        asyncio.run(all_of_them())
+
+    async def _ask_on(self, request: bytes) -> None:
+        while not self.ended:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.api.port)
+            self.connections += 1
+            head = b""
+            try:
+                while not self.ended and b"connection: close" not in head:
+                    writer.write(request)
+                    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                    await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
+                    self.seen[int(head[9:12])] += 1
+            except (OSError, EOFError) as error:
+                self.seen[repr(error)] += 1
+            finally:
+                writer.close()
+
+    def end(self) -> Counter[object]:
+        self.ended = True
+        self.join()
+        return self.seen
+
+
+def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
+    api: Api = make_api(SYTQ_API__WORKERS="2")
+    clients = Clients(api, [LOOK] * 100 + [SUBMIT] * 8)
+    try:
+        for number in range(1, 4):
+            before = clients.seen[200]
+            poll(lambda before=before: clients.seen[200] > before + 1000)
+            api.process.send_signal(signal.SIGHUP)
+            booted = 2 + 2 * number
+            poll(lambda booted=booted: api.log().count("ASGI server listening") == booted, message=api.log)
+            gone = 2 * number
+            poll(lambda gone=gone: api.log().count("Worker shutting down") == gone, message=api.log)
+    finally:
+        seen = clients.end()
+    assert set(seen) == {200}
+    assert clients.connections > 2 * 108  # they were moved, politely
+    assert api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0] > 100
+
+
+def test_a_kept_alive_connection_that_was_promised_is_served_after_the_signal(make_api: Any) -> None:
+    api: Api = make_api()
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+
+        def ask() -> bytes:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            while b'"version"' not in received:
+                received += connection.recv(65536)
+            return received.lower()
+
+        assert b"connection: close" not in ask()
+        api.process.send_signal(signal.SIGHUP)
+        poll(lambda: api.log().count("ASGI server listening") == 2, message=api.log)
+        assert b"connection: close" in ask()
+        assert connection.recv(1) == b""
+    assert api.request("GET", "/health").status == 200
