@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from sytq import Context, Schedule, task
 from sytq.config.types import Name
 from sytq.durations import Duration
+from sytq.idempotency import KEPT
 from sytq.ledger import utcnow
 from sytq.models import Attempt, Step, Task
 from sytq.states import TERMINAL
@@ -69,6 +70,9 @@ def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
         if ctx.read(lambda database, table=table: database.table_exists(table)):  # type: ignore[misc]
             before = (now - dt.timedelta(seconds=getattr(ctx.config, key))).isoformat(" ", "microseconds")[:length]
             found[key] = _rows(ctx, peewee.Table(table), column, moment, before, payload.dry_run)
+    # Not a retention of anybody's choice: an Idempotency-Key is promised to be kept so long, and no longer.
+    before = (now - KEPT).isoformat(" ", "microseconds")
+    _rows(ctx, peewee.Table("sytq_idempotency"), "idempotency_key", "created_at", before, payload.dry_run)
     for folder, age in ctx.config.files.items():
         for file in _old_files(folder, time.time() - age):
             if not payload.dry_run:

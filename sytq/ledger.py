@@ -133,7 +133,7 @@ class Ledger:
                 SCHEDULED if task.run_at else QUEUED,
                 task.payload,
                 task.max_attempts,
-                task.run_at,
+                _plain(task.run_at),
                 task.owner,
                 task.parent,
                 task.host,
@@ -148,7 +148,7 @@ class Ledger:
         ]
         # Plain placeholders only: PyMySQL sends anything else row by row.
         tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
-        self._many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(17)}) {tail}", rows)
+        self._execute_many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(17)}) {tail}", rows)
         return standing
 
     def claim(self, keys: dict[str, str]) -> dict[str, str]:
@@ -178,13 +178,26 @@ class Ledger:
         found: Task | None = read(self.database, lambda: Task.get_or_none(Task.id == task_id))
         return found
 
+    def some(self, ids: Sequence[str]) -> dict[str, Task]:
+        """Return those of these tasks that there are, by id."""
+        query = Task.select().where(Task.id.in_(list(ids)))
+        return read(self.database, lambda: {row.id: row for row in query})
+
     def find(
-        self, *, states: Sequence[str] = (), queue: str | None = None, limit: int = 10, offset: int = 0
+        self,
+        *,
+        states: Sequence[str] = (),
+        queue: str | None = None,
+        owner: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
     ) -> tuple[list[Task], int]:
         """Return the newest tasks that match, and how many match in all."""
         where = [Task.state.in_(states)] if states else []
         if queue is not None:
             where.append(Task.queue == queue)
+        if owner is not None:
+            where.append(Task.owner == owner)
 
         def work() -> tuple[list[Task], int]:
             query = Task.select().where(*where) if where else Task.select()
@@ -221,6 +234,22 @@ class Ledger:
             over = set(self._over([row.id for row in found])) if found else set()
             # When all of these have ended, and there may be more: the last one stands for those.
             return [row for row in found if row.id not in over] or found[limit - 1 :]
+
+        return read(self.database, work)
+
+    def histories(self, ids: Sequence[str]) -> dict[str, tuple[list[Attempt], list[Step]]]:
+        """Return the attempts and the steps of these tasks, each in order."""
+        wanted = list(ids)
+        attempts = Attempt.select().where(Attempt.task_id.in_(wanted)).order_by(Attempt.task_id, Attempt.token)
+        steps = Step.select().where(Step.task_id.in_(wanted)).order_by(Step.task_id, Step.started_at, Step.name)
+
+        def work() -> dict[str, tuple[list[Attempt], list[Step]]]:
+            found: dict[str, tuple[list[Attempt], list[Step]]] = {task_id: ([], []) for task_id in wanted}
+            for attempt in attempts:
+                found[attempt.task_id][0].append(attempt)
+            for step in steps:
+                found[step.task_id][1].append(step)
+            return found
 
         return read(self.database, work)
 
@@ -405,10 +434,12 @@ class Ledger:
         return ", ".join([self._mark] * count)
 
     def _many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        if not rows:
-            return
-        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            self.database.cursor().executemany(sql, [tuple(map(_plain, row)) for row in rows])
+        self._execute_many(sql, [tuple(map(_plain, row)) for row in rows])
+
+    def _execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        if rows:
+            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+                self.database.cursor().executemany(sql, rows)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ Owns the patterns that logs, error messages and `sytq config show` share. Must i
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MASK = "***"
 
@@ -27,16 +28,18 @@ _LOOKS_SECRET = (
     (re.compile(r"(?i)\b(bearer\s+)(?!\*\*\*)[a-z0-9._~+/=-]{8,}"), rf"\1{MASK}"),
     # The look-behind keeps "task-0198c2d4" whole.
     (re.compile(r"(?<![A-Za-z0-9])(sk-|whsec_)[A-Za-z0-9+/=_-]{8,}"), rf"\1{MASK}"),
+    (re.compile(r"(?<![A-Za-z0-9])(sytq_[0-9a-f]{12}_)[0-9a-f]{8,}"), rf"\1{MASK}"),
     (re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#]*):[^\s/@]+@"), rf"\1:{MASK}@"),
     # Go's MySQL form: user:password@tcp(host:port)/db
     (re.compile(r"(^|[\s\"'=])([^\s:/@\"']*):\S+@(tcp|unix)\("), rf"\1\2:{MASK}@\3("),
 )
 #: Most log lines hold none of these, and one look is cheaper than five substitutions.
 _WORTH_A_LOOK = re.compile(
-    r"(?i)passw|secret|token|api[_-]?key|authorization|bearer|sk-|whsec_|://[^\s/]*@|@(?:tcp|unix)\("
+    r"(?i)passw|secret|token|api[_-]?key|authorization|bearer|sk-|whsec_|sytq_[0-9a-f]|://[^\s/]*@|@(?:tcp|unix)\("
 )
 
 
+@lru_cache(maxsize=1000)  # the same few keys stand in every log line
 def is_secret_key(key: str) -> bool:
     """Say whether a value under this key (header, field, setting) must never be shown."""
     return _SECRET_KEY.search(key) is not None

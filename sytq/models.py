@@ -6,7 +6,16 @@ All times are naive UTC. Must not hold logic: writes belong to `sytq.ledger`.
 
 from __future__ import annotations
 
-from peewee import BigIntegerField, CharField, CompositeKey, DateTimeField, IntegerField, Model, TextField
+from peewee import (
+    BigAutoField,
+    BigIntegerField,
+    CharField,
+    CompositeKey,
+    DateTimeField,
+    IntegerField,
+    Model,
+    TextField,
+)
 
 
 class Task(Model):
@@ -169,6 +178,57 @@ class BudgetRow(Model):
         primary_key = CompositeKey("day", "subject")
 
 
+class ApiKey(Model):
+    """An API key; `secret` and `previous` (the one before a rotation) are SHA-256 in hex."""
+
+    id = CharField(primary_key=True)
+    name = CharField()
+    owner = CharField()
+    secret = CharField()
+    previous = CharField(null=True)
+    previous_until = DateTimeField(null=True)
+    scopes = CharField()  # words with spaces between them
+    types = CharField(null=True)  # likewise; NULL: every type
+    rate_calls = IntegerField(null=True)
+    rate_seconds = IntegerField(null=True)
+    daily_tasks = IntegerField(null=True)
+    created_at = DateTimeField()
+    expires_at = DateTimeField(null=True)
+    revoked_at = DateTimeField(null=True)
+    last_used_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_api_keys"
+
+
+class AuditEntry(Model):
+    """Who did what to what, and when."""
+
+    id = BigAutoField()
+    at = DateTimeField()
+    who = CharField()
+    what = CharField()
+    about = CharField()
+    detail = TextField(null=True)
+
+    class Meta:
+        table_name = "sytq_audit"
+
+
+class Idempotency(Model):
+    """The answer that a caller's Idempotency-Key repeats; `answer` is JSON: its tasks' ids."""
+
+    owner = CharField()
+    idempotency_key = CharField()
+    fingerprint = CharField()
+    answer = TextField()
+    created_at = DateTimeField()
+
+    class Meta:
+        table_name = "sytq_idempotency"
+        primary_key = CompositeKey("owner", "idempotency_key")
+
+
 class ValuationRecord(Model):
     """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
 
@@ -191,5 +251,6 @@ class ValuationRecord(Model):
 
 
 MODELS = (
-    Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, FailingHost, SpendRow, BudgetRow, ValuationRecord,
+    Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, FailingHost, SpendRow, BudgetRow, ApiKey, AuditEntry,
+    Idempotency, ValuationRecord,
 )  # fmt: skip

@@ -432,9 +432,14 @@ def validated(model: type[M], value: object, whole: str) -> M:
         ) from None
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def encode(value: object) -> str:
     """A payload or result as JSON text that is UTF-8. Raises ValueError for what JSON cannot say (NaN included)."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _ENCODER.encode(value)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: only an escape can say it

@@ -17,11 +17,14 @@ import dramatiq
 import peewee
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 
+from sytq.apikeys import ApiKeys
+from sytq.audit import Audit
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.broker.limits import QueueLimit
+from sytq.broker.meters import Meters
 from sytq.broker.operations import Operations
 from sytq.broker.redis import Redis
 from sytq.config import Settings
@@ -67,6 +70,9 @@ class Runtime:
     operator: Operator
     inspection: Inspection
     guard: Guard
+    apikeys: ApiKeys
+    audit: Audit
+    meters: Meters
 
 
 def build(settings: Settings) -> Runtime:
@@ -109,6 +115,9 @@ def build(settings: Settings) -> Runtime:
         operator=Operator(ledger, Operations(redis, keys), submitter, registry),
         inspection=inspection,
         guard=guard,
+        apikeys=ApiKeys(database),
+        audit=Audit(database),
+        meters=Meters(redis, keys),
     )
 
 

@@ -11,11 +11,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from sytq.api.threads import Busy
+from sytq.db import read, transact
 from sytq.errors import DatabaseUnavailable
+from sytq.idempotency import Claim, claim, correct, find
 from sytq.ledger import Ledger, NewTask
 from sytq.submit import Submitter
 
@@ -29,11 +32,24 @@ _UNDISPATCHED = 5_000
 _REDIS_PAUSE = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a submission: an id for each of its tasks, and whether that one stood already, under its unique
+    key. `repeats` says that an earlier request with the same Idempotency-Key made them, and this one nothing;
+    `fingerprint` is then that request's."""
+
+    ids: tuple[str, ...]
+    existing: tuple[bool, ...]
+    repeats: bool = False
+    fingerprint: str | None = None
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter:
     tasks: Sequence[NewTask]
     also: Callable[[], None] | None
-    answered: asyncio.Future[dict[str, str]]
+    claim: Claim | None
+    answered: asyncio.Future[Accepted]
 
 
 class Acceptor:
@@ -50,15 +66,11 @@ class Acceptor:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
         self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
 
-    async def submit(self, task: NewTask, also: Callable[[], None] | None = None) -> str:
-        """Return when `task`, and what `also` writes, is committed: its id, or the id of the unfinished task that
-        has its unique key already. As `submit_all` otherwise."""
-        standing = await self.submit_all([task], also)
-        return standing.get(task.id, task.id)
-
-    async def submit_all(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
-        """Return when `tasks` are committed, all in one transaction: for those that an unfinished task with their
-        unique key stands for, their id -> that task's.
+    async def submit(
+        self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None, claim: Claim | None = None
+    ) -> Accepted:
+        """Return when `tasks`, and what `also` writes, are committed, all or none: the id of each, or that of the
+        unfinished task that has its unique key already. A `claim` that stands already brings that request's ids.
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. Raises Busy,
         DatabaseUnavailable and whatever the database says against these tasks (never against another's).
@@ -66,11 +78,17 @@ class Acceptor:
         if len(self._waiting) >= _WAITING:
             raise Busy("too many submissions wait; nothing was accepted, try again")
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(tasks, also, loop.create_future())
+        waiter = _Waiter(tasks, also, claim, loop.create_future())
         self._waiting.append(waiter)
         if self._writing is None:
             self._writing = loop.create_task(self._write_all())
         return await waiter.answered
+
+    async def answered(self, claim: Claim) -> Accepted | None:
+        """What an earlier request with the same Idempotency-Key got. Raises DatabaseUnavailable."""
+        look = partial(read, self._ledger.database, partial(find, claim))
+        answer = await asyncio.get_running_loop().run_in_executor(self._writer, look)
+        return Accepted(answer.ids, answer.existing, True, answer.fingerprint) if answer else None
 
     async def close(self) -> None:
         """Wait until everything that was taken is written and handed over."""
@@ -87,13 +105,9 @@ class Acceptor:
             while self._waiting:
                 batch = self._take()
                 outcomes = await loop.run_in_executor(self._writer, self._write, batch)
-                written: list[NewTask] = []
                 for waiter in batch:
-                    outcome = outcomes[waiter]
-                    _answer(waiter, outcome)
-                    if not isinstance(outcome, Exception):
-                        written += [task for task in waiter.tasks if task.id not in outcome]
-                self._hand_over(written)
+                    _answer(waiter, outcomes[waiter])
+                self._hand_over([task for waiter in batch for task in _new(waiter, outcomes[waiter])])
                 away = next((e for e in outcomes.values() if isinstance(e, DatabaseUnavailable)), None)
                 if away is not None:
                     # Whoever came meanwhile would wait just as long for the same answer.
@@ -141,18 +155,12 @@ class Acceptor:
 
     # -- on the writer's thread
 
-    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, dict[str, str] | Exception]:
+    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, Accepted | Exception]:
         """Write a batch in one transaction; return what each waiter gets, or what went wrong."""
         if not batch:
             return {}
-        rows = [waiter.also for waiter in batch if waiter.also is not None]
-
-        def also() -> None:
-            for write in rows:
-                write()
-
         try:
-            standing = self._ledger.accept([task for waiter in batch for task in waiter.tasks], also if rows else None)
+            return transact(self._ledger.database, lambda: self._insert(batch))
         except DatabaseUnavailable as error:
             return dict.fromkeys(batch, error)
         except Exception as error:
@@ -161,15 +169,41 @@ class Acceptor:
             # One of them is at fault and only that one shall hear of it.
             half = len(batch) // 2
             return self._write(batch[:half]) | self._write(batch[half:])
-        if not standing:
-            return dict.fromkeys(batch, standing)
-        return {w: {task.id: standing[task.id] for task in w.tasks if task.id in standing} for w in batch}
+
+    def _insert(self, batch: list[_Waiter]) -> dict[_Waiter, Accepted | Exception]:
+        claims = [(waiter.claim, [task.id for task in waiter.tasks]) for waiter in batch if waiter.claim]
+        taken = claim(claims)
+        outcomes: dict[_Waiter, Accepted | Exception] = {}
+        new = []
+        for waiter in batch:
+            answer = taken.get(waiter.claim) if waiter.claim else None
+            if answer is not None:
+                outcomes[waiter] = Accepted(answer.ids, answer.existing, True, answer.fingerprint)
+            else:
+                new.append(waiter)
+                if waiter.also is not None:
+                    waiter.also()
+        standing = self._ledger.insert(task for waiter in new for task in waiter.tasks)
+        for waiter in new:
+            ids = tuple(standing.get(task.id, task.id) for task in waiter.tasks)
+            existing = tuple(task.id in standing for task in waiter.tasks)
+            outcomes[waiter] = Accepted(ids, existing)
+            if waiter.claim and any(existing):
+                correct(waiter.claim, ids, existing)
+        return outcomes
 
 
-def _answer(waiter: _Waiter, outcome: dict[str, str] | Exception) -> None:
+def _new(waiter: _Waiter, outcome: Accepted | Exception) -> list[NewTask]:
+    """Those tasks of a waiter that were inserted."""
+    if isinstance(outcome, Exception) or outcome.repeats:
+        return []
+    return [task for task, task_id in zip(waiter.tasks, outcome.ids, strict=True) if task.id == task_id]
+
+
+def _answer(waiter: _Waiter, outcome: Accepted | Exception) -> None:
     if waiter.answered.done():
         return
-    if isinstance(outcome, Exception):
-        waiter.answered.set_exception(outcome)
-    else:
+    if isinstance(outcome, Accepted):
         waiter.answered.set_result(outcome)
+    else:
+        waiter.answered.set_exception(outcome)

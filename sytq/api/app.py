@@ -14,18 +14,24 @@ import sytq
 from sytq import logs, runtime
 from sytq.api.acceptor import Acceptor
 from sytq.api.auth import Auth
+from sytq.api.backlog import Backlog
 from sytq.api.door import Door
 from sytq.api.health import Health, Ready
 from sytq.api.jobs import Jobs, Stats, Workers
+from sytq.api.live import LiveView
 from sytq.api.llm import PromptTasks, RecordTasks
 from sytq.api.metrics import Metrics
+from sytq.api.once import Once
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.problems import Problems
+from sytq.api.quota import Quota
+from sytq.api.reader import Reader
 from sytq.api.submission import Submission
-from sytq.api.tasks import LiveView, Lookup, OneTask, TaskList
+from sytq.api.tasks import Lookup, OneTask, TaskList
 from sytq.api.threads import Threads
 from sytq.api.v2 import Parts
 from sytq.api.v2 import routes as v2
+from sytq.api.watch import Watch
 from sytq.api.webhooks import WebhookTasks
 from sytq.config import Settings, load
 
@@ -40,15 +46,24 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
+    counting = Threads("the allowances", size=1)
+    quota = Quota(parts.meters, counting)
+    bounds = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
+    backlog = Backlog(bounds, parts.inspection, redis)
     acceptor = Acceptor(parts.ledger, parts.submitter)
-    submission = Submission(parts.registry, parts.submitter, acceptor)
+    submission = Submission(parts.registry, parts.submitter, acceptor, quota, backlog, Once())
     live = LiveView(parts.inspection, redis)
-    lookup = Lookup(parts.ledger, parts.registry, live, sql, settings.retention)
+    reader = Reader(parts.ledger, live, sql)
+    watch = Watch(parts.inspection, parts.ledger, redis, sql)
+    lookup = Lookup(parts.ledger, parts.registry, live, reader, sql, settings.retention)
 
     app = Door(
         max_body=settings.api.max_body,
         media_type=falcon.MEDIA_JSON,
-        middleware=[Auth(settings), _Life(acceptor, [sql, redis], parts)],
+        middleware=[
+            Auth(settings, parts.apikeys, quota, parts.audit, sql),
+            _Life(acceptor, [sql, redis, counting], parts),
+        ],
     )
     app.req_options.strip_url_path_trailing_slash = True
     Problems(parts.ledger.database, sql).install(app)
@@ -61,7 +76,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/jobs", Jobs(parts.registry, submission))
     app.add_route("/stats", Stats(*figures))
     app.add_route("/workers", Workers(*figures))
-    v2.add_routes(app, Parts(parts, submission, live, sql, redis))
+    v2.add_routes(app, Parts(parts, submission, reader, watch, sql, redis))
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))

@@ -1,30 +1,40 @@
-"""Who may: HTTP Basic for the configured users, or, without auth, loopback only.
+"""Who may: API keys and Basic users, or, without auth, loopback only.
 
-Owns the check of every request but those to health and metrics, and the owner that a task is submitted under.
-Must not know what an endpoint does.
+Owns the check of every request but those to health and metrics: who it is, whether the resource's scope is theirs,
+and the audit of what changes others' tasks. A resource says what its methods need in `scopes` (method -> scope);
+else looking needs `read` and the rest `operate`. Must not know what an endpoint does.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import ipaddress
+from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 import falcon
 import falcon.asgi
+import structlog
 
+from sytq.api.caller import LOCAL, Caller
+from sytq.api.credentials import Credentials
+from sytq.api.quota import Quota
+from sytq.api.threads import Busy, Threads
+from sytq.apikeys import ApiKeys
+from sytq.audit import Audit
 from sytq.config import Settings
-from sytq.errors import ConfigError
+from sytq.errors import ConfigError, DatabaseUnavailable
+from sytq.ledger import utcnow
+
+log = structlog.get_logger(__name__)
 
 #: Open to everyone: what probes and scrapers ask.
 OPEN = frozenset({"/health", "/healthz/live", "/healthz/ready", "/metrics"})
 _OWNER_MAX = 64  # characters of sytq_tasks.owner, which is ASCII
+_LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_ONLY = (
     "this server has no auth configured and therefore serves loopback clients only; to serve others set "
-    "auth.enabled: true and auth.users"
+    "auth.enabled: true and auth.users, or make keys with `sytq key create`"
 )
 
 
@@ -33,52 +43,71 @@ _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".test", ".lan", ".home.a
 
 
 class Auth:
-    """Falcon middleware; leaves the user's name, or None, in `req.context.owner`."""
+    """Falcon middleware; leaves the Caller in `req.context.caller` and its owner in `req.context.owner`.
 
-    def __init__(self, settings: Settings) -> None:
-        auth = settings.auth
-        self._enabled = auth.enabled
-        self._challenge = [f'Basic realm="{auth.realm}", charset="UTF-8"']
-        self._users = {
-            name: hashlib.sha256(password.get_secret_value().encode()).digest() for name, password in auth.users.items()
-        }
-        if self._enabled:
-            for name in self._users:
-                if not name.isascii() or len(name) > _OWNER_MAX:
-                    raise ConfigError(f"auth.users: '{name}' is not valid; valid: 1 to {_OWNER_MAX} ASCII characters")
+    What a part behind it wants told of the caller's request it puts into `req.context.headers`.
+    """
+
+    def __init__(self, settings: Settings, keys: ApiKeys, quota: Quota, audit: Audit, sql: Threads) -> None:
+        self._enabled = settings.auth.enabled
+        users = {name: password.get_secret_value() for name, password in settings.auth.users.items()}
+        check_users(settings)
+        self._credentials = Credentials(users, settings.auth.realm, keys, sql)
+        self._quota = quota
+        self._audit = audit
+        self._sql = sql
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        req.context.owner = None
+        req.context.caller, req.context.owner = LOCAL, None
+        req.context.headers, req.context.limits = {}, {}
         if req.path in OPEN:
             return
         origin = req.get_header("Origin")
         if origin is not None and urlsplit(origin).netloc != req.netloc:
             # A page of another site that a user of this machine has open is not a client of ours.
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
+        client = req.scope.get("client")
         if self._enabled:
-            req.context.owner = self._user(req.get_header("Authorization"))
-        elif not is_local(req.scope.get("client")) or not _is_own_name(req.host):
+            caller = await self._credentials.caller(req.get_header("Authorization"), client)
+            req.context.caller, req.context.owner = caller, caller.owner
+            await self._quota.request(req, caller)
+        elif not is_local(client) or not _is_own_name(req.host):
             raise falcon.HTTPForbidden(description=_LOOPBACK_ONLY)
 
-    def _user(self, header: str | None) -> str:
-        """The user that the header proves. Raises HTTPUnauthorized."""
-        scheme, _, credentials = (header or "").partition(" ")
-        try:
-            given = base64.b64decode(credentials.strip(), validate=True).decode()
-        except (binascii.Error, ValueError):
-            given = ""
-        name, _, password = given.partition(":")
-        known = self._users.get(name)
-        # An unknown name costs the same as a wrong password.
-        matches = hmac.compare_digest(known or bytes(32), hashlib.sha256(password.encode()).digest())
-        if scheme.lower() != "basic" or known is None or not matches:
-            raise falcon.HTTPUnauthorized(
-                description="a valid user name and password are needed (HTTP Basic)",
-                challenges=self._challenge,
-            )
-        return name
+    async def process_resource(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        if req.path not in OPEN:
+            caller: Caller = req.context.caller
+            caller.needs(_scope(resource, req.method))
+
+    async def process_response(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        resp.set_headers(req.context.headers)
+        if req.method in _LOOKS or not req_succeeded or resource is None:
+            return
+        if _scope(resource, req.method) in ("operate", "admin"):
+            try:
+                await self._sql.run(self._audit.add, utcnow(), req.context.caller.name, req.method, req.path)
+            except (DatabaseUnavailable, Busy) as error:
+                log.warning("not in the audit", who=req.context.caller.name, path=req.path, error=str(error))
 
 
+def check_users(settings: Settings) -> None:
+    """Raise ConfigError for a Basic user that could own no task."""
+    if settings.auth.enabled:
+        for name in settings.auth.users:
+            if not name.isascii() or len(name) > _OWNER_MAX:
+                raise ConfigError(f"auth.users: '{name}' is not valid; valid: 1 to {_OWNER_MAX} ASCII characters")
+
+
+def _scope(resource: object, method: str) -> str:
+    scopes: dict[str, str] = getattr(resource, "scopes", {})
+    return scopes.get(method) or ("read" if method in _LOOKS else "operate")
+
+
+@lru_cache(maxsize=1000)
 def _is_own_name(host: str) -> bool:
     """Whether a Host header is one that no name server can have pointed at this machine (DNS rebinding)."""
     try:
@@ -93,8 +122,13 @@ def is_local(client: object) -> bool:
     if not client:
         return True
     assert isinstance(client, tuple | list)
+    return _is_loopback(str(client[0]))
+
+
+@lru_cache(maxsize=1000)
+def _is_loopback(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(str(client[0]).partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

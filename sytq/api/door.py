@@ -7,7 +7,7 @@ Must not know any endpoint.
 from __future__ import annotations
 
 import asyncio
-import os
+import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -89,6 +89,8 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             if not scope["query_string"].isascii():
                 raise Refused(400, "query string: must be percent-encoded ASCII")
             body = await self._read(scope["headers"], receive)
+            scope["sytq.body"] = body  # an Idempotency-Key stands for these bytes
+            scope["sytq.body"] = body  # an Idempotency-Key stands for these bytes
             await super().__call__(scope, _whole(body, receive), answer)
         except Refused as refusal:
             await _refuse(scope, refusal, answer)
@@ -140,7 +142,8 @@ def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:
             request_id = value.decode()
         elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
             traceparent = value.decode()
-    return Origin(request_id or os.urandom(16).hex(), traceparent)
+    # No secret, and unlike the system's generator this one does not give the interpreter's lock away.
+    return Origin(request_id or f"{random.getrandbits(128):032x}", traceparent)
 
 
 def _whole(body: bytes, receive: Receive) -> Receive:

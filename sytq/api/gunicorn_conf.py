@@ -35,11 +35,16 @@ class _Logs(Logger):  # type: ignore[misc]
 
 def on_starting(server: Any) -> None:
     """Say once what the address means for who is served."""
-    if not _settings.auth.enabled and not is_local((_settings.api.host, 0)):
-        structlog.get_logger("sytq.api").warning(
+    if _settings.auth.enabled:
+        return
+    log = structlog.get_logger("sytq.api")
+    if is_local((_settings.api.host, 0)):
+        log.info("auth is off: only loopback clients are served, and they may do everything")
+    else:
+        log.warning(
             "listening beyond loopback without auth: only loopback clients are served",
             host=_settings.api.host,
-            configure="auth.enabled: true and auth.users",
+            configure="auth.enabled: true and auth.users, or `sytq key create`",
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import falcon
 import falcon.asgi
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 class Jobs:
     """POST /jobs"""
+
+    scopes: ClassVar = {"POST": "submit"}
 
     def __init__(self, registry: Registry, submission: Submission) -> None:
         self._types = sorted(declared.name for declared in registry if not declared.internal)

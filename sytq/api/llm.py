@@ -6,7 +6,7 @@ Owns what the two requests may say and the row that B makes. Must not run anythi
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
@@ -30,6 +30,8 @@ _COLLISIONS = 3  # of 62 random bits; more is a database that lies
 class RecordTasks:
     """POST /api/tasks/llm"""
 
+    scopes: ClassVar = {"POST": "submit"}
+
     def __init__(self, settings: Settings, submission: Submission) -> None:
         self._tables = frozenset(settings.llm.tables)
         self._submission = submission
@@ -50,6 +52,8 @@ class RecordTasks:
 
 class PromptTasks:
     """POST /api/v1/tasks/llm"""
+
+    scopes: ClassVar = {"POST": "submit"}
 
     def __init__(self, settings: Settings, submission: Submission, guard: Guard) -> None:
         self._enabled = _TABLE in settings.llm.tables

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds after which a caller may try again while the database is away.
 _DATABASE_RETRY_AFTER = 5
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 #: status -> the last part of a problem's type, which is stable, and its title; docs/problems.md has them all.
@@ -82,7 +83,7 @@ def refusal(
 
 def encode(answer: object) -> bytes:
     """Any answer as JSON bytes."""
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(answer).encode()
 
 
 class Problems:

@@ -14,8 +14,12 @@ import falcon.asgi
 import structlog
 
 from sytq import bulk
-from sytq.api.acceptor import Acceptor
+from sytq.api.acceptor import Accepted, Acceptor
+from sytq.api.backlog import Backlog
+from sytq.api.once import Once
+from sytq.api.quota import Quota
 from sytq.errors import InvalidInput
+from sytq.idempotency import Claim
 from sytq.ledger import NewTask
 from sytq.plugin import Registry
 from sytq.submit import Submitter
@@ -26,10 +30,21 @@ log = structlog.get_logger(__name__)
 class Submission:
     """Turns payloads of requests into accepted tasks."""
 
-    def __init__(self, registry: Registry, submitter: Submitter, acceptor: Acceptor) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        submitter: Submitter,
+        acceptor: Acceptor,
+        quota: Quota,
+        backlog: Backlog,
+        once: Once,
+    ) -> None:
         self._registry = registry
         self._submitter = submitter
         self._acceptor = acceptor
+        self._quota = quota
+        self._backlog = backlog
+        self._once = once
 
     async def enqueue(
         self,
@@ -40,27 +55,29 @@ class Submission:
         priority: str | None = None,
         also: Callable[[], Any] | None = None,
     ) -> str:
-        """Return the id of the accepted task. Raises InvalidInput naming the field, and as Acceptor.submit."""
+        """Return the id of the accepted task. Raises InvalidInput naming the field, and as `prepare` and `accept`."""
         if type_name not in self._registry:
             raise falcon.HTTPServiceUnavailable(
                 description=f"the task type '{type_name}' is not available on this server", retry_after=60
             )
         task = self.prepare(req, type_name, payload, priority=priority)
-        task_id = await self._acceptor.submit(task, also)
-        log.info("Task enqueued successfully", task_id=task_id, type=type_name)
-        return task_id
+        accepted = await self.accept(req, [task], also=also)
+        return accepted.ids[0]
 
     def prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
-        """Return a task of this request, not accepted yet; `options` as Submitter.prepare. Raises InvalidInput."""
+        """Return a task of this request, not accepted yet; `options` as Submitter.prepare.
+
+        Raises InvalidInput, and HTTPForbidden for a type that the caller may not submit.
+        """
+        req.context.caller.needs_type(type_name)
         if type_name in self._registry and self._registry.get(type_name).internal:
             raise InvalidInput("type", f"'{type_name}' is submitted by the service alone")
         return self._prepare(req, type_name, payload, **options)
 
     async def operation(self, req: falcon.asgi.Request, payload: object) -> str:
         """Accept a bulk operation and return its id. Raises as `accept`."""
-        task = self._prepare(req, bulk.TYPE, payload)
-        await self.accept([task])
-        return task.id
+        accepted = await self.accept(req, [self._prepare(req, bulk.TYPE, payload)])
+        return accepted.ids[0]
 
     def _prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
         origin = req.scope["sytq.origin"]
@@ -73,9 +90,42 @@ class Submission:
             **options,
         )
 
-    async def accept(self, tasks: Sequence[NewTask]) -> dict[str, str]:
-        """Accept prepared tasks in one transaction; return and raise as Acceptor.submit_all."""
-        standing = await self._acceptor.submit_all(tasks)
-        for task in tasks:
-            log.info("Task enqueued successfully", task_id=standing.get(task.id, task.id), type=task.type)
+    async def accept(
+        self, req: falcon.asgi.Request, tasks: Sequence[NewTask], *, also: Callable[[], Any] | None = None
+    ) -> Accepted:
+        """Accept prepared tasks, all or none, within the caller's allowance and once per Idempotency-Key.
+
+        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, HTTPConflict, HTTPServiceUnavailable for a full queue, and
+        as Acceptor.submit.
+        """
+
+        async def accept(claim: Claim | None) -> Accepted:
+            try:
+                await self._quota.tasks(req, len(tasks))
+            except falcon.HTTPTooManyRequests as refusal:
+                return await self._again(claim, refusal)
+            accepted = None
+            try:
+                try:
+                    await self._backlog.enter(tasks)
+                except falcon.HTTPServiceUnavailable as refusal:
+                    accepted = await self._again(claim, refusal)
+                else:
+                    accepted = await self._acceptor.submit(tasks, also, claim)
+            finally:
+                if accepted is None or accepted.repeats:
+                    await self._quota.tasks(req, -len(tasks))
+            return accepted
+
+        accepted = await self._once.run(req, accept)
+        if not accepted.repeats:
+            for task_id, task in zip(accepted.ids, tasks, strict=True):
+                log.info("Task enqueued successfully", task_id=task_id, type=task.type)
+        return accepted
+
+    async def _again(self, claim: Claim | None, refusal: falcon.HTTPError) -> Accepted:
+        """What stands for the claim already and so needs no room; else raises the refusal."""
+        standing = await self._acceptor.answered(claim) if claim is not None else None
+        if standing is None:
+            raise refusal
         return standing

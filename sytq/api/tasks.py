@@ -6,26 +6,25 @@ Must not change a task.
 
 from __future__ import annotations
 
-import asyncio
 import calendar
 import datetime as dt
 import re
-import time
-from collections.abc import Iterable
 from typing import Any
 
 import falcon
 import falcon.asgi
 
 from sytq.api import problems
+from sytq.api.live import LiveView
 from sytq.api.parameters import number, parameter
-from sytq.api.threads import Busy, Threads
-from sytq.broker.inspection import Inspection, Live
-from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.api.reader import Reader
+from sytq.api.threads import Threads
+from sytq.broker.inspection import Live
+from sytq.errors import InvalidInput
 from sytq.ledger import Ledger, utcnow
 from sytq.models import Task
 from sytq.plugin import Registry
-from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED, TERMINAL
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
 
 #: Our states in contract A's words.
 STATUS = {
@@ -43,36 +42,15 @@ _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LIMIT, _LIMIT_MAX = 10, 100
 
 
-class LiveView:
-    """What Redis knows of tasks, while it answers within a second; else the rows alone must do."""
-
-    _patience = 1.0
-    _pause = 5.0
-
-    def __init__(self, inspection: Inspection, threads: Threads) -> None:
-        self._inspection = inspection
-        self._threads = threads
-        self._resumes = 0.0
-
-    async def of(self, rows: Iterable[Task]) -> dict[str, Live]:
-        """The newer state of those tasks that have one."""
-        open_rows = {row.id: row for row in rows if row.state not in TERMINAL}
-        if not open_rows or time.monotonic() < self._resumes:
-            return {}
-        try:
-            live = await asyncio.wait_for(self._threads.run(self._inspection.live, list(open_rows)), self._patience)
-        except (RedisUnavailable, TimeoutError, Busy):
-            self._resumes = time.monotonic() + self._pause
-            return {}
-        return {id: seen for id, seen in live.items() if seen.token >= open_rows[id].token}
-
-
 class Lookup:
     """What both endpoints share: the stores, and a task in contract A's form."""
 
-    def __init__(self, ledger: Ledger, registry: Registry, live: LiveView, sql: Threads, retention: float) -> None:
+    def __init__(
+        self, ledger: Ledger, registry: Registry, live: LiveView, reader: Reader, sql: Threads, retention: float
+    ) -> None:
         self.ledger = ledger
         self.live = live
+        self.reader = reader
         self.sql = sql
         self.retention = dt.timedelta(seconds=retention)
         self._registry = registry
@@ -103,11 +81,11 @@ class OneTask:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         wanted = task_id.lower()
-        row = await self._lookup.sql.run(self._lookup.ledger.get, wanted) if _ID.fullmatch(wanted) else None
-        if row is None or (row.finished_at and row.finished_at < utcnow() - self._lookup.retention):
+        row, live = await self._lookup.reader.get(wanted) if _ID.fullmatch(wanted) else (None, None)
+        hidden = row is None or not req.context.caller.sees(row.owner)
+        if row is None or hidden or (row.finished_at and row.finished_at < utcnow() - self._lookup.retention):
             raise falcon.HTTPNotFound(description="task not found")
-        live = await self._lookup.live.of([row])
-        shown = self._lookup.shown(row, live.get(row.id))
+        shown = self._lookup.shown(row, live)
         resp.data = problems.encode({"code": 200, "message": "Success", "data": shown})
 
 
@@ -125,10 +103,12 @@ class TaskList:
             raise InvalidInput("queue_name", "must be 1 to 64 letters, digits, '_', '.' or '-'")
         limit = min(number(req, "limit", _LIMIT, least=1), _LIMIT_MAX)
         offset = number(req, "offset", 0, least=0)
+        caller = req.context.caller
         rows, total = await self._lookup.sql.run(
             self._lookup.ledger.find,
             states=[_STATE[status]] if status else (),
             queue=queue,
+            owner=None if caller.is_admin else caller.owner,
             limit=limit,
             offset=offset,
         )

@@ -5,6 +5,8 @@ Owns what the request may say. Must not make that request: the `webhook` plugin 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import falcon
 import falcon.asgi
 
@@ -18,6 +20,8 @@ _NEWER = {"retry": dict, "ordering_key": str}
 
 class WebhookTasks:
     """POST /api/v1/tasks"""
+
+    scopes: ClassVar = {"POST": "submit"}
 
     def __init__(self, submission: Submission) -> None:
         self._submission = submission

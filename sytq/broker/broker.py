@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import dramatiq
@@ -49,21 +50,24 @@ class Envelope:
     def message(self) -> str:
         """The Dramatiq message, as it stands in the stream."""
         # Put together as text: the payload is JSON already.
-        options: dict[str, Any] = {"priority": self.priority}
-        if self.retry_delay is not None:
-            options["retry_delay"] = self.retry_delay
+        more = ""
         if self.request_id is not None:
-            options["request_id"] = self.request_id
+            more += f', "request_id": {json.dumps(self.request_id)}'
         if self.traceparent is not None:
-            options["traceparent"] = self.traceparent
-        head = {
-            "queue_name": self.queue,
-            "actor_name": self.type,
-            "kwargs": {},
-            "options": options,
-        }
-        tail = {"message_id": self.id, "message_timestamp": self.created_ms}
-        return f'{json.dumps(head)[:-1]}, "args": [{self.payload}], {json.dumps(tail)[1:]}'
+            more += f', "traceparent": {json.dumps(self.traceparent)}'
+        head = _head(self.queue, self.type, self.priority, self.retry_delay)
+        tail = f'"message_id": {json.dumps(self.id)}, "message_timestamp": {self.created_ms}'
+        return f'{head}{more}}}, "args": [{self.payload}], {tail}}}'
+
+
+@lru_cache(maxsize=1000)
+def _head(queue: str, type_name: str, priority: str, retry_delay: float | None) -> str:
+    """What messages of one kind have in common: JSON that is open within `options`."""
+    options: dict[str, Any] = {"priority": priority}
+    if retry_delay is not None:
+        options["retry_delay"] = retry_delay
+    head = {"queue_name": queue, "actor_name": type_name, "kwargs": {}, "options": options}
+    return json.dumps(head)[:-2]
 
 
 class StreamsBroker(dramatiq.Broker):

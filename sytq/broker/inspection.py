@@ -216,6 +216,17 @@ class Inspection:
                 depths.append(Depth(queue, priority, waiting, running, oldest / 1000 if oldest >= 0 else None))
         return depths
 
+    def backlog(self, queue: str) -> int:
+        """Return how many tasks of a queue wait: for a worker, for their time, for their type's resume. Three round
+        trips."""
+        depths = self._redis.call("depth", self._keys.streams(queue), [GROUP])
+        delayed = self._redis.ask("ZCARD", self._keys.delayed(queue))
+        return (
+            sum(int(waiting) for waiting, *_ in depths)
+            + int(delayed)
+            + int(self._redis.ask("HLEN", self._keys.parked(queue)))
+        )
+
     def delayed(self) -> dict[str, int]:
         """Return how many tasks wait for their time, per queue. Q round trips and one."""
         return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}

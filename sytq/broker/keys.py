@@ -146,6 +146,10 @@ class Keys:
         """STREAM of one entry: a place below the queue's limit became free."""
         return self._key("free", queue)
 
+    def meter(self, name: str) -> str:
+        """STRING: how much of a caller's allowance is used; goes when its window ends."""
+        return self._key("meter", name)
+
     def lease(self, loop: str) -> str:
         """STRING: the worker that runs this housekeeping loop."""
         return self._key("lease", loop)

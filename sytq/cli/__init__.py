@@ -14,11 +14,13 @@ import typer
 
 import sytq
 from sytq.cli import (
+    audit,
     config,
     db,
     dead,
     dev,
     gates,
+    key,
     openapi,
     queues,
     restore,
@@ -52,6 +54,8 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(webhook.app, name="webhook")
 app.command()(restore.restore)
 app.command()(spend.spend)
+app.add_typer(key.app, name="key")
+app.command()(audit.audit)
 
 
 def _version(wanted: bool) -> None:

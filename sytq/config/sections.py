@@ -117,6 +117,7 @@ class Queue(Section):
 class QueueLimits(Section):
     limit: Count | None = None
     rate: Rate | None = None
+    max_waiting: Count | None = None
 
 
 class RetryPolicy(Section):

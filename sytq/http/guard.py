@@ -72,7 +72,8 @@ def parse_url(url: str) -> URL:
 
     The result is what the client connects to: no second parser ever sees the text.
     """
-    if any(c == "\\" or unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") for c in url):
+    plain = url.isascii() and url.isprintable() and " " not in url and "\\" not in url
+    if not plain and any(c == "\\" or unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") for c in url):
         raise OutboundRefused("the URL must not contain spaces, control characters or backslashes")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):

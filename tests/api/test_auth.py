@@ -112,14 +112,14 @@ def test_without_auth_only_loopback_is_served(make_api: Any) -> None:
 
 
 def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -> None:
-    from sytq.api.auth import Auth
+    from sytq.api.auth import check_users
     from sytq.config import load
     from sytq.errors import ConfigError
 
     config = folder / "names.yaml"
     config.write_text("auth: {enabled: true, users: {jürgen: x}}\n")
     with pytest.raises(ConfigError, match="jürgen"):
-        Auth(load(str(config), {}))
+        check_users(load(str(config), {}))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
 
 from sytq.ledger import utcnow
-from sytq.models import Attempt, Step, Task
+from sytq.models import Attempt, Idempotency, Step, Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
 from tests.plugins.running import Run, runtime_of
@@ -198,3 +198,15 @@ def test_a_cleanup_that_is_killed_half_way_is_ended_by_another_worker(installati
 def test_a_payload_that_is_none_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Cleanup.model_validate(payload)
+
+
+def test_idempotency_keys_of_yesterday_are_forgotten(runtime: Runtime) -> None:
+    now = utcnow()
+    with runtime.database.connection_context(), runtime.database.atomic():
+        for number in range(1100):
+            at = now - dt.timedelta(hours=23 if number < 3 else 25, seconds=number % 7)
+            Idempotency.create(owner="", idempotency_key=str(number), fingerprint="f", answer="[]", created_at=at)
+    clean(runtime)
+    with runtime.database.connection_context():
+        left = sorted(row.idempotency_key for row in Idempotency.select())
+    assert left == ["0", "1", "2"]

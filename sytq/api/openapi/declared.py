@@ -35,6 +35,21 @@ _QUERY: JsonSchema = {
 }
 _TOTAL: JsonSchema = {"name": "total", "in": "query", "schema": contracts.or_empty({"type": "boolean"})}
 _PAGE = (_QUERY, _LIMIT, _CURSOR, _TOTAL)
+_WAIT: JsonSchema = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "wait=N: answer when the task has ended, or after N seconds (at most 60)",
+    "schema": {"type": "string"},
+}
+_KNOWN: JsonSchema = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
+_LAST_EVENT: JsonSchema = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+_ONCE: JsonSchema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "the same request with the same key, within 24 h, gets the first answer again",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_ETAG: JsonSchema = {"ETag": {"description": "for If-None-Match", "schema": {"type": "string"}}}
 _LINK: JsonSchema = {"Link": {"description": "the next page", "schema": {"type": "string"}}}
 _LOCATION: JsonSchema = {"Location": {"description": "the task", "schema": {"type": "string"}}}
 
@@ -79,10 +94,13 @@ NATIVE = (
         "post", "/v2/tasks", "submit", "Submit a task of any type",
         {
             202: Answer("Accepted", shapes.Accepted, _LOCATION),
-            200: Answer("An unfinished task has this unique key", shapes.Accepted, _LOCATION),
+            200: Answer(
+                "An unfinished task has this unique key; or the task, which has ended while the request waited for it",
+                shapes.Accepted | TaskDetail, _LOCATION,
+            ),
             400: _BAD,
         },
-        "tasks", requests.NewTask,
+        "tasks", requests.NewTask, parameters=(_ONCE, _WAIT),
     ),
     Operation(
         "post", "/v2/tasks/batch", "submit_batch", "Submit up to 1,000 tasks, the good ones in one transaction",
@@ -91,7 +109,7 @@ NATIVE = (
             207: Answer("Some were refused", shapes.BatchAnswer),
             400: _BAD,
         },
-        "tasks", requests.NewTasks,
+        "tasks", requests.NewTasks, parameters=(_ONCE,),
     ),
     Operation(
         "get", "/v2/tasks", "list_tasks", "The tasks that match a query, the latest first",
@@ -99,7 +117,21 @@ NATIVE = (
     ),
     Operation(
         "get", "/v2/tasks/{task_id}", "show", "All that is known of a task",
-        {200: Answer("The task", TaskDetail), 404: _UNKNOWN}, "tasks",
+        {
+            200: Answer("The task", TaskDetail, _ETAG),
+            304: Answer("The client has it already"),
+            404: _UNKNOWN,
+        },
+        "tasks", parameters=(_WAIT, _KNOWN),
+    ),
+    Operation(
+        "get", "/v2/tasks/{task_id}/events", "watch", "The task's state and progress as server-sent events",
+        {
+            200: Answer("The events", {"type": "string"}, media_type="text/event-stream"),
+            204: Answer("Last-Event-ID was the end: there are no more"),
+            404: _UNKNOWN,
+        },
+        "tasks", parameters=(_LAST_EVENT,),
     ),
     Operation(
         "delete", "/v2/tasks/{task_id}", "delete", "Delete a task that has ended",

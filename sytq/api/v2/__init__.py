@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sytq.api.reader import Reader
 from sytq.api.submission import Submission
-from sytq.api.tasks import LiveView
 from sytq.api.threads import Threads
+from sytq.api.watch import Watch
 from sytq.runtime import Runtime
 
 
@@ -19,6 +20,7 @@ class Parts:
 
     runtime: Runtime
     submission: Submission
-    live: LiveView
+    reader: Reader
+    watch: Watch
     sql: Threads
     redis: Threads

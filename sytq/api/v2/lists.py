@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
@@ -52,7 +52,12 @@ class Types:
 
 
 class Unreadable:
-    """GET /v2/dead/unreadable: messages that could not be decoded, events that could not be recorded."""
+    """GET /v2/dead/unreadable: messages that could not be decoded, events that could not be recorded.
+
+    The messages may be anybody's.
+    """
+
+    scopes: ClassVar = {"GET": "admin", "HEAD": "admin"}
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

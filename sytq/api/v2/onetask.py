@@ -5,6 +5,7 @@ Owns which outcome is which status. Every change is sytq.operate's.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 
@@ -14,10 +15,13 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import only
+from sytq.api.threads import Busy
 from sytq.api.v2 import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
+from sytq.api.v2.waiting import preferred, tagged
+from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput, RedisUnavailable
-from sytq.models import Attempt, Step, Task
+from sytq.models import Task
 from sytq.plugin import validated
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
 from sytq.view import iso, task_detail
@@ -26,72 +30,75 @@ from sytq.view import iso, task_detail
 _ID = re.compile(r"[!-.0-~]{1,36}")
 
 
-class _One:
+async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
+    """All that is known of a task, as JSON."""
+    asked = None
+    if live is not None and live.state == RUNNING:
+        with contextlib.suppress(RedisUnavailable, Busy):
+            asked = (await parts.redis.run(parts.runtime.inspection.cancels, [row.id])).get(row.id)
+    return problems.encode(task_detail(row, parts.runtime.registry, live, asked, *await parts.reader.history(row.id)))
+
+
+class One:
+    """A resource below one task."""
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._operator = parts.runtime.operator
 
-    async def _row(self, task_id: str) -> Task:
-        """The task's row. Raises HTTPNotFound."""
-        row = await self._parts.sql.run(self._parts.runtime.ledger.get, task_id) if _ID.fullmatch(task_id) else None
-        if row is None:
+    async def _row(self, req: falcon.asgi.Request, task_id: str) -> Task:
+        """The task's row. Raises HTTPNotFound, also for another owner's."""
+        return (await self._known(req, task_id))[0]
+
+    async def _known(self, req: falcon.asgi.Request, task_id: str) -> tuple[Task, Live | None]:
+        """The row and what Redis knows newer. Raises as `_row`."""
+        row, live = await self._parts.reader.get(task_id) if _ID.fullmatch(task_id) else (None, None)
+        if row is None or not req.context.caller.sees(row.owner):
             raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r}")
-        return row
+        return row, live
 
 
-class OneTask(_One):
+class OneTask(One):
     """GET and DELETE /v2/tasks/{task_id}"""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
-        row = await self._row(task_id)
-        live = (await self._parts.live.of([row])).get(row.id)
-        asked = await self._asked(row) if live is not None and live.state == RUNNING else None
-        attempts, steps = await self._parts.sql.run(self._history, row.id)
-        detail = task_detail(row, self._parts.runtime.registry, live, asked, attempts, steps)
-        resp.data = problems.encode(detail)
+        row, live = await self._known(req, task_id)
+        if row.state not in TERMINAL and await preferred(self._parts, req, resp, row.id):
+            row, live = await self._known(req, task_id)
+        resp.data = await detail(self._parts, row, live)
+        tagged(req, resp)
 
     async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
-        row = await self._row(task_id)
+        row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.delete, [row.id]):
             raise _conflict(row, f"only one that has ended can be deleted ({', '.join(TERMINAL)})")
         resp.status = falcon.HTTP_204
 
-    async def _asked(self, row: Task) -> str | None:
-        try:
-            asked = await self._parts.redis.run(self._parts.runtime.inspection.cancels, [row.id])
-        except RedisUnavailable:
-            return None
-        return asked.get(row.id)
 
-    def _history(self, task_id: str) -> tuple[list[Attempt], list[Step]]:
-        ledger = self._parts.runtime.ledger
-        return ledger.attempts(task_id), ledger.steps(task_id)
-
-
-class Cancel(_One):
+class Cancel(One):
     """POST /v2/tasks/{task_id}/cancel"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
         why = validated(Reason, await read_object(req, required=False), "body").reason
-        row = await self._row(task_id)
+        row = await self._row(req, task_id)
         outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":
-            raise _conflict(await self._row(task_id), "it has ended")
+            raise _conflict(await self._row(req, task_id), "it has ended")
         resp.status = falcon.HTTP_200 if outcome == "cancelled" else falcon.HTTP_202
         resp.data = problems.encode({"id": row.id, "outcome": outcome})
 
 
-class Retry(_One):
+class Retry(One):
     """POST /v2/tasks/{task_id}/retry"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
-        row = await self._row(task_id)
+        row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.replay, [row.id]):
-            row = await self._row(task_id)
+            row = await self._row(req, task_id)
             if row.state in (DEAD, CANCELLED):
                 raise falcon.HTTPConflict(description="another unfinished task has its unique key")
             raise _conflict(row, "only a dead or cancelled task can be retried")
@@ -99,7 +106,7 @@ class Retry(_One):
         resp.data = problems.encode({"id": row.id, "outcome": "queued"})
 
 
-class Reschedule(_One):
+class Reschedule(One):
     """POST /v2/tasks/{task_id}/reschedule"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
@@ -108,10 +115,10 @@ class Reschedule(_One):
         if wanted.delay is None and wanted.run_at is None:
             raise InvalidInput("run_at", "required, or delay")
         moment = when(wanted) or dt.datetime.now(dt.UTC)
-        row = await self._row(task_id)
+        row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.reschedule, row.id, moment):
             raise _conflict(
-                await self._row(task_id), "only one that waits for a time (scheduled, retrying) has another"
+                await self._row(req, task_id), "only one that waits for a time (scheduled, retrying) has another"
             )
         resp.data = problems.encode({"id": row.id, "outcome": "rescheduled", "scheduled_at": iso(moment)})
 

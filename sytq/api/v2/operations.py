@@ -6,6 +6,7 @@ Owns the request. The operation is a task of the type `bulk`: watched, stopped a
 from __future__ import annotations
 
 import datetime as dt
+from typing import ClassVar
 
 import falcon
 import falcon.asgi
@@ -22,7 +23,9 @@ from sytq.plugin import validated
 
 
 class Operations:
-    """POST /v2/operations"""
+    """POST /v2/operations. What matches may be anybody's, so this is the operators' alone."""
+
+    scopes: ClassVar = {"POST": "admin"}
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

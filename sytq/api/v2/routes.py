@@ -9,6 +9,7 @@ import falcon.asgi
 
 from sytq import overview
 from sytq.api.v2 import Parts
+from sytq.api.v2.events import Events
 from sytq.api.v2.lists import Types, Unreadable, Whole
 from sytq.api.v2.onetask import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.operations import Operations
@@ -21,6 +22,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/tasks", Tasks(parts))
     app.add_route("/v2/tasks/batch", Batch(parts))
     app.add_route("/v2/tasks/{task_id}", OneTask(parts))
+    app.add_route("/v2/tasks/{task_id}/events", Events(parts))
     app.add_route("/v2/tasks/{task_id}/cancel", Cancel(parts))
     app.add_route("/v2/tasks/{task_id}/retry", Retry(parts))
     app.add_route("/v2/tasks/{task_id}/reschedule", Reschedule(parts))

@@ -6,7 +6,8 @@ Owns what a submission is answered with, and the pages of a list. What the ledge
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import falcon
@@ -16,13 +17,15 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import flag, number, only, parameter
 from sytq.api.v2 import Parts
+from sytq.api.v2.onetask import detail
 from sytq.api.v2.requests import NewTask, NewTasks, checked, when
+from sytq.api.v2.waiting import preferred
 from sytq.bulk import given_up
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.history import COUNT_MOST, History
 from sytq.ledger import NewTask as Prepared
 from sytq.plugin import validated
-from sytq.query import Filter, parse
+from sytq.query import Filter, Term, Value, parse
 from sytq.view import task_view
 
 _LIMIT, _LIMIT_MAX = 20, 200
@@ -31,6 +34,8 @@ _LIMIT, _LIMIT_MAX = 20, 200
 class Tasks:
     """POST /v2/tasks and GET /v2/tasks"""
 
+    scopes: ClassVar = {"POST": "submit"}
+
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._history = History(parts.runtime.database)
@@ -38,11 +43,16 @@ class Tasks:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
         task = prepared(self._parts, req, await read_object(req))
-        standing = await self._parts.submission.accept([task])
-        answer = _accepted(task, standing)
+        accepted = await self._parts.submission.accept(req, [task])
+        answer = _accepted(task, accepted.ids[0], accepted.existing[0])
         resp.status = falcon.HTTP_200 if answer["existing"] else falcon.HTTP_202
         resp.set_header("Location", f"/v2/tasks/{answer['id']}")
         resp.data = problems.encode(answer)
+        caller = req.context.caller
+        if caller.may("read") and await preferred(self._parts, req, resp, answer["id"]):
+            row, live = await self._parts.reader.get(answer["id"])
+            if row is not None and caller.sees(row.owner):
+                resp.status, resp.data = falcon.HTTP_200, await detail(self._parts, row, live)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         await _page(self._parts, self._history, req, resp, parse)
@@ -61,6 +71,8 @@ class Dead:
 
 class Batch:
     """POST /v2/tasks/batch"""
+
+    scopes: ClassVar = {"POST": "submit"}
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -82,8 +94,9 @@ class Batch:
             raise InvalidFields(
                 [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
             )
-        standing = await self._parts.submission.accept(good)
-        results = [_refused(o) if isinstance(o, InvalidInput) else _accepted(o, standing) for o in outcomes]
+        accepted = await self._parts.submission.accept(req, good)
+        each = zip(accepted.ids, accepted.existing, strict=True)
+        results = [_refused(o) if isinstance(o, InvalidInput) else _accepted(o, *next(each)) for o in outcomes]
         resp.status = falcon.HTTP_202 if len(good) == len(wanted) else falcon.HTTP_207
         resp.data = problems.encode({"accepted": len(good), "refused": len(wanted) - len(good), "results": results})
 
@@ -98,7 +111,7 @@ async def _page(
     """Answer with a page of the tasks that the query lets through as `read` has it."""
     only(req, ("q", "limit", "cursor", "total"))
     text = parameter(req, "q") or ""
-    wanted = read(text)
+    wanted = owned(req, read(text))
     limit = number(req, "limit", _LIMIT, least=1)
     if limit > _LIMIT_MAX:
         raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
@@ -116,6 +129,16 @@ async def _page(
         following = {"q": text, "limit": limit, "cursor": page.next}
         resp.set_header("Link", f'<{req.path}?{urlencode(following)}>; rel="next"')
     resp.data = problems.encode(answer)
+
+
+def owned(req: falcon.asgi.Request, wanted: Filter) -> Filter:
+    """The filter, of the caller's own tasks."""
+    caller = req.context.caller
+    if caller.is_admin:
+        return wanted
+    return replace(
+        wanted, terms=(*wanted.terms, Term("owner", (), "=", (Value(caller.owner or "", True, caller.owner),)))
+    )
 
 
 def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> Prepared:
@@ -144,9 +167,7 @@ def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> 
         raise
 
 
-def _accepted(task: Prepared, standing: dict[str, str]) -> dict[str, Any]:
-    existing = task.id in standing
-    task_id = standing.get(task.id, task.id)
+def _accepted(task: Prepared, task_id: str, existing: bool) -> dict[str, Any]:
     state = None if existing else "scheduled" if task.run_at else "queued"
     return {"id": task_id, "type": task.type, "state": state, "existing": existing, "href": f"/v2/tasks/{task_id}"}
 

@@ -1,0 +1,54 @@
+"""Who sends a request, and what that caller may.
+
+Owns the meaning of the scopes. Must not know how a caller was recognized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import falcon
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`owner` is what its tasks are submitted under; None bounds are none."""
+
+    name: str
+    owner: str | None
+    scopes: frozenset[str]
+    types: frozenset[str] | None = None
+    key_id: str | None = None
+    rate: tuple[int, int] | None = None  # requests, seconds
+    daily_tasks: int | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether everybody's tasks are this caller's to see and to change."""
+        return "admin" in self.scopes
+
+    def sees(self, owner: str | None) -> bool:
+        """Whether a task of this owner exists for the caller."""
+        return self.is_admin or owner == self.owner
+
+    def may(self, scope: str) -> bool:
+        """Whether the caller has a scope."""
+        return scope in self.scopes or self.is_admin
+
+    def needs(self, scope: str) -> None:
+        """Raise HTTPForbidden without this scope."""
+        if not self.may(scope):
+            raise falcon.HTTPForbidden(
+                description=f"this needs a key with the scope '{scope}'; yours has: {', '.join(sorted(self.scopes))}"
+            )
+
+    def needs_type(self, type_name: str) -> None:
+        """Raise HTTPForbidden for a task type that the caller may not submit."""
+        if self.types is not None and type_name not in self.types:
+            raise falcon.HTTPForbidden(
+                description=f"this key may not submit '{type_name}'; it may submit: {', '.join(sorted(self.types))}"
+            )
+
+
+#: Whoever is on this machine, while auth is off.
+LOCAL = Caller("local", None, frozenset(("admin",)))

@@ -1,0 +1,21 @@
+"""`sytq audit`: who made or changed a key, and who changed tasks over the API.
+
+Owns the table. What is worth an entry is decided where it happens.
+"""
+
+from __future__ import annotations
+
+from sytq.cli.given import AsJson, File, Limit, open_runtime
+from sytq.cli.shown import as_json, table
+from sytq.view import iso
+
+
+def audit(limit: Limit = 100, json_wanted: AsJson = False, file: File = None) -> None:
+    """Show who did what to what, the latest first."""
+    rows = open_runtime(file).audit.latest(limit)
+    columns = ("at", "who", "what", "about", "detail")
+    found = [(iso(row.at), row.who, row.what, row.about, row.detail) for row in rows]
+    if json_wanted:
+        as_json({"entries": [dict(zip(columns, entry, strict=True)) for entry in found], "next": None})
+    else:
+        table(columns, found)

@@ -1,0 +1,140 @@
+"""`sytq key`: the API keys of other programs and people.
+
+Owns the words. A key's text is printed by `create` and `rotate`, once; what a key is stands in sytq.apikeys.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+
+from sytq.apikeys import Grant
+from sytq.cli.given import AsJson, File, ahead, open_runtime, person
+from sytq.cli.shown import as_json, cell, table
+from sytq.config.types import Rate
+from sytq.durations import VALID_DURATION, parse_duration
+from sytq.ledger import utcnow
+from sytq.models import ApiKey
+from sytq.view import iso
+
+app = typer.Typer(help="Create, list, revoke and rotate API keys.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, the part behind sytq_.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for, for whoever reads the list.")],
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="Whose tasks it submits and sees; default: the name.")
+    ] = None,
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", help="submit, read, operate or admin; default: submit and read.")
+    ] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="A task type that it may submit; default: every type.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="The most requests, such as 100/min.")] = None,
+    daily: Annotated[int | None, typer.Option("--daily", min=1, help="The most tasks in a day (UTC).")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="WHEN", help="Good until then.")] = None,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Make a key and print it. It is not shown again."""
+    until = ahead(expires).replace(tzinfo=None) if expires is not None else None
+    grant = Grant(tuple(scopes or ("submit", "read")), tuple(types or ()), _rate(rate), daily, until)
+    keys = open_runtime(file).apikeys
+    _print(*keys.create(name, name if owner is None else owner, grant, by=person()), json_wanted)
+
+
+@app.command("list")
+def list_(json_wanted: AsJson = False, file: File = None) -> None:
+    """Show every key, without its secret."""
+    rows = open_runtime(file).apikeys.all()
+    found = [_shown(row) for row in rows]
+    if json_wanted:
+        as_json({"keys": found, "next": None})
+        return
+    lines = []
+    for shown in found:
+        limits = [shown["rate"], f"{shown['daily_tasks']} tasks a day" if shown["daily_tasks"] else None]
+        lines.append(
+            (
+                *(shown[column] for column in ("id", "name", "owner")),
+                " ".join(shown["scopes"]),
+                " ".join(shown["types"] or ["every type"]),
+                ", ".join(limit for limit in limits if limit),
+                *(shown[column] for column in ("last_used_at", "expires_at", "state")),
+            )
+        )
+    table(("id", "name", "owner", "scopes", "types", "limits", "last used", "expires", "state"), lines)
+
+
+@app.command()
+def revoke(key_id: Id, json_wanted: AsJson = False, file: File = None) -> None:
+    """End a key; every API process refuses it within 5 s."""
+    revoked = open_runtime(file).apikeys.revoke(key_id, by=person())
+    if json_wanted:
+        as_json({"id": key_id, "revoked": revoked})
+    else:
+        typer.echo(f"{key_id} is revoked" if revoked else f"{key_id} was revoked before")
+
+
+@app.command()
+def rotate(
+    key_id: Id,
+    grace: Annotated[str, typer.Option("--grace", help="How long the secret it has stays good.")] = "24h",
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Give a key another secret and print it; the one before stays good for a while."""
+    try:
+        seconds = parse_duration(grace)
+    except ValueError:
+        raise typer.BadParameter(f"'{grace[:64]}' is not valid; valid: {VALID_DURATION}") from None
+    _print(*open_runtime(file).apikeys.rotate(key_id, seconds, by=person()), json_wanted)
+
+
+def _print(row: ApiKey, text: str, json_wanted: bool) -> None:
+    if json_wanted:
+        as_json(_shown(row) | {"key": text})
+        return
+    typer.echo(f"{cell(row.name)}, owner {row.owner}, may {row.scopes}; this is shown once:", err=True)
+    typer.echo(text)
+
+
+def _rate(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        calls, seconds = TypeAdapter(Rate).validate_python(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: a rate such as 100/min") from None
+    return calls, int(seconds)
+
+
+def _shown(row: ApiKey) -> dict[str, Any]:
+    now = utcnow()
+    grace = row.previous_until if row.previous_until and row.previous_until > now else None
+    state = "rotated" if grace else "live"
+    if row.expires_at and row.expires_at <= now:
+        state = "expired"
+    if row.revoked_at:
+        state = "revoked"
+    return {
+        "id": row.id,
+        "name": row.name,
+        "owner": row.owner,
+        "state": state,
+        "scopes": row.scopes.split(),
+        "types": row.types.split() if row.types else None,
+        "rate": f"{row.rate_calls}/{row.rate_seconds}s" if row.rate_seconds else None,
+        "daily_tasks": row.daily_tasks,
+        "created_at": iso(row.created_at),
+        "expires_at": iso(row.expires_at) if row.expires_at else None,
+        "last_used_at": iso(row.last_used_at) if row.last_used_at else None,
+        "previous_until": iso(grace) if grace else None,
+        "revoked_at": iso(row.revoked_at) if row.revoked_at else None,
+    }

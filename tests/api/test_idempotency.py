@@ -1,0 +1,164 @@
+"""One Idempotency-Key is one submission: whatever is repeated, at once or later, and whatever dies between."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime as dt
+import itertools
+import uuid
+from typing import Any
+
+import pytest
+
+from sytq.apikeys import ApiKeys, Grant
+from sytq.ledger import Ledger, utcnow
+from tests.api.conftest import Api, Reply
+from tests.servers import MySQLServer, RedisServer, poll
+
+ROWS = itertools.count(9_000_000)
+
+
+def send(api: Api, key: str, path: str = "/api/v1/tasks", body: Any = None, headers: Any = None) -> Reply:
+    body = body or {"url": "http://example.com/"}
+    return api.request("POST", path, body, {"Idempotency-Key": key} | (headers or {}))
+
+
+def tasks(api: Api) -> int:
+    return int(api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/tasks", {"url": "http://example.com/"}),
+        ("/api/v1/tasks/llm", {"prompt": "once"}),
+        ("/api/tasks/llm", {"table_name": "valuation_records", "id": 0}),
+    ],
+)
+def test_the_same_request_again_gets_the_first_answer(api: Api, path: str, body: dict[str, Any]) -> None:
+    body = body | ({"id": next(ROWS)} if "id" in body else {})
+    key, before = str(uuid.uuid4()), tasks(api)
+    records = "SELECT COUNT(*) FROM valuation_records"
+    rows = api.rows(records)[0][0]
+    first = send(api, key, path, body)
+    again = send(api, f'"{key}"', path, body)  # the draft's form
+    assert first.status == 200
+    assert (again.status, again.body) == (first.status, first.body)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers
+    assert tasks(api) == before + 1
+    assert api.rows(records)[0][0] - rows == (1 if "prompt" in body else 0)
+
+
+def test_fifty_at_once_on_two_processes_are_one_task(make_api: Any, database_url: str) -> None:
+    api = make_api(database_url, SYTQ_API__WORKERS="2")
+    before = tasks(api)
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(lambda _: send(api, "at once"), range(50)))
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.body for reply in replies}) == 1
+    assert sum("idempotent-replayed" not in reply.headers for reply in replies) == 1
+    assert tasks(api) == before + 1
+
+
+def test_fifty_keys_at_once_are_fifty_tasks(make_api: Any, database_url: str) -> None:
+    api = make_api(database_url)
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(lambda n: send(api, f"key {n % 50}"), range(100)))
+    assert {reply.status for reply in replies} == {200}
+    assert tasks(api) == 50
+
+
+def test_another_request_with_the_key_is_422_in_the_paths_shape(api: Api) -> None:
+    key = str(uuid.uuid4())
+    assert send(api, key).status == 200
+    other = send(api, key, body={"url": "http://example.com/other"})
+    assert (other.status, list(other.json)) == (422, ["error"])
+    envelope = send(api, key, "/api/tasks/llm", {"table_name": "valuation_records", "id": next(ROWS)})
+    assert (envelope.status, envelope.json["code"]) == (422, 422)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "ä"])
+def test_a_key_that_is_none_is_400(api: Api, key: str) -> None:
+    assert send(api, key).status == 400
+
+
+def test_a_refused_request_uses_no_key(api: Api) -> None:
+    key = str(uuid.uuid4())
+    assert send(api, key, body={"url": "no url"}).status == 400
+    assert send(api, key).status == 200
+
+
+def test_while_the_first_is_under_way_the_second_is_409(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("flight"), SYTQ_DATABASE__TIMEOUT="10s")
+    assert send(api, "warm").status == 200
+    own_mysql.pause()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(send, api, "flight") for _ in range(2)]
+            done, waiting = concurrent.futures.wait(both, return_when=concurrent.futures.FIRST_COMPLETED)
+            refused = done.pop().result()
+            assert (refused.status, refused.headers["retry-after"]) == (409, "1")
+            own_mysql.resume()
+            first = waiting.pop().result()
+    finally:
+        own_mysql.resume()
+    assert first.status == 200
+    assert send(api, "flight").body == first.body
+    assert tasks(api) == 2
+
+
+def test_a_key_outlives_the_process_and_redis(make_api: Any, tmp_path: Any, redis_server: RedisServer) -> None:
+    api = make_api()
+    first = send(api, "lasting")
+    assert api.stop() == 0
+    with redis_server.client() as client:
+        client.flushall()
+    again = send(make_api(), "lasting")
+    assert (again.status, again.body) == (200, first.body)
+
+
+def test_a_key_is_forgotten_after_a_day(api: Api) -> None:
+    key = str(uuid.uuid4())
+    first = send(api, key)
+    long_ago = (utcnow() - dt.timedelta(hours=24, seconds=1)).isoformat(" ", "microseconds")
+    with api.database.connection_context():
+        api.database.execute_sql(
+            f"UPDATE sytq_idempotency SET created_at = '{long_ago}' WHERE idempotency_key = '{key}'"
+        )
+    again = send(api, key)
+    assert again.status == 200
+    assert again.body != first.body
+    assert send(api, key).body == again.body
+
+
+def test_owners_have_keys_of_their_own_and_a_repeat_costs_nothing(make_api: Any) -> None:
+    api = make_api(SYTQ_AUTH__ENABLED="true")
+    Ledger(api.database)  # binds the models
+    made = [ApiKeys(api.database).create(owner, owner, Grant(daily_tasks=5), by="test") for owner in ("a", "b")]
+    mine, theirs = ({"Authorization": f"Bearer {text}"} for _, text in made)
+    first, other = send(api, "shared", headers=mine), send(api, "shared", headers=theirs)
+    assert (first.status, other.status) == (200, 200)
+    assert first.body != other.body
+    assert first.headers["ratelimit"].startswith('"tasks";r=4;')
+    assert {send(api, "shared", headers=mine).body for _ in range(7)} == {first.body}
+    assert send(api, "next", headers=mine).headers["ratelimit"].startswith('"tasks";r=3;')
+
+
+def test_a_task_that_stands_already_is_the_answer_again(api: Api) -> None:
+    body = {"table_name": "valuation_records", "id": next(ROWS)}
+    standing = send(api, str(uuid.uuid4()), "/api/tasks/llm", body)
+    key = str(uuid.uuid4())
+    first, again = (send(api, key, "/api/tasks/llm", body) for _ in range(2))
+    assert standing.body == first.body == again.body
+
+
+def test_the_key_of_a_dead_database_is_free_again(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("dead"), SYTQ_DATABASE__TIMEOUT="1s")
+    assert send(api, "warm").status == 200
+    own_mysql.kill()
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        assert {reply.status for reply in pool.map(lambda _: send(api, "later"), range(5))} <= {503, 409}
+    own_mysql.start()
+    poll(lambda: send(api, "later").status == 200)
+    assert tasks(api) == 2

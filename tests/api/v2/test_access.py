@@ -1,0 +1,117 @@
+"""Keys and Idempotency-Keys on /v2: an owner's tasks are its own, whatever is asked."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sytq.apikeys import ApiKeys, Grant
+from sytq.ledger import Ledger
+from tests.api.conftest import Api, Reply
+from tests.servers import RedisServer
+
+TASK = {"type": "webhook", "payload": {"url": "http://example.com/"}}
+
+
+@pytest.fixture(scope="module")
+def guarded(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('access') / 'sytq.db'}"
+    api = Api(url, redis_server.url, SYTQ_AUTH__ENABLED="true", SYTQ_REDIS__PREFIX="access").migrated()
+    try:
+        yield api.start()
+    finally:
+        api.remove()
+
+
+def key(api: Api, owner: str, *scopes: str, **grant: Any) -> dict[str, str]:
+    Ledger(api.database)  # binds the models
+    _, text = ApiKeys(api.database).create(owner, owner, Grant(scopes or ("submit", "read"), **grant), by="test")
+    return {"Authorization": f"Bearer {text}"}
+
+
+def submit(api: Api, headers: dict[str, str], path: str = "/v2/tasks", body: Any = None) -> Reply:
+    return api.request("POST", path, body or TASK, headers)
+
+
+def test_lists_show_the_owners_tasks_alone_whatever_is_asked(guarded: Api) -> None:
+    ours, theirs, admin = key(guarded, "us"), key(guarded, "them"), key(guarded, "root", "admin")
+    mine = submit(guarded, ours).json["id"]
+    other = submit(guarded, theirs).json["id"]
+    for query in ("", "?q=owner:them", "?q=type:webhook", "?total=true"):
+        shown = guarded.request("GET", f"/v2/tasks{query}", headers=ours)
+        assert shown.status == 200
+        assert other not in shown.body.decode()
+    assert mine in guarded.request("GET", "/v2/tasks", headers=ours).body.decode()
+    everything = guarded.request("GET", "/v2/tasks", headers=admin).body.decode()
+    assert mine in everything and other in everything
+    assert guarded.request("GET", "/v2/tasks?q=owner:them&total=true", headers=ours).json["total"] == 0
+
+
+def test_anothers_task_is_404_for_whatever_is_done_to_it(guarded: Api) -> None:
+    task_id = submit(guarded, key(guarded, "victim")).json["id"]
+    stranger = key(guarded, "stranger", "submit", "read", "operate")
+    unknown = str(uuid.uuid4())
+    for method, path in (
+        ("GET", "/v2/tasks/{}"),
+        ("DELETE", "/v2/tasks/{}"),
+        ("POST", "/v2/tasks/{}/cancel"),
+        ("POST", "/v2/tasks/{}/retry"),
+        ("POST", "/v2/tasks/{}/reschedule"),
+    ):
+        body = {"delay": "1h"} if path.endswith("reschedule") else {} if method == "POST" else None
+        replies = [guarded.request(method, path.format(one), body, stranger) for one in (task_id, unknown)]
+        assert [reply.status for reply in replies] == [404, 404], path
+    owner = key(guarded, "victim", "operate")
+    assert guarded.request("POST", f"/v2/tasks/{task_id}/cancel", {}, owner).status in (200, 202)
+    [(who, about)] = guarded.rows("SELECT who, about FROM sytq_audit WHERE what = 'POST' ORDER BY id DESC LIMIT 1")
+    assert who.startswith("victim (")
+    assert task_id in about
+
+
+def test_what_changes_tasks_needs_operate_and_what_may_be_anybodys_admin(guarded: Api) -> None:
+    plain = key(guarded, "plain")
+    task_id = submit(guarded, plain).json["id"]
+    refused = guarded.request("POST", f"/v2/tasks/{task_id}/cancel", {}, plain)
+    assert refused.status == 403
+    assert "'operate'" in refused.body.decode()
+    operator = key(guarded, "plain", "submit", "read", "operate")
+    bulk = {"action": "cancel", "q": "type:webhook", "dry_run": True}
+    assert guarded.request("POST", "/v2/operations", bulk, operator).status == 403
+    assert guarded.request("GET", "/v2/dead/unreadable", headers=operator).status == 403
+    assert guarded.request("POST", "/v2/operations", bulk, key(guarded, "root", "admin")).status == 200
+
+
+def test_a_type_that_a_key_may_not_submit_is_refused(guarded: Api) -> None:
+    only_llm = key(guarded, "narrow", "submit", types=("llm",))
+    assert submit(guarded, only_llm).status == 403
+    assert submit(guarded, only_llm, "/v2/tasks/batch", {"tasks": [TASK]}).status == 403
+
+
+def test_a_batch_counts_its_tasks_and_happens_once(guarded: Api) -> None:
+    headers = key(guarded, "batcher", daily_tasks=5) | {"Idempotency-Key": str(uuid.uuid4())}
+    batch = {"tasks": [TASK, TASK, TASK]}
+    first = submit(guarded, headers, "/v2/tasks/batch", batch)
+    assert first.status == 202
+    assert first.headers["ratelimit"].startswith('"tasks";r=2;')
+    again = submit(guarded, headers, "/v2/tasks/batch", batch)
+    assert (again.status, again.body) == (202, first.body)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert submit(guarded, headers | {"Idempotency-Key": "other"}, "/v2/tasks/batch", batch).status == 429
+    changed = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK]})
+    assert changed.status == 422
+    assert changed.headers["content-type"].startswith("application/problem+json")
+
+
+def test_one_task_is_answered_again_as_it_was(guarded: Api) -> None:
+    headers = key(guarded, "once") | {"Idempotency-Key": "one"}
+    unique = TASK | {"unique_key": "order-7"}
+    first = submit(guarded, headers, body=unique)
+    again = submit(guarded, headers, body=unique)
+    assert (again.status, again.body, again.headers["location"]) == (202, first.body, first.headers["location"])
+    existing = submit(guarded, headers | {"Idempotency-Key": "two"}, body=unique)
+    repeated = submit(guarded, headers | {"Idempotency-Key": "two"}, body=unique)
+    assert (existing.status, existing.json["existing"], existing.json["id"]) == (200, True, first.json["id"])
+    assert (repeated.status, repeated.body) == (200, existing.body)

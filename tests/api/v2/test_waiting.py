@@ -1,0 +1,148 @@
+"""Waiting for results: Prefer: wait, ETags and events, and that those who wait slow nobody."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Api
+from tests.api.v2.conftest import Service
+from tests.servers import poll
+
+
+def waiting(service: Service, path: str, seconds: object, body: Any = None) -> Any:
+    headers = {"Prefer": f"respond-async, wait={seconds}"}
+    return service.api.request("POST" if body else "GET", path, body, headers)
+
+
+def plain(service: Service) -> dict[str, Any]:
+    return {"type": "plain", "payload": {"journal": str(service.installation.journal), "name": "x", "seconds": 0}}
+
+
+class Stream:
+    """One connection to the events of a task."""
+
+    def __init__(self, api: Api, path: str, **headers: str) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=30)
+        self.connection.request("GET", path, headers=headers)
+        self.answer = self.connection.getresponse()
+
+    def events(self) -> Iterator[dict[str, str]]:
+        event: dict[str, str] = {}
+        while line := self.answer.readline():
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name in ("id", "event", "data"):
+                event[name] = value
+            elif not line.strip() and event:
+                yield event
+                event = {}
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def test_a_get_that_waits_is_answered_with_the_result(service: Service) -> None:
+    task_id = service.submit("plain", "a")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 30)
+        poll(lambda: service.get(f"/v2/tasks/{task_id}")["state"] == "queued")
+        assert not asked.done()
+        service.installation.start_worker()
+        reply = asked.result()
+    assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (200, "succeeded", "wait=30")
+
+
+def test_a_post_that_waits_is_answered_with_the_task(service: Service) -> None:
+    service.installation.start_worker()
+    reply = waiting(service, "/v2/tasks", 30, plain(service))
+    assert (reply.status, reply.json["state"]) == (200, "succeeded")
+    assert reply.headers["location"] == f"/v2/tasks/{reply.json['id']}"
+
+
+def test_what_has_not_ended_in_time_is_answered_as_it_is(service: Service) -> None:
+    began = time.monotonic()
+    reply = waiting(service, "/v2/tasks", 1, plain(service))
+    assert time.monotonic() - began >= 1
+    assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (202, "queued", "wait=1")
+
+
+def test_an_etag_spares_the_answer_while_nothing_changed(service: Service) -> None:
+    task_id = service.submit("plain", "a")
+    path = f"/v2/tasks/{task_id}"
+    poll(lambda: service.get(path)["state"] == "queued")
+    tag = service.api.request("GET", path).headers["etag"]
+    same = service.api.request("GET", path, headers={"If-None-Match": f'"other", {tag}'})
+    assert (same.status, same.body, same.headers["etag"]) == (304, b"", tag)
+    service.installation.start_worker()
+    poll(lambda: service.api.request("GET", path, headers={"If-None-Match": tag}).status == 200)
+
+
+def test_events_tell_a_tasks_way_to_its_end_and_go_on_where_they_broke(service: Service) -> None:
+    task_id = service.submit("plain", "a")
+    path = f"/v2/tasks/{task_id}/events"
+    broken = Stream(service.api, path)
+    assert broken.answer.getheader("content-type").startswith("text/event-stream")
+    first = next(broken.events())
+    assert json.loads(first["data"])["state"] == "queued"
+    broken.close()
+    again = Stream(service.api, path, **{"Last-Event-ID": first["id"]})
+    service.installation.start_worker()
+    seen = list(again.events())
+    assert json.loads(seen[0]["data"])["state"] != "queued"
+    last = seen[-1]
+    assert (last["event"], json.loads(last["data"])["state"]) == ("ended", "succeeded")
+    assert Stream(service.api, path, **{"Last-Event-ID": last["id"]}).answer.status == 204
+    late = list(Stream(service.api, path).events())
+    assert [event["id"] for event in late] == [last["id"]]
+
+
+def test_a_task_that_is_not_there_has_no_events(service: Service) -> None:
+    assert service.api.request("GET", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/events").status == 404
+
+
+def test_a_reload_lets_those_who_wait_go(service: Service) -> None:
+    task_id = service.submit("plain", "a")
+    stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
+    next(stream.events())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
+        time.sleep(0.5)  # so that it waits; nothing tells when it does
+        service.api.process.send_signal(signal.SIGHUP)
+        reply = asked.result(timeout=20)
+    assert (reply.status, reply.json["state"]) == (200, "queued")
+    assert list(stream.events()) == []
+
+
+@pytest.mark.faults
+def test_a_thousand_who_wait_do_not_slow_submissions(service: Service) -> None:
+    def median(count: int = 60) -> float:
+        taken = []
+        for n in range(count):
+            began = time.perf_counter()
+            service.submit("plain", f"s{n}")
+            taken.append(time.perf_counter() - began)
+        return sorted(taken)[count // 2]
+
+    ids = [service.submit("plain", f"w{n}") for n in range(20)]
+    alone = median()
+    held = []
+    for n in range(900):  # and room for the submissions' own connections
+        connection = socket.create_connection(("127.0.0.1", service.api.port))
+        connection.sendall(
+            f"GET /v2/tasks/{ids[n % 20]} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode()
+        )
+        held.append(connection)
+    assert median() < 3 * alone + 0.02
+    service.installation.start_worker()
+    for connection in held:
+        connection.settimeout(60)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        connection.close()
