@@ -6,6 +6,7 @@ Owns nothing but the list of public names.
 from sytq.broker.gates import Breaker, Gate, Passage
 from sytq.context import AsyncContext, Context, Transaction
 from sytq.errors import Cancelled, Fail, Lost, Retry, Waiting
+from sytq.meter import Counter, Histogram
 from sytq.plugin import Backoff, Death, TaskType, task
 from sytq.schedule import Schedule
 
@@ -15,9 +16,11 @@ __all__ = [
     "Breaker",
     "Cancelled",
     "Context",
+    "Counter",
     "Death",
     "Fail",
     "Gate",
+    "Histogram",
     "Lost",
     "Passage",
     "Retry",

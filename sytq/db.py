@@ -19,8 +19,13 @@ from pymysql.constants import CLIENT
 
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DatabaseUnavailable
+from sytq.meter import Histogram
 
 T = TypeVar("T")
+
+_SECONDS = Histogram(
+    "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
+)
 
 #: MySQL error codes that say the server is not to be reached (now).
 _MYSQL_AWAY = {0, 1040, 1053, 1129, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
@@ -124,12 +129,25 @@ def transact(database: peewee.Database, work: Callable[[], T]) -> T:
     `work` must change nothing but the database, as it may run several times.
     Raises DatabaseUnavailable when the database does not answer.
     """
-    return _attempt(database, work, database.atomic)
+    return _timed(database, work, database.atomic)
 
 
 def read(database: peewee.Database, work: Callable[[], T]) -> T:
     """Run `work`, which only reads, on one pooled connection without a transaction. Errors as `transact`."""
-    return _attempt(database, work, None)
+    return _timed(database, work, None)
+
+
+def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
+    since, outcome = time.perf_counter(), "error"
+    try:
+        value = _attempt(database, work, transaction)
+        outcome = "ok"
+        return value
+    except DatabaseUnavailable:
+        outcome = "away"
+        raise
+    finally:
+        _SECONDS.observe(time.perf_counter() - since, outcome)
 
 
 def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:

@@ -206,6 +206,10 @@ class Ledger:
 
         return read(self.database, work)
 
+    def count_dead(self) -> int:
+        """Return how many tasks are dead; read from an index."""
+        return read(self.database, lambda: int(Task.select().where(Task.state == DEAD).count()))
+
     def attempts(self, task_id: str) -> list[Attempt]:
         """Return what happened at each start of a task, oldest first."""
         query = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token)

@@ -17,6 +17,7 @@ import dramatiq
 import peewee
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 
+import sytq
 from sytq.apikeys import ApiKeys
 from sytq.audit import Audit
 from sytq.broker.broker import StreamsBroker
@@ -38,6 +39,7 @@ from sytq.housekeeping.gates import GateLoop
 from sytq.housekeeping.loop import Loop
 from sytq.housekeeping.pickup import PickUp
 from sytq.housekeeping.promote import Promoter
+from sytq.housekeeping.publish import Publisher
 from sytq.housekeeping.reconcile import Reconciler
 from sytq.housekeeping.record import Recorder
 from sytq.housekeeping.schedule import Scheduler
@@ -45,9 +47,11 @@ from sytq.housekeeping.streams import StreamLoop
 from sytq.http import BlockingClient, Client, Guard
 from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
+from sytq.middleware.measure import Measure
 from sytq.middleware.retry import RetryPolicy
 from sytq.operate import Operator
 from sytq.plugin import Registry, TaskType
+from sytq.scrape import Scrape
 from sytq.submit import Submitter
 from sytq.timetable import Timetable
 
@@ -69,6 +73,7 @@ class Runtime:
     timetable: Timetable
     operator: Operator
     inspection: Inspection
+    scrape: Scrape
     guard: Guard
     apikeys: ApiKeys
     audit: Audit
@@ -103,6 +108,7 @@ def build(settings: Settings) -> Runtime:
     )
     guard = _guard(settings.outbound)
     submitter = Submitter(registry, ledger, broker, guard)
+    operations = Operations(redis, keys)
     return Runtime(
         settings=settings,
         database=database,
@@ -112,8 +118,9 @@ def build(settings: Settings) -> Runtime:
         broker=broker,
         submitter=submitter,
         timetable=Timetable(database),
-        operator=Operator(ledger, Operations(redis, keys), submitter, registry),
+        operator=Operator(ledger, operations, submitter, registry),
         inspection=inspection,
+        scrape=Scrape(sytq.__version__, settings, ledger, inspection, operations),
         guard=guard,
         apikeys=ApiKeys(database),
         audit=Audit(database),
@@ -139,6 +146,8 @@ def attach_worker(runtime: Runtime) -> None:
     crew = _Crew(runtime, limit)
     broker = runtime.broker
     broker.add_middleware(limit)
+    # What comes after a run is called in reverse: first the policy, then who reports its outcome.
+    broker.add_middleware(Measure())
     broker.add_middleware(RetryPolicy(runtime.registry))
     broker.add_middleware(Lifecycle(runtime.settings, crew.assemble, _loops(runtime)))
     for declared in runtime.registry:
@@ -163,6 +172,7 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
 
     return [
         lambda: Promoter(redis, keys, runtime.broker),
+        lambda: Publisher(redis, keys),
         lambda: Recorder(redis, keys, name(), submitter),
         lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
         lambda: GateLoop(redis, keys, name(), runtime.broker, liveness),

@@ -5,6 +5,7 @@ Owns the routes. Must not open a connection before the first request.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import falcon
@@ -15,7 +16,7 @@ from sytq import logs, runtime
 from sytq.api.acceptor import Acceptor
 from sytq.api.auth import Auth
 from sytq.api.backlog import Backlog
-from sytq.api.door import Door
+from sytq.api.door import ROUTE, Door
 from sytq.api.health import Health, Ready
 from sytq.api.jobs import Jobs, Stats, Workers
 from sytq.api.live import LiveView
@@ -34,6 +35,7 @@ from sytq.api.v2 import routes as v2
 from sytq.api.watch import Watch
 from sytq.api.webhooks import WebhookTasks
 from sytq.config import Settings, load
+from sytq.housekeeping.publish import Publisher
 
 _SQL_THREADS = 8
 _REDIS_THREADS = 4
@@ -82,20 +84,30 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/live", Health(sytq.__version__))
     app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))
-    app.add_route("/metrics", Metrics(parts.inspection, sytq.__version__, settings.worker.liveness, redis))
+    app.add_route("/metrics", Metrics(parts.scrape, redis))
     return app
 
 
 class _Life:
-    """Falcon middleware for the end of the process: what was accepted is handed over first."""
+    """Falcon middleware for start and end of the process: what was accepted and measured is handed over first. It also
+    leaves the route where the door can measure by it."""
 
     def __init__(self, acceptor: Acceptor, pools: list[Threads], parts: runtime.Runtime) -> None:
         self._acceptor = acceptor
         self._pools = pools
         self._parts = parts
+        self._publisher = Publisher(parts.redis, parts.broker.keys)
+
+    async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
+        self._publisher.start()
+
+    async def process_resource(self, req: falcon.asgi.Request, resp: object, resource: object, params: object) -> None:
+        req.scope[ROUTE] = req.uri_template
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         await self._acceptor.close()
+        self._publisher.end()
+        await asyncio.to_thread(self._publisher.join, 5.0)
         for pool in self._pools:
             pool.close()
         self._parts.broker.close()

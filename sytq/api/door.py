@@ -9,21 +9,29 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import falcon.asgi
 import structlog
+from falcon.constants import COMBINED_METHODS
 from structlog.contextvars import bind_contextvars
 
 from sytq.api import problems
+from sytq.meter import Histogram
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
+SECONDS = Histogram(
+    "sytq_http_seconds", "Requests to the API until their answer, by route.", ("method", "route", "status")
+)
+#: Where a request's route stands in its ASGI scope once Falcon has found it.
+ROUTE = "sytq.route"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
 #: Version 00 of W3C Trace Context; neither id is all zeros.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -77,12 +85,15 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             bind_contextvars(trace_id=origin.traceparent.split("-")[1])
             told.append((b"traceparent", origin.traceparent.encode()))
         started = False
+        since = time.perf_counter()
 
         async def answer(event: dict[str, Any]) -> None:
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
                 event["headers"] = [*event["headers"], *told]
+                method = scope["method"] if scope["method"] in COMBINED_METHODS else "other"
+                SECONDS.observe(time.perf_counter() - since, method, scope.get(ROUTE, "none"), str(event["status"]))
             await send(event)
 
         try:

@@ -48,6 +48,7 @@ local function start(k, entry, fields, again, counts)
     l.state, l.consumer, l.entry = 'running', me, entry
     redis.call('HSET', live, id, pack_live(l))
     started[#started + 1] = { id, int(l.token), l.attempts, again }
+    if again and counts then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
     if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
     l = { attempts = 1, max = 0, token = now }  -- not made by dispatch.lua: the broker sets it aside

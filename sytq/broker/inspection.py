@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from sytq.broker.gatestates import GateState, read_gates
-from sytq.broker.keys import GROUP, Keys
+from sytq.broker.keys import GROUP, RECORDER, Keys
 from sytq.broker.redis import Redis
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import PRIORITIES, QUEUED, TERMINAL
@@ -100,6 +100,15 @@ class WorkerInfo:
 
     name: str
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """Events that the ledger does not have yet, the age of the first in seconds, and how many were set aside."""
+
+    count: int
+    age: float
+    set_aside: int
 
 
 class Inspection:
@@ -263,6 +272,18 @@ class Inspection:
         stats = self._redis.ask("HGETALL", self._keys.stats)
         pairs = stats.items() if isinstance(stats, dict) else zip(stats[::2], stats[1::2], strict=True)
         return {_split(name.decode()): int(count) for name, count in pairs}
+
+    def measured(self) -> dict[bytes, bytes]:
+        """Return what all processes have measured, as `sytq.meter.read` takes it. One round trip, some 10,000 fields
+        at most as labels are bounded."""
+        stats = self._redis.ask("HGETALL", self._keys.metrics)
+        return stats if isinstance(stats, dict) else dict(zip(stats[::2], stats[1::2], strict=True))
+
+    def unwritten(self) -> Unwritten:
+        """Return how far the recorder is behind. One round trip."""
+        names = [self._keys.events, self._keys.deadletters]
+        count, age, aside = self._redis.call("backlog", names, [RECORDER])
+        return Unwritten(count, age / 1000, aside)
 
     def unreadable(self, *, limit: int = 20, after: str | None = None) -> Page[Unreadable]:
         """Return a page of the messages set aside because they cannot be read, latest first. One round trip.

@@ -22,7 +22,10 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
 from sytq.errors import ConfigError, RedisUnavailable
+from sytq.meter import Counter, Histogram
 
+_SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
+_FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
 #: "Not now": a restart, a failover, a full memory. Everything accepted waits for their end. redis-py has a class for
 #: some of these answers, and takes the word off their text; Redis 6 has the word in the middle of a script's error.
 _AWAY = (
@@ -82,11 +85,12 @@ class Redis:
     def call(self, script: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         """Run one script by name."""
         rest = (len(keys), *keys, *args)
-        try:
-            return self.ask("EVALSHA", self._digests[script], *rest)
-        except exceptions.NoScriptError:
-            # A server that was restarted or promoted: with its text the script is run and known again.
-            return self.ask("EVAL", self._scripts[script], *rest)
+        with _SECONDS.time(script):
+            try:
+                return self.ask("EVALSHA", self._digests[script], *rest)
+            except exceptions.NoScriptError:
+                # A server that was restarted or promoted: with its text the script is run and known again.
+                return self.ask("EVAL", self._scripts[script], *rest)
 
     def ask(self, *command: Any) -> Any:
         """Run one command and return redis-py's reading of the reply."""
@@ -95,7 +99,10 @@ class Redis:
         except redis.RedisError as error:
             if isinstance(self.client, redis.Redis) and _demoted(error):
                 self.client.connection_pool.disconnect(inuse_connections=False)
-            raise _unavailable(error) from error
+            problem = _unavailable(error)
+            if isinstance(problem, RedisUnavailable) and not isinstance(problem, NoGroup):
+                _FAULTS.add()
+            raise problem from error
 
     def make_group(self, stream: str, group: str) -> None:
         """Make stream and group where they lack, from id 0: what is there already is not skipped."""

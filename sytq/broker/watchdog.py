@@ -19,9 +19,11 @@ import structlog
 
 from sytq.broker.delivery import Delivery
 from sytq.broker.lane import Lane
+from sytq.meter import Counter
 
 log = structlog.get_logger(__name__)
 
+_BLOCKS = Counter("sytq_event_loop_blocked_total", "Times a task held the event loop for more than 1 s.", ("type",))
 #: The exit status of a process that its watchdog ended (EX_SOFTWARE of sysexits.h).
 EXIT = 70
 _TICK = 0.5
@@ -118,6 +120,7 @@ class Watchdog(threading.Thread):
             task = asyncio.current_task(self._lane.loop)
             held = self._find(task.get_name()) if task else None
             frame = sys._current_frames().get(self._lane.ident or 0)
+            _BLOCKS.add(1, held.type if held else "")
             log.warning(
                 "a task blocks the event loop",
                 type=held.type if held else None,

@@ -13,9 +13,11 @@ from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
 from sytq.broker.watchdog import turn
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.meter import Counter
 
 log = structlog.get_logger(__name__)
 
+_FAILED = Counter("sytq_loop_failures_total", "Steps of a housekeeping loop that a fault of ours ended.", ("loop",))
 #: How long a holder may be silent before another worker takes its loop.
 _LEASE_MS = 3000
 
@@ -45,6 +47,7 @@ class Loop(threading.Thread):
                 log.warning("loop waits", loop=self.name, error=str(error))
                 pause = 1.0
             except Exception:
+                _FAILED.add(1, self.name)
                 log.exception("loop failed; it goes on", loop=self.name)
                 pause = 1.0
 

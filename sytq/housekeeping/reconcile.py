@@ -19,6 +19,7 @@ from sytq.errors import InvalidInput
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.housekeeping.record import KEEP_MS
 from sytq.ledger import Change, Ledger, utcnow
+from sytq.meter import Counter
 from sytq.models import Task
 from sytq.operate import Operator
 from sytq.states import DEAD
@@ -26,6 +27,7 @@ from sytq.submit import Submitter
 
 log = structlog.get_logger(__name__)
 
+_FOUND = Counter("sytq_reconciled_total", "Rows in which SQL and Redis differed, by what was found.", ("finding",))
 _PAGE = 500
 _NEW_PAGES = 20
 _INTERVAL = 1.0
@@ -88,6 +90,7 @@ class Reconciler(LeasedLoop):
         entered = self._submitter.dispatch(good, not_after_ms=not_after)
         if entered:
             log.info("tasks entered that Redis did not know", tasks=entered)
+            _FOUND.add(entered, "unknown_to_redis")
         return entered
 
     def _carriable(self, rows: list[Task]) -> list[Task]:
@@ -100,6 +103,7 @@ class Reconciler(LeasedLoop):
                 good.append(row)
             except InvalidInput as error:
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
+                _FOUND.add(1, "not_dispatchable")
                 self._submitter.record(
                     [Change(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
                 )

@@ -17,6 +17,7 @@ from sytq.broker.keys import RECORDER, Keys
 from sytq.broker.redis import NoGroup, Redis
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.ledger import Change, from_ms
+from sytq.meter import Counter
 from sytq.plugin import encode
 from sytq.states import RUNNING
 from sytq.submit import Submitter
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 #: What says that an event holds something that cannot be written, whoever tries and when.
 _CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
+_ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the ledger takes.")
 _BATCH = 500
 _BLOCK_MS = 500
 #: How long the mark of a finished task stays in Redis after it was written to SQL: longer than any reader may
@@ -78,6 +80,7 @@ class Recorder(LeasedLoop):
             try:
                 self._record([event])
             except _CONTENT as error:
+                _ASIDE.add()
                 log.exception("event set aside", entry=event[0].decode())
                 fields = [part for pair in event[1].items() for part in pair]
                 aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])

@@ -15,12 +15,14 @@ from sytq.broker.redis import Redis
 from sytq.errors import InvalidInput
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.ids import derived_id
+from sytq.meter import Counter
 from sytq.plugin import Registry
 from sytq.submit import Submitter
 from sytq.timetable import Timetable
 
 log = structlog.get_logger(__name__)
 
+_TICKS = Counter("sytq_schedule_ticks_total", "Ticks of schedules that were submitted.", ("schedule",))
 _LOOK = 0.5
 #: The "parent" of all ticks.
 _SERIES = "schedules"
@@ -59,6 +61,7 @@ class Scheduler(LeasedLoop):
             log.error("schedule cannot be submitted", schedule=name, error=str(error))
             return
         self._submitter.submit([task])
+        _TICKS.add(1, name)
         log.info("scheduled task submitted", schedule=name, task_id=task.id, tick=tick.isoformat())
 
 

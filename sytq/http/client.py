@@ -23,6 +23,7 @@ from yarl import URL
 
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
+from sytq.http.measuring import measured
 from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
 
@@ -111,6 +112,7 @@ class Client:
         self._guard = guard
         self._sessions = Sessions(guard, proxy)
 
+    @measured
     async def request(
         self,
         method: str,

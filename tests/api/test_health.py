@@ -79,7 +79,6 @@ def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer
 
     def scraped() -> dict[str, float]:
         text = api.request("GET", "/metrics").body.decode()
-        assert text.count("# TYPE sytq_") == 12
         return {name: float(value) for name, value in re.findall(r"^([^#\s]+) (\S+)$", text, re.MULTILINE)}
 
     submitted = 'sytq_tasks_total{outcome="submitted",type="webhook"}'
