@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dramatiq
 
-from sytq import config, logs
+import sytq
+from sytq import config, logs, sentry
 from sytq.runtime import attach_worker, build
 
 settings = config.load()
 logs.configure(settings.logger.level, settings.log_format, "worker")
+sentry.start(settings, "worker", sytq.__version__)
 runtime = build(settings)
 attach_worker(runtime)
 dramatiq.set_broker(runtime.broker)

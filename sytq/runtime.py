@@ -49,6 +49,7 @@ from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
 from sytq.middleware.measure import Measure
 from sytq.middleware.retry import RetryPolicy
+from sytq.middleware.sentry import SentryReports
 from sytq.operate import Operator
 from sytq.plugin import Registry, TaskType
 from sytq.scrape import Scrape
@@ -148,6 +149,8 @@ def attach_worker(runtime: Runtime) -> None:
     broker.add_middleware(limit)
     # What comes after a run is called in reverse: first the policy, then who reports its outcome.
     broker.add_middleware(Measure())
+    if runtime.settings.sentry.dsn is not None:
+        broker.add_middleware(SentryReports(runtime.ledger))
     broker.add_middleware(RetryPolicy(runtime.registry))
     broker.add_middleware(Lifecycle(runtime.settings, crew.assemble, _loops(runtime)))
     for declared in runtime.registry:

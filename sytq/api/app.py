@@ -12,7 +12,7 @@ import falcon
 import falcon.asgi
 
 import sytq
-from sytq import logs, runtime
+from sytq import logs, runtime, sentry
 from sytq.api.acceptor import Acceptor
 from sytq.api.auth import Auth
 from sytq.api.backlog import Backlog
@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     """Return the ASGI app; without `settings` they are loaded. Raises ConfigError."""
     settings = load() if settings is None else settings
     logs.configure(settings.logger.level, settings.log_format, "api")
+    reports = sentry.start(settings, "api", sytq.__version__)
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
     app = Door(
         max_body=settings.api.max_body,
+        traced=reports,
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, parts.apikeys, quota, parts.audit, sql),

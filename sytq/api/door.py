@@ -11,7 +11,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import falcon.asgi
@@ -19,6 +19,7 @@ import structlog
 from falcon.constants import COMBINED_METHODS
 from structlog.contextvars import bind_contextvars
 
+from sytq import sentry
 from sytq.api import problems
 from sytq.meter import Histogram
 
@@ -67,8 +68,9 @@ class ClientGone(Exception):
 class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
     """A Falcon app whose resources get requests with a complete body and an id."""
 
-    def __init__(self, *, max_body: int, **options: Any) -> None:
+    def __init__(self, *, max_body: int, traced: bool, **options: Any) -> None:
         super().__init__(**options)
+        self._traced = traced
         self._max_body = max_body
 
     async def __call__(  # type: ignore[override]  # Falcon says the same of its own, which extends the WSGI one
@@ -78,8 +80,23 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             await super().__call__(scope, receive, send)
             return
         origin = _origin(scope["headers"])
-        scope["sytq.origin"] = origin
         bind_contextvars(request_id=origin.request_id)
+        if not self._traced:
+            await self._serve(scope, receive, send, origin)
+            return
+        with sentry.request(_method(scope), origin.traceparent) as answered:
+
+            async def noted(event: dict[str, Any]) -> None:
+                if event["type"] == "http.response.start":
+                    answered(scope.get(ROUTE, "none"), event["status"])
+                await send(event)
+
+            # What follows from the request is below it in the trace.
+            here = replace(origin, traceparent=sentry.traceparent() or origin.traceparent)
+            await self._serve(scope, receive, noted, here)
+
+    async def _serve(self, scope: dict[str, Any], receive: Receive, send: Send, origin: Origin) -> None:
+        scope["sytq.origin"] = origin
         told = [(b"x-request-id", origin.request_id.encode())]
         if origin.traceparent is not None:
             bind_contextvars(trace_id=origin.traceparent.split("-")[1])
@@ -91,9 +108,9 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
+                route, status = scope.get(ROUTE, "none"), str(event["status"])
+                SECONDS.observe(time.perf_counter() - since, _method(scope), route, status)
                 event["headers"] = [*event["headers"], *told]
-                method = scope["method"] if scope["method"] in COMBINED_METHODS else "other"
-                SECONDS.observe(time.perf_counter() - since, method, scope.get(ROUTE, "none"), str(event["status"]))
             await send(event)
 
         try:
@@ -144,6 +161,10 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
     def _too_large(self, *, ended: bool) -> Refused:
         message = f"body: larger than {self._max_body} bytes (api.max_body)"
         return Refused(413, message, headers=() if ended else _CLOSE)
+
+
+def _method(scope: Mapping[str, Any]) -> str:
+    return scope["method"] if scope["method"] in COMBINED_METHODS else "other"
 
 
 def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:

@@ -28,6 +28,7 @@ from sytq.config.types import (
     Realm,
     RedisUrl,
     Secret,
+    SentryDsn,
     Size,
     StreamName,
     Text,
@@ -254,6 +255,12 @@ class Auth(Section):
             if not password.get_secret_value():
                 raise problem("empty", "a password", key=f"users.{name}", value="***")
         return self
+
+
+class Sentry(Section):
+    dsn: SentryDsn | None = None
+    environment: Text | None = None
+    traces_sample_rate: float = Field(default=0.0, ge=0, le=1)
 
 
 class Logger(Section):

@@ -62,6 +62,7 @@ class Settings(Section):
     webhook: outgoing.Webhook = outgoing.Webhook()
     auth: sections.Auth = sections.Auth()
     logger: sections.Logger = sections.Logger()
+    sentry: sections.Sentry = sections.Sentry()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

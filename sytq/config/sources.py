@@ -37,6 +37,8 @@ OLD_VARIABLES: Mapping[str, str] = {
     "WORKER_RETRY_DELAY": "worker.retry_delay",
     "LOG_LEVEL": "logger.level",
     "LOG_FORMAT": "logger.format",
+    "SENTRY_DSN": "sentry.dsn",
+    "SENTRY_ENVIRONMENT": "sentry.environment",
 }
 #: Shells and base images use ENV for things of their own; only these words are meant for us.
 _MODES = {

@@ -73,6 +73,12 @@ def _network(value: object) -> object:
         raise problem("not a network", _CIDR) from None
 
 
+def _sentry_dsn(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"https?://[^\s@/:]+(:[^\s@/]*)?@[^\s@]+/\d+", secret.get_secret_value()):
+        raise problem("not a DSN", _DSN)
+    return secret
+
+
 def _signing_secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     try:
@@ -132,6 +138,7 @@ _LEVELS = {
 }
 _SIZE = "a number of bytes, or with a unit such as 512KiB, 1MiB"
 _CIDR = "a network such as 10.0.0.0/8, 192.168.1.7/32 or fd00::/8"
+_DSN = "https://key@host/project"
 _WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
 _RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
@@ -146,6 +153,7 @@ Secret = Annotated[
     BeforeValidator(_whole_number_as_text),
     PlainSerializer(lambda secret: MASK if secret.get_secret_value() else "", return_type=str, when_used="json"),
 ]
+SentryDsn = Annotated[Secret, AfterValidator(_sentry_dsn), _DSN]
 SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"), _NAME]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), _IDENTIFIER]

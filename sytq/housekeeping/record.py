@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 #: What says that an event holds something that cannot be written, whoever tries and when.
 _CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
 _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the ledger takes.")
+#: fetch.lua's mark of a task that is dead because its workers died.
+WORKER_DIED = "worker-died"
 _BATCH = 500
 _BLOCK_MS = 500
 #: How long the mark of a finished task stays in Redis after it was written to SQL: longer than any reader may
@@ -88,7 +90,11 @@ class Recorder(LeasedLoop):
                 self._submitter.record([_bare(change) for change in _changes(event[1])])
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        self._submitter.record([change for _, fields in events for change in _changes(fields)])
+        changes = [change for _, fields in events for change in _changes(fields)]
+        self._submitter.record(changes)
+        for change in changes:
+            if change.fingerprint == WORKER_DIED:  # no process of ours saw it end
+                log.critical("a task killed its workers", task_id=change.id, attempts=change.attempts)
 
     def _forget(self) -> None:
         names = [self.keys.events, self.keys.live, self.keys.progress]

@@ -10,6 +10,7 @@ import datetime as dt
 
 import structlog
 
+from sytq import sentry
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
 from sytq.errors import InvalidInput
@@ -62,6 +63,7 @@ class Scheduler(LeasedLoop):
             return
         self._submitter.submit([task])
         _TICKS.add(1, name)
+        sentry.check_in(name, self._registry.schedules[name].schedule)
         log.info("scheduled task submitted", schedule=name, task_id=task.id, tick=tick.isoformat())
 
 
