@@ -12,7 +12,7 @@ from sytq import config, logs, sentry
 from sytq.runtime import attach_worker, build
 
 settings = config.load()
-logs.configure(settings.logger.level, settings.log_format, "worker")
+logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
 sentry.start(settings, "worker", sytq.__version__)
 runtime = build(settings)
 attach_worker(runtime)

@@ -1,6 +1,6 @@
 """Logging: one form for every record of the process, ours and every library's, on standard error.
 
-Owns the form (JSON or console), the levels of noisy libraries and the masking of secrets. Must not decide
+Owns the form (JSON or console), the levels of noisy libraries and which fields are shown. Must not decide
 what is logged, and changes nothing until `configure` is called.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import structlog
@@ -19,15 +19,34 @@ from sytq.masking import MASK, is_secret_key, mask_text
 
 #: At debug level these print SQL parameters, messages or headers, which are prompts, payloads and keys.
 _NEVER_BELOW_INFO = ("aiohttp", "asyncio", "dramatiq", "peewee", "pymysql", "redis", "requests", "urllib3")
+#: The fields whose text is shown; of any other only numbers are, so that what somebody logs in passing (a payload, a
+#: header, a URL) is not. `logger.fields` adds to them. A test finds every field that sytq itself logs here.
+SHOWN = frozenset(
+    {
+        *("level", "msg", "time", "logger", "process", "exception", "stack"),
+        *("task_id", "job_id", "request_id", "trace_id", "worker_id", "type", "queue", "attempt", "duration"),
+        *("at", "configure", "entry", "error", "host", "kind", "loop", "method", "path", "pending", "provider"),
+        *("queues", "reason", "retry_in", "schedule", "source", "status", "step", "store", "stream", "stream_task"),
+        *("gate", "row", "table", "thread", "tick", "token"),
+    }
+)
+#: What every line of this process says besides, see `identify`.
+_identity: dict[str, str] = {}
 #: These come with handlers of their own and do not propagate.
 _WITH_OWN_HANDLERS = ("gunicorn.error", "gunicorn.access")
 
 
-def configure(level: str, format: Literal["json", "console"] | str, process: str) -> None:
+def identify(**fields: str) -> None:
+    """Put these fields into every line of this process from now on."""
+    _identity.update(fields)
+
+
+def configure(level: str, format: Literal["json", "console"] | str, process: str, fields: Collection[str] = ()) -> None:
     """Send all logging of this process to the present `sys.stderr`, from `level` (debug ... error) upwards.
 
-    `process` names the process in every line (api, worker, dev). Call it again after a fork, or when a
-    library has replaced `sys.stderr` or the handlers: handlers are replaced, never added to.
+    `fields` are further ones whose text is shown. `process` names the process in every line (api, worker, dev). Call
+    it again after a fork, or when a library has replaced `sys.stderr` or the handlers: handlers are replaced, never
+    added to.
     """
     stream = sys.stderr
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -36,7 +55,7 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
             _Frame(process),
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.ExceptionRenderer(),
-            _mask_secrets,
+            _Redaction(SHOWN | set(fields)),
             _console(stream.isatty()) if format == "console" else _json(),
         ],
     )
@@ -82,7 +101,10 @@ class _Frame:
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z",
             "logger": record.name,
             "process": self._process,
+            **_identity,
         }
+        if "task_id" in event and "job_id" not in event:
+            frame["job_id"] = event["task_id"]  # contract D's word for it
         return {**frame, **{key: value for key, value in event.items() if key not in frame}}
 
 
@@ -100,8 +122,18 @@ def _console(colors: bool) -> Processor:
     )
 
 
-def _mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    return {key: _masked(key, value) for key, value in event.items()}
+class _Redaction:
+    """Shows the text of the fields on the list, without what looks like a secret; of others only numbers."""
+
+    def __init__(self, shown: Collection[str]) -> None:
+        self._shown = shown
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {key: _masked(key, value) if key in self._shown else _number(value) for key, value in event.items()}
+
+
+def _number(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float)) else MASK
 
 
 def _masked(key: str, value: Any) -> Any:

@@ -48,6 +48,7 @@ from sytq.http import BlockingClient, Client, Guard
 from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
 from sytq.middleware.measure import Measure
+from sytq.middleware.naming import Naming
 from sytq.middleware.retry import RetryPolicy
 from sytq.middleware.sentry import SentryReports
 from sytq.operate import Operator
@@ -146,6 +147,7 @@ def attach_worker(runtime: Runtime) -> None:
     limit = TimeLimit()
     crew = _Crew(runtime, limit)
     broker = runtime.broker
+    broker.add_middleware(Naming())
     broker.add_middleware(limit)
     # What comes after a run is called in reverse: first the policy, then who reports its outcome.
     broker.add_middleware(Measure())

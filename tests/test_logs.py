@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from sytq.logs import SHOWN
 from sytq.masking import is_secret_key, mask_text, mask_url
+from tests.workers import Installation
 
 PRELUDE = """
 import logging, sys, structlog
@@ -146,27 +149,80 @@ logging.getLogger("peewee").debug(("INSERT ...", ["geheim"]))
     assert re.fullmatch(r"Failed to process message llm [0-9a-f-]{36} with unhandled exception\.", record["msg"])
 
 
-def test_secrets_are_masked_by_key_and_by_look_at_any_depth() -> None:
+def test_only_listed_fields_show_their_text_and_secrets_not_even_there() -> None:
     code = """
-log.info("key sk-geheim123456 of", api_key="geheim", password=123456, max_tokens=2000, headers={
-    "Authorization": "Bearer geheim", "X-Api-Key": ["geheim"], "Accept": "*/*"},
-    url="mysql://root:geheim@h/q", urls=("whsec_geheimgeheim",), object=Exception("Bearer geheimgeheim"))
-logging.getLogger("lib").info("%s", {"password": "geheim"})
+log.info("key sk-geheim123456 of", error="Bearer geheimgeheim", api_key="geheim", max_tokens=2000, paid=True,
+    payload={"prompt": "geheim"}, url="https://h/geheim", object=Exception("geheim"), at=None)
+logging.getLogger("lib").info("%s", {"password": "geheim"}, extra={"body": "geheim", "job_id": 7})
 """
-    ours, _ = found = records(code)
-    assert "geheim" not in json.dumps(found) and "123456" not in json.dumps(found)
-    assert ours["max_tokens"] == 2000
-    assert ours["headers"]["Accept"] == "*/*"
+    ours, theirs = found = records(code)
+    assert "geheim" not in json.dumps(found)
+    assert (ours["max_tokens"], ours["paid"], ours["at"], theirs["job_id"]) == (2000, True, None, 7)
+    assert (ours["payload"], ours["url"], theirs["body"]) == ("***", "***", "***")
+
+
+def test_every_field_that_sytq_logs_is_listed() -> None:
+    methods = {"debug", "info", "warning", "error", "exception", "critical", "bind"}
+    found = set()
+    for folder in ("sytq", "plugins"):
+        for file in (Path(__file__).parents[1] / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.Call):
+                    continue
+                said = ast.unparse(node.func)
+                logs = isinstance(node.func, ast.Attribute) and node.func.attr in methods
+                if (logs and re.match(r"(.*\blog|line|.*get_logger.*)\.", said)) or said == "bind_contextvars":
+                    found |= {keyword.arg for keyword in node.keywords if keyword.arg}
+    assert {"task_id", "request_id", "duration", "error", "loop"} < found
+    numbers = {"attempts", "messages", "running", "tasks", "waiting"}
+    assert found - SHOWN - numbers - {"exc_info"} == set()
+
+
+def test_further_fields_can_be_shown() -> None:
+    code = """
+logs.configure("info", "json", "worker", ["customer"])
+log.info("a", customer="Miller", url="https://h")
+"""
+    (record,) = records(code)
+    assert (record["customer"], record["url"]) == ("Miller", "***")
+
+
+def test_a_task_has_contract_ds_name_too_and_a_process_its_own() -> None:
+    code = """
+logs.identify(worker_id="host-1")
+log.info("a", task_id="t1")
+log.info("b")
+"""
+    one, two = records(code)
+    assert (one["task_id"], one["job_id"], one["worker_id"]) == ("t1", "t1", "host-1")
+    assert (two["worker_id"], "job_id" in two) == ("host-1", False)
 
 
 def test_values_json_does_not_know_and_broken_text_do_not_lose_the_line() -> None:
     code = """
 from datetime import date
-log.info("处理中 \\udcff", when=date(2026, 1, 9), data=b"x", deep={(1, 2): {3}})
+log.info("处理中 \\udcff", tick=date(2026, 1, 9), data=b"x", queues={(1, 2): {3}})
 """
     (record,) = records(code)
     assert record["msg"].startswith("处理中")
-    assert (record["when"], record["deep"]) == ("2026-01-09", {"(1, 2)": [3]})
+    assert (record["tick"], record["queues"], record["data"]) == ("2026-01-09", {"(1, 2)": [3]}, "***")
+
+
+def test_a_workers_lines_all_say_whose_they_are(installation: Installation) -> None:
+    worker = installation.start_worker()
+    task = installation.submit("failing", "f")
+    installation.wait_state(task, "dead")
+    assert worker.terminate() == 0
+    lines = [json.loads(line) for line in worker.text().splitlines() if line.startswith("{")]
+    about = [line for line in lines if line["msg"].startswith("task ")]
+    assert [line["msg"] for line in about[:3]] == ["task failed", "task failed", "task is dead"]
+    for line in about[:3]:
+        assert (line["task_id"], line["job_id"], line["attempt"] > 0) == (task, task, True)
+        assert isinstance(line["duration"], float)
+    started = next(number for number, line in enumerate(lines) if line["msg"] == "worker started")
+    assert {line.get("worker_id") for line in lines[started:] if line["logger"].startswith("sytq")} == {
+        lines[started]["worker_id"]
+    }
 
 
 def test_console_lines_are_for_people_and_uncoloured_in_a_pipe() -> None:

@@ -44,7 +44,7 @@ _REDIS_THREADS = 4
 def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     """Return the ASGI app; without `settings` they are loaded. Raises ConfigError."""
     settings = load() if settings is None else settings
-    logs.configure(settings.logger.level, settings.log_format, "api")
+    logs.configure(settings.logger.level, settings.log_format, "api", settings.logger.fields)
     reports = sentry.start(settings, "api", sytq.__version__)
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)

@@ -30,7 +30,7 @@ class _Logs(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        logs.configure(_settings.logger.level, _settings.log_format, "api")
+        logs.configure(_settings.logger.level, _settings.log_format, "api", _settings.logger.fields)
 
 
 def on_starting(server: Any) -> None:

@@ -267,3 +267,4 @@ class Logger(Section):
     level: Level = "info"
     format: LogFormat | None = None
     development: bool | None = None
+    fields: list[Name] = []

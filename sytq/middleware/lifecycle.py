@@ -14,6 +14,7 @@ import structlog
 from dramatiq import Broker, Worker
 from dramatiq.middleware import Middleware
 
+from sytq import logs
 from sytq.broker.broker import StreamsBroker
 from sytq.config import Settings
 from sytq.housekeeping.loop import Loop
@@ -35,8 +36,9 @@ class Lifecycle(Middleware):
         assert isinstance(broker, StreamsBroker)
         _stop_once()
         broker.start_worker(threads=worker.worker_threads, loop_places=self._settings.async_concurrency)
+        logs.identify(worker_id=broker.worker.name)
         self._started()
-        log.info("worker started", worker_id=broker.worker.name, queues=sorted(broker.queues))
+        log.info("worker started", queues=sorted(broker.queues))
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         assert isinstance(broker, StreamsBroker)
@@ -61,7 +63,7 @@ class Lifecycle(Middleware):
             loop.end()
         for loop in self._loops:
             loop.join(5.0)
-        log.info("worker stopped", worker_id=broker.worker.name)
+        log.info("worker stopped")
         self._watchdog.exit()
 
 

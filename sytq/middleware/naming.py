@@ -1,0 +1,33 @@
+"""Every line of the log that is written while a task runs names the task, whoever writes it.
+
+Owns these fields: task, type, attempt and the request that it came with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dramatiq import Broker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+from structlog.contextvars import bind_contextvars, unbind_contextvars
+
+from sytq.broker.delivery import Delivery
+
+
+class Naming(Middleware):
+    """The first to be told of a start and the last of an end."""
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        bind_contextvars(task_id=message.id, type=message.type, attempt=message.attempts)
+        if request_id := message.options.get("request_id"):
+            bind_contextvars(request_id=request_id)
+
+    def after_process_message(
+        self, broker: Broker, message: MessageProxy, *, result: Any = None, exception: BaseException | None = None
+    ) -> None:
+        unbind_contextvars("task_id", "type", "attempt", "request_id")
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        unbind_contextvars("task_id", "type", "attempt", "request_id")
