@@ -12,7 +12,7 @@ IMAGE ?= sytq:latest
 PYTEST ?=
 export PYTHON
 
-.PHONY: help setup setup-test run demo test lint openapi audit lock clean \
+.PHONY: help setup setup-test run demo test lint openapi audit lock clean install uninstall \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -59,6 +59,12 @@ run-api: setup ## the API alone, as configured
 
 run-worker: setup ## the workers alone, as configured
 	@exec $(BIN)/sytq worker
+
+install: ## install into /opt/sytq with systemd units (root; DESTDIR=... for packagers)
+	@systemd/install install
+
+uninstall: ## remove that again, but not /etc/sytq and /var/lib/sytq
+	@systemd/install uninstall
 
 docker-build: ## build the image
 	docker build -t $(IMAGE) .

@@ -62,6 +62,7 @@ class Acceptor:
         self._committed: list[NewTask] = []
         self._writing: asyncio.Task[None] | None = None
         self._dispatching: asyncio.Task[None] | None = None
+        self._since: float | None = None  # when the batch under way was begun
         self._redis_resumes = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
         self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
@@ -90,6 +91,10 @@ class Acceptor:
         answer = await asyncio.get_running_loop().run_in_executor(self._writer, look)
         return Accepted(answer.ids, answer.existing, True, answer.fingerprint) if answer else None
 
+    def writing_for(self) -> float:
+        """For how many seconds the batch under way has been being written; 0 when none is."""
+        return 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since
+
     async def close(self) -> None:
         """Wait until everything that was taken is written and handed over."""
         while running := [task for task in (self._writing, self._dispatching) if task is not None]:
@@ -104,6 +109,7 @@ class Acceptor:
         try:
             while self._waiting:
                 batch = self._take()
+                self._since = loop.time()
                 outcomes = await loop.run_in_executor(self._writer, self._write, batch)
                 for waiter in batch:
                     _answer(waiter, outcomes[waiter])
@@ -115,7 +121,7 @@ class Acceptor:
                     for waiter in waiting:
                         _answer(waiter, away)
         finally:
-            self._writing = None
+            self._writing = self._since = None
 
     def _take(self) -> list[_Waiter]:
         """The next batch; those whose client went away before are dropped, as nothing was promised."""

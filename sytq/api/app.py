@@ -17,7 +17,7 @@ from sytq.api.acceptor import Acceptor
 from sytq.api.auth import Auth
 from sytq.api.backlog import Backlog
 from sytq.api.door import ROUTE, Door
-from sytq.api.health import Health, Ready
+from sytq.api.health import Health, Live, Ready
 from sytq.api.jobs import Jobs, Stats, Workers
 from sytq.api.live import LiveView
 from sytq.api.llm import PromptTasks, RecordTasks
@@ -84,7 +84,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))
-    app.add_route("/healthz/live", Health(sytq.__version__))
+    app.add_route("/healthz/startup", Health(sytq.__version__))
+    app.add_route("/healthz/live", Live(sytq.__version__, acceptor))
     app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))
     app.add_route("/metrics", Metrics(parts.scrape, redis))
     return app

@@ -29,7 +29,7 @@ from sytq.ledger import utcnow
 log = structlog.get_logger(__name__)
 
 #: Open to everyone: what probes and scrapers ask.
-OPEN = frozenset({"/health", "/healthz/live", "/healthz/ready", "/metrics"})
+OPEN = frozenset({"/health", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics"})
 _OWNER_MAX = 64  # characters of sytq_tasks.owner, which is ASCII
 _LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_ONLY = (

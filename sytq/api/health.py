@@ -15,6 +15,7 @@ import peewee
 import structlog
 
 from sytq.api import problems
+from sytq.api.acceptor import Acceptor
 from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that a store has for its answer; a probe has given up soon after.
 _PATIENCE = 4.0
+#: Seconds after which a batch is stuck rather than slow: the database's own time limits are far shorter.
+_STUCK = 120.0
 
 
 def _now() -> str:
@@ -31,7 +34,7 @@ def _now() -> str:
 
 
 class Health:
-    """GET /health and GET /healthz/live: the process answers."""
+    """GET /health and GET /healthz/startup: the process answers."""
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -47,6 +50,21 @@ class Health:
                 "data": {"status": "healthy", "timestamp": now, "version": self._version},
             }
         )
+
+    on_head = on_get
+
+
+class Live(Health):
+    """GET /healthz/live: the process answers, and its writer goes on. 503: a restart is what helps."""
+
+    def __init__(self, version: str, acceptor: Acceptor) -> None:
+        super().__init__(version)
+        self._acceptor = acceptor
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        if self._acceptor.writing_for() > _STUCK:
+            raise falcon.HTTPServiceUnavailable(description=f"a batch has been under way for {_STUCK:g} s")
+        await super().on_get(req, resp)
 
     on_head = on_get
 

@@ -7,6 +7,7 @@ worker's own, so that nobody runs them a second time), and which of them are to 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -45,6 +46,7 @@ class Heartbeat(threading.Thread):
         self._emptied = emptied
         self._cancel = cancel
         self.epoch: bytes | None = None  # of the Redis that this worker knows
+        self._beaten = float("-inf")
         self._ended = threading.Event()
 
     def beat(self, *, leaving: bool = False) -> None:
@@ -63,6 +65,12 @@ class Heartbeat(threading.Thread):
             log.warning("Redis was emptied: entering the running tasks again")
             self._emptied()
         self.epoch = epoch
+        self._beaten = time.monotonic()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the others take this worker for alive."""
+        return time.monotonic() - self._beaten < self._liveness_ms / 1000
 
     def run(self) -> None:
         while not self._ended.is_set():

@@ -42,6 +42,8 @@ def turn() -> None:
 class Watchdog(threading.Thread):
     """Watches `vital` and `others()`: every thread lives, and what has called `turn` goes on calling it.
 
+    `well` is called after each look that found nothing, and while the process ends in an orderly way.
+
     Without a vital thread nothing that runs here can be finished, and the process ends at once; without another one
     it ends in an orderly way, within `budget` seconds. `stalled` is how long a thread may go without a turn; time
     in which the whole process stood still (a stopped process, a suspended machine) does not count.
@@ -53,6 +55,7 @@ class Watchdog(threading.Thread):
         vital: Collection[threading.Thread],
         others: Callable[[], Iterable[threading.Thread]],
         find: Callable[[str], Delivery | None],
+        well: Callable[[], None],
         *,
         budget: float,
         stalled: float,
@@ -62,6 +65,7 @@ class Watchdog(threading.Thread):
         self._vital = vital
         self._others = others
         self._find = find
+        self._well = well
         self._budget = budget
         self._stalled = stalled
         self._quiet: dict[threading.Thread, tuple[int, float]] = {}  # its turns, and for how long they are the same
@@ -86,6 +90,10 @@ class Watchdog(threading.Thread):
             self._look(min(now - before, 2 * _TICK))
             self._feel(now)
             before = now
+            self._well()
+        while True:  # running tasks come to their end
+            self._well()
+            time.sleep(_TICK)
 
     def _look(self, elapsed: float) -> None:
         for thread in (*self._vital, *self._others()):

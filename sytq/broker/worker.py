@@ -83,13 +83,17 @@ class WorkerProcess:
         for thread in (self.acks, self.heartbeat, self.lane):
             thread.start()
 
-    def watch(self, others: Callable[[], Iterable[threading.Thread]], budget: float) -> Watchdog:
-        """Start the watchdog over these threads and `others()`; `budget` is how long an orderly end may take."""
+    def watch(
+        self, others: Callable[[], Iterable[threading.Thread]], well: Callable[[], None], budget: float
+    ) -> Watchdog:
+        """Start the watchdog over these threads and `others()`; `well` is called each time that all go round, `budget`
+        is how long an orderly end may take."""
         watchdog = Watchdog(
             self.lane,
             (self.acks, self.heartbeat, self.lane),
             others,
             self.find,
+            well,
             budget=budget + _FLUSH,
             stalled=max(_STALLED, 15 * self.liveness),
         )

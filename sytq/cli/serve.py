@@ -37,6 +37,11 @@ def worker(file: File = None) -> None:
     parts = _usable(file)
     settings = parts.settings
     _refuse_without_tables(parts)
+    known = {declared.queue for declared in parts.registry} | {"default"}
+    for queue in settings.worker.queues:
+        if queue not in known:
+            typer.echo(f"worker.queues: '{queue}' is not a queue; valid: {', '.join(sorted(known))}", err=True)
+            raise typer.Exit(2)
     _become(
         "dramatiq",
         "sytq.actors",
@@ -46,6 +51,9 @@ def worker(file: File = None) -> None:
         # The master looks after its workers once all have booted or this time (ms) is up; one that is killed by its
         # first task never says that it has booted.
         *("--worker-fork-timeout", "5000"),
+        *(("--queues", *settings.worker.queues) if settings.worker.queues else ()),
+        # Only for who asks: it costs a process.
+        *(("--fork-function", "sytq.warden:main") if settings.worker.port or os.environ.get("NOTIFY_SOCKET") else ()),
     )
 
 
@@ -74,5 +82,7 @@ def _refuse_without_tables(parts: Runtime) -> None:
 def _become(module: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
+    # At a SIGHUP Dramatiq begins anew as "python", which has to be this one wherever PATH leads.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     # The same process: signals, exit status and the supervisor's view of it are the server's own.
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (no shell on purpose)

@@ -210,6 +210,9 @@ class Worker(Section):
     heartbeat: PositiveDuration = 1.0
     liveness: PositiveDuration = 4.0
     shutdown_timeout: Duration = 150.0
+    queues: list[Name] = []
+    host: Host = "127.0.0.1"
+    port: Port | None = None
     priority_weights: dict[str, Weight] = WEIGHTS
     retry_interval: PositiveDuration = 10.0
     request_timeout: PositiveDuration = 30.0

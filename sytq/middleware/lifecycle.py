@@ -5,6 +5,8 @@ Owns the order of start and stop, and the stop budget.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from sytq import logs
 from sytq.broker.broker import StreamsBroker
 from sytq.config import Settings
 from sytq.housekeeping.loop import Loop
+from sytq.vitals import Vitals, folder
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +34,7 @@ class Lifecycle(Middleware):
         self._factories = loops
         self._loops: list[Loop] = []
         self._deadline = 0.0
+        self._vitals: Vitals | None = None
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         assert isinstance(broker, StreamsBroker)
@@ -46,7 +50,9 @@ class Lifecycle(Middleware):
         for loop in self._loops:
             loop.start()
         self._watchdog = broker.worker.watch(
-            lambda: [*worker.consumers.values(), *worker.workers, *self._loops], self._settings.shutdown_timeout
+            lambda: [*worker.consumers.values(), *worker.workers, *self._loops],
+            self._well(broker),
+            self._settings.shutdown_timeout,
         )
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
@@ -63,8 +69,24 @@ class Lifecycle(Middleware):
             loop.end()
         for loop in self._loops:
             loop.join(5.0)
+        if self._vitals is not None:
+            self._vitals.remove()
         log.info("worker stopped")
         self._watchdog.exit()
+
+    def _well(self, broker: StreamsBroker) -> Callable[[], None]:
+        """What the watchdog calls while all goes round: this process's vital sign."""
+        try:
+            self._vitals = vitals = Vitals(folder(os.getppid()))
+        except OSError as error:
+            log.warning("no vital signs: probes will find no worker here", error=str(error))
+            return lambda: None
+
+        def well() -> None:
+            with contextlib.suppress(OSError):  # a full disk ends no worker, but its file grows old
+                vitals.give(ready=broker.worker.heartbeat.fresh)
+
+        return well
 
 
 def _stop_once() -> None:

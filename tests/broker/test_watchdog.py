@@ -127,7 +127,7 @@ def go_round():
 thread = threading.Thread(target=go_round, name="round", daemon=True)
 thread.start()
 vital = (worker.acks, worker.heartbeat, worker.lane)
-Watchdog(worker.lane, vital, lambda: [thread], worker.find, budget=1.0, stalled=4.0).start()
+Watchdog(worker.lane, vital, lambda: [thread], worker.find, lambda: None, budget=1.0, stalled=4.0).start()
 print("ready", flush=True)
 sys.stdin.readline()
 stuck.set()
