@@ -1,29 +1,43 @@
 # One image for every process: `docker run sytq api`, `docker run sytq worker`, `docker run sytq db migrate`.
+# Works with a read-only root given /tmp and /var/lib/sytq: docker run --read-only --tmpfs /tmp -v data:/var/lib/sytq
 
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/sytq
 # The locked dependencies first: this layer is kept while only our own code changes.
 COPY requirements.lock setup.cfg setup.py pyproject.toml ./
-RUN mkdir -p sytq plugins && touch sytq/__init__.py plugins/__init__.py \
+RUN mkdir -p sytq plugins && echo '__version__ = "0"' > sytq/__init__.py && touch plugins/__init__.py \
     && /opt/sytq/bin/pip install --no-cache-dir -c requirements.lock . \
     && /opt/sytq/bin/pip uninstall --yes sytq
 COPY . .
-RUN /opt/sytq/bin/pip install --no-cache-dir --no-deps .
+# What is in the image, for whoever looks for vulnerable parts of it. pip itself is no part of the service.
+RUN /opt/sytq/bin/pip install --no-cache-dir --no-deps . \
+    && /opt/sytq/bin/pip uninstall --yes pip \
+    && /opt/sytq/bin/python tools/sbom.py > /opt/sytq/sbom.json
 
 FROM python:3.13-slim
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="sytq" \
+      org.opencontainers.image.description="A task queue service for slow and costly work" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/sytq /opt/sytq
 COPY etc /etc/sytq
 # A number, so that Kubernetes can see that it is not root.
 RUN install -d -o 10001 -g 10001 /var/lib/sytq
 USER 10001:10001
 WORKDIR /var/lib/sytq
+VOLUME /var/lib/sytq
 ENV PATH=/opt/sytq/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    SYTQ_API__HOST=0.0.0.0
-EXPOSE 8080
+    PYTHONDONTWRITEBYTECODE=1 \
+    SYTQ_API__HOST=0.0.0.0 \
+    SYTQ_WORKER__HOST=0.0.0.0 \
+    SYTQ_WORKER__PORT=8081
+EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
-# For the API; the worker has no port, so run it with --no-healthcheck (compose and Kubernetes do).
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import os, urllib.request as u; port = os.environ.get('SYTQ_API__PORT') or os.environ.get('API_PORT') or os.environ.get('SERVER_PORT') or '8080'; u.urlopen(f'http://127.0.0.1:{port}/healthz/live', timeout=2)"]
-ENTRYPOINT ["sytq"]
+# Whichever of the two this container is.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "sytq.reaper", "--probe"]
+# The first process of a container has to reap what its descendants leave behind; Dramatiq's does not.
+ENTRYPOINT ["python", "-m", "sytq.reaper", "sytq"]
 CMD ["api"]

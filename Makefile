@@ -12,7 +12,7 @@ IMAGE ?= sytq:latest
 PYTEST ?=
 export PYTHON
 
-.PHONY: help setup setup-test run demo test lint openapi audit lock clean install uninstall \
+.PHONY: help setup setup-test run demo test lint openapi audit sbom lock clean install uninstall \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -45,6 +45,9 @@ openapi: setup-test ## renew docs/openapi.json
 
 audit: setup-test ## known vulnerabilities in the locked dependencies (asks the network)
 	@$(BIN)/pip-audit -r requirements.lock --no-deps --disable-pip
+
+sbom: setup-test ## what the development environment consists of (CycloneDX, JSON)
+	@$(BIN)/python tools/sbom.py
 
 lock: ## renew requirements.lock
 	@tools/lock "$${PYTHON:-python3}"

@@ -1,0 +1,60 @@
+"""The first process of a container: `python -m sytq.reaper COMMAND ...`.
+
+Owns what an init owes: signals go to the command, orphans are reaped, and the command's end is the container's.
+`--probe` instead of a command is the container's health check. Must import nothing of the service.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import urllib.request
+from types import FrameType
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+#: The API's port, by any of its names, then the workers'.
+_PORTS = (("SYTQ_API__PORT", "API_PORT", "SERVER_PORT"), ("SYTQ_WORKER__PORT",))
+
+
+def run(command: list[str]) -> int:
+    """Run a command to its end and return its exit status, 128 and the signal when one ended it."""
+    # Blocked until the handlers stand: a signal in between must not be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+        try:
+            os.execvp(command[0], command)  # noqa: S606 (no shell on purpose)
+        except OSError as error:
+            print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+            os._exit(127)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        os.kill(child, number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def probe() -> int:
+    """Return 0 when an API or a worker group here says that it lives."""
+    for names, default in zip(_PORTS, ("8080", "8081"), strict=True):
+        ports = [value for name in names if (value := os.environ.get(name, "")).isdecimal()]
+        url = f"http://127.0.0.1:{ports[0] if ports else default}/healthz/live"
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return 0
+        except OSError:
+            continue
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(probe() if sys.argv[1:] == ["--probe"] else run(sys.argv[1:]))

