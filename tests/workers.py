@@ -47,6 +47,11 @@ class WorkerProcess:
         return self.log.read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        """Of the master."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
