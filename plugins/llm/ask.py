@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sytq import AsyncContext, Passage, Retry, Transaction, Waiting, spend
+from sytq import AsyncContext, Counter, Passage, Retry, Transaction, Waiting, spend
 from sytq.config import Node
 from sytq.spend import Call, Reservation
 
@@ -25,6 +25,9 @@ from .chat import Message, Meter, Request, complete
 from .pipeline import check, correction
 from .policy import POLICIES, Failure, Report, conclude, judge
 from .targets import Target, chain
+
+_TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))
+_COST = Counter("sytq_llm_cost_total", "What calls cost whose price is known.", ("provider", "model", "currency"))
 
 _NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
 _OVER_BUDGET = 300.0  # seconds until a task looks again, at most
@@ -155,7 +158,12 @@ class Asking:
         used = prices.tokens(usage)
         if not usage:
             return used, None
-        return used, prices.cost(target.provider, target.model, used, at, self._ctx.settings.llm.currency)
+        _TOKENS.add(used.prompt, target.name, target.model, "prompt")
+        _TOKENS.add(used.completion, target.name, target.model, "completion")
+        currency = self._ctx.settings.llm.currency
+        cost = prices.cost(target.provider, target.model, used, at, currency)
+        _COST.add(float((cost or 0) * spend.UNIT), target.name, target.model, currency)
+        return used, cost
 
     def _report(self, passage: Passage, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
         """Tell the gates how a call went, and the tokens of the conversation so far where they are known."""

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import aiohttp
 
-from sytq import Counter
 from sytq.config import Provider
 from sytq.http import Client
 
@@ -25,7 +24,6 @@ from .delay import asked_delay
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
 
-_TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("model", "kind"))
 _MAX_LINE = 1 << 20
 _MAX_BODY = 8 << 20
 _MAX_ERROR_BODY = 64 << 10
@@ -109,12 +107,7 @@ async def _complete(client: Client, provider: Provider, request: Request, answer
         if answer.finish_reason is None:
             raise _broken(error, answer) from None
     # The answer ended properly; a stream that hung or broke after that has cost at most its usage numbers.
-    reply = answer.reply()
-    for kind in ("prompt_tokens", "completion_tokens"):
-        count = reply["usage"].get(kind)
-        if isinstance(count, int):
-            _TOKENS.add(count, reply["model"], kind.removesuffix("_tokens"))
-    return reply
+    return answer.reply()
 
 
 def _headers(provider: Provider) -> dict[str, str]:
