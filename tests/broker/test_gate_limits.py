@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -217,14 +218,14 @@ def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) 
 
 
 def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play) -> None:
-    gate = Gate("g", breaker=QUICK)
-    fail(play, gate, 4)
+    gate = Gate("g", breaker=dataclasses.replace(QUICK, timeout=3.0))
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
+    fail(play, gate, 4)
     for n, name in enumerate(names):
         play.wait(name, gate, created=100 + n)
     assert play.called() == []
-    time.sleep(0.25)
+    time.sleep(3.05)
     play.tend()
     probes = play.called()
     assert probes == names[:2]

@@ -112,7 +112,7 @@ def test_a_replayed_task_has_the_same_id_and_bytes(hooks: Installation, monkeypa
         hooks.wait_state(dead, "dead")
     for name, value in hooks.environ.items():
         monkeypatch.setenv(name, value)
-    replay = ["dead", "replay", "--host", "127.0.0.1", "--since", "1h"]
+    replay = ["dead", "replay", "host:127.0.0.1 finished:<1h"]
     assert CliRunner().invoke(app, [*replay, "--dry-run"]).stdout == "1 would be replayed\n"
     assert CliRunner().invoke(app, replay).stdout == "1 replayed\n"
     hooks.wait_state(task_id, "succeeded")

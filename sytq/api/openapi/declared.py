@@ -225,7 +225,8 @@ OLD = (
         )
         for path, name, summary, unready in (
             ("/health", "health", "The process answers", {}),
-            ("/healthz/live", "live", "The process answers", {}),
+            ("/healthz/startup", "startup", "The process has started", {}),
+            ("/healthz/live", "live", "The process works", {503: Answer("It hangs", contracts.ERROR)}),
             ("/healthz/ready", "ready", "Database and Redis answer", {503: Answer("They do not", contracts.HEALTH)}),
         )
     ),
