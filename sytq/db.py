@@ -6,10 +6,11 @@ into `DatabaseUnavailable`. Must not know any table.
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -194,3 +195,24 @@ def _code(error: peewee.PeeweeException) -> int | None:
 
 def _brief(error: peewee.PeeweeException) -> str:
     return str(error.args[-1] if error.args else error)[:200]
+
+
+# -- SQL without an ORM row for each: building those costs more than the server
+
+
+def marks(database: peewee.Database, count: int) -> str:
+    """Placeholders for `count` values."""
+    return ", ".join(["%s" if is_mysql(database) else "?"] * count)
+
+
+def plain(value: Any) -> Any:
+    """A value as both databases store it."""
+    return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
+
+
+def execute_many(database: peewee.Database, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Run one statement for many rows. Plain placeholders only: PyMySQL sends anything else row by row."""
+    values = [tuple(map(plain, row)) for row in rows]
+    if values:
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            database.cursor().executemany(sql, values)

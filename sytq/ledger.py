@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import peewee
 
-from sytq.db import is_mysql, read, transact
+from sytq.changes import Change, write_attempts, write_states
+from sytq.db import execute_many, is_mysql, marks, read, transact
 from sytq.errors import Lost
 from sytq.models import MODELS, Attempt, Step, Task, UniqueKey
 from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
@@ -57,29 +58,6 @@ class NewTask:
     made: float = field(default_factory=time.monotonic, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One event of a task's life, as the recorder writes it. `state` is the state after it."""
-
-    id: str
-    state: str
-    token: int
-    attempts: int
-    worker: str | None = None
-    started_at: dt.datetime | None = None
-    finished_at: dt.datetime | None = None
-    scheduled_at: dt.datetime | None = None  # of the next attempt
-    outcome: str | None = None  # of the attempt that ended: succeeded, retry, dead, cancelled, returned
-    result: str | None = None
-    error: str | None = None
-    fingerprint: str | None = None
-    progress: str | None = None
-    detail: str | None = None  # of the attempt, JSON text
-    status: int | None = None
-    host: str | None = None
-    again: bool = False  # a start in place of one of which no more will be heard
-
-
 class Ledger:
     """Reads and writes of our tables on one database. Every method raises DatabaseUnavailable when it is away."""
 
@@ -90,7 +68,6 @@ class Ledger:
         self.database = database
         self._over = over
         self._mysql = is_mysql(database)
-        self._mark = "%s" if self._mysql else "?"
         database.bind(MODELS)
 
     # -- submission
@@ -133,7 +110,7 @@ class Ledger:
                 SCHEDULED if task.run_at else QUEUED,
                 task.payload,
                 task.max_attempts,
-                _plain(task.run_at),
+                task.run_at,
                 task.owner,
                 task.parent,
                 task.host,
@@ -148,17 +125,19 @@ class Ledger:
         ]
         # Plain placeholders only: PyMySQL sends anything else row by row.
         tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
-        self._execute_many(f"INSERT INTO sytq_tasks ({columns}) VALUES ({self._marks(17)}) {tail}", rows)
+        execute_many(
+            self.database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(self.database, 17)}) {tail}", rows
+        )
         return standing
 
     def claim(self, keys: dict[str, str]) -> dict[str, str]:
         """Claim unique keys (task id -> key) inside the caller's transaction; return those that another has."""
         if not keys:
             return {}
-        into = f"INSERT INTO sytq_unique (task_id, unique_key) VALUES ({self._marks(2)})"
+        into = f"INSERT INTO sytq_unique (task_id, unique_key) VALUES ({marks(self.database, 2)})"
         keep = "ON DUPLICATE KEY UPDATE task_id = task_id" if self._mysql else "ON CONFLICT DO NOTHING"
         # In one order, so that two batches with the same keys wait for each other rather than deadlock.
-        self._many(f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
+        execute_many(self.database, f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
         query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
         holders = {row.unique_key: row.task_id for row in query}
         standing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
@@ -289,8 +268,8 @@ class Ledger:
                 latest[change.id] = change
 
         def work() -> None:
-            self._write_attempts([c for c in changes if c.state == RUNNING or (c.token and c.outcome)])
-            self._write_states(list(latest.values()))
+            write_attempts(self.database, [c for c in changes if c.state == RUNNING or (c.token and c.outcome)])
+            write_states(self.database, list(latest.values()))
             ended = [c.id for c in latest.values() if c.state in TERMINAL]
             if ended:
                 told = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
@@ -301,73 +280,6 @@ class Ledger:
                     also(list(Task.select().where(Task.id.in_(heard))))
 
         transact(self.database, work)
-
-    def _write_states(self, changes: list[Change]) -> None:
-        columns = (
-            "id", "state", "token", "attempts", "worker", "started_at", "finished_at",
-            "scheduled_at", "result", "error", "fingerprint", "progress", "host",
-        )  # fmt: skip
-        finished = ", ".join(f"'{state}'" for state in TERMINAL)
-        for part in _chunks(changes):
-            values: list[Any] = []
-            selects: list[str] = []
-            for change in part:
-                row = [getattr(change, column) for column in columns]
-                if change.state not in TERMINAL:
-                    row[6] = None
-                values += row
-                names = columns if not selects else ()
-                selects.append(
-                    "SELECT " + (", ".join(f"{self._mark} AS {name}" for name in names) or self._marks(len(columns)))
-                )
-            source = f"({' UNION ALL '.join(selects)}) AS v"
-            sets = {
-                "state": "v.state",
-                "token": "v.token",
-                "attempts": "v.attempts",
-                "worker": "COALESCE(v.worker, {t}worker)",
-                "started_at": "COALESCE(v.started_at, {t}started_at)",
-                "finished_at": "v.finished_at",
-                "scheduled_at": "COALESCE(v.scheduled_at, {t}scheduled_at)",
-                "result": "v.result",
-                "error": "COALESCE(v.error, {t}error)",
-                "error_fingerprint": "COALESCE(v.fingerprint, {t}error_fingerprint)",
-                "progress": "COALESCE(v.progress, {t}progress)",
-                "host": "COALESCE({t}host, v.host)",
-            }
-            guard = f"t.state NOT IN ({finished}) AND t.token <= v.token"
-            if self._mysql:
-                assign = ", ".join(f"t.{name} = {value.format(t='t.')}" for name, value in sets.items())
-                sql = f"UPDATE sytq_tasks AS t JOIN {source} ON t.id = v.id SET {assign} WHERE {guard}"
-            else:
-                assign = ", ".join(f"{name} = {value.format(t='t.')}" for name, value in sets.items())
-                sql = f"UPDATE sytq_tasks AS t SET {assign} FROM {source} WHERE t.id = v.id AND {guard}"
-            self.database.execute_sql(sql, [_plain(value) for value in values])
-
-    def _write_attempts(self, changes: list[Change]) -> None:
-        columns = "task_id, token, attempt, outcome, worker, error, status, detail, started_at, finished_at, next_at"
-        into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({self._marks(11)})"
-        rows: dict[bool, list[tuple[Any, ...]]] = {True: [], False: []}
-        for c in changes:
-            rows[c.state == RUNNING].append(
-                (c.id, c.token, c.attempts, c.outcome or RUNNING, c.worker, c.error, c.status, c.detail, c.started_at,
-                 c.finished_at, c.scheduled_at)
-            )  # fmt: skip
-        if self._mysql:
-            keep, replace = "ON DUPLICATE KEY UPDATE token = token", "ON DUPLICATE KEY UPDATE "
-            new = "VALUES({})"
-        else:
-            keep, replace = "ON CONFLICT DO NOTHING", "ON CONFLICT (task_id, token) DO UPDATE SET "
-            new = "excluded.{}"
-        replaced = ("attempt", "outcome", "worker", "error", "status", "detail", "finished_at", "next_at")
-        replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
-        self._many(f"{into} {keep}", rows[True])
-        # A start after another that never ended: its worker died or was cut off, or Redis was emptied.
-        again = [c for c in changes if c.state == RUNNING and (c.again or c.attempts > 1)]
-        ended = [(c.started_at, c.id, c.token) for c in again]
-        lost = "SET outcome = 'lost', finished_at = {0} WHERE task_id = {0} AND token < {0} AND outcome = 'running'"
-        self._many(f"UPDATE sytq_attempts {lost.format(self._mark)}", ended)
-        self._many(f"{into} {replace}", rows[False])
 
     # -- what a running task writes
 
@@ -431,34 +343,3 @@ class Ledger:
         """Remove a step that failed with an answer, so that its next run does not count as interrupted. Raises Lost."""
         query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
         self.fenced(task_id, token, lambda: query.execute())
-
-    # -- SQL without an ORM row for each: building those costs more than the server
-
-    def _marks(self, count: int) -> str:
-        return ", ".join([self._mark] * count)
-
-    def _many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        self._execute_many(sql, [tuple(map(_plain, row)) for row in rows])
-
-    def _execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-                self.database.cursor().executemany(sql, rows)
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
-
-
-def _chunks(changes: list[Change]) -> Iterable[list[Change]]:
-    """Parts that one statement can carry: MySQL refuses those above max_allowed_packet (16 MiB by default)."""
-    part: list[Change] = []
-    size = 0
-    for change in changes:
-        size += sum(len(text or "") for text in (change.result, change.error, change.progress))
-        if part and (size > 1 << 20 or len(part) == 200):
-            yield part
-            part, size = [], 0
-        part.append(change)
-    if part:
-        yield part

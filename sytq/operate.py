@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from sytq.broker.operations import Operations
+from sytq.changes import Change
 from sytq.db import read, transact
 from sytq.errors import InvalidInput
-from sytq.ledger import Change, Ledger, utcnow
+from sytq.ledger import Ledger, utcnow
 from sytq.models import Attempt, Pause, Step, Task
 from sytq.plugin import Registry
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL

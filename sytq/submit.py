@@ -16,10 +16,11 @@ import structlog
 from pydantic import BaseModel
 
 from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.changes import Change
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
 from sytq.ids import derived_id, new_id
-from sytq.ledger import Change, Ledger, NewTask, utcnow
+from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.models import Task
 from sytq.plugin import Death, Registry, encode
 from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED

@@ -12,10 +12,11 @@ import peewee
 import pytest
 
 from sytq import migrations
+from sytq.changes import Change
 from sytq.db import is_mysql, open_database, transact
 from sytq.errors import DatabaseUnavailable, Lost
 from sytq.ids import derived_id, new_id
-from sytq.ledger import Change, Ledger, NewTask, utcnow
+from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.migrations import migrate, pending
 from sytq.models import Task, ValuationRecord
 from tests.servers import MySQLServer

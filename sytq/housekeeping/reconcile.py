@@ -15,10 +15,11 @@ from sytq.broker.broker import check_names
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
+from sytq.changes import Change
 from sytq.errors import InvalidInput
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.housekeeping.record import KEEP_MS
-from sytq.ledger import Change, Ledger, utcnow
+from sytq.ledger import Ledger, utcnow
 from sytq.meter import Counter
 from sytq.models import Task
 from sytq.operate import Operator

@@ -15,8 +15,9 @@ import structlog
 
 from sytq.broker.keys import RECORDER, Keys
 from sytq.broker.redis import NoGroup, Redis
+from sytq.changes import Change
 from sytq.housekeeping.loop import LeasedLoop
-from sytq.ledger import Change, from_ms
+from sytq.ledger import from_ms
 from sytq.meter import Counter
 from sytq.plugin import encode
 from sytq.states import RUNNING

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from sytq.ledger import Change, Ledger
+from sytq.changes import Change
+from sytq.ledger import Ledger
 from tests.api.conftest import Api
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

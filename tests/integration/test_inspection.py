@@ -13,9 +13,10 @@ import redis
 from sytq.broker.broker import Envelope
 from sytq.broker.inspection import Depth, Inspection
 from sytq.broker.keys import GROUP
+from sytq.changes import Change
 from sytq.errors import InvalidInput
 from sytq.history import COUNT_MOST, History
-from sytq.ledger import Change, from_ms, utcnow
+from sytq.ledger import from_ms, utcnow
 from sytq.models import Task
 from sytq.query import parse
 from sytq.states import DEAD, QUEUED, STATES

@@ -13,9 +13,10 @@ import pytest
 
 from sytq.broker.broker import Envelope
 from sytq.broker.priorities import Turn
+from sytq.changes import Change
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
-from sytq.ledger import Change, utcnow
+from sytq.ledger import utcnow
 from sytq.models import UniqueKey
 from sytq.operate import Operator
 from sytq.states import DEAD, PRIORITIES
