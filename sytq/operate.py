@@ -17,7 +17,7 @@ from sytq.db import read, transact
 from sytq.errors import InvalidInput
 from sytq.ledger import Ledger, utcnow
 from sytq.models import Attempt, Pause, Step, Task
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from sytq.submit import Submitter
 

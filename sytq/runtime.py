@@ -52,7 +52,8 @@ from sytq.middleware.naming import Naming
 from sytq.middleware.retry import RetryPolicy
 from sytq.middleware.sentry import SentryReports
 from sytq.operate import Operator
-from sytq.plugin import Registry, TaskType
+from sytq.plugin import TaskType
+from sytq.registry import Registry
 from sytq.scrape import Scrape
 from sytq.submit import Submitter
 from sytq.timetable import Timetable

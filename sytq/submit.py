@@ -22,7 +22,8 @@ from sytq.http import Guard
 from sytq.ids import derived_id, new_id
 from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.models import Task
-from sytq.plugin import Death, Registry, encode
+from sytq.plugin import Death, encode
+from sytq.registry import Registry
 from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED
 from sytq.view import announcement
 

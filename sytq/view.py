@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from sytq.broker.inspection import Live
 from sytq.models import Attempt, Step, Task
-from sytq.plugin import Registry
+from sytq.registry import Registry
 
 
 class Progress(TypedDict):

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from sytq.context import Context, Services
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from tests.plugins.deliveries import settings, started
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sytq import config
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
-from sytq.plugin import Registry
+from sytq.registry import Registry
 
 TYPE = '''
 from pydantic import BaseModel

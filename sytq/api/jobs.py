@@ -20,7 +20,7 @@ from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.durations import format_duration
 from sytq.errors import InvalidInput, RedisUnavailable
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.states import DEAD, PRIORITIES, SUCCEEDED
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from sytq.api.quota import Quota
 from sytq.errors import InvalidInput
 from sytq.idempotency import Claim
 from sytq.ledger import NewTask
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.submit import Submitter
 
 log = structlog.get_logger(__name__)

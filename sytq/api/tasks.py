@@ -23,7 +23,7 @@ from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput
 from sytq.ledger import Ledger, utcnow
 from sytq.models import Task
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
 
 #: Our states in contract A's words.

@@ -19,7 +19,7 @@ from sytq import logs
 from sytq.config import Settings, load
 from sytq.config.urls import ignored_parameters
 from sytq.errors import ConfigError
-from sytq.plugin import Registry
+from sytq.registry import Registry
 
 app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 

@@ -16,7 +16,7 @@ from sytq.db import read
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.ledger import Ledger
 from sytq.models import UniqueKey
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.submit import Submitter
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,7 @@ from sytq.errors import InvalidInput
 from sytq.housekeeping.loop import LeasedLoop
 from sytq.ids import derived_id
 from sytq.meter import Counter
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.submit import Submitter
 from sytq.timetable import Timetable
 

@@ -30,7 +30,7 @@ from sytq.ids import derived_id
 from sytq.ledger import Ledger, NewTask
 from sytq.models import Task, UniqueKey
 from sytq.operate import Operator
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.states import DEAD, QUEUED, TERMINAL
 from sytq.streamqueue import STOP, Message, raw, read_message
 from sytq.submit import Submitter

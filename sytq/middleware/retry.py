@@ -34,7 +34,8 @@ from sytq.errors import (
     TimedOut,
     Waiting,
 )
-from sytq.plugin import Registry, TaskType, encode
+from sytq.plugin import TaskType, encode
+from sytq.registry import Registry
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ import pytest
 import sytq
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from tests.receiver import Receiver
 from tests.workers import Installation
 

@@ -21,7 +21,7 @@ from sytq.broker.redis import Redis
 from sytq.config import load
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable, TimedOut
 from sytq.middleware.retry import RetryPolicy, decide, describe, fingerprint
-from sytq.plugin import Registry
+from sytq.registry import Registry
 
 
 class Nothing(BaseModel):

@@ -21,7 +21,7 @@ from sytq.config import Settings
 from sytq.context import AsyncContext, Services
 from sytq.http import Client, Guard
 from sytq.middleware.retry import decide
-from sytq.plugin import Registry
+from sytq.registry import Registry
 
 LOOPBACK = Guard(["127.0.0.0/8"])
 TASK = "01890a5d-ac96-774b-bcce-b302099a8057"

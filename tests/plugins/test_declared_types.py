@@ -16,7 +16,7 @@ from sytq_plugins.command import arguments
 from sytq import Fail, Retry
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
 from tests.receiver import Receiver

@@ -11,7 +11,8 @@ from sytq import Retry
 from sytq.broker.delivery import Outcome
 from sytq.errors import InvalidInput
 from sytq.middleware import retry
-from sytq.plugin import Registry, TaskType
+from sytq.plugin import TaskType
+from sytq.registry import Registry
 from tests.plugins.deliveries import settings, started
 
 URL = "https://example.com/"

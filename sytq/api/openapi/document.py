@@ -14,7 +14,8 @@ from pydantic.json_schema import JsonSchemaMode
 import sytq
 from sytq.api.openapi.declared import NATIVE, OLD, Answer, JsonSchema, Operation
 from sytq.api.v2 import requests
-from sytq.plugin import Registry, TaskType
+from sytq.plugin import TaskType
+from sytq.registry import Registry
 
 _REF = "#/components/schemas/{model}"
 _ABOUT = """\

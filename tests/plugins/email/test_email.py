@@ -17,7 +17,7 @@ import pytest
 from sytq import Fail, Retry
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
-from sytq.plugin import Registry
+from sytq.registry import Registry
 from sytq.runtime import Runtime
 from tests.plugins.email.server import PEM, MailServer
 from tests.plugins.running import Run, runtime_of
