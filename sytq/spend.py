@@ -158,7 +158,13 @@ def release(task_id: str, before: int | None = None) -> None:
 
 
 def summary(
-    database: peewee.Database, by: str, *, since: dt.date | None = None, task_id: str | None = None, limit: int = 1000
+    database: peewee.Database,
+    by: str,
+    *,
+    since: dt.date | None = None,
+    task_id: str | None = None,
+    owner: str | None = None,
+    limit: int = 1000,
 ) -> list[dict[str, Any]]:
     """Calls, tokens and cost by one of GROUPS, the costliest first (days in order). `unknown` counts the calls whose
     cost is not known. Raises DatabaseUnavailable."""
@@ -176,6 +182,8 @@ def summary(
         query = query.where(SpendRow.day >= since.isoformat())
     if task_id is not None:
         query = query.where(SpendRow.task_id == task_id)
+    if owner is not None:
+        query = query.where(SpendRow.owner == owner)
     query = query.order_by(*(columns if by == "day" else [cost.desc(), *columns])).limit(limit)
     names = [*GROUPS[by], "calls", *Tokens.__slots__, "cost", "unknown"]
     rows: Any = query.tuples()

@@ -11,6 +11,7 @@ from typing import Any
 from sytq.api.openapi import contracts
 from sytq.api.v2 import answers as shapes
 from sytq.api.v2 import requests
+from sytq.spend import GROUPS
 from sytq.view import TaskDetail
 
 JsonSchema = dict[str, Any]
@@ -32,6 +33,18 @@ _QUERY: JsonSchema = {
     "description": "which tasks; see docs/query.md",
     "schema": {"type": "string", "maxLength": 2000},
     "examples": {"dead webhooks": {"value": "state:dead type:webhook age:>1h"}},
+}
+_BY: JsonSchema = {"name": "by", "in": "query", "schema": {"type": "string", "enum": ["", *GROUPS]}}
+_SINCE: JsonSchema = {
+    "name": "since",
+    "in": "query",
+    "description": "only the calls of that UTC day and later ones",
+    "schema": contracts.or_empty({"type": "string", "format": "date"}),
+}
+_SUMS: JsonSchema = {
+    "name": "limit",
+    "in": "query",
+    "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
 }
 _TOTAL: JsonSchema = {"name": "total", "in": "query", "schema": contracts.or_empty({"type": "boolean"})}
 _PAGE = (_QUERY, _LIMIT, _CURSOR, _TOTAL)
@@ -171,6 +184,10 @@ NATIVE = (
     Operation(
         "get", "/v2/dead/unreadable", "list_unreadable", "Messages that no worker could decode",
         {200: Answer("A page", shapes.UnreadablePage), 400: _BAD}, "tasks", parameters=(_LIMIT, _CURSOR),
+    ),
+    Operation(
+        "get", "/v2/spend", "spend", "What the calls of providers cost",
+        {200: Answer("The sums", shapes.Spend), 400: _BAD}, "service", parameters=(_BY, _SINCE, _SUMS),
     ),
     _list("types", "The task types, with the schemas of their payloads", shapes.Types),
     _list("queues", "The queues, with what waits and runs in them", shapes.Queues),

@@ -13,6 +13,7 @@ from sytq.api.v2.events import Events
 from sytq.api.v2.lists import Types, Unreadable, Whole
 from sytq.api.v2.onetask import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.operations import Operations
+from sytq.api.v2.spend import Spend
 from sytq.api.v2.tasks import Batch, Dead, Tasks
 
 
@@ -29,6 +30,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/operations", Operations(parts))
     app.add_route("/v2/dead", Dead(parts))
     app.add_route("/v2/dead/unreadable", Unreadable(parts))
+    app.add_route("/v2/spend", Spend(parts))
     app.add_route("/v2/types", Types(parts))
     app.add_route("/v2/queues", Whole("queues", parts.redis, partial(overview.queues, runtime)))
     app.add_route("/v2/workers", Whole("workers", parts.redis, partial(overview.workers, runtime)))

@@ -123,3 +123,28 @@ def test_another_method_is_a_405_problem(api: Api) -> None:
     reply = api.request("PUT", "/v2/tasks", {})
     assert (reply.status, reply.json["type"]) == (405, "urn:sytq:problem:method-not-allowed")
     assert reply.headers["allow"]
+
+
+def test_spend_is_summed(api: Api) -> None:
+    for day in (1, 2):
+        api.database.execute_sql(
+            "INSERT INTO sytq_spend (task_id, token, number, step, type, provider, model, day, outcome, reserved, cost,"
+            " prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, began_at) VALUES"
+            f" ('{day}', 1, 1, 'node-0', 'llm', 'p', 'm', '2026-07-0{day}', 'ok', 0,"
+            " 2000000000000, 10, 0, 0, 0, '2026-07-01 00:00:00')"
+        )
+    one = {"calls": 2, "prompt": 20, "cached": 0, "completion": 0, "reasoning": 0, "unknown": 0}
+    answer = get(api, "/v2/spend?by=model")
+    assert (answer["by"], answer["currency"]) == ("model", "USD")
+    (summed,) = answer["sums"]
+    assert float(summed.pop("cost")) == 4
+    assert summed == one | {"provider": "p", "model": "m"}
+    assert [entry["day"] for entry in get(api, "/v2/spend?since=2026-07-02")["sums"]] == ["2026-07-02"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [("by=colour", "by"), ("since=July", "since"), ("limit=0", "limit"), ("b=1", "b")]
+)
+def test_spend_names_what_is_wrong(api: Api, query: str, field: str) -> None:
+    reply = api.request("GET", f"/v2/spend?{query}")
+    assert (reply.status, reply.json["errors"][0]["field"]) == (400, field)
