@@ -49,9 +49,12 @@ def document(registry: Registry) -> JsonSchema:
         "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.items())),
-            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "bearerFormat": "sytq_<id>_<secret>"},
+                "basic": {"type": "http", "scheme": "basic"},
+            },
         },
-        "security": [{}, {"basic": []}],
+        "security": [{}, {"key": []}, {"basic": []}],
     }
 
 
