@@ -82,7 +82,9 @@ def test_connections_stay_within_the_documented_budget(
     machines: tuple[Installation, list[Machine]], own_redis: RedisServer, mysql_server: MySQLServer
 ) -> None:
     shared, apis = machines
-    tasks = [shared.submit("gentle", f"g{n}", seconds=1.0) for n in range(300)]
+    waiting = [shared.prepare("gentle", f"g{n}", seconds=3.0) for n in range(300)]
+    shared.runtime.submitter.submit(waiting)
+    tasks = [task.id for task in waiting]
     poll(lambda: sum(depth.running for depth in shared.runtime.inspection.queues()) > 100, message="many run")
     with own_redis.client() as client:
         redis = len(client.client_list())
