@@ -85,6 +85,8 @@ class Installation:
             "SYTQ_PLUGINS__PATHS": f'["{TRIALS}"]',
             "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "2s",
             "SYTQ_LOGGER__FORMAT": "json",
+            # Its tick, whenever the clock passes ten minutes, would be a task that a test did not submit.
+            "SYTQ_SCHEDULES__CLEANUP__ENABLED": "false",
             "PYTHONPATH": str(Path(__file__).parent.parent),
             **settings,
         }

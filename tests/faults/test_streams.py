@@ -88,7 +88,7 @@ def test_a_task_that_ended_elsewhere_is_not_run_again_when_its_messages_worker_d
     installation = make("gentle", seconds=1.5)
     # It has room for all the messages, and leaves all tasks but perhaps the first to others.
     holding = installation.start_worker(SYTQ_QUEUES__GENTLE='{"limit": 1}')
-    name = installation.runtime.inspection.workers()[0].name
+    name = poll(installation.runtime.inspection.workers, message="the first heartbeat")[0].name
     installation.start_worker(SYTQ_STREAMS="[]")  # runs tasks and reads no stream
     producer(installation).submit_tasks([(n, "periodic") for n in range(1, 21)])
     for n in range(1, 21):
@@ -108,7 +108,10 @@ def test_a_task_that_ended_elsewhere_is_not_run_again_when_its_messages_worker_d
     notes = installation.notes()
     assert {n for n in range(1, 21) if notes[f"start t{n}"] == 1} == elsewhere
     assert all(notes[f"end t{n}"] == 1 for n in range(1, 21))
-    poll(lambda: states(installation.runtime) == {"succeeded": 20}, message="each succeeds once")
+    poll(
+        lambda: states(installation.runtime) == {"succeeded": 20},
+        message=lambda: f"each succeeds once: {states(installation.runtime)}",
+    )
 
 
 def test_a_message_whose_task_ended_long_ago_is_only_acknowledged(make: Make, redis_client: redis.Redis) -> None:
