@@ -363,13 +363,12 @@ class AsyncContext(_Core):
     @contextlib.asynccontextmanager
     async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
         """As `Context.passage`, with `async with`."""
-        passage, way = self._passage(gates, units), self._services.broker.gates
+        passage, way = self._passage(gates, units), self._services.broker.turnstile
         try:
-            await self.blocking(way.enter, passage)
+            await way.enter(passage)
             yield passage
         finally:
-            # On its thread to the end, also when this task is cancelled, be it while it enters.
-            await asyncio.shield(self.blocking(way.leave, passage))
+            await way.leave(passage)
 
     async def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
         """As `Context.close_gate`."""

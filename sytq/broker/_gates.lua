@@ -130,9 +130,10 @@ local function is_alive(consumer)
   return freshness[consumer]
 end
 
--- Give up the places of starts that are over: the task ended, runs elsewhere by now, or its worker is silent.
+-- Give up the places of starts that are over: the task ended, runs elsewhere by now, or its worker is silent. Whether it
+-- looked: not twice at a moment.
 local function prune(g)
-  if g.is.pruned and now - g.is.pruned < 200 then return end
+  if g.is.pruned and now - g.is.pruned < 200 then return false end
   g.is.pruned = now
   local first, last = of(g.name)
   local found = redis.call('ZRANGEBYLEX', PLACES, g.is.cursor or first, last, 'LIMIT', 0, 100)
@@ -144,6 +145,7 @@ local function prune(g)
       redis.call('ZREM', PLACES, place)
     end
   end
+  return true
 end
 
 -- Probes that are still inside.
@@ -238,14 +240,14 @@ end
 local delayed = {}  -- queue -> its key
 local hastened = false
 
-local function queues(first_argument)
-  for a = first_argument, #ARGV do delayed[ARGV[a]] = KEYS[13 + a - first_argument] end
+local function queues(first, last)
+  for a = first, last do delayed[ARGV[a]] = KEYS[13 + a - first] end
 end
 
 -- Places become promises: for the first in line at `g` that fit through all their gates, at most `most`.
 local function serve(g, most)
   local first, last = of(g.name, '1')
-  for _ = 1, 50 do
+  for _ = 1, most + 50 do  -- some in line have gone
     local member = most > 0 and redis.call('ZRANGEBYLEX', LINE, first, last, 'LIMIT', 0, 1)[1]
     if not member then return end
     local id = member:match('^[^|]*|1|%d+|(.*)$')

@@ -24,6 +24,7 @@ from sytq.broker.gates import Gates
 from sytq.broker.keys import Keys
 from sytq.broker.limits import QueueLimit
 from sytq.broker.redis import Redis
+from sytq.broker.turnstile import Turnstile
 from sytq.broker.worker import WorkerProcess
 from sytq.errors import InvalidInput
 from sytq.states import NAME, PRIORITIES, WEIGHTS
@@ -94,6 +95,7 @@ class StreamsBroker(dramatiq.Broker):
         self._heartbeat = heartbeat
         super().__init__(middleware=middleware or [])
         self.gates = Gates(redis, self.keys, liveness, self.queues)
+        self.turnstile = Turnstile(self.gates)  # the way through them from the worker's event loop
         self.actor_options |= {"runner"}  # an async actor's coroutine function (see Lane)
 
     # -- as Dramatiq wants it

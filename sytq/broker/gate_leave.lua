@@ -1,13 +1,14 @@
--- A passage has ended: its places are free, what it learned is counted, and who waited for them is called. Harmless twice.
+-- Passages have ended: their places are free, what they learned is counted, and who waited for them is called. Harmless
+-- twice.
 -- KEYS as in _gates.lua, then the delayed sets of these queues
--- ARGV liveness_ms id token passage begun_ms outcome reserved units number_of_gates, gates..., queues...
+-- ARGV liveness_ms number_of_queues, queues..., then per passage: id token passage begun_ms outcome reserved units
+--      number_of_gates, gates...
 --      reserved: the units that enter reserved; units: the real ones
 -- -> {gate, state}... whose breaker changed
-local id, token, passage, at, outcome = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local reserved, units, last = tonumber(ARGV[7]), tonumber(ARGV[8]), 9 + tonumber(ARGV[9])
-queues(last + 1)
+local first = 3 + tonumber(ARGV[2])
+queues(3, first - 1)
 
-local function adapt(g)
+local function adapt(g, at, outcome)
   local is, most = g.is, limit(g)
   if outcome == 'ok' then
     -- A limit that nobody comes near proves nothing.
@@ -19,9 +20,9 @@ local function adapt(g)
   end
 end
 
-local changed = {}
-for a = 10, last do
-  local g = gate(ARGV[a])
+local changed, left = {}, {}
+
+local function leave(g, id, token, passage, at, outcome, reserved, units)
   local before = g.is.breaker
   local place = table.concat({ g.name, id, token, passage, int(at) }, '|')
   if redis.call('ZREM', PLACES, place) == 1 then
@@ -33,13 +34,25 @@ for a = 10, last do
     if outcome ~= 'ignored' then
       local took = now - at
       g.is.took = g.is.took and math.floor(g.is.took * 0.9 + took * 0.1) or took
-      if g.set.adaptive and g.set.running > 0 then adapt(g) end
+      if g.set.adaptive and g.set.running > 0 then adapt(g, at, outcome) end
     end
     judge(g, place, at, outcome)
   end
   if g.is.breaker ~= before then changed[#changed + 1] = { g.name, g.is.breaker } end
 end
-for a = 10, last do serve(gate(ARGV[a]), 2) end
+
+local a = first
+while a < #ARGV do
+  local last = a + 7 + tonumber(ARGV[a + 7])
+  for k = a + 8, last do
+    local g = gate(ARGV[k])
+    local reserved, units = tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
+    leave(g, ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3]), ARGV[a + 4], reserved, units)
+    left[g] = (left[g] or 0) + 1
+  end
+  a = last + 1
+end
+for g, places in pairs(left) do serve(g, 2 * places) end
 save()
 ring()
 return changed

@@ -3,7 +3,7 @@
 -- KEYS as in _gates.lua, then the delayed sets of these queues   ARGV liveness_ms most queues...
 -- -> {gates looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])
-queues(3)
+queues(3, #ARGV)
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', PROMISES, '-inf', int(now), 'LIMIT', 0, 100)) do
   local w = record(id)

@@ -7,6 +7,7 @@ Must not know what lies behind a gate.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -133,41 +134,64 @@ class Gates:
 
         Raises Waiting (no room), Lost (another start has the task) and RedisUnavailable; none uses an attempt.
         """
-        with passage.lock:
-            if not passage.gates or passage.over:
-                return
-            if (left := self._closed_until - time.monotonic()) > 0:
-                raise Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
-            answer = self._enter(passage)
-            if answer[0] == 3:
-                raise Lost(f"start {passage.token} of task {passage.task_id} no longer holds it")
-            if answer[0] == 2:
-                raise RedisUnavailable("Redis was emptied: what runs is not known yet")
-            if answer[0] == 0:
-                _, wait, name, why, closed = answer
-                factor, margin = _MARGIN
-                after = min(max(wait, 0) / 1000 * factor + margin, _LONGEST) * random.uniform(1, 1.1)  # noqa: S311
-                raise Waiting(after, reason=f"waiting for {name.decode()}: {why.decode()}", closed=bool(closed))
-            passage.begun_ms = int(answer[1])
-            self._inside[passage.id] = passage
+        (refusal,) = self.enter_all([passage])
+        if refusal is not None:
+            raise refusal
+
+    def enter_all(self, passages: Sequence[Passage]) -> list[Exception | None]:
+        """As `enter` for each of them, in this order and with one round trip; return what it would raise."""
+        with _held(passages):
+            ways = [passage for passage in passages if passage.gates and not passage.over]
+            refusals = dict(zip(ways, self._refusals(ways), strict=True)) if ways else {}
+            return [refusals.get(passage) for passage in passages]
+
+    def _refusals(self, passages: Sequence[Passage]) -> list[Exception | None]:
+        if (left := self._closed_until - time.monotonic()) > 0:
+            waiting = Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
+            return [waiting] * len(passages)
+        try:
+            answers = self._enter(passages)
+        except RedisUnavailable as error:
+            return [error] * len(passages)
+        return [self._refusal(*pair) for pair in zip(passages, answers, strict=True)]
+
+    def _refusal(self, passage: Passage, answer: Any) -> Exception | None:
+        if answer[0] == 3:
+            return Lost(f"start {passage.token} of task {passage.task_id} no longer holds it")
+        if answer[0] == 0:
+            _, wait, name, why, closed = answer
+            factor, margin = _MARGIN
+            after = min(max(wait, 0) / 1000 * factor + margin, _LONGEST) * random.uniform(1, 1.1)  # noqa: S311
+            return Waiting(after, reason=f"waiting for {name.decode()}: {why.decode()}", closed=bool(closed))
+        passage.begun_ms = int(answer[1])
+        self._inside[passage.id] = passage
+        return None
 
     def leave(self, passage: Passage) -> None:
         """Give the places back and count how it went; harmless outside.
 
         When Redis does not answer the places are free once the task's start has ended, and the result is not counted.
         """
-        with passage.lock:
-            passage.over = True
-            if passage.begun_ms is None:
+        self.leave_all([passage])
+
+    def leave_all(self, passages: Sequence[Passage]) -> None:
+        """As `leave` for each of them, with one round trip."""
+        with _held(passages):
+            args: list[Any] = []
+            for passage in passages:
+                passage.over = True
+                if passage.begun_ms is None:
+                    continue
+                args += [passage.task_id, passage.token, passage.id, passage.begun_ms, passage.outcome]
+                args += [passage.reserved, passage.units, len(passage.gates), *(gate.name for gate in passage.gates)]
+                passage.begun_ms = None
+                del self._inside[passage.id]
+            if not args:
                 return
-            begun, passage.begun_ms = passage.begun_ms, None
-            del self._inside[passage.id]
             queues = list(self._queues)
             names = [*self._names, *map(self._keys.delayed, queues)]
-            args: list[Any] = [self._liveness_ms, passage.task_id, passage.token, passage.id, begun, passage.outcome]
-            args += [passage.reserved, passage.units, len(passage.gates), *(gate.name for gate in passage.gates)]
             try:
-                changes = self._redis.call("gate_leave", names, args + queues)
+                changes = self._redis.call("gate_leave", names, [self._liveness_ms, len(queues), *queues, *args])
             except RedisUnavailable as error:
                 log.warning("left a gate without saying so: Redis does not answer", error=str(error))
                 return
@@ -181,16 +205,20 @@ class Gates:
         for passage in list(self._inside.values()):
             with passage.lock:
                 if passage.begun_ms is not None:
-                    entered, *begun = self._enter(passage, force=True)
+                    ((entered, *begun),) = self._enter([passage], force=True)
                     if entered == 1:
                         passage.begun_ms = int(begun[0])
 
-    def _enter(self, passage: Passage, *, force: bool = False) -> Any:
-        args: list[Any] = [self._liveness_ms, self.epoch() or b"", int(force), passage.task_id, passage.token]
-        args += [passage.created, passage.reserved, passage.id]
-        for gate in passage.gates:
-            args += [gate.name, _settings(gate)]
-        return self._redis.call("gate_enter", self._names, args)
+    def _enter(self, passages: Sequence[Passage], *, force: bool = False) -> Any:
+        args: list[Any] = [self._liveness_ms, self.epoch() or b"", int(force)]
+        for passage in passages:
+            args += [passage.task_id, passage.token, passage.created, passage.reserved, passage.id, len(passage.gates)]
+            for gate in passage.gates:
+                args += [gate.name, _settings(gate)]
+        answers = self._redis.call("gate_enter", self._names, args)
+        if not answers:
+            raise RedisUnavailable("Redis was emptied: what runs is not known yet")
+        return answers
 
     def pause(self, name: str, by: str, why: str, *, seconds: float | None = None, person: bool = True) -> bool:
         """Let no task through a gate until `open`, or for `seconds`; False when it was paused already.
@@ -212,6 +240,14 @@ class Gates:
     @property
     def _liveness_ms(self) -> int:
         return int(self._liveness * 1000)
+
+
+@contextlib.contextmanager
+def _held(passages: Iterable[Passage]) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        for passage in passages:
+            held.enter_context(passage.lock)
+        yield
 
 
 def gate_keys(keys: Keys) -> list[str]:

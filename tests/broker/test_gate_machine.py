@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from sytq import Gate, Passage, Retry
+from sytq import Gate, Passage
 from sytq.states import TERMINAL
 from tests.broker.gateplay import Play
 from tests.servers import poll
@@ -56,23 +56,22 @@ class Life:
 
     def enter(self) -> None:
         ready = sorted(self.play.started.keys() - self.inside.keys() - self.refused)
-        if not ready:
-            return
-        name = self.random.choice(ready)
-        passage = self.play.passage(name, *self.wants[name])
-        try:
-            self.play.gates.enter(passage)
-        except Retry:
-            self.refused.add(name)
-            if self.random.random() < 0.7:
-                self.settle_refused(name)
-            return
-        if self.random.random() < 0.1:
-            self.play.gates._enter(passage)  # the reply was lost
-        self.inside[name] = passage
-        assert passage.begun_ms
-        for gate in passage.gates:
-            self.begun[gate.name].append(passage.begun_ms)
+        names = self.random.sample(ready, min(len(ready), self.random.randint(1, 3)))
+        passages = [self.play.passage(name, *self.wants[name]) for name in names]
+        refusals = self.play.gates.enter_all(passages)
+        entered = [passage for passage in passages if passage.begun_ms]
+        if entered and self.random.random() < 0.1:
+            self.play.gates._enter(entered)  # the reply was lost
+        for name, passage, refusal in zip(names, passages, refusals, strict=True):
+            if refusal is not None:
+                self.refused.add(name)
+                if self.random.random() < 0.7:
+                    self.settle_refused(name)
+                continue
+            self.inside[name] = passage
+            assert passage.begun_ms
+            for gate in passage.gates:
+                self.begun[gate.name].append(passage.begun_ms)
 
     def settle_refused(self, name: str) -> None:
         self.refused.discard(name)
@@ -81,14 +80,15 @@ class Life:
             assert worker in self.dead
 
     def leave(self) -> None:
-        if not self.inside:
-            return
-        name = self.random.choice(sorted(self.inside))
-        passage = self.inside.pop(name)
+        names = self.random.sample(sorted(self.inside), min(len(self.inside), self.random.randint(1, 3)))
+        passages = [self.inside.pop(name) for name in names]
+        for passage in passages:
+            passage.report(self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
         if self.random.random() < 0.8:  # else Redis did not hear of it
-            self.play.leave(passage, self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
-        if self.random.random() < 0.8:
-            self.play.settle(name)
+            self.play.gates.leave_all(passages)
+        for name in names:
+            if self.random.random() < 0.8:
+                self.play.settle(name)
 
     def kill(self) -> None:
         worker = f"w{self.workers - 3}"
