@@ -236,17 +236,19 @@ class Ledger:
 
         return read(self.database, work)
 
-    def unfinished(self, after: str, limit: int) -> list[Task]:
-        """Return up to `limit` tasks that have not ended, in id order from behind `after`."""
-        query = Task.select().where(Task.state.in_(UNFINISHED), Task.id > after).order_by(Task.id).limit(limit)
-        return read(self.database, lambda: list(query))
+    def unfinished(self, after: str, limit: int) -> list[str]:
+        """Return the ids of up to `limit` tasks that have not ended, in their order from behind `after`."""
+        query = Task.select(Task.id).where(Task.state.in_(UNFINISHED), Task.id > after).order_by(Task.id).limit(limit)
+        return read(self.database, lambda: [task.id for task in query])
 
-    def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[Task]:
-        """Return tasks never started that were created from `since` on, oldest first; of that moment those with ids
-        behind `after`."""
+    def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
+        """Return ids and times of tasks never started that were created from `since` on, oldest first; of that moment
+        those with ids behind `after`."""
         later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
-        query = Task.select().where(Task.state.in_((QUEUED, SCHEDULED)), Task.created_at >= since, later)
-        return read(self.database, lambda: list(query.order_by(Task.created_at, Task.id).limit(limit)))
+        query = Task.select(Task.id, Task.created_at)
+        query = query.where(Task.state.in_((QUEUED, SCHEDULED)), Task.created_at >= since, later)
+        found: Any = query.order_by(Task.created_at, Task.id).limit(limit).tuples()
+        return read(self.database, lambda: list(found))
 
     def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
         """Return those of `ids` that have not ended by now."""

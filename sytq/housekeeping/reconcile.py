@@ -65,26 +65,26 @@ class Reconciler(LeasedLoop):
         entered = 0
         since, after = utcnow() - _NEW, ""
         for _ in range(_NEW_PAGES):
-            rows = self._ledger.newcomers(since, after, _PAGE)
-            entered += self._enter(rows)
-            if len(rows) < _PAGE:
+            found = self._ledger.newcomers(since, after, _PAGE)
+            entered += self._enter([task_id for task_id, _ in found])
+            if len(found) < _PAGE:
                 break
-            since, after = rows[-1].created_at, rows[-1].id
+            after, since = found[-1]
         page = self._ledger.unfinished(self._cursor, _PAGE)
         entered += self._enter(page)
-        self._cursor = page[-1].id if len(page) == _PAGE else ""
+        self._cursor = page[-1] if len(page) == _PAGE else ""
         # While things are missing (Redis was emptied) it goes on at once.
         return 0.0 if entered and self._cursor else _INTERVAL
 
-    def _enter(self, rows: list[Task]) -> int:
-        if not rows:
+    def _enter(self, ids: list[str]) -> int:
+        if not ids:
             return 0
         seconds, micros = self.redis.ask("TIME")
-        known = self._inspection.live([row.id for row in rows])
-        missing = [row.id for row in rows if row.id not in known]
+        known = self._inspection.live(ids)
+        missing = [task_id for task_id in ids if task_id not in known]
         if not missing:
             return 0
-        # Read again after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
+        # Read after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
         # What is known now is good for as long as the marks of finished tasks stay, and no longer.
         good = self._carriable(self._ledger.still_unfinished(missing))
         not_after = int(seconds * 1000 + micros // 1000) + KEEP_MS // 2
