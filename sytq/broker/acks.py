@@ -107,7 +107,10 @@ class Acks(threading.Thread):
                 self._event(run, outcome, attempts),
                 run.body,
                 int(run.queue_name in self._limited),
-                self._event(run, Outcome("cancelled", error=cancellation(run)), attempts),
+                # Settled without being over, it ends so if it was to be cancelled.
+                self._event(run, Outcome("cancelled", error=cancellation(run)), attempts)
+                if outcome.kind in ("retry", "return")
+                else "",
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
