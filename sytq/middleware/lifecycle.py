@@ -6,6 +6,7 @@ Owns the order of start and stop, and the stop budget.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -42,6 +43,9 @@ class Lifecycle(Middleware):
         broker.start_worker(threads=worker.worker_threads, loop_places=self._settings.async_concurrency)
         logs.identify(worker_id=broker.worker.name)
         self._started()
+        # What was loaded stays: the collector need not go through it again and again.
+        gc.collect()
+        gc.freeze()
         log.info("worker started", queues=sorted(broker.queues))
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
