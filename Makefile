@@ -44,7 +44,7 @@ openapi: setup-test ## renew docs/openapi.json
 	@SYTQ_CONFIG= $(BIN)/sytq openapi >docs/openapi.json
 
 audit: setup-test ## known vulnerabilities in the locked dependencies (asks the network)
-	@tools/audit $(BIN)/pip-audit
+	@$(BIN)/python tools/audit.py
 
 sbom: setup-test ## what the development environment consists of (CycloneDX, JSON)
 	@$(BIN)/python tools/sbom.py

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 #: What keys look like. Tests and examples make theirs up, so that they do not look so.
@@ -61,22 +66,55 @@ def test_the_search_finds(text: str) -> None:
     assert found(f"key = '{text}'")
 
 
-def audit(tmp_path: Path, said: str, code: int, **environ: str) -> subprocess.CompletedProcess[str]:
-    program = tmp_path / "pip-audit"
-    program.write_text(f"#!{sys.executable}\nimport sys\nprint({said!r})\nsys.exit({code})\n")
-    program.chmod(0o755)
-    return subprocess.run(
-        [str(ROOT / "tools/audit"), str(program)], capture_output=True, text=True, env=os.environ | environ, timeout=60
+class Osv(http.server.BaseHTTPRequestHandler):
+    """A vulnerability database that knows something of `jinja2`, nothing bad of others."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        package = asked["package"]
+        ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.4.1"}]}]
+        known = {"id": "PYSEC-1", "summary": "s", "affected": [{"package": package, "ranges": ranges}]}
+        body = json.dumps({"vulns": [known]} if package["name"] == "jinja2" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def osv() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Osv)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1/query"
+    server.shutdown()
+    server.server_close()
+
+
+def audit(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The real pip-audit, as `make audit` runs it."""
+    command = [sys.executable, str(ROOT / "tools/audit.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environ, timeout=120)
+
+
+def test_the_audit_asks_about_every_locked_dependency(osv: str, tmp_path: Path) -> None:
+    done = audit(OSV_URL=osv)
+    count = len([line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line])
+    assert (done.returncode, done.stderr.count("PYSEC-1")) == (1, 1)
+    assert re.search(r"^jinja2 3\S+: PYSEC-1, mended in 2.4.1$", done.stderr, re.MULTILINE)
+    safe = tmp_path / "safe.lock"
+    safe.write_text(re.sub(r"(?mi)^jinja2.*\n", "", (ROOT / "requirements.lock").read_text()))
+    done = audit(safe, OSV_URL=osv)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"no known vulnerabilities in the {count - 1} dependencies of safe.lock\n",
     )
 
 
-def test_the_audit_fails_for_a_vulnerability_and_says_when_it_knows_nothing(tmp_path: Path) -> None:
-    vulnerable = json.dumps({"dependencies": [{"name": "x", "vulns": [{"id": "PYSEC-1"}]}]})
-    done = audit(tmp_path, vulnerable, 1)
-    assert done.returncode == 1
-    assert "PYSEC-1" in done.stderr
-    done = audit(tmp_path, "", 1)
-    assert done.returncode == 0
-    assert "nothing is known" in done.stderr
-    assert audit(tmp_path, "", 1, STRICT="1").returncode == 3
-    assert "no known" in audit(tmp_path, "{}", 0).stdout
+@pytest.mark.parametrize(("strict", "code"), [("", 0), ("1", 3)])
+def test_the_audit_says_when_it_knows_nothing(strict: str, code: int) -> None:
+    done = audit(OSV_URL=f"http://127.0.0.1:{free_port()}/v1/query", STRICT=strict)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "could not be asked about" in done.stderr
