@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 
 from sytq import config
 from sytq.runtime import build
+from tests.ops.kustomize import Broken, render
 from tests.ops.test_metrics import everything_imported, real, used  # noqa: F401 (a fixture that applies by itself)
 
 K8S = Path(__file__).parents[2] / "deploy/k8s"
@@ -70,32 +73,52 @@ def test_every_file_is_part_of_something_and_every_part_is_there() -> None:
     assert set(K8S.rglob("*.yaml")) == named
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
-def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) -> None:
-    programs = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
-    program = next((command for name, command in programs.items() if shutil.which(name)), None)
-    if program is None:  # no package of Debian has one that is new enough
-        pytest.skip("neither kubectl nor kustomize is installed")
-    done = subprocess.run([*program, str(overlay)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    made = list(yaml.safe_load_all(done.stdout))
+def built(overlay: Path) -> list[dict[str, Any]]:
+    """What is applied to the cluster. Raises where that cannot be."""
+    made = render(overlay)
     for document in made:
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", document["metadata"]["name"]), "no schema says so"
         if document["kind"] not in FOREIGN:
             validate(document)
+    return made
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) -> None:
+    made = built(overlay)
     deployments = {one["metadata"]["name"]: one for one in made if one["kind"] == "Deployment"}
     assert len(deployments) >= 2
+    selectors = []
     for one in deployments.values():
         labels = one["spec"]["template"]["metadata"]["labels"]
         assert one["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        selectors.append(one["spec"]["selector"]["matchLabels"])
+    assert all(selectors.count(one) == 1 for one in selectors), "nobody takes another's pods for its own"
     for budget in (one for one in made if one["kind"] == "PodDisruptionBudget"):
         chosen = budget["spec"]["selector"]["matchLabels"].items()
         assert [
             one for one in deployments.values() if chosen <= one["spec"]["template"]["metadata"]["labels"].items()
         ] == [deployments[budget["metadata"]["name"]]]
-    for scaled in (one for one in made if one["kind"] == "ScaledObject"):
+    for scaled in (one for one in made if one["kind"] in ("ScaledObject", "HorizontalPodAutoscaler")):
         target = scaled["spec"]["scaleTargetRef"]["name"]
         assert target == scaled["metadata"]["name"]
-        assert "replicas" not in deployments[target]["spec"], "KEDA's affair"
+        assert "replicas" not in deployments[target]["spec"], "the autoscaler's affair"
+    for policy in (one for one in made if one["kind"] == "NetworkPolicy"):
+        chosen = policy["spec"]["podSelector"]["matchLabels"].items()
+        held = [
+            name for name, one in deployments.items() if chosen <= one["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        assert held, "it holds for somebody"
+    # What pods refer to is part of it, but for the Secret of the overlay, which the operator makes.
+    there = {(one["kind"], one["metadata"]["name"]) for one in made} | {("Secret", "sytq")}
+    for owner in (one for one in made if one["kind"] in ("Deployment", "Job")):
+        pod = owner["spec"]["template"]["spec"]
+        needed = {("ConfigMap", one["configMap"]["name"]) for one in pod["volumes"] if "configMap" in one}
+        for container in (*pod.get("initContainers", []), *pod["containers"]):
+            needed |= {("Secret", one["secretRef"]["name"]) for one in container["envFrom"]}
+            assert {one["name"] for one in container["volumeMounts"]} <= {one["name"] for one in pod["volumes"]}
+            assert ":" in container["image"], "the overlay names a version"
+        assert needed <= there
     queues = [
         queue
         for one in deployments.values()
@@ -103,9 +126,49 @@ def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) ->
         if variable["name"] == "SYTQ_WORKER__QUEUES"
         for queue in json.loads(variable["value"])
     ]
-    if queues:
+    if overlay.name == "queues":
         ours = {declared.queue for declared in build(config.load(environ={})).registry}
         assert sorted(queues) == sorted(ours), "each queue in one group"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_kustomize_itself_makes_the_same(overlay: Path) -> None:
+    programs = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
+    program = next((command for name, command in programs.items() if shutil.which(name)), None)
+    if program is None:  # no package of Debian has one that is new enough
+        pytest.skip("neither kubectl nor kustomize is installed: the overlays were rendered by tests/ops/kustomize.py")
+    done = subprocess.run([*program, str(overlay)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+    def by_name(documents: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(one["kind"], one["metadata"]["name"]): one for one in documents}
+
+    assert by_name(yaml.safe_load_all(done.stdout)) == by_name(render(overlay))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("overlays/queues/kustomization.yaml", "rest]", "rets]"),
+        ("overlays/queues/kustomization.yaml", "llm, webhook", "llm, llm, webhook"),
+        ("overlays/queues/kustomization.yaml", "images:", "imgaes:"),
+        ("overlays/queues/kustomization.yaml", "name: sytq\n", "name: other\n"),
+        ("overlays/queues/llm/kustomization.yaml", "nameSuffix: -llm", "nameSuffix: -webhook"),
+        ("overlays/queues/llm/kustomization.yaml", "nameSuffix: -llm", "nameSuffix: -LLM_"),
+        ("overlays/queues/llm/kustomization.yaml", "kind: Deployment", "kind: StatefulSet"),
+        ("overlays/queues/llm/kustomization.yaml", "containers/0", "containers/1"),
+        ("overlays/queues/llm/kustomization.yaml", "path: /spec/replicas", "path: /spec/replica"),
+        ("overlays/queues/llm/kustomization.yaml", "value: {name: SYTQ_WORKER__QUEUES,", "value: {nam: SYTQ,"),
+        ("worker/worker.yaml", "containers:\n", "container:\n"),
+    ],
+)
+def test_a_broken_overlay_is_noticed(tmp_path: Path, file: str, old: str, new: str) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    text = (tmp_path / "k8s" / file).read_text()
+    assert old in text
+    (tmp_path / "k8s" / file).write_text(text.replace(old, new, 1))
+    with pytest.raises((Broken, AssertionError, kubernetes_validate.ValidationError)):
+        built(tmp_path / "k8s/overlays/queues")
 
 
 def test_pods_have_no_rights_that_they_do_not_need() -> None:
