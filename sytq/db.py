@@ -28,13 +28,15 @@ _SECONDS = Histogram(
     "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
 )
 
-#: MySQL error codes that say the server is not to be reached (now).
-_MYSQL_AWAY = {0, 1040, 1053, 1129, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+#: MySQL error codes that say the server is not to be reached (now), or takes no writes: full, read-only.
+_MYSQL_AWAY = {0, 1021, 1040, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 #: Deadlock and lock wait timeout: the transaction was rolled back whole and may simply run again.
 _MYSQL_AGAIN = {1205, 1213}
 _SQLITE_AGAIN = ("database is locked", "database table is locked", "database is busy")
 _SQLITE_AWAY = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
 _TRIES = 6
+#: Seconds after which nothing is tried again: somebody waits, and each try may wait for a lock on its own.
+_ENOUGH = 10.0
 
 
 class _MySQLSession(peewee.MySQLDatabase):
@@ -152,6 +154,7 @@ def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callab
 
 
 def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
+    enough = time.monotonic() + _ENOUGH
     for again in range(_TRIES):
         try:
             with database.connection_context():
@@ -165,7 +168,7 @@ def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Call
             verdict = _verdict(error)
             if verdict == "other" or database.in_transaction():
                 raise  # inside another transaction the outermost one decides
-            if verdict == "away" or again == _TRIES - 1:
+            if verdict == "away" or again == _TRIES - 1 or time.monotonic() > enough:
                 raise DatabaseUnavailable(f"the database does not answer: {_brief(error)}") from error
         time.sleep(random.uniform(0, 0.02 * 2**again))  # noqa: S311
     raise AssertionError("unreachable")

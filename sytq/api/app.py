@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/startup", Health(sytq.__version__))
     app.add_route("/healthz/live", Live(sytq.__version__, acceptor))
-    app.add_route("/healthz/ready", Ready(parts.ledger.database, parts.inspection, sql, redis))
+    app.add_route("/healthz/ready", Ready(parts.ledger, parts.inspection, sql, redis))
     app.add_route("/metrics", Metrics(parts.scrape, redis))
     return app
 

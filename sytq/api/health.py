@@ -11,7 +11,6 @@ import datetime as dt
 
 import falcon
 import falcon.asgi
-import peewee
 import structlog
 
 from sytq.api import problems
@@ -19,6 +18,7 @@ from sytq.api.acceptor import Acceptor
 from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.ledger import Ledger
 from sytq.migrations import pending
 
 log = structlog.get_logger(__name__)
@@ -70,10 +70,10 @@ class Live(Health):
 
 
 class Ready:
-    """GET /healthz/ready: both stores answer and the tables are there; 503 says which does not."""
+    """GET /healthz/ready: both stores answer, the tables are there and take writes; 503 says which does not."""
 
-    def __init__(self, database: peewee.Database, inspection: Inspection, sql: Threads, redis: Threads) -> None:
-        self._database = database
+    def __init__(self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads) -> None:
+        self._ledger = ledger
         self._inspection = inspection
         self._sql = sql
         self._redis = redis
@@ -113,7 +113,9 @@ class Ready:
 
     async def _database_word(self) -> str:
         try:
-            missing = await self._sql.run(pending, self._database)
+            missing = await self._sql.run(pending, self._ledger.database)
+            if not missing:  # a locked table or file, or a former primary, is read as ever
+                await self._sql.run(self._ledger.try_write)
         except DatabaseUnavailable:
             return "does not answer"
         return f"migrations pending: {', '.join(missing)} (run `sytq db migrate`)" if missing else "ok"
