@@ -1,0 +1,133 @@
+"""Two releases of sytq side by side: their source, and the processes that each is started with.
+
+Owns where the previous release comes from. Must not know what is tested with it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import http.client
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers import free_port, poll
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A source tree that runs with this interpreter's packages."""
+
+    name: str
+    folder: Path
+
+    def environ(self, settings: dict[str, str]) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
+        return ours | settings | {"PYTHONPATH": str(self.folder)}
+
+    def run(self, settings: dict[str, str], *arguments: str) -> str:
+        """A command of this release, to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "sytq.cli", *arguments],
+            env=self.environ(settings),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+def this() -> Release:
+    return Release("this", ROOT)
+
+
+def previous(folder: Path) -> Release:
+    """The release that tests/previous-release names, out of git's history. Skips where that is not there."""
+    lines = (ROOT / "tests/previous-release").read_text().splitlines()
+    (ref,) = (line for line in lines if line and line[0] != "#")
+    known = subprocess.run(["git", "cat-file", "-e", f"{ref}^{{commit}}"], cwd=ROOT, capture_output=True)
+    if known.returncode:
+        pytest.skip(
+            f"{ref} is not in this clone, so the previous release cannot be run: `git fetch --unshallow --tags`"
+        )
+    packed = subprocess.run(
+        ["git", "archive", ref, "sytq", "plugins", "setup.cfg"], cwd=ROOT, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+    # As if it were installed there: the name of its plugins, and which of them are to be loaded.
+    (folder / "sytq_plugins").symlink_to("plugins")
+    metadata = configparser.ConfigParser()
+    metadata.read(folder / "setup.cfg")
+    egg = folder / "sytq-0.egg-info"
+    egg.mkdir()
+    (egg / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: sytq\nVersion: 0\n")
+    plugins = metadata["options.entry_points"]["sytq.plugins"].strip()
+    (egg / "entry_points.txt").write_text(f"[sytq.plugins]\n{plugins}\n")
+    return Release("previous", folder)
+
+
+class Process:
+    """`sytq api` or `sytq worker` of a release."""
+
+    def __init__(self, release: Release, what: str, settings: dict[str, str], folder: Path) -> None:
+        self.release = release
+        self.port = free_port()
+        self.log = folder / f"{release.name}-{what}-{self.port}.log"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sytq.cli", what],
+            env=release.environ(settings | {"SYTQ_API__PORT": str(self.port)}),
+            cwd=release.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        up = self._answers if what == "api" else lambda: "worker started" in self.text()
+        poll(lambda: self._process.poll() is not None or up(), timeout=60, interval=0.1, message=self.text)
+        assert self._process.poll() is None, self.text()
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def children(self) -> set[str]:
+        """Process ids of its worker processes."""
+        pid = self._process.pid
+        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+    def post(self, path: str, body: object) -> tuple[int, object]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._process.terminate()
+        assert self._process.wait(60) == 0, self.text()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, 9)
+        self._process.wait(10)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/healthz/live")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
