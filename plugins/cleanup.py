@@ -1,7 +1,8 @@
 """Task type `cleanup`: what is finished and older than its retention leaves the ledger and the disk.
 
 Owns the retentions, the order of deletion and its batches. What is old is looked for without any lock; a transaction
-deletes one batch by its keys. Must not touch a task that has not ended, nor a caller's table.
+deletes one batch by its keys. Must not touch a task that has not ended or that an unfinished one may
+still read, nor a caller's table.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from sytq.config.types import Name
 from sytq.durations import Duration
 from sytq.idempotency import KEPT
 from sytq.ledger import utcnow
-from sytq.models import Attempt, Step, Task
+from sytq.models import Attempt, Step, Task, Wait
 from sytq.states import TERMINAL
+from sytq.workflow import needed
 
 _BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
 _YEAR = 365 * 86400.0
@@ -99,25 +101,29 @@ def _old_tasks(ctx: Context, payload: Cleanup, now: dt.datetime) -> Iterator[pee
 
 def _tasks(ctx: Context, condition: peewee.Expression, dry_run: bool) -> int:
     if dry_run:
-        return ctx.read(lambda database: int(Task.select().where(condition).count(database)))
+        return ctx.read(lambda database: int(Task.select().where(condition, ~needed()).count(database)))
     deleted = 0
     last: dt.datetime | None = None
     while True:
         # From where the last batch ended: what is kept longer is not looked at again for each batch.
         later = condition & (Task.finished_at >= last) if last else condition
-        query = Task.select(Task.id, Task.finished_at).where(later).order_by(Task.finished_at).limit(_BATCH)
+        query = Task.select(Task.id, Task.finished_at).where(later, ~needed()).order_by(Task.finished_at).limit(_BATCH)
         rows = ctx.read(lambda database, query=query: list(query.execute(database)))  # type: ignore[misc]
         if not rows:
             return deleted
         last, ids = rows[-1].finished_at, [row.id for row in rows]
 
         def delete(tx: Any, ids: list[str] = ids) -> int:
+            # Somebody may have begun to wait for one since.
+            free = Task.select(Task.id).where(Task.id.in_(ids), Task.state.in_(TERMINAL), ~needed())
+            ids = [row.id for row in free.execute(tx.database)]
             gone = Task.delete().where(Task.id.in_(ids), Task.state.in_(TERMINAL)).execute(tx.database)
             # A task that was replayed since keeps what belongs to it.
             kept = {row.id for row in Task.select(Task.id).where(Task.id.in_(ids)).execute(tx.database)}
             ids = [id for id in ids if id not in kept]
             Attempt.delete().where(Attempt.task_id.in_(ids)).execute(tx.database)
             Step.delete().where(Step.task_id.in_(ids)).execute(tx.database)
+            Wait.delete().where(Wait.task_id.in_(ids)).execute(tx.database)
             return int(gone)
 
         deleted += ctx.transaction(delete)

@@ -4,11 +4,13 @@ Owns nothing but the list of public names.
 """
 
 from sytq.broker.gates import Breaker, Gate, Passage
-from sytq.context import AsyncContext, Context, Transaction
+from sytq.context import AsyncContext, Context
 from sytq.errors import Cancelled, Fail, Lost, Retry, Waiting
 from sytq.meter import Counter, Histogram
 from sytq.plugin import Backoff, Death, TaskType, task
 from sytq.schedule import Schedule
+from sytq.transaction import Transaction
+from sytq.tree import Outcome
 
 __all__ = [
     "AsyncContext",
@@ -22,6 +24,7 @@ __all__ = [
     "Gate",
     "Histogram",
     "Lost",
+    "Outcome",
     "Passage",
     "Retry",
     "Schedule",

@@ -14,7 +14,7 @@ import functools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import peewee
 import structlog
 from dramatiq.middleware import TimeLimit
+from typing_extensions import Unpack
 
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
@@ -31,13 +32,14 @@ from sytq.db import read
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
 from sytq.history import History
 from sytq.http import BlockingClient, Client
-from sytq.ids import derived_id
-from sytq.ledger import Ledger, NewTask, utcnow
+from sytq.ledger import Ledger, utcnow
 from sytq.models import Step, Task
 from sytq.operate import Operator
 from sytq.plugin import TaskType, encode
 from sytq.states import RUNNING
 from sytq.submit import Submitter
+from sytq.transaction import Child, Transaction
+from sytq.tree import Outcome, outcomes
 
 T = TypeVar("T")
 
@@ -59,35 +61,6 @@ class Services:
     client: Client
     blocking_client: BlockingClient
     threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
-
-
-class Transaction:
-    """Inside `ctx.transaction`: the database, and tasks that exist exactly if the transaction commits."""
-
-    def __init__(self, context: _Core) -> None:
-        self._context = context
-        self.database: peewee.Database = context._services.ledger.database
-        self.tasks: list[NewTask] = []
-
-    def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
-        """Insert a task and return its id; the same `key` of the same parent is one task, however often it runs."""
-        parent = self._context.id
-        new = self._context._services.submitter.prepare(
-            type_name,
-            payload,
-            id=derived_id(parent, key),
-            run_at=run_at,
-            parent=parent,
-            request_id=self._context.request_id,
-            traceparent=self._context.traceparent,
-        )
-        # A run before this one may have made it, with another payload even; that one is what was promised.
-        if Task.get_or_none(Task.id == new.id) is not None:
-            return new.id
-        standing = self._context._services.ledger.insert([new])
-        if new.id not in standing:
-            self.tasks.append(new)
-        return standing.get(new.id, new.id)
 
 
 class _Core:
@@ -169,12 +142,16 @@ class _Core:
 
         def guarded() -> T:
             nonlocal transaction
-            transaction = Transaction(self)  # anew at each try: a deadlock runs the whole again
+            # Anew at each try: a deadlock runs the whole again.
+            transaction = Transaction(self._services.ledger, self._services.submitter, self._delivery)
             return work(transaction)
 
         value = self._services.ledger.fenced(self.id, self.token, guarded)
         assert transaction is not None
         self._services.submitter.dispatch(transaction.tasks)
+        if awaited := [on_id for task in transaction.tasks for on_id in task.after]:
+            with contextlib.suppress(DatabaseUnavailable):  # then the reconciler sees those that had ended before
+                self._services.submitter.record((), awaited)
         return value
 
     def _read(self, work: Callable[[peewee.Database], T]) -> T:
@@ -245,9 +222,17 @@ class Context(_Core):
         """Run `work(database)`, which only reads, on one connection without a transaction; it may run several times."""
         return self._read(work)
 
-    def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
-        """Submit a child task and return its id. Errors as `transaction`."""
-        return self._transaction(lambda tx: tx.enqueue(type_name, payload, key=key, run_at=run_at))
+    def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
+        """Submit a child task and return its id, as `Transaction.enqueue`. Errors as `transaction`."""
+        return self._transaction(lambda tx: tx.enqueue(type_name, payload, **options))
+
+    def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
+        """Submit a child task for each key and payload and return their ids. Errors as `transaction`."""
+        return self._transaction(lambda tx: tx.enqueue_many(type_name, payloads))
+
+    def outcomes(self) -> list[Outcome]:
+        """How the tasks have ended that this one waited for (its `after`), in that order."""
+        return self._read(lambda database: outcomes(self.id))
 
     @contextlib.contextmanager
     def passage(self, *gates: Gate, units: int = 0) -> Iterator[Passage]:
@@ -356,9 +341,17 @@ class AsyncContext(_Core):
         """As `Context.read`; `work` is a plain function and runs on a thread."""
         return await self.blocking(self._read, work)
 
-    async def enqueue(self, type_name: str, payload: object, *, key: str, run_at: dt.datetime | None = None) -> str:
+    async def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
         """As `Context.enqueue`."""
-        return await self.transaction(lambda tx: tx.enqueue(type_name, payload, key=key, run_at=run_at))
+        return await self.transaction(lambda tx: tx.enqueue(type_name, payload, **options))
+
+    async def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
+        """As `Context.enqueue_many`."""
+        return await self.transaction(lambda tx: tx.enqueue_many(type_name, payloads))
+
+    async def outcomes(self) -> list[Outcome]:
+        """As `Context.outcomes`."""
+        return await self.read(lambda database: outcomes(self.id))
 
     @contextlib.asynccontextmanager
     async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:

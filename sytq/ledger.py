@@ -10,11 +10,12 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import peewee
 
+from sytq import workflow
 from sytq.changes import Change, write_attempts, write_states
 from sytq.db import execute_many, is_mysql, marks, read, transact
 from sytq.errors import Lost
@@ -36,7 +37,10 @@ def from_ms(ms: int) -> dt.datetime:
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC."""
+    """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC.
+
+    One with `after` is held until those tasks, which are there or inserted with it, have ended (see `sytq.workflow`).
+    """
 
     id: str
     type: str
@@ -54,6 +58,8 @@ class NewTask:
     callback: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    after: tuple[str, ...] = ()
+    on_failure: workflow.OnFailure = "cancel"
     retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
     made: float = field(default_factory=time.monotonic, compare=False)
 
@@ -88,7 +94,8 @@ class Ledger:
     def insert(self, tasks: Iterable[NewTask]) -> dict[str, str]:
         """Insert `tasks` inside the caller's transaction; one that is there already stays as it is.
 
-        A task whose unique key an unfinished task has is not inserted: returned as its id -> that task's id.
+        A task whose unique key an unfinished task has is not inserted: returned as its id -> that task's id. What was
+        to come after it comes after that one. Raises InvalidInput for an `after` that is no task.
         """
         tasks = list(tasks)
         keys = {task.id: task.unique_key for task in tasks if task.unique_key}
@@ -96,10 +103,10 @@ class Ledger:
             there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(keys)))}
             keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
         standing = self.claim(keys)
-        tasks = [task for task in tasks if task.id not in standing]
+        tasks = [_behind(task, standing) if standing else task for task in tasks if task.id not in standing]
         columns = (
             "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host, ordering_key,"
-            " unique_key, metadata, callback, request_id, traceparent"
+            " unique_key, metadata, callback, request_id, traceparent, held"
         )
         rows = [
             (
@@ -107,7 +114,7 @@ class Ledger:
                 task.type,
                 task.queue,
                 task.priority,
-                SCHEDULED if task.run_at else QUEUED,
+                SCHEDULED if task.run_at or task.after else QUEUED,
                 task.payload,
                 task.max_attempts,
                 task.run_at,
@@ -120,14 +127,17 @@ class Ledger:
                 task.callback,
                 task.request_id,
                 task.traceparent,
+                task.on_failure if task.after else None,
             )
             for task in tasks
         ]
         # Plain placeholders only: PyMySQL sends anything else row by row.
         tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
         execute_many(
-            self.database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(self.database, 17)}) {tail}", rows
+            self.database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(self.database, 18)}) {tail}", rows
         )
+        if waits := {task.id: task.after for task in tasks if task.after}:
+            workflow.hold(self.database, waits)
         return standing
 
     def try_write(self) -> None:
@@ -210,7 +220,8 @@ class Ledger:
         query = (
             me.select(other.id, other.state, other.scheduled_at, other.started_at)
             .join(other, on=(other.ordering_key == me.ordering_key) & earlier)
-            .where(me.id == task_id, other.state.in_(UNFINISHED))
+            # One that is held may wait for this one.
+            .where(me.id == task_id, other.state.in_(UNFINISHED), other.held.is_null())
             .order_by(other.created_at, other.id)
             .limit(limit)
             .objects(Task)
@@ -241,16 +252,18 @@ class Ledger:
         return read(self.database, work)
 
     def unfinished(self, after: str, limit: int) -> list[str]:
-        """Return the ids of up to `limit` tasks that have not ended, in their order from behind `after`."""
-        query = Task.select(Task.id).where(Task.state.in_(UNFINISHED), Task.id > after).order_by(Task.id).limit(limit)
+        """Return the ids of up to `limit` tasks that have not ended and may run, in their order from behind `after`."""
+        may_run = Task.state.in_(UNFINISHED), Task.held.is_null(), Task.id > after
+        query = Task.select(Task.id).where(*may_run).order_by(Task.id).limit(limit)
         return read(self.database, lambda: [task.id for task in query])
 
     def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
-        """Return ids and times of tasks never started that were created from `since` on, oldest first; of that moment
-        those with ids behind `after`."""
+        """Return ids and times of tasks never started (and not held) that were created from `since` on, oldest first; of
+        that moment those with ids behind `after`."""
         later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
         query = Task.select(Task.id, Task.created_at)
-        query = query.where(Task.state.in_((QUEUED, SCHEDULED)), Task.created_at >= since, later)
+        may_start = Task.state.in_((QUEUED, SCHEDULED)), Task.held.is_null()
+        query = query.where(*may_start, Task.created_at >= since, later)
         found: Any = query.order_by(Task.created_at, Task.id).limit(limit).tuples()
         return read(self.database, lambda: list(found))
 
@@ -261,11 +274,17 @@ class Ledger:
 
     # -- what the recorder writes
 
-    def record(self, changes: Sequence[Change], also: Callable[[list[Task]], None] | None = None) -> None:
+    def record(
+        self,
+        changes: Sequence[Change],
+        follow: Callable[[list[Task]], list[NewTask]] = lambda rows: [],
+        ended: Sequence[str] = (),
+    ) -> list[NewTask | Task]:
         """Write a batch of events in one transaction, the latest state of each task once; repeating it is harmless.
 
-        `also` gets those tasks of the batch whose recorded end others wait to hear of: they are dead or cancelled, or
-        have a callback. It may insert what follows from that.
+        `follow` gets those tasks whose recorded end others wait to hear of (they are dead or cancelled, or have a
+        callback) and says which tasks come of it. Those who wait for a task that ended by this batch, or is one of
+        `ended`, are told. Returns the tasks to dispatch: what follows, and what waited and may run.
         """
         latest: dict[str, Change] = {}
         for change in changes:
@@ -273,19 +292,40 @@ class Ledger:
             if seen is None or (change.token, change.state != RUNNING) >= (seen.token, seen.state != RUNNING):
                 latest[change.id] = change
 
-        def work() -> None:
+        def work() -> list[NewTask | Task]:
             write_attempts(self.database, [c for c in changes if c.state == RUNNING or (c.token and c.outcome)])
-            write_states(self.database, list(latest.values()))
-            ended = [c.id for c in latest.values() if c.state in TERMINAL]
-            if ended:
-                told = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
-                finished = Task.select(Task.id, told.alias("told")).where(Task.id.in_(ended), Task.state.in_(TERMINAL))
-                rows: Any = list(finished.tuples())
-                UniqueKey.delete().where(UniqueKey.task_id.in_([task_id for task_id, _ in rows])).execute()
-                if also and (heard := [task_id for task_id, is_told in rows if is_told]):
-                    also(list(Task.select().where(Task.id.in_(heard))))
+            followers: list[NewTask] = []
+            ready: list[str] = []
+            states, over = list(latest.values()), list(ended)
+            while states or over:
+                write_states(self.database, states)
+                over += self._ended([c.id for c in states if c.state in TERMINAL], follow, followers)
+                freed = workflow.free(over, utcnow())
+                ready += freed.ready
+                # What is cancelled because of these ends has ended too, and others may wait for it.
+                states, over = freed.refused, []
+            self.insert(followers)
+            return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
 
-        transact(self.database, work)
+        return transact(self.database, work)
+
+    def _ended(
+        self, ids: list[str], follow: Callable[[list[Task]], list[NewTask]], followers: list[NewTask]
+    ) -> list[str]:
+        """Those of `ids` that have ended by their rows; `followers` gets what follows from that."""
+        if not ids:
+            return []
+        told = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
+        finished = Task.select(Task.id, told.alias("told")).where(Task.id.in_(ids), Task.state.in_(TERMINAL))
+        rows: Any = list(finished.tuples())
+        UniqueKey.delete().where(UniqueKey.task_id.in_([task_id for task_id, _ in rows])).execute()
+        if heard := [task_id for task_id, is_told in rows if is_told]:
+            followers += follow(list(Task.select().where(Task.id.in_(heard))))
+        return [task_id for task_id, _ in rows]
+
+    def overlooked(self, after: tuple[str, str], limit: int) -> tuple[list[str], tuple[str, str] | None]:
+        """As `workflow.overlooked`."""
+        return read(self.database, lambda: workflow.overlooked(after, limit))
 
     # -- what a running task writes
 
@@ -349,3 +389,11 @@ class Ledger:
         """Remove a step that failed with an answer, so that its next run does not count as interrupted. Raises Lost."""
         query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
         self.fenced(task_id, token, lambda: query.execute())
+
+
+def _behind(task: NewTask, standing: dict[str, str]) -> NewTask:
+    """The task, which comes after those that stand for the ones that it was to come after."""
+    if not task.after:
+        return task
+    after = tuple(standing.get(on_id, on_id) for on_id in task.after)
+    return replace(task, after=after, parent=standing.get(task.parent or "", task.parent))

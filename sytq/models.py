@@ -44,6 +44,7 @@ class Task(Model):
     unique_key = CharField(null=True)  # as in sytq_unique, for a replay
     request_id = CharField(null=True)
     traceparent = CharField(null=True)
+    held = CharField(null=True)  # waits for other tasks, by this rule: see sytq.workflow
     created_at = DateTimeField()
     revived_at = DateTimeField(null=True)  # when it was last replayed: its age counts from there
     scheduled_at = DateTimeField(null=True)
@@ -90,6 +91,19 @@ class Step(Model):
     class Meta:
         table_name = "sytq_steps"
         primary_key = CompositeKey("task_id", "name")
+
+
+class Wait(Model):
+    """That a task waits for another's end, at which place among those that it waits for; `ended` once it is told."""
+
+    task_id = CharField()
+    on_id = CharField()
+    place = IntegerField()
+    ended = IntegerField(default=0)
+
+    class Meta:
+        table_name = "sytq_waits"
+        primary_key = CompositeKey("task_id", "on_id")
 
 
 class ScheduleRow(Model):
@@ -251,6 +265,6 @@ class ValuationRecord(Model):
 
 
 MODELS = (
-    Task, Attempt, Step, ScheduleRow, Pause, UniqueKey, FailingHost, SpendRow, BudgetRow, ApiKey, AuditEntry,
+    Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, FailingHost, SpendRow, BudgetRow, ApiKey, AuditEntry,
     Idempotency, ValuationRecord,
 )  # fmt: skip

@@ -10,16 +10,18 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from sytq.broker.operations import Operations
 from sytq.changes import Change
 from sytq.db import read, transact
 from sytq.errors import InvalidInput
 from sytq.ledger import Ledger, utcnow
-from sytq.models import Attempt, Pause, Step, Task
+from sytq.models import Attempt, Pause, Step, Task, Wait
 from sytq.registry import Registry
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from sytq.submit import Submitter
+from sytq.workflow import OnFailure, inner, needed, reopen
 
 _BATCH = 500
 
@@ -69,22 +71,28 @@ class Operator:
     def replay(self, ids: Sequence[str]) -> int:
         """Run dead or cancelled tasks again, with all their attempts before them; return how many.
 
-        One whose unique key another unfinished task has by now stays as it is.
+        One whose unique key another unfinished task has by now stays as it is. Those that were skipped because one of
+        these did not succeed wait for it again.
         """
         revived = 0
         for start in range(0, len(ids), _BATCH):
-            rows = transact(self._ledger.database, partial(self._revive, list(ids[start : start + _BATCH])))
+            rows = transact(self._ledger.database, partial(self._replay, list(ids[start : start + _BATCH])))
             self._operations.revive([row.id for row in rows])
             self._submitter.dispatch(rows)
             revived += len(rows)
         return revived
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete tasks that have ended, with all that is known of them; return how many."""
+        """Delete tasks that have ended, with all that is known of them; return how many.
+
+        One whose outcome an unfinished task may still read stays: its parent, or one that waits for it.
+        """
 
         def work(part: list[str]) -> int:
-            found = [row.id for row in _locked(part, TERMINAL)]
-            for model in (Attempt, Step):
+            _locked(part, TERMINAL)
+            gone = Task.select(Task.id).where(Task.id.in_(part), Task.state.in_(TERMINAL), ~needed())
+            found = [row.id for row in gone]
+            for model in (Attempt, Step, Wait):
                 model.delete().where(model.task_id.in_(found)).execute()
             return int(Task.delete().where(Task.id.in_(found)).execute())
 
@@ -120,7 +128,16 @@ class Operator:
                 self._operations.pause(type_name, note)
         self._operations.unpark()  # what a resume that was cut off left behind
 
-    def _revive(self, ids: list[str]) -> list[Task]:
+    def _replay(self, ids: list[str]) -> list[Task]:
+        # Tasks of one workflow run in its order: what waits for another of these does so again.
+        behind = inner(ids)
+        rows = self._revive([task_id for task_id in ids if task_id not in behind])
+        again = [row.id for row in rows]
+        while again := reopen(again):
+            again = [row.id for row in self._revive(again, held="cancel")]
+        return rows
+
+    def _revive(self, ids: list[str], held: OnFailure | None = None) -> list[Task]:
         now = utcnow()
         rows = _locked(ids, (DEAD, CANCELLED))
         keys = {row.id: key for row in rows if (key := self._unique_key(row))}
@@ -129,8 +146,12 @@ class Operator:
         for row in rows:
             row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
             row.scheduled_at = None  # it is to run now, also when it was cancelled before its time
+            row.held = held
             row.token += 1  # an event of the earlier life that is read again says nothing of this one
-        fields = {"state": QUEUED, "attempts": 0, "finished_at": None, "scheduled_at": None, "revived_at": now}
+        fields: dict[str, Any] = {"state": SCHEDULED if held else QUEUED, "held": held, "attempts": 0}
+        fields |= {"finished_at": None, "scheduled_at": None, "revived_at": now}
+        if held:
+            fields["error"] = None  # it said that it would not be run
         fields["token"] = Task.token + 1
         Task.update(fields).where(Task.id.in_([row.id for row in rows])).execute()
         return rows

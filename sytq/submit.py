@@ -26,6 +26,7 @@ from sytq.plugin import Death, encode
 from sytq.registry import Registry
 from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED
 from sytq.view import announcement
+from sytq.workflow import RULES, OnFailure
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,8 @@ class Submitter:
         run_at: dt.datetime | None = None,
         owner: str | None = None,
         parent: str | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
         unique_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         callback: Mapping[str, Any] | None = None,
@@ -62,13 +65,16 @@ class Submitter:
     ) -> NewTask:
         """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field.
 
-        A `run_at` without a time zone is UTC. `unique_key` is for types that make none themselves: one unfinished task
-        of the type has it at most. `callback` ({"url", "headers"}) is told of the end, however the task ends; whether
-        its URL may be reached is not asked here.
+        A `run_at` without a time zone is UTC. With `after` (ids) it waits until these have ended, and `on_failure` says
+        what becomes of it when one of them does not succeed. `unique_key` is for types that make none themselves: one
+        unfinished task of the type has it at most. `callback` ({"url", "headers"}) is told of the end, however the task
+        ends; whether its URL may be reached is not asked here.
         """
         declared = self._registry.get(type_name)
         if priority is not None and priority not in PRIORITIES:
             raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+        if on_failure not in RULES:
+            raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
         if unique_key is not None and declared.unique is not None:
             raise InvalidInput("unique_key", f"tasks of type '{type_name}' have a key of their own")
         noted = encode(metadata) if metadata else None
@@ -92,6 +98,8 @@ class Submitter:
             run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
             owner=owner,
             parent=parent,
+            after=tuple(after),
+            on_failure=on_failure,
             host=host,
             ordering_key=declared.ordering_key(parsed, owner),
             unique_key=declared.unique_key(parsed) if unique_key is None else f"{declared.name}:{unique_key}",
@@ -110,19 +118,19 @@ class Submitter:
         self.dispatch([task for task in tasks if task.id not in standing])
         return standing
 
-    def record(self, changes: Sequence[Change]) -> None:
-        """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death.
+    def record(self, changes: Sequence[Change], ended: Sequence[str] = ()) -> None:
+        """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death; and let
+        those run that waited for it. Of `ended`, those who wait for them may have heard nothing.
 
         Raises DatabaseUnavailable.
         """
-        followers: list[NewTask] = []
+        began = time.monotonic()
+        tasks = self._ledger.record(changes, self._all_followers, ended)
+        if time.monotonic() - began < _LATEST:
+            self.dispatch(tasks)
 
-        def follow(ended: list[Task]) -> None:
-            followers[:] = [task for row in ended for task in self._followers(row)]
-            self._ledger.insert(followers)
-
-        self._ledger.record(changes, follow)
-        self.dispatch(followers)
+    def _all_followers(self, rows: list[Task]) -> list[NewTask]:
+        return [task for row in rows for task in self._followers(row)]
 
     def _followers(self, task: Task) -> Iterator[NewTask]:
         # One of each per end: a task that was revived and ended again is told of again.
@@ -153,7 +161,9 @@ class Submitter:
         """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
         # A new task that is handed over this late (a process that was stopped) has been entered by the reconciler, may
         # have ended and been forgotten since: entering it again would run it again.
-        envelopes = [self._envelope(task) for task in tasks if isinstance(task, Task) or _fresh(task)]
+        # One that waits for others is none of Redis' business yet.
+        now = [task for task in tasks if isinstance(task, Task) or (_fresh(task) and not task.after)]
+        envelopes = [self._envelope(task) for task in now]
         if not envelopes:
             return 0
         try:

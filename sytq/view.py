@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from sytq.broker.inspection import Live
 from sytq.models import Attempt, Step, Task
 from sytq.registry import Registry
+from sytq.states import SCHEDULED
 
 
 class Progress(TypedDict):
@@ -25,7 +26,7 @@ class Progress(TypedDict):
 
 
 class TaskView(TypedDict):
-    """A task without what was submitted and what came of it."""
+    """A task without what was submitted and what came of it; `held` while it waits for other tasks."""
 
     id: str
     type: str
@@ -41,6 +42,7 @@ class TaskView(TypedDict):
     host: str | None
     parent: str | None
     unique_key: str | None
+    held: bool
     metadata: dict[str, Any] | None
     request_id: str | None
     created_at: str
@@ -112,6 +114,7 @@ def task_view(task: Task, registry: Registry, live: Live | None = None) -> TaskV
         "host": task.host,
         "parent": task.parent,
         "unique_key": task.unique_key,
+        "held": is_held(task),
         "metadata": _object(parsed(task.metadata)),
         "request_id": task.request_id,
         "created_at": iso(task.created_at),
@@ -165,6 +168,11 @@ def announcement(task: Task) -> dict[str, Any]:
             "finished_at": _iso(task.finished_at),
         },
     }
+
+
+def is_held(task: Task) -> bool:
+    """Whether a task waits for other tasks (and not for a worker, or a time)."""
+    return task.held is not None and task.state == SCHEDULED
 
 
 def iso(moment: dt.datetime | float) -> str:

@@ -149,7 +149,12 @@ def test_what_follows_a_death_is_told_only_of_tasks_that_are_dead(ledger: Ledger
     died, done = accepted(ledger), accepted(ledger)
     ledger.record([ended(done, 1, "succeeded")])
     told: list[str] = []
-    ledger.record([ended(died, 1, "dead"), ended(done, 2, "dead")], lambda rows: told.extend(row.id for row in rows))
+
+    def follow(rows: list[Task]) -> list[NewTask]:
+        told.extend(row.id for row in rows)
+        return []
+
+    ledger.record([ended(died, 1, "dead"), ended(done, 2, "dead")], follow)
     assert told == [died]
 
 

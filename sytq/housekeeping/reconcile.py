@@ -1,7 +1,7 @@
 """The reconciler: what SQL has accepted and Redis does not know is entered again.
 
-Owns recovery after Redis was away or emptied, and the pick-up of rows that other programs insert. It compares,
-it never decides an outcome.
+Owns recovery after Redis was away or emptied, the pick-up of rows that other programs insert, and that no task waits
+for one that has ended. It compares, it never decides an outcome.
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ class Reconciler(LeasedLoop):
         self._operator = operator
         self._liveness = liveness
         self._cursor = ""
+        self._waits: tuple[str, str] | None = None
 
     def work(self) -> float:
         self._operator.restore_pauses()
+        told = self._tell_those_who_wait()
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
             return 0.5  # workers are entering the tasks that they run; nobody else may start those
@@ -74,7 +76,13 @@ class Reconciler(LeasedLoop):
         entered += self._enter(page)
         self._cursor = page[-1] if len(page) == _PAGE else ""
         # While things are missing (Redis was emptied) it goes on at once.
-        return 0.0 if entered and self._cursor else _INTERVAL
+        return 0.0 if told or (entered and self._cursor) else _INTERVAL
+
+    def _tell_those_who_wait(self) -> bool:
+        ended, self._waits = self._ledger.overlooked(self._waits or ("", ""), _PAGE)
+        if ended:
+            self._submitter.record((), ended)
+        return bool(ended)
 
     def _enter(self, ids: list[str]) -> int:
         if not ids:

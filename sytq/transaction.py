@@ -1,0 +1,102 @@
+"""What a running task writes in one SQL transaction: its own rows, and tasks that exist exactly if it commits.
+
+Owns how a task's children come to be: their ids, which make a rerun repeat nothing, and what they inherit. Must not
+begin or end the transaction: that is `ctx.transaction`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Required
+
+import peewee
+from typing_extensions import TypedDict, Unpack
+
+from sytq.broker.delivery import Delivery
+from sytq.ids import derived_id
+from sytq.ledger import Ledger, NewTask
+from sytq.models import Task
+from sytq.submit import Submitter
+from sytq.workflow import OnFailure, join
+
+
+class Child(TypedDict, total=False):
+    """What a task says of a child beside type and payload. The same `key` is one task, however often its parent runs.
+
+    With `after` (ids of tasks that there are) it runs once all of these have ended: `on_failure="cancel"` cancels it as
+    soon as one of them is dead or cancelled, `"run"` runs it all the same. With `joins` whoever waits for the parent
+    waits for the child too.
+    """
+
+    key: Required[str]
+    run_at: dt.datetime | None
+    after: Sequence[str]
+    on_failure: OnFailure
+    joins: bool
+
+
+class Transaction:
+    """Inside `ctx.transaction`: the database, and tasks that exist exactly if the transaction commits."""
+
+    def __init__(self, ledger: Ledger, submitter: Submitter, delivery: Delivery) -> None:
+        self._ledger = ledger
+        self._submitter = submitter
+        self._parent = delivery
+        self.database: peewee.Database = ledger.database
+        self.tasks: list[NewTask] = []
+
+    def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
+        """Insert a task and return its id; see `Child`. Raises InvalidInput."""
+        (task_id,) = self._insert(
+            type_name,
+            {options["key"]: payload},
+            run_at=options.get("run_at"),
+            after=options.get("after", ()),
+            on_failure=options.get("on_failure", "cancel"),
+        )
+        if options.get("joins"):
+            join(self.database, self._parent.id, task_id)
+        return task_id
+
+    def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
+        """As `enqueue` for each key and payload, in this order; a few statements for all of them."""
+        return self._insert(type_name, payloads)
+
+    def _insert(
+        self,
+        type_name: str,
+        payloads: Mapping[str, object],
+        *,
+        run_at: dt.datetime | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
+    ) -> list[str]:
+        ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
+        # A run before this one may have made it, with another payload even; that one is what was promised.
+        there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(ids)))}
+        new = [
+            self._submitter.prepare(
+                type_name,
+                payload,
+                id=task_id,
+                owner=self._owner,
+                parent=self._parent.id,
+                request_id=self._parent.request_id,
+                traceparent=self._parent.traceparent,
+                run_at=run_at,
+                after=after,
+                on_failure=on_failure,
+            )
+            for task_id, payload in ids.items()
+            if task_id not in there
+        ]
+        standing = self._ledger.insert(new)
+        self.tasks += [task for task in new if task.id not in standing]
+        return [standing.get(task_id, task_id) for task_id in ids]
+
+    @cached_property
+    def _owner(self) -> str | None:
+        row = Task.get_or_none(Task.id == self._parent.id)
+        return None if row is None else row.owner
