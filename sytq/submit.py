@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 _LATEST = 5.0
 #: Of a task's metadata as JSON, in bytes.
 METADATA_MOST = 4096
+#: Tasks that one task waits for.
+AFTER_MOST = 10_000
 
 
 class Submitter:
@@ -75,6 +77,8 @@ class Submitter:
             raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
         if on_failure not in RULES:
             raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
+        if len(after) > AFTER_MOST:
+            raise InvalidInput("after", f"more than {AFTER_MOST} tasks")
         if unique_key is not None and declared.unique is not None:
             raise InvalidInput("unique_key", f"tasks of type '{type_name}' have a key of their own")
         noted = encode(metadata) if metadata else None

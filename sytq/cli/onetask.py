@@ -6,16 +6,18 @@ Owns its lines for a person; its fields are sytq.view's. Must not change a task.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import typer
 
 from sytq.broker.inspection import Live
-from sytq.cli.shown import as_json, cell
+from sytq.cli.shown import as_json, cell, table
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.models import Task
 from sytq.runtime import Runtime
 from sytq.states import TERMINAL, UNFINISHED
+from sytq.tree import Tree
 from sytq.view import task_detail
 
 
@@ -49,6 +51,7 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
         return
     notes = " (set aside: its type is paused)" if shown["set_aside"] else ""
     notes += f" (to be cancelled, by {asked})" if asked else ""
+    notes += " (waits for other tasks: see sytq tasks tree)" if shown["held"] else ""
     lines: dict[str, object] = {"id": task.id, "type": task.type, "queue": f"{shown['queue']}, {shown['priority']}"}
     lines["state"] = shown["state"] + notes
     lines["attempts"] = f"{shown['attempts']} of {task.max_attempts}" if task.max_attempts else shown["attempts"]
@@ -64,6 +67,20 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
     typer.echo("")
     for moment in shown["timeline"]:
         typer.echo(f"{moment['at']}  {cell(moment['event'])}")
+
+
+def print_tree(found: Tree) -> None:
+    """A task and those below it, each indented below its parent."""
+    rows = []
+    shown = Counter(node["parent"] for node in found["tasks"])
+    for node in found["tasks"]:
+        notes = [node["error"]] if node["error"] else []
+        if node["held"] and node["after"]:
+            notes.append(f"waits for others: {node['after']['ended']} of {node['after']['tasks']} have ended")
+        if (missing := sum(node["children"].values()) - shown[node["id"]]) > 0:
+            notes.append(f"{missing} more below it")
+        rows.append((f"{'  ' * node['depth']}{node['type']}", node["state"], node["id"], "; ".join(notes)))
+    table(("task", "state", "id", "notes"), rows)
 
 
 def _text(value: object) -> str | None:

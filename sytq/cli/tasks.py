@@ -13,13 +13,15 @@ import typer
 
 from sytq.api.body import parse_object
 from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, Query, ahead, open_runtime, person, refuse_unknown
-from sytq.cli.onetask import found_task, newer, print_task
+from sytq.cli.onetask import found_task, newer, print_task, print_tree
 from sytq.cli.shown import age, as_json, cell, more, table
+from sytq.db import read
 from sytq.history import COUNT_MOST, History
 from sytq.ledger import utcnow
 from sytq.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, STATES
+from sytq.tree import tree as below
 from sytq.view import iso, task_view
 
 app = typer.Typer(help="List, show, submit, cancel and reschedule tasks.", no_args_is_help=True)
@@ -101,6 +103,23 @@ def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file
     """Show one task: its row, what Redis knows newer, and its attempts and steps as a timeline."""
     parts = open_runtime(file)
     print_task(parts, found_task(parts, task_id), payload=payload, json_wanted=json_wanted)
+
+
+@app.command()
+def tree(
+    task_id: Id,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many tasks, those near the top first.")] = 200,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Show a task and those below it: what it started, what that started, and what waits for others."""
+    parts = open_runtime(file)
+    root = found_task(parts, task_id)
+    found = read(parts.database, lambda: below(root, limit))
+    if json_wanted:
+        as_json(found)
+        return
+    print_tree(found)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from sytq.api.openapi import contracts
 from sytq.api.v2 import answers as shapes
 from sytq.api.v2 import requests
 from sytq.spend import GROUPS
+from sytq.tree import Tree
 from sytq.view import TaskDetail
 
 JsonSchema = dict[str, Any]
@@ -44,6 +45,12 @@ _SINCE: JsonSchema = {
 _SUMS: JsonSchema = {
     "name": "limit",
     "in": "query",
+    "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
+}
+_NODES: JsonSchema = {
+    "name": "limit",
+    "in": "query",
+    "description": "how many tasks at most, those near the root first (200)",
     "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
 }
 _TOTAL: JsonSchema = {"name": "total", "in": "query", "schema": contracts.or_empty({"type": "boolean"})}
@@ -145,6 +152,11 @@ NATIVE = (
             404: _UNKNOWN,
         },
         "tasks", parameters=(_LAST_EVENT,),
+    ),
+    Operation(
+        "get", "/v2/tasks/{task_id}/tree", "tree", "A task and those below it: what it started, and so on",
+        {200: Answer("Each task before its children", Tree), 400: _BAD, 404: _UNKNOWN},
+        "tasks", parameters=(_NODES,),
     ),
     Operation(
         "delete", "/v2/tasks/{task_id}", "delete", "Delete a task that has ended",

@@ -32,6 +32,16 @@ class Problem(TypedDict):
     errors: NotRequired[list[FieldError]]
 
 
+class Next(TypedDict):
+    """A task that runs after another one."""
+
+    id: str
+    type: str
+    state: str | None
+    existing: bool
+    href: str
+
+
 class Accepted(TypedDict):
     """A task; `existing` tells that it stands for the one submitted, whose unique key it has. `state` is null then."""
 
@@ -40,6 +50,7 @@ class Accepted(TypedDict):
     state: str | None
     existing: bool
     href: str
+    then: NotRequired[list[Next]]
 
 
 class Errors(TypedDict):

@@ -73,6 +73,9 @@ class OneTask(One):
         only(req, ())
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.delete, [row.id]):
+            if row.state in TERMINAL:
+                said = "an unfinished task may still read its outcome: its parent, or one that waits for it"
+                raise falcon.HTTPConflict(description=said)
             raise _conflict(row, f"only one that has ended can be deleted ({', '.join(TERMINAL)})")
         resp.status = falcon.HTTP_204
 

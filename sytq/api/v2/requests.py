@@ -17,6 +17,7 @@ from sytq.http import Guard, check_headers
 from sytq.query.parse import LONGEST
 
 BATCH_MOST = 1000
+THEN_MOST = 20
 _AHEAD = dt.timedelta(days=3660)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _HEADERS_MOST = 4096  # characters of a callback's headers
@@ -55,21 +56,33 @@ class Callback(_Body):
     headers: dict[StrictStr, StrictStr] = Field(default_factory=dict, description="sent with it, as they are")
 
 
-class NewTask(_Timed):
-    """A task of any type. `payload` is the type's own."""
-
+class _Described(_Body):
     type: StrictStr = Field(min_length=1, max_length=64)
     payload: dict[str, Any] = Field(default_factory=dict)
     priority: Literal["urgent", "high", "normal", "low"] | None = None
-    unique_key: Key | None = Field(
-        default=None, description="one unfinished task of the type has it at most; a second one answers with the first"
-    )
     metadata: dict[str, Any] | None = Field(default=None, description="the caller's own, up to 4 KiB, searchable")
     callback: Callback | None = None
 
 
+class NextTask(_Described):
+    """A task that runs once the one before it has ended."""
+
+    on_failure: Literal["cancel", "run"] = Field(
+        default="cancel", description="what becomes of it when the one before it does not succeed"
+    )
+
+
+class NewTask(_Described, _Timed):
+    """A task of any type. `payload` is the type's own."""
+
+    unique_key: Key | None = Field(
+        default=None, description="one unfinished task of the type has it at most; a second one answers with the first"
+    )
+    then: list[NextTask] = Field(default_factory=list, max_length=THEN_MOST, description="run after it, in this order")
+
+
 class NewTasks(_Body):
-    """Up to 1,000 tasks. Each is checked by itself."""
+    """Up to 1,000 tasks, without `then`. Each is checked by itself."""
 
     tasks: list[Any] = Field(min_length=1, max_length=BATCH_MOST)
 

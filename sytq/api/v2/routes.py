@@ -15,6 +15,7 @@ from sytq.api.v2.onetask import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.spend import Spend
 from sytq.api.v2.tasks import Batch, Dead, Tasks
+from sytq.api.v2.tree import Tree
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
@@ -24,6 +25,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/tasks/batch", Batch(parts))
     app.add_route("/v2/tasks/{task_id}", OneTask(parts))
     app.add_route("/v2/tasks/{task_id}/events", Events(parts))
+    app.add_route("/v2/tasks/{task_id}/tree", Tree(parts))
     app.add_route("/v2/tasks/{task_id}/cancel", Cancel(parts))
     app.add_route("/v2/tasks/{task_id}/retry", Retry(parts))
     app.add_route("/v2/tasks/{task_id}/reschedule", Reschedule(parts))

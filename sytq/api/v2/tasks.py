@@ -18,7 +18,7 @@ from sytq.api.body import read_object
 from sytq.api.parameters import flag, number, only, parameter
 from sytq.api.v2 import Parts
 from sytq.api.v2.onetask import detail
-from sytq.api.v2.requests import NewTask, NewTasks, checked, when
+from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
 from sytq.api.v2.waiting import preferred
 from sytq.bulk import given_up
 from sytq.errors import InvalidFields, InvalidInput
@@ -42,9 +42,12 @@ class Tasks:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
-        task = prepared(self._parts, req, await read_object(req))
-        accepted = await self._parts.submission.accept(req, [task])
-        answer = _accepted(task, accepted.ids[0], accepted.existing[0])
+        tasks = prepared(self._parts, req, await read_object(req))
+        accepted = await self._parts.submission.accept(req, tasks)
+        answer = _accepted(tasks[0], accepted.ids[0], accepted.existing[0])
+        if len(tasks) > 1:
+            each = zip(tasks, accepted.ids, accepted.existing, strict=True)
+            answer["then"] = [_accepted(*one) for one in each][1:]
         resp.status = falcon.HTTP_200 if answer["existing"] else falcon.HTTP_202
         resp.set_header("Location", f"/v2/tasks/{answer['id']}")
         resp.data = problems.encode(answer)
@@ -86,8 +89,11 @@ class Batch:
             try:
                 if not isinstance(item, dict):
                     raise InvalidInput("task", "a JSON object is needed")
-                good.append(prepared(self._parts, req, item))
-                outcomes.append(good[-1])
+                task, *then = prepared(self._parts, req, item)
+                if then:
+                    raise InvalidInput("then", "not for a task of a batch")
+                good.append(task)
+                outcomes.append(task)
             except InvalidInput as error:
                 outcomes.append(error)
         if not good:
@@ -141,20 +147,39 @@ def owned(req: falcon.asgi.Request, wanted: Filter) -> Filter:
     )
 
 
-def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> Prepared:
-    """The task that a request's object describes, not accepted yet. Raises InvalidInput."""
+def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> list[Prepared]:
+    """The task that a request's object describes and those to run after it, not accepted yet. Raises InvalidInput."""
     wanted = validated(NewTask, fields, "body")
     run_at = when(wanted)
+    first = _prepared(
+        parts,
+        req,
+        wanted,
+        run_at=run_at.replace(tzinfo=None) if run_at else None,
+        unique_key=wanted.unique_key,
+    )
+    tasks = [first]
+    for place, described in enumerate(wanted.then):
+        behind = {"parent": first.id, "after": (tasks[-1].id,), "on_failure": described.on_failure}
+        try:
+            tasks.append(_prepared(parts, req, described, **behind))
+        except InvalidFields as error:
+            raise InvalidFields([(f"then.{place}.{name}", said) for name, said in error.fields]) from None
+        except InvalidInput as error:
+            raise InvalidInput(f"then.{place}.{error.field}", error.message) from None
+    return tasks
+
+
+def _prepared(parts: Parts, req: falcon.asgi.Request, wanted: NewTask | NextTask, **options: Any) -> Prepared:
     try:
         return parts.submission.prepare(
             req,
             wanted.type,
             wanted.payload,
             priority=wanted.priority,
-            run_at=run_at.replace(tzinfo=None) if run_at else None,
-            unique_key=wanted.unique_key,
             metadata=wanted.metadata,
             callback=checked(wanted.callback, parts.runtime.guard),
+            **options,
         )
     except InvalidFields as error:
         # The type's own model knows nothing of what its payload stands in.
@@ -168,7 +193,7 @@ def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> 
 
 
 def _accepted(task: Prepared, task_id: str, existing: bool) -> dict[str, Any]:
-    state = None if existing else "scheduled" if task.run_at else "queued"
+    state = None if existing else "scheduled" if task.run_at or task.after else "queued"
     return {"id": task_id, "type": task.type, "state": state, "existing": existing, "href": f"/v2/tasks/{task_id}"}
 
 

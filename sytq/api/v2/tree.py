@@ -1,0 +1,34 @@
+"""GET /v2/tasks/{id}/tree: what a task started, what that started, and who waits for whom.
+
+Owns how much of it is shown to whom. What stands in it is `sytq.tree`.
+"""
+
+from __future__ import annotations
+
+import falcon.asgi
+
+from sytq import tree
+from sytq.api import problems
+from sytq.api.parameters import number, only
+from sytq.api.v2.onetask import One
+from sytq.db import read
+from sytq.errors import InvalidInput
+from sytq.models import Task
+
+_LIMIT, _LIMIT_MAX = 200, 1000
+
+
+class Tree(One):
+    """GET /v2/tasks/{task_id}/tree"""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        only(req, ("limit",))
+        limit = number(req, "limit", _LIMIT, least=1)
+        if limit > _LIMIT_MAX:
+            raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+        row = await self._row(req, task_id)
+        caller = req.context.caller
+        visible = None if caller.is_admin else Task.owner == caller.owner
+        database = self._parts.runtime.database
+        found = await self._parts.sql.run(read, database, lambda: tree.tree(row, limit, visible))
+        resp.data = problems.encode(found)

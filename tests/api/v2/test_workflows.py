@@ -1,0 +1,126 @@
+"""Tasks that run one after the other, and the tree of a task, over the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.api.v2.conftest import Service
+from tests.api.v2.test_access import guarded, key  # noqa: F401  the module's API with keys
+
+Start = Callable[..., Service]
+
+
+def step(service: Service, type_name: str, name: str, **options: Any) -> dict[str, Any]:
+    return {"type": type_name, "payload": {"journal": str(service.installation.journal), "name": name}, **options}
+
+
+def test_tasks_run_one_after_the_other_and_the_tree_shows_them(start: Start) -> None:
+    service = start()
+    then = [step(service, "plain", "b"), step(service, "collect", "c", priority="high", metadata={"n": 3})]
+    reply = service.post("/v2/tasks", step(service, "plain", "a", then=then))
+    assert (reply.status, reply.json["state"]) == (202, "queued")
+    first, second, third = reply.json["id"], *(entry["id"] for entry in reply.json["then"])
+    assert [(entry["type"], entry["state"]) for entry in reply.json["then"]] == [
+        ("plain", "scheduled"),
+        ("collect", "scheduled"),
+    ]
+    waits = service.get(f"/v2/tasks/{third}")
+    assert (waits["held"], waits["parent"], waits["priority"], waits["metadata"]) == (True, first, "high", {"n": 3})
+    tree = service.get(f"/v2/tasks/{first}/tree")
+    assert tree["truncated"] is False
+    shown = [(n["id"], n["depth"], n["held"], (n["after"] or {"first": []})["first"]) for n in tree["tasks"]]
+    assert shown == [(first, 0, False, []), (second, 1, True, [first]), (third, 1, True, [second])]
+    service.installation.start_worker()
+    ended = service.wait(third, "succeeded")
+    assert ended["result"]["heard"] == [["plain", "succeeded", {"name": "b"}, None]]
+    assert ended["held"] is False
+    words = [line.split()[:2] for line in service.installation.journal.read_text().splitlines()]
+    assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"], ["collect", "c"]]
+
+
+def test_a_step_that_fails_ends_those_behind_it_but_for_one_that_runs_all_the_same(start: Start) -> None:
+    service = start()
+    service.installation.start_worker()
+    then = [step(service, "plain", "b"), step(service, "collect", "c", on_failure="run")]
+    reply = service.post("/v2/tasks", step(service, "hopeless", "a", then=then))
+    first, second, third = reply.json["id"], *(entry["id"] for entry in reply.json["then"])
+    assert service.wait(third, "succeeded")["result"]["ok"] is False
+    skipped = service.wait(second, "cancelled")
+    assert skipped["error"] == f"not run: hopeless {first} is dead"
+    assert service.installation.notes()["start b"] == 0
+
+
+def test_a_chain_behind_a_task_that_stands_already_waits_for_that_one(start: Start) -> None:
+    service = start()
+    standing = service.submit("plain", "a", unique_key="one")
+    body = step(service, "plain", "again", unique_key="one", then=[step(service, "plain", "b")])
+    reply = service.post("/v2/tasks", body)
+    assert (reply.status, reply.json["id"], reply.json["existing"]) == (200, standing, True)
+    service.installation.start_worker()
+    service.wait(reply.json["then"][0]["id"], "succeeded")
+    words = [line.split()[:2] for line in service.installation.journal.read_text().splitlines()]
+    assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"]]
+
+
+def test_the_same_request_again_makes_no_second_chain(start: Start) -> None:
+    service = start()
+    body = step(service, "plain", "a", then=[step(service, "plain", "b")])
+    one, other = (service.post("/v2/tasks", body, **{"Idempotency-Key": "k"}) for _ in range(2))
+    assert one.json["id"] == other.json["id"] and one.json["then"][0]["id"] == other.json["then"][0]["id"]
+    assert service.get("/v2/tasks?total=true")["total"] == 2
+    assert service.get(f"/v2/tasks?total=true&q=parent:{one.json['id']}")["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("then", "named", "says"),
+    [
+        ([{"type": "nosuch"}], "then.0.type", "'nosuch' is not a task type"),
+        ([{"type": "default"}, {"type": "webhook"}], "then.1.payload.url", "Field required"),
+        ([{"type": "webhook", "payload": {"url": "ftp://x"}}], "then.0.payload.url", "must start with"),
+        ([{"type": "default", "on_failure": "wait"}], "then.0.on_failure", "'cancel' or 'run'"),
+        ([{"type": "default", "delay": "5s"}], "then.0.delay", "not permitted"),
+        ([{"type": "default", "then": []}], "then.0.then", "not permitted"),
+        ([{"type": "llm.dead", "payload": {}}], "then.0.type", "by the service alone"),
+        ([{"type": "default", "callback": {"url": "http://10.0.0.1/"}}], "then.0.callback.url", "not a public"),
+        ([{"type": "default"}] * 21, "then", "at most 20"),
+        ({}, "then", "valid list"),
+    ],
+)
+def test_what_is_wrong_with_a_step_is_named(api: Any, then: Any, named: str, says: str) -> None:
+    reply = api.request("POST", "/v2/tasks", {"type": "default", "then": then})
+    assert reply.status == 400, reply
+    (error,) = [entry for entry in reply.json["errors"] if entry["field"] == named]
+    assert says in error["message"]
+
+
+def test_a_batch_has_no_chains(api: Any) -> None:
+    tasks = [{"type": "default"}, {"type": "default", "then": [{"type": "default"}]}]
+    reply = api.request("POST", "/v2/tasks/batch", {"tasks": tasks})
+    assert (reply.status, reply.json["accepted"], reply.json["refused"]) == (207, 1, 1)
+    assert reply.json["results"][1]["error"]["errors"][0]["field"] == "then"
+
+
+def test_a_tree_has_no_more_tasks_than_were_asked_for(start: Start) -> None:
+    service = start()
+    reply = service.post("/v2/tasks", step(service, "plain", "a", then=[step(service, "plain", "b")] * 5))
+    root = reply.json["id"]
+    some = service.get(f"/v2/tasks/{root}/tree?limit=3")
+    assert (len(some["tasks"]), some["truncated"]) == (3, True)
+    assert some["tasks"][0]["children"] == {"scheduled": 5}
+    for limit in ("0", "1001", "x"):
+        refused = service.api.request("GET", f"/v2/tasks/{root}/tree?limit={limit}")
+        assert (refused.status, refused.json["errors"][0]["field"]) == (400, "limit")
+    assert service.api.request("GET", "/v2/tasks/nosuch/tree").status == 404
+
+
+def test_a_caller_sees_its_own_part_of_a_tree_and_submits_its_own_types_alone(guarded: Any) -> None:  # noqa: F811
+    ours, theirs = key(guarded, "us", types=frozenset(("default",))), key(guarded, "them")
+    chain = {"type": "default", "then": [{"type": "default"}]}
+    root = guarded.request("POST", "/v2/tasks", chain, ours).json["id"]
+    assert len(guarded.request("GET", f"/v2/tasks/{root}/tree", headers=ours).json["tasks"]) == 2
+    assert guarded.request("GET", f"/v2/tasks/{root}/tree", headers=theirs).status == 404
+    hidden = {"type": "default", "then": [{"type": "webhook", "payload": {"url": "http://example.com/"}}]}
+    assert guarded.request("POST", "/v2/tasks", hidden, ours).status == 403
