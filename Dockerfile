@@ -2,12 +2,14 @@
 # Works with a read-only root given /tmp and /var/lib/sytq: docker run --read-only --tmpfs /tmp -v data:/var/lib/sytq
 
 FROM python:3.13-slim AS build
+# Of sytq, such as otel; none by default.
+ARG EXTRAS
 WORKDIR /src
 RUN python -m venv /opt/sytq
 # The locked dependencies first: this layer is kept while only our own code changes.
 COPY requirements.lock setup.cfg setup.py pyproject.toml ./
 RUN mkdir -p sytq plugins && echo '__version__ = "0"' > sytq/__init__.py && touch plugins/__init__.py \
-    && /opt/sytq/bin/pip install --no-cache-dir -c requirements.lock . \
+    && /opt/sytq/bin/pip install --no-cache-dir -c requirements.lock ".${EXTRAS:+[$EXTRAS]}" \
     && /opt/sytq/bin/pip uninstall --yes sytq
 COPY . .
 # What is in the image, for whoever looks for vulnerable parts of it. pip itself is no part of the service.

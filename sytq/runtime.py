@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ import peewee
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 
 import sytq
+from sytq import otel
 from sytq.apikeys import ApiKeys
 from sytq.audit import Audit
 from sytq.broker.broker import StreamsBroker
@@ -33,7 +35,7 @@ from sytq.config.outgoing import Outbound
 from sytq.config.sections import Stream
 from sytq.context import AsyncContext, Context, Services
 from sytq.db import open_database
-from sytq.errors import ConfigError, InvalidInput, TimedOut
+from sytq.errors import ConfigError, InvalidInput, RedisUnavailable, TimedOut
 from sytq.history import History
 from sytq.housekeeping.gates import GateLoop
 from sytq.housekeeping.loop import Loop
@@ -45,12 +47,14 @@ from sytq.housekeeping.record import Recorder
 from sytq.housekeeping.schedule import Scheduler
 from sytq.housekeeping.streams import StreamLoop
 from sytq.http import BlockingClient, Client, Guard
+from sytq.ids import new_id
 from sytq.ledger import Ledger
 from sytq.middleware.lifecycle import Lifecycle
 from sytq.middleware.measure import Measure
 from sytq.middleware.naming import Naming
 from sytq.middleware.retry import RetryPolicy
 from sytq.middleware.sentry import SentryReports
+from sytq.middleware.tracing import Tracing
 from sytq.operate import Operator
 from sytq.plugin import TaskType
 from sytq.registry import Registry
@@ -154,6 +158,8 @@ def attach_worker(runtime: Runtime) -> None:
     broker.add_middleware(Measure())
     if runtime.settings.sentry.dsn is not None:
         broker.add_middleware(SentryReports(runtime.ledger))
+    if runtime.settings.otel.endpoint is not None:
+        broker.add_middleware(Tracing(partial(export_metrics, runtime)))
     broker.add_middleware(RetryPolicy(runtime.registry))
     broker.add_middleware(Lifecycle(runtime.settings, crew.assemble, _loops(runtime)))
     for declared in runtime.registry:
@@ -164,6 +170,20 @@ def attach_worker(runtime: Runtime) -> None:
         else:
             function, options = crew.runner(declared), {"time_limit": declared.seconds * 1000}
         dramatiq.actor(actor_name=declared.name, queue_name=declared.queue, broker=broker, **options)(function)
+
+
+def export_metrics(runtime: Runtime) -> None:
+    """Begin to export the installation's metrics, from one of its processes at a time."""
+    lease, holder, holds = runtime.broker.keys.lease("otel"), new_id(), False
+
+    def held(seconds: float) -> bool:
+        nonlocal holds
+        # While Redis is away whoever had it goes on, to say so.
+        with contextlib.suppress(RedisUnavailable):
+            holds = bool(runtime.redis.call("lease", [lease], [holder, int(seconds * 1000)]))
+        return holds
+
+    otel.measure(runtime.scrape.collect, held, {declared.name: declared.queue for declared in runtime.registry})
 
 
 def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:

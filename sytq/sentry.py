@@ -22,9 +22,10 @@ from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
-from sentry_sdk.tracing import Transaction
+from sentry_sdk.tracing import Span, Transaction
 from structlog.contextvars import get_contextvars
 
+from sytq import otel
 from sytq.config import Settings
 from sytq.masking import MASK, is_secret_key, mask_text
 from sytq.schedule import Schedule
@@ -62,7 +63,8 @@ def start(settings: Settings, process: str, version: str) -> bool:
         dsn=settings.sentry.dsn.get_secret_value(),
         release=f"sytq@{version}",
         environment=settings.sentry.environment or settings.app.mode,
-        traces_sample_rate=settings.sentry.traces_sample_rate or None,
+        # Who traces decides what is sampled: of two, one would follow the other's decision and not its own rate.
+        traces_sample_rate=None if otel.tracing() else settings.sentry.traces_sample_rate or None,
         # Chosen one by one: the others send arguments, SQL, headers or every attempt of a task.
         default_integrations=False,
         auto_enabling_integrations=False,
@@ -115,8 +117,9 @@ def check_in(name: str, schedule: Schedule) -> None:
 
 
 @contextmanager
-def request(method: str, traceparent: str | None) -> Iterator[Callable[[str, int], None]]:
-    """A request of the API as a transaction; the block says its route and status."""
+def request(method: str, traceparent: str | None) -> Iterator[tuple[Callable[[str, int], None], str | None]]:
+    """A request of the API as a transaction: the block says its route and status, and gets the W3C trace parent for
+    what follows from it."""
     with sentry_sdk.isolation_scope():
         trace = sentry_sdk.continue_trace(headers(traceparent), op="http.server", name=method)
         with sentry_sdk.start_transaction(trace) as span:
@@ -128,13 +131,12 @@ def request(method: str, traceparent: str | None) -> Iterator[Callable[[str, int
                     span.name = f"{method} {route}"
                 span.set_http_status(status)
 
-            yield answered
+            yield answered, traceparent_of(span)
 
 
-def traceparent() -> str | None:
-    """The W3C trace parent of what runs now; None outside of a transaction."""
-    span = sentry_sdk.get_current_span()
-    return f"00-{span.trace_id}-{span.span_id}-{int(bool(span.sampled)):02x}" if span else None
+def traceparent_of(span: Span) -> str:
+    """A span as a W3C trace parent."""
+    return f"00-{span.trace_id}-{span.span_id}-{int(bool(span.sampled)):02x}"
 
 
 class _Crashes(logging.Handler):

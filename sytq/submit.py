@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
+from sytq import otel
 from sytq.broker.broker import Envelope, StreamsBroker
 from sytq.changes import Change
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
@@ -92,8 +93,9 @@ class Submitter:
                 host = self._guard.check_url(declared.url(parsed)).raw_host
             except OutboundRefused as error:
                 raise InvalidInput("url", str(error)) from None
+        task_id = id or new_id()
         return NewTask(
-            id=id or new_id(),
+            id=task_id,
             type=declared.name,
             queue=declared.queue,
             priority=priority or declared.priority,
@@ -110,7 +112,7 @@ class Submitter:
             metadata=noted,
             callback=encode(callback) if callback else None,
             request_id=request_id,
-            traceparent=traceparent,
+            traceparent=otel.created(task_id, declared.name, declared.queue, traceparent),
         )
 
     def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:

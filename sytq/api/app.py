@@ -12,7 +12,7 @@ import falcon
 import falcon.asgi
 
 import sytq
-from sytq import logs, runtime, sentry
+from sytq import logs, otel, runtime, sentry
 from sytq.api.acceptor import Acceptor
 from sytq.api.auth import Auth
 from sytq.api.backlog import Backlog
@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     """Return the ASGI app; without `settings` they are loaded. Raises ConfigError."""
     settings = load() if settings is None else settings
     logs.configure(settings.logger.level, settings.log_format, "api", settings.logger.fields)
+    otel.start(settings, "api", sytq.__version__)
     reports = sentry.start(settings, "api", sytq.__version__)
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
@@ -62,7 +63,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
     app = Door(
         max_body=settings.api.max_body,
-        traced=reports,
+        trace=otel.request if otel.tracing() else sentry.request if reports else None,
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, parts.apikeys, quota, parts.audit, sql),
@@ -103,6 +104,7 @@ class _Life:
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         self._publisher.start()
+        runtime.export_metrics(self._parts)
 
     async def process_resource(self, req: falcon.asgi.Request, resp: object, resource: object, params: object) -> None:
         req.scope[ROUTE] = req.uri_template
@@ -111,6 +113,7 @@ class _Life:
         await self._acceptor.close()
         self._publisher.end()
         await asyncio.to_thread(self._publisher.join, 5.0)
+        await asyncio.to_thread(otel.stop)
         for pool in self._pools:
             pool.close()
         self._parts.broker.close()

@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +20,13 @@ import structlog
 from falcon.constants import COMBINED_METHODS
 from structlog.contextvars import bind_contextvars
 
-from sytq import sentry
 from sytq.api import problems
 from sytq.meter import Histogram
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+#: Begins a span of a request (method, trace parent); gives whom to tell route and status, and the new trace parent.
+Trace = Callable[[str, str | None], AbstractContextManager[tuple[Callable[[str, int], None], str | None]]]
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +44,8 @@ BODY_SECONDS = 20.0
 _DRAINED = 8
 #: gunicorn closes a connection on which a body was left unread; the client should know.
 _CLOSE = ((b"connection", b"close"),)
+#: Asked every few seconds by machines: no part of anybody's trace.
+_PROBES = ("/health", "/metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,9 @@ class ClientGone(Exception):
 class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
     """A Falcon app whose resources get requests with a complete body and an id."""
 
-    def __init__(self, *, max_body: int, traced: bool, **options: Any) -> None:
+    def __init__(self, *, max_body: int, trace: Trace | None, **options: Any) -> None:
         super().__init__(**options)
-        self._traced = traced
+        self._trace = trace
         self._max_body = max_body
 
     async def __call__(  # type: ignore[override]  # Falcon says the same of its own, which extends the WSGI one
@@ -81,10 +85,10 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             return
         origin = _origin(scope["headers"])
         bind_contextvars(request_id=origin.request_id)
-        if not self._traced:
+        if self._trace is None or scope["path"].startswith(_PROBES):
             await self._serve(scope, receive, send, origin)
             return
-        with sentry.request(_method(scope), origin.traceparent) as answered:
+        with self._trace(_method(scope), origin.traceparent) as (answered, traceparent):
 
             async def noted(event: dict[str, Any]) -> None:
                 if event["type"] == "http.response.start":
@@ -92,8 +96,7 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
                 await send(event)
 
             # What follows from the request is below it in the trace.
-            here = replace(origin, traceparent=sentry.traceparent() or origin.traceparent)
-            await self._serve(scope, receive, noted, here)
+            await self._serve(scope, receive, noted, replace(origin, traceparent=traceparent))
 
     async def _serve(self, scope: dict[str, Any], receive: Receive, send: Send, origin: Origin) -> None:
         scope["sytq.origin"] = origin
@@ -117,7 +120,6 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             if not scope["query_string"].isascii():
                 raise Refused(400, "query string: must be percent-encoded ASCII")
             body = await self._read(scope["headers"], receive)
-            scope["sytq.body"] = body  # an Idempotency-Key stands for these bytes
             scope["sytq.body"] = body  # an Idempotency-Key stands for these bytes
             await super().__call__(scope, _whole(body, receive), answer)
         except Refused as refusal:

@@ -129,7 +129,7 @@ class Acks(threading.Thread):
                 "state": STATES[outcome.kind],
                 "attempts": attempts,
                 "worker": self._consumer,
-                "outcome": OUTCOMES[outcome.kind] if outcome.counts or outcome.kind != "retry" else "waited",
+                "outcome": named(outcome),
                 "started": int(run.started * 1000),
                 "finished": now,
                 "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
@@ -152,3 +152,8 @@ STATES = {
     "return": "queued",
 }
 OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
+
+
+def named(outcome: Outcome) -> str:
+    """What came of a run, in the words of the ledger."""
+    return OUTCOMES[outcome.kind] if outcome.counts or outcome.kind != "retry" else "waited"

@@ -32,6 +32,7 @@ from sytq.config.types import (
     Size,
     StreamName,
     Text,
+    WebUrl,
     Weight,
     problem,
 )
@@ -264,6 +265,11 @@ class Sentry(Section):
     dsn: SentryDsn | None = None
     environment: Text | None = None
     traces_sample_rate: float = Field(default=0.0, ge=0, le=1)
+
+
+class Otel(Section):
+    endpoint: WebUrl | None = None
+    headers: dict[Text, Secret] = {}
 
 
 class Logger(Section):

@@ -63,6 +63,7 @@ class Settings(Section):
     auth: sections.Auth = sections.Auth()
     logger: sections.Logger = sections.Logger()
     sentry: sections.Sentry = sections.Sentry()
+    otel: sections.Otel = sections.Otel()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

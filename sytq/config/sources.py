@@ -39,6 +39,7 @@ OLD_VARIABLES: Mapping[str, str] = {
     "LOG_FORMAT": "logger.format",
     "SENTRY_DSN": "sentry.dsn",
     "SENTRY_ENVIRONMENT": "sentry.environment",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "otel.endpoint",
 }
 #: Shells and base images use ENV for things of their own; only these words are meant for us.
 _MODES = {

@@ -21,6 +21,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from sytq import otel
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
 from sytq.http.measuring import measured
@@ -146,17 +147,19 @@ class Client:
         content = bytearray()
         truncated = False
         try:
-            async with asyncio.timeout(timeout):
-                session = self._sessions.get(trusted)
-                options |= await self._sessions.options(target, trusted, certificate)
-                response = await session.request(method, target, **options)
-                timing.first_byte = timing.end()
-                async for chunk in response.content.iter_any():
-                    room = max_bytes - len(content)
-                    content += chunk[:room]
-                    if len(chunk) > room:
-                        truncated = True
-                        break
+            with otel.call(method, target, options["headers"]) as answered:
+                async with asyncio.timeout(timeout):
+                    session = self._sessions.get(trusted)
+                    options |= await self._sessions.options(target, trusted, certificate)
+                    response = await session.request(method, target, **options)
+                    answered(response.status)
+                    timing.first_byte = timing.end()
+                    async for chunk in response.content.iter_any():
+                        room = max_bytes - len(content)
+                        content += chunk[:room]
+                        if len(chunk) > room:
+                            truncated = True
+                            break
         except (TimeoutError, aiohttp.ClientError) as error:
             if response is None or not partial_body:
                 if isinstance(error, TimeoutError):
@@ -202,13 +205,15 @@ class Client:
         caller owes a deadline for headers and body, and a bound on what it keeps."""
         target, options = self._prepare(method, url, headers, body, json, trusted)
         options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
-        session = self._sessions.get(trusted)
-        options |= await self._sessions.options(target, trusted, None)
-        response = await session.request(method, target, **options)
-        try:
-            yield response
-        finally:
-            response.close()
+        with otel.call(method, target, options["headers"]) as answered:
+            session = self._sessions.get(trusted)
+            options |= await self._sessions.options(target, trusted, None)
+            response = await session.request(method, target, **options)
+            answered(response.status)
+            try:
+                yield response
+            finally:
+                response.close()
 
     async def close(self) -> None:
         """Close every connection; running calls fail."""
