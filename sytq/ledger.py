@@ -258,7 +258,7 @@ class Ledger:
         return read(self.database, lambda: [task.id for task in query])
 
     def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
-        """Return ids and times of tasks never started (and not held) that were created from `since` on, oldest first; of
+        """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; of
         that moment those with ids behind `after`."""
         later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
         query = Task.select(Task.id, Task.created_at)
