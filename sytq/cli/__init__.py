@@ -1,61 +1,64 @@
 """The command line: `sytq ...`.
 
 Owns the list of commands and how an error of ours reaches a person: one message, no traceback. What a command
-does stands in its own module.
+does stands in its own module, which is imported when the command is given.
 """
 
 from __future__ import annotations
 
 import sys
+from types import MappingProxyType
 from typing import Annotated
 
-import peewee
 import typer
 
 import sytq
-from sytq.cli import (
-    audit,
-    config,
-    db,
-    dead,
-    dev,
-    gates,
-    key,
-    openapi,
-    queues,
-    restore,
-    schedules,
-    serve,
-    spend,
-    tasks,
-    types,
-    webhook,
-)
+from sytq.cli.lazy import MARKUP, LazyGroup, Place
 from sytq.errors import ConfigError, SytqError
+
+
+class Root(LazyGroup):
+    """What there is, in the order of `sytq --help`."""
+
+    sections = MappingProxyType(
+        {
+            "Tasks": {
+                "tasks": Place("tasks:app", "List, show, submit, cancel and reschedule tasks."),
+                "dead": Place("dead:app", "List, show, replay and delete dead tasks."),
+            },
+            "What is going on": {
+                "queues": Place("queues:app", "Show queues, and what runs and is delayed in them."),
+                "gates": Place("gates:app", "List gates, show one; pause and resume one."),
+                "spend": Place("spend:spend", "Show calls, tokens and cost, the costliest first."),
+                "audit": Place("audit:audit", "Show who did what to what, the latest first."),
+            },
+            "The service": {
+                "dev": Place("dev:dev", "Run everything here, embedded, and one sample valuation through it."),
+                "api": Place("serve:api", "Serve the HTTP API with gunicorn."),
+                "worker": Place("serve:worker", "Run tasks with Dramatiq worker processes."),
+                "config": Place("config:app", "Check and show the configuration."),
+                "db": Place("db:app", "Migrate and check the database."),
+                "restore": Place("restore:restore", "Restore a backup into the configured database."),
+                "openapi": Place("openapi:openapi", "Print the OpenAPI document."),
+            },
+            "What it does for whom": {
+                "types": Place("types:app", "List task types; pause and resume one."),
+                "schedules": Place("schedules:app", "List, pause, resume and trigger schedules."),
+                "webhook": Place("webhook:app", "Try a receiver of webhooks."),
+                "key": Place("key:app", "Create, list, revoke and rotate API keys."),
+            },
+        }
+    )
+
 
 app = typer.Typer(
     name="sytq",
+    cls=Root,
     help="A task queue service for slow and costly work. `sytq dev` runs all of it here and now.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # plain text also where a terminal is narrow or none
+    rich_markup_mode=MARKUP,
     pretty_exceptions_enable=False,  # the pretty ones print local variables
 )
-app.command()(dev.dev)
-app.command()(openapi.openapi)
-app.add_typer(serve.app)
-app.add_typer(config.app, name="config")
-app.add_typer(db.app, name="db")
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(queues.app, name="queues")
-app.add_typer(gates.app, name="gates")
-app.add_typer(dead.app, name="dead")
-app.add_typer(types.app, name="types")
-app.add_typer(schedules.app, name="schedules")
-app.add_typer(webhook.app, name="webhook")
-app.command()(restore.restore)
-app.command()(spend.spend)
-app.add_typer(key.app, name="key")
-app.command()(audit.audit)
 
 
 def _version(wanted: bool) -> None:
@@ -77,10 +80,14 @@ def main() -> None:
     """Run the command line: exit status 2 for a configuration that cannot be used, 1 for what failed."""
     try:
         app()
-    except peewee.PeeweeException as error:
-        # What the server refused: a wrong password, a missing database, a missing right.
-        typer.echo(f"sytq: database: {' '.join(str(error.args[-1] if error.args else error).split())}", err=True)
-        sys.exit(1)
     except SytqError as error:
         typer.echo(f"sytq: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        import peewee  # only now: it takes longer to import than `sytq --help` does
+
+        if not isinstance(error, peewee.PeeweeException):
+            raise
+        # What the server refused: a wrong password, a missing database, a missing right.
+        typer.echo(f"sytq: database: {' '.join(str(error.args[-1] if error.args else error).split())}", err=True)
+        sys.exit(1)

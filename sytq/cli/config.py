@@ -21,7 +21,7 @@ from sytq.config.urls import ignored_parameters
 from sytq.errors import ConfigError
 from sytq.registry import Registry
 
-app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 File = Annotated[
     str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")

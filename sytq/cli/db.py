@@ -15,7 +15,7 @@ from sytq.db import open_database
 from sytq.migrations import migrate as apply
 from sytq.migrations import pending
 
-app = typer.Typer(help="Migrate and check the database.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 File = Annotated[
     str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")

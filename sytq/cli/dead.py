@@ -23,7 +23,7 @@ from sytq.runtime import Runtime
 from sytq.states import CANCELLED, DEAD
 from sytq.view import iso, task_view
 
-app = typer.Typer(help="List, show, replay and delete dead tasks.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 All = Annotated[bool, typer.Option("--all", help="All of them; needed when no filter is given.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; print the operation's id.")]

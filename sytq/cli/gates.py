@@ -16,7 +16,7 @@ from sytq.cli.shown import age, as_json, cell, table
 from sytq.errors import InvalidInput
 from sytq.view import iso
 
-app = typer.Typer(help="List gates, show one; pause and resume one.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="GATE", help='The gate, such as "provider:deepseek".')]
 

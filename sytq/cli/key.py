@@ -19,7 +19,7 @@ from sytq.ledger import utcnow
 from sytq.models import ApiKey
 from sytq.view import iso
 
-app = typer.Typer(help="Create, list, revoke and rotate API keys.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, the part behind sytq_.")]
 

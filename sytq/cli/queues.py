@@ -15,7 +15,7 @@ from sytq.cli.given import After, AsJson, File, Limit, open_runtime
 from sytq.cli.shown import age, as_json, more, table
 from sytq.view import iso
 
-app = typer.Typer(help="Show queues, and what runs and is delayed in them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queue.")]
 

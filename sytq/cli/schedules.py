@@ -18,7 +18,7 @@ from sytq.cli.given import File, open_runtime, person
 from sytq.errors import InvalidInput
 from sytq.runtime import Runtime
 
-app = typer.Typer(help="List, pause, resume and trigger schedules.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The schedule's name.")]
 

@@ -17,21 +17,17 @@ from sytq.errors import ConfigError, DatabaseUnavailable
 from sytq.migrations import pending
 from sytq.runtime import Runtime, build
 
-app = typer.Typer()
-
 File = Annotated[
     str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
 ]
 
 
-@app.command()
 def api(file: File = None) -> None:
     """Serve the HTTP API with gunicorn."""
     _usable(file)
     _become("gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()")
 
 
-@app.command()
 def worker(file: File = None) -> None:
     """Run tasks with Dramatiq worker processes."""
     parts = _usable(file)

@@ -24,7 +24,7 @@ from sytq.states import PRIORITIES, STATES
 from sytq.tree import tree as below
 from sytq.view import iso, task_view
 
-app = typer.Typer(help="List, show, submit, cancel and reschedule tasks.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 Payload = Annotated[

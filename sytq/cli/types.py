@@ -14,7 +14,7 @@ from sytq.cli.given import AsJson, File, open_runtime, person
 from sytq.cli.shown import as_json, cell, table
 from sytq.errors import InvalidInput
 
-app = typer.Typer(help="List task types; pause and resume one.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TYPE", help="The task type.")]
 

@@ -30,7 +30,7 @@ from sytq.plugin import TaskType, encode
 from sytq.runtime import Runtime
 from sytq.transaction import Transaction
 
-app = typer.Typer(help="Try a receiver of webhooks.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()

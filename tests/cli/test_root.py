@@ -33,6 +33,34 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+#: What help has no use for: the configuration, the stores, HTTP, tables, and whatever imports them.
+HEAVY = {
+    "aiohttp",
+    "dramatiq",
+    "falcon",
+    "peewee",
+    "pydantic",
+    "pymysql",
+    "redis",
+    "requests",
+    "rich",
+    "structlog",
+    "yaml",
+}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("sytq")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", program, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"typer", "sytq.cli"} <= imported  # so that the list is one
+    assert {name.partition(".")[0] for name in imported} & HEAVY == set()
+    assert {name for name in imported if name.startswith("sytq.")} == {"sytq.cli", "sytq.cli.lazy", "sytq.errors"}
+
+
 def test_version(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout == f"sytq {sytq.__version__}\n"
 

@@ -1,0 +1,85 @@
+"""Commands that are imported when they are asked for, so that help and a mistyped word cost no more than this file.
+
+Owns how a command is found by its name and how the list of them looks. Must not know which commands there are.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
+
+#: Plain text, also where a terminal is narrow or none.
+MARKUP = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command is ("module:function", or "module:app" for a group of them), and its line in the list."""
+
+    where: str
+    help: str
+
+
+class Commands(Mapping[str, Any]):
+    """Name -> command, each made at its first use; names alone cost nothing."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self.places = places
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = _made(name, self.places[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def _made(name: str, place: Place) -> Any:
+    module, _, attribute = place.where.partition(":")
+    found = getattr(importlib.import_module(f"sytq.cli.{module}"), attribute)
+    around = typer.Typer(add_completion=False, rich_markup_mode=MARKUP, pretty_exceptions_enable=False)
+    if isinstance(found, typer.Typer):
+        around.add_typer(found, name=name, help=place.help)
+    else:
+        around.command(name)(found)
+    return typer.main.get_group(around).commands[name]
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands stand in `sections`: title -> name -> place."""
+
+    sections: Mapping[str, Mapping[str, Place]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        places = {name: place for section in self.sections.values() for name, place in section.items()}
+        self.commands = Commands(places)  # type: ignore[assignment]  # nobody adds to it
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        for title, section in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", place.help) for name, place in section.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=place.help)
+            for section in self.sections.values()
+            for name, place in section.items()
+            if name.startswith(incomplete)
+        ]
