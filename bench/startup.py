@@ -29,7 +29,7 @@ def main() -> None:
     for name, command in {
         "python -c pass": [sys.executable, "-c", "pass"],
         "sytq --help": [program, "--help"],
-        "sytq tasks list --help": [program, "tasks", "list", "--help"],
+        "sytq ls --help": [program, "ls", "--help"],
     }.items():
         took = milliseconds(command, times)
         print(f"{name:24} {statistics.median(took):>10.0f} {max(took):>10.0f}")

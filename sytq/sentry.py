@@ -4,7 +4,7 @@ Owns the SDK's settings, the scrubbing of every event, and the crashes of our ow
 tasks is `sytq.middleware.sentry`'s. Nothing here does anything without `sentry.dsn`.
 
 An exception's own words may quote a payload, a prompt or a key, so only those of our own classes go out; of others
-the class, the place in the code and the task's id do, which `sytq tasks show` and the log complete.
+the class, the place in the code and the task's id do, which `sytq show` and the log complete.
 """
 
 from __future__ import annotations

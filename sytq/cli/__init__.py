@@ -23,8 +23,14 @@ class Root(LazyGroup):
     sections = MappingProxyType(
         {
             "Tasks": {
-                "tasks": Place("tasks:app", "List, show, submit, cancel and reschedule tasks."),
-                "dead": Place("dead:app", "List, show, replay and delete dead tasks."),
+                "send": Place("send:send", "Submit a task and print its id."),
+                "ls": Place("tasks:ls", "Show the latest tasks that match a query."),
+                "show": Place("tasks:show", "Show one task with its attempts and steps."),
+                "wait": Place("wait:wait", "Wait until tasks have ended."),
+                "retry": Place("actions:retry", "Run dead or cancelled tasks again."),
+                "cancel": Place("actions:cancel", "Cancel tasks."),
+                "tasks": Place("tasks:app", "Count tasks; reschedule one."),
+                "dead": Place("dead:app", "List, replay and delete dead tasks."),
             },
             "What is going on": {
                 "queues": Place("queues:app", "Show queues, and what runs and is delayed in them."),

@@ -37,7 +37,7 @@ def operate(
         return
     task = parts.submitter.prepare(bulk.TYPE, bulk.description(action, query, now, person(), None))
     parts.submitter.submit([task])
-    hint = f"It goes on without this command: `sytq tasks show {task.id}` watches, `sytq tasks cancel {task.id}` stops."
+    hint = f"It goes on without this command: `sytq show {task.id}` watches, `sytq cancel {task.id}` stops."
     if detach:
         if json_wanted:
             as_json({"operation": task.id})

@@ -1,4 +1,4 @@
-"""`sytq dead`: the tasks that ended without success; find, show, replay and delete them.
+"""`sytq dead`: the tasks that ended without success; find, replay and delete them.
 
 Owns the words, and that nobody replays or deletes everything without saying so.
 """
@@ -13,14 +13,11 @@ import typer
 from sytq.bulk import given_up
 from sytq.cli.bulk import operate
 from sytq.cli.given import After, AsJson, File, Limit, Query, open_runtime, refuse_unknown
-from sytq.cli.onetask import found_task, print_task
 from sytq.cli.shown import age, as_json, cell, more, table
-from sytq.cli.tasks import Id, Payload
 from sytq.errors import InvalidInput
 from sytq.history import History
 from sytq.ledger import utcnow
 from sytq.runtime import Runtime
-from sytq.states import CANCELLED, DEAD
 from sytq.view import iso, task_view
 
 app = typer.Typer(no_args_is_help=True)
@@ -60,16 +57,6 @@ def list_(
     ]
     table(("id", "type", "attempts", "died", "error"), rows)
     more(page.next)
-
-
-@app.command()
-def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file: File = None) -> None:
-    """Show one dead task with its attempts and steps."""
-    parts = open_runtime(file)
-    task = found_task(parts, task_id)
-    if task.state not in (DEAD, CANCELLED):
-        raise InvalidInput("id", f"task {task.id} is not dead but {task.state}; see `sytq tasks show`")
-    print_task(parts, task, payload=payload, json_wanted=json_wanted)
 
 
 @app.command()

@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from sytq import logs
+from sytq.cli.completing import complete_query
 from sytq.config import load
-from sytq.durations import parse_duration
+from sytq.durations import VALID_DURATION, parse_duration
 from sytq.errors import InvalidInput
 from sytq.query import Filter
 from sytq.runtime import Runtime, build
@@ -26,7 +27,12 @@ File = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most to show.")]
 After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Go on where a list before ended.")]
-Query = Annotated[str, typer.Argument(metavar="[QUERY]", help="Which tasks, such as 'type:webhook age:<1h'.")]
+Query = Annotated[
+    str,
+    typer.Argument(
+        metavar="[QUERY]", help="Which tasks, such as 'type:webhook age:<1h'.", autocompletion=complete_query
+    ),
+]
 
 VALID_MOMENT = "now, a duration such as 10m, or a time with its offset such as 2026-07-01T12:00:00Z"
 #: RFC 3339: the offset is not optional, as nobody knows which clock a bare time means.
@@ -37,6 +43,14 @@ def open_runtime(file: str | None) -> Runtime:
     """The parts of a command; their warnings go to standard error, as standard output may be somebody's JSON."""
     logs.configure("warning", "console", "cli")
     return build(load(file))
+
+
+def seconds(text: str) -> float:
+    """A length of time."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: {VALID_DURATION}") from None
 
 
 def ahead(text: str) -> dt.datetime:

@@ -18,7 +18,7 @@ from sytq.models import Task
 from sytq.runtime import Runtime
 from sytq.states import TERMINAL, UNFINISHED
 from sytq.tree import Tree
-from sytq.view import task_detail
+from sytq.view import TaskDetail, task_detail
 
 
 def found_task(parts: Runtime, task_id: str) -> Task:
@@ -40,17 +40,22 @@ def newer(parts: Runtime, tasks: Sequence[Task]) -> dict[str, Live]:
     return {task_id: seen for task_id, seen in live.items() if seen.token >= rows[task_id].token}
 
 
-def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) -> None:
-    """All that is known of a task; `payload=False` leaves out what was submitted and what came of it."""
+def task_json(parts: Runtime, task: Task, *, payload: bool = True) -> TaskDetail:
+    """All that is known of a task, for programs; `payload=False` leaves out what was submitted and what came of it."""
     live = newer(parts, [task]).get(task.id)
     asked = parts.inspection.cancels([task.id]).get(task.id) if live else None
     attempts, steps = parts.ledger.attempts(task.id), parts.ledger.steps(task.id)
-    shown = task_detail(task, parts.registry, live, asked, attempts, steps, contents=payload)
+    return task_detail(task, parts.registry, live, asked, attempts, steps, contents=payload)
+
+
+def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) -> None:
+    """The same for a person, or as one line of JSON."""
+    shown = task_json(parts, task, payload=payload)
     if json_wanted:
         as_json(shown)
         return
     notes = " (set aside: its type is paused)" if shown["set_aside"] else ""
-    notes += f" (to be cancelled, by {asked})" if asked else ""
+    notes += f" (to be cancelled, by {shown['cancelled_by']})" if shown["cancelled_by"] else ""
     notes += " (waits for other tasks: see sytq tasks tree)" if shown["held"] else ""
     lines: dict[str, object] = {"id": task.id, "type": task.type, "queue": f"{shown['queue']}, {shown['priority']}"}
     lines["state"] = shown["state"] + notes

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sytq.archive import check
 from sytq.archive import restore as bring_back
 from sytq.cli.given import AsJson, File
-from sytq.cli.shown import as_json
+from sytq.cli.shown import as_json, progress_bar
 from sytq.config import load
 from sytq.db import open_database
 from sytq.errors import InvalidInput
@@ -54,6 +53,4 @@ def restore(
 
 
 def _bar() -> Progress:
-    """On standard error, and only where somebody looks."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not Console(stderr=True).is_terminal)
+    return progress_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -33,6 +34,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     if not console.is_terminal:
         console.width = 10_000  # in a pipe or file one line a row, whatever its length
     console.print(shown)
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar on standard error, which nobody sees who does not look at a terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
 def more(cursor: str | None) -> None:

@@ -1,4 +1,4 @@
-"""`sytq tasks`: list, count and show tasks; submit, cancel and reschedule one.
+"""`sytq ls` and `sytq show`; `sytq tasks`: count tasks and reschedule one.
 
 Owns the words. How one task is shown is sytq.cli.onetask.
 """
@@ -6,13 +6,11 @@ Owns the words. How one task is shown is sytq.cli.onetask.
 from __future__ import annotations
 
 import datetime as dt
-import sys
 from typing import Annotated
 
 import typer
 
-from sytq.api.body import parse_object
-from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, Query, ahead, open_runtime, person, refuse_unknown
+from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, Query, ahead, open_runtime, refuse_unknown
 from sytq.cli.onetask import found_task, newer, print_task, print_tree
 from sytq.cli.shown import age, as_json, cell, more, table
 from sytq.db import read
@@ -20,7 +18,7 @@ from sytq.history import COUNT_MOST, History
 from sytq.ledger import utcnow
 from sytq.query import parse
 from sytq.runtime import Runtime
-from sytq.states import PRIORITIES, STATES
+from sytq.states import STATES
 from sytq.tree import tree as below
 from sytq.view import iso, task_view
 
@@ -32,14 +30,7 @@ Payload = Annotated[
 ]
 
 
-def _priority(text: str) -> str:
-    if text in PRIORITIES:
-        return text
-    raise typer.BadParameter(f"'{text[:64]}' is not a priority; valid: {', '.join(PRIORITIES)}")
-
-
-@app.command("list")
-def list_(
+def ls(
     query: Query = "",
     limit: Limit = 20,
     after: After = None,
@@ -98,7 +89,6 @@ def count(
     table(("type", *STATES), [*rows, ["(oldest of all)", *(age(oldest.get(state)) for state in STATES)]])
 
 
-@app.command()
 def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file: File = None) -> None:
     """Show one task: its row, what Redis knows newer, and its attempts and steps as a timeline."""
     parts = open_runtime(file)
@@ -120,52 +110,6 @@ def tree(
         as_json(found)
         return
     print_tree(found)
-
-
-@app.command()
-def submit(
-    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="The task type.")],
-    payload: Annotated[str, typer.Argument(metavar="[JSON|-]", help="A JSON object; - reads standard input.")] = "{}",
-    priority: Annotated[
-        str | None,
-        typer.Option("--priority", "-p", parser=_priority, metavar="PRIORITY", help=", ".join(PRIORITIES)),
-    ] = None,
-    at: Annotated[
-        dt.datetime | None, typer.Option("--at", parser=ahead, metavar="WHEN", help=VALID_MOMENT + ".")
-    ] = None,
-    json_wanted: AsJson = False,
-    file: File = None,
-) -> None:
-    """Submit a task and print its id."""
-    parts = open_runtime(file)
-    text = sys.stdin.buffer.read() if payload == "-" else payload.encode("utf-8", "surrogateescape")
-    run_at = at.replace(tzinfo=None) if at else None
-    task = parts.submitter.prepare(type_name, parse_object(text), priority=priority, run_at=run_at)
-    standing = parts.submitter.submit([task]).get(task.id)
-    if json_wanted:
-        as_json({"id": standing or task.id, "accepted": standing is None})
-        return
-    if standing:
-        typer.echo("Not accepted again: an unfinished task with the same key stands.", err=True)
-    typer.echo(standing or task.id)
-
-
-@app.command()
-def cancel(
-    task_id: Id,
-    why: Annotated[str, typer.Option("--why", help="Shown with the task.")] = "",
-    json_wanted: AsJson = False,
-    file: File = None,
-) -> None:
-    """Cancel a task: one that waits at once, one that runs at its next step. Exit 1 when it has ended."""
-    parts = open_runtime(file)
-    outcome = parts.operator.cancel(task_id, by=f"{person()}: {why}" if why else person())
-    if json_wanted:
-        as_json({"id": task_id, "outcome": outcome})
-    else:
-        said = {"cancelled": "is cancelled", "asked": "runs, and is cancelled at its next step", "ended": "has ended"}
-        typer.echo(f"{cell(task_id)} {said[outcome]}", err=outcome == "ended")
-    raise typer.Exit(1 if outcome == "ended" else 0)
 
 
 @app.command()

@@ -42,7 +42,7 @@ FIELDS: dict[str, Kind] = {
 #: Fields with fields below them, as in payload.order_id.
 NESTED: tuple[str, ...] = ("payload", "metadata")
 
-_CHOICES: dict[str, Sequence[str]] = {"state": STATES, "priority": PRIORITIES}
+CHOICES: dict[str, Sequence[str]] = {"state": STATES, "priority": PRIORITIES}
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _RFC3339 = re.compile(_DATE.pattern + r"[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
@@ -56,7 +56,7 @@ def valid_fields() -> str:
 
 def read_word(field: str, text: str) -> str:
     """A value of a word field. Raises ValueError."""
-    choices = _CHOICES.get(field)
+    choices = CHOICES.get(field)
     if choices and text not in choices:
         raise ValueError(f"'{text[:64]}' is not a {field}; valid: {', '.join(choices)}")
     if field in ("type", "queue") and not NAME.fullmatch(text):

@@ -1,4 +1,4 @@
-"""`sytq tasks|queues|dead|types` as a person or a script runs them: real processes, a real worker."""
+"""The commands that look at tasks, queues and types and change them, as a person or a script runs them."""
 
 from __future__ import annotations
 
@@ -97,19 +97,19 @@ def on_mysql(tmp_path: Path, mysql_url: str, redis_url: str) -> Iterator[Install
 
 def test_a_task_is_submitted_shown_and_listed(on_mysql: Installation) -> None:
     on_mysql.start_worker()
-    submit = [sys.executable, "-m", "sytq.cli", "tasks", "submit", "stepwise", "-", "--priority", "high"]
+    submit = [sys.executable, "-m", "sytq.cli", "send", "stepwise", "-", "--priority", "high"]
     body = payload(on_mysql, "st\u00e4p\x1b[31m").encode()
     done = subprocess.run(submit, env=on_mysql.environ, input=body, capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
     task = done.stdout.decode().strip()
     on_mysql.wait_state(task, "succeeded")
     poll(lambda: len(on_mysql.runtime.ledger.attempts(task)) == 1)
-    shown = found(on_mysql, "tasks", "show", task)
+    shown = found(on_mysql, "show", task)
     assert (shown["state"], shown["queue"], shown["priority"]) == ("succeeded", "gentle", "high")
     assert shown["payload"]["name"] == "st\u00e4p\x1b[31m" and shown["result"] == {"done": ["one", "two", "three"]}
     assert [step["value"] for step in shown["steps"]] == ["one", "two", "three"]
     assert [attempt["outcome"] for attempt in shown["attempts_made"]] == ["succeeded"]
-    text = run(on_mysql, "tasks", "show", task).stdout
+    text = run(on_mysql, "show", task).stdout
     *_, timeline = text.partition("\n\n")
     words = ("accepted", "attempt 1 started on", "step one started", "step one done", "step three done", "succeeded")
     assert [line.split("Z  ")[0] for line in timeline.splitlines()] == sorted(
@@ -117,21 +117,21 @@ def test_a_task_is_submitted_shown_and_listed(on_mysql: Installation) -> None:
     )
     assert all(word in timeline for word in words)
     assert "st\u00e4p" in text and "\x1b" not in text
-    assert "st\u00e4p" not in run(on_mysql, "tasks", "show", task, "--no-payload").stdout
-    hidden = found(on_mysql, "tasks", "show", task, "--no-payload")
+    assert "st\u00e4p" not in run(on_mysql, "show", task, "--no-payload").stdout
+    hidden = found(on_mysql, "show", task, "--no-payload")
     assert "payload" not in hidden and "result" not in hidden and "value" not in hidden["steps"][0]
-    assert [entry["id"] for entry in found(on_mysql, "tasks", "list", "type:stepwise")["tasks"]] == [task]
+    assert [entry["id"] for entry in found(on_mysql, "ls", "type:stepwise")["tasks"]] == [task]
     assert found(on_mysql, "tasks", "count", "--type", "stepwise")["types"]["stepwise"]["succeeded"] == 1
 
 
 def test_a_long_list_is_read_page_by_page(installation: Installation) -> None:
     tasks = [installation.submit("plain", f"t{n}") for n in range(3)]
-    first = run(installation, "tasks", "list", "state:queued,dead queue:plain", "-n", "2")
+    first = run(installation, "ls", "state:queued,dead queue:plain", "-n", "2")
     header, *rows = first.stdout.splitlines()
     assert header.split() == ["id", "type", "queue", "state", "attempts", "age", "error"]
     assert [row.split()[:4] for row in rows] == [[task, "plain", "plain", "queued"] for task in tasks[:0:-1]]
     cursor = first.stderr.removeprefix("There are more: --after ").strip()
-    rest = found(installation, "tasks", "list", "state:queued", "-n", "2", "--after", cursor)
+    rest = found(installation, "ls", "state:queued", "-n", "2", "--after", cursor)
     assert [entry["id"] for entry in rest["tasks"]] == [tasks[0]] and rest["next"] is None
     counted = run(installation, "tasks", "count").stdout.splitlines()
     assert counted[0].split() == [
@@ -149,7 +149,7 @@ def test_a_long_list_is_read_page_by_page(installation: Installation) -> None:
 
 def test_a_task_is_scheduled_rescheduled_and_cancelled(installation: Installation) -> None:
     at = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=3)).isoformat(timespec="seconds")
-    submit = ("tasks", "submit", "plain", payload(installation, "a"), "--at")
+    submit = ("send", "plain", payload(installation, "a"), "--at")
     near, far = (run(installation, *submit, when).stdout.strip() for when in ("90m", at))
     delayed = found(installation, "queues", "delayed")["tasks"]
     assert [entry["id"] for entry in delayed] == [near, far]
@@ -160,9 +160,9 @@ def test_a_task_is_scheduled_rescheduled_and_cancelled(installation: Installatio
     run(installation, "tasks", "reschedule", far, "now")
     installation.wait_state(far, "succeeded")
     assert "it is succeeded" in run(installation, "tasks", "reschedule", far, "now", status=1).stderr
-    run(installation, "tasks", "cancel", near, "--why", "not needed")
+    run(installation, "cancel", near, "--why", "not needed")
     assert installation.wait_state(near, "cancelled").error == f"cancelled by {getpass.getuser()}: not needed"
-    assert "has ended" in run(installation, "tasks", "cancel", near, status=1).stderr
+    assert "has ended" in run(installation, "cancel", near, status=1).stderr
 
 
 def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
@@ -180,11 +180,11 @@ def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
     lines = [line.split() for line in run(installation, "queues", "list").stdout.splitlines()]
     assert ["plain", "urgent", "0", "0", "1", "100/1s"] in lines
     assert ["normal", "1", "1"] in [line[:3] for line in lines]
-    assert "next step" in run(installation, "tasks", "cancel", task, "--why", "a mistake").stdout
+    assert "next step" in run(installation, "cancel", task, "--why", "a mistake").stdout
     asked = f"(to be cancelled, by {getpass.getuser()}: a mistake)"
     assert asked in run(installation, "queues", "running", "-q", "plain").stdout
-    assert asked in run(installation, "tasks", "show", task).stdout
-    assert found(installation, "tasks", "show", waiting)["state"] == "queued"
+    assert asked in run(installation, "show", task).stdout
+    assert found(installation, "show", waiting)["state"] == "queued"
 
 
 def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None:
@@ -197,7 +197,7 @@ def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None
     assert (entry["paused"]["by"], entry["paused"]["why"]) == (getpass.getuser(), "the target moves")
     everything = run(installation, "types", "list").stdout
     assert f"by {getpass.getuser()}: the target moves" in everything and "\nwebhook " in everything
-    assert "set aside: its type is paused" in run(installation, "tasks", "show", task).stdout
+    assert "set aside: its type is paused" in run(installation, "show", task).stdout
     run(installation, "types", "resume", "plain")
     installation.wait_state(task, "succeeded")
     assert found(installation, "types", "list", "--paused") == []
@@ -215,7 +215,7 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     )
     assert [entry["id"] for entry in found(installation, "dead", "list", 'error:"odd ONE"')["tasks"]] == [failing]
     assert found(installation, "dead", "list", "finished:>1h")["tasks"] == []
-    assert found(installation, "dead", "show", failing)["attempts"] == 3
+    assert found(installation, "show", failing)["attempts"] == 3
     # Nobody replays or deletes everything by leaving something out.
     for command in (("dead", "replay"), ("dead", "delete"), ("dead", "delete", "--all", "type:hopeless")):
         assert "give either a query" in run(installation, *command, status=2).stderr
@@ -229,7 +229,7 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     installation.wait_state(failing, "dead")
     assert [entry["id"] for entry in found(installation, "dead", "list")["tasks"]] == [failing]
     detached = run(installation, "dead", "delete", "type:failing", "--detach")
-    assert f"sytq tasks show {detached.stdout.strip()}" in detached.stderr
+    assert f"sytq show {detached.stdout.strip()}" in detached.stderr
     installation.wait_state(detached.stdout.strip(), "succeeded")
     assert found(installation, "dead", "list")["tasks"] == []
 
@@ -247,7 +247,7 @@ def test_unreadable_messages_are_shown_with_their_bytes(installation: Installati
 
 
 def test_a_second_task_with_the_same_key_is_the_first(installation: Installation) -> None:
-    submit = ("tasks", "submit", "lonely", payload(installation, "a"))
+    submit = ("send", "lonely", payload(installation, "a"))
     first = run(installation, *submit).stdout
     again = run(installation, *submit)
     assert again.stdout == first and "same key" in again.stderr
@@ -257,16 +257,16 @@ def test_a_second_task_with_the_same_key_is_the_first(installation: Installation
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("tasks", "list", "state:pending"), 1, "'pending' is not a state; valid: queued, scheduled, running"),
-        (("tasks", "list", "queue:nosuch"), 1, "queue: 'nosuch' is not a queue; valid: "),
-        (("tasks", "list", "type:nosuch"), 1, "type: 'nosuch' is not a task type; valid: "),
-        (("tasks", "list", "--after", "nosuch"), 1, "after: 'nosuch' is no cursor"),
-        (("tasks", "show", "nosuch"), 1, "id: there is no task 'nosuch'"),
-        (("tasks", "cancel", "nosuch"), 1, "id: there is no task 'nosuch'"),
+        (("ls", "state:pending"), 1, "'pending' is not a state; valid: queued, scheduled, running"),
+        (("ls", "queue:nosuch"), 1, "queue: 'nosuch' is not a queue; valid: "),
+        (("ls", "type:nosuch"), 1, "type: 'nosuch' is not a task type; valid: "),
+        (("ls", "--after", "nosuch"), 1, "after: 'nosuch' is no cursor"),
+        (("show", "nosuch"), 1, "id: there is no task 'nosuch'"),
+        (("cancel", "nosuch"), 1, "id: there is no task 'nosuch'"),
         (("tasks", "reschedule", "nosuch", "2026-07-01 12:00"), 2, "valid: now, a duration such as 10m"),
-        (("tasks", "submit", "plain", "{}"), 1, "journal: Field required"),
-        (("tasks", "submit", "plain", '{"a": 1, "a": 2}'), 1, "a: the key stands twice"),
-        (("tasks", "submit", "plain", "{}", "--priority", "top"), 2, "valid: urgent, high, normal, low"),
+        (("send", "plain", "{}"), 1, "journal: Field required"),
+        (("send", "plain", '{"a": 1, "a": 2}'), 1, "a: the key stands twice"),
+        (("send", "plain", "{}", "--priority", "top"), 2, "valid: urgent, high, normal, low"),
         (("types", "pause", "nosuch", "--why", "x"), 1, "type: 'nosuch' is not a task type; valid: "),
         (("dead", "list", "finished:<yesterday"), 1, "query: at character 11: finished: 'yesterday' is not valid"),
         (("dead", "delete", "state:dead,queued"), 1, "'state:queued' is not valid here"),
@@ -285,11 +285,11 @@ def test_without_redis_tasks_are_shown_by_the_ledger_and_submitted(tmp_path: Pat
     made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
     task = made.submit("plain", "a")
     made.environ["SYTQ_REDIS__URL"] = f"redis://127.0.0.1:{free_port()}/0"
-    listed = run(made, "tasks", "list", "--json")
+    listed = run(made, "ls", "--json")
     assert json.loads(listed.stdout)["tasks"][0]["id"] == task
-    shown = run(made, "tasks", "show", task, "--json")
+    shown = run(made, "show", task, "--json")
     assert json.loads(shown.stdout)["id"] == task and "Redis does not answer" in shown.stderr
-    second = run(made, "tasks", "submit", "plain", payload(made, "b"))
+    second = run(made, "send", "plain", payload(made, "b"))
     assert second.stdout == f"{made.runtime.ledger.get(second.stdout.strip()).id}\n"  # and nothing else there
     assert "sytq: Redis does not answer" in run(made, "queues", "list", status=1).stderr
     made.close()

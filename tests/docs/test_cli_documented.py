@@ -40,8 +40,8 @@ def long_options(command: Any) -> set[str]:
 
 
 def test_the_walk_finds_commands_at_every_depth() -> None:
-    assert {"sytq dev", "sytq worker", "sytq db migrate", "sytq tasks list", "sytq dead replay"} <= set(COMMANDS)
-    assert {"--limit", "--json", "--file"} <= long_options(COMMANDS["sytq tasks list"])
+    assert {"sytq dev", "sytq worker", "sytq db migrate", "sytq ls", "sytq dead replay"} <= set(COMMANDS)
+    assert {"--limit", "--json", "--file"} <= long_options(COMMANDS["sytq ls"])
 
 
 def test_the_page_has_the_commands_and_no_others() -> None:

@@ -58,7 +58,7 @@ def test_every_attempt_is_in_the_ledger_and_can_be_searched(hooks: Installation,
 
     for name, value in hooks.environ.items():
         monkeypatch.setenv(name, value)
-    shown = json.loads(CliRunner().invoke(app, ["tasks", "show", task_id, "--json"]).stdout)
+    shown = json.loads(CliRunner().invoke(app, ["show", task_id, "--json"]).stdout)
     assert [made["detail"]["status"] for made in shown["attempts_made"]] == [500, 503, 200]
     assert shown["attempts_made"][0]["next_at"] and shown["host"] == "127.0.0.1"
 

@@ -1,0 +1,81 @@
+"""A payload as words of a command line: `key=value`, `nested.key=value`, `key:=json`, `key=@file`; a whole one.
+
+Owns how these become one JSON object. Must not know any task type.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sytq.api.body import parse_object
+from sytq.errors import InvalidInput
+
+VALID = "key=value, key:=json, key=@file, nested.key=value; all of it as @file.json, - (standard input) or JSON"
+_WORD = re.compile(r"([^=:]+)(:?=)(.*)", re.DOTALL)
+
+
+def payload(words: Sequence[str]) -> dict[str, Any]:
+    """The object that `words` describe: a whole one (JSON, file or standard input) first, then single fields.
+
+    Raises InvalidInput naming the word or the field.
+    """
+    whole = [word for word in words if word == "-" or word[:1] in ("@", "{")]
+    if len(whole) > 1:
+        raise InvalidInput(whole[1][:64], "only one whole payload can be given")
+    found = parse_object(_read(whole[0])) if whole else {}
+    given: set[str] = set()
+    for word in words:
+        if word in whole:
+            continue
+        match = _WORD.fullmatch(word)
+        if match is None:
+            raise InvalidInput(word[:64], f"not a field; valid: {VALID}")
+        key, sign, text = match.groups()
+        if key in given:
+            raise InvalidInput(key[:64], f'given twice; a list is written {key[:64]}:=\'["a", "b"]\'')
+        given.add(key)
+        _put(found, key, _value(key, sign, text))
+    return found
+
+
+def _value(key: str, sign: str, text: str) -> Any:
+    data = _read(text) if text != "-" else b"-"
+    if sign == ":=":
+        # As a member of an object it is read as strictly as every payload.
+        try:
+            return parse_object(b'{"value": %s\n}' % data)["value"]
+        except InvalidInput as error:
+            raise InvalidInput(key[:64], f"{error.message}; text needs no colon: {key[:64]}=...") from None
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(key[:64], f"not UTF-8 at byte {error.start}") from None
+
+
+def _put(into: dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for depth, name in enumerate(above):
+        inner = into.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InvalidInput(key[:64], f"'{'.'.join(above[: depth + 1])[:64]}' is given as a value already")
+        into = inner
+    if not all((*above, last)):
+        raise InvalidInput(key[:64], "a part of its name is empty")
+    into[last] = value
+
+
+def _read(word: str) -> bytes:
+    """Standard input for `-`, the file for `@file`, else the word itself. Raises InvalidInput."""
+    if word == "-":
+        return sys.stdin.buffer.read()
+    if not word.startswith("@"):
+        return word.encode("utf-8", "surrogateescape")
+    try:
+        return Path(word[1:]).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no path"
+        raise InvalidInput(word[:64], f"the file cannot be read: {reason}") from None

@@ -1,0 +1,79 @@
+"""The installed program `sytq` as a process: with pipes, as scripts run it, or on a terminal, as a person does."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+PROGRAM = str(Path(sys.executable).with_name("sytq"))
+
+
+def sytq(*arguments: str, environ: Mapping[str, str], stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """Run it to its end, with pipes."""
+    done = subprocess.run([PROGRAM, *arguments], env=dict(environ), input=stdin, capture_output=True, timeout=120)
+    return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Terminal:
+    """It runs on a terminal of its own; `text` is all that was shown so far."""
+
+    def __init__(self, *arguments: str, environ: Mapping[str, str], columns: int = 120, lines: int = 40) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [PROGRAM, *arguments],
+            env={**environ, "TERM": "xterm-256color"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+        )
+        os.close(slave)
+        self.text = ""
+
+    def wait_for(self, words: str, timeout: float = 60) -> str:
+        """Read until `words` were shown."""
+        deadline = time.monotonic() + timeout
+        while words not in self.text:
+            assert time.monotonic() < deadline, f"'{words}' was not shown: {self.text[-3000:]}"
+            assert self._read(0.1) or self.process.poll() is None, f"ended without '{words}': {self.text[-3000:]}"
+        return self.text
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def ended(self, timeout: float = 60) -> int:
+        """Read to the end and return the exit status."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it goes on: {self.text[-3000:]}"
+            self._read(0.1)
+        while self._read(0.0):
+            pass
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        os.close(self._master)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self._master], [], [], seconds)[0]:
+            return False
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # the other end is closed
+            return False
+        self.text += data.decode(errors="replace")
+        return bool(data)
