@@ -46,7 +46,7 @@ class Terminal:
         deadline = time.monotonic() + timeout
         while words not in self.text:
             assert time.monotonic() < deadline, f"'{words}' was not shown: {self.text[-3000:]}"
-            assert self._read(0.1) or self.process.poll() is None, f"ended without '{words}': {self.text[-3000:]}"
+            assert self.read(0.1) or self.process.poll() is None, f"ended without '{words}': {self.text[-3000:]}"
         return self.text
 
     def type(self, keys: str) -> None:
@@ -57,8 +57,8 @@ class Terminal:
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"it goes on: {self.text[-3000:]}"
-            self._read(0.1)
-        while self._read(0.0):
+            self.read(0.1)
+        while self.read(0.0):
             pass
         return self.process.returncode
 
@@ -68,7 +68,8 @@ class Terminal:
             self.process.wait(10)
         os.close(self._master)
 
-    def _read(self, seconds: float) -> bool:
+    def read(self, seconds: float = 0.1) -> bool:
+        """Take what is shown within some time; False when that is nothing."""
         if not select.select([self._master], [], [], seconds)[0]:
             return False
         try:

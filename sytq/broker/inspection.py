@@ -143,6 +143,11 @@ class Inspection:
                 )
         return found
 
+    def types(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the types of those of `ids` that Redis knows. One round trip."""
+        states = self._redis.ask("HMGET", self._keys.live, *ids) if ids else []
+        return {task_id: state.decode().split("|")[1] for task_id, state in zip(ids, states, strict=True) if state}
+
     def over(self, ids: Sequence[str]) -> set[str]:
         """Return those of `ids` that have ended, perhaps not yet in SQL; none while Redis is away."""
         try:
@@ -284,6 +289,21 @@ class Inspection:
         names = [self._keys.events, self._keys.deadletters]
         count, age, aside = self._redis.call("backlog", names, [RECORDER])
         return Unwritten(count, age / 1000, aside)
+
+    def events(self, after: str, wait: float) -> list[tuple[str, dict[bytes, bytes]]]:
+        """Return what happened behind entry `after`, waiting up to `wait` seconds for something.
+
+        Events stay for some seconds after they are in the ledger. One round trip; 500 events at most.
+        """
+        reply = self._redis.ask(
+            *("XREAD", "COUNT", 500, "BLOCK", round(wait * 1000)), *("STREAMS", self._keys.events, after)
+        )
+        return [(entry.decode(), fields) for entry, fields in reply[0][1]] if reply else []
+
+    def last_event(self) -> str:
+        """Return the entry of the latest event. One round trip."""
+        found = self._redis.ask("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+        return found[0][0].decode() if found else "0-0"
 
     def unreadable(self, *, limit: int = 20, after: str | None = None) -> Page[Unreadable]:
         """Return a page of the messages set aside because they cannot be read, latest first. One round trip.

@@ -29,6 +29,7 @@ class Root(LazyGroup):
                 "wait": Place("wait:wait", "Wait until tasks have ended."),
                 "retry": Place("actions:retry", "Run dead or cancelled tasks again."),
                 "cancel": Place("actions:cancel", "Cancel tasks."),
+                "logs": Place("logs:logs", "Show what happens to tasks, as it happens."),
                 "tasks": Place("tasks:app", "Count tasks; reschedule one."),
                 "dead": Place("dead:app", "List, replay and delete dead tasks."),
             },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import peewee
@@ -88,10 +89,10 @@ class Recorder(LeasedLoop):
                 fields = [part for pair in event[1].items() for part in pair]
                 aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
                 self.redis.ask(*aside, *fields)
-                self._submitter.record([_bare(change) for change in _changes(event[1])])
+                self._submitter.record([_bare(change) for change in changes_of(event[1])])
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        changes = [change for _, fields in events for change in _changes(fields)]
+        changes = [change for _, fields in events for change in changes_of(fields)]
         self._submitter.record(changes)
         for change in changes:
             if change.fingerprint == WORKER_DIED:  # no process of ours saw it end
@@ -103,7 +104,8 @@ class Recorder(LeasedLoop):
             pass
 
 
-def _changes(fields: dict[bytes, bytes]) -> list[Change]:
+def changes_of(fields: Mapping[bytes, bytes]) -> list[Change]:
+    """What one event of the stream says."""
     data: Any = json.loads(fields[b"data"])
     if fields[b"kind"] == b"started":
         worker, at = fields[b"worker"].decode(), from_ms(int(fields[b"at"]))

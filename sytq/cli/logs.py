@@ -1,0 +1,136 @@
+"""`sytq logs`: what happens to tasks, as it happens.
+
+Owns the lines. They are those of the timeline: what the ledger has of a task, and what Redis knows newer. What a worker
+writes itself goes to its standard output, which is systemd's, Docker's or Kubernetes' to keep.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple
+
+import typer
+
+from sytq.changes import Change
+from sytq.cli.completing import complete_type
+from sytq.cli.given import AsJson, open_runtime
+from sytq.cli.onetask import found_task, task_json
+from sytq.cli.shown import as_json, cell
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.housekeeping.record import changes_of
+from sytq.runtime import Runtime
+from sytq.states import RUNNING, TERMINAL
+from sytq.view import iso
+
+_LOOK = 0.3
+_BLOCK = 1.0
+_PAUSE = 1.0
+
+
+class Line(NamedTuple):
+    """Sorted by its time, which is RFC 3339 in UTC."""
+
+    at: str
+    id: str
+    type: str
+    event: str
+
+
+def logs(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="The tasks' ids; none: every task, with --follow.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens next, until the tasks have ended.")
+    ] = False,
+    type_name: Annotated[
+        str | None,
+        typer.Option("--type", "-t", help="Of every task, those of this type.", autocompletion=complete_type),
+    ] = None,
+    json_wanted: AsJson = False,
+    file: Annotated[
+        str | None, typer.Option("--file", help="The YAML file; default: the one that SYTQ_CONFIG names.")
+    ] = None,  # without -f, which everybody knows as something else here
+) -> None:
+    """Show what happened to tasks, a line for each event; with --follow also what happens next.
+
+    Log lines of worker processes are not kept by sytq: see `journalctl -u 'sytq-*'`, `docker compose logs` or
+    `kubectl logs`, and look for the task's id.
+    """
+    if (ids and type_name) or not (ids or follow):
+        raise typer.BadParameter("give either ids, or --follow for every task or those of a --type", param_hint="ID")
+    parts = open_runtime(file)
+    if type_name is not None:
+        parts.registry.get(type_name)
+    for line in _told(parts, list(dict.fromkeys(ids)), follow) if ids else _everything(parts, type_name):
+        if json_wanted:
+            as_json(line._asdict())
+        else:
+            typer.echo(cell(f"{line.at}  {line.id}  {line.type}  {line.event}"))
+
+
+def _told(parts: Runtime, ids: list[str], follow: bool) -> Iterator[Line]:
+    """The timelines of these tasks as one; with `follow` until all have ended, with their progress."""
+    told: set[Line] = set()
+    progress: dict[str, object] = {}
+    for task_id in ids:
+        found_task(parts, task_id)
+    while ids:
+        fresh: set[Line] = set()
+        going = []
+        try:
+            for task_id in ids:
+                seen = task_json(parts, found_task(parts, task_id), payload=False)
+                name = seen["type"]
+                fresh |= {Line(moment["at"], task_id, name, moment["event"]) for moment in seen["timeline"]}
+                if follow and seen["state"] not in TERMINAL and seen["progress"] not in (None, progress.get(task_id)):
+                    progress[task_id] = shown = seen["progress"]
+                    said = f"progress {shown['done']} of {shown.get('of') or '?'} {shown.get('text') or ''}".rstrip()
+                    fresh.add(Line(iso(dt.datetime.now(dt.UTC)), task_id, name, said))
+                if seen["state"] not in TERMINAL or not seen["finished_at"]:
+                    going.append(task_id)
+        except DatabaseUnavailable as error:
+            if not follow:
+                raise
+            typer.echo(f"warning: {error}; it is waited for", err=True)
+            going = ids
+        yield from sorted(fresh - told)
+        told |= fresh
+        ids = going if follow else []
+        if ids:
+            time.sleep(_LOOK)
+
+
+def _everything(parts: Runtime, type_name: str | None) -> Iterator[Line]:
+    """Every start and end from now on, from Redis alone: the ledger is asked nothing."""
+    after, types = parts.inspection.last_event(), dict[str, str]()
+    while True:
+        try:
+            entries = parts.inspection.events(after, _BLOCK)
+            changes = [(entry, change) for entry, fields in entries for change in changes_of(fields)]
+            types |= parts.inspection.types([change.id for _, change in changes if change.id not in types])
+        except RedisUnavailable as error:
+            typer.echo(f"warning: {error}; it is waited for", err=True)
+            time.sleep(_PAUSE)
+            continue
+        for _, change in changes:
+            name = types.get(change.id, "?")
+            if type_name in (None, name):
+                yield _line(change, name)
+            if change.state in TERMINAL:
+                types.pop(change.id, None)
+        if entries:
+            after = entries[-1][0]
+
+
+def _line(change: Change, name: str) -> Line:
+    at = change.started_at if change.state == RUNNING else change.finished_at
+    assert at is not None
+    if change.state == RUNNING:
+        return Line(iso(at), change.id, name, f"attempt {change.attempts} started on {change.worker}")
+    said = f"attempt {change.attempts} ended, {change.outcome or change.state}"
+    said += f": {change.error}" if change.error else ""
+    said += f"; the next at {iso(change.scheduled_at)}" if change.scheduled_at else ""
+    return Line(iso(at), change.id, name, said)

@@ -1,0 +1,75 @@
+"""`sytq logs`: the story of tasks, from both stores, by the installed program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+from tests.servers import poll
+from tests.terminal import PROGRAM, Terminal, sytq
+from tests.workers import Installation
+
+
+def events(output: str) -> list[str]:
+    return [json.loads(line)["event"] for line in output.splitlines()]
+
+
+def test_what_happened_to_tasks_is_told_in_order(installation: Installation) -> None:
+    installation.start_worker()
+    first, second = installation.submit("stepwise", "a"), installation.submit("failing", "b\x1b[31m")
+    installation.wait_state(first, "succeeded")
+    installation.wait_state(second, "dead")
+    done = sytq("logs", first, second, environ=installation.environ)
+    assert done.returncode == 0 and "\x1b" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
+    assert all(any(words in line and first in line for line in lines) for words in ("accepted", "step two done"))
+    assert sum("ended, failed: ValueError: b" in line and f"{second}  failing" in line for line in lines) == 2
+    assert lines[-1].endswith("  dead")
+    alone = sytq("logs", first, "--json", environ=installation.environ)
+    assert events(alone.stdout)[0] == "accepted" and events(alone.stdout)[-1] == "succeeded"
+    assert second not in alone.stdout
+
+
+def test_a_task_is_followed_to_its_end_with_its_progress(installation: Installation) -> None:
+    task = installation.submit("gentle", "g", seconds=2)
+    following = subprocess.Popen(
+        [PROGRAM, "logs", "-f", task, "--json"], env=installation.environ, stdout=subprocess.PIPE, text=True
+    )
+    installation.start_worker()
+    told = events(following.communicate(timeout=60)[0])
+    assert following.returncode == 0
+    assert told[0] == "accepted" and told[-1] == "succeeded"
+    assert "progress 1 of 2 half way" in told
+    assert any(line.startswith("attempt 1 started on ") for line in told)
+    assert len(told) == len(set(told))
+
+
+def test_every_task_is_followed_until_ctrl_c(installation: Installation) -> None:
+    installation.start_worker()
+    terminal = Terminal("logs", "-f", "--type", "failing", environ=installation.environ, columns=200)
+    # It tells what happens from its start on: something happens until it does.
+    poll(lambda: began(installation, terminal), timeout=60, interval=0.5, message=lambda: terminal.text)
+    assert "ended, dead: ValueError: x fails" in terminal.wait_for("ended, dead")
+    assert "  plain  " not in terminal.text
+    terminal.type("\x03")
+    assert terminal.ended() == 130 and "Traceback" not in terminal.text
+    terminal.close()
+
+
+def began(installation: Installation, terminal: Terminal) -> bool:
+    installation.submit("plain", "p")
+    installation.submit("failing", "x")
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        terminal.read()
+    return "attempt 1 started" in terminal.text
+
+
+def test_logs_needs_ids_or_follow(installation: Installation) -> None:
+    for arguments in ((), ("some-id", "--type", "plain")):
+        done = sytq("logs", *arguments, environ=installation.environ)
+        assert done.returncode == 2 and "give either ids, or --follow" in done.stderr
+    assert "there is no task 'nosuch'" in sytq("logs", "nosuch", environ=installation.environ).stderr
+    assert "valid: backup" in sytq("logs", "-f", "--type", "nosuch", environ=installation.environ).stderr
