@@ -89,7 +89,7 @@ class Recorder(LeasedLoop):
                 fields = [part for pair in event[1].items() for part in pair]
                 aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
                 self.redis.ask(*aside, *fields)
-                self._submitter.record([_bare(change) for change in changes_of(event[1])])
+                self._submitter.record([_bare(change) for change in _told(event[1])])
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         changes = [change for _, fields in events for change in changes_of(fields)]
@@ -135,6 +135,14 @@ def changes_of(fields: Mapping[bytes, bytes]) -> list[Change]:
             host=detail.get("host"),
         )
     ]
+
+
+def _told(fields: dict[bytes, bytes]) -> list[Change]:
+    """As `changes_of`; nothing where not even that can be read: of a newer release, or no event at all."""
+    try:
+        return changes_of(fields)
+    except _CONTENT:
+        return []
 
 
 def _bare(change: Change) -> Change:

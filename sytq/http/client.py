@@ -24,7 +24,7 @@ from yarl import URL
 from sytq import otel
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
-from sytq.http.measuring import measured
+from sytq.http.measuring import measured, measuring
 from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
 
@@ -203,17 +203,19 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response as it arrives. `connect_timeout` (seconds) covers DNS, connecting and TLS only: the
         caller owes a deadline for headers and body, and a bound on what it keeps."""
-        target, options = self._prepare(method, url, headers, body, json, trusted)
-        options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
-        with otel.call(method, target, options["headers"]) as answered:
-            session = self._sessions.get(trusted)
-            options |= await self._sessions.options(target, trusted, None)
-            response = await session.request(method, target, **options)
-            answered(response.status)
-            try:
-                yield response
-            finally:
-                response.close()
+        with measuring(trusted) as measured_as:
+            target, options = self._prepare(method, url, headers, body, json, trusted)
+            options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
+            with otel.call(method, target, options["headers"]) as answered:
+                session = self._sessions.get(trusted)
+                options |= await self._sessions.options(target, trusted, None)
+                response = await session.request(method, target, **options)
+                answered(response.status)
+                measured_as(response.status)
+                try:
+                    yield response
+                finally:
+                    response.close()
 
     async def close(self) -> None:
         """Close every connection; running calls fail."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import aiohttp
@@ -31,26 +32,38 @@ _SECONDS = Histogram(
 )
 
 
+@contextmanager
+def measuring(trusted: bool) -> Iterator[Callable[[int], None]]:
+    """Time one call: until the end of the block, which tells the status once it has one."""
+    since, said = time.monotonic(), "refused"
+
+    def answered(status: int) -> None:
+        nonlocal said
+        said = f"{status // 100}xx"
+
+    try:
+        yield answered
+    except TimeoutError:
+        said = "timeout"
+        raise
+    except aiohttp.ClientError:
+        said = "network"
+        raise
+    except asyncio.CancelledError:
+        said = "cancelled"
+        raise
+    finally:
+        _SECONDS.observe(time.monotonic() - since, "trusted" if trusted else "guarded", said)
+
+
 def measured(call: Callable[P, Awaitable[A]]) -> Callable[P, Coroutine[Any, Any, A]]:
     """Time a method of the client that makes one call."""
 
     @functools.wraps(call)
     async def timed(*args: P.args, **options: P.kwargs) -> A:
-        since, said = time.monotonic(), "refused"
-        try:
+        with measuring(bool(options.get("trusted"))) as answered:
             answer = await call(*args, **options)
-            said = f"{answer.status_code // 100}xx"
+            answered(answer.status_code)
             return answer
-        except TimeoutError:
-            said = "timeout"
-            raise
-        except aiohttp.ClientError:
-            said = "network"
-            raise
-        except asyncio.CancelledError:
-            said = "cancelled"
-            raise
-        finally:
-            _SECONDS.observe(time.monotonic() - since, "trusted" if options.get("trusted") else "guarded", said)
 
     return timed
