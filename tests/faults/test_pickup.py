@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import peewee
 import pytest
 
 from sytq.db import is_mysql
 from sytq.housekeeping.pickup import Patience
+from sytq.ids import new_id
 from sytq.models import Task
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
 from tests.servers import poll
@@ -56,6 +58,10 @@ class Callers(Installation):
 
     def statuses(self) -> dict[object, object]:
         return dict(self.sql("SELECT id, status FROM {order}"))  # type: ignore[arg-type]
+
+    def ended(self, type_name: str) -> bool:
+        with self.runtime.database.connection_context():
+            return Task.get_or_none(Task.type == type_name, Task.state == "succeeded") is not None
 
     def tasks(self) -> list[Task]:
         with self.runtime.database.connection_context():
@@ -108,6 +114,23 @@ def test_a_row_that_is_set_back_to_pending_is_asked_about_again(callers: Callers
     callers.sql("UPDATE {order} SET status = '待处理' WHERE id = 1")
     poll(lambda: callers.statuses()[1] == "已完成", timeout=30, message="it is answered the second time")
     assert len(callers.tasks()) == 2
+
+
+def test_a_completed_row_stays_as_it_is_when_plain_sql_makes_a_second_task_that_never_runs(callers: Callers) -> None:
+    callers.start_worker()
+    callers.insert(1)
+    poll(lambda: callers.ended("llm"), timeout=30, message="the row is answered")
+    before = callers.sql("SELECT * FROM {order}")
+    with pytest.raises(peewee.IntegrityError):
+        callers.insert(1)
+    callers.runtime.operator.pause("llm", "ann", "looked at by hand")
+    second, payload = new_id(), '{{"table_name": "order", "id": 1}}'
+    callers.sql(f"INSERT INTO sytq_tasks (id, type, payload) VALUES ('{second}', 'llm', '{payload}')")
+    callers.runtime.operator.cancel(second, "ann")
+    callers.wait_state(second, "cancelled")
+    poll(lambda: callers.ended("llm.dead"), timeout=30, message="the row would be told")
+    assert callers.sql("SELECT * FROM {order}") == before
+    assert len(callers.provider.calls) == 1
 
 
 def test_a_row_that_cannot_be_written_is_not_taken_up_without_end(callers: Callers) -> None:

@@ -12,6 +12,7 @@ from sytq_plugins.llm import Valuation
 
 from sytq.db import is_mysql
 from sytq.errors import Fail, Lost, Retry
+from sytq.ids import new_id
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import (
     REPORT,
@@ -422,6 +423,18 @@ def test_a_completed_row_stays_completed_when_its_task_dies(desk: Desk) -> None:
     desk.run(task)
     dead = desk.die(task, "the worker was killed 4 times")
     assert (desk.row()["status"], desk.row()["failed_info"]) == ("completed", None)
+    assert desk.children(dead) == []
+
+
+def test_a_completed_row_stays_as_it_is_when_a_plain_insert_makes_a_second_task_that_dies(desk: Desk) -> None:
+    desk.add_row(callback_url=ORIGIN)
+    desk.run(desk.submit())
+    desk.sql("DELETE FROM sytq_unique")  # the first task's end is recorded
+    before, second = desk.row(), new_id()
+    payload = '{"table_name": "valuation_records", "id": 1}'  # without the key that a submission has
+    desk.sql(f"INSERT INTO sytq_tasks (id, type, payload) VALUES ('{second}', 'llm', '{payload}')")
+    dead = desk.die(second, "cancelled by ann")
+    assert desk.row() == before
     assert desk.children(dead) == []
 
 
