@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import peewee
-from playhouse.pool import MaxConnectionsExceeded, PooledMySQLDatabase, PooledSqliteDatabase
+from playhouse.pool import PooledSqliteDatabase
 from pymysql.constants import CLIENT
 
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DatabaseUnavailable
 from sytq.meter import Histogram
+from sytq.pool import MaxConnectionsExceeded, MySQL
 
 T = TypeVar("T")
 
@@ -37,25 +38,6 @@ _SQLITE_AWAY = ("unable to open database", "disk i/o error", "readonly database"
 _TRIES = 6
 #: Seconds after which nothing is tried again: somebody waits, and each try may wait for a lock on its own.
 _ENOUGH = 10.0
-
-
-class _MySQLSession(peewee.MySQLDatabase):
-    """MySQL with the session that sytq relies on, whatever the server's defaults are."""
-
-    def _connect(self) -> object:
-        connection = super()._connect()  # type: ignore[misc]
-        with connection.cursor() as cursor:
-            # Strict: a value too long for its column is an error, never cut in silence.
-            cursor.execute(
-                "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO',"
-                " SESSION time_zone = '+00:00', SESSION innodb_lock_wait_timeout = 10"
-            )
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        return connection
-
-
-class _PooledMySQL(PooledMySQLDatabase, _MySQLSession):
-    pass
 
 
 def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.Database:
@@ -90,7 +72,7 @@ def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.D
             if "unix_socket" in query
             else {"host": parts.hostname or "localhost", "port": parts.port or 3306}
         )
-        return _PooledMySQL(
+        return MySQL(
             unquote(parts.path[1:]),
             user=unquote(parts.username or ""),
             password=unquote(parts.password or ""),

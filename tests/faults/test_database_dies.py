@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from sytq.db import open_database, read
 from sytq.errors import DatabaseUnavailable
 from tests.servers import MySQLServer, poll
 from tests.workers import Installation
@@ -100,3 +103,33 @@ def test_the_time_limit_goes_on_behind_a_step(breakable: Installation) -> None:
     task = breakable.submit("overdue", "a")
     assert breakable.wait_state(task, "dead").error.startswith("timed out")
     assert breakable.notes() == {"step a": 1}
+
+
+def test_users_of_a_frozen_database_wait_side_by_side_and_not_one_after_the_other(own_mysql: MySQLServer) -> None:
+    users = 16
+    database = open_database(own_mysql.create_database("sytq"), pool=users, timeout=1)
+
+    def use() -> float:
+        since = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            read(database, lambda: database.execute_sql("SELECT 1").fetchone())
+        return time.monotonic() - since
+
+    def idle() -> None:
+        met.wait(10)  # as many connections as users
+
+    met = threading.Barrier(4)
+    with ThreadPoolExecutor(users) as threads:
+        for done in [threads.submit(read, database, idle) for _ in range(4)]:
+            done.result()
+        own_mysql.pause()
+        try:
+            waited = [done.result() for done in [threads.submit(use) for _ in range(users)]]
+        finally:
+            own_mysql.resume()
+        # 2 s each, the time limit of a read: one after the other that would be 30 s.
+        assert max(waited) < 10
+        poll(lambda: read(database, lambda: database.execute_sql("SELECT 1").fetchone()) == (1,), message="it answers")
+        for done in [threads.submit(read, database, idle) for _ in range(4)]:
+            done.result()  # nobody has kept a place
+    database.close_all()  # type: ignore[attr-defined]

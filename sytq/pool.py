@@ -1,0 +1,82 @@
+"""The connections to MySQL (and MariaDB): their session, and the pool they are taken from.
+
+Owns who waits for whom: nobody, but for a place when all are taken. Must not know a URL, nor what is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import time
+from typing import Any
+
+import peewee
+import pymysql
+from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledMySQLDatabase
+
+__all__ = ["MaxConnectionsExceeded", "MySQL"]
+
+
+class MySQL(PooledMySQLDatabase):
+    """Peewee's pool, in which nobody stands in the way of another.
+
+    Peewee connects, looks whether an idle connection still lives, and rolls back, under a lock: when the server stops
+    answering (frozen, cut off), every user of a process would wait for the time limits of all who came before it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lock = contextlib.nullcontext()  # what it guards is each thread's own; the pool has another
+
+    def _connect(self) -> object:
+        place = object()
+        with self._pool_lock:
+            if len(self._in_use) >= self._max_connections:
+                raise MaxConnectionsExceeded("all pooled connections are busy")
+            self._in_use[place] = PoolConnection(0.0, None, time.time())
+        try:
+            since, connection = self._idle() or (time.time(), self._open())
+        except BaseException:
+            with self._pool_lock:
+                del self._in_use[place]
+                self._pool_available.notify()
+            raise
+        with self._pool_lock:
+            del self._in_use[place]
+            self._in_use[self.conn_key(connection)] = PoolConnection(since, connection, time.time())
+        return connection
+
+    def _close(self, connection: Any, close_conn: bool = False) -> None:
+        # Rolled back before anybody waits for the place.
+        super()._close(connection, close_conn or not super()._can_reuse(connection))
+
+    def _can_reuse(self, connection: Any) -> bool:
+        return True  # `_close` has asked
+
+    def _idle(self) -> tuple[float, Any] | None:
+        """An idle connection that lives, and since when it does."""
+        while True:
+            with self._pool_lock:
+                if not self._connections:
+                    return None
+                since, _, connection = heapq.heappop(self._connections)
+            try:
+                if not self._is_stale(since):
+                    connection.ping(reconnect=False)
+                    return since, connection
+            except pymysql.Error as error:
+                if isinstance(error.__context__, TimeoutError):
+                    raise  # the others would not answer either
+            self._close_raw(connection)
+
+    def _open(self) -> Any:
+        """A new connection, with the session that sytq relies on, whatever the server's defaults are."""
+        connection = peewee.MySQLDatabase._connect(self)  # type: ignore[attr-defined]
+        with connection.cursor() as cursor:
+            # Strict: a value too long for its column is an error, never cut in silence.
+            cursor.execute(
+                "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO',"
+                " SESSION time_zone = '+00:00', SESSION innodb_lock_wait_timeout = 10"
+            )
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return connection
