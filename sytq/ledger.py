@@ -8,9 +8,7 @@ Must not know Redis, HTTP or any task type. All times are naive UTC; payloads an
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import peewee
@@ -20,6 +18,8 @@ from sytq.changes import Change, write_attempts, write_states
 from sytq.db import execute_many, is_mysql, marks, read, transact
 from sytq.errors import Lost
 from sytq.models import MODELS, Attempt, Step, Task, UniqueKey
+from sytq.newtask import NewTask as NewTask
+from sytq.newtask import write_new
 from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
@@ -33,35 +33,6 @@ def utcnow() -> dt.datetime:
 def from_ms(ms: int) -> dt.datetime:
     """Unix milliseconds (Redis' clock) as the ledger's naive UTC time."""
     return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).replace(tzinfo=None)
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC.
-
-    One with `after` is held until those tasks, which are there or inserted with it, have ended (see `sytq.workflow`).
-    """
-
-    id: str
-    type: str
-    queue: str
-    priority: str
-    payload: str
-    max_attempts: int | None = None
-    run_at: dt.datetime | None = None
-    owner: str | None = None
-    parent: str | None = None
-    unique_key: str | None = None
-    host: str | None = None
-    ordering_key: str | None = None
-    metadata: str | None = None  # JSON text, as are the next
-    callback: str | None = None
-    request_id: str | None = None
-    traceparent: str | None = None
-    after: tuple[str, ...] = ()
-    on_failure: workflow.OnFailure = "cancel"
-    retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
-    made: float = field(default_factory=time.monotonic, compare=False)
 
 
 class Ledger:
@@ -103,39 +74,8 @@ class Ledger:
             there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(keys)))}
             keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
         standing = self.claim(keys)
-        tasks = [_behind(task, standing) if standing else task for task in tasks if task.id not in standing]
-        columns = (
-            "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host, ordering_key,"
-            " unique_key, metadata, callback, request_id, traceparent, held"
-        )
-        rows = [
-            (
-                task.id,
-                task.type,
-                task.queue,
-                task.priority,
-                SCHEDULED if task.run_at or task.after else QUEUED,
-                task.payload,
-                task.max_attempts,
-                task.run_at,
-                task.owner,
-                task.parent,
-                task.host,
-                task.ordering_key,
-                task.unique_key,
-                task.metadata,
-                task.callback,
-                task.request_id,
-                task.traceparent,
-                task.on_failure if task.after else None,
-            )
-            for task in tasks
-        ]
-        # Plain placeholders only: PyMySQL sends anything else row by row.
-        tail = "ON DUPLICATE KEY UPDATE id = id" if self._mysql else "ON CONFLICT (id) DO NOTHING"
-        execute_many(
-            self.database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(self.database, 18)}) {tail}", rows
-        )
+        tasks = [task.behind(standing) if standing else task for task in tasks if task.id not in standing]
+        write_new(self.database, tasks)
         if waits := {task.id: task.after for task in tasks if task.after}:
             workflow.hold(self.database, waits)
         return standing
@@ -389,11 +329,3 @@ class Ledger:
         """Remove a step that failed with an answer, so that its next run does not count as interrupted. Raises Lost."""
         query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
         self.fenced(task_id, token, lambda: query.execute())
-
-
-def _behind(task: NewTask, standing: dict[str, str]) -> NewTask:
-    """The task, which comes after those that stand for the ones that it was to come after."""
-    if not task.after:
-        return task
-    after = tuple(standing.get(on_id, on_id) for on_id in task.after)
-    return replace(task, after=after, parent=standing.get(task.parent or "", task.parent))

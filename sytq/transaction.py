@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Required
 
 import peewee
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import TypedDict
 
 from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
@@ -47,16 +47,20 @@ class Transaction:
         self.database: peewee.Database = ledger.database
         self.tasks: list[NewTask] = []
 
-    def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
+    def enqueue(
+        self,
+        type_name: str,
+        payload: object,
+        *,
+        key: str,
+        run_at: dt.datetime | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
+        joins: bool = False,
+    ) -> str:
         """Insert a task and return its id; see `Child`. Raises InvalidInput."""
-        (task_id,) = self._insert(
-            type_name,
-            {options["key"]: payload},
-            run_at=options.get("run_at"),
-            after=options.get("after", ()),
-            on_failure=options.get("on_failure", "cancel"),
-        )
-        if options.get("joins"):
+        (task_id,) = self._insert(type_name, {key: payload}, run_at=run_at, after=after, on_failure=on_failure)
+        if joins:
             join(self.database, self._parent.id, task_id)
         return task_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,27 @@ def test_a_failure_cancels_what_waits_unless_it_asked_to_hear_of_it(installation
     said = heard(installation, collector(installation, hearing))
     assert said == [["part", "succeeded", {"part": "b"}, None], ["part", "dead", None, "bad fails"]]
     assert installation.notes()["collect all"] == 0
+
+
+def test_who_waits_for_a_callback_or_a_death_hears_of_a_task_that_was_not_run(installation: Installation) -> None:
+    installation.start_worker()
+    hopeless = installation.prepare("hopeless", "first")
+    skipped = installation.prepare("lonely", "skipped", after=[hopeless.id])
+    installation.runtime.submitter.submit([hopeless, skipped])
+    installation.wait_state(skipped.id, "cancelled")
+    installation.wait_note("dead-0 skipped")
+    again = installation.submit("lonely", "skipped")  # its unique key is free
+    installation.wait_state(again, "succeeded")
+
+
+def test_a_task_that_waits_and_is_given_a_time_waits_all_the_same(installation: Installation) -> None:
+    installation.start_worker()
+    slow = installation.submit("plain", "slow", seconds=2)
+    last = installation.prepare("plain", "last", after=[slow])
+    installation.runtime.submitter.submit([last])
+    assert installation.runtime.operator.reschedule(last.id, dt.datetime.now(dt.UTC))
+    installation.wait_state(last.id, "succeeded")
+    assert [line.split()[0] for line in installation.journal.read_text().splitlines()] == ["start", "end"] * 2
 
 
 def test_what_was_skipped_runs_once_the_failed_task_was_replayed(installation: Installation, tmp_path: Path) -> None:

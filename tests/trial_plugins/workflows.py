@@ -1,5 +1,7 @@
 """Task types for the tests of workflows: one that fans out, one that is told, one that does so within another."""
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ class Fan(BaseModel):
     parts: list[Part] = []
     inner: list["Fan"] = []
     on_failure: OnFailure = "cancel"
+    dies: bool = False  # at its first run, between its children and what waits for them
 
 
 def note(payload: Part | Fan, word: str) -> None:
@@ -47,6 +50,8 @@ def fan(ctx: Context, payload: Fan) -> str:
     """Start a child for each part, further fans, and what is told of their end."""
     children = ctx.enqueue_many("part", {part.name: part for part in payload.parts})
     children += [ctx.enqueue("fan", inner, key=inner.name) for inner in payload.inner]
+    if payload.dies and ctx.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     told = {"journal": payload.journal, "name": payload.name}
     options = {"on_failure": payload.on_failure, "joins": True}
     return ctx.enqueue("collect", told, key="collect", after=children, **options)  # type: ignore[arg-type]
