@@ -68,7 +68,7 @@ def show(
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield what is allowed but probably not meant, one sentence each."""
     if not settings.auth.enabled:
-        if _is_loopback(settings.api.host):
+        if is_loopback(settings.api.host):
             yield "auth.enabled is false; valid for loopback only, as any caller is served without a key"
         else:
             yield f"auth.enabled is false while api.host is {settings.api.host}, which others can reach"
@@ -84,7 +84,7 @@ def warnings(settings: Settings) -> Iterator[str]:
         yield f"mysql.dsn: {', '.join(names)} has no effect; the session is set up by sytq"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,0 +1,72 @@
+"""`sytq doctor`: looks at everything that sytq stands on and says what to do about what is wrong.
+
+Owns the words of the command. What is looked at stands in the modules beside this one, a subject each; nothing that
+they do changes anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sytq import logs
+from sytq.cli.config import warnings
+from sytq.cli.doctor.database import database
+from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding, examined
+from sytq.cli.doctor.host import disk, files, ports
+from sytq.cli.doctor.providers import providers
+from sytq.cli.doctor.redis import redis
+from sytq.cli.doctor.service import plugins, workers
+from sytq.cli.given import AsJson, File
+from sytq.cli.shown import as_json, cell
+from sytq.config import load
+from sytq.errors import ConfigError
+
+_COLOURS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+#: Name -> what is looked at. Each has its own thread and its own deadline.
+_CHECKS = {
+    "redis": redis,
+    "database": database,
+    "plugins": plugins,
+    "workers": workers,
+    "ports": ports,
+    "files": files,
+    "disk": disk,
+}
+
+
+def doctor(json_wanted: AsJson = False, file: File = None) -> None:
+    """Check configuration, stores, providers, workers and this machine, and say what to do. Exit 1 when one fails."""
+    logs.configure("critical", "console", "cli")  # what they would say is what this says
+    try:
+        settings = load(file)
+    except ConfigError as error:
+        todo = "correct the configuration; `sytq config show` has every setting once it can be read"
+        found = [Finding("config", FAIL, line, todo) for line in str(error).splitlines()]
+    else:
+        found = [Finding("config", WARN, said, "see docs/configuration.md") for said in warnings(settings)]
+        given = len(settings.origins)
+        found = found or [Finding("config", OK, f"valid; {given} given, the rest default")]
+        found += examined({**_CHECKS, **providers(settings)}, settings)
+    failed = any(finding.verdict == FAIL for finding in found)
+    if json_wanted:
+        as_json({"ok": not failed, "checks": [asdict(finding) for finding in found]})
+    else:
+        _print(found)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _print(found: list[Finding]) -> None:
+    console = Console(soft_wrap=True)
+    width = max(len(finding.check) for finding in found)
+    for finding in found:
+        line = Text(f"{finding.verdict:<5}", style=_COLOURS[finding.verdict])
+        line.append(f"{finding.check:<{width}}  {cell(finding.said)}", style="default")
+        console.print(line)
+        if finding.todo:
+            console.print(Text(f"{'':{width + 5}}  {cell(finding.todo)}", style="dim"))
+    counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in (OK, WARN, FAIL)}
+    console.print(Text(", ".join(f"{count} {verdict}" for verdict, count in counts.items())))

@@ -1,0 +1,114 @@
+"""The database: whether it answers, has our tables, and keeps sessions and commits as we rely on.
+
+Owns what is asked of MySQL, MariaDB and SQLite. Makes no file where there is no database yet.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import peewee
+
+from sytq.cli.doctor.compared import clock, numbers, skew
+from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
+from sytq.config import Settings
+from sytq.db import is_mysql, open_database, read
+from sytq.errors import DatabaseUnavailable
+from sytq.history import History
+from sytq.migrations import pending
+
+_PATIENCE = 2.0
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Version, migrations, session, room for our connections, durability, clock."""
+    parts = urlsplit(settings.database_url)
+    if parts.scheme == "sqlite" and not Path(path := unquote(parts.path[1:])).exists():
+        yield Finding("database", FAIL, f"there is no file {path}", "run `sytq db migrate`, or correct database.url")
+        return
+    base = open_database(settings.database_url, pool=1, timeout=_PATIENCE)
+    try:
+        ahead = skew(lambda: _time(base))
+    except (DatabaseUnavailable, peewee.PeeweeException) as error:
+        said = str(error) if isinstance(error, DatabaseUnavailable) else f"it refuses: {error.args[-1]}"
+        yield Finding("database", FAIL, said[:300], "start the database, or correct database.url; nothing is accepted")
+        return
+    yield from (_mysql if is_mysql(base) else _sqlite)(base, settings)
+    missing = pending(base)
+    if missing:
+        yield Finding("migrations", FAIL, f"the database lacks {', '.join(missing)}", "run `sytq db migrate`")
+    else:
+        yield Finding("migrations", OK, "up to date")
+    yield clock("database clock", ahead)
+
+
+def _sqlite(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
+    def work() -> tuple[str, str]:
+        (version,) = base.execute_sql("SELECT sqlite_version()").fetchone()
+        (mode,) = base.execute_sql("PRAGMA journal_mode").fetchone()
+        return version, mode
+
+    version, mode = read(base, work)
+    if numbers(version) < (3, 35):
+        yield Finding("database", FAIL, f"SQLite {version}", "use a Python with SQLite 3.35 or newer")
+    else:
+        yield Finding("database", OK, f"SQLite {version}")
+    if mode != "wal":
+        todo = "put it on a local disk: a network file system cannot share it between processes"
+        yield Finding("database journal", FAIL, f"journal_mode is {mode}, and wal cannot be set", todo)
+
+
+def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
+    names = (
+        "version", "sql_mode", "time_zone", "character_set_connection", "character_set_database",
+        "max_allowed_packet", "max_connections", "innodb_flush_log_at_trx_commit",
+    )  # fmt: skip
+    asked = ", ".join(f"@@{name}" for name in names)
+    values = read(base, lambda: base.execute_sql(f"SELECT {asked}").fetchone())
+    seen = dict(zip(names, values, strict=True))
+    version = str(seen["version"])
+    maria = "mariadb" in version.lower()
+    oldest = (10, 5) if maria else (8, 0)
+    said = f"{'MariaDB' if maria else 'MySQL'} {version}"
+    old = numbers(version) < oldest
+    yield Finding("database", FAIL if old else OK, said, "use MySQL 8 or MariaDB 10.5, or newer" if old else "")
+    # What every connection of ours sets: a proxy between may have taken it back.
+    strict = "STRICT_ALL_TABLES" in str(seen["sql_mode"]) and str(seen["time_zone"]) in ("+00:00", "UTC")
+    if strict:
+        yield Finding("database session", OK, "strict SQL mode, UTC")
+    else:
+        said = f"sql_mode {seen['sql_mode']}, time_zone {seen['time_zone']}: what sytq set did not stay"
+        yield Finding("database session", FAIL, said, "let no proxy share sessions between statements")
+    charsets = {str(seen["character_set_connection"]), str(seen["character_set_database"])}
+    if charsets == {"utf8mb4"}:
+        yield Finding("database charset", OK, "utf8mb4")
+    else:
+        said = f"connection {seen['character_set_connection']}, database {seen['character_set_database']}"
+        todo = (
+            "ALTER DATABASE ... CHARACTER SET utf8mb4, and charset=utf8mb4 in the address: others cut emoji and Chinese"
+        )
+        yield Finding("database charset", WARN, said, todo)
+    if int(seen["max_allowed_packet"]) < 4 << 20:
+        said = f"max_allowed_packet is {int(seen['max_allowed_packet']) >> 10} KiB"
+        yield Finding("database packet", WARN, said, "set max_allowed_packet to 16M: batches of tasks are larger")
+    most, needed = int(seen["max_connections"]), _connections(settings)
+    verdict, todo = (OK, "") if needed <= most else (WARN, "raise max_connections, or lower database.pool")
+    said = f"one machine with this configuration opens up to {needed} of {most}"
+    yield Finding("database connections", verdict, said, todo)
+    if int(seen["innodb_flush_log_at_trx_commit"]) != 1:
+        said = f"innodb_flush_log_at_trx_commit is {seen['innodb_flush_log_at_trx_commit']}"
+        todo = "set it to 1, or accept that a power cut may lose the last second of accepted tasks"
+        yield Finding("database durability", WARN, said, todo)
+    else:
+        yield Finding("database durability", OK, "a commit is on disk")
+
+
+def _connections(settings: Settings) -> int:
+    return settings.database.pool * (settings.api.workers + settings.worker.processes)
+
+
+def _time(base: peewee.Database) -> float:
+    return History(base).now().replace(tzinfo=dt.UTC).timestamp()

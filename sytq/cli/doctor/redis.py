@@ -1,0 +1,105 @@
+"""Redis: whether it answers, keeps what it is given, and deletes nothing.
+
+Owns what is asked of it: INFO and PING alone, which every provider of Redis allows.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redis import RedisError
+
+from sytq.broker.keys import Keys
+from sytq.broker.redis import Redis
+from sytq.cli.doctor.compared import clock, numbers, skew
+from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
+from sytq.config import Settings
+from sytq.errors import RedisUnavailable
+
+_PATIENCE = 2.0
+_OLDEST = (6, 2)
+_SLOW_MS = 10.0
+
+
+def redis(settings: Settings) -> Iterator[Finding]:
+    """Version, latency, persistence, eviction, memory, role, clock."""
+    server = Redis(settings.redis.dsn, home=Keys(settings.redis.prefix).epoch, connections=2, timeout=_PATIENCE)
+    try:
+        times = []
+        for _ in range(5):
+            since = time.perf_counter()
+            server.ask("PING")
+            times.append((time.perf_counter() - since) * 1000)
+        info: Mapping[str, Any] = server.ask("INFO")
+        ahead = skew(lambda: _time(server))
+    except RedisUnavailable as error:
+        yield Finding(
+            "redis",
+            FAIL,
+            str(error),
+            "start Redis, or correct redis.url and its login; meanwhile tasks are only accepted",
+        )
+        return
+    except RedisError as error:
+        todo = "correct the login in redis.url, or its rights (docs/redis.md)"
+        yield Finding("redis", FAIL, f"it refuses: {str(error)[:200]}", todo)
+        return
+    version = str(info.get("valkey_version") or info["redis_version"])
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    if numbers(version) < _OLDEST:
+        yield Finding("redis", FAIL, f"{name} {version}", "use Redis 6.2 or newer, or Valkey")
+    else:
+        yield Finding("redis", OK, f"{name} {version}")
+    latency = statistics.median(times)
+    if latency > _SLOW_MS:
+        todo = "bring Redis and workers closer together, or look at what else that machine does"
+        yield Finding("redis latency", WARN, f"{latency:.1f} ms for a PING", todo)
+    else:
+        yield Finding("redis latency", OK, f"{latency:.1f} ms for a PING")
+    yield from _kept(info)
+    yield from _memory(info)
+    if info.get("role") not in ("master", None):
+        yield Finding("redis role", FAIL, f"it is a {info['role']}", "name the master, or use redis+sentinel://")
+    yield clock("redis clock", ahead)
+
+
+def _kept(info: Mapping[str, Any]) -> Iterator[Finding]:
+    if info.get("aof_enabled"):
+        if info.get("aof_last_write_status", "ok") != "ok":
+            yield Finding("redis persistence", FAIL, "the append-only file cannot be written", "make room on its disk")
+        else:
+            yield Finding("redis persistence", OK, "append-only file is on")
+        return
+    said = (
+        "appendonly is off: a restart is an empty Redis, and what waits comes back from the database, which takes time"
+    )
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        said = "appendonly is off, and the last snapshot could not be written"
+    yield Finding("redis persistence", WARN, said, "set `appendonly yes` and `appendfsync everysec`")
+
+
+def _memory(info: Mapping[str, Any]) -> Iterator[Finding]:
+    policy, most, used = info.get("maxmemory_policy"), int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if policy is not None and policy != "noeviction":
+        verdict = FAIL if most else WARN
+        said = f"maxmemory-policy is {policy}: a full Redis deletes queues" + (
+            "" if most else " (maxmemory is not set)"
+        )
+        yield Finding("redis eviction", verdict, said, "set `maxmemory-policy noeviction`")
+    else:
+        yield Finding("redis eviction", OK, "maxmemory-policy is noeviction")
+    if most:
+        part, said = used / most, f"{used >> 20} of {most >> 20} MiB"
+        verdict = FAIL if part > 0.95 else WARN if part > 0.8 else OK
+        todo = "" if verdict == OK else "raise maxmemory, or find out what fills it (`sytq queues list`)"
+        yield Finding("redis memory", verdict, said, todo)
+    else:
+        yield Finding("redis memory", OK, f"{used >> 20} MiB, without a limit")
+
+
+def _time(server: Redis) -> float:
+    seconds, micros = server.ask("TIME")
+    return float(seconds) + float(micros) / 1e6

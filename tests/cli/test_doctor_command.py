@@ -1,0 +1,262 @@
+"""`sytq doctor`: the installed program beside real servers, set up well and badly, running, hanging and away."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq.cli.doctor.compared import clock, skew
+from tests.api.conftest import Api
+from tests.plugins.llm.provider import ScriptedProvider, drips_headers, says
+from tests.servers import MySQLServer, RedisServer, free_port, poll
+from tests.terminal import sytq
+from tests.workers import Installation
+
+SECRETS = ("hush-hush", "sk-1234567890abcdef")
+
+
+def examined(installation: Installation, status: int | None = None, **settings: str) -> dict[str, dict[str, Any]]:
+    """check -> what was found; of several of one name the last."""
+    environ = installation.environ | {"SYTQ_API__PORT": str(free_port())} | settings
+    done = sytq("doctor", "--json", environ=environ)
+    told = json.loads(done.stdout)
+    failed = any(finding["verdict"] == "fail" for finding in told["checks"])
+    assert done.stderr == "" and done.returncode == (1 if failed else 0) and told["ok"] is not failed
+    assert status is None or done.returncode == status, told
+    for finding in told["checks"]:
+        assert bool(finding["todo"]) == (finding["verdict"] != "ok"), finding
+    assert not any(secret in done.stdout for secret in SECRETS)
+    return {finding["check"]: finding for finding in told["checks"]}
+
+
+def verdicts(found: dict[str, dict[str, Any]], word: str) -> dict[str, str]:
+    return {name: finding["verdict"] for name, finding in found.items() if name.startswith(word)}
+
+
+@pytest.fixture
+def own(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    scripted = ScriptedProvider()
+    yield scripted
+    scripted.close()
+
+
+def test_a_service_that_is_well_has_no_failure(installation: Installation) -> None:
+    installation.start_worker()
+    api = Api(installation.environ["SYTQ_DATABASE__URL"], installation.environ["SYTQ_REDIS__URL"]).start()
+    try:
+        found = examined(installation, 0, SYTQ_API__PORT=str(api.port))
+    finally:
+        api.remove()
+    assert verdicts(found, "redis") == dict.fromkeys(
+        ("redis", "redis latency", "redis persistence", "redis eviction", "redis memory", "redis clock"), "ok"
+    )
+    for check in ("database", "migrations", "database clock", "plugins", "workers", "recorder", "api", "disk"):
+        assert found[check]["verdict"] == "ok", found[check]
+
+
+def test_nothing_runs_and_it_says_what_to_start(tmp_path: Path) -> None:
+    environ = {
+        "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}",
+        "SYTQ_REDIS__URL": "redis://:hush-hush@127.0.0.1:1",
+    }
+    done = sytq("doctor", environ=environ)
+    assert done.returncode == 1 and list(tmp_path.iterdir()) == []
+    assert "fail redis" in done.stdout and "start Redis, or correct redis.url and its login" in done.stdout
+    assert f"there is no file {tmp_path / 'sytq.db'}" in done.stdout and "run `sytq db migrate`" in done.stdout
+    assert "nothing listens at 127.0.0.1:8080" in done.stdout or "8080" in done.stdout
+    assert "hush-hush" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_configuration_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
+    file = tmp_path / "sytq.yaml"
+    file.write_text("colour: red\napi: {port: high}\n")
+    done = sytq("doctor", "--file", str(file), "--json", environ={})
+    found = json.loads(done.stdout)["checks"]
+    assert done.returncode == 1 and {finding["check"] for finding in found} == {"config"}
+    assert any("colour" in finding["said"] for finding in found) and any(
+        "api.port" in finding["said"] for finding in found
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "check", "verdict", "words"),
+    [
+        (("--appendonly", "no"), "redis persistence", "warn", "a restart is an empty Redis"),
+        (("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"), "redis eviction", "fail", "deletes queues"),
+        (("--maxmemory-policy", "allkeys-lru"), "redis eviction", "warn", "maxmemory is not set"),
+        (("--requirepass", "hush-hush"), "redis", "fail", "Authentication required"),
+    ],
+)
+def test_a_redis_that_is_set_up_badly_is_named(
+    tmp_path: Path, options: tuple[str, ...], check: str, verdict: str, words: str
+) -> None:
+    server = RedisServer(options=options)
+    password = "hush-hush" if "--requirepass" in options else None
+    try:
+        made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", server.url)
+        if password is None:
+            server.start()
+        else:  # it answers to nobody who asks without
+            server.answers = lambda: bool(server.client(password=password).ping())  # type: ignore[method-assign]
+            server.start()
+        found = examined(made)
+        assert (found[check]["verdict"], words in found[check]["said"]) == (verdict, True), found[check]
+        if password is not None:
+            right = examined(made, SYTQ_REDIS__PASSWORD=password)
+            assert right["redis"]["verdict"] == "ok"
+        made.close()
+    finally:
+        server.remove()
+
+
+def test_a_full_redis_and_a_replica_are_named(own: Installation, own_redis: RedisServer) -> None:
+    with own_redis.client() as client:
+        client.set("much", b"x" * (10 << 20))
+        poll(lambda: client.info("memory")["used_memory"] < 15 << 20, message="its buffers are free again")
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.01))
+        assert "raise maxmemory" in examined(own, 1)["redis memory"]["todo"]
+        client.replicaof("127.0.0.1", str(free_port()))
+    assert "it is a slave" in examined(own, 1)["redis role"]["said"]
+
+
+def test_what_hangs_holds_up_nothing_else(
+    own: Installation, own_redis: RedisServer, provider: ScriptedProvider
+) -> None:
+    provider.play(drips_headers)
+    own_redis.pause()
+    since = time.monotonic()
+    try:
+        found = examined(own, 1, **providers(provider))
+    finally:
+        own_redis.resume()
+    assert time.monotonic() - since < 30  # all at once, each in its time
+    assert "does not answer" in found["redis"]["said"]
+    assert "within 8 s" in found["provider scripted"]["said"] or "does not answer" in found["provider scripted"]["said"]
+    assert found["migrations"]["verdict"] == "ok"
+
+
+def test_a_port_where_nobody_answers_or_somebody_else(installation: Installation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = examined(installation, 1, SYTQ_API__PORT=str(silent.getsockname()[1]))
+    assert found["api"]["verdict"] == "fail" and "does not answer" in found["api"]["said"]
+    found = examined(installation, SYTQ_API__HOST="0.0.0.0")
+    assert found["api address"]["verdict"] == "warn" and "sytq key create" in found["api address"]["todo"]
+    found = examined(installation, SYTQ_API__HOST="0.0.0.0", SYTQ_AUTH__ENABLED="true")
+    assert found["api address"]["verdict"] == "ok"
+
+
+def test_mysql_is_looked_at(tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str) -> None:
+    made = Installation(tmp_path, mysql_url, redis_url)
+    found = examined(made, 0)
+    assert found["database"]["said"].startswith(("MariaDB", "MySQL"))
+    for check in ("database session", "database charset", "database connections", "migrations", "database clock"):
+        assert found[check]["verdict"] == "ok", found[check]
+    assert "power cut" in found["database durability"]["todo"]  # as the tests' server is set up
+    assert examined(made, SYTQ_DATABASE__POOL="1000")["database connections"]["verdict"] == "warn"
+    name = mysql_url.rpartition("/")[2].partition("?")[0]
+    mysql_server.execute(f"ALTER DATABASE `{name}` CHARACTER SET latin1")
+    assert "database latin1" in examined(made)["database charset"]["said"]
+    refused = examined(made, 1, SYTQ_DATABASE__URL=mysql_url.replace("root@", "nobody:hush-hush@"))
+    assert refused["database"]["said"].startswith("it refuses: ")
+    made.close()
+
+
+def test_a_database_without_our_tables_and_one_that_hangs(
+    tmp_path: Path, redis_url: str, own_mysql: MySQLServer
+) -> None:
+    url = own_mysql.create_database("late")
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
+    found = examined(made, 1, SYTQ_DATABASE__URL=url)
+    assert "lacks 0001_ledger" in found["migrations"]["said"] and found["migrations"]["todo"] == "run `sytq db migrate`"
+    own_mysql.pause()
+    try:
+        found = examined(made, 1, SYTQ_DATABASE__URL=url)
+    finally:
+        own_mysql.resume()
+    assert found["database"]["verdict"] == "fail" and found["redis"]["verdict"] == "ok"
+    made.close()
+
+
+def providers(provider: ScriptedProvider, **more: str) -> dict[str, str]:
+    own = {"BASE_URL": provider.base_url, "MODEL": "m", "API_KEY": SECRETS[1], **more}
+    return {f"SYTQ_PROVIDERS__SCRIPTED__{name}": value for name, value in own.items()}
+
+
+BALANCE = '{"is_available": %s, "balance_infos": [{"currency": "CNY", "total_balance": "110.00"}]}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "balance", "verdict", "words"),
+    [
+        (200, BALANCE % "true", True, "ok", "it takes the key; balance 110.00 CNY"),
+        (200, BALANCE % "false", True, "fail", "no credit: 110.00 CNY"),
+        (200, "{}", True, "ok", "in a form of its own"),
+        (402, "{}", True, "fail", "no credit"),
+        (401, "{}", True, "fail", "it refuses the key (HTTP 401)"),
+        (503, "{}", True, "warn", "it answers HTTP 503"),
+        (200, '{"data": []}', False, "ok", "it takes the key"),
+        (404, "{}", False, "ok", "it answers (HTTP 404); only a call shows more"),
+        (401, "{}", False, "fail", "it refuses the key"),
+    ],
+)
+def test_a_provider_is_asked_for_its_balance_or_its_models(
+    tmp_path: Path, provider: ScriptedProvider, status: int, body: str, balance: bool, verdict: str, words: str
+) -> None:
+    provider.play(says(body, kind="application/json", status=status))
+    more = {"BALANCE_URL": provider.base_url.replace("/v1", "/user/balance")} if balance else {}
+    environ = providers(provider, **more) | {
+        "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path}/x",
+        "SYTQ_REDIS__URL": "redis://127.0.0.1:1",
+    }
+    done = sytq("doctor", "--json", environ=environ)
+    (finding,) = [one for one in json.loads(done.stdout)["checks"] if one["check"] == "provider scripted"]
+    assert (finding["verdict"], words in finding["said"]) == (verdict, True), finding
+    assert SECRETS[1] not in done.stdout + done.stderr
+    (asked,) = provider.calls
+    assert asked.path == ("/user/balance" if balance else "/v1/models")
+    assert asked.headers["authorization"] == f"Bearer {SECRETS[1]}"
+
+
+def test_a_broken_plugin_is_named(installation: Installation, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "broken.py").write_text("raise RuntimeError('out of order')\n")
+    found = examined(installation, 1, SYTQ_PLUGINS__PATHS=json.dumps([str(folder)]))
+    assert "broken.py is set aside: RuntimeError: out of order" in found["plugins"]["said"]
+
+
+def test_silent_workers_and_a_history_that_waits_are_named(installation: Installation) -> None:
+    assert "start `sytq worker`" in examined(installation)["workers"]["todo"]
+    first, second = installation.start_worker(), installation.start_worker()
+    first.kill()
+    time.sleep(installation.runtime.settings.worker.liveness + 1)
+    assert examined(installation)["workers"]["said"] == "1 alive, 1 lost"
+    second.kill()
+    installation.runtime.redis.ask("FLUSHALL")
+    old = f"{int((time.time() - 90) * 1000)}-0"  # an event that nobody has written for a minute and a half
+    installation.runtime.redis.ask("XADD", installation.runtime.broker.keys.events, old, "kind", "started")
+    assert examined(installation, 1)["recorder"]["said"].startswith("1 events wait, the first for 1m")
+
+
+def test_few_open_files_are_named(installation: Installation) -> None:
+    assert "ulimit -n" in examined(installation, SYTQ_WORKER__ASYNC_CONCURRENCY="10000000")["open files"]["todo"]
+
+
+@pytest.mark.parametrize(("ahead", "verdict"), [(0.2, "ok"), (-0.9, "ok"), (2.0, "warn"), (-30.0, "fail")])
+def test_a_clock_that_differs_is_named(ahead: float, verdict: str) -> None:
+    found = clock("redis clock", skew(lambda: time.time() + ahead))
+    assert found.verdict == verdict
+    assert ("ahead of" if ahead > 0 else "behind") in found.said
