@@ -30,7 +30,7 @@ class Root(LazyGroup):
                 "retry": Place("actions:retry", "Run dead or cancelled tasks again."),
                 "cancel": Place("actions:cancel", "Cancel tasks."),
                 "logs": Place("logs:logs", "Show what happens to tasks, as it happens."),
-                "tasks": Place("tasks:app", "Count tasks; reschedule one."),
+                "tasks": Place("tasks:app", "Count tasks; reschedule one, show what belongs to one."),
                 "dead": Place("dead:app", "List, replay and delete dead tasks."),
             },
             "What is going on": {

@@ -37,8 +37,10 @@ def test_a_task_is_followed_to_its_end_with_its_progress(installation: Installat
     following = subprocess.Popen(
         [PROGRAM, "logs", "-f", task, "--json"], env=installation.environ, stdout=subprocess.PIPE, text=True
     )
+    assert following.stdout is not None
+    first = following.stdout.readline()  # it has begun to look
     installation.start_worker()
-    told = events(following.communicate(timeout=60)[0])
+    told = events(first + following.communicate(timeout=60)[0])
     assert following.returncode == 0
     assert told[0] == "accepted" and told[-1] == "succeeded"
     assert "progress 1 of 2 half way" in told

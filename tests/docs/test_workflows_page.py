@@ -37,9 +37,9 @@ def sytq(installation: Installation, *arguments: str) -> str:
 
 def test_the_example_fans_out_and_its_tree_looks_as_printed(with_example: Installation) -> None:
     with_example.start_worker()
-    submission = re.search(r"sytq tasks submit album '(.*)'\n", PAGE)
+    submission = re.search(r"sytq send album '(.*)'\n", PAGE)
     assert submission
-    root = sytq(with_example, "tasks", "submit", "album", submission[1]).strip()
+    root = sytq(with_example, "send", "album", submission[1]).strip()
     result = with_example.wait_state(root, "succeeded").result
     index = json.loads(result or "null")["index"]
     ended = json.loads(with_example.wait_state(index, "succeeded", timeout=30).result or "null")
