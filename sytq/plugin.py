@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -111,6 +112,16 @@ class TaskType:
         """The time limit of one run of a type that the registry has settled."""
         assert isinstance(self.timeout, float)
         return self.timeout
+
+    @property
+    def longest(self) -> float:
+        """The seconds after which a task of a settled type has ended, if it waits for nobody."""
+        policy = replace(self.backoff, jitter=0)
+        longest = math.inf if policy.max_age is None else float(policy.max_age) + self.seconds
+        if policy.max_attempts is None:
+            return longest
+        pauses = sum(policy.delay(attempts) for attempts in range(1, policy.max_attempts))
+        return min(longest, policy.max_attempts * self.seconds + pauses)
 
     def policy(self, payload: object) -> Backoff:
         """The policy of a task with this payload (as submitted, or parsed)."""

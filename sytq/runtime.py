@@ -157,7 +157,7 @@ def attach_worker(runtime: Runtime) -> None:
     # What comes after a run is called in reverse: first the policy, then who reports its outcome.
     broker.add_middleware(Measure())
     if runtime.settings.sentry.dsn is not None:
-        broker.add_middleware(SentryReports(runtime.ledger))
+        broker.add_middleware(SentryReports(runtime.ledger, runtime.registry))
     if runtime.settings.otel.endpoint is not None:
         broker.add_middleware(Tracing(partial(export_metrics, runtime)))
     broker.add_middleware(RetryPolicy(runtime.registry))

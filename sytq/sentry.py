@@ -10,11 +10,12 @@ the class, the place in the code and the task's id do, which `sytq show` and the
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import sentry_sdk
 from sentry_sdk.crons import capture_checkin
@@ -23,6 +24,7 @@ from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
 from sentry_sdk.tracing import Span, Transaction
+from sentry_sdk.tracing_utils import has_tracing_enabled
 from structlog.contextvars import get_contextvars
 
 from sytq import otel
@@ -52,6 +54,9 @@ _FRAME = frozenset(
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 #: Whose errors are crashes of ours. Tasks report their own end, and a task type's own log is its own affair.
 _LOGGERS = ("sytq", "dramatiq", "gunicorn.error")
+#: Minutes that a monitor waits for an end at most: four weeks.
+_MOST_RUNTIME = 40_320
+CheckIn = Literal["in_progress", "ok", "error"]
 _NOT_CRASHES = ("sytq.task.", "sytq.middleware.retry")
 
 
@@ -102,18 +107,35 @@ def headers(traceparent: str | None) -> dict[str, str]:
     return {"sentry-trace": f"{match[1]}-{match[2]}-{sampled}"}
 
 
-def check_in(name: str, schedule: Schedule) -> None:
-    """Tell the monitor of a schedule, made at its first tick, that a tick was submitted."""
+def check_in(
+    name: str, schedule: Schedule, task_id: str, status: CheckIn, *, longest: float, seconds: float | None = None
+) -> None:
+    """Tell the monitor of a schedule how the task of one tick stands, and at its end after how many seconds.
+
+    The monitor is made at the first tick; it misses an end after `longest` seconds.
+    """
     if not sentry_sdk.get_client().is_active():
         return
-    config: Any = {"timezone": schedule.timezone, "checkin_margin": 5}
+    runtime = min(max(1, math.ceil(longest / 60)), _MOST_RUNTIME)
+    config: Any = {"timezone": schedule.timezone, "checkin_margin": 5, "max_runtime": runtime}
     if schedule.cron is not None and len(schedule.cron.split()) == 5:
         config["schedule"] = {"type": "crontab", "value": schedule.cron}
     elif schedule.every is not None and float(schedule.every) >= 60:
         config["schedule"] = {"type": "interval", "value": round(float(schedule.every) / 60), "unit": "minute"}
     else:
         return  # a monitor knows nothing shorter than minutes
-    capture_checkin(monitor_slug=f"sytq-{name}", status="ok", monitor_config=config)
+    capture_checkin(
+        monitor_slug=f"sytq-{name}",
+        check_in_id=task_id.replace("-", ""),
+        status=status,
+        duration=seconds,
+        monitor_config=config,
+    )
+
+
+def traces() -> bool:
+    """Whether this process makes traces for Sentry."""
+    return has_tracing_enabled(sentry_sdk.get_client().options)
 
 
 @contextmanager
@@ -131,7 +153,7 @@ def request(method: str, traceparent: str | None) -> Iterator[tuple[Callable[[st
                     span.name = f"{method} {route}"
                 span.set_http_status(status)
 
-            yield answered, traceparent_of(span)
+            yield answered, traceparent_of(span) if traces() else traceparent
 
 
 def traceparent_of(span: Span) -> str:
@@ -156,8 +178,9 @@ class _Crashes(logging.Handler):
             for name in ("task_id", "type", "loop", "thread", "kind", "route"):
                 if fields.get(name):
                     scope.set_tag(name, str(fields[name]))
-            if request_id := get_contextvars().get("request_id"):
-                scope.set_tag("request_id", request_id)
+            for name in ("request_id", "trace_id"):
+                if said := get_contextvars().get(name):
+                    scope.set_tag(name, said)
             words = str(fields.get("event"))  # ours are constant: what varies is in the fields
             if isinstance(error, BaseException):
                 scope.fingerprint = [record.name, words, type(error).__name__]

@@ -57,14 +57,32 @@ class Scheduler(LeasedLoop):
 
     def _submit(self, name: str, type_name: str, payload: object, tick: dt.datetime) -> None:
         try:
-            task = self._submitter.prepare(type_name, payload, id=tick_id(name, tick))
+            task = self._submitter.prepare(type_name, payload, id=tick_id(name, tick), request_id=origin(name, tick))
         except InvalidInput as error:
             log.error("schedule cannot be submitted", schedule=name, error=str(error))
             return
         self._submitter.submit([task])
         _TICKS.add(1, name)
-        sentry.check_in(name, self._registry.schedules[name].schedule)
+        longest = self._registry.get(type_name).longest
+        sentry.check_in(name, self._registry.schedules[name].schedule, task.id, "in_progress", longest=longest)
         log.info("scheduled task submitted", schedule=name, task_id=task.id, tick=tick.isoformat())
+
+
+def origin(name: str, tick: dt.datetime) -> str:
+    """What the task of one tick has in place of a request's id."""
+    return f"schedule:{name}:{tick.astimezone(dt.UTC).isoformat()}"
+
+
+def schedule_of(task_id: str, request_id: str | None) -> str | None:
+    """The schedule that a task was made by; anybody may say so, but not have a tick's id."""
+    kind, _, rest = (request_id or "").partition(":")
+    name, _, tick = rest.partition(":")
+    if kind != "schedule":
+        return None
+    try:
+        return name if tick_id(name, dt.datetime.fromisoformat(tick)) == task_id else None
+    except ValueError:
+        return None
 
 
 def tick_id(name: str, tick: dt.datetime) -> str:

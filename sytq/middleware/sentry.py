@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,9 +22,11 @@ from sentry_sdk.types import Event
 from sentry_sdk.utils import event_from_exception
 
 from sytq import sentry
-from sytq.broker.delivery import Delivery
+from sytq.broker.delivery import Delivery, Outcome
 from sytq.errors import DatabaseUnavailable
+from sytq.housekeeping.schedule import schedule_of
 from sytq.ledger import Ledger
+from sytq.registry import Registry
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +38,9 @@ _MOST = 200
 class SentryReports(Middleware):
     """Must be told of an end after the retry policy, whose outcome it reports."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, registry: Registry) -> None:
         self._ledger = ledger
+        self._registry = registry
         self._waiting = 0
         self._runs: dict[tuple[str, int], contextlib.ExitStack] = {}
 
@@ -57,6 +61,8 @@ class SentryReports(Middleware):
         span = stack.enter_context(sentry_sdk.start_transaction(trace))
         for name, value in _tags(message).items():
             span.set_tag(name, value)
+        if sentry.traces():  # what the run makes and calls is below it
+            message.options["traceparent"] = sentry.traceparent_of(span)
 
     def after_process_message(
         self,
@@ -73,6 +79,7 @@ class SentryReports(Middleware):
             if outcome is None or span is None:
                 return
             span.set_status("ok" if outcome.kind == "done" else "internal_error")
+            self._check_in(message, outcome)
             error = exception or message.exception
             if outcome.kind == "dead" and error is not None and self._waiting < _MOST:
                 self._waiting += 1
@@ -86,6 +93,18 @@ class SentryReports(Middleware):
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
         self._runs.pop((message.id, message.token), contextlib.ExitStack()).close()
+
+    def _check_in(self, run: Delivery, outcome: Outcome) -> None:
+        name = schedule_of(run.id, run.request_id)
+        if name in self._registry.schedules and outcome.kind in ("done", "dead", "cancelled"):
+            sentry.check_in(
+                name,
+                self._registry.schedules[name].schedule,
+                run.id,
+                "ok" if outcome.kind == "done" else "error",
+                longest=self._registry.get(run.type).longest,
+                seconds=max(0.0, time.time() - run.created_ms / 1000),
+            )
 
     def _tell(self, task_id: str, token: int, event: Event) -> None:
         self._waiting -= 1

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import Api
+from tests.ops.ingest import Ingest
 from tests.ops.otlp import Collector, Seen, attributes
 from tests.plugins.llm.provider import REPORT, ScriptedProvider
 from tests.receiver import Receiver
@@ -206,6 +207,32 @@ def test_a_caller_that_samples_nothing_is_followed_and_another_trace_is_left_alo
     assert own == body["payload"]["secret"]
     assert not [span for span in collector.spans if span.trace == TRACE]
     assert not [span for span in collector.spans if span.kind == "CLIENT"]
+
+
+def test_where_it_traces_sentry_does_not_but_names_the_trace(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector
+) -> None:
+    ingest = Ingest()
+    installation, api = install(
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, SENTRY_DSN=ingest.dsn, SYTQ_SENTRY__TRACES_SAMPLE_RATE="1.0"
+    )
+    try:
+        worker = installation.start_worker()
+        api.start()
+        payload = {"type": "unlucky", "payload": {"url": "http://x.invalid", "secret": KEY}}
+        task = api.request("POST", "/v2/tasks", payload, {"traceparent": PARENT}).json["id"]
+        (event,) = ingest.wait("event", task_id=task)
+        assert event["contexts"]["trace"]["trace_id"] == TRACE
+        collector.wait("process loop", 3, messaging__message__id=task)
+        installation.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
+        assert api.request("GET", "/api/tasks", headers={"traceparent": PARENT}).status == 500
+        assert ingest.wait("event", process="api")[0]["tags"]["trace_id"] == TRACE
+        assert collector.wait("GET /api/tasks")[0].failed
+        assert worker.terminate() == 0
+        assert api.stop() == 0
+        assert not ingest.of("transaction")
+    finally:
+        ingest.close()
 
 
 def test_probes_are_no_part_of_traces(install: Callable[..., tuple[Installation, Api]], collector: Collector) -> None:
