@@ -26,9 +26,15 @@ from sytq.states import TERMINAL
 from sytq.workflow import needed
 
 _BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
-_YEAR = 365 * 86400.0
+_DAY = 86400.0
+_YEAR = 365 * _DAY
 #: What outlasts its task: its key in the configuration, the table, its key, and its time with so many characters.
-_OTHERS = (("audit", "sytq_audit", "id", "at", 26), ("spend", "sytq_spend", "task_id", "day", 10))
+_OTHERS = (
+    ("audit", "sytq_audit", "id", "at", 26),
+    ("spend", "sytq_spend", "task_id", "day", 10),
+    ("spend", "sytq_budgets", "day", "day", 10),
+    ("hosts", "sytq_failing_hosts", "host", "since", 26),
+)
 #: Only files that our own types have written.
 _FILES = ("report-*", "backup-*")
 
@@ -51,6 +57,7 @@ class Config(BaseModel):
     types: dict[Name, Duration] = {}
     audit: Duration = _YEAR
     spend: Duration = _YEAR
+    hosts: Duration = 30 * _DAY
     files: dict[Path, Duration] = {}
 
 
@@ -62,16 +69,19 @@ class Config(BaseModel):
     schedule=Schedule(every="10m", missed="skip"),
 )
 def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
-    """Delete what has ended and is older than it is kept: tasks with attempts and steps, audit, spend, files."""
+    """Delete what has ended and is older than it is kept: tasks with attempts and steps, audit, spend, hosts, files."""
     # Fixed at the start, so that tasks which end meanwhile do not keep it running.
     now = utcnow()
-    found: dict[str, Any] = {"dry_run": payload.dry_run, "tasks": 0, "audit": 0, "spend": 0, "files": 0}
+    found: dict[str, Any] = {"dry_run": payload.dry_run, "tasks": 0, "audit": 0, "spend": 0, "hosts": 0, "files": 0}
     for condition in _old_tasks(ctx, payload, now):
         found["tasks"] += _tasks(ctx, condition, payload.dry_run)
     for key, table, column, moment, length in _OTHERS:
         if ctx.read(lambda database, table=table: database.table_exists(table)):  # type: ignore[misc]
-            before = (now - dt.timedelta(seconds=getattr(ctx.config, key))).isoformat(" ", "microseconds")[:length]
-            found[key] = _rows(ctx, peewee.Table(table), column, moment, before, payload.dry_run)
+            age = getattr(ctx.config, key)
+            if key == "hosts":  # until it is given up it is still counted on
+                age += ctx.settings.webhook.disable_after or 0.0
+            before = (now - dt.timedelta(seconds=age)).isoformat(" ", "microseconds")[:length]
+            found[key] += _rows(ctx, peewee.Table(table), column, moment, before, payload.dry_run)
     # Not a retention of anybody's choice: an Idempotency-Key is promised to be kept so long, and no longer.
     before = (now - KEPT).isoformat(" ", "microseconds")
     _rows(ctx, peewee.Table("sytq_idempotency"), "idempotency_key", "created_at", before, payload.dry_run)

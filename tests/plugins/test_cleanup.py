@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
 
 from sytq.ledger import utcnow
-from sytq.models import Attempt, Idempotency, Step, Task
+from sytq.models import Attempt, BudgetRow, FailingHost, Idempotency, Step, Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
 from tests.plugins.running import Run, runtime_of
 from tests.servers import poll
 from tests.workers import Installation
 
-NOTHING = {"dry_run": False, "tasks": 0, "audit": 0, "spend": 0, "files": 0}
+NOTHING = {"dry_run": False, "tasks": 0, "audit": 0, "spend": 0, "hosts": 0, "files": 0}
 OLD_TABLES = (
     "CREATE TABLE IF NOT EXISTS sytq_audit (id INTEGER PRIMARY KEY, at VARCHAR(32), who VARCHAR(64), what VARCHAR(64),"
     " about VARCHAR(64))",
@@ -149,6 +149,34 @@ def test_audit_and_spend_go_after_their_own_time(runtime: Runtime) -> None:
     assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "audit": 600, "spend": 600}
     assert clean(runtime) == NOTHING | {"audit": 600, "spend": 600}
     assert clean(runtime) == NOTHING
+
+
+def test_days_of_budgets_go_with_their_spend(runtime: Runtime) -> None:
+    today = utcnow().date()
+    with runtime.database.connection_context():
+        for days in (0, 364, 366, 700):
+            for subject in ("provider:p", "owner:ann", "owner:ben"):
+                BudgetRow.create(day=str(today - dt.timedelta(days=days)), subject=subject, used=7)
+    assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "spend": 6}
+    assert clean(runtime) == NOTHING | {"spend": 6}
+    with runtime.database.connection_context():
+        assert {row.day for row in BudgetRow.select()} == {str(today), str(today - dt.timedelta(days=364))}
+
+
+@pytest.mark.parametrize(("disable_after", "kept"), [(None, 29), ("240h", 39)])
+def test_hosts_that_failed_and_are_not_called_any_more_are_forgotten(
+    database_url: str, disable_after: str | None, kept: int
+) -> None:
+    settings = {"WEBHOOK__DISABLE_AFTER": disable_after} if disable_after else {}
+    with runtime_of(database_url, "redis://127.0.0.1:1/0", **settings) as runtime:
+        with runtime.database.connection_context():
+            for days in (1, 29, 31, 39, 41):
+                FailingHost.create(host=f"host:h{days}:443", since=utcnow() - dt.timedelta(days=days))
+        gone = len([days for days in (1, 29, 31, 39, 41) if days > kept])
+        assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "hosts": gone}
+        assert clean(runtime) == NOTHING | {"hosts": gone}
+        with runtime.database.connection_context():
+            assert FailingHost.select().order_by(FailingHost.since).get().host == f"host:h{kept}:443"
 
 
 def test_files_that_sytq_wrote_go_when_they_are_old(database_url: str, tmp_path: Path) -> None:
