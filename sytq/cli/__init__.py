@@ -36,6 +36,8 @@ class Root(LazyGroup):
             "What is going on": {
                 "queues": Place("queues:app", "Show queues, and what runs and is delayed in them."),
                 "gates": Place("gates:app", "List gates, show one; pause and resume one."),
+                "top": Place("top:top", "Show what is going on, live."),
+                "stats": Place("stats:stats", "Count the tasks of a period by type, and say how long they took."),
                 "doctor": Place("doctor:doctor", "Check everything that sytq stands on, and say what to do."),
                 "spend": Place("spend:spend", "Show calls, tokens and cost, the costliest first."),
                 "audit": Place("audit:audit", "Show who did what to what, the latest first."),

@@ -1,0 +1,98 @@
+"""What `sytq top` shows, at one moment: as far as the stores answer.
+
+Owns the fields. Reads only; a store that does not answer is named, and the rest is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import peewee
+
+from sytq import overview
+from sytq.broker.gatestates import that_matter
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.history import History
+from sytq.query import parse
+from sytq.runtime import Runtime
+from sytq.states import DEAD, TERMINAL
+from sytq.view import iso
+
+_FAILURES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was counted since this Redis was first seen, by (type, outcome); `at` is of this process's clock."""
+
+    at: float
+    counts: Mapping[tuple[str, str], int]
+
+
+def totals(parts: Runtime) -> Totals | None:
+    """The counts now, None while Redis is away."""
+    try:
+        return Totals(time.monotonic(), parts.inspection.totals())
+    except RedisUnavailable:
+        return None
+
+
+def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[str, Any]:
+    """Everything; `rates` are those between the two counts."""
+    shown: dict[str, Any] = {
+        "at": iso(time.time()),
+        "unavailable": [],
+        "workers": None,
+        "rates": _rates(before, now),
+        "queues": [],
+        "gates": [],
+        "recorder": None,
+        "failures": [],
+    }
+    try:
+        workers = overview.workers(parts)
+        alive = sum(worker["alive"] for worker in workers)
+        shown["workers"] = {"alive": alive, "lost": len(workers) - alive}
+        shown["queues"] = overview.queues(parts)
+        gates = that_matter(parts.inspection.gates())
+        keys = ("name", "state", "running", "limit_now", "waiting", "reason")
+        shown["gates"] = [{key: getattr(gate, key) for key in keys} for gate in gates]
+        unwritten = parts.inspection.unwritten()
+        shown["recorder"] = {"waiting": unwritten.count, "seconds": unwritten.age}
+    except RedisUnavailable as error:
+        shown["unavailable"].append(str(error))
+    try:
+        page = History(parts.database).page(parse(f"state:{DEAD}"), limit=_FAILURES)
+        shown["failures"] = [
+            {
+                "id": task.id,
+                "type": task.type,
+                "attempts": task.attempts,
+                "error": task.error,
+                "finished_at": iso(task.finished_at) if task.finished_at else None,
+            }
+            for task in page.tasks
+        ]
+    except (DatabaseUnavailable, peewee.PeeweeException) as error:  # the second: not migrated yet
+        shown["unavailable"].append(f"database: {error}" if isinstance(error, DatabaseUnavailable) else "no tables yet")
+    return shown
+
+
+def _rates(before: Totals | None, now: Totals | None) -> list[dict[str, Any]]:
+    """Tasks per second by type, with how many were accepted and ended in all since this Redis was first seen."""
+    if before is None or now is None:
+        return []
+    seconds = max(now.at - before.at, 1e-3)
+    names = sorted({name for name, _ in now.counts})
+    rates = []
+    for name in names:
+        one: dict[str, Any] = {"type": name}
+        for outcome in ("submitted", *TERMINAL):
+            count = now.counts.get((name, outcome), 0)
+            # A Redis that was emptied in between counts from 0 again.
+            one[outcome] = round(max(count - before.counts.get((name, outcome), 0), 0) / seconds, 2)
+        rates.append(one)
+    return rates

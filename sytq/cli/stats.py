@@ -1,0 +1,70 @@
+"""`sytq stats`: how many tasks of each type came and ended within a period, and how long they took.
+
+Owns the words. The numbers are sytq.figures'.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any
+
+import typer
+from rich.progress import SpinnerColumn, TextColumn
+
+from sytq import figures
+from sytq.cli.completing import complete_type
+from sytq.cli.given import AsJson, File, ago, open_runtime
+from sytq.cli.shown import age, as_json, progress_bar, table
+from sytq.history import History
+from sytq.view import iso
+
+_VALID = "A duration back from now such as 24h, or a time with its offset."
+
+
+def stats(
+    since: Annotated[
+        dt.datetime | None, typer.Option("--since", parser=ago, metavar="WHEN", help=f"{_VALID} Default: 1h.")
+    ] = None,
+    until: Annotated[
+        dt.datetime | None, typer.Option("--until", parser=ago, metavar="WHEN", help=f"{_VALID} Default: now.")
+    ] = None,
+    type_name: Annotated[
+        str | None, typer.Option("--type", "-t", help="Only this type.", autocompletion=complete_type)
+    ] = None,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Count the tasks of a period by type, and say how long they waited and ran."""
+    parts = open_runtime(file)
+    if type_name is not None:
+        parts.registry.get(type_name)
+    now = History(parts.database).now()  # the database's time, as the tasks have it
+    end = until.replace(tzinfo=None) if until else now
+    start = since.replace(tzinfo=None) if since else end - dt.timedelta(hours=1)
+    seconds = (end - start).total_seconds()
+    if seconds <= 0:
+        raise typer.BadParameter("it begins after its end", param_hint="--since")
+    with progress_bar(SpinnerColumn(), TextColumn("{task.completed} tasks counted")) as bar:
+        shown = bar.add_task("")
+        found = figures.of_period(
+            parts.database, start, end, type_name, lambda count: bar.update(shown, completed=count)
+        )
+    by_type = {name: one.as_json(seconds) for name, one in sorted(found.items())}
+    whole = figures.total(found).as_json(seconds)
+    if json_wanted:
+        as_json({"since": iso(start), "until": iso(end), "types": by_type, "total": whole})
+        return
+    counts = ("accepted", "succeeded", "dead", "cancelled", "retries")
+    times = ("waited_p50", "waited_p95", "ran_p50", "ran_p95", "took_p99")
+
+    def row(name: str, one: dict[str, Any]) -> list[object]:
+        return [
+            name,
+            *(one[key] or None for key in counts),
+            f"{one['per_minute']:g}",
+            *(age(one[key]) for key in times),
+        ]
+
+    rows = [row(name, one) for name, one in by_type.items()]
+    titles = ("type", *counts, "ends/min", *(key.replace("_", " ") for key in times))
+    table(titles, [*rows, row("(all)", whole)])
