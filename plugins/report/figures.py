@@ -107,7 +107,7 @@ class Figures:
 
 def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
     """The numbers of the tasks that ended in [since, until), naive UTC."""
-    found = Figures(since, until, getattr(ctx.settings.llm, "currency", "USD"))
+    found = Figures(since, until, ctx.settings.llm.currency)
     for state in TERMINAL:
         for name, attempts, created, due, started, ended in _tasks(ctx, state, since, until):
             begun = max(created, due) if due and due < ended else created
