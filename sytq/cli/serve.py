@@ -39,7 +39,7 @@ def worker(file: File = None) -> None:
             typer.echo(f"worker.queues: '{queue}' is not a queue; valid: {', '.join(sorted(known))}", err=True)
             raise typer.Exit(2)
     _become(
-        "dramatiq",
+        "sytq.dramatiq",
         "sytq.actors",
         *("-p", str(settings.worker.processes)),
         *("-t", str(settings.worker.threads)),
@@ -78,7 +78,5 @@ def _refuse_without_tables(parts: Runtime) -> None:
 def _become(module: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # At a SIGHUP Dramatiq begins anew as "python", which has to be this one wherever PATH leads.
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     # The same process: signals, exit status and the supervisor's view of it are the server's own.
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (no shell on purpose)

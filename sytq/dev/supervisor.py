@@ -149,7 +149,7 @@ class Supervisor:
     async def _start_children(self, stack: contextlib.AsyncExitStack, settings: Settings) -> None:
         worker, api = settings.worker, settings.api
         python = [sys.executable, "-m"]
-        dramatiq = [*python, "dramatiq", "sytq.actors", "-p", str(worker.processes), "-t", str(worker.threads)]
+        dramatiq = [*python, "sytq.dramatiq", "sytq.actors", "-p", str(worker.processes), "-t", str(worker.threads)]
         dramatiq += ["--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))]
         gunicorn = [*python, "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()"]
         self._guard = Guard()

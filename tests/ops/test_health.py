@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -172,6 +173,27 @@ def test_a_reload_takes_the_new_configuration_and_loses_nothing(groups: tuple[In
     assert group.process.poll() is None
     assert group.log.read_text().count("worker started") == 2, "those of the new configuration"
     poll(lambda: group.told.count("READY=1") == 2, message="systemd is told again")
+
+
+def test_every_line_of_a_group_is_one_object_whatever_process_wrote_it(
+    groups: tuple[Installation, list[Group]],
+) -> None:
+    on, started = groups
+    group = Group(on)
+    started.append(group)
+    group.wait("/healthz/ready", 200)
+    before = group.workers
+    group.process.send_signal(signal.SIGHUP)
+    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), timeout=40, message="new processes")
+    group.wait("/healthz/ready", 200)
+    os.kill(group.workers[0], signal.SIGKILL)
+    assert group.process.wait(40) != 0
+    lines = [json.loads(line) for line in group.log.read_text().splitlines()]
+    for line in lines:
+        assert {"level", "msg", "time", "logger", "process"} <= set(line)
+    (ended,) = [line for line in lines if "exited unexpectedly" in line["msg"]]
+    assert ended["level"] == "critical"
+    assert {"dramatiq.MainProcess", "dramatiq.ForkProcess(0)"} <= {line["logger"] for line in lines}
 
 
 def test_a_worker_consumes_only_its_queues(groups: tuple[Installation, list[Group]]) -> None:
