@@ -65,7 +65,7 @@ def main() -> None:
             run.ours.broker.dispatch(envelopes("gated", "gated", given.tasks, payload))
             wait(lambda: run.ours.inspection.totals().get(("gated", "succeeded")) == given.tasks)
             took = time.perf_counter() - began
-            refused = run.ours.inspection.totals().get(("gated", "retried"), 0)
+            refused = run.ours.inspection.totals().get(("gated", "waited"), 0)
             ideal = given.tasks / given.limit * SECONDS
             print(f"{given.tasks} tasks, {given.limit} at once: {took:.1f} s (ideal {ideal:.1f}); ", end="")
             print(f"{refused / given.tasks:.2f} refusals a task")

@@ -101,7 +101,7 @@ class Acks(threading.Thread):
                 run.type,
                 run.entry,
                 run.token,
-                outcome.kind,
+                outcome.kind if outcome.counts or outcome.kind != "retry" else "wait",
                 attempts,
                 int(outcome.delay * 1000),
                 self._event(run, outcome, attempts),

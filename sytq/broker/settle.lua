@@ -4,12 +4,14 @@
 -- and was promised its place meanwhile is due at once.
 -- KEYS live events stats bell deadletters cancels epoch gates:waiting, then per slot: stream delayed bodies queue-bell
 -- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled
+--      kind: as in STATE; wait is a retry after a run that used no attempt
 -- -> per run 1 (done) or 0 (no longer ours: nothing changed)
 local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me = ARGV[1], ARGV[2]
-local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', ['return'] = 'queued',
-  unreadable = 'dead' }
-local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried' }
+local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', wait = 'retrying',
+  ['return'] = 'queued', unreadable = 'dead' }
+local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried',
+  wait = ':waited' }
 local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
 local now, out = now_ms(), {}
 for a = 3, #ARGV, 12 do
@@ -29,13 +31,13 @@ for a = 3, #ARGV, 12 do
     -- A start that is older than this Redis: it was emptied while the task ran. Nobody else has it, so an end is an
     -- end (SQL refuses a second one); for another try the reconciler enters it again. A younger start's task has
     -- ended elsewhere and is forgotten.
-    done = tonumber(token) <= epoch and STATE[kind] ~= 'retrying' and STATE[kind] ~= 'queued'
+    done = tonumber(token) <= epoch and TERMINAL[STATE[kind]]
     l = { type = type_name, queue = '', priority = '', attempts = 0, max = 0, token = tonumber(token) }
   else
     done = l.state == 'running' and l.consumer == me and int(l.token) == token
   end
   local event = ARGV[a + 8]
-  if done and redis.call('HDEL', KEYS[6], id) == 1 and (kind == 'retry' or kind == 'return') then
+  if done and redis.call('HDEL', KEYS[6], id) == 1 and not TERMINAL[STATE[kind]] then
     kind, event = 'cancelled', ARGV[a + 11]
   end
   if done then
@@ -47,7 +49,7 @@ for a = 3, #ARGV, 12 do
         redis.call('XDEL', stream, l.entry)
       end
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
-      if kind == 'retry' then
+      if STATE[kind] == 'retrying' then
         local waits = redis.call('HGET', KEYS[8], id)
         local w = waits and cjson.decode(waits)
         local promised = w and w.till and w.token == token

@@ -12,7 +12,7 @@ from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
-from sytq.broker.acks import OUTCOMES
+from sytq.broker.acks import named
 from sytq.broker.delivery import Delivery
 from sytq.meter import Histogram
 
@@ -39,4 +39,4 @@ class Measure(Middleware):
     ) -> None:
         assert isinstance(message, Delivery)
         if message.outcome is not None:
-            RUN.observe(time.time() - message.started, message.type, OUTCOMES[message.outcome.kind])
+            RUN.observe(time.time() - message.started, message.type, named(message.outcome))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sytq import meter
 from sytq.broker.gatestates import GateState
 from tests.crowd import Crowd
 from tests.servers import RedisServer, poll
@@ -49,6 +50,12 @@ def gate(installation: Installation, name: str = "provider:crowd") -> GateState:
     return state
 
 
+def runs(installation: Installation, type_name: str, outcome: str) -> int:
+    """How many ended so, by the metric of their durations."""
+    parts = meter.read(installation.runtime.inspection.measured()).get("sytq_task_seconds", {})
+    return int(sum(count for part, count in parts.get((type_name, outcome), {}).items() if part))
+
+
 def wait_all(installation: Installation, tasks: list[str], timeout: float = 60) -> None:
     for task in tasks:
         installation.wait_state(task, "succeeded", timeout=timeout)
@@ -66,7 +73,11 @@ def test_two_workers_together_keep_the_limit_and_waiting_uses_no_attempt(
     assert set(crowd.calls.values()) == {1}
     assert {installation.row(task).attempts for task in tasks} == {1}
     refused = sum(len(installation.runtime.ledger.attempts(task)) - 1 for task in tasks)
-    assert refused <= 2 * len(tasks)
+    assert 0 < refused <= 2 * len(tasks)
+    totals = installation.runtime.inspection.totals()
+    assert (totals[type_name, "waited"], (type_name, "retried") in totals) == (refused, False)
+    poll(lambda: runs(installation, type_name, "waited") == refused, message="the workers publish what they measured")
+    assert runs(installation, type_name, "failed") == 0
     state = gate(installation)
     assert (state.running, state.waiting, state.state) == (0, 0, "closed")
 
