@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from sytq.broker import pages
 from sytq.broker.gatestates import GateState, read_gates
 from sytq.broker.keys import GROUP, RECORDER, Keys
+from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
 from sytq.broker.redis import Redis
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import PRIORITIES, QUEUED, TERMINAL
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,53 +45,6 @@ class Depth:
     waiting: int
     running: int
     oldest: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A task that a worker holds. `type` is empty for a message that is none of ours."""
-
-    id: str
-    type: str
-    queue: str
-    priority: str
-    attempts: int
-    worker: str
-    worker_age: float | None  # seconds since the worker's last heartbeat; None: it has left, or an hour ago
-    seconds: float  # since this start
-    cancelled_by: str | None  # somebody asked for its cancellation
-
-
-@dataclass(frozen=True, slots=True)
-class Delayed:
-    """A task that waits for its time (scheduled) or its next attempt (retrying); `due` is unix seconds."""
-
-    id: str
-    type: str
-    queue: str
-    priority: str
-    state: str
-    attempts: int
-    due: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A message that could not be read, or an event that could not be written. `at` is unix seconds."""
-
-    id: str
-    at: float
-    source: str
-    reason: str
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """A part of a list, and the cursor of the part behind it (None: this was the last)."""
-
-    items: list[T]
-    next: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +119,7 @@ class Inspection:
         A round trip for each stream that is looked at (4 Q at most) and three more; work in proportion to `limit`.
         """
         places = [(name, priority) for name in self._asked(queue) for priority in PRIORITIES]
-        where, behind = _cursor(after, re.compile(r"([^/]+)/(urgent|high|normal|low)/(\d+-\d+)"))
+        where, behind = pages.cursor(after, re.compile(r"([^/]+)/(urgent|high|normal|low)/(\d+-\d+)"))
         found: list[InFlight] = []
         entries: list[str] = []
         for place in places:
@@ -176,14 +129,14 @@ class Inspection:
             names = [self._keys.live, self._keys.stream(*place)]
             now, *items = self._redis.call("inflight", names, [GROUP, start, limit + 1 - len(found)])
             for entry, worker, idle, task_id, state in items:
-                found.append(_in_flight(place, now, worker, idle, task_id, state))
+                found.append(pages.in_flight(place, now, worker, idle, task_id, state))
                 entries.append(f"{place[0]}/{place[1]}/{entry.decode()}")
             if len(found) > limit:
                 break
         shown = found[:limit]
         ages = {info.name: info.age for info in self.workers()} if shown else {}
         asked = self.cancels([task.id for task in shown])
-        items = [_completed(task, ages, asked) for task in shown]
+        items = [pages.completed(task, ages, asked) for task in shown]
         return Page(items, entries[limit - 1] if len(found) > limit else None)
 
     def delayed_tasks(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[Delayed]:
@@ -191,7 +144,7 @@ class Inspection:
 
         Two to four round trips for each queue that is looked at; work in proportion to `limit`.
         """
-        where, behind = _cursor(after, re.compile(r"([^/]+)/(\d+)/(.+)"))
+        where, behind = pages.cursor(after, re.compile(r"([^/]+)/(\d+)/(.+)"))
         found: list[Delayed] = []
         for name in self._asked(queue):
             if where and name < where[0]:
@@ -311,10 +264,10 @@ class Inspection:
         Raises InvalidInput for a strange cursor.
         """
         if after is not None and not re.fullmatch(r"\d+-\d+", after):
-            raise _strange(after)
+            raise pages.strange(after)
         start = f"({after}" if after else "+"
         found = self._redis.ask("XREVRANGE", self._keys.deadletters, start, "-", "COUNT", limit + 1)
-        items = [_unreadable(entry.decode(), fields) for entry, fields in found[:limit]]
+        items = [pages.unreadable(entry.decode(), fields) for entry, fields in found[:limit]]
         return Page(items, items[-1].id if len(found) > limit else None)
 
     def epoch_age(self) -> float | None:
@@ -349,42 +302,3 @@ class Inspection:
 def _split(name: str) -> tuple[str, str]:
     type_name, _, outcome = name.rpartition(":")
     return type_name, outcome
-
-
-def _cursor(text: str | None, form: re.Pattern[str]) -> tuple[tuple[str, str] | None, str]:
-    """The place (two parts) at which a page before this ended, and the last entry there."""
-    if text is None:
-        return None, ""
-    match = form.fullmatch(text)
-    if match is None:
-        raise _strange(text)
-    return (match[1], match[2]), match[3]
-
-
-def _strange(cursor: str) -> InvalidInput:
-    return InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")
-
-
-def _in_flight(place: tuple[str, str], now: int, worker: bytes, idle: int, task_id: bytes, state: bytes) -> InFlight:
-    kind, attempts, started = "", 0, now - idle
-    if state:
-        _word, kind, _queue, _priority, given, _max, token, *_ = state.decode().split("|")
-        # A start's token is its time, unless two fell on one millisecond.
-        attempts, started = int(given), int(token)
-    shown_id = task_id.decode(errors="replace")
-    seconds = max(0.0, (now - started) / 1000)
-    return InFlight(shown_id, kind, *place, attempts, worker.decode(), None, seconds, None)
-
-
-def _completed(task: InFlight, ages: Mapping[str, float], asked: Mapping[str, str]) -> InFlight:
-    return replace(task, worker_age=ages.get(task.worker), cancelled_by=asked.get(task.id))
-
-
-def _unreadable(entry: str, fields: dict[bytes, bytes]) -> Unreadable:
-    at = int(entry.partition("-")[0]) / 1000
-    if b"message" in fields:  # settle.lua: what a worker met in a stream
-        source = fields.get(b"stream", b"").decode(errors="replace")
-        return Unreadable(entry, at, source, "the message cannot be decoded", fields[b"message"])
-    # The recorder: an event that cannot be written, with its own fields.
-    reason = fields.get(b"reason", b"").decode(errors="replace")
-    return Unreadable(entry, at, "events", reason, fields.get(b"data", b""))
