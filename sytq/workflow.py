@@ -49,27 +49,30 @@ def hold(database: peewee.Database, waits: Mapping[str, Sequence[str]]) -> None:
     if missing := asked - known:
         raise InvalidInput("after", f"there is no task '{min(missing)[:64]}'")
     joined: dict[str, list[str]] = {}
-    level = asked
+    level, seen = asked, set(asked)
     while level:
         pairs = Wait.select(Wait.task_id, Wait.on_id).where(Wait.task_id.in_(list(level)), Wait.place == _JOINED)
         found: list[tuple[str, str]] = list(pairs.tuples())  # type: ignore[arg-type]
         for on_id, also in found:
             joined.setdefault(on_id, []).append(also)
-        level = {also for _, also in found}
-    rows = []
+        level = {also for _, also in found} - seen
+        seen |= level
     for task_id, after in waits.items():
-        for place, on_id in enumerate(dict.fromkeys(after)):
-            group = [on_id]
-            for member in group:
-                group += joined.get(member, ())
-            rows += [(task_id, member, place, 0) for member in group]
-    _insert(database, rows)
+        places = {on_id: place for place, on_id in enumerate(dict.fromkeys(after))}
+        behind = list(places)
+        while behind:
+            on_id = behind.pop()
+            new = [also for also in joined.get(on_id, ()) if also not in places and also != task_id]
+            places |= dict.fromkeys(new, places[on_id])
+            behind += new
+        _insert(database, [(task_id, on_id, place, 0) for on_id, place in places.items()])
 
 
 def join(database: peewee.Database, task_id: str, also: str) -> None:
     """Whoever waits for `task_id`, whose row the caller has locked, waits for `also` too, now and later."""
     waiting = Wait.select(Wait.task_id, Wait.place).where(Wait.on_id == task_id, Wait.ended == 0)
-    _insert(database, [(task_id, also, _JOINED, 1), *((row.task_id, also, row.place, 0) for row in waiting)])
+    others = [(row.task_id, also, row.place, 0) for row in waiting if row.task_id != also]
+    _insert(database, [(task_id, also, _JOINED, 1), *others])
 
 
 def _insert(database: peewee.Database, rows: Sequence[tuple[str, str, int, int]]) -> None:
