@@ -27,6 +27,7 @@ class Task(Model):
     priority = CharField(null=True)
     state = CharField(default="queued")
     payload = TextField()
+    version = IntegerField(null=True)  # of the payload's form; NULL: the present one (rows of other languages)
     result = TextField(null=True)
     error = TextField(null=True)
     error_fingerprint = CharField(null=True)

@@ -42,6 +42,7 @@ class NewTask:
     traceparent: str | None = None
     after: tuple[str, ...] = ()
     on_failure: OnFailure = "cancel"
+    version: int | None = None  # of the payload's form
     retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
     made: float = field(default_factory=time.monotonic, compare=False)
 
@@ -57,7 +58,7 @@ def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
     """Insert the rows, inside the caller's transaction; one that is there already stays as it is."""
     columns = (
         "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host, ordering_key,"
-        " unique_key, metadata, callback, request_id, traceparent, held"
+        " unique_key, metadata, callback, request_id, traceparent, held, version"
     )
     rows = [
         (
@@ -79,9 +80,10 @@ def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
             task.request_id,
             task.traceparent,
             task.on_failure if task.after else None,
+            task.version,
         )
         for task in tasks
     ]
     # Plain placeholders only: PyMySQL sends anything else row by row.
     tail = "ON DUPLICATE KEY UPDATE id = id" if is_mysql(database) else "ON CONFLICT (id) DO NOTHING"
-    execute_many(database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(database, 18)}) {tail}", rows)
+    execute_many(database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(database, 19)}) {tail}", rows)

@@ -161,8 +161,8 @@ class Operator:
             return row.unique_key
         declared = self._registry.get(row.type)  # a row that another program inserted
         try:
-            return declared.unique_key(declared.parse(json.loads(row.payload)))
-        except (InvalidInput, ValueError):
+            return declared.unique_key(declared.parse(json.loads(row.payload), row.version))
+        except Exception:  # also one of the type's own `upgrade`
             return None  # it will end dead again, and say why
 
     def _row(self, task_id: str) -> Task:

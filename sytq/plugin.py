@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings
 from sytq.config import TaskType as Policy
 from sytq.durations import parse_duration
-from sytq.errors import InvalidFields, InvalidInput
+from sytq.errors import InvalidFields
 from sytq.schedule import Schedule
 
 _MOST_ERRORS = 20
@@ -91,6 +91,9 @@ class TaskType:
     url: Callable[[Any], str] | None = None
     order: Callable[[Any], str | None] | None = None
     retry_of: Callable[[Any, Backoff], Backoff] | None = None
+    version: int = 1
+    upgrade: Callable[[Any, int], Any] | None = None
+    middleware: Sequence[Callable[[Any, Any], Any]] = ()
     source: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -123,14 +126,15 @@ class TaskType:
         pauses = sum(policy.delay(attempts) for attempts in range(1, policy.max_attempts))
         return min(longest, policy.max_attempts * self.seconds + pauses)
 
-    def policy(self, payload: object) -> Backoff:
-        """The policy of a task with this payload (as submitted, or parsed)."""
+    def policy(self, payload: object, version: int | None = None) -> Backoff:
+        """The policy of a task with this payload (parsed, or as submitted in that version)."""
         if self.retry_of is None:
             return self.backoff
         try:
-            return self.retry_of(payload if isinstance(payload, self.payload) else self.parse(payload), self.backoff)
-        except InvalidInput:
+            parsed = payload if isinstance(payload, self.payload) else self.parse(payload, version)
+        except Exception:  # it cannot be used, or `upgrade` fails: the run said so
             return self.backoff
+        return self.retry_of(parsed, self.backoff)
 
     def unique_key(self, payload: BaseModel) -> str | None:
         """The key of a task with this payload, over all types; None when the type declares none."""
@@ -141,8 +145,13 @@ class TaskType:
         key = self.order(payload) if self.order is not None else None
         return None if key is None else _bounded(f"{self.name}:{owner or ''}:{key}")
 
-    def parse(self, payload: object) -> BaseModel:
-        """Validate a payload. Raises InvalidFields."""
+    def parse(self, payload: object, version: int | None = None) -> BaseModel:
+        """Validate a payload; one that was accepted in an older version is upgraded first. None: the present one.
+
+        Raises InvalidFields, and whatever `upgrade` does.
+        """
+        if version is not None and version < self.version and self.upgrade is not None:
+            payload = self.upgrade(payload, version)
         return validated(self.payload, payload, "payload")
 
 
@@ -167,6 +176,9 @@ def task(
     order: Callable[[Any], str | None] | None = None,
     retry_of: Callable[[Any, Backoff], Backoff] | None = None,
     internal: bool = False,
+    version: int = 1,
+    upgrade: Callable[[Any, int], Any] | None = None,
+    middleware: Sequence[Callable[[Any, Any], Any]] = (),
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
@@ -180,8 +192,17 @@ def task(
     `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
     `retry_of(payload, policy)` is the policy of one task, made from that of the type.
     An `internal` type is submitted by the service itself and by no client.
+    `version` is that of the payload's form, from 1. A task keeps the one it was accepted in: of an older one
+    `upgrade(payload, version)` makes the present form, as a JSON value, at each run; a newer one waits for a worker
+    that knows it.
+    `middleware` are functions of `(ctx, payload)` that return a context manager (an async one for an async type): every
+    run is within them, the first outermost.
     """
 
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"task type '{name}': version {version!r} is not valid; valid: a whole number from 1")
+    if upgrade is not None and version == 1:
+        raise ValueError(f"task type '{name}': version 1 has no older one for `upgrade`; valid: a version from 2")
     taken = set(config.model_fields) & set(Policy.model_fields) if config else ()
     if taken:
         raise ValueError(f"task type '{name}': its config cannot have '{min(taken)}', which is a key of the policy")
@@ -203,6 +224,9 @@ def task(
             order=order,
             retry_of=retry_of,
             internal=internal,
+            version=version,
+            upgrade=upgrade,
+            middleware=tuple(middleware),
             source=inspect.getsourcefile(function) or function.__module__,
         )
 
@@ -210,10 +234,12 @@ def task(
 
 
 class Death(BaseModel):
-    """What `on_dead` is told: the dead task's id, its payload as submitted, its last error and its attempts."""
+    """What `on_dead` is told: the dead task's id, its payload as submitted (in that version), its last error and its
+    attempts."""
 
     task_id: str
     payload: Any
+    version: int | None = None
     error: str | None = None
     attempts: int = 0
     cancelled: bool = False

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import dramatiq
 import peewee
-from dramatiq.middleware import TimeLimit, TimeLimitExceeded
+from dramatiq.middleware import TimeLimit
 
 import sytq
 from sytq import otel
@@ -33,9 +33,10 @@ from sytq.broker.redis import Redis
 from sytq.config import Settings
 from sytq.config.outgoing import Outbound
 from sytq.config.sections import Stream
-from sytq.context import AsyncContext, Context, Services
+from sytq.context import Services
+from sytq.crew import Crew
 from sytq.db import open_database
-from sytq.errors import ConfigError, InvalidInput, RedisUnavailable, TimedOut
+from sytq.errors import ConfigError, InvalidInput, RedisUnavailable
 from sytq.history import History
 from sytq.housekeeping.gates import GateLoop
 from sytq.housekeeping.loop import Loop
@@ -56,7 +57,6 @@ from sytq.middleware.retry import RetryPolicy
 from sytq.middleware.sentry import SentryReports
 from sytq.middleware.tracing import Tracing
 from sytq.operate import Operator
-from sytq.plugin import TaskType
 from sytq.registry import Registry
 from sytq.scrape import Scrape
 from sytq.submit import Submitter
@@ -150,8 +150,13 @@ def _guard(outbound: Outbound) -> Guard:
 def attach_worker(runtime: Runtime) -> None:
     """Make the runtime's broker one that works: an actor for every task type, the middleware, the loops."""
     limit = TimeLimit()
-    crew = _Crew(runtime, limit)
+    crew = Crew(limit)
     broker = runtime.broker
+
+    def started() -> None:  # in the worker process, where the event loop is
+        client = Client(runtime.guard, runtime.settings.outbound.proxy)
+        crew.services = services(runtime, client, broker.worker.lane.loop)
+
     broker.add_middleware(Naming())
     broker.add_middleware(limit)
     # What comes after a run is called in reverse: first the policy, then who reports its outcome.
@@ -161,7 +166,7 @@ def attach_worker(runtime: Runtime) -> None:
     if runtime.settings.otel.endpoint is not None:
         broker.add_middleware(Tracing(partial(export_metrics, runtime)))
     broker.add_middleware(RetryPolicy(runtime.registry))
-    broker.add_middleware(Lifecycle(runtime.settings, crew.assemble, _loops(runtime)))
+    broker.add_middleware(Lifecycle(runtime.settings, started, _loops(runtime)))
     for declared in runtime.registry:
         function: Callable[[Delivery], None]
         options: dict[str, Any]
@@ -169,6 +174,7 @@ def attach_worker(runtime: Runtime) -> None:
             function, options = _on_the_loop, {"runner": crew.async_runner(declared)}
         else:
             function, options = crew.runner(declared), {"time_limit": declared.seconds * 1000}
+        options["version"] = declared.version
         dramatiq.actor(actor_name=declared.name, queue_name=declared.queue, broker=broker, **options)(function)
 
 
@@ -184,6 +190,21 @@ def export_metrics(runtime: Runtime) -> None:
         return holds
 
     otel.measure(runtime.scrape.collect, held, {declared.name: declared.queue for declared in runtime.registry})
+
+
+def services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop) -> Services:
+    """What the contexts of one process share; `loop` is the one that `client` belongs to."""
+    return Services(
+        settings=runtime.settings,
+        ledger=runtime.ledger,
+        broker=runtime.broker,
+        submitter=runtime.submitter,
+        operator=runtime.operator,
+        history=History(runtime.database),
+        client=client,
+        blocking_client=BlockingClient(client, loop),
+        threads=concurrent.futures.ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper"),
+    )
 
 
 def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
@@ -232,64 +253,6 @@ def _bridge(runtime: Runtime, stream: Stream) -> Loop:
         runtime.operator,
         runtime.inspection,
     )
-
-
-class _Crew:
-    """Turns a delivery into the call of the plugin's function, with its context."""
-
-    def __init__(self, runtime: Runtime, limit: TimeLimit) -> None:
-        self._runtime = runtime
-        self._limit = limit
-        self._services: Services | None = None
-
-    def assemble(self) -> None:
-        """Make what contexts share; called in the worker process, when its event loop exists."""
-        runtime = self._runtime
-        client = Client(runtime.guard, runtime.settings.outbound.proxy)
-        self._services = Services(
-            settings=runtime.settings,
-            ledger=runtime.ledger,
-            broker=runtime.broker,
-            submitter=runtime.submitter,
-            operator=runtime.operator,
-            history=History(runtime.database),
-            client=client,
-            blocking_client=BlockingClient(client, runtime.broker.worker.lane.loop),
-            threads=concurrent.futures.ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper"),
-        )
-
-    def runner(self, declared: TaskType) -> Callable[[Delivery], None]:
-        """The function of a plain type's actor."""
-
-        def run(delivery: Delivery) -> None:
-            assert self._services is not None
-            context = Context(self._services, declared, delivery, self._limit)
-            try:
-                delivery.result = declared.function(context, declared.parse(delivery.payload))
-            except (TimeLimitExceeded, Exception) as error:
-                late = isinstance(error, TimeLimitExceeded)
-                late = late or (isinstance(error, TimeoutError) and context.remaining() <= 0)
-                # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
-                delivery.stuff_exception(TimedOut(f"timed out after {declared.seconds:g} s") if late else error)
-
-        return run
-
-    def async_runner(self, declared: TaskType) -> Callable[[Delivery], Awaitable[None]]:
-        """The coroutine function of an async type's actor."""
-
-        async def run(delivery: Delivery) -> None:
-            assert self._services is not None
-            payload = declared.parse(delivery.payload)
-            try:
-                async with asyncio.timeout(declared.seconds) as deadline:
-                    context = AsyncContext(self._services, declared, delivery, deadline)
-                    delivery.result = await declared.function(context, payload)
-            except TimeoutError:
-                if deadline.expired():
-                    raise TimedOut(f"timed out after {declared.seconds:g} s") from None
-                raise
-
-        return run
 
 
 def _on_the_loop(delivery: Delivery) -> None:

@@ -113,6 +113,7 @@ class Submitter:
             callback=encode(callback) if callback else None,
             request_id=request_id,
             traceparent=otel.created(task_id, declared.name, declared.queue, traceparent),
+            version=declared.version,
         )
 
     def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
@@ -150,6 +151,7 @@ class Submitter:
             death = Death(
                 task_id=task.id,
                 payload=_payload(task),
+                version=task.version,
                 error=task.error,
                 attempts=task.attempts,
                 cancelled=task.state == CANCELLED,
@@ -200,6 +202,8 @@ class Submitter:
             retry_delay=task.retry_delay if isinstance(task, NewTask) else None,
             request_id=task.request_id,
             traceparent=task.traceparent,
+            # Known from here on, so that a row of another language is not taken for one of a later deployment.
+            version=task.version or (declared.version if declared else None),
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )
 

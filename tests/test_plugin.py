@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from sytq import config
+from sytq import config, task
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
 from sytq.registry import Registry
 
@@ -151,3 +152,16 @@ def test_a_configuration_that_cannot_be_meant_stops_the_start(
 def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"valid: .*cleanup, .*llm"):
         load(tmp_path).get("nosuch")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"version": 0}, "version 0 is not valid; valid: a whole number from 1"),
+        ({"version": "2"}, "version '2' is not valid"),
+        ({"upgrade": lambda payload, version: payload}, "valid: a version from 2"),
+    ],
+)
+def test_a_version_that_cannot_be_meant_is_refused_where_it_is_declared(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        task("one", payload=BaseModel, **wrong)

@@ -47,6 +47,7 @@ class Envelope:
     token: int = 0  # of its latest start, which a new one must be above
     request_id: str | None = None
     traceparent: str | None = None
+    version: int | None = None  # of the payload's form
 
     def message(self) -> str:
         """The Dramatiq message, as it stands in the stream."""
@@ -56,17 +57,19 @@ class Envelope:
             more += f', "request_id": {json.dumps(self.request_id)}'
         if self.traceparent is not None:
             more += f', "traceparent": {json.dumps(self.traceparent)}'
-        head = _head(self.queue, self.type, self.priority, self.retry_delay)
+        head = _head(self.queue, self.type, self.priority, self.retry_delay, self.version)
         tail = f'"message_id": {json.dumps(self.id)}, "message_timestamp": {self.created_ms}'
         return f'{head}{more}}}, "args": [{self.payload}], {tail}}}'
 
 
 @lru_cache(maxsize=1000)
-def _head(queue: str, type_name: str, priority: str, retry_delay: float | None) -> str:
+def _head(queue: str, type_name: str, priority: str, retry_delay: float | None, version: int | None) -> str:
     """What messages of one kind have in common: JSON that is open within `options`."""
     options: dict[str, Any] = {"priority": priority}
     if retry_delay is not None:
         options["retry_delay"] = retry_delay
+    if version is not None:
+        options["version"] = version
     head = {"queue_name": queue, "actor_name": type_name, "kwargs": {}, "options": options}
     return json.dumps(head)[:-2]
 
@@ -96,7 +99,7 @@ class StreamsBroker(dramatiq.Broker):
         super().__init__(middleware=middleware or [])
         self.gates = Gates(redis, self.keys, liveness, self.queues)
         self.turnstile = Turnstile(self.gates)  # the way through them from the worker's event loop
-        self.actor_options |= {"runner"}  # an async actor's coroutine function (see Lane)
+        self.actor_options |= {"runner", "version"}  # an async actor's coroutine function (see Lane); its payload's
 
     # -- as Dramatiq wants it
 

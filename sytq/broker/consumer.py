@@ -165,12 +165,14 @@ class StreamConsumer(Consumer):
                 token=int(token),
             )
             self._worker.hold(delivery)
-            if delivery.type in self._actors and delivery.id == task_id.decode(errors="replace"):
+            readable = delivery.type and delivery.id == task_id.decode(errors="replace")
+            missing = self._missing(delivery)
+            if readable and missing is None:
                 deliveries.append(delivery)
                 continue
-            if delivery.type and delivery.id == task_id.decode(errors="replace"):
-                log.error("unknown task type: trying again later", task_id=delivery.id, type=delivery.type)
-                reason = f"no worker here knows the task type '{delivery.type}'"
+            if readable:
+                reason = f"no worker here knows {missing}"
+                log.error("unknown task type: trying again later", task_id=delivery.id, reason=reason)
                 delivery.outcome = Outcome("retry", delay=_UNKNOWN_DELAY, counts=False, error=reason)
             else:
                 log.error("unreadable message set aside", stream=stream, entry=entry.decode())
@@ -178,6 +180,15 @@ class StreamConsumer(Consumer):
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
             self._worker.acks.put(delivery)
         return deliveries
+
+    def _missing(self, delivery: Delivery) -> str | None:
+        """What of a delivery only a worker of a later deployment may know."""
+        actor = self._actors.get(delivery.type)
+        if actor is None:
+            return f"the task type '{delivery.type}'"
+        if delivery.version is not None and delivery.version > actor.options.get("version", delivery.version):
+            return f"version {delivery.version} of the task type '{delivery.type}'"
+        return None
 
     def _make_groups(self) -> None:
         try:

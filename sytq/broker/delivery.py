@@ -66,6 +66,12 @@ class Delivery(MessageProxy):
         return self._message.args[0]
 
     @property
+    def version(self) -> int | None:
+        """The version in which the payload was accepted; None is whichever is present."""
+        version = self._message.options.get("version")
+        return version if isinstance(version, int) else None
+
+    @property
     def request_id(self) -> str | None:
         """The request that the task came with."""
         return self._message.options.get("request_id")

@@ -110,7 +110,7 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
     if isinstance(error, Fail | InvalidInput):
         return Outcome("dead", error=text, fingerprint=mark)
     age = time.time() - run.created_ms / 1000
-    policy = declared.policy(run.payload)
+    policy = declared.policy(run.payload, run.version)
     if run.max_attempts:  # the row's own, which a submission may have set
         policy = dataclasses.replace(policy, max_attempts=run.max_attempts)
     counts = not isinstance(error, DatabaseUnavailable | RedisUnavailable)

@@ -19,9 +19,15 @@ from tests.workers import Installation
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 
 
+def example(words: str) -> str:
+    """The page's one example that has these words."""
+    (found,) = [text for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if words in text]
+    return str(found)
+
+
 @pytest.fixture
 def with_example(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
-    first, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    first = example('@task("ping"')
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "ping.py").write_text(first)
@@ -49,7 +55,7 @@ def test_the_first_type_runs_as_printed(with_example: Installation) -> None:
 
 
 def test_a_type_that_checks_its_configuration_runs_as_printed(tmp_path: Path, redis_url: str) -> None:
-    _, tidy, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    tidy = example('@task("tidy"')
     imports = (
         "from pathlib import Path\nfrom pydantic import BaseModel, ConfigDict, SecretStr\n"
         "from sytq import Context, task\nfrom sytq.durations import Duration\nclass Nothing(BaseModel): pass\n"
