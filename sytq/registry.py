@@ -10,7 +10,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -57,8 +57,11 @@ class Registry:
         self.schedules: dict[str, Scheduled] = {}
 
     @classmethod
-    def load(cls, settings: Settings) -> Registry:
-        """Load every plugin. Raises ConfigError (two of one name, a `types.*` section without its type)."""
+    def load(cls, settings: Settings, also: Iterable[TaskType] = ()) -> Registry:
+        """Load every plugin, and the types of `also` that are not among them.
+
+        Raises ConfigError (two of one name, a `types.*` section without its type).
+        """
         registry = cls(settings)
         kinds: dict[str, Kind] = {}
         for module in registry._modules():
@@ -74,6 +77,10 @@ class Registry:
                         if declared.name in settings.types:
                             raise  # the operator's own section may be at fault, and the operator is here
                         registry._quarantine(declared.source, error)
+        for declared in also:
+            known = registry._types.get(declared.name)
+            if known is None or known.function is not declared.function:
+                registry.add(declared)
         registry._declare(kinds)
         unknown = sorted(set(settings.types) - set(registry._types))
         if unknown and not registry.quarantined:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,6 +57,7 @@ from sytq.middleware.retry import RetryPolicy
 from sytq.middleware.sentry import SentryReports
 from sytq.middleware.tracing import Tracing
 from sytq.operate import Operator
+from sytq.plugin import TaskType
 from sytq.registry import Registry
 from sytq.scrape import Scrape
 from sytq.submit import Submitter
@@ -87,10 +88,13 @@ class Runtime:
     meters: Meters
 
 
-def build(settings: Settings) -> Runtime:
-    """Build what API, worker and command line have in common. Raises ConfigError."""
+def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
+    """Build what API, worker and command line have in common; `also` are types beside those that are installed.
+
+    Raises ConfigError.
+    """
     database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
-    registry = Registry.load(settings)
+    registry = Registry.load(settings, also)
     for number, stream in enumerate(settings.streams):
         try:
             registry.get(stream.type)

@@ -109,9 +109,9 @@ def _of_the_proxy(error: Exception) -> bool:
 class Client:
     """`ctx.http`. Belongs to the event loop of its first call; `close()` in the same loop."""
 
-    def __init__(self, guard: Guard, proxy: str | None = None) -> None:
+    def __init__(self, guard: Guard, proxy: str | None = None, sessions: Sessions | None = None) -> None:
         self._guard = guard
-        self._sessions = Sessions(guard, proxy)
+        self._sessions = sessions or Sessions(guard, proxy)
 
     @measured
     async def request(

@@ -8,18 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote
 
 import pytest
 from sytq_plugins.command import arguments
 
-from sytq import Fail, Retry
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.registry import Registry
-from sytq.runtime import Runtime
-from tests.plugins.running import Run, runtime_of
-from tests.receiver import Receiver
+from sytq.testing import Trial
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -53,52 +49,44 @@ def submit(installation: Installation, type_name: str, payload: Any) -> str:
 # -- http
 
 
-def test_a_request_is_filled_and_retried_by_its_policy(installed: Callable[..., Installation]) -> None:
-    receiver = Receiver(503, 200)
-    base = receiver.url.removesuffix("/hook")
-    installation = installed(
-        paid={
-            "http": {
-                "url": f"{base}/orders/{{name}}?q={{name}}",
-                "headers": {"X-Name": "for {name}", "X-None": "{missing}"},
-                "body": {"n": "{n}", "text": "n={n} {missing}", "list": ["{items}", "{flag}"]},
-            },
-            "payload": {"name": "text", "n": "integer", "items": "list", "flag": "boolean", "missing": "optional text"},
-            "retry": {"first": "100ms", "max_attempts": 3},
-        }
-    )
-    task_id = submit(installation, "paid", {"name": "a/b?c&d=é", "n": 7, "items": [1, {"x": None}], "flag": True})
-    row = installation.wait_state(task_id, "succeeded")
-    assert (row.attempts, json.loads(row.result)) == (2, {"status": 200, "body": ""})
-    first, second = receiver.received
+def test_a_request_is_filled_and_retried_by_its_policy() -> None:
+    section = {
+        "http": {
+            "url": "https://shop.example/orders/{name}?q={name}",
+            "headers": {"X-Name": "for {name}", "X-None": "{missing}"},
+            "body": {"n": "{n}", "text": "n={n} {missing}", "list": ["{items}", "{flag}"]},
+        },
+        "payload": {"name": "text", "n": "integer", "items": "list", "flag": "boolean", "missing": "optional text"},
+        "retry": {"first": "100ms", "max_attempts": 3},
+    }
+    filled = "https://shop.example/orders/a%2Fb%3Fc%26d%3D%C3%A9?q=a/b?c%26d%3D%C3%A9"
+    with Trial("paid", config=section) as trial:
+        trial.http.answer(filled, 503, 200)
+        run = trial.run({"name": "a/b?c&d=é", "n": 7, "items": [1, {"x": None}], "flag": True})
+        assert (run.row.attempts, run.result) == (2, {"status": 200, "body": ""})
+        first, second = trial.http.calls
     assert first == second
-    path, _, query = first.path.partition("?")
-    assert [unquote(part) for part in path.split("/")] == ["", "orders", "a/b?c&d=é"]
-    assert parse_qs(query) == {"q": ["a/b?c&d=é"]}
-    assert json.loads(first.body) == {"n": 7, "text": "n=7 ", "list": [[1, {"x": None}], True]}
-    assert first.headers["x-name"] == "for a/b?c&d=é".encode().decode("latin-1")
-    assert (first.headers["x-none"], first.headers["idempotency-key"]) == ("", task_id)
+    assert first.json() == {"n": 7, "text": "n=7 ", "list": [[1, {"x": None}], True]}
+    assert first.headers["x-name"] == "for a/b?c&d=é"
+    assert (first.headers["x-none"], first.headers["idempotency-key"]) == ("", run.id)
     assert first.headers["content-type"] == "application/json"
-    receiver.close()
 
 
-def test_values_cannot_leave_their_place_in_the_request(installed: Callable[..., Installation]) -> None:
-    receiver = Receiver(404)
-    base = receiver.url.removesuffix("/hook")
-    installation = installed(one={"http": {"url": f"{base}/a/{{x}}/b", "headers": {"X-X": "{y}"}}})
+def test_values_cannot_leave_their_place_in_the_request() -> None:
     says = {
-        "the end": ({"x": "1", "y": "2"}, "HTTP 404 from 127.0.0.1"),
+        "the end": ({"x": "1", "y": "2"}, "HTTP 404 from shop.example"),
         "dots": ({"x": "..", "y": "2"}, "a value would be '.' or '..' in the URL's path"),
         "crlf": ({"x": "1", "y": "2\r\nHost: evil"}, "headers.X-X: line breaks and control characters"),
         "missing": ({"x": "1"}, "y: missing, and the template has a place for it"),
     }
-    for payload, words in says.values():
-        row = installation.wait_state(submit(installation, "one", payload), "dead")
-        assert words in row.error
-        assert row.attempts == 1
-    (only,) = receiver.received
-    assert json.loads(only.body) == {"x": "1", "y": "2"}  # without a body the payload is it
-    receiver.close()
+    with Trial("one", config={"http": {"url": "https://shop.example/a/{x}/b", "headers": {"X-X": "{y}"}}}) as trial:
+        trial.http.otherwise(404)
+        for payload, words in says.values():
+            run = trial.submit(payload)
+            assert run.start() == "dead"
+            assert words in (run.error or "")
+        (only,) = trial.http.calls
+        assert only.json() == {"x": "1", "y": "2"}  # without a body the payload is it
 
 
 @pytest.mark.parametrize(
@@ -169,24 +157,14 @@ def test_an_installed_type_is_only_configured() -> None:
 # -- command
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Run a command type once, in this process."""
-    opened = []
-
-    def once(payload: Any = None, **section: Any) -> Any:
-        url = f"sqlite:///{tmp_path / f'{len(opened)}.db'}"
-        manager = runtime_of(url, "redis://127.0.0.1:1/0", TYPES=json.dumps({"one": section}))
-        runtime: Runtime = manager.__enter__()
-        opened.append(manager)
-        return Run(runtime, "one", payload or {}).start()
-
-    yield once
-    for manager in opened:
-        manager.__exit__(None, None, None)
+def run(payload: Any = None, **section: Any) -> Any:
+    """Run a command type once: its result, or the state and error that it leaves."""
+    with Trial("one", config=section) as trial:
+        once = trial.submit(payload or {})
+        return once.result if once.start() == "succeeded" else (once.state, once.error)
 
 
-def test_values_stay_one_argument_and_no_shell_reads_them(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_values_stay_one_argument_and_no_shell_reads_them(tmp_path: Path) -> None:
     nasty = "a b; touch /tmp/x $(id) `id` 'q' \"q\" | * \n é"
     shown = run({"x": nasty, "n": 5}, command=["printf", "[%s]", "{x}", "n={n}", "{x}{n}"])
     assert shown == {"exit": 0, "output": f"[{nasty}][n=5][{nasty}5]"}
@@ -201,14 +179,12 @@ def test_a_value_cannot_become_an_option() -> None:
         arguments(["ls", "{x}"], {"x": "a\0b"})
 
 
-def test_the_payload_is_on_its_input_and_json_from_its_output(run: Callable[..., Any]) -> None:
+def test_the_payload_is_on_its_input_and_json_from_its_output() -> None:
     assert run({"a": ["é", 1]}, command=["cat"])["output"] == {"a": ["é", 1]}
     assert run({"a": "x" * 300_000}, command=["true"]) == {"exit": 0, "output": ""}  # it need not be read
 
 
-def test_its_environment_is_small_and_its_output_bounded(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_its_environment_is_small_and_its_output_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SYTQ_REDIS__PASSWORD", "hush")
     shown = run(command=["env"], environment={"SHOP": "7"})["output"]
     assert {line.partition("=")[0] for line in shown.splitlines()} == {
@@ -219,16 +195,14 @@ def test_its_environment_is_small_and_its_output_bounded(
     assert cut == "x" * 1024 + "\n[cut at 1024 bytes]"
 
 
-def test_its_exit_decides_and_its_last_words_are_told(run: Callable[..., Any]) -> None:
+def test_its_exit_decides_and_its_last_words_are_told() -> None:
     failing = ["sh", "-c", "echo first >&2; echo 'token=abcdef123 is bad' >&2; exit 3"]
-    with pytest.raises(Retry, match=r"^sh: exit status 3: token=\*\*\* is bad$"):
-        run(command=failing)
-    with pytest.raises(Fail, match="exit status 3"):
-        run(command=failing, dead_on=[3])
-    with pytest.raises(Retry, match="killed by signal 11"):
-        run(command=["sh", "-c", "kill -SEGV $$"])
-    with pytest.raises(Fail, match="there is no program /no/such"):
-        run(command=["/no/such"])
+    assert run(command=failing) == ("retrying", "sh: exit status 3: token=*** is bad")
+    assert run(command=failing, dead_on=[3]) == ("dead", "sh: exit status 3: token=*** is bad")
+    state, error = run(command=["sh", "-c", "kill -SEGV $$"])
+    assert state == "retrying" and "killed by signal 11" in error
+    state, error = run(command=["/no/such"])
+    assert state == "dead" and "there is no program /no/such" in error
 
 
 def alive(pid: int) -> bool:

@@ -1,0 +1,41 @@
+"""A worker that dies: a ledger that ends the run before or after one of its writes.
+
+Owns that. What a dead worker does not do is not done either: after its death nothing of the run is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sytq.ledger import Ledger
+
+T = TypeVar("T")
+
+
+class Crash(BaseException):
+    """The worker is dead: no handler of the type's may hold this up."""
+
+
+class Doomed(Ledger):
+    """The ledger of a run that dies at `moment`: each write of a run has two, before it (even) and after it (odd).
+
+    With None it lives, and `moments` counts them.
+    """
+
+    def __init__(self, ledger: Ledger, moment: int | None = None) -> None:
+        super().__init__(ledger.database)
+        self.moments = 0
+        self._moment = moment
+
+    def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
+        """As the ledger's: every write of a running task comes here."""
+        self._pass()
+        done = super().fenced(task_id, token, work)
+        self._pass()
+        return done
+
+    def _pass(self) -> None:
+        if self._moment is not None and self.moments >= self._moment:
+            raise Crash
+        self.moments += 1

@@ -1,0 +1,168 @@
+"""The standard tests: what every task type owes, applied by a type to itself.
+
+Owns what is tested and the words of a failure. How a type is run is trial.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import unittest
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import structlog
+
+from sytq import logs
+from sytq.errors import InvalidInput
+from sytq.plugin import TaskType, encode
+from sytq.states import RETRYING, SUCCEEDED
+from sytq.testing.crash import Crash, Doomed
+from sytq.testing.outside import Outside, Reply
+from sytq.testing.trial import Run, Trial
+
+#: A reply that every call gets, and the state in which one start of the task then leaves it.
+Failure = tuple[Reply | int, str]
+
+
+class TypeSuite:
+    """`class TestPing(TypeSuite)`, with what is below, in any file that pytest runs."""
+
+    type: ClassVar[TaskType | str]
+    #: A payload that succeeds with the answers of `outside`.
+    payload: ClassVar[Any] = {}
+    #: The type's `types.<name>` section, and other settings.
+    config: ClassVar[Mapping[str, Any] | None] = None
+    settings: ClassVar[Mapping[str, Any]] = {}
+    #: For a type that calls out: what follows when every call is answered so.
+    failures: ClassVar[Sequence[Failure]] = (
+        (Reply(error="refused"), RETRYING),
+        (Reply(error="timeout"), RETRYING),
+        (503, RETRYING),
+    )
+    #: Texts of the payload, the configuration or an answer that are nowhere to be seen.
+    secrets: ClassVar[Sequence[str]] = ()
+    #: Of a type with versions: a payload of each older one.
+    older: ClassVar[Mapping[int, Any]] = {}
+
+    def outside(self, http: Outside) -> None:
+        """Give the replies with which `payload` succeeds: `http.answer(url, ...)`."""
+
+    def same(self, first: Any, second: Any) -> bool:
+        """Whether these are results of one task; replace it where a result has a time in it."""
+        return bool(first == second)
+
+    # -- the tests
+
+    def test_the_payload_survives_its_way_through_the_ledger(self) -> None:
+        with self._trial() as trial:
+            parsed = trial.type.parse(self.payload)
+            kept = trial.submit(self.payload).row.payload
+            assert trial.type.parse(json.loads(kept)) == parsed, f"the payload came back changed: {kept}"
+            trial.type.payload.model_json_schema()
+            with contextlib.suppress(InvalidInput):
+                trial.type.parse("no object")
+                raise AssertionError("a payload that is a text is accepted")
+            missing = set(range(1, trial.type.version)) - set(self.older)
+            assert not missing, f"give `older` a payload of version {min(missing)}"
+            for version, payload in self.older.items():
+                state = self._started(trial, trial.submit(payload, version=version))
+                assert state == SUCCEEDED, f"a payload of version {version} ended {state}"
+
+    def test_it_succeeds(self) -> None:
+        with self._trial() as trial:
+            run = trial.submit(self.payload)
+            state = self._started(trial, run)
+            assert state == SUCCEEDED, f"{state}: {run.error}"
+
+    def test_each_failure_has_its_class(self) -> None:
+        with self._trial() as trial:
+            self._started(trial, trial.submit(self.payload))
+            if not trial.http.calls:
+                raise unittest.SkipTest("the type calls nothing")
+            for reply, expected in self.failures:
+                run = self._failed(trial, reply)
+                assert run.state == expected, f"at {reply} the task is {run.state}, not {expected}: {run.error}"
+                assert run.error, f"at {reply} nothing says why"
+                assert run.outcome is not None
+                assert run.outcome.counts or expected != RETRYING, (
+                    f"at {reply} it is tried for ever: no attempt is used"
+                )
+
+    def test_no_secret_is_seen(self) -> None:
+        if not self.secrets:
+            raise unittest.SkipTest("the type names no secrets")
+        with self._trial() as trial, _said() as said:
+            run = trial.submit(self.payload)
+            self._started(trial, run)
+            row = run.row
+            seen = {"result": row.result, "error": row.error, "progress": row.progress}
+            self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail})
+            # Another's answer may stand in the detail, for who looks into it, and nowhere else.
+            for code in (400, 503) if trial.http.calls else ():
+                failed = self._failed(trial, Reply(code, body=" ".join(self.secrets)))
+                self._assert_hidden({"error": failed.error, "progress": failed.row.progress})
+            self._assert_hidden({"log": said.getvalue()})
+
+    def test_a_crash_at_any_write_changes_nothing(self) -> None:
+        with self._trial() as trial:
+            whole = trial.submit(self.payload)
+            counted = Doomed(trial.runtime.ledger)
+            assert self._started(trial, whole, counted) == SUCCEEDED, whole.error
+            for moment in range(counted.moments):
+                run = trial.submit(self.payload)
+                where = f"after a crash {'after' if moment % 2 else 'before'} write {moment // 2 + 1}"
+                with contextlib.suppress(Crash):
+                    self._started(trial, run, Doomed(trial.runtime.ledger, moment))
+                    raise AssertionError(f"{where}: the type held the crash up, or does not write the same each time")
+                state = self._started(trial, run)
+                assert state == SUCCEEDED, f"{where} the task is {state}: {run.error}"
+                assert self.same(whole.result, run.result), f"{where} the result is {run.result}, not {whole.result}"
+                made = [child.type for child in run.children], [child.type for child in whole.children]
+                assert sorted(made[0]) == sorted(made[1]), f"{where} it made {made[0]}, not {made[1]}"
+
+    # -- their tools
+
+    def _trial(self) -> Trial:
+        return Trial(self.type, config=self.config, settings=self.settings)
+
+    def _started(self, trial: Trial, run: Run, ledger: Doomed | None = None) -> str:
+        """One start with the good answers."""
+        trial.http.forget()
+        self.outside(trial.http)
+        return run.start(ledger)
+
+    def _failed(self, trial: Trial, reply: Reply | int) -> Run:
+        """One start with this answer to everything."""
+        trial.http.forget()
+        trial.http.otherwise(reply)
+        run = trial.submit(self.payload)
+        run.start()
+        return run
+
+    def _assert_hidden(self, seen: Mapping[str, str | None]) -> None:
+        for where, text in seen.items():
+            for number, secret in enumerate(self.secrets):
+                shown = secret in (text or "") or encode(secret)[1:-1] in (text or "")
+                assert not shown, f"secret number {number + 1} is in the {where}"
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[io.StringIO]:
+    """What is logged meanwhile, as the service would print it."""
+    root, stderr, before = logging.getLogger(), sys.stderr, structlog.get_config()
+    handlers, level = list(root.handlers), root.level
+    said = io.StringIO()
+    sys.stderr = said
+    try:
+        logs.configure("debug", "json", "trial")
+        structlog.configure(cache_logger_on_first_use=False)
+        yield said
+    finally:
+        sys.stderr = stderr
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.configure(**before)

@@ -1,0 +1,136 @@
+"""sytq.testing: a type is run as a worker would run it, with the clock and the answers of the test."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from sytq import AsyncContext, Backoff, Context, Fail, Gate, Retry, task
+from sytq.errors import ConfigError, InvalidInput, OutboundRefused
+from sytq.testing import Reply, Trial
+
+URL = "https://example.com/prices"
+
+
+class Order(BaseModel):
+    url: str = URL
+    item: str = "oak"
+
+
+@task("fetching", payload=Order, retry=Backoff(first="10s", factor=3, max_attempts=4, jitter=0), timeout="5s")
+def fetching(ctx: Context, order: Order) -> dict[str, Any]:
+    ctx.progress(1, 2, "asking")
+    answer = ctx.http.post(order.url, json={"item": order.item}, headers={"Authorization": "Bearer x"})
+    if not answer.ok:
+        raise Retry(reason=f"HTTP {answer.status_code}")
+    ctx.detail(status=answer.status_code)
+    child = ctx.enqueue("default", {"price": answer.json()}, key="tell")
+    return {"price": ctx.step("price", answer.json), "child": child}
+
+
+@task("gated", payload=Order, retry=Backoff(first="1h", max_age="24h", jitter=0))
+async def gated(ctx: AsyncContext, order: Order) -> int:
+    async with ctx.passage(Gate("shop", running=1)) as passage:
+        await ctx.progress(1)
+        passage.report("ok")
+        answer = await ctx.http.get(order.url)
+    if answer.status_code == 404:
+        raise Fail("there is no such thing")
+    if not answer.ok:
+        raise Retry
+    return answer.status_code
+
+
+def test_a_run_leaves_what_it_would_leave_in_service() -> None:
+    with Trial(fetching) as trial:
+        trial.http.answer(URL, Reply(json=42), method="POST")
+        run = trial.run({"item": "elm"})
+        (child,) = run.children
+        assert (run.state, run.result, run.error) == ("succeeded", {"price": 42, "child": child.id}, None)
+        assert run.progress == {"done": 1, "of": 2, "text": "asking"}
+        assert (child.type, child.payload, child.parent) == ("default", '{"price":42}', run.id)
+        assert [(step.name, step.value) for step in run.steps] == [("price", "42")]
+        assert [(each.outcome, each.status) for each in run.attempts] == [("succeeded", 200)]
+        (call,) = trial.http.calls
+        assert (call.method, call.url, call.json(), call.headers["authorization"]) == (
+            "POST", URL, {"item": "elm"}, "Bearer x",
+        )  # fmt: skip
+
+
+def test_the_clock_moves_to_each_next_attempt_as_the_policy_says() -> None:
+    with Trial(fetching, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)) as trial:
+        trial.http.answer(URL, 500, 502, 503, Reply(json=1))
+        began = time.monotonic()
+        run = trial.run({})
+        assert (run.state, run.row.attempts) == ("succeeded", 4)
+        waits = [(each.next_at - each.finished_at).total_seconds() for each in run.attempts if each.next_at]
+        assert [round(wait) for wait in waits] == [10, 30, 90]
+        assert 130 <= (trial.clock.now() - dt.datetime(2026, 7, 1, tzinfo=dt.UTC)).total_seconds() < 190
+        assert time.monotonic() - began < 60
+
+
+def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
+    with Trial(fetching) as trial:
+        trial.http.otherwise(503)
+        assert (run := trial.run({})).error == "HTTP 503 (failed after 4 attempts)"
+        assert run.state == "dead"
+    with Trial(gated, config={"retry": {"max": "6h"}}) as trial:
+        trial.http.otherwise(503)
+        run = trial.run({})
+        assert (run.state, len(run.attempts)) == ("dead", 7)  # after 0, 1, 3, 7, 13, 19 and 24 hours
+        trial.http.otherwise(404)
+        assert trial.run({}).error == "there is no such thing"
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(error="refused"), "ClientConnectorError"),
+        (Reply(error="timeout"), r"timed out after (5|4\.9)"),
+        (Reply(body=b"x" * (2 << 20)), "Expecting value"),
+    ],
+)
+def test_the_outside_fails_as_it_would(reply: Reply, words: str) -> None:
+    with Trial(fetching) as trial:
+        trial.http.otherwise(reply)
+        run = trial.submit({})
+        assert run.start() == "retrying"
+        assert re.search(words, run.error or ""), run.error
+
+
+def test_the_guard_stands_before_the_answers() -> None:
+    with Trial(fetching) as trial:
+        run = trial.submit({"url": "http://127.0.0.1/inside"})
+        assert run.start() == "retrying"
+        assert OutboundRefused.__name__ in (run.error or "")
+        assert trial.http.calls == []
+
+
+def test_a_call_that_no_answer_was_given_for_fails_the_test() -> None:
+    with (
+        pytest.raises(AssertionError, match=r"no reply was given for GET https://example\.com/prices"),
+        Trial(gated) as trial,
+    ):
+        assert trial.submit({}).start() == "retrying"
+
+
+def test_configuration_and_payloads_are_checked_as_in_service() -> None:
+    with pytest.raises(ConfigError, match=r"types\.fetching\.timeout"), Trial(fetching, config={"timeout": "soon"}):
+        pass
+    with Trial(fetching, config={"timeout": "7s"}) as trial:
+        assert trial.type.seconds == 7.0
+        with pytest.raises(InvalidInput, match="item"):
+            trial.submit({"item": 1})
+    with Trial("default") as trial:  # one that is installed
+        assert trial.run({"a": 1}).result == {"a": 1}
+
+
+def test_leaving_a_trial_leaves_the_time_alone() -> None:
+    with Trial("default", now=dt.datetime(2001, 1, 1, tzinfo=dt.UTC)) as trial:
+        assert trial.clock.now().year == 2001
+    assert dt.datetime.now(dt.UTC).year > 2020
