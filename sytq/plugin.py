@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -20,10 +20,11 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings
 from sytq.config import TaskType as Policy
 from sytq.durations import parse_duration
-from sytq.errors import InvalidFields
+from sytq.errors import InvalidFields, InvalidInput
 from sytq.schedule import Schedule
 
 _MOST_ERRORS = 20
+_MOST_SHOWN = 500  # characters of one line that a type shows of a task
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -94,6 +95,7 @@ class TaskType:
     version: int = 1
     upgrade: Callable[[Any, int], Any] | None = None
     middleware: Sequence[Callable[[Any, Any], Any]] = ()
+    show: Callable[[Any, Any], Mapping[str, object]] | None = None
     source: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,6 +147,18 @@ class TaskType:
         key = self.order(payload) if self.order is not None else None
         return None if key is None else _bounded(f"{self.name}:{owner or ''}:{key}")
 
+    def shown(self, payload: object, result: object, version: int | None = None) -> dict[str, str]:
+        """What `show` says of a task, as short lines by name; none where the payload (as submitted) is not valid."""
+        if self.show is None:
+            return {}
+        try:
+            said = self.show(self.parse(payload, version), result).items()
+            return {str(name): " ".join(str(value).split())[:_MOST_SHOWN] for name, value in said if value is not None}
+        except InvalidInput:
+            return {}
+        except Exception as error:  # what is wrong with it must not hide the task
+            return {"show": f"failed: {type(error).__name__}"}
+
     def parse(self, payload: object, version: int | None = None) -> BaseModel:
         """Validate a payload; one that was accepted in an older version is upgraded first. None: the present one.
 
@@ -179,6 +193,7 @@ def task(
     version: int = 1,
     upgrade: Callable[[Any, int], Any] | None = None,
     middleware: Sequence[Callable[[Any, Any], Any]] = (),
+    show: Callable[[Any, Any], Mapping[str, object]] | None = None,
 ) -> Callable[[Callable[..., Any]], TaskType]:
     """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None.
 
@@ -197,6 +212,8 @@ def task(
     that knows it.
     `middleware` are functions of `(ctx, payload)` that return a context manager (an async one for an async type): every
     run is within them, the first outermost.
+    `show(payload, result)` says in a few short texts, by their names, what a person wants to see of a task; the result
+    is None before there is one.
     """
 
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
@@ -227,6 +244,7 @@ def task(
             version=version,
             upgrade=upgrade,
             middleware=tuple(middleware),
+            show=show,
             source=inspect.getsourcefile(function) or function.__module__,
         )
 

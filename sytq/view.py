@@ -84,7 +84,7 @@ class Moment(TypedDict):
 
 
 class TaskDetail(TaskView):
-    """All that is known of a task."""
+    """All that is known of a task; `shown` is what its type says of payload and result."""
 
     callback_url: str | None
     set_aside: bool
@@ -94,6 +94,7 @@ class TaskDetail(TaskView):
     timeline: list[Moment]
     payload: NotRequired[Any]
     result: NotRequired[Any]
+    shown: NotRequired[dict[str, str]]
 
 
 def task_view(task: Task, registry: Registry, live: Live | None = None) -> TaskView:
@@ -148,6 +149,9 @@ def task_detail(
     }
     if contents:
         detail["payload"], detail["result"] = parsed(task.payload), parsed(task.result)
+        if task.type in registry:
+            shown = registry.get(task.type).shown(detail["payload"], detail["result"], task.version)
+            detail |= {"shown": shown} if shown else {}
     return detail
 
 

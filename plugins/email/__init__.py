@@ -91,7 +91,15 @@ class Config(BaseModel):
         return self
 
 
-@task("email", payload=Email, queue="email", config=Config)
+def show(payload: Email, result: Any) -> dict[str, object]:
+    """What a person wants to see of a message."""
+    to = [address(mailbox) for mailbox in payload.to]
+    more = f" and {len(to) - 3} more" if len(to) > 3 else ""
+    sent = f"{len(result['sent'])} sent, {len(result['refused'])} refused" if result else None
+    return {"to": ", ".join(to[:3]) + more or None, "subject": payload.subject, "outcome": sent}
+
+
+@task("email", payload=Email, queue="email", config=Config, show=show)
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     """Send a message by SMTP; only those recipients whose server said "later" are tried again."""
     config: Config = ctx.config

@@ -64,6 +64,8 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
         lines |= {"worker": shown["worker"], "due": shown["scheduled_at"]}
     lines |= {"error": task.error, "parent": task.parent, "request": task.request_id}
     lines |= {"metadata": _text(shown["metadata"]), "progress": _text(shown["progress"])}
+    for name, said in shown.get("shown", {}).items():
+        lines.setdefault(name, said)
     if payload:
         lines |= {"payload": _text(shown["payload"]), "result": _text(shown["result"])}
     for name, value in lines.items():

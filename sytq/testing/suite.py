@@ -77,6 +77,9 @@ class TypeSuite:
             run = trial.submit(self.payload)
             state = self._started(trial, run)
             assert state == SUCCEEDED, f"{state}: {run.error}"
+            for result in (None, run.result):
+                shown = trial.type.shown(json.loads(run.row.payload), result)
+                assert not shown.get("show", "").startswith("failed"), f"show {shown['show']}, of the result {result}"
 
     def test_each_failure_has_its_class(self) -> None:
         with self._trial() as trial:
@@ -100,7 +103,8 @@ class TypeSuite:
             self._started(trial, run)
             row = run.row
             seen = {"result": row.result, "error": row.error, "progress": row.progress}
-            self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail})
+            shown = " ".join(trial.type.shown(json.loads(row.payload), run.result).values())
+            self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail, "texts of `show`": shown})
             # Another's answer may stand in the detail, for who looks into it, and nowhere else.
             for code in (400, 503) if trial.http.calls else ():
                 failed = self._failed(trial, Reply(code, body=" ".join(self.secrets)))
