@@ -6,12 +6,14 @@ Owns the names and forms of these fields. Each function reads what it shows; non
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from sytq.durations import format_duration
 from sytq.models import Pause, ScheduleRow
+from sytq.registry import Registry
 from sytq.runtime import Runtime
 from sytq.view import iso
 
@@ -46,6 +48,7 @@ class TypeView(TypedDict):
     """A task type; one that is paused and not installed here has no more than its name."""
 
     type: str
+    version: int | None
     queue: str | None
     priority: str | None
     max_attempts: int | None
@@ -103,17 +106,18 @@ def queues(parts: Runtime) -> list[QueueView]:
     return list(found.values())
 
 
-def types(parts: Runtime, *, paused_only: bool = False) -> list[TypeView]:
-    """Every type that is installed or paused. Raises DatabaseUnavailable."""
-    pauses = {row.type: row for row in parts.operator.pauses()}
-    known = {declared.name: declared for declared in parts.registry}
+def types(registry: Registry, paused: Iterable[Pause]) -> list[TypeView]:
+    """Every type that is installed or paused."""
+    pauses = {row.type: row for row in paused}
+    known = {declared.name: declared for declared in registry}
     found: list[TypeView] = []
     # A type that is paused stays so when it is not installed here, or no more.
-    for name in sorted(pauses if paused_only else known.keys() | pauses.keys()):
+    for name in sorted(known.keys() | pauses.keys()):
         declared = known.get(name)
         found.append(
             {
                 "type": name,
+                "version": declared.version if declared else None,
                 "queue": declared.queue if declared else None,
                 "priority": declared.priority if declared else None,
                 "max_attempts": declared.backoff.max_attempts if declared else None,

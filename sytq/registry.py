@@ -65,18 +65,16 @@ class Registry:
         registry = cls(settings)
         kinds: dict[str, Kind] = {}
         for module in registry._modules():
-            for declared in vars(module).values():
-                if isinstance(declared, Kind):
-                    kinds[declared.key] = declared
-                if isinstance(declared, TaskType) and declared.function.__module__ == module.__name__:
-                    try:
-                        registry.add(declared)
-                    except DuplicatePlugin:
-                        raise
-                    except Exception as error:
-                        if declared.name in settings.types:
-                            raise  # the operator's own section may be at fault, and the operator is here
-                        registry._quarantine(declared.source, error)
+            kinds |= {each.key: each for each in vars(module).values() if isinstance(each, Kind)}
+            for declared in declared_in(module):
+                try:
+                    registry.add(declared)
+                except DuplicatePlugin:
+                    raise
+                except Exception as error:
+                    if declared.name in settings.types:
+                        raise  # the operator's own section may be at fault, and the operator is here
+                    registry._quarantine(declared.source, error)
         for declared in also:
             known = registry._types.get(declared.name)
             if known is None or known.function is not declared.function:
@@ -206,7 +204,7 @@ class Registry:
                 raise ConfigError(f"plugins.paths: '{folder}' is not a folder")
             for file in sorted(path.glob("*.py")):
                 try:
-                    yield _load_file(file)
+                    yield load_file(file)
                 except Exception as error:
                     self._quarantine(str(file), error)
 
@@ -216,7 +214,14 @@ class Registry:
         log.error("plugin quarantined", source=source, error=reason)
 
 
-def _load_file(file: Path) -> ModuleType:
+def declared_in(module: ModuleType) -> list[TaskType]:
+    """The types that a module declares itself."""
+    found = (each for each in vars(module).values() if isinstance(each, TaskType))
+    return [each for each in found if each.function.__module__ == module.__name__]
+
+
+def load_file(file: Path) -> ModuleType:
+    """A plugin's file as a module. Raises what running it raises."""
     name = f"sytq_folder_plugins.{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

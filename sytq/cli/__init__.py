@@ -52,7 +52,8 @@ class Root(LazyGroup):
                 "openapi": Place("openapi:openapi", "Print the OpenAPI document."),
             },
             "What it does for whom": {
-                "types": Place("types:app", "List task types; pause and resume one."),
+                "plugin": Place("plugin:app", "List task types, write a new one, check one."),
+                "types": Place("types:app", "Pause and resume a task type."),
                 "schedules": Place("schedules:app", "List, pause, resume and trigger schedules."),
                 "webhook": Place("webhook:app", "Try a receiver of webhooks."),
                 "key": Place("key:app", "Create, list, revoke and rotate API keys."),

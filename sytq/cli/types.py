@@ -1,6 +1,7 @@
-"""`sytq types`: the task types that are installed; pause and resume one.
+"""`sytq types`: pause and resume a task type.
 
-Owns the words. A pause is a type's and not a queue's, hence this group: what shares a queue with it goes on.
+Owns the words. A pause is a type's and not a queue's, hence this group: what shares a queue with it goes on. Which
+types there are, and which of them are paused, says `sytq plugin list`.
 """
 
 from __future__ import annotations
@@ -9,36 +10,13 @@ from typing import Annotated
 
 import typer
 
-from sytq import overview
 from sytq.cli.given import AsJson, File, open_runtime, person
-from sytq.cli.shown import as_json, cell, table
+from sytq.cli.shown import as_json, cell
 from sytq.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="TYPE", help="The task type.")]
-
-
-@app.command("list")
-def list_(
-    paused: Annotated[bool, typer.Option("--paused", help="Only those that are paused.")] = False,
-    json_wanted: AsJson = False,
-    file: File = None,
-) -> None:
-    """Show every task type, with its pause."""
-    parts = open_runtime(file)
-    found = overview.types(parts, paused_only=paused)
-    if json_wanted:
-        sources = {declared.name: declared.source for declared in parts.registry}
-        as_json([{**entry, "source": sources.get(entry["type"])} for entry in found])
-        return
-    rows = []
-    for entry in found:
-        pause = entry["paused"]
-        said = f"since {pause['at']} by {pause['by']}: {pause['why']}" if pause else None
-        shown = (entry["type"], entry["queue"], entry["priority"], entry["max_attempts"], entry["timeout"])
-        rows.append((*shown, said))
-    table(("type", "queue", "priority", "attempts", "timeout", "paused"), rows)
 
 
 @app.command()
@@ -61,7 +39,7 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Start tasks of a type again."""
     parts = open_runtime(file)
     if not parts.operator.resume(name) and name not in parts.registry:
-        raise InvalidInput("type", f"'{cell(name[:64])}' is neither paused nor installed; see `sytq types list`")
+        raise InvalidInput("type", f"'{cell(name[:64])}' is neither paused nor installed; see `sytq plugin list`")
     if json_wanted:
         as_json({"type": name, "paused": False})
     else:

@@ -58,7 +58,7 @@ class TypeSuite:
     # -- the tests
 
     def test_the_payload_survives_its_way_through_the_ledger(self) -> None:
-        with self._trial() as trial:
+        with self.trial() as trial:
             parsed = trial.type.parse(self.payload)
             kept = trial.submit(self.payload).row.payload
             assert trial.type.parse(json.loads(kept)) == parsed, f"the payload came back changed: {kept}"
@@ -73,7 +73,7 @@ class TypeSuite:
                 assert state == SUCCEEDED, f"a payload of version {version} ended {state}"
 
     def test_it_succeeds(self) -> None:
-        with self._trial() as trial:
+        with self.trial() as trial:
             run = trial.submit(self.payload)
             state = self._started(trial, run)
             assert state == SUCCEEDED, f"{state}: {run.error}"
@@ -82,7 +82,7 @@ class TypeSuite:
                 assert not shown.get("show", "").startswith("failed"), f"show {shown['show']}, of the result {result}"
 
     def test_each_failure_has_its_class(self) -> None:
-        with self._trial() as trial:
+        with self.trial() as trial:
             self._started(trial, trial.submit(self.payload))
             if not trial.http.calls:
                 raise unittest.SkipTest("the type calls nothing")
@@ -98,7 +98,7 @@ class TypeSuite:
     def test_no_secret_is_seen(self) -> None:
         if not self.secrets:
             raise unittest.SkipTest("the type names no secrets")
-        with self._trial() as trial, _said() as said:
+        with self.trial() as trial, _said() as said:
             run = trial.submit(self.payload)
             self._started(trial, run)
             row = run.row
@@ -112,7 +112,7 @@ class TypeSuite:
             self._assert_hidden({"log": said.getvalue()})
 
     def test_a_crash_at_any_write_changes_nothing(self) -> None:
-        with self._trial() as trial:
+        with self.trial() as trial:
             whole = trial.submit(self.payload)
             counted = Doomed(trial.runtime.ledger)
             assert self._started(trial, whole, counted) == SUCCEEDED, whole.error
@@ -130,7 +130,8 @@ class TypeSuite:
 
     # -- their tools
 
-    def _trial(self) -> Trial:
+    def trial(self) -> Trial:
+        """A trial of the type; for tests of its own: `with self.trial() as trial: trial.run(...)`."""
         return Trial(self.type, config=self.config, settings=self.settings)
 
     def _started(self, trial: Trial, run: Run, ledger: Doomed | None = None) -> str:

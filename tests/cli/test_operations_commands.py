@@ -192,15 +192,15 @@ def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None
     installation.start_worker()
     task = installation.submit("plain", "a")
     poll(lambda: installation.runtime.inspection.parked()["plain"] == 1, message="a worker met it")
-    (entry,) = found(installation, "types", "list", "--paused")
+    (entry,) = found(installation, "plugin", "list", "--paused")
     assert (entry["type"], entry["queue"], entry["max_attempts"]) == ("plain", "plain", 3)
     assert (entry["paused"]["by"], entry["paused"]["why"]) == (getpass.getuser(), "the target moves")
-    everything = run(installation, "types", "list").stdout
+    everything = run(installation, "plugin", "list").stdout
     assert f"by {getpass.getuser()}: the target moves" in everything and "\nwebhook " in everything
     assert "set aside: its type is paused" in run(installation, "show", task).stdout
     run(installation, "types", "resume", "plain")
     installation.wait_state(task, "succeeded")
-    assert found(installation, "types", "list", "--paused") == []
+    assert found(installation, "plugin", "list", "--paused") == []
 
 
 def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) -> None:

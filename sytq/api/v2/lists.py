@@ -45,7 +45,8 @@ class Types:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
-        found = await self._parts.sql.run(overview.types, self._parts.runtime)
+        pauses = await self._parts.sql.run(self._parts.runtime.operator.pauses)
+        found = overview.types(self._parts.runtime.registry, pauses)
         for entry in found:
             entry["payload_schema"] = self._schemas.get(entry["type"])
         resp.data = problems.encode({"types": found})

@@ -1,0 +1,147 @@
+"""`sytq plugin`: which task types there are, a new one, and what is wrong with one.
+
+Owns the words. What a new file says is sytq.dev.scaffold, what is wrong with one finds sytq.testing.check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import peewee
+import typer
+
+from sytq import overview
+from sytq.cli.given import AsJson, File, open_runtime
+from sytq.cli.shown import as_json, cell, table
+from sytq.dev import scaffold
+from sytq.dev.plugins import HERE
+from sytq.errors import DatabaseUnavailable
+from sytq.models import Pause
+from sytq.runtime import Runtime
+from sytq.testing.check import Report
+from sytq.testing.check import check as examine
+
+app = typer.Typer(no_args_is_help=True)
+
+_MOST_FIELDS = 48  # characters
+
+
+@app.command("list")
+def list_(
+    paused: Annotated[bool, typer.Option("--paused", help="Only the types that are paused.")] = False,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Show every task type: where it comes from, its version, policy and payload, and its state."""
+    parts = open_runtime(file)
+    found = _entries(parts)
+    if paused:
+        found = [entry for entry in found if entry["paused"]]
+    if json_wanted:
+        as_json(found)
+        return
+    columns = ("type", "version", "queue", "priority", "attempts", "timeout", "payload", "state", "source")
+    rows = []
+    for entry in found:
+        said = [entry["source"], entry["reason"]]
+        if pause := entry["paused"]:
+            said.append(f"since {pause['at']} by {pause['by']}: {pause['why']}")
+        shown = [entry.get(name) for name in ("type", "version", "queue", "priority", "max_attempts", "timeout")]
+        fields = _fields(entry["payload_schema"])
+        rows.append((*shown, fields, entry["state"], "; ".join(str(part) for part in said if part)))
+    table(columns, rows)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the type is called.")],
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to; else the first of plugins.paths, else plugins.")
+    ] = None,
+    file: File = None,
+) -> None:
+    """Write one file with a new task type and its test; a file that is there is left alone."""
+    parts = open_runtime(file)
+    paths = parts.settings.plugins.paths
+    written = scaffold.write(name, folder or Path(paths[0] if paths else HERE), parts.registry)
+    payload = json.dumps({"type": name, "payload": {"name": "Ada"}})
+    typer.echo(f"Wrote {written}.\n")
+    typer.echo(f"  sytq plugin check {written}")
+    typer.echo(f"  pytest {written}")
+    typer.echo("  sytq dev")
+    typer.echo(f"  curl -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{payload}' \\")
+    typer.echo(f"      http://127.0.0.1:{parts.settings.api.port}/v2/tasks")
+
+
+@app.command()
+def check(
+    plugin: Annotated[Path, typer.Argument(metavar="FILE", help="The plugin's file.")],
+    tests: Annotated[bool, typer.Option("--tests/--no-tests", help="Whether to run its standard tests.")] = True,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Say what is wrong with a plugin's file; exit 1 when something is."""
+    environ = os.environ | ({"SYTQ_CONFIG": os.path.abspath(file)} if file else {})
+    try:
+        report = examine(plugin, environ, tests=tests)
+    except OSError as error:
+        typer.echo(f"sytq: {plugin}: {error.strerror}", err=True)
+        raise typer.Exit(2) from None
+    if json_wanted:
+        as_json({"file": str(plugin), **_as_json(report)})
+    for problem in [] if json_wanted else report.problems:
+        place = f"{plugin}:{problem.line}" if problem.line else str(plugin)
+        typer.echo(f"{place}: {cell(problem.text)}", err=True)
+    if not report.problems and not json_wanted:
+        passed = f"{report.passed} tests passed, {report.skipped} do not apply" if tests else "tests were not run"
+        typer.echo(f"{plugin}: good ({', '.join(report.types) or 'a kind'}; {passed})")
+    raise typer.Exit(1 if report.problems else 0)
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    shown = asdict(report)
+    shown["problems"] = [{"line": problem.line, "text": problem.text} for problem in report.problems]
+    return shown
+
+
+def _entries(parts: Runtime) -> list[dict[str, Any]]:
+    known = {declared.name: declared for declared in parts.registry}
+    found: list[dict[str, Any]] = []
+    for view in overview.types(parts.registry, _pauses(parts)):
+        declared = known.get(view["type"])
+        state = "paused" if view["paused"] else "ready"
+        found.append(
+            {
+                **view,
+                "retry": asdict(declared.backoff) if declared else None,
+                "payload_schema": declared.payload.model_json_schema() if declared else None,
+                "state": state if declared else "missing",
+                "source": declared.source if declared else None,
+                "reason": None,
+            }
+        )
+    empty: dict[str, Any] = dict.fromkeys(found[0]) if found else {}
+    for each in parts.registry.quarantined:
+        found.append({**empty, "state": "quarantined", "source": each.source, "reason": each.error})
+    return found
+
+
+def _pauses(parts: Runtime) -> list[Pause]:
+    """The pauses; a person who writes a type need not have a database yet."""
+    try:
+        return parts.operator.pauses()
+    except (DatabaseUnavailable, peewee.PeeweeException):
+        typer.echo("warning: the database does not say which types are paused", err=True)
+        return []
+
+
+def _fields(schema: dict[str, Any] | None) -> str:
+    """The fields of a payload, the optional ones with a question mark."""
+    names = (schema or {}).get("properties", {})
+    needed = (schema or {}).get("required", [])
+    text = ", ".join(name if name in needed else f"{name}?" for name in names)
+    return text if len(text) <= _MOST_FIELDS else f"{text[: _MOST_FIELDS - 3]}..."
