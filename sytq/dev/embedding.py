@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from sytq.config import Settings
 from sytq.dev.folder import Folder
+from sytq.dev.plugins import here
 from sytq.dev.provider import MODEL
 
 PRACTICE = "practice"  # the practice provider's name in `providers`
@@ -36,6 +37,8 @@ class Embedding:
             "outbound.allow_networks": json.dumps(["127.0.0.0/8", "::1/128"]),
         }
         made = {key: value for key, value in settings.items() if key not in self.given}
+        if "plugins.paths" not in self.given and (found := here()) is not None:
+            made["plugins.paths"] = json.dumps([str(found)])
         if self.redis:
             made["redis.url"] = redis_url
         if self.database:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine
@@ -27,7 +24,9 @@ from sytq.dev import provider, sample, snippets
 from sytq.dev.child import Child, Guard
 from sytq.dev.embedding import Embedding, decide
 from sytq.dev.folder import DevError, Folder
+from sytq.dev.listening import check_port, url
 from sytq.dev.receiver import Receiver
+from sytq.dev.saved import Saved
 from sytq.embedded import EmbeddedServer, find_server
 from sytq.errors import RedisUnavailable
 from sytq.migrations import migrate
@@ -53,6 +52,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._guard: Guard | None = None
         self._environ: dict[str, str] = dict(os.environ)
+        self._anew: dict[str, asyncio.Event] = {}  # set: that child is to begin anew
 
     async def run(self) -> int:
         """Run until a signal or, with `once`, the sample's end; the exit status. Raises SytqError."""
@@ -89,17 +89,20 @@ class Supervisor:
         stack.callback(self._folder.release)
         self._end_leftovers()
         port = self._port or given.api.port
-        _check_port(given.api.host, port)
+        check_port(given.api.host, port)
         _say(f"sytq dev in {self._folder.path}")
 
         server = self._start_redis(stack) if embedding.redis else None
         practice = await self._start_practice(stack) if embedding.provider else ""
         self._environ |= embedding.variables(self._folder, server.url if server else "", practice, self._port)
+        saved = Saved(self._environ, "plugins.paths" in embedding.given)
         settings = load(environ=self._environ)
         parts = runtime.build(settings)
         stack.callback(parts.broker.close)
         await self._prepare_stores(parts, embedding)
         _say_provider(settings, embedding)
+        for line in saved.set_aside(parts.registry):
+            _say_part("plugin", line)
 
         secret = settings.webhook.secret
         assert secret is not None
@@ -112,6 +115,8 @@ class Supervisor:
         watchers = [self._keep(child) for child in self._children]
         if server is not None:
             watchers.append(self._keep_redis(server))
+        if not self._once:
+            watchers.append(self._keep_up(parts, saved))
         return await _first([self._work(parts, receiver, embedding, known), *watchers])
 
     # -- starting
@@ -162,8 +167,8 @@ class Supervisor:
         for child in self._children:
             with contextlib.suppress(FileNotFoundError):
                 child.log.replace(child.log.with_suffix(".log.old"))
-            await child.start(self._environ)
-            self._guard.watch(self._children)
+            self._anew[child.name] = asyncio.Event()
+            await self._start(child)
 
     async def _stop_children(self) -> None:
         self._ending = True  # from here on a signal must not cut this short, but hurry it
@@ -176,7 +181,21 @@ class Supervisor:
         pause, longest = _BACKOFF
         while True:
             since = time.monotonic()
-            status = await child.ended()
+            ended, anew = asyncio.create_task(child.ended()), self._anew[child.name]
+            asked = asyncio.create_task(anew.wait())
+            try:
+                await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
+                if anew.is_set():
+                    await child.stop()
+                    await ended
+                    await self._start(child)
+                    anew.clear()
+                    continue
+            finally:
+                asked.cancel()
+                if not ended.done():
+                    ended.cancel()
+            status = ended.result()
             said = f"the {child.name} ended unexpectedly ({_status(status)})"
             _say(f"{said}; the last lines of {child.log}:")
             for line in child.last_lines():
@@ -187,9 +206,36 @@ class Supervisor:
             _say(f"starting the {child.name} again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
-            await child.start(self._environ)
-            if self._guard:
-                self._guard.watch(self._children)
+            await self._start(child)
+
+    async def _start(self, child: Child) -> None:
+        await child.start(self._environ)
+        assert self._guard is not None
+        self._guard.watch(self._children)
+
+    async def _keep_up(self, parts: Runtime, saved: Saved) -> None:
+        """Worker and API begin anew whenever a plugin's file was saved that can be loaded."""
+        api = url(parts.settings.api.host, parts.settings.api.port)
+        while True:
+            files = await saved.next(_say)
+            self._environ |= saved.variables()
+            known = {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
+            for anew in self._anew.values():
+                anew.set()
+            while any(anew.is_set() for anew in self._anew.values()):
+                await asyncio.sleep(0.05)
+            try:
+                async with asyncio.timeout(_START_DEADLINE):
+                    await self._until_up(parts, api, known)
+                _say(f"Reloaded {files}.")
+            except TimeoutError:
+                _say(f"API and worker do not answer; see {self._children[0].log.parent}")
+
+    async def _until_up(self, parts: Runtime, api: str, known: set[str]) -> None:
+        """Wait until the API answers and there is a worker that is not among the `known` ones."""
+        await _until_ready(api)
+        while not {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)} - known:
+            await asyncio.sleep(0.05)
 
     async def _keep_redis(self, server: EmbeddedServer) -> None:
         address = server.url
@@ -204,12 +250,10 @@ class Supervisor:
 
     async def _work(self, parts: Runtime, receiver: Receiver, embedding: Embedding, known: set[str]) -> int:
         settings = parts.settings
-        api = _url(settings.api.host, settings.api.port)
+        api = url(settings.api.host, settings.api.port)
         try:
             async with asyncio.timeout(_START_DEADLINE):
-                await _until_ready(api)
-                while not {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)} - known:
-                    await asyncio.sleep(0.05)
+                await self._until_up(parts, api, known)
         except TimeoutError:
             raise DevError(
                 f"API and worker did not answer within {_START_DEADLINE:g} s; see {self._children[0].log.parent}"
@@ -260,35 +304,6 @@ async def _until_ready(api: str) -> None:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.05)
-
-
-def _check_port(host: str, port: int) -> None:
-    if (problem := _no_bind(host, port)) is None:
-        return
-    free = next((other for other in range(port + 1, min(port + 100, 65536)) if _no_bind(host, other) is None), None)
-    other = f"; another port: sytq dev --port {free} (or SYTQ_API__PORT={free})" if free else ""
-    raise DevError(f"cannot listen on {host}:{port}: {problem}{other}")
-
-
-def _no_bind(host: str, port: int) -> str | None:
-    """Why gunicorn could not listen there, or None."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()  # two may bind; one may listen
-    except OSError as error:
-        return "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
-    return None
-
-
-def _url(host: str, port: int) -> str:
-    """The address to reach a server on this machine at that listens on `host`."""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:
-            host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _status(status: int) -> str:

@@ -55,10 +55,10 @@ def check(file: Path, environ: Mapping[str, str], *, tests: bool = True) -> Repo
                 command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE
             )
         except subprocess.TimeoutExpired:
-            return Report(problems=[*problems, Problem(None, f"loading it took longer than {_DEADLINE:g} s")])
+            return Report(problems=[*problems, Problem(None, f"loading it took longer than {_DEADLINE:g} s", True)])
         if not said.exists():
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            return Report(problems=[*problems, Problem(None, f"it ended the process that loaded it: {last}")])
+            return Report(problems=[*problems, Problem(None, f"it ended the process that loaded it: {last}", True)])
         found = json.loads(said.read_text())
     if "unusable" in found:
         raise ConfigError(found["unusable"])
@@ -72,18 +72,18 @@ def _examine(file: Path, settings: Settings, tests: bool) -> Report:
         module = load_file(file)
     except BaseException as error:
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        report.problems.append(Problem(frames[-1] if frames else None, _line(error)))
+        report.problems.append(Problem(frames[-1] if frames else None, _line(error), fatal=True))
         return report
     declared = declared_in(module)
     report.types = [each.name for each in declared]
     if not declared and not any(isinstance(each, Kind) for each in vars(module).values()):
         report.problems.append(Problem(None, "it declares no task type: no function has @task(...)"))
     report.problems += [
-        Problem(each.function.__code__.co_firstlineno, f"task type '{each.name}': {text}")
+        Problem(each.function.__code__.co_firstlineno, f"task type '{each.name}': {text}", fatal=True)
         for each in declared
         for text in _faults(each, settings)
     ]
-    report.problems += [Problem(None, text) for text in _neighbours(file, declared, settings)]
+    report.problems += [Problem(None, text, fatal=True) for text in _neighbours(file, declared, settings)]
     if tests and not report.problems:
         _run_tests(module, report)
     return report

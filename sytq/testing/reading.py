@@ -27,7 +27,7 @@ _AWAITED = {name for name, each in vars(AsyncContext).items() if inspect.iscorou
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, at a line where there is one; what is `fatal` makes running the file pointless."""
+    """Something wrong, at a line where there is one; with what is `fatal` the file cannot be used."""
 
     line: int | None
     text: str

@@ -1,0 +1,43 @@
+"""Where the API listens: whether it can, and how it is reached.
+
+Owns nothing but these two questions. Must not start anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+
+from sytq.dev.folder import DevError
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise DevError, naming a free port, when nobody can listen there."""
+    if (problem := _no_bind(host, port)) is None:
+        return
+    free = next((other for other in range(port + 1, min(port + 100, 65536)) if _no_bind(host, other) is None), None)
+    other = f"; another port: sytq dev --port {free} (or SYTQ_API__PORT={free})" if free else ""
+    raise DevError(f"cannot listen on {host}:{port}: {problem}{other}")
+
+
+def _no_bind(host: str, port: int) -> str | None:
+    """Why gunicorn could not listen there, or None."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()  # two may bind; one may listen
+    except OSError as error:
+        return "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
+    return None
+
+
+def url(host: str, port: int) -> str:
+    """The address to reach a server on this machine at that listens on `host`."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

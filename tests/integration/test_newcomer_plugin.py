@@ -1,0 +1,117 @@
+"""A newcomer's first hour: a task type of their own, written, running, called over HTTP, changed and tested."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.dev.processes import Dev
+
+
+def shell(folder: Path, *command: str) -> str:
+    """What a command prints; it must succeed."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environ, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def call(dev: Dev, type_name: str, **payload: Any) -> dict[str, Any]:
+    """Submit a task and wait for its end."""
+    answer = requests.post(f"{dev.api}/v2/tasks", json={"type": type_name, "payload": payload}, timeout=30)
+    assert answer.status_code == 202, answer.text
+    return finished(dev, answer.json()["id"])
+
+
+def finished(dev: Dev, task_id: str) -> dict[str, Any]:
+    seen = requests.get(f"{dev.api}/v2/tasks/{task_id}", headers={"Prefer": "wait=60"}, timeout=90)
+    found: dict[str, Any] = seen.json()
+    return found
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[tuple[Path, list[Dev]]]:
+    started: list[Dev] = []
+    yield tmp_path, started
+    for dev in started:
+        dev.kill_all()
+
+
+def test_a_new_type_runs_at_once_is_changed_and_tested(folder: tuple[Path, list[Dev]]) -> None:
+    here, started = folder
+    file = here / "plugins" / "greet.py"
+    assert shell(here, "sytq.cli", "plugin", "new", "greet").startswith("Wrote plugins/greet.py.")
+    started.append(dev := Dev(here))
+    dev.until_said("Running; Ctrl-C ends it", timeout=90)
+    task = call(dev, "greet", name="Ada")
+    assert (task["state"], task["result"]) == ("succeeded", {"greeting": "Hello, Ada!"})
+    refused = requests.post(f"{dev.api}/v2/tasks", json={"type": "greet", "payload": {"nome": "Ada"}}, timeout=30)
+    assert refused.status_code == 400 and "name" in refused.text
+
+    edit(file, "Hello, ", "Good morning, ")
+    dev.until_said(r"Reloaded plugins/greet\.py\.", timeout=120)
+    assert call(dev, "greet", name="Ada")["result"] == {"greeting": "Good morning, Ada!"}
+    assert "passed" in shell(here, "pytest", "-q", "-p", "no:cacheprovider", str(file))
+    assert "good (greet; 4 tests passed" in shell(here, "sytq.cli", "plugin", "check", "plugins/greet.py")
+
+
+SLOW = """
+import time
+from pydantic import BaseModel
+from sytq import Backoff, task
+
+class Nothing(BaseModel):
+    pass
+
+@task("slow", payload=Nothing, retry=Backoff(max_attempts=1), timeout="60s")
+def slow(ctx, payload):
+    ctx.step("began", lambda: True)
+    time.sleep(6)
+    return "rested"
+"""
+
+
+def test_a_reload_loses_no_work_and_a_broken_file_changes_nothing(folder: tuple[Path, list[Dev]]) -> None:
+    here, started = folder
+    started.append(dev := Dev(here))
+    dev.until_said("Running; Ctrl-C ends it", timeout=90)
+
+    (here / "plugins").mkdir()  # only now
+    (here / "plugins" / "slow.py").write_text(SLOW)
+    dev.until_said(r"Reloaded plugins/slow\.py\.", timeout=120)
+    answer = requests.post(f"{dev.api}/v2/tasks", json={"type": "slow"}, timeout=30)
+    assert answer.status_code == 202, answer.text
+
+    # It runs longer than a worker may take to end, so that it is handed back.
+    shell(here, "sytq.cli", "plugin", "new", "greet")
+    dev.until_said(r"Reloaded plugins/greet\.py\.", timeout=120)
+    rested = finished(dev, answer.json()["id"])
+    assert (rested["state"], rested["result"], rested["attempts"]) == ("succeeded", "rested", 1)
+
+    text = (here / "plugins" / "greet.py").read_text()
+    (here / "plugins" / "greet.py").write_text(text.replace("Hello", "Bye") + "\ndef broken(:\n")
+    said = dev.until_said(r"plugins/greet\.py:(\d+): syntax error: .*\nNot reloaded", timeout=120)
+    assert int(said[1]) == len(text.splitlines()) + 2
+    assert call(dev, "greet", name="Ada")["result"] == {"greeting": "Hello, Ada!"}
+    (here / "plugins" / "greet.py").write_text(text.replace("Hello", "Bye").replace("Context, task", "Contxt, task"))
+    dev.until_said(r"plugins/greet\.py:\d+: ImportError: .*Contxt.*\nNot reloaded", timeout=120)
+
+    (here / "plugins" / "greet.py").write_text(text.replace("Hello", "Bye"))
+    dev.until_said(r"Reloaded plugins/greet\.py\.", times=2, timeout=120)
+    assert call(dev, "greet", name="Ada")["result"] == {"greeting": "Bye, Ada!"}
+    assert "ended unexpectedly" not in dev.said
