@@ -15,6 +15,7 @@ import falcon
 import falcon.asgi
 
 from sytq.api.acceptor import Accepted
+from sytq.api.problems import InUse
 from sytq.errors import InvalidInput
 from sytq.idempotency import Claim
 
@@ -32,7 +33,7 @@ class Once:
     async def run(self, req: falcon.asgi.Request, accept: Callable[[Claim | None], Awaitable[Accepted]]) -> Accepted:
         """Call `accept` with the request's claim, unless a request with the same key got its answer already.
 
-        Raises HTTPUnprocessableEntity for a key that stands for another request, HTTPConflict for one that runs.
+        Raises HTTPUnprocessableEntity for a key that stands for another request, InUse for one that runs.
         """
         wanted = _claim(req)
         if wanted is None:
@@ -45,10 +46,7 @@ class Once:
             _check(wanted, running.fingerprint)
             await asyncio.wait([ended], timeout=max(0.0, deadline - loop.time()))
             if not ended.done():
-                raise falcon.HTTPConflict(
-                    description="Idempotency-Key: a request with this key is still running; ask again",
-                    headers={"Retry-After": "1"},
-                )
+                raise InUse
             if (first := ended.result()) is not None:
                 return _told(req, Accepted(first.ids, first.existing, True, wanted.fingerprint))
         ended = loop.create_future()

@@ -36,11 +36,14 @@ TYPES: dict[int, tuple[str, str]] = {
     409: ("conflict", "Its state does not allow this"),
     413: ("body-too-large", "The body is too large"),
     415: ("unsupported-media-type", "The body is not JSON"),
+    422: ("idempotency-key-reused", "This Idempotency-Key stands for another request"),
+    429: ("too-many-requests", "This is more than the caller may"),
     500: ("internal-error", "Something is wrong on our side"),
     503: ("unavailable", "Not possible at this moment"),
 }
 #: Refusals of a status that has more than one type.
 INVALID_QUERY = ("invalid-query", "The query cannot be understood")
+IN_USE = ("idempotency-key-in-use", "A request with this Idempotency-Key is still running")
 
 
 def field_errors(error: InvalidInput) -> list[dict[str, Any]]:
@@ -58,6 +61,17 @@ class Invalid(falcon.HTTPBadRequest):
         super().__init__(description=str(error))
         self.errors = field_errors(error)
         self.type = INVALID_QUERY if isinstance(error, InvalidQuery) else TYPES[400]
+
+
+class InUse(falcon.HTTPConflict):
+    """A 409 to a request whose Idempotency-Key another one has that is not answered yet."""
+
+    type = IN_USE
+    errors = None
+
+    def __init__(self) -> None:
+        said = "Idempotency-Key: a request with this key is still running; ask again"
+        super().__init__(description=said, headers={"Retry-After": "1"})
 
 
 def refusal(
@@ -167,6 +181,6 @@ def _serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falc
         message = "no such endpoint"
     else:
         message = error.description or error.title or str(error.status)
-    type, errors = (error.type, error.errors) if isinstance(error, Invalid) else (None, None)
+    type, errors = (error.type, error.errors) if isinstance(error, Invalid | InUse) else (None, None)
     request_id = req.scope["sytq.origin"].request_id
     resp.content_type, resp.data = refusal(req.path, error.status_code, message, request_id, type=type, errors=errors)

@@ -95,7 +95,7 @@ class Submission:
     ) -> Accepted:
         """Accept prepared tasks, all or none, within the caller's allowance and once per Idempotency-Key.
 
-        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, HTTPConflict, HTTPServiceUnavailable for a full queue, and
+        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and
         as Acceptor.submit.
         """
 

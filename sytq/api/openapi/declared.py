@@ -63,11 +63,22 @@ _WAIT: JsonSchema = {
 }
 _KNOWN: JsonSchema = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
 _LAST_EVENT: JsonSchema = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
-_ONCE: JsonSchema = {
+IDEMPOTENCY_KEY: JsonSchema = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "the same request with the same key, within 24 h, gets the first answer again",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+IDEMPOTENT_REPLAYED: JsonSchema = {
+    "Idempotent-Replayed": {
+        "description": "this answer is that of an earlier request with the same Idempotency-Key",
+        "schema": {"const": "true"},
+    }
+}
+#: What an Idempotency-Key may be answered with besides.
+ONCE_REFUSED = {
+    409: "A request with this Idempotency-Key is still running",
+    422: "This Idempotency-Key stands for another request",
 }
 _ETAG: JsonSchema = {"ETag": {"description": "for If-None-Match", "schema": {"type": "string"}}}
 _LINK: JsonSchema = {"Link": {"description": "the next page", "schema": {"type": "string"}}}
@@ -86,7 +97,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. `refusal` is the shape of every error that is not declared."""
+    """One method of one path. `refusal` is the shape of every error that is not declared; `once` is whether it takes an
+    Idempotency-Key."""
 
     method: str
     path: str
@@ -98,6 +110,7 @@ class Operation:
     body_required: bool = True
     parameters: tuple[JsonSchema, ...] = ()
     refusal: Any = shapes.Problem
+    once: bool = False
 
 
 _BAD = Answer("The request is not valid", shapes.Problem, media_type="application/problem+json")
@@ -120,7 +133,7 @@ NATIVE = (
             ),
             400: _BAD,
         },
-        "tasks", requests.NewTask, parameters=(_ONCE, _WAIT),
+        "tasks", requests.NewTask, parameters=(_WAIT,), once=True,
     ),
     Operation(
         "post", "/v2/tasks/batch", "submit_batch", "Submit up to 1,000 tasks, the good ones in one transaction",
@@ -129,7 +142,7 @@ NATIVE = (
             207: Answer("Some were refused", shapes.BatchAnswer),
             400: _BAD,
         },
-        "tasks", requests.NewTasks, parameters=(_ONCE,),
+        "tasks", requests.NewTasks, once=True,
     ),
     Operation(
         "get", "/v2/tasks", "list_tasks", "The tasks that match a query, the latest first",
@@ -187,7 +200,7 @@ NATIVE = (
             200: Answer("How many it would be (dry_run)", shapes.DryRun),
             400: _BAD,
         },
-        "tasks", requests.NewOperation,
+        "tasks", requests.NewOperation, once=True,
     ),
     Operation(
         "get", "/v2/dead", "list_dead", "The dead tasks that match a query",
@@ -211,7 +224,7 @@ OLD = (
     Operation(
         "post", "/api/tasks/llm", "submit_record", "Run the LLM task of a row",
         {200: Answer("Accepted", contracts.ENQUEUED_RECORD), 400: Answer("Not valid", contracts.ENVELOPE)},
-        "contract A", contracts.RECORD, refusal=contracts.ENVELOPE,
+        "contract A", contracts.RECORD, refusal=contracts.ENVELOPE, once=True,
     ),
     Operation(
         "get", "/api/tasks", "old_list", "The latest tasks",
@@ -226,13 +239,13 @@ OLD = (
     Operation(
         "post", "/api/v1/tasks/llm", "submit_prompt", "Run an LLM task from a prompt",
         {200: Answer("Accepted", contracts.ENQUEUED), 400: Answer("Not valid", contracts.ERROR)},
-        "contract B", contracts.PROMPT, refusal=contracts.ERROR,
+        "contract B", contracts.PROMPT, refusal=contracts.ERROR, once=True,
     ),
     Operation(
         "post", "/jobs", "submit_job", "Submit a job; the body is its payload",
         {202: Answer("Accepted", contracts.JOB), 400: Answer("Not valid", contracts.ERROR)},
         "contract D", {"type": "object"}, body_required=False, parameters=contracts.JOB_PARAMETERS,
-        refusal=contracts.ERROR,
+        refusal=contracts.ERROR, once=True,
     ),
     Operation(
         "get", "/stats", "stats", "The whole in numbers", {200: Answer("The numbers", contracts.STATS)},
@@ -245,7 +258,7 @@ OLD = (
     Operation(
         "post", "/api/v1/tasks", "submit_request", "Make an HTTP request until it succeeds",
         {200: Answer("Accepted", contracts.CREATED), 400: Answer("Not valid", contracts.ERROR)},
-        "contract E", contracts.REQUEST, refusal=contracts.ERROR,
+        "contract E", contracts.REQUEST, refusal=contracts.ERROR, once=True,
     ),
     *(
         Operation(

@@ -6,13 +6,23 @@ Owns the form: references, `oneOf` by task type, what every answer has. Determin
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import sytq
-from sytq.api.openapi.declared import NATIVE, OLD, Answer, JsonSchema, Operation
+from sytq.api.openapi.declared import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENT_REPLAYED,
+    NATIVE,
+    OLD,
+    ONCE_REFUSED,
+    Answer,
+    JsonSchema,
+    Operation,
+)
 from sytq.api.v2 import requests
 from sytq.plugin import TaskType
 from sytq.registry import Registry
@@ -103,7 +113,7 @@ def _described(operation: Operation, shown: JsonSchema) -> JsonSchema:
         "tags": [operation.tag],
         "parameters": [_path_parameter()] if "{task_id}" in operation.path else [],
     }
-    described["parameters"] += operation.parameters
+    described["parameters"] += [IDEMPOTENCY_KEY, *operation.parameters] if operation.once else operation.parameters
     if operation.request is not None:
         schema = operation.request if isinstance(operation.request, dict) else shown["request"]
         described["requestBody"] = {
@@ -113,6 +123,12 @@ def _described(operation: Operation, shown: JsonSchema) -> JsonSchema:
     answers = {str(status): _answer(answer, shown.get(str(status))) for status, answer in operation.answers.items()}
     problem = not isinstance(operation.refusal, dict)
     refusal = Answer("Refused", operation.refusal, media_type=f"application/{'problem+' if problem else ''}json")
+    if operation.once:
+        for status in operation.answers:
+            if status < 300:
+                answers[str(status)]["headers"] |= IDEMPOTENT_REPLAYED
+        for status, meaning in ONCE_REFUSED.items():
+            answers[str(status)] = _answer(replace(refusal, meaning=meaning), shown.get("refusal"))
     described["responses"] = answers | {"default": _answer(refusal, shown.get("refusal"))}
     return described
 

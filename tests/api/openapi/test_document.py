@@ -75,6 +75,22 @@ def test_a_new_task_is_one_of_the_types_with_their_payloads(built: Any, tmp_path
     assert more["components"]["schemas"]["NewTask.mine"]["description"] == "It counts."
 
 
+def test_every_submission_declares_its_idempotency_key_and_what_it_may_be_answered_with(built: Any) -> None:
+    submissions = {
+        path: methods["post"]
+        for path, methods in built["paths"].items()
+        if "post" in methods and "{task_id}" not in path  # what is done to one task changes nothing twice
+    }
+    assert {"/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks", "/jobs", "/v2/tasks", "/v2/operations"} < set(
+        submissions
+    )
+    for path, operation in submissions.items():
+        assert "Idempotency-Key" in [parameter["name"] for parameter in operation["parameters"]], path
+        assert {"409", "422"} <= set(operation["responses"]), path
+        for status, answer in operation["responses"].items():
+            assert ("Idempotent-Replayed" in answer["headers"]) == status.startswith("2"), path
+
+
 def test_all_references_lead_somewhere(built: Any) -> None:
     text = json.dumps(built)
     for part in text.split('"$ref": "')[1:]:

@@ -99,7 +99,8 @@ def test_a_batch_counts_its_tasks_and_happens_once(guarded: Api) -> None:
     again = submit(guarded, headers, "/v2/tasks/batch", batch)
     assert (again.status, again.body) == (202, first.body)
     assert again.headers["idempotent-replayed"] == "true"
-    assert submit(guarded, headers | {"Idempotency-Key": "other"}, "/v2/tasks/batch", batch).status == 429
+    refused = submit(guarded, headers | {"Idempotency-Key": "other"}, "/v2/tasks/batch", batch)
+    assert (refused.status, refused.json["type"]) == (429, "urn:sytq:problem:too-many-requests")
     changed = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK]})
     assert changed.status == 422
     assert changed.headers["content-type"].startswith("application/problem+json")
