@@ -6,9 +6,7 @@ Owns the words of the warnings. Must not show a secret; masking is done by `Sett
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterator
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sytq import logs
+from sytq.cli.given import AsJson, File
+from sytq.cli.shown import as_json
 from sytq.config import Settings, load
 from sytq.config.urls import ignored_parameters
 from sytq.errors import ConfigError
@@ -23,37 +23,36 @@ from sytq.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
 
-File = Annotated[
-    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
-]
-
 
 @app.command()
-def check(file: File = None) -> None:
+def check(json_wanted: AsJson = False, file: File = None) -> None:
     """Exit 0 when a process could start with this configuration, 2 with every problem when not."""
-    settings = _load(file)
-    logs.configure("error", "console", "cli")
     try:
+        settings = load(file)
+        logs.configure("error", "console", "cli")
         registry = Registry.load(settings)  # task types check the keys of their own
     except ConfigError as error:
-        typer.echo(str(error), err=True)
+        if json_wanted:
+            as_json({"valid": False, "problems": str(error).splitlines(), "warnings": []})
+        else:
+            typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    for warning in (*warnings(settings), *(f"plugin {q.source} is set aside: {q.error}" for q in registry.quarantined)):
+    found = [*warnings(settings), *(f"plugin {q.source} is set aside: {q.error}" for q in registry.quarantined)]
+    if json_wanted:
+        as_json({"valid": True, "problems": [], "warnings": found})
+        return
+    for warning in found:
         typer.echo(f"warning: {warning}", err=True)
     given = len(settings.origins)
     typer.echo(f"The configuration is valid; {given} setting{'' if given == 1 else 's'} given, the rest default.")
 
 
 @app.command()
-def show(
-    file: File = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of a table.")] = False,
-) -> None:
+def show(json_wanted: AsJson = False, file: File = None) -> None:
     """Print every setting with its value, secrets masked, and where the value comes from."""
-    rows = list(_load(file).describe())
-    if as_json:
-        entries = [{"key": key, "value": value, "origin": origin} for key, value, origin in rows]
-        typer.echo(json.dumps(entries, ensure_ascii=False, indent=2))
+    rows = list(load(file).describe())
+    if json_wanted:
+        as_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
         return
     table = Table("key", "value", "origin", box=None, pad_edge=False)
     for key, value, origin in rows:
@@ -89,11 +88,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _load(file: str | None) -> Settings:
-    try:
-        return load(file)
-    except ConfigError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None

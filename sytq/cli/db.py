@@ -5,11 +5,11 @@ Owns the words. The migrations themselves are sytq.migrations.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import peewee
 import typer
 
+from sytq.cli.given import AsJson, File
+from sytq.cli.shown import as_json
 from sytq.config import load
 from sytq.db import open_database
 from sytq.migrations import migrate as apply
@@ -17,26 +17,28 @@ from sytq.migrations import pending
 
 app = typer.Typer(no_args_is_help=True)
 
-File = Annotated[
-    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
-]
-
 
 @app.command()
-def migrate(file: File = None) -> None:
+def migrate(json_wanted: AsJson = False, file: File = None) -> None:
     """Apply the migrations that the database lacks; two at once wait for each other."""
     applied = apply(_database(file))
-    typer.echo(f"applied: {', '.join(applied)}" if applied else "nothing to do: the database is up to date")
+    if json_wanted:
+        as_json({"applied": applied})
+    else:
+        typer.echo(f"applied: {', '.join(applied)}" if applied else "nothing to do: the database is up to date")
 
 
 @app.command()
-def check(file: File = None) -> None:
+def check(json_wanted: AsJson = False, file: File = None) -> None:
     """Exit 0 when the database is up to date, 1 with what it lacks when not."""
     missing = pending(_database(file))
-    if missing:
+    if json_wanted:
+        as_json({"pending": missing})
+    elif missing:
         typer.echo(f"pending: {', '.join(missing)} (run `sytq db migrate`)", err=True)
-        raise typer.Exit(1)
-    typer.echo("the database is up to date")
+    else:
+        typer.echo("the database is up to date")
+    raise typer.Exit(1 if missing else 0)
 
 
 def _database(file: str | None) -> peewee.Database:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
+from sytq import overview
 from sytq.cli.given import AsJson, File, open_runtime, seconds
 from sytq.cli.onetask import found_task, task_json
 from sytq.cli.shown import as_json, cell, progress_bar
@@ -24,6 +25,7 @@ from sytq.states import CANCELLED, DEAD, TERMINAL
 #: Exit statuses; of several tasks the first that applies. docs/cli.md has the table.
 DIED, WAS_CANCELLED, TIMED_OUT = 3, 4, 5
 _LOOK = 0.2
+_PATIENCE = 5.0  # seconds until somebody who waits for a worker is told so
 
 Timeout = Annotated[
     float | None, typer.Option("--timeout", parser=seconds, metavar="DURATION", help="Wait no longer than that.")
@@ -66,7 +68,7 @@ def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[st
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Task] = {}
-    warned = False
+    since, warned, told = time.monotonic(), False, False
     with _bar(len(ids)) as show:
         while True:
             open_ids = [task_id for task_id in ids if task_id not in ended]
@@ -76,10 +78,21 @@ def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[st
                 if not warned:
                     typer.echo(f"warning: {error}; it is waited for", err=True)
                 warned = True
+            if not (told or ended) and time.monotonic() - since > _PATIENCE:
+                told = True
+                _say_what_lacks(parts)
             left = None if deadline is None else deadline - time.monotonic()
             if len(ended) == len(ids) or (left is not None and left <= 0):
                 return ended
             time.sleep(_LOOK if left is None else min(_LOOK, left))
+
+
+def _say_what_lacks(parts: Runtime) -> None:
+    try:
+        if not any(worker["alive"] for worker in overview.workers(parts)):
+            typer.echo("There is no worker: see `sytq doctor`.", err=True)
+    except RedisUnavailable as error:
+        typer.echo(f"warning: {error}; it is waited for", err=True)
 
 
 def _look(parts: Runtime, ids: Sequence[str], show: Any, before: int) -> dict[str, Task]:

@@ -143,6 +143,11 @@ def test_wait_tells_by_its_exit_status_how_tasks_ended(busy: Installation) -> No
     assert "there is no task 'nosuch'" in run(busy, "wait", good, "nosuch", status=1).stderr
 
 
+def test_wait_says_that_there_is_no_worker(installation: Installation) -> None:
+    done = run(installation, "wait", installation.submit("plain"), "--timeout", "7s", status=5)
+    assert done.stderr == "There is no worker: see `sytq doctor`.\n"
+
+
 def test_wait_shows_progress_on_a_terminal_and_ctrl_c_leaves_the_task_alone(busy: Installation) -> None:
     task = busy.submit("gentle", "g", seconds=600)
     busy.wait_note("start g")

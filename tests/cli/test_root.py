@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -99,11 +100,23 @@ def test_db_migrate_and_check(database_url: str, tmp_path: Path) -> None:
     before = run("db", "check", "--file", "sytq.yaml", folder=tmp_path)
     assert (before.returncode, before.stdout) == (1, "")
     assert before.stderr.startswith("pending: 0001_ledger")
+    pending = run("db", "check", "--json", "-f", "sytq.yaml", folder=tmp_path)
+    assert pending.returncode == 1 and json.loads(pending.stdout)["pending"][0] == "0001_ledger"
     first = run("db", "migrate", folder=tmp_path, SYTQ_DATABASE__URL=database_url)
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.startswith("applied: 0001_ledger")
     assert "nothing to do" in run("db", "migrate", "-f", "sytq.yaml", folder=tmp_path).stdout
     assert run("db", "check", "-f", "sytq.yaml", folder=tmp_path).returncode == 0
+    assert json.loads(run("db", "migrate", "--json", "-f", "sytq.yaml", folder=tmp_path).stdout) == {"applied": []}
+
+
+def test_config_check_says_in_json_what_is_wrong(tmp_path: Path) -> None:
+    done = run("config", "check", "--json", folder=tmp_path, SYTQ_API__PORT="high", SYTQ_COLOUR="red")
+    told = json.loads(done.stdout)
+    assert done.returncode == 2 and told["valid"] is False and "api.port" in "".join(told["problems"])
+    done = run("config", "check", "--json", folder=tmp_path)
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and told["valid"] and any("webhook.secret" in text for text in told["warnings"])
 
 
 def test_a_database_that_is_away_is_one_line(tmp_path: Path) -> None:
