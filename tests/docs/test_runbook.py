@@ -48,7 +48,12 @@ def test_every_command_of_the_page_works(installation: Installation, redis_serve
                 assert program == "redis-cli", command
                 words = [required("redis-cli", "package redis-tools"), "-p", str(redis_server.port), *arguments]
             done = subprocess.run(
-                words, env=installation.environ, input="y\n", capture_output=True, text=True, timeout=60
+                words,
+                env=installation.environ | {"SYTQ_API__PORT": str(api.port)},
+                input="y\n",
+                capture_output=True,
+                text=True,
+                timeout=60,
             )
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
             assert done.stdout.strip(), command
