@@ -68,14 +68,27 @@ def test_names_follow_prometheus() -> None:
 
 def test_alerts_name_existing_metrics_and_say_what_to_do() -> None:
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-    assert len(rules) > 10
-    for rule in rules:
-        assert used(rule["expr"]), rule["alert"]
-        assert used(rule["expr"]) <= set(real()), rule["alert"]
+    made = {rule["record"]: used(rule["expr"]) for rule in rules if "record" in rule}
+    assert set().union(*made.values()) <= set(real())
+    alerts = [rule for rule in rules if "alert" in rule]
+    assert len(alerts) > 10
+    for rule in alerts:
+        names = used(rule["expr"]) | {name for record in made if record in rule["expr"] for name in made[record]}
+        assert names, rule["alert"]
+        assert names <= set(real()), rule["alert"]
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         page, _, anchor = rule["annotations"]["runbook"].partition("#")
         headings = re.findall(r"^## (.+)$", (ROOT / page).read_text(), re.MULTILINE)
         assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_alert_has_a_test_that_it_fires_and_one_that_it_does_not() -> None:
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    tests = yaml.safe_load(RULES.with_suffix(".test.yaml").read_text())["tests"]
+    expected = [one for test in tests for one in test["alert_rule_test"]]
+    alerts = {rule["alert"] for rule in rules if "alert" in rule}
+    assert {one["alertname"] for one in expected if one.get("exp_alerts")} == alerts
+    assert {one["alertname"] for one in expected if not one.get("exp_alerts")} == alerts
 
 
 def test_dashboards_query_existing_metrics() -> None:
