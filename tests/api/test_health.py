@@ -24,6 +24,7 @@ def test_health_is_a_superset_of_contracts_a_and_d(api: Api) -> None:
 
 
 def test_live_and_ready(api: Api) -> None:
+    assert api.request("GET", "/healthz/startup").status == 200
     assert api.request("GET", "/healthz/live").status == 200
     reply = api.request("GET", "/healthz/ready")
     assert (reply.status, reply.json["data"]) == (200, {"database": "ok", "redis": "ok"})

@@ -179,6 +179,25 @@ def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
     assert "--maxmemory-policy noeviction" in redis
 
 
+def test_make_has_the_targets_of_contract_e() -> None:
+    command = ["make", "-C", str(ROOT)]
+    shown = subprocess.run([*command, "help"], capture_output=True, text=True, check=True, timeout=60).stdout
+    for target in [
+        "help",
+        "build",
+        "run-api",
+        "run-worker",
+        "docker-build",
+        "docker-up",
+        "docker-down",
+        "docker-logs",
+        "test",
+        "clean",
+    ]:
+        assert re.search(rf"^  make {target} +\w", shown, re.MULTILINE), target
+        assert subprocess.run([*command, "-n", target], capture_output=True, timeout=60).returncode == 0, target
+
+
 def test_every_setting_of_the_environment_example_is_known() -> None:
     lines = re.findall(r"^#? ?(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     environ = {name: given for name, given in lines if name.startswith("SYTQ_") and given}

@@ -127,6 +127,24 @@ def test_install_rollback_and_uninstall(tmp_path: Path) -> None:
     assert [file for file in dest.rglob("*") if file.is_file()] == []
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes accounts")
+def test_the_account_and_its_folders_are_made_as_the_units_want_them(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for program, *arguments in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
+        file = ROOT / "systemd" / f"{program.removeprefix('systemd-')}.d" / "sytq.conf"
+        command = [required(program, "package systemd"), f"--root={tmp_path}", *arguments, str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    name, _, uid, gid, _, home, shell = (tmp_path / "etc/passwd").read_text().strip().split(":")
+    assert (name, home, shell) == ("sytq", "/var/lib/sytq", "/usr/sbin/nologin")
+    assert all(settings_of(unit)["User"] == settings_of(unit)["Group"] == name for unit in SERVICES)
+    owners = {"etc/sytq": ("0", 0o750), "etc/sytq/credentials": ("0", 0o700), "var/lib/sytq": (uid, 0o750)}
+    for folder, (owner, mode) in owners.items():
+        found = (tmp_path / folder).stat()
+        assert (str(found.st_uid), found.st_mode & 0o777) == (owner, mode), folder
+    assert gid != "0"
+
+
 class Activated:
     """API processes that are handed a listening socket, one after the other, as systemd does it."""
 
