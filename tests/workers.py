@@ -59,6 +59,10 @@ class WorkerProcess:
         """Send a signal to master and workers."""
         os.killpg(self._process.pid, number)
 
+    def signal_master(self, number: signal.Signals) -> None:
+        """Send a signal to the master alone."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL all of it, at once."""
         if self.alive:

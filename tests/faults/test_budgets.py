@@ -1,0 +1,54 @@
+"""Budgets while workers run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.llm.provider import ScriptedProvider
+from tests.servers import poll
+from tests.workers import Installation
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_reload_of_the_workers_takes_another_budget_and_forgets_nothing_that_was_spent(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    provider, file = ScriptedProvider(), tmp_path / "sytq.yaml"
+
+    def configure(budget: str) -> None:
+        file.write_text(
+            f"providers: {{scripted: {{base_url: {provider.base_url}, model: valuer-1, max_tokens: 100,"
+            f" budget: {budget},"
+            " models: {valuer-1: {prices: [{input: 1, output: 2}]}}}}\n"
+        )
+
+    configure("0.00001")
+    on = Installation(tmp_path, database_url, redis_url, SYTQ_CONFIG=str(file))
+    try:
+        # Dramatiq begins anew as "python".
+        worker = on.start_worker(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        with on.runtime.database.connection_context():
+            on.runtime.database.execute_sql(
+                "INSERT INTO valuation_records (id, status, user_message) VALUES (1, 'x', 'What is it worth?')"
+            )
+        task = on.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": 1})
+        on.runtime.submitter.submit([task])
+        row = on.wait_state(task.id, "retrying")
+        assert "the budget of provider scripted" in str(row.error)
+        configure("0.01")
+        worker.signal_master(signal.SIGHUP)
+        poll(lambda: worker.text().count("worker started") == 2, timeout=40, message="the workers begin anew")
+        assert on.row(task.id).state == "retrying", "it looks again at its time"
+        assert on.runtime.operator.reschedule(task.id, dt.datetime.now(dt.UTC))
+        assert on.wait_state(task.id, "succeeded", timeout=30).attempts == 1
+        assert len(provider.calls) == 1
+    finally:
+        on.close()
+        provider.close()
