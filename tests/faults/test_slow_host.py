@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from sytq.broker.gatestates import GateState
 from tests.servers import poll
 from tests.workers import Installation
 
 HELD = 1000
 RUNNING = 100  # as configured by default
+SPARE = 20  # places of the worker that are left for the others
 MEASURED = 300
 PACE = 0.02  # seconds between two submissions
-FLOOR = 0.25  # seconds: below it a p99 says more about a shared machine than about us
+ROUNDS = 3
+FLOOR = 0.05  # seconds: below it a p99 says more about a shared machine than about us
 
 
 class Hosts:
@@ -75,49 +78,79 @@ def hosts() -> Iterator[Hosts]:
     made.close()
 
 
-def p99_of_quick_ones(installation: Installation, hosts: Hosts, name: str) -> float:
-    """The 99th percentile of the seconds from submission to arrival, at a steady pace."""
+class Side(Installation):
+    """An installation of its own on the Redis of both, whose worker has few more places than a host may have."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        folder.mkdir()
+        super().__init__(
+            folder,
+            f"sqlite:///{folder / 'sytq.db'}",
+            redis_url,
+            SYTQ_REDIS__PREFIX=folder.name,
+            SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
+            SYTQ_WORKER__ASYNC_CONCURRENCY=str(RUNNING + SPARE),
+        )
+
+    def deliver(self, *urls: str) -> None:
+        self.runtime.submitter.submit([self.runtime.submitter.prepare("webhook", {"url": url}) for url in urls])
+
+    def held(self) -> int:
+        """Tasks that take a place in the worker."""
+        return sum(depth.running for depth in self.runtime.inspection.queues())
+
+    def gate(self, url: str) -> GateState | None:
+        return self.runtime.inspection.gate("host:" + url.removeprefix("http://").strip("/"))
+
+    def refused(self) -> int:
+        """Starts that found no room at their host."""
+        return self.runtime.inspection.totals().get(("webhook", "waited"), 0)
+
+
+def p99_side_by_side(alone: Side, beside: Side, hosts: Hosts, name: str) -> tuple[float, float]:
+    """The 99th percentile of the seconds from submission to arrival, at a steady pace and in turn: whatever else the
+    machine does meets both."""
     submitted: dict[str, float] = {}
     for number in range(MEASURED):
-        task = installation.runtime.submitter.prepare("webhook", {"url": f"{hosts.quick}{name}-{number}"})
-        submitted[f"{name}-{number}"] = time.monotonic()
-        installation.runtime.submitter.submit([task])
+        for side in (alone, beside):
+            key = f"{name}-{side.folder.name}-{number}"
+            submitted[key] = time.monotonic()
+            side.deliver(hosts.quick + key)
         time.sleep(PACE)
     poll(lambda: submitted.keys() <= hosts.arrived.keys(), timeout=60, message="the quick ones arrive")
-    took = sorted(hosts.arrived[key] - at for key, at in submitted.items())
-    return took[int(len(took) * 0.99)]
+    took = {key: hosts.arrived[key] - at for key, at in submitted.items()}
+    both = [sorted(t for key, t in took.items() if f"-{side.folder.name}-" in key) for side in (alone, beside)]
+    return both[0][int(MEASURED * 0.99)], both[1][int(MEASURED * 0.99)]
 
 
 @pytest.mark.faults
 def test_p9_a_host_that_hangs_with_a_thousand_tasks_does_not_slow_the_others(
     tmp_path: Path, redis_url: str, hosts: Hosts
 ) -> None:
-    installation = Installation(
-        tmp_path,
-        f"sqlite:///{tmp_path / 'sytq.db'}",
-        redis_url,
-        SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
-        SYTQ_WORKER__ASYNC_CONCURRENCY="200",  # fewer than those that hang would take
-    )
+    alone, beside = Side(tmp_path / "alone", redis_url), Side(tmp_path / "beside", redis_url)
     try:
-        installation.start_worker()
-        p99_of_quick_ones(installation, hosts, "warm")
-        alone = p99_of_quick_ones(installation, hosts, "alone")
-        held = [installation.runtime.submitter.prepare("webhook", {"url": hosts.slow}) for _ in range(HELD)]
-        installation.runtime.submitter.submit(held)
-        gate = "host:" + hosts.slow.removeprefix("http://").strip("/")
+        for side in (alone, beside):
+            side.start_worker()
+        p99_side_by_side(alone, beside, hosts, "warm")
+        beside.deliver(*[hosts.slow] * HELD)
 
-        def waiting() -> int:
-            return next((g.waiting for g in installation.runtime.inspection.gates() if g.name == gate), 0)
+        def settled() -> bool:
+            gate = beside.gate(hosts.slow)
+            return hosts.hanging == RUNNING and gate is not None and gate.waiting == HELD - RUNNING
 
-        poll(
-            lambda: hosts.hanging == RUNNING and waiting() == HELD - RUNNING,
-            timeout=60,
-            message="some hang, the others wait",
-        )
-        beside = p99_of_quick_ones(installation, hosts, "beside")
-        assert beside <= 2 * max(alone, FLOOR), f"p99 {beside:.3f} s beside a host that hangs, {alone:.3f} s without"
-        assert hosts.hanging <= RUNNING
-        print(f"p99 {beside:.4f} s beside a host that hangs, {alone:.4f} s without")
+        poll(settled, timeout=60, message="some hang, the others wait")
+        poll(lambda: beside.held() == RUNNING, message="who waits takes no place in the worker")
+        refused = beside.refused()
+        # One measurement may be disturbed by something that meets one side only, not each of them.
+        for number in range(ROUNDS):
+            without, with_it = p99_side_by_side(alone, beside, hosts, f"round{number}")
+            print(f"p99 {with_it:.4f} s beside a host that hangs, {without:.4f} s without")
+            assert hosts.hanging <= RUNNING
+            if with_it <= 2 * max(without, FLOOR):
+                break
+        else:
+            pytest.fail(f"p99 {with_it:.3f} s beside a host that hangs, {without:.3f} s without, {ROUNDS} times")
+        assert beside.refused() - refused < HELD, "who waits is not started over and over"
     finally:
-        installation.close()
+        beside.close()
+        alone.close()
