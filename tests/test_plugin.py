@@ -149,6 +149,41 @@ def test_a_configuration_that_cannot_be_meant_stops_the_start(
         load(tmp_path, **settings)
 
 
+def test_a_file_may_have_several_types_and_one_that_cannot_be_used_is_set_aside_alone(tmp_path: Path) -> None:
+    bad = TYPE.format(name="bad").replace("retry=Backoff(", "priority='top', retry=Backoff(")
+    text = "".join([TYPE.format(name="one"), bad, TYPE.format(name="two")])
+    (tmp_path / "some.py").write_text(text)
+    (tmp_path / "other.py").write_text("from sytq_plugins.webhook import webhook\n" + TYPE.format(name="three"))
+    registry = load(tmp_path)
+    assert {"one", "two", "three"} <= {declared.name for declared in registry}
+    (found,) = registry.quarantined
+    assert found.source == str(tmp_path / "some.py")
+    assert found.error == (
+        "ConfigError: task type 'bad': priority 'top' is not valid; valid: urgent, high, normal, low"
+    )
+
+
+def test_a_package_brings_types_by_its_entry_point_and_a_broken_one_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, folder = tmp_path / "site", tmp_path / "plugins"
+    for made in (site / "shop", site / "shop-1.0.dist-info", folder):
+        made.mkdir(parents=True)
+    (site / "shop" / "__init__.py").write_text("")
+    (site / "shop" / "tasks.py").write_text(TYPE.format(name="shop_one") + TYPE.format(name="shop_two"))
+    (site / "shop" / "broken.py").write_text("import nothing_of_this_name\n")
+    (site / "shop-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
+    points = "[sytq.plugins]\nshop = shop.tasks\nshop_more = shop.broken\n"
+    (site / "shop-1.0.dist-info" / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(site)
+    registry = load(folder)
+    assert registry.get("shop_one").source == str(site / "shop" / "tasks.py")
+    assert {"shop_two", "webhook"} <= {declared.name for declared in registry}
+    (found,) = registry.quarantined
+    assert found.source == "shop_more (shop.broken)"
+    assert "nothing_of_this_name" in found.error
+
+
 def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"valid: .*cleanup, .*llm"):
         load(tmp_path).get("nosuch")

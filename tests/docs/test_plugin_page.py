@@ -1,36 +1,69 @@
-"""The example of docs/plugins.md is run, word for word."""
+"""The examples of docs/plugins.md are run, word for word; the session at its top is in test_newcomer_plugin.py."""
 
 from __future__ import annotations
 
+import http.server
+import inspect
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sytq
+from sytq import testing
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.registry import Registry
-from tests.receiver import Receiver
+from sytq.registry import GROUP, Registry, declared_in, load_file
+from sytq.testing import Trial
 from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+#: Of each type: a payload (and the version in which it was submitted), and the result.
+RUNS: dict[str, tuple[Any, int | None, Any]] = {
+    "tidy": ({}, None, None),
+    "parcel": ({"address": "1, High Street, Bath"}, 1, "Bath"),
+    "look-up": ({"key": "a"}, None, "alpha"),
+    "order": ({"customer": "Ada"}, None, {"cents": 300}),
+    "count-stock": ({}, None, "main"),
+    "write-rows": ({"rows": ["a", "b"]}, None, 2),
+}
 
 
 def example(words: str) -> str:
     """The page's one example that has these words."""
-    (found,) = [text for text in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if words in text]
+    (found,) = [text for text in EXAMPLES if words in text]
     return str(found)
+
+
+class Greeter(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(204)
+        self.end_headers()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Of a server that answers GET with 204."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Greeter) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @pytest.fixture
 def with_example(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
-    first = example('@task("ping"')
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    (plugins / "ping.py").write_text(first)
+    (plugins / "ping.py").write_text(example('@task("ping"'))
     made = Installation(
         tmp_path,
         f"sqlite:///{tmp_path / 'sytq.db'}",
@@ -42,25 +75,70 @@ def with_example(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     made.close()
 
 
-def test_the_first_type_runs_as_printed(with_example: Installation) -> None:
-    receiver = Receiver(200)
+def test_the_complete_type_runs_as_printed(with_example: Installation, address: str) -> None:
     (statement,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
     task_id = re.search(r"VALUES \('([^']+)'", statement)
     assert task_id
-    with_example.runtime.database.execute_sql(statement.replace("https://example.com", receiver.url))
+    with_example.runtime.database.execute_sql(statement.replace("https://example.com", address))
     with_example.start_worker()
     row = with_example.wait_state(task_id[1], "succeeded")
-    assert json.loads(row.result) == {"status": 501}  # the receiver knows POST only
-    receiver.close()
+    assert json.loads(row.result) == {"status": 204}
+
+
+def test_its_tests_and_the_trial_pass_as_printed(tmp_path: Path) -> None:
+    (tmp_path / "ping.py").write_text(example('@task("ping"'))
+    (tmp_path / "test_morning.py").write_text(example("def test_a_slow_morning"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ping.py", "test_morning.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b5 passed, 1 skipped", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_example_runs_as_printed(name: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{name.replace('-', '_')}_example.py"
+    file.write_text(example(f'@task("{name}"'))
+    (declared,) = declared_in(load_file(file))
+    payload, version, result = RUNS[name]
+    with Trial(declared) as trial:
+        run = trial.submit(payload, version=version)
+        assert (run.start(), run.result) == ("succeeded", result), run.error
+
+
+def test_no_example_is_left_out() -> None:
+    run = {"ping", *RUNS}
+    assert sorted(re.findall(r'@task\("([^"]+)"', "".join(EXAMPLES))) == sorted(run)
+    assert len(EXAMPLES) == len(run) + 1  # the one that tests `ping`
+    for name, (_, version, _) in RUNS.items():
+        assert version is None or "upgrade=" in example(f'@task("{name}"')
+
+
+def test_what_the_examples_say_beside_the_result_is_so(tmp_path: Path) -> None:
+    def declared(name: str) -> sytq.TaskType:
+        file = tmp_path / f"{name.replace('-', '_')}_said.py"
+        file.write_text(example(f'@task("{name}"'))
+        return declared_in(load_file(file))[0]
+
+    assert declared("order").shown({"customer": "Ada"}, {"cents": 300}) == {"customer": "Ada", "price": "3.00 EUR"}
+    assert declared("order").shown({"customer": "Ada"}, None) == {"customer": "Ada"}
+    with Trial(declared("look-up")) as trial:
+        run = trial.submit({"key": "b"})
+        assert (run.start(), run.error) == ("dead", "there is no 'b'")
+    stock = declared("count-stock")
+    assert str(stock.schedule) == str(sytq.Schedule(cron="0 3 * * *", timezone="Europe/Berlin"))
+    with Trial(stock) as trial:
+        assert "count-stock.dead" in trial.runtime.registry
+
+
+def test_the_entry_point_is_in_the_group_that_is_read() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert tomllib.loads(text) == {"project": {"entry-points": {GROUP: {"shop": "shop.tasks"}}}}
 
 
 def test_a_type_that_checks_its_configuration_runs_as_printed(tmp_path: Path, redis_url: str) -> None:
-    tidy = example('@task("tidy"')
-    imports = (
-        "from pathlib import Path\nfrom pydantic import BaseModel, ConfigDict, SecretStr\n"
-        "from sytq import Context, task\nfrom sytq.durations import Duration\nclass Nothing(BaseModel): pass\n"
-    )
-    (tmp_path / "tidy.py").write_text(imports + tidy)
+    (tmp_path / "tidy.py").write_text(example('@task("tidy"'))
     environ = {"SYTQ_PLUGINS__PATHS": json.dumps([str(tmp_path)])}
     registry = Registry.load(load(environ=environ | {"SYTQ_TYPES__TIDY__KEEP": "2h"}))
     assert (registry.get("tidy").config.keep, registry.quarantined) == (7200.0, [])
@@ -74,3 +152,17 @@ def test_every_public_name_and_every_offer_of_the_context_is_explained() -> None
         assert f"ctx.{name}" in PAGE, name
     for name in set(sytq.__all__) - {"TaskType", "Transaction", "Cancelled"}:
         assert name in PAGE, name
+
+
+def test_everything_that_a_type_may_declare_is_explained() -> None:
+    for name in set(inspect.signature(sytq.task).parameters) - {"name"}:
+        assert re.search(rf"\b{name}=|`{name}`", PAGE), name
+
+
+def test_everything_for_tests_is_explained() -> None:
+    for name in set(testing.__all__) - {"Clock", "Outside", "Run"}:
+        assert f"`{name}" in PAGE, name
+    for name in ("Trial", "Run", "Clock", "Outside"):
+        offers = [each for each in vars(getattr(testing, name)) if not each.startswith("_")]
+        for offer in set(offers) - {"call", "options", "request", "close", "get", "stop", "forget"}:
+            assert re.search(rf"\b{offer}\b", PAGE.partition("## Tests")[2]), f"{name}.{offer}"
