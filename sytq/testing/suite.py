@@ -86,8 +86,8 @@ class TypeSuite:
             self._started(trial, trial.submit(self.payload))
             if not trial.http.calls:
                 raise unittest.SkipTest("the type calls nothing")
-            for reply, expected in self.failures:
-                run = self._failed(trial, reply)
+        for reply, expected in self.failures:
+            with self._failed(reply) as run:
                 assert run.state == expected, f"at {reply} the task is {run.state}, not {expected}: {run.error}"
                 assert run.error, f"at {reply} nothing says why"
                 assert run.outcome is not None
@@ -105,11 +105,12 @@ class TypeSuite:
             seen = {"result": row.result, "error": row.error, "progress": row.progress}
             shown = " ".join(trial.type.shown(json.loads(row.payload), run.result).values())
             self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail, "texts of `show`": shown})
-            # Another's answer may stand in the detail, for who looks into it, and nowhere else.
-            for code in (400, 503) if trial.http.calls else ():
-                failed = self._failed(trial, Reply(code, body=" ".join(self.secrets)))
-                self._assert_hidden({"error": failed.error, "progress": failed.row.progress})
             self._assert_hidden({"log": said.getvalue()})
+            calls = trial.http.calls
+        # Another's answer may stand in the detail, for who looks into it, and nowhere else.
+        for code in (400, 503) if calls else ():
+            with _said() as said, self._failed(Reply(code, body=" ".join(self.secrets))) as run:
+                self._assert_hidden({"error": run.error, "progress": run.row.progress, "log": said.getvalue()})
 
     def test_a_crash_at_any_write_changes_nothing(self) -> None:
         with self.trial() as trial:
@@ -140,13 +141,14 @@ class TypeSuite:
         self.outside(trial.http)
         return run.start(ledger)
 
-    def _failed(self, trial: Trial, reply: Reply | int) -> Run:
-        """One start with this answer to everything."""
-        trial.http.forget()
-        trial.http.otherwise(reply)
-        run = trial.submit(self.payload)
-        run.start()
-        return run
+    @contextlib.contextmanager
+    def _failed(self, reply: Reply | int) -> Iterator[Run]:
+        """A task that was started once, with this answer to everything."""
+        with self.trial() as trial:  # of its own, as the task may have a key that no other unfinished one has
+            trial.http.otherwise(reply)
+            run = trial.submit(self.payload)
+            run.start()
+            yield run
 
     def _assert_hidden(self, seen: Mapping[str, str | None]) -> None:
         for where, text in seen.items():

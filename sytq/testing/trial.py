@@ -31,7 +31,7 @@ from sytq.config import load
 from sytq.crew import Crew
 from sytq.durations import parse_duration
 from sytq.embedded import EmbeddedServer
-from sytq.errors import SytqError
+from sytq.errors import InvalidInput, SytqError
 from sytq.http import Client
 from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.middleware.retry import decide
@@ -142,7 +142,8 @@ class Trial:
             new = dataclasses.replace(
                 self.runtime.submitter.prepare(self.type.name, valid), payload=encode(payload), version=version
             )
-        self.runtime.ledger.accept([new])
+        if self.runtime.ledger.accept([new]):
+            raise InvalidInput("payload", "an unfinished task of the trial has the same unique key")
         return Run(self, new)
 
     def run(self, payload: object) -> Run:

@@ -33,7 +33,7 @@ class Keys(BaseModel):
     password: SecretStr = SecretStr("hush-hush")
 
 
-@task("good", payload=Order, retry=Backoff(max_attempts=3), config=Keys)
+@task("good", payload=Order, retry=Backoff(max_attempts=3), config=Keys, unique=lambda order: order.item)
 async def good(ctx: AsyncContext, order: Order) -> dict[str, Any]:
     async def price() -> int:
         answer = await ctx.http.get(URL, headers={"Authorization": ctx.config.password.get_secret_value()})

@@ -130,6 +130,19 @@ def test_configuration_and_payloads_are_checked_as_in_service() -> None:
         assert trial.run({"a": 1}).result == {"a": 1}
 
 
+def test_a_task_whose_unique_key_stands_is_refused_until_the_other_has_ended() -> None:
+    @task("once", payload=Order, unique=lambda order: order.item)
+    def once(ctx: Context, order: Order) -> None:
+        pass
+
+    with Trial(once) as trial:
+        first = trial.submit({})
+        with pytest.raises(InvalidInput, match="the same unique key"):
+            trial.submit({})
+        first.start()
+        assert trial.run({}).state == "succeeded"
+
+
 def test_leaving_a_trial_leaves_the_time_alone() -> None:
     with Trial("default", now=dt.datetime(2001, 1, 1, tzinfo=dt.UTC)) as trial:
         assert trial.clock.now().year == 2001
