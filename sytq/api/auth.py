@@ -45,7 +45,8 @@ _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".test", ".lan", ".home.a
 class Auth:
     """Falcon middleware; leaves the Caller in `req.context.caller` and its owner in `req.context.owner`.
 
-    What a part behind it wants told of the caller's request it puts into `req.context.headers`.
+    What a part behind it wants told of the caller's request it puts into `req.context.headers`; what the audit should
+    know besides method and path into `req.context.deed`, None when nothing was changed.
     """
 
     def __init__(self, settings: Settings, keys: ApiKeys, quota: Quota, audit: Audit, sql: Threads) -> None:
@@ -59,7 +60,7 @@ class Auth:
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         req.context.caller, req.context.owner = LOCAL, None
-        req.context.headers, req.context.limits = {}, {}
+        req.context.headers, req.context.limits, req.context.deed = {}, {}, ""
         if req.path in OPEN:
             return
         origin = req.get_header("Origin")
@@ -85,11 +86,13 @@ class Auth:
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, req_succeeded: bool
     ) -> None:
         resp.set_headers(req.context.headers)
-        if req.method in _LOOKS or not req_succeeded or resource is None:
+        deed: str | None = req.context.deed
+        if req.method in _LOOKS or not req_succeeded or resource is None or deed is None:
             return
         if _scope(resource, req.method) in ("operate", "admin"):
+            entry = (utcnow(), req.context.caller.name, req.method, req.path, deed or None)
             try:
-                await self._sql.run(self._audit.add, utcnow(), req.context.caller.name, req.method, req.path)
+                await self._sql.run(self._audit.add, *entry)
             except (DatabaseUnavailable, Busy) as error:
                 log.warning("not in the audit", who=req.context.caller.name, path=req.path, error=str(error))
 

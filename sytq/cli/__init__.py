@@ -31,6 +31,7 @@ class Root(LazyGroup):
                 "cancel": Place("actions:cancel", "Cancel tasks."),
                 "logs": Place("logs:logs", "Show what happens to tasks, as it happens."),
                 "tasks": Place("tasks:app", "Count tasks; reschedule one, show what belongs to one."),
+                "bulk": Place("bulk:bulk", "Cancel, retry, reschedule or delete all tasks that match a query."),
                 "dead": Place("dead:app", "List, replay and delete dead tasks."),
             },
             "What is going on": {

@@ -1,6 +1,6 @@
 """`sytq cancel` and `sytq retry`: what is done to tasks by their ids, here and now.
 
-Owns the words. All that match a query are a worker's to change: `sytq dead`.
+Owns the words. All that match a query are a worker's to change: `sytq bulk`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli.given import AsJson, File, open_runtime, person
+from sytq.cli.given import AsJson, File, Why, open_runtime, signed
+from sytq.cli.noted import noted
 from sytq.cli.onetask import found_task
 from sytq.cli.shown import as_json, cell
 from sytq.states import CANCELLED, DEAD
@@ -29,15 +30,20 @@ _FAILED = ("ended", "taken", "refused")
 
 def cancel(
     ids: Ids,
-    why: Annotated[str, typer.Option("--why", help="Shown with the task.")] = "",
+    why: Why = "",
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
     """Cancel tasks: one that waits at once, one that runs at its next step. Exit 1 when one has ended."""
     parts = open_runtime(file)
     found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]  # all of them, or nothing is done
-    by = f"{person()}: {why}" if why else person()
-    _tell([(task.id, parts.operator.cancel(task.id, by=by)) for task in found], json_wanted)
+    outcomes = []
+    for task in found:
+        outcome = parts.operator.cancel(task.id, by=signed(why))
+        if outcome != "ended":
+            noted(parts, "task.cancel", task.id, why)
+        outcomes.append((task.id, outcome))
+    _tell(outcomes, json_wanted)
 
 
 def retry(ids: Ids, json_wanted: AsJson = False, file: File = None) -> None:
@@ -47,7 +53,9 @@ def retry(ids: Ids, json_wanted: AsJson = False, file: File = None) -> None:
     outcomes = []
     for task in found:
         outcome = "queued" if parts.operator.replay([task.id]) else "refused"
-        if outcome == "refused" and found_task(parts, task.id).state in (DEAD, CANCELLED):
+        if outcome == "queued":
+            noted(parts, "task.retry", task.id)
+        elif found_task(parts, task.id).state in (DEAD, CANCELLED):
             outcome = "taken"
         outcomes.append((task.id, outcome))
     _tell(outcomes, json_wanted)

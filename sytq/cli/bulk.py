@@ -1,43 +1,96 @@
-"""A bulk operation as a command gives it: submitted, watched to its end, or left to itself.
+"""`sytq bulk`: one change to all tasks that match a query; and what `sytq dead` shares with it.
 
-Owns the words. The operation is a task, done by a worker; the command only looks on.
+Owns the words, and that nothing is changed where a type or an id of the query is not known. The operation is a task,
+done by a worker; the command only looks on.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-import time
+from typing import Annotated
 
 import typer
 
-from sytq import bulk
-from sytq.cli.given import person
-from sytq.cli.onetask import found_task, newer
-from sytq.cli.shown import as_json
+from sytq import bulk as operations
+from sytq.cli.given import VALID_MOMENT, AsJson, File, Why, ahead, open_runtime, refuse_unknown, signed
+from sytq.cli.noted import noted
+from sytq.cli.shown import as_json, cell
+from sytq.cli.wait import follow
+from sytq.errors import InvalidInput
 from sytq.history import History
+from sytq.query import Filter
 from sytq.runtime import Runtime
-from sytq.states import SUCCEEDED, TERMINAL
+from sytq.states import SUCCEEDED
 
-_LOOK = 0.2
-_PATIENCE = 5.0  # seconds until somebody who waits for a worker is told so
+Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; print the operation's id.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
+
+#: action -> the word for what is done, and why some of what matched may stay as it is.
+_WORDS = {
+    "cancel": ("cancelled", "they ended meanwhile"),
+    "retry": ("retried", "unfinished tasks have their unique keys, or somebody else was faster"),
+    "reschedule": ("rescheduled", "they wait for no time any more"),
+    "delete": ("deleted", "somebody else was faster"),
+}
+
+
+def _action(text: str) -> str:
+    if text in _WORDS:
+        return text
+    raise typer.BadParameter(f"'{text[:64]}' is not an action; valid: {', '.join(_WORDS)}")
+
+
+def bulk(
+    action: Annotated[str, typer.Argument(parser=_action, metavar="ACTION", help=", ".join(_WORDS) + ".")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="Which tasks, such as 'type:webhook age:<1h'.")],
+    to: Annotated[
+        dt.datetime | None, typer.Option("--to", parser=ahead, metavar="WHEN", help=f"For reschedule: {VALID_MOMENT}.")
+    ] = None,
+    why: Why = "",
+    dry_run: DryRun = False,
+    detach: Detach = False,
+    json_wanted: AsJson = False,
+    file: File = None,
+) -> None:
+    """Cancel, retry, reschedule or delete all tasks that match, and print how many; a worker does it."""
+    if (to is None) == (action == "reschedule"):
+        raise typer.BadParameter("--to is needed for reschedule, and for nothing else")
+    parts = open_runtime(file)
+    operate(parts, action, query, to=to, why=why, dry_run=dry_run, detach=detach, json_wanted=json_wanted)
 
 
 def operate(
-    parts: Runtime, action: str, query: str, *, done: str, left: str, dry_run: bool, detach: bool, json_wanted: bool
+    parts: Runtime,
+    action: str,
+    query: str,
+    *,
+    to: dt.datetime | None = None,
+    why: str = "",
+    done: str | None = None,
+    dry_run: bool,
+    detach: bool,
+    json_wanted: bool,
 ) -> None:
-    """Do `action` to all that the query means. Exit 1 when the operation did not succeed."""
+    """Do `action` to all that the query means; `done` is another word for it. Exit 1 when it did not succeed."""
+    usual, left = _WORDS[action]
+    done = done or usual
     history = History(parts.database)
     now = history.now()
+    payload = operations.description(action, query, now, signed(why), to)
+    wanted = operations.targets(action, query, now)
+    _refuse_mistakes(parts, history, wanted)
     if dry_run:
-        matched = history.count(bulk.targets(action, query, now))
+        matched = history.count(wanted)
         if json_wanted:
             as_json({"operation": None, "matched": matched, done: 0, "dry_run": True})
         else:
             typer.echo(f"{matched} would be {done}")
         return
-    task = parts.submitter.prepare(bulk.TYPE, bulk.description(action, query, now, person(), None))
+    task = parts.submitter.prepare(operations.TYPE, payload)
     parts.submitter.submit([task])
-    hint = f"It goes on without this command: `sytq show {task.id}` watches, `sytq cancel {task.id}` stops."
+    noted(parts, f"bulk.{action}", task.id, query)
+    hint = f"It goes on without this command: `sytq wait {task.id}` looks on, `sytq cancel {task.id}` stops."
     if detach:
         if json_wanted:
             as_json({"operation": task.id})
@@ -46,10 +99,14 @@ def operate(
             typer.echo(hint, err=True)
         return
     try:
-        result = _watched(parts, task.id)
+        row = follow(parts, [task.id], None)[task.id]
     except KeyboardInterrupt:
         typer.echo(f"\n{hint}", err=True)
         raise typer.Exit(130) from None
+    if row.state != SUCCEEDED:
+        typer.echo(f"sytq: the operation {task.id} is {row.state}: {row.error}", err=True)
+        raise typer.Exit(1)
+    result = json.loads(row.result or "{}")
     if json_wanted:
         as_json({"operation": task.id, "matched": result["matched"], done: result["changed"], "dry_run": False})
         return
@@ -58,23 +115,12 @@ def operate(
         typer.echo(f"{result['unchanged']} stay as they are: {left}", err=True)
 
 
-def _watched(parts: Runtime, task_id: str) -> dict[str, int]:
-    """The result, once it is there; meanwhile how far it is, on standard error."""
-    started, said, told = time.monotonic(), "", False
-    while True:
-        row = found_task(parts, task_id)
-        if row.state in TERMINAL:
-            break
-        live = newer(parts, [row]).get(task_id)
-        if live is not None and live.progress and live.progress["text"] != said:
-            said = live.progress["text"]
-            typer.echo(f"{live.progress['done']} of {live.progress['of']}, {said}", err=True)
-        if not told and row.attempts == 0 and time.monotonic() - started > _PATIENCE:
-            told = True
-            typer.echo("It waits for a worker; see `sytq queues list`.", err=True)
-        time.sleep(_LOOK)
-    if row.state != SUCCEEDED:
-        typer.echo(f"sytq: the operation {task_id} is {row.state}: {row.error}", err=True)
-        raise typer.Exit(1)
-    result: dict[str, int] = json.loads(row.result or "{}")
-    return result
+def _refuse_mistakes(parts: Runtime, history: History, wanted: Filter) -> None:
+    """Whoever names a type or an id means something that is there. Raises InvalidInput."""
+    if wanted.named("type") and not history.count(wanted):
+        refuse_unknown(parts, wanted)
+    if ids := wanted.named("id"):
+        found = set(history.matching(wanted, ids))
+        for task_id in ids:
+            if task_id not in found:
+                raise InvalidInput("id", f"there is no such task '{cell(task_id[:64])}' here; nothing was done")

@@ -12,6 +12,7 @@ import typer
 
 from sytq.broker.gatestates import GateState
 from sytq.cli.given import AsJson, File, open_runtime, person
+from sytq.cli.noted import noted
 from sytq.cli.shown import age, as_json, cell, table
 from sytq.errors import InvalidInput
 from sytq.view import iso
@@ -77,6 +78,7 @@ def pause(
     parts = open_runtime(file)
     known = parts.inspection.gate(name) is not None
     parts.broker.gates.pause(name, person(), why)
+    noted(parts, "gate.pause", name, why)
     if json_wanted:
         as_json({"gate": name, "paused": True})
     else:
@@ -87,7 +89,9 @@ def pause(
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Let tasks through a paused gate again, whoever paused it."""
     parts = open_runtime(file)
-    if not parts.broker.gates.open(name) and parts.inspection.gate(name) is None:
+    if parts.broker.gates.open(name):
+        noted(parts, "gate.resume", name)
+    elif parts.inspection.gate(name) is None:
         raise InvalidInput("gate", f"'{cell(name[:300])}' is not in use; see `sytq gates list`")
     if json_wanted:
         as_json({"gate": name, "paused": False})

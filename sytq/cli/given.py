@@ -6,8 +6,8 @@ Owns how those are read, and the runtime of a command. Must not print.
 from __future__ import annotations
 
 import datetime as dt
-import getpass
 import os
+import pwd
 import re
 from typing import Annotated
 
@@ -27,6 +27,7 @@ File = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most to show.")]
 After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Go on where a list before ended.")]
+Why = Annotated[str, typer.Option("--why", help="Shown with the task.")]
 Query = Annotated[
     str,
     typer.Argument(
@@ -86,8 +87,16 @@ def refuse_unknown(parts: Runtime, wanted: Filter) -> None:
 
 
 def person() -> str:
-    """Who gives the command, for those who see what came of it."""
+    """Who gives the command, for those who see what came of it: the account that it runs under, whatever the
+    environment says; behind `sudo` also who used it."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as containers have
-        return f"uid {os.getuid()}"
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # an account without a name, as containers have
+        name = f"uid {os.getuid()}"
+    real = os.environ.get("SUDO_USER")
+    return f"{name} (sudo by {real})" if real else name
+
+
+def signed(why: str) -> str:
+    """Who gives the command, and why."""
+    return f"{person()}: {why}" if why else person()

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from sytq import overview
 from sytq.cli.given import File, open_runtime, person
+from sytq.cli.noted import noted
 from sytq.errors import InvalidInput
 from sytq.runtime import Runtime
 
@@ -53,6 +54,7 @@ def pause(
     """Stop submitting a schedule until `resume`; what is due meanwhile counts as missed."""
     parts = _with(name, file)
     parts.timetable.pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
+    noted(parts, "schedule.pause", name, why)
     typer.echo(f"{name} is paused")
 
 
@@ -60,7 +62,10 @@ def pause(
 def resume(name: Name, file: File = None) -> None:
     """Submit a paused schedule again."""
     parts = _with(name, file)
-    typer.echo(f"{name} runs again" if parts.timetable.resume(name) else f"{name} was not paused")
+    resumed = parts.timetable.resume(name)
+    if resumed:
+        noted(parts, "schedule.resume", name)
+    typer.echo(f"{name} runs again" if resumed else f"{name} was not paused")
 
 
 @app.command()
@@ -70,6 +75,7 @@ def trigger(name: Name, file: File = None) -> None:
     scheduled = parts.registry.schedules[name]
     task = parts.submitter.prepare(scheduled.type, scheduled.schedule.payload)
     parts.submitter.submit([task])
+    noted(parts, "schedule.trigger", name, task.id)
     typer.echo(task.id)
 
 

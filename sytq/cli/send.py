@@ -15,6 +15,7 @@ import typer
 from sytq.cli.completing import complete_queue, complete_type
 from sytq.cli.fields import VALID, payload
 from sytq.cli.given import VALID_MOMENT, AsJson, File, ahead, open_runtime, refuse_unknown
+from sytq.cli.noted import noted
 from sytq.cli.onetask import found_task, task_json
 from sytq.cli.shown import as_json, cell
 from sytq.cli.wait import Timeout, ended_code, follow
@@ -87,7 +88,9 @@ def send(
             typer.echo(f"sytq: {_explained(declared, cell(name), cell(message))}", err=True)
         raise typer.Exit(1) from None
     standing = parts.submitter.submit([_in(parts, task, queue)]).get(task.id)
-    if standing:
+    if not standing:
+        noted(parts, "task.send", task.id, type_name)
+    else:
         typer.echo("Not accepted again: an unfinished task with the same key stands.", err=True)
     task_id = standing or task.id
     if not wait:

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli.given import VALID_MOMENT, After, AsJson, File, Limit, Query, ahead, open_runtime, refuse_unknown
+from sytq.cli import tasklist
+from sytq.cli.given import VALID_MOMENT, AsJson, File, ahead, open_runtime
+from sytq.cli.noted import noted
 from sytq.cli.onetask import found_task, newer, print_task, print_tree
-from sytq.cli.shown import age, as_json, cell, more, table
+from sytq.cli.shown import age, as_json, cell, table
 from sytq.db import read
 from sytq.history import COUNT_MOST, History
 from sytq.ledger import utcnow
@@ -20,7 +22,7 @@ from sytq.query import parse
 from sytq.runtime import Runtime
 from sytq.states import STATES
 from sytq.tree import tree as below
-from sytq.view import iso, task_view
+from sytq.view import iso
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,38 +32,19 @@ Payload = Annotated[
 ]
 
 
-def ls(
-    query: Query = "",
-    limit: Limit = 20,
-    after: After = None,
-    json_wanted: AsJson = False,
-    file: File = None,
-) -> None:
-    """Show the latest tasks that match, as the ledger has them: at most a second behind."""
-    parts = open_runtime(file)
-    wanted = parse(query)
-    page = History(parts.database).page(wanted, limit=limit, after=after)
-    if not page.tasks:
-        refuse_unknown(parts, wanted)
-    found = [task_view(task, parts.registry) for task in page.tasks]
-    if json_wanted:
-        as_json({"tasks": found, "next": page.next})
-        return
-    now = utcnow()
-    rows = [
-        (
-            task.id,
-            shown["type"],
-            shown["queue"],
-            shown["state"],
-            shown["attempts"],
-            age(max(0.0, (now - task.created_at).total_seconds())),
-            task.error,
-        )
-        for task, shown in zip(page.tasks, found, strict=True)
-    ]
-    table(("id", "type", "queue", "state", "attempts", "age", "error"), rows)
-    more(page.next)
+ls = tasklist.lister(
+    "Show the latest tasks that match, as the ledger has them: at most a second behind.",
+    parse,
+    {
+        "id": lambda task: task["id"],
+        "type": lambda task: task["type"],
+        "queue": lambda task: task["queue"],
+        "state": lambda task: task["state"],
+        "attempts": lambda task: task["attempts"],
+        "age": lambda task: tasklist.since(task["created_at"]),
+        "error": lambda task: task["error"],
+    },
+)
 
 
 @app.command()
@@ -123,6 +106,8 @@ def reschedule(
     parts = open_runtime(file)
     moved = parts.operator.reschedule(task_id, when)
     moment = iso(when)
+    if moved:
+        noted(parts, "task.reschedule", task_id, moment)
     if json_wanted:
         as_json({"id": task_id, "moved": moved, "at": moment if moved else None})
     elif moved:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sytq.cli.given import AsJson, File, open_runtime, person
+from sytq.cli.noted import noted
 from sytq.cli.shown import as_json, cell
 from sytq.errors import InvalidInput
 
@@ -27,7 +28,9 @@ def pause(
     file: File = None,
 ) -> None:
     """Start no task of a type, on any worker, until `resume`; what runs goes on. Survives restarts."""
-    open_runtime(file).operator.pause(name, by=person(), why=why)
+    parts = open_runtime(file)
+    parts.operator.pause(name, by=person(), why=why)
+    noted(parts, "type.pause", name, why)
     if json_wanted:
         as_json({"type": name, "paused": True})
     else:
@@ -38,7 +41,9 @@ def pause(
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Start tasks of a type again."""
     parts = open_runtime(file)
-    if not parts.operator.resume(name) and name not in parts.registry:
+    if parts.operator.resume(name):
+        noted(parts, "type.resume", name)
+    elif name not in parts.registry:
         raise InvalidInput("type", f"'{cell(name[:64])}' is neither paused nor installed; see `sytq plugin list`")
     if json_wanted:
         as_json({"type": name, "paused": False})

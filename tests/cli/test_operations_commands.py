@@ -4,88 +4,18 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import functools
 import getpass
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cli.shell import found, payload, run
 from tests.servers import free_port, poll
 from tests.workers import Installation
-
-ROOT = Path(__file__).parents[2]
-
-#: Starting Python and importing sytq takes most of a command's time, so one process runs the commands of this file one
-#: after the other, each as `sytq` would: its own arguments, environment and exit status.
-SHELL = """
-import contextlib, io, json, os, sys
-from sytq.cli import main
-for line in sys.stdin.buffer:
-    arguments, environ = json.loads(line)
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    os.environ.clear()
-    os.environ.update(environ)
-    sys.argv = ["sytq", *arguments]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
-    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-@dataclass(frozen=True)
-class Done:
-    stdout: str
-    stderr: str
-
-
-class Shell:
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHELL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-
-    def run(self, arguments: Sequence[str], environ: dict[str, str]) -> tuple[int, Done]:
-        assert self.process.stdin and self.process.stdout
-        print(json.dumps([arguments, environ]), file=self.process.stdin, flush=True)
-        status, stdout, stderr = json.loads(self.process.stdout.readline())
-        return status, Done(stdout, stderr)
-
-
-@functools.cache
-def shell() -> Shell:
-    return Shell()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ended_afterwards() -> Iterator[None]:
-    yield
-    shell().process.kill()
-    shell().process.communicate()
-    shell.cache_clear()
-
-
-def run(installation: Installation, *arguments: str, status: int = 0) -> Done:
-    code, done = shell().run(arguments, installation.environ)
-    assert code == status, done
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def found(installation: Installation, *arguments: str) -> Any:
-    return json.loads(run(installation, *arguments, "--json").stdout)
-
-
-def payload(installation: Installation, name: str, seconds: float = 0.0) -> str:
-    return json.dumps({"journal": str(installation.journal), "name": name, "seconds": seconds})
 
 
 @pytest.fixture
@@ -229,7 +159,7 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     installation.wait_state(failing, "dead")
     assert [entry["id"] for entry in found(installation, "dead", "list")["tasks"]] == [failing]
     detached = run(installation, "dead", "delete", "type:failing", "--detach")
-    assert f"sytq show {detached.stdout.strip()}" in detached.stderr
+    assert f"sytq wait {detached.stdout.strip()}" in detached.stderr
     installation.wait_state(detached.stdout.strip(), "succeeded")
     assert found(installation, "dead", "list")["tasks"] == []
 

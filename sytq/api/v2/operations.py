@@ -40,10 +40,12 @@ class Operations:
             run_at = when(wanted) or dt.datetime.now(dt.UTC)
         payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at)
         if wanted.dry_run:
+            req.context.deed = None
             matched = await self._parts.sql.run(self._history.count, targets(wanted.action, wanted.q, now))
             resp.data = problems.encode({"action": wanted.action, "q": wanted.q, "matched": matched})
             return
         task_id = await self._parts.submission.operation(req, payload)
+        req.context.deed = f"{wanted.action} as {task_id}: {wanted.q}"
         resp.status = falcon.HTTP_202
         resp.set_header("Location", f"/v2/tasks/{task_id}")
         resp.data = problems.encode(

@@ -84,6 +84,16 @@ def test_what_changes_tasks_needs_operate_and_what_may_be_anybodys_admin(guarded
     assert guarded.request("POST", "/v2/operations", bulk, key(guarded, "root", "admin")).status == 200
 
 
+def test_an_operation_is_in_the_audit_with_what_it_did_and_a_count_is_not(guarded: Api) -> None:
+    admin = key(guarded, "boss", "admin")
+    bulk = {"action": "cancel", "q": "type:webhook payload.n:7"}
+    assert guarded.request("POST", "/v2/operations", bulk | {"dry_run": True}, admin).status == 200
+    assert guarded.request("POST", "/v2/operations", bulk | {"q": ""}, admin).status == 400
+    operation = guarded.request("POST", "/v2/operations", bulk, admin).json["id"]
+    noted = guarded.rows("SELECT what, about, detail FROM sytq_audit WHERE who LIKE 'boss (%'")
+    assert noted == [("POST", "/v2/operations", f"cancel as {operation}: type:webhook payload.n:7")]
+
+
 def test_a_type_that_a_key_may_not_submit_is_refused(guarded: Api) -> None:
     only_llm = key(guarded, "narrow", "submit", types=("llm",))
     assert submit(guarded, only_llm).status == 403
