@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NotRequired
 
@@ -189,9 +190,15 @@ def iso(moment: dt.datetime | float) -> str:
 def parsed(text: str | None) -> Any:
     """A JSON column's value; what is no JSON, as another program may have written anything, is shown as it stands."""
     try:
-        return None if text is None else json.loads(text, parse_constant=str)
+        return None if text is None else json.loads(text, parse_constant=str, parse_float=_float)
     except (ValueError, RecursionError):
         return text
+
+
+def _float(text: str) -> float | str:
+    """A number, or its text when no float has it: JSON could not say it again."""
+    number = float(text)
+    return text if math.isinf(number) else number
 
 
 def _iso(moment: dt.datetime | None) -> str | None:

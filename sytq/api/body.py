@@ -1,12 +1,13 @@
 """Request bodies: JSON in, a dict out, or a 4xx that names what is wrong.
 
-Owns what JSON we take (one object, UTF-8, no duplicate keys, no NaN, nothing that UTF-8 cannot say) and the
-checks of single fields. Must not know any endpoint.
+Owns what JSON we take (one object, UTF-8, no duplicate keys, no NaN, no number that no float has, nothing that UTF-8
+cannot say) and the checks of single fields. Must not know any endpoint.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import falcon
@@ -119,6 +120,13 @@ def _no_constant(word: str) -> Any:
     raise InvalidInput("body", f"{word} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # could be neither stored nor answered, as JSON has no word for it
+        raise InvalidInput("body", f"the number '{text[:64]}' is too large")
+    return number
+
+
 def _check(value: object, where: str, depth: int) -> None:
     """Refuse what the parser lets through and UTF-8 or a database does not: depth, lone surrogates."""
     if depth > _DEPTH:
@@ -154,4 +162,4 @@ def _kind(value: object) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)

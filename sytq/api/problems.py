@@ -6,7 +6,6 @@ error, and never puts a traceback, a payload or a secret into an answer.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import falcon
@@ -14,6 +13,7 @@ import falcon.asgi
 import peewee
 import structlog
 
+from sytq import plugin
 from sytq.api.threads import Busy, Threads
 from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, RedisUnavailable
 from sytq.migrations import pending
@@ -22,8 +22,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds after which a caller may try again while the database is away.
 _DATABASE_RETRY_AFTER = 5
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
 
 #: status -> the last part of a problem's type, which is stable, and its title; docs/problems.md has them all.
 TYPES: dict[int, tuple[str, str]] = {
@@ -97,7 +95,7 @@ def refusal(
 
 def encode(answer: object) -> bytes:
     """Any answer as JSON bytes."""
-    return _ENCODER.encode(answer).encode()
+    return plugin.encode(answer).encode()
 
 
 class Problems:

@@ -7,6 +7,7 @@ once there are not enough. Must not know whose task it is.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -18,6 +19,8 @@ from sytq.models import Attempt, Step, Task
 
 T = TypeVar("T")
 
+#: Ids of ours are UUIDs; a program that inserts rows itself may choose others.
+_ID = re.compile(r"[!-.0-~]{1,36}")
 _BATCH = 50  # a row may have megabytes of payload and result
 _WAITING = 5_000
 
@@ -33,8 +36,9 @@ class Reader:
         self._histories = _Gathered(self._read_histories)
 
     async def get(self, task_id: str) -> tuple[Task | None, Live | None]:
-        """The row, and what Redis knows newer while it answers."""
-        return await self._rows.get(task_id) or (None, None)
+        """The row, and what Redis knows newer while it answers; no row for what can be no id."""
+        found = await self._rows.get(task_id) if _ID.fullmatch(task_id) else None
+        return found or (None, None)
 
     async def history(self, task_id: str) -> tuple[list[Attempt], list[Step]]:
         """What happened at each start, and the checkpoints."""

@@ -37,7 +37,6 @@ STATUS = {
     SCHEDULED: "scheduled",
 }
 _STATE = {status: state for state, status in STATUS.items()}
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LIMIT, _LIMIT_MAX = 10, 100
 
@@ -80,8 +79,7 @@ class OneTask:
         self._lookup = lookup
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        wanted = task_id.lower()
-        row, live = await self._lookup.reader.get(wanted) if _ID.fullmatch(wanted) else (None, None)
+        row, live = await self._lookup.reader.get(task_id)
         hidden = row is None or not req.context.caller.sees(row.owner)
         if row is None or hidden or (row.finished_at and row.finished_at < utcnow() - self._lookup.retention):
             raise falcon.HTTPNotFound(description="task not found")

@@ -5,7 +5,6 @@ Owns the form of ages and cells. Nothing that stands in a table can steer the te
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 import typer
@@ -15,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sytq.durations import format_duration
+from sytq.plugin import encode
 
 
 def as_json(value: object) -> None:
     """One line of JSON."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    typer.echo(encode(value))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.conftest import Api, Reply
 
-RECORD, PROMPT, WEBHOOK = "/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks"
+RECORD, PROMPT, WEBHOOK, JOB = "/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks", "/jobs"
 NATIVE = ("/v2/tasks", "/v2/tasks/batch", "/v2/operations", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/cancel")
 
 
@@ -39,7 +39,7 @@ def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = N
     return reply, reply.json["error"]
 
 
-@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, *NATIVE])
+@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, JOB, *NATIVE])
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -56,6 +56,8 @@ def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = N
         (b'{"id": NaN}', "NaN"),
         (b'{"id": -Infinity}', "-Infinity"),
         (b'{"id": ' + b"9" * 5000 + b"}", "body: not JSON: a number is too long"),
+        (b'{"payload": {"n": 1e400}}', "body: the number '1e400' is too large"),
+        (b'{"metadata": {"n": [-1.5E+999]}}', "body: the number '-1.5E+999' is too large"),
         (b'{"a": 1, "a": 2}', "a: the key stands twice"),
         (b'{"x": {"b": 1, "b": 2}}', "b: the key stands twice"),
         (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "a: nested deeper than 64"),
@@ -102,7 +104,7 @@ def test_no_body_is_400(api: Api, path: str) -> None:
         ('{"table_name": "valuation_records", "id": true}', "id: must be an integer, not a boolean"),
         ('{"table_name": "valuation_records", "id": 1.0}', "id: must be an integer, not a number with a fraction"),
         ('{"table_name": "valuation_records", "id": 1e3}', "id: must be an integer"),
-        ('{"table_name": "valuation_records", "id": 1e999}', "id: must be an integer"),
+        ('{"table_name": "valuation_records", "id": 1e999}', "body: the number '1e999' is too large"),
         ('{"table_name": "valuation_records", "id": {}}', "id: must be an integer, not an object"),
         ('{"table_name": "valuation_records", "id": 9223372036854775808}', "id: must be a signed 64 bit"),
         ('{"table_name": "valuation_records", "id": -9223372036854775809}', "id: must be a signed 64 bit"),
@@ -219,7 +221,7 @@ def test_a_body_of_exactly_the_limit_is_read(api: Api) -> None:
     assert api.request("POST", WEBHOOK, body, {"Content-Type": "application/json"}).status == 200
 
 
-@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, *NATIVE])
+@pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, JOB, *NATIVE])
 def test_a_body_over_the_limit_is_413(api: Api, path: str) -> None:
     reply, message = refused(api, path, b'{"a": "' + b"x" * 1024 * 1024 + b'"}')
     assert reply.status == 413

@@ -13,6 +13,7 @@ import falcon
 import falcon.asgi
 from falcon.asgi import SSEvent
 
+from sytq.api import problems
 from sytq.api.parameters import only
 from sytq.api.v2.onetask import One
 from sytq.api.v2.waiting import draining
@@ -50,7 +51,8 @@ class Events(One):
                 sight = watched.sight
                 if sight is not None and (tag := _tag(sight)) != seen:
                     seen = tag
-                    yield SSEvent(json=_told(sight), event="ended" if sight.ended else "task", event_id=tag)
+                    told = problems.encode(_told(sight))
+                    yield SSEvent(data=told, event="ended" if sight.ended else "task", event_id=tag)
                     if sight.ended:
                         return
                 elif not await changed(watched, min(left, _SIGN_SECONDS), stop):
