@@ -142,10 +142,15 @@ class TaskType:
         """The key of a task with this payload, over all types; None when the type declares none."""
         return None if self.unique is None else _bounded(f"{self.name}:{self.unique(payload)}")
 
+    def owners_key(self, owner: str | None, key: str) -> str:
+        """A key that a caller chose, over all types: those of two owners are never the same."""
+        name = (owner or "").replace("%", "%25").replace(":", "%3A")
+        return _bounded(f"{self.name}:{name}:{key}")
+
     def ordering_key(self, payload: BaseModel, owner: str | None) -> str | None:
         """The key of the tasks that run one after the other; those of two owners never wait for each other."""
         key = self.order(payload) if self.order is not None else None
-        return None if key is None else _bounded(f"{self.name}:{owner or ''}:{key}")
+        return None if key is None else self.owners_key(owner, key)
 
     def shown(self, payload: object, result: object, version: int | None = None) -> dict[str, str]:
         """What `show` says of a task, as short lines by name; none where the payload (as submitted) is not valid."""

@@ -76,7 +76,8 @@ class NewTask(_Described, _Timed):
     """A task of any type. `payload` is the type's own."""
 
     unique_key: Key | None = Field(
-        default=None, description="one unfinished task of the type has it at most; a second one answers with the first"
+        default=None,
+        description="one unfinished task of the type and owner has it at most; a second one answers with the first",
     )
     then: list[NextTask] = Field(default_factory=list, max_length=THEN_MOST, description="run after it, in this order")
 

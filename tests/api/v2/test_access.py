@@ -126,3 +126,16 @@ def test_one_task_is_answered_again_as_it_was(guarded: Api) -> None:
     repeated = submit(guarded, headers | {"Idempotency-Key": "two"}, body=unique)
     assert (existing.status, existing.json["existing"], existing.json["id"]) == (200, True, first.json["id"])
     assert (repeated.status, repeated.body) == (200, existing.body)
+
+
+def test_owners_have_unique_keys_of_their_own(guarded: Api) -> None:
+    owners = [key(guarded, owner) for owner in ("left", "right", "left:x")]
+    # The last two would be one text, were owner and key only written one behind the other.
+    named = [{"type": "default", "unique_key": name} for name in ("x:order-8", "order-8", "order-8")]
+    alone = [submit(guarded, headers, body=body) for headers, body in zip(owners, named, strict=True)]
+    assert [reply.status for reply in alone] == [202, 202, 202]
+    assert len({reply.json["id"] for reply in alone}) == 3
+    again = submit(guarded, owners[0], "/v2/tasks/batch", {"tasks": [named[0], named[1]]})
+    assert [result["existing"] for result in again.json["results"]] == [True, False]
+    assert again.json["results"][0]["id"] == alone[0].json["id"]
+    assert again.json["results"][1]["id"] not in {reply.json["id"] for reply in alone}

@@ -45,7 +45,7 @@ def test_a_task_is_accepted_with_all_that_it_may_say(api: Api) -> None:
     priority, state, key, metadata, callback = stored(
         api, task_id, "priority", "state", "unique_key", "metadata", "callback"
     )
-    assert (priority, state, key) == ("high", "scheduled", "webhook:order-7")
+    assert (priority, state, key) == ("high", "scheduled", "webhook::order-7")
     assert json.loads(metadata) == {"customer": "Zoë", "n": 1}
     assert json.loads(callback) == {"url": "http://example.com/done", "headers": {"X-A": "b"}}
     shown = api.request("GET", reply.headers["location"]).json
