@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,18 @@ from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 #: A connection that stays idle after a request is closed by the worker itself (keepalive).
 HEAD_SECONDS = 10.0
+#: Open files of a process besides its clients' connections: those to the stores, the log, the listening sockets.
+_OTHER_FILES = 500
 #: Of `graceful_timeout`, after which the master kills, so much is left for the app's own end.
 _LAST_SECONDS = 2.0
+
+
+def _allow_files(count: int) -> None:
+    """Raise the soft limit as far as the hard one permits: a shell's is 1,024, and who is at it accepts nobody."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Protocol(ASGIProtocol):  # type: ignore[misc]
@@ -45,6 +56,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         # The worker offers no other way to choose its protocol; this process serves nothing else.
         gasgi.ASGIProtocol = _Protocol
         self.draining = self.state["draining"] = asyncio.Event()
+        _allow_files(self.cfg.worker_connections + _OTHER_FILES)
         return super().init_process()
 
     def _setup_event_loop(self) -> None:
