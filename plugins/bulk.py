@@ -24,7 +24,7 @@ _NOTES = "batches"  # the checkpoint's name; one row, as there may be thousands 
 
 
 class Bulk(BaseModel):
-    """What to do to which tasks, as of a moment (naive UTC)."""
+    """What to do to which tasks, as of a moment (naive UTC); with an `owner` to that one's alone."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,6 +32,7 @@ class Bulk(BaseModel):
     q: str
     as_of: dt.datetime
     by: str
+    owner: str | None = None
     run_at: dt.datetime | None = None
 
 
@@ -57,7 +58,7 @@ class _Notes(BaseModel):
 )
 def bulk(ctx: Context, payload: Bulk) -> dict[str, Any]:
     """Cancel, retry, reschedule or delete all tasks that match a query."""
-    wanted = targets(payload.action, payload.q, payload.as_of)
+    wanted = targets(payload.action, payload.q, payload.as_of, payload.owner)
     if payload.action == "cancel":
         wanted = wanted.within(f"-id:{ctx.id}")
     notes = _recall(ctx) or _Notes(matched=ctx.history.count(wanted))

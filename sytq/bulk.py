@@ -22,8 +22,9 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def targets(action: str, query: str, now: dt.datetime) -> Filter:
-    """Return which tasks `action` on `query` means, as of `now` (naive UTC): none that came or ended later.
+def targets(action: str, query: str, now: dt.datetime, owner: str | None = None) -> Filter:
+    """Return which tasks `action` on `query` means, as of `now` (naive UTC): none that came or ended later, and with an
+    `owner` none of another one.
 
     Raises InvalidInput for a query that says nothing, and one that only lets tasks through that cannot be meant.
     """
@@ -36,17 +37,22 @@ def targets(action: str, query: str, now: dt.datetime) -> Filter:
     if not wanted.states:
         raise InvalidInput("q", f"it lets no task through that {action} could change; valid: {', '.join(possible)}")
     # Fixed here, so that what dies again after its retry is not retried again by the same operation.
+    if owner is not None:
+        wanted = wanted.owned_by(owner)
     moment = "finished" if set(wanted.states) <= set(TERMINAL) else "created"
     return wanted.within(f"{moment}:<={now.isoformat(timespec='microseconds')}Z").at(now)
 
 
-def description(action: str, query: str, now: dt.datetime, by: str, run_at: dt.datetime | None) -> dict[str, Any]:
+def description(
+    action: str, query: str, now: dt.datetime, by: str, run_at: dt.datetime | None, owner: str | None = None
+) -> dict[str, Any]:
     """The payload of the task that does it. `run_at` (aware) is for reschedule. Raises as `targets`, and for a
     time that is missing or out of place."""
     targets(action, query, now)
     if (run_at is not None) != (action == "reschedule"):
         raise InvalidInput("run_at", "needed for reschedule, and for nothing else")
     payload = {"action": action, "q": query, "as_of": now.isoformat(timespec="microseconds"), "by": by}
+    payload |= {"owner": owner} if owner is not None else {}
     return payload | ({"run_at": run_at.isoformat()} if run_at else {})
 
 

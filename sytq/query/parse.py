@@ -80,6 +80,10 @@ class Filter:
         """The same filter with its distances counted from `now` (naive UTC)."""
         return replace(self, now=now)
 
+    def owned_by(self, owner: str) -> Filter:
+        """This filter, for one owner's tasks alone."""
+        return replace(self, terms=(*self.terms, Term("owner", (), "=", (Value(owner, True, owner),))))
+
     def within(self, query: str) -> Filter:
         """This filter and, as well, another query's terms."""
         other = parse(query)

@@ -6,7 +6,6 @@ Owns the request. The operation is a task of the type `bulk`: watched, stopped a
 from __future__ import annotations
 
 import datetime as dt
-from typing import ClassVar
 
 import falcon
 import falcon.asgi
@@ -23,9 +22,7 @@ from sytq.plugin import validated
 
 
 class Operations:
-    """POST /v2/operations. What matches may be anybody's, so this is the operators' alone."""
-
-    scopes: ClassVar = {"POST": "admin"}
+    """POST /v2/operations. To a caller who is no admin only its owner's tasks are there."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -38,10 +35,12 @@ class Operations:
         run_at = None
         if wanted.delay is not None or wanted.run_at is not None:
             run_at = when(wanted) or dt.datetime.now(dt.UTC)
-        payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at)
+        caller = req.context.caller
+        owner = None if caller.is_admin else (caller.owner or "")
+        payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at, owner)
         if wanted.dry_run:
             req.context.deed = None
-            matched = await self._parts.sql.run(self._history.count, targets(wanted.action, wanted.q, now))
+            matched = await self._parts.sql.run(self._history.count, targets(wanted.action, wanted.q, now, owner))
             resp.data = problems.encode({"action": wanted.action, "q": wanted.q, "matched": matched})
             return
         task_id = await self._parts.submission.operation(req, payload)

@@ -6,7 +6,6 @@ Owns what a submission is answered with, and the pages of a list. What the ledge
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -25,7 +24,7 @@ from sytq.errors import InvalidFields, InvalidInput
 from sytq.history import COUNT_MOST, History
 from sytq.ledger import NewTask as Prepared
 from sytq.plugin import validated
-from sytq.query import Filter, Term, Value, parse
+from sytq.query import Filter, parse
 from sytq.view import task_view
 
 _LIMIT, _LIMIT_MAX = 20, 200
@@ -140,11 +139,7 @@ async def _page(
 def owned(req: falcon.asgi.Request, wanted: Filter) -> Filter:
     """The filter, of the caller's own tasks."""
     caller = req.context.caller
-    if caller.is_admin:
-        return wanted
-    return replace(
-        wanted, terms=(*wanted.terms, Term("owner", (), "=", (Value(caller.owner or "", True, caller.owner),)))
-    )
+    return wanted if caller.is_admin else wanted.owned_by(caller.owner or "")
 
 
 def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> list[Prepared]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from sytq.apikeys import Grant
+from tests.api.conftest import Reply
 from tests.api.v2.conftest import Service
 from tests.receiver import Receiver
 from tests.servers import poll
@@ -167,3 +169,35 @@ def test_operations_cancel_reschedule_and_delete_what_matches(service: Service) 
         {"action": "cancel", "q": "type:plain", "dry_run": "yes"},
     ):
         assert service.post("/v2/operations", body).status == 400
+
+
+def test_an_operator_that_is_no_admin_changes_its_owners_tasks_alone(start: Callable[..., Service]) -> None:
+    service = start(SYTQ_AUTH__ENABLED="true")
+    grant = Grant(("submit", "read", "operate"))
+    made = {}
+    for owner in ("ours", "theirs"):
+        _, text = service.installation.runtime.apikeys.create(owner, owner, grant, by="test")
+        made[owner] = {"Authorization": f"Bearer {text}"}
+    task = {"type": "plain", "payload": {"journal": str(service.installation.journal)}, "delay": "1h"}
+    for owner in ("ours", "theirs", "theirs"):
+        assert service.api.request("POST", "/v2/tasks", task, made[owner]).status == 202
+
+    def post(q: str, **more: object) -> Reply:
+        return service.api.request("POST", "/v2/operations", {"action": "cancel", "q": q, **more}, made["ours"])
+
+    for query, count in (("state:*", 1), ("owner:ours,theirs", 1), ("owner:theirs", 0), ("-owner:ours", 0)):
+        assert post(query, dry_run=True).json["matched"] == count
+    started = post("type:plain")
+    assert started.status == 202
+    path = started.headers["location"]
+    assert service.api.request("GET", path, headers=made["theirs"]).status == 404
+    service.installation.start_worker()
+    poll(lambda: service.api.request("GET", path, headers=made["ours"]).json["state"] == "succeeded", timeout=30)
+    assert service.api.request("GET", path, headers=made["ours"]).json["result"]["changed"] == 1
+
+    def cancelled(owner: str) -> int:
+        query = "/v2/tasks?q=state:cancelled&total=true"
+        return int(service.api.request("GET", query, headers=made[owner]).json["total"])
+
+    poll(lambda: cancelled("ours") == 1, message="the ledger knows")
+    assert cancelled("theirs") == 0
