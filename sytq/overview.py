@@ -28,13 +28,16 @@ class LevelView(TypedDict):
 
 
 class QueueView(TypedDict):
-    """`delayed` wait for their time or next attempt; `set_aside` were met while their type was paused."""
+    """`delayed` wait for their time or next attempt; `set_aside` were met while their type was paused. `paused` names
+    those types; `max_waiting` is how many tasks may wait until a submission is refused."""
 
     queue: str
     delayed: int
     set_aside: int
+    paused: list[str]
     limit: int | None
     rate: str | None
+    max_waiting: int | None
     priorities: list[LevelView]
 
 
@@ -81,6 +84,7 @@ def queues(parts: Runtime) -> list[QueueView]:
     """Every queue with its limits. Raises RedisUnavailable."""
     depths = parts.inspection.queues()
     delayed, parked = parts.inspection.delayed(), parts.inspection.parked()  # there may be more queues by now
+    paused = [parts.registry.get(name) for name in parts.inspection.paused() if name in parts.registry]
     found: dict[str, QueueView] = {}
     for depth in depths:
         limits = parts.settings.queues.get(depth.queue)
@@ -90,8 +94,10 @@ def queues(parts: Runtime) -> list[QueueView]:
                 "queue": depth.queue,
                 "delayed": delayed[depth.queue],
                 "set_aside": parked[depth.queue],
+                "paused": [declared.name for declared in paused if declared.queue == depth.queue],
                 "limit": limits.limit if limits else None,
                 "rate": limits.model_dump(mode="json")["rate"] if limits else None,
+                "max_waiting": limits.max_waiting if limits else None,
                 "priorities": [],
             },
         )

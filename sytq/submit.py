@@ -70,8 +70,8 @@ class Submitter:
 
         A `run_at` without a time zone is UTC. With `after` (ids) it waits until these have ended, and `on_failure` says
         what becomes of it when one of them does not succeed. `unique_key` is for types that make none themselves: one
-        unfinished task of the type and owner has it at most. `callback` ({"url", "headers"}) is told of the end, however
-        the task ends; whether its URL may be reached is not asked here.
+        unfinished task of the type and owner has it at most. `callback` ({"url", "headers"}) is told of the end,
+        however the task ends; whether its URL may be reached is not asked here.
         """
         declared = self._registry.get(type_name)
         if priority is not None and priority not in PRIORITIES:

@@ -194,6 +194,10 @@ class Inspection:
             + int(self._redis.ask("HLEN", self._keys.parked(queue)))
         )
 
+    def paused(self) -> list[str]:
+        """Return the task types that are paused, by name."""
+        return sorted(name.decode() for name in self._redis.ask("HKEYS", self._keys.paused))
+
     def delayed(self) -> dict[str, int]:
         """Return how many tasks wait for their time, per queue. Q round trips and one."""
         return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}

@@ -96,7 +96,7 @@ def test_a_task_is_scheduled_rescheduled_and_cancelled(installation: Installatio
 
 
 def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
-    installation.environ["SYTQ_QUEUES__PLAIN"] = '{"limit": 1, "rate": "100/s"}'
+    installation.environ["SYTQ_QUEUES__PLAIN"] = '{"limit": 1, "rate": "100/s", "max_waiting": 500}'
     installation.start_worker()
     task = installation.submit("plain", "a", seconds=60)
     installation.wait_note("start a")
@@ -104,7 +104,8 @@ def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
     (entry,) = found(installation, "queues", "running")["tasks"]
     assert (entry["id"], entry["type"], entry["attempts"], entry["cancelled_by"]) == (task, "plain", 1, None)
     (queue,) = [entry for entry in found(installation, "queues", "list") if entry["queue"] == "plain"]
-    assert (queue["limit"], queue["rate"], queue["delayed"], queue["set_aside"]) == (1, "100/1s", 0, 0)
+    assert (queue["limit"], queue["rate"], queue["max_waiting"]) == (1, "100/1s", 500)
+    assert (queue["delayed"], queue["set_aside"], queue["paused"]) == (0, 0, [])
     (level,) = [entry for entry in queue["priorities"] if entry["priority"] == "normal"]
     assert (level["waiting"], level["running"]) == (1, 1) and level["oldest_seconds"] >= 0
     lines = [line.split() for line in run(installation, "queues", "list").stdout.splitlines()]
@@ -125,6 +126,8 @@ def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None
     (entry,) = found(installation, "plugin", "list", "--paused")
     assert (entry["type"], entry["queue"], entry["max_attempts"]) == ("plain", "plain", 3)
     assert (entry["paused"]["by"], entry["paused"]["why"]) == (getpass.getuser(), "the target moves")
+    paused = {entry["queue"]: entry["paused"] for entry in found(installation, "queues", "list")}
+    assert paused["plain"] == ["plain"] and paused["webhook"] == []
     everything = run(installation, "plugin", "list").stdout
     assert f"by {getpass.getuser()}: the target moves" in everything and "\nwebhook " in everything
     assert "set aside: its type is paused" in run(installation, "show", task).stdout

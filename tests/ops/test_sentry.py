@@ -63,8 +63,8 @@ def reporting(tmp_path: Path, redis_url: str, ingest: Ingest) -> Iterator[Instal
     made.close()
 
 
-def submit(on: Installation, type_name: str) -> str:
-    task = on.runtime.submitter.prepare(type_name, SECRET)
+def submit(on: Installation, type_name: str, **origin: str) -> str:
+    task = on.runtime.submitter.prepare(type_name, SECRET, **origin)
     on.runtime.submitter.submit([task])
     return task.id
 
@@ -74,7 +74,8 @@ def test_a_dead_task_is_one_event_with_its_attempts_and_nothing_confided(
 ) -> None:
     worker = reporting.start_worker()
     dead = [submit(reporting, "careless"), submit(reporting, "careless"), submit(reporting, "careless-plain")]
-    with_reason, logged = submit(reporting, "reasonable"), submit(reporting, "logging")
+    origin = {"request_id": "req-7", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    with_reason, logged = submit(reporting, "reasonable", **origin), submit(reporting, "logging")
     for task in (*dead, with_reason):
         reporting.wait_state(task, "dead")
         ingest.wait("event", task_id=task)
@@ -105,6 +106,8 @@ def test_a_dead_task_is_one_event_with_its_attempts_and_nothing_confided(
     frame = error["stacktrace"]["frames"][-1]
     assert (frame["function"], "vars" in frame) == ("careless", False)
     assert [error["value"] for error in reason["exception"]["values"]] == ["the customer has no account"]
+    assert reason["tags"]["request_id"] == "req-7"
+    assert reason["contexts"]["trace"]["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
     sent = ingest.raw.decode()
     for secret in (PROMPT, "83000", KEY, KEY[3:], str(reporting.journal)):
         assert secret not in sent
@@ -202,7 +205,8 @@ def test_request_task_and_callback_are_one_trace(reporting: Installation, ingest
         assert request["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
         assert "request" not in request
         run = ingest.wait("transaction", task_id=reply.json["task_id"])[0]
-        assert (run["transaction"], run["tags"]["attempt"]) == ("webhook", "1")
+        assert (run["transaction"], run["tags"]["attempt"], run["tags"]["request_id"]) == ("webhook", "1", "req-1")
+        assert run["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
         reporting.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
         assert api.request("GET", "/api/tasks", headers={"x-request-id": "req-2"}).status == 500
         (fault,) = ingest.wait("event", request_id="req-2")
