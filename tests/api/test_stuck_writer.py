@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import sqlite3
@@ -13,8 +14,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import falcon.asgi
+import falcon.testing
 import pytest
 
+from sytq import config
+from sytq.api import health
+from sytq.api.acceptor import Acceptor
+from sytq.migrations import migrate
+from sytq.runtime import build
 from tests.api.conftest import Api
 from tests.servers import MySQLServer, poll
 
@@ -137,3 +145,43 @@ def test_a_server_that_became_read_only_is_not_ready_and_refuses_with_503(
     assert ask("GET", "/healthz/ready").status == 200
     assert ask.submit().status == 200
     assert "Traceback" not in api.log()
+
+
+def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only a thread of ours can hang for 120 s: the database's own limits are far below. Here the limit is below those.
+    monkeypatch.setattr(health, "_STUCK", 0.3)
+    path = tmp_path / "sytq.db"
+    environ = {
+        "SYTQ_DATABASE__URL": f"sqlite:///{path}",
+        "SYTQ_DATABASE__TIMEOUT": "60s",
+        "SYTQ_REDIS__URL": redis_url,
+    }
+    parts = build(config.load(environ=environ))
+    migrate(parts.database)
+
+    async def scenario() -> None:
+        acceptor = Acceptor(parts.ledger, parts.submitter)
+        app = falcon.asgi.App()
+        app.add_route("/healthz/live", health.Live("1", acceptor))
+        async with falcon.testing.ASGIConductor(app) as client:
+
+            async def until(status: int) -> None:
+                async with asyncio.timeout(20):
+                    while (await client.simulate_get("/healthz/live")).status_code != status:
+                        await asyncio.sleep(0.05)
+
+            await until(200)
+            with file_locked(path):
+                task = parts.submitter.prepare("webhook", {"url": "http://example.com/"})
+                submission = asyncio.create_task(acceptor.submit([task]))
+                await until(503)
+                assert not submission.done()
+            assert (await submission).ids == (task.id,)
+            await until(200)
+            await acceptor.close()
+
+    asyncio.run(scenario())
+    parts.broker.close()
+    parts.database.close_all()
