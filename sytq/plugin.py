@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from sytq.config import Settings
 from sytq.config import TaskType as Policy
@@ -285,6 +286,14 @@ def validated(model: type[M], value: object, whole: str) -> M:
         raise InvalidFields(
             [(".".join(map(str, each["loc"])) or whole, each["msg"].removeprefix("Value error, ")) for each in found]
         ) from None
+
+
+def written(payload: BaseModel) -> str:
+    """A payload as the ledger has it: JSON text of what was given, without the defaults."""
+    try:
+        return payload.model_dump_json(exclude_unset=True)
+    except PydanticSerializationError:  # half of a surrogate pair
+        return encode(payload.model_dump(mode="json", exclude_unset=True))
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

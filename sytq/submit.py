@@ -23,7 +23,7 @@ from sytq.http import Guard
 from sytq.ids import derived_id, new_id
 from sytq.ledger import Ledger, NewTask, utcnow
 from sytq.models import Task
-from sytq.plugin import Death, encode
+from sytq.plugin import Death, encode, written
 from sytq.registry import Registry
 from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED
 from sytq.view import announcement
@@ -99,7 +99,7 @@ class Submitter:
             type=declared.name,
             queue=declared.queue,
             priority=priority or declared.priority,
-            payload=encode(parsed.model_dump(mode="json", exclude_unset=True)),
+            payload=written(parsed),
             max_attempts=declared.policy(parsed).max_attempts,
             run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
             owner=owner,

@@ -120,7 +120,7 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             if not scope["query_string"].isascii():
                 raise Refused(400, "query string: must be percent-encoded ASCII")
             body = await self._read(scope["headers"], receive)
-            scope["sytq.body"] = body  # an Idempotency-Key stands for these bytes
+            scope["sytq.body"] = body  # what is read (body.py), and what an Idempotency-Key stands for
             await super().__call__(scope, _whole(body, receive), answer)
         except Refused as refusal:
             await _refuse(scope, refusal, answer)

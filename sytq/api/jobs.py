@@ -42,7 +42,7 @@ class Jobs:
         priority = parameter(req, "priority") or "normal"
         if priority not in PRIORITIES:
             raise InvalidInput("priority", f"'{priority[:64]}' is not valid; valid: {', '.join(PRIORITIES)}")
-        payload = await read_object(req, required=False)
+        payload = read_object(req, required=False)
         job_id = await self._submission.enqueue(req, name, payload, priority=priority)
         resp.status = falcon.HTTP_202
         resp.data = problems.encode({"job_id": job_id, "status": "submitted"})

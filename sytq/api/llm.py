@@ -37,7 +37,7 @@ class RecordTasks:
         self._submission = submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        fields = await read_object(req)
+        fields = read_object(req)
         table = text(fields, "table_name", required=True)
         if table not in self._tables:
             raise InvalidInput(
@@ -64,7 +64,7 @@ class PromptTasks:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         if not self._enabled:
             raise falcon.HTTPForbidden(description=f"llm.tables does not list {_TABLE}, which this endpoint fills")
-        fields = await read_object(req)
+        fields = read_object(req)
         row: dict[str, Any] = {
             "status": self._pending,
             "user_message": text(fields, "prompt", required=True),

@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import peewee
 import structlog
+from pydantic_core import PydanticSerializationError, to_json
 
 from sytq import plugin
 from sytq.api.threads import Busy, Threads
@@ -95,7 +96,10 @@ def refusal(
 
 def encode(answer: object) -> bytes:
     """Any answer as JSON bytes."""
-    return plugin.encode(answer).encode()
+    try:
+        return to_json(answer)
+    except PydanticSerializationError:  # half of a surrogate pair
+        return plugin.encode(answer).encode()
 
 
 class Problems:

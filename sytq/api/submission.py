@@ -6,6 +6,7 @@ shape of any request or answer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from sytq.registry import Registry
 from sytq.submit import Submitter
 
 log = structlog.get_logger(__name__)
+_STDLIB = logging.getLogger(__name__)  # to ask it for the level once for all tasks of a batch
 
 
 class Submission:
@@ -118,7 +120,7 @@ class Submission:
             return accepted
 
         accepted = await self._once.run(req, accept)
-        if not accepted.repeats:
+        if not accepted.repeats and _STDLIB.isEnabledFor(logging.INFO):
             for task_id, task in zip(accepted.ids, tasks, strict=True):
                 log.info("Task enqueued successfully", task_id=task_id, type=task.type)
         return accepted

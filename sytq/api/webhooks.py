@@ -27,7 +27,7 @@ class WebhookTasks:
         self._submission = submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        fields = await read_object(req)
+        fields = read_object(req)
         # The old system ignored what it did not know, and took null for absent.
         payload = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
         # Ours since; whatever an old caller means by these names is not an object, or is no text.

@@ -130,15 +130,20 @@ class Guard:
         self._only = [UrlPattern.parse(host) for host in only_hosts]
         self._denied = [UrlPattern.parse(host) for host in deny_hosts]
         self._denied_networks = [ip_network(network, strict=False) for network in deny_networks]
+        # The same hosts again and again; what is refused is not kept.
+        self._judged = functools.lru_cache(1024)(self._judge)
 
     def check_url(self, url: str) -> URL:
         """The parsed URL, or OutboundRefused; addresses are judged here, names only when connecting."""
         parsed = parse_url(url)
-        host = parsed.raw_host or ""
         if parsed.scheme not in self._schemes:
             raise OutboundRefused(f"{parsed.scheme} is not one of outbound.schemes")
         if self._ports and parsed.port not in self._ports:
             raise OutboundRefused(f"port {parsed.port} is not one of outbound.ports")
+        self._judged(parsed.raw_host or "")
+        return parsed
+
+    def _judge(self, host: str) -> None:
         if self._only and not any(pattern.matches_host(host) for pattern in self._only):
             raise OutboundRefused(f"{host} is not one of outbound.only_hosts")
         if any(pattern.matches_host(host) for pattern in self._denied):
@@ -149,9 +154,8 @@ class Guard:
             name = normal_host(host)
             if name == "localhost" or name.endswith(".localhost"):
                 self._check_any(host, ("127.0.0.1", "::1"))
-            return parsed
-        self.check(host, str(address))
-        return parsed
+        else:
+            self.check(host, str(address))
 
     def is_allowed(self, host: str, ip: str) -> bool:
         """Whether `host`, which stands for the address `ip`, may be connected to."""

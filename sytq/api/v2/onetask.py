@@ -81,7 +81,7 @@ class Cancel(One):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
-        why = validated(Reason, await read_object(req, required=False), "body").reason
+        why = validated(Reason, read_object(req, required=False), "body").reason
         row = await self._row(req, task_id)
         outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":
@@ -110,7 +110,7 @@ class Reschedule(One):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
-        wanted = validated(NewTime, await read_object(req), "body")
+        wanted = validated(NewTime, read_object(req), "body")
         if wanted.delay is None and wanted.run_at is None:
             raise InvalidInput("run_at", "required, or delay")
         moment = when(wanted) or dt.datetime.now(dt.UTC)

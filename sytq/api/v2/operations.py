@@ -30,7 +30,7 @@ class Operations:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
-        wanted = validated(NewOperation, await read_object(req), "body")
+        wanted = validated(NewOperation, read_object(req), "body")
         now = await self._parts.sql.run(self._history.now)
         run_at = None
         if wanted.delay is not None or wanted.run_at is not None:

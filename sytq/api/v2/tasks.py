@@ -41,7 +41,7 @@ class Tasks:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
-        tasks = prepared(self._parts, req, await read_object(req))
+        tasks = prepared(self._parts, req, read_object(req))
         accepted = await self._parts.submission.accept(req, tasks)
         answer = _accepted(tasks[0], accepted.ids[0], accepted.existing[0])
         if len(tasks) > 1:
@@ -81,7 +81,7 @@ class Batch:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
-        wanted = validated(NewTasks, await read_object(req), "body").tasks
+        wanted = validated(NewTasks, read_object(req), "body").tasks
         good: list[Prepared] = []
         outcomes: list[Prepared | InvalidInput] = []
         for item in wanted:
