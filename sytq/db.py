@@ -10,7 +10,7 @@ import datetime as dt
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -197,7 +197,18 @@ def plain(value: Any) -> Any:
 
 def execute_many(database: peewee.Database, sql: str, rows: Iterable[Sequence[Any]]) -> None:
     """Run one statement for many rows. Plain placeholders only: PyMySQL sends anything else row by row."""
-    values = [tuple(map(plain, row)) for row in rows]
-    if values:
+    _execute_many(database, sql, [tuple(map(plain, row)) for row in rows])
+
+
+def insert_many(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:
+    """Insert rows, given as the values of each column. One that has none is left out, as each costs PyMySQL as much as
+    a value: its default must be NULL."""
+    used = {name: values for name, values in columns.items() if values.count(None) < len(values)}
+    sql = f"INSERT INTO {table} ({', '.join(used)}) VALUES ({marks(database, len(used))}) {tail}"  # noqa: S608
+    _execute_many(database, sql, list(zip(*used.values(), strict=True)))
+
+
+def _execute_many(database: peewee.Database, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    if rows:
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            database.cursor().executemany(sql, values)
+            database.cursor().executemany(sql, rows)

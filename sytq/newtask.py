@@ -9,15 +9,16 @@ import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import peewee
 
-from sytq.db import execute_many, is_mysql, marks
+from sytq.db import insert_many, is_mysql, plain
 from sytq.states import QUEUED, SCHEDULED
 from sytq.workflow import OnFailure
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that alone makes it three times as costly to make one
 class NewTask:
     """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC.
 
@@ -54,36 +55,21 @@ class NewTask:
         return replace(self, after=after, parent=standing.get(self.parent or "", self.parent))
 
 
+#: What a new row takes from its task as it is, by column.
+_COLUMNS = (
+    "id", "type", "queue", "priority", "payload", "max_attempts", "scheduled_at", "owner", "parent", "host",
+    "ordering_key", "unique_key", "metadata", "callback", "request_id", "traceparent", "version",
+)  # fmt: skip
+_VALUES = attrgetter(*("run_at" if name == "scheduled_at" else name for name in _COLUMNS))
+
+
 def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
     """Insert the rows, inside the caller's transaction; one that is there already stays as it is."""
-    columns = (
-        "id, type, queue, priority, state, payload, max_attempts, scheduled_at, owner, parent, host, ordering_key,"
-        " unique_key, metadata, callback, request_id, traceparent, held, version"
-    )
-    rows = [
-        (
-            task.id,
-            task.type,
-            task.queue,
-            task.priority,
-            SCHEDULED if task.run_at or task.after else QUEUED,
-            task.payload,
-            task.max_attempts,
-            task.run_at,
-            task.owner,
-            task.parent,
-            task.host,
-            task.ordering_key,
-            task.unique_key,
-            task.metadata,
-            task.callback,
-            task.request_id,
-            task.traceparent,
-            task.on_failure if task.after else None,
-            task.version,
-        )
-        for task in tasks
-    ]
-    # Plain placeholders only: PyMySQL sends anything else row by row.
+    if not tasks:
+        return
+    columns = dict(zip(_COLUMNS, zip(*map(_VALUES, tasks), strict=True), strict=True))
+    columns["scheduled_at"] = tuple(map(plain, columns["scheduled_at"]))
+    columns["state"] = tuple(SCHEDULED if task.run_at or task.after else QUEUED for task in tasks)
+    columns["held"] = tuple(task.on_failure if task.after else None for task in tasks)
     tail = "ON DUPLICATE KEY UPDATE id = id" if is_mysql(database) else "ON CONFLICT (id) DO NOTHING"
-    execute_many(database, f"INSERT INTO sytq_tasks ({columns}) VALUES ({marks(database, 19)}) {tail}", rows)
+    insert_many(database, "sytq_tasks", columns, tail)

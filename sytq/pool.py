@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import select
 import time
 from typing import Any
 
 import peewee
 import pymysql
 from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledMySQLDatabase
+from pymysql.constants import SERVER_STATUS
 
 __all__ = ["MaxConnectionsExceeded", "MySQL"]
+
+#: Seconds after which the server is asked whether an idle connection lives: a firewall may have forgotten it.
+_RESTED = 10.0
 
 
 class MySQL(PooledMySQLDatabase):
@@ -48,10 +53,18 @@ class MySQL(PooledMySQLDatabase):
 
     def _close(self, connection: Any, close_conn: bool = False) -> None:
         # Rolled back before anybody waits for the place.
-        super()._close(connection, close_conn or not super()._can_reuse(connection))
+        super()._close(connection, close_conn or not self._at_rest(connection))
 
     def _can_reuse(self, connection: Any) -> bool:
         return True  # `_close` has asked
+
+    def _at_rest(self, connection: Any) -> bool:
+        """Whether it can be put back; Peewee would roll back each time, also where there is no transaction."""
+        if not connection.open:
+            return False
+        connection.rests_since = time.monotonic()
+        in_transaction = connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS
+        return not in_transaction or bool(super()._can_reuse(connection))
 
     def _idle(self) -> tuple[float, Any] | None:
         """An idle connection that lives, and since when it does."""
@@ -61,8 +74,7 @@ class MySQL(PooledMySQLDatabase):
                     return None
                 since, _, connection = heapq.heappop(self._connections)
             try:
-                if not self._is_stale(since):
-                    connection.ping(reconnect=False)
+                if not self._is_stale(since) and _lives(connection):
                     return since, connection
             except pymysql.Error as error:
                 if isinstance(error.__context__, TimeoutError):
@@ -80,3 +92,14 @@ class MySQL(PooledMySQLDatabase):
             )
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         return connection
+
+
+def _lives(connection: Any) -> bool:
+    """Whether an idle connection can be used. Raises pymysql.Error when the server is asked and does not answer."""
+    if time.monotonic() - connection.rests_since > _RESTED:
+        connection.ping(reconnect=False)
+        return True
+    # The server says nothing on one that is idle, unless it has closed it.
+    socket = select.poll()
+    socket.register(connection._sock, select.POLLIN)
+    return not socket.poll(0)
