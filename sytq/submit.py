@@ -21,7 +21,7 @@ from sytq.changes import Change
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
 from sytq.ids import derived_id, new_id
-from sytq.ledger import Ledger, NewTask, utcnow
+from sytq.ledger import Ledger, NewTask
 from sytq.models import Task
 from sytq.plugin import Death, encode, written
 from sytq.registry import Registry
@@ -170,8 +170,9 @@ class Submitter:
         # A new task that is handed over this late (a process that was stopped) has been entered by the reconciler, may
         # have ended and been forgotten since: entering it again would run it again.
         # One that waits for others is none of Redis' business yet.
-        now = [task for task in tasks if isinstance(task, Task) or (_fresh(task) and not task.after)]
-        envelopes = [self._envelope(task) for task in now]
+        oldest, now_ms = time.monotonic() - _LATEST, int(time.time() * 1000)
+        now = [task for task in tasks if isinstance(task, Task) or (task.made > oldest and not task.after)]
+        envelopes = [self._envelope(task, now_ms) for task in now]
         if not envelopes:
             return 0
         try:
@@ -180,26 +181,31 @@ class Submitter:
             log.warning("dispatch postponed: the reconciler will do it", tasks=len(envelopes), error=str(error))
             return 0
 
-    def _envelope(self, task: NewTask | Task) -> Envelope:
+    def _envelope(self, task: NewTask | Task, now_ms: int) -> Envelope:
         # A row that another language inserted may leave queue and priority to the type; of an unknown
         # type (a rolling deploy) it waits in the default queue until a worker knows it.
         declared = self._registry.get(task.type) if task.type in self._registry else None
-        run_at = task.run_at if isinstance(task, NewTask) else task.scheduled_at
-        born = utcnow() if isinstance(task, NewTask) else task.revived_at or task.created_at
-        if run_at and (isinstance(task, NewTask) or task.state == SCHEDULED):
-            born = max(born, run_at)  # its age counts from when it is to run
-        created = born.replace(tzinfo=dt.UTC)
+        if isinstance(task, NewTask):
+            run_at, waits, created_ms = task.run_at, True, now_ms
+            attempts, token, retry_delay = 0, 0, task.retry_delay
+        else:
+            run_at, waits = task.scheduled_at, task.state == SCHEDULED
+            created_ms = _ms(task.revived_at or task.created_at)
+            attempts, token, retry_delay = task.attempts, task.token, None
+        due_ms = _ms(run_at) if run_at else 0
+        if waits:
+            created_ms = max(created_ms, due_ms)  # its age counts from when it is to run
         return Envelope(
             id=task.id,
             type=task.type,
             queue=task.queue or (declared.queue if declared else "default"),
             priority=task.priority or (declared.priority if declared else "normal"),
             payload=task.payload,
-            created_ms=int(created.timestamp() * 1000),
-            due_ms=int(run_at.replace(tzinfo=dt.UTC).timestamp() * 1000) if run_at else 0,
-            attempts=0 if isinstance(task, NewTask) else task.attempts,
-            token=0 if isinstance(task, NewTask) else task.token,
-            retry_delay=task.retry_delay if isinstance(task, NewTask) else None,
+            created_ms=created_ms,
+            due_ms=due_ms,
+            attempts=attempts,
+            token=token,
+            retry_delay=retry_delay,
             request_id=task.request_id,
             traceparent=task.traceparent,
             # Known from here on, so that a row of another language is not taken for one of a later deployment.
@@ -208,8 +214,8 @@ class Submitter:
         )
 
 
-def _fresh(task: NewTask) -> bool:
-    return time.monotonic() - task.made < _LATEST
+def _ms(moment: dt.datetime) -> int:
+    return int(moment.replace(tzinfo=dt.UTC).timestamp() * 1000)
 
 
 def _payload(task: Task) -> object:

@@ -30,7 +30,7 @@ from sytq.errors import InvalidInput
 from sytq.states import NAME, PRIORITIES, WEIGHTS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """A task as it is handed to Redis. `payload` is JSON text; `due_ms` 0 is now; `max_attempts` 0 is no bound."""
 
@@ -147,14 +147,18 @@ class StreamsBroker(dramatiq.Broker):
         """
         entered = 0
         for start in range(0, len(envelopes), 200):
+            # What most of them have in common is sent once.
+            kinds: dict[tuple[str, str, str, int, int, int], int] = {}
+            tasks: list[str | int] = []
+            for one in envelopes[start : start + 200]:
+                kind = (one.type, one.queue, one.priority, one.attempts, one.max_attempts, one.token)
+                tasks += (kinds.setdefault(kind, len(kinds) + 1), one.id, one.due_ms, one.message())
             slots: dict[tuple[str, str], int] = {}
-            args: list[str | int] = [not_after_ms]
-            for envelope in envelopes[start : start + 200]:
-                check_names(envelope.type, envelope.queue, envelope.priority)
-                slot = slots.setdefault((envelope.queue, envelope.priority), len(slots) + 1)
-                args += [slot, envelope.id, envelope.type, envelope.queue, envelope.priority]
-                args += [envelope.attempts, envelope.max_attempts, envelope.token, envelope.due_ms]
-                args.append(envelope.message())
+            args: list[str | int] = [not_after_ms, len(kinds)]
+            for kind in kinds:
+                type_name, queue, priority, *_ = kind
+                check_names(type_name, queue, priority)
+                args += (*kind, slots.setdefault((queue, priority), len(slots) + 1))
             names = [self.keys.live, self.keys.stats, self.keys.bell, self.keys.queues]
             for queue, priority in slots:
                 names += [
@@ -162,7 +166,7 @@ class StreamsBroker(dramatiq.Broker):
                     self.keys.delayed(queue),
                     self.keys.bodies(queue),
                 ]
-            entered += max(0, self.redis.call("dispatch", names, args))
+            entered += max(0, self.redis.call("dispatch", names, args + tasks))
         return entered
 
     # -- running tasks

@@ -1,26 +1,39 @@
 -- queued | scheduled <- (nothing): enter tasks that Redis does not know. Idempotent by task id.
 -- KEYS live stats bell queues, then per slot: stream delayed bodies
--- ARGV not_after_ms, then per task: slot id type queue priority attempts max token due_ms message
+-- ARGV not_after_ms, number of kinds, then per kind: type queue priority attempts max token slot,
+--   then per task: kind id due_ms message
 -- -> number entered, or -1 when it is later than `not_after_ms` (0: never), as the caller's knowledge is too old then
 local now, entered = now_ms(), 0
 if ARGV[1] ~= '0' and now > tonumber(ARGV[1]) then return -1 end
-for a = 2, #ARGV, 10 do
-  local slot = 4 + (tonumber(ARGV[a]) - 1) * 3
-  local id, due, message = ARGV[a + 1], tonumber(ARGV[a + 8]), ARGV[a + 9]
+local kinds, a = {}, 3
+for k = 1, tonumber(ARGV[2]) do
+  kinds[k] = {
+    live = { type = ARGV[a], queue = ARGV[a + 1], priority = ARGV[a + 2], attempts = tonumber(ARGV[a + 3]),
+      max = tonumber(ARGV[a + 4]), token = tonumber(ARGV[a + 5]) },
+    slot = 4 + (tonumber(ARGV[a + 6]) - 1) * 3, entered = 0,
+  }
+  a = a + 7
+end
+for b = a, #ARGV, 4 do
+  local kind, id, due, message = kinds[tonumber(ARGV[b])], ARGV[b + 1], tonumber(ARGV[b + 2]), ARGV[b + 3]
   if redis.call('HEXISTS', KEYS[1], id) == 0 then
-    local l = { type = ARGV[a + 2], queue = ARGV[a + 3], priority = ARGV[a + 4], attempts = tonumber(ARGV[a + 5]),
-      max = tonumber(ARGV[a + 6]), token = tonumber(ARGV[a + 7]) }
+    local l, slot = kind.live, kind.slot
     if due > now then
-      l.state = 'scheduled'
+      l.state, l.entry = 'scheduled', nil
       delay(KEYS[slot + 2], KEYS[slot + 3], KEYS[3], id, due, message)
     else
       l.state = 'queued'
       l.entry = redis.call('XADD', KEYS[slot + 1], '*', 'id', id, 'message', message)
     end
     redis.call('HSET', KEYS[1], id, pack_live(l))
-    redis.call('SADD', KEYS[4], l.queue)
-    redis.call('HINCRBY', KEYS[2], l.type .. ':submitted', 1)
-    entered = entered + 1
+    kind.entered = kind.entered + 1
+  end
+end
+for _, kind in ipairs(kinds) do
+  if kind.entered > 0 then
+    redis.call('SADD', KEYS[4], kind.live.queue)
+    redis.call('HINCRBY', KEYS[2], kind.live.type .. ':submitted', kind.entered)
+    entered = entered + kind.entered
   end
 end
 return entered
