@@ -32,7 +32,7 @@ _UNDISPATCHED = 5_000
 _REDIS_PAUSE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """What became of a submission: an id for each of its tasks, and whether that one stood already, under its unique
     key. `repeats` says that an earlier request with the same Idempotency-Key made them, and this one nothing;
@@ -191,11 +191,13 @@ class Acceptor:
                     waiter.also()
         standing = self._ledger.insert(task for waiter in new for task in waiter.tasks)
         for waiter in new:
-            ids = tuple(standing.get(task.id, task.id) for task in waiter.tasks)
-            existing = tuple(task.id in standing for task in waiter.tasks)
-            outcomes[waiter] = Accepted(ids, existing)
-            if waiter.claim and any(existing):
-                correct(waiter.claim, ids, existing)
+            ids = [task.id for task in waiter.tasks]
+            existing = [task_id in standing for task_id in ids] if standing else [False] * len(ids)
+            if any(existing):
+                ids = [standing.get(task_id, task_id) for task_id in ids]
+                if waiter.claim:
+                    correct(waiter.claim, ids, existing)
+            outcomes[waiter] = Accepted(tuple(ids), tuple(existing))
         return outcomes
 
 

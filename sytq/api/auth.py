@@ -85,7 +85,8 @@ class Auth:
     async def process_response(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, req_succeeded: bool
     ) -> None:
-        resp.set_headers(req.context.headers)
+        if req.context.headers:
+            resp.set_headers(req.context.headers)
         deed: str | None = req.context.deed
         if req.method in _LOOKS or not req_succeeded or resource is None or deed is None:
             return

@@ -19,6 +19,7 @@ from sytq.errors import InvalidInput
 #: Nothing that we are sent is nested deeper.
 _DEPTH = 64
 _ID_MAX = 2**63 - 1
+_CONTAINERS = (dict, list)
 
 
 def read_object(req: falcon.asgi.Request, *, required: bool = True) -> dict[str, Any]:
@@ -54,8 +55,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise InvalidInput("body", "not JSON: a number is too long") from None
     if not isinstance(value, dict):
         raise InvalidInput("body", "a JSON object is needed")
-    # What is not deep by its brackets and has no escaped character needs no second look.
-    if b"\\u" in data or data.count(b"{") + data.count(b"[") > _DEPTH:
+    # What is not deep and has no escaped character needs no look at every value.
+    if b"\\u" in data or (data.count(b"{") + data.count(b"[") > _DEPTH and _deeper(value, _DEPTH)):
         _check(value, "", 0)
     return value
 
@@ -127,6 +128,16 @@ def _finite(text: str) -> float:
     if math.isinf(number):  # could be neither stored nor answered, as JSON has no word for it
         raise InvalidInput("body", f"the number '{text[:64]}' is too large")
     return number
+
+
+def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
+    """Whether there are this many levels of objects and arrays, the value itself being the first."""
+    if levels == 1:
+        return True
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, _CONTAINERS) and _deeper(inner, levels - 1):
+            return True
+    return False
 
 
 def _check(value: object, where: str, depth: int) -> None:

@@ -35,6 +35,7 @@ SECONDS = Histogram(
 )
 #: Where a request's route stands in its ASGI scope once Falcon has found it.
 ROUTE = "sytq.route"
+_METHODS = frozenset(COMBINED_METHODS)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
 #: Version 00 of W3C Trace Context; neither id is all zeros.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -76,6 +77,7 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
         super().__init__(**options)
         self._trace = trace
         self._max_body = max_body
+        self._reading = _Deadlines()
 
     async def __call__(  # type: ignore[override]  # Falcon says the same of its own, which extends the WSGI one
         self, scope: dict[str, Any], receive: Receive, send: Send
@@ -139,7 +141,8 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(None) as patience:
+                self._reading.add(patience)
                 while True:
                     event = await receive()
                     if event["type"] == "http.disconnect":
@@ -156,6 +159,8 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
             if size > self._max_body:
                 raise self._too_large(ended=False) from None
             raise Refused(408, f"body: not complete within {BODY_SECONDS:g} s", headers=_CLOSE) from None
+        finally:
+            self._reading.remove(patience)
         if size > self._max_body:
             raise self._too_large(ended=True)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -165,8 +170,36 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
         return Refused(413, message, headers=() if ended else _CLOSE)
 
 
+class _Deadlines:
+    """Ends every wait for a body that is older than BODY_SECONDS, by looking now and then: nearly all of them have
+    ended at once, and a timer for each costs more than all else that the door does."""
+
+    def __init__(self) -> None:
+        self._since: dict[asyncio.Timeout, float] = {}  # the oldest first
+        self._looks = False
+
+    def add(self, wait: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        self._since[wait] = loop.time()
+        if not self._looks:
+            self._looks = True
+            loop.call_later(BODY_SECONDS / 20, self._look, loop)
+
+    def remove(self, wait: asyncio.Timeout) -> None:
+        self._since.pop(wait, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for wait in [wait for wait, since in self._since.items() if since <= now - BODY_SECONDS]:
+            self.remove(wait)
+            wait.reschedule(now)
+        self._looks = bool(self._since)
+        if self._looks:
+            loop.call_later(BODY_SECONDS / 20, self._look, loop)
+
+
 def _method(scope: Mapping[str, Any]) -> str:
-    return scope["method"] if scope["method"] in COMBINED_METHODS else "other"
+    return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:
