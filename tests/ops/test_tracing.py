@@ -188,6 +188,27 @@ def test_calls_and_tasks_of_a_run_are_below_it(
     assert [one.headers["traceparent"] for one in receiver.received] == [header(call)]
 
 
+def test_a_call_says_what_was_answered_or_what_broke(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector
+) -> None:
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation.start_worker()
+    api.start()
+    busy, nobody = Receiver(503), free_port()
+    try:
+        for url in (busy.url, f"http://127.0.0.1:{nobody}/?{KEY}"):
+            body = {"type": "async-caller", "payload": {"url": url}}
+            task = api.request("POST", "/v2/tasks", body).json["id"]
+            installation.wait_state(task, "succeeded", "dead")
+    finally:
+        busy.close()
+    (refused,) = collector.wait("POST", http__response__status_code=503)
+    assert (refused.failed, refused.said["error.type"]) == (True, "503")
+    broken = collector.wait("POST", 3, server__port=nobody)
+    assert {(call.failed, call.said["error.type"]) for call in broken} == {(True, "ClientConnectorError")}
+    assert KEY not in collector.raw.decode(errors="replace")
+
+
 def test_a_caller_that_samples_nothing_is_followed_and_another_trace_is_left_alone(
     install: Callable[..., tuple[Installation, Api]], collector: Collector, receiver: Receiver
 ) -> None:
