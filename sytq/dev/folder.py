@@ -9,6 +9,8 @@ import base64
 import contextlib
 import os
 import secrets
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from sytq.embedded import lock
@@ -33,6 +35,16 @@ class Folder:
     @property
     def redis(self) -> Path:
         return self.path / "redis"
+
+    @property
+    def env(self) -> Path:
+        """For another terminal: `. .sytq/env`."""
+        return self.path / "env"
+
+    def write_env(self, variables: Mapping[str, str]) -> None:
+        """Say in a shell's words what other commands need to find this service."""
+        lines = (f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
+        self.env.write_text("".join(lines))
 
     def log(self, name: str) -> Path:
         """The log of one child."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -94,7 +95,9 @@ class Supervisor:
 
         server = self._start_redis(stack) if embedding.redis else None
         practice = await self._start_practice(stack) if embedding.provider else ""
-        self._environ |= embedding.variables(self._folder, server.url if server else "", practice, self._port)
+        made = embedding.variables(self._folder, server.url if server else "", practice, self._port)
+        self._folder.write_env(made)
+        self._environ |= made
         saved = Saved(self._environ, "plugins.paths" in embedding.given)
         settings = load(environ=self._environ)
         parts = runtime.build(settings)
@@ -262,7 +265,7 @@ class Supervisor:
         _say_part("worker", f"{sizes}, log {self._children[0].log}")
         _say_part("api", f"{api}, log {self._children[1].log}")
         if not self._once:
-            _say_first_steps(settings, api)
+            _say_first_steps(settings, api, self._folder)
 
         seconds, name = _SAMPLE_DEADLINE, settings.llm_provider or ""
         if embedding.provider:
@@ -319,12 +322,13 @@ def _say_provider(settings: Settings, embedding: Embedding) -> None:
         _say_part("provider", f"{name}, {address}")
 
 
-def _say_first_steps(settings: Settings, api: str) -> None:
+def _say_first_steps(settings: Settings, api: str, folder: Folder) -> None:
     user = next(iter(settings.auth.users), None) if settings.auth.enabled else None
     _say("\nA task of your own, to paste into another terminal; with curl:\n")
     _say(snippets.curl(api, user))
     _say("with PHP:\n")
     _say(snippets.php(api, user))
+    _say(f"`sytq ls`, `sytq top` and all other commands find this service after\n\n. {shlex.quote(str(folder.env))}\n")
 
 
 def _say_part(name: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +145,17 @@ def test_the_printed_php_works_when_pasted(running: Dev) -> None:
     pasted = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=30)
     assert pasted.returncode == 0, pasted
     assert re.fullmatch(rf"({UUID}) (?:pending|active)\n(?s:.*)\1 completed\n", pasted.stdout), pasted
+
+
+def test_other_commands_find_the_service_by_the_file_that_is_named(running: Dev) -> None:
+    line = running.until_said(r"\n(\. \S.*/env'?)\n", timeout=60)[1]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = f"{line} && sytq ls --json && sytq send default a=1 --wait"
+    done = subprocess.run(["sh", "-c", script], env={"PATH": path}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done
+    listed, result = done.stdout.splitlines()
+    assert any(task["type"] == "llm" for task in json.loads(listed)["tasks"])
+    assert json.loads(result) == {"a": "1"}
 
 
 def test_the_readme_shows_what_is_printed() -> None:
