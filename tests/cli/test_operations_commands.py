@@ -226,3 +226,19 @@ def test_without_redis_tasks_are_shown_by_the_ledger_and_submitted(tmp_path: Pat
     assert second.stdout == f"{made.runtime.ledger.get(second.stdout.strip()).id}\n"  # and nothing else there
     assert "sytq: Redis does not answer" in run(made, "queues", "list", status=1).stderr
     made.close()
+
+
+def test_a_schedule_is_paused_resumed_and_triggered(installation: Installation) -> None:
+    installation.environ["SYTQ_SCHEDULES__NIGHTLY"] = '{"type": "default", "cron": "0 3 * * *"}'
+    assert found(installation, "schedules", "pause", "nightly", "--why", "[bold]moving") == {
+        "schedule": "nightly",
+        "paused": True,
+    }
+    assert f"by {getpass.getuser()}: [bold]moving" in run(installation, "schedules", "list").stdout
+    (entry,) = [
+        entry for entry in found(installation, "schedules", "list", "--next", "2") if entry["name"] == "nightly"
+    ]
+    assert entry["paused"]["why"] == "[bold]moving" and len(entry["next"]) == 2
+    assert found(installation, "schedules", "resume", "nightly")["paused"] is False
+    triggered = found(installation, "schedules", "trigger", "nightly")
+    assert triggered["accepted"] and installation.row(triggered["id"]).type == "default"
