@@ -157,7 +157,9 @@ class Activated:
             "SYTQ_REDIS__URL": redis_url,
             "SYTQ_LOGGER__FORMAT": "json",
             "SYTQ_API__WORKERS": "2",
+            "SYTQ_CONFIG": str(folder / "sytq.yaml"),
         }
+        (folder / "sytq.yaml").write_text("")
         self.runtime = build(config.load(environ=self.environ))
         migrate(self.runtime.database)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
@@ -187,6 +189,20 @@ class Activated:
         assert b"READY=1" in notify.recv(4096)
         notify.close()
         return process
+
+    def reload(self) -> int:
+        """As `systemctl reload` does it: one command after the other, until one fails."""
+        for line in re.findall(r"^ExecReload=(.*)$", (ROOT / "systemd/sytq-api.service").read_text(), re.MULTILINE):
+            command = line.replace("$MAINPID", str(self.processes[-1].pid)).split()
+            if command[0] == "/opt/sytq/bin/sytq":
+                command[:1] = [sys.executable, "-m", "sytq.cli"]
+            done = subprocess.run(command, env=self.environ, capture_output=True, timeout=60)
+            if done.returncode:
+                break
+        return done.returncode
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
 
     def close(self) -> None:
         for process in self.processes:
@@ -218,7 +234,25 @@ def submit(port: int) -> str:
 
 
 @pytest.mark.faults
-def test_a_restart_behind_the_socket_refuses_and_loses_nothing(activated: Activated) -> None:
+def test_a_reload_with_a_configuration_that_cannot_be_used_leaves_what_runs(activated: Activated) -> None:
+    running = activated.start()
+    poll(lambda: activated.log().count("ASGI server listening") == 2, timeout=40, message=activated.log)
+    (activated.folder / "sytq.yaml").write_text("api: {port: 99999}\n")
+    assert activated.reload() != 0
+    assert submit(activated.port) == "200"
+    (activated.folder / "sytq.yaml").write_text("logger: {level: debug}\n")
+    assert activated.reload() == 0
+    poll(lambda: activated.log().count("ASGI server listening") == 4, timeout=40, message=activated.log)
+    assert submit(activated.port) == "200"
+    assert running.poll() is None
+    worker = (ROOT / "systemd/sytq-worker@.service").read_text()
+    assert re.findall(r"^ExecReload=.*$", worker, re.MULTILINE) == re.findall(
+        r"^ExecReload=.*$", (ROOT / "systemd/sytq-api.service").read_text(), re.MULTILINE
+    )
+
+
+@pytest.mark.faults
+def test_reloads_and_restarts_behind_the_socket_refuse_and_lose_nothing(activated: Activated) -> None:
     old = activated.start()
     answers: Counter[str] = Counter()
     ended = threading.Event()
@@ -232,6 +266,11 @@ def test_a_restart_behind_the_socket_refuses_and_loses_nothing(activated: Activa
         one.start()
     try:
         for _ in range(2):
+            so_far = answers["200"]
+            poll(lambda so_far=so_far: answers["200"] > so_far + 50, timeout=30, message="load")
+            booted = activated.log().count("ASGI server listening")
+            assert activated.reload() == 0
+            poll(lambda n=booted: activated.log().count("ASGI server listening") == n + 2, timeout=40, message="reload")
             so_far = answers["200"]
             poll(lambda so_far=so_far: answers["200"] > so_far + 50, timeout=30, message="load")
             old.terminate()
