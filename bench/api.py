@@ -4,8 +4,10 @@
 
 A submission is contract E's, committed in the database (MariaDB with innodb_flush_log_at_trx_commit=1, SQLite with
 synchronous=FULL) and in Redis; a batch is 100 of the same on /v2, with its figures for one task; a read looks one task
-up. The rounds of all of them alternate, so that a machine that is busy in between disturbs them alike; the median round
-counts. The CPU time is that of the API's processes: what is left of the comparison when others use the machine.
+up. Batches come over an eighth of the connections. The rounds of all of them alternate, so that a machine that is busy
+in between disturbs them alike; the median round counts. The CPU time of the API's processes is what is left of the
+comparison when others use the machine; beside it is that of the database server and of Redis, which share the machine's
+cores with the API and the load generator.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +34,8 @@ from sytq.runtime import build
 from tests.servers import MySQLServer, RedisServer, free_port
 
 REPO = Path(__file__).parents[1]
-Round = tuple[Measured, float]
+#: What was measured, and the CPU time in us for each request (or task) of the API, the database server and Redis.
+Round = tuple[Measured, tuple[float, ...]]
 TASK = b'{"url":"https://example.com/hook","method":"POST","headers":{"X-Order":"{n}"},"body":"{n}"}'
 BATCH = b'{"tasks":[' + b",".join([b'{"type":"webhook","payload":' + TASK + b"}"] * 100) + b"]}"
 
@@ -53,15 +56,17 @@ def served(app: str, environ: dict[str, str], workers: int) -> Iterator[tuple[in
         process.wait()
 
 
-def cpu_seconds(master: int) -> float:
-    """What the processes below gunicorn's master have used so far."""
-    ticks = 0
+def cpu_seconds(master: int, servers: Sequence[int]) -> list[float]:
+    """What the processes below gunicorn's master have used so far, then each server (0 is none)."""
+    ticks = dict.fromkeys((master, *servers), 0)
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == master:
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+            pid = int(path.parent.name)
+            counted = pid if pid in servers else int(fields[1])
+            if counted in ticks:
+                ticks[counted] += int(fields[11]) + int(fields[12])
+    return [count / os.sysconf("SC_CLK_TCK") for count in ticks.values()]
 
 
 @contextlib.contextmanager
@@ -77,8 +82,9 @@ def waiters(port: int, task_id: str, count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stores(kind: str, folder: Path) -> Iterator[dict[str, str]]:
-    """A private Redis and database, migrated; yields the environment that names them."""
+def stores(kind: str, folder: Path) -> Iterator[tuple[dict[str, str], tuple[int, int]]]:
+    """A private Redis and database, migrated; yields the environment that names them, and the process ids of database
+    server (0 is none) and Redis."""
     redis = RedisServer()
     redis.start()
     mysql = MySQLServer() if kind == "mysql" else None
@@ -90,7 +96,7 @@ def stores(kind: str, folder: Path) -> Iterator[dict[str, str]]:
             url = mysql.create_database("bench")
         environ = os.environ | {"SYTQ_DATABASE__URL": url, "SYTQ_REDIS__URL": redis.url}
         migrate(build(config.load(environ=environ)).database)
-        yield environ
+        yield environ, (mysql.pid if mysql else 0, redis.pid)
     finally:
         redis.remove()
         if mysql:
@@ -108,7 +114,7 @@ def main() -> None:
     for kind in given.database or ["sqlite", "mysql"]:
         with (
             tempfile.TemporaryDirectory() as folder,
-            stores(kind, Path(folder)) as environ,
+            stores(kind, Path(folder)) as (environ, servers),
             served("bench.bare:create_app()", environ, given.workers) as bare,
             served("sytq.api:create_app()", environ, given.workers) as ours,
         ):
@@ -125,29 +131,34 @@ def main() -> None:
                 "read": (ours, "GET", one, b""),
             }
             rounds: dict[str, list[Round]] = {name: [] for name in asked}
-            load = {"connections": given.connections, "seconds": given.seconds}
             for _ in range(given.rounds):
                 for name, ((port, pid), method, path, body) in asked.items():
-                    tasks = 100 if body is BATCH else 1
+                    # Fewer for batches, or most of what is counted would be under way when time is up.
+                    tasks, connections = (100, given.connections // 8) if body is BATCH else (1, given.connections)
                     with waiters(port, task_id, 900 if "wait" in name else 0):
-                        before = cpu_seconds(pid)
-                        measured = measure(port, method, path, body, **load)
-                        cpu = (cpu_seconds(pid) - before) / len(measured.latencies) / tasks
-                    rounds[name].append((replace(measured, rate=measured.rate * tasks), cpu * 1e6))
+                        before = cpu_seconds(pid, servers)
+                        measured = measure(port, method, path, body, connections=connections, seconds=given.seconds)
+                        used = zip(before, cpu_seconds(pid, servers), strict=True)
+                        count = len(measured.latencies) * tasks
+                    cpu = tuple((after - earlier) / count * 1e6 for earlier, after in used)
+                    rounds[name].append((replace(measured, rate=measured.rate * tasks), cpu))
             show(kind, rounds)
 
 
 def show(kind: str, rounds: dict[str, list[Round]]) -> None:
-    print(f"{kind}: what, requests/s, beside bare Falcon, CPU us, beside bare Falcon, p50 ms, p99 ms, statuses")
+    print(
+        f"{kind}: what, requests/s, beside bare Falcon, CPU us of the API, beside bare Falcon, of the database server,"
+        " of Redis, p50 ms, p99 ms, statuses"
+    )
     bare_rate = bare_cpu = 1.0
     for name, measured in rounds.items():
         rate = statistics.median(one.rate for one, _ in measured)
-        cpu = statistics.median(cpu for _, cpu in measured)
+        cpu, database, redis = (statistics.median(part) for part in zip(*(cpu for _, cpu in measured), strict=True))
         if name.startswith("bare"):
             bare_rate, bare_cpu = rate, cpu
         half, late = (statistics.median(one.at(share) for one, _ in measured) for share in (0.5, 0.99))
         statuses = " ".join(sorted({status for one, _ in measured for status in one.statuses}))
-        ratios = f"{rate:8,.0f} {rate / bare_rate:6.2f} {cpu:8.0f} {bare_cpu / cpu:6.2f}"
+        ratios = f"{rate:8,.0f} {rate / bare_rate:6.2f} {cpu:8.0f} {bare_cpu / cpu:6.2f} {database:6.0f} {redis:6.0f}"
         print(f"  {name:22} {ratios} {half:7.1f} {late:7.1f}  {statuses}")
 
 
