@@ -131,7 +131,7 @@ class StreamConsumer(Consumer):
         bell = keys.queue_bell(self._queue)
         streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
-        names += [keys.rate(self._queue), bell, keys.epoch, keys.cancels]
+        names += [keys.rate(self._queue), bell, keys.epoch, keys.cancels, keys.called(self._queue)]
         first = len(names) + 1
         args: list[Any] = [GROUP, worker.name, room, limit.running, limit.starts, int(limit.window * 1000)]
         args += [int(worker.liveness * 1000), _MAX_DEATHS]

@@ -1,5 +1,6 @@
 -- running <- queued, and running <- running of a dead consumer: take at most what there is room for.
--- KEYS live events workers stats paused parked rate queue-bell epoch cancels, then the queue's four streams in the order to look
+-- KEYS live events workers stats paused parked rate queue-bell epoch cancels called, then the queue's four streams in the
+--      order to look
 -- ARGV group consumer room limit rate window_ms liveness_ms max_deaths sweep held...
 --      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. held: stream index ':' entry,
 --      and stream index ':' task id, as adopt.lua may have made an entry anew whose id this worker does not know yet
@@ -7,7 +8,7 @@
 --    else {1, {stream index, entry, id, message, attempts, max, token}...}
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, bell = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local FIRST = 11
+local FIRST = 12
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -152,6 +153,21 @@ if rate > 0 then
   redis.call('PEXPIRE', rate_key, window)
 end
 
+local function level(priority)
+  for k = FIRST, #KEYS do if KEYS[k]:match('([^:]*)$') == priority then return k end end
+end
+
+-- Whom a gate has called (promote.lua) passes those who stand before it: a place is kept for it, and idle until it comes.
+-- Its entry is met again on the way, as one that adopt.lua made.
+if room > 0 then
+  for _, id in ipairs(redis.call('LPOP', KEYS[11], int(room)) or {}) do
+    local l = unpack_live(redis.call('HGET', live, id))
+    local k = l and l.state == 'queued' and l.entry ~= '' and not is_paused(l) and level(l.priority)
+    local claimed = k and redis.call('XCLAIM', KEYS[k], group, me, 0, l.entry, 'RETRYCOUNT', 1, 'FORCE')[1]
+    if claimed then start(k, l.entry, claimed[2], false, true) end
+  end
+end
+
 local looked_at = 0  -- setting aside takes no room, but a script must end
 
 for k = FIRST, #KEYS do
@@ -165,7 +181,7 @@ for k = FIRST, #KEYS do
       if l and l.entry ~= entry then
         drop(KEYS[k], entry)  -- a second copy of a task that is elsewhere by now
       elseif l and l.state == 'running' then
-        -- Entered by the worker that runs it (adopt.lua): it stays that worker's.
+        -- Entered by the worker that runs it (adopt.lua), or called: it stays that worker's.
         redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
       elseif l and is_paused(l) then
         set_aside(field(fields, 'id'), fields)

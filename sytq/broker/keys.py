@@ -143,6 +143,10 @@ class Keys:
         """HASH task id -> message, of the tasks that were met while their type was paused."""
         return self._key("parked", queue)
 
+    def called(self, queue: str) -> str:
+        """LIST of queued tasks that a gate has called: a hint of who starts first, no place."""
+        return self._key("called", queue)
+
     def rate(self, queue: str) -> str:
         """ZSET of the starts within the rate's window, by time in ms."""
         return self._key("rate", queue)

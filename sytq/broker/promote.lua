@@ -1,5 +1,7 @@
 -- queued <- scheduled | retrying: move what is due into its stream, a bounded number at a time.
--- KEYS live delayed bodies bell urgent high normal low    ARGV most    -> {moved, ms until the next is due or -1, bell id}
+-- Those that a gate has called are noted for fetch.lua.
+-- KEYS live delayed bodies bell urgent high normal low gates:waiting called    ARGV most
+-- -> {moved, ms until the next is due or -1, bell id}
 local STREAM = { urgent = KEYS[5], high = KEYS[6], normal = KEYS[7], low = KEYS[8] }
 local now = now_ms()
 local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(now), 'LIMIT', 0, tonumber(ARGV[1]))
@@ -11,6 +13,11 @@ for _, id in ipairs(ids) do
     l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
     l.state = 'queued'
     redis.call('HSET', KEYS[1], id, pack_live(l))
+    local waits = redis.call('HGET', KEYS[9], id)
+    if waits and cjson.decode(waits).till then
+      redis.call('RPUSH', KEYS[10], id)
+      redis.call('LTRIM', KEYS[10], -1000, -1)
+    end
   end
 end
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')

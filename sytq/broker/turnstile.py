@@ -30,16 +30,16 @@ class Turnstile:
 
     async def enter(self, passage: Passage) -> None:
         """As `Gates.enter`."""
-        await self._ask(self._entering, passage)
+        await self._ask(passage, entering=True)
 
     async def leave(self, passage: Passage) -> None:
         """As `Gates.leave`; happens also when the caller is cancelled meanwhile."""
-        await self._ask(self._leaving, passage)
+        await self._ask(passage, entering=False)
 
-    async def _ask(self, side: _Asked, passage: Passage) -> None:
+    async def _ask(self, passage: Passage, *, entering: bool) -> None:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Exception | None] = loop.create_future()
-        side.append((passage, answer))
+        (self._entering if entering else self._leaving).append((passage, answer))
         if self._turning is None:
             self._turning = loop.create_task(self._turn())
         if refusal := await answer:
@@ -50,9 +50,10 @@ class Turnstile:
         try:
             while self._entering or self._leaving:
                 leaving, self._leaving[:_MOST] = self._leaving[:_MOST], []
-                entering, self._entering[:_MOST] = self._entering[:_MOST], []
                 # Who was cancelled before its turn never enters. The oldest first, as in the line.
-                entering = sorted((one for one in entering if not one[1].done()), key=lambda one: one[0].created)
+                self._entering = [one for one in self._entering if not one[1].done()]
+                self._entering.sort(key=lambda one: one[0].created)
+                entering, self._entering[:_MOST] = self._entering[:_MOST], []
                 batch = [passage for passage, _ in leaving], [passage for passage, _ in entering]
                 refusals = await loop.run_in_executor(self._thread, self._pass, *batch)
                 for (_, answer), refusal in zip(leaving + entering, refusals, strict=True):

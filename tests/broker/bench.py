@@ -18,7 +18,7 @@ from sytq.states import PRIORITIES
 
 LIVENESS_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
-FIRST = 11
+FIRST = 12
 
 #: One start as fetch.lua answers it: stream index, entry, id, message, attempts, max attempts, token.
 Item = list[Any]
@@ -73,7 +73,7 @@ class Bench:
     ) -> dict[str, Item]:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
-        names += [keys.queue_bell("q"), keys.epoch, keys.cancels, *self.streams]
+        names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), *self.streams]
         args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep)]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, *rest = self.redis.call("fetch", names, args)
@@ -104,6 +104,7 @@ class Bench:
     def promote(self) -> list[Any]:
         keys = self.keys
         names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
+        names += [keys.gates_waiting, keys.called("q")]
         return list(self.redis.call("promote", names, [100]))
 
     def touch(self, item: Item, progress: str = "{}") -> int:

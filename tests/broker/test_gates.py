@@ -122,6 +122,47 @@ def test_who_waits_is_called_when_a_passage_ends(play: Play) -> None:
     assert (play.state(ONE).waiting, play.state(ONE).running) == (0, 1)
 
 
+def test_who_is_called_starts_before_what_waits_in_its_queue(play: Play) -> None:
+    play.running("a", "b")
+    inside = play.enter("a", ONE)
+    play.wait("b", ONE)
+    play.submit("c", "d", "e")
+    play.leave(inside)
+    play.settle("a")
+    play.bench.promote()
+    assert play.start(room=1) == ["b"]
+    passage = play.enter("b", ONE)
+    # Others meet its entry on their way: it stays where it is.
+    assert play.start("other", room=2) == ["c", "d"]
+    assert play.start("other") == ["e"]
+    assert play.start("other", sweep=True) == play.start("w", sweep=True) == []
+    play.leave(passage)
+    play.settle("b")
+    for name in ("c", "d", "e"):
+        play.settle(name)
+    seen = play.bench.see()
+    assert (seen.waiting, seen.pending, seen.lost, seen.delayed) == ([], [], [], {})
+
+
+def test_of_who_was_called_nobody_starts_that_was_cancelled_or_paused_since(play: Play) -> None:
+    play.running("a", "b")
+    two = [play.enter("a", TWO), play.enter("b", TWO)]
+    play.submit("c", "d")
+    assert play.start() == ["c", "d"]
+    for name in ("c", "d"):
+        play.wait(name, TWO)
+    for passage, name in zip(two, ("a", "b"), strict=True):
+        play.leave(passage)
+        play.settle(name)
+    play.bench.promote()
+    play.bench.operations.cancel("c", "ann")
+    play.bench.operations.pause("t", "{}")
+    assert play.start() == []
+    assert play.bench.live("c")[0] == "cancelled"
+    play.bench.operations.resume("t")
+    assert play.start() == ["d"]
+
+
 def test_a_newcomer_does_not_overtake(play: Play) -> None:
     play.running("a", "b", "new")
     first = play.enter("a", ONE)
