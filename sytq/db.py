@@ -122,6 +122,12 @@ def read(database: peewee.Database, work: Callable[[], T]) -> T:
     return _timed(database, work, None)
 
 
+def look(database: peewee.Database, work: Callable[[], T]) -> T:
+    """As `read`, with all statements of `work` at one moment: none sees what is committed after the first."""
+    moment = "REPEATABLE READ" if is_mysql(database) else "DEFERRED"
+    return _timed(database, work, lambda: database.atomic(moment))
+
+
 def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
     since, outcome = time.perf_counter(), "error"
     try:

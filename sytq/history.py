@@ -1,6 +1,7 @@
 """Reads of the ledger for people: tasks that match, page by page, and how many there are.
 
 Owns the order of such a list and its cursor. Changes nothing; must not know Redis: a row is at most a second behind.
+There is a statement for each state and tasks move between them, hence all statements of a list see the same moment.
 Every method raises DatabaseUnavailable.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 import peewee
 
-from sytq.db import is_mysql, read
+from sytq.db import is_mysql, look, read
 from sytq.errors import InvalidInput
 from sytq.models import Task
 from sytq.query import Filter, condition
@@ -73,7 +74,7 @@ class History:
                 found.extend(query.order_by(moment.desc(), Task.id.desc()).limit(limit + 1))
             return sorted(found, key=lambda task: (_moment(task), task.id), reverse=True)
 
-        tasks = read(self._database, work)
+        tasks = look(self._database, work)
         last_shown = tasks[limit - 1] if len(tasks) > limit else None
         return TaskPage(tasks[:limit], _cursor(last_shown, ended) if last_shown else None)
 
@@ -95,7 +96,7 @@ class History:
             parts = (Task.select(Task.id).where(matches) for matches in self._each_state(wanted))
             return sum(part.limit(most + 1).count() if most is not None else part.count() for part in parts)
 
-        return read(self._database, work)
+        return look(self._database, work)
 
     def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
         """Return those of `ids` that match."""
@@ -104,7 +105,7 @@ class History:
             parts = (Task.select(Task.id).where(m, Task.id.in_(list(ids))) for m in self._each_state(wanted))
             return [task.id for part in parts for task in part]
 
-        return read(self._database, work) if ids else []
+        return look(self._database, work) if ids else []
 
     def now(self) -> dt.datetime:
         """Return the database's time (naive UTC), which is that of the tasks' times that it sets."""
@@ -125,7 +126,7 @@ class History:
             by_type = {name: {state: number(name, state) for state in STATES} for name in types}
             return Counts(by_type, {state: at for state in UNFINISHED if (at := first(state)) is not None})
 
-        return read(self._database, work)
+        return look(self._database, work)
 
     def _each_state(self, wanted: Filter) -> Iterator[peewee.Node]:
         """The condition for each state alone: so that an index gives the rows in order."""

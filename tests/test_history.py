@@ -80,3 +80,36 @@ def test_no_list_sorts_what_it_reads(database: peewee.Database, monkeypatch: pyt
     for sql, params in lists:
         found = plan(database, sql, params)
         assert "filesort" not in found and "TEMP B-TREE" not in found, f"{sql} {params}: {found}"
+
+
+def test_what_changes_while_a_list_is_read_is_in_it_once(
+    database: peewee.Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, early = new_id(), new_id()
+    rows = [{"id": late, "state": STATES[0]}, {"id": early, "state": STATES[2]}]
+    transact(database, Task.insert_many([row | {"type": "moving", "payload": "{}"} for row in rows]).execute)
+    other = open_database(database_url)
+    run = database.execute_sql
+
+    def swapped(sql: str, params: object = None, *rest: object) -> object:
+        """Behind the first statement one task leaves the state that has been read, and one comes into it."""
+        done = run(sql, params, *rest)
+        if sql.startswith("SELECT") and "sytq_tasks" in sql:
+            monkeypatch.setattr(database, "execute_sql", run)
+            for task_id, state in ((late, STATES[2]), (early, STATES[0])):
+                with other.atomic():
+                    other.execute_sql(f"UPDATE sytq_tasks SET state = '{state}' WHERE id = '{task_id}'")
+        return done
+
+    history, wanted = History(database), parse("type:moving")
+    for look, expected in (
+        (lambda: sorted(task.id for task in history.page(wanted, limit=10).tasks), sorted((late, early))),
+        (lambda: history.count(wanted), 2),
+        (lambda: sorted(history.matching(wanted, [late, early])), sorted((late, early))),
+    ):
+        for task_id, state in ((late, STATES[0]), (early, STATES[2])):
+            with other.atomic():
+                other.execute_sql(f"UPDATE sytq_tasks SET state = '{state}' WHERE id = '{task_id}'")
+        monkeypatch.setattr(database, "execute_sql", swapped)
+        assert look() == expected
+    other.close_all()
