@@ -143,6 +143,7 @@ class Submitter:
         # One of each per end: a task that was revived and ended again is told of again.
         end = f"{task.token}:{task.revived_at or ''}"
         origin: dict[str, Any] = {
+            "owner": task.owner,
             "parent": task.id,
             "request_id": task.request_id,
             "traceparent": task.traceparent,

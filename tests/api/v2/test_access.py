@@ -56,6 +56,8 @@ def test_anothers_task_is_404_for_whatever_is_done_to_it(guarded: Api) -> None:
     unknown = str(uuid.uuid4())
     for method, path in (
         ("GET", "/v2/tasks/{}"),
+        ("GET", "/v2/tasks/{}/events"),
+        ("GET", "/v2/tasks/{}/tree"),
         ("DELETE", "/v2/tasks/{}"),
         ("POST", "/v2/tasks/{}/cancel"),
         ("POST", "/v2/tasks/{}/retry"),

@@ -171,13 +171,38 @@ def test_operations_cancel_reschedule_and_delete_what_matches(service: Service) 
         assert service.post("/v2/operations", body).status == 400
 
 
-def test_an_operator_that_is_no_admin_changes_its_owners_tasks_alone(start: Callable[..., Service]) -> None:
-    service = start(SYTQ_AUTH__ENABLED="true")
-    grant = Grant(("submit", "read", "operate"))
+def bearers(service: Service, *owners: str) -> dict[str, dict[str, str]]:
+    """A key for each owner, with everything but admin."""
     made = {}
-    for owner in ("ours", "theirs"):
+    for owner in owners:
+        grant = Grant(("submit", "read", "operate"))
         _, text = service.installation.runtime.apikeys.create(owner, owner, grant, by="test")
         made[owner] = {"Authorization": f"Bearer {text}"}
+    return made
+
+
+def test_a_callback_is_its_tasks_owners(start: Callable[..., Service], receiver: Receiver) -> None:
+    service = start(SYTQ_AUTH__ENABLED="true", SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
+    made = bearers(service, "ours", "theirs")
+    task = {
+        "type": "plain",
+        "payload": {"journal": str(service.installation.journal)},
+        "callback": {"url": receiver.url},
+    }
+    reply = service.api.request("POST", "/v2/tasks", task, made["ours"])
+    service.installation.start_worker()
+    poll(lambda: receiver.received, timeout=30, message="the callback comes")
+
+    def below(owner: str) -> list[str]:
+        found = service.api.request("GET", f"/v2/tasks?q=parent:{reply.json['id']}", headers=made[owner]).json
+        return [child["type"] for child in found["tasks"]]
+
+    assert (below("ours"), below("theirs")) == (["callback"], [])
+
+
+def test_an_operator_that_is_no_admin_changes_its_owners_tasks_alone(start: Callable[..., Service]) -> None:
+    service = start(SYTQ_AUTH__ENABLED="true")
+    made = bearers(service, "ours", "theirs")
     task = {"type": "plain", "payload": {"journal": str(service.installation.journal)}, "delay": "1h"}
     for owner in ("ours", "theirs", "theirs"):
         assert service.api.request("POST", "/v2/tasks", task, made[owner]).status == 202
