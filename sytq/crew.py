@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 
 from sytq.broker.delivery import Delivery
-from sytq.context import AsyncContext, Context, Services
+from sytq.context import AsyncContext, Context
 from sytq.errors import TimedOut
 from sytq.plugin import TaskType
+from sytq.start import Services
 
 
 class Crew:

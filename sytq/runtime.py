@@ -33,7 +33,6 @@ from sytq.broker.redis import Redis
 from sytq.config import Settings
 from sytq.config.outgoing import Outbound
 from sytq.config.sections import Stream
-from sytq.context import Services
 from sytq.crew import Crew
 from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, RedisUnavailable
@@ -60,6 +59,7 @@ from sytq.operate import Operator
 from sytq.plugin import TaskType
 from sytq.registry import Registry
 from sytq.scrape import Scrape
+from sytq.start import Services
 from sytq.submit import Submitter
 from sytq.timetable import Timetable
 

@@ -6,8 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from sytq.context import Context, Services
+from sytq.context import Context
 from sytq.registry import Registry
+from sytq.start import Services
 from tests.plugins.deliveries import settings, started
 
 

@@ -21,13 +21,14 @@ from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.gates import Gate, Passage
 from sytq.cli.given import AsJson, File, open_runtime
 from sytq.cli.shown import as_json, cell
-from sytq.context import AsyncContext, Services
+from sytq.context import AsyncContext
 from sytq.history import History
 from sytq.http import BlockingClient, Client
 from sytq.ids import new_id
 from sytq.middleware.retry import decide
 from sytq.plugin import TaskType, encode
 from sytq.runtime import Runtime
+from sytq.start import Services
 from sytq.transaction import Transaction
 
 app = typer.Typer(no_args_is_help=True)

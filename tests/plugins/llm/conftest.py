@@ -17,7 +17,7 @@ from dramatiq import Message
 from sytq.broker.delivery import Delivery
 from sytq.broker.gatestates import GateState
 from sytq.config import load
-from sytq.context import AsyncContext, Services
+from sytq.context import AsyncContext
 from sytq.db import is_mysql
 from sytq.history import History
 from sytq.http import BlockingClient, Client
@@ -25,6 +25,7 @@ from sytq.migrations import migrate
 from sytq.models import Step, Task, UniqueKey
 from sytq.plugin import Death
 from sytq.runtime import build
+from sytq.start import Services
 from tests.plugins.llm.provider import ScriptedProvider
 
 
