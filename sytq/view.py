@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 from sytq.broker.inspection import Live
 from sytq.models import Attempt, Step, Task
 from sytq.registry import Registry
-from sytq.states import SCHEDULED
+from sytq.states import DEAD, RUNNING, SCHEDULED, SUCCEEDED
 
 
 class Progress(TypedDict):
@@ -137,7 +138,13 @@ def task_detail(
     *,
     contents: bool = True,
 ) -> TaskDetail:
-    """The whole task; without `contents` it lacks payload, result and the steps' results."""
+    """The whole task; without `contents` it lacks payload, result and the steps' results.
+
+    One that Redis knows to have ended still runs here until the row has its result or error, at most a second later:
+    whoever sees it ended sees what came of it.
+    """
+    if live is not None and live.state in (SUCCEEDED, DEAD) and task.state != live.state:
+        live = replace(live, state=RUNNING)
     callback = _object(parsed(task.callback))
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below

@@ -36,6 +36,20 @@ def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Service) 
     assert shown["timeline"] == sorted(shown["timeline"], key=lambda moment: moment["at"])
 
 
+@pytest.mark.parametrize(("type_name", "end"), [("stepwise", "succeeded"), ("hopeless", "dead")])
+def test_a_task_that_is_shown_as_ended_is_shown_with_what_came_of_it(
+    service: Service, type_name: str, end: str
+) -> None:
+    service.installation.start_worker()
+    for n in range(5):
+        path = f"/v2/tasks/{service.submit(type_name, f't{n}')}"
+        shown = {"state": "queued"}
+        while shown["state"] not in ("succeeded", "dead"):
+            shown = service.get(path)
+        assert shown["state"] == end and shown["finished_at"]
+        assert shown["result" if end == "succeeded" else "error"]
+
+
 def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Service) -> None:
     task = service.submit("plain", "a", delay="1h")
     path = f"/v2/tasks/{task}"
