@@ -26,7 +26,7 @@ class Embedding:
     database: bool
     provider: bool
 
-    def variables(self, folder: Folder, redis_url: str, provider_url: str, port: int | None) -> dict[str, str]:
+    def variables(self, folder: Folder, redis_url: str, provider_url: str, port: int) -> dict[str, str]:
         """The variables for the parts that are ours (else their URL is not used), at the pace of development."""
         settings = {
             "worker.processes": "1",
@@ -36,7 +36,7 @@ class Embedding:
             # Callbacks to a program on this machine.
             "outbound.allow_networks": json.dumps(["127.0.0.0/8", "::1/128"]),
         }
-        made = {key: value for key, value in settings.items() if key not in self.given}
+        made = {key: value for key, value in settings.items() if key not in self.given} | {"api.port": str(port)}
         if "plugins.paths" not in self.given and (found := here()) is not None:
             made["plugins.paths"] = json.dumps([str(found)])
         if self.redis:
@@ -50,8 +50,6 @@ class Embedding:
             made[f"providers.{PRACTICE}.model"] = MODEL
         if "webhook.secret" not in self.given:
             made["webhook.secret_file"] = str(folder.webhook_secret())
-        if port is not None:
-            made["api.port"] = str(port)
         return {f"SYTQ_{key.upper().replace('.', '__')}": value for key, value in made.items()}
 
 

@@ -95,7 +95,7 @@ class Supervisor:
 
         server = self._start_redis(stack) if embedding.redis else None
         practice = await self._start_practice(stack) if embedding.provider else ""
-        made = embedding.variables(self._folder, server.url if server else "", practice, self._port)
+        made = embedding.variables(self._folder, server.url if server else "", practice, port)
         self._folder.write_env(made)
         self._environ |= made
         saved = Saved(self._environ, "plugins.paths" in embedding.given)
