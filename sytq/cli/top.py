@@ -126,7 +126,10 @@ def _head(found: dict[str, Any]) -> Text:
     workers, recorder = found["workers"], found["recorder"]
     said = [found["at"]]
     if workers is not None:
-        said.append(f"{workers['alive']} workers" + (f", {workers['lost']} lost" if workers["lost"] else ""))
+        said.append(
+            f"{workers['alive']} worker{'' if workers['alive'] == 1 else 's'}"
+            + (f", {workers['lost']} lost" if workers["lost"] else "")
+        )
     if recorder is not None and recorder["waiting"]:
         said.append(f"history {age(recorder['seconds'])} behind")
     text = Text("  ".join(("sytq", *said)), style="bold")

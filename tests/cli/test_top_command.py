@@ -13,8 +13,9 @@ from tests.workers import Installation
 def test_top_is_live_and_q_ends_it(installation: Installation) -> None:
     worker = installation.start_worker()
     terminal = Terminal("top", "--interval", "300ms", environ=installation.environ, columns=160)
-    terminal.wait_for("1 workers")
-    assert "all empty" in terminal.text and "\x1b[?1049h" in terminal.text  # on a screen of its own
+    terminal.wait_for("1 worker\x1b")
+    terminal.wait_for("all empty")
+    assert "\x1b[?1049h" in terminal.text  # on a screen of its own
     dead = installation.submit("hopeless", "h")
     installation.submit("plain", "p", seconds=600)
     installation.wait_state(dead, "dead")
