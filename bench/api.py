@@ -57,7 +57,7 @@ def served(app: str, environ: dict[str, str], workers: int) -> Iterator[tuple[in
 
 
 def cpu_seconds(master: int, servers: Sequence[int]) -> list[float]:
-    """What the processes below gunicorn's master have used so far, then each server (0 is none)."""
+    """What the processes below gunicorn's master have used so far, then each server (-1 is none)."""
     ticks = dict.fromkeys((master, *servers), 0)
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ def waiters(port: int, task_id: str, count: int) -> Iterator[None]:
 @contextlib.contextmanager
 def stores(kind: str, folder: Path) -> Iterator[tuple[dict[str, str], tuple[int, int]]]:
     """A private Redis and database, migrated; yields the environment that names them, and the process ids of database
-    server (0 is none) and Redis."""
+    server (-1 is none) and Redis."""
     redis = RedisServer()
     redis.start()
     mysql = MySQLServer() if kind == "mysql" else None
@@ -96,7 +96,7 @@ def stores(kind: str, folder: Path) -> Iterator[tuple[dict[str, str], tuple[int,
             url = mysql.create_database("bench")
         environ = os.environ | {"SYTQ_DATABASE__URL": url, "SYTQ_REDIS__URL": redis.url}
         migrate(build(config.load(environ=environ)).database)
-        yield environ, (mysql.pid if mysql else 0, redis.pid)
+        yield environ, (mysql.pid if mysql else -1, redis.pid)
     finally:
         redis.remove()
         if mysql:
