@@ -6,6 +6,7 @@ import concurrent.futures
 import datetime as dt
 import itertools
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +170,21 @@ def test_the_key_of_a_dead_database_is_free_again(make_api: Any, own_mysql: MySQ
     own_mysql.start()
     poll(lambda: send(api, "later").status == 200)
     assert tasks(api) == 2
+
+
+def test_a_batch_whose_types_are_not_what_they_were_is_not_answered_with_the_ids_of_others(
+    make_api: Any, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "extra.py").write_text(
+        "from pydantic import BaseModel\nfrom sytq import task\nclass Nothing(BaseModel): pass\n"
+        "@task('extra', payload=Nothing)\ndef extra(ctx, payload): pass\n"
+    )
+    batch = {"tasks": [{"type": "extra"}, {"type": "default"}]}
+    api = make_api(SYTQ_PLUGINS__PATHS=f'["{more}"]')
+    assert send(api, "batch", "/v2/tasks/batch", batch).status == 202
+    assert api.stop() == 0
+    again = send(make_api(), "batch", "/v2/tasks/batch", batch)
+    assert (again.status, again.json["type"]) == (409, "urn:sytq:problem:conflict")
+    assert "2 tasks" in again.json["detail"]

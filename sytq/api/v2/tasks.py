@@ -100,6 +100,11 @@ class Batch:
                 [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
             )
         accepted = await self._parts.submission.accept(req, good)
+        if len(accepted.ids) != len(good):  # an earlier request's, made when other types were installed
+            raise falcon.HTTPConflict(
+                description=f"Idempotency-Key: {len(accepted.ids)} tasks of this batch were accepted when others of it"
+                f" were valid than the {len(good)} now; see GET /v2/tasks"
+            )
         each = zip(accepted.ids, accepted.existing, strict=True)
         results = [_refused(o) if isinstance(o, InvalidInput) else _accepted(o, *next(each)) for o in outcomes]
         resp.status = falcon.HTTP_202 if len(good) == len(wanted) else falcon.HTTP_207
