@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -23,6 +24,12 @@ def sytq(*arguments: str, environ: Mapping[str, str], stdin: bytes = b"") -> sub
     return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def _take_terminal() -> None:
+    """Make Ctrl-C a signal, and one that is not ignored, as a shell has it for what runs in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """It runs on a terminal of its own; `text` is all that was shown so far."""
 
@@ -31,12 +38,13 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
             [PROGRAM, *arguments],
-            env={**environ, "TERM": "xterm-256color"},
+            env={key: value for key, value in environ.items() if key not in ("COLUMNS", "LINES")}
+            | {"TERM": "xterm-256color"},
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+            preexec_fn=_take_terminal,
         )
         os.close(slave)
         self.text = ""

@@ -159,7 +159,7 @@ def test_a_reload_takes_the_new_configuration_and_loses_nothing(groups: tuple[In
     file.write_text("logger: {level: error}\n")
     group = Group(on, SYTQ_CONFIG=str(file))
     started.append(group)
-    group.wait("/healthz/ready", 200)
+    poll(lambda: group.told.count("READY=1") == 1, timeout=40, message="systemd is told")
     before = group.workers
     tasks = [on.submit(kind, f"{kind}-{n}", seconds=0.3) for n in range(20) for kind in ("plain", "gentle")]
     on.wait_note("start plain-0")
