@@ -95,14 +95,20 @@ class Ledger:
         query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
         holders = {row.unique_key: row.task_id for row in query}
         standing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
-        over = set(self._over(list(standing.values()))) if standing else set()
+        # Of this batch the rows are not written yet.
+        over = self._gone(set(standing.values()) - set(keys)) if standing else set()
         for task_id in [task_id for task_id, holder in standing.items() if holder in over]:
-            taken = UniqueKey.update(task_id=task_id).where(
-                UniqueKey.unique_key == keys[task_id], UniqueKey.task_id == standing[task_id]
-            )
-            if taken.execute():
+            here = UniqueKey.unique_key == keys[task_id]
+            if UniqueKey.update(task_id=task_id).where(here, UniqueKey.task_id == standing[task_id]).execute():
                 del standing[task_id]
+            else:  # another one has taken it over, of this batch or not
+                standing[task_id] = UniqueKey.get(here).task_id
         return standing
+
+    def _gone(self, holders: set[str]) -> set[str]:
+        """Those of these holders of unique keys that have ended, or have no row: another program may write either."""
+        there = {row.id for row in Task.select(Task.id).where(Task.id.in_(holders), Task.state.in_(UNFINISHED))}
+        return (holders - there) | set(self._over(list(there)) if there else ())
 
     # -- reading
 

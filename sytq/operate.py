@@ -50,7 +50,9 @@ class Operator:
             said = f"cancelled by {by}"
             change = Change(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
             self._submitter.record([change])
-            return "cancelled"
+            # A copy that was entered since then: it must not run.
+            answer = self._operations.cancel(task_id, by)
+            return "cancelled" if answer == "unknown" else answer
         if row.state != RUNNING:
             return "ended"
         # Its worker enters it again soon, or has died and another one starts it: whoever it is will be told.

@@ -216,7 +216,8 @@ class Submitter:
 
 
 def _ms(moment: dt.datetime) -> int:
-    return int(moment.replace(tzinfo=dt.UTC).timestamp() * 1000)
+    # Ours are naive UTC; a row of another program may name an offset.
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 
 def _payload(task: Task) -> object:

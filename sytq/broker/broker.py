@@ -29,6 +29,9 @@ from sytq.broker.worker import WorkerProcess
 from sytq.errors import InvalidInput
 from sytq.states import NAME, PRIORITIES, WEIGHTS
 
+#: How long after its call a task may be entered: half of what the marks of finished tasks stay for.
+_LATEST_MS = 5_000
+
 
 @dataclass(slots=True)
 class Envelope:
@@ -142,9 +145,11 @@ class StreamsBroker(dramatiq.Broker):
     def dispatch(self, envelopes: Sequence[Envelope], *, not_after_ms: int = 0) -> int:
         """Enter tasks that Redis does not know yet and return how many; repeating it is harmless.
 
-        Nothing is entered later than `not_after_ms` by Redis' clock (0: no bound).
+        Nothing is entered later than `not_after_ms` by Redis' clock (0: some seconds from now), however long the
+        network holds the call back: by then it may have been entered by the reconciler, have ended and been forgotten.
         Raises RedisUnavailable, and InvalidInput for a name that cannot be carried.
         """
+        not_after_ms = not_after_ms or self.redis.now_ms() + _LATEST_MS
         entered = 0
         for start in range(0, len(envelopes), 200):
             # What most of them have in common is sent once.

@@ -37,6 +37,8 @@ _MOST = 100
 _MAX_DEATHS = 5
 #: How long a task of a type that this worker does not know (a rolling deploy) waits before it is tried again.
 _UNKNOWN_DELAY = 5.0
+#: What the options of a message are, where they are there.
+_OPTIONS = {"request_id": str, "traceparent": str, "retry_delay": int | float}
 
 
 class StreamConsumer(Consumer):
@@ -202,8 +204,10 @@ class StreamConsumer(Consumer):
 def _decode(body: bytes, queue: str) -> Message[Any]:
     try:
         message: Message[Any] = Message.decode(body)
-        if isinstance(message.message_id, str) and isinstance(message.actor_name, str) and len(message.args) == 1:
+        words = isinstance(message.message_id, str) and isinstance(message.actor_name, str)
+        known = all(isinstance(message.options.get(name), kind | None) for name, kind in _OPTIONS.items())
+        if words and known and isinstance(message.message_timestamp, int) and len(message.args) == 1:
             return message
-    except DecodeError:
+    except (DecodeError, TypeError, AttributeError):
         pass  # shown by the caller, with where it was found
     return Message(queue_name=queue, actor_name="", args=(None,), kwargs={}, options={}, message_id="")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -37,6 +38,7 @@ _AWAY = (
     exceptions.TryAgainError,
 )
 _NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY ", "NOREPLICAS")
+_CLOCK_AGE = 30.0
 #: What a master says that became a replica: the new one is somewhere else.
 _DEMOTED = ("READONLY", "UNBLOCKED")
 
@@ -81,6 +83,7 @@ class Redis:
         self._digests = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._scripts.items()
         }
+        self._clock = -_CLOCK_AGE - 1.0, 0  # when Redis' clock was asked, and what it said
 
     def call(self, script: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
         """Run one script by name."""
@@ -103,6 +106,15 @@ class Redis:
             if isinstance(problem, RedisUnavailable) and not isinstance(problem, NoGroup):
                 _FAULTS.add()
             raise problem from error
+
+    def now_ms(self) -> int:
+        """Redis' clock in Unix milliseconds; it is asked twice a minute, as a failover may change it."""
+        mine = time.monotonic()
+        if mine - self._clock[0] > _CLOCK_AGE:
+            seconds, micros = self.ask("TIME")
+            self._clock = mine, int(seconds * 1000 + micros // 1000)
+        asked, then = self._clock
+        return then + int((mine - asked) * 1000)
 
     def make_group(self, stream: str, group: str) -> None:
         """Make stream and group where they lack, from id 0: what is there already is not skipped."""

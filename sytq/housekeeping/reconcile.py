@@ -87,7 +87,7 @@ class Reconciler(LeasedLoop):
     def _enter(self, ids: list[str]) -> int:
         if not ids:
             return 0
-        seconds, micros = self.redis.ask("TIME")
+        not_after = self.redis.now_ms() + KEEP_MS // 2
         known = self._inspection.live(ids)
         missing = [task_id for task_id in ids if task_id not in known]
         if not missing:
@@ -95,7 +95,6 @@ class Reconciler(LeasedLoop):
         # Read after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
         # What is known now is good for as long as the marks of finished tasks stay, and no longer.
         good = self._carriable(self._ledger.still_unfinished(missing))
-        not_after = int(seconds * 1000 + micros // 1000) + KEEP_MS // 2
         entered = self._submitter.dispatch(good, not_after_ms=not_after)
         if entered:
             log.info("tasks entered that Redis did not know", tasks=entered)
@@ -109,6 +108,7 @@ class Reconciler(LeasedLoop):
             try:
                 check_names(row.type, row.queue or "default", row.priority or "normal")
                 _check_payload(row.payload)
+                _check_times(row)
                 good.append(row)
             except InvalidInput as error:
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
@@ -122,5 +122,12 @@ class Reconciler(LeasedLoop):
 def _check_payload(text: str) -> None:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInput("payload", "is not JSON") from None
+
+
+def _check_times(row: Task) -> None:
+    for name in ("created_at", "scheduled_at", "revived_at"):
+        # SQLite keeps any text, and Peewee hands back what it cannot read.
+        if not isinstance(getattr(row, name), dt.datetime | None):
+            raise InvalidInput(name, "is not a time; valid: YYYY-MM-DD HH:MM:SS, in UTC")

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.broker.redis import Redis
+from sytq.errors import RedisUnavailable
+from sytq.housekeeping.record import KEEP_MS
 from tests.proxy import LostReplies, Proxy
 from tests.servers import RedisServer, poll
 from tests.workers import Installation, WorkerProcess
@@ -191,3 +195,24 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
     finally:
         installation.close()
         proxy.close()
+
+
+def test_p5_a_task_that_the_network_hands_over_late_is_not_entered(redis_url: str, proxy: Proxy) -> None:
+    near = StreamsBroker(Redis(redis_url))
+    far = StreamsBroker(Redis(proxy.url, timeout=0.5))
+
+    def entered_calls() -> int:
+        said = near.redis.ask("INFO", "commandstats").get("cmdstat_evalsha", {})
+        return int(said.get("calls", 0))
+
+    far.dispatch([Envelope("early", "t", "q", "normal", "{}", 1)])
+    assert near.redis.ask("HEXISTS", near.keys.live, "early")
+    proxy.freeze()
+    with pytest.raises(RedisUnavailable):
+        far.dispatch([Envelope("late", "t", "q", "normal", "{}", 1)])
+    given_up, before = near.redis.now_ms(), entered_calls()
+    # Elsewhere the reconciler may have entered it by now, and it may have ended and been forgotten.
+    poll(lambda: near.redis.now_ms() > given_up + KEEP_MS // 2, timeout=30)
+    proxy.heal()
+    poll(lambda: entered_calls() > before, message="the network hands it over")
+    assert not near.redis.ask("HEXISTS", near.keys.live, "late")

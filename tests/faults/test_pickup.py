@@ -133,6 +133,24 @@ def test_a_completed_row_stays_as_it_is_when_plain_sql_makes_a_second_task_that_
     assert len(callers.provider.calls) == 1
 
 
+def test_a_task_of_plain_sql_that_nobody_can_read_ends_dead_and_holds_up_no_other(callers: Callers) -> None:
+    """Also where the row is odd in a way that only SQLite lets in."""
+    task, time_, value = callers.runtime.ledger.database, "2026-11-22 10:00:00", "('{}', 'default', '{}', {})"
+    odd = {new_id(): ("[" * 5000 + "]" * 5000, f"'{time_}'")}
+    if not is_mysql(task):
+        odd |= {new_id(): ("{{}}", when) for when in ("'22.11.2026 10:00'", "'1763805600'")}
+    fine, offset = new_id(), f"'{time_}+02:00'"
+    rows = {**odd, fine: ("{{}}", f"'{time_}'" if is_mysql(task) else offset)}
+    for task_id, (payload, when) in rows.items():
+        callers.sql(
+            f"INSERT INTO sytq_tasks (id, type, payload, scheduled_at) VALUES {value.format(task_id, payload, when)}"
+        )
+    callers.start_worker()
+    callers.wait_state(fine, "succeeded")
+    for task_id in odd:
+        assert "is not" in str(callers.wait_state(task_id, "dead").error)
+
+
 def test_a_row_that_cannot_be_written_is_not_taken_up_without_end(callers: Callers) -> None:
     callers.sql("ALTER TABLE {order} DROP COLUMN progress_info")
     callers.start_worker()

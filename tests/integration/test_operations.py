@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sytq.broker.broker import Envelope
+from sytq.broker.operations import Operations
 from sytq.broker.priorities import Turn
 from sytq.changes import Change
 from sytq.errors import InvalidInput
@@ -96,6 +97,40 @@ def test_a_task_that_redis_forgot_can_be_cancelled(make: Make, redis_server: Red
     assert installation.row(task).state == "cancelled"
     with pytest.raises(InvalidInput, match="there is no task"):
         operator(installation).cancel("nosuch", "ann")
+
+
+def test_a_task_that_is_entered_while_it_is_cancelled_does_not_run(make: Make, redis_server: RedisServer) -> None:
+    installation = make()
+    parts = installation.runtime
+    task = installation.submit("plain", "a")
+    with redis_server.client() as client:
+        client.flushall()
+
+    class Overtaken:
+        """Between the row that is read and its end, the task is entered again."""
+
+        def record(self, changes: list[Change]) -> None:
+            parts.submitter.dispatch(parts.ledger.still_unfinished([task]))
+            parts.submitter.record(changes)
+
+    racing = Operator(parts.ledger, Operations(parts.redis, parts.broker.keys), Overtaken(), parts.registry)  # type: ignore[arg-type]
+    assert racing.cancel(task, "ann") == "cancelled"
+    installation.start_worker()
+    installation.wait_state(installation.submit("plain", "after"), "succeeded")
+    assert installation.notes()["start a"] == 0
+    assert installation.row(task).state == "cancelled"
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM sytq_tasks", "UPDATE sytq_tasks SET state = 'dead'"])
+def test_a_key_whose_task_another_program_ended_is_free(make: Make, statement: str) -> None:
+    installation = make()
+    first = installation.submit("lonely", "k", run_at=in_seconds(3600).replace(tzinfo=None))
+    again = installation.prepare("lonely", "k")
+    assert installation.runtime.submitter.submit([again]) == {again.id: first}
+    installation.runtime.database.execute_sql(f"{statement} WHERE id = '{first}'")
+    two = [installation.prepare("lonely", "k") for _ in range(2)]
+    standing = installation.runtime.submitter.submit(two)
+    assert len(standing) == 1 and set(standing.values()) < {task.id for task in two}
 
 
 def test_a_running_task_that_redis_forgot_is_told_of_its_cancellation(make: Make, redis_server: RedisServer) -> None:
