@@ -10,8 +10,9 @@ soon as one has not succeeded). It is `skipped` when that has happened, and not 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import peewee
@@ -43,13 +44,43 @@ class Freed:
 def hold(database: peewee.Database, waits: Mapping[str, Sequence[str]]) -> None:
     """Note for tasks that were just inserted which ones they wait for, in this order. Raises InvalidInput."""
     asked = {on_id for after in waits.values() for on_id in after}
-    # Locked, so that none of them is joined by another meanwhile.
-    Task.update(token=Task.token).where(Task.id.in_(list(asked))).execute()
+    joined = _joined(asked)
     known = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(asked)))}
     if missing := asked - known:
         raise InvalidInput("after", f"there is no task '{min(missing)[:64]}'")
+    ahead = {also: _ahead(also) for also in chain(*joined.values())}
+    for task_id, after in waits.items():
+        places = {on_id: place for place, on_id in enumerate(dict.fromkeys(after))}
+        behind = list(places)
+        while behind:
+            on_id = behind.pop()
+            new = [also for also in joined.get(on_id, ()) if also not in places and task_id not in ahead[also]]
+            places |= dict.fromkeys(new, places[on_id])
+            behind += new
+        _insert(database, [(task_id, on_id, place, 0) for on_id, place in places.items()])
+
+
+def join(database: peewee.Database, task_id: str, also: str) -> None:
+    """Whoever waits for `task_id`, whose row the caller has locked, waits for `also` too, now and later.
+
+    Not those that `also` itself waits for (one made before it by the same task, say): neither would ever run.
+    """
+    query = Wait.select(Wait.task_id, Wait.place).where(Wait.on_id == task_id, Wait.ended == 0)
+    waiting = {row.task_id: row.place for row in query}
+    _insert(database, [(task_id, also, _JOINED, 1)])
+    if not waiting:
+        return
+    for one in dict.fromkeys((also, *chain(*_joined({also}).values()))):
+        ahead = _ahead(one)
+        _insert(database, [(waits, one, place, 0) for waits, place in waiting.items() if waits not in ahead])
+
+
+def _joined(ids: Collection[str]) -> dict[str, list[str]]:
+    """What has joined these tasks, and what those in turn, by the task that it joined."""
+    # Locked, so that none of them is joined by another meanwhile.
+    Task.update(token=Task.token).where(Task.id.in_(list(ids))).execute()
     joined: dict[str, list[str]] = {}
-    level, seen = asked, set(asked)
+    level, seen = set(ids), set(ids)
     while level:
         pairs = Wait.select(Wait.task_id, Wait.on_id).where(Wait.task_id.in_(list(level)), Wait.place == _JOINED)
         found: list[tuple[str, str]] = list(pairs.tuples())  # type: ignore[arg-type]
@@ -57,22 +88,21 @@ def hold(database: peewee.Database, waits: Mapping[str, Sequence[str]]) -> None:
             joined.setdefault(on_id, []).append(also)
         level = {also for _, also in found} - seen
         seen |= level
-    for task_id, after in waits.items():
-        places = {on_id: place for place, on_id in enumerate(dict.fromkeys(after))}
-        behind = list(places)
-        while behind:
-            on_id = behind.pop()
-            new = [also for also in joined.get(on_id, ()) if also not in places and also != task_id]
-            places |= dict.fromkeys(new, places[on_id])
-            behind += new
-        _insert(database, [(task_id, on_id, place, 0) for on_id, place in places.items()])
+    return joined
 
 
-def join(database: peewee.Database, task_id: str, also: str) -> None:
-    """Whoever waits for `task_id`, whose row the caller has locked, waits for `also` too, now and later."""
-    waiting = Wait.select(Wait.task_id, Wait.place).where(Wait.on_id == task_id, Wait.ended == 0)
-    others = [(row.task_id, also, row.place, 0) for row in waiting if row.task_id != also]
-    _insert(database, [(task_id, also, _JOINED, 1), *others])
+def _ahead(task_id: str) -> set[str]:
+    """A task, and all that it waits for, directly or through others, as far as those wait themselves."""
+    further = Wait.alias()
+    waits_too = peewee.fn.EXISTS(
+        further.select(peewee.SQL("1")).where(further.task_id == Wait.on_id, further.ended == 0)
+    )
+    level, seen = {task_id}, {task_id}
+    while level:
+        query = Wait.select(Wait.on_id).where(Wait.task_id.in_(list(level)), Wait.ended == 0, waits_too).distinct()
+        level = {row.on_id for row in query} - seen
+        seen |= level
+    return seen
 
 
 def _insert(database: peewee.Database, rows: Sequence[tuple[str, str, int, int]]) -> None:

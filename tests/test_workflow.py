@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 import threading
 from collections.abc import Iterator
 
@@ -244,6 +245,81 @@ def test_tasks_that_join_each_other_or_who_waits_for_them_hold_nobody_for_ever(l
     assert end(ledger, other) == [last]
     assert end(ledger, last) == [late]  # which waits for all that joined
     assert [o.id for o in read(ledger.database, lambda: outcomes(late))] == [one, last, other]
+
+
+def made(ledger: Ledger, parent: str, *after: str) -> str:
+    """What `ctx.enqueue(..., after=after, joins=True)` does in the parent's run."""
+
+    def work() -> str:
+        task = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", parent=parent, after=after)
+        ledger.insert([task])
+        workflow.join(ledger.database, parent, task.id)
+        return task.id
+
+    return transact(ledger.database, work)
+
+
+def test_a_chain_that_joins_its_parent_runs_in_its_order_and_is_waited_for(ledger: Ledger) -> None:
+    parent = insert(ledger)
+    last = insert(ledger, parent)
+    first = made(ledger, parent, parent)
+    second = made(ledger, parent, first)
+    assert end(ledger, parent) == [first]
+    assert end(ledger, first) == [second]
+    assert end(ledger, second) == [last]
+    assert [o.id for o in read(ledger.database, lambda: outcomes(last))] == [parent, first, second]
+
+
+def test_two_children_that_wait_for_the_parent_whom_they_join_do_not_wait_for_each_other(ledger: Ledger) -> None:
+    parent = insert(ledger)
+    last = insert(ledger, parent)
+    first = made(ledger, parent, parent)
+    second = made(ledger, parent, parent)  # the first is among what the parent is by now, so it comes after it
+    assert end(ledger, parent) == [first]
+    assert end(ledger, first) == [second]
+    assert end(ledger, second) == [last]
+
+
+def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: Ledger) -> None:
+    parent, standing, inner = insert_all(ledger, 3)
+    last = insert(ledger, parent)
+    for task_id, also in ((standing, inner), (parent, standing)):
+        transact(ledger.database, lambda t=task_id, a=also: workflow.join(ledger.database, t, a))  # type: ignore[misc]
+    assert end(ledger, parent, standing) == []
+    assert end(ledger, inner) == [last]
+
+
+def test_whatever_tasks_make_while_they_run_each_of_them_ends(ledger: Ledger) -> None:
+    for seed in range(25):
+        chance = random.Random(seed)
+        ids = insert_all(ledger, 2)
+        ids.append(insert(ledger, *ids))
+        while True:
+            rows = ledger.some(ids)
+            open_ = [task_id for task_id in ids if rows[task_id].state in UNFINISHED]
+            if able := [task_id for task_id in open_ if rows[task_id].held is None]:
+                run(ledger, chance.choice(able), ids, chance)
+            elif over := ledger.overlooked(("", ""), 500)[0]:
+                ledger.record((), ended=over)
+            else:
+                break
+        assert open_ == [], f"with the seed {seed}"
+
+
+def run(ledger: Ledger, task_id: str, ids: list[str], chance: random.Random) -> None:
+    """Let a task make some others, which it adds to `ids`, and end."""
+    for _ in range(chance.randrange(4) if len(ids) < 16 else 0):
+        near = list(dict.fromkeys((task_id, *ids[-3:])))
+        after = chance.sample(near, chance.randrange(len(near)))
+        what = chance.random()
+        if what < 0.7:
+            ids.append(made(ledger, task_id, *after))
+        elif what < 0.85:
+            ids.append(insert(ledger, *after))
+        else:  # a unique key that another task has
+            also = chance.choice(ids)
+            transact(ledger.database, lambda also=also: workflow.join(ledger.database, task_id, also))  # type: ignore[misc]
+    end(ledger, task_id, state="dead" if chance.random() < 0.1 else "succeeded")
 
 
 def test_a_thousand_children_cost_a_few_statements_each_and_not_a_thousand(ledger: Ledger) -> None:
