@@ -124,17 +124,14 @@ def _tasks(ctx: Context, condition: peewee.Expression, dry_run: bool) -> int:
         last, ids = rows[-1].finished_at, [row.id for row in rows]
 
         def delete(tx: Any, ids: list[str] = ids) -> int:
-            # Somebody may have begun to wait for one since.
+            # Somebody may have begun to wait for one since, or replayed it. Locked, so that nobody does from here on.
+            Task.update(state=Task.state).where(Task.id.in_(ids)).execute(tx.database)
             free = Task.select(Task.id).where(Task.id.in_(ids), Task.state.in_(TERMINAL), ~needed())
             ids = [row.id for row in free.execute(tx.database)]
-            gone = Task.delete().where(Task.id.in_(ids), Task.state.in_(TERMINAL)).execute(tx.database)
-            # A task that was replayed since keeps what belongs to it.
-            kept = {row.id for row in Task.select(Task.id).where(Task.id.in_(ids)).execute(tx.database)}
-            ids = [id for id in ids if id not in kept]
             Attempt.delete().where(Attempt.task_id.in_(ids)).execute(tx.database)
             Step.delete().where(Step.task_id.in_(ids)).execute(tx.database)
             Wait.delete().where(Wait.task_id.in_(ids)).execute(tx.database)
-            return int(gone)
+            return int(Task.delete().where(Task.id.in_(ids)).execute(tx.database))
 
         deleted += ctx.transaction(delete)
         ctx.progress(deleted, text=f"{deleted} finished tasks deleted")

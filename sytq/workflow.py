@@ -77,11 +77,11 @@ def join(database: peewee.Database, task_id: str, also: str) -> None:
 
 def _joined(ids: Collection[str]) -> dict[str, list[str]]:
     """What has joined these tasks, and what those in turn, by the task that it joined."""
-    # Locked, so that none of them is joined by another meanwhile.
-    Task.update(token=Task.token).where(Task.id.in_(list(ids))).execute()
     joined: dict[str, list[str]] = {}
     level, seen = set(ids), set(ids)
     while level:
+        # Locked before it is read, so that none of them is joined by another, or deleted, meanwhile.
+        Task.update(token=Task.token).where(Task.id.in_(list(level))).execute()
         pairs = Wait.select(Wait.task_id, Wait.on_id).where(Wait.task_id.in_(list(level)), Wait.place == _JOINED)
         found: list[tuple[str, str]] = list(pairs.tuples())  # type: ignore[arg-type]
         for on_id, also in found:

@@ -289,6 +289,32 @@ def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: L
     assert end(ledger, inner) == [last]
 
 
+@pytest.mark.parametrize("first", ["the one that waits", "the one that joins"])
+def test_one_that_begins_to_wait_while_another_joins_is_held_by_it(ledger: Ledger, first: str) -> None:
+    outer, inner, innermost = insert_all(ledger, 3)
+    transact(ledger.database, lambda: workflow.join(ledger.database, outer, inner))
+    last = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
+
+    def wait() -> None:
+        ledger.accept([last])
+
+    def join() -> None:
+        ledger.fenced(inner, 1, lambda: workflow.join(ledger.database, inner, innermost))
+
+    one, other = (wait, join) if first == "the one that waits" else (join, wait)
+    thread = threading.Thread(target=other)
+
+    def both() -> None:
+        one()
+        thread.start()
+        thread.join(0.5)  # it waits for the end of this transaction, or sees nothing of it
+
+    transact(ledger.database, both)
+    thread.join()
+    assert end(ledger, outer, inner) == []
+    assert end(ledger, innermost) == [last.id]
+
+
 def test_whatever_tasks_make_while_they_run_each_of_them_ends(ledger: Ledger) -> None:
     for seed in range(25):
         chance = random.Random(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
 
+from sytq import workflow
+from sytq.db import transact
 from sytq.ledger import utcnow
 from sytq.models import Attempt, BudgetRow, FailingHost, Idempotency, Step, Task
 from sytq.runtime import Runtime
@@ -58,10 +61,10 @@ def clean(runtime: Runtime, **payload: Any) -> Any:
     return result
 
 
-def left(runtime: Runtime) -> set[str]:
-    """What is still there, the same in all three tables."""
+def left(runtime: Runtime, but: str = "") -> set[str]:
+    """What is still there (beside one), the same in all three tables."""
     with runtime.database.connection_context():
-        tasks = {row.id for row in Task.select(Task.id)}
+        tasks = {row.id for row in Task.select(Task.id).where(Task.id != but)}
         assert tasks == {row.task_id for row in Attempt.select()} == {row.task_id for row in Step.select()}
     return tasks
 
@@ -93,6 +96,24 @@ def test_a_dry_run_counts_and_deletes_nothing(runtime: Runtime) -> None:
     add(runtime, "old", "dead", 2)
     assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "tasks": 1}
     assert left(runtime) == {"old"}
+
+
+def test_a_task_that_somebody_begins_to_wait_for_meanwhile_stays(runtime: Runtime) -> None:
+    add(runtime, "outer", "succeeded", 0.5)
+    add(runtime, "inner", "succeeded", 2)
+    with runtime.database.connection_context():
+        workflow.join(runtime.database, "outer", "inner")
+    last = runtime.submitter.prepare("default", {}, after=["outer"])
+    thread = threading.Thread(target=clean, args=(runtime,))
+
+    def wait() -> None:
+        runtime.ledger.accept([last])
+        thread.start()
+        thread.join(1)  # it waits for the end of this transaction
+
+    transact(runtime.database, wait)
+    thread.join()
+    assert left(runtime, but=last.id) == {"outer", "inner"}
 
 
 def test_more_than_a_batch_goes_in_one_run(runtime: Runtime) -> None:
