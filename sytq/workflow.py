@@ -4,7 +4,8 @@ Owns the rows of `sytq_waits` and the mark `held` of the tasks that wait, in SQL
 it may run. Must not begin a transaction, nor record an end or dispatch a task: it says which, and that is the ledger's.
 
 A task that waits is `scheduled` and held: `run` (once all have ended) or `cancel` (the same, but it is cancelled as
-soon as one has not succeeded). It is `skipped` when that has happened, and not held any more once it may run.
+soon as one has not succeeded). It is `skipped` when that has happened, and not held any more once it may run. Whatever
+is not unfinished has ended: also what another program deleted, or gave a state that is none of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sytq.changes import Change
 from sytq.db import execute_many, is_mysql, marks
 from sytq.errors import InvalidInput
 from sytq.models import Task, Wait
-from sytq.states import CANCELLED, DEAD, SCHEDULED, SUCCEEDED, TERMINAL, UNFINISHED
+from sytq.states import CANCELLED, SCHEDULED, SUCCEEDED, UNFINISHED
 
 #: What becomes of a task when one that it waits for does not succeed.
 OnFailure = Literal["cancel", "run"]
@@ -138,7 +139,7 @@ def free(ids: Sequence[str], now: dt.datetime) -> Freed:
         .order_by(Wait.task_id, Wait.place)
     )
     for task_id, on_id, type_name, state in edges.tuples():
-        if state is None or state in TERMINAL:
+        if state not in UNFINISHED:
             ended.add(on_id)
             if state != SUCCEEDED:
                 said = f"{type_name} {on_id} is {state}" if state else f"task {on_id} was deleted"
@@ -173,7 +174,7 @@ def reopen(ids: Sequence[str]) -> list[str]:
     held: dict[str, Any] = {row.id: row.held for row in Task.select(Task.id, Task.held).where(*both)}
     on = Task.alias()
     failures = Wait.select(Wait.task_id).join(on, on=(on.id == Wait.on_id))
-    bad = failures.where(Wait.task_id.in_(list(held)), on.state.in_((DEAD, CANCELLED))).distinct()
+    bad = failures.where(Wait.task_id.in_(list(held)), on.state.not_in((*UNFINISHED, SUCCEEDED))).distinct()
     hopeless = {row.task_id for row in bad}
     again = [task_id for task_id, rule in held.items() if rule == SKIPPED and task_id not in hopeless]
     open_again = [task_id for task_id, rule in held.items() if rule != SKIPPED] + again

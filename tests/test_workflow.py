@@ -196,6 +196,16 @@ def test_a_task_that_another_program_deleted_counts_as_failed(ledger: Ledger) ->
     assert [o.state for o in read(ledger.database, lambda: outcomes(careless))] == ["deleted"]
 
 
+def test_a_state_that_is_none_of_ours_is_an_end_that_did_not_succeed(ledger: Ledger) -> None:
+    child = insert(ledger)
+    careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
+    transact(ledger.database, Task.update(state="failed").where(Task.id == child).execute)
+    ended, _ = ledger.overlooked(("", ""), 10)
+    assert [task.id for task in ledger.record((), ended=ended)] == [careless]
+    assert row(ledger, careful).error == f"not run: t {child} is failed"
+    assert ledger.overlooked(("", ""), 10) == ([], None)  # else it would be looked for again at once, for ever
+
+
 def test_only_tasks_that_exist_can_be_waited_for(ledger: Ledger) -> None:
     child = insert(ledger)
     with pytest.raises(InvalidInput, match="after: there is no task 'nosuch'"):
