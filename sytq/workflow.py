@@ -49,13 +49,17 @@ def hold(database: peewee.Database, waits: Mapping[str, Sequence[str]]) -> None:
     known = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(asked)))}
     if missing := asked - known:
         raise InvalidInput("after", f"there is no task '{min(missing)[:64]}'")
-    ahead = {also: _ahead(also) for also in chain(*joined.values())}
+    # For a new task nobody waits. One that was there already may be waited for by what has joined since.
+    query = Wait.select(Wait.on_id).where(Wait.on_id.in_(list(waits)), Wait.ended == 0).distinct()
+    awaited = {row.on_id for row in query} if joined else set()
     for task_id, after in waits.items():
         places = {on_id: place for place, on_id in enumerate(dict.fromkeys(after))}
         behind = list(places)
         while behind:
             on_id = behind.pop()
-            new = [also for also in joined.get(on_id, ()) if also not in places and task_id not in ahead[also]]
+            new = [also for also in joined.get(on_id, ()) if also not in places and also != task_id]
+            if task_id in awaited:
+                new = [also for also in new if task_id not in _ahead(also)]
             places |= dict.fromkeys(new, places[on_id])
             behind += new
         _insert(database, [(task_id, on_id, place, 0) for on_id, place in places.items()])

@@ -290,6 +290,16 @@ def test_two_children_that_wait_for_the_parent_whom_they_join_do_not_wait_for_ea
     assert end(ledger, second) == [last]
 
 
+def test_a_task_that_is_inserted_again_does_not_wait_for_what_waits_for_it(ledger: Ledger) -> None:
+    outer = insert(ledger)
+    again = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
+    ledger.accept([again])
+    last = made(ledger, outer, again.id)
+    ledger.accept([again])
+    assert end(ledger, outer) == [again.id]
+    assert end(ledger, again.id) == [last]
+
+
 def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: Ledger) -> None:
     parent, standing, inner = insert_all(ledger, 3)
     last = insert(ledger, parent)
