@@ -52,7 +52,7 @@ def _timeout(settings: Settings) -> float:
     return max(settings.worker.job_timeout, _AT_LEAST)
 
 
-@task("backup", payload=Backup, config=Config, timeout=_timeout, unique=lambda payload: "")
+@task("backup", payload=Backup, config=Config, timeout=_timeout, unique=lambda payload: "", admin_only=True)
 def backup(ctx: Context, payload: Backup) -> dict[str, Any]:
     """Write our tables and the callers' into a compressed file, check it, and delete what the policy lets go."""
     config: Config = ctx.config

@@ -67,6 +67,7 @@ class Config(BaseModel):
     config=Config,
     priority="low",
     schedule=Schedule(every="10m", missed="skip"),
+    admin_only=True,
 )
 def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
     """Delete what has ended and is older than it is kept: tasks with attempts and steps, audit, spend, hosts, files."""

@@ -58,7 +58,7 @@ class Row:
     ended: Task | None = None
 
 
-@task("sync", payload=Sync, config=Config)
+@task("sync", payload=Sync, config=Config, admin_only=True)
 def sync(ctx: Context, payload: Sync) -> dict[str, Any]:
     """Find rows that say pending or processing and have no task, and mend or submit them."""
     for name in payload.tables:

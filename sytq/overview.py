@@ -57,6 +57,7 @@ class TypeView(TypedDict):
     max_attempts: int | None
     timeout: str | None
     internal: bool
+    admin_only: bool
     paused: PauseView | None
     payload_schema: NotRequired[dict[str, Any] | None]
 
@@ -129,6 +130,7 @@ def types(registry: Registry, paused: Iterable[Pause]) -> list[TypeView]:
                 "max_attempts": declared.backoff.max_attempts if declared else None,
                 "timeout": format_duration(declared.seconds) if declared else None,
                 "internal": declared.internal if declared else False,
+                "admin_only": declared.admin_only if declared else False,
                 "paused": _pause(pauses.get(name)),
             }
         )

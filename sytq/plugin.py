@@ -88,6 +88,7 @@ class TaskType:
     schedule: Schedule | None = None
     unique: Callable[[Any], str] | None = None
     internal: bool = False
+    admin_only: bool = False
     config_model: type[BaseModel] | None = None
     config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
     url: Callable[[Any], str] | None = None
@@ -196,6 +197,7 @@ def task(
     order: Callable[[Any], str | None] | None = None,
     retry_of: Callable[[Any, Backoff], Backoff] | None = None,
     internal: bool = False,
+    admin_only: bool = False,
     version: int = 1,
     upgrade: Callable[[Any, int], Any] | None = None,
     middleware: Sequence[Callable[[Any, Any], Any]] = (),
@@ -212,7 +214,8 @@ def task(
     `url(payload)` is the caller's URL that the task will call: a submission with one that the guard refuses is refused.
     `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
     `retry_of(payload, policy)` is the policy of one task, made from that of the type.
-    An `internal` type is submitted by the service itself and by no client.
+    An `internal` type is submitted by the service itself and by no client. One that is `admin_only`
+    works on the whole installation, whoever owns what it finds: by HTTP only callers with the scope admin submit it.
     `version` is that of the payload's form, from 1. A task keeps the one it was accepted in: of an older one
     `upgrade(payload, version)` makes the present form, as a JSON value, at each run; a newer one waits for a worker
     that knows it.
@@ -247,6 +250,7 @@ def task(
             order=order,
             retry_of=retry_of,
             internal=internal,
+            admin_only=admin_only,
             version=version,
             upgrade=upgrade,
             middleware=tuple(middleware),

@@ -50,7 +50,7 @@ class Config(BaseModel):
     folder: Path = Path("reports")
 
 
-@task("report", payload=Report, config=Config)
+@task("report", payload=Report, config=Config, admin_only=True)
 def report(ctx: Context, payload: Report) -> dict[str, Any]:
     """Count a period's tasks, how long they took and what they cost; write it as CSV, JSON and a page."""
     until = (payload.until or ctx.created_at).astimezone(dt.UTC)

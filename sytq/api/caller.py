@@ -35,12 +35,11 @@ class Caller:
         """Whether the caller has a scope."""
         return scope in self.scopes or self.is_admin
 
-    def needs(self, scope: str) -> None:
+    def needs(self, scope: str, why: str = "") -> None:
         """Raise HTTPForbidden without this scope."""
         if not self.may(scope):
-            raise falcon.HTTPForbidden(
-                description=f"this needs a key with the scope '{scope}'; yours has: {', '.join(sorted(self.scopes))}"
-            )
+            said = f"{why}this needs a key with the scope '{scope}'; yours has: {', '.join(sorted(self.scopes))}"
+            raise falcon.HTTPForbidden(description=said)
 
     def needs_type(self, type_name: str) -> None:
         """Raise HTTPForbidden for a task type that the caller may not submit."""

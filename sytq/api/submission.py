@@ -17,6 +17,7 @@ import structlog
 from sytq import bulk
 from sytq.api.acceptor import Accepted, Acceptor
 from sytq.api.backlog import Backlog
+from sytq.api.caller import Caller
 from sytq.api.once import Once
 from sytq.api.quota import Quota
 from sytq.errors import InvalidInput
@@ -71,9 +72,14 @@ class Submission:
 
         Raises InvalidInput, and HTTPForbidden for a type that the caller may not submit.
         """
-        req.context.caller.needs_type(type_name)
-        if type_name in self._registry and self._registry.get(type_name).internal:
-            raise InvalidInput("type", f"'{type_name}' is submitted by the service alone")
+        caller: Caller = req.context.caller
+        caller.needs_type(type_name)
+        if type_name in self._registry:
+            declared = self._registry.get(type_name)
+            if declared.admin_only:
+                caller.needs("admin", f"'{type_name}' works on the whole installation: ")
+            if declared.internal:
+                raise InvalidInput("type", f"'{type_name}' is submitted by the service alone")
         return self._prepare(req, type_name, payload, **options)
 
     async def operation(self, req: falcon.asgi.Request, payload: object) -> str:

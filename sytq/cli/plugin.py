@@ -47,7 +47,7 @@ def list_(
     columns = ("type", "version", "queue", "priority", "attempts", "timeout", "payload", "state", "source")
     rows = []
     for entry in found:
-        said = [entry["source"], entry["reason"]]
+        said = [entry["source"], entry["reason"], "for admins only" if entry["admin_only"] else None]
         if pause := entry["paused"]:
             said.append(f"since {pause['at']} by {pause['by']}: {pause['why']}")
         shown = [entry.get(name) for name in ("type", "version", "queue", "priority", "max_attempts", "timeout")]

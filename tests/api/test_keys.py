@@ -111,6 +111,7 @@ def test_the_basic_users_see_and_do_everything_as_before(guarded: Api) -> None:
     task_id = submit(guarded, headers).json["task_id"]
     basic = {"Authorization": "Basic YWRtaW46YWRtaW4xMjM="}
     assert guarded.request("GET", f"/api/tasks/{task_id}", headers=basic).status == 200
+    assert guarded.request("POST", "/jobs?type=cleanup", {"dry_run": True}, basic).status == 202
 
 
 def test_a_wrong_expired_or_revoked_key_is_401(guarded: Api) -> None:

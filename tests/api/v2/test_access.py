@@ -102,6 +102,28 @@ def test_a_type_that_a_key_may_not_submit_is_refused(guarded: Api) -> None:
     assert submit(guarded, only_llm, "/v2/tasks/batch", {"tasks": [TASK]}).status == 403
 
 
+@pytest.mark.parametrize("type_name", ["cleanup", "backup", "report", "sync"])
+def test_what_works_on_the_whole_installation_is_submitted_by_admins_alone(guarded: Api, type_name: str) -> None:
+    owner = key(guarded, "owner", "submit", "read", "operate", types=(type_name, "webhook"))
+    whole: dict[str, Any] = {"type": type_name, "payload": {}}
+    for path, body in (
+        ("/v2/tasks", whole),
+        ("/v2/tasks", TASK | {"then": [whole]}),
+        ("/v2/tasks", TASK | {"then": [TASK, whole | {"on_failure": "run"}]}),
+        ("/v2/tasks/batch", {"tasks": [TASK, whole]}),
+        (f"/jobs?type={type_name}", {}),
+        ("/v2/tasks", whole | {"payload": {"nonsense": 1}}),  # what is wrong with it is not said either
+    ):
+        refused = submit(guarded, owner, path, body)
+        assert refused.status == 403, (path, body)
+        assert f"'{type_name}' works on the whole installation" in refused.body.decode()
+    assert not guarded.rows(f"SELECT id FROM sytq_tasks WHERE type = '{type_name}' AND owner = 'owner'")
+    admin = key(guarded, "root", "admin")
+    assert submit(guarded, admin, body=TASK | {"then": [whole]}).status == 202
+    listed = guarded.request("GET", "/v2/types", headers=owner).json["types"]
+    assert {one["type"] for one in listed if one["admin_only"]} == {"cleanup", "backup", "report", "sync"}
+
+
 def test_a_batch_counts_its_tasks_and_happens_once(guarded: Api) -> None:
     headers = key(guarded, "batcher", daily_tasks=5) | {"Idempotency-Key": str(uuid.uuid4())}
     batch = {"tasks": [TASK, TASK, TASK]}
