@@ -140,7 +140,7 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
 
 def _server(ctx: AsyncContext, config: Config) -> Server:
     if not config.host or not config.sender:
-        raise Retry(after=10, counts=False, reason="no mail server is configured: set types.email.host and .sender")
+        _later(ctx, config, "no mail server is configured: set types.email.host and .sender", {})
     return Server(
         host=config.host,
         port=config.port or {"starttls": 587, "tls": 465, "none": 25}[config.security],

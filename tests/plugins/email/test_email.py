@@ -140,13 +140,19 @@ def test_a_server_that_is_away_costs_no_attempt(tmp_path: Path) -> None:
     assert not told.value.counts
 
 
-def test_without_a_server_mail_waits_for_the_configuration(tmp_path: Path) -> None:
-    with (
-        runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0") as runtime,
-        pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as told,
-    ):
-        send(runtime)
-    assert not told.value.counts
+def test_without_a_server_mail_waits_for_the_configuration_until_keep_trying(tmp_path: Path) -> None:
+    pauses = []
+    with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0") as runtime:
+        for age in (0, 100, 7200):
+            created = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
+            with pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as told:
+                Run(runtime, "email", {"to": "a@example.com"}, created).start()
+            assert not told.value.counts
+            pauses.append(round(float(told.value.after or 0), -1))
+        assert pauses == [10, 100, 900]
+        old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
+        with pytest.raises(Fail, match=r"given up after 90\d\d\d s: no mail server is configured"):
+            Run(runtime, "email", {"to": "a@example.com"}, old).start()
 
 
 def test_a_server_that_drips_meets_the_deadline(tmp_path: Path) -> None:
