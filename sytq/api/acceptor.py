@@ -8,18 +8,20 @@ not know what a task is for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
+from sytq.api.problems import Taken
 from sytq.api.threads import Busy
 from sytq.db import read, transact
 from sytq.errors import DatabaseUnavailable
 from sytq.idempotency import Claim, claim, correct, find
 from sytq.ledger import Ledger, NewTask
+from sytq.models import Task
 from sytq.submit import Submitter
 
 log = structlog.get_logger(__name__)
@@ -35,8 +37,8 @@ _REDIS_PAUSE = 1.0
 @dataclass(slots=True)
 class Accepted:
     """What became of a submission: an id for each of its tasks, and whether that one stood already, under its unique
-    key. `repeats` says that an earlier request with the same Idempotency-Key made them, and this one nothing;
-    `fingerprint` is then that request's."""
+    key; "" for one that was refused, as a task that the caller may not see has its key. `repeats` says that an earlier
+    request with the same Idempotency-Key made them, and this one nothing; `fingerprint` is then that request's."""
 
     ids: tuple[str, ...]
     existing: tuple[bool, ...]
@@ -49,7 +51,17 @@ class _Waiter:
     tasks: Sequence[NewTask]
     also: Callable[[], None] | None
     claim: Claim | None
+    sees: Callable[[str | None], bool]
+    each: bool
     answered: asyncio.Future[Accepted]
+
+
+class _Hidden(Exception):
+    """These waiters cannot have what they want, and nothing of them may stay written."""
+
+    def __init__(self, waiters: Collection[_Waiter]) -> None:
+        super().__init__()
+        self.waiters = waiters
 
 
 class Acceptor:
@@ -68,18 +80,26 @@ class Acceptor:
         self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
 
     async def submit(
-        self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None, claim: Claim | None = None
+        self,
+        tasks: Sequence[NewTask],
+        also: Callable[[], None] | None = None,
+        claim: Claim | None = None,
+        *,
+        sees: Callable[[str | None], bool] = lambda owner: True,
+        each: bool = False,
     ) -> Accepted:
         """Return when `tasks`, and what `also` writes, are committed, all or none: the id of each, or that of the
         unfinished task that has its unique key already. A `claim` that stands already brings that request's ids.
 
-        `also` runs in the batch's transaction, on another thread and perhaps several times. Raises Busy,
-        DatabaseUnavailable and whatever the database says against these tasks (never against another's).
+        `also` runs in the batch's transaction, on another thread and perhaps several times. `sees(owner)` tells whether
+        the caller may know of the tasks of an owner: where one that it may not has the key, nothing is accepted, or
+        with `each` all but that task. Raises Busy, Taken for that, DatabaseUnavailable and whatever the database says
+        against these tasks (never against another's).
         """
         if len(self._waiting) >= _WAITING:
             raise Busy("too many submissions wait; nothing was accepted, try again")
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(tasks, also, claim, loop.create_future())
+        waiter = _Waiter(tasks, also, claim, sees, each, loop.create_future())
         self._waiting.append(waiter)
         if self._writing is None:
             self._writing = loop.create_task(self._write_all())
@@ -169,6 +189,9 @@ class Acceptor:
             return transact(self._ledger.database, lambda: self._insert(batch))
         except DatabaseUnavailable as error:
             return dict.fromkeys(batch, error)
+        except _Hidden as refused:
+            others = [waiter for waiter in batch if waiter not in refused.waiters]
+            return {waiter: Taken() for waiter in refused.waiters} | self._write(others)
         except Exception as error:
             if len(batch) == 1:
                 return {batch[0]: error}
@@ -190,15 +213,37 @@ class Acceptor:
                 if waiter.also is not None:
                     waiter.also()
         standing = self._ledger.insert(task for waiter in new for task in waiter.tasks)
+        hidden = _hidden(new, standing) if standing else {}
         for waiter in new:
             ids = [task.id for task in waiter.tasks]
             existing = [task_id in standing for task_id in ids] if standing else [False] * len(ids)
             if any(existing):
-                ids = [standing.get(task_id, task_id) for task_id in ids]
+                ids = ["" if task_id in hidden[waiter] else standing.get(task_id, task_id) for task_id in ids]
                 if waiter.claim:
                     correct(waiter.claim, ids, existing)
             outcomes[waiter] = Accepted(tuple(ids), tuple(existing))
         return outcomes
+
+
+def _hidden(waiters: list[_Waiter], standing: dict[str, str]) -> dict[_Waiter, set[str]]:
+    """The tasks of each waiter for which one stands that its caller may not see.
+
+    Raises _Hidden for those who want all or none, or are left with none: what they wrote must go.
+    """
+    there = Task.select(Task.id, Task.owner).where(Task.id.in_(list(set(standing.values()))))
+    owners = {row.id: row.owner for row in there}
+    hidden = {
+        waiter: {
+            task.id
+            for task in waiter.tasks
+            if (other := standing.get(task.id)) in owners and not waiter.sees(owners[other])
+        }
+        for waiter in waiters
+    }
+    refused = {waiter for waiter, ids in hidden.items() if ids and not (waiter.each and len(ids) < len(waiter.tasks))}
+    if refused:
+        raise _Hidden(refused)
+    return hidden
 
 
 def _new(waiter: _Waiter, outcome: Accepted | Exception) -> list[NewTask]:

@@ -42,6 +42,7 @@ TYPES: dict[int, tuple[str, str]] = {
 }
 #: Refusals of a status that has more than one type.
 INVALID_QUERY = ("invalid-query", "The query cannot be understood")
+TAKEN = ("unique-key-taken", "A task of another owner has this unique key")
 IN_USE = ("idempotency-key-in-use", "A request with this Idempotency-Key is still running")
 
 
@@ -71,6 +72,17 @@ class InUse(falcon.HTTPConflict):
     def __init__(self) -> None:
         said = "Idempotency-Key: a request with this key is still running; ask again"
         super().__init__(description=said, headers={"Retry-After": "1"})
+
+
+class Taken(falcon.HTTPConflict):
+    """A 409 where the unfinished task that has the unique key is not the caller's to see."""
+
+    type = TAKEN
+    errors = None
+    said = "another owner's unfinished task has the unique key of this one; submit it again once that has ended"
+
+    def __init__(self) -> None:
+        super().__init__(description=f"{self.said} (nothing was accepted)")
 
 
 def refusal(
@@ -183,6 +195,6 @@ def _serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falc
         message = "no such endpoint"
     else:
         message = error.description or error.title or str(error.status)
-    type, errors = (error.type, error.errors) if isinstance(error, Invalid | InUse) else (None, None)
+    type, errors = (error.type, error.errors) if isinstance(error, Invalid | InUse | Taken) else (None, None)
     request_id = req.scope["sytq.origin"].request_id
     resp.content_type, resp.data = refusal(req.path, error.status_code, message, request_id, type=type, errors=errors)

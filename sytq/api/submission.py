@@ -99,12 +99,18 @@ class Submission:
         )
 
     async def accept(
-        self, req: falcon.asgi.Request, tasks: Sequence[NewTask], *, also: Callable[[], Any] | None = None
+        self,
+        req: falcon.asgi.Request,
+        tasks: Sequence[NewTask],
+        *,
+        also: Callable[[], Any] | None = None,
+        each: bool = False,
     ) -> Accepted:
         """Accept prepared tasks, all or none, within the caller's allowance and once per Idempotency-Key.
 
-        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and
-        as Acceptor.submit.
+        With `each` those are left out whose unique key a task has that the caller may not see. Raises
+        HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and as
+        Acceptor.submit.
         """
 
         async def accept(claim: Claim | None) -> Accepted:
@@ -119,16 +125,19 @@ class Submission:
                 except falcon.HTTPServiceUnavailable as refusal:
                     accepted = await self._again(claim, refusal)
                 else:
-                    accepted = await self._acceptor.submit(tasks, also, claim)
+                    sees = req.context.caller.sees
+                    accepted = await self._acceptor.submit(tasks, also, claim, sees=sees, each=each)
             finally:
-                if accepted is None or accepted.repeats:
-                    await self._quota.tasks(req, -len(tasks))
+                made = 0 if accepted is None or accepted.repeats else len(tasks) - accepted.ids.count("")
+                if made < len(tasks):
+                    await self._quota.tasks(req, made - len(tasks))
             return accepted
 
         accepted = await self._once.run(req, accept)
         if not accepted.repeats and _STDLIB.isEnabledFor(logging.INFO):
             for task_id, task in zip(accepted.ids, tasks, strict=True):
-                log.info("Task enqueued successfully", task_id=task_id, type=task.type)
+                if task_id:
+                    log.info("Task enqueued successfully", task_id=task_id, type=task.type)
         return accepted
 
     async def _again(self, claim: Claim | None, refusal: falcon.HTTPError) -> Accepted:

@@ -77,7 +77,7 @@ IDEMPOTENT_REPLAYED: JsonSchema = {
 }
 #: What an Idempotency-Key may be answered with besides.
 ONCE_REFUSED = {
-    409: "A request with this Idempotency-Key is still running",
+    409: "A request with this Idempotency-Key is still running, or another owner's task has the unique key",
     422: "This Idempotency-Key stands for another request",
 }
 _ETAG: JsonSchema = {"ETag": {"description": "for If-None-Match", "schema": {"type": "string"}}}

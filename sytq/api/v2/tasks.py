@@ -99,7 +99,7 @@ class Batch:
             raise InvalidFields(
                 [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
             )
-        accepted = await self._parts.submission.accept(req, good)
+        accepted = await self._parts.submission.accept(req, good, each=True)
         if len(accepted.ids) != len(good):  # an earlier request's, made when other types were installed
             raise falcon.HTTPConflict(
                 description=f"Idempotency-Key: {len(accepted.ids)} tasks of this batch were accepted when others of it"
@@ -107,8 +107,9 @@ class Batch:
             )
         each = zip(accepted.ids, accepted.existing, strict=True)
         results = [_refused(o) if isinstance(o, InvalidInput) else _accepted(o, *next(each)) for o in outcomes]
-        resp.status = falcon.HTTP_202 if len(good) == len(wanted) else falcon.HTTP_207
-        resp.data = problems.encode({"accepted": len(good), "refused": len(wanted) - len(good), "results": results})
+        refused = sum("error" in result for result in results)
+        resp.status = falcon.HTTP_207 if refused else falcon.HTTP_202
+        resp.data = problems.encode({"accepted": len(wanted) - refused, "refused": refused, "results": results})
 
 
 async def _page(
@@ -193,6 +194,8 @@ def _prepared(parts: Parts, req: falcon.asgi.Request, wanted: NewTask | NextTask
 
 
 def _accepted(task: Prepared, task_id: str, existing: bool) -> dict[str, Any]:
+    if not task_id:
+        return _refused(InvalidInput("unique_key", problems.Taken.said))
     state = None if existing else "scheduled" if task.run_at or task.after else "queued"
     return {"id": task_id, "type": task.type, "state": state, "existing": existing, "href": f"/v2/tasks/{task_id}"}
 

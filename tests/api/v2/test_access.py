@@ -163,3 +163,49 @@ def test_owners_have_unique_keys_of_their_own(guarded: Api) -> None:
     assert [result["existing"] for result in again.json["results"]] == [True, False]
     assert again.json["results"][0]["id"] == alone[0].json["id"]
     assert again.json["results"][1]["id"] not in {reply.json["id"] for reply in alone}
+
+
+def test_who_submits_what_anothers_task_stands_for_is_told_so_without_its_id(guarded: Api) -> None:
+    first, other, admin = key(guarded, "first"), key(guarded, "second"), key(guarded, "root", "admin")
+    row: dict[str, Any] = {"type": "llm", "payload": {"table_name": "valuation_records", "id": 71}}
+    mine = row | {"callback": {"url": "http://example.com/"}}
+    standing = submit(guarded, first, body=row).json["id"]
+    count = "SELECT COUNT(*) FROM sytq_tasks"
+    before = guarded.rows(count)
+    for headers, body in (
+        (other, mine),
+        (other | {"Prefer": "wait=5"}, mine),
+        (other | {"Idempotency-Key": "row-71"}, mine),
+        (other, row | {"then": [TASK]}),  # and nothing comes after a task that is not his
+        (other, TASK | {"then": [row]}),
+    ):
+        refused = submit(guarded, headers, body=body)
+        assert (refused.status, refused.json["type"]) == (409, "urn:sytq:problem:unique-key-taken"), body
+        assert standing not in refused.body.decode()
+    old = submit(guarded, other, "/api/tasks/llm", row["payload"])
+    assert (old.status, old.json["code"]) == (409, 409)
+    job = submit(guarded, other, "/jobs?type=llm", row["payload"])
+    assert (job.status, list(job.json)) == (409, ["error"])
+    assert submit(guarded, other, "/v2/tasks/batch", {"tasks": [row, {"type": "nosuch"}]}).status == 409
+    assert guarded.rows(count) == before
+    for sees in (first, admin):
+        found = submit(guarded, sees, body=row)
+        assert (found.status, found.json["existing"], found.json["id"]) == (200, True, standing)
+    # Nothing of the refusal stays: the same request is good once the other's task has ended.
+    assert guarded.request("POST", f"/v2/tasks/{standing}/cancel", {}, admin).status == 200
+    assert submit(guarded, other | {"Idempotency-Key": "row-71"}, body=mine).status == 202
+
+
+def test_a_task_of_a_batch_that_anothers_stands_for_is_refused_alone(guarded: Api) -> None:
+    first, other = key(guarded, "early"), key(guarded, "late", daily_tasks=5)
+    rows = [{"type": "llm", "payload": {"table_name": "valuation_records", "id": n}} for n in (81, 82)]
+    standing = submit(guarded, first, body=rows[0]).json["id"]
+    headers = other | {"Idempotency-Key": "rows"}
+    mixed = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK, *rows]})
+    assert (mixed.status, mixed.json["accepted"], mixed.json["refused"]) == (207, 2, 1)
+    taken = mixed.json["results"][1]["error"]["errors"]
+    assert [error["field"] for error in taken] == ["unique_key"]
+    assert standing not in mixed.body.decode()
+    assert mixed.headers["ratelimit"].startswith('"tasks";r=3;')
+    again = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK, *rows]})
+    assert (again.status, again.body) == (207, mixed.body)
