@@ -21,7 +21,8 @@ from sytq.idempotency import Claim
 
 #: Seconds that a request waits for an earlier one with its key before it is told that this one still runs.
 _PATIENCE = 2.0
-_KEY = re.compile(r"[ -~]{1,255}")
+#: No space at the ends: where MySQL compares texts, one at the end does not count.
+_KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
 class Once:
@@ -70,7 +71,7 @@ def _claim(req: falcon.asgi.Request) -> Claim | None:
         return None
     key = given[1:-1] if len(given) > 2 and given[0] == given[-1] == '"' else given  # the draft's form is quoted
     if not _KEY.fullmatch(key):
-        raise InvalidInput("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
+        raise InvalidInput("Idempotency-Key", "must be 1 to 255 printable ASCII characters, no space first or last")
     head = f"{req.method} {req.path}?{req.query_string}\n".encode("utf-8", "surrogatepass")
     fingerprint = hashlib.sha256(head + req.scope["sytq.body"]).hexdigest()
     return Claim(req.context.owner or "", key, fingerprint)

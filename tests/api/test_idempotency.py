@@ -55,6 +55,16 @@ def test_the_same_request_again_gets_the_first_answer(api: Api, path: str, body:
     assert api.rows(records)[0][0] - rows == (1 if "prompt" in body else 0)
 
 
+@pytest.mark.parametrize("spaces", ['"{} "', '" {}"', '"{}  x "', '"   "'])
+def test_a_key_with_a_space_at_an_end_is_refused(api: Api, spaces: str) -> None:
+    key, before = str(uuid.uuid4()), tasks(api)
+    assert send(api, key).status == 200
+    refused = send(api, spaces.format(key))
+    assert (refused.status, "no space first or last" in refused.json["error"]) == (400, True)
+    assert send(api, f'"{key}  x"').status == 200
+    assert tasks(api) == before + 2
+
+
 def test_fifty_at_once_on_two_processes_are_one_task(make_api: Any, database_url: str) -> None:
     api = make_api(database_url, SYTQ_API__WORKERS="2")
     before = tasks(api)

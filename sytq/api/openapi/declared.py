@@ -67,7 +67,7 @@ IDEMPOTENCY_KEY: JsonSchema = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "the same request with the same key, within 24 h, gets the first answer again",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 IDEMPOTENT_REPLAYED: JsonSchema = {
     "Idempotent-Replayed": {

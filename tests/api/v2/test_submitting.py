@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.api.conftest import Api, Reply
+from tests.api.v2.conftest import Service
 
 HOOK = {"url": "http://example.com/"}
 
@@ -183,3 +185,15 @@ def test_request_id_and_trace_come_back_and_stay_with_the_task(api: Api) -> None
     strange = post(api, {"type": "default"}, traceparent=f"00-{'0' * 32}-00f067aa0ba902b7-01")
     assert "traceparent" not in strange.headers
     assert api.rows(f"SELECT traceparent FROM sytq_tasks WHERE id = '{strange.json['id']}'") == [(None,)]
+
+
+def test_keys_that_differ_in_a_space_at_the_end_are_two(start: Callable[..., Service]) -> None:
+    service = start()
+    tasks = [service.submit("lonely", name) for name in ("space", "space ", "space  ")]
+    assert len(set(tasks)) == 3
+    again = service.post("/v2/tasks", {"type": "lonely", "payload": {"journal": "-", "name": "space "}})
+    assert (again.status, again.json["id"]) == (200, tasks[1])
+    for key in ("order", "order "):
+        hook = {"url": "http://example.com/", "ordering_key": key}
+        assert service.post("/v2/tasks", {"type": "webhook", "payload": hook}).status == 202
+    assert service.api.rows("SELECT COUNT(DISTINCT ordering_key) FROM sytq_tasks") == [(2,)]
