@@ -25,7 +25,7 @@ from sytq.states import STATES, TERMINAL, UNFINISHED
 COUNT_MOST = 10_000
 #: A list carries neither payloads nor results: they may have a megabyte each.
 _COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
-_PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)/([!-~]{1,64})")
+_PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)/([!-~]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,10 @@ def _place(cursor: str, ended: bool) -> tuple[str, str]:
     except ValueError:
         text = ""
     match = _PLACE.fullmatch(text)
-    if match is None or match[1] != ("f" if ended else "c"):
-        raise InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")
-    return match[2], match[3]
+    try:
+        if match is not None and match[1] == ("f" if ended else "c"):
+            dt.datetime.fromisoformat(match[2])  # what is no time is an error of the database
+            return match[2], match[3]
+    except ValueError:
+        pass
+    raise InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")

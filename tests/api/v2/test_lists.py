@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -14,6 +15,11 @@ def get(api: Api, path: str) -> Any:
     reply = api.request("GET", path)
     assert reply.status == 200, reply
     return reply.json
+
+
+def made(place: str) -> str:
+    """A cursor as only somebody who knows the form makes it."""
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,9 @@ def test_dead_tasks_have_a_list_of_their_own(hundred: Api) -> None:
         ("cursor=x", "cursor", "is no cursor"),
         ("cursor=%00%FF", "cursor", "is no cursor"),
         ("cursor=YzIwMjYtMDEtMDEgMDA6MDA6MDAvJyBPUiAxPTE", "cursor", "is no cursor"),
+        (f"cursor={made('c9999-99-99 99:99:99/x')}", "cursor", "is no cursor"),
+        (f"cursor={made('c0000-01-01 00:00:00/x')}", "cursor", "is no cursor"),
+        (f"cursor={made('c2026-02-30 00:00:00.5/x')}", "cursor", "is no cursor"),
         ("total=maybe", "total", "valid: true, false"),
         ("limt=5", "limt", "is not a parameter here; valid: q, limit, cursor, total"),
     ],
