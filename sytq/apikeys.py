@@ -79,6 +79,11 @@ class ApiKeys:
         """Return every key, the oldest first."""
         return read(self._database, lambda: list(ApiKey.select().order_by(ApiKey.created_at, ApiKey.id)))
 
+    def any_live(self) -> bool:
+        """Whether there is a key that may be used now."""
+        lasting = ApiKey.expires_at.is_null() | (ApiKey.expires_at > utcnow())
+        return read(self._database, ApiKey.select().where(ApiKey.revoked_at.is_null(), lasting).exists)
+
     def proven(self, text: str) -> ApiKey | None:
         """Return the key that `text` is, when it may be used now."""
         match = _FORM.fullmatch(text)

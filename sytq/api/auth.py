@@ -34,7 +34,7 @@ _OWNER_MAX = 64  # characters of sytq_tasks.owner, which is ASCII
 _LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_ONLY = (
     "this server has no auth configured and therefore serves loopback clients only; to serve others set "
-    "auth.enabled: true and auth.users, or make keys with `sytq key create`"
+    "auth.enabled: true, and auth.users or keys (`sytq key create`)"
 )
 
 

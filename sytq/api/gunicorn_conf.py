@@ -38,13 +38,13 @@ def on_starting(server: Any) -> None:
     if _settings.auth.enabled:
         return
     log = structlog.get_logger("sytq.api")
-    if is_local((_settings.api.host, 0)):
+    if _settings.api.host == "localhost" or is_local((_settings.api.host, 0)):
         log.info("auth is off: only loopback clients are served, and they may do everything")
     else:
         log.warning(
             "listening beyond loopback without auth: only loopback clients are served",
             host=_settings.api.host,
-            configure="auth.enabled: true and auth.users, or `sytq key create`",
+            configure="auth.enabled: true, and auth.users or keys (`sytq key create`)",
         )
 
 

@@ -37,7 +37,8 @@ def check(json_wanted: AsJson = False, file: File = None) -> None:
         else:
             typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    found = [*warnings(settings), *(f"plugin {q.source} is set aside: {q.error}" for q in registry.quarantined)]
+    found = [*warnings(settings), *_keys_alone(settings)]
+    found += [f"plugin {q.source} is set aside: {q.error}" for q in registry.quarantined]
     if json_wanted:
         as_json({"valid": True, "problems": [], "warnings": found})
         return
@@ -71,8 +72,6 @@ def warnings(settings: Settings) -> Iterator[str]:
             yield "auth.enabled is false; valid for loopback only, as any caller is served without a key"
         else:
             yield f"auth.enabled is false while api.host is {settings.api.host}, which others can reach"
-    elif not settings.auth.users:
-        yield "auth.enabled is true but auth.users is empty, so that nobody can log in"
     if settings.webhook.secret is None:
         yield "webhook.secret is not set; webhooks and callbacks are sent without a signature"
     if settings.llm_provider is None:
@@ -81,6 +80,12 @@ def warnings(settings: Settings) -> Iterator[str]:
         yield f"providers.{settings.llm_provider}.api_key is not set; requests go out without a key"
     if settings.mysql.dsn and (names := ignored_parameters(settings.mysql.dsn)):
         yield f"mysql.dsn: {', '.join(names)} has no effect; the session is set up by sytq"
+
+
+def _keys_alone(settings: Settings) -> Iterator[str]:
+    """What follows from the configuration alone; `sytq doctor` looks whether there are keys."""
+    if settings.auth.enabled and not settings.auth.users:
+        yield "auth.users is empty, so that only API keys are let in (`sytq key create`)"
 
 
 def is_loopback(host: str) -> bool:

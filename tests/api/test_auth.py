@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.api.conftest import Api, Reply
 from tests.servers import RedisServer
 
 ROWS = itertools.count(1)
+#: Keys alone change nothing while auth is off, nor does auth alone while there is nobody.
+WHAT_TO_SET = "auth.enabled: true, and auth.users or keys (`sytq key create`)"
 OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
 
 
@@ -108,7 +111,20 @@ def test_without_auth_only_loopback_is_served(make_api: Any) -> None:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             reply = b"".join(iter(lambda: connection.recv(65536), b""))
         assert reply.split(b" ")[1] == status
-        assert (b"auth.users" in reply) == (status == b"403")
+        assert (WHAT_TO_SET.encode() in reply) == (status == b"403")
+    assert WHAT_TO_SET in api.log()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_without_auth_the_start_says_who_is_served(make_api: Any, host: str) -> None:
+    api = make_api(SYTQ_API__HOST=host)
+    told = [json.loads(line) for line in api.log().splitlines() if "loopback" in line]
+    said = "auth is off: only loopback clients are served, and they may do everything"
+    assert [(line["level"], line["msg"]) for line in told] == [("info", said)]
+
+
+def test_with_auth_the_start_says_nothing_of_loopback(guarded: Api) -> None:
+    assert "loopback" not in guarded.log()
 
 
 def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -> None:

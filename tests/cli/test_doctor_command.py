@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
 import time
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from sytq.apikeys import ApiKeys, Grant
 from sytq.cli.doctor.compared import clock, skew
+from sytq.ledger import utcnow
 from tests.api.conftest import Api
 from tests.plugins.llm.provider import ScriptedProvider, drips_headers, says
 from tests.servers import MySQLServer, RedisServer, free_port, poll
@@ -156,6 +159,23 @@ def test_a_port_where_nobody_answers_or_somebody_else(installation: Installation
     assert found["api address"]["verdict"] == "warn" and "sytq key create" in found["api address"]["todo"]
     found = examined(installation, SYTQ_API__HOST="0.0.0.0", SYTQ_AUTH__ENABLED="true")
     assert found["api address"]["verdict"] == "ok"
+
+
+def test_whether_anybody_can_log_in(tmp_path: Path, redis_url: str, database_url: str) -> None:
+    made = Installation(tmp_path, database_url, redis_url)
+    keys = ApiKeys(made.runtime.database)
+    keys.create("old", "shop", Grant(expires_at=utcnow() - dt.timedelta(hours=1)), by="test")
+    revoked, _ = keys.create("lost", "shop", Grant(), by="test")
+    keys.revoke(revoked.id, by="test")
+    on = {"SYTQ_AUTH__ENABLED": "true"}
+    assert "auth" not in examined(made)
+    assert "auth" not in examined(made, **on, SYTQ_AUTH__USERS__A="b")
+    nobody = examined(made, **on)
+    assert nobody["auth"]["verdict"] == "warn" and "nobody can log in" in nobody["auth"]["said"]
+    keys.create("till", "shop", Grant(expires_at=utcnow() + dt.timedelta(hours=1)), by="test")
+    found = examined(made, **on)
+    assert found["auth"]["verdict"] == "ok" and "auth" not in found["config"]["said"]
+    made.close()
 
 
 def test_mysql_is_looked_at(tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str) -> None:

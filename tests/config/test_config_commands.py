@@ -53,6 +53,13 @@ def test_check_warns_of_what_is_probably_not_meant() -> None:
     assert "0.0.0.0, which others can reach" in done.stderr
 
 
+def test_check_does_not_say_of_keys_what_it_cannot_know() -> None:
+    done = sytq_config("check", SYTQ_AUTH__ENABLED="true")
+    assert "warning: auth.users is empty, so that only API keys are let in (`sytq key create`)" in done.stderr
+    assert "log in" not in done.stderr
+    assert "auth" not in sytq_config("check", SYTQ_AUTH__ENABLED="true", SYTQ_AUTH__USERS__A="b").stderr
+
+
 def test_show_prints_key_value_and_origin_with_secrets_masked(tmp_path: Path) -> None:
     file = tmp_path / "sytq.yaml"
     file.write_text("redis: {addr: 'h:1', password: geheim}\noutbound: {allow_hosts: [b, c]}\n")

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import peewee
 
+from sytq.apikeys import ApiKeys
 from sytq.cli.doctor.compared import clock, numbers, skew
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
@@ -19,12 +20,13 @@ from sytq.db import is_mysql, open_database, read
 from sytq.errors import DatabaseUnavailable
 from sytq.history import History
 from sytq.migrations import pending
+from sytq.models import ApiKey
 
 _PATIENCE = 2.0
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Version, migrations, session, room for our connections, durability, clock."""
+    """Version, migrations, session, room for our connections, durability, clock; and whether anybody can log in."""
     parts = urlsplit(settings.database_url)
     if parts.scheme == "sqlite" and not Path(path := unquote(parts.path[1:])).exists():
         yield Finding("database", FAIL, f"there is no file {path}", "run `sytq db migrate`, or correct database.url")
@@ -42,6 +44,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("migrations", FAIL, f"the database lacks {', '.join(missing)}", "run `sytq db migrate`")
     else:
         yield Finding("migrations", OK, "up to date")
+        yield from _logins(base, settings)
     yield clock("database clock", ahead)
 
 
@@ -104,6 +107,18 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
         yield Finding("database durability", WARN, said, todo)
     else:
         yield Finding("database durability", OK, "a commit is on disk")
+
+
+def _logins(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
+    """Whether anybody can log in: keys are in the database."""
+    if settings.auth.enabled and not settings.auth.users:
+        with base.bind_ctx([ApiKey]):
+            live = ApiKeys(base).any_live()
+        if live:
+            yield Finding("auth", OK, "API keys only; auth.users is empty")
+        else:
+            said = "auth.enabled is true, and there is neither a user nor a key that may be used: nobody can log in"
+            yield Finding("auth", WARN, said, "run `sytq key create`, or set auth.users")
 
 
 def _connections(settings: Settings) -> int:
