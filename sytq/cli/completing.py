@@ -12,7 +12,7 @@ import typer
 from sytq import logs
 from sytq.config import load
 from sytq.errors import SytqError
-from sytq.query.fields import CHOICES, FIELDS
+from sytq.query.fields import CHOICES, FIELDS, NESTED
 from sytq.registry import Registry
 
 
@@ -31,6 +31,7 @@ def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     field, colon, _ = incomplete.partition(":")
     if not colon:
         yield from (f"{name}:" for name in FIELDS)
+        yield from (f"{name}." for name in NESTED)
     elif field in CHOICES:
         yield from (f"{field}:{value}" for value in CHOICES[field])
     elif field == "type":

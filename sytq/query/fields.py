@@ -15,9 +15,9 @@ from sytq.durations import VALID_DURATION, parse_duration
 from sytq.patterns import normal_host
 from sytq.states import NAME, PRIORITIES, STATES
 
-Kind = Literal["word", "text", "number", "moment", "json"]
+Kind = Literal["word", "text", "number", "moment", "flag", "json"]
 
-#: field -> what its values are. A word is compared whole, a text is searched for a part of it.
+#: field -> what its values are. A word is compared whole, a text is searched for a part of it, a flag is true or false.
 FIELDS: dict[str, Kind] = {
     "id": "word",
     "type": "word",
@@ -30,19 +30,27 @@ FIELDS: dict[str, Kind] = {
     "host": "word",
     "fingerprint": "word",
     "request": "word",
+    "unique_key": "word",
+    "ordering_key": "word",
+    "held": "flag",
     "error": "text",
+    "callback_url": "text",
     "attempts": "number",
     "max_attempts": "number",
+    "version": "number",
     "age": "moment",
     "created": "moment",
     "scheduled": "moment",
     "started": "moment",
     "finished": "moment",
+    "revived": "moment",
 }
 #: Fields with fields below them, as in payload.order_id.
-NESTED: tuple[str, ...] = ("payload", "metadata")
+NESTED: tuple[str, ...] = ("payload", "metadata", "result")
 
-CHOICES: dict[str, Sequence[str]] = {"state": STATES, "priority": PRIORITIES}
+CHOICES: dict[str, Sequence[str]] = {"state": STATES, "priority": PRIORITIES, "held": ("true", "false")}
+#: Words of callers and types, in any script.
+_KEYS = ("unique_key", "ordering_key")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _RFC3339 = re.compile(_DATE.pattern + r"[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
@@ -55,14 +63,16 @@ def valid_fields() -> str:
 
 
 def read_word(field: str, text: str) -> str:
-    """A value of a word field. Raises ValueError."""
+    """A value of a word field, or of a flag. Raises ValueError."""
     choices = CHOICES.get(field)
     if choices and text not in choices:
-        raise ValueError(f"'{text[:64]}' is not a {field}; valid: {', '.join(choices)}")
+        said = "valid" if field == "held" else f"a {field}"
+        raise ValueError(f"'{text[:64]}' is not {said}; valid: {', '.join(choices)}")
     if field in ("type", "queue") and not NAME.fullmatch(text):
         raise ValueError(f"'{text[:64]}' is not a {field}; valid: letters, digits, . _ - (64 at most)")
-    if not (text.isascii() and text.isprintable() and text == text.strip() and len(text) <= 255):
-        raise ValueError(f"'{text[:64]}' is not valid; valid: up to 255 visible ASCII characters")
+    script = "" if field in _KEYS else "ASCII "
+    if not ((text.isascii() or not script) and text.isprintable() and text == text.strip() and len(text) <= 255):
+        raise ValueError(f"'{text[:64]}' is not valid; valid: up to 255 visible {script}characters")
     return normal_host(text) if field == "host" else text
 
 

@@ -196,9 +196,9 @@ def _read(field: str, text: str, quoted: bool, operator: str) -> Any:
         if operator and (value is None or isinstance(value, bool)):
             raise ValueError(f"{text} has no order; write {field}.<field>:{text}")
         return value
-    if operator and kind in ("word", "text"):
+    if operator and kind in ("word", "text", "flag"):
         raise ValueError(f"it has no order; write {field}:{text[:64]}")
-    if kind == "word":
+    if kind in ("word", "flag"):
         return read_word(field, text)
     if kind == "text":
         if not text:

@@ -17,6 +17,7 @@ from peewee import fn
 from sytq.models import Task
 from sytq.query.fields import FIELDS
 from sytq.query.parse import Filter, Term, Value
+from sytq.states import SCHEDULED
 
 _RELATION: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
@@ -34,6 +35,7 @@ _COLUMN: dict[str, Any] = {
     "scheduled": Task.scheduled_at,
     "started": Task.started_at,
     "finished": Task.finished_at,
+    "revived": Task.revived_at,
 }
 _INTEGERS = ("INTEGER", "UNSIGNED INTEGER")
 _REALS = ("REAL", "DOUBLE", "DECIMAL")
@@ -49,10 +51,15 @@ def _term(term: Term, now: dt.datetime | None, mysql: bool) -> Any:
     if FIELDS.get(term.field) is None:
         found = _json(term, mysql)
     else:
-        column = _COLUMN.get(term.field) or getattr(Task, term.field)
-        found = _plain(term, column, now, mysql) if term.values else column.is_null(False)
+        column = _callback_url(mysql) if term.field == "callback_url" else _COLUMN.get(term.field)
+        column = getattr(Task, term.field) if column is None else column
+        found = _plain(term, column, now, mysql) if term.values else _is_set(term, column)
     # NULL is neither: of a field that is not set no term holds, and its opposite does.
     return fn.COALESCE(found, _bound(0)) == _bound(0) if term.negated else found
+
+
+def _is_set(term: Term, column: Any) -> Any:
+    return _bound(1) == _bound(1) if FIELDS[term.field] == "flag" else column.is_null(False)
 
 
 def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any:
@@ -60,11 +67,21 @@ def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any
     if kind == "word":
         reads = [value.read for value in term.values]
         return column.in_(reads) if len(reads) > 1 else column == reads[0]
+    if kind == "flag":
+        # As a task shows it: one that was cancelled while it waited keeps the mark.
+        held = column.is_null(False) & (Task.state == SCHEDULED)
+        return _any(held if value.read == "true" else ~held for value in term.values)
     if kind == "text":
         return _any(_contains(column, value.text, mysql) for value in term.values)
     if kind == "number":
         return _any(_RELATION[term.operator](column, value.read) for value in term.values)
     return _any(_at(term, column, value.read, now) for value in term.values)
+
+
+def _callback_url(mysql: bool) -> Any:
+    """The URL alone: nobody is shown the headers, so nobody can search in them either."""
+    found = fn.JSON_EXTRACT(Task.callback, _bound("$.url"))
+    return peewee.Case(None, [(fn.JSON_VALID(Task.callback), fn.JSON_UNQUOTE(found) if mysql else found)])
 
 
 def _contains(column: Any, text: str, mysql: bool) -> Any:

@@ -48,6 +48,9 @@ def test_types_queues_priorities_and_queries_are_completed(tmp_path: Path) -> No
     assert '"urgent"' in asked("sytq send llm --priority u")
     assert '"state\\\\:"' in asked("sytq ls st")
     assert '"state\\\\:dead"' in asked("sytq ls state:d")
+    assert '"held\\\\:false"' in asked("sytq ls held:f")
+    assert '"unique_key\\\\:"' in asked("sytq ls uni")
+    assert '"result."' in asked("sytq ls res")
     assert '"type\\\\:webhook"' in asked("sytq dead list type:w")
     assert '"webhook"' in asked("sytq stats --type w")
     (tmp_path / "own.py").write_text(

@@ -47,6 +47,15 @@ def matches(row: dict[str, Any], wanted: Filter) -> bool:
 
 
 def holds(row: dict[str, Any], term: Term) -> bool:
+    if term.field == "held":
+        held = row["held"] is not None and row["state"] == "scheduled"
+        return not term.values or any((value.text == "true") == held for value in term.values)
+    if term.field == "callback_url":
+        try:
+            url = json.loads(row["callback"] or "{}").get("url")
+        except ValueError:
+            return False
+        return url is not None and (not term.values or any(value.text.lower() in url.lower() for value in term.values))
     if term.field in NESTED:
         return json_holds(row[term.field], term)
     column = {"age": "created_at", "fingerprint": "error_fingerprint", "request": "request_id"}.get(
@@ -118,6 +127,9 @@ MOMENTS = st.sampled_from([-86400, -3600, -3600.000001, -60, -0.25, 0, 60, 3600]
     lambda seconds: NOW + dt.timedelta(seconds=seconds)
 )
 WORDS = st.sampled_from(["plain", "webhook", "other"])
+CALLBACKS = [
+    '{"url": "http://Plain.example/a"}', '{"url": "http://other/", "headers": {"X-Key": "webhook"}}', "{}", "no json",
+]  # fmt: skip
 ROWS = st.fixed_dictionaries(
     {
         "type": WORDS,
@@ -135,10 +147,17 @@ ROWS = st.fixed_dictionaries(
         "parent": st.none() | WORDS,
         "worker": st.none() | WORDS,
         "host": st.none() | WORDS,
+        "unique_key": st.none() | WORDS,
+        "ordering_key": st.none() | st.sampled_from(["plain", "h::\u4e2d", "H::\u4e2d"]),
+        "held": st.none() | st.sampled_from(["run", "cancel", "skipped"]),
+        "callback": st.none() | st.sampled_from(CALLBACKS),
+        "version": st.none() | st.integers(1, 3),
+        "result": st.none() | PAYLOADS.map(json.dumps) | st.sampled_from(["7", "[1]", "no json"]),
         "created_at": MOMENTS,
         "scheduled_at": st.none() | MOMENTS,
         "started_at": st.none() | MOMENTS,
         "finished_at": st.none() | MOMENTS,
+        "revived_at": st.none() | MOMENTS,
     }
 ).map(lambda row: row | ({"finished_at": NOW} if row["state"] in TERMINAL and row["finished_at"] is None else {}))
 
@@ -154,16 +173,25 @@ DURATIONS = st.sampled_from(["1h", "60s", "0s", "250ms", "24h"])
 TIMES = DURATIONS | st.sampled_from(
     ["2026-06-15", "2026-06-14", "2026-06-15T11:00:00.25Z", "2026-06-15T14:00:00+02:00"]
 )
-NAMES = ["type", "queue", "owner", "parent", "worker", "host", "fingerprint", "request"]
+NAMES = ["type", "queue", "owner", "parent", "worker", "host", "fingerprint", "request", "unique_key"]
 CONDITIONS = st.one_of(
     st.tuples(st.sampled_from(NAMES), st.just(""), WORDS | st.just("*")),
     st.tuples(st.just("state"), st.just(""), st.lists(st.sampled_from(STATES), min_size=1, max_size=3).map(",".join)),
     st.tuples(st.just("priority"), st.just(""), st.sampled_from(PRIORITIES)),
     st.tuples(st.just("error"), st.just(""), LETTERS.filter(bool).map(quoted) | st.just("*")),
-    st.tuples(st.sampled_from(["attempts", "max_attempts"]), SIGNS, st.integers(0, 4).map(str)),
+    st.tuples(st.just("ordering_key"), st.just(""), st.sampled_from(["plain", "h::\u4e2d", "plain,h::\u4e2d", "*"])),
+    st.tuples(st.just("held"), st.just(""), st.sampled_from(["true", "false", "true,false", "*"])),
+    st.tuples(st.just("callback_url"), st.just(""), WORDS | st.just("*")),
+    st.tuples(st.sampled_from(["attempts", "max_attempts", "version"]), SIGNS, st.integers(0, 4).map(str)),
     st.tuples(st.just("age"), SIGNS, DURATIONS),
-    st.tuples(st.sampled_from(["created", "scheduled", "started", "finished"]), SIGNS, TIMES | st.just("*")),
-    st.tuples(st.lists(KEYS, min_size=1, max_size=2).map(lambda p: ".".join(["payload", *p])), SIGNS, JSON_VALUES),
+    st.tuples(st.sampled_from(["created", "scheduled", "started", "finished", "revived"]), SIGNS, TIMES | st.just("*")),
+    st.tuples(
+        st.tuples(st.sampled_from(["payload", "result"]), st.lists(KEYS, min_size=1, max_size=2)).map(
+            lambda pair: ".".join([pair[0], *pair[1]])
+        ),
+        SIGNS,
+        JSON_VALUES,
+    ),
 )  # fmt: skip
 QUERIES = st.lists(
     st.tuples(st.sampled_from(["", "-"]), CONDITIONS).map(lambda t: f"{t[0]}{t[1][0]}:{t[1][1]}{t[1][2]}"),
@@ -187,7 +215,7 @@ def test_sql_says_what_the_filter_says(database: peewee.Database, rows: list[dic
                 name: None
                 if row[name] is None
                 else peewee.AsIs(row[name].isoformat(" ", "microseconds"), converter=False)
-                for name in ("created_at", "scheduled_at", "started_at", "finished_at")
+                for name in ("created_at", "scheduled_at", "started_at", "finished_at", "revived_at")
             }
             Task.insert(id=task_id, **(row | times)).execute()
     found = {task.id for page in History(database).pages(wanted, size=3) for task in page}
