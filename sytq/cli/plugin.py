@@ -62,12 +62,16 @@ def new(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where to; else the first of plugins.paths, else plugins.")
     ] = None,
+    json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
     """Write one file with a new task type and its test; a file that is there is left alone."""
     parts = open_runtime(file)
     paths = parts.settings.plugins.paths
     written = scaffold.write(name, folder or Path(paths[0] if paths else HERE), parts.registry)
+    if json_wanted:
+        as_json({"type": name, "file": str(written)})
+        return
     payload = json.dumps({"type": name, "payload": {"name": "Ada"}})
     typer.echo(f"Wrote {written}.\n")
     typer.echo(f"  sytq plugin check {written}")

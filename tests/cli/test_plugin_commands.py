@@ -62,6 +62,12 @@ def test_a_refused_name_is_one_line_and_exit_1(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_type_is_told_to_scripts_as_json(tmp_path: Path) -> None:
+    made = sytq(tmp_path, "new", "nightly-import", "--json", "--folder", "mine")
+    assert json.loads(made.stdout) == {"type": "nightly-import", "file": "mine/nightly_import.py"}
+    assert (tmp_path / "mine" / "nightly_import.py").exists()
+
+
 def test_a_new_type_goes_where_types_are_configured(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     made = sytq(tmp_path, "new", "one", SYTQ_PLUGINS__PATHS=json.dumps([str(tmp_path / "mine")]))
