@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sytq.api.v2.waiting import WAIT_MOST
 from tests.api.conftest import Api
 from tests.api.v2.conftest import Service
 from tests.servers import poll
@@ -67,6 +68,13 @@ def test_a_post_that_waits_is_answered_with_the_task(service: Service) -> None:
     assert reply.headers["location"] == f"/v2/tasks/{reply.json['id']}"
 
 
+def test_nobody_waits_for_longer_than_a_minute_and_the_answer_says_so(service: Service) -> None:
+    service.installation.start_worker()
+    assert WAIT_MOST == 60  # as docs/api.md says
+    assert waiting(service, "/v2/tasks", 3600, plain(service)).headers["preference-applied"] == "wait=60"
+    assert waiting(service, "/v2/tasks", 60, plain(service)).headers["preference-applied"] == "wait=60"
+
+
 def test_what_has_not_ended_in_time_is_answered_as_it_is(service: Service) -> None:
     began = time.monotonic()
     reply = waiting(service, "/v2/tasks", 1, plain(service))
@@ -102,6 +110,23 @@ def test_events_tell_a_tasks_way_to_its_end_and_go_on_where_they_broke(service: 
     assert Stream(service.api, path, **{"Last-Event-ID": last["id"]}).answer.status == 204
     late = list(Stream(service.api, path).events())
     assert [event["id"] for event in late] == [last["id"]]
+
+
+def test_events_tell_the_progress_of_a_task_that_runs(service: Service) -> None:
+    task_id = service.submit("gentle", "a", seconds=25)
+    stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
+    service.installation.start_worker()
+    seen = []
+    for event in stream.events():
+        seen.append(json.loads(event["data"]))
+        if seen[-1]["progress"] is not None:
+            break
+    assert seen[-1] == {
+        "state": "running", "attempts": 1, "progress": {"done": 1, "of": 2, "text": "half way"}, "ended": False,
+    }  # fmt: skip
+    assert {event["state"] for event in seen} <= {"queued", "running"}
+    assert service.post(f"/v2/tasks/{task_id}/cancel").json["outcome"] == "asked"
+    assert json.loads(list(stream.events())[-1]["data"])["state"] == "cancelled"
 
 
 def test_a_task_that_is_not_there_has_no_events(service: Service) -> None:
