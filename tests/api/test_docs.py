@@ -8,7 +8,7 @@ import falcon.inspect
 import pytest
 
 from sytq.api import create_app
-from sytq.api.problems import IN_USE, INVALID_QUERY, TYPES
+from sytq.api.problems import IN_USE, INVALID_QUERY, TAKEN, TYPES
 from sytq.api.tasks import STATUS
 from sytq.config import load
 from tests.api.conftest import REPO
@@ -39,7 +39,7 @@ def test_every_status_word_is_documented(document: str) -> None:
 def test_every_problem_is_documented() -> None:
     page = (REPO / "docs" / "problems.md").read_text("utf-8")
     known = {(slug, status) for status, (slug, _) in TYPES.items()}
-    known |= {(INVALID_QUERY[0], 400), (IN_USE[0], 409)}
+    known |= {(INVALID_QUERY[0], 400), (IN_USE[0], 409), (TAKEN[0], 409)}
     assert {
         (slug, int(status)) for slug, status in re.findall(r"^\| `urn:sytq:problem:([a-z-]+)` \| (\d+)", page, re.M)
     } == known
