@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -209,3 +210,16 @@ def test_a_task_of_a_batch_that_anothers_stands_for_is_refused_alone(guarded: Ap
     assert mixed.headers["ratelimit"].startswith('"tasks";r=3;')
     again = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK, *rows]})
     assert (again.status, again.body) == (207, mixed.body)
+
+
+def test_who_is_refused_for_anothers_task_takes_nobody_with_him(guarded: Api) -> None:
+    first, other = key(guarded, "holder"), key(guarded, "many")
+    row: dict[str, Any] = {"type": "llm", "payload": {"table_name": "valuation_records", "id": 91}}
+    assert submit(guarded, first, body=row).status == 202
+    bodies = [row if n % 3 == 0 else TASK | {"unique_key": f"n{n}"} for n in range(60)]
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:  # so that many are written in one transaction
+        replies = list(pool.map(lambda body: submit(guarded, other, body=body), bodies))
+    assert [reply.status for reply in replies] == [409 if body is row else 202 for body in bodies]
+    assert guarded.rows("SELECT COUNT(*) FROM sytq_tasks WHERE owner = 'many'") == [(40,)]
+    good = [reply.json["id"] for reply in replies if reply.status == 202]
+    assert all(guarded.request("GET", f"/v2/tasks/{task_id}", headers=other).status == 200 for task_id in good)
