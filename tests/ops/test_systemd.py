@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -73,6 +74,35 @@ def test_the_service_waits_longer_than_the_process() -> None:
         assert (unit["KillMode"], unit["Restart"], unit["Type"]) == ("mixed", "always", "notify")
 
 
+def test_a_command_as_the_service_sees_what_the_units_see(tmp_path: Path) -> None:
+    # systemd is not the first process here: what it would be asked for is compared with the units.
+    (tmp_path / "systemd-run").write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    (tmp_path / "systemd-run").chmod(0o755)
+    given = ["send", "webhook", "body=$HOME costs 5$", "two words"]
+    done = subprocess.run(
+        [ROOT / "systemd/sytq-as-service", *given],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUDO_USER": "ann"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    words = done.stdout.split("\0")[:-1]
+    program = words.index("/opt/sytq/bin/sytq")
+    assert words[program + 1 :] == [word.replace("$", "$$") for word in given], "systemd makes $ of $$"
+    asked = [after for word, after in itertools.pairwise(words[:program]) if word == "-p"]
+    assert {"--wait", "--pipe", "--setenv=SUDO_USER=ann"} <= set(words[:program])
+    assert len(asked) == (program - words.index("-p")) / 2
+    for unit in SERVICES:
+        lines = unit.read_text().splitlines()
+        assert [one for one in asked if one not in lines] == [], unit.name
+        decisive = "User|Group|WorkingDirectory|Environment|LoadCredential|UMask|StateDirectory|EnvironmentFile"
+        said = {line for line in lines if re.match(rf"({decisive})=", line)} - {
+            "EnvironmentFile=-/etc/sytq/worker-%i.env"
+        }
+        assert said <= set(asked), unit.name
+
+
 def test_credentials_as_systemd_hands_them_out_are_settings(tmp_path: Path) -> None:
     # LoadCredential=sytq:/etc/sytq/credentials makes sytq_redis__password of the file redis__password.
     assert settings_of(ROOT / "systemd/sytq-api.service")["LoadCredential"] == "sytq:/etc/sytq/credentials"
@@ -108,6 +138,7 @@ def test_install_rollback_and_uninstall(tmp_path: Path) -> None:
     )
     assert said.stdout.startswith("sytq ")
     assert {unit.name for unit in UNITS} == {file.name for file in (dest / "usr/local/lib/systemd/system").iterdir()}
+    assert os.access(dest / "usr/local/bin/sytq-as-service", os.X_OK)
     assert (dest / "etc/sytq/credentials").stat().st_mode & 0o777 == 0o700
     run("rollback", ok=False)
 
