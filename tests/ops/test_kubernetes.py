@@ -71,15 +71,22 @@ SCALED_OBJECT = strict(
         maxReplicaCount=COUNT,
         pollingInterval=COUNT,
         cooldownPeriod=COUNT,
-        fallback=strict("failureThreshold replicas", failureThreshold=COUNT, replicas=COUNT),
+        # Redis and Prometheus may be away without that the workers of running calls are stopped.
+        fallback=strict(
+            "failureThreshold replicas behavior",
+            failureThreshold=COUNT,
+            replicas=COUNT,
+            behavior={"const": "currentReplicasIfHigher"},
+        ),
         triggers={
             "type": "array",
             "items": strict(
                 "type metadata",
                 type={"const": "prometheus"},
                 metadata=strict(
-                    "serverAddress query threshold",
+                    "serverAddress query threshold ignoreNullValues",
                     **dict.fromkeys(("serverAddress", "query", "threshold", "activationThreshold"), TEXT),
+                    ignoreNullValues={"const": "false"},
                 ),
             ),
         },
@@ -203,6 +210,8 @@ def test_kustomize_itself_makes_the_same(overlay: Path) -> None:
         ("overlays/queues/llm/kustomization.yaml", "path: /spec/replicas", "path: /spec/replica"),
         ("overlays/queues/llm/kustomization.yaml", "value: {name: SYTQ_WORKER__QUEUES,", "value: {nam: SYTQ,"),
         ("overlays/queues/llm/scale.yaml", "threshold:", "treshold:"),
+        ("overlays/queues/llm/scale.yaml", "ignoreNullValues:", "#"),
+        ("overlays/queues/llm/scale.yaml", ", behavior: currentReplicasIfHigher", ""),
         ("worker/worker.yaml", "containers:\n", "container:\n"),
     ],
 )
