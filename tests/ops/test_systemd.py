@@ -151,8 +151,21 @@ def test_install_rollback_and_uninstall(tmp_path: Path) -> None:
     assert (top / "bin").readlink() == Path(f"versions/{first}/bin")
     run("rollback", "7.7", ok=False)
 
+    def enabled() -> set[Path]:
+        return {file for file in (dest / "etc/systemd/system").rglob("sytq*") if file.is_symlink()}
+
+    enable = [required("systemctl", "package systemd"), f"--root={dest}", "--quiet", "enable"]
+    subprocess.run(
+        [*enable, "sytq.target", "sytq-api", "sytq-worker@default", "sytq-worker@llm"], check=True, timeout=60
+    )
+    assert len(enabled()) == 5
+    other = dest / "etc/systemd/system/timers.target.wants/sytq-ours.timer"
+    other.parent.mkdir()
+    other.symlink_to("/etc/systemd/system/sytq-ours.timer")
+
     run("uninstall")
     assert not top.exists()
+    assert enabled() == {other}, "nobody else's"
     assert (dest / "etc/sytq/sytq.yaml").read_text() == "app: {mode: production}\n", "the operator's own stays"
     run("uninstall", "--purge")
     assert [file for file in dest.rglob("*") if file.is_file()] == []
