@@ -160,7 +160,8 @@ def test_the_first_process_passes_signals_on_and_reaps_orphans() -> None:
 
 
 def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
     defaults = config.load(environ={})
 
     def seconds(text: str) -> int:
@@ -174,6 +175,9 @@ def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
         assert waits["migrate"]["condition"] == "service_completed_successfully"
         assert services[name]["read_only"] is True
         assert "healthcheck" not in services[name], "the image's"
+        # What tasks write has a name, so that it outlives the container.
+        assert f"state:{value('WORKDIR')}" in services[name]["volumes"]
+    assert "state" in compose["volumes"]
     redis = " ".join(services["redis"]["command"])
     assert "--appendonly yes" in redis
     assert "--maxmemory-policy noeviction" in redis

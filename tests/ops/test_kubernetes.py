@@ -181,19 +181,23 @@ def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) ->
         assert sorted(queues) == sorted(ours), "each queue in one group"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
-def test_kustomize_itself_makes_the_same(overlay: Path) -> None:
+def kustomized(folder: Path) -> Iterable[dict[str, Any]]:
+    """What kustomize itself makes of it."""
     programs = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
     program = next((command for name, command in programs.items() if shutil.which(name)), None)
     if program is None:  # no package of Debian has one that is new enough
         pytest.skip("neither kubectl nor kustomize is installed: the overlays were rendered by tests/ops/kustomize.py")
-    done = subprocess.run([*program, str(overlay)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*program, str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    return yaml.safe_load_all(done.stdout)
 
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_kustomize_itself_makes_the_same(overlay: Path) -> None:
     def by_name(documents: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
         return {(one["kind"], one["metadata"]["name"]): one for one in documents}
 
-    assert by_name(yaml.safe_load_all(done.stdout)) == by_name(render(overlay))
+    assert by_name(kustomized(overlay)) == by_name(render(overlay))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,30 @@ def test_a_broken_overlay_is_noticed(tmp_path: Path, file: str, old: str, new: s
     (tmp_path / "k8s" / file).write_text(text.replace(old, new, 1))
     with pytest.raises((Broken, AssertionError, jsonschema.ValidationError)):
         built(tmp_path / "k8s/overlays/queues")
+
+
+def state_of(pod: dict[str, Any]) -> dict[str, Any]:
+    """The volume at the folder in which the image's processes start, and below which tasks write."""
+    (container,) = pod["containers"]
+    (name,) = [one["name"] for one in container["volumeMounts"] if one["mountPath"] == "/var/lib/sytq"]
+    return {key: value for one in pod["volumes"] if one["name"] == name for key, value in one.items() if key != "name"}
+
+
+def test_what_tasks_write_can_be_kept_as_the_page_says(tmp_path: Path) -> None:
+    assert [state_of(pod) for pod in pods() if pod["containers"][0]["name"] == "worker"] == [{"emptyDir": {}}]
+    page = (K8S.parents[1] / "docs/operations.md").read_text()
+    claim, patch = re.findall(r"^```yaml\n(.*?)^```", page.partition("\n## Kubernetes\n")[2], re.MULTILINE | re.DOTALL)
+    validate(yaml.safe_load(claim))
+    shutil.copytree(K8S, tmp_path / "k8s")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/claim.yaml").write_text(claim)
+    (tmp_path / "ours/kustomization.yaml").write_text(patch)
+    made = {(one["kind"], one["metadata"]["name"]): one for one in kustomized(tmp_path / "ours")}
+    for document in made.values():
+        validate(document)
+    name = made["PersistentVolumeClaim", "sytq-state"]["metadata"]["name"]
+    worker = made["Deployment", "sytq-worker"]["spec"]["template"]["spec"]
+    assert state_of(worker) == {"persistentVolumeClaim": {"claimName": name}}
 
 
 def test_pods_have_no_rights_that_they_do_not_need() -> None:
