@@ -1,7 +1,7 @@
 """The first process of a container: `python -m sytq.reaper COMMAND ...`.
 
 Owns what an init owes: signals go to the command, orphans are reaped, and the command's end is the container's.
-`--probe` instead of a command is the container's health check. Must import nothing of the service.
+`--probe` instead of a command is the container's health check. Only that imports anything of the service.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import urllib.request
 from types import FrameType
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-#: The API's port, by any of its names, then the workers'.
-_PORTS = (("SYTQ_API__PORT", "API_PORT", "SERVER_PORT"), ("SYTQ_WORKER__PORT",))
 
 
 def run(command: list[str]) -> int:
@@ -45,15 +43,26 @@ def run(command: list[str]) -> int:
 
 def probe() -> int:
     """Return 0 when an API or a worker group here says that it lives."""
-    for names, default in zip(_PORTS, ("8080", "8081"), strict=True):
-        ports = [value for name in names if (value := os.environ.get(name, "")).isdecimal()]
-        url = f"http://127.0.0.1:{ports[0] if ports else default}/healthz/live"
+    for port in _ports():
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz/live", timeout=2):
                 return 0
         except OSError:
             continue
     return 1
+
+
+def _ports() -> tuple[int, int]:
+    """The API's and the workers'."""
+    from sytq.config import load
+    from sytq.errors import ConfigError
+
+    try:
+        settings = load()
+    except ConfigError as error:  # what runs goes on with what it began with, most likely there
+        print(error, file=sys.stderr)
+        return 8080, 8081
+    return settings.api.port, settings.worker.port or 8081
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,32 @@ def test_the_first_process_passes_signals_on_and_reaps_orphans() -> None:
         process.kill()
     missing = subprocess.run([sys.executable, "-m", "sytq.reaper", "no-such-program"], capture_output=True, cwd=ROOT)
     assert missing.returncode == 127
+
+
+class Alive(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/healthz/live" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("section", "other"), [("app", "worker"), ("api", "worker"), ("worker", "api")])
+def test_the_health_check_asks_at_the_port_of_the_configuration(section: str, other: str, tmp_path: Path) -> None:
+    file = tmp_path / "sytq.yaml"
+    check = json.loads(value("HEALTHCHECK").partition(" CMD ")[2])
+
+    def healthy() -> bool:
+        command = [sys.executable, *check[1:]]
+        return subprocess.run(command, env={"SYTQ_CONFIG": str(file)}, cwd=ROOT, timeout=60).returncode == 0
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Alive) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file.write_text(f"{section}: {{port: {server.server_port}}}\n{other}: {{port: {free_port()}}}\n")
+        assert healthy()
+        server.shutdown()
+    assert not healthy()
 
 
 def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
