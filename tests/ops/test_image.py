@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def test_it_runs_as_nobody_and_stops_as_it_should() -> None:
     assert json.loads(value("CMD")) == ["api"]
 
 
-def test_the_steps_of_the_dockerfile_make_what_runs(tmp_path: Path) -> None:
+def made(tmp_path: Path) -> Path:
+    """Do the Dockerfile's steps; returns the folder that stands for the image's root."""
     root, source = tmp_path / "root", tmp_path / "src"
     source.mkdir()
     tools = tmp_path / "bin"
@@ -89,39 +91,93 @@ def test_the_steps_of_the_dockerfile_make_what_runs(tmp_path: Path) -> None:
             )
             assert done.returncode == 0, f"{rest}: {done.stdout}{done.stderr}"
     assert stage == 2
-    assert (root / "var/lib/sytq").is_dir()
+    return root
+
+
+#: Runs a command in the first of two folders where nothing but these can be written (and devices, as in a container).
+SEAL = """
+mount --bind "$1" "$1" && mount --bind "$2" "$2" || exit
+for at in $(cut -d" " -f2 /proc/mounts); do
+    case $at in /proc* | /sys* | /dev* | "$1" | "$2") ;; *) mount -o remount,bind,ro "$at" ;; esac
+done
+cd "$1" # as it is now
+shift 2
+exec "$@"
+"""
+
+
+def sealed(*writable: Path) -> list[str]:
+    """What a command is begun with to run like that; nothing where this account may not make such a place."""
+    rights = [] if os.getuid() == 0 else ["--map-root-user"]
+    begin = ["unshare", "--mount", *rights, "/bin/sh", "-c", SEAL, "seal", *map(str, writable)]
+    if not shutil.which("unshare") or subprocess.run([*begin, "true"], capture_output=True, timeout=60).returncode:
+        return []
+    there = writable[0] / "probe"
+    probes = [there, writable[0].parent / "probe", Path("/var/tmp/sytq-probe")]
+    wrote = [not subprocess.run([*begin, "touch", str(file)], capture_output=True).returncode for file in probes]
+    there.unlink()
+    if os.getuid() != 0 and wrote != [True, False, False]:  # some mounts are not another account's to change
+        return []
+    assert wrote == [True, False, False], SEAL
+    return begin
+
+
+def test_the_steps_of_the_dockerfile_make_what_runs_with_a_read_only_root(tmp_path: Path, redis_url: str) -> None:
+    root = made(tmp_path)
+    state, temporary = root / value("WORKDIR")[1:], tmp_path / "tmp"
+    temporary.mkdir()
     bill = json.loads((root / "opt/sytq/sbom.json").read_text())
     names = {part["name"] for part in bill["components"]}
     assert {"falcon", "dramatiq", "redis"} <= names
     assert not {"pytest", "ruff", "pip", "opentelemetry-sdk"} & names
 
-    # The container: nothing of the source is there, and the root cannot be written.
-    port = free_port()
+    # The container: nothing of the source is there, and the root cannot be written, as the manifests have it.
+    seal = sealed(state, temporary)
+    ports = {"api": free_port(), "worker": free_port()}
     environ = dict(re.findall(r"(SYTQ_\w+)=(\S+)", DOCKERFILE)) | {
         "PATH": f"{root}/opt/sytq/bin:{os.environ['PATH']}",
         "HOME": "/nonexistent",
+        "TMPDIR": str(temporary),
         "SYTQ_API__HOST": "127.0.0.1",
-        "SYTQ_API__PORT": str(port),
-        "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}",
+        "SYTQ_API__PORT": str(ports["api"]),
+        "SYTQ_WORKER__HOST": "127.0.0.1",
+        "SYTQ_REDIS__URL": redis_url,
     }
     entry = json.loads(value("ENTRYPOINT"))
     check = json.loads(value("HEALTHCHECK").partition(" CMD ")[2])
-    probe = [str(root / "opt/sytq/bin/python"), *check[1:]]
-    begin = [str(root / "opt/sytq/bin/python"), *entry[1:]]
-    subprocess.run([*begin, "db", "migrate"], env=environ, cwd=tmp_path, check=True, timeout=60)
-    assert subprocess.run(probe, env=environ | {"SYTQ_WORKER__PORT": str(free_port())}, timeout=60).returncode == 1
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*begin, "api"], env=environ, cwd=tmp_path, stdout=log, stderr=log)
-    try:
-        poll(
-            lambda: subprocess.run(probe, env=environ, timeout=60).returncode == 0,
-            timeout=60,
-            message=(tmp_path / "log").read_text,
+    python = str(root / "opt/sytq/bin/python")
+    subprocess.run([*seal, python, *entry[1:], "db", "migrate"], env=environ, cwd=state, check=True, timeout=60)
+
+    def healthy(name: str) -> bool:
+        """Whether the check of that container is content: the other's port is not to be found in it."""
+        own = {"SYTQ_API__PORT": str(free_port()), "SYTQ_WORKER__PORT": str(free_port())}
+        own[f"SYTQ_{name.upper()}__PORT"] = str(ports[name])
+        return subprocess.run([*seal, python, *check[1:]], env=environ | own, cwd=state, timeout=60).returncode == 0
+
+    assert not healthy("api")
+    processes, log = {}, tmp_path / "log"
+    for name in ports:
+        processes[name] = subprocess.Popen(
+            [*seal, python, *entry[1:], name],
+            env=environ | {"SYTQ_WORKER__PORT": str(ports["worker"])},
+            cwd=state,
+            stdout=log.open("ab"),
+            stderr=subprocess.STDOUT,
         )
-        process.terminate()
-        assert process.wait(40) == 0
+    try:
+        for name in ports:
+            poll(lambda name=name: healthy(name), timeout=60, message=log.read_text)
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports['api']}/jobs?type=backup", data=b"", timeout=30) as reply:
+            assert reply.status == 202
+        poll(lambda: list(state.glob("backups/*.jsonl.gz")), timeout=60, message=log.read_text)
+        for process in processes.values():
+            process.terminate()
+        assert [process.wait(40) for process in processes.values()] == [0, 0], log.read_text()
     finally:
-        process.kill()
+        for process in processes.values():
+            process.kill()
+    if not seal:
+        pytest.skip("unshare is not permitted here: all of it ran, on a root that can be written")
 
 
 REAPED = """
