@@ -139,16 +139,21 @@ def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
     poll(lambda: group.told.count("WATCHDOG=1") > before, message="it pings again")
 
 
-def test_a_hung_thread_is_not_live_though_redis_has_its_heartbeats(groups: tuple[Installation, list[Group]]) -> None:
+@pytest.mark.parametrize(
+    ("harm", "said"), [("end-thread", "a thread is dead"), ("hang-thread", "a thread goes round no more")]
+)
+def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
+    groups: tuple[Installation, list[Group]], harm: str, said: str
+) -> None:
     on, started = groups
     group = Group(on, SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="60s")
     started.append(group)
     group.wait("/healthz/ready", 200)
-    # A housekeeping loop ends while a task that ignores everything holds up the orderly end.
+    # A housekeeping loop ends, or stands still, while a task that ignores everything holds up the orderly end.
     on.submit("plain", "long", seconds=50)
     on.wait_note("start long")
-    on.submit("end-thread", "promote")
-    poll(lambda: "a thread is dead" in group.log.read_text(), timeout=20, message="the watchdog sees it")
+    on.submit(harm, "promote")
+    poll(lambda: said in group.log.read_text(), timeout=20, message="the watchdog sees it")
     group.wait("/healthz/live", 503, timeout=2 * vitals.FRESH)
     assert any(worker.age < 4 for worker in on.runtime.inspection.workers()), "its heart beats"
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from redis import RedisError
 
 from sytq import AsyncContext, Backoff, Context, task
+from sytq.broker.watchdog import Watchdog
 
 TWICE = Backoff(first="100ms", factor=1, max_attempts=10, jitter=0)
 
@@ -29,12 +30,32 @@ def note(harm: Harm, word: str) -> None:
 @task("end-thread", payload=Harm, queue="harm", retry=TWICE)
 def end_thread(ctx: Context, harm: Harm) -> None:
     """Make the thread of that name or class (or the consumer of that queue) end without a word; once."""
-    if ctx.attempt > 1:
-        return
+    if ctx.attempt == 1:
+        interrupt(harm, SystemExit)
+
+
+class Stuck(BaseException):
+    """Whoever is to get it never comes to have it."""
+
+    def __init__(self) -> None:
+        threading.Event().wait()
+
+
+@task("hang-thread", payload=Harm, queue="harm", retry=TWICE)
+def hang_thread(ctx: Context, harm: Harm) -> None:
+    """Make that thread stand still for ever; once. The watchdog believes it after 3 s rather than a minute."""
+    for thread in threading.enumerate():
+        if isinstance(thread, Watchdog):
+            thread._stalled = 3.0
+    if ctx.attempt == 1:
+        interrupt(harm, Stuck)
+
+
+def interrupt(harm: Harm, with_what: type[BaseException]) -> None:
     for thread in threading.enumerate():
         names = (thread.name, type(thread).__name__, getattr(thread, "queue_name", None))
         if harm.name in names and thread is not threading.current_thread():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(with_what))
             note(harm, "harmed")
             return
 
