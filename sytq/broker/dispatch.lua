@@ -2,9 +2,9 @@
 -- KEYS live stats bell queues, then per slot: stream delayed bodies
 -- ARGV not_after_ms, number of kinds, then per kind: type queue priority attempts max token slot,
 --   then per task: kind id due_ms message
--- -> number entered, or -1 when it is later than `not_after_ms` (0: never), as the caller's knowledge is too old then
+-- -> number entered, or -1 when it is later than `not_after_ms`, as the caller's knowledge is too old then
 local now, entered = now_ms(), 0
-if ARGV[1] ~= '0' and now > tonumber(ARGV[1]) then return -1 end
+if now > tonumber(ARGV[1]) then return -1 end
 local kinds, a = {}, 3
 for k = 1, tonumber(ARGV[2]) do
   kinds[k] = {
