@@ -70,7 +70,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         # Not frozen are the requests of those who wait, which live long: looking through a thousand of them takes
-        # 0.1 s, and came several times a second under load.
+        # 0.1 s, and came again and again under load.
         gc.set_threshold(10_000, 10, 10)
 
     def handle_exit_signal(self) -> None:

@@ -55,8 +55,10 @@ def test_p3_a_worker_that_lost_a_thread_ends_and_its_tasks_go_on_elsewhere(
     harmed.submit("end-thread", thread)
     code = first.wait(12)
     ended = time.monotonic()
-    # 0: Dramatiq forgets the status of a last process that ends between two of its looks, which are 1 s apart.
-    assert code in (70, 0), first.text()
+    # Dramatiq forgets the status of a last process that ends between two of its looks, which are 1 s apart: then it
+    # says nothing of that end either, and ends with 0.
+    overlooked = code == 0 and "exited unexpectedly" not in first.text()
+    assert code == 70 or overlooked, first.text()
     (line,) = re.findall(r"[^\n]*a thread is dead: the process ends[^\n]*", first.text())
     assert '"critical"' in line
     assert f'"{thread}"' in line
@@ -64,7 +66,7 @@ def test_p3_a_worker_that_lost_a_thread_ends_and_its_tasks_go_on_elsewhere(
     harmed.start_worker()
     ready = time.monotonic()
     harmed.wait_note("start running", times=2)
-    assert time.monotonic() - max(ready, ended + 4) < 8  # the liveness limit is 4 s
+    assert time.monotonic() - max(ready, ended + 4) < 5  # the liveness limit is 4 s
     row = harmed.wait_state(running, "succeeded", timeout=20)
     assert row.attempts == (1 if orderly else 2)
 
