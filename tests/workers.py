@@ -121,6 +121,15 @@ class Installation:
         payload = {"journal": str(self.journal), "name": name, "seconds": seconds}
         return self.runtime.submitter.prepare(type_name, payload, **options)
 
+    def hold(self, *names: str) -> None:
+        """Keep `plain` and `gentle` tasks of these names running until `release`, however long the machine takes."""
+        for name in names:
+            Path(f"{self.journal}.hold-{name}").touch()
+
+    def release(self, *names: str) -> None:
+        for name in names:
+            Path(f"{self.journal}.hold-{name}").unlink()
+
     def row(self, task_id: str) -> Task:
         row = self.runtime.ledger.get(task_id)
         assert row is not None, f"task {task_id} has no row"

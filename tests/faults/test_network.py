@@ -77,7 +77,8 @@ def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
 ) -> None:
     soon = {"SYTQ_WORKER__LIVENESS": "2s", "SYTQ_WORKER__HEARTBEAT": "500ms"}
     cut_off = remote_worker(installation, proxy, **soon)
-    tasks = {kind: installation.submit(kind, kind, seconds=5) for kind in ("plain", "gentle")}
+    installation.hold("plain", "gentle")
+    tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
     for name in tasks:
         installation.wait_note(f"start {name}")
     installation.start_worker(**soon)
@@ -86,6 +87,7 @@ def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
     for name in tasks:
         installation.wait_note(f"start {name}", times=2)
     assert time.monotonic() - cut < 4
+    installation.release(*tasks)
     for name in tasks:
         installation.wait_note(f"end {name}")
     proxy.heal()  # both runs of each task are under way or at their end

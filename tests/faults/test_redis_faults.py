@@ -140,7 +140,8 @@ def test_p2_an_outage_beyond_the_liveness_limit_makes_no_living_worker_a_dead_on
 ) -> None:
     proxy = Proxy(own_redis.port)
     busy = breakable.start_worker(SYTQ_REDIS__URL=proxy.url, **SOON)
-    tasks = {kind: breakable.submit(kind, kind, seconds=7) for kind in ("plain", "gentle")}
+    breakable.hold("plain", "gentle")
+    tasks = {kind: breakable.submit(kind, kind) for kind in ("plain", "gentle")}
     for name in tasks:
         breakable.wait_note(f"start {name}")
     idle = breakable.start_worker(**SOON)
@@ -159,6 +160,7 @@ def test_p2_an_outage_beyond_the_liveness_limit_makes_no_living_worker_a_dead_on
             client.config_set("maxmemory", 0)
         breakable.wait_state(breakable.submit("plain", "new"), "succeeded")
         proxy.heal()
+    breakable.release(*tasks)
     for name, task in tasks.items():
         row = breakable.wait_state(task, "succeeded")
         assert (name, row.attempts, breakable.notes()[f"start {name}"]) == (name, 1, 1)

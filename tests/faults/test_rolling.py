@@ -117,10 +117,12 @@ def test_p1_what_outlasts_the_budget_is_handed_back_at_once_and_uses_no_attempt(
     installation: Installation, type_name: str
 ) -> None:
     old = installation.start_worker(threads=2)
-    long = installation.submit(type_name, "long", seconds=8)
+    installation.hold("long")
+    long = installation.submit(type_name, "long")
     installation.wait_note("start long")
     installation.start_worker(threads=2)
     assert old.terminate() == 0
     installation.wait_note("start long", times=2)
+    installation.release("long")
     assert installation.wait_state(long, "succeeded").attempts == 1
     assert [one.outcome for one in installation.runtime.ledger.attempts(long)] == ["returned", "succeeded"]

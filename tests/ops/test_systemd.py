@@ -248,6 +248,11 @@ class Activated:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
+    def wait_booted(self, workers: int) -> int:
+        """Wait until that many gunicorn workers have booted since the beginning; return the number."""
+        poll(lambda: self.log().count("ASGI server listening") >= workers, timeout=90, message=self.log)
+        return workers
+
     def close(self) -> None:
         for process in self.processes:
             process.kill()
@@ -280,13 +285,13 @@ def submit(port: int) -> str:
 @pytest.mark.faults
 def test_a_reload_with_a_configuration_that_cannot_be_used_leaves_what_runs(activated: Activated) -> None:
     running = activated.start()
-    poll(lambda: activated.log().count("ASGI server listening") == 2, timeout=40, message=activated.log)
+    activated.wait_booted(2)
     (activated.folder / "sytq.yaml").write_text("api: {port: 99999}\n")
     assert activated.reload() != 0
     assert submit(activated.port) == "200"
     (activated.folder / "sytq.yaml").write_text("logger: {level: debug}\n")
     assert activated.reload() == 0
-    poll(lambda: activated.log().count("ASGI server listening") == 4, timeout=40, message=activated.log)
+    activated.wait_booted(4)
     assert submit(activated.port) == "200"
     assert running.poll() is None
     worker = (ROOT / "systemd/sytq-worker@.service").read_text()
@@ -308,13 +313,14 @@ def test_reloads_and_restarts_behind_the_socket_refuse_and_lose_nothing(activate
     clients = [threading.Thread(target=client) for _ in range(4)]
     for one in clients:
         one.start()
+    booted = 0
     try:
         for _ in range(2):
             so_far = answers["200"]
             poll(lambda so_far=so_far: answers["200"] > so_far + 50, timeout=30, message="load")
-            booted = activated.log().count("ASGI server listening")
+            booted = activated.wait_booted(booted + 2)  # gunicorn is ready before its workers are
             assert activated.reload() == 0
-            poll(lambda n=booted: activated.log().count("ASGI server listening") == n + 2, timeout=40, message="reload")
+            booted = activated.wait_booted(booted + 2)
             so_far = answers["200"]
             poll(lambda so_far=so_far: answers["200"] > so_far + 50, timeout=30, message="load")
             old.terminate()

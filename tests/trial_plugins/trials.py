@@ -23,6 +23,11 @@ def note(trial: Trial, word: str) -> None:
         file.write(f"{word} {trial.name} {time.time()}\n")
 
 
+def held(trial: Trial) -> bool:
+    """Whether the test wants a task of this name to go on running (tests/workers.py: `hold`)."""
+    return Path(f"{trial.journal}.hold-{trial.name}").exists()
+
+
 THREE = Backoff(first="100ms", factor=1, max_attempts=3, jitter=0)
 
 
@@ -30,6 +35,8 @@ THREE = Backoff(first="100ms", factor=1, max_attempts=3, jitter=0)
 def plain(ctx: Context, trial: Trial) -> dict[str, str]:
     note(trial, "start")
     time.sleep(trial.seconds)
+    while held(trial):
+        time.sleep(0.02)
     note(trial, "end")
     return {"name": trial.name}
 
@@ -39,6 +46,8 @@ async def gentle(ctx: AsyncContext, trial: Trial) -> dict[str, str]:
     note(trial, "start")
     await ctx.progress(1, 2, "half way")
     await asyncio.sleep(trial.seconds)
+    while held(trial):
+        await asyncio.sleep(0.02)
     await ctx.progress(2, 2, "done")
     note(trial, "end")
     return {"name": trial.name}
