@@ -122,7 +122,7 @@ class Installation:
         return self.runtime.submitter.prepare(type_name, payload, **options)
 
     def hold(self, *names: str) -> None:
-        """Keep `plain` and `gentle` tasks of these names running until `release`, however long the machine takes."""
+        """Keep `plain`, `gentle` and `hopeless` tasks of these names running until `release`."""
         for name in names:
             Path(f"{self.journal}.hold-{name}").touch()
 

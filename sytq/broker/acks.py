@@ -1,10 +1,11 @@
 """Acknowledgements: the outcomes of finished runs, written in batches by one thread until Redis took them.
 
-Owns the order "run, then settle". Must not decide an outcome.
+Owns the order "run, then settle", and the last ends while only Redis may know them. Must not decide an outcome.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import threading
 import time
@@ -21,6 +22,11 @@ from sytq.errors import RedisUnavailable
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
+#: How long ends are kept (seconds, and bytes of them at most) after Redis took them. The recorder normally writes them
+#: to SQL within a second; those that an emptied Redis knew alone are told again.
+_KEPT = 10.0
+_KEPT_BYTES = 16 << 20
+_ENDS = ("done", "dead", "cancelled")
 
 
 class Acks(threading.Thread):
@@ -41,14 +47,30 @@ class Acks(threading.Thread):
         self._limited = limited  # queues with a limit: a place that becomes free is announced
         self._settled = settled
         self._waiting: list[Delivery] = []
+        self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
+        self._taken_bytes = 0
         self._changed = threading.Condition()
         self._writing = False
         self._stopping = False
 
     def put(self, delivery: Delivery) -> None:
         """Settle a run, soon."""
+        delivery.ended = time.time()
         with self._changed:
             self._waiting.append(delivery)
+            self._changed.notify_all()
+
+    def forget(self) -> None:
+        """Drop the ends that SQL has by now: the Redis that took them is still there."""
+        with self._changed:
+            self._forget(lambda at: at < time.monotonic() - _KEPT)
+
+    def repeat(self) -> None:
+        """Settle once more what ended lately: Redis was emptied, perhaps before the ends were written to SQL."""
+        with self._changed:
+            self._waiting += [delivery for _, _, delivery in self._taken]
+            self._taken.clear()
+            self._taken_bytes = 0
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
@@ -120,7 +142,19 @@ class Acks(threading.Thread):
         for run, done in zip(batch, self._redis.call("settle", names, args), strict=True):
             if not done:
                 log.warning("outcome dropped: the task belongs to another start", task_id=run.id, token=run.token)
+            elif run.outcome and run.outcome.kind in _ENDS:
+                self._keep(run, len(run.body) + len(run.outcome.result or ""))
             self._settled(run)
+
+    def _keep(self, run: Delivery, size: int) -> None:
+        with self._changed:
+            self._taken.append((time.monotonic(), size, run))
+            self._taken_bytes += size
+            self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)
+
+    def _forget(self, enough: Callable[[float], bool]) -> None:
+        while self._taken and enough(self._taken[0][0]):
+            self._taken_bytes -= self._taken.popleft()[1]
 
     def _event(self, run: Delivery, outcome: Outcome, attempts: int) -> str:
         now = int(time.time() * 1000)
@@ -131,7 +165,7 @@ class Acks(threading.Thread):
                 "worker": self._consumer,
                 "outcome": named(outcome),
                 "started": int(run.started * 1000),
-                "finished": now,
+                "finished": int(run.ended * 1000),
                 "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
                 "result": outcome.result,
                 "error": outcome.error,

@@ -53,6 +53,7 @@ class Delivery(MessageProxy):
         self.max_attempts = max_attempts
         self.token = token
         self.started = time.time()
+        self.ended = 0.0  # when its run came to its outcome
         self.returned = False  # the worker stops and cancelled the run, which goes back to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once somebody asked for it
         self.progress: dict[str, Any] | None = None

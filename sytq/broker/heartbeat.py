@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat(threading.Thread):
-    """Beats every `interval` seconds until stopped; calls `emptied` when Redis is another one than before."""
+    """Beats every `interval` seconds until stopped; says whether Redis is `same` or was `emptied`."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Heartbeat(threading.Thread):
         *,
         held: Callable[[], list[Delivery]],
         emptied: Callable[[], None],
+        same: Callable[[], None],
         cancel: Callable[[Delivery], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -44,6 +45,7 @@ class Heartbeat(threading.Thread):
         self._liveness_ms = int(liveness * 1000)
         self._held = held
         self._emptied = emptied
+        self._same = same
         self._cancel = cancel
         self.epoch: bytes | None = None  # of the Redis that this worker knows
         self._beaten = float("-inf")
@@ -64,6 +66,8 @@ class Heartbeat(threading.Thread):
         if self.epoch is not None and epoch != self.epoch:
             log.warning("Redis was emptied: entering the running tasks again")
             self._emptied()
+        else:
+            self._same()
         self.epoch = epoch
         self._beaten = time.monotonic()
 

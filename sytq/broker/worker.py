@@ -71,6 +71,7 @@ class WorkerProcess:
             liveness,
             held=self._deliveries,
             emptied=self._adopt,
+            same=self.acks.forget,
             cancel=self.lane.cancel,
         )
         self._gates = gates
@@ -145,7 +146,8 @@ class WorkerProcess:
             return [delivery for entries in self._held.values() for delivery in entries.values()]
 
     def _adopt(self) -> None:
-        """Enter the running tasks in a Redis that was emptied, as ours, and their passages through gates."""
+        """Tell a Redis that was emptied what ended and what runs here, as ours, with its passages through gates."""
+        self.acks.repeat()
         for delivery in self._deliveries():
             priority = delivery.stream.rpartition(":")[2]
             entry = self.redis.call(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sytq.broker.keys import RECORDER
+from sytq.states import TERMINAL
 from tests.servers import RedisServer, poll
 from tests.workers import Installation
 
@@ -59,6 +63,34 @@ def test_p2_an_end_that_meets_an_emptied_redis_is_kept(breakable: Installation, 
     own_redis.client().flushall()  # and no heartbeat enters the task again before it ends
     assert breakable.wait_state(task, "succeeded", timeout=30).attempts == 1
     assert breakable.notes() == {"start a": 1, "end a": 1}
+
+
+@pytest.mark.parametrize("type_name", ["plain", "gentle", "hopeless"])
+def test_p2_an_end_that_only_redis_knew_when_it_was_emptied_is_kept(
+    breakable: Installation, own_redis: RedisServer, type_name: str
+) -> None:
+    worker = breakable.start_worker()
+    with contextlib.closing(sqlite3.connect(breakable.folder / "sytq.db", isolation_level=None)) as other:
+        breakable.hold("first", "a")
+        first, task = breakable.submit("plain", "first"), breakable.submit(type_name, "a")
+        for one in (first, task):
+            breakable.wait_state(one, "running")
+        redis, events = breakable.runtime.redis, breakable.runtime.broker.keys.events
+        poll(lambda: redis.ask("XPENDING", events, RECORDER)["pending"] == 0, message="both starts are recorded")
+        other.execute("BEGIN IMMEDIATE")  # the database is away, and the recorder waits for it with the first end
+        breakable.release("first")
+        poll(lambda: redis.ask("XPENDING", events, RECORDER)["pending"] == 1, message="the recorder has the first end")
+        breakable.release("a")
+        live = breakable.runtime.inspection.live
+        poll(lambda: live([task])[task].state in TERMINAL, message="Redis takes the second")
+        assert breakable.row(task).state not in TERMINAL
+        own_redis.client().flushall()
+        poll(lambda: "Redis was emptied" in worker.text(), message="the worker notices")
+        other.execute("ROLLBACK")
+    row = breakable.wait_state(task, "succeeded", "dead", timeout=30)
+    assert (row.attempts, breakable.notes()["start a"]) == (1, 1)
+    (attempt,) = breakable.runtime.ledger.attempts(task)
+    assert attempt.finished_at is not None
 
 
 def test_p2_waiting_and_delayed_tasks_survive_an_emptied_redis(breakable: Installation, own_redis: RedisServer) -> None:

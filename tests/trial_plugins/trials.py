@@ -107,6 +107,8 @@ async def failing(ctx: AsyncContext, trial: Trial) -> None:
 @task("hopeless", payload=Trial, queue="plain", retry=THREE)
 def hopeless(ctx: Context, trial: Trial) -> None:
     note(trial, "start")
+    while held(trial):
+        time.sleep(0.02)
     raise Fail("there is no hope")
 
 
