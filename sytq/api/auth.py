@@ -108,7 +108,7 @@ def check_users(settings: Settings) -> None:
 
 def _scope(resource: object, method: str) -> str:
     scopes: dict[str, str] = getattr(resource, "scopes", {})
-    return scopes.get(method) or ("read" if method in _LOOKS else "operate")
+    return scopes.get("GET" if method == "HEAD" else method) or ("read" if method in _LOOKS else "operate")
 
 
 @lru_cache(maxsize=1000)

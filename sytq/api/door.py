@@ -79,6 +79,13 @@ class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
         self._max_body = max_body
         self._reading = _Deadlines()
 
+    def add_route(self, uri_template: str, resource: Any, **options: Any) -> None:
+        """As Falcon's; what answers GET answers HEAD likewise, and Falcon leaves the body out. Not a stream of events:
+        its answer has no length, and no end."""
+        if hasattr(resource, "on_get") and not getattr(resource, "streams", False):
+            resource.on_head = resource.on_get
+        super().add_route(uri_template, resource, **options)
+
     async def __call__(  # type: ignore[override]  # Falcon says the same of its own, which extends the WSGI one
         self, scope: dict[str, Any], receive: Receive, send: Send
     ) -> None:

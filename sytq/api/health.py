@@ -51,8 +51,6 @@ class Health:
             }
         )
 
-    on_head = on_get
-
 
 class Live(Health):
     """GET /healthz/live: the process answers, and its writer goes on. 503: a restart is what helps."""
@@ -65,8 +63,6 @@ class Live(Health):
         if self._acceptor.writing_for() > _STUCK:
             raise falcon.HTTPServiceUnavailable(description=f"a batch has been under way for {_STUCK:g} s")
         await super().on_get(req, resp)
-
-    on_head = on_get
 
 
 class Ready:
@@ -95,8 +91,6 @@ class Ready:
                 "data": said,
             }
         )
-
-    on_head = on_get
 
     async def _check(self, store: str) -> str:
         """The store's word. Probes share a check under way, so that a hanging store holds one thread."""

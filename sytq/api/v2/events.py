@@ -31,6 +31,8 @@ class Events(One):
     next one when the task differs from what it saw, and 204 (come no more) when it saw the end.
     """
 
+    streams = True
+
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
         row = await self._row(req, task_id)

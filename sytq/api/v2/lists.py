@@ -58,7 +58,7 @@ class Unreadable:
     The messages may be anybody's.
     """
 
-    scopes: ClassVar = {"GET": "admin", "HEAD": "admin"}
+    scopes: ClassVar = {"GET": "admin"}
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

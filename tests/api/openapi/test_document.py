@@ -59,6 +59,24 @@ def test_every_route_is_declared_and_nothing_else(built: Any) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_head_is_get_without_the_body(api: Api, built: Any) -> None:
+    def asked(method: str, path: str) -> tuple[str, list[str], bytes]:
+        """Status line, names of the headers, body."""
+        head, _, body = api.raw(
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        ).partition(b"\r\n\r\n")
+        line, *headers = head.decode().split("\r\n")
+        return line, sorted(header.partition(":")[0] for header in headers), body
+
+    for path, methods in built["paths"].items():
+        path = path.replace("{task_id}", "0" * 32)
+        if "get" in methods and not path.endswith("/events"):  # these have no end
+            *told, body = asked("GET", path)
+            assert body and asked("HEAD", path) == (*told, b""), path
+        else:
+            assert asked("HEAD", path)[0].startswith("HTTP/1.1 405"), path
+
+
 def test_a_new_task_is_one_of_the_types_with_their_payloads(built: Any, tmp_path: Path) -> None:
     schemas = built["components"]["schemas"]
     mapping = schemas["NewTask"]["discriminator"]["mapping"]
