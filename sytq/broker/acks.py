@@ -140,9 +140,10 @@ class Acks(threading.Thread):
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("settle", names, args), strict=True):
-            if not done:
+            if not done and not run.told:
                 log.warning("outcome dropped: the task belongs to another start", task_id=run.id, token=run.token)
-            elif run.outcome and run.outcome.kind in _ENDS:
+            if done and run.outcome and run.outcome.kind in _ENDS:
+                run.told = True
                 self._keep(run, len(run.body) + len(run.outcome.result or ""))
             self._settled(run)
 

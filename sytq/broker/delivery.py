@@ -54,6 +54,7 @@ class Delivery(MessageProxy):
         self.token = token
         self.started = time.time()
         self.ended = 0.0  # when its run came to its outcome
+        self.told = False  # Redis took its end, at least once
         self.returned = False  # the worker stops and cancelled the run, which goes back to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once somebody asked for it
         self.progress: dict[str, Any] | None = None
