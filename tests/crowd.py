@@ -24,13 +24,13 @@ class Crowd:
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000), self._loop
-        ).result(5)
+        ).result(60)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._server.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(60)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.now += 1

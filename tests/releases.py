@@ -92,7 +92,7 @@ class Process:
             start_new_session=True,
         )
         up = self._answers if what == "api" else lambda: "worker started" in self.text()
-        poll(lambda: self._process.poll() is not None or up(), timeout=60, interval=0.1, message=self.text)
+        poll(lambda: self._process.poll() is not None or up(), timeout=90, interval=0.1, message=self.text)
         assert self._process.poll() is None, self.text()
 
     def text(self) -> str:
@@ -115,12 +115,12 @@ class Process:
     def stop(self) -> None:
         """End it in order."""
         self._process.terminate()
-        assert self._process.wait(60) == 0, self.text()
+        assert self._process.wait(90) == 0, self.text()
 
     def kill(self) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, 9)
-        self._process.wait(10)
+        self._process.wait(40)
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

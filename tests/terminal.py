@@ -49,7 +49,7 @@ class Terminal:
         os.close(slave)
         self.text = ""
 
-    def wait_for(self, words: str, timeout: float = 60) -> str:
+    def wait_for(self, words: str, timeout: float = 90) -> str:
         """Read until `words` were shown."""
         deadline = time.monotonic() + timeout
         while words not in self.text:
@@ -60,7 +60,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    def ended(self, timeout: float = 60) -> int:
+    def ended(self, timeout: float = 90) -> int:
         """Read to the end and return the exit status."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
@@ -73,7 +73,7 @@ class Terminal:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(40)
         os.close(self._master)
 
     def read(self, seconds: float = 0.1) -> bool:

@@ -30,7 +30,7 @@ log = structlog.get_logger("ours")
 
 def run(code: str, *, form: str = "json", level: str = "info") -> str:
     program = PRELUDE.format(level=level, form=form) + code
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     return done.stderr
@@ -248,7 +248,7 @@ except ValueError:
 def test_console_lines_are_coloured_on_a_terminal() -> None:
     controller, terminal = pty.openpty()
     code = PRELUDE.format(level="info", form="console") + "log.error('hello')"
-    subprocess.run([sys.executable, "-c", code], stderr=terminal, timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", code], stderr=terminal, timeout=90, check=True)
     os.close(terminal)
     output = os.read(controller, 65536).decode()
     os.close(controller)
@@ -298,7 +298,7 @@ def test_a_password_with_unescaped_slashes_is_masked_in_an_address() -> None:
 
 def test_importing_changes_no_logging() -> None:
     code = "import logging, sytq.logs; r = logging.getLogger(); print(r.handlers, r.level)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
     assert done.stdout == "[] 30\n"
 
 
@@ -320,13 +320,13 @@ dramatiq.set_broker(StubBroker())
         text=True,
     )
     assert process.stderr is not None
-    limit = threading.Timer(30, process.kill)
+    limit = threading.Timer(90, process.kill)
     limit.start()
     try:
         ready = next((line for line in process.stderr if "is ready for action" in line), "")
     finally:
         process.terminate()
-        _, rest = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=90)
         limit.cancel()
     assert json.loads(ready)["process"] == "worker"
     assert "Worker process is ready for action" in ready

@@ -30,7 +30,7 @@ def server_programs() -> dict[str, str]:
         found.append(str(Path(spec.origin or "").parent / "bin" / "redis-server"))
     versions = {}
     for program in filter(None, found):
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
         if match := re.match(r"(\w+) server v=([0-9.]+)", said):
             versions.setdefault("-".join(match.groups()), program)
     return versions

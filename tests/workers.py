@@ -39,7 +39,7 @@ class WorkerProcess:
         )
 
     def wait_ready(self) -> WorkerProcess:
-        poll(lambda: "worker started" in self.text() or not self.alive, timeout=30, message="the worker starts")
+        poll(lambda: "worker started" in self.text() or not self.alive, timeout=90, message="the worker starts")
         assert "worker started" in self.text(), self.text()
         return self
 
@@ -67,7 +67,7 @@ class WorkerProcess:
         """SIGKILL all of it, at once."""
         if self.alive:
             self.signal(signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(40)
 
     def terminate(self) -> int:
         """SIGTERM to the master alone, as systemd's KillMode=mixed does; wait for the end and return its code."""
@@ -122,7 +122,7 @@ class Installation:
         return self.runtime.submitter.prepare(type_name, payload, **options)
 
     def hold(self, *names: str) -> None:
-        """Keep `plain`, `gentle` and `hopeless` tasks of these names running until `release`."""
+        """Keep tasks of these names (of the trial types that heed it) running until `release`, however long that is."""
         for name in names:
             Path(f"{self.journal}.hold-{name}").touch()
 
@@ -135,7 +135,7 @@ class Installation:
         assert row is not None, f"task {task_id} has no row"
         return row
 
-    def wait_state(self, task_id: str, *states: str, timeout: float = 15) -> Task:
+    def wait_state(self, task_id: str, *states: str, timeout: float = 60) -> Task:
         poll(
             lambda: self.row(task_id).state in states,
             timeout=timeout,
@@ -147,7 +147,12 @@ class Installation:
         """How often each "word name" was written by the trial tasks."""
         return Counter(" ".join(line.split()[:2]) for line in self.journal.read_text().splitlines())
 
-    def wait_note(self, note: str, times: int = 1, timeout: float = 15) -> None:
+    def moments(self, note: str) -> list[float]:
+        """When each of them was written, by the clock of who wrote it (time.time())."""
+        lines = (line.split() for line in self.journal.read_text().splitlines())
+        return [float(at) for word, name, at in lines if f"{word} {name}" == note]
+
+    def wait_note(self, note: str, times: int = 1, timeout: float = 60) -> None:
         poll(lambda: self.notes()[note] >= times, timeout=timeout, message=f"'{note}' is written {times} times")
 
     def assert_redis_forgets(self) -> None:
@@ -155,4 +160,4 @@ class Installation:
         redis, keys = self.runtime.redis, self.runtime.broker.keys
         streams = [stream for declared in self.runtime.registry for stream in keys.streams(declared.queue)]
         poll(lambda: sum(redis.ask("XLEN", stream) for stream in streams) == 0, message="the streams empty")
-        poll(lambda: redis.ask("HLEN", keys.live) == 0, timeout=20, message="the live index empties")
+        poll(lambda: redis.ask("HLEN", keys.live) == 0, message="the live index empties")

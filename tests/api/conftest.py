@@ -67,14 +67,14 @@ class Api:
                 stderr=log,
                 start_new_session=True,
             )
-        poll(lambda: self.process.poll() is not None or self._answers(), timeout=20, message=self.log)
+        poll(lambda: self.process.poll() is not None or self._answers(), timeout=90, message=self.log)
         assert self.process.poll() is None, self.log()
         return self
 
     def stop(self) -> int:
         """End it in an orderly way and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
     def remove(self) -> None:
         """Kill it and its workers, and delete its folder. Harmless twice."""
@@ -97,7 +97,7 @@ class Api:
         path: str,
         body: Any = None,
         headers: dict[str, str] | None = None,
-        timeout: float = 30.0,
+        timeout: float = 90.0,
     ) -> Reply:
         """One request on a connection of its own; a dict or list as body is sent as JSON."""
         headers = dict(headers or {})
@@ -112,7 +112,7 @@ class Api:
         finally:
             connection.close()
 
-    def raw(self, data: bytes, timeout: float = 10.0) -> bytes:
+    def raw(self, data: bytes, timeout: float = 60.0) -> bytes:
         """Send bytes as they are and return everything until the server closes."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
             connection.sendall(data)

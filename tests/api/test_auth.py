@@ -107,7 +107,7 @@ def test_without_auth_only_loopback_is_served(make_api: Any) -> None:
     assert "listening beyond loopback without auth" in api.log()
     address = outward_address()
     for path, status in (("/api/tasks", b"403"), ("/health", b"200"), ("/metrics", b"200")):
-        with socket.create_connection((address, api.port), timeout=10) as connection:
+        with socket.create_connection((address, api.port), timeout=60) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             reply = b"".join(iter(lambda: connection.recv(65536), b""))
         assert reply.split(b" ")[1] == status

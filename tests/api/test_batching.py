@@ -32,7 +32,7 @@ def test_submissions_at_once_share_transactions(make_api: Any, own_mysql: MySQLS
     api = make_api(own_mysql.create_database("batches"))
 
     def ten(_: int) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=90)
         accepted = 0
         for _ in range(10):
             connection.request(

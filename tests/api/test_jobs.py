@@ -148,7 +148,7 @@ def test_each_type_of_contract_d_does_its_work_without_a_word_of_payload(
             return {kind: api.task(job_id)[1] for kind, job_id in jobs.items()}
 
         done = dict.fromkeys(jobs, "succeeded")
-        poll(lambda: states() == done, timeout=30, message=lambda: states())
+        poll(lambda: states() == done, message=lambda: states())
     finally:
         worker.kill()
         server.stop()
@@ -185,7 +185,7 @@ def test_timeout_attempts_and_delay_are_those_of_contract_d_environment(tmp_path
         made.start_worker()
         task = made.runtime.submitter.prepare("nap", {})
         made.runtime.submitter.submit([task])
-        ended = made.wait_state(task.id, "dead", timeout=20)
+        ended = made.wait_state(task.id, "dead")
         assert (ended.attempts, ended.error) == (2, "timed out after 1 s (failed after 2 attempts)")
     finally:
         made.close()

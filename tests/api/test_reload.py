@@ -82,7 +82,7 @@ def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
 
 def test_a_kept_alive_connection_that_was_promised_is_served_after_the_signal(make_api: Any) -> None:
     api: Api = make_api()
-    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
 
         def ask() -> bytes:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -98,13 +98,13 @@ def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: P
         )
     ready = {"api": "server listening on", "worker": "booting up"}[command]
     try:
-        poll(lambda: ready in (tmp_path / "log").read_text(), timeout=30, message=(tmp_path / "log").read_text)
+        poll(lambda: ready in (tmp_path / "log").read_text(), message=(tmp_path / "log").read_text)
         shown = subprocess.run(
             ["ps", "-ww", "-o", "args=", "-p", str(process.pid)], capture_output=True, text=True, check=True
         )
         assert expected in shown.stdout
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     finally:
         process.kill()
         process.wait()

@@ -38,7 +38,7 @@ def impatient(folder: Path, redis_server: RedisServer) -> Iterator[Api]:
 
 @contextlib.contextmanager
 def connected(api: Api, data: bytes = b"") -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
         connection.sendall(data)
         yield connection
 

@@ -29,7 +29,7 @@ def test_a_task_is_submitted_shown_and_listed(on_mysql: Installation) -> None:
     on_mysql.start_worker()
     submit = [sys.executable, "-m", "sytq.cli", "send", "stepwise", "-", "--priority", "high"]
     body = payload(on_mysql, "st\u00e4p\x1b[31m").encode()
-    done = subprocess.run(submit, env=on_mysql.environ, input=body, capture_output=True, timeout=30)
+    done = subprocess.run(submit, env=on_mysql.environ, input=body, capture_output=True, timeout=90)
     assert (done.returncode, done.stderr) == (0, b"")
     task = done.stdout.decode().strip()
     on_mysql.wait_state(task, "succeeded")

@@ -15,7 +15,7 @@ def sytq_config(*arguments: str, **environ: str) -> subprocess.CompletedProcess[
         [sys.executable, "-c", "from sytq.cli.config import app; app()", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         env=clean | environ,
     )
 

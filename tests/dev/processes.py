@@ -45,7 +45,7 @@ class Dev:
     def said(self) -> str:
         return self._output.read_text(errors="replace")
 
-    def until_said(self, pattern: str, times: int = 1, timeout: float = 30.0) -> re.Match[str]:
+    def until_said(self, pattern: str, times: int = 1, timeout: float = 120.0) -> re.Match[str]:
         """Wait until it has printed this so often; the last match."""
 
         def found() -> re.Match[str] | None:
@@ -57,7 +57,7 @@ class Dev:
         assert match is not None
         return match
 
-    def wait(self, timeout: float = 60.0) -> int:
+    def wait(self, timeout: float = 120.0) -> int:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -56,7 +56,7 @@ def php(tmp_path: Path) -> Iterator[str]:
         return False
 
     try:
-        poll(answers, timeout=20, message="php serves")
+        poll(answers, message="php serves")
         yield url
     finally:
         server.terminate()

@@ -42,7 +42,7 @@ def test_the_example_fans_out_and_its_tree_looks_as_printed(with_example: Instal
     root = sytq(with_example, "send", "album", submission[1]).strip()
     result = with_example.wait_state(root, "succeeded").result
     index = json.loads(result or "null")["index"]
-    ended = json.loads(with_example.wait_state(index, "succeeded", timeout=30).result or "null")
+    ended = json.loads(with_example.wait_state(index, "succeeded").result or "null")
     assert (len(ended["shown"]), ended["missing"]) == (2, ["notes.txt is no picture"])
     printed = PAGE.partition("sytq tasks tree")[2].partition("\n\n")[2].partition("\n\n|")[0]
     uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -67,7 +67,7 @@ def test_the_chain_is_accepted_as_printed(with_example: Installation) -> None:
         assert reply.status == 202, reply
         with_example.start_worker()
         *_, last = reply.json["then"]
-        with_example.wait_state(last["id"], "succeeded", timeout=30)
+        with_example.wait_state(last["id"], "succeeded")
         with with_example.runtime.database.connection_context():
             assert Task.select().where(Task.parent == reply.json["id"], Task.state == "succeeded").count() == 4
     finally:

@@ -44,10 +44,10 @@ def test_a_reload_of_the_workers_takes_another_budget_and_forgets_nothing_that_w
         assert "the budget of provider scripted" in str(row.error)
         configure("0.01")
         worker.signal_master(signal.SIGHUP)
-        poll(lambda: worker.text().count("worker started") == 2, timeout=40, message="the workers begin anew")
+        poll(lambda: worker.text().count("worker started") == 2, message="the workers begin anew")
         assert on.row(task.id).state == "retrying", "it looks again at its time"
         assert on.runtime.operator.reschedule(task.id, dt.datetime.now(dt.UTC))
-        assert on.wait_state(task.id, "succeeded", timeout=30).attempts == 1
+        assert on.wait_state(task.id, "succeeded").attempts == 1
         assert len(provider.calls) == 1
     finally:
         on.close()

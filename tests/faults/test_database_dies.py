@@ -39,7 +39,7 @@ def test_p1_what_ends_while_the_database_is_away_is_recorded_when_it_is_back(
     poll(lambda: "loop waits" in worker.text(), message="the recorder notices")
     own_mysql.start()
     for task in tasks:
-        assert breakable.wait_state(task, "succeeded", timeout=30).attempts == 1
+        assert breakable.wait_state(task, "succeeded").attempts == 1
     assert breakable.notes()["start refused"] == 0
     assert worker.alive
 
@@ -53,7 +53,7 @@ def test_p1_a_task_that_needs_the_database_waits_for_it_and_uses_no_attempt(
     own_mysql.kill()
     breakable.runtime.submitter.dispatch([own])
     own_mysql.start()
-    assert breakable.wait_state(own.id, "succeeded", timeout=40).attempts == 1
+    assert breakable.wait_state(own.id, "succeeded").attempts == 1
     assert set(breakable.notes().values()) == {1}
 
 
@@ -93,7 +93,7 @@ def test_p4_a_result_that_waits_for_the_database_is_not_ended_by_the_time_limit(
         lambda: "checkpoint waits" in worker.text() and time.monotonic() - died > 4, message="the limit of 2 s is over"
     )
     own_mysql.start()
-    row = breakable.wait_state(task, "succeeded", timeout=30)
+    row = breakable.wait_state(task, "succeeded")
     assert row.attempts == 1
     assert breakable.notes() == {"step a": steps}
 

@@ -236,7 +236,7 @@ def test_p1_an_upgrade_and_the_way_back_lose_and_repeat_nothing(fleet: Fleet, be
     fleet.stop(old_worker)
     fleet.wait_for((new, new))
     for n in range(3):
-        poll(lambda n=n: fleet.target.arrived[f"/newcomer-{n}"], timeout=30, message="the newcomers ran")
+        poll(lambda n=n: fleet.target.arrived[f"/newcomer-{n}"], message="the newcomers ran")
 
     # And back: the tables stay as they are.
     before.run(fleet.settings, "db", "check")

@@ -161,8 +161,8 @@ def test_p2_a_worker_on_a_frozen_connection_recovers_by_its_own_time_limits(
         installation.wait_note(f"start {name}")
     proxy.freeze()
     tasks["meanwhile"] = installation.submit("plain", "meanwhile")
-    poll(lambda: "fetch waits for Redis" in worker.text(), timeout=25, message="the fetch gives up")
-    poll(lambda: "acknowledgements wait for Redis" in worker.text(), timeout=25, message="so do the outcomes")
+    poll(lambda: "fetch waits for Redis" in worker.text(), message="the fetch gives up")
+    poll(lambda: "acknowledgements wait for Redis" in worker.text(), message="so do the outcomes")
     proxy.heal()  # what was held arrives late, from connections that nobody listens on
     assert_ran_once(installation, tasks)
     assert_nothing_is_left(installation)
@@ -214,7 +214,7 @@ def test_p5_a_task_that_the_network_hands_over_late_is_not_entered(redis_url: st
         far.dispatch([Envelope("late", "t", "q", "normal", "{}", 1)])
     given_up, before = near.redis.now_ms(), entered_calls()
     # Elsewhere the reconciler may have entered it by now, and it may have ended and been forgotten.
-    poll(lambda: near.redis.now_ms() > given_up + KEEP_MS // 2, timeout=30)
+    poll(lambda: near.redis.now_ms() > given_up + KEEP_MS // 2)
     proxy.heal()
     poll(lambda: entered_calls() > before, message="the network hands it over")
     assert not near.redis.ask("HEXISTS", near.keys.live, "late")

@@ -79,9 +79,9 @@ def test_an_inserted_row_is_taken_up_and_answered(callers: Callers) -> None:
     callers.start_worker()
     callers.insert(-5, 1, 7)
     started = time.monotonic()
-    poll(lambda: len(callers.tasks()) == 3, timeout=20, interval=0.05, message="tasks are made")
+    poll(lambda: len(callers.tasks()) == 3, interval=0.05, message="tasks are made")
     assert time.monotonic() - started < 5  # 2 s on a machine that does nothing else
-    poll(lambda: set(callers.statuses().values()) == {"已完成"}, timeout=30, message="the rows are answered")
+    poll(lambda: set(callers.statuses().values()) == {"已完成"}, message="the rows are answered")
     assert callers.sql("SELECT DISTINCT report FROM {order}") == [(REPORT,)]
     assert len(callers.provider.calls) == 3
 
@@ -92,7 +92,7 @@ def test_only_pending_rows_of_tables_that_want_it_are_taken_up(callers: Callers)
     callers.insert(2, status="draft")
     callers.insert(3, table="valuation_records")
     callers.insert(4)
-    poll(lambda: callers.statuses()[4] == "已完成", timeout=30, message="the pending row is answered")
+    poll(lambda: callers.statuses()[4] == "已完成", message="the pending row is answered")
     assert len(callers.tasks()) == 1
 
 
@@ -110,16 +110,16 @@ def test_a_row_that_is_set_back_to_pending_is_asked_about_again(callers: Callers
     callers.provider.play(refuses(400), answers())
     callers.start_worker()
     callers.insert(1)
-    poll(lambda: callers.statuses()[1] == "失败", timeout=30, message="the row fails")
+    poll(lambda: callers.statuses()[1] == "失败", message="the row fails")
     callers.sql("UPDATE {order} SET status = '待处理' WHERE id = 1")
-    poll(lambda: callers.statuses()[1] == "已完成", timeout=30, message="it is answered the second time")
+    poll(lambda: callers.statuses()[1] == "已完成", message="it is answered the second time")
     assert len(callers.tasks()) == 2
 
 
 def test_a_completed_row_stays_as_it_is_when_plain_sql_makes_a_second_task_that_never_runs(callers: Callers) -> None:
     callers.start_worker()
     callers.insert(1)
-    poll(lambda: callers.ended("llm"), timeout=30, message="the row is answered")
+    poll(lambda: callers.ended("llm"), message="the row is answered")
     before = callers.sql("SELECT * FROM {order}")
     with pytest.raises(peewee.IntegrityError):
         callers.insert(1)
@@ -128,7 +128,7 @@ def test_a_completed_row_stays_as_it_is_when_plain_sql_makes_a_second_task_that_
     callers.sql(f"INSERT INTO sytq_tasks (id, type, payload) VALUES ('{second}', 'llm', '{payload}')")
     callers.runtime.operator.cancel(second, "ann")
     callers.wait_state(second, "cancelled")
-    poll(lambda: callers.ended("llm.dead"), timeout=30, message="the row would be told")
+    poll(lambda: callers.ended("llm.dead"), message="the row would be told")
     assert callers.sql("SELECT * FROM {order}") == before
     assert len(callers.provider.calls) == 1
 
@@ -156,7 +156,7 @@ def test_a_row_that_cannot_be_written_is_not_taken_up_without_end(callers: Calle
     callers.sql("ALTER TABLE {order} DROP COLUMN progress_info")
     callers.start_worker()
     callers.insert(1)
-    poll(lambda: len(callers.tasks()) == 3, timeout=30, message="it is tried at once")
+    poll(lambda: len(callers.tasks()) == 3, message="it is tried at once")
     time.sleep(3)  # as many looks as would have made six more
     assert len(callers.tasks()) == 3
     assert callers.provider.calls == []
@@ -165,7 +165,7 @@ def test_a_row_that_cannot_be_written_is_not_taken_up_without_end(callers: Calle
 def test_a_table_that_is_not_there_is_said_once_and_holds_up_nothing(callers: Callers) -> None:
     worker = callers.start_worker()
     callers.insert(1)
-    poll(lambda: callers.statuses()[1] == "已完成", timeout=30, message="the other table's row is answered")
+    poll(lambda: callers.statuses()[1] == "已完成", message="the other table's row is answered")
     assert worker.text().count("pending rows of a table cannot be looked for") == 1
 
 

@@ -36,7 +36,7 @@ def test_p2_submissions_while_redis_is_away_are_accepted_and_run_when_it_is_back
     assert [breakable.row(task).state for task in tasks] == ["queued"] * 5
     own_redis.start()
     for task in tasks:
-        breakable.wait_state(task, "succeeded", timeout=30)
+        breakable.wait_state(task, "succeeded")
     assert breakable.notes() == {f"{word} t{n}": 1 for n in range(5) for word in ("start", "end")}
     assert worker.alive
 
@@ -51,9 +51,9 @@ def test_p2_a_running_task_survives_an_emptied_redis_and_is_not_run_twice(
     delayed = breakable.submit("failing", "fails")
     breakable.wait_note("start running")
     own_redis.client().flushall()
-    assert breakable.wait_state(running, "succeeded", timeout=30).attempts == 1
+    assert breakable.wait_state(running, "succeeded").attempts == 1
     assert breakable.notes()["start running"] == 1
-    breakable.wait_state(delayed, "dead", timeout=30)
+    breakable.wait_state(delayed, "dead")
 
 
 def test_p2_an_end_that_meets_an_emptied_redis_is_kept(breakable: Installation, own_redis: RedisServer) -> None:
@@ -61,7 +61,7 @@ def test_p2_an_end_that_meets_an_emptied_redis_is_kept(breakable: Installation, 
     task = breakable.submit("plain", "a", seconds=2)
     breakable.wait_note("start a")
     own_redis.client().flushall()  # and no heartbeat enters the task again before it ends
-    assert breakable.wait_state(task, "succeeded", timeout=30).attempts == 1
+    assert breakable.wait_state(task, "succeeded").attempts == 1
     assert breakable.notes() == {"start a": 1, "end a": 1}
 
 
@@ -100,7 +100,7 @@ def test_p2_waiting_and_delayed_tasks_survive_an_emptied_redis(breakable: Instal
     own_redis.client().flushall()
     breakable.start_worker()
     for task in waiting + delayed:
-        breakable.wait_state(task, "succeeded", timeout=30)
+        breakable.wait_state(task, "succeeded")
     assert set(breakable.notes().values()) == {1}
 
 
@@ -115,7 +115,7 @@ def test_p2_redis_killed_under_work_and_restarted_with_its_file(
     poll(lambda: "Redis does not answer" in worker.text() or "waits for Redis" in worker.text(), message="it notices")
     own_redis.start()
     for task in [running, *tasks]:
-        breakable.wait_state(task, "succeeded", timeout=30)
+        breakable.wait_state(task, "succeeded")
     assert breakable.notes()["end running"] == 1
     breakable.assert_redis_forgets()
 
@@ -127,8 +127,8 @@ def test_p2_a_stalled_redis_only_delays(breakable: Installation, own_redis: Redi
     own_redis.pause()
     late = breakable.submit("plain", "late")  # the dispatch times out, the row stays
     own_redis.resume()
-    breakable.wait_state(task, "succeeded", timeout=30)
-    breakable.wait_state(late, "succeeded", timeout=30)
+    breakable.wait_state(task, "succeeded")
+    breakable.wait_state(late, "succeeded")
     assert breakable.notes()["start late"] == 1
 
 
@@ -140,4 +140,4 @@ def test_p2_a_worker_that_starts_before_redis_works_once_it_is_there(
     worker = breakable.start_worker()
     poll(lambda: "Redis does not answer" in worker.text(), message="it says what it waits for")
     own_redis.start()
-    breakable.wait_state(task, "succeeded", timeout=30)
+    breakable.wait_state(task, "succeeded")

@@ -44,9 +44,9 @@ class Load:
     def assert_goes_on(self) -> None:
         """All of it ends as if nothing had been; and the worker still takes new work."""
         for name, task in (self.running | self.others).items():
-            row = self._on.wait_state(task, "succeeded", timeout=20)
+            row = self._on.wait_state(task, "succeeded")
             assert (name, row.attempts, self._on.notes()[f"end {name}"]) == (name, 1, 1)
-        self._on.wait_state(self.failing, "dead", timeout=20)
+        self._on.wait_state(self.failing, "dead")
         assert_consumes(self._on, self.worker)
         for surprise in ("Exception in thread", "unexpected error", "loop failed"):
             assert surprise not in self.worker.text()

@@ -55,7 +55,7 @@ class Stream:
         ledger = self._on.runtime.ledger
         again = []
         for name, task in self.tasks.items():
-            row = self._on.wait_state(task, "succeeded", timeout=20)
+            row = self._on.wait_state(task, "succeeded")
             attempts = ledger.attempts(task)
             assert [attempt.outcome for attempt in attempts].count("succeeded") == 1
             assert (attempts[-1].outcome, attempts[-1].token) == ("succeeded", row.token)

@@ -199,7 +199,7 @@ def test_sentinels_that_die_and_come_back_are_asked_again(watched: SentinelGroup
 def assert_tasks_run_through(installation: Installation, name: str) -> None:
     for type_name in ("plain", "gentle"):
         task = installation.submit(type_name, f"{type_name}-{name}")
-        assert installation.wait_state(task, "succeeded", timeout=20).attempts == 1
+        assert installation.wait_state(task, "succeeded").attempts == 1
 
 
 def assert_survives_failover(installation: Installation, master: RedisServer) -> None:
@@ -217,7 +217,7 @@ def assert_survives_failover(installation: Installation, master: RedisServer) ->
     meanwhile = [installation.submit("plain", f"t{n}") for n in range(5)]
     assert [installation.row(task).state for task in meanwhile] == ["queued"] * 5
     for task in (*running, *meanwhile, delayed):
-        row = installation.wait_state(task, "succeeded", timeout=25)
+        row = installation.wait_state(task, "succeeded")
         assert row.attempts == 1, installation.notes()
     assert json.loads(row.result) == {"name": "delayed"}
     assert set(installation.notes().values()) == {1}

@@ -71,11 +71,11 @@ class Desk(Installation):
 
     def assert_done_once(self, task_id: str, calls: int) -> None:
         """One report, `calls` provider calls, one callback that says the same and is signed."""
-        row = self.wait_state(task_id, "succeeded", timeout=40)
+        row = self.wait_state(task_id, "succeeded")
         record = self.record()
         assert (record.status, record.report, record.current_task_node) == ("completed", REPORT, 1)
         assert (record.progress, record.failed_info) == ("1/1", None)
-        poll(lambda: self.receiver.received, timeout=20, message="the callback arrives")
+        poll(lambda: self.receiver.received, message="the callback arrives")
         (callback,) = self.receiver.received
         said: dict[str, Any] = json.loads(callback.body)
         assert (said["status"], said["result"], said["task_id"], said["id"]) == ("success", REPORT, row.id, 7)
@@ -147,7 +147,7 @@ def test_p4_worker_killed_in_the_second_of_three_nodes(tmp_path: Path, database_
         assert (record.status, record.progress, record.current_task_node) == ("processing", "1/3", 1)
         assert record.progress_info == "node 2 of 3 (price): waiting for the answer"
         desk.start_worker()
-        desk.wait_state(task, "succeeded", timeout=40)
+        desk.wait_state(task, "succeeded")
         asked = [call.body["messages"][0]["content"].split()[0] for call in desk.provider.calls]
         assert asked == ["facts", "price", "price", "report"]
         assert (desk.record().report, desk.record().progress, desk.record().current_task_node) == (REPORT, "3/3", 3)
@@ -173,15 +173,15 @@ def test_p6_a_stopped_worker_that_comes_back_writes_neither_row_nor_checkpoint(
         poll(lambda: desk.provider.calls, message="the provider is asked")
         stopped.signal(signal.SIGSTOP)
         desk.start_worker()
-        desk.wait_state(task, "succeeded", timeout=40)
+        desk.wait_state(task, "succeeded")
         before = (desk.record().__data__, [step.__data__ for step in desk.runtime.ledger.steps(task)])
         desk.go_on.set()  # the answer of the first call waits in the stopped worker's socket
         stopped.signal(signal.SIGCONT)
-        poll(lambda: f"of task {task} no longer holds it" in stopped.text(), timeout=30, message="it finds that out")
+        poll(lambda: f"of task {task} no longer holds it" in stopped.text(), message="it finds that out")
         assert (desk.record().__data__, [step.__data__ for step in desk.runtime.ledger.steps(task)]) == before
         assert desk.record().report == "the report of the other worker"
         assert REPORT not in str(before)
-        poll(lambda: desk.receiver.received, timeout=20, message="the callback arrives")
+        poll(lambda: desk.receiver.received, message="the callback arrives")
         assert len(desk.receiver.received) == 1
     finally:
         desk.close()
@@ -208,7 +208,7 @@ def test_while_the_answer_streams_the_live_state_tells_how_far_it_is(desk: Desk)
             seen.append(int(found[1]))
         return seen
 
-    poll(lambda: len(told()) >= 3, timeout=30, message="it is told three times")
+    poll(lambda: len(told()) >= 3, message="it is told three times")
     assert seen == sorted(seen)
     desk.go_on.set()
     desk.wait_state(task, "succeeded")
@@ -223,8 +223,8 @@ def test_p7_neither_prompt_nor_key_stands_in_a_log_an_error_or_redis(desk: Desk)
         refuses(400, quoting),
     )
     worker = desk.start_worker(SYTQ_LOGGER__LEVEL="debug", SYTQ_TYPES__LLM='{"retry": {"first": "50ms", "factor": 1}}')
-    desk.wait_state(desk.valuate(prompt=PROMPT), "dead", timeout=40)
-    poll(lambda: desk.receiver.received, timeout=20, message="the callback arrives")
+    desk.wait_state(desk.valuate(prompt=PROMPT), "dead")
+    poll(lambda: desk.receiver.received, message="the callback arrives")
     assert len(desk.provider.calls) == 4
     everything = {
         "the log": worker.text(),
@@ -288,7 +288,7 @@ def test_p4_database_away_when_the_answer_comes(tmp_path: Path, own_mysql: MySQL
         poll(lambda: desk.provider.calls, message="the provider is asked")
         own_mysql.kill()
         desk.go_on.set()
-        poll(lambda: "checkpoint waits for the database" in worker.text(), timeout=30, message="the answer waits")
+        poll(lambda: "checkpoint waits for the database" in worker.text(), message="the answer waits")
         own_mysql.start()
         desk.assert_done_once(task, calls=1)
     finally:

@@ -50,7 +50,7 @@ def test_p3_workers_that_are_killed_between_the_children_and_their_end_lose_noth
     worker = on_both.start_worker(threads=4)
     root = fan_out(on_both, 24, 0.1)
     for part in ("p5", "p11", "p17", "p23"):
-        on_both.wait_note(f"part {part}", timeout=30)
+        on_both.wait_note(f"part {part}")
         worker.kill()
         worker = on_both.start_worker(threads=4)
     assert_heard_of_all(on_both, root, 24)
@@ -63,7 +63,7 @@ def test_p3_a_task_that_dies_between_its_children_and_who_waits_for_them_makes_n
     on_both.start_worker()
     root = fan_out(on_both, 5, 0.0, dies=True)
     with on_both.runtime.database.connection_context():
-        poll(lambda: Task.select().where(Task.parent == root).count() == 5, timeout=30, message="the children")
+        poll(lambda: Task.select().where(Task.parent == root).count() == 5, message="the children")
     on_both.start_worker()
     assert_heard_of_all(on_both, root, 5)
     notes = on_both.notes()
@@ -100,7 +100,7 @@ def test_p1_a_database_that_is_away_at_the_last_end_delays_what_waits(
         root = fan_out(installation, 3, 2.0)
         installation.wait_note("part p2")
         own_mysql.kill()
-        poll(lambda: "loop waits" in worker.text(), timeout=30, message="the recorder notices")
+        poll(lambda: "loop waits" in worker.text(), message="the recorder notices")
         own_mysql.start()
         assert_heard_of_all(installation, root, 3)
         assert installation.notes()["collect all"] == 1

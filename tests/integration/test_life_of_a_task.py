@@ -130,7 +130,7 @@ def test_an_unknown_type_waits_until_a_worker_knows_it(installation: Installatio
     worker.terminate()
     installation.start_worker()
     installation.wait_state(task, "succeeded")
-    assert installation.wait_state(moved.id, "succeeded", timeout=20).attempts == 1
+    assert installation.wait_state(moved.id, "succeeded").attempts == 1
 
 
 def test_nothing_private_is_logged(installation: Installation) -> None:

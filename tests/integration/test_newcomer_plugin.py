@@ -34,7 +34,7 @@ def shell(folder: Path, script: str) -> str:
 
 def call(dev: Dev, type_name: str, **payload: Any) -> dict[str, Any]:
     """Submit a task and wait for its end."""
-    answer = requests.post(f"{dev.api}/v2/tasks", json={"type": type_name, "payload": payload}, timeout=30)
+    answer = requests.post(f"{dev.api}/v2/tasks", json={"type": type_name, "payload": payload}, timeout=90)
     assert answer.status_code == 202, answer.text
     return finished(dev, answer.json()["id"])
 
@@ -68,7 +68,7 @@ def test_a_new_type_runs_at_once_is_changed_and_tested(folder: tuple[Path, list[
     dev.until_said("Running; Ctrl-C ends it", timeout=90)
     task = json.loads(shell(here, CALL.replace("http://127.0.0.1:8080", dev.api)))
     assert (task["state"], task["result"]) == ("succeeded", {"greeting": "Hello, Ada!"})
-    refused = requests.post(f"{dev.api}/v2/tasks", json={"type": "greet", "payload": {"nome": "Ada"}}, timeout=30)
+    refused = requests.post(f"{dev.api}/v2/tasks", json={"type": "greet", "payload": {"nome": "Ada"}}, timeout=90)
     assert refused.status_code == 400 and "name" in refused.text
 
     edit(file, "Hello, ", "Good morning, ")
@@ -101,7 +101,7 @@ def test_a_reload_loses_no_work_and_a_broken_file_changes_nothing(folder: tuple[
     (here / "plugins").mkdir()  # only now
     (here / "plugins" / "slow.py").write_text(SLOW)
     dev.until_said(r"Reloaded plugins/slow\.py\.", timeout=120)
-    answer = requests.post(f"{dev.api}/v2/tasks", json={"type": "slow"}, timeout=30)
+    answer = requests.post(f"{dev.api}/v2/tasks", json={"type": "slow"}, timeout=90)
     assert answer.status_code == 202, answer.text
 
     # It runs longer than a worker may take to end, so that it is handed back.

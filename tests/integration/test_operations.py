@@ -180,7 +180,7 @@ def test_a_paused_type_starts_nowhere_also_after_redis_was_emptied(make: Make, r
     redis_server.client().flushall()
     installation.start_worker()
     redis, keys = installation.runtime.redis, installation.runtime.broker.keys
-    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 5, timeout=15, message="they are met and set aside again")
+    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 5, message="they are met and set aside again")
     (pause,) = operator(installation).pauses()
     assert (pause.type, pause.paused_by, pause.paused_why) == ("plain", "ann", "the target is being moved")
     assert operator(installation).cancel(tasks[0], "ann") == "cancelled"
@@ -325,10 +325,10 @@ def test_resuming_one_type_leaves_another_paused_and_nothing_behind(make: Make) 
     tasks = [installation.prepare("plain", f"t{n}") for n in range(1500)]
     installation.runtime.submitter.submit([*tasks, other := installation.prepare("hopeless", "other")])
     redis, keys = installation.runtime.redis, installation.runtime.broker.keys
-    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1501, timeout=20, message="all are set aside")
+    poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1501, message="all are set aside")
     operator(installation).resume("plain")
     for task in tasks[::100]:
-        installation.wait_state(task.id, "succeeded", timeout=30)
+        installation.wait_state(task.id, "succeeded")
     poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1, message="the other one stays")
     assert installation.row(other.id).state == "queued"
 

@@ -67,7 +67,7 @@ def submit(installation: Installation, payload: dict[str, str]) -> str:
 
 
 def result(installation: Installation, task_id: str) -> object:
-    return json.loads(installation.wait_state(task_id, "succeeded", timeout=30).result)
+    return json.loads(installation.wait_state(task_id, "succeeded").result)
 
 
 def test_what_was_queued_before_a_deployment_is_upgraded_at_its_run(

@@ -41,7 +41,7 @@ def sytq(installation: Installation, *arguments: str, status: int = 0) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
@@ -55,7 +55,7 @@ def test_each_tick_is_one_task_however_many_workers_run(ticking: Installation) -
     workers = [ticking.start_worker() for _ in range(2)]
     ticking.wait_note("end tick", times=3)
     workers[0].kill()  # perhaps the one that submits: the other takes over
-    ticking.wait_note("end tick", times=7, timeout=20)
+    ticking.wait_note("end tick", times=7)
     started = [float(line.split()[2]) for line in ticking.journal.read_text().splitlines() if line.startswith("start")]
     with ticking.runtime.database.connection_context():
         tasks = Task.select().count()

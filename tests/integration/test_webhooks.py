@@ -82,7 +82,7 @@ def test_tasks_of_one_key_are_delivered_one_after_the_other(hooks: Installation)
     for other in others:
         hooks.wait_state(other, "succeeded")
     for task_id in ids:
-        hooks.wait_state(task_id, "succeeded", timeout=30)
+        hooks.wait_state(task_id, "succeeded")
     paths = [received.path for received in receiver.received]
     receiver.close()
     free.close()
@@ -132,7 +132,7 @@ def test_a_host_that_only_fails_is_given_up_with_an_alert_until_a_person_resumes
     def state() -> str | None:
         return next((g.state for g in hooks.runtime.inspection.gates() if g.name == f"host:{gate}"), None)
 
-    poll(lambda: state() == "paused", timeout=20, message="the host is given up")
+    poll(lambda: state() == "paused", message="the host is given up")
     poll(lambda: '"gate closed"' in worker.text(), message="people are told")
     (alert,) = [json.loads(line) for line in worker.text().splitlines() if '"gate closed"' in line]
     assert alert["level"] == "error" and alert["gate"] == f"host:{gate}" and "only failures since" in alert["reason"]

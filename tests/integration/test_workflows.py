@@ -34,7 +34,7 @@ def collector(installation: Installation, fan_id: str) -> str:
 
 
 def heard(installation: Installation, collect_id: str) -> list[list[Any]]:
-    row = installation.wait_state(collect_id, "succeeded", timeout=30)
+    row = installation.wait_state(collect_id, "succeeded")
     return json.loads(row.result or "null")["heard"]  # type: ignore[no-any-return]
 
 

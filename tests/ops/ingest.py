@@ -53,7 +53,7 @@ class Ingest:
     def wait(self, kind: str, count: int = 1, **tags: str) -> list[Any]:
         poll(
             lambda: len(self.of(kind, **tags)) >= count,
-            timeout=30,
+            timeout=60,
             message=lambda: f"{count} {kind} {tags} of {[(n, i.get('tags')) for n, i in self.items]}",
         )
         return self.of(kind, **tags)

@@ -69,7 +69,7 @@ class Collector:
     def wait(self, name: str, count: int = 1, **said: Any) -> list[Seen]:
         poll(
             lambda: len(self.of(name, **said)) >= count,
-            timeout=30,
+            timeout=60,
             message=lambda: f"{count} '{name}' {said} of {[(s.name, s.said) for s in self.spans]}",
         )
         return self.of(name, **said)

@@ -92,7 +92,7 @@ def test_api_and_workers_do_all_their_work_within_it(
     def ready() -> bool:
         try:
             for one in (port, health):
-                with urllib.request.urlopen(f"http://127.0.0.1:{one}/healthz/ready", timeout=5) as reply:
+                with urllib.request.urlopen(f"http://127.0.0.1:{one}/healthz/ready", timeout=90) as reply:
                     if reply.status != 200:
                         return False
         except OSError:
@@ -102,7 +102,7 @@ def test_api_and_workers_do_all_their_work_within_it(
     def post(path: str, body: object) -> str:
         head = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), head)
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=90) as reply:
             answer = json.load(reply)
         return str(answer.get("task_id") or answer.get("id") or answer.get("job_id"))
 

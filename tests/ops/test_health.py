@@ -55,14 +55,14 @@ class Group:
     def answer(self, path: str) -> int:
         """The status of an answer; 0 when nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code
         except OSError:
             return 0
 
-    def wait(self, path: str, status: int, timeout: float = 40) -> None:
+    def wait(self, path: str, status: int, timeout: float = 90) -> None:
         poll(lambda: self.answer(path) == status, timeout, 0.1, lambda: f"{path} says {status}: {self.log.read_text()}")
 
     def _listen(self) -> None:
@@ -76,7 +76,7 @@ class Group:
     def close(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(40)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
         before = group.told.count("WATCHDOG=1")
         assert before > 0
         on.submit("plain", "p")
-        on.wait_note("end p", timeout=30)  # the other process goes on
+        on.wait_note("end p")  # the other process goes on
         assert group.told.count("WATCHDOG=1") == before
     finally:
         os.kill(stopped, signal.SIGCONT)
@@ -153,7 +153,7 @@ def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
     on.submit("plain", "long", seconds=50)
     on.wait_note("start long")
     on.submit(harm, "promote")
-    poll(lambda: said in group.log.read_text(), timeout=20, message="the watchdog sees it")
+    poll(lambda: said in group.log.read_text(), message="the watchdog sees it")
     group.wait("/healthz/live", 503, timeout=2 * vitals.FRESH)
     assert any(worker.age < 4 for worker in on.runtime.inspection.workers()), "its heart beats"
 
@@ -164,16 +164,16 @@ def test_a_reload_takes_the_new_configuration_and_loses_nothing(groups: tuple[In
     file.write_text("logger: {level: error}\n")
     group = Group(on, SYTQ_CONFIG=str(file))
     started.append(group)
-    poll(lambda: group.told.count("READY=1") == 1, timeout=40, message="systemd is told")
+    poll(lambda: group.told.count("READY=1") == 1, message="systemd is told")
     before = group.workers
     tasks = [on.submit(kind, f"{kind}-{n}", seconds=0.3) for n in range(20) for kind in ("plain", "gentle")]
     on.wait_note("start plain-0")
     file.write_text("logger: {level: info}\n")
     group.process.send_signal(signal.SIGHUP)
     for task in tasks:
-        row = on.wait_state(task, "succeeded", timeout=40)
+        row = on.wait_state(task, "succeeded")
         assert row.attempts == 1
-    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), timeout=40, message="new processes")
+    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
     group.wait("/healthz/ready", 200)
     assert group.process.poll() is None
     assert group.log.read_text().count("worker started") == 2, "those of the new configuration"
@@ -189,7 +189,7 @@ def test_every_line_of_a_group_is_one_object_whatever_process_wrote_it(
     group.wait("/healthz/ready", 200)
     before = group.workers
     group.process.send_signal(signal.SIGHUP)
-    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), timeout=40, message="new processes")
+    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
     group.wait("/healthz/ready", 200)
     os.kill(group.workers[0], signal.SIGKILL)
     assert group.process.wait(40) != 0

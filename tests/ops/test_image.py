@@ -167,7 +167,7 @@ def test_the_steps_of_the_dockerfile_make_what_runs_with_a_read_only_root(tmp_pa
     try:
         for name in ports:
             poll(lambda name=name: healthy(name), timeout=60, message=log.read_text)
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports['api']}/jobs?type=backup", data=b"", timeout=30) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports['api']}/jobs?type=backup", data=b"", timeout=90) as reply:
             assert reply.status == 202
         poll(lambda: list(state.glob("backups/*.jsonl.gz")), timeout=60, message=log.read_text)
         for process in processes.values():

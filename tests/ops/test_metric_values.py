@@ -50,7 +50,7 @@ class Busy:
         assert reply.status == 200, self.api.log()[-3000:]
         return samples(reply.body)
 
-    def wait(self, name: str, least: float = 1, timeout: float = 40) -> float:
+    def wait(self, name: str, least: float = 1, timeout: float = 90) -> float:
         """Until a series has at least that; what it has then."""
         return poll(
             lambda: value if (value := self.seen().get(name, 0.0)) >= least else 0.0,
@@ -128,8 +128,8 @@ def test_each_metric_moves_by_what_happened(busy: Busy) -> None:
 
     # Redis is away: the scrape says so, and afterwards how often it was missed.
     busy.redis.kill()
-    poll(lambda: busy.seen()["sytq_redis_up"] == 0, timeout=20, message="it says that Redis is away")
-    poll(lambda: "loop waits" in busy.worker.text(), timeout=20, message="the worker notices")
+    poll(lambda: busy.seen()["sytq_redis_up"] == 0, message="it says that Redis is away")
+    poll(lambda: "loop waits" in busy.worker.text(), message="the worker notices")
     busy.redis.start()
     assert busy.wait("sytq_redis_faults_total") >= 1
 

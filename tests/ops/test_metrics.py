@@ -164,7 +164,7 @@ def test_any_process_answers_for_all(both: tuple[Installation, Api]) -> None:
     assert worker.terminate() == 0
     api.stop()
     api.start()
-    after = poll(lambda: complete(api.request("GET", "/metrics").body), timeout=10, message="nothing is lost")
+    after = poll(lambda: complete(api.request("GET", "/metrics").body), message="nothing is lost")
     assert after["sytq_workers"] == 0
     assert after["sytq_workers_lost"] == 0
 
@@ -176,7 +176,7 @@ def test_a_killed_worker_shows_and_its_task_counts_as_reclaimed(both: tuple[Inst
     installation.wait_note("start long")
     first.kill()
     installation.start_worker()
-    installation.wait_state(task, "succeeded", timeout=30)
+    installation.wait_state(task, "succeeded")
     seen = samples(api.request("GET", "/metrics").body)
     assert seen['sytq_tasks_total{outcome="reclaimed",type="plain"}'] == 1
     assert seen["sytq_workers_lost"] == 1

@@ -22,7 +22,7 @@ class Machine(Api):
     address = "127.0.0.1"
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=20, source_address=(self.address, 0))
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=90, source_address=(self.address, 0))
         try:
             connection.request(method, path, json.dumps(body) if body else None, {"Host": "localhost"})
             answer = connection.getresponse()
@@ -68,7 +68,7 @@ def test_machines_share_the_work_and_the_view_of_it(
         status, body = api.ask("POST", "/api/v1/tasks", {"url": "http://127.0.0.9:9/"})
         assert status == 200, body
         accepted.append(json.loads(body)["task_id"])
-    workers = {shared.wait_state(task, "succeeded", timeout=30).worker for task in tasks}
+    workers = {shared.wait_state(task, "succeeded").worker for task in tasks}
     assert len(workers) == 3, "each of them did some"
     for api in apis:
         for task in accepted:

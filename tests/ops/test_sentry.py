@@ -120,7 +120,7 @@ def test_a_crash_of_ours_and_a_killing_task_are_told(reporting: Installation, in
             task = reporting.submit("poison", "p")
         assert worker.wait(20) != 0
     reporting.start_worker(threads=1)
-    reporting.wait_state(task, "dead", timeout=20)
+    reporting.wait_state(task, "dead")
     (event,) = ingest.wait("event", task_id=task)
     assert event["message"] == "a task killed its workers"
     assert event["level"] == "fatal"
@@ -179,7 +179,7 @@ def test_request_task_and_callback_are_one_trace(reporting: Installation, ingest
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         body = {"type": "careless", "payload": SECRET, "callback": {"url": f"{receiver.url}?{KEY}"}}
         reply = api.request("POST", "/v2/tasks", body, {"traceparent": parent, "x-request-id": "req-0"})
-        poll(lambda: receiver.received, timeout=30, message="the callback comes")
+        poll(lambda: receiver.received, message="the callback comes")
         (request,) = ingest.wait("transaction", request_id="req-0", process="api")
         runs = ingest.wait("transaction", 3, task_id=reply.json["id"])
         (callback,) = ingest.wait("transaction", type="callback")
@@ -229,7 +229,7 @@ def test_without_traces_a_callers_trace_passes_unchanged(
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         reply = api.start().request("POST", "/api/v1/tasks", {"url": receiver.url}, {"traceparent": parent})
         assert reply.headers["traceparent"] == parent
-        poll(lambda: receiver.received, timeout=30, message="the webhook comes")
+        poll(lambda: receiver.received, message="the webhook comes")
         assert receiver.received[0].headers["traceparent"] == parent
     finally:
         api.remove()

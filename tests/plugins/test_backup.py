@@ -147,7 +147,7 @@ def test_a_backup_that_is_killed_half_way_is_no_backup_and_is_made_again(
         worker = installation.start_worker()
         task = runtime.submitter.prepare("backup", {})
         runtime.submitter.submit([task])
-        poll(lambda: any(folder.glob("*.partial")), timeout=30, interval=0.001, message="the file is begun")
+        poll(lambda: any(folder.glob("*.partial")), interval=0.001, message="the file is begun")
         worker.kill()
         (left,) = folder.iterdir()
         assert left.name.endswith(".partial")  # else it was not killed half way

@@ -236,7 +236,7 @@ def test_a_cleanup_that_is_killed_half_way_is_ended_by_another_worker(installati
     worker = installation.start_worker()
     task = runtime.submitter.prepare("cleanup", {})
     runtime.submitter.submit([task])
-    poll(lambda: old() < total, timeout=30, message="the first batch goes")
+    poll(lambda: old() < total, message="the first batch goes")
     worker.kill()
     installation.start_worker()
     installation.wait_state(task.id, "succeeded", timeout=60)

@@ -226,13 +226,13 @@ def test_at_the_time_limit_all_that_it_started_ends(installed: Callable[..., Ins
         two={"command": ["sh", "-c", "sleep 300 & exit 0"], "timeout": "60s"},
     )
     begun = time.monotonic()
-    row = installation.wait_state(submit(installation, "one", {}), "dead", timeout=30)
+    row = installation.wait_state(submit(installation, "one", {}), "dead")
     assert row.error.startswith("timed out after 1 s")
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     poll(lambda: not any(alive(pid) for pid in pids), message="both have ended")
     # What a program leaves behind does not hold up its end.
-    installation.wait_state(submit(installation, "two", {}), "succeeded", timeout=30)
+    installation.wait_state(submit(installation, "two", {}), "succeeded")
     assert time.monotonic() - begun < 50
 
 
@@ -250,6 +250,6 @@ def test_a_worker_that_is_killed_takes_its_program_along_and_another_runs_it(
     installation._workers[0].signal(signal.SIGKILL)
     poll(lambda: not alive(first), message="the program ends with its worker")
     installation.start_worker()
-    row = installation.wait_state(task_id, "succeeded", timeout=30)
+    row = installation.wait_state(task_id, "succeeded")
     assert row.attempts == 2
     assert len(pids.read_text().split()) == 2

@@ -244,7 +244,7 @@ def test_a_report_that_is_killed_half_way_is_made_whole_by_another_worker(tmp_pa
             live = runtime.inspection.live([task.id]).get(task.id)
             return int(live.progress["done"]) if live and live.progress else 0
 
-        poll(lambda: counted() >= 5000, timeout=30, interval=0.005, message="it has begun to count")
+        poll(lambda: counted() >= 5000, interval=0.005, message="it has begun to count")
         worker.kill()
         assert not folder.exists()  # else it was not killed half way
         installation.start_worker()

@@ -206,7 +206,7 @@ def test_a_sync_that_is_killed_half_way_submits_each_row_once(tmp_path: Path, re
             with runtime.database.connection_context():
                 return int(Task.select().where(Task.type == "llm").count())
 
-        poll(lambda: submitted() > 5, timeout=30, message="the first rows are submitted")
+        poll(lambda: submitted() > 5, message="the first rows are submitted")
         worker.kill()
         before = submitted()
         installation.start_worker()

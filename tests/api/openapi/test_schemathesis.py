@@ -32,7 +32,7 @@ def test_the_api_does_what_its_document_says(case: Any, api: Api) -> None:
     excluded = [GOOD_DATA]
     if case.operation.path in ("/v2/tasks", "/v2/tasks/batch"):
         excluded.append(BAD_DATA)  # how strict a payload is, its type decides; and each task of a batch is judged alone
-    response = case.call(base_url=f"http://127.0.0.1:{api.port}", timeout=30)
+    response = case.call(base_url=f"http://127.0.0.1:{api.port}", timeout=90)
     if response.status_code != 414:  # gunicorn's own answer, before there is a request
         case.validate_response(response, excluded_checks=excluded)
 

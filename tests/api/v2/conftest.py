@@ -36,8 +36,8 @@ class Service:
 
     def wait(self, task_id: str, *states: str) -> Any:
         """The task once it is in one of the states."""
-        poll(lambda: self.get(f"/v2/tasks/{task_id}")["state"] in states, timeout=30, message=f"{task_id} is {states}")
-        self.installation.wait_state(task_id, *states, timeout=30)
+        poll(lambda: self.get(f"/v2/tasks/{task_id}")["state"] in states, message=f"{task_id} is {states}")
+        self.installation.wait_state(task_id, *states)
         return self.get(f"/v2/tasks/{task_id}")
 
 

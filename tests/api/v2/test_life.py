@@ -99,7 +99,7 @@ def test_a_callback_tells_of_the_end_however_it_came(
     if end == "cancelled":
         service.installation.wait_note("start -")
         service.post(f"/v2/tasks/{task}/cancel")
-    poll(lambda: receiver.received, timeout=30, message="the callback comes")
+    poll(lambda: receiver.received, message="the callback comes")
     shown = service.wait(task, end)
     (told,) = receiver.received
     said = json.loads(told.body)
@@ -141,7 +141,7 @@ def test_an_operation_survives_its_worker_and_does_everything_once(service: Serv
     operation = started.json["id"]
     assert started.headers["location"] == started.json["href"] == f"/v2/tasks/{operation}"
     worker = service.installation.start_worker()
-    poll(lambda: service.get(f"/v2/tasks/{operation}")["steps"], interval=0.005, timeout=30, message="it has begun")
+    poll(lambda: service.get(f"/v2/tasks/{operation}")["steps"], interval=0.005, message="it has begun")
     worker.signal(signal.SIGKILL)
     service.installation.start_worker()
     shown = service.wait(operation, "succeeded")
@@ -205,7 +205,7 @@ def test_a_callback_is_its_tasks_owners(start: Callable[..., Service], receiver:
     }
     reply = service.api.request("POST", "/v2/tasks", task, made["ours"])
     service.installation.start_worker()
-    poll(lambda: receiver.received, timeout=30, message="the callback comes")
+    poll(lambda: receiver.received, message="the callback comes")
 
     def below(owner: str) -> list[str]:
         found = service.api.request("GET", f"/v2/tasks?q=parent:{reply.json['id']}", headers=made[owner]).json
@@ -231,7 +231,7 @@ def test_an_operator_that_is_no_admin_changes_its_owners_tasks_alone(start: Call
     path = started.headers["location"]
     assert service.api.request("GET", path, headers=made["theirs"]).status == 404
     service.installation.start_worker()
-    poll(lambda: service.api.request("GET", path, headers=made["ours"]).json["state"] == "succeeded", timeout=30)
+    poll(lambda: service.api.request("GET", path, headers=made["ours"]).json["state"] == "succeeded")
     assert service.api.request("GET", path, headers=made["ours"]).json["result"]["changed"] == 1
 
     def cancelled(owner: str) -> int:

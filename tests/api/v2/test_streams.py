@@ -24,10 +24,10 @@ def test_a_message_of_another_language_becomes_a_task(start: Callable[..., Servi
     words = [b"XADD", STREAM, b"*", b"data", DATA]
     command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
     address = urlsplit(service.installation.environ["SYTQ_REDIS__URL"])
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(command)
         assert connection.recv(64).startswith(b"$")
-    found = poll(lambda: service.get("/v2/tasks?q=state:succeeded")["tasks"], timeout=30, message="it has run")
+    found = poll(lambda: service.get("/v2/tasks?q=state:succeeded")["tasks"], message="it has run")
     assert found[0]["type"] == "default"
     assert service.get(f"/v2/tasks/{found[0]['id']}")["payload"] == {"order": 7}
     redis = service.installation.runtime.redis

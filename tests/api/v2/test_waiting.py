@@ -32,7 +32,7 @@ class Stream:
     """One connection to the events of a task."""
 
     def __init__(self, api: Api, path: str, **headers: str) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=30)
+        self.connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=90)
         self.connection.request("GET", path, headers=headers)
         self.answer = self.connection.getresponse()
 

@@ -373,7 +373,7 @@ def test_a_worker_killed_before_the_server_answers_sends_the_same_message_again(
         worker.kill()
         server.hold.set()
         installation.start_worker()
-        row = installation.wait_state(task.id, "succeeded", timeout=30)
+        row = installation.wait_state(task.id, "succeeded")
         assert json.loads(row.result)["sent"] == ["a@example.com"]
         first, second = server.messages
         assert (first["Message-ID"], first["Date"]) == (second["Message-ID"], second["Date"])

@@ -93,16 +93,16 @@ class ScriptedProvider:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(5)
+        self._server = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(60)
         self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     def play(self, *scenes: Scene) -> None:
         self._scenes = list(scenes)
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(60)
         self._loop.close()
 
     async def _serve(self) -> asyncio.Server:
