@@ -5,6 +5,9 @@ Owns the calls; what is right is the tests' affair.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from sytq import Breaker, Gate, Passage, Waiting
@@ -14,7 +17,8 @@ from tests.broker.bench import LIVENESS_MS, Bench, Item
 
 ONE = Gate("provider:one", running=1)
 TWO = Gate("provider:two", running=2)
-QUICK = Breaker(max_requests=2, interval=60, timeout=0.2, fail_threshold=0.5, min_calls=4)
+#: Its times are longer than a machine stands still; `Play.later` lets them pass.
+BREAKER = Breaker(max_requests=2, interval=60, timeout=60, fail_threshold=0.5, min_calls=4)
 
 
 class Play:
@@ -82,6 +86,19 @@ class Play:
         keys = self.bench.keys
         self.bench.redis.ask("ZADD", keys.gates_due, "XX", 0, *self._known()) if self._known() else None
         self.bench.redis.call("gate_tend", [*gate_keys(keys), keys.delayed("q")], [LIVENESS_MS, 1000, "q"])
+
+    def later(self, gate: str, seconds: float = 61) -> None:
+        """Let all that a gate remembers be that much older, as if so much time had passed."""
+        redis, keys, ms = self.bench.redis, self.bench.keys, int(seconds * 1000)
+        record: dict[str, Any] = json.loads(redis.ask("HGET", keys.gates, gate))
+        for times in (record, record.get("pause", {})):
+            times |= {name: times[name] - ms for name in ("at", "from", "till", "pruned") if times.get(name)}
+        redis.ask("HSET", keys.gates, gate, json.dumps(record))
+        for call in redis.ask("ZRANGE", keys.gates_calls, 0, -1):
+            name, at, rest = call.decode().split("|", 2)
+            if name == gate:
+                redis.ask("ZREM", keys.gates_calls, call)
+                redis.ask("ZADD", keys.gates_calls, 0, f"{name}|{int(at) - ms:0{len(at)}}|{rest}")
 
     def _known(self) -> list[object]:
         known = self.bench.redis.ask("ZRANGE", self.bench.keys.gates_due, 0, -1)

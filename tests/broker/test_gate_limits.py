@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import pytest
 
 from sytq import Breaker, Gate
 from sytq.broker.gates import PassageOutcome
-from tests.broker.gateplay import QUICK, Play
+from tests.broker.gateplay import BREAKER, Play
 
 # -- windows
 
 
 def test_calls_within_a_window(play: Play) -> None:
-    gate = Gate("g", calls=3, window=0.6)
+    gate = Gate("g", calls=3, window=60)
     names = [f"t{n}" for n in range(5)]
     play.running(*names)
     for name in names[:3]:
         play.leave(play.enter(name, gate))
     refusal = play.wait(names[3], gate)
-    assert str(refusal) == "waiting for g: 3 of 3 calls in 0.6 s"
+    assert str(refusal) == "waiting for g: 3 of 3 calls in 60 s"
     assert "1 are ahead" in str(play.wait(names[4], gate))
     assert play.state(gate).calls_in_window == 3
-    time.sleep(0.7)
+    play.later("g")
     play.tend()
     assert sorted(play.called()) == names[3:]
     for n in (3, 4):
@@ -119,7 +118,7 @@ def fail(play: Play, gate: Gate, times: int, outcome: PassageOutcome = "failed")
 
 
 def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
-    gate = Gate("g", breaker=QUICK)
+    gate = Gate("g", breaker=BREAKER)
     fail(play, gate, 2, "ok")
     fail(play, gate, 1)
     assert play.state(gate).state == "closed"
@@ -134,9 +133,9 @@ def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
 
 
 def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
-    gate = Gate("g", breaker=Breaker(interval=0.1, min_calls=4))
+    gate = Gate("g", breaker=Breaker(interval=60, min_calls=4))
     fail(play, gate, 3)
-    time.sleep(0.15)
+    play.later("g")
     fail(play, gate, 3)
     assert play.state(gate).state == "closed"
     fail(play, gate, 1)
@@ -144,9 +143,9 @@ def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
 
 
 def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) -> None:
-    gate = Gate("g", breaker=QUICK)
+    gate = Gate("g", breaker=BREAKER)
     fail(play, gate, 4)
-    time.sleep(0.25)
+    play.later("g")
     assert play.state(gate).state == "half_open"
     play.running("a", "b", "c", "d")
     probes = [play.enter("a", gate), play.enter("b", gate)]
@@ -159,9 +158,9 @@ def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) 
 
 
 def test_half_open_opens_again_when_one_fails(play: Play) -> None:
-    gate = Gate("g", breaker=QUICK)
+    gate = Gate("g", breaker=BREAKER)
     fail(play, gate, 4)
-    time.sleep(0.25)
+    play.later("g")
     play.running("a", "b")
     probes = [play.enter("a", gate), play.enter("b", gate)]
     play.leave(probes[0], "failed")
@@ -172,9 +171,9 @@ def test_half_open_opens_again_when_one_fails(play: Play) -> None:
 
 @pytest.mark.parametrize("how", ["ignored", "killed"])
 def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
-    gate = Gate("g", breaker=QUICK)
+    gate = Gate("g", breaker=BREAKER)
     fail(play, gate, 4)
-    time.sleep(0.25)
+    play.later("g")
     play.running("a", "b", worker="dead")
     play.running("c", "d")
     probes = [play.enter("a", gate), play.enter("b", gate)]
@@ -184,7 +183,7 @@ def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
             play.gates.leave(passage)
     else:
         play.bench.silence("dead")
-        time.sleep(0.25)
+        time.sleep(0.25)  # places are looked through at most five times a second
     assert play.state(gate).state == "half_open"
     for name in ("c", "d"):
         play.leave(play.enter(name, gate, created=0))
@@ -192,23 +191,23 @@ def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
 
 
 def test_calls_begun_before_the_breaker_opened_do_not_close_it(play: Play) -> None:
-    gate = Gate("g", breaker=QUICK)
+    gate = Gate("g", breaker=BREAKER)
     play.running("slow", "slower")
     slow = [play.enter(name, gate) for name in ("slow", "slower")]
     fail(play, gate, 4)
-    time.sleep(0.25)
+    play.later("g")
     for passage in slow:
         play.leave(passage)
     assert play.state(gate).state == "half_open"
 
 
 def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) -> None:
-    gate = Gate("g", breaker=QUICK)
+    gate = Gate("g", breaker=BREAKER)
     slow_ones = [f"slow{n}" for n in range(5)]
     play.running(*slow_ones, "a", "b")
     slow = [play.enter(name, gate) for name in slow_ones]
     fail(play, gate, 4)
-    time.sleep(0.25)
+    play.later("g")
     for name in ("a", "b"):
         play.leave(play.enter(name, gate, created=0))
     for passage in slow:
@@ -218,14 +217,14 @@ def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) 
 
 
 def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play) -> None:
-    gate = Gate("g", breaker=dataclasses.replace(QUICK, timeout=3.0))
+    gate = Gate("g", breaker=BREAKER)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
     fail(play, gate, 4)
     for n, name in enumerate(names):
         play.wait(name, gate, created=100 + n)
     assert play.called() == []
-    time.sleep(3.05)
+    play.later("g")
     play.tend()
     probes = play.called()
     assert probes == names[:2]

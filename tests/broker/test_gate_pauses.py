@@ -10,7 +10,7 @@ from sytq import Gate
 from sytq.broker.gates import gate_keys
 from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LIVENESS_MS
-from tests.broker.gateplay import ONE, QUICK, Play
+from tests.broker.gateplay import BREAKER, ONE, Play
 
 # -- paused
 
@@ -36,11 +36,11 @@ def test_a_paused_gate_lets_nobody_through_until_it_is_opened(play: Play) -> Non
 
 def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -> None:
     play.running("a")
-    assert play.gates.pause(ONE.name, "llm 1", "402", seconds=0.2, person=False)
-    assert not play.gates.pause(ONE.name, "llm 2", "402", seconds=0.3, person=False)
+    assert play.gates.pause(ONE.name, "llm 1", "402", seconds=60, person=False)
+    assert not play.gates.pause(ONE.name, "llm 2", "402", seconds=60, person=False)
     assert play.state(ONE).by == "llm 1"
     play.refused("a", ONE)
-    time.sleep(0.35)
+    play.later(ONE.name)
     assert play.state(ONE).state == "closed"
     play.leave(play.enter("a", ONE))
     assert play.gates.pause(ONE.name, "ann", "no")
@@ -97,11 +97,11 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
         play.bench.adopt("w", play.started[name][1])
     play.bench.beat("w")
     epoch = redis.ask("GET", keys.epoch)
-    play.gates._liveness = 0.2
+    play.gates._liveness = 3.0
     play.gates.enter_again()
     assert play.state(ONE).running == 1
     assert "Redis was emptied" in str(play.refused("b", ONE))
-    time.sleep(0.25)
+    time.sleep(3.1)
     play.gates._liveness = LIVENESS_MS / 1000
     assert "1 of 1 run" in str(play.refused("b", ONE))
     play.leave(a)
@@ -112,7 +112,7 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
 
 
 def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
-    gate = Gate("g", running=1, adaptive=True, calls=5, units=5, window=60, breaker=QUICK)
+    gate = Gate("g", running=1, adaptive=True, calls=5, units=5, window=60, breaker=BREAKER)
     redis, keys = play.bench.redis, play.bench.keys
     play.running("a", "b")
     a = play.enter("a", gate)

@@ -337,7 +337,7 @@ def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
     refusals: Counter[str] = Counter()
     entered: list[float] = []
     todo = list(names)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
 
     def turn() -> bool:
         for name in todo:
@@ -356,7 +356,7 @@ def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
         assert time.monotonic() < deadline
         return len(entered) == len(names)
 
-    poll(turn, timeout=30, interval=0.1)
+    poll(turn, interval=0.1)
     assert max(refusals.values()) <= 3
     assert sum(refusals.values()) <= 150
     for n, moment in enumerate(entered[20:]):

@@ -27,7 +27,7 @@ def held_up(play: Play, monkeypatch: pytest.MonkeyPatch, only: str = "") -> Iter
     def call(script: str, *args: Any) -> Any:
         calls.append(script)
         if not only or script == only:
-            assert go.wait(10)
+            assert go.wait(60)
         return real(script, *args)
 
     monkeypatch.setattr(play.bench.redis, "call", call)
@@ -35,7 +35,7 @@ def held_up(play: Play, monkeypatch: pytest.MonkeyPatch, only: str = "") -> Iter
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
