@@ -149,7 +149,7 @@ def test_server_orphaned_by_a_sigkilled_owner_is_taken_over_with_its_data(
 
 @pytest.mark.faults
 def test_orphan_that_does_not_answer_is_replaced(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sytq.embedded.START_DEADLINE", 3.0)
+    monkeypatch.setattr("sytq.embedded.START_DEADLINE", 10.0)
     monkeypatch.setattr("sytq.embedded.STOP_DEADLINE", 0.5)
     server = make(tmp_path)
     assert server.program is not None

@@ -201,7 +201,7 @@ def test_a_deadlock_runs_the_whole_transaction_again(mysql_url: str) -> None:
             runs.append(first)
             Task.update(worker="x").where(Task.id == first).execute()
             if len(runs) <= 2:
-                barrier.wait(10)  # both hold their first row now
+                barrier.wait(40)  # both hold their first row now
             Task.update(worker="x").where(Task.id == second).execute()
 
         transact(database, work)
@@ -210,7 +210,7 @@ def test_a_deadlock_runs_the_whole_transaction_again(mysql_url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert len(runs) == 3
     database.close_all()
 

@@ -144,16 +144,21 @@ def test_a_backup_that_is_killed_half_way_is_no_backup_and_is_made_again(
     try:
         runtime = installation.runtime
         fill(runtime, 6_000, json.dumps({"text": os.urandom(4000).hex()}))
-        worker = installation.start_worker()
-        task = runtime.submitter.prepare("backup", {})
-        runtime.submitter.submit([task])
-        poll(lambda: any(folder.glob("*.partial")), interval=0.001, message="the file is begun")
-        worker.kill()
-        (left,) = folder.iterdir()
-        assert left.name.endswith(".partial")  # else it was not killed half way
+        for _ in range(5):  # it may be whole before this machine comes to kill anybody
+            worker = installation.start_worker()
+            task = runtime.submitter.prepare("backup", {})
+            runtime.submitter.submit([task])
+            poll(lambda: any(folder.glob("*")), interval=0.001, message="the file is begun")
+            worker.kill()
+            (left,) = folder.iterdir()
+            if left.name.endswith(".partial"):
+                break
+            left.unlink()
+            runtime.operator.cancel(task.id, "a test")  # if it was killed before it could say that it is done
+        assert left.name.endswith(".partial"), "it was not killed half way"
         installation.start_worker()
         row = installation.wait_state(task.id, "succeeded", timeout=60)
         (file,) = folder.iterdir()
-        assert check(file).rows["sytq_tasks"] == json.loads(row.result)["rows"]["sytq_tasks"] == 6_001
+        assert check(file).rows["sytq_tasks"] == json.loads(row.result)["rows"]["sytq_tasks"] >= 6_001
     finally:
         installation.close()

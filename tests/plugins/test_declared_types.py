@@ -222,18 +222,18 @@ STUBBORN = "trap '' TERM; sleep 300 & echo $$ $! > {folder}/pids; wait; wait"
 def test_at_the_time_limit_all_that_it_started_ends(installed: Callable[..., Installation], tmp_path: Path) -> None:
     script = STUBBORN.replace("{folder}", str(tmp_path))
     installation = installed(
-        one={"command": ["sh", "-c", script], "timeout": "1s", "retry": {"max_attempts": 1}},
+        one={"command": ["sh", "-c", script], "timeout": "10s", "retry": {"max_attempts": 1}},
         two={"command": ["sh", "-c", "sleep 300 & exit 0"], "timeout": "60s"},
     )
     begun = time.monotonic()
     row = installation.wait_state(submit(installation, "one", {}), "dead")
-    assert row.error.startswith("timed out after 1 s")
+    assert row.error.startswith("timed out after 10 s")
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     poll(lambda: not any(alive(pid) for pid in pids), message="both have ended")
     # What a program leaves behind does not hold up its end.
     installation.wait_state(submit(installation, "two", {}), "succeeded")
-    assert time.monotonic() - begun < 50
+    assert time.monotonic() - begun < 58
 
 
 @pytest.mark.skipif(not Path("/usr/bin/setpriv").exists(), reason="needs util-linux")

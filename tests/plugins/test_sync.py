@@ -191,13 +191,19 @@ def test_submitting_can_be_switched_off(database_url: str) -> None:
 
 
 @pytest.mark.faults
-def test_a_sync_that_is_killed_half_way_submits_each_row_once(tmp_path: Path, redis_url: str, mysql_url: str) -> None:
+def test_a_sync_that_is_killed_half_way_submits_each_row_once(
+    tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str
+) -> None:
     """Through real workers; there is no provider, so that the submitted tasks wait."""
     installation = Installation(tmp_path, mysql_url, redis_url)
     try:
         runtime, total = installation.runtime, 600
         for id in range(1, total + 1):
             add_row(runtime, id, "processing")
+        # Somebody holds a row in the middle, so that it does not come to the end before it is killed.
+        other = mysql_server.connect(mysql_url.rpartition("/")[2].partition("?")[0], autocommit=False)
+        with other.cursor() as cursor:
+            cursor.execute("SELECT * FROM valuation_records WHERE id = %s FOR UPDATE", (total // 2,))
         worker = installation.start_worker()
         task = runtime.submitter.prepare("sync", {})
         runtime.submitter.submit([task])
@@ -209,6 +215,7 @@ def test_a_sync_that_is_killed_half_way_submits_each_row_once(tmp_path: Path, re
         poll(lambda: submitted() > 5, message="the first rows are submitted")
         worker.kill()
         before = submitted()
+        other.close()
         installation.start_worker()
         installation.wait_state(task.id, "succeeded", timeout=60)
         assert 0 < before < total  # else it was not killed half way

@@ -79,5 +79,5 @@ class MailServer:
         self.recipients.append(list(envelope.rcpt_tos))
         self.reached.set()
         if self.hold:
-            await asyncio.get_running_loop().run_in_executor(None, self.hold.wait, 30)
+            await asyncio.get_running_loop().run_in_executor(None, self.hold.wait, 90)
         return "250 taken"

@@ -116,14 +116,20 @@ def test_a_message_refused_for_now_as_a_whole_is_sent_again_to_all(runtime: Runt
     assert run.start()["sent"] == ["a@example.com", "b@example.com"]
 
 
+def assert_grow(pauses: list[float]) -> None:
+    """As long as a message is old, from 10 s to 900 s; and it grows older while this test runs."""
+    for pause, age in zip(pauses, (10, 100, 900), strict=True):
+        assert age - 5 <= pause < age + 30
+
+
 def test_the_pause_grows_with_the_age_and_ends_with_keep_trying(runtime: Runtime, server: MailServer) -> None:
     server.replies = {"a@example.com": ["450 later"] * 9}
     pauses = []
     for age in (0, 100, 7200):
         with pytest.raises(Retry) as told:
             Run(runtime, "email", {"to": "a@example.com"}, dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).start()
-        pauses.append(round(float(told.value.after or 0), -1))
-    assert pauses == [10, 100, 900]
+        pauses.append(float(told.value.after or 0))
+    assert_grow(pauses)
     old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
     with pytest.raises(Fail, match=r"given up after 90\d\d\d s: 1 refused for now \(450\)"):
         Run(runtime, "email", {"to": "a@example.com"}, old).start()
@@ -148,8 +154,8 @@ def test_without_a_server_mail_waits_for_the_configuration_until_keep_trying(tmp
             with pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as told:
                 Run(runtime, "email", {"to": "a@example.com"}, created).start()
             assert not told.value.counts
-            pauses.append(round(float(told.value.after or 0), -1))
-        assert pauses == [10, 100, 900]
+            pauses.append(float(told.value.after or 0))
+        assert_grow(pauses)
         old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
         with pytest.raises(Fail, match=r"given up after 90\d\d\d s: no mail server is configured"):
             Run(runtime, "email", {"to": "a@example.com"}, old).start()
@@ -175,7 +181,7 @@ def test_a_server_that_drips_meets_the_deadline(tmp_path: Path) -> None:
             begun = time.monotonic()
             with pytest.raises(Retry, match="was not done within"):
                 send(runtime)
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 30
         stop.set()
         thread.join()
 
@@ -369,7 +375,7 @@ def test_a_worker_killed_before_the_server_answers_sends_the_same_message_again(
         worker = installation.start_worker()
         task = installation.runtime.submitter.prepare("email", {"to": "a@example.com", "text": "once"})
         installation.runtime.submitter.submit([task])
-        assert server.reached.wait(20)  # the server has the message, and the worker does not know it
+        assert server.reached.wait(90)  # the server has the message, and the worker does not know it
         worker.kill()
         server.hold.set()
         installation.start_worker()

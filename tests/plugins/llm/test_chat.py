@@ -51,7 +51,7 @@ def ask(base_url: str, **settings: Any) -> Reply:
 
 
 def configured(base_url: str, **settings: Any) -> Provider:
-    deadlines = {"first_content": 5, "silence": 5, "total": 10}
+    deadlines = {"first_content": 60, "silence": 60, "total": 60}
     return Provider.model_validate({"base_url": base_url, "api_key": KEY, "model": "valuer-1", **deadlines, **settings})
 
 
@@ -295,13 +295,13 @@ LATE: dict[str, tuple[Scene, str]] = {
 @pytest.mark.parametrize("name", LATE)
 def test_each_way_of_not_ending_has_its_deadline(provider: ScriptedProvider, name: str) -> None:
     scene, kind = LATE[name]
-    limits = {"first_content": 1.5, "silence": 0.7, "total": 2.5}
+    limits = {"first_content": 60, "silence": 60, "total": 60} | {kind: 1.0}
     provider.play(scene)
     started = time.monotonic()
     error = failure(provider.base_url, **limits)
     assert error.kind == kind
-    assert limits[kind] <= time.monotonic() - started < 8
-    assert provider.closed_by_client.wait(3), "the call goes on at the provider"
+    assert 1.0 <= time.monotonic() - started < 30
+    assert provider.closed_by_client.wait(60), "the call goes on at the provider"
 
 
 async def keep_alive_before_json(stage: Stage) -> None:
@@ -334,13 +334,13 @@ def test_reasoning_is_not_silence_and_not_the_report(provider: ScriptedProvider)
         await stage.head()
         for _ in range(10):
             await stage.delta(reasoning_content="hm", content=None)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.7)
         await stage.delta(REPORT)
         await stage.delta(finish="stop")
         await stage.end()
 
     provider.play(thinks)
-    assert ask(provider.base_url, first_content=2, silence=2)["content"] == REPORT
+    assert ask(provider.base_url, first_content=6, silence=6, total=60)["content"] == REPORT
 
 
 @pytest.mark.parametrize("ending", [hangs, resets, drops], ids=["hang", "reset", "drop"])
@@ -405,4 +405,4 @@ def test_cancelling_a_call_ends_it_at_the_provider(provider: ScriptedProvider) -
 
     provider.play(then("Some", hangs))
     asyncio.run(cancelled())
-    assert provider.closed_by_client.wait(3)
+    assert provider.closed_by_client.wait(60)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ def test_failures_open_the_breaker_and_tasks_wait_without_an_attempt(sqlite_desk
 
 def test_the_breaker_has_the_contracts_settings_and_probes_before_it_closes(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
-    breaker = {"enabled": True, "max_requests": 2, "interval": "1m", "timeout": "300ms", "fail_threshold": 0.5}
+    breaker = {"enabled": True, "max_requests": 2, "interval": "1m", "timeout": "5s", "fail_threshold": 0.5}
     desk.configure(PROVIDERS__SCRIPTED__CIRCUIT_BREAKER=json.dumps(breaker))
     desk.provider.play(*[refuses(500)] * 4, answers())
     assert [attempt(desk, id) is None for id in range(1, 6)] == [False] * 4 + [True]
@@ -188,11 +190,12 @@ def test_an_answer_that_is_asked_for_again_needs_no_second_place(sqlite_desk: De
 
 
 class Crowd(Installation):
-    """Rows that are answered in half a second each, by a provider that bears a few at once."""
+    """Rows that are answered in half a second each, once `go_on` is set, by a provider that bears a few at once."""
 
     def __init__(self, folder: Path, redis_url: str, limits: dict[str, Any]) -> None:
         self.provider = ScriptedProvider()
-        self.provider.play(later(0.5, answers()))
+        self.go_on = threading.Event()
+        self.provider.play(self.held_up)
         super().__init__(
             folder,
             f"sqlite:///{folder / 'sytq.db'}",
@@ -205,6 +208,11 @@ class Crowd(Installation):
     def close(self) -> None:
         super().close()
         self.provider.close()
+
+    async def held_up(self, stage: Stage) -> None:
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.02)
+        await later(0.5, answers())(stage)
 
     def valuate(self, rows: int) -> list[str]:
         def insert() -> None:
@@ -226,10 +234,15 @@ def test_many_workers_never_exceed_the_limit_also_after_one_is_killed(tmp_path: 
     try:
         workers = [crowd.start_worker() for _ in range(2)]
         tasks = crowd.valuate(24)
-        poll(lambda: len(crowd.provider.calls) >= 6, message="the provider is asked")
-        with crowd.runtime.database.connection_context():
-            said = [row.progress_info for row in ValuationRecord.select() if row.status == "processing"]
-        assert any("waiting for provider:scripted: 4 of 4 run" in (text or "") for text in said), said
+        poll(lambda: len(crowd.provider.calls) == 4, message="the provider is asked")
+
+        def said() -> list[str]:
+            with crowd.runtime.database.connection_context():
+                return [str(row.progress_info) for row in ValuationRecord.select() if row.status == "processing"]
+
+        poll(lambda: any("waiting for provider:scripted: 4 of 4 run" in text for text in said()), message=said)
+        crowd.go_on.set()
+        poll(lambda: len(crowd.provider.calls) >= 6, message="others come through")
         workers[0].kill()
         for task in tasks:
             row = crowd.wait_state(task, "succeeded", timeout=60)

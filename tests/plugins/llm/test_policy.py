@@ -90,7 +90,7 @@ def sqlite_desk(provider: ScriptedProvider, tmp_path: Path, redis_url: str) -> I
 
 def configure(desk: Desk, name: str, **more: str) -> None:
     if name in ("first_content", "silence", "total"):
-        limits = {"first_content": "1.5s", "silence": "700ms", "total": "2.5s"}
+        limits = {"first_content": "60s", "silence": "60s", "total": "60s"} | {name: "1s"}
         more |= {f"PROVIDERS__SCRIPTED__{key.upper()}": value for key, value in limits.items()}
     if name == "schema":
         schema = {"type": "object", "required": ["price"]}
