@@ -9,7 +9,10 @@ from collections import Counter
 
 
 class Crowd:
-    """A call is one connection: it sends its name, waits, and reads "ok" or, above `room` at once, "full"."""
+    """A call is one connection: it sends its name, waits, and reads "ok" or, above `room` at once, "full".
+
+    It waits for `seconds`, as they are by then: to make them fewer ends what has waited for so long.
+    """
 
     def __init__(self, seconds: float, room: int = 1_000_000) -> None:
         self.seconds = seconds
@@ -40,8 +43,13 @@ class Crowd:
             self.calls[(await reader.readline()).decode().strip()] += 1
             if not full:
                 # Until it is done, or the caller is gone: what a killed worker had under way ends with its sockets.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(reader.read(), self.seconds)
+                began, gone = self._loop.time(), asyncio.ensure_future(reader.read())
+                while not gone.done() and (left := began + self.seconds - self._loop.time()) > 0:
+                    await asyncio.wait([gone], timeout=min(left, 0.05))
+                if gone.done():
+                    gone.result()  # or what broke the connection
+                else:
+                    gone.cancel()
             answer = b"full" if full else self.answer
             self.answers[answer] += 1
             writer.write(answer)

@@ -17,11 +17,14 @@ from tests.servers import free_port
 
 @dataclass
 class LostReplies:
-    """The replies to the next `times` requests that hold `request` vanish, and their connections with them."""
+    """The replies to the next `times` requests that hold `request` vanish, and their connections with them.
+
+    With `reply` it begins with the first one whose reply holds that.
+    """
 
     request: bytes
     times: int
-    left: int
+    reply: bytes = b""
     lost: int = 0
 
     @property
@@ -98,9 +101,9 @@ class Proxy:
         """Hold everything up by this long, in each direction."""
         self._latency = seconds
 
-    def lose_replies(self, request: bytes, times: int = 1) -> LostReplies:
+    def lose_replies(self, request: bytes, times: int = 1, reply: bytes = b"") -> LostReplies:
         """Let the next requests that hold `request` through, and lose their replies and connections."""
-        losing = LostReplies(request, times, left=times)
+        losing = LostReplies(request, times, reply)
         with self._lock:
             self._losses.append(losing)
         return losing
@@ -145,9 +148,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := link.server.recv(1 << 16):
                 self._hold_up()
-                if link.losing:
-                    link.losing.lost += 1  # the server has done what it was asked, and nobody hears of it
-                    break
+                if link.losing and self._loses(link.losing, data):
+                    break  # the server has done what it was asked, and nobody hears of it
+                link.losing = None
                 link.client.sendall(data)
         self._drop(link)
 
@@ -162,11 +165,17 @@ class Proxy:
             for losing in self._losses:
                 if losing.request in link.seen:
                     link.seen = b""
-                    losing.left -= 1
-                    if not losing.left:
-                        self._losses.remove(losing)
                     return losing
         return None
+
+    def _loses(self, losing: LostReplies, reply: bytes) -> bool:
+        with self._lock:
+            if losing.done or not (losing.lost or losing.reply in reply):
+                return False
+            losing.lost += 1
+            if losing.done:
+                self._losses.remove(losing)
+            return True
 
     def _drop(self, link: _Link) -> None:
         with self._lock:

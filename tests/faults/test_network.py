@@ -34,10 +34,10 @@ def remote_worker(installation: Installation, proxy: Proxy, **settings: str) -> 
     return worker
 
 
-def lose(installation: Installation, proxy: Proxy, script: str, times: int = 1) -> LostReplies:
+def lose(installation: Installation, proxy: Proxy, script: str, times: int = 1, reply: bytes = b"") -> LostReplies:
     redis = installation.runtime.redis
     redis.ask("SCRIPT", "LOAD", redis._scripts[script])  # or it is the answer NOSCRIPT that is lost
-    return proxy.lose_replies(redis._digests[script].encode(), times)
+    return proxy.lose_replies(redis._digests[script].encode(), times, reply)
 
 
 def assert_nothing_is_left(installation: Installation) -> None:
@@ -57,10 +57,12 @@ def assert_ran_once(installation: Installation, tasks: dict[str, str]) -> None:
 
 def test_p2_tasks_that_end_during_a_network_cut_end_once(installation: Installation, proxy: Proxy) -> None:
     worker = remote_worker(installation, proxy)
-    tasks = {kind: installation.submit(kind, kind, seconds=1) for kind in ("plain", "gentle")}
-    for name in tasks:
-        installation.wait_note(f"start {name}")
+    installation.hold("plain", "gentle")
+    tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
+    for task in tasks.values():
+        installation.wait_state(task, "running")
     proxy.cut()
+    installation.release(*tasks)
     tasks["meanwhile"] = installation.submit("plain", "meanwhile")
     for name in ("plain", "gentle"):
         installation.wait_note(f"end {name}")
@@ -83,10 +85,10 @@ def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
         installation.wait_note(f"start {name}")
     installation.start_worker(**soon)
     proxy.cut()
-    cut = time.monotonic()
+    cut = time.time()
     for name in tasks:
         installation.wait_note(f"start {name}", times=2)
-    assert time.monotonic() - cut < 4
+        assert installation.moments(f"start {name}")[1] - cut < 4
     installation.release(*tasks)
     for name in tasks:
         installation.wait_note(f"end {name}")
@@ -105,13 +107,13 @@ def test_p2_tasks_whose_fetch_reply_was_lost_run_soon_on_the_same_worker(
     installation: Installation, proxy: Proxy
 ) -> None:
     # Four times: the client's own repetitions meet the fault too.
-    worker = remote_worker(installation, proxy)
-    replies = lose(installation, proxy, "fetch", times=4)
+    worker = remote_worker(installation, proxy, SYTQ_WORKER__LIVENESS="5m")
+    replies = lose(installation, proxy, "fetch", times=4, reply=b"plain-")
     submitted = time.monotonic()
     tasks = {f"{kind}-{n}": installation.submit(kind, f"{kind}-{n}") for kind in ("plain", "gentle") for n in range(3)}
     for name in tasks:
         installation.wait_note(f"end {name}")
-    assert time.monotonic() - submitted < 3  # and not after a liveness limit: the worker lives
+    assert time.monotonic() - submitted < 60  # and not after a liveness limit: the worker lives
     assert replies.done
     for name, task in tasks.items():
         assert installation.wait_state(task, "succeeded").attempts == 1
@@ -128,10 +130,12 @@ def test_p2_a_lost_reply_of_an_acknowledgement_runs_nothing_again(
     installation: Installation, proxy: Proxy, times: int
 ) -> None:
     worker = remote_worker(installation, proxy)
-    tasks = {kind: installation.submit(kind, kind, seconds=0.5) for kind in ("plain", "gentle")}
+    installation.hold("plain", "gentle")
+    tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
     for name in tasks:
         installation.wait_note(f"start {name}")
     replies = lose(installation, proxy, "settle", times)
+    installation.release(*tasks)
     assert_ran_once(installation, tasks)
     assert replies.done
     failing = installation.submit("failing", "f")
@@ -156,10 +160,12 @@ def test_p2_a_worker_on_a_frozen_connection_recovers_by_its_own_time_limits(
     installation: Installation, proxy: Proxy
 ) -> None:
     worker = remote_worker(installation, proxy)
-    tasks = {kind: installation.submit(kind, kind, seconds=1) for kind in ("plain", "gentle")}
+    installation.hold("plain", "gentle")
+    tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
     for name in tasks:
         installation.wait_note(f"start {name}")
     proxy.freeze()
+    installation.release(*tasks)
     tasks["meanwhile"] = installation.submit("plain", "meanwhile")
     poll(lambda: "fetch waits for Redis" in worker.text(), message="the fetch gives up")
     poll(lambda: "acknowledgements wait for Redis" in worker.text(), message="so do the outcomes")
@@ -185,12 +191,15 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
     installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
     try:
         worker = remote_worker(installation, proxy)
-        tasks = {kind: installation.submit(kind, kind, seconds=5) for kind in ("plain", "gentle")}
+        installation.hold("plain", "gentle")
+        tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
         for name in tasks:
             installation.wait_note(f"start {name}")
         replies = lose(installation, proxy, "adopt", times)
         with own_redis.client() as client:
             client.flushdb()
+        poll(lambda: replies.done, message="they are entered again")
+        installation.release(*tasks)
         assert_ran_once(installation, tasks)
         assert replies.done
         assert "belongs to another start" not in worker.text()
@@ -201,7 +210,7 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
 
 def test_p5_a_task_that_the_network_hands_over_late_is_not_entered(redis_url: str, proxy: Proxy) -> None:
     near = StreamsBroker(Redis(redis_url))
-    far = StreamsBroker(Redis(proxy.url, timeout=0.5))
+    far = StreamsBroker(Redis(proxy.url, timeout=3))
 
     def entered_calls() -> int:
         said = near.redis.ask("INFO", "commandstats").get("cmdstat_evalsha", {})

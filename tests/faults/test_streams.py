@@ -33,7 +33,6 @@ def make(tmp_path: Path, redis_url: str) -> Iterator[Make]:
 
     def build(type_name: str, url: str = redis_url, *, seconds: float = 0.0, **settings: str) -> Installation:
         payload = {"journal": str(tmp_path / "journal"), "name": "t{task_id}", "seconds": seconds}
-        settings = {"SYTQ_WORKER__HEARTBEAT": "300ms", "SYTQ_WORKER__LIVENESS": "1500ms"} | settings
         settings["SYTQ_STREAMS"] = json.dumps([{"stream": STREAM, "type": type_name, "payload": payload}])
         made.append(Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", url, **settings))
         return made[-1]
@@ -67,7 +66,8 @@ def states(runtime: Runtime) -> Counter[str]:
 def test_a_message_whose_worker_is_killed_is_finished_by_another_once(
     make: Make, redis_client: redis.Redis, type_name: str
 ) -> None:
-    installation = make(type_name, seconds=1, SYTQ_WORKER__HEARTBEAT="1s", SYTQ_WORKER__LIVENESS="4s")
+    installation = make(type_name)
+    installation.hold("t7")
     first = installation.start_worker()
     producer(installation).submit_task(7, "system")
     installation.wait_note("start t7")
@@ -76,6 +76,7 @@ def test_a_message_whose_worker_is_killed_is_finished_by_another_once(
     installation.start_worker()
     installation.wait_note("start t7", times=2)
     assert set(holders(redis_client)) == {entry}  # pending until its work has ended
+    installation.release("t7")
     wait_empty(redis_client)
     assert holder not in holders(redis_client).values()
     assert installation.notes() == {"start t7": 2, "end t7": 1}
@@ -85,7 +86,8 @@ def test_a_message_whose_worker_is_killed_is_finished_by_another_once(
 def test_a_task_that_ended_elsewhere_is_not_run_again_when_its_messages_worker_died(
     make: Make, redis_client: redis.Redis
 ) -> None:
-    installation = make("gentle", seconds=1.5)
+    installation = make("gentle")
+    installation.hold(*(f"t{n}" for n in range(1, 21)))
     # It has room for all the messages, and leaves all tasks but perhaps the first to others.
     holding = installation.start_worker(SYTQ_QUEUES__GENTLE='{"limit": 1}')
     name = poll(installation.runtime.inspection.workers, message="the first heartbeat")[0].name
@@ -99,6 +101,7 @@ def test_a_task_that_ended_elsewhere_is_not_run_again_when_its_messages_worker_d
     elsewhere = {n for id, n in ids.items() if live[id].worker != name}
     assert len(elsewhere) >= 19
     holding.signal(signal.SIGSTOP)  # before any of them ends
+    installation.release(*(f"t{n}" for n in range(1, 21)))
     for n in elsewhere:
         installation.wait_note(f"end t{n}")
     assert len(holders(redis_client)) == 20
@@ -132,13 +135,16 @@ def test_a_message_whose_task_ended_long_ago_is_only_acknowledged(make: Make, re
 
 
 def test_messages_of_a_worker_that_stops_are_taken_over_at_once(make: Make, redis_client: redis.Redis) -> None:
-    installation = make("gentle", seconds=3, SYTQ_WORKER__LIVENESS="30s")
+    installation = make("gentle", SYTQ_WORKER__LIVENESS="10m")
+    installation.hold("t7")
     first = installation.start_worker(SYTQ_WORKER__SHUTDOWN_TIMEOUT="0s")
     producer(installation).submit_task(7, "system")
     installation.wait_note("start t7")
     assert first.terminate() == 0
     second = installation.start_worker()
-    poll(lambda: "messages taken over" in second.text(), timeout=5, message="the message is handed over")
+    poll(lambda: "messages taken over" in second.text(), message="the message is handed over")
+    installation.wait_note("start t7", times=2)
+    installation.release("t7")
     wait_empty(redis_client)
     assert installation.notes() == {"start t7": 2, "end t7": 1}
 
@@ -169,7 +175,7 @@ def test_a_lost_reply_loses_no_message(make: Make, own_redis: RedisServer) -> No
         pipe.xadd(STREAM, {"data": '{"task_id": 2, "action": "execute"}'})
         pipe.xreadgroup(GROUP, consumer, {STREAM: ">"})
         pipe.execute()
-    installation.wait_note("end t2", timeout=5)
+    installation.wait_note("end t2")
     wait_empty(client)
     assert worker.alive
 
@@ -206,7 +212,8 @@ def cluster() -> Iterator[RedisCluster]:
 
 
 def test_on_a_cluster_a_stream_lives_in_a_slot_of_its_own(cluster: RedisCluster, make: Make) -> None:
-    installation = make("gentle", cluster.url, seconds=1)
+    installation = make("gentle", cluster.url)
+    installation.hold("t1", "t2")
     client = Redis(cluster.url)
     first = installation.start_worker()
     mine = producer(installation)
@@ -214,6 +221,7 @@ def test_on_a_cluster_a_stream_lives_in_a_slot_of_its_own(cluster: RedisCluster,
     client.ask("XADD", STREAM, "*", "data", "nonsense")
     installation.wait_note("start t1")
     first.kill()
+    installation.release("t1")
     installation.start_worker()
     mine.submit_task(2, "system")
     installation.wait_note("start t2")

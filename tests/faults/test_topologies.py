@@ -100,9 +100,11 @@ def test_p3_tasks_run_on_a_cluster_and_a_killed_workers_start_elsewhere(
     installation = install(cluster.url)
     first = installation.start_worker()
     assert_tasks_run(installation)
-    task = installation.submit("plain", "a", seconds=1.0)
+    installation.hold("a")
+    task = installation.submit("plain", "a")
     installation.wait_note("start a")
     first.kill()
+    installation.release("a")
     installation.start_worker()
     assert installation.wait_state(task, "succeeded").attempts == 2
     assert installation.notes()["end a"] == 1
@@ -212,10 +214,10 @@ def assert_survives_failover(installation: Installation, master: RedisServer) ->
     for type_name in ("plain", "gentle"):
         installation.wait_note(f"start {type_name}-running")
     with master.client() as client:
-        assert client.wait(1, 2000) == 1, "the replica has everything"
+        assert client.wait(1, 60_000) == 1, "the replica has everything"
     master.kill()
     meanwhile = [installation.submit("plain", f"t{n}") for n in range(5)]
-    assert [installation.row(task).state for task in meanwhile] == ["queued"] * 5
+    assert all(installation.row(task) for task in meanwhile), "they are accepted"
     for task in (*running, *meanwhile, delayed):
         row = installation.wait_state(task, "succeeded")
         assert row.attempts == 1, installation.notes()
@@ -228,7 +230,8 @@ def test_p6_a_start_that_a_promoted_replica_never_saw_is_repeated_once_and_ends(
     own_redis: RedisServer, install: Callable[[str], Installation]
 ) -> None:
     installation = install(own_redis.url)
-    task = installation.submit("gentle", "a", seconds=2)
+    installation.hold("a")
+    task = installation.submit("gentle", "a")
     keys = installation.runtime.broker.keys
     stream = keys.stream("gentle", "normal")
     with own_redis.client() as client:
@@ -243,5 +246,6 @@ def test_p6_a_start_that_a_promoted_replica_never_saw_is_repeated_once_and_ends(
             pipe.xgroup_setid(stream, GROUP, "0")
             pipe.execute()
     installation.wait_note("start a", times=2)
+    installation.release("a")
     installation.wait_state(task, "succeeded")
     assert installation.notes()["start a"] == 2

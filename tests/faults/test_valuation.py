@@ -171,6 +171,7 @@ def test_p6_a_stopped_worker_that_comes_back_writes_neither_row_nor_checkpoint(
         stopped = desk.start_worker()
         task = desk.valuate()
         poll(lambda: desk.provider.calls, message="the provider is asked")
+        desk.wait_state(task, "running")  # else it may be stopped in the middle of this write, which SQLite has one of
         stopped.signal(signal.SIGSTOP)
         desk.start_worker()
         desk.wait_state(task, "succeeded")

@@ -48,11 +48,13 @@ def assert_heard_of_all(installation: Installation, root: str, number: int) -> N
 
 def test_p3_workers_that_are_killed_between_the_children_and_their_end_lose_nothing(on_both: Installation) -> None:
     worker = on_both.start_worker(threads=4)
+    on_both.hold("p23")  # so that nobody is killed while it collects
     root = fan_out(on_both, 24, 0.1)
     for part in ("p5", "p11", "p17", "p23"):
         on_both.wait_note(f"part {part}")
         worker.kill()
         worker = on_both.start_worker(threads=4)
+    on_both.release("p23")
     assert_heard_of_all(on_both, root, 24)
     assert on_both.notes()["collect all"] == 1  # no worker died while it ran
 
@@ -82,9 +84,12 @@ def test_p2_an_emptied_redis_loses_no_workflow(on_both: Installation, own_redis:
 
 def test_p2_redis_that_is_away_at_the_last_end_delays_what_waits(on_both: Installation, own_redis: RedisServer) -> None:
     on_both.start_worker()
-    root = fan_out(on_both, 3, 1.5)
-    on_both.wait_note("part p2")
+    on_both.hold("p0", "p1", "p2")
+    root = fan_out(on_both, 3, 0.0)
+    for part in range(3):
+        on_both.wait_note(f"part p{part}")
     own_redis.kill()
+    on_both.release("p0", "p1", "p2")
     own_redis.start()
     assert_heard_of_all(on_both, root, 3)
     assert on_both.notes()["collect all"] == 1
@@ -97,9 +102,12 @@ def test_p1_a_database_that_is_away_at_the_last_end_delays_what_waits(
     installation = Installation(tmp_path, database, redis_url, SYTQ_DATABASE__TIMEOUT="2s")
     try:
         worker = installation.start_worker()
-        root = fan_out(installation, 3, 2.0)
-        installation.wait_note("part p2")
+        installation.hold("p0", "p1", "p2")
+        root = fan_out(installation, 3, 0.0)
+        for part in range(3):
+            installation.wait_note(f"part p{part}")
         own_mysql.kill()
+        installation.release("p0", "p1", "p2")
         poll(lambda: "loop waits" in worker.text(), message="the recorder notices")
         own_mysql.start()
         assert_heard_of_all(installation, root, 3)

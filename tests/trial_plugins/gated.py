@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from sytq import AsyncContext, Backoff, Breaker, Context, Gate, Passage, task
 
-OFTEN = Backoff(first="100ms", factor=1, max_attempts=5, jitter=0)
+#: More attempts than a breaker that is tried every 1.5 s takes while a test stands still.
+OFTEN = Backoff(first="100ms", factor=1, max_attempts=50, jitter=0)
 
 
 class Call(BaseModel):

@@ -23,9 +23,9 @@ def note(trial: Trial, word: str) -> None:
         file.write(f"{word} {trial.name} {time.time()}\n")
 
 
-def held(trial: Trial) -> bool:
-    """Whether the test wants a task of this name to go on running (tests/workers.py: `hold`)."""
-    return Path(f"{trial.journal}.hold-{trial.name}").exists()
+def held(trial: Trial, part: str = "") -> bool:
+    """Whether the test wants a task of this name, or a part of it, to go on running (tests/workers.py: `hold`)."""
+    return Path(f"{trial.journal}.hold-{trial.name}{part}").exists()
 
 
 THREE = Backoff(first="100ms", factor=1, max_attempts=3, jitter=0)
@@ -41,7 +41,7 @@ def plain(ctx: Context, trial: Trial) -> dict[str, str]:
     return {"name": trial.name}
 
 
-@task("gentle", payload=Trial, queue="gentle", retry=THREE, timeout="30s")
+@task("gentle", payload=Trial, queue="gentle", retry=THREE, timeout="10m")
 async def gentle(ctx: AsyncContext, trial: Trial) -> dict[str, str]:
     note(trial, "start")
     await ctx.progress(1, 2, "half way")
@@ -61,30 +61,35 @@ async def stepwise(ctx: AsyncContext, trial: Trial) -> dict[str, list[str]]:
         async def work(name: str = name) -> str:
             note(trial, f"step-{name}")
             await asyncio.sleep(trial.seconds)
+            while held(trial, f"-{name}"):
+                await asyncio.sleep(0.02)
             return name
 
         done.append(await ctx.step(name, work))
     return {"done": done}
 
 
-@task("keeper", payload=Trial, queue="plain", retry=THREE, timeout="2s")
+@task("keeper", payload=Trial, queue="plain", retry=THREE, timeout="10s")
 def keeper(ctx: Context, trial: Trial) -> dict[str, bool]:
     def work() -> bool:
         note(trial, "step")
-        time.sleep(trial.seconds)
+        while held(trial):
+            time.sleep(0.02)
         return True
 
     return {"kept": ctx.step("only", work)}
 
 
-@task("gentle-keeper", payload=Trial, queue="gentle", retry=THREE, timeout="2s")
+@task("gentle-keeper", payload=Trial, queue="gentle", retry=THREE, timeout="10s")
 async def gentle_keeper(ctx: AsyncContext, trial: Trial) -> dict[str, list[bool]]:
     async def work(seconds: float) -> bool:
         note(trial, "step")
+        while held(trial):
+            await asyncio.sleep(0.02)
         await asyncio.sleep(seconds)
         return True
 
-    both = (ctx.step(f"step-{n}", functools.partial(work, trial.seconds + n / 10)) for n in range(2))
+    both = (ctx.step(f"step-{n}", functools.partial(work, n / 10)) for n in range(2))
     return {"kept": await asyncio.gather(*both)}
 
 
@@ -125,7 +130,7 @@ def slow(ctx: Context, trial: Trial) -> None:
         time.sleep(0.05)
 
 
-@task("overdue", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")
+@task("overdue", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="5s")
 def overdue(ctx: Context, trial: Trial) -> None:
     ctx.step("only", lambda: note(trial, "step"))
     while True:
