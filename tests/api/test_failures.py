@@ -42,12 +42,15 @@ def test_a_redis_that_hangs_makes_no_submission_slow(make_api: Any, own_redis: R
     api = make_api(redis_url=own_redis.url)
     assert submit(api).status == 200
     own_redis.pause()
+    taken: list[float] = []
     try:
         for _ in range(10):
             began = time.monotonic()
             reply = submit(api)
+            taken.append(time.monotonic() - began)
             assert (reply.status, stored(api, reply)) == (200, True)
-            assert time.monotonic() - began < 1.0
+        # Nobody waits for Redis, whose time limit is 5 s; one may have met a machine that stood still.
+        assert sorted(taken)[-2] < 1.0
         began = time.monotonic()
         assert api.request("GET", f"/api/tasks/{reply.json['task_id']}").status == 200
         assert api.request("GET", "/api/tasks").status == 200
@@ -103,7 +106,7 @@ def test_all_who_wait_for_a_hanging_mysql_hear_of_it_together(make_api: Any, own
             began = time.monotonic()
             replies = list(pool.map(lambda _: submit(api), range(50)))
         assert {reply.status for reply in replies} == {503}
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30  # one after the other they would wait for 50 s
     finally:
         own_mysql.resume()
     poll(lambda: submit(api).status == 200)
@@ -122,7 +125,7 @@ def test_a_submission_while_sqlite_cannot_be_opened_is_503(make_api: Any, tmp_pa
 
 
 def test_a_client_that_leaves_while_it_waits_hurts_nobody(make_api: Any, own_mysql: MySQLServer) -> None:
-    api = make_api(own_mysql.create_database("leaves"), SYTQ_DATABASE__TIMEOUT="10s")
+    api = make_api(own_mysql.create_database("leaves"), SYTQ_DATABASE__TIMEOUT="60s")
     assert submit(api).status == 200
     body = b'{"url": "http://example.com/"}'
     head = f"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()

@@ -107,7 +107,7 @@ def test_a_refused_request_uses_no_key(api: Api) -> None:
 
 
 def test_while_the_first_is_under_way_the_second_is_409(make_api: Any, own_mysql: MySQLServer) -> None:
-    api = make_api(own_mysql.create_database("flight"), SYTQ_DATABASE__TIMEOUT="10s")
+    api = make_api(own_mysql.create_database("flight"), SYTQ_DATABASE__TIMEOUT="60s")
     assert send(api, "warm").status == 200
     own_mysql.pause()
     try:

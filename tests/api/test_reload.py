@@ -63,6 +63,7 @@ class Clients(threading.Thread):
 
 def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
     api: Api = make_api(SYTQ_API__WORKERS="2")
+    poll(lambda: api.log().count("ASGI server listening") >= 2, message=api.log)  # one of them answers before both do
     clients = Clients(api, [LOOK] * 100 + [SUBMIT] * 8)
     try:
         for number in range(1, 4):
@@ -70,9 +71,9 @@ def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
             poll(lambda before=before: clients.seen[200] > before + 1000)
             api.process.send_signal(signal.SIGHUP)
             booted = 2 + 2 * number
-            poll(lambda booted=booted: api.log().count("ASGI server listening") == booted, message=api.log)
+            poll(lambda booted=booted: api.log().count("ASGI server listening") >= booted, message=api.log)
             gone = 2 * number
-            poll(lambda gone=gone: api.log().count("Worker shutting down") == gone, message=api.log)
+            poll(lambda gone=gone: api.log().count("Worker shutting down") >= gone, message=api.log)
     finally:
         seen = clients.end()
     assert set(seen) == {200}
@@ -93,7 +94,7 @@ def test_a_kept_alive_connection_that_was_promised_is_served_after_the_signal(ma
 
         assert b"connection: close" not in ask()
         api.process.send_signal(signal.SIGHUP)
-        poll(lambda: api.log().count("ASGI server listening") == 2, message=api.log)
+        poll(lambda: api.log().count("ASGI server listening") >= 2, message=api.log)
         assert b"connection: close" in ask()
         assert connection.recv(1) == b""
     assert api.request("GET", "/health").status == 200

@@ -45,7 +45,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
 
             async def asked(method: str, path: str, seconds: int, body: object = None) -> falcon.testing.Result:
                 headers = {"Prefer": f"wait={seconds}"}
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(40):
                     return await client.simulate_request(method, path, headers=headers, host="localhost", json=body)
 
             task = {"type": "default", "delay": "1h"}

@@ -53,17 +53,17 @@ class Stream:
 def test_a_get_that_waits_is_answered_with_the_result(service: Service) -> None:
     task_id = service.submit("plain", "a")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 30)
+        asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
         poll(lambda: service.get(f"/v2/tasks/{task_id}")["state"] == "queued")
         assert not asked.done()
         service.installation.start_worker()
         reply = asked.result()
-    assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (200, "succeeded", "wait=30")
+    assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (200, "succeeded", "wait=60")
 
 
 def test_a_post_that_waits_is_answered_with_the_task(service: Service) -> None:
     service.installation.start_worker()
-    reply = waiting(service, "/v2/tasks", 30, plain(service))
+    reply = waiting(service, "/v2/tasks", 60, plain(service))
     assert (reply.status, reply.json["state"]) == (200, "succeeded")
     assert reply.headers["location"] == f"/v2/tasks/{reply.json['id']}"
 
@@ -113,7 +113,8 @@ def test_events_tell_a_tasks_way_to_its_end_and_go_on_where_they_broke(service: 
 
 
 def test_events_tell_the_progress_of_a_task_that_runs(service: Service) -> None:
-    task_id = service.submit("gentle", "a", seconds=25)
+    service.installation.hold("a")
+    task_id = service.submit("gentle", "a")
     stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
     service.installation.start_worker()
     seen = []
@@ -139,9 +140,9 @@ def test_a_reload_lets_those_who_wait_go(service: Service) -> None:
     next(stream.events())
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
-        time.sleep(0.5)  # so that it waits; nothing tells when it does
+        time.sleep(2)  # so that it waits; nothing tells when it does
         service.api.process.send_signal(signal.SIGHUP)
-        reply = asked.result(timeout=20)
+        reply = asked.result(timeout=50)  # and not when its 60 s are over
     assert (reply.status, reply.json["state"]) == (200, "queued")
     assert list(stream.events()) == []
 
