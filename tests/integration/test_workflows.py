@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ def children(installation: Installation, parent: str, type_name: str) -> list[Ta
 
 def test_a_task_is_told_when_all_that_were_started_have_ended(installation: Installation) -> None:
     installation.start_worker()
-    root = submit(installation, fan(installation, "a", {"name": "b", "seconds": 1.5}, "c"))
+    installation.hold("b")
+    root = submit(installation, fan(installation, "a", "b", "c"))
     told = collector(installation, root)
     waits = installation.row(told)
     assert (waits.state, waits.held, waits.parent) == ("scheduled", "cancel", root)
+    installation.release("b")
     assert heard(installation, told) == [["part", "succeeded", {"part": name}, None] for name in "abc"]
     assert installation.notes()["collect all"] == 1
     assert installation.row(told).attempts == 1
@@ -94,10 +97,14 @@ def test_who_waits_for_a_callback_or_a_death_hears_of_a_task_that_was_not_run(in
 
 def test_a_task_that_waits_and_is_given_a_time_waits_all_the_same(installation: Installation) -> None:
     installation.start_worker()
-    slow = installation.submit("plain", "slow", seconds=2)
+    installation.hold("slow")
+    slow = installation.submit("plain", "slow")
     last = installation.prepare("plain", "last", after=[slow])
     installation.runtime.submitter.submit([last])
     assert installation.runtime.operator.reschedule(last.id, dt.datetime.now(dt.UTC))
+    installation.wait_note("start slow")
+    time.sleep(1)  # in which the other one would have begun
+    installation.release("slow")
     installation.wait_state(last.id, "succeeded")
     assert [line.split()[0] for line in installation.journal.read_text().splitlines()] == ["start", "end"] * 2
 
@@ -144,13 +151,15 @@ def test_a_child_that_is_replayed_while_others_run_is_waited_for_again(
     installation.start_worker()
     broken = tmp_path / "broken"
     broken.touch()
-    bad, slow = {"name": "bad", "failing_while": str(broken)}, {"name": "slow", "seconds": 3}
-    root = submit(installation, fan(installation, bad, slow, on_failure="run"))
+    installation.hold("slow")
+    bad = {"name": "bad", "failing_while": str(broken)}
+    root = submit(installation, fan(installation, bad, "slow", on_failure="run"))
     told = collector(installation, root)
     (dead,) = [child for child in children(installation, root, "part") if '"bad"' in child.payload]
     installation.wait_state(dead.id, "dead")
     broken.unlink()
     installation.runtime.operator.replay([dead.id])
+    installation.release("slow")
     assert [state for _, state, *_ in heard(installation, told)] == ["succeeded", "succeeded"]
 
 
@@ -179,11 +188,13 @@ def test_cancelling_the_parent_leaves_its_children_and_one_that_waits_can_be_can
     installation: Installation,
 ) -> None:
     installation.start_worker()
-    root = submit(installation, fan(installation, {"name": "slow", "seconds": 2}))
+    installation.hold("slow")
+    root = submit(installation, fan(installation, "slow"))
     told = collector(installation, root)
     operator = installation.runtime.operator
     assert operator.cancel(root, "ann") == "ended"
     assert operator.cancel(told, "ann") == "cancelled"
+    installation.release("slow")
     (child,) = children(installation, root, "part")
     installation.wait_state(child.id, "succeeded")
     assert installation.row(told).error == "cancelled by ann"
@@ -193,7 +204,8 @@ def test_cancelling_the_parent_leaves_its_children_and_one_that_waits_can_be_can
 
 def test_a_child_that_is_cancelled_has_ended_for_those_who_wait(installation: Installation) -> None:
     installation.start_worker(threads=1)
-    blocker = installation.submit("plain", "blocker", seconds=1)
+    installation.hold("blocker")
+    blocker = installation.submit("plain", "blocker")
     installation.wait_state(blocker, "running")
     parts = [installation.submit("plain", f"p{n}") for n in range(2)]
     payload = {"journal": str(installation.journal), "name": "told"}
@@ -201,13 +213,15 @@ def test_a_child_that_is_cancelled_has_ended_for_those_who_wait(installation: In
     careful = installation.prepare("plain", "careful", after=parts)
     installation.runtime.submitter.submit([told, careful])
     assert installation.runtime.operator.cancel(parts[0], "ann") == "cancelled"
+    installation.release("blocker")
     assert installation.wait_state(careful.id, "cancelled").error == f"not run: plain {parts[0]} is cancelled"
     assert [state for _, state, *_ in heard(installation, told.id)] == ["cancelled", "succeeded"]
 
 
 def test_what_a_workflow_still_needs_cannot_be_deleted(installation: Installation) -> None:
     installation.start_worker()
-    root = submit(installation, fan(installation, "quick", {"name": "slow", "seconds": 2}))
+    installation.hold("slow")
+    root = submit(installation, fan(installation, "quick", "slow"))
     told = collector(installation, root)
     (quick, _) = children(installation, root, "part")
     installation.wait_state(quick.id, "succeeded")
@@ -217,6 +231,7 @@ def test_what_a_workflow_still_needs_cannot_be_deleted(installation: Installatio
     installation.runtime.submitter.submit([cleanup])
     installation.wait_state(cleanup.id, "succeeded")
     assert installation.runtime.ledger.get(quick.id) is not None
+    installation.release("slow")
     assert len(heard(installation, told)) == 2
     assert installation.runtime.operator.delete([quick.id, told]) == 2
 
