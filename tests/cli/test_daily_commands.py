@@ -136,6 +136,8 @@ def test_a_sent_task_is_waited_for_and_its_result_printed(busy: Installation) ->
 def test_wait_tells_by_its_exit_status_how_tasks_ended(busy: Installation) -> None:
     good, dead, far = busy.submit("plain", "g"), busy.submit("hopeless"), busy.submit("plain", seconds=600)
     run(busy, "wait", good)
+    busy.wait_state(dead, "dead")
+    busy.wait_state(far, "running")
     lines = run(busy, "wait", good, dead, far, "--timeout", "2s", status=3).stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [[good, "succeeded"], [dead, "dead"], [far, "not"]]
     told = json.loads(run(busy, "wait", good, far, "--timeout", "100ms", "--json", status=5).stdout)

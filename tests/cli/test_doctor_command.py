@@ -60,7 +60,13 @@ def test_a_service_that_is_well_has_no_failure(installation: Installation) -> No
     installation.start_worker()
     api = Api(installation.environ["SYTQ_DATABASE__URL"], installation.environ["SYTQ_REDIS__URL"]).start()
     try:
-        found = examined(installation, 0, SYTQ_API__PORT=str(api.port))
+
+        def undisturbed() -> dict[str, dict[str, Any]] | None:
+            """That Redis answers slowly is true, if this machine stands still just then."""
+            found = examined(installation, 0, SYTQ_API__PORT=str(api.port))
+            return found if found["redis latency"]["verdict"] == "ok" else None
+
+        found = poll(undisturbed, message="Redis answers quickly")
     finally:
         api.remove()
     told = verdicts(found, "redis")
@@ -145,7 +151,7 @@ def test_what_hangs_holds_up_nothing_else(
         found = examined(own, 1, **providers(provider))
     finally:
         own_redis.resume()
-    assert time.monotonic() - since < 30  # all at once, each in its time
+    assert time.monotonic() - since < 45  # all at once, each in its time
     assert "does not answer" in found["redis"]["said"]
     assert "within 8 s" in found["provider scripted"]["said"] or "does not answer" in found["provider scripted"]["said"]
     assert found["migrations"]["verdict"] == "ok"

@@ -33,14 +33,19 @@ def test_what_happened_to_tasks_is_told_in_order(installation: Installation) -> 
 
 
 def test_a_task_is_followed_to_its_end_with_its_progress(installation: Installation) -> None:
-    task = installation.submit("gentle", "g", seconds=2)
+    installation.hold("g")
+    task = installation.submit("gentle", "g")
     following = subprocess.Popen(
         [PROGRAM, "logs", "-f", task, "--json"], env=installation.environ, stdout=subprocess.PIPE, text=True
     )
     assert following.stdout is not None
-    first = following.stdout.readline()  # it has begun to look
+    seen = following.stdout.readline()  # it has begun to look
     installation.start_worker()
-    told = events(first + following.communicate(timeout=60)[0])
+    while "half way" not in seen:
+        seen += (line := following.stdout.readline())
+        assert line, f"it ended: {seen}"
+    installation.release("g")
+    told = events(seen + following.communicate(timeout=90)[0])
     assert following.returncode == 0
     assert told[0] == "accepted" and told[-1] == "succeeded"
     assert "progress 1 of 2 half way" in told

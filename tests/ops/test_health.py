@@ -95,7 +95,7 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
 ) -> None:
     on, started = groups
     own_redis.kill()
-    group = Group(on, SYTQ_WORKER__SHUTDOWN_TIMEOUT="30s")
+    group = Group(on, SYTQ_WORKER__SHUTDOWN_TIMEOUT="5m")
     started.append(group)
     group.wait("/healthz/live", 200)
     assert group.answer("/healthz/ready") == 503
@@ -107,11 +107,13 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
     assert group.answer("/metrics") == 200
     assert group.answer("/nothing") == 404
     # An orderly end is answered for until the last task has ended.
-    task = on.submit("plain", "last", seconds=1.5)
+    on.hold("last")
+    task = on.submit("plain", "last")
     on.wait_note("start last")
     group.process.terminate()
     assert group.answer("/healthz/live") == 200
-    assert group.process.wait(30) == 0
+    on.release("last")
+    assert group.process.wait(60) == 0
     live = on.runtime.inspection.live([task])  # nobody may be left to record it
     assert (live[task] if task in live else on.row(task)).state == "succeeded"
     assert not (on.folder / f"sytq-{os.getuid()}-{group.process.pid}").exists()
@@ -146,11 +148,12 @@ def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
     groups: tuple[Installation, list[Group]], harm: str, said: str
 ) -> None:
     on, started = groups
-    group = Group(on, SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="60s")
+    group = Group(on, SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="10m")
     started.append(group)
     group.wait("/healthz/ready", 200)
     # A housekeeping loop ends, or stands still, while a task that ignores everything holds up the orderly end.
-    on.submit("plain", "long", seconds=50)
+    on.hold("long")
+    on.submit("plain", "long")
     on.wait_note("start long")
     on.submit(harm, "promote")
     poll(lambda: said in group.log.read_text(), message="the watchdog sees it")
@@ -192,7 +195,7 @@ def test_every_line_of_a_group_is_one_object_whatever_process_wrote_it(
     poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
     group.wait("/healthz/ready", 200)
     os.kill(group.workers[0], signal.SIGKILL)
-    assert group.process.wait(40) != 0
+    assert group.process.wait(90) != 0
     lines = [json.loads(line) for line in group.log.read_text().splitlines()]
     for line in lines:
         assert {"level", "msg", "time", "logger", "process"} <= set(line)

@@ -172,7 +172,7 @@ def test_the_steps_of_the_dockerfile_make_what_runs_with_a_read_only_root(tmp_pa
         poll(lambda: list(state.glob("backups/*.jsonl.gz")), timeout=60, message=log.read_text)
         for process in processes.values():
             process.terminate()
-        assert [process.wait(40) for process in processes.values()] == [0, 0], log.read_text()
+        assert [process.wait(90) for process in processes.values()] == [0, 0], log.read_text()
     finally:
         for process in processes.values():
             process.kill()
@@ -184,12 +184,12 @@ REAPED = """
 import os, sys, time
 if os.fork() == 0:
     if os.fork() == 0:
-        time.sleep(0.3)
+        os.read(0, 1)        # until the test lets it go
         os._exit(0)          # an orphan, whose end the first process has to take note of
     os._exit(0)
 os.wait()
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -198,19 +198,23 @@ def test_the_first_process_passes_signals_on_and_reaps_orphans() -> None:
     subreaper = "import ctypes, runpy, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); sys.argv = sys.argv[1:];"
     code = subreaper + " runpy.run_module('sytq.reaper', run_name='__main__', alter_sys=False)"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "reaper", sys.executable, "-c", REAPED], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", code, "reaper", sys.executable, "-c", REAPED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     try:
-        assert process.stdout
+        assert process.stdin and process.stdout
         assert process.stdout.readline() == b"ready\n"
 
         def children() -> list[str]:
             return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
         poll(lambda: len(children()) == 2, message="the orphan is adopted")
+        process.stdin.close()
         poll(lambda: len(children()) == 1, message="and reaped")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 128 + signal.SIGTERM
+        assert process.wait(60) == 128 + signal.SIGTERM
     finally:
         process.kill()
     missing = subprocess.run([sys.executable, "-m", "sytq.reaper", "no-such-program"], capture_output=True, cwd=ROOT)

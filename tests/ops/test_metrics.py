@@ -172,9 +172,11 @@ def test_any_process_answers_for_all(both: tuple[Installation, Api]) -> None:
 def test_a_killed_worker_shows_and_its_task_counts_as_reclaimed(both: tuple[Installation, Api]) -> None:
     installation, api = both
     first = installation.start_worker()
-    task = installation.submit("plain", "long", seconds=3)
+    installation.hold("long")
+    task = installation.submit("plain", "long")
     installation.wait_note("start long")
     first.kill()
+    installation.release("long")
     installation.start_worker()
     installation.wait_state(task, "succeeded")
     seen = samples(api.request("GET", "/metrics").body)

@@ -62,7 +62,12 @@ def test_machines_share_the_work_and_the_view_of_it(
     machines: tuple[Installation, list[Machine]], own_redis: RedisServer
 ) -> None:
     shared, apis = machines
+    full = [f"plain-{n}" for n in range(12)]  # as many as the three have threads: each has to do some
+    shared.hold(*full)
     tasks = [shared.submit(kind, f"{kind}-{n}", seconds=0.2) for n in range(40) for kind in ("plain", "gentle")]
+    for name in full:
+        shared.wait_note(f"start {name}")
+    shared.release(*full)
     accepted = []
     for api in apis:
         status, body = api.ask("POST", "/api/v1/tasks", {"url": "http://127.0.0.9:9/"})

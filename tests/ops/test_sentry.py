@@ -118,7 +118,7 @@ def test_a_crash_of_ours_and_a_killing_task_are_told(reporting: Installation, in
         worker = reporting.start_worker(threads=1)
         if not reporting.notes():
             task = reporting.submit("poison", "p")
-        assert worker.wait(20) != 0
+        assert worker.wait(60) != 0
     reporting.start_worker(threads=1)
     reporting.wait_state(task, "dead")
     (event,) = ingest.wait("event", task_id=task)

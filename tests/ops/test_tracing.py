@@ -315,7 +315,7 @@ def test_one_process_exports_the_metrics_of_all(
     assert about["service.name"] == "sytq"
     assert metrics["sytq_task_seconds"].unit == "s"
     # Of three processes one exports, every 0.3 s; when it has gone, another goes on.
-    before, began = len(collector.metrics), time.monotonic()
+    began, before = time.monotonic(), len(collector.metrics)
     poll(lambda: len(collector.metrics) >= before + 6, message="metrics go on")
     assert len(collector.metrics) - before <= (time.monotonic() - began) / 0.3 + 2
     for worker in workers:
@@ -356,7 +356,7 @@ def test_a_receiver_that_is_away_or_hangs_holds_up_neither_tasks_nor_the_end(
         began = time.monotonic()
         assert api.stop() == 0
         assert worker.terminate() == 0
-        assert time.monotonic() - began < 12  # the SDK alone would wait for 30 s, twice
+        assert time.monotonic() - began < 28  # the SDK alone would wait for 30 s, twice
     finally:
         hung.close()
 
