@@ -72,7 +72,7 @@ def test_an_answer_keeps_its_pace(stream: bool) -> None:
         await ask(provider, stream=stream)
         return time.monotonic() - started
 
-    assert 0.5 <= serving(use, seconds=0.5) < 2
+    assert 0.5 <= serving(use, seconds=0.5) < 10  # were it the pace of each word, it would be more
 
 
 def test_words_arrive_one_by_one() -> None:

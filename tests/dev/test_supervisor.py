@@ -20,6 +20,7 @@ import requests
 
 from sytq.dev import snippets
 from tests.dev.processes import Dev
+from tests.plugins.llm.provider import ScriptedProvider, answers, hangs, later
 from tests.servers import free_port, poll
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -61,15 +62,33 @@ def once(folder: Path) -> Iterator[Dev]:
 @pytest.fixture(scope="module")
 def running(folder: Path, once: Dev) -> Iterator[Dev]:
     """The next run in that folder, which stays; its worker was killed in the middle of the sample."""
-    dev = Dev(folder)
+    provider = ScriptedProvider()
+    provider.play(hangs, later(2, answers()))
+    dev = Dev(folder, **asking(provider))
     try:
         dev.until_said("A sample valuation")
+        poll(lambda: provider.calls, message=lambda: dev.said)
         poll(lambda: state_of(dev, "llm") == "active", message=lambda: dev.said)
         workers = [pid for pid, command in dev.processes().items() if "sytq.actors" in command]
         os.kill(max(workers), signal.SIGKILL)  # the one that works; the smaller number is its master's
         yield dev
     finally:
         dev.kill_all()
+        provider.close()
+
+
+@pytest.fixture
+def mute() -> Iterator[ScriptedProvider]:
+    """A provider that answers nobody: a sample goes on for as long as a test wants."""
+    provider = ScriptedProvider()
+    provider.play(hangs)
+    yield provider
+    provider.close()
+
+
+def asking(provider: ScriptedProvider) -> dict[str, str]:
+    """The practice provider's answer takes 2 s, in which a busy machine may not come to do anything."""
+    return {"SYTQ_PROVIDERS__SCRIPTED__BASE_URL": provider.base_url, "SYTQ_PROVIDERS__SCRIPTED__MODEL": "valuer-1"}
 
 
 def state_of(dev: Dev, queue: str) -> str | None:
@@ -100,7 +119,7 @@ def test_the_timeline_tells_every_stage_in_order(once: Dev) -> None:
     assert "signature verified" in stages[-1][1]
     seconds = [float(at) for at, _ in stages]
     assert seconds == sorted(seconds)
-    assert 0 <= seconds[0] < seconds[-1] < 30
+    assert 0 <= seconds[0] < seconds[-1] < 60
 
 
 def test_the_folder_is_for_this_account_only(once: Dev, folder: Path) -> None:
@@ -144,7 +163,7 @@ def test_the_printed_php_works_when_pasted(running: Dev) -> None:
         pytest.skip("no php here")
     pasted = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=90)
     assert pasted.returncode == 0, pasted
-    assert re.fullmatch(rf"({UUID}) (?:pending|active)\n(?s:.*)\1 completed\n", pasted.stdout), pasted
+    assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n", pasted.stdout), pasted
 
 
 def test_other_commands_find_the_service_by_the_file_that_is_named(running: Dev) -> None:
@@ -194,11 +213,13 @@ def test_sigterm_ends_everything(running: Dev) -> None:
     assert running.processes() == {}
 
 
-def test_ctrl_c_in_the_middle_of_the_sample_ends_everything(tmp_path: Path, start: Start) -> None:
+def test_ctrl_c_in_the_middle_of_the_sample_ends_everything(
+    tmp_path: Path, start: Start, mute: ScriptedProvider
+) -> None:
     deep = tmp_path / ("n" * 120)  # too deep for a Unix socket
     deep.mkdir()
-    dev = start(deep)
-    poll(lambda: "A sample" in dev.said and state_of(dev, "llm") == "active", 30, message=lambda: dev.said)
+    dev = start(deep, **asking(mute))
+    poll(lambda: "A sample" in dev.said and state_of(dev, "llm") == "active", message=lambda: dev.said)
     assert re.search(r"redis +\S+, redis://127\.0\.0\.1:\d+/0", dev.said)
     os.killpg(dev.process.pid, signal.SIGINT)  # as a terminal does: to its whole foreground group
     assert dev.wait(10) == 0, dev.said
@@ -206,8 +227,10 @@ def test_ctrl_c_in_the_middle_of_the_sample_ends_everything(tmp_path: Path, star
     assert "Traceback" not in dev.said
 
 
-def test_a_run_killed_with_9_leaves_nothing_that_stops_the_next(tmp_path: Path, start: Start) -> None:
-    first = start(tmp_path)
+def test_a_run_killed_with_9_leaves_nothing_that_stops_the_next(
+    tmp_path: Path, start: Start, mute: ScriptedProvider
+) -> None:
+    first = start(tmp_path, **asking(mute))
     first.until_said("A sample valuation")
     poll(lambda: state_of(first, "llm") == "active", message=lambda: first.said)
     first.process.kill()
