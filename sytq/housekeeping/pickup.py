@@ -6,15 +6,17 @@ Owns the look at those tables. A row that a task has already is not submitted ag
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import peewee
 import structlog
 
 from sytq.broker.keys import Keys
 from sytq.broker.redis import Redis
-from sytq.db import read
+from sytq.db import read, transact
 from sytq.housekeeping.loop import LeasedLoop
-from sytq.ledger import Ledger
+from sytq.ledger import Ledger, NewTask
 from sytq.models import UniqueKey
 from sytq.registry import Registry
 from sytq.submit import Submitter
@@ -98,12 +100,16 @@ class PickUp(LeasedLoop):
                 return
 
     def _page(self, table: str, after: int | None) -> list[int]:
-        rows = peewee.Table(table).bind(self._ledger.database)
-        query = rows.select(rows.c.id).where(rows.c.status == self._pending)
+        column, query = self._pending_of(table)
         if after is not None:
-            query = query.where(rows.c.id > after)
-        query = query.order_by(rows.c.id).limit(_PAGE)
+            query = query.where(column > after)
+        query = query.order_by(column).limit(_PAGE)
         return read(self._ledger.database, lambda: [int(id) for (id,) in query.tuples()])
+
+    def _pending_of(self, table: str) -> tuple[Any, Any]:
+        """The column `id`, and the query for the ids of the pending rows."""
+        rows = peewee.Table(table).bind(self._ledger.database)
+        return rows.c.id, rows.select(rows.c.id).where(rows.c.status == self._pending)
 
     def _submit(self, table: str, ids: list[int]) -> None:
         keys = {
@@ -114,10 +120,23 @@ class PickUp(LeasedLoop):
         now = time.monotonic()
         self._patience.forget(now)
         new = [id for key, id in keys.items() if key not in known and self._patience.allows(table, id, now)]
-        tasks = [self._submitter.prepare(_TYPE, {"table_name": table, "id": id}) for id in new]
+        tasks = {id: self._submitter.prepare(_TYPE, {"table_name": table, "id": id}) for id in new}
         if tasks:
-            standing = self._submitter.submit(tasks)
-            log.info("rows picked up", table=table, tasks=len(tasks) - len(standing))
+            accepted = transact(self._ledger.database, lambda: self._accept(table, tasks))
+            self._submitter.dispatch(accepted)
+            log.info("rows picked up", table=table, tasks=len(accepted))
+
+    def _accept(self, table: str, tasks: Mapping[int, NewTask]) -> list[NewTask]:
+        """Inside the caller's transaction: insert those whose row is still pending once they have its key. The task of
+        a row that was read as pending may have come and ended since: it would be asked, and paid, a second time."""
+        standing = self._ledger.claim({task.id: task.unique_key for task in tasks.values() if task.unique_key})
+        column, query = self._pending_of(table)
+        pending = {int(id) for (id,) in query.where(column.in_(list(tasks))).tuples()}
+        late = [task.id for id, task in tasks.items() if id not in pending]
+        UniqueKey.delete().where(UniqueKey.task_id.in_(late)).execute()
+        accepted = [task for id, task in tasks.items() if id in pending and task.id not in standing]
+        self._ledger.insert(accepted)
+        return accepted
 
     def _complain(self, table: str, error: str) -> None:
         now = time.monotonic()

@@ -11,10 +11,10 @@ import peewee
 import pytest
 
 from sytq.db import is_mysql
-from sytq.housekeeping.pickup import Patience
+from sytq.housekeeping.pickup import Patience, PickUp
 from sytq.ids import new_id
 from sytq.ledger import utcnow
-from sytq.models import Task
+from sytq.models import Task, UniqueKey
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
 from tests.servers import poll
 from tests.workers import Installation
@@ -104,9 +104,33 @@ def test_many_rows_become_one_task_each_while_they_wait(callers: Callers) -> Non
     callers.insert(*range(1, 1101))
     callers.start_worker()
     callers.start_worker()
-    poll(lambda: set(callers.statuses().values()) == {"已完成"}, timeout=300, message="the rows are answered")
+    poll(
+        lambda: set(callers.statuses().values()) == {"已完成"},
+        timeout=300,
+        message=lambda: {(task.state, task.error) for task in callers.tasks()},
+    )
     assert len(callers.tasks()) == 1100
     assert len(callers.provider.calls) == 1100
+
+
+def test_a_row_whose_task_has_ended_since_it_was_read_as_pending_is_not_asked_about_again(callers: Callers) -> None:
+    """Between its look at the rows and its transaction the pick-up may stand still for longer than a task takes."""
+    parts = callers.runtime
+    late = PickUp(
+        parts.redis, parts.broker.keys, "late", parts.registry, parts.ledger, parts.submitter, ["order"], "待处理"
+    )
+    callers.insert(1, 2, 3)
+    read = late._page("order", None)
+    callers.sql("UPDATE {order} SET status = 'draft' WHERE id > 1")
+    callers.start_worker()
+    poll(lambda: callers.ended("llm"), message="the first row is answered by the worker's own pick-up")
+    callers.sql("UPDATE {order} SET status = '待处理' WHERE id = 2")
+    callers.runtime.operator.pause("llm", "ann", "so that the second one's task stands")
+    poll(lambda: len(callers.tasks()) == 2, message="the worker's pick-up has it")
+    late._submit("order", read)
+    assert len(callers.tasks()) == 2
+    with parts.database.connection_context():
+        assert [row.unique_key for row in UniqueKey.select()] == ["llm:order:2"]
 
 
 def test_a_row_that_is_set_back_to_pending_is_asked_about_again(callers: Callers) -> None:
