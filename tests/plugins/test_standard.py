@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sytq.testing import Outside, Reply, TypeSuite
+from sytq.testing import Outside, Reply, Trial, TypeSuite
 
 
 class TestDefault(TypeSuite):
@@ -63,3 +63,33 @@ class TestReport(TypeSuite):
 
     def same(self, first: Any, second: Any) -> bool:
         return json.dumps(first)[:50] == json.dumps(second)[:50]
+
+
+class WithRow(Trial):
+    """A trial with a row to be answered."""
+
+    def __enter__(self) -> Trial:
+        entered = super().__enter__()
+        insert = "INSERT INTO valuation_records (id, status, user_message, callback_url) VALUES (1, 'pending', ?, ?)"
+        with self.runtime.database.connection_context():
+            self.runtime.database.execute_sql(insert, ("What is my house worth?", "https://example.com/done"))
+        return entered
+
+
+class TestLlm(TypeSuite):
+    type = "llm"
+    payload: ClassVar[Any] = {"table_name": "valuation_records", "id": 1}
+    settings: ClassVar[Any] = {
+        "providers": {
+            "one": {"base_url": "https://llm.example.com/v1", "api_key": "sk-3456", "model": "m", "stream": False}
+        }
+    }
+    failures = (*TypeSuite.failures, (400, "dead"), (404, "dead"), (200, "retrying"))
+    secrets = ("sk-3456", "my house")
+
+    def trial(self) -> Trial:
+        return WithRow(self.type, settings=self.settings)
+
+    def outside(self, http: Outside) -> None:
+        answer = {"choices": [{"message": {"content": "Much."}, "finish_reason": "stop"}], "usage": {"total_tokens": 9}}
+        http.answer("https://llm.example.com/v1/chat/completions", Reply(json=answer))
