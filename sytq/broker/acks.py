@@ -26,6 +26,7 @@ _BATCH = 200
 #: to SQL within a second; those that an emptied Redis knew alone are told again.
 _KEPT = 10.0
 _KEPT_BYTES = 16 << 20
+_RUN_BYTES = 2000  # of a run beside its texts, which it has as text and as what they say
 _ENDS = ("done", "dead", "cancelled")
 
 
@@ -144,7 +145,7 @@ class Acks(threading.Thread):
                 log.warning("outcome dropped: the task belongs to another start", task_id=run.id, token=run.token)
             if done and run.outcome and run.outcome.kind in _ENDS:
                 run.told = True
-                self._keep(run, len(run.body) + len(run.outcome.result or ""))
+                self._keep(run, _RUN_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
             self._settled(run)
 
     def _keep(self, run: Delivery, size: int) -> None:
