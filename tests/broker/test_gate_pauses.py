@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sytq import Gate
@@ -11,6 +9,7 @@ from sytq.broker.gates import gate_keys
 from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LIVENESS_MS
 from tests.broker.gateplay import BREAKER, ONE, Play
+from tests.servers import poll
 
 # -- paused
 
@@ -101,9 +100,8 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
     play.gates.enter_again()
     assert play.state(ONE).running == 1
     assert "Redis was emptied" in str(play.refused("b", ONE))
-    time.sleep(3.1)
+    poll(lambda: "1 of 1 run" in str(play.refused("b", ONE)), message="the workers had their time to enter theirs")
     play.gates._liveness = LIVENESS_MS / 1000
-    assert "1 of 1 run" in str(play.refused("b", ONE))
     play.leave(a)
     play.enter("b", ONE, created=2)
 
