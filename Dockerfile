@@ -39,7 +39,7 @@ ENV PATH=/opt/sytq/bin:$PATH \
 EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 # Whichever of the two this container is.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "sytq.reaper", "--probe"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "sytq.worker.reaper", "--probe"]
 # The first process of a container has to reap what its descendants leave behind; Dramatiq's does not.
-ENTRYPOINT ["python", "-m", "sytq.reaper", "sytq"]
+ENTRYPOINT ["python", "-m", "sytq.worker.reaper", "sytq"]
 CMD ["api"]

@@ -30,7 +30,7 @@ from pathlib import Path
 from bench.broker import wait
 from bench.load import Measured, measure
 from sytq import config
-from sytq.migrations import migrate
+from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 from tests.servers import MySQLServer, RedisServer, free_port
 

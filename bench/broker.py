@@ -25,7 +25,7 @@ from sytq import config
 from sytq.broker.broker import Envelope
 from sytq.embedded import EmbeddedServer
 from sytq.ids import new_id
-from sytq.migrations import migrate
+from sytq.ledger.migrations import migrate
 from sytq.runtime import Runtime, build
 
 TYPES = Path(__file__).parent / "types"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.broker import Run, envelopes, wait
 from sytq import Breaker, Gate, Passage
-from sytq.broker.gates import Gates
+from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.redis import Redis
+from sytq.broker.limiter import Gates
 
 SECONDS = 0.2  # of a task; as in bench_types.py
 

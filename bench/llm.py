@@ -24,8 +24,8 @@ from aiohttp import web
 
 from sytq import config
 from sytq.embedded import EmbeddedServer
-from sytq.migrations import migrate
-from sytq.models import ValuationRecord
+from sytq.ledger.migrations import migrate
+from sytq.ledger.models import ValuationRecord
 from sytq.runtime import Runtime, build
 from tests.servers import MySQLServer, free_port, poll
 

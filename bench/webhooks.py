@@ -26,7 +26,7 @@ import aiohttp
 
 from sytq import config
 from sytq.embedded import EmbeddedServer
-from sytq.migrations import migrate
+from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 
 AT_ONCE = 100

@@ -1,6 +1,6 @@
 """Task type `backup`: the database as it is at one moment, in one file that is whole or not there.
 
-Owns the file's name, the order write, check, rename, rotate, and which old ones stay. The format is sytq.archive.
+Owns the file's name, the order write, check, rename, rotate, and which old ones stay. The format is sytq.ledger.backup.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from sytq import Context, task
-from sytq.archive import Summary, check, dump
 from sytq.config import Settings
-from sytq.db import open_database
+from sytq.ledger.backup import Summary, check, dump
+from sytq.ledger.database import open_database
 
 _NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
 _TIME = "%Y%m%dT%H%M%SZ"

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sytq import Backoff, Context, Transaction, task
-from sytq.bulk import targets
 from sytq.errors import InvalidInput
-from sytq.ledger import utcnow
-from sytq.models import Step
-from sytq.query import Filter
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Step
+from sytq.ledger.query import Filter
+from sytq.service.bulk import targets
 
 _BATCH = 200
 _NOTES = "batches"  # the checkpoint's name; one row, as there may be thousands of batches

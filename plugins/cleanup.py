@@ -17,13 +17,13 @@ import peewee
 from pydantic import BaseModel, ConfigDict
 
 from sytq import Context, Schedule, task
-from sytq.config.types import Name
+from sytq.config.values import Name
 from sytq.durations import Duration
-from sytq.idempotency import KEPT
-from sytq.ledger import utcnow
-from sytq.models import Attempt, Step, Task, Wait
+from sytq.ledger.dependencies import needed
+from sytq.ledger.idempotency import KEPT
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Attempt, Step, Task, Wait
 from sytq.states import TERMINAL
-from sytq.workflow import needed
 
 _BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
 _DAY = 86400.0

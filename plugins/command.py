@@ -18,11 +18,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sytq import AsyncContext, Fail, Retry, TaskType, task
-from sytq.config.types import Size, problem
+from sytq.config.masking import mask_text
+from sytq.config.values import Size, problem
 from sytq.errors import InvalidInput
-from sytq.kinds import Kind, PayloadFields, check_places, payload_model
-from sytq.masking import mask_text
-from sytq.template import fill_text, places
+from sytq.tasktypes.configured import Kind, PayloadFields, check_places, payload_model
+from sytq.tasktypes.templates import fill_text, places
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL

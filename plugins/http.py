@@ -15,12 +15,12 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sytq import AsyncContext, Fail, Retry, TaskType, task
-from sytq.config.types import problem
+from sytq.config.values import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
 from sytq.http import MANAGED_HEADERS
-from sytq.kinds import Kind, PayloadFields, check_places, payload_model
-from sytq.template import fill, fill_text, places, text
+from sytq.tasktypes.configured import Kind, PayloadFields, check_places, payload_model
+from sytq.tasktypes.templates import fill, fill_text, places, text
 
 from .webhook import retry_after
 

@@ -17,11 +17,11 @@ import peewee
 from pydantic import BaseModel, ConfigDict, Field
 
 from sytq import Context, Fail, Transaction, task
-from sytq.config.types import Identifier
-from sytq.db import is_mysql
+from sytq.config.values import Identifier
 from sytq.durations import Duration
-from sytq.ledger import utcnow
-from sytq.models import Step, Task
+from sytq.ledger.database import is_mysql
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Step, Task
 from sytq.states import SUCCEEDED, TERMINAL, UNFINISHED
 
 _PAGE = 200

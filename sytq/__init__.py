@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sytq.broker.gates import Breaker, Gate, Passage
-    from sytq.context import AsyncContext, Context
+    from sytq.broker.limiter import Breaker, Gate, Passage
     from sytq.errors import Cancelled, Fail, Lost, Retry, Waiting
-    from sytq.meter import Counter, Histogram
-    from sytq.plugin import Backoff, Death, TaskType, task
+    from sytq.executor.context import AsyncContext, Context
+    from sytq.executor.transaction import Transaction
+    from sytq.observability.metrics import Counter, Histogram
     from sytq.schedule import Schedule
-    from sytq.transaction import Transaction
-    from sytq.tree import Outcome
+    from sytq.service.tree import Outcome
+    from sytq.tasktypes.declaration import Backoff, Death, TaskType, task
 
 __all__ = [
     "AsyncContext",
@@ -42,14 +42,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "broker.gates": ("Breaker", "Gate", "Passage"),
-    "context": ("AsyncContext", "Context"),
+    "broker.limiter": ("Breaker", "Gate", "Passage"),
+    "executor.context": ("AsyncContext", "Context"),
     "errors": ("Cancelled", "Fail", "Lost", "Retry", "Waiting"),
-    "meter": ("Counter", "Histogram"),
-    "plugin": ("Backoff", "Death", "TaskType", "task"),
+    "observability.metrics": ("Counter", "Histogram"),
+    "tasktypes.declaration": ("Backoff", "Death", "TaskType", "task"),
     "schedule": ("Schedule",),
-    "transaction": ("Transaction",),
-    "tree": ("Outcome",),
+    "executor.transaction": ("Transaction",),
+    "service.tree": ("Outcome",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

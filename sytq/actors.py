@@ -8,12 +8,13 @@ from __future__ import annotations
 import dramatiq
 
 import sytq
-from sytq import config, logs, otel, sentry
+from sytq import config
+from sytq.observability import logs, sentry, tracing
 from sytq.runtime import attach_worker, build
 
 settings = config.load()
 logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
-otel.start(settings, "worker", sytq.__version__)
+tracing.start(settings, "worker", sytq.__version__)
 sentry.start(settings, "worker", sytq.__version__)
 runtime = build(settings)
 attach_worker(runtime)

@@ -19,49 +19,49 @@ import peewee
 from dramatiq.middleware import TimeLimit
 
 import sytq
-from sytq import otel
-from sytq.apikeys import ApiKeys
-from sytq.audit import Audit
 from sytq.broker.broker import StreamsBroker
+from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
-from sytq.broker.limits import QueueLimit
-from sytq.broker.meters import Meters
 from sytq.broker.operations import Operations
-from sytq.broker.redis import Redis
+from sytq.broker.queue_limits import QueueLimit
+from sytq.broker.quotas import Meters
 from sytq.config import Settings
-from sytq.config.outgoing import Outbound
+from sytq.config.outbound import Outbound
 from sytq.config.sections import Stream
-from sytq.crew import Crew
-from sytq.db import open_database
 from sytq.errors import ConfigError, InvalidInput, RedisUnavailable
-from sytq.history import History
-from sytq.housekeeping.gates import GateLoop
-from sytq.housekeeping.loop import Loop
-from sytq.housekeeping.pickup import PickUp
-from sytq.housekeeping.promote import Promoter
-from sytq.housekeeping.publish import Publisher
-from sytq.housekeeping.reconcile import Reconciler
-from sytq.housekeeping.record import Recorder
-from sytq.housekeeping.schedule import Scheduler
-from sytq.housekeeping.streams import StreamLoop
+from sytq.executor.attempt import Services
+from sytq.executor.runner import Crew
 from sytq.http import BlockingClient, Client, Guard
 from sytq.ids import new_id
-from sytq.ledger import Ledger
-from sytq.middleware.lifecycle import Lifecycle
-from sytq.middleware.measure import Measure
-from sytq.middleware.naming import Naming
-from sytq.middleware.retry import RetryPolicy
-from sytq.middleware.sentry import SentryReports
-from sytq.middleware.tracing import Tracing
-from sytq.operate import Operator
-from sytq.plugin import TaskType
-from sytq.registry import Registry
-from sytq.scrape import Scrape
-from sytq.start import Services
-from sytq.submit import Submitter
-from sytq.timetable import Timetable
+from sytq.ledger.api_keys import ApiKeys
+from sytq.ledger.audit import Audit
+from sytq.ledger.database import open_database
+from sytq.ledger.ledger import Ledger
+from sytq.ledger.schedules import Timetable
+from sytq.ledger.search import History
+from sytq.observability import tracing
+from sytq.service.control import Operator
+from sytq.service.prometheus import Scrape
+from sytq.service.submission import Submitter
+from sytq.streams.bridge import StreamLoop
+from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.registry import Registry
+from sytq.worker.lifecycle import Lifecycle
+from sytq.worker.loops.limiters import GateLoop
+from sytq.worker.loops.loop import Loop
+from sytq.worker.loops.pickup import PickUp
+from sytq.worker.loops.promoter import Promoter
+from sytq.worker.loops.publisher import Publisher
+from sytq.worker.loops.reconciler import Reconciler
+from sytq.worker.loops.recorder import Recorder
+from sytq.worker.loops.scheduler import Scheduler
+from sytq.worker.middleware.measure import Measure
+from sytq.worker.middleware.naming import Naming
+from sytq.worker.middleware.retry import RetryPolicy
+from sytq.worker.middleware.sentry import SentryReports
+from sytq.worker.middleware.tracing import Tracing
 
 #: Threads on which async tasks do their short blocking work.
 _HELPERS = 8
@@ -193,7 +193,7 @@ def export_metrics(runtime: Runtime) -> None:
             holds = bool(runtime.redis.call("lease", [lease], [holder, int(seconds * 1000)]))
         return holds
 
-    otel.measure(runtime.scrape.collect, held, {declared.name: declared.queue for declared in runtime.registry})
+    tracing.measure(runtime.scrape.collect, held, {declared.name: declared.queue for declared in runtime.registry})
 
 
 def services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop) -> Services:

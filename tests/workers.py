@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sytq import config
-from sytq.migrations import migrate
-from sytq.models import Task
+from sytq.ledger.migrations import migrate
+from sytq.ledger.models import Task
 from sytq.runtime import Runtime, build
 from tests.servers import poll
 

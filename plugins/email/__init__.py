@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from sytq import AsyncContext, Fail, Retry, task
-from sytq.config.types import Port, Secret, Size, problem
+from sytq.config.values import Port, Secret, Size, problem
 from sytq.durations import Duration
 
 from .delivery import Server, Undelivered, deliver

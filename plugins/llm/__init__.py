@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, Waiting, spend, task
+from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, Waiting, task
 from sytq.config import Node, Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
-from sytq.models import Task, UniqueKey
-from sytq.plugin import encode
+from sytq.ledger import spend
+from sytq.ledger.models import Task, UniqueKey
+from sytq.tasktypes.declaration import encode
 
 from .ask import Answered, Asking, Place
 from .pipeline import messages, nodes, output

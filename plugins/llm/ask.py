@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sytq import AsyncContext, Counter, Passage, Retry, Transaction, Waiting, spend
+from sytq import AsyncContext, Counter, Passage, Retry, Transaction, Waiting
 from sytq.config import Node
-from sytq.spend import Call, Reservation
+from sytq.ledger import spend
+from sytq.ledger.spend import Call, Reservation
 
 from . import prices
 from .answer import ChatError, Reply

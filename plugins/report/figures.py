@@ -15,7 +15,7 @@ from typing import Any
 import peewee
 
 from sytq import Context
-from sytq.models import Task
+from sytq.ledger.models import Task
 from sytq.states import TERMINAL
 
 _PAGE = 5000

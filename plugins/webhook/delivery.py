@@ -17,9 +17,9 @@ from yarl import URL
 
 from sytq import AsyncContext, Fail, Retry
 from sytq.config import Settings
+from sytq.config.patterns import UrlPattern
 from sytq.errors import OutboundRefused
 from sytq.http import MANAGED_HEADERS, Answer, CertificateUnusable, ProxyFailed, Timing, parse_url
-from sytq.patterns import UrlPattern
 
 from . import hosts, record, signing
 from .payload import Webhook

@@ -13,9 +13,9 @@ from yarl import URL
 
 from sytq import AsyncContext, Breaker, Cancelled, Gate, Lost, Transaction
 from sytq.config import Settings
+from sytq.config.patterns import UrlPattern
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.models import FailingHost
-from sytq.patterns import UrlPattern
+from sytq.ledger.models import FailingHost
 
 _LOOKS = 10  # in the time after which a host is given up, at least this often in each process
 _LONGEST_PAUSE = 30.0

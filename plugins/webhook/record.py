@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sytq.config.masking import MASK, is_secret_key, mask_text
 from sytq.http import Answer, Timing
-from sytq.masking import MASK, is_secret_key, mask_text
 
 _QUERY = re.compile(r"((?:https?://|^/)[^\s?#\"'<>]*)\?[^\s#\"'<>]+")
 _MOST_HEADERS = 30

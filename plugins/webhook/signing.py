@@ -12,7 +12,7 @@ import standardwebhooks
 from yarl import URL
 
 from sytq.config import Settings
-from sytq.patterns import UrlPattern
+from sytq.config.patterns import UrlPattern
 
 HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 

@@ -12,30 +12,31 @@ import falcon
 import falcon.asgi
 
 import sytq
-from sytq import logs, otel, runtime, sentry
-from sytq.api.acceptor import Acceptor
+from sytq import runtime
 from sytq.api.auth import Auth
-from sytq.api.backlog import Backlog
-from sytq.api.door import ROUTE, Door
+from sytq.api.compat.http_requests import WebhookTasks
+from sytq.api.compat.jobs import Jobs, Stats, Workers
+from sytq.api.compat.task_lookup import Lookup, OneTask, TaskList
+from sytq.api.compat.valuations import PromptTasks, RecordTasks
+from sytq.api.data_loader import Reader
 from sytq.api.health import Health, Live, Ready
-from sytq.api.jobs import Jobs, Stats, Workers
+from sytq.api.idempotency import Once
 from sytq.api.live import LiveView
-from sytq.api.llm import PromptTasks, RecordTasks
 from sytq.api.metrics import Metrics
-from sytq.api.once import Once
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.problems import Problems
+from sytq.api.queue_depth import Backlog
 from sytq.api.quota import Quota
-from sytq.api.reader import Reader
+from sytq.api.request_context import ROUTE, Door
 from sytq.api.submission import Submission
-from sytq.api.tasks import Lookup, OneTask, TaskList
+from sytq.api.submission_batcher import Acceptor
+from sytq.api.task_watcher import Watch
 from sytq.api.threads import Threads
 from sytq.api.v2 import Parts
 from sytq.api.v2 import routes as v2
-from sytq.api.watch import Watch
-from sytq.api.webhooks import WebhookTasks
 from sytq.config import Settings, load
-from sytq.housekeeping.publish import Publisher
+from sytq.observability import logs, sentry, tracing
+from sytq.worker.loops.publisher import Publisher
 
 _SQL_THREADS = 8
 _REDIS_THREADS = 4
@@ -45,7 +46,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     """Return the ASGI app; without `settings` they are loaded. Raises ConfigError."""
     settings = load() if settings is None else settings
     logs.configure(settings.logger.level, settings.log_format, "api", settings.logger.fields)
-    otel.start(settings, "api", sytq.__version__)
+    tracing.start(settings, "api", sytq.__version__)
     reports = sentry.start(settings, "api", sytq.__version__)
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
@@ -63,7 +64,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
     app = Door(
         max_body=settings.api.max_body,
-        trace=otel.request if otel.tracing() else sentry.request if reports else None,
+        trace=tracing.request if tracing.tracing() else sentry.request if reports else None,
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, parts.apikeys, quota, parts.audit, sql),
@@ -113,7 +114,7 @@ class _Life:
         await self._acceptor.close()
         self._publisher.end()
         await asyncio.to_thread(self._publisher.join, 5.0)
-        await asyncio.to_thread(otel.stop)
+        await asyncio.to_thread(tracing.stop)
         for pool in self._pools:
             pool.close()
         self._parts.broker.close()

@@ -20,11 +20,11 @@ from sytq.api.caller import LOCAL, Caller
 from sytq.api.credentials import Credentials
 from sytq.api.quota import Quota
 from sytq.api.threads import Busy, Threads
-from sytq.apikeys import ApiKeys
-from sytq.audit import Audit
 from sytq.config import Settings
 from sytq.errors import ConfigError, DatabaseUnavailable
-from sytq.ledger import utcnow
+from sytq.ledger.api_keys import ApiKeys
+from sytq.ledger.audit import Audit
+from sytq.ledger.ledger import utcnow
 
 log = structlog.get_logger(__name__)
 

@@ -21,10 +21,10 @@ import structlog
 
 from sytq.api.caller import Caller
 from sytq.api.threads import Busy, Threads
-from sytq.apikeys import USED_EVERY, ApiKeys
 from sytq.errors import DatabaseUnavailable
-from sytq.ledger import utcnow
-from sytq.models import ApiKey
+from sytq.ledger.api_keys import USED_EVERY, ApiKeys
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import ApiKey
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any
 import structlog
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
-from sytq import logs
 from sytq.api.auth import is_local
 from sytq.api.worker import Worker
 from sytq.config import load
 from sytq.errors import ConfigError
+from sytq.observability import logs
 
 try:
     _settings = load()

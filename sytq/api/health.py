@@ -14,12 +14,12 @@ import falcon.asgi
 import structlog
 
 from sytq.api import problems
-from sytq.api.acceptor import Acceptor
+from sytq.api.submission_batcher import Acceptor
 from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.ledger import Ledger
-from sytq.migrations import pending
+from sytq.ledger.ledger import Ledger
+from sytq.ledger.migrations import pending
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from sytq.api.threads import Busy, Threads
 from sytq.broker.inspection import Inspection, Live
 from sytq.errors import RedisUnavailable
-from sytq.models import Task
+from sytq.ledger.models import Task
 from sytq.states import TERMINAL
 
 

@@ -1,6 +1,6 @@
 """/metrics: the whole installation in Prometheus' text, from any process of the API.
 
-Owns the endpoint. What it says is `sytq.scrape`.
+Owns the endpoint. What it says is `sytq.service.prometheus`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import falcon.asgi
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sytq.api.threads import Threads
-from sytq.scrape import Scrape
+from sytq.service.prometheus import Scrape
 
 
 class Metrics:

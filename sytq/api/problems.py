@@ -14,10 +14,10 @@ import peewee
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
 
-from sytq import plugin
 from sytq.api.threads import Busy, Threads
 from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, RedisUnavailable
-from sytq.migrations import pending
+from sytq.ledger.migrations import pending
+from sytq.tasktypes import declaration
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +111,7 @@ def encode(answer: object) -> bytes:
     try:
         return to_json(answer)
     except PydanticSerializationError:  # half of a surrogate pair
-        return plugin.encode(answer).encode()
+        return declaration.encode(answer).encode()
 
 
 class Problems:

@@ -17,7 +17,7 @@ import structlog
 
 from sytq.api.caller import Caller
 from sytq.api.threads import Busy, Threads
-from sytq.broker.meters import Meters, Reading, Take
+from sytq.broker.quotas import Meters, Reading, Take
 from sytq.errors import RedisUnavailable
 
 log = structlog.get_logger(__name__)

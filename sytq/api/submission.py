@@ -14,17 +14,17 @@ import falcon
 import falcon.asgi
 import structlog
 
-from sytq import bulk
-from sytq.api.acceptor import Accepted, Acceptor
-from sytq.api.backlog import Backlog
 from sytq.api.caller import Caller
-from sytq.api.once import Once
+from sytq.api.idempotency import Once
+from sytq.api.queue_depth import Backlog
 from sytq.api.quota import Quota
+from sytq.api.submission_batcher import Accepted, Acceptor
 from sytq.errors import InvalidInput
-from sytq.idempotency import Claim
-from sytq.ledger import NewTask
-from sytq.registry import Registry
-from sytq.submit import Submitter
+from sytq.ledger.idempotency import Claim
+from sytq.ledger.ledger import NewTask
+from sytq.service import bulk
+from sytq.service.submission import Submitter
+from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)
 _STDLIB = logging.getLogger(__name__)  # to ask it for the level once for all tasks of a batch

@@ -18,15 +18,15 @@ from dramatiq.broker import Consumer
 from dramatiq.errors import QueueNotFound
 from dramatiq.middleware import Middleware
 
-from sytq.broker.consumer import StreamConsumer
+from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
-from sytq.broker.gates import Gates
 from sytq.broker.keys import Keys
-from sytq.broker.limits import QueueLimit
-from sytq.broker.redis import Redis
-from sytq.broker.turnstile import Turnstile
-from sytq.broker.worker import WorkerProcess
+from sytq.broker.limiter import Gates
+from sytq.broker.queue_limits import QueueLimit
 from sytq.errors import InvalidInput
+from sytq.executor.consumer import StreamConsumer
+from sytq.executor.executor import WorkerProcess
+from sytq.executor.permits import Turnstile
 from sytq.states import NAME, PRIORITIES, WEIGHTS
 
 #: How long after its call a task may be entered: half of what the marks of finished tasks stay for.

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sytq.broker import pages
-from sytq.broker.gatestates import GateState, read_gates
+from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP, RECORDER, Keys
+from sytq.broker.limiter_states import GateState, read_gates
 from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
-from sytq.broker.redis import Redis
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import PRIORITIES, QUEUED, TERMINAL
 
@@ -236,8 +236,8 @@ class Inspection:
         return {_split(name.decode()): int(count) for name, count in pairs}
 
     def measured(self) -> dict[bytes, bytes]:
-        """Return what all processes have measured, as `sytq.meter.read` takes it. One round trip, some 10,000 fields
-        at most as labels are bounded."""
+        """Return what all processes have measured, as `sytq.observability.metrics.read` takes it: some 10,000
+        fields at most, as labels are bounded."""
         stats = self._redis.ask("HGETALL", self._keys.metrics)
         return stats if isinstance(stats, dict) else dict(zip(stats[::2], stats[1::2], strict=True))
 

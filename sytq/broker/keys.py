@@ -50,7 +50,7 @@ class Keys:
 
     @property
     def metrics(self) -> str:
-        """HASH of what all processes have measured: see `sytq.meter` for its fields."""
+        """HASH of what all processes have measured: see `sytq.observability.metrics` for its fields."""
         return self._key("metrics")
 
     @property

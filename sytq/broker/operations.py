@@ -1,6 +1,6 @@
 """What a person or a program does to tasks that are in Redis: cancel, reschedule, revive, pause, resume.
 
-Owns these changes; each is one script. What the ledger must know of them its callers write (sytq.operate).
+Owns these changes; each is one script. What the ledger must know of them its callers write (sytq.service.control).
 All methods raise RedisUnavailable.
 """
 
@@ -10,8 +10,8 @@ import json
 import time
 from collections.abc import Sequence
 
+from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP, Keys
-from sytq.broker.redis import Redis
 
 _BATCH = 200
 

@@ -97,7 +97,7 @@ def completed(task: InFlight, ages: Mapping[str, float], asked: Mapping[str, str
 def unreadable(entry: str, fields: dict[bytes, bytes]) -> Unreadable:
     """One entry of the dead letters."""
     at = int(entry.partition("-")[0]) / 1000
-    if b"message" in fields:  # settle.lua: what a worker met in a stream
+    if b"message" in fields:  # ack.lua: what a worker met in a stream
         source = fields.get(b"stream", b"").decode(errors="replace")
         return Unreadable(entry, at, source, "the message cannot be decoded", fields[b"message"])
     # The recorder: an event that cannot be written, with its own fields.

@@ -36,7 +36,7 @@ class Root(LazyGroup):
             },
             "What is going on": {
                 "queues": Place("queues:app", "Show queues, and what runs and is delayed in them."),
-                "gates": Place("gates:app", "List gates, show one; pause and resume one."),
+                "gates": Place("limiters:app", "List gates, show one; pause and resume one."),
                 "top": Place("top:top", "Show what is going on, live."),
                 "stats": Place("stats:stats", "Count the tasks of a period by type, and say how long they took."),
                 "doctor": Place("doctor:doctor", "Check everything that sytq stands on, and say what to do."),

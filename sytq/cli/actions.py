@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli.given import AsJson, File, Why, open_runtime, signed
 from sytq.cli.noted import noted
-from sytq.cli.onetask import found_task
-from sytq.cli.shown import as_json, cell
+from sytq.cli.options import AsJson, File, Why, open_runtime, signed
+from sytq.cli.output import as_json, cell
+from sytq.cli.task_view import found_task
 from sytq.states import CANCELLED, DEAD
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks' ids.")]

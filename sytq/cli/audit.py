@@ -5,9 +5,9 @@ Owns the table. What is worth an entry is decided where it happens.
 
 from __future__ import annotations
 
-from sytq.cli.given import AsJson, File, Limit, open_runtime
-from sytq.cli.shown import as_json, table
-from sytq.view import iso
+from sytq.cli.options import AsJson, File, Limit, open_runtime
+from sytq.cli.output import as_json, table
+from sytq.service.task_view import iso
 
 
 def audit(limit: Limit = 100, json_wanted: AsJson = False, file: File = None) -> None:

@@ -12,15 +12,15 @@ from typing import Annotated
 
 import typer
 
-from sytq import bulk as operations
-from sytq.cli.given import VALID_MOMENT, AsJson, File, Why, ahead, open_runtime, refuse_unknown, signed
 from sytq.cli.noted import noted
-from sytq.cli.shown import as_json, cell
+from sytq.cli.options import VALID_MOMENT, AsJson, File, Why, ahead, open_runtime, refuse_unknown, signed
+from sytq.cli.output import as_json, cell
 from sytq.cli.wait import follow
 from sytq.errors import InvalidInput
-from sytq.history import History
-from sytq.query import Filter
+from sytq.ledger.query import Filter
+from sytq.ledger.search import History
 from sytq.runtime import Runtime
+from sytq.service import bulk as operations
 from sytq.states import SUCCEEDED
 
 Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; print the operation's id.")]

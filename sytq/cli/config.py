@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sytq import logs
-from sytq.cli.given import AsJson, File
-from sytq.cli.shown import as_json
+from sytq.cli.options import AsJson, File
+from sytq.cli.output import as_json
 from sytq.config import Settings, load
 from sytq.config.urls import ignored_parameters
 from sytq.errors import ConfigError
-from sytq.registry import Registry
+from sytq.observability import logs
+from sytq.tasktypes.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -1,6 +1,6 @@
 """`sytq db`: bring the configured database's tables to this version, or say whether they are.
 
-Owns the words. The migrations themselves are sytq.migrations.
+Owns the words. The migrations themselves are sytq.ledger.migrations.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import peewee
 import typer
 
-from sytq.cli.given import AsJson, File
-from sytq.cli.shown import as_json
+from sytq.cli.options import AsJson, File
+from sytq.cli.output import as_json
 from sytq.config import load
-from sytq.db import open_database
-from sytq.migrations import migrate as apply
-from sytq.migrations import pending
+from sytq.ledger.database import open_database
+from sytq.ledger.migrations import migrate as apply
+from sytq.ledger.migrations import pending
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from sytq.bulk import given_up
-from sytq.cli import tasklist
+from sytq.cli import task_list
 from sytq.cli.bulk import Detach, DryRun, operate
-from sytq.cli.given import After, AsJson, File, Limit, Query, open_runtime
-from sytq.cli.shown import as_json, more, table
-from sytq.view import iso
+from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime
+from sytq.cli.output import as_json, more, table
+from sytq.service.bulk import given_up
+from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,14 +23,14 @@ All = Annotated[bool, typer.Option("--all", help="All of them; needed when no fi
 
 
 app.command("list")(
-    tasklist.lister(
+    task_list.lister(
         "Show dead tasks, the latest death first.",
         given_up,
         {
             "id": lambda task: task["id"],
             "type": lambda task: task["type"],
             "attempts": lambda task: task["attempts"],
-            "died": lambda task: tasklist.since(task["finished_at"]),
+            "died": lambda task: task_list.since(task["finished_at"]),
             "error": lambda task: task["error"],
         },
     )

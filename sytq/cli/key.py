@@ -1,6 +1,6 @@
 """`sytq key`: the API keys of other programs and people.
 
-Owns the words. A key's text is printed by `create` and `rotate`, once; what a key is stands in sytq.apikeys.
+Owns the words. A key's text is printed by `create` and `rotate`, once; what a key is stands in sytq.ledger.api_keys.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from sytq.apikeys import Grant
-from sytq.cli.given import AsJson, File, ahead, open_runtime, person
-from sytq.cli.shown import as_json, cell, table
-from sytq.config.types import Rate
+from sytq.cli.options import AsJson, File, ahead, open_runtime, person
+from sytq.cli.output import as_json, cell, table
+from sytq.config.values import Rate
 from sytq.durations import VALID_DURATION, parse_duration
-from sytq.ledger import utcnow
-from sytq.models import ApiKey
-from sytq.view import iso
+from sytq.ledger.api_keys import Grant
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import ApiKey
+from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -13,16 +13,16 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from sytq.changes import Change
-from sytq.cli.completing import complete_type
-from sytq.cli.given import AsJson, open_runtime
-from sytq.cli.onetask import found_task, task_json
-from sytq.cli.shown import as_json, cell
+from sytq.cli.completion import complete_type
+from sytq.cli.options import AsJson, open_runtime
+from sytq.cli.output import as_json, cell
+from sytq.cli.task_view import found_task, task_json
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.housekeeping.record import changes_of
+from sytq.ledger.events import Change
 from sytq.runtime import Runtime
+from sytq.service.task_view import iso
 from sytq.states import RUNNING, TERMINAL
-from sytq.view import iso
+from sytq.worker.loops.recorder import changes_of
 
 _LOOK = 0.3
 _BLOCK = 1.0

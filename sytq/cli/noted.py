@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import typer
 
-from sytq.cli.given import person
+from sytq.cli.options import person
 from sytq.errors import DatabaseUnavailable
-from sytq.ledger import utcnow
+from sytq.ledger.ledger import utcnow
 from sytq.runtime import Runtime
 
 

@@ -7,7 +7,7 @@ import json
 import typer
 
 from sytq.api.openapi import document
-from sytq.cli.given import File, open_runtime
+from sytq.cli.options import File, open_runtime
 
 
 def openapi(file: File = None) -> None:

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 import peewee
 import typer
 
-from sytq import overview
-from sytq.cli.given import AsJson, File, open_runtime
-from sytq.cli.shown import as_json, cell, table
+from sytq.cli.options import AsJson, File, open_runtime
+from sytq.cli.output import as_json, cell, table
 from sytq.dev import scaffold
 from sytq.dev.plugins import HERE
 from sytq.errors import DatabaseUnavailable
-from sytq.models import Pause
+from sytq.ledger.models import Pause
 from sytq.runtime import Runtime
+from sytq.service import status
 from sytq.testing.check import Report
 from sytq.testing.check import check as examine
 
@@ -115,7 +115,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 def _entries(parts: Runtime) -> list[dict[str, Any]]:
     known = {declared.name: declared for declared in parts.registry}
     found: list[dict[str, Any]] = []
-    for view in overview.types(parts.registry, _pauses(parts)):
+    for view in status.types(parts.registry, _pauses(parts)):
         declared = known.get(view["type"])
         state = "paused" if view["paused"] else "ready"
         found.append(

@@ -1,6 +1,6 @@
 """`sytq queues`: what waits, runs and is delayed now, as Redis knows it.
 
-Owns the words. What is shown is sytq.overview's and sytq.broker.inspection's.
+Owns the words. What is shown is sytq.service.status's and sytq.broker.inspection's.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from sytq import overview
-from sytq.cli.given import After, AsJson, File, Limit, open_runtime
-from sytq.cli.shown import age, as_json, more, table
-from sytq.view import iso
+from sytq.cli.options import After, AsJson, File, Limit, open_runtime
+from sytq.cli.output import age, as_json, more, table
+from sytq.service import status
+from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +24,7 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queu
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """Show every queue by priority, with its limits."""
     parts = open_runtime(file)
-    found = overview.queues(parts)
+    found = status.queues(parts)
     if json_wanted:
         as_json(found)
         return

@@ -1,6 +1,6 @@
 """`sytq restore`: bring a backup back into an empty database, or say whether it is whole.
 
-Owns the words and the progress bar. The file's format and the transaction are sytq.archive.
+Owns the words and the progress bar. The file's format and the transaction are sytq.ledger.backup.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sytq.archive import check
-from sytq.archive import restore as bring_back
-from sytq.cli.given import AsJson, File
-from sytq.cli.shown import as_json, progress_bar
+from sytq.cli.options import AsJson, File
+from sytq.cli.output import as_json, progress_bar
 from sytq.config import load
-from sytq.db import open_database
 from sytq.errors import InvalidInput
+from sytq.ledger.backup import check
+from sytq.ledger.backup import restore as bring_back
+from sytq.ledger.database import open_database
 
 #: Seconds that one statement may take here, such as the commit of everything.
 _PATIENCE = 600.0

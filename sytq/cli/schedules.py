@@ -1,6 +1,6 @@
 """`sytq schedules`: what is submitted at which times; pause, resume, trigger.
 
-Owns the words and the table. Ticks are sytq.schedule, what is noted is sytq.timetable.
+Owns the words and the table. Ticks are sytq.schedule, what is noted is sytq.ledger.schedules.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from sytq import overview
-from sytq.cli.given import AsJson, File, open_runtime, person
 from sytq.cli.noted import noted
-from sytq.cli.shown import as_json, table
+from sytq.cli.options import AsJson, File, open_runtime, person
+from sytq.cli.output import as_json, table
 from sytq.errors import InvalidInput
 from sytq.runtime import Runtime
+from sytq.service import status
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def list_(
 ) -> None:
     """Show every schedule with its last and next runs."""
     parts = open_runtime(file)
-    found = overview.schedules(parts, count)
+    found = status.schedules(parts, count)
     if json_wanted:
         as_json(found)
         return

@@ -12,19 +12,19 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli.completing import complete_queue, complete_type
+from sytq.cli.completion import complete_queue, complete_type
 from sytq.cli.fields import VALID, payload
-from sytq.cli.given import VALID_MOMENT, AsJson, File, ahead, open_runtime, refuse_unknown
 from sytq.cli.noted import noted
-from sytq.cli.onetask import found_task, task_json
-from sytq.cli.shown import as_json, cell
+from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, refuse_unknown
+from sytq.cli.output import as_json, cell
+from sytq.cli.task_view import found_task, task_json
 from sytq.cli.wait import Timeout, ended_code, follow
 from sytq.errors import InvalidFields, InvalidInput
-from sytq.ledger import NewTask
-from sytq.plugin import TaskType
-from sytq.query import parse
+from sytq.ledger.ledger import NewTask
+from sytq.ledger.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, SUCCEEDED
+from sytq.tasktypes.declaration import TaskType
 
 #: What the column takes besides the type's name.
 _KEY_MOST = 150

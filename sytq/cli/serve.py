@@ -14,7 +14,7 @@ import typer
 
 from sytq.config import load
 from sytq.errors import ConfigError, DatabaseUnavailable
-from sytq.migrations import pending
+from sytq.ledger.migrations import pending
 from sytq.runtime import Runtime, build
 
 File = Annotated[
@@ -39,7 +39,7 @@ def worker(file: File = None) -> None:
             typer.echo(f"worker.queues: '{queue}' is not a queue; valid: {', '.join(sorted(known))}", err=True)
             raise typer.Exit(2)
     _become(
-        "sytq.dramatiq",
+        "sytq.worker.process",
         "sytq.actors",
         *("-p", str(settings.worker.processes)),
         *("-t", str(settings.worker.threads)),
@@ -49,7 +49,11 @@ def worker(file: File = None) -> None:
         *("--worker-fork-timeout", "5000"),
         *(("--queues", *settings.worker.queues) if settings.worker.queues else ()),
         # Only for who asks: it costs a process.
-        *(("--fork-function", "sytq.warden:main") if settings.worker.port or os.environ.get("NOTIFY_SOCKET") else ()),
+        *(
+            ("--fork-function", "sytq.worker.health_server:main")
+            if settings.worker.port or os.environ.get("NOTIFY_SOCKET")
+            else ()
+        ),
     )
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import peewee
 
-from sytq import overview
-from sytq.broker.gatestates import that_matter
+from sytq.broker.limiter_states import that_matter
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.history import History
-from sytq.query import parse
+from sytq.ledger.query import parse
+from sytq.ledger.search import History
 from sytq.runtime import Runtime
+from sytq.service import status
+from sytq.service.task_view import iso
 from sytq.states import DEAD, TERMINAL
-from sytq.view import iso
 
 _FAILURES = 10
 
@@ -53,10 +53,10 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
         "failures": [],
     }
     try:
-        workers = overview.workers(parts)
+        workers = status.workers(parts)
         alive = sum(worker["alive"] for worker in workers)
         shown["workers"] = {"alive": alive, "lost": len(workers) - alive}
-        shown["queues"] = overview.queues(parts)
+        shown["queues"] = status.queues(parts)
         gates = that_matter(parts.inspection.gates())
         keys = ("name", "state", "running", "limit_now", "waiting", "reason")
         shown["gates"] = [{key: getattr(gate, key) for key in keys} for gate in gates]

@@ -1,6 +1,6 @@
 """`sytq spend`: what calls of providers cost, as the ledger has it.
 
-Owns the words. The sums are sytq.spend's.
+Owns the words. The sums are sytq.ledger.spend's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from sytq import spend as ledger
-from sytq.cli.given import AsJson, File, Limit, ago, open_runtime
-from sytq.cli.shown import as_json, table
+from sytq.cli.options import AsJson, File, Limit, ago, open_runtime
+from sytq.cli.output import as_json, table
+from sytq.ledger import spend as ledger
 
 _NUMBERS = {"prompt": "prompt", "cached": "cached", "completion": "answer", "reasoning": "reasoning"}
 

@@ -1,6 +1,6 @@
 """`sytq stats`: how many tasks of each type came and ended within a period, and how long they took.
 
-Owns the words. The numbers are sytq.figures'.
+Owns the words. The numbers are sytq.ledger.statistics'.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.progress import SpinnerColumn, TextColumn
 
-from sytq import figures
-from sytq.cli.completing import complete_type
-from sytq.cli.given import AsJson, File, ago, open_runtime
-from sytq.cli.shown import age, as_json, progress_bar, table
-from sytq.history import History
-from sytq.view import iso
+from sytq.cli.completion import complete_type
+from sytq.cli.options import AsJson, File, ago, open_runtime
+from sytq.cli.output import age, as_json, progress_bar, table
+from sytq.ledger import statistics
+from sytq.ledger.search import History
+from sytq.service.task_view import iso
 
 _VALID = "A duration back from now such as 24h, or a time with its offset."
 
@@ -46,11 +46,11 @@ def stats(
         raise typer.BadParameter("it begins after its end", param_hint="--since")
     with progress_bar(SpinnerColumn(), TextColumn("{task.completed} tasks counted")) as bar:
         shown = bar.add_task("")
-        found = figures.of_period(
+        found = statistics.of_period(
             parts.database, start, end, type_name, lambda count: bar.update(shown, completed=count)
         )
     by_type = {name: one.as_json(seconds) for name, one in sorted(found.items())}
-    whole = figures.total(found).as_json(seconds)
+    whole = statistics.total(found).as_json(seconds)
     if json_wanted:
         as_json({"since": iso(start), "until": iso(end), "types": by_type, "total": whole})
         return

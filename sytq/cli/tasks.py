@@ -1,6 +1,6 @@
 """`sytq ls` and `sytq show`; `sytq tasks`: count tasks and reschedule one.
 
-Owns the words. How one task is shown is sytq.cli.onetask.
+Owns the words. How one task is shown is sytq.cli.task_view.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli import tasklist
-from sytq.cli.given import VALID_MOMENT, AsJson, File, ahead, open_runtime
+from sytq.cli import task_list
 from sytq.cli.noted import noted
-from sytq.cli.onetask import found_task, newer, print_task, print_tree
-from sytq.cli.shown import age, as_json, cell, table
-from sytq.db import read
-from sytq.history import COUNT_MOST, History
-from sytq.ledger import utcnow
-from sytq.query import parse
+from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime
+from sytq.cli.output import age, as_json, cell, table
+from sytq.cli.task_view import found_task, newer, print_task, print_tree
+from sytq.ledger.database import read
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.query import parse
+from sytq.ledger.search import COUNT_MOST, History
 from sytq.runtime import Runtime
+from sytq.service.task_view import iso
+from sytq.service.tree import tree as below
 from sytq.states import STATES
-from sytq.tree import tree as below
-from sytq.view import iso
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,7 +32,7 @@ Payload = Annotated[
 ]
 
 
-ls = tasklist.lister(
+ls = task_list.lister(
     "Show the latest tasks that match, as the ledger has them: at most a second behind.",
     parse,
     {
@@ -41,7 +41,7 @@ ls = tasklist.lister(
         "queue": lambda task: task["queue"],
         "state": lambda task: task["state"],
         "attempts": lambda task: task["attempts"],
-        "age": lambda task: tasklist.since(task["created_at"]),
+        "age": lambda task: task_list.since(task["created_at"]),
         "error": lambda task: task["error"],
     },
 )

@@ -21,8 +21,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sytq.cli.given import AsJson, File, open_runtime, seconds
-from sytq.cli.shown import age, as_json, cell
+from sytq.cli.options import AsJson, File, open_runtime, seconds
+from sytq.cli.output import age, as_json, cell
 from sytq.cli.snapshot import snapshot, totals
 
 _SHORTEST = 0.2

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from sytq.cli.given import AsJson, File, open_runtime, person
 from sytq.cli.noted import noted
-from sytq.cli.shown import as_json, cell
+from sytq.cli.options import AsJson, File, open_runtime, person
+from sytq.cli.output import as_json, cell
 from sytq.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True)

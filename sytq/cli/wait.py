@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from sytq import overview
-from sytq.cli.given import AsJson, File, open_runtime, seconds
-from sytq.cli.onetask import found_task, task_json
-from sytq.cli.shown import as_json, cell, progress_bar
+from sytq.cli.options import AsJson, File, open_runtime, seconds
+from sytq.cli.output import as_json, cell, progress_bar
+from sytq.cli.task_view import found_task, task_json
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.models import Task
+from sytq.ledger.models import Task
 from sytq.runtime import Runtime
+from sytq.service import status as overview
 from sytq.states import CANCELLED, DEAD, TERMINAL
 
 #: Exit statuses; of several tasks the first that applies. docs/cli.md has the table.

@@ -18,18 +18,18 @@ import typer
 from dramatiq import Message
 
 from sytq.broker.delivery import Delivery, Outcome
-from sytq.broker.gates import Gate, Passage
-from sytq.cli.given import AsJson, File, open_runtime
-from sytq.cli.shown import as_json, cell
-from sytq.context import AsyncContext
-from sytq.history import History
+from sytq.broker.limiter import Gate, Passage
+from sytq.cli.options import AsJson, File, open_runtime
+from sytq.cli.output import as_json, cell
+from sytq.executor.attempt import Services
+from sytq.executor.context import AsyncContext
+from sytq.executor.transaction import Transaction
 from sytq.http import BlockingClient, Client
 from sytq.ids import new_id
-from sytq.middleware.retry import decide
-from sytq.plugin import TaskType, encode
+from sytq.ledger.search import History
 from sytq.runtime import Runtime
-from sytq.start import Services
-from sytq.transaction import Transaction
+from sytq.tasktypes.declaration import TaskType, encode
+from sytq.worker.middleware.retry import decide
 
 app = typer.Typer(no_args_is_help=True)
 

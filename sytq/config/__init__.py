@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from sytq.config import problems, sources
+from sytq.config import layers, problems
 from sytq.config.llm import Limits, Node, Price, Provider, StatusLabels
 from sytq.config.sections import TaskType
 from sytq.config.settings import Settings
@@ -26,7 +26,7 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
     defaults to the environment as it is now. Raises ConfigError with one line for every problem.
     """
     found: list[str] = []
-    tree, origins = sources.read(path, os.environ if environ is None else environ, found)
+    tree, origins = layers.read(path, os.environ if environ is None else environ, found)
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:

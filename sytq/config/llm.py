@@ -13,7 +13,7 @@ import jsonschema
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from sytq.config.sections import PositiveDuration, Section
-from sytq.config.types import Count, Hours, Identifier, Money, Name, Secret, Template, Text, WebUrl, problem
+from sytq.config.values import Count, Hours, Identifier, Money, Name, Secret, Template, Text, WebUrl, problem
 
 
 class CircuitBreaker(Section):

@@ -15,8 +15,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from sytq.config.masking import MASK, is_secret_key, mask_url
 from sytq.config.settings import Settings
-from sytq.masking import MASK, is_secret_key, mask_url
 
 Path = tuple[str, ...]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sytq.config import urls
-from sytq.config.types import (
+from sytq.config.values import (
     Address,
     Count,
     DatabaseUrl,

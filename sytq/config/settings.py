@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from sytq.config import llm as valuations
-from sytq.config import outgoing, sections, urls
+from sytq.config import outbound as outgoing
+from sytq.config import sections, urls
+from sytq.config.masking import MASK, is_secret_key, mask_text
 from sytq.config.sections import Section
-from sytq.config.types import Name, problem
-from sytq.masking import MASK, is_secret_key, mask_text
+from sytq.config.values import Name, problem
 
 #: Settings that take their value from an older one while they are not given themselves.
 INHERITED = MappingProxyType(

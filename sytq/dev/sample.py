@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from sytq.config import Settings
-from sytq.db import read, transact
 from sytq.dev.receiver import Callback, Receiver
-from sytq.ledger import Ledger
-from sytq.models import Task, ValuationRecord
+from sytq.ledger.database import read, transact
+from sytq.ledger.ledger import Ledger
+from sytq.ledger.models import Task, ValuationRecord
 from sytq.states import SUCCEEDED, TERMINAL
 
 TABLE = "valuation_records"

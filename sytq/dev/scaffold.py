@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from sytq.errors import InvalidInput
-from sytq.registry import Registry
+from sytq.tasktypes.registry import Registry
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,49}")
 _VALID = "a small letter, then up to 49 small letters, digits, - and _"

@@ -22,15 +22,15 @@ import aiohttp
 from sytq import runtime
 from sytq.config import Settings, load
 from sytq.dev import provider, sample, snippets
-from sytq.dev.child import Child, Guard
 from sytq.dev.embedding import Embedding, decide
 from sytq.dev.folder import DevError, Folder
 from sytq.dev.listening import check_port, url
+from sytq.dev.process import Child, Guard
 from sytq.dev.receiver import Receiver
-from sytq.dev.saved import Saved
+from sytq.dev.reload import Saved
 from sytq.embedded import EmbeddedServer, find_server
 from sytq.errors import RedisUnavailable
-from sytq.migrations import migrate
+from sytq.ledger.migrations import migrate
 from sytq.runtime import Runtime
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -157,7 +157,15 @@ class Supervisor:
     async def _start_children(self, stack: contextlib.AsyncExitStack, settings: Settings) -> None:
         worker, api = settings.worker, settings.api
         python = [sys.executable, "-m"]
-        dramatiq = [*python, "sytq.dramatiq", "sytq.actors", "-p", str(worker.processes), "-t", str(worker.threads)]
+        dramatiq = [
+            *python,
+            "sytq.worker.process",
+            "sytq.actors",
+            "-p",
+            str(worker.processes),
+            "-t",
+            str(worker.threads),
+        ]
         dramatiq += ["--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))]
         gunicorn = [*python, "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()"]
         self._guard = Guard()

@@ -21,12 +21,12 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from sytq import otel
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
 from sytq.http.measuring import measured, measuring
 from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
+from sytq.observability import tracing
 
 # Headers that belong to the connection or are computed from the request; a caller's would only break it.
 MANAGED_HEADERS = frozenset(
@@ -147,7 +147,7 @@ class Client:
         content = bytearray()
         truncated = False
         try:
-            with otel.call(method, target, options["headers"]) as answered:
+            with tracing.call(method, target, options["headers"]) as answered:
                 async with asyncio.timeout(timeout):
                     session = self._sessions.get(trusted)
                     options |= await self._sessions.options(target, trusted, certificate)
@@ -206,7 +206,7 @@ class Client:
         with measuring(trusted) as measured_as:
             target, options = self._prepare(method, url, headers, body, json, trusted)
             options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
-            with otel.call(method, target, options["headers"]) as answered:
+            with tracing.call(method, target, options["headers"]) as answered:
                 session = self._sessions.get(trusted)
                 options |= await self._sessions.options(target, trusted, None)
                 response = await session.request(method, target, **options)

@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from yarl import URL
 
+from sytq.config.patterns import UrlPattern, normal_host
 from sytq.errors import OutboundRefused
-from sytq.patterns import UrlPattern, normal_host
 
 Address = IPv4Address | IPv6Address
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import aiohttp
 
-from sytq.meter import Histogram
+from sytq.observability.metrics import Histogram
 
 
 class _Answer(Protocol):

@@ -5,8 +5,8 @@ Owns the public names for tests. What runs is the service's own: context, ledger
 imported by the service.
 """
 
-from sytq.testing.outside import Call, Outside, Reply
+from sytq.testing.fake_http import Call, Outside, Reply
+from sytq.testing.harness import Clock, Run, Trial
 from sytq.testing.suite import TypeSuite
-from sytq.testing.trial import Clock, Run, Trial
 
 __all__ = ["Call", "Clock", "Outside", "Reply", "Run", "Trial", "TypeSuite"]

@@ -20,9 +20,9 @@ from types import ModuleType
 
 from sytq.config import Settings, load
 from sytq.errors import ConfigError
-from sytq.kinds import Kind
-from sytq.plugin import TaskType
-from sytq.registry import Registry, declared_in, load_file
+from sytq.tasktypes.configured import Kind
+from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.registry import Registry, declared_in, load_file
 from sytq.testing.reading import Problem, read
 from sytq.testing.suite import TypeSuite
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from sytq.ledger import Ledger
+from sytq.ledger.ledger import Ledger
 
 T = TypeVar("T")
 

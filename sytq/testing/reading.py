@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sytq.context import AsyncContext
+from sytq.executor.context import AsyncContext
 
 _VERBS = ("get", "post", "put", "patch", "delete", "request")
 _PROGRAMS = ("run", "call", "check_call", "check_output")

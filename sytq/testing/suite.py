@@ -16,13 +16,13 @@ from typing import Any, ClassVar
 
 import structlog
 
-from sytq import logs
 from sytq.errors import InvalidInput
-from sytq.plugin import TaskType, encode
+from sytq.observability import logs
 from sytq.states import RETRYING, SUCCEEDED
+from sytq.tasktypes.declaration import TaskType, encode
 from sytq.testing.crash import Crash, Doomed
-from sytq.testing.outside import Outside, Reply
-from sytq.testing.trial import Run, Trial
+from sytq.testing.fake_http import Outside, Reply
+from sytq.testing.harness import Run, Trial
 
 #: A reply that every call gets, and the state in which one start of the task then leaves it.
 Failure = tuple[Reply | int, str]

@@ -20,8 +20,8 @@ from typing import Any
 import peewee
 import pytest
 
-from sytq.db import open_database
-from sytq.migrations import migrate
+from sytq.ledger.database import open_database
+from sytq.ledger.migrations import migrate
 from tests.servers import MySQLServer, RedisServer, free_port, poll
 
 REPO = Path(__file__).parents[2]

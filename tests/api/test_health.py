@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from sytq.migrations import migrate
+from sytq.ledger.migrations import migrate
 from tests.api.conftest import Api
 from tests.servers import RedisServer, poll
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sytq.apikeys import ApiKeys, Grant
-from sytq.ledger import Ledger, utcnow
+from sytq.ledger.api_keys import ApiKeys, Grant
+from sytq.ledger.ledger import Ledger, utcnow
 from tests.api.conftest import Api, Reply
 from tests.servers import MySQLServer, RedisServer, poll
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sytq.db import open_database
-from sytq.migrations import migrate
+from sytq.ledger.database import open_database
+from sytq.ledger.migrations import migrate
 from tests.servers import RedisServer, free_port, poll
 
 RUN = "from sytq.cli import main; main()"
@@ -74,7 +74,10 @@ def test_a_worker_without_its_tables_says_what_to_do(tmp_path: Path) -> None:
     ("command", "expected"),
     [
         ("api", "-m gunicorn -c python:sytq.api.gunicorn_conf sytq.api:create_app()"),
-        ("worker", "-m sytq.dramatiq sytq.actors -p 1 -t 3 --worker-shutdown-timeout 7500 --worker-fork-timeout 5000"),
+        (
+            "worker",
+            "-m sytq.worker.process sytq.actors -p 1 -t 3 --worker-shutdown-timeout 7500 --worker-fork-timeout 5000",
+        ),
     ],
 )
 def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: Path, redis_server: RedisServer) -> None:

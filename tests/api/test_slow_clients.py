@@ -16,10 +16,10 @@ from tests.servers import RedisServer, poll
 
 # The deployed configuration, with less patience than is deployed.
 IMPATIENT = f"""
-import sytq.api.door, sytq.api.worker
+import sytq.api.request_context, sytq.api.worker
 exec(open({str(REPO / "etc" / "gunicorn.conf.py")!r}).read())
 sytq.api.worker.HEAD_SECONDS = 1.0
-sytq.api.door.BODY_SECONDS = 1.0
+sytq.api.request_context.BODY_SECONDS = 1.0
 keepalive = 1
 worker_connections = 50
 """

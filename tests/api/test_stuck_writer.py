@@ -20,8 +20,8 @@ import pytest
 
 from sytq import config
 from sytq.api import health
-from sytq.api.acceptor import Acceptor
-from sytq.migrations import migrate
+from sytq.api.submission_batcher import Acceptor
+from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 from tests.api.conftest import Api
 from tests.servers import MySQLServer, poll

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP, RECORDER
 from sytq.broker.operations import Operations
-from sytq.broker.redis import Redis
 from sytq.states import PRIORITIES
 
 LIVENESS_MS = 4000
@@ -98,7 +98,7 @@ class Bench:
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
         args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
-        (done,) = self.redis.call("settle", names, args)
+        (done,) = self.redis.call("ack", names, args)
         return int(done)
 
     def promote(self) -> list[Any]:
@@ -120,7 +120,7 @@ class Bench:
     def beat(self, worker: str, leaving: bool = False, held: Iterable[str] = ()) -> list[bool]:
         """Return which of the held tasks are to be cancelled."""
         names = [self.keys.workers, self.keys.epoch, self.keys.cancels]
-        _epoch, _now, asked = self.redis.call("beat", names, [worker, int(leaving), LIVENESS_MS, *held])
+        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, int(leaving), LIVENESS_MS, *held])
         return [bool(by) for by in asked]
 
     def silence(self, worker: str) -> None:
@@ -140,7 +140,7 @@ class Bench:
         index, _entry, task_id, message, attempts, most, token = item
         stream = self.streams[index - FIRST]
         args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, most, token, message]
-        entry: bytes | None = self.redis.call("adopt", [self.keys.live, stream, self.keys.queues], args)
+        entry: bytes | None = self.redis.call("reregister", [self.keys.live, stream, self.keys.queues], args)
         return entry
 
     # -- time

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.broker.bench import Bench
-from tests.broker.gateplay import Play
+from tests.broker.limiter_play import Play
 from tests.servers import RedisServer
 from tests.topologies import server_programs
 

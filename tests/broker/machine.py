@@ -187,7 +187,7 @@ class TaskLife(World):
             del self.workers[n].held[key]
 
     def _settle(self, worker: Worker, key: tuple[str, int], kind: str, counts: bool = True) -> None:
-        self.script = "settle"
+        self.script = "ack"
         (task_id, token), item, state = key, worker.held[key], OUTCOMES[kind]
         known = self.known.get(task_id)
         started = known is None or (known.state, known.token) == (RUNNING, token)
@@ -293,7 +293,7 @@ class TaskLife(World):
         worker.fresh, worker.silent = True, False
         if worker.entered:
             return
-        self.script = "adopt"
+        self.script = "reregister"
         for item in worker.runs():
             task_id, token = item[2].decode(), int(item[6])
             known = self.known.get(task_id)

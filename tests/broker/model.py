@@ -115,7 +115,7 @@ def _some(random: Random) -> set[int]:
 MENU: tuple[tuple[int, str, Callable[[Random], dict[str, Any]]], ...] = (
     (6, "accept", _task),
     (10, "fetch", _fetch),
-    (10, "settle", _end),
+    (10, "ack", _end),
     (4, "promote", lambda random: {"which": _some(random)}),
     (3, "falls_silent", lambda random: {"n": random.randrange(3), "how": random.choice(SILENT)}),
     (3, "beats", lambda random: {"n": random.randrange(3), "reply_lost": random.random() < 0.3}),

@@ -10,7 +10,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from sytq.broker.redis import Redis
+from sytq.broker.connection import Redis
 from sytq.errors import ConfigError, RedisUnavailable
 from tests.servers import RedisServer, free_port, poll
 from tests.topologies import SLOTS, ClusterNode, Sentinel

@@ -51,7 +51,7 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
         one.do("fetch", n=n, room=1, sweep=True, reply_lost=False)
 
     def settle(kind: str) -> None:
-        one.do("settle", which=0, kind=kind)
+        one.do("ack", which=0, kind=kind)
 
     for kind in ("done", "dead", "cancelled"):
         start("now")

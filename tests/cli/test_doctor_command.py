@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sytq.apikeys import ApiKeys, Grant
-from sytq.cli.doctor.compared import clock, skew
-from sytq.ledger import utcnow
+from sytq.cli.doctor.comparison import clock, skew
+from sytq.ledger.api_keys import ApiKeys, Grant
+from sytq.ledger.ledger import utcnow
 from tests.api.conftest import Api
 from tests.plugins.llm.provider import ScriptedProvider, drips_headers, says
 from tests.servers import MySQLServer, RedisServer, free_port, poll

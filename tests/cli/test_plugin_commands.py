@@ -13,7 +13,7 @@ import pytest
 from sytq.config import load
 from sytq.dev import scaffold
 from sytq.errors import InvalidInput
-from sytq.registry import Registry
+from sytq.tasktypes.registry import Registry
 
 
 def sytq(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -8,14 +8,14 @@ from typing import get_args, get_type_hints
 
 from typer.testing import CliRunner
 
-from sytq import spend
 from sytq.cli import app
 from sytq.cli import spend as command
 from sytq.config import load
-from sytq.db import transact
-from sytq.migrations import migrate
+from sytq.ledger import spend
+from sytq.ledger.database import transact
+from sytq.ledger.migrations import migrate
+from sytq.ledger.spend import Call, Reservation, Tokens
 from sytq.runtime import build
-from sytq.spend import Call, Reservation, Tokens
 
 
 def test_every_sum_of_the_ledger_can_be_asked_for() -> None:

@@ -125,7 +125,7 @@ def test_the_timeline_tells_every_stage_in_order(once: Dev) -> None:
 def test_the_folder_is_for_this_account_only(once: Dev, folder: Path) -> None:
     assert stat.S_IMODE((folder / ".sytq").stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / ".sytq" / "webhook.secret").stat().st_mode) == 0o600
-    assert not list(folder.glob("sytq.db*")), "data belongs into .sytq"
+    assert not list(folder.glob("sytq.ledger.database*")), "data belongs into .sytq"
 
 
 def test_a_worker_killed_in_the_middle_is_replaced_and_the_sample_still_goes_through(running: Dev) -> None:

@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel
 
 from sytq.config import Settings, load
+from sytq.config.layers import OLD_VARIABLES
 from sytq.config.llm import StatusLabels
 from sytq.config.problems import Place, place_at
-from sytq.config.sources import OLD_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/configuration.md").read_text()

@@ -14,8 +14,8 @@ from sytq_plugins.command import CommandType
 from sytq_plugins.http import Request
 
 from sytq.config import load
-from sytq.plugin import TaskType
-from sytq.registry import Registry
+from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.registry import Registry
 from tests.receiver import Receiver
 from tests.workers import Installation
 

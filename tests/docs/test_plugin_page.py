@@ -21,7 +21,7 @@ import sytq
 from sytq import testing
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.registry import GROUP, Registry, declared_in, load_file
+from sytq.tasktypes.registry import GROUP, Registry, declared_in, load_file
 from sytq.testing import Trial
 from tests.workers import Installation
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.db import is_mysql
+from sytq.ledger.database import is_mysql
 from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()

@@ -16,7 +16,7 @@ from tests.broker.model import UNKNOWN, documented_changes
 
 DOCS = (Path(__file__).parents[2] / "docs/task-life.md").read_text()
 CODE = set(re.findall(r"`([^`\n]+)`", DOCS))
-SCRIPTS = {file.stem for file in Path(sytq.broker.__path__[0]).glob("[!_]*.lua")}
+SCRIPTS = {file.stem for file in (Path(sytq.broker.__path__[0]) / "scripts").glob("[!_]*.lua")}
 COMMANDS = sorted(code for code in CODE if re.match(r"[A-Z]+( [A-Z]+)? \{sytq\}", code))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.models import Task
+from sytq.ledger.models import Task
 from tests.api.conftest import Api
 from tests.workers import Installation
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sytq.db import open_database, read
 from sytq.errors import DatabaseUnavailable
+from sytq.ledger.database import open_database, read
 from tests.servers import MySQLServer, poll
 from tests.workers import Installation
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from sytq.db import open_database, read
-from sytq.migrations import migrate, pending
+from sytq.ledger.database import open_database, read
+from sytq.ledger.migrations import migrate, pending
 from tests.plugins.llm.provider import ScriptedProvider
 from tests.releases import Process, Release, previous, this
 from tests.servers import poll

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sytq.broker.broker import Envelope, StreamsBroker
-from sytq.broker.redis import Redis
+from sytq.broker.connection import Redis
 from sytq.errors import RedisUnavailable
-from sytq.housekeeping.record import KEEP_MS
+from sytq.worker.loops.recorder import KEEP_MS
 from tests.proxy import LostReplies, Proxy
 from tests.servers import RedisServer, poll
 from tests.workers import Installation, WorkerProcess
@@ -134,12 +134,12 @@ def test_p2_a_lost_reply_of_an_acknowledgement_runs_nothing_again(
     tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
     for name in tasks:
         installation.wait_note(f"start {name}")
-    replies = lose(installation, proxy, "settle", times)
+    replies = lose(installation, proxy, "ack", times)
     installation.release(*tasks)
     assert_ran_once(installation, tasks)
     assert replies.done
     failing = installation.submit("failing", "f")
-    lose(installation, proxy, "settle", times)
+    lose(installation, proxy, "ack", times)
     assert installation.wait_state(failing, "dead").attempts == 3  # each retry is entered once
     installation.wait_note("dead-3 f")
     assert installation.notes()["start f"] == 3
@@ -195,7 +195,7 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
         tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
         for name in tasks:
             installation.wait_note(f"start {name}")
-        replies = lose(installation, proxy, "adopt", times)
+        replies = lose(installation, proxy, "reregister", times)
         with own_redis.client() as client:
             client.flushdb()
         poll(lambda: replies.done, message="they are entered again")

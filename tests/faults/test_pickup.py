@@ -10,11 +10,11 @@ from pathlib import Path
 import peewee
 import pytest
 
-from sytq.db import is_mysql
-from sytq.housekeeping.pickup import Patience, PickUp
 from sytq.ids import new_id
-from sytq.ledger import utcnow
-from sytq.models import Task, UniqueKey
+from sytq.ledger.database import is_mysql
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Task, UniqueKey
+from sytq.worker.loops.pickup import Patience, PickUp
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
 from tests.servers import poll
 from tests.workers import Installation

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.broker.gatestates import GateState
+from sytq.broker.limiter_states import GateState
 from tests.servers import poll
 from tests.workers import Installation
 

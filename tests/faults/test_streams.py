@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from sytq.broker.redis import Redis
-from sytq.housekeeping.streams import message_task_id
-from sytq.ledger import NewTask
-from sytq.models import Task
+from sytq.broker.connection import Redis
+from sytq.ledger.ledger import NewTask
+from sytq.ledger.models import Task
 from sytq.runtime import Runtime
-from sytq.streamqueue import Consumer, Producer
+from sytq.streams.bridge import message_task_id
+from sytq.streams.client import Consumer, Producer
 from tests.servers import RedisServer, poll
 from tests.topologies import RedisCluster
 from tests.workers import Installation

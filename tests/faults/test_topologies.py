@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP
-from sytq.broker.redis import Redis
 from sytq.errors import RedisUnavailable
 from tests.servers import RedisServer, poll
 from tests.topologies import RedisCluster, SentinelGroup, server_programs

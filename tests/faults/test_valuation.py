@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from sytq.models import SpendRow, ValuationRecord
+from sytq.ledger.models import SpendRow, ValuationRecord
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, poll

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sytq.changes import Change
-from sytq.ledger import utcnow
-from sytq.models import Task
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Task
 from tests.servers import MySQLServer, RedisServer, poll
 from tests.workers import Installation
 

@@ -18,11 +18,11 @@ from dramatiq import Message
 from sytq import Gate, Passage, config
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.config import Settings
-from sytq.context import AsyncContext
+from sytq.executor.attempt import Services
+from sytq.executor.context import AsyncContext
 from sytq.http import Client, Guard
-from sytq.middleware.retry import decide
-from sytq.registry import Registry
-from sytq.start import Services
+from sytq.tasktypes.registry import Registry
+from sytq.worker.middleware.retry import decide
 
 LOOPBACK = Guard(["127.0.0.0/8"])
 TASK = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -13,11 +13,11 @@ from dramatiq import Message
 
 from sytq.broker.delivery import Delivery
 from sytq.config import load
-from sytq.context import AsyncContext, Context
-from sytq.history import History
-from sytq.migrations import migrate
+from sytq.executor.attempt import Services
+from sytq.executor.context import AsyncContext, Context
+from sytq.ledger.migrations import migrate
+from sytq.ledger.search import History
 from sytq.runtime import Runtime, build
-from sytq.start import Services
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from sytq_plugins.backup import Config, kept
 
-from sytq.archive import check
 from sytq.ids import new_id
-from sytq.models import Task
+from sytq.ledger.backup import check
+from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
 from tests.servers import poll

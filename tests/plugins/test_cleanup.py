@@ -14,10 +14,10 @@ import pytest
 from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
 
-from sytq import workflow
-from sytq.db import transact
-from sytq.ledger import utcnow
-from sytq.models import Attempt, BudgetRow, FailingHost, Idempotency, Step, Task
+from sytq.ledger import dependencies
+from sytq.ledger.database import transact
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Attempt, BudgetRow, FailingHost, Idempotency, Step, Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
 from tests.plugins.running import Run, runtime_of
@@ -102,7 +102,7 @@ def test_a_task_that_somebody_begins_to_wait_for_meanwhile_stays(runtime: Runtim
     add(runtime, "outer", "succeeded", 0.5)
     add(runtime, "inner", "succeeded", 2)
     with runtime.database.connection_context():
-        workflow.join(runtime.database, "outer", "inner")
+        dependencies.join(runtime.database, "outer", "inner")
     last = runtime.submitter.prepare("default", {}, after=["outer"])
     thread = threading.Thread(target=clean, args=(runtime,))
 

@@ -14,7 +14,7 @@ from sytq_plugins.command import arguments
 
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
-from sytq.registry import Registry
+from sytq.tasktypes.registry import Registry
 from sytq.testing import Trial
 from tests.servers import poll
 from tests.workers import Installation

@@ -18,7 +18,7 @@ import sytq_plugins.report.figures
 
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
-from sytq.models import Task
+from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
 from tests.plugins.test_cleanup import OLD_TABLES

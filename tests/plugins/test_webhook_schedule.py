@@ -10,9 +10,9 @@ import pytest
 from sytq import Retry
 from sytq.broker.delivery import Outcome
 from sytq.errors import InvalidInput
-from sytq.middleware import retry
-from sytq.plugin import TaskType
-from sytq.registry import Registry
+from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.registry import Registry
+from sytq.worker.middleware import retry
 from tests.plugins.deliveries import settings, started
 
 URL = "https://example.com/"

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sytq import AsyncContext, Backoff, Context, Fail, task
-from sytq.workflow import OnFailure
+from sytq.ledger.dependencies import OnFailure
 
 THREE = Backoff(first="100ms", factor=1, max_attempts=3, jitter=0)
 

@@ -13,7 +13,7 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.openapi.document import document
-from sytq.registry import Registry
+from sytq.tasktypes.registry import Registry
 
 __all__ = ["DocsPage", "OpenApi", "document"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sytq.api.tasks import STATUS
+from sytq.api.compat.task_lookup import STATUS
 from sytq.states import PRIORITIES
 
 Schema = dict[str, Any]

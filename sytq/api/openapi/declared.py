@@ -11,9 +11,9 @@ from typing import Any
 from sytq.api.openapi import contracts
 from sytq.api.v2 import answers as shapes
 from sytq.api.v2 import requests
-from sytq.spend import GROUPS
-from sytq.tree import Tree
-from sytq.view import TaskDetail
+from sytq.ledger.spend import GROUPS
+from sytq.service.task_view import TaskDetail
+from sytq.service.tree import Tree
 
 JsonSchema = dict[str, Any]
 

@@ -1,16 +1,17 @@
 """The native API: tasks of any type, what happens to them, and what runs them.
 
-One file a noun. What an answer looks like is `sytq.view` and `sytq.overview`, what a request may say is `requests`.
+One file a noun. The form of answers is in `sytq.service.task_view` and `sytq.service.status`, that of requests in
+`requests`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sytq.api.reader import Reader
+from sytq.api.data_loader import Reader
 from sytq.api.submission import Submission
+from sytq.api.task_watcher import Watch
 from sytq.api.threads import Threads
-from sytq.api.watch import Watch
 from sytq.runtime import Runtime
 
 

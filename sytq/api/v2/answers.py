@@ -9,8 +9,8 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from sytq.overview import QueueView, ScheduleView, TypeView, WorkerView
-from sytq.view import TaskView
+from sytq.service.status import QueueView, ScheduleView, TypeView, WorkerView
+from sytq.service.task_view import TaskView
 
 
 class FieldError(TypedDict):

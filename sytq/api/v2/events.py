@@ -1,6 +1,6 @@
 """GET /v2/tasks/{id}/events: the state and progress of a task as server-sent events.
 
-Owns the form of the events and how long a stream lasts. How changes are noticed is sytq.api.watch.
+Owns the form of the events and how long a stream lasts. How changes are noticed is sytq.api.task_watcher.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from falcon.asgi import SSEvent
 
 from sytq.api import problems
 from sytq.api.parameters import only
-from sytq.api.v2.onetask import One
+from sytq.api.task_watcher import Sight, changed
+from sytq.api.v2.task import One
 from sytq.api.v2.waiting import draining
-from sytq.api.watch import Sight, changed
 
 #: Seconds after which a stream of events ends (its client comes again by itself), and between two signs of life.
 _STREAM_SECONDS, _SIGN_SECONDS = 300.0, 15.0

@@ -14,11 +14,11 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import only
 from sytq.api.v2 import Parts
-from sytq.api.v2.onetask import signed
 from sytq.api.v2.requests import NewOperation, when
-from sytq.bulk import description, targets
-from sytq.history import History
-from sytq.plugin import validated
+from sytq.api.v2.task import signed
+from sytq.ledger.search import History
+from sytq.service.bulk import description, targets
+from sytq.tasktypes.declaration import validated
 
 
 class Operations:

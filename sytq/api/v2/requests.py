@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from sytq.durations import Duration
 from sytq.errors import InvalidInput, OutboundRefused
 from sytq.http import Guard, check_headers
-from sytq.query.parse import LONGEST
+from sytq.ledger.query.parse import LONGEST
 
 BATCH_MOST = 1000
 THEN_MOST = 20

@@ -1,6 +1,6 @@
 """GET /v2/spend: what the calls of providers cost, summed.
 
-Owns the path; the sums are `sytq.spend`'s. A caller that is no admin sees the spend of its own tasks alone.
+Owns the path; the sums are `sytq.ledger.spend`'s. A caller that is no admin sees the spend of its own tasks alone.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import datetime as dt
 
 import falcon.asgi
 
-from sytq import spend
 from sytq.api import problems
 from sytq.api.parameters import number, only, parameter
 from sytq.api.v2 import Parts
 from sytq.errors import InvalidInput
+from sytq.ledger import spend
 
 _LIMIT_MAX = 1000
 

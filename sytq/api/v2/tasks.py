@@ -16,16 +16,16 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import flag, number, only, parameter
 from sytq.api.v2 import Parts
-from sytq.api.v2.onetask import detail
 from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
+from sytq.api.v2.task import detail
 from sytq.api.v2.waiting import preferred
-from sytq.bulk import given_up
 from sytq.errors import InvalidFields, InvalidInput
-from sytq.history import COUNT_MOST, History
-from sytq.ledger import NewTask as Prepared
-from sytq.plugin import validated
-from sytq.query import Filter, parse
-from sytq.view import task_view
+from sytq.ledger.ledger import NewTask as Prepared
+from sytq.ledger.query import Filter, parse
+from sytq.ledger.search import COUNT_MOST, History
+from sytq.service.bulk import given_up
+from sytq.service.task_view import task_view
+from sytq.tasktypes.declaration import validated
 
 _LIMIT, _LIMIT_MAX = 20, 200
 

@@ -1,19 +1,19 @@
 """GET /v2/tasks/{id}/tree: what a task started, what that started, and who waits for whom.
 
-Owns how much of it is shown to whom. What stands in it is `sytq.tree`.
+Owns how much of it is shown to whom. What stands in it is `sytq.service.tree`.
 """
 
 from __future__ import annotations
 
 import falcon.asgi
 
-from sytq import tree
 from sytq.api import problems
 from sytq.api.parameters import number, only
-from sytq.api.v2.onetask import One
-from sytq.db import read
+from sytq.api.v2.task import One
 from sytq.errors import InvalidInput
-from sytq.models import Task
+from sytq.ledger.database import read
+from sytq.ledger.models import Task
+from sytq.service import tree
 
 _LIMIT, _LIMIT_MAX = 200, 1000
 

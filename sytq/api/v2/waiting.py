@@ -1,6 +1,6 @@
 """Waiting for a task: `Prefer: wait=N` and ETags.
 
-Owns what a client may ask for. How changes are noticed is sytq.api.watch.
+Owns what a client may ask for. How changes are noticed is sytq.api.task_watcher.
 """
 
 from __future__ import annotations

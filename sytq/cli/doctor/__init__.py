@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sytq import logs
 from sytq.cli.config import warnings
 from sytq.cli.doctor.database import database
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding, examined
@@ -20,10 +19,11 @@ from sytq.cli.doctor.host import disk, files, ports
 from sytq.cli.doctor.providers import providers
 from sytq.cli.doctor.redis import redis
 from sytq.cli.doctor.service import plugins, workers
-from sytq.cli.given import AsJson, File
-from sytq.cli.shown import as_json, cell
+from sytq.cli.options import AsJson, File
+from sytq.cli.output import as_json, cell
 from sytq.config import load
 from sytq.errors import ConfigError
+from sytq.observability import logs
 
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 #: Name -> what is looked at. Each has its own thread and its own deadline.

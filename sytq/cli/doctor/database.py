@@ -12,15 +12,15 @@ from urllib.parse import unquote, urlsplit
 
 import peewee
 
-from sytq.apikeys import ApiKeys
-from sytq.cli.doctor.compared import clock, numbers, skew
+from sytq.cli.doctor.comparison import clock, numbers, skew
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
-from sytq.db import is_mysql, open_database, read
 from sytq.errors import DatabaseUnavailable
-from sytq.history import History
-from sytq.migrations import pending
-from sytq.models import ApiKey
+from sytq.ledger.api_keys import ApiKeys
+from sytq.ledger.database import is_mysql, open_database, read
+from sytq.ledger.migrations import pending
+from sytq.ledger.models import ApiKey
+from sytq.ledger.search import History
 
 _PATIENCE = 2.0
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import peewee
 
 from sytq.config import Settings
+from sytq.config.masking import mask_text
 from sytq.errors import SytqError
-from sytq.masking import mask_text
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 #: Seconds for all findings of one check. What hangs for longer is given up and said so.

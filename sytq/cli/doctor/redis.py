@@ -12,9 +12,9 @@ from typing import Any
 
 from redis import RedisError
 
+from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.redis import Redis
-from sytq.cli.doctor.compared import clock, numbers, skew
+from sytq.cli.doctor.comparison import clock, numbers, skew
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
 from sytq.errors import RedisUnavailable

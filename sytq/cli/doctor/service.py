@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sytq.broker.connection import Redis
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
-from sytq.broker.redis import Redis
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
-from sytq.cli.shown import age
+from sytq.cli.output import age
 from sytq.config import Settings
 from sytq.errors import ConfigError, RedisUnavailable
-from sytq.registry import Registry
+from sytq.tasktypes.registry import Registry
 
 _BEHIND_WARN, _BEHIND_FAIL = 5.0, 60.0
 

@@ -12,7 +12,7 @@ import pytest
 from sytq.api import create_app
 from sytq.api.openapi import document
 from sytq.config import load
-from sytq.registry import Registry
+from sytq.tasktypes.registry import Registry
 from tests.api.conftest import REPO, Api
 
 TYPE = """

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sytq.apikeys import ApiKeys, Grant
-from sytq.ledger import Ledger
+from sytq.ledger.api_keys import ApiKeys, Grant
+from sytq.ledger.ledger import Ledger
 from tests.api.conftest import Api, Reply
 from tests.servers import RedisServer
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sytq.apikeys import Grant
+from sytq.ledger.api_keys import Grant
 from tests.api.conftest import Reply
 from tests.api.v2.conftest import Service
 from tests.receiver import Receiver

@@ -11,17 +11,17 @@ import falcon.testing
 import pytest
 
 from sytq import config
-from sytq.api import app, watch
-from sytq.migrations import migrate
+from sytq.api import app, task_watcher
+from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 
 
 def test_whoever_comes_on_top_is_answered_at_once(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[watch.Watch] = []
+    made: list[task_watcher.Watch] = []
 
-    class Kept(watch.Watch):
+    class Kept(task_watcher.Watch):
         def __init__(self, *parts: object) -> None:
             super().__init__(*parts)  # type: ignore[arg-type]
             made.append(self)

@@ -17,8 +17,8 @@ import pytest
 from sytq import Fail, Retry
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
-from sytq.registry import Registry
 from sytq.runtime import Runtime
+from sytq.tasktypes.registry import Registry
 from tests.plugins.email.server import PEM, MailServer
 from tests.plugins.running import Run, runtime_of
 from tests.workers import Installation

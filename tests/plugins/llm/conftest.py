@@ -15,17 +15,17 @@ import pytest
 from dramatiq import Message
 
 from sytq.broker.delivery import Delivery
-from sytq.broker.gatestates import GateState
+from sytq.broker.limiter_states import GateState
 from sytq.config import load
-from sytq.context import AsyncContext
-from sytq.db import is_mysql
-from sytq.history import History
+from sytq.executor.attempt import Services
+from sytq.executor.context import AsyncContext
 from sytq.http import BlockingClient, Client
-from sytq.migrations import migrate
-from sytq.models import Step, Task, UniqueKey
-from sytq.plugin import Death
+from sytq.ledger.database import is_mysql
+from sytq.ledger.migrations import migrate
+from sytq.ledger.models import Step, Task, UniqueKey
+from sytq.ledger.search import History
 from sytq.runtime import build
-from sytq.start import Services
+from sytq.tasktypes.declaration import Death
 from tests.plugins.llm.provider import ScriptedProvider
 
 

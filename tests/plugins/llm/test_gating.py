@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sytq import Fail, Retry, Waiting
-from sytq.models import Task, ValuationRecord
+from sytq.ledger.models import Task, ValuationRecord
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import ScriptedProvider, Stage, answers, later, refuses, says
 from tests.servers import poll

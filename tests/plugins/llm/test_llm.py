@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from sytq_plugins.llm import Valuation
 
-from sytq.db import is_mysql
 from sytq.errors import Fail, Lost, Retry
 from sytq.ids import new_id
+from sytq.ledger.database import is_mysql
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import (
     REPORT,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sytq.errors import Fail, Retry
-from sytq.models import SpendRow
+from sytq.ledger.models import SpendRow
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses
 

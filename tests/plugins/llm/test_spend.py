@@ -13,12 +13,12 @@ import pytest
 import time_machine
 from sytq_plugins.llm.prices import cost, most, tokens
 
-from sytq import spend
 from sytq.config import Provider
-from sytq.db import transact
 from sytq.errors import Fail, Retry
-from sytq.models import BudgetRow, SpendRow
-from sytq.spend import Call, Reservation, Spent, Tokens, money, units
+from sytq.ledger import spend
+from sytq.ledger.database import transact
+from sytq.ledger.models import BudgetRow, SpendRow
+from sytq.ledger.spend import Call, Reservation, Spent, Tokens, money, units
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses, resets, then
 

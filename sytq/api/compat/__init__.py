@@ -1,0 +1,1 @@
+"""The endpoints of the systems before this one, as their callers use them."""

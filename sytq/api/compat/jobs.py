@@ -1,0 +1,109 @@
+"""Contract D: jobs with priorities, and the figures of the whole.
+
+Owns what `/jobs`, `/stats` and `/workers` say. Must not run anything: a job is a task of an installed type.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.body import read_object
+from sytq.api.parameters import parameter
+from sytq.api.submission import Submission
+from sytq.api.threads import Threads
+from sytq.broker.inspection import Inspection
+from sytq.durations import format_duration
+from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.states import DEAD, PRIORITIES, SUCCEEDED
+from sytq.tasktypes.registry import Registry
+
+T = TypeVar("T")
+
+
+class Jobs:
+    """POST /jobs"""
+
+    scopes: ClassVar = {"POST": "submit"}
+
+    def __init__(self, registry: Registry, submission: Submission) -> None:
+        self._types = sorted(declared.name for declared in registry if not declared.internal)
+        self._submission = submission
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        name = parameter(req, "type") or "default"
+        if name not in self._types:
+            raise InvalidInput("type", f"'{name[:64]}' is not a job type; valid: {', '.join(self._types)}")
+        priority = parameter(req, "priority") or "normal"
+        if priority not in PRIORITIES:
+            raise InvalidInput("priority", f"'{priority[:64]}' is not valid; valid: {', '.join(PRIORITIES)}")
+        payload = read_object(req, required=False)
+        job_id = await self._submission.enqueue(req, name, payload, priority=priority)
+        resp.status = falcon.HTTP_202
+        resp.data = problems.encode({"job_id": job_id, "status": "submitted"})
+
+    async def on_options(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> NoReturn:
+        raise falcon.HTTPMethodNotAllowed(["POST"])  # Falcon would answer by itself
+
+
+class _Figures:
+    """What both endpoints share: reads of Redis that answer 503 while it is away."""
+
+    def __init__(self, inspection: Inspection, liveness: float, threads: Threads) -> None:
+        self._inspection = inspection
+        self._liveness = liveness
+        self._threads = threads
+        self._started = time.monotonic()
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._threads.run(work)
+        except RedisUnavailable:
+            raise falcon.HTTPServiceUnavailable(
+                description="Redis does not answer; try again later", retry_after=2
+            ) from None
+
+    def _alive(self) -> list[Any]:
+        return [worker for worker in self._inspection.workers() if worker.age <= self._liveness]
+
+
+class Stats(_Figures):
+    """GET /stats: since Redis was first seen, over all processes; `uptime` is this process's."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.data = problems.encode(await self._read(self._stats))
+
+    def _stats(self) -> dict[str, Any]:
+        totals = self._inspection.totals()
+
+        def count(wanted: str) -> int:
+            return sum(number for (_, outcome), number in totals.items() if outcome == wanted)
+
+        return {
+            "jobs_submitted": count("submitted"),
+            "jobs_completed": count(SUCCEEDED),
+            "jobs_failed": count(DEAD),
+            "workers_active": len(self._alive()),
+            "queue_size": sum(depth.waiting for depth in self._inspection.queues()),
+            "uptime": format_duration(int(time.monotonic() - self._started)),
+        }
+
+
+class Workers(_Figures):
+    """GET /workers: processes with a fresh heartbeat, and how much they hold."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.data = problems.encode(await self._read(self._workers))
+
+    def _workers(self) -> dict[str, Any]:
+        alive = self._alive()
+        return {
+            "workers": len(alive),
+            "jobs_running": sum(depth.running for depth in self._inspection.queues()),
+            "list": [{"worker_id": worker.name, "heartbeat_age": round(worker.age, 3)} for worker in alive],
+        }

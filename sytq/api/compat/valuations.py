@@ -1,0 +1,108 @@
+"""Valuations: contract A (a row that the caller wrote) and contract B (a prompt; the row is ours).
+
+Owns what the two requests may say and the row that B makes. Must not run anything: the `llm` plugin does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, ClassVar
+
+import falcon
+import falcon.asgi
+import peewee
+
+from sytq.api import problems
+from sytq.api.body import read_object, record_id, text
+from sytq.api.submission import Submission
+from sytq.config import Settings
+from sytq.errors import InvalidInput, OutboundRefused
+from sytq.http import Guard
+from sytq.ledger.models import ValuationRecord
+
+#: The table that B writes to, and the widths of contract A.
+_TABLE = "valuation_records"
+_CALLBACK_MAX = 255
+_FIELD_OF_COLUMN = {"user_message": "prompt", "sys_message": "system", "callback_url": "callback_url"}
+_COLLISIONS = 3  # of 62 random bits; more is a database that lies
+
+
+class RecordTasks:
+    """POST /api/tasks/llm"""
+
+    scopes: ClassVar = {"POST": "submit"}
+
+    def __init__(self, settings: Settings, submission: Submission) -> None:
+        self._tables = frozenset(settings.llm.tables)
+        self._submission = submission
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        fields = read_object(req)
+        table = text(fields, "table_name", required=True)
+        if table not in self._tables:
+            raise InvalidInput(
+                "table_name",
+                f"{(table or '')[:64]!r} is not a configured table; valid: {', '.join(sorted(self._tables))}",
+            )
+        task_id = await self._submission.enqueue(req, "llm", {"table_name": table, "id": record_id(fields, "id")})
+        resp.data = problems.encode(
+            {"code": 200, "message": "Success", "data": {"task_id": task_id, "status": "enqueued"}}
+        )
+
+
+class PromptTasks:
+    """POST /api/v1/tasks/llm"""
+
+    scopes: ClassVar = {"POST": "submit"}
+
+    def __init__(self, settings: Settings, submission: Submission, guard: Guard) -> None:
+        self._enabled = _TABLE in settings.llm.tables
+        self._pending = settings.llm.labels.pending
+        self._submission = submission
+        self._guard = guard
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        if not self._enabled:
+            raise falcon.HTTPForbidden(description=f"llm.tables does not list {_TABLE}, which this endpoint fills")
+        fields = read_object(req)
+        row: dict[str, Any] = {
+            "status": self._pending,
+            "user_message": text(fields, "prompt", required=True),
+            "sys_message": text(fields, "system"),
+            "callback_url": self._callback(fields),
+        }
+        model = text(fields, "model", longest=200)
+        for again in range(_COLLISIONS):
+            # Negative: the callers of contract A count upwards.
+            row["id"] = -1 - secrets.randbits(62)
+            payload = {"table_name": _TABLE, "id": row["id"]} | ({"model": model} if model else {})
+            try:
+                task_id = await self._submission.enqueue(
+                    req, "llm", payload, also=lambda: ValuationRecord.insert(row).execute()
+                )
+                break
+            except peewee.IntegrityError:
+                if again == _COLLISIONS - 1:
+                    raise
+            except peewee.DataError as error:
+                raise _unfit(error) from None
+        resp.data = problems.encode({"task_id": task_id, "status": "enqueued"})
+
+    def _callback(self, fields: dict[str, Any]) -> str | None:
+        url = text(fields, "callback_url", longest=_CALLBACK_MAX)
+        if url is not None:
+            try:
+                self._guard.check_url(url)
+            except OutboundRefused as error:
+                raise InvalidInput("callback_url", str(error)) from None
+        return url
+
+
+def _unfit(error: peewee.DataError) -> Exception:
+    """The table is the caller's and may be too narrow; the database's own text may quote the prompt."""
+    for column, field in _FIELD_OF_COLUMN.items():
+        if column in str(error):
+            return InvalidInput(
+                field, f"does not fit into {_TABLE}.{column} (too long, or not in the column's character set)"
+            )
+    return RuntimeError(f"{_TABLE} refused a row: error {error.args[0] if error.args else ''}"[:200])

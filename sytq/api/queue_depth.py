@@ -1,0 +1,77 @@
+"""How much may wait: a submission to a queue that is full is refused, never dropped.
+
+Owns the bounds (`queues.<name>.max_waiting`) and how often they are counted. Must not know a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import falcon
+import structlog
+
+from sytq.api.threads import Busy, Threads
+from sytq.broker.inspection import Inspection
+from sytq.errors import RedisUnavailable
+from sytq.ledger.ledger import NewTask
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a count is used, with what this process accepts meanwhile added to it.
+_COUNTED_FOR = 1.0
+#: Seconds that Redis has for a count.
+_PATIENCE = 1.0
+_RETRY_AFTER = 5
+
+
+class Backlog:
+    """Belongs to one event loop. What other processes accept within a second is not seen: a bound may be exceeded by
+    that. Without Redis nothing is counted and everything accepted."""
+
+    def __init__(self, bounds: Mapping[str, int], inspection: Inspection, threads: Threads) -> None:
+        self._bounds = bounds
+        self._inspection = inspection
+        self._threads = threads
+        self._waiting: dict[str, int | None] = {}
+        self._counted: dict[str, float] = {}
+        self._counting: dict[str, asyncio.Task[None]] = {}
+
+    async def enter(self, tasks: Iterable[NewTask]) -> None:
+        """Make sure that the tasks' queues have room for all of them. Raises HTTPServiceUnavailable."""
+        if not self._bounds:
+            return
+        asked = Counter(task.queue for task in tasks if task.queue in self._bounds)
+        for queue in asked:
+            await self._count(queue)
+        for queue, count in asked.items():
+            waiting, bound = self._waiting[queue], self._bounds[queue]
+            if waiting is not None and waiting + count > bound:
+                raise falcon.HTTPServiceUnavailable(
+                    description=f"queue '{queue}' is full: {waiting} of {bound} tasks wait; nothing was accepted",
+                    retry_after=_RETRY_AFTER,
+                )
+        for queue, count in asked.items():
+            waiting = self._waiting[queue]
+            self._waiting[queue] = None if waiting is None else waiting + count
+
+    async def _count(self, queue: str) -> None:
+        if time.monotonic() < self._counted.get(queue, 0.0) + _COUNTED_FOR:
+            return
+        counting = self._counting.get(queue)
+        if counting is None:
+            counting = self._counting[queue] = asyncio.create_task(self._ask(queue))
+            counting.add_done_callback(lambda _: self._counting.pop(queue, None))
+        await asyncio.shield(counting)
+
+    async def _ask(self, queue: str) -> None:
+        try:
+            count = await asyncio.wait_for(self._threads.run(self._inspection.backlog, queue), _PATIENCE)
+        except (RedisUnavailable, TimeoutError, Busy) as error:
+            log.warning("a queue's bound is not kept while Redis does not answer", queue=queue, error=str(error))
+            self._waiting[queue] = None
+        else:
+            self._waiting[queue] = count
+        self._counted[queue] = time.monotonic()

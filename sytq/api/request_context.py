@@ -1,0 +1,245 @@
+"""The app as the server sees it: what is settled before and after Falcon.
+
+Owns the request id and the trace, the bounds on a request body (size and time) and the last answer when all else fails.
+Must not know any endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import falcon.asgi
+import structlog
+from falcon.constants import COMBINED_METHODS
+from structlog.contextvars import bind_contextvars
+
+from sytq.api import problems
+from sytq.observability.metrics import Histogram
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+#: Begins a span of a request (method, trace parent); gives whom to tell route and status, and the new trace parent.
+Trace = Callable[[str, str | None], AbstractContextManager[tuple[Callable[[str, int], None], str | None]]]
+
+log = structlog.get_logger(__name__)
+
+SECONDS = Histogram(
+    "sytq_http_seconds", "Requests to the API until their answer, by route.", ("method", "route", "status")
+)
+#: Where a request's route stands in its ASGI scope once Falcon has found it.
+ROUTE = "sytq.route"
+_METHODS = frozenset(COMBINED_METHODS)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
+#: Version 00 of W3C Trace Context; neither id is all zeros.
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+#: A body that is not there after this many seconds is not waited for, however it drips.
+BODY_SECONDS = 20.0
+#: Of a body that is too large so much more is read (and dropped), so that its sender gets to read the answer.
+_DRAINED = 8
+#: gunicorn closes a connection on which a body was left unread; the client should know.
+_CLOSE = ((b"connection", b"close"),)
+#: Asked every few seconds by machines: no part of anybody's trace.
+_PROBES = ("/health", "/metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which request this is, and of which trace; it stands in the ASGI scope as `sytq.origin`."""
+
+    request_id: str
+    traceparent: str | None
+
+
+class Refused(Exception):
+    """The request is answered here and goes no further."""
+
+    def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class ClientGone(Exception):
+    """There is nobody to answer."""
+
+
+class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
+    """A Falcon app whose resources get requests with a complete body and an id."""
+
+    def __init__(self, *, max_body: int, trace: Trace | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._trace = trace
+        self._max_body = max_body
+        self._reading = _Deadlines()
+
+    def add_route(self, uri_template: str, resource: Any, **options: Any) -> None:
+        """As Falcon's; what answers GET answers HEAD likewise, and Falcon leaves the body out. Not a stream of events:
+        its answer has no length, and no end."""
+        if hasattr(resource, "on_get") and not getattr(resource, "streams", False):
+            resource.on_head = resource.on_get
+        super().add_route(uri_template, resource, **options)
+
+    async def __call__(  # type: ignore[override]  # Falcon says the same of its own, which extends the WSGI one
+        self, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        origin = _origin(scope["headers"])
+        bind_contextvars(request_id=origin.request_id)
+        if self._trace is None or scope["path"].startswith(_PROBES):
+            await self._serve(scope, receive, send, origin)
+            return
+        with self._trace(_method(scope), origin.traceparent) as (answered, traceparent):
+
+            async def noted(event: dict[str, Any]) -> None:
+                if event["type"] == "http.response.start":
+                    answered(scope.get(ROUTE, "none"), event["status"])
+                await send(event)
+
+            # What follows from the request is below it in the trace.
+            await self._serve(scope, receive, noted, replace(origin, traceparent=traceparent))
+
+    async def _serve(self, scope: dict[str, Any], receive: Receive, send: Send, origin: Origin) -> None:
+        scope["sytq.origin"] = origin
+        told = [(b"x-request-id", origin.request_id.encode())]
+        if origin.traceparent is not None:
+            bind_contextvars(trace_id=origin.traceparent.split("-")[1])
+            told.append((b"traceparent", origin.traceparent.encode()))
+        started = False
+        since = time.perf_counter()
+
+        async def answer(event: dict[str, Any]) -> None:
+            nonlocal started
+            if event["type"] == "http.response.start":
+                started = True
+                route, status = scope.get(ROUTE, "none"), str(event["status"])
+                SECONDS.observe(time.perf_counter() - since, _method(scope), route, status)
+                event["headers"] = [*event["headers"], *told]
+            await send(event)
+
+        try:
+            if not scope["query_string"].isascii():
+                raise Refused(400, "query string: must be percent-encoded ASCII")
+            body = await self._read(scope["headers"], receive)
+            scope["sytq.body"] = body  # what is read (body.py), and what an Idempotency-Key stands for
+            await super().__call__(scope, _whole(body, receive), answer)
+        except Refused as refusal:
+            await _refuse(scope, refusal, answer)
+        except ClientGone:
+            pass
+        except Exception:
+            log.exception("request failed outside of its resource", path=scope["path"])
+            if not started:
+                await _refuse(scope, Refused(500, "internal error"), answer)
+
+    async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
+        """The whole body. Raises Refused (413, 408) and ClientGone."""
+        declared = dict(headers)
+        if b"expect" in declared and int(declared.get(b"content-length") or 0) > self._max_body:
+            raise self._too_large(ended=False)  # the sender asked first
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(None) as patience:
+                self._reading.add(patience)
+                while True:
+                    event = await receive()
+                    if event["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunk = event.get("body", b"")
+                    size += len(chunk)
+                    if size <= self._max_body:
+                        chunks.append(chunk)
+                    elif size > self._max_body * _DRAINED:
+                        raise self._too_large(ended=False)
+                    if not event.get("more_body", False):
+                        break
+        except TimeoutError:
+            if size > self._max_body:
+                raise self._too_large(ended=False) from None
+            raise Refused(408, f"body: not complete within {BODY_SECONDS:g} s", headers=_CLOSE) from None
+        finally:
+            self._reading.remove(patience)
+        if size > self._max_body:
+            raise self._too_large(ended=True)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _too_large(self, *, ended: bool) -> Refused:
+        message = f"body: larger than {self._max_body} bytes (api.max_body)"
+        return Refused(413, message, headers=() if ended else _CLOSE)
+
+
+class _Deadlines:
+    """Ends every wait for a body that is older than BODY_SECONDS, by looking now and then: nearly all of them have
+    ended at once, and a timer for each costs more than all else that the door does."""
+
+    def __init__(self) -> None:
+        self._since: dict[asyncio.Timeout, float] = {}  # the oldest first
+        self._looks = False
+
+    def add(self, wait: asyncio.Timeout) -> None:
+        loop = asyncio.get_running_loop()
+        self._since[wait] = loop.time()
+        if not self._looks:
+            self._looks = True
+            loop.call_later(BODY_SECONDS / 20, self._look, loop)
+
+    def remove(self, wait: asyncio.Timeout) -> None:
+        self._since.pop(wait, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for wait in [wait for wait, since in self._since.items() if since <= now - BODY_SECONDS]:
+            self.remove(wait)
+            wait.reschedule(now)
+        self._looks = bool(self._since)
+        if self._looks:
+            loop.call_later(BODY_SECONDS / 20, self._look, loop)
+
+
+def _method(scope: Mapping[str, Any]) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:
+    request_id = traceparent = None
+    for name, value in headers:
+        if name == b"x-request-id" and request_id is None and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+        elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
+            traceparent = value.decode()
+    # No secret, and unlike the system's generator this one does not give the interpreter's lock away.
+    return Origin(request_id or f"{random.getrandbits(128):032x}", traceparent)
+
+
+def _whole(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def one_event() -> Mapping[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return one_event
+
+
+async def _refuse(scope: dict[str, Any], refusal: Refused, send: Send) -> None:
+    request_id = scope["sytq.origin"].request_id
+    media_type, text = problems.refusal(scope["path"], refusal.status, str(refusal), request_id)
+    headers = [
+        (b"content-type", media_type.encode()),
+        (b"content-length", str(len(text)).encode()),
+        *refusal.headers,
+    ]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})

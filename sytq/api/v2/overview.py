@@ -1,0 +1,86 @@
+"""GET /v2/dead, types, queues, workers and schedules: what there is besides single tasks.
+
+Owns the paths; what stands in the answers is `sytq.service.status`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.parameters import number, only, parameter
+from sytq.api.threads import Threads
+from sytq.api.v2 import Parts
+from sytq.errors import InvalidInput
+from sytq.service import status
+from sytq.service.task_view import iso
+
+_LIMIT_MAX = 200
+
+
+class Whole:
+    """A list that is never long: GET only, without pages."""
+
+    def __init__(self, name: str, threads: Threads, read: Callable[[], list[Any]]) -> None:
+        self._name = name
+        self._threads = threads
+        self._read = read
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        only(req, ())
+        resp.data = problems.encode({self._name: await self._threads.run(self._read)})
+
+
+class Types:
+    """GET /v2/types: what can be submitted, with the JSON Schema of each payload."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._schemas = {known.name: known.payload.model_json_schema() for known in parts.runtime.registry}
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        only(req, ())
+        pauses = await self._parts.sql.run(self._parts.runtime.operator.pauses)
+        found = status.types(self._parts.runtime.registry, pauses)
+        for entry in found:
+            entry["payload_schema"] = self._schemas.get(entry["type"])
+        resp.data = problems.encode({"types": found})
+
+
+class Unreadable:
+    """GET /v2/dead/unreadable: messages that could not be decoded, events that could not be recorded.
+
+    The messages may be anybody's.
+    """
+
+    scopes: ClassVar = {"GET": "admin"}
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        only(req, ("limit", "cursor"))
+        limit = number(req, "limit", 20, least=1)
+        if limit > _LIMIT_MAX:
+            raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+        inspection = self._parts.runtime.inspection
+        try:
+            page = await self._parts.redis.run(inspection.unreadable, limit=limit, after=parameter(req, "cursor"))
+        except InvalidInput as error:
+            raise InvalidInput("cursor", error.message) from None
+        found = [
+            {
+                "id": item.id,
+                "at": iso(item.at),
+                "source": item.source,
+                "reason": item.reason,
+                "raw_base64": base64.b64encode(item.raw).decode(),
+            }
+            for item in page.items
+        ]
+        resp.data = problems.encode({"messages": found, "next": page.next})

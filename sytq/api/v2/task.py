@@ -1,0 +1,133 @@
+"""GET and DELETE /v2/tasks/{id}, and what is done to one task: cancel, retry, reschedule.
+
+Owns which outcome is which status. Every change is sytq.service.control's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.body import read_object
+from sytq.api.parameters import only
+from sytq.api.threads import Busy
+from sytq.api.v2 import Parts
+from sytq.api.v2.requests import NewTime, Reason, when
+from sytq.api.v2.waiting import preferred, tagged
+from sytq.broker.inspection import Live
+from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.ledger.models import Task
+from sytq.service.task_view import iso, task_detail
+from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
+from sytq.tasktypes.declaration import validated
+
+
+async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
+    """All that is known of a task, as JSON."""
+    asked = None
+    if live is not None and live.state == RUNNING:
+        with contextlib.suppress(RedisUnavailable, Busy):
+            asked = (await parts.redis.run(parts.runtime.inspection.cancels, [row.id])).get(row.id)
+    return problems.encode(task_detail(row, parts.runtime.registry, live, asked, *await parts.reader.history(row.id)))
+
+
+class One:
+    """A resource below one task."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._operator = parts.runtime.operator
+
+    async def _row(self, req: falcon.asgi.Request, task_id: str) -> Task:
+        """The task's row. Raises HTTPNotFound, also for another owner's."""
+        return (await self._known(req, task_id))[0]
+
+    async def _known(self, req: falcon.asgi.Request, task_id: str) -> tuple[Task, Live | None]:
+        """The row and what Redis knows newer. Raises as `_row`."""
+        row, live = await self._parts.reader.get(task_id)
+        if row is None or not req.context.caller.sees(row.owner):
+            raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r}")
+        return row, live
+
+
+class OneTask(One):
+    """GET and DELETE /v2/tasks/{task_id}"""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        only(req, ())
+        row, live = await self._known(req, task_id)
+        if row.state not in TERMINAL and await preferred(self._parts, req, resp, row.id):
+            row, live = await self._known(req, task_id)
+        resp.data = await detail(self._parts, row, live)
+        tagged(req, resp)
+
+    async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        only(req, ())
+        row = await self._row(req, task_id)
+        if not await self._parts.sql.run(self._operator.delete, [row.id]):
+            if row.state in TERMINAL:
+                said = "an unfinished task may still read its outcome: its parent, or one that waits for it"
+                raise falcon.HTTPConflict(description=said)
+            raise _conflict(row, f"only one that has ended can be deleted ({', '.join(TERMINAL)})")
+        resp.status = falcon.HTTP_204
+
+
+class Cancel(One):
+    """POST /v2/tasks/{task_id}/cancel"""
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        only(req, ())
+        why = validated(Reason, read_object(req, required=False), "body").reason
+        row = await self._row(req, task_id)
+        outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
+        if outcome == "ended":
+            raise _conflict(await self._row(req, task_id), "it has ended")
+        resp.status = falcon.HTTP_200 if outcome == "cancelled" else falcon.HTTP_202
+        resp.data = problems.encode({"id": row.id, "outcome": outcome})
+
+
+class Retry(One):
+    """POST /v2/tasks/{task_id}/retry"""
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        only(req, ())
+        row = await self._row(req, task_id)
+        if not await self._parts.sql.run(self._operator.replay, [row.id]):
+            row = await self._row(req, task_id)
+            if row.state in (DEAD, CANCELLED):
+                raise falcon.HTTPConflict(description="another unfinished task has its unique key")
+            raise _conflict(row, "only a dead or cancelled task can be retried")
+        resp.status = falcon.HTTP_202
+        resp.data = problems.encode({"id": row.id, "outcome": "queued"})
+
+
+class Reschedule(One):
+    """POST /v2/tasks/{task_id}/reschedule"""
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        only(req, ())
+        wanted = validated(NewTime, read_object(req), "body")
+        if wanted.delay is None and wanted.run_at is None:
+            raise InvalidInput("run_at", "required, or delay")
+        moment = when(wanted) or dt.datetime.now(dt.UTC)
+        row = await self._row(req, task_id)
+        if not await self._parts.sql.run(self._operator.reschedule, row.id, moment):
+            raise _conflict(
+                await self._row(req, task_id), "only one that waits for a time (scheduled, retrying) has another"
+            )
+        resp.data = problems.encode({"id": row.id, "outcome": "rescheduled", "scheduled_at": iso(moment)})
+
+
+def signed(req: falcon.asgi.Request, why: str) -> str:
+    """Who wants something, and why, as one line that is shown with the task."""
+    owner = req.context.owner or "the API"
+    words = " ".join(why.split())
+    return f"{owner}: {words}" if words else owner
+
+
+def _conflict(row: Task, why: str) -> falcon.HTTPConflict:
+    return falcon.HTTPConflict(description=f"the task is {row.state}: {why}")

@@ -1,0 +1,205 @@
+"""The connection to Redis, and the scripts.
+
+Owns the client's settings (set on purpose: redis-py's own defaults change) and the translation of "it does not
+answer" into `RedisUnavailable`. Must not know what the scripts mean.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import redis
+from redis import exceptions
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from sytq.broker.cluster import Cluster
+from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
+from sytq.errors import ConfigError, RedisUnavailable
+from sytq.observability.metrics import Counter, Histogram
+
+_SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
+_FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
+#: "Not now": a restart, a failover, a full memory. Everything accepted waits for their end. redis-py has a class for
+#: some of these answers, and takes the word off their text; Redis 6 has the word in the middle of a script's error.
+_AWAY = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+)
+_NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY ", "NOREPLICAS")
+_CLOCK_AGE = 30.0
+#: What a master says that became a replica: the new one is somewhere else.
+_DEMOTED = ("READONLY", "UNBLOCKED")
+
+
+class Redis:
+    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when it is away.
+
+    `home` is any key of ours: in a cluster, commands without a key (TIME, PING) go to the node that has it.
+    Raises ConfigError for a URL that cannot be meant.
+    """
+
+    def __init__(self, url: str, *, home: str = "{sytq}", connections: int = 50, timeout: float = 5.0) -> None:
+        try:
+            check_redis_url(url)
+        except ValueError as error:
+            raise ConfigError(f"redis.url: {error}; valid: {REDIS_FORMS}") from None
+        # Opens nothing yet. Two quick tries bridge a connection that died in the pool; every script is harmless
+        # when it runs twice. Longer outages are the caller's to wait for, and a silent server is not tried again
+        # here: redis-py repeats the connecting within the repetitions of the command, nine times 5 s in all.
+        options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": min(timeout, 2.0),
+            "max_connections": connections,
+            "health_check_interval": 15,
+            "retry": _retry(2),
+            "protocol": 2,
+        }
+        self.client: redis.Redis | Cluster
+        match urlsplit(url).scheme:
+            case "redis+sentinel":
+                self.client = _master(url, options)
+            case "redis+cluster":
+                self.client = Cluster(redis_hosts(url), home, options | _login(url))
+            case _:
+                self.client = redis.Redis.from_url(url, **options)
+        live, gates = _read("_state_index.lua"), _read("_limiters.lua")
+        self._scripts = {
+            file.name.removesuffix(".lua"): live
+            + (gates if file.name.startswith("limiter_") else "")
+            + _read(file.name)
+            for file in files("sytq.broker").joinpath("scripts").iterdir()
+            if file.name.endswith(".lua") and not file.name.startswith("_")
+        }
+        self._digests = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._scripts.items()
+        }
+        self._clock = -_CLOCK_AGE - 1.0, 0  # when Redis' clock was asked, and what it said
+
+    def call(self, script: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
+        """Run one script by name."""
+        rest = (len(keys), *keys, *args)
+        with _SECONDS.time(script):
+            try:
+                return self.ask("EVALSHA", self._digests[script], *rest)
+            except exceptions.NoScriptError:
+                # A server that was restarted or promoted: with its text the script is run and known again.
+                return self.ask("EVAL", self._scripts[script], *rest)
+
+    def ask(self, *command: Any) -> Any:
+        """Run one command and return redis-py's reading of the reply."""
+        try:
+            return self.client.execute_command(*command)
+        except redis.RedisError as error:
+            if isinstance(self.client, redis.Redis) and _demoted(error):
+                self.client.connection_pool.disconnect(inuse_connections=False)
+            problem = _unavailable(error)
+            if isinstance(problem, RedisUnavailable) and not isinstance(problem, NoGroup):
+                _FAULTS.add()
+            raise problem from error
+
+    def now_ms(self) -> int:
+        """Redis' clock in Unix milliseconds; it is asked twice a minute, as a failover may change it."""
+        mine = time.monotonic()
+        if mine - self._clock[0] > _CLOCK_AGE:
+            seconds, micros = self.ask("TIME")
+            self._clock = mine, int(seconds * 1000 + micros // 1000)
+        asked, then = self._clock
+        return then + int((mine - asked) * 1000)
+
+    def make_group(self, stream: str, group: str) -> None:
+        """Make stream and group where they lack, from id 0: what is there already is not skipped."""
+        try:
+            self.ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.client.close()
+
+
+class NoGroup(RedisUnavailable):
+    """A stream or its consumer group is gone (Redis was emptied): make it again."""
+
+
+class _Sentinels(Sentinel):
+    """redis-py reorders its list while it asks; two threads at it at once lose entries for good."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        asked = copy.copy(self)
+        asked.sentinels = list(self.sentinels)
+        try:
+            found: tuple[str, int] = super(_Sentinels, asked).discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError:  # its text is a page of settings
+            raise MasterNotFoundError(
+                f"none of the {len(asked.sentinels)} Sentinels names a running master of '{service_name}'"
+            ) from None
+        self.sentinels = asked.sentinels
+        return found
+
+
+def _master(url: str, options: dict[str, Any]) -> redis.Redis:
+    """A client of the master that the Sentinels name; they are asked again at every new connection."""
+    parts = urlsplit(url)
+    service, _, db = parts.path[1:].partition("/")
+    query = dict(parse_qsl(parts.query))
+    # One of them that does not answer must not hold up the others' word.
+    sentinel_options = {
+        "socket_timeout": 0.5,
+        "socket_connect_timeout": 0.5,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "username": query.get("sentinel_username"),
+        "password": query.get("sentinel_password"),
+    }
+    sentinels = _Sentinels(redis_hosts(url), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    # Fewer tries: each asks all Sentinels, and it is connecting and command that are repeated.
+    options = options | _login(url) | {"db": int(db or 0), "retry": _retry(1)}
+    master: redis.Redis = sentinels.master_for(unquote(service), **options)  # type: ignore[no-untyped-call]
+    return master
+
+
+def _retry(times: int) -> Retry:
+    return Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), times, (exceptions.ConnectionError,))
+
+
+def _login(url: str) -> dict[str, str | None]:
+    parts = urlsplit(url)
+    return {
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else None,
+    }
+
+
+def _demoted(error: redis.RedisError) -> bool:
+    return isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError) or any(
+        word in str(error) for word in _DEMOTED
+    )
+
+
+def _unavailable(error: redis.RedisError) -> Exception:
+    text = str(error)[:200]
+    if "NOGROUP" in text or "no such key" in text:
+        return NoGroup(text)
+    if isinstance(error, exceptions.AskError):  # and MOVED
+        return RedisUnavailable(f"a Redis Cluster answers ({text}): redis.url needs redis+cluster://")
+    if isinstance(error, _AWAY) or any(word in text for word in _NOT_NOW):
+        return RedisUnavailable(f"Redis does not answer: {text}")
+    return error  # a fault of ours: let it be seen
+
+
+def _read(name: str) -> str:
+    return files("sytq.broker").joinpath("scripts", name).read_text("utf-8")

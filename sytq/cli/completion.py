@@ -1,0 +1,48 @@
+"""What the shell is told to complete a word with.
+
+Owns the candidates. A configuration or plugin that cannot be used offers nothing here; the command will say why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import typer
+
+from sytq.config import load
+from sytq.errors import SytqError
+from sytq.ledger.query.fields import CHOICES, FIELDS, NESTED
+from sytq.observability import logs
+from sytq.tasktypes.registry import Registry
+
+
+def complete_type(ctx: typer.Context) -> list[str]:
+    """The installed task types that somebody may want to send."""
+    return sorted(declared.name for declared in _registry(ctx) if not declared.internal)
+
+
+def complete_queue(ctx: typer.Context) -> list[str]:
+    """The queues of the installed types."""
+    return sorted({declared.queue for declared in _registry(ctx)} | {"default"})
+
+
+def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """The fields of a query, and the values of one that has few."""
+    field, colon, _ = incomplete.partition(":")
+    if not colon:
+        yield from (f"{name}:" for name in FIELDS)
+        yield from (f"{name}." for name in NESTED)
+    elif field in CHOICES:
+        yield from (f"{field}:{value}" for value in CHOICES[field])
+    elif field == "type":
+        yield from (f"type:{name}" for name in complete_type(ctx))
+    elif field == "queue":
+        yield from (f"queue:{name}" for name in complete_queue(ctx))
+
+
+def _registry(ctx: typer.Context) -> Registry | tuple[()]:
+    logs.configure("critical", "console", "cli")  # nothing may be written between the words of a prompt
+    try:
+        return Registry.load(load(ctx.params.get("file")))
+    except SytqError:
+        return ()

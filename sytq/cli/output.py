@@ -1,0 +1,61 @@
+"""How what a command found reaches a person or a program: a table, or JSON.
+
+Owns the form of ages and cells. Nothing that stands in a table can steer the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
+from rich.table import Table
+from rich.text import Text
+
+from sytq.durations import format_duration
+from sytq.tasktypes.declaration import encode
+
+
+def as_json(value: object) -> None:
+    """One line of JSON."""
+    typer.echo(encode(value))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A plain table; the last column takes what is too long for the terminal. None is an empty cell."""
+    shown = Table(box=None, pad_edge=False)
+    for column in columns[:-1]:
+        shown.add_column(column, no_wrap=True)
+    shown.add_column(columns[-1], overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell(value)) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000  # in a pipe or file one line a row, whatever its length
+    console.print(shown)
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar on standard error, which nobody sees who does not look at a terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def more(cursor: str | None) -> None:
+    """Say how to see the rest; on standard error, as it is no row."""
+    if cursor is not None:
+        typer.echo(f"There are more: --after {cursor}", err=True)
+
+
+def cell(value: object) -> str:
+    """A value as one line of printable characters: what stands in a task may come from anybody."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def age(seconds: float | None) -> str | None:
+    """A length of time for a table, with the digits that matter."""
+    if seconds is None:
+        return None
+    return format_duration(round(seconds, 1) if seconds < 60 else round(seconds))

@@ -1,0 +1,94 @@
+"""One task as the commands show it: the ledger's row, what Redis knows newer, and its history as a timeline.
+
+Owns its lines for a person; its fields are sytq.service.task_view's. Must not change a task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import typer
+
+from sytq.broker.inspection import Live
+from sytq.cli.output import as_json, cell, table
+from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.ledger.models import Task
+from sytq.runtime import Runtime
+from sytq.service.task_view import TaskDetail, task_detail
+from sytq.service.tree import Tree
+from sytq.states import TERMINAL, UNFINISHED
+
+
+def found_task(parts: Runtime, task_id: str) -> Task:
+    """A task's row. Raises InvalidInput."""
+    task = parts.ledger.get(task_id)
+    if task is None:
+        raise InvalidInput("id", f"there is no task '{cell(task_id[:64])}'")
+    return task
+
+
+def newer(parts: Runtime, tasks: Sequence[Task]) -> dict[str, Live]:
+    """What Redis knows of tasks that have not ended by their rows; says so when it does not answer."""
+    rows = {task.id: task for task in tasks if task.state not in TERMINAL}
+    try:
+        live = parts.inspection.live(list(rows))
+    except RedisUnavailable as error:
+        typer.echo(f"warning: {error}; this is what the ledger knows", err=True)
+        return {}
+    return {task_id: seen for task_id, seen in live.items() if seen.token >= rows[task_id].token}
+
+
+def task_json(parts: Runtime, task: Task, *, payload: bool = True) -> TaskDetail:
+    """All that is known of a task, for programs; `payload=False` leaves out what was submitted and what came of it."""
+    live = newer(parts, [task]).get(task.id)
+    asked = parts.inspection.cancels([task.id]).get(task.id) if live else None
+    attempts, steps = parts.ledger.attempts(task.id), parts.ledger.steps(task.id)
+    return task_detail(task, parts.registry, live, asked, attempts, steps, contents=payload)
+
+
+def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) -> None:
+    """The same for a person, or as one line of JSON."""
+    shown = task_json(parts, task, payload=payload)
+    if json_wanted:
+        as_json(shown)
+        return
+    notes = " (set aside: its type is paused)" if shown["set_aside"] else ""
+    notes += f" (to be cancelled, by {shown['cancelled_by']})" if shown["cancelled_by"] else ""
+    notes += " (waits for other tasks: see sytq tasks tree)" if shown["held"] else ""
+    lines: dict[str, object] = {"id": task.id, "type": task.type, "queue": f"{shown['queue']}, {shown['priority']}"}
+    lines["state"] = shown["state"] + notes
+    lines["attempts"] = f"{shown['attempts']} of {task.max_attempts}" if task.max_attempts else shown["attempts"]
+    if shown["state"] in UNFINISHED:
+        lines |= {"worker": shown["worker"], "due": shown["scheduled_at"]}
+    lines |= {"error": task.error, "parent": task.parent, "request": task.request_id}
+    lines |= {"metadata": _text(shown["metadata"]), "progress": _text(shown["progress"])}
+    for name, said in shown.get("shown", {}).items():
+        lines.setdefault(name, said)
+    if payload:
+        lines |= {"payload": _text(shown["payload"]), "result": _text(shown["result"])}
+    for name, value in lines.items():
+        if value not in (None, ""):
+            typer.echo(f"{name:<10}{cell(value)}")
+    typer.echo("")
+    for moment in shown["timeline"]:
+        typer.echo(f"{moment['at']}  {cell(moment['event'])}")
+
+
+def print_tree(found: Tree) -> None:
+    """A task and those below it, each indented below its parent."""
+    rows = []
+    shown = Counter(node["parent"] for node in found["tasks"])
+    for node in found["tasks"]:
+        notes = [node["error"]] if node["error"] else []
+        if node["held"] and node["after"]:
+            notes.append(f"waits for others: {node['after']['ended']} of {node['after']['tasks']} have ended")
+        if (missing := sum(node["children"].values()) - shown[node["id"]]) > 0:
+            notes.append(f"{missing} more below it")
+        rows.append((f"{'  ' * node['depth']}{node['type']}", node["state"], node["id"], "; ".join(notes)))
+    table(("task", "state", "id", "notes"), rows)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,272 @@
+"""Where settings come from: the YAML file, the old systems' variables, SYTQ_ variables, secret files.
+
+Owns reading them and laying them over each other with the origin of each value. What it finds wrong goes
+into a list, so that one message can name every problem. Must not judge values; the model does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path as File
+from typing import Any
+
+import yaml
+
+from sytq.config.masking import is_secret_key
+from sytq.config.problems import Path, place_at
+
+#: The old variables, each with the setting it means; of two for one setting the later wins.
+OLD_VARIABLES: Mapping[str, str] = {
+    "ENV": "app.mode",
+    "APP_ENABLE_REDIS_QUEUE": "app.enable_redis_queue",
+    "APP_TASK_QUEUE_STREAM": "app.task_queue_stream",
+    "APP_TASK_QUEUE_GROUP": "app.task_queue_group",
+    "SERVER_HOST": "api.host",
+    "SERVER_PORT": "api.port",
+    "API_PORT": "api.port",
+    "REDIS_ADDR": "redis.addr",
+    "WORKER_NUM_WORKERS": "worker.threads",
+    "WORKER_CONCURRENCY": "worker.async_concurrency",
+    "WORKER_MAX_CONCURRENCY": "worker.async_concurrency",
+    "WORKER_RETRY_INTERVAL": "worker.retry_interval",
+    "WORKER_REQUEST_TIMEOUT": "worker.request_timeout",
+    "WORKER_JOB_TIMEOUT": "worker.job_timeout",
+    "WORKER_RETRY_ATTEMPTS": "worker.retry_attempts",
+    "WORKER_RETRY_DELAY": "worker.retry_delay",
+    "LOG_LEVEL": "logger.level",
+    "LOG_FORMAT": "logger.format",
+    "SENTRY_DSN": "sentry.dsn",
+    "SENTRY_ENVIRONMENT": "sentry.environment",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "otel.endpoint",
+}
+#: Shells and base images use ENV for things of their own; only these words are meant for us.
+_MODES = {
+    "production": "production",
+    "prod": "production",
+    "development": "development",
+    "dev": "development",
+    "test": "test",
+    "testing": "test",
+}
+#: Two ways to say one thing: the one given in a later layer replaces the others of the layers below.
+_REPLACES = {
+    "redis.url": ("redis.addr", "redis.username", "redis.password", "redis.db"),
+    "redis.addr": ("redis.url",),
+    "database.url": ("mysql.dsn",),
+    "mysql.dsn": ("database.url",),
+    "api.port": ("app.port",),
+    "app.port": ("api.port",),
+}
+
+#: One setting of one layer: where it goes, its value, where it came from.
+Given = tuple[Path, Any, str]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and leaves dates, octals and the like as the text they are."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (the name and shape are PyYAML's)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "int")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# `007` is a password, not the number 7; what starts with another digit is a number.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+
+
+def read(path: str | None, environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return (settings as a tree, dotted key -> origin); what cannot be read is added to problems."""
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in (
+        list(_file(path or environ.get("SYTQ_CONFIG"), problems)),
+        list(_old_variables(environ)),
+        list(_variables(environ, problems)),
+        [*_named_files(environ, problems), *_credentials(environ, problems)],
+    ):
+        said = {".".join(path) for path, _, _ in layer}
+        for key in said & _REPLACES.keys():
+            for other in _REPLACES[key]:
+                if other not in said and origins.pop(other, ""):
+                    section, name = other.split(".")
+                    del tree[section][name]
+        for path_, value, origin in layer:
+            _put(tree, origins, path_, value, origin)
+    return tree, origins
+
+
+def _put(tree: dict[str, Any], origins: dict[str, str], path: Path, value: Any, origin: str) -> None:
+    node, real = tree, []
+    for key in path[:-1]:
+        key = _same_key(node, key)
+        real.append(key)
+        below = node.setdefault(key, {})
+        if not isinstance(below, dict):  # a text where a section belongs: the model will say so
+            return
+        node = below
+    last = _same_key(node, path[-1])
+    node[last] = value
+    dotted = ".".join((*real, last))
+    for key in [key for key in origins if key.startswith(dotted + ".")]:
+        del origins[key]
+    origins[dotted] = origin
+
+
+def _same_key(node: Mapping[str, Any], key: str) -> str:
+    """Find the key as it is spelled already: variables know neither case nor hyphens."""
+    if key in node:
+        return key
+    folded = key.lower().replace("-", "_")
+    return next((known for known in node if known.lower().replace("-", "_") == folded), key)
+
+
+def _file(path: str | None, problems: list[str]) -> Iterator[Given]:
+    if not path:
+        return
+    try:
+        text = File(path).read_text(encoding="utf-8")
+        if text.lstrip().startswith("{"):  # JSON is YAML, but for the tabs between its parts
+            text = text.replace("\t", " ")
+        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        problems.append(f"configuration file: '{path}' cannot be read: {error.strerror}; valid: a YAML file")
+    except UnicodeDecodeError:
+        problems.append(f"configuration file: '{path}' is not UTF-8 text; valid: a YAML file")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Never str(error): it quotes the line, which may hold a password.
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        # For the same reason what its words quote: in `password: *abc` the alias is one.
+        why = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "'...'", getattr(error, "problem", None) or "it cannot be parsed")
+        problems.append(f"configuration file: '{path}'{where} is not YAML: {why}; valid: a YAML file")
+    else:
+        if isinstance(tree, dict):
+            yield from _leaves(tree, (), f"file {path}")
+        elif tree is not None:
+            problems.append(
+                f"configuration file: '{path}' holds no sections; valid: `section:` with `key: value` below"
+            )
+
+
+def _leaves(value: Any, path: Path, origin: str) -> Iterator[Given]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)), origin)
+        return
+    if value is None:
+        place, above = place_at(path), place_at(path[:-1])
+        if place and place.model and above and above.model is None:
+            value = {}  # `tables: {orders: }`, an entry without settings
+        elif place and above and above.model:
+            return  # a setting or section with nothing after the colon is not given
+    if path:
+        yield path, value, origin
+
+
+def _old_variables(environ: Mapping[str, str]) -> Iterator[Given]:
+    for name, key in OLD_VARIABLES.items():
+        value = environ.get(name, "")
+        if name == "ENV":
+            value = _MODES.get(value.lower(), "")
+        if value and not _is_link(value):
+            yield tuple(key.split(".")), value, f"env {name}"
+
+
+def _is_link(value: str) -> bool:
+    # Kubernetes sets API_PORT=tcp://10.0.0.1:80 in every pod beside a service that is named "api".
+    return re.match(r"(tcp|udp|sctp)://", value) is not None
+
+
+def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    for name, value in sorted(environ.items()):
+        if not name.startswith("SYTQ_") or not value or name == "SYTQ_CONFIG" or _file_of(name):
+            continue
+        path = _path_of(name)
+        if len(path) > 1 or place_at(path):
+            yield from _entries(path, value, f"env {name}")
+        elif not _is_link(value) and (meant := _with_one_underscore(name)):
+            problems.append(f"{name}: no such variable; did you mean {meant}?")
+
+
+def _named_files(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    for name, file in sorted(environ.items()):
+        if file and (path := _file_of(name)):
+            yield from _secret(path, name, File(file), problems)
+
+
+def _credentials(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        files = sorted(File(folder).iterdir()) if folder else []
+    except OSError:
+        return  # inherited from the unit of another service, whose credentials are not for us
+    for file in files:
+        path = _path_of(file.name.upper())
+        if file.name.upper().startswith("SYTQ_") and len(path) > 1:
+            yield from _secret(path, file.name, file, problems)
+
+
+def _secret(path: Path, name: str, file: File, problems: list[str]) -> Iterator[Given]:
+    try:
+        value = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        problems.append(f"{name}: file '{file}' cannot be read: {why}; valid: a file with the secret")
+        return
+    if not value:
+        problems.append(f"{name}: file '{file}' is empty; valid: a file with the secret")
+        return
+    yield from _entries(path, value, f"secret file {file}")
+
+
+def _path_of(name: str) -> Path:
+    return tuple(name.removeprefix("SYTQ_").lower().split("__"))
+
+
+def _file_of(name: str) -> Path | None:
+    """The setting whose value stands in the file that the variable SYTQ_..._FILE names."""
+    if not name.startswith("SYTQ_") or not name.endswith("_FILE") or "__" not in name:
+        return None
+    above = place_at(_path_of(name)[:-1])
+    if above and above.model and _path_of(name)[-1] in above.model.model_fields:
+        return None
+    return _path_of(name.removesuffix("_FILE"))
+
+
+def _with_one_underscore(name: str) -> str | None:
+    words = name.removeprefix("SYTQ_").removesuffix("_FILE").lower()
+    section, _, key = words.partition("_")
+    above = place_at((section,))
+    if above and above.model and key in above.model.model_fields:
+        return f"SYTQ_{section.upper()}__{key.upper()}{'_FILE' if name.endswith('_FILE') else ''}"
+    return None
+
+
+def _entries(path: Path, text: str, origin: str) -> Iterator[Given]:
+    """Yield what a variable's text means at this place: JSON for mappings and lists, else the text."""
+    place = place_at(path)
+    value: Any = text
+    guessed = place is not None and place.type is Any and not is_secret_key(path[-1])  # a password is text: `1e5`
+    if place and (guessed or (place.is_container and text.lstrip()[:1] in ("{", "["))):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+    if place and place.is_container and isinstance(value, dict):
+        yield from _leaves(value, path, origin)
+    else:
+        yield path, value, origin

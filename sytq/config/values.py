@@ -1,0 +1,221 @@
+"""The kinds of value that settings have: names, ports, sizes, secrets, addresses, status words.
+
+Owns reading one value and saying what is valid (the bare text in each Annotated, which error messages
+quote). Must not know any section.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any
+
+import jinja2
+import jinja2.meta
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
+from pydantic_core import PydanticCustomError
+
+from sytq.config import urls
+from sytq.config.masking import MASK, mask_url
+from sytq.config.patterns import VALID_HOST_PATTERN, VALID_URL_PATTERN, check_host_pattern, check_url_pattern
+
+
+def problem(reason: str, valid: str, *, key: str = "", value: object = None) -> PydanticCustomError:
+    """Return an error that says what is wrong; `key` and `value` name a setting inside the section."""
+    return PydanticCustomError(
+        "setting", "{reason}; valid: {valid}", {"reason": reason, "valid": valid, "key": key, "value": value}
+    )
+
+
+def _whole_number_as_text(value: object) -> object:
+    # `password: 123456` in YAML is a number; the old systems took it as the text that it is.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9]+)\s*([kmg]i?)?b?\s*", value, re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise problem("not a size", _SIZE)
+    power = "kmg".index(found[2][0].lower()) + 1 if found[2] else 0
+    return int(found[1]) * (1024 if found[2] and len(found[2]) == 2 else 1000) ** power
+
+
+def _show_size(value: int) -> str:
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if value and value % 1024**power == 0:
+            return f"{value // 1024**power}{unit}"
+    return str(value)
+
+
+def _by(check: Callable[[str], str], valid: str) -> Callable[[str], str]:
+    def validate(value: str) -> str:
+        try:
+            return check(value)
+        except ValueError as error:
+            raise problem(str(error), valid) from None
+
+    return validate
+
+
+def _network(value: object) -> object:
+    try:
+        return ipaddress.ip_network(value)  # type: ignore[arg-type]
+    except ValueError as error:
+        if isinstance(value, str) and "host bits" in str(error):
+            meant = ipaddress.ip_network(value, strict=False)
+            raise problem(f"has bits beyond its prefix, perhaps {meant} is meant", _CIDR) from None
+        raise problem("not a network", _CIDR) from None
+
+
+def _sentry_dsn(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"https?://[^\s@/:]+(:[^\s@/]*)?@[^\s@]+/\d+", secret.get_secret_value()):
+        raise problem("not a DSN", _DSN)
+    return secret
+
+
+def _signing_secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise problem("not base64 after whsec_", _WHSEC) from None
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise problem("wrong prefix or length", _WHSEC)
+    return value
+
+
+def _level(value: object) -> object:
+    """Take the level names of zap, logrus and slog, which the old systems' LOG_LEVEL spoke."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    return _LEVELS.get(word, word)
+
+
+def _log_format(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    return "console" if word == "text" else word
+
+
+def _rate(value: object) -> object:
+    """Starts and the seconds within which they are counted."""
+    form = r"\s*([0-9]{1,7})\s*/\s*([0-9]*)\s*(s|sec|m|min|h|hour|d|day)\s*"
+    found = re.fullmatch(form, value) if isinstance(value, str) else None
+    if found is None or int(found[1]) < 1 or found[2] == "0":
+        raise problem("not a rate", _RATE)
+    return int(found[1]), int(found[2] or 1) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[3][0]]
+
+
+def _show_rate(rate: tuple[int, float]) -> str:
+    return f"{rate[0]}/{rate[1]:g}s"
+
+
+def _template(text: str) -> str:
+    try:
+        names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))  # noqa: S701 (it renders nothing)
+    except jinja2.TemplateSyntaxError as error:
+        raise problem(f"line {error.lineno} is no Jinja template: {error.message}", _TEMPLATE) from None
+    for name in sorted(names - {"row", "outputs"}):
+        raise problem(f"there is no '{name}' in a prompt", _TEMPLATE)
+    return text
+
+
+_LEVELS = {
+    "trace": "debug",
+    "warn": "warning",
+    "critical": "error",
+    "dpanic": "error",
+    "panic": "error",
+    "fatal": "error",
+}
+_SIZE = "a number of bytes, or with a unit such as 512KiB, 1MiB"
+_CIDR = "a network such as 10.0.0.0/8, 192.168.1.7/32 or fd00::/8"
+_DSN = "https://key@host/project"
+_WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
+_RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
+_NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
+_IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
+_HOURS = "two times of day in UTC such as 16:30-00:30"
+_TEMPLATE = "a Jinja template over row and outputs"
+_HOST = "a host name or address without scheme and port"
+
+Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(_whole_number_as_text),
+    PlainSerializer(lambda secret: MASK if secret.get_secret_value() else "", return_type=str, when_used="json"),
+]
+SentryDsn = Annotated[Secret, AfterValidator(_sentry_dsn), _DSN]
+SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"), _NAME]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), _IDENTIFIER]
+#: Part of every Redis key; braces would move the keys to another slot of a cluster.
+Prefix = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$"),
+    "1 to 64 letters, digits, _, -, . or :",
+]
+#: A key in Redis, or the name of a consumer group.
+StreamName = Annotated[Text, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$"), "1 to 200 characters without spaces"]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$"), _HOST]
+AllowedHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator(str.lower), "a host name"]
+HostPattern = Annotated[str, AfterValidator(_by(check_host_pattern, VALID_HOST_PATTERN)), VALID_HOST_PATTERN]
+UrlPattern = Annotated[str, AfterValidator(_by(check_url_pattern, VALID_URL_PATTERN)), VALID_URL_PATTERN]
+Realm = Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f]{1,200}$'), 'text without ", \\ and control characters']
+Port = Annotated[int, Field(ge=1, le=65535), "a port from 1 to 65535"]
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[int, Field(ge=0, le=1000)]
+Rate = Annotated[
+    tuple[int, float],
+    BeforeValidator(_rate),
+    PlainSerializer(_show_rate, return_type=str, when_used="json"),
+    _RATE,
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    Field(ge=1),
+    PlainSerializer(_show_size, return_type=str, when_used="json"),
+    _SIZE,
+]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network), _CIDR]
+Level = Annotated[
+    str, BeforeValidator(_level), Field(pattern="^(debug|info|warning|error)$"), "debug, info, warning, error"
+]
+LogFormat = Annotated[str, BeforeValidator(_log_format), Field(pattern="^(json|console)$"), "json, console"]
+
+#: From the first time to the second, which may be on the next day.
+Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
+#: Six decimals of a price per million tokens make the cost of one token exact in the ledger.
+Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amount with at most 6 decimals"]
+Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
+
+_masked: Any = PlainSerializer(mask_url, return_type=str, when_used="json")
+DatabaseUrl = Annotated[
+    str, AfterValidator(_by(urls.check_database_url, urls.DATABASE_FORMS)), _masked, urls.DATABASE_FORMS
+]
+
+
+def _go_dsn(dsn: str) -> str:
+    urls.database_url_of_go_dsn(dsn)
+    return dsn
+
+
+GoDsn = Annotated[str, AfterValidator(_by(_go_dsn, urls.GO_DSN_FORM)), _masked, urls.GO_DSN_FORM]
+RedisUrl = Annotated[str, AfterValidator(_by(urls.check_redis_url, urls.REDIS_FORMS)), _masked, urls.REDIS_FORMS]
+Address = Annotated[str, AfterValidator(_by(urls.check_address, "host:port")), "host:port"]
+WebUrl = Annotated[
+    str,
+    AfterValidator(_by(urls.check_web_url, "https://host/path")),
+    _masked,
+    "https://host/path or http://host/path",
+]
+ProxyUrl = Annotated[str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), _masked, urls.PROXY_FORM]

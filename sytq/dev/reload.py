@@ -1,0 +1,107 @@
+"""Which plugin files were saved, and whether worker and API can take them up.
+
+Owns that: a file that cannot be loaded is named with the reason, and what runs goes on as it was until it can. Must not
+start or end anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from sytq.config import load
+from sytq.dev.plugins import here
+from sytq.errors import ConfigError
+from sytq.tasktypes.registry import Registry
+from sytq.testing.check import check
+
+_PERIOD = 0.3  # seconds between two looks, and without a change until a file counts as saved
+
+#: Path -> when it was written and its size.
+Seen = dict[Path, tuple[int, int]]
+
+
+class Saved:
+    """Looks at the folders of `plugins.paths` (`configured`), or at the project's own."""
+
+    def __init__(self, environ: Mapping[str, str], configured: bool) -> None:
+        self._environ = dict(environ)
+        self._configured = configured
+        self._paths = [Path(folder).absolute() for folder in load(environ=environ).plugins.paths]
+        self._seen = self._look()
+        self._broken: set[Path] = set()
+
+    def variables(self) -> dict[str, str]:
+        """The variable that names the project's folder, which may have come only now."""
+        folder = None if self._configured else here()
+        return {} if folder is None else {"SYTQ_PLUGINS__PATHS": json.dumps([str(folder)])}
+
+    def set_aside(self, registry: Registry) -> Iterator[str]:
+        """A line for each of our files that could not be loaded at the start."""
+        for each in registry.quarantined:
+            if (file := Path(each.source).absolute()) in self._seen:
+                yield f"{_near(file)} is set aside: {each.error}"
+
+    async def next(self, say: Callable[[str], None]) -> str:
+        """Wait until files were saved, added or removed, and all can be loaded; their names. Says which cannot."""
+        waiting: set[Path] = set()
+        while True:
+            changed = await self._changed()
+            waiting |= changed
+            self._broken = {file for file in self._broken - changed if file in self._seen}
+            for file in sorted(changed & self._seen.keys()):
+                for line in await asyncio.to_thread(self._problems, file):
+                    self._broken.add(file)
+                    say(line)
+            if not self._broken:
+                return ", ".join(_near(file) for file in sorted(waiting))
+            still = ", ".join(_near(file) for file in sorted(self._broken))
+            say(f"Not reloaded, what runs goes on as it was: mend {still}")
+
+    async def _changed(self) -> set[Path]:
+        while True:
+            await asyncio.sleep(_PERIOD)
+            before, now = self._seen, await asyncio.to_thread(self._look)
+            if now == before:
+                continue
+            while True:  # an editor may write in several steps
+                await asyncio.sleep(_PERIOD)
+                later = await asyncio.to_thread(self._look)
+                if later == now:
+                    break
+                now = later
+            self._seen = now
+            return {file for file in before.keys() | now.keys() if before.get(file) != now.get(file)}
+
+    def _look(self) -> Seen:
+        project = None if self._configured else here()
+        found: Seen = {}
+        for folder in [project] if project else self._paths if self._configured else []:
+            for file in folder.glob("*.py"):
+                try:
+                    status = file.stat()
+                except OSError:  # removed just now
+                    continue
+                found[file] = (status.st_mtime_ns, status.st_size)
+        return found
+
+    def _problems(self, file: Path) -> list[str]:
+        """A line for each reason why a worker could not take this file up."""
+        try:
+            report = check(file, self._environ | self.variables(), tests=False)
+        except (OSError, ConfigError) as error:
+            return [f"{_near(file)}: {error}"]
+        return [
+            f"{_near(file)}{f':{problem.line}' if problem.line else ''}: {problem.text}"
+            for problem in report.problems
+            if problem.fatal
+        ]
+
+
+def _near(file: Path) -> str:
+    """The path as a person in this folder would write it."""
+    path = os.path.relpath(file)
+    return str(file) if path.startswith("..") else path

@@ -1,0 +1,195 @@
+"""Acknowledgements: the outcomes of finished runs, written in batches by one thread until Redis took them.
+
+Owns the order "run, then settle", and the last ends while only Redis may know them. Must not decide an outcome.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import threading
+import time
+from collections.abc import Callable, Collection
+
+import structlog
+
+from sytq.broker.connection import Redis
+from sytq.broker.delivery import Delivery, Outcome, cancellation
+from sytq.broker.keys import GROUP, Keys
+from sytq.errors import RedisUnavailable
+from sytq.executor.watchdog import turn
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 200
+#: How long ends are kept (seconds, and bytes of them at most) after Redis took them. The recorder normally writes them
+#: to SQL within a second; those that an emptied Redis knew alone are told again.
+_KEPT = 10.0
+_KEPT_BYTES = 16 << 20
+_RUN_BYTES = 2000  # of a run beside its texts, which it has as text and as what they say
+_ENDS = ("done", "dead", "cancelled")
+
+
+class Acks(threading.Thread):
+    """While one batch is written the next one gathers: busy workers share round trips, idle ones wait for none."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        consumer: str,
+        limited: Collection[str],
+        settled: Callable[[Delivery], None],
+    ) -> None:
+        super().__init__(name="acks", daemon=True)
+        self._redis = redis
+        self._keys = keys
+        self._consumer = consumer
+        self._limited = limited  # queues with a limit: a place that becomes free is announced
+        self._settled = settled
+        self._waiting: list[Delivery] = []
+        self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
+        self._taken_bytes = 0
+        self._changed = threading.Condition()
+        self._writing = False
+        self._stopping = False
+
+    def put(self, delivery: Delivery) -> None:
+        """Settle a run, soon."""
+        delivery.ended = time.time()
+        with self._changed:
+            self._waiting.append(delivery)
+            self._changed.notify_all()
+
+    def forget(self) -> None:
+        """Drop the ends that SQL has by now: the Redis that took them is still there."""
+        with self._changed:
+            self._forget(lambda at: at < time.monotonic() - _KEPT)
+
+    def repeat(self) -> None:
+        """Settle once more what ended lately: Redis was emptied, perhaps before the ends were written to SQL."""
+        with self._changed:
+            self._waiting += [delivery for _, _, delivery in self._taken]
+            self._taken.clear()
+            self._taken_bytes = 0
+            self._changed.notify_all()
+
+    def stop(self, timeout: float) -> bool:
+        """Write what is waiting, for at most `timeout` seconds, and end. False when something was left."""
+        with self._changed:
+            empty = self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout)
+            self._stopping = True
+            self._changed.notify_all()
+        return empty
+
+    def run(self) -> None:
+        pause = 0.05
+        while True:
+            with self._changed:
+                turn()
+                self._changed.wait_for(lambda: self._waiting or self._stopping, timeout=1.0)
+                if not self._waiting:
+                    if self._stopping:
+                        return
+                    continue
+                batch, self._writing = self._waiting[:_BATCH], True
+            try:
+                self._write(batch)
+            except RedisUnavailable as error:
+                # The work is done and must not be done again: its outcome stays here until Redis answers.
+                log.warning("acknowledgements wait for Redis", waiting=len(self._waiting), error=str(error))
+                if self._stopping:
+                    return
+                time.sleep(pause)
+                pause = min(pause * 2, 1.0)
+                continue
+            finally:
+                with self._changed:
+                    self._writing = False
+            pause = 0.05
+            with self._changed:
+                del self._waiting[: len(batch)]
+                self._changed.notify_all()
+
+    def _write(self, batch: list[Delivery]) -> None:
+        slots: dict[tuple[str, str], int] = {}
+        args: list[str | bytes | int] = [GROUP, self._consumer]
+        for run in batch:
+            outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
+            slot = slots.setdefault((run.stream, run.queue_name), len(slots) + 1)
+            attempts = run.attempts if outcome.counts else max(run.attempts - 1, 0)
+            args += [
+                slot,
+                run.id,
+                run.type,
+                run.entry,
+                run.token,
+                outcome.kind if outcome.counts or outcome.kind != "retry" else "wait",
+                attempts,
+                int(outcome.delay * 1000),
+                self._event(run, outcome, attempts),
+                run.body,
+                int(run.queue_name in self._limited),
+                # Settled without being over, it ends so if it was to be cancelled.
+                self._event(run, Outcome("cancelled", error=cancellation(run)), attempts)
+                if outcome.kind in ("retry", "return")
+                else "",
+            ]
+        keys = self._keys
+        names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
+        names.append(keys.gates_waiting)
+        for stream, queue in slots:
+            names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
+        for run, done in zip(batch, self._redis.call("ack", names, args), strict=True):
+            if not done and not run.told:
+                log.warning("outcome dropped: the task belongs to another start", task_id=run.id, token=run.token)
+            if done and run.outcome and run.outcome.kind in _ENDS:
+                run.told = True
+                self._keep(run, _RUN_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
+            self._settled(run)
+
+    def _keep(self, run: Delivery, size: int) -> None:
+        with self._changed:
+            self._taken.append((time.monotonic(), size, run))
+            self._taken_bytes += size
+            self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)
+
+    def _forget(self, enough: Callable[[float], bool]) -> None:
+        while self._taken and enough(self._taken[0][0]):
+            self._taken_bytes -= self._taken.popleft()[1]
+
+    def _event(self, run: Delivery, outcome: Outcome, attempts: int) -> str:
+        now = int(time.time() * 1000)
+        return json.dumps(
+            {
+                "state": STATES[outcome.kind],
+                "attempts": attempts,
+                "worker": self._consumer,
+                "outcome": named(outcome),
+                "started": int(run.started * 1000),
+                "finished": int(run.ended * 1000),
+                "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
+                "result": outcome.result,
+                "error": outcome.error,
+                "fingerprint": outcome.fingerprint,
+                "progress": run.progress,
+                "detail": run.detail,
+            },
+        )
+
+
+#: The task's state after each outcome (as in ack.lua), and the word for the attempt in the ledger.
+STATES = {
+    "done": "succeeded",
+    "retry": "retrying",
+    "dead": "dead",
+    "unreadable": "dead",
+    "cancelled": "cancelled",
+    "return": "queued",
+}
+OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
+
+
+def named(outcome: Outcome) -> str:
+    """What came of a run, in the words of the ledger."""
+    return OUTCOMES[outcome.kind] if outcome.counts or outcome.kind != "retry" else "waited"

@@ -1,0 +1,188 @@
+"""One start of a task: what it is given, and the writes that only the start that holds the task may do.
+
+Owns the fence and what both contexts (sytq.executor.context) share. Blocks; must not know on what thread or loop it
+runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import peewee
+import structlog
+
+from sytq.broker.broker import StreamsBroker
+from sytq.broker.delivery import Delivery, cancellation
+from sytq.broker.limiter import Gate, Passage
+from sytq.config import Settings
+from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
+from sytq.executor.transaction import Transaction
+from sytq.http import BlockingClient, Client
+from sytq.ledger.database import read
+from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.models import Step, Task
+from sytq.ledger.search import History
+from sytq.service.control import Operator
+from sytq.service.submission import Submitter
+from sytq.states import RUNNING
+from sytq.tasktypes.declaration import TaskType, encode
+
+T = TypeVar("T")
+
+_MOST_DETAIL = 64 << 10
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the contexts of one process share; made by `sytq.runtime`."""
+
+    settings: Settings
+    ledger: Ledger
+    broker: StreamsBroker
+    submitter: Submitter
+    operator: Operator
+    history: History
+    client: Client
+    blocking_client: BlockingClient
+    threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
+
+
+class Start:
+    """What a context is made of."""
+
+    def __init__(self, services: Services, declared: TaskType, delivery: Delivery) -> None:
+        self._services = services
+        self._delivery = delivery
+        self.id = delivery.id
+        self.type = declared.name
+        self.attempt = delivery.attempts  # 1 at the first run
+        self.max_attempts = delivery.max_attempts or declared.backoff.max_attempts
+        self.token = delivery.token
+        self.idempotency_key = delivery.id
+        self.request_id = delivery.request_id  # of the request that the task came with, for calls made in its name
+        self.traceparent = delivery.traceparent
+        self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
+        self.timeout = declared.seconds
+        self.config = declared.config
+        self.settings = services.settings
+        self.operator = services.operator  # changes to other tasks, and
+        self.history = services.history  # finding them
+        self.log = structlog.get_logger(f"sytq.task.{declared.name}").bind(
+            task_id=delivery.id, type=declared.name, attempt=delivery.attempts, **delivery.origin
+        )
+
+    def cancelled(self) -> bool:
+        """Whether somebody asked for this task's cancellation; known within a heartbeat. The next call that writes
+        raises Cancelled; an async task is cancelled wherever it waits."""
+        return self._delivery.cancelled_by is not None
+
+    def remaining(self) -> float:
+        """As in the contexts below."""
+        raise NotImplementedError
+
+    def detail(self, **fields: Any) -> None:
+        """Keep something with this attempt in the ledger: JSON values, 64 KiB of text in all, and no secrets.
+
+        `status` (of an HTTP answer) and `host` (that is called, in ASCII) can be searched for. Raises ValueError.
+        """
+        detail = self._delivery.detail | fields
+        status, host = detail.get("status", 0), detail.get("host", "")
+        if not isinstance(status, int) or not 0 <= status < 1000:
+            raise ValueError("the detail `status` is a number below 1000")
+        if not isinstance(host, str) or not host.isascii() or len(host) > 255:
+            raise ValueError("the detail `host` is a name of at most 255 ASCII characters")
+        if len(encode(detail)) > _MOST_DETAIL:
+            raise ValueError(f"the detail of an attempt has at most {_MOST_DETAIL} characters")
+        self._delivery.detail = detail
+
+    def _turn(self) -> None:
+        self._go_on()
+        before = self._services.ledger.before(self.id)
+        if before:
+            after = _until_turn(before, utcnow())
+            raise Waiting(after, reason=f"waiting for its turn: {len(before)} before it")
+
+    def _go_on(self) -> None:
+        if self._delivery.cancelled_by is not None:
+            raise Cancelled(cancellation(self._delivery))
+        if self.remaining() <= 0:
+            raise TimedOut(f"timed out after {self.timeout:g} s")
+
+    def _progress(self, done: int, of: int | None, text: str) -> None:
+        self._go_on()
+        state = {"done": done, "of": of, "text": text}
+        try:
+            held = self._services.broker.touch(self._delivery, encode(state))
+        except RedisUnavailable:
+            return  # a report of progress is not worth failing the task for
+        if not held:
+            raise Lost(f"start {self.token} of task {self.id} no longer holds it")
+        self._delivery.progress = state
+        self._go_on()
+
+    def _transaction(self, work: Callable[[Transaction], T]) -> T:
+        self._go_on()
+        transaction: Transaction | None = None
+
+        def guarded() -> T:
+            nonlocal transaction
+            # Anew at each try: a deadlock runs the whole again.
+            transaction = Transaction(self._services.ledger, self._services.submitter, self._delivery)
+            return work(transaction)
+
+        value = self._services.ledger.fenced(self.id, self.token, guarded)
+        assert transaction is not None
+        self._services.submitter.dispatch(transaction.tasks)
+        if awaited := [on_id for task in transaction.tasks for on_id in task.after]:
+            with contextlib.suppress(DatabaseUnavailable):  # then the reconciler sees those that had ended before
+                self._services.submitter.record((), awaited)
+        return value
+
+    def _read(self, work: Callable[[peewee.Database], T]) -> T:
+        self._go_on()
+        database = self._services.ledger.database
+        return read(database, lambda: work(database))
+
+    def _begin_step(self, name: str) -> Step:
+        self._go_on()
+        return self._services.ledger.begin_step(self.id, self.token, name)
+
+    def _finish_step(self, name: str, value: object, also: Callable[[], None] | None) -> None:
+        self._services.ledger.finish_step(self.id, self.token, name, encode(value), also)
+
+    def _forget_step(self, name: str) -> None:
+        self._services.ledger.forget_step(self.id, self.token, name)
+
+    def _passage(self, gates: Iterable[Gate], units: int) -> Passage:
+        self._go_on()
+        return Passage(self.id, self.token, self._delivery.created_ms, gates, units)
+
+    def _close_gate(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
+        by = f"{self.type} {self.id}"
+        closed = self._services.broker.gates.pause(name, by, reason, seconds=seconds, person=False)
+        if closed:
+            (self.log.error if alert else self.log.warning)("gate closed", gate=name, reason=reason, seconds=seconds)
+        return closed
+
+    def _open_gate(self, name: str) -> bool:
+        opened = self._services.broker.gates.open(name, person=False)
+        if opened:
+            self.log.info("gate opened", gate=name)
+        return opened
+
+
+def _until_turn(before: list[Task], now: dt.datetime) -> float:
+    """Seconds until looking again is worth it: when the first of those before this one can have ended at the
+    earliest, and later the more there are."""
+    first = before[0]
+    wait = 0.0
+    if first.state == RUNNING and first.started_at:
+        wait = min((now - first.started_at).total_seconds() / 2, 5.0)
+    elif first.scheduled_at:
+        wait = (first.scheduled_at - now).total_seconds()
+    return min(max(wait, 0.0) + 0.25 * len(before), 60.0)

@@ -1,0 +1,267 @@
+"""What a running task may do: the `ctx` of every plugin function.
+
+Owns `Context` (plain functions, on a thread) and `AsyncContext` (async functions, on the event loop), which
+offer the same: in the second, whatever waits is awaited. Must not decide what a failure means (that is the
+retry middleware) nor how a task is carried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import peewee
+from dramatiq.middleware import TimeLimit
+from typing_extensions import Unpack
+
+from sytq.broker.delivery import Delivery
+from sytq.broker.limiter import Gate, Passage
+from sytq.errors import DatabaseUnavailable
+from sytq.executor.attempt import Services, Start
+from sytq.executor.transaction import Child, Transaction
+from sytq.http import BlockingClient, Client
+from sytq.service.tree import Outcome, outcomes
+from sytq.tasktypes.declaration import TaskType
+
+T = TypeVar("T")
+
+#: How long a result that exists already waits between tries to reach the ledger.
+_PATIENCE = 0.5
+
+
+class Context(Start):
+    """The context of a plain function."""
+
+    def __init__(
+        self, services: Services, declared: TaskType, delivery: Delivery, limit: TimeLimit | None = None
+    ) -> None:
+        super().__init__(services, declared, delivery)
+        self._limit = limit  # which interrupts the thread that this is made on
+        self._thread = threading.get_ident()
+        self._deadline = time.monotonic() + self.timeout
+
+    def remaining(self) -> float:
+        """The seconds left of this run's time limit, 0 when it is over: the deadline for what the task waits for."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    @property
+    def http(self) -> BlockingClient:
+        """The guarded HTTP client; no call through it outlasts the run's time limit."""
+        return self._services.blocking_client.within(self.remaining)
+
+    def progress(self, done: int, of: int | None = None, text: str = "") -> None:
+        """Show how far the task is. Raises Lost when another worker holds the task now."""
+        self._progress(done, of, text)
+
+    def transaction(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in one SQL transaction that commits only while this start holds the task. Raises Lost.
+
+        `work` may run several times (deadlock), so it changes nothing but the database.
+        """
+        return self._transaction(work)
+
+    def read(self, work: Callable[[peewee.Database], T]) -> T:
+        """Run `work(database)`, which only reads, on one connection without a transaction; it may run several times."""
+        return self._read(work)
+
+    def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
+        """Submit a child task and return its id, as `Transaction.enqueue`. Errors as `transaction`."""
+        return self._transaction(lambda tx: tx.enqueue(type_name, payload, **options))
+
+    def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
+        """Submit a child task for each key and payload and return their ids. Errors as `transaction`."""
+        return self._transaction(lambda tx: tx.enqueue_many(type_name, payloads))
+
+    def outcomes(self) -> list[Outcome]:
+        """How the tasks have ended that this one waited for (its `after`), in that order."""
+        return self._read(lambda database: outcomes(self.id))
+
+    @contextlib.contextmanager
+    def passage(self, *gates: Gate, units: int = 0) -> Iterator[Passage]:
+        """Go through all `gates` at once, reserving `units`; leave them at the end of the `with` block.
+
+        Where there is no room it raises Waiting, a Retry that must reach the worker: the task then waits in Redis,
+        without a place in a worker and without an attempt, and is called as soon as there is. Raises RedisUnavailable
+        (no attempt).
+        """
+        passage, way = self._passage(gates, units), self._services.broker.gates
+        way.enter(passage)
+        try:
+            yield passage
+        finally:
+            way.leave(passage)
+
+    def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+        """Let no task through a gate until `open_gate`, a person, or `seconds` later; with `alert` people are told.
+
+        False when it was closed already. Raises RedisUnavailable.
+        """
+        return self._close_gate(name, reason, seconds, alert)
+
+    def open_gate(self, name: str) -> bool:
+        """Undo `close_gate`, of this or another task; False when it was not closed, or by a person."""
+        return self._open_gate(name)
+
+    def turn(self) -> None:
+        """Go on once every task accepted before this one that has its ordering key has ended; until then the task
+        waits without using an attempt (raises Waiting)."""
+        self._turn()
+
+    def step(self, name: str, function: Callable[[], T], also: Callable[[], None] | None = None) -> T:
+        """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after.
+
+        What `also` writes to the database, it writes in the transaction that records the result.
+        """
+        step = self._begin_step(name)
+        if step.state == "done":
+            return json.loads(step.value or "null")  # type: ignore[no-any-return]
+        try:
+            value = function()
+        except Exception:
+            with contextlib.suppress(DatabaseUnavailable):  # it counts as interrupted then; the cause is what matters
+                self._forget_step(name)
+            raise
+        with self._off_the_clock():
+            while True:
+                try:
+                    self._finish_step(name, value, also)
+                    return value
+                except DatabaseUnavailable as error:
+                    # The result exists and may have cost money: it waits here rather than being made again.
+                    self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                    time.sleep(_PATIENCE)
+
+    @contextlib.contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """The time limit ends no run that has a result to keep, and the time that this takes is not the run's."""
+        if self._limit is None:
+            yield
+            return
+        began = time.monotonic()
+        self._limit.manager.remove_timeout(self._thread)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            self._deadline += now - began
+            left = (self._deadline - now) * 1000
+            self._limit.manager.add_timeout(self._thread, left)  # type: ignore[no-untyped-call]
+
+
+class AsyncContext(Start):
+    """The context of an async function: as `Context`, with `await`."""
+
+    def __init__(
+        self, services: Services, declared: TaskType, delivery: Delivery, deadline: asyncio.Timeout | None = None
+    ) -> None:
+        super().__init__(services, declared, delivery)
+        self._deadline = deadline
+        self._keeping = 0  # results of steps that are being kept, as several may run at once
+        self._left = 0.0  # seconds of the run's time when the first of them began
+
+    def remaining(self) -> float:
+        """As `Context.remaining`."""
+        if self._deadline is None:
+            return self.timeout
+        ends = self._deadline.when()
+        return self._left if ends is None else max(0.0, ends - time.monotonic())  # monotonic is the loop's clock too
+
+    @property
+    def http(self) -> Client:
+        """The guarded HTTP client."""
+        return self._services.client
+
+    async def progress(self, done: int, of: int | None = None, text: str = "") -> None:
+        """As `Context.progress`."""
+        await self.blocking(self._progress, done, of, text)
+
+    async def transaction(self, work: Callable[[Transaction], T]) -> T:
+        """As `Context.transaction`; `work` is a plain function and runs on a thread."""
+        return await self.blocking(self._transaction, work)
+
+    async def read(self, work: Callable[[peewee.Database], T]) -> T:
+        """As `Context.read`; `work` is a plain function and runs on a thread."""
+        return await self.blocking(self._read, work)
+
+    async def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
+        """As `Context.enqueue`."""
+        return await self.transaction(lambda tx: tx.enqueue(type_name, payload, **options))
+
+    async def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
+        """As `Context.enqueue_many`."""
+        return await self.transaction(lambda tx: tx.enqueue_many(type_name, payloads))
+
+    async def outcomes(self) -> list[Outcome]:
+        """As `Context.outcomes`."""
+        return await self.read(lambda database: outcomes(self.id))
+
+    @contextlib.asynccontextmanager
+    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
+        """As `Context.passage`, with `async with`."""
+        passage, way = self._passage(gates, units), self._services.broker.turnstile
+        try:
+            await way.enter(passage)
+            yield passage
+        finally:
+            await way.leave(passage)
+
+    async def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+        """As `Context.close_gate`."""
+        return await self.blocking(self._close_gate, name, reason, seconds, alert)
+
+    async def open_gate(self, name: str) -> bool:
+        """As `Context.open_gate`."""
+        return await self.blocking(self._open_gate, name)
+
+    async def turn(self) -> None:
+        """As `Context.turn`."""
+        await self.blocking(self._turn)
+
+    async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
+        """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
+        step = await self.blocking(self._begin_step, name)
+        if step.state == "done":
+            return json.loads(step.value or "null")  # type: ignore[no-any-return]
+        try:
+            value = await function()
+        except Exception:
+            with contextlib.suppress(DatabaseUnavailable):
+                await self.blocking(self._forget_step, name)
+            raise
+        with self._off_the_clock():
+            while True:
+                try:
+                    await self.blocking(self._finish_step, name, value, also)
+                    return value
+                except DatabaseUnavailable as error:
+                    self.log.warning("checkpoint waits for the database", step=name, error=str(error))
+                    await asyncio.sleep(_PATIENCE)
+
+    async def blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a short blocking `function` on the process's small thread pool."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._services.threads, functools.partial(function, *args))
+
+    @contextlib.contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """As `Context._off_the_clock`."""
+        if self._deadline is None or self._deadline.expired():
+            yield
+            return
+        now = asyncio.get_running_loop().time
+        if not self._keeping:
+            self._left = (self._deadline.when() or now()) - now()
+            self._deadline.reschedule(None)
+        self._keeping += 1
+        try:
+            yield
+        finally:
+            self._keeping -= 1
+            if not self._keeping and not self._deadline.expired():
+                self._deadline.reschedule(now() + self._left)

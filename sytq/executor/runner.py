@@ -1,0 +1,65 @@
+"""How a delivery becomes the call of its type's function, with its context and the type's own middleware.
+
+Owns that call. Must not decide what follows from it (middleware/retry.py) nor where it runs: threads and event loop are
+the broker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from dramatiq.middleware import TimeLimit, TimeLimitExceeded
+
+from sytq.broker.delivery import Delivery
+from sytq.errors import TimedOut
+from sytq.executor.attempt import Services
+from sytq.executor.context import AsyncContext, Context
+from sytq.tasktypes.declaration import TaskType
+
+
+class Crew:
+    """Who runs the tasks of one process. `services` is set before the first of them."""
+
+    services: Services
+
+    def __init__(self, limit: TimeLimit | None = None) -> None:
+        self._limit = limit  # which interrupts the thread that a plain function runs on
+
+    def runner(self, declared: TaskType) -> Callable[[Delivery], None]:
+        """The function of a plain type's actor."""
+
+        def run(delivery: Delivery) -> None:
+            context = Context(self.services, declared, delivery, self._limit)
+            try:
+                payload = declared.parse(delivery.payload, delivery.version)
+                with contextlib.ExitStack() as around:
+                    for middleware in declared.middleware:
+                        around.enter_context(middleware(context, payload))
+                    delivery.result = declared.function(context, payload)
+            except (TimeLimitExceeded, Exception) as error:
+                late = isinstance(error, TimeLimitExceeded)
+                late = late or (isinstance(error, TimeoutError) and context.remaining() <= 0)
+                # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
+                delivery.stuff_exception(TimedOut(f"timed out after {declared.seconds:g} s") if late else error)
+
+        return run
+
+    def async_runner(self, declared: TaskType) -> Callable[[Delivery], Awaitable[None]]:
+        """The coroutine function of an async type's actor."""
+
+        async def run(delivery: Delivery) -> None:
+            payload = declared.parse(delivery.payload, delivery.version)
+            try:
+                async with asyncio.timeout(declared.seconds) as deadline, contextlib.AsyncExitStack() as around:
+                    context = AsyncContext(self.services, declared, delivery, deadline)
+                    for middleware in declared.middleware:
+                        await around.enter_async_context(middleware(context, payload))
+                    delivery.result = await declared.function(context, payload)
+            except TimeoutError:
+                if deadline.expired():
+                    raise TimedOut(f"timed out after {declared.seconds:g} s") from None
+                raise
+
+        return run

@@ -1,0 +1,132 @@
+"""What a running task writes in one SQL transaction: its own rows, and tasks that exist exactly if it commits.
+
+Owns how a task's children come to be: their ids, and the checkpoints of tasks that stand for some of them, which make a
+rerun repeat nothing; and what they inherit. Must not begin or end the transaction: that is `ctx.transaction`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Required
+
+import peewee
+from typing_extensions import TypedDict
+
+from sytq.broker.delivery import Delivery
+from sytq.ids import derived_id
+from sytq.ledger.dependencies import OnFailure, join
+from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.models import Step, Task
+from sytq.service.submission import Submitter
+
+#: How the checkpoint is called that says which task stands for a child.
+_STOOD = "child "
+_PAGE = 500
+
+
+class Child(TypedDict, total=False):
+    """What a task says of a child beside type and payload. The same `key` is one task, however often its parent runs.
+
+    With `after` (ids of tasks that there are) it runs once all of these have ended: `on_failure="cancel"` cancels it as
+    soon as one of them is dead or cancelled, `"run"` runs it all the same. With `joins` whoever waits for the parent
+    waits for the child too.
+    """
+
+    key: Required[str]
+    run_at: dt.datetime | None
+    after: Sequence[str]
+    on_failure: OnFailure
+    joins: bool
+
+
+class Transaction:
+    """Inside `ctx.transaction`: the database, and tasks that exist exactly if the transaction commits."""
+
+    def __init__(self, ledger: Ledger, submitter: Submitter, delivery: Delivery) -> None:
+        self._ledger = ledger
+        self._submitter = submitter
+        self._parent = delivery
+        self.database: peewee.Database = ledger.database
+        self.tasks: list[NewTask] = []
+
+    def enqueue(
+        self,
+        type_name: str,
+        payload: object,
+        *,
+        key: str,
+        run_at: dt.datetime | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
+        joins: bool = False,
+    ) -> str:
+        """Insert a task and return its id; see `Child`. Raises InvalidInput."""
+        (task_id,) = self._insert(type_name, {key: payload}, run_at=run_at, after=after, on_failure=on_failure)
+        if joins:
+            join(self.database, self._parent.id, task_id)
+        return task_id
+
+    def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
+        """As `enqueue` for each key and payload, in this order; a few statements for all of them."""
+        return self._insert(type_name, payloads)
+
+    def _insert(
+        self,
+        type_name: str,
+        payloads: Mapping[str, object],
+        *,
+        run_at: dt.datetime | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
+    ) -> list[str]:
+        ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
+        # A run before this one may have made it, with another payload even; that one is what was promised. So is the
+        # task that stood for it then, also if it has ended since.
+        earlier = self._earlier(list(ids))
+        wanted = [*ids, *earlier.values()]
+        there = {row.id for row in Task.select(Task.id).where(Task.id.in_(wanted))}
+        earlier = {task_id: stood for task_id, stood in earlier.items() if stood in there}  # it may have been deleted
+        new = [
+            self._submitter.prepare(
+                type_name,
+                payload,
+                id=task_id,
+                owner=self._owner,
+                parent=self._parent.id,
+                request_id=self._parent.request_id,
+                traceparent=self._parent.traceparent,
+                run_at=run_at,
+                after=after,
+                on_failure=on_failure,
+            )
+            for task_id, payload in ids.items()
+            if task_id not in there and task_id not in earlier
+        ]
+        standing = self._ledger.insert(new)
+        self._remember(standing)
+        self.tasks += [task for task in new if task.id not in standing]
+        return [earlier.get(task_id) or standing.get(task_id, task_id) for task_id in ids]
+
+    def _earlier(self, ids: Sequence[str]) -> dict[str, str]:
+        """The tasks that stood for children of these ids in a run before this one."""
+        names = {_STOOD + task_id: task_id for task_id in ids}
+        found = Step.task_id == self._parent.id, Step.name.in_(list(names))
+        rows: Any = Step.select(Step.name, Step.value).where(*found).tuples()
+        return {names[name]: json.loads(stood) for name, stood in rows}
+
+    def _remember(self, standing: Mapping[str, str]) -> None:
+        """Note as checkpoints of the parent which tasks stand for its children, under whose ids there are no rows."""
+        now = utcnow()
+        common = {"task_id": self._parent.id, "token": self._parent.token, "state": "done"}
+        common |= {"started_at": now, "finished_at": now}
+        rows = [common | {"name": _STOOD + id, "value": json.dumps(stood)} for id, stood in standing.items()]
+        for start in range(0, len(rows), _PAGE):
+            Step.insert_many(rows[start : start + _PAGE]).on_conflict_replace().execute()
+
+    @cached_property
+    def _owner(self) -> str | None:
+        row = Task.get_or_none(Task.id == self._parent.id)
+        return None if row is None else row.owner

@@ -1,0 +1,35 @@
+"""The audit: who did what to what, and when.
+
+Owns every access to `sytq_audit`. Must not decide what is worth an entry; holds no secret and no payload.
+Times are naive UTC. Every method raises DatabaseUnavailable.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import peewee
+
+from sytq.ledger.database import read, transact
+from sytq.ledger.models import AuditEntry
+
+
+def note(at: dt.datetime, who: str, what: str, about: str, detail: str | None = None) -> None:
+    """Write one entry inside the caller's transaction, so that it stands exactly when what it tells of does."""
+    AuditEntry.insert(at=at, who=who[:64], what=what[:64], about=about[:255], detail=detail).execute()
+
+
+class Audit:
+    """The entries of one database."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+
+    def add(self, at: dt.datetime, who: str, what: str, about: str, detail: str | None = None) -> None:
+        """Write one entry in a transaction of its own."""
+        transact(self._database, lambda: note(at, who, what, about, detail))
+
+    def latest(self, limit: int) -> list[AuditEntry]:
+        """Return the latest entries, the newest first."""
+        query = AuditEntry.select().order_by(AuditEntry.id.desc()).limit(limit)
+        return read(self._database, lambda: list(query))

@@ -1,0 +1,11 @@
+"""Backups as files: tables written as text that both engines read, and brought back into an empty database.
+
+A file is gzip of JSON lines: a header, each table's rows as arrays behind its name, and a last line with the numbers
+of rows and the SHA-256 of every line before it. A file without that line is none. Must not know tasks or Redis.
+"""
+
+from sytq.ledger.backup.dump import dump
+from sytq.ledger.backup.format import Progress, Summary, check
+from sytq.ledger.backup.restore import restore
+
+__all__ = ["Progress", "Summary", "check", "dump", "restore"]

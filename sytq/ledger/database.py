@@ -1,0 +1,220 @@
+"""The database connection: one URL in, one pooled Peewee database out, and how a transaction is run.
+
+Owns connection settings, the retry of whole transactions and the translation of "it does not answer"
+into `DatabaseUnavailable`. Must not know any table.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import peewee
+from playhouse.pool import PooledSqliteDatabase
+from pymysql.constants import CLIENT
+
+from sytq.durations import parse_duration
+from sytq.errors import ConfigError, DatabaseUnavailable
+from sytq.ledger.pool import MaxConnectionsExceeded, MySQL
+from sytq.observability.metrics import Histogram
+
+T = TypeVar("T")
+
+_SECONDS = Histogram(
+    "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
+)
+
+#: MySQL error codes that say the server is not to be reached (now), or takes no writes: full, read-only.
+_MYSQL_AWAY = {0, 1021, 1040, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+#: Deadlock and lock wait timeout: the transaction was rolled back whole and may simply run again.
+_MYSQL_AGAIN = {1205, 1213}
+_SQLITE_AGAIN = ("database is locked", "database table is locked", "database is busy")
+_SQLITE_AWAY = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
+_TRIES = 6
+#: Seconds after which nothing is tried again: somebody waits, and each try may wait for a lock on its own.
+_ENOUGH = 10.0
+
+
+def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.Database:
+    """Return an unconnected, pooled database for `sqlite:///path` or `mysql://user:pw@host:port/name`.
+
+    `timeout` (seconds) bounds connecting, waiting for a pooled connection and SQLite's lock; reads and
+    writes on a MySQL socket get twice that. Raises ConfigError for another scheme.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return PooledSqliteDatabase(  # type: ignore[no-any-return]
+            unquote(parts.path[1:]),
+            max_connections=pool,
+            timeout=timeout,
+            check_same_thread=False,
+            lock_type="IMMEDIATE",
+            pragmas={
+                "journal_mode": "wal",
+                "synchronous": "full",
+                "foreign_keys": 1,
+                "busy_timeout": int(timeout * 1000),
+            },
+        )
+    if parts.scheme == "mysql":
+        query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+
+        def seconds(name: str, default: float) -> float:
+            return parse_duration(query[name]) if name in query else default
+
+        where = (
+            {"unix_socket": query["unix_socket"]}
+            if "unix_socket" in query
+            else {"host": parts.hostname or "localhost", "port": parts.port or 3306}
+        )
+        return MySQL(
+            unquote(parts.path[1:]),
+            user=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            charset=query.get("charset", "utf8mb4"),
+            max_connections=pool,
+            timeout=timeout,
+            stale_timeout=300,
+            connect_timeout=max(1, int(seconds("timeout", timeout))),
+            read_timeout=seconds("readTimeout", timeout * 2),
+            write_timeout=seconds("writeTimeout", timeout * 2),
+            # An UPDATE reports the rows it matched, also those it left as they were.
+            client_flag=CLIENT.FOUND_ROWS,
+            **where,
+            **_tls(query.get("tls")),
+        )
+    raise ConfigError(f"database.url: scheme '{parts.scheme}' is not valid; valid: sqlite, mysql")
+
+
+def _tls(mode: str | None) -> dict[str, Any]:
+    """PyMySQL's arguments for the Go driver's `tls` parameter; without one TLS is used where the server has it."""
+    if mode in (None, "preferred"):
+        return {}
+    if mode == "false":
+        return {"ssl_disabled": True}
+    context = ssl.create_default_context()
+    if mode == "skip-verify":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return {"ssl": context}
+
+
+def is_mysql(database: peewee.Database) -> bool:
+    """Say whether SQL for this database is MySQL's (or MariaDB's) dialect rather than SQLite's."""
+    return isinstance(database, peewee.MySQLDatabase)
+
+
+def transact(database: peewee.Database, work: Callable[[], T]) -> T:
+    """Run `work` in one transaction and return what it returns; on a deadlock run the whole of it again.
+
+    `work` must change nothing but the database, as it may run several times.
+    Raises DatabaseUnavailable when the database does not answer.
+    """
+    return _timed(database, work, database.atomic)
+
+
+def read(database: peewee.Database, work: Callable[[], T]) -> T:
+    """Run `work`, which only reads, on one pooled connection without a transaction. Errors as `transact`."""
+    return _timed(database, work, None)
+
+
+def look(database: peewee.Database, work: Callable[[], T]) -> T:
+    """As `read`, with all statements of `work` at one moment: none sees what is committed after the first."""
+    moment = "REPEATABLE READ" if is_mysql(database) else "DEFERRED"
+    return _timed(database, work, lambda: database.atomic(moment))
+
+
+def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
+    since, outcome = time.perf_counter(), "error"
+    try:
+        value = _attempt(database, work, transaction)
+        outcome = "ok"
+        return value
+    except DatabaseUnavailable:
+        outcome = "away"
+        raise
+    finally:
+        _SECONDS.observe(time.perf_counter() - since, outcome)
+
+
+def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
+    enough = time.monotonic() + _ENOUGH
+    for again in range(_TRIES):
+        try:
+            with database.connection_context():
+                if transaction is None:
+                    return work()
+                with transaction():  # type: ignore[attr-defined]
+                    return work()
+        except MaxConnectionsExceeded as error:
+            raise DatabaseUnavailable("all pooled database connections are busy") from error
+        except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
+            verdict = _verdict(error)
+            if verdict == "other" or database.in_transaction():
+                raise  # inside another transaction the outermost one decides
+            if verdict == "away" or again == _TRIES - 1 or time.monotonic() > enough:
+                raise DatabaseUnavailable(f"the database does not answer: {_brief(error)}") from error
+        time.sleep(random.uniform(0, 0.02 * 2**again))  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+def _verdict(error: peewee.PeeweeException) -> str:
+    text = str(error).lower()
+    if any(words in text for words in _SQLITE_AGAIN):
+        return "again"
+    if any(words in text for words in _SQLITE_AWAY) or isinstance(error, peewee.InterfaceError):
+        return "away"
+    code = _code(error)
+    if code in _MYSQL_AGAIN:
+        return "again"
+    return "away" if code in _MYSQL_AWAY else "other"
+
+
+def _code(error: peewee.PeeweeException) -> int | None:
+    """The server's error number: Peewee keeps the driver's exception first, the driver its number."""
+    for argument in error.args:
+        if isinstance(argument, int):
+            return argument
+        if isinstance(argument, Exception) and argument.args and isinstance(argument.args[0], int):
+            return argument.args[0]
+    return None
+
+
+def _brief(error: peewee.PeeweeException) -> str:
+    return str(error.args[-1] if error.args else error)[:200]
+
+
+# -- SQL without an ORM row for each: building those costs more than the server
+
+
+def marks(database: peewee.Database, count: int) -> str:
+    """Placeholders for `count` values."""
+    return ", ".join(["%s" if is_mysql(database) else "?"] * count)
+
+
+def plain(value: Any) -> Any:
+    """A value as both databases store it."""
+    return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
+
+
+def execute_many(database: peewee.Database, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Run one statement for many rows. Plain placeholders only: PyMySQL sends anything else row by row."""
+    _execute_many(database, sql, [tuple(map(plain, row)) for row in rows])
+
+
+def insert_many(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:
+    """Insert rows, given as the values of each column. One that has none is left out, as each costs PyMySQL as much as
+    a value: its default must be NULL."""
+    used = {name: values for name, values in columns.items() if values.count(None) < len(values)}
+    sql = f"INSERT INTO {table} ({', '.join(used)}) VALUES ({marks(database, len(used))}) {tail}"  # noqa: S608
+    _execute_many(database, sql, list(zip(*used.values(), strict=True)))
+
+
+def _execute_many(database: peewee.Database, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    if rows:
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            database.cursor().executemany(sql, rows)

@@ -1,0 +1,76 @@
+"""A task that is to be accepted, and its row.
+
+Owns which columns a new row has. Must not begin a transaction, nor know who may submit what.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+
+import peewee
+
+from sytq.ledger.database import insert_many, is_mysql, plain
+from sytq.ledger.dependencies import OnFailure
+from sytq.states import QUEUED, SCHEDULED
+
+
+@dataclass(slots=True)  # not frozen: that alone makes it three times as costly to make one
+class NewTask:
+    """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC.
+
+    One with `after` is held until those tasks, which are there or inserted with it, have ended (see
+    `sytq.ledger.dependencies`).
+    """
+
+    id: str
+    type: str
+    queue: str
+    priority: str
+    payload: str
+    max_attempts: int | None = None
+    run_at: dt.datetime | None = None
+    owner: str | None = None
+    parent: str | None = None
+    unique_key: str | None = None
+    host: str | None = None
+    ordering_key: str | None = None
+    metadata: str | None = None  # JSON text, as are the next
+    callback: str | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+    after: tuple[str, ...] = ()
+    on_failure: OnFailure = "cancel"
+    version: int | None = None  # of the payload's form
+    retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
+    made: float = field(default_factory=time.monotonic, compare=False)
+
+    def behind(self, standing: Mapping[str, str]) -> NewTask:
+        """The same task, which comes after those that stand for the ones that it was to come after."""
+        if not self.after:
+            return self
+        after = tuple(standing.get(on_id, on_id) for on_id in self.after)
+        return replace(self, after=after, parent=standing.get(self.parent or "", self.parent))
+
+
+#: What a new row takes from its task as it is, by column.
+_COLUMNS = (
+    "id", "type", "queue", "priority", "payload", "max_attempts", "scheduled_at", "owner", "parent", "host",
+    "ordering_key", "unique_key", "metadata", "callback", "request_id", "traceparent", "version",
+)  # fmt: skip
+_VALUES = attrgetter(*("run_at" if name == "scheduled_at" else name for name in _COLUMNS))
+
+
+def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
+    """Insert the rows, inside the caller's transaction; one that is there already stays as it is."""
+    if not tasks:
+        return
+    columns = dict(zip(_COLUMNS, zip(*map(_VALUES, tasks), strict=True), strict=True))
+    columns["scheduled_at"] = tuple(map(plain, columns["scheduled_at"]))
+    columns["state"] = tuple(SCHEDULED if task.run_at or task.after else QUEUED for task in tasks)
+    columns["held"] = tuple(task.on_failure if task.after else None for task in tasks)
+    tail = "ON DUPLICATE KEY UPDATE id = id" if is_mysql(database) else "ON CONFLICT (id) DO NOTHING"
+    insert_many(database, "sytq_tasks", columns, tail)

@@ -1,0 +1,337 @@
+"""The ledger: every write to our own tables, and the reads that stand beside them.
+
+Owns the SQL of tasks, attempts and steps, in MySQL's and SQLite's dialect, and the guard that only legal
+state changes happen: a terminal row never changes, a smaller token never overwrites a larger one.
+Must not know Redis, HTTP or any task type. All times are naive UTC; payloads and results are JSON text.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
+
+import peewee
+
+from sytq.errors import Lost
+from sytq.ledger import dependencies
+from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
+from sytq.ledger.events import Change, write_attempts, write_states
+from sytq.ledger.insert import NewTask as NewTask
+from sytq.ledger.insert import write_new
+from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
+from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
+
+T = TypeVar("T")
+
+
+def utcnow() -> dt.datetime:
+    """The time as the ledger writes it: naive UTC."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
+
+
+def from_ms(ms: int) -> dt.datetime:
+    """Unix milliseconds (Redis' clock) as the ledger's naive UTC time."""
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).replace(tzinfo=None)
+
+
+class Ledger:
+    """Reads and writes of our tables on one database. Every method raises DatabaseUnavailable when it is away."""
+
+    def __init__(
+        self, database: peewee.Database, over: Callable[[Sequence[str]], Collection[str]] = lambda ids: ()
+    ) -> None:
+        """`over(ids)` tells which tasks have ended though their rows do not say so yet."""
+        self.database = database
+        self._over = over
+        self._mysql = is_mysql(database)
+        database.bind(MODELS)
+
+    # -- submission
+
+    def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+        """Insert `tasks`, and whatever `also` writes before them, in one transaction: all or nothing.
+
+        Returns what `insert` does.
+        """
+
+        def work() -> dict[str, str]:
+            if also:
+                also()
+            return self.insert(tasks)
+
+        return transact(self.database, work)
+
+    def insert(self, tasks: Iterable[NewTask]) -> dict[str, str]:
+        """Insert `tasks` inside the caller's transaction; one that is there already stays as it is.
+
+        A task whose unique key an unfinished task has is not inserted: returned as its id -> that task's id. What was
+        to come after it comes after that one. Raises InvalidInput for an `after` that is no task.
+        """
+        tasks = list(tasks)
+        keys = {task.id: task.unique_key for task in tasks if task.unique_key}
+        if keys:  # a task that is there already has its key, or has ended with it
+            there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(keys)))}
+            keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
+        standing = self.claim(keys)
+        tasks = [task.behind(standing) if standing else task for task in tasks if task.id not in standing]
+        write_new(self.database, tasks)
+        if waits := {task.id: task.after for task in tasks if task.after}:
+            dependencies.hold(self.database, waits)
+        return standing
+
+    def try_write(self) -> None:
+        """Do all that a write takes, and change nothing: what stands in its way is raised as for any other."""
+        transact(self.database, lambda: Task.update(state=Task.state).where(Task.id == "").execute())
+
+    def claim(self, keys: dict[str, str]) -> dict[str, str]:
+        """Claim unique keys (task id -> key) inside the caller's transaction; return those that another has."""
+        if not keys:
+            return {}
+        into = f"INSERT INTO sytq_unique (task_id, unique_key) VALUES ({marks(self.database, 2)})"
+        keep = "ON DUPLICATE KEY UPDATE task_id = task_id" if self._mysql else "ON CONFLICT DO NOTHING"
+        # In one order, so that two batches with the same keys wait for each other rather than deadlock.
+        execute_many(self.database, f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
+        query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
+        holders = {row.unique_key: row.task_id for row in query}
+        standing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
+        # Of this batch the rows are not written yet.
+        over = self._gone(set(standing.values()) - set(keys)) if standing else set()
+        for task_id in [task_id for task_id, holder in standing.items() if holder in over]:
+            here = UniqueKey.unique_key == keys[task_id]
+            if UniqueKey.update(task_id=task_id).where(here, UniqueKey.task_id == standing[task_id]).execute():
+                del standing[task_id]
+            else:  # another one has taken it over, of this batch or not
+                standing[task_id] = UniqueKey.get(here).task_id
+        return standing
+
+    def _gone(self, holders: set[str]) -> set[str]:
+        """Those of these holders of unique keys that have ended, or have no row: another program may write either."""
+        there = {row.id for row in Task.select(Task.id).where(Task.id.in_(holders), Task.state.in_(UNFINISHED))}
+        return (holders - there) | set(self._over(list(there)) if there else ())
+
+    # -- reading
+
+    def get(self, task_id: str) -> Task | None:
+        """Return one task's row, or None."""
+        found: Task | None = read(self.database, lambda: Task.get_or_none(Task.id == task_id))
+        return found
+
+    def some(self, ids: Sequence[str]) -> dict[str, Task]:
+        """Return those of these tasks that there are, by id."""
+        query = Task.select().where(Task.id.in_(list(ids)))
+        return read(self.database, lambda: {row.id: row for row in query})
+
+    def find(
+        self,
+        *,
+        states: Sequence[str] = (),
+        queue: str | None = None,
+        owner: str | None = None,
+        limit: int = 10,
+        offset: int = 0,
+    ) -> tuple[list[Task], int]:
+        """Return the newest tasks that match, and how many match in all."""
+        where = [Task.state.in_(states)] if states else []
+        if queue is not None:
+            where.append(Task.queue == queue)
+        if owner is not None:
+            where.append(Task.owner == owner)
+
+        def work() -> tuple[list[Task], int]:
+            query = Task.select().where(*where) if where else Task.select()
+            page = query.order_by(Task.created_at.desc(), Task.id.desc()).limit(limit).offset(offset)
+            return list(page), query.count()
+
+        return read(self.database, work)
+
+    def count_dead(self) -> int:
+        """Return how many tasks are dead; read from an index."""
+        return read(self.database, lambda: int(Task.select().where(Task.state == DEAD).count()))
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return what happened at each start of a task, oldest first."""
+        query = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token)
+        return read(self.database, lambda: list(query))
+
+    def steps(self, task_id: str) -> list[Step]:
+        """Return a task's checkpoints in the order in which they began."""
+        query = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
+        return read(self.database, lambda: list(query))
+
+    def before(self, task_id: str, limit: int = 100) -> list[Task]:
+        """Return the unfinished tasks accepted before this one that have its ordering key, oldest first."""
+        me, other = Task.alias(), Task.alias()
+        earlier = (other.created_at < me.created_at) | ((other.created_at == me.created_at) & (other.id < me.id))
+        query = (
+            me.select(other.id, other.state, other.scheduled_at, other.started_at)
+            .join(other, on=(other.ordering_key == me.ordering_key) & earlier)
+            # One that is held may wait for this one.
+            .where(me.id == task_id, other.state.in_(UNFINISHED), other.held.is_null())
+            .order_by(other.created_at, other.id)
+            .limit(limit)
+            .objects(Task)
+        )
+
+        def work() -> list[Task]:
+            found = list(query)
+            over = set(self._over([row.id for row in found])) if found else set()
+            # When all of these have ended, and there may be more: the last one stands for those.
+            return [row for row in found if row.id not in over] or found[limit - 1 :]
+
+        return read(self.database, work)
+
+    def histories(self, ids: Sequence[str]) -> dict[str, tuple[list[Attempt], list[Step]]]:
+        """Return the attempts and the steps of these tasks, each in order."""
+        wanted = list(ids)
+        attempts = Attempt.select().where(Attempt.task_id.in_(wanted)).order_by(Attempt.task_id, Attempt.token)
+        steps = Step.select().where(Step.task_id.in_(wanted)).order_by(Step.task_id, Step.started_at, Step.name)
+
+        def work() -> dict[str, tuple[list[Attempt], list[Step]]]:
+            found: dict[str, tuple[list[Attempt], list[Step]]] = {task_id: ([], []) for task_id in wanted}
+            for attempt in attempts:
+                found[attempt.task_id][0].append(attempt)
+            for step in steps:
+                found[step.task_id][1].append(step)
+            return found
+
+        return read(self.database, work)
+
+    def unfinished(self, after: str, limit: int) -> list[str]:
+        """Return the ids of up to `limit` tasks that have not ended and may run, in their order from behind `after`."""
+        may_run = Task.state.in_(UNFINISHED), Task.held.is_null(), Task.id > after
+        query = Task.select(Task.id).where(*may_run).order_by(Task.id).limit(limit)
+        return read(self.database, lambda: [task.id for task in query])
+
+    def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
+        """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; of
+        that moment those with ids behind `after`."""
+        later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
+        query = Task.select(Task.id, Task.created_at)
+        may_start = Task.state.in_((QUEUED, SCHEDULED)), Task.held.is_null()
+        query = query.where(*may_start, Task.created_at >= since, later)
+        found: Any = query.order_by(Task.created_at, Task.id).limit(limit).tuples()
+        return read(self.database, lambda: list(found))
+
+    def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
+        """Return those of `ids` that have not ended by now."""
+        query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
+        return read(self.database, lambda: list(query))
+
+    # -- what the recorder writes
+
+    def record(
+        self,
+        changes: Sequence[Change],
+        follow: Callable[[list[Task]], list[NewTask]] = lambda rows: [],
+        ended: Sequence[str] = (),
+    ) -> list[NewTask | Task]:
+        """Write a batch of events in one transaction, the latest state of each task once; repeating it is harmless.
+
+        `follow` gets those tasks whose recorded end others wait to hear of (they are dead or cancelled, or have a
+        callback) and says which tasks come of it. Those who wait for a task that ended by this batch, or is one of
+        `ended`, are told. Returns the tasks to dispatch: what follows, and what waited and may run.
+        """
+        latest: dict[str, Change] = {}
+        for change in changes:
+            seen = latest.get(change.id)
+            if seen is None or (change.token, change.state != RUNNING) >= (seen.token, seen.state != RUNNING):
+                latest[change.id] = change
+
+        def work() -> list[NewTask | Task]:
+            write_attempts(self.database, [c for c in changes if c.state == RUNNING or (c.token and c.outcome)])
+            followers: list[NewTask] = []
+            ready: list[str] = []
+            states, over = list(latest.values()), list(ended)
+            while states or over:
+                write_states(self.database, states)
+                over += self._ended([c.id for c in states if c.state in TERMINAL], follow, followers)
+                freed = dependencies.free(over, utcnow())
+                ready += freed.ready
+                # What is cancelled because of these ends has ended too, and others may wait for it.
+                states, over = freed.refused, []
+            self.insert(followers)
+            return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
+
+        return transact(self.database, work)
+
+    def _ended(
+        self, ids: list[str], follow: Callable[[list[Task]], list[NewTask]], followers: list[NewTask]
+    ) -> list[str]:
+        """Those of `ids` that have ended by their rows; `followers` gets what follows from that."""
+        if not ids:
+            return []
+        told = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
+        finished = Task.select(Task.id, told.alias("told")).where(Task.id.in_(ids), Task.state.in_(TERMINAL))
+        rows: Any = list(finished.tuples())
+        UniqueKey.delete().where(UniqueKey.task_id.in_([task_id for task_id, _ in rows])).execute()
+        if heard := [task_id for task_id, is_told in rows if is_told]:
+            followers += follow(list(Task.select().where(Task.id.in_(heard))))
+        return [task_id for task_id, _ in rows]
+
+    def overlooked(self, after: tuple[str, str], limit: int) -> tuple[list[str], tuple[str, str] | None]:
+        """As `workflow.overlooked`."""
+        return read(self.database, lambda: dependencies.overlooked(after, limit))
+
+    # -- what a running task writes
+
+    def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
+        """Run `work` in one transaction, provided that start `token` of the task still holds it.
+
+        Raises Lost when a later start holds the task or it has ended; nothing is written then.
+        """
+
+        def guarded() -> T:
+            # The first statement locks the row (and SQLite's database), so no later start can slip in between.
+            held = (
+                Task.update(token=token)
+                .where(Task.id == task_id, Task.token <= token, Task.state.not_in(TERMINAL))
+                .execute()
+            )
+            if held != 1:
+                row = Task.get_or_none(Task.id == task_id)
+                ended = row is None or row.state in TERMINAL
+                raise Lost(f"start {token} of task {task_id} no longer holds it", ended=ended)
+            return work()
+
+        return transact(self.database, guarded)
+
+    def begin_step(self, task_id: str, token: int, name: str) -> Step:
+        """Return the step to run or, when its `state` is done, to replay. Raises Lost.
+
+        A step found started by an earlier run is one that run may have completed outside (and paid for): counted.
+        """
+
+        def work() -> Step:
+            step: Step | None = Step.get_or_none(Step.task_id == task_id, Step.name == name)
+            if step is None:
+                created: Step = Step.create(
+                    task_id=task_id, name=name, token=token, state="started", started_at=utcnow()
+                )
+                return created
+            if step.state != "done" and step.token != token:
+                step.interrupted += 1
+                step.token = token
+                step.save()
+            return step
+
+        return self.fenced(task_id, token, work)
+
+    def finish_step(
+        self, task_id: str, token: int, name: str, value: str, also: Callable[[], None] | None = None
+    ) -> None:
+        """Record a step's result (JSON text), and whatever `also` writes with it. Raises Lost."""
+
+        def work() -> None:
+            Step.update(state="done", value=value, token=token, finished_at=utcnow()).where(
+                Step.task_id == task_id, Step.name == name
+            ).execute()
+            if also:
+                also()
+
+        self.fenced(task_id, token, work)
+
+    def forget_step(self, task_id: str, token: int, name: str) -> None:
+        """Remove a step that failed with an answer, so that its next run does not count as interrupted. Raises Lost."""
+        query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
+        self.fenced(task_id, token, lambda: query.execute())

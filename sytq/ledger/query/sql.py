@@ -1,0 +1,173 @@
+"""A filter as a condition on `sytq_tasks`, for MySQL, MariaDB and SQLite. Every value is bound, none becomes SQL.
+
+Owns how JSON is compared: numbers as numbers, strings by their code points, whatever the collation of the table.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import peewee
+from peewee import fn
+
+from sytq.ledger.models import Task
+from sytq.ledger.query.fields import FIELDS
+from sytq.ledger.query.parse import Filter, Term, Value
+from sytq.states import SCHEDULED
+
+_RELATION: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_COLUMN: dict[str, Any] = {
+    "fingerprint": Task.error_fingerprint,
+    "request": Task.request_id,
+    "age": Task.created_at,
+    "created": Task.created_at,
+    "scheduled": Task.scheduled_at,
+    "started": Task.started_at,
+    "finished": Task.finished_at,
+    "revived": Task.revived_at,
+}
+_INTEGERS = ("INTEGER", "UNSIGNED INTEGER")
+_REALS = ("REAL", "DOUBLE", "DECIMAL")
+
+
+def condition(wanted: Filter, *, mysql: bool) -> peewee.Node | None:
+    """Return what a row must fulfil, None when any will do. A filter with distances in time must know its `now`."""
+    parts = [_term(term, wanted.now, mysql) for term in wanted.terms]
+    return functools.reduce(operator.and_, parts) if parts else None
+
+
+def _term(term: Term, now: dt.datetime | None, mysql: bool) -> Any:
+    if FIELDS.get(term.field) is None:
+        found = _json(term, mysql)
+    else:
+        column = _callback_url(mysql) if term.field == "callback_url" else _COLUMN.get(term.field)
+        column = getattr(Task, term.field) if column is None else column
+        found = _plain(term, column, now, mysql) if term.values else _is_set(term, column)
+    # NULL is neither: of a field that is not set no term holds, and its opposite does.
+    return fn.COALESCE(found, _bound(0)) == _bound(0) if term.negated else found
+
+
+def _is_set(term: Term, column: Any) -> Any:
+    return _bound(1) == _bound(1) if FIELDS[term.field] == "flag" else column.is_null(False)
+
+
+def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any:
+    kind = FIELDS[term.field]
+    if kind == "word":
+        reads = [value.read for value in term.values]
+        return column.in_(reads) if len(reads) > 1 else column == reads[0]
+    if kind == "flag":
+        # As a task shows it: one that was cancelled while it waited keeps the mark.
+        held = column.is_null(False) & (Task.state == SCHEDULED)
+        return _any(held if value.read == "true" else ~held for value in term.values)
+    if kind == "text":
+        return _any(_contains(column, value.text, mysql) for value in term.values)
+    if kind == "number":
+        return _any(_RELATION[term.operator](column, value.read) for value in term.values)
+    return _any(_at(term, column, value.read, now) for value in term.values)
+
+
+def _callback_url(mysql: bool) -> Any:
+    """The URL alone: nobody is shown the headers, so nobody can search in them either."""
+    found = fn.JSON_EXTRACT(Task.callback, _bound("$.url"))
+    return peewee.Case(None, [(fn.JSON_VALID(Task.callback), fn.JSON_UNQUOTE(found) if mysql else found)])
+
+
+def _contains(column: Any, text: str, mysql: bool) -> Any:
+    # Not LIKE: what a collation takes for equal differs between servers, and so does what must be escaped.
+    if mysql:
+        return fn.LOCATE(_binary(fn.LOWER(_bound(text))), _binary(fn.LOWER(column))) > 0
+    return fn.INSTR(fn.LOWER(column), fn.LOWER(_bound(text))) > 0
+
+
+def _at(term: Term, column: Any, read: dt.datetime | dt.date | dt.timedelta, now: dt.datetime | None) -> Any:
+    if isinstance(read, dt.timedelta):
+        assert now is not None, "whoever asks says from when distances count"
+        if term.field == "scheduled":
+            return _RELATION[term.operator](column, _time(now + read))
+        return _RELATION[_MIRRORED[term.operator]](column, _time(now - read))  # older is earlier
+    if isinstance(read, dt.datetime):
+        return _RELATION[term.operator](column, _time(read))
+    first = dt.datetime.combine(read, dt.time())
+    if term.operator == "=":
+        return (column >= _time(first)) & (column < _time(first + dt.timedelta(days=1)))
+    return _RELATION[term.operator](column, _time(first))
+
+
+def _json(term: Term, mysql: bool) -> Any:
+    column = getattr(Task, term.field)
+    path = _bound("$" + "".join(f'."{step}"' for step in term.path))
+    found = fn.JSON_EXTRACT(column, path)
+    if mysql:
+        kind, text = fn.JSON_TYPE(found), fn.JSON_UNQUOTE(found)
+    else:
+        kind, text = fn.UPPER(fn.JSON_TYPE(column, path)), found
+    if term.values:
+        holds = _any(_compare(term.operator, value, kind, text, mysql) for value in term.values)
+    else:
+        holds = kind != _bound("NULL")
+    # Another program may have written a row; one that is no JSON must not fail the whole query.
+    return peewee.Case(None, [(fn.JSON_VALID(column), holds)]) == _bound(1)
+
+
+def _compare(relation: str, value: Value, kind: Any, text: Any, mysql: bool) -> Any:
+    """Whether what was found stands in a relation to a value: as the JSON that it says, or as the string."""
+    compare = _RELATION[relation]
+    read = value.read
+    if read is None:
+        return (kind == _bound("NULL")) | _is_string(compare, value.text, kind, text, mysql)
+    if isinstance(read, bool):
+        said = _bound(value.text if mysql else value.text.upper())
+        same = (kind == _bound("BOOLEAN")) & (text == said) if mysql else kind == said
+        return same | _is_string(compare, value.text, kind, text, mysql)
+    if isinstance(read, str):
+        return _is_string(compare, read, kind, text, mysql)
+    whole = peewee.Cast(text, "DECIMAL(65,0)" if mysql else "INTEGER")
+    real = text + peewee.SQL("0e0") if mysql else peewee.Cast(text, "REAL")
+    as_whole = compare(whole, _bound(read)) if isinstance(read, int) else compare(real, _bound(read))
+    number = peewee.Case(
+        None,
+        [
+            (kind.in_([_bound(name) for name in _INTEGERS]), as_whole),
+            (kind.in_([_bound(name) for name in _REALS]), compare(real, _bound(float(read)))),
+        ],
+        _bound(0),
+    )
+    if relation != "=":
+        return number == _bound(1)
+    return (number == _bound(1)) | _is_string(compare, value.text, kind, text, mysql)
+
+
+def _is_string(compare: Callable[[Any, Any], Any], wanted: str, kind: Any, text: Any, mysql: bool) -> Any:
+    is_string = kind == _bound("STRING" if mysql else "TEXT")
+    return is_string & compare(_binary(text), _binary(_bound(wanted))) if mysql else is_string & compare(text, wanted)
+
+
+def _any(parts: Any) -> Any:
+    return functools.reduce(operator.or_, parts)
+
+
+def _binary(node: Any) -> Any:
+    """Bytes, so that neither case, accents nor spaces at the end are taken for equal."""
+    return peewee.Cast(node, "BINARY")
+
+
+def _bound(value: Any) -> Any:
+    """A parameter as it is, without the conversion that belongs to the other side of a comparison."""
+    return peewee.Value(value, converter=False)
+
+
+def _time(moment: dt.datetime) -> Any:
+    # All six digits, as the ledger writes them: SQLite compares text.
+    return _bound(moment.isoformat(" ", "microseconds"))

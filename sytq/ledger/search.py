@@ -1,0 +1,167 @@
+"""Reads of the ledger for people: tasks that match, page by page, and how many there are.
+
+Owns the order of such a list and its cursor. Changes nothing; must not know Redis: a row is at most a second behind.
+There is a statement for each state and tasks move between them, hence all statements of a list see the same moment.
+Every method raises DatabaseUnavailable.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import peewee
+
+from sytq.errors import InvalidInput
+from sytq.ledger.database import is_mysql, look, read
+from sytq.ledger.models import Task
+from sytq.ledger.query import Filter, condition
+from sytq.states import STATES, TERMINAL, UNFINISHED
+
+#: Counting stops here, so that it costs no more than this many entries of an index.
+COUNT_MOST = 10_000
+#: A list carries neither payloads nor results: they may have a megabyte each.
+_COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
+_PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)/([!-~]{1,64})")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """A part of a list, and the cursor of the part behind it (None: this was the last)."""
+
+    tasks: list[Task]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Tasks by state, each number up to COUNT_MOST + 1; and when the oldest of each unfinished state was created."""
+
+    by_type: dict[str, dict[str, int]]
+    oldest: dict[str, dt.datetime] = field(default_factory=dict)
+
+
+class History:
+    """See the module."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+        self._mysql = is_mysql(database)
+
+    def page(self, wanted: Filter, *, limit: int, after: str | None = None) -> TaskPage:
+        """Return the latest tasks that match: by their end when only ended ones are asked for, else by creation.
+
+        Raises InvalidInput for a strange cursor. One statement for each state, which reads `limit` rows unless a
+        condition beside the state leaves out many.
+        """
+        ended = set(wanted.states) <= set(TERMINAL)
+        moment = Task.finished_at if ended else Task.created_at
+        # As the database has it: SQLite compares text, and the digits of a second differ between writers.
+        exact = moment.cast("CHAR")
+        where = []
+        if after is not None:
+            time, task_id = _place(after, ended)
+            last = peewee.AsIs(time, converter=False)
+            where = [moment <= last, (moment < last) | (Task.id < task_id)]
+
+        def work() -> list[Task]:
+            found: list[Task] = []
+            for matches in self._each_state(wanted):
+                query = Task.select(*_COLUMNS, exact.alias("moment")).where(matches, *where)
+                found.extend(query.order_by(moment.desc(), Task.id.desc()).limit(limit + 1))
+            return sorted(found, key=lambda task: (_moment(task), task.id), reverse=True)
+
+        tasks = look(self._database, work)
+        last_shown = tasks[limit - 1] if len(tasks) > limit else None
+        return TaskPage(tasks[:limit], _cursor(last_shown, ended) if last_shown else None)
+
+    def pages(self, wanted: Filter, size: int = 500) -> Iterator[list[Task]]:
+        """Yield all tasks that match, latest first, in pages; what is changed meanwhile does not come twice."""
+        after: str | None = None
+        while True:
+            page = self.page(wanted, limit=size, after=after)
+            if page.tasks:
+                yield page.tasks
+            if page.next is None:
+                return
+            after = page.next
+
+    def count(self, wanted: Filter, most: int | None = None) -> int:
+        """Return how many tasks match, exactly; with `most` up to one more than that of each state."""
+
+        def work() -> int:
+            parts = (Task.select(Task.id).where(matches) for matches in self._each_state(wanted))
+            return sum(part.limit(most + 1).count() if most is not None else part.count() for part in parts)
+
+        return look(self._database, work)
+
+    def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
+        """Return those of `ids` that match."""
+
+        def work() -> list[str]:
+            parts = (Task.select(Task.id).where(m, Task.id.in_(list(ids))) for m in self._each_state(wanted))
+            return [task.id for part in parts for task in part]
+
+        return look(self._database, work) if ids else []
+
+    def now(self) -> dt.datetime:
+        """Return the database's time (naive UTC), which is that of the tasks' times that it sets."""
+        return read(self._database, self._now)
+
+    def counts(self, types: Iterable[str]) -> Counts:
+        """Return how many tasks of these types are in each state. Seven small statements a type, bounded each."""
+
+        def number(type_name: str, state: str) -> int:
+            query = Task.select(Task.id).where(Task.type == type_name, Task.state == state)
+            return int(query.limit(COUNT_MOST + 1).count())
+
+        def first(state: str) -> dt.datetime | None:
+            query = Task.select(Task.created_at).where(Task.state == state).order_by(Task.created_at).limit(1)
+            return next((row.created_at for row in query), None)
+
+        def work() -> Counts:
+            by_type = {name: {state: number(name, state) for state in STATES} for name in types}
+            return Counts(by_type, {state: at for state in UNFINISHED if (at := first(state)) is not None})
+
+        return look(self._database, work)
+
+    def _each_state(self, wanted: Filter) -> Iterator[peewee.Node]:
+        """The condition for each state alone: so that an index gives the rows in order."""
+        if wanted.needs_now:
+            wanted = wanted.at(self._now())
+        rest = condition(wanted, mysql=self._mysql)
+        for state in wanted.states:
+            yield Task.state == state if rest is None else (Task.state == state) & rest
+
+    def _now(self) -> dt.datetime:
+        clock = "UTC_TIMESTAMP(6)" if self._mysql else "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+        (now,) = self._database.execute_sql(f"SELECT {clock}").fetchone()
+        return now if isinstance(now, dt.datetime) else dt.datetime.fromisoformat(now)
+
+
+def _moment(task: Task) -> str:
+    return str(vars(task)["moment"])
+
+
+def _cursor(last: Task, ended: bool) -> str:
+    place = f"{'f' if ended else 'c'}{_moment(last)}/{last.id}"
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str, ended: bool) -> tuple[str, str]:
+    """The moment and the id at which a page before this ended. Raises InvalidInput."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        text = ""
+    match = _PLACE.fullmatch(text)
+    try:
+        if match is not None and match[1] == ("f" if ended else "c"):
+            dt.datetime.fromisoformat(match[2])  # what is no time is an error of the database
+            return match[2], match[3]
+    except ValueError:
+        pass
+    raise InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")

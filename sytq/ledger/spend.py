@@ -1,0 +1,205 @@
+"""Spend: what each call of a provider cost, and the budgets that calls are reserved from.
+
+Owns every write to `sytq_spend` and `sytq_budgets`, and their sums. Money is a whole number of 10^-12 of
+`llm.currency`, so that sums are exact in any database. Must not know prices nor providers. All but `summary` belongs
+inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import peewee
+
+from sytq.ledger.database import read
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import BudgetRow, SpendRow
+
+UNIT = Decimal("1e-12")
+BEGUN, OK, LOST = "begun", "ok", "lost"
+#: What sums can be made by, and the columns that they go by.
+GROUPS: Mapping[str, Sequence[str]] = {
+    "day": ("day",),
+    "provider": ("provider",),
+    "model": ("provider", "model"),
+    "type": ("type",),
+    "owner": ("owner",),
+    "table": ("table_name",),
+    "row": ("table_name", "row_id"),
+    "task": ("task_id",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a call used: `cached` are among the `prompt`, `reasoning` among the `completion`."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: the `number`-th of start `token` of a task, and whom it is for."""
+
+    task_id: str
+    token: int
+    number: int
+    step: str
+    type: str
+    provider: str
+    model: str
+    owner: str | None = None
+    table_name: str | None = None
+    row_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A call that has begun, and the budgets (`subjects`) that hold `amount` for it on `day`."""
+
+    task_id: str
+    token: int
+    number: int
+    day: str
+    amount: int
+    subjects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A budget that has no room: its subject, the day, and amounts in our unit."""
+
+    subject: str
+    day: str
+    used: int
+    limit: int
+
+
+def money(amount: int) -> str:
+    """An amount of ours in the currency, as people write it."""
+    return f"{(amount * UNIT).normalize():f}"
+
+
+def units(amount: Decimal) -> int:
+    """An amount of the currency in our unit."""
+    return int((amount / UNIT).to_integral_value())
+
+
+def begin(call: Call, amount: int, budgets: Mapping[str, int]) -> Reservation | Spent:
+    """Record that a call begins, and reserve `amount` for it from each budget (subject -> limit of a day).
+
+    Returns the budget instead that has no room for it; the transaction is to be rolled back then.
+    """
+    now = utcnow()
+    day = now.date().isoformat()
+    for subject, limit in sorted(budgets.items()):
+        _open(day, subject)
+        row = (BudgetRow.day == day) & (BudgetRow.subject == subject)
+        if not BudgetRow.update(used=BudgetRow.used + amount).where(row, BudgetRow.used + amount <= limit).execute():
+            return Spent(subject, day, BudgetRow.get(row).used, limit)
+    SpendRow.insert(
+        task_id=call.task_id,
+        token=call.token,
+        number=call.number,
+        step=call.step,
+        type=call.type,
+        owner=call.owner,
+        table_name=call.table_name,
+        row_id=call.row_id,
+        provider=call.provider,
+        model=call.model,
+        day=day,
+        outcome=BEGUN,
+        reserved=amount,
+        began_at=now,
+    ).execute()
+    return Reservation(call.task_id, call.token, call.number, day, amount, tuple(budgets))
+
+
+def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None) -> None:
+    """Record how a call ended, and give back what it did not use of its reservations; once, however often called."""
+    changed = SpendRow.update(
+        outcome=outcome,
+        cost=cost,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        reasoning_tokens=tokens.reasoning,
+        ended_at=utcnow(),
+    ).where(
+        SpendRow.task_id == reservation.task_id,
+        SpendRow.token == reservation.token,
+        SpendRow.number == reservation.number,
+        SpendRow.outcome == BEGUN,
+    )
+    if changed.execute() and reservation.subjects:
+        BudgetRow.update(used=BudgetRow.used - reservation.amount + (cost or 0)).where(
+            BudgetRow.day == reservation.day, BudgetRow.subject.in_(reservation.subjects)
+        ).execute()
+
+
+def release(task_id: str, before: int | None = None) -> None:
+    """Give back what starts of a task (those with a token below `before`) reserved and did not live to settle.
+
+    Such a call may have been answered and charged: its outcome is `lost`, its cost is not known.
+    """
+    rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
+    for row in rows if before is None else rows.where(SpendRow.token < before):
+        subjects = (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ()))
+        lost = Reservation(task_id, row.token, row.number, row.day, row.reserved, subjects)
+        settle(lost, LOST, Tokens(), None)
+
+
+def summary(
+    database: peewee.Database,
+    by: str,
+    *,
+    since: dt.date | None = None,
+    task_id: str | None = None,
+    owner: str | None = None,
+    limit: int = 1000,
+) -> list[dict[str, Any]]:
+    """Calls, tokens and cost by one of GROUPS, the costliest first (days in order). `unknown` counts the calls whose
+    cost is not known. Raises DatabaseUnavailable."""
+    columns = [getattr(SpendRow, name) for name in GROUPS[by]]
+    unknown = peewee.Case(None, [(SpendRow.cost.is_null(), 1)], 0)
+    cost = peewee.fn.COALESCE(peewee.fn.SUM(SpendRow.cost), 0)
+    query = SpendRow.select(
+        *columns,
+        peewee.fn.COUNT(SpendRow.task_id).alias("calls"),
+        *(peewee.fn.SUM(getattr(SpendRow, f"{name}_tokens")).alias(name) for name in Tokens.__slots__),
+        cost.alias("cost"),
+        peewee.fn.SUM(unknown).alias("unknown"),
+    ).group_by(*columns)
+    if since is not None:
+        query = query.where(SpendRow.day >= since.isoformat())
+    if task_id is not None:
+        query = query.where(SpendRow.task_id == task_id)
+    if owner is not None:
+        query = query.where(SpendRow.owner == owner)
+    query = query.order_by(*(columns if by == "day" else [cost.desc(), *columns])).limit(limit)
+    names = [*GROUPS[by], "calls", *Tokens.__slots__, "cost", "unknown"]
+    rows: Any = query.tuples()
+    return read(database, lambda: [_sums(names, row) for row in rows])
+
+
+def _open(day: str, subject: str) -> None:
+    """See that a budget's row is there; one that is new begins with what the day has cost already."""
+    if BudgetRow.get_or_none(BudgetRow.day == day, BudgetRow.subject == subject) is not None:
+        return
+    kind, _, name = subject.partition(":")
+    cost = peewee.Case(None, [(SpendRow.outcome == BEGUN, SpendRow.reserved)], peewee.fn.COALESCE(SpendRow.cost, 0))
+    spent = SpendRow.select(peewee.fn.SUM(cost)).where(SpendRow.day == day, getattr(SpendRow, kind) == name).scalar()
+    BudgetRow.insert(day=day, subject=subject, used=int(spent or 0)).on_conflict_ignore().execute()
+
+
+def _sums(names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
+    found = {name: int(value) if isinstance(value, Decimal) else value for name, value in zip(names, row, strict=True)}
+    return found | {"cost": money(found["cost"])}

@@ -1,0 +1,117 @@
+"""The figures of a period, by task type: how many came and ended and how, their retries, and how long it took.
+
+Owns the queries and the arithmetic. Reads page by page; of each task only three durations stay in memory.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import peewee
+
+from sytq.ledger.database import read
+from sytq.ledger.models import Task
+from sytq.states import TERMINAL
+
+_PAGE = 5000
+
+
+@dataclass(slots=True)
+class Figures:
+    """Of one type, or of all. Seconds: `waited` from its submission (or its time) to its last start, `ran` from there
+    to its end, `took` both."""
+
+    accepted: int = 0
+    ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TERMINAL, 0))
+    retries: int = 0
+    waited: array[float] = field(default_factory=lambda: array("d"))
+    ran: array[float] = field(default_factory=lambda: array("d"))
+    took: array[float] = field(default_factory=lambda: array("d"))
+
+    def as_json(self, seconds: float) -> dict[str, Any]:
+        """The counts, ends per minute of the period, and percentiles in seconds (None without a single one)."""
+        ends = sum(self.ended.values())
+        shown: dict[str, Any] = {"accepted": self.accepted, **self.ended, "retries": self.retries}
+        shown["per_minute"] = round(ends * 60 / seconds, 3) if seconds else 0.0
+        for name, values in (("waited", self.waited), ("ran", self.ran), ("took", self.took)):
+            shown |= {f"{name}_p{percent}": percentile(values, percent) for percent in (50, 95, 99)}
+        return shown
+
+
+def of_period(
+    database: peewee.Database,
+    since: dt.datetime,
+    until: dt.datetime,
+    type_name: str | None = None,
+    seen: Callable[[int], None] = lambda count: None,
+) -> dict[str, Figures]:
+    """Return the figures of [since, until), naive UTC, by type; `seen` is told how many tasks were read so far.
+
+    Raises DatabaseUnavailable.
+    """
+    of_type = [] if type_name is None else [Task.type == type_name]
+    found: dict[str, Figures] = {}
+
+    def accepted() -> list[Any]:
+        came = (Task.created_at >= since, Task.created_at < until, *of_type)
+        query = Task.select(Task.type, peewee.fn.COUNT(Task.id)).where(*came).group_by(Task.type)
+        return list(query.tuples())
+
+    for name, count in read(database, accepted):
+        found.setdefault(name, Figures()).accepted = count
+    read_so_far = 0
+    for state in TERMINAL:
+        period = [Task.state == state, Task.finished_at >= since, Task.finished_at < until, *of_type]
+        for page in _pages(database, period):
+            for name, attempts, created, due, started, finished in page:
+                figures = found.setdefault(name, Figures())
+                figures.ended[state] += 1
+                figures.retries += max(attempts - 1, 0)
+                begun = max(created, due) if due and due < finished else created
+                figures.took.append(max((finished - begun).total_seconds(), 0.0))
+                if started:  # one that was cancelled before its time never did
+                    figures.waited.append(max((started - begun).total_seconds(), 0.0))
+                    figures.ran.append(max((finished - started).total_seconds(), 0.0))
+            read_so_far += len(page)
+            seen(read_so_far)
+    return found
+
+
+def total(figures: dict[str, Figures]) -> Figures:
+    """All types as one."""
+    whole = Figures()
+    for one in figures.values():
+        whole.accepted += one.accepted
+        whole.retries += one.retries
+        for state, count in one.ended.items():
+            whole.ended[state] += count
+        for mine, theirs in ((whole.waited, one.waited), (whole.ran, one.ran), (whole.took, one.took)):
+            mine.extend(theirs)
+    return whole
+
+
+def percentile(values: array[float], percent: int) -> float | None:
+    """The smallest value that at least `percent` of them do not exceed, to the millisecond."""
+    if not values:
+        return None
+    return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)
+
+
+def _pages(database: peewee.Database, period: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
+    exact = Task.finished_at.cast("CHAR")  # as the database has it: the digits of a second differ between writers
+    columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
+    where = period
+    while True:
+        query = Task.select(*columns, exact, Task.id).where(*where).order_by(Task.finished_at, Task.id).limit(_PAGE)
+        rows: list[tuple[Any, ...]] = read(database, lambda query=query: list(query.tuples()))  # type: ignore[misc]
+        yield [row[:6] for row in rows]
+        if len(rows) < _PAGE:
+            return
+        moment, last = peewee.AsIs(rows[-1][6], converter=False), rows[-1][7]
+        behind = (Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last))
+        where = [*period, behind]

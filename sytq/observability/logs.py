@@ -1,0 +1,158 @@
+"""Logging: one form for every record of the process, ours and every library's, on standard error.
+
+Owns the form (JSON or console), the levels of noisy libraries and which fields are shown. Must not decide
+what is logged, and changes nothing until `configure` is called.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from sytq.config.masking import MASK, is_secret_key, mask_text
+
+#: At debug level these print SQL parameters, messages or headers, which are prompts, payloads and keys.
+_NEVER_BELOW_INFO = ("aiohttp", "asyncio", "dramatiq", "peewee", "pymysql", "redis", "requests", "urllib3")
+#: The fields whose text is shown; of any other only numbers are, so that what somebody logs in passing (a payload, a
+#: header, a URL) is not. `logger.fields` adds to them. A test finds every field that sytq itself logs here.
+SHOWN = frozenset(
+    {
+        *("level", "msg", "time", "logger", "process", "exception", "stack"),
+        *("task_id", "job_id", "request_id", "trace_id", "worker_id", "type", "queue", "attempt", "duration"),
+        *("at", "configure", "entry", "error", "host", "kind", "loop", "method", "path", "pending", "provider"),
+        *("queues", "reason", "retry_in", "schedule", "source", "status", "step", "store", "stream", "stream_task"),
+        *("gate", "key", "row", "table", "thread", "tick", "token", "who"),
+    }
+)
+#: What every line of this process says besides, see `identify`.
+_identity: dict[str, str] = {}
+#: These come with handlers of their own and do not propagate.
+_WITH_OWN_HANDLERS = ("gunicorn.error", "gunicorn.access")
+
+
+def identify(**fields: str) -> None:
+    """Put these fields into every line of this process from now on."""
+    _identity.update(fields)
+
+
+def configure(level: str, format: Literal["json", "console"] | str, process: str, fields: Collection[str] = ()) -> None:
+    """Send all logging of this process to the present `sys.stderr`, from `level` (debug ... error) upwards.
+
+    `fields` are further ones whose text is shown. `process` names the process in every line (api, worker, dev). Call
+    it again after a fork, or when a library has replaced `sys.stderr` or the handlers: handlers are replaced, never
+    added to.
+    """
+    stream = sys.stderr
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.ExtraAdder()],
+        processors=[
+            _Frame(process),
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.ExceptionRenderer(),
+            _Redaction(SHOWN | set(fields)),
+            _console(stream.isatty()) if format == "console" else _json(),
+        ],
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    handler.addFilter(_without_payload)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in _WITH_OWN_HANDLERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in _NEVER_BELOW_INFO:
+        logging.getLogger(name).setLevel(max(root.level, logging.INFO))
+    logging.captureWarnings(True)
+
+
+class _Frame:
+    """Adds what every line has: level, time, logger, process."""
+
+    def __init__(self, process: str) -> None:
+        self._process = process
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        record: logging.LogRecord = event["_record"]
+        seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+        frame = {
+            "level": record.levelname.lower(),
+            "msg": event.pop("event", ""),
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z",
+            "logger": record.name,
+            "process": self._process,
+            **_identity,
+        }
+        if "task_id" in event and "job_id" not in event:
+            frame["job_id"] = event["task_id"]  # contract D's word for it
+        return {**frame, **{key: value for key, value in event.items() if key not in frame}}
+
+
+def _json() -> Processor:
+    return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+
+
+def _console(colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        colors=colors,
+        event_key="msg",
+        timestamp_key="time",
+        exception_formatter=structlog.dev.plain_traceback,  # the pretty ones print local variables
+        sort_keys=False,
+    )
+
+
+class _Redaction:
+    """Shows the text of the fields on the list, without what looks like a secret; of others only numbers."""
+
+    def __init__(self, shown: Collection[str]) -> None:
+        self._shown = shown
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {key: _masked(key, value) if key in self._shown else _number(value) for key, value in event.items()}
+
+
+def _number(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float)) else MASK
+
+
+def _masked(key: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return MASK if value and is_secret_key(key) else mask_text(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return MASK if value and is_secret_key(key) else value
+    if isinstance(value, Mapping):
+        return {str(name): _masked(str(name), inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_masked(key, inner) for inner in value]
+    return MASK if is_secret_key(key) else mask_text(str(value))
+
+
+def _without_payload(record: logging.LogRecord) -> bool:
+    """Replace Dramatiq messages among the arguments, whose text is the whole payload, by type and id."""
+    if isinstance(record.args, tuple) and any(hasattr(value, "message_id") for value in record.args):
+        record.args = tuple(
+            f"{getattr(value, 'actor_name', '?')} {value.message_id}" if hasattr(value, "message_id") else value
+            for value in record.args
+        )
+    return True

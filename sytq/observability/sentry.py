@@ -1,0 +1,214 @@
+"""Sentry: what goes there, and what never does.
+
+Owns the SDK's settings, the scrubbing of every event, and the crashes of our own that the log knows of. The end of
+tasks is `sytq.worker.middleware.sentry`'s. Nothing here does anything without `sentry.dsn`.
+
+An exception's own words may quote a payload, a prompt or a key, so only those of our own classes go out; of others
+the class, the place in the code and the task's id do, which `sytq show` and the log complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import sentry_sdk
+from sentry_sdk.crons import capture_checkin
+from sentry_sdk.integrations.atexit import AtexitIntegration
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.integrations.excepthook import ExcepthookIntegration
+from sentry_sdk.integrations.threading import ThreadingIntegration
+from sentry_sdk.tracing import Span, Transaction
+from sentry_sdk.tracing_utils import has_tracing_enabled
+from structlog.contextvars import get_contextvars
+
+from sytq.config import Settings
+from sytq.config.masking import MASK, is_secret_key, mask_text
+from sytq.observability import tracing
+from sytq.schedule import Schedule
+
+_WITHHELD = "(withheld: the text of an exception may quote a payload)"
+#: Their texts are made for people: a reason, an address, a limit.
+_OWN_WORDS = "sytq.errors"
+#: Everything else of an event is dropped: an allow-list, so that no version of the SDK adds what we do not know.
+_KEPT = frozenset(
+    {
+        *("event_id", "type", "timestamp", "start_timestamp", "platform", "sdk", "release", "environment"),
+        *("server_name", "level", "logger", "message", "exception", "breadcrumbs", "contexts", "fingerprint"),
+        *("tags", "transaction", "transaction_info", "spans", "status"),
+        *("check_in_id", "monitor_slug", "monitor_config", "duration"),
+    }
+)
+_CONTEXTS = frozenset({"trace", "runtime"})
+_FRAME = frozenset(
+    {
+        *("abs_path", "filename", "function", "module", "lineno", "in_app"),
+        *("pre_context", "context_line", "post_context"),  # source code
+    }
+)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+#: Whose errors are crashes of ours. Tasks report their own end, and a task type's own log is its own affair.
+_LOGGERS = ("sytq", "dramatiq", "gunicorn.error")
+#: Minutes that a monitor waits for an end at most: four weeks.
+_MOST_RUNTIME = 40_320
+CheckIn = Literal["in_progress", "ok", "error"]
+_NOT_CRASHES = ("sytq.task.", "sytq.worker.middleware.retry")
+
+
+def start(settings: Settings, process: str, version: str) -> bool:
+    """Begin to report from this process (api or worker), after a fork; False when no DSN is configured."""
+    if settings.sentry.dsn is None:
+        return False
+    sentry_sdk.init(
+        dsn=settings.sentry.dsn.get_secret_value(),
+        release=f"sytq@{version}",
+        environment=settings.sentry.environment or settings.app.mode,
+        # Who traces decides what is sampled: of two, one would follow the other's decision and not its own rate.
+        traces_sample_rate=None if tracing.tracing() else settings.sentry.traces_sample_rate or None,
+        # Chosen one by one: the others send arguments, SQL, headers or every attempt of a task.
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[
+            AtexitIntegration(callback=lambda pending, timeout: None),
+            DedupeIntegration(),
+            ExcepthookIntegration(),
+            ThreadingIntegration(propagate_scope=False),
+        ],
+        send_default_pii=False,
+        include_local_variables=False,
+        max_request_body_size="never",
+        auto_session_tracking=False,
+        send_client_reports=False,
+        propagate_traces=False,
+        before_send=_scrub,
+        before_send_transaction=_scrub,
+        shutdown_timeout=2,
+    )
+    sentry_sdk.get_global_scope().set_tag("process", process)
+    crashes = _Crashes(logging.ERROR)
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Crashes)]
+        logger.addHandler(crashes)
+    return True
+
+
+def headers(traceparent: str | None) -> dict[str, str]:
+    """A W3C trace parent as the header that the SDK continues."""
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    if match is None:
+        return {}
+    sampled = int(match[3], 16) & 1
+    return {"sentry-trace": f"{match[1]}-{match[2]}-{sampled}"}
+
+
+def check_in(
+    name: str, schedule: Schedule, task_id: str, status: CheckIn, *, longest: float, seconds: float | None = None
+) -> None:
+    """Tell the monitor of a schedule how the task of one tick stands, and at its end after how many seconds.
+
+    The monitor is made at the first tick; it misses an end after `longest` seconds.
+    """
+    if not sentry_sdk.get_client().is_active():
+        return
+    runtime = min(max(1, math.ceil(longest / 60)), _MOST_RUNTIME)
+    config: Any = {"timezone": schedule.timezone, "checkin_margin": 5, "max_runtime": runtime}
+    if schedule.cron is not None and len(schedule.cron.split()) == 5:
+        config["schedule"] = {"type": "crontab", "value": schedule.cron}
+    elif schedule.every is not None and float(schedule.every) >= 60:
+        config["schedule"] = {"type": "interval", "value": round(float(schedule.every) / 60), "unit": "minute"}
+    else:
+        return  # a monitor knows nothing shorter than minutes
+    capture_checkin(
+        monitor_slug=f"sytq-{name}",
+        check_in_id=task_id.replace("-", ""),
+        status=status,
+        duration=seconds,
+        monitor_config=config,
+    )
+
+
+def traces() -> bool:
+    """Whether this process makes traces for Sentry."""
+    return has_tracing_enabled(sentry_sdk.get_client().options)
+
+
+@contextmanager
+def request(method: str, traceparent: str | None) -> Iterator[tuple[Callable[[str, int], None], str | None]]:
+    """A request of the API as a transaction: the block says its route and status, and gets the W3C trace parent for
+    what follows from it."""
+    with sentry_sdk.isolation_scope():
+        trace = sentry_sdk.continue_trace(headers(traceparent), op="http.server", name=method)
+        with sentry_sdk.start_transaction(trace) as span:
+            if request_id := get_contextvars().get("request_id"):
+                span.set_tag("request_id", request_id)
+
+            def answered(route: str, status: int) -> None:
+                if isinstance(span, Transaction):
+                    span.name = f"{method} {route}"
+                span.set_http_status(status)
+
+            yield answered, traceparent_of(span) if traces() else traceparent
+
+
+def traceparent_of(span: Span) -> str:
+    """A span as a W3C trace parent."""
+    return f"00-{span.trace_id}-{span.span_id}-{int(bool(span.sampled)):02x}"
+
+
+class _Crashes(logging.Handler):
+    """Records with a traceback, and critical ones: something of ours broke, whatever task it was about."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith(_NOT_CRASHES):
+            return
+        fields = record.msg if isinstance(record.msg, Mapping) else {"event": record.msg}
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else fields.get("exc_info")
+        if error is True:
+            error = sys.exc_info()[1]
+        if not (isinstance(error, BaseException) or record.levelno >= logging.CRITICAL):
+            return
+        with sentry_sdk.new_scope() as scope:
+            scope.set_tag("logger", record.name)
+            for name in ("task_id", "type", "loop", "thread", "kind", "route"):
+                if fields.get(name):
+                    scope.set_tag(name, str(fields[name]))
+            for name in ("request_id", "trace_id"):
+                if said := get_contextvars().get(name):
+                    scope.set_tag(name, said)
+            words = str(fields.get("event"))  # ours are constant: what varies is in the fields
+            if isinstance(error, BaseException):
+                scope.fingerprint = [record.name, words, type(error).__name__]
+                sentry_sdk.capture_exception(error)
+            else:
+                scope.fingerprint = [record.name, words]
+                sentry_sdk.capture_message(words, level="fatal")
+        if record.levelno >= logging.CRITICAL:
+            sentry_sdk.flush(1.0)  # what says so is about to end the process
+
+
+def _scrub(event: Any, hint: dict[str, Any]) -> Any:
+    event = {key: value for key, value in event.items() if key in _KEPT}
+    event["contexts"] = {key: value for key, value in event.get("contexts", {}).items() if key in _CONTEXTS}
+    for error in event.get("exception", {}).get("values", []):
+        if error.get("module") != _OWN_WORDS:
+            error["value"] = _WITHHELD
+        for frame in error.get("stacktrace", {}).get("frames", []):
+            for key in [key for key in frame if key not in _FRAME]:
+                del frame[key]
+    return _masked("", event)
+
+
+def _masked(key: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return MASK if is_secret_key(key) else mask_text(value)
+    if isinstance(value, Mapping):
+        return {name: _masked(str(name), inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(key, inner) for inner in value]
+    return value

@@ -1,0 +1,1 @@
+"""What can be done with tasks across SQL and Redis: submit, control, record and show them."""

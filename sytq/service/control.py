@@ -1,0 +1,181 @@
+"""What people do to tasks: cancel, reschedule, replay, delete, pause and resume a type.
+
+Owns the order of the two stores for each, so that a fault between them leaves what the reconciler mends.
+Must not know HTTP or a command line: those come through here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from sytq.broker.operations import Operations
+from sytq.errors import InvalidInput
+from sytq.ledger.database import read, transact
+from sytq.ledger.dependencies import OnFailure, inner, needed, reopen
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.models import Attempt, Pause, Step, Task, Wait
+from sytq.service.submission import Submitter
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
+from sytq.tasktypes.registry import Registry
+
+_BATCH = 500
+
+
+class Operator:
+    """Every method raises DatabaseUnavailable and RedisUnavailable."""
+
+    def __init__(self, ledger: Ledger, operations: Operations, submitter: Submitter, registry: Registry) -> None:
+        self._ledger = ledger
+        self._operations = operations
+        self._submitter = submitter
+        self._registry = registry
+
+    def cancel(self, task_id: str, by: str) -> str:
+        """Cancel a task: cancelled (it waited), asked (it runs and ends at its next step), or ended (too late).
+
+        Raises InvalidInput for an unknown id.
+        """
+        answer = self._operations.cancel(task_id, by)
+        if answer != "unknown":
+            return answer
+        row = self._row(task_id)
+        if row.state in (QUEUED, SCHEDULED, RETRYING):
+            # Redis does not know it (it was emptied, or has not been told yet), so the row alone decides; a copy
+            # that is entered all the same finds its row ended.
+            said = f"cancelled by {by}"
+            change = Change(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
+            self._submitter.record([change])
+            # A copy that was entered since then: it must not run.
+            answer = self._operations.cancel(task_id, by)
+            return "cancelled" if answer == "unknown" else answer
+        if row.state != RUNNING:
+            return "ended"
+        # Its worker enters it again soon, or has died and another one starts it: whoever it is will be told.
+        self._operations.ask(task_id, by)
+        return "asked"
+
+    def reschedule(self, task_id: str, when: dt.datetime) -> bool:
+        """Give a waiting task another time (aware; the past runs it now); False when it waits for none."""
+        moment = when.astimezone(dt.UTC)
+        query = Task.update(scheduled_at=moment.replace(tzinfo=None)).where(
+            Task.id == self._row(task_id).id, Task.state.in_((SCHEDULED, RETRYING))
+        )
+        # The row first: it is what a Redis that was emptied is filled from, and all there is until then.
+        in_row = bool(transact(self._ledger.database, query.execute))
+        moved = self._operations.reschedule(task_id, int(moment.timestamp() * 1000))
+        return in_row if moved is None else moved
+
+    def replay(self, ids: Sequence[str]) -> int:
+        """Run dead or cancelled tasks again, with all their attempts before them; return how many.
+
+        One whose unique key another unfinished task has by now stays as it is. Those that were skipped because one of
+        these did not succeed wait for it again.
+        """
+        revived = 0
+        for start in range(0, len(ids), _BATCH):
+            rows = transact(self._ledger.database, partial(self._replay, list(ids[start : start + _BATCH])))
+            self._operations.revive([row.id for row in rows])
+            self._submitter.dispatch(rows)
+            revived += len(rows)
+        return revived
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete tasks that have ended, with all that is known of them; return how many.
+
+        One whose outcome an unfinished task may still read stays: its parent, or one that waits for it.
+        """
+
+        def work(part: list[str]) -> int:
+            _locked(part, TERMINAL)
+            gone = Task.select(Task.id).where(Task.id.in_(part), Task.state.in_(TERMINAL), ~needed())
+            found = [row.id for row in gone]
+            for model in (Attempt, Step, Wait):
+                model.delete().where(model.task_id.in_(found)).execute()
+            return int(Task.delete().where(Task.id.in_(found)).execute())
+
+        parts = [list(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)]
+        return sum(transact(self._ledger.database, partial(work, part)) for part in parts)
+
+    def pause(self, type_name: str, by: str, why: str) -> None:
+        """Start no task of a type, anywhere, until `resume`; what is running goes on. Raises InvalidInput."""
+        self._registry.get(type_name)
+        pause = {"paused_at": utcnow(), "paused_by": by[:64], "paused_why": why[:255]}
+        query = Pause.insert(type=type_name, **pause).on_conflict_replace()
+        transact(self._ledger.database, query.execute)
+        self.restore_pauses()
+
+    def resume(self, type_name: str) -> bool:
+        """Start tasks of a type again; False when it was not paused."""
+        gone = transact(self._ledger.database, Pause.delete().where(Pause.type == type_name).execute)
+        self._operations.resume(type_name)
+        return bool(gone)
+
+    def pauses(self) -> list[Pause]:
+        """Return what is paused, by whom and why."""
+        return read(self._ledger.database, lambda: list(Pause.select().order_by(Pause.type)))
+
+    def restore_pauses(self) -> None:
+        """Make Redis' list of paused types that of the ledger, which survives whatever happens to Redis."""
+        wanted = {row.type: json.dumps({"by": row.paused_by, "why": row.paused_why}) for row in self.pauses()}
+        known = self._operations.paused()
+        for type_name in known.keys() - wanted.keys():
+            self._operations.resume(type_name)
+        for type_name, note in wanted.items():
+            if known.get(type_name) != note:
+                self._operations.pause(type_name, note)
+        self._operations.unpark()  # what a resume that was cut off left behind
+
+    def _replay(self, ids: list[str]) -> list[Task]:
+        # Tasks of one workflow run in its order: what waits for another of these does so again.
+        behind = inner(ids)
+        rows = self._revive([task_id for task_id in ids if task_id not in behind])
+        again = [row.id for row in rows]
+        while again := reopen(again):
+            again = [row.id for row in self._revive(again, held="cancel")]
+        return rows
+
+    def _revive(self, ids: list[str], held: OnFailure | None = None) -> list[Task]:
+        now = utcnow()
+        rows = _locked(ids, (DEAD, CANCELLED))
+        keys = {row.id: key for row in rows if (key := self._unique_key(row))}
+        standing = self._ledger.claim(keys)  # another unfinished task has the same key by now
+        rows = [row for row in rows if row.id not in standing]
+        for row in rows:
+            row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
+            row.scheduled_at = None  # it is to run now, also when it was cancelled before its time
+            row.held = held
+            row.token += 1  # an event of the earlier life that is read again says nothing of this one
+        fields: dict[str, Any] = {"state": SCHEDULED if held else QUEUED, "held": held, "attempts": 0}
+        fields |= {"finished_at": None, "scheduled_at": None, "revived_at": now}
+        if held:
+            fields["error"] = None  # it said that it would not be run
+        fields["token"] = Task.token + 1
+        Task.update(fields).where(Task.id.in_([row.id for row in rows])).execute()
+        return rows
+
+    def _unique_key(self, row: Task) -> str | None:
+        if row.unique_key is not None or row.type not in self._registry:
+            return row.unique_key
+        declared = self._registry.get(row.type)  # a row that another program inserted
+        try:
+            return declared.unique_key(declared.parse(json.loads(row.payload), row.version))
+        except Exception:  # also one of the type's own `upgrade`
+            return None  # it will end dead again, and say why
+
+    def _row(self, task_id: str) -> Task:
+        row = self._ledger.get(task_id)
+        if row is None:
+            raise InvalidInput("id", f"there is no task '{task_id[:64]}'")
+        return row
+
+
+def _locked(ids: list[str], states: Sequence[str]) -> list[Task]:
+    """Those of `ids` in these states, locked until the transaction ends (in both dialects by an UPDATE)."""
+    found = Task.id.in_(ids), Task.state.in_(states)
+    Task.update(state=Task.state).where(*found).execute()
+    return list(Task.select().where(*found))

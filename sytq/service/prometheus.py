@@ -1,0 +1,198 @@
+"""The whole installation as Prometheus' text, made of what the stores hold.
+
+Owns the gauges' names. Any process answers for all of them: what processes measure is added up in Redis, so a scrape
+needs one of them, and the death of one takes no number along. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import peewee
+import structlog
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+
+from sytq.broker.inspection import Inspection
+from sytq.broker.limiter_states import that_matter
+from sytq.broker.operations import Operations
+from sytq.config import Settings
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.ledger.ledger import Ledger
+from sytq.observability import metrics as meter
+
+log = structlog.get_logger(__name__)
+
+#: What is read from the stores: name -> labels and meaning. `sytq_tasks` is a counter, the others are gauges.
+READ: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
+    {
+        "sytq_build_info": (("version",), "The version that answers; always 1."),
+        "sytq_redis_up": ((), "Whether Redis answered this scrape."),
+        "sytq_database_up": ((), "Whether the database answered when it was last asked."),
+        "sytq_tasks_dead": ((), "Tasks in the ledger that are dead."),
+        "sytq_tasks": (("type", "outcome"), "Tasks by type and outcome since this Redis was first seen."),
+        "sytq_queue_waiting": (("queue", "priority"), "Tasks that wait for a worker."),
+        "sytq_queue_running": (("queue", "priority"), "Tasks that a worker holds."),
+        "sytq_queue_oldest_seconds": (
+            ("queue", "priority"),
+            "For how long the first waiting task has; 0 when none waits.",
+        ),
+        "sytq_queue_delayed": (("queue",), "Tasks that wait for their time or their next attempt."),
+        "sytq_queue_parked": (("queue",), "Tasks set aside because their type is paused."),
+        "sytq_queue_limit": (("queue",), "Most tasks that may run at once (queues.<name>.limit)."),
+        "sytq_type_paused": (("type",), "1 for every type that is paused."),
+        "sytq_gate_running": (("gate",), "Passages inside a gate."),
+        "sytq_gate_limit": (("gate",), "How many may be inside now; 0 is no limit."),
+        "sytq_gate_waiting": (("gate",), "Tasks in line before a gate."),
+        "sytq_gate_state": (
+            ("gate", "state"),
+            "1 for the state it is in: closed (calls pass), open, half_open, paused.",
+        ),
+        "sytq_workers": ((), "Worker processes with a fresh heartbeat."),
+        "sytq_workers_lost": ((), "Worker processes of the last hour that fell silent without leaving."),
+        "sytq_heartbeat_age_seconds": ((), "The age of the oldest heartbeat that is still fresh."),
+        "sytq_recorder_waiting": ((), "Events that are not written to the ledger yet."),
+        "sytq_recorder_lag_seconds": ((), "The age of the first of them; 0 when all are written."),
+        "sytq_unreadable": ((), "Messages and events set aside because they cannot be read or written."),
+    }
+)
+#: At most one look at the stores in so many seconds, however many scrape: /metrics is open to everyone.
+_FRESH = 1.0
+#: Counting rows is the one question whose cost grows with the ledger.
+_FRESH_ROWS = 30.0
+
+
+class Scrape:
+    """Thread-safe."""
+
+    def __init__(
+        self, version: str, settings: Settings, ledger: Ledger, inspection: Inspection, operations: Operations
+    ) -> None:
+        self._version = version
+        self._settings = settings
+        self._ledger = ledger
+        self._inspection = inspection
+        self._operations = operations
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self._lock = threading.Lock()
+        self._text = b""
+        self._fresh_until = 0.0
+        self._rows: list[Metric] = []
+        self._rows_until = 0.0
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format; what a store that is away knows is left out."""
+        with self._lock:
+            if time.monotonic() >= self._fresh_until:
+                self._text = generate_latest(self._registry)
+                self._fresh_until = time.monotonic() + _FRESH
+            return self._text
+
+    def collect(self) -> Iterator[Metric]:
+        """As prometheus_client asks."""
+        build = _family("sytq_build_info")
+        build.add_metric([self._version], 1)
+        yield build
+        try:
+            known, up = [*self._of_redis(), *self._measured()], 1
+        except RedisUnavailable as error:
+            log.warning("metrics without Redis", error=str(error))
+            known, up = [], 0
+        yield _one("sytq_redis_up", up)
+        yield from known
+        if time.monotonic() >= self._rows_until:
+            self._rows = list(self._of_ledger())
+            self._rows_until = time.monotonic() + _FRESH_ROWS
+        yield from self._rows
+
+    def _of_redis(self) -> Iterator[Metric]:
+        asked = self._inspection
+        tasks = CounterMetricFamily("sytq_tasks", READ["sytq_tasks"][1], labels=READ["sytq_tasks"][0])
+        for (type_name, outcome), count in sorted(asked.totals().items()):
+            tasks.add_metric([type_name, outcome], count)
+        yield tasks
+        waiting, running, oldest = (_family(f"sytq_queue_{name}") for name in ("waiting", "running", "oldest_seconds"))
+        for depth in asked.queues():
+            waiting.add_metric([depth.queue, depth.priority], depth.waiting)
+            running.add_metric([depth.queue, depth.priority], depth.running)
+            oldest.add_metric([depth.queue, depth.priority], depth.oldest or 0.0)
+        yield from (waiting, running, oldest)
+        yield _each("sytq_queue_delayed", asked.delayed())
+        yield _each("sytq_queue_parked", asked.parked())
+        limits = {name: queue.limit for name, queue in self._settings.queues.items() if queue.limit}
+        yield _each("sytq_queue_limit", limits)
+        yield _each("sytq_type_paused", dict.fromkeys(self._operations.paused(), 1))
+        gates = list(that_matter(asked.gates()))
+        yield _each("sytq_gate_running", {gate.name: gate.running for gate in gates})
+        yield _each("sytq_gate_limit", {gate.name: gate.limit_now for gate in gates})
+        yield _each("sytq_gate_waiting", {gate.name: gate.waiting for gate in gates})
+        states = _family("sytq_gate_state")
+        for gate in gates:
+            states.add_metric([gate.name, gate.state], 1)
+        yield states
+        ages = [worker.age for worker in asked.workers()]
+        fresh = [age for age in ages if age <= self._settings.worker.liveness]
+        yield _one("sytq_workers", len(fresh))
+        yield _one("sytq_workers_lost", len(ages) - len(fresh))
+        yield _one("sytq_heartbeat_age_seconds", max(fresh, default=0.0))
+        unwritten = asked.unwritten()
+        yield _one("sytq_recorder_waiting", unwritten.count)
+        yield _one("sytq_recorder_lag_seconds", unwritten.age)
+        yield _one("sytq_unreadable", unwritten.set_aside)
+
+    def _measured(self) -> Iterator[Metric]:
+        published = meter.read(self._inspection.measured())
+        for name, metric in sorted(meter.declared().items()):
+            series = sorted(published.get(name, {}).items())
+            if metric.kind == "counter":
+                counter = CounterMetricFamily(name, metric.help, labels=metric.labels)
+                for values, parts in series:
+                    counter.add_metric(values, parts.get("", 0.0))
+                yield counter
+            else:
+                histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
+                for values, parts in series:
+                    histogram.add_metric(values, _cumulated(parts), parts.get("", 0.0))
+                yield histogram
+
+    def _of_ledger(self) -> Iterator[Metric]:
+        try:
+            dead = self._ledger.count_dead()
+        except (DatabaseUnavailable, peewee.PeeweeException) as error:  # the second: not migrated yet
+            log.warning("metrics without the database", error=type(error).__name__)
+            yield _one("sytq_database_up", 0)
+            return
+        yield _one("sytq_database_up", 1)
+        yield _one("sytq_tasks_dead", dead)
+
+
+def _family(name: str) -> GaugeMetricFamily:
+    labels, meaning = READ[name]
+    return GaugeMetricFamily(name, meaning, labels=labels)
+
+
+def _one(name: str, value: float) -> Metric:
+    family = _family(name)
+    family.add_metric([], value)
+    return family
+
+
+def _each(name: str, values: Mapping[str, float]) -> Metric:
+    family = _family(name)
+    for label, value in sorted(values.items()):
+        family.add_metric([label], value)
+    return family
+
+
+def _cumulated(parts: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The buckets as Prometheus wants them: each holds those below it too."""
+    total, buckets = 0.0, []
+    for bound in (*map(str, meter.BUCKETS), "inf"):
+        total += parts.get(bound, 0.0)
+        buckets.append((bound if bound != "inf" else "+Inf", total))
+    return buckets

@@ -1,0 +1,172 @@
+"""What runs tasks, as people and programs see it: queues, types, workers and schedules.
+
+Owns the names and forms of these fields. Each function reads what it shows; none changes anything.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from sytq.durations import format_duration
+from sytq.ledger.models import Pause, ScheduleRow
+from sytq.runtime import Runtime
+from sytq.service.task_view import iso
+from sytq.tasktypes.registry import Registry
+
+
+class LevelView(TypedDict):
+    """One priority of a queue."""
+
+    priority: str
+    waiting: int
+    running: int
+    oldest_seconds: float | None
+
+
+class QueueView(TypedDict):
+    """`delayed` wait for their time or next attempt; `set_aside` were met while their type was paused. `paused` names
+    those types; `max_waiting` is how many tasks may wait until a submission is refused."""
+
+    queue: str
+    delayed: int
+    set_aside: int
+    paused: list[str]
+    limit: int | None
+    rate: str | None
+    max_waiting: int | None
+    priorities: list[LevelView]
+
+
+class PauseView(TypedDict):
+    at: str
+    by: str
+    why: str
+
+
+class TypeView(TypedDict):
+    """A task type; one that is paused and not installed here has no more than its name."""
+
+    type: str
+    version: int | None
+    queue: str | None
+    priority: str | None
+    max_attempts: int | None
+    timeout: str | None
+    internal: bool
+    admin_only: bool
+    paused: PauseView | None
+    payload_schema: NotRequired[dict[str, Any] | None]
+
+
+class WorkerView(TypedDict):
+    """A worker process that gave a sign within the last hour."""
+
+    worker: str
+    heartbeat_seconds: float
+    alive: bool
+
+
+class ScheduleView(TypedDict):
+    """When a task is submitted by itself."""
+
+    name: str
+    type: str
+    schedule: str
+    last: str | None
+    next: list[str]
+    paused: PauseView | None
+
+
+def queues(parts: Runtime) -> list[QueueView]:
+    """Every queue with its limits. Raises RedisUnavailable."""
+    depths = parts.inspection.queues()
+    delayed, parked = parts.inspection.delayed(), parts.inspection.parked()  # there may be more queues by now
+    paused = [parts.registry.get(name) for name in parts.inspection.paused() if name in parts.registry]
+    found: dict[str, QueueView] = {}
+    for depth in depths:
+        limits = parts.settings.queues.get(depth.queue)
+        queue = found.setdefault(
+            depth.queue,
+            {
+                "queue": depth.queue,
+                "delayed": delayed[depth.queue],
+                "set_aside": parked[depth.queue],
+                "paused": [declared.name for declared in paused if declared.queue == depth.queue],
+                "limit": limits.limit if limits else None,
+                "rate": limits.model_dump(mode="json")["rate"] if limits else None,
+                "max_waiting": limits.max_waiting if limits else None,
+                "priorities": [],
+            },
+        )
+        queue["priorities"].append(
+            {
+                "priority": depth.priority,
+                "waiting": depth.waiting,
+                "running": depth.running,
+                "oldest_seconds": depth.oldest,
+            }
+        )
+    return list(found.values())
+
+
+def types(registry: Registry, paused: Iterable[Pause]) -> list[TypeView]:
+    """Every type that is installed or paused."""
+    pauses = {row.type: row for row in paused}
+    known = {declared.name: declared for declared in registry}
+    found: list[TypeView] = []
+    # A type that is paused stays so when it is not installed here, or no more.
+    for name in sorted(known.keys() | pauses.keys()):
+        declared = known.get(name)
+        found.append(
+            {
+                "type": name,
+                "version": declared.version if declared else None,
+                "queue": declared.queue if declared else None,
+                "priority": declared.priority if declared else None,
+                "max_attempts": declared.backoff.max_attempts if declared else None,
+                "timeout": format_duration(declared.seconds) if declared else None,
+                "internal": declared.internal if declared else False,
+                "admin_only": declared.admin_only if declared else False,
+                "paused": _pause(pauses.get(name)),
+            }
+        )
+    return found
+
+
+def workers(parts: Runtime) -> list[WorkerView]:
+    """The workers, those with the latest sign first. Raises RedisUnavailable."""
+    liveness = parts.settings.worker.liveness
+    found: list[WorkerView] = [
+        {"worker": info.name, "heartbeat_seconds": round(info.age, 3), "alive": info.age <= liveness}
+        for info in parts.inspection.workers()
+    ]
+    return sorted(found, key=lambda worker: worker["heartbeat_seconds"])
+
+
+def schedules(parts: Runtime, count: int = 1) -> list[ScheduleView]:
+    """Every schedule with its last run and the next `count`. Raises DatabaseUnavailable."""
+    now, rows = dt.datetime.now(dt.UTC), parts.timetable.rows()
+    found: list[ScheduleView] = []
+    for name, scheduled in sorted(parts.registry.schedules.items()):
+        row = rows.get(name)
+        found.append(
+            {
+                "name": name,
+                "type": scheduled.type,
+                "schedule": str(scheduled.schedule),
+                "last": iso(row.last_tick) if row else None,
+                "next": [iso(tick) for tick in scheduled.schedule.upcoming(now, count)],
+                "paused": _pause(row),
+            }
+        )
+    return found
+
+
+def _pause(row: Pause | ScheduleRow | None) -> PauseView | None:
+    if row is None or row.paused_at is None:
+        return None
+    return {"at": iso(row.paused_at), "by": row.paused_by or "", "why": row.paused_why or ""}

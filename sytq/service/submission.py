@@ -1,0 +1,228 @@
+"""Submission: a type's name and a payload become a row in the ledger, then a message in Redis.
+
+Owns that order (the row is the promise, the message only speeds it up), what a submission may say, and which tasks
+follow from a recorded end. Must not know HTTP: the API, `ctx.enqueue`, the command line and the loops all come here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
+from sytq.http import Guard
+from sytq.ids import derived_id, new_id
+from sytq.ledger.dependencies import RULES, OnFailure
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger, NewTask
+from sytq.ledger.models import Task
+from sytq.observability import tracing
+from sytq.service.task_view import announcement
+from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED
+from sytq.tasktypes.declaration import Death, encode, written
+from sytq.tasktypes.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+#: Seconds after which a new task is left to the reconciler; half of what the marks of finished tasks stay for.
+_LATEST = 5.0
+#: Of a task's metadata as JSON, in bytes.
+METADATA_MOST = 4096
+#: Tasks that one task waits for.
+AFTER_MOST = 10_000
+
+
+class Submitter:
+    """Makes, accepts and dispatches tasks. Thread-safe."""
+
+    def __init__(self, registry: Registry, ledger: Ledger, broker: StreamsBroker, guard: Guard) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._broker = broker
+        self._guard = guard
+
+    def prepare(
+        self,
+        type_name: str,
+        payload: object,
+        *,
+        id: str | None = None,
+        priority: str | None = None,
+        run_at: dt.datetime | None = None,
+        owner: str | None = None,
+        parent: str | None = None,
+        after: Sequence[str] = (),
+        on_failure: OnFailure = "cancel",
+        unique_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        callback: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> NewTask:
+        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field.
+
+        A `run_at` without a time zone is UTC. With `after` (ids) it waits until these have ended, and `on_failure` says
+        what becomes of it when one of them does not succeed. `unique_key` is for types that make none themselves: one
+        unfinished task of the type and owner has it at most. `callback` ({"url", "headers"}) is told of the end,
+        however the task ends; whether its URL may be reached is not asked here.
+        """
+        declared = self._registry.get(type_name)
+        if priority is not None and priority not in PRIORITIES:
+            raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+        if on_failure not in RULES:
+            raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
+        if len(after) > AFTER_MOST:
+            raise InvalidInput("after", f"more than {AFTER_MOST} tasks")
+        if unique_key is not None and declared.unique is not None:
+            raise InvalidInput("unique_key", f"tasks of type '{type_name}' have a key of their own")
+        noted = encode(metadata) if metadata else None
+        if noted is not None and len(noted.encode()) > METADATA_MOST:
+            raise InvalidInput("metadata", f"larger than {METADATA_MOST} bytes as JSON")
+        parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
+        assert isinstance(parsed, BaseModel)
+        host = None
+        if declared.url is not None:
+            try:  # now, while somebody is there to be told; what counts is the guard when the task connects
+                host = self._guard.check_url(declared.url(parsed)).raw_host
+            except OutboundRefused as error:
+                raise InvalidInput("url", str(error)) from None
+        task_id = id or new_id()
+        return NewTask(
+            id=task_id,
+            type=declared.name,
+            queue=declared.queue,
+            priority=priority or declared.priority,
+            payload=written(parsed),
+            max_attempts=declared.policy(parsed).max_attempts,
+            run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
+            owner=owner,
+            parent=parent,
+            after=tuple(after),
+            on_failure=on_failure,
+            host=host,
+            ordering_key=declared.ordering_key(parsed, owner),
+            unique_key=declared.unique_key(parsed) if unique_key is None else declared.owners_key(owner, unique_key),
+            metadata=noted,
+            callback=encode(callback) if callback else None,
+            request_id=request_id,
+            traceparent=tracing.created(task_id, declared.name, declared.queue, traceparent),
+            version=declared.version,
+        )
+
+    def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+        """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable.
+
+        Returns, for each task that stands already under its unique key, its id -> the id of that unfinished task.
+        """
+        standing = self._ledger.accept(tasks, also)
+        self.dispatch([task for task in tasks if task.id not in standing])
+        return standing
+
+    def record(self, changes: Sequence[Change], ended: Sequence[str] = ()) -> None:
+        """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death; and let
+        those run that waited for it. Of `ended`, those who wait for them may have heard nothing.
+
+        Raises DatabaseUnavailable.
+        """
+        began = time.monotonic()
+        tasks = self._ledger.record(changes, self._all_followers, ended)
+        if time.monotonic() - began < _LATEST:
+            self.dispatch(tasks)
+
+    def _all_followers(self, rows: list[Task]) -> list[NewTask]:
+        return [task for row in rows for task in self._followers(row)]
+
+    def _followers(self, task: Task) -> Iterator[NewTask]:
+        # One of each per end: a task that was revived and ended again is told of again.
+        end = f"{task.token}:{task.revived_at or ''}"
+        origin: dict[str, Any] = {
+            "owner": task.owner,
+            "parent": task.id,
+            "request_id": task.request_id,
+            "traceparent": task.traceparent,
+        }
+        if task.state in (DEAD, CANCELLED) and f"{task.type}.dead" in self._registry:
+            death = Death(
+                task_id=task.id,
+                payload=_payload(task),
+                version=task.version,
+                error=task.error,
+                attempts=task.attempts,
+                cancelled=task.state == CANCELLED,
+            )
+            yield self.prepare(f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{end}"), **origin)
+        if task.callback is not None:
+            try:
+                told = {**json.loads(task.callback), "body": encode(announcement(task))}
+                yield self.prepare("callback", told, id=derived_id(task.id, f"callback:{end}"), **origin)
+            except (InvalidInput, ValueError, TypeError) as error:
+                # A row that another program wrote; it must not hold up the record of all others.
+                log.error("callback cannot be made", task_id=task.id, error=str(error)[:200])
+
+    def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
+        """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
+        # A new task that is handed over this late (a process that was stopped) has been entered by the reconciler, may
+        # have ended and been forgotten since: entering it again would run it again.
+        # One that waits for others is none of Redis' business yet.
+        oldest, now_ms = time.monotonic() - _LATEST, int(time.time() * 1000)
+        now = [task for task in tasks if isinstance(task, Task) or (task.made > oldest and not task.after)]
+        envelopes = [self._envelope(task, now_ms) for task in now]
+        if not envelopes:
+            return 0
+        try:
+            return self._broker.dispatch(envelopes, not_after_ms=not_after_ms)
+        except RedisUnavailable as error:
+            log.warning("dispatch postponed: the reconciler will do it", tasks=len(envelopes), error=str(error))
+            return 0
+
+    def _envelope(self, task: NewTask | Task, now_ms: int) -> Envelope:
+        # A row that another language inserted may leave queue and priority to the type; of an unknown
+        # type (a rolling deploy) it waits in the default queue until a worker knows it.
+        declared = self._registry.get(task.type) if task.type in self._registry else None
+        if isinstance(task, NewTask):
+            run_at, waits, created_ms = task.run_at, True, now_ms
+            attempts, token, retry_delay = 0, 0, task.retry_delay
+        else:
+            run_at, waits = task.scheduled_at, task.state == SCHEDULED
+            created_ms = _ms(task.revived_at or task.created_at)
+            attempts, token, retry_delay = task.attempts, task.token, None
+        due_ms = _ms(run_at) if run_at else 0
+        if waits:
+            created_ms = max(created_ms, due_ms)  # its age counts from when it is to run
+        return Envelope(
+            id=task.id,
+            type=task.type,
+            queue=task.queue or (declared.queue if declared else "default"),
+            priority=task.priority or (declared.priority if declared else "normal"),
+            payload=task.payload,
+            created_ms=created_ms,
+            due_ms=due_ms,
+            attempts=attempts,
+            token=token,
+            retry_delay=retry_delay,
+            request_id=task.request_id,
+            traceparent=task.traceparent,
+            # Known from here on, so that a row of another language is not taken for one of a later deployment.
+            version=task.version or (declared.version if declared else None),
+            max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
+        )
+
+
+def _ms(moment: dt.datetime) -> int:
+    # Ours are naive UTC; a row of another program may name an offset.
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+
+
+def _payload(task: Task) -> object:
+    """A row's payload; another program may have written anything."""
+    try:
+        return json.loads(task.payload)
+    except ValueError:
+        return None

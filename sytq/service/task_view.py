@@ -1,0 +1,271 @@
+"""A task as people and programs see it: in the API, on the command line and in callbacks.
+
+Owns the names and forms of these fields; times are RFC 3339 in UTC, to the millisecond. Reads no store: it is given the
+row, and what Redis knows newer.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from sytq.broker.inspection import Live
+from sytq.ledger.models import Attempt, Step, Task
+from sytq.states import DEAD, RUNNING, SCHEDULED, SUCCEEDED
+from sytq.tasktypes.registry import Registry
+
+
+class Progress(TypedDict):
+    done: int
+    of: NotRequired[int | None]
+    text: NotRequired[str]
+
+
+class TaskView(TypedDict):
+    """A task without what was submitted and what came of it; `held` while it waits for other tasks."""
+
+    id: str
+    type: str
+    queue: str
+    priority: str
+    state: str
+    attempts: int
+    max_attempts: int | None
+    worker: str | None
+    progress: Progress | None
+    error: str | None
+    owner: str | None
+    host: str | None
+    parent: str | None
+    unique_key: str | None
+    held: bool
+    metadata: dict[str, Any] | None
+    request_id: str | None
+    created_at: str
+    scheduled_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    revived_at: str | None
+
+
+class AttemptView(TypedDict):
+    """One start of a task; `detail` is what its type noted of it, `next_at` when it was to be tried again."""
+
+    attempt: int
+    outcome: str
+    worker: str | None
+    error: str | None
+    started_at: str | None
+    finished_at: str | None
+    next_at: str | None
+    detail: Any
+
+
+class StepView(TypedDict):
+    """A checkpoint; `interrupted` counts the starts that left no result."""
+
+    name: str
+    state: str
+    interrupted: int
+    started_at: str | None
+    finished_at: str | None
+    value: NotRequired[Any]
+
+
+class Moment(TypedDict):
+    """Something that happened to a task."""
+
+    at: str
+    event: str
+
+
+class TaskDetail(TaskView):
+    """All that is known of a task; `shown` is what its type says of payload and result."""
+
+    callback_url: str | None
+    set_aside: bool
+    cancelled_by: str | None
+    attempts_made: list[AttemptView]
+    steps: list[StepView]
+    timeline: list[Moment]
+    payload: NotRequired[Any]
+    result: NotRequired[Any]
+    shown: NotRequired[dict[str, str]]
+
+
+def task_view(task: Task, registry: Registry, live: Live | None = None) -> TaskView:
+    """The fields of a list. `live` is newer than the row."""
+    declared = registry.get(task.type) if task.type in registry else None
+    return {
+        "id": task.id,
+        "type": task.type,
+        "queue": task.queue or (declared.queue if declared else "default"),
+        "priority": task.priority or (declared.priority if declared else "normal"),
+        "state": live.state if live else task.state,
+        "attempts": live.attempts if live else task.attempts,
+        "max_attempts": task.max_attempts,
+        "worker": live.worker if live else task.worker,
+        "progress": _progress(live.progress if live and live.progress else parsed(task.progress)),
+        "error": task.error,
+        "owner": task.owner,
+        "host": task.host,
+        "parent": task.parent,
+        "unique_key": task.unique_key,
+        "held": is_held(task),
+        "metadata": _object(parsed(task.metadata)),
+        "request_id": task.request_id,
+        "created_at": iso(task.created_at),
+        "scheduled_at": _iso(task.scheduled_at),
+        "started_at": _iso(task.started_at),
+        "finished_at": _iso(task.finished_at),
+        "revived_at": _iso(task.revived_at),
+    }
+
+
+def task_detail(
+    task: Task,
+    registry: Registry,
+    live: Live | None,
+    cancelled_by: str | None,
+    attempts: Sequence[Attempt],
+    steps: Sequence[Step],
+    *,
+    contents: bool = True,
+) -> TaskDetail:
+    """The whole task; without `contents` it lacks payload, result and the steps' results.
+
+    One that Redis knows to have ended still runs here until the row has its result or error, at most a second later:
+    whoever sees it ended sees what came of it.
+    """
+    if live is not None and live.state in (SUCCEEDED, DEAD) and task.state != live.state:
+        live = replace(live, state=RUNNING)
+    callback = _object(parsed(task.callback))
+    detail: TaskDetail = {
+        **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
+        "callback_url": str(callback.get("url")) if callback else None,
+        "set_aside": live is not None and live.parked,
+        "cancelled_by": cancelled_by,
+        "attempts_made": [_attempt(attempt) for attempt in attempts],
+        "steps": [_step(step, contents) for step in steps],
+        "timeline": [{"at": iso(at), "event": said} for at, said in _timeline(task, attempts, steps)],
+    }
+    if contents:
+        detail["payload"], detail["result"] = parsed(task.payload), parsed(task.result)
+        if task.type in registry:
+            shown = registry.get(task.type).shown(detail["payload"], detail["result"], task.version)
+            detail |= {"shown": shown} if shown else {}
+    return detail
+
+
+def announcement(task: Task) -> dict[str, Any]:
+    """What a callback says of a task that has ended. The same at every attempt, so nothing in it may move."""
+    return {
+        "type": f"task.{task.state}",
+        "timestamp": _iso(task.finished_at),
+        "data": {
+            "id": task.id,
+            "type": task.type,
+            "state": task.state,
+            "attempts": task.attempts,
+            "result": parsed(task.result),
+            "error": task.error,
+            "metadata": _object(parsed(task.metadata)),
+            "created_at": iso(task.created_at),
+            "finished_at": _iso(task.finished_at),
+        },
+    }
+
+
+def is_held(task: Task) -> bool:
+    """Whether a task waits for other tasks (and not for a worker, or a time)."""
+    return task.held is not None and task.state == SCHEDULED
+
+
+def iso(moment: dt.datetime | float) -> str:
+    """A time of the ledger (naive UTC) or of Redis (unix seconds), to the millisecond."""
+    if not isinstance(moment, dt.datetime):
+        moment = dt.datetime.fromtimestamp(moment, dt.UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def parsed(text: str | None) -> Any:
+    """A JSON column's value; what is no JSON, as another program may have written anything, is shown as it stands."""
+    try:
+        return None if text is None else json.loads(text, parse_constant=str, parse_float=_float)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _float(text: str) -> float | str:
+    """A number, or its text when no float has it: JSON could not say it again."""
+    number = float(text)
+    return text if math.isinf(number) else number
+
+
+def _iso(moment: dt.datetime | None) -> str | None:
+    return None if moment is None else iso(moment)
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def _progress(value: Any) -> Progress | None:
+    return value if isinstance(value, dict) and "done" in value else None  # type: ignore[return-value]
+
+
+def _attempt(attempt: Attempt) -> AttemptView:
+    return {
+        "attempt": attempt.attempt,
+        "outcome": attempt.outcome,
+        "worker": attempt.worker,
+        "error": attempt.error,
+        "started_at": _iso(attempt.started_at),
+        "finished_at": _iso(attempt.finished_at),
+        "next_at": _iso(attempt.next_at),
+        "detail": parsed(attempt.detail),
+    }
+
+
+def _step(step: Step, contents: bool) -> StepView:
+    shown: StepView = {
+        "name": step.name,
+        "state": step.state,
+        "interrupted": step.interrupted,
+        "started_at": _iso(step.started_at),
+        "finished_at": _iso(step.finished_at),
+    }
+    if contents:
+        shown["value"] = parsed(step.value)
+    return shown
+
+
+def _timeline(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> list[tuple[dt.datetime, str]]:
+    return sorted(_moments(task, attempts, steps), key=lambda entry: entry[0])
+
+
+def _moments(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> Iterator[tuple[dt.datetime, str]]:
+    yield task.created_at, "accepted"
+    if task.revived_at:
+        yield task.revived_at, "replayed"
+    for attempt in attempts:
+        if attempt.started_at:
+            yield attempt.started_at, f"attempt {attempt.attempt} started on {attempt.worker}"
+        if attempt.finished_at:
+            why = f": {attempt.error}" if attempt.error else ""
+            yield attempt.finished_at, f"attempt {attempt.attempt} ended, {attempt.outcome}{why}"
+            if attempt.detail:
+                yield attempt.finished_at, f"attempt {attempt.attempt} details: {attempt.detail}"
+    for step in steps:
+        again = f", interrupted {step.interrupted} times" if step.interrupted else ""
+        yield step.started_at, f"step {step.name} started{again}"
+        if step.finished_at:
+            yield step.finished_at, f"step {step.name} done"
+    if task.finished_at:
+        yield task.finished_at, task.state

@@ -1,0 +1,1 @@
+"""External streams: Redis streams of other programs whose messages run as tasks."""

@@ -1,0 +1,286 @@
+"""A bridge: each message of a foreign stream becomes a task, and leaves its stream when that task has ended.
+
+Owns this order: message taken, task accepted, task ended, message acknowledged. A task's id follows from its message,
+so whoever repeats a step after a crash repeats nothing that was done. Retries, limits and history are the task's, and
+`sytq.streams.client` knows the wire format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from sytq.broker.connection import NoGroup, Redis
+from sytq.broker.inspection import Inspection, Live
+from sytq.config.sections import Stream
+from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable
+from sytq.executor.executor import WorkerProcess
+from sytq.executor.slots import Lane
+from sytq.executor.watchdog import turn
+from sytq.ids import derived_id
+from sytq.ledger.database import read
+from sytq.ledger.ledger import Ledger, NewTask
+from sytq.ledger.models import Task, UniqueKey
+from sytq.service.control import Operator
+from sytq.service.submission import Submitter
+from sytq.states import DEAD, QUEUED, TERMINAL
+from sytq.streams.client import STOP, Message, raw, read_message
+from sytq.streams.codec import Entry, ForeignStream
+from sytq.streams.stops import Stops
+from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.templates import fill
+from sytq.worker.loops.loop import Loop
+
+log = structlog.get_logger(__name__)
+
+#: Most messages of one read, and of one transaction.
+_MOST = 100
+_PAGE = 500
+#: How long a read waits for a message when nothing is held, and the pace at which held tasks are looked at.
+_IDLE, _QUICK, _SLOW = 0.5, 0.005, 0.1
+#: How often the messages of dead consumers are looked for.
+_SWEEP = 0.5
+#: The "parent" of all tasks that come from messages.
+_SERIES = str(uuid.UUID("57e4a11e-0000-4000-8000-000000000000"))
+
+
+@dataclass(slots=True)
+class _Held:
+    """A message that waits for the end of its task."""
+
+    message: Message
+    task_id: str
+
+
+class StreamLoop(Loop):
+    """The bridge of one stream in one worker process. It takes no more messages than this worker could start."""
+
+    def __init__(
+        self,
+        settings: Stream,
+        redis: Redis,
+        worker: WorkerProcess,
+        registry: Registry,
+        ledger: Ledger,
+        submitter: Submitter,
+        operator: Operator,
+        inspection: Inspection,
+    ) -> None:
+        super().__init__(f"stream {settings.stream}")
+        self._settings = settings
+        self._stream = ForeignStream(redis, settings.stream, settings.group, worker.name, settings.dead_letters)
+        self._worker = worker
+        self._lane: Lane = "loop" if registry.get(settings.type).is_async else "thread"
+        self._ledger = ledger
+        self._submitter = submitter
+        self._operator = operator
+        self._inspection = inspection
+        self._held: dict[bytes, _Held] = {}
+        self._stops = Stops(self._stream, self._cancel)
+        self._waiting: set[str] = set()  # ids of held tasks that nobody has started: they will need room
+        self._pause = _QUICK
+        self._swept = self._asked = 0.0
+        self._log = log.bind(stream=settings.stream)
+
+    def step(self) -> float:
+        turn()
+        try:
+            return self._go_round()
+        except NoGroup:
+            # New, or Redis was emptied: what it has lost cannot be acknowledged, its tasks go on.
+            self._held.clear()
+            self._stops.clear()
+            self._stream.make_group()
+            return 0.0
+        except (RedisUnavailable, DatabaseUnavailable):
+            self._swept = 0.0  # what was read and not kept is pending as ours
+            raise
+
+    def run(self) -> None:
+        super().run()
+        try:
+            self._finish(self._ended())
+            self._stream.release(self._ours(), self._worker.liveness)
+        except (RedisUnavailable, DatabaseUnavailable) as error:
+            self._log.warning("messages left to be taken over later", error=str(error))
+
+    def _go_round(self) -> float:
+        stopping = self._worker.stopping.is_set()
+        ended = self._ended()
+        if not stopping and time.monotonic() - self._swept >= _SWEEP:
+            self._sweep()
+        room, wait = 0, 0.0
+        if not stopping:
+            wait = 0.0 if ended else self._pause if self._held or self._stops.open else _IDLE
+            room = self._room(wait)
+        # Read before anything is deleted: Redis 7 cannot say the lag while what it delivered last is gone.
+        entries = self._stream.read(room, wait) if room else []
+        self._take(entries)
+        if not room:
+            self._stops.look_ahead()
+        self._stops.heed()
+        self._finish(ended)
+        self._pause = _QUICK if ended or entries else min(self._pause * 1.5, _SLOW)
+        return 0.0 if room or ended else self._pause
+
+    # -- taking messages
+
+    def _room(self, wait: float) -> int:
+        room = self._worker.room
+        free = room.take({self._lane}, _MOST, max(wait, 0.02))
+        room.give(self._lane, free)
+        return max(0, free - len(self._waiting))
+
+    def _sweep(self) -> None:
+        """Take over what dead consumers left, and find again what a lost reply or a fault left with us."""
+        liveness = self._worker.liveness
+        living = [worker.name for worker in self._inspection.workers() if worker.age < liveness]
+        found = self._stream.take_over(self._ours(), living, liveness, _MOST)
+        if found:
+            self._log.info("messages taken over", messages=len(found))
+            self._take(found, again=True)
+        if len(found) < _MOST:
+            self._swept = time.monotonic()
+
+    def _ours(self) -> list[bytes]:
+        return [*self._held, *self._stops.taken]
+
+    def _take(self, entries: Sequence[Entry], *, again: bool = False) -> None:
+        new: dict[bytes, tuple[_Held, NewTask]] = {}
+        self._stops.passed([entry for entry, _ in entries])
+        for entry, fields in entries:
+            if entry in self._held:
+                continue
+            try:
+                message = read_message(entry, fields)
+                if message.action == STOP:
+                    self._stops.take(entry, message)
+                elif self._stops.covers(entry, message):
+                    self._stream.finish([entry])
+                    self._log.info("stopped before it began", stream_task=message.task_id)
+                else:
+                    task = self._prepare(message)
+                    new[entry] = _Held(message, task.id), task
+            except InvalidInput as error:
+                self._bury(entry, raw(fields), str(error))
+        if not new:
+            return
+        # An earlier life of a message may have accepted its task, and that may have ended and be forgotten in Redis.
+        known = self._rows(held.task_id for held, _ in new.values()) if again else {}
+        self._accept({entry: task for entry, (_, task) in new.items() if task.id not in known}, new)
+        for entry, (held, _) in new.items():
+            self._held[entry] = held
+            self._waiting.add(held.task_id)
+
+    def _prepare(self, message: Message) -> NewTask:
+        settings = self._settings
+        payload = message.fields if settings.payload is None else fill(settings.payload, message.fields)
+        task = self._submitter.prepare(settings.type, payload, id=message_task_id(settings.stream, message.id))
+        attempts = max(1, settings.max_retries + 1 - message.retry)
+        return dataclasses.replace(task, max_attempts=attempts, retry_delay=settings.retry_delay)
+
+    def _accept(self, tasks: Mapping[bytes, NewTask], new: dict[bytes, tuple[_Held, NewTask]]) -> None:
+        """Submit tasks; one that cannot be stored must not hold up the others and leaves `new`."""
+        if not tasks:
+            return
+        try:
+            standing = self._submitter.submit(list(tasks.values()))
+        except (DatabaseUnavailable, RedisUnavailable):
+            raise
+        except Exception as error:
+            if len(tasks) > 1:
+                for entry, task in tasks.items():
+                    self._accept({entry: task}, new)
+                return
+            ((entry, _),) = tasks.items()
+            self._log.exception("a message cannot become a task", entry=entry.decode())
+            held, _ = new.pop(entry)
+            self._bury(entry, held.message.raised(0), f"its task cannot be stored ({type(error).__name__})")
+            return
+        for entry, task in tasks.items():
+            # The same work is under way already: this message ends with it.
+            new[entry][0].task_id = standing.get(task.id, task.id)
+
+    # -- letting go of them
+
+    def _ended(self) -> list[tuple[bytes, Task | None]]:
+        """The messages whose tasks have ended, with the row of those that are dead."""
+        live: dict[str, Live] = {}
+        ids = sorted({held.task_id for held in self._held.values()})
+        for start in range(0, len(ids), _PAGE):
+            live |= self._inspection.live(ids[start : start + _PAGE])
+        self._waiting = {id for id in ids if id not in live or live[id].state == QUEUED}
+        # Why a task died stands in its row, soon; and of what Redis does not know the row says all.
+        unsure = [id for id in ids if id not in live or live[id].state == DEAD]
+        rows: dict[str, Task] = {}
+        asked = bool(unsure) and time.monotonic() - self._asked >= _SLOW
+        if asked:
+            rows = self._rows(unsure)
+            self._asked = time.monotonic()
+        ended: list[tuple[bytes, Task | None]] = []
+        for entry, held in self._held.items():
+            known, row = live.get(held.task_id), rows.get(held.task_id)
+            if known is not None and known.state != DEAD:
+                if known.state in TERMINAL:
+                    ended.append((entry, None))
+            elif asked and (row is None or row.state in TERMINAL):  # without a row: ended, and deleted since
+                ended.append((entry, row if row is not None and row.state == DEAD else None))
+        return ended
+
+    def _finish(self, ended: list[tuple[bytes, Task | None]]) -> None:
+        done = [entry for entry, dead in ended if dead is None]
+        self._stream.finish(done)
+        for entry, dead in ended:
+            if dead is not None:
+                retries = max(dead.attempts - 1, 0)
+                self._bury(entry, self._held[entry].message.raised(retries), dead.error or "the task is dead")
+            del self._held[entry]
+
+    def _bury(self, entry: bytes, payload: bytes | str, reason: str) -> None:
+        self._stream.bury(entry, payload, reason)
+        self._log.error("message moved to the dead letters", entry=entry.decode(), reason=reason[:200])
+
+    def _cancel(self, entry: bytes, message: Message) -> bool:
+        """Cancel the task of a message; False when whoever has taken it has not accepted that task yet."""
+        held = self._held.get(entry)
+        by = f"stop from {self._settings.stream}"
+        try:
+            self._operator.cancel(held.task_id if held else message_task_id(self._settings.stream, message.id), by)
+            return True
+        except InvalidInput:
+            holder = self._holder(message)
+        try:
+            if holder:
+                self._operator.cancel(holder, by)
+            return holder is not None
+        except InvalidInput:
+            return False
+
+    def _holder(self, message: Message) -> str | None:
+        """The unfinished task whose unique key the task of this message would have."""
+        try:
+            key = self._prepare(message).unique_key
+        except InvalidInput:
+            return None
+        if key is None:
+            return None
+        row = read(self._ledger.database, lambda: UniqueKey.get_or_none(UniqueKey.unique_key == key))
+        return None if row is None else str(row.task_id)
+
+    def _rows(self, ids: Iterable[str]) -> dict[str, Task]:
+        wanted = list(ids)
+        rows: list[Task] = []
+        for start in range(0, len(wanted), _PAGE):
+            query = Task.select().where(Task.id.in_(wanted[start : start + _PAGE]))
+            rows += read(self._ledger.database, lambda query=query: list(query))  # type: ignore[misc]
+        return {row.id: row for row in rows}
+
+
+def message_task_id(stream: str, entry: str) -> str:
+    """The id of the task of one message."""
+    return derived_id(_SERIES, f"{stream}:{entry}")

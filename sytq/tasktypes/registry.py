@@ -1,0 +1,237 @@
+"""The registry: which task types this installation has.
+
+Owns loading from the entry-point group `sytq.plugins` and from folders, the configuration's overrides, and the
+quarantine of what cannot be loaded. Must not know how tasks are carried or run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from sytq.config import Settings, problems
+from sytq.durations import parse_duration
+from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.schedule import Schedule
+from sytq.states import NAME, PRIORITIES
+from sytq.tasktypes.configured import Kind
+from sytq.tasktypes.declaration import Backoff, Death, TaskType
+
+GROUP = "sytq.plugins"
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A plugin that could not be loaded; it stops nothing else."""
+
+    source: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A type that is submitted at times."""
+
+    type: str
+    schedule: Schedule
+
+
+class Registry:
+    """The task types of this installation, settled: configuration applied, names unique."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._types: dict[str, TaskType] = {}
+        self.quarantined: list[Quarantined] = []
+        self.schedules: dict[str, Scheduled] = {}
+
+    @classmethod
+    def load(cls, settings: Settings, also: Iterable[TaskType] = ()) -> Registry:
+        """Load every plugin, and the types of `also` that are not among them.
+
+        Raises ConfigError (two of one name, a `types.*` section without its type).
+        """
+        registry = cls(settings)
+        kinds: dict[str, Kind] = {}
+        for module in registry._modules():
+            kinds |= {each.key: each for each in vars(module).values() if isinstance(each, Kind)}
+            for declared in declared_in(module):
+                try:
+                    registry.add(declared)
+                except DuplicatePlugin:
+                    raise
+                except Exception as error:
+                    if declared.name in settings.types:
+                        raise  # the operator's own section may be at fault, and the operator is here
+                    registry._quarantine(declared.source, error)
+        for declared in also:
+            known = registry._types.get(declared.name)
+            if known is None or known.function is not declared.function:
+                registry.add(declared)
+        registry._declare(kinds)
+        unknown = sorted(set(settings.types) - set(registry._types))
+        if unknown and not registry.quarantined:
+            valid = (
+                f"{', '.join(sorted(registry._types))}, or a new one with one of the keys {', '.join(sorted(kinds))}"
+            )
+            raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {valid}")
+        registry.schedules = registry._find_schedules()
+        return registry
+
+    def add(self, declared: TaskType) -> None:
+        """Add a type, settled by its `types.<name>` section. Raises DuplicatePlugin, ConfigError."""
+        known = self._types.get(declared.name)
+        if known is not None:
+            raise DuplicatePlugin(
+                f"task type '{declared.name}' is declared twice: in {known.source} and in {declared.source}"
+            )
+        settled = self._settle(declared)
+        self._types[settled.name] = settled
+        if settled.on_dead is not None:
+            self.add(
+                TaskType(
+                    name=f"{settled.name}.dead",
+                    function=settled.on_dead,
+                    payload=Death,
+                    retry=Backoff(first="1s", factor=2, max="1m", max_age="24h"),
+                    timeout=60.0,
+                    queue=settled.queue,
+                    priority=settled.priority,
+                    internal=True,
+                    config=settled.config,
+                    source=settled.source,
+                )
+            )
+
+    def get(self, name: str) -> TaskType:
+        """Return a type. Raises InvalidInput listing the valid names."""
+        try:
+            return self._types[name]
+        except KeyError:
+            raise InvalidInput(
+                "type", f"'{name}' is not a task type; valid: {', '.join(sorted(self._types))}"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._types
+
+    def __iter__(self) -> Iterator[TaskType]:
+        return iter(self._types.values())
+
+    def _settle(self, declared: TaskType) -> TaskType:
+        retry = declared.retry if isinstance(declared.retry, Backoff) else declared.retry(self._settings)
+        timeout = declared.timeout(self._settings) if callable(declared.timeout) else declared.timeout
+        settled = dataclasses.replace(declared, retry=retry, timeout=parse_duration(timeout))
+        override = self._settings.types.get(declared.name)
+        if override is not None:
+            policy = override.retry.model_dump(exclude_none=True) if override.retry else {}
+            settled = dataclasses.replace(
+                settled,
+                retry=dataclasses.replace(retry, **policy),
+                timeout=settled.timeout if override.timeout is None else float(override.timeout),
+                queue=override.queue or settled.queue,
+                priority=override.priority or settled.priority,
+            )
+        own = override.extra if override else {}
+        if declared.config_model is not None:
+            settled = dataclasses.replace(settled, config=self._own_config(declared.name, declared.config_model, own))
+        elif own:
+            settled = dataclasses.replace(settled, config=own)
+        for name in (settled.name, settled.queue):
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"task type '{settled.name}': '{name}' is not a name; valid: a letter or _, then letters, digits,"
+                    " . _ - (64 at most)"
+                )
+        if settled.priority not in PRIORITIES:
+            raise ConfigError(
+                f"task type '{settled.name}': priority '{settled.priority}' is not valid;"
+                f" valid: {', '.join(PRIORITIES)}"
+            )
+        return settled
+
+    def _declare(self, kinds: Mapping[str, Kind]) -> None:
+        """Add the types that the configuration alone declares."""
+        for name, section in self._settings.types.items():
+            keys = [key for key in kinds if key in section.extra]
+            if name not in self._types and keys:
+                kind = kinds[keys[0]]
+                made = kind.make(name, self._own_config(name, kind.config, section.extra))
+                self.add(dataclasses.replace(made, source=f"types.{name}"))
+
+    def _own_config(self, name: str, model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
+        """A type's own keys by its model. Raises ConfigError naming each that is wrong."""
+        try:
+            return model.model_validate(given)
+        except ValidationError as error:
+            found = problems.lines(error, self._settings.origins, model, ("types", name))
+        raise ConfigError("\n".join(found))  # outside the except: its context would carry the raw values
+
+    def _find_schedules(self) -> dict[str, Scheduled]:
+        found = {t.name: Scheduled(t.name, t.schedule) for t in self if t.schedule is not None}
+        for name, entry in self._settings.schedules.items():
+            if not entry.enabled:
+                found.pop(name, None)
+                continue
+            try:
+                declared = self.get(entry.type or name)
+                declared.parse(entry.payload)
+            except InvalidInput as error:
+                raise ConfigError(f"schedules.{name}: {error}") from None
+            found[name] = Scheduled(declared.name, entry.schedule())
+        return found
+
+    def _modules(self) -> Iterator[ModuleType]:
+        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
+            try:
+                yield point.load()
+            except Exception as error:
+                self._quarantine(f"{point.name} ({point.value})", error)
+        for folder in self._settings.plugins.paths:
+            path = Path(folder)
+            if not path.is_dir():
+                raise ConfigError(f"plugins.paths: '{folder}' is not a folder")
+            for file in sorted(path.glob("*.py")):
+                try:
+                    yield load_file(file)
+                except Exception as error:
+                    self._quarantine(str(file), error)
+
+    def _quarantine(self, source: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self.quarantined.append(Quarantined(source, reason))
+        log.error("plugin quarantined", source=source, error=reason)
+
+
+def declared_in(module: ModuleType) -> list[TaskType]:
+    """The types that a module declares itself."""
+    found = (each for each in vars(module).values() if isinstance(each, TaskType))
+    return [each for each in found if each.function.__module__ == module.__name__]
+
+
+def load_file(file: Path) -> ModuleType:
+    """A plugin's file as a module. Raises what running it raises."""
+    name = f"sytq_folder_plugins.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {file}")
+    module = importlib.util.module_from_spec(spec)
+    # Known by name before it runs, as pydantic resolves annotations there.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

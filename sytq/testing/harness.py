@@ -1,0 +1,319 @@
+"""A type under test: its tasks are accepted, started and recorded in this process, one start at a time.
+
+Owns the part of the worker: it starts a task, asks the policy what follows, and writes that down. Everything that the
+type sees is the service's own, on a ledger (SQLite) and a Redis of the trial's. Tasks that it enqueues are accepted and
+not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import dataclasses
+import datetime as dt
+import functools
+import json
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Awaitable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dramatiq import Message
+
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.config import load
+from sytq.durations import parse_duration
+from sytq.embedded import EmbeddedServer
+from sytq.errors import InvalidInput, SytqError
+from sytq.executor.acks import STATES, named
+from sytq.executor.runner import Crew
+from sytq.http import Client
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.migrations import migrate
+from sytq.ledger.models import Attempt, Step, Task
+from sytq.runtime import Runtime, build, services
+from sytq.states import RETRYING, RUNNING, TERMINAL
+from sytq.tasktypes.declaration import TaskType, encode
+from sytq.testing.fake_http import Outside
+from sytq.worker.middleware.retry import decide
+
+_MOST_STARTS = 1000
+#: The longest that one start may take, whatever the type's timeout is.
+_LONGEST = 600.0
+
+
+class Clock:
+    """The wall clock of a trial: `time.time()` and `datetime.now()` of the whole process, as they go on from `now`.
+
+    `time.monotonic()`, and so every deadline, goes at its own pace.
+    """
+
+    def __init__(self, now: dt.datetime | None) -> None:
+        try:
+            import time_machine
+        except ImportError:
+            raise SytqError("sytq.testing needs time-machine: pip install 'sytq[testing]'") from None
+        self._travel = time_machine.travel(now or dt.datetime.now(dt.UTC), tick=True)
+        self._traveller = self._travel.start()
+
+    def stop(self) -> None:
+        self._travel.stop()
+
+    def now(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    def advance(self, duration: float | str) -> None:
+        """Move on by seconds, or text such as "10s"."""
+        self._traveller.shift(parse_duration(duration))
+
+
+class Trial:
+    """`with Trial(my_type) as trial: trial.run({...})`. One at a time in a process.
+
+    `type` is a declared type, or the name of one that is installed; `config` is its `types.<name>` section, `settings`
+    the rest of a configuration file as a mapping. `now` is when it begins. Entering raises ConfigError and
+    EmbeddedServerError; leaving fails the test when a call was made that no reply was given for.
+    """
+
+    runtime: Runtime
+    type: TaskType
+    http: Outside
+    clock: Clock
+
+    def __init__(
+        self,
+        type: TaskType | str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        now: dt.datetime | None = None,
+    ) -> None:
+        self._given = type
+        self._settings = dict(settings or {})
+        if config is not None:
+            name = type if isinstance(type, str) else type.name
+            self._settings["types"] = {**self._settings.get("types", {}), name: dict(config)}
+        self._now = now
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Trial:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sytq-trial-")))
+            self.runtime = runtime = self._build(folder)
+            stack.callback(runtime.broker.close)
+            stack.callback(runtime.database.close_all)  # type: ignore[attr-defined]
+            migrate(runtime.database)
+            self.type = runtime.registry.get(self._given if isinstance(self._given, str) else self._given.name)
+            self.http = Outside(runtime.guard)
+            self._loop = stack.enter_context(_loop())
+            stack.callback(lambda: asyncio.run_coroutine_threadsafe(self.http.close(), self._loop).result(10))
+            self._services = services(runtime, Client(runtime.guard, sessions=self.http), self._loop)
+            stack.callback(self._services.threads.shutdown)
+            self.clock = Clock(self._now)
+            stack.callback(self.clock.stop)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        self._stack.close()
+        if failed is None and self.http.unexpected:
+            raise AssertionError(f"no reply was given for {', '.join(self.http.unexpected)}")
+
+    def _build(self, folder: Path) -> Runtime:
+        file = folder / "sytq.yaml"
+        own = {
+            "database": {"url": f"sqlite:///{folder / 'sytq.db'}"},
+            "redis": {"url": _redis(), "prefix": f"trial-{uuid.uuid4().hex[:12]}"},
+        }
+        file.write_text(json.dumps(self._settings | own))
+        return build(load(str(file), environ={}), () if isinstance(self._given, str) else (self._given,))
+
+    def submit(self, payload: object, *, version: int | None = None) -> Run:
+        """Accept a task. `version` is that of an older payload, which is then taken as it is. Raises InvalidInput."""
+        if version is None:
+            new = self.runtime.submitter.prepare(self.type.name, payload)
+        else:
+            valid = self.type.parse(payload, version)
+            new = dataclasses.replace(
+                self.runtime.submitter.prepare(self.type.name, valid), payload=encode(payload), version=version
+            )
+        if self.runtime.ledger.accept([new]):
+            raise InvalidInput("payload", "an unfinished task of the trial has the same unique key")
+        return Run(self, new)
+
+    def run(self, payload: object) -> Run:
+        """Accept a task and start it until it has ended, moving the clock to each next attempt."""
+        run = self.submit(payload)
+        run.finish()
+        return run
+
+    def call(self, delivery: Delivery, ledger: Ledger) -> BaseException | None:
+        """Run one delivery as a worker would, on this ledger; what it raised."""
+        crew = Crew()
+        crew.services = dataclasses.replace(self._services, ledger=ledger)
+        try:
+            if self.type.is_async:
+                running = crew.async_runner(self.type)(delivery)
+                asyncio.run_coroutine_threadsafe(_awaited(running), self._loop).result(_LONGEST)
+            else:
+                crew.runner(self.type)(delivery)
+        except Exception as error:
+            return error
+        return delivery.exception
+
+
+class Run:
+    """A task of a trial."""
+
+    def __init__(self, trial: Trial, new: NewTask) -> None:
+        self.id = new.id
+        self.outcome: Outcome | None = None  # of the latest start
+        self._trial = trial
+        self._new = new
+        self._created = trial.clock.now()
+        self._starts = 0
+        self._attempts = 0
+
+    def start(self, ledger: Ledger | None = None) -> str:
+        """Start it once, at once; the state after it. What dies with `ledger` (see crash.py) leaves it running."""
+        assert self.state not in TERMINAL, f"the task is {self.state}"
+        self._starts += 1
+        self._attempts += 1
+        record, began = self._trial.runtime.submitter.record, utcnow()
+        again = self._starts > 1
+        record([Change(self.id, RUNNING, self._starts, self._attempts, "trial", started_at=began, again=again)])
+        delivery = self._delivery()
+        error = self._trial.call(delivery, ledger or self._trial.runtime.ledger)
+        self.outcome = outcome = decide(self._trial.type, delivery, error)
+        state = STATES[outcome.kind]
+        if not outcome.counts:
+            self._attempts -= 1
+        due = utcnow() + dt.timedelta(seconds=outcome.delay) if state == RETRYING else None
+        record(
+            [
+                Change(
+                    self.id,
+                    state,
+                    self._starts,
+                    self._attempts,
+                    "trial",
+                    started_at=began,
+                    finished_at=utcnow(),
+                    scheduled_at=due,
+                    outcome=named(outcome),
+                    result=outcome.result,
+                    error=outcome.error,
+                    fingerprint=outcome.fingerprint,
+                    progress=encode(delivery.progress) if delivery.progress else None,
+                    detail=encode(delivery.detail) if delivery.detail else None,
+                    status=delivery.detail.get("status"),
+                    host=delivery.detail.get("host"),
+                )
+            ]
+        )
+        return state
+
+    def finish(self) -> str:
+        """Start it until it has ended, moving the clock to each next attempt; the state then."""
+        for _ in range(_MOST_STARTS):
+            if self.start() in TERMINAL:
+                return self.state
+            assert self.outcome is not None
+            self._trial.clock.advance(self.outcome.delay)
+        raise AssertionError(f"the task has not ended after {_MOST_STARTS} starts: {self.error}")
+
+    @property
+    def row(self) -> Task:
+        """As the ledger has it."""
+        row = self._trial.runtime.ledger.get(self.id)
+        assert row is not None
+        return row
+
+    @property
+    def state(self) -> str:
+        return str(self.row.state)
+
+    @property
+    def result(self) -> Any:
+        text = self.row.result
+        return None if text is None else json.loads(text)
+
+    @property
+    def error(self) -> str | None:
+        error: str | None = self.row.error
+        return error
+
+    @property
+    def progress(self) -> Any:
+        """The last report of it: {"done", "of", "text"}, or None."""
+        text = self.row.progress
+        return None if text is None else json.loads(text)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """What happened at each start."""
+        return self._trial.runtime.ledger.attempts(self.id)
+
+    @property
+    def steps(self) -> list[Step]:
+        return self._trial.runtime.ledger.steps(self.id)
+
+    @property
+    def children(self) -> list[Task]:
+        """The tasks that it enqueued, in the order of their ids."""
+        with self._trial.runtime.database.connection_context():
+            return list(Task.select().where(Task.parent == self.id).order_by(Task.id))
+
+    def _delivery(self) -> Delivery:
+        options = {} if self._new.version is None else {"version": self._new.version}
+        message = Message[Any](
+            queue_name=self._new.queue,
+            actor_name=self._new.type,
+            args=(json.loads(self._new.payload),),
+            kwargs={},
+            options=options,
+            message_id=self.id,
+            message_timestamp=int(self._created.timestamp() * 1000),
+        )
+        most = self._new.max_attempts or 0
+        return Delivery(
+            message, stream="", entry=b"", body=b"", attempts=self._attempts, max_attempts=most, token=self._starts
+        )
+
+
+async def _awaited(running: Awaitable[None]) -> None:
+    await running
+
+
+@contextlib.contextmanager
+def _loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop on a thread of its own, as a worker has one."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="trial", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@functools.cache
+def _redis() -> str:
+    """The URL of this process's Redis, started at the first trial and ended with the process."""
+    server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="sytq-trial-")))
+    server.start()
+
+    def end() -> None:
+        with contextlib.suppress(Exception):
+            server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+    atexit.register(end)
+    return server.url

@@ -1,0 +1,90 @@
+"""A background loop: its thread, its pace, its lease and its faults.
+
+Owns how a loop runs; each loop owns what it does in one `step`.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from sytq.broker.connection import Redis
+from sytq.broker.keys import Keys
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.executor.watchdog import turn
+from sytq.observability.metrics import Counter
+
+log = structlog.get_logger(__name__)
+
+_FAILED = Counter("sytq_loop_failures_total", "Steps of a housekeeping loop that a fault of ours ended.", ("loop",))
+#: How long a holder may be silent before another worker takes its loop.
+_LEASE_MS = 3000
+
+
+class Loop(threading.Thread):
+    """Calls `step` until stopped; `step` returns the seconds to wait before the next."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._stopping = threading.Event()
+
+    def step(self) -> float:
+        """Do one bounded piece of work and return the pause after it in seconds."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """End after the current step; does not wait for it."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            turn()
+            try:
+                pause = self.step()
+            except (RedisUnavailable, DatabaseUnavailable) as error:
+                log.warning("loop waits", loop=self.name, error=str(error))
+                pause = 1.0
+            except Exception:
+                _FAILED.add(1, self.name)
+                log.exception("loop failed; it goes on", loop=self.name)
+                pause = 1.0
+
+
+class LeasedLoop(Loop):
+    """A loop that runs in one worker at a time. Two may overlap for a moment after a stall, so steps are idempotent."""
+
+    def __init__(self, name: str, redis: Redis, keys: Keys, holder: str) -> None:
+        super().__init__(name)
+        self.redis = redis
+        self.keys = keys
+        self._holder = holder
+        self.fresh = False  # whether the lease was taken anew at this step
+
+    def work(self) -> float:
+        """As `Loop.step`, while the lease is held."""
+        raise NotImplementedError
+
+    def step(self) -> float:
+        fresh, self.fresh = self.fresh, True  # unless this step ends well, another may hold the lease before the next
+        held = self.redis.call("lease", [self.keys.lease(self.name)], [self._holder, _LEASE_MS])
+        if not held:
+            return 1.0
+        self.fresh = fresh
+        try:
+            pause = self.work()
+        except BaseException:
+            self.fresh = True
+            raise
+        self.fresh = False
+        return pause
+
+    def run(self) -> None:
+        self.fresh = True
+        super().run()
+        try:  # let another worker go on at once
+            if self.redis.ask("GET", self.keys.lease(self.name)) == self._holder.encode():
+                self.redis.ask("DEL", self.keys.lease(self.name))
+        except RedisUnavailable:
+            log.debug("lease left to expire", loop=self.name)

@@ -1,0 +1,145 @@
+"""The pick-up: rows of callers' tables that have the pending word become tasks, without an API call.
+
+Owns the look at those tables. A row that a task has already is not submitted again: the task's unique key says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import peewee
+import structlog
+
+from sytq.broker.connection import Redis
+from sytq.broker.keys import Keys
+from sytq.ledger.database import read, transact
+from sytq.ledger.ledger import Ledger, NewTask
+from sytq.ledger.models import UniqueKey
+from sytq.service.submission import Submitter
+from sytq.tasktypes.registry import Registry
+from sytq.worker.loops.loop import LeasedLoop
+
+log = structlog.get_logger(__name__)
+
+_TYPE = "llm"
+_LOOK = 0.5
+_PAGE = 500
+#: Seconds of one pass over a table; what it did not come to is next.
+_PASS = 1.0
+_COMPLAIN = 60.0  # seconds between two words about the same table
+#: A row whose tasks end without being able to write to it stays pending. It is taken up so often at once, then less and
+#: less often.
+_AT_ONCE = 3
+_LATER, _LATEST = 10.0, 600.0
+
+
+class Patience:
+    """How soon the same row may be taken up again."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def allows(self, table: str, id: int, now: float) -> bool:
+        """Say whether the row may be taken up, and count it if so."""
+        times, last = self._taken.get((table, id), (0, now))
+        if now - last > 2 * _LATEST:
+            times = 0
+        elif times >= _AT_ONCE and now - last < min(_LATER * 2 ** (times - _AT_ONCE), _LATEST):
+            return False
+        self._taken[table, id] = times + 1, now
+        return True
+
+    def forget(self, now: float) -> None:
+        """Drop what is too long ago to matter."""
+        if len(self._taken) > 20 * _PAGE:
+            self._taken = {row: taken for row, taken in self._taken.items() if now - taken[1] <= 2 * _LATEST}
+
+
+class PickUp(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        registry: Registry,
+        ledger: Ledger,
+        submitter: Submitter,
+        tables: list[str],
+        pending: str,
+    ) -> None:
+        super().__init__("pickup", redis, keys, holder)
+        self._declared = registry.get(_TYPE)
+        self._ledger = ledger
+        self._submitter = submitter
+        self._pending = pending
+        self._cursors: dict[str, int | None] = dict.fromkeys(tables)
+        self._complained: dict[str, float] = {}
+        self._patience = Patience()
+
+    def work(self) -> float:
+        for table in self._cursors:
+            try:
+                self._pass(table)
+            except peewee.PeeweeException as error:
+                # A table that is not there yet, or lacks a column, is its owner's to mend; the others go on.
+                self._complain(table, type(error).__name__)
+        return _LOOK
+
+    def _pass(self, table: str) -> None:
+        """Look at the pending rows from where the last pass ended, page by page."""
+        end = time.monotonic() + _PASS
+        while time.monotonic() < end:
+            ids = self._page(table, self._cursors[table])
+            self._cursors[table] = ids[-1] if len(ids) == _PAGE else None
+            self._submit(table, ids)
+            if len(ids) < _PAGE:
+                return
+
+    def _page(self, table: str, after: int | None) -> list[int]:
+        column, query = self._pending_of(table)
+        if after is not None:
+            query = query.where(column > after)
+        query = query.order_by(column).limit(_PAGE)
+        return read(self._ledger.database, lambda: [int(id) for (id,) in query.tuples()])
+
+    def _pending_of(self, table: str) -> tuple[Any, Any]:
+        """The column `id`, and the query for the ids of the pending rows."""
+        rows = peewee.Table(table).bind(self._ledger.database)
+        return rows.c.id, rows.select(rows.c.id).where(rows.c.status == self._pending)
+
+    def _submit(self, table: str, ids: list[int]) -> None:
+        keys = {
+            self._declared.unique_key(self._declared.parse({"table_name": table, "id": id})): id for id in ids if id
+        }
+        query = UniqueKey.select(UniqueKey.unique_key).where(UniqueKey.unique_key.in_(list(keys)))
+        known = set(read(self._ledger.database, lambda: [row.unique_key for row in query])) if keys else set()
+        now = time.monotonic()
+        self._patience.forget(now)
+        new = [id for key, id in keys.items() if key not in known and self._patience.allows(table, id, now)]
+        tasks = {id: self._submitter.prepare(_TYPE, {"table_name": table, "id": id}) for id in new}
+        if tasks:
+            accepted = transact(self._ledger.database, lambda: self._accept(table, tasks))
+            self._submitter.dispatch(accepted)
+            log.info("rows picked up", table=table, tasks=len(accepted))
+
+    def _accept(self, table: str, tasks: Mapping[int, NewTask]) -> list[NewTask]:
+        """Inside the caller's transaction: insert those whose row is still pending once they have its key. The task of
+        a row that was read as pending may have come and ended since: it would be asked, and paid, a second time."""
+        standing = self._ledger.claim({task.id: task.unique_key for task in tasks.values() if task.unique_key})
+        column, query = self._pending_of(table)
+        pending = {int(id) for (id,) in query.where(column.in_(list(tasks))).tuples()}
+        late = [task.id for id, task in tasks.items() if id not in pending]
+        UniqueKey.delete().where(UniqueKey.task_id.in_(late)).execute()
+        accepted = [task for id, task in tasks.items() if id in pending and task.id not in standing]
+        self._ledger.insert(accepted)
+        return accepted
+
+    def _complain(self, table: str, error: str) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(table, -_COMPLAIN) >= _COMPLAIN:
+            self._complained[table] = now
+            log.warning("pending rows of a table cannot be looked for", table=table, error=error)

@@ -1,0 +1,133 @@
+"""The reconciler: what SQL has accepted and Redis does not know is entered again.
+
+Owns recovery after Redis was away or emptied, the pick-up of rows that other programs insert, and that no task waits
+for one that has ended. It compares, it never decides an outcome.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import structlog
+
+from sytq.broker.broker import check_names
+from sytq.broker.connection import Redis
+from sytq.broker.inspection import Inspection
+from sytq.broker.keys import Keys
+from sytq.errors import InvalidInput
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.models import Task
+from sytq.observability.metrics import Counter
+from sytq.service.control import Operator
+from sytq.service.submission import Submitter
+from sytq.states import DEAD
+from sytq.worker.loops.loop import LeasedLoop
+from sytq.worker.loops.recorder import KEEP_MS
+
+log = structlog.get_logger(__name__)
+
+_FOUND = Counter("sytq_reconciled_total", "Rows in which SQL and Redis differed, by what was found.", ("finding",))
+_PAGE = 500
+_NEW_PAGES = 20
+_INTERVAL = 1.0
+_NEW = dt.timedelta(seconds=60)
+
+
+class Reconciler(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        ledger: Ledger,
+        submitter: Submitter,
+        inspection: Inspection,
+        operator: Operator,
+        liveness: float,
+    ) -> None:
+        super().__init__("reconcile", redis, keys, holder)
+        self._ledger = ledger
+        self._submitter = submitter
+        self._inspection = inspection
+        self._operator = operator
+        self._liveness = liveness
+        self._cursor = ""
+        self._waits: tuple[str, str] | None = None
+
+    def work(self) -> float:
+        self._operator.restore_pauses()
+        told = self._tell_those_who_wait()
+        age = self._inspection.epoch_age()
+        if age is None or age < self._liveness:
+            return 0.5  # workers are entering the tasks that they run; nobody else may start those
+        entered = 0
+        since, after = utcnow() - _NEW, ""
+        for _ in range(_NEW_PAGES):
+            found = self._ledger.newcomers(since, after, _PAGE)
+            entered += self._enter([task_id for task_id, _ in found])
+            if len(found) < _PAGE:
+                break
+            after, since = found[-1]
+        page = self._ledger.unfinished(self._cursor, _PAGE)
+        entered += self._enter(page)
+        self._cursor = page[-1] if len(page) == _PAGE else ""
+        # While things are missing (Redis was emptied) it goes on at once.
+        return 0.0 if told or (entered and self._cursor) else _INTERVAL
+
+    def _tell_those_who_wait(self) -> bool:
+        ended, self._waits = self._ledger.overlooked(self._waits or ("", ""), _PAGE)
+        if ended:
+            self._submitter.record((), ended)
+        return bool(ended)
+
+    def _enter(self, ids: list[str]) -> int:
+        if not ids:
+            return 0
+        not_after = self.redis.now_ms() + KEEP_MS // 2
+        known = self._inspection.live(ids)
+        missing = [task_id for task_id in ids if task_id not in known]
+        if not missing:
+            return 0
+        # Read after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
+        # What is known now is good for as long as the marks of finished tasks stay, and no longer.
+        good = self._carriable(self._ledger.still_unfinished(missing))
+        entered = self._submitter.dispatch(good, not_after_ms=not_after)
+        if entered:
+            log.info("tasks entered that Redis did not know", tasks=entered)
+            _FOUND.add(entered, "unknown_to_redis")
+        return entered
+
+    def _carriable(self, rows: list[Task]) -> list[Task]:
+        """Those rows that can be a message; another program may have inserted anything, and that ends as dead."""
+        good = []
+        for row in rows:
+            try:
+                check_names(row.type, row.queue or "default", row.priority or "normal")
+                _check_payload(row.payload)
+                _check_times(row)
+                good.append(row)
+            except InvalidInput as error:
+                log.error("row cannot be dispatched", task_id=row.id, error=str(error))
+                _FOUND.add(1, "not_dispatchable")
+                self._submitter.record(
+                    [Change(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
+                )
+        return good
+
+
+def _check_payload(text: str) -> None:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidInput("payload", "is not JSON") from None
+
+
+def _check_times(row: Task) -> None:
+    for name in ("created_at", "scheduled_at", "revived_at"):
+        # SQLite keeps any text, and Peewee hands back what it cannot read.
+        if not isinstance(getattr(row, name), dt.datetime | None):
+            raise InvalidInput(name, "is not a time; valid: YYYY-MM-DD HH:MM:SS, in UTC")

@@ -1,0 +1,90 @@
+"""The scheduler: submits each tick of each schedule once, however many workers run.
+
+Owns when it looks and in which order it writes. A tick's task has an id that follows from the schedule's name and
+the tick, so submitting it twice is submitting it once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import structlog
+
+from sytq.broker.connection import Redis
+from sytq.broker.keys import Keys
+from sytq.errors import InvalidInput
+from sytq.ids import derived_id
+from sytq.ledger.schedules import Timetable
+from sytq.observability import sentry
+from sytq.observability.metrics import Counter
+from sytq.service.submission import Submitter
+from sytq.tasktypes.registry import Registry
+from sytq.worker.loops.loop import LeasedLoop
+
+log = structlog.get_logger(__name__)
+
+_TICKS = Counter("sytq_schedule_ticks_total", "Ticks of schedules that were submitted.", ("schedule",))
+_LOOK = 0.5
+#: The "parent" of all ticks.
+_SERIES = "schedules"
+
+
+class Scheduler(LeasedLoop):
+    """See the module."""
+
+    def __init__(
+        self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, timetable: Timetable
+    ) -> None:
+        super().__init__("schedule", redis, keys, holder)
+        self._registry = registry
+        self._submitter = submitter
+        self._timetable = timetable
+
+    def work(self) -> float:
+        seconds, micros = self.redis.ask("TIME")  # one clock for all workers
+        now = dt.datetime.fromtimestamp(seconds + micros / 1e6, dt.UTC)
+        rows = self._timetable.rows()
+        for name, scheduled in self._registry.schedules.items():
+            row = rows.get(name)
+            if row is None:
+                self._timetable.begin(name, now)
+            elif row.paused_at is None:
+                tick = scheduled.schedule.due(row.last_tick.replace(tzinfo=dt.UTC), now)
+                if tick is not None:
+                    self._submit(name, scheduled.type, scheduled.schedule.payload, tick)
+                    self._timetable.ticked(name, tick)
+        return _LOOK
+
+    def _submit(self, name: str, type_name: str, payload: object, tick: dt.datetime) -> None:
+        try:
+            task = self._submitter.prepare(type_name, payload, id=tick_id(name, tick), request_id=origin(name, tick))
+        except InvalidInput as error:
+            log.error("schedule cannot be submitted", schedule=name, error=str(error))
+            return
+        self._submitter.submit([task])
+        _TICKS.add(1, name)
+        longest = self._registry.get(type_name).longest
+        sentry.check_in(name, self._registry.schedules[name].schedule, task.id, "in_progress", longest=longest)
+        log.info("scheduled task submitted", schedule=name, task_id=task.id, tick=tick.isoformat())
+
+
+def origin(name: str, tick: dt.datetime) -> str:
+    """What the task of one tick has in place of a request's id."""
+    return f"schedule:{name}:{tick.astimezone(dt.UTC).isoformat()}"
+
+
+def schedule_of(task_id: str, request_id: str | None) -> str | None:
+    """The schedule that a task was made by; anybody may say so, but not have a tick's id."""
+    kind, _, rest = (request_id or "").partition(":")
+    name, _, tick = rest.partition(":")
+    if kind != "schedule":
+        return None
+    try:
+        return name if tick_id(name, dt.datetime.fromisoformat(tick)) == task_id else None
+    except ValueError:
+        return None
+
+
+def tick_id(name: str, tick: dt.datetime) -> str:
+    """The id of the task of one tick."""
+    return derived_id(_SERIES, f"{name}:{tick.astimezone(dt.UTC).isoformat()}")

@@ -1,0 +1,42 @@
+"""Measuring: how long tasks wait and run, by type and outcome.
+
+Owns these two metrics. Must be told of an end after the retry policy, whose outcome it reports.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dramatiq import Broker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+
+from sytq.broker.delivery import Delivery
+from sytq.executor.acks import named
+from sytq.observability.metrics import Histogram
+
+RUN = Histogram("sytq_task_seconds", "How long one run of a task took, by what came of it.", ("type", "outcome"))
+WAIT = Histogram("sytq_task_wait_seconds", "From being ready to run until the start.", ("queue", "priority"))
+
+
+class Measure(Middleware):
+    """See the module."""
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        # An entry's id begins with the time at which it was added, by Redis' clock.
+        entered = int(message.entry.partition(b"-")[0]) / 1000
+        WAIT.observe(message.started - entered, message.queue_name, message.stream.rpartition(":")[2])
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        assert isinstance(message, Delivery)
+        if message.outcome is not None:
+            RUN.observe(time.time() - message.started, message.type, named(message.outcome))

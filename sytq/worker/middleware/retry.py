@@ -1,0 +1,170 @@
+"""The retry policy: what follows from how a run ended.
+
+Owns that one decision, an `Outcome`; the acknowledgement script carries it out. Dramatiq's own `Retries`, which
+enqueues and then acknowledges, is not used: a fault between the two loses the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import re
+import time
+from typing import Any
+
+import structlog
+from dramatiq import Broker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+from dramatiq.middleware.time_limit import TimeLimitExceeded
+from peewee import PeeweeException
+from pydantic import ValidationError
+
+from sytq.broker.delivery import Delivery, Outcome, cancellation
+from sytq.durations import parse_duration
+from sytq.errors import (
+    Cancelled,
+    DatabaseUnavailable,
+    Fail,
+    InvalidInput,
+    Lost,
+    RedisUnavailable,
+    Retry,
+    TimedOut,
+    Waiting,
+)
+from sytq.tasktypes.declaration import TaskType, encode
+from sytq.tasktypes.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+#: How soon a run is tried again that ended because a store of ours was away.
+_STORE_AWAY = 2.0
+#: Results travel through Redis; what is larger belongs into a table of the task type.
+_MAX_RESULT = 256 << 10
+_MAX_ERROR = 1000
+
+
+class RetryPolicy(Middleware):
+    """Sets the outcome of every delivery."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        assert isinstance(message, Delivery)
+        declared = self._registry.get(message.type)
+        error = exception or message.exception
+        try:
+            outcome = decide(declared, message, error)
+        except Exception as problem:
+            # Such as Retry(after="soon"): trying again would not mend it.
+            log.exception("the outcome of a run cannot be decided", task_id=message.id, type=message.type)
+            outcome = Outcome("dead", error=f"{describe(error) if error else 'done'}; then {describe(problem)}")
+        message.outcome = outcome
+        if outcome.kind == "dead":
+            message.fail()
+        line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts, **message.origin)
+        line = line.bind(duration=round(time.time() - message.started, 3))
+        if error is None:
+            line.info("task succeeded")
+        elif outcome.kind == "dead":
+            line.error("task is dead", error=outcome.error, exc_info=_unexpected(error))
+        elif isinstance(error, Waiting) and outcome.kind == "retry":
+            line.info("task waits", reason=outcome.error)
+        elif outcome.kind == "retry":
+            line.warning(
+                "task failed",
+                error=outcome.error,
+                retry_in=round(outcome.delay, 1),
+                exc_info=_unexpected(error),
+            )
+        else:
+            line.warning(f"task {outcome.kind}", error=outcome.error)
+
+
+def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Outcome:
+    """Return what follows from a run that raised `error` (None: it returned `run.result`)."""
+    if error is None:
+        return _done(declared, run)
+    text = describe(error)
+    mark = fingerprint(declared.name, error)
+    if isinstance(error, Cancelled):
+        return Outcome("cancelled", error=text)
+    if isinstance(error, asyncio.CancelledError) and run.cancelled_by:
+        return Outcome("cancelled", error=cancellation(run))
+    if isinstance(error, asyncio.CancelledError) and run.returned:
+        return Outcome("return", counts=False, error="the worker is stopping")
+    if isinstance(error, Lost):
+        # Whatever this writes is refused wherever another start holds the task. Where the row has ended already
+        # (Redis forgot its last second), this ends the copy in Redis and the row stays as it is.
+        return Outcome("cancelled" if error.ended else "retry", delay=5.0, counts=False, error=text)
+    if isinstance(error, Fail | InvalidInput):
+        return Outcome("dead", error=text, fingerprint=mark)
+    age = time.time() - run.created_ms / 1000
+    policy = declared.policy(run.payload, run.version)
+    if run.max_attempts:  # the row's own, which a submission may have set
+        policy = dataclasses.replace(policy, max_attempts=run.max_attempts)
+    counts = not isinstance(error, DatabaseUnavailable | RedisUnavailable)
+    delay = policy.delay(run.attempts) if counts else _STORE_AWAY
+    if counts and "retry_delay" in run.options:
+        delay = run.options["retry_delay"]
+    if isinstance(error, Retry):
+        counts = error.counts
+        if error.after is not None:
+            delay = parse_duration(error.after)
+    if policy.max_age is not None:
+        delay = min(delay, max(0.0, float(policy.max_age) - age))  # the last attempt is at the end, not beyond it
+    ended = policy.ended(run.attempts if counts else 0, age)
+    if ended:
+        return Outcome("dead", error=f"{text} ({ended})"[:_MAX_ERROR], fingerprint=mark)
+    return Outcome("retry", delay=delay, counts=counts, error=text, fingerprint=mark)
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error, for the ledger and the log."""
+    if isinstance(error, TimeLimitExceeded):
+        return "timed out"
+    if isinstance(error, ValidationError):  # its own text quotes the input
+        text = "; ".join(
+            f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors(include_input=False)
+        )
+    elif isinstance(error, PeeweeException):  # a server's text quotes column values
+        text = next((f"error {part}" for part in error.args if isinstance(part, int)), "refused by the database")
+    else:
+        text = " ".join(str(error).encode(errors="replace").decode().split())
+    named = isinstance(error, Retry | Fail | TimedOut | Cancelled | Lost)
+    return (text if named and text else f"{type(error).__name__}: {text}")[:_MAX_ERROR]
+
+
+def fingerprint(type_name: str, error: BaseException) -> str:
+    """The same for all errors of one cause: the type, the error's class, and its words without numbers."""
+    words = re.sub(r"\d+", "#", str(error))[:200]
+    return hashlib.sha256(f"{type_name}|{type(error).__name__}|{words}".encode(errors="replace")).hexdigest()[:16]
+
+
+def _done(declared: TaskType, run: Delivery) -> Outcome:
+    try:
+        result = None if run.result is None else encode(run.result)
+    except (TypeError, ValueError) as error:
+        # The work is done; running it again would only do it twice.
+        log.error("result is not JSON", task_id=run.id, type=declared.name, error=str(error))
+        return Outcome("done", result=encode({"omitted": f"the result is not JSON: {error}"}))
+    if result is not None and len(result) > _MAX_RESULT:
+        return Outcome("done", result=encode({"omitted": f"the result has {len(result)} bytes; at most {_MAX_RESULT}"}))
+    return Outcome("done", result=result)
+
+
+def _unexpected(error: BaseException) -> BaseException | None:
+    """The error when its traceback tells more than its one line."""
+    expected = Retry | Fail | Cancelled | Lost | TimedOut | InvalidInput | DatabaseUnavailable | RedisUnavailable
+    expected |= ValidationError | PeeweeException  # a traceback ends with what these quote
+    return None if isinstance(error, expected | TimeoutError | OSError) else error

@@ -1,0 +1,145 @@
+"""Sentry for tasks: one event for each that is dead, with its attempts; traces; check-ins of schedules.
+
+Owns what a task's event says. An attempt that is followed by another is no event but a breadcrumb of the last one,
+read from the ledger, as the attempts before ran in other processes. Must not send what is in a payload or result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import sentry_sdk
+import structlog
+from dramatiq import Broker, Worker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+from sentry_sdk.types import Event
+from sentry_sdk.utils import event_from_exception
+
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.errors import DatabaseUnavailable
+from sytq.ledger.ledger import Ledger
+from sytq.observability import sentry
+from sytq.tasktypes.registry import Registry
+from sytq.worker.loops.scheduler import schedule_of
+
+log = structlog.get_logger(__name__)
+
+_BREADCRUMBS = 50
+#: Deaths that wait to be told: when everything dies at once, the first ones say it.
+_MOST = 200
+
+
+class SentryReports(Middleware):
+    """Must be told of an end after the retry policy, whose outcome it reports."""
+
+    def __init__(self, ledger: Ledger, registry: Registry) -> None:
+        self._ledger = ledger
+        self._registry = registry
+        self._waiting = 0
+        self._runs: dict[tuple[str, int], contextlib.ExitStack] = {}
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="sentry")
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        self._teller.shutdown()
+        sentry_sdk.flush(2.0)
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        stack = self._runs[message.id, message.token] = contextlib.ExitStack()
+        stack.enter_context(sentry_sdk.isolation_scope())
+        trace = sentry_sdk.continue_trace(
+            sentry.headers(message.options.get("traceparent")), op="queue.process", name=message.type
+        )
+        span = stack.enter_context(sentry_sdk.start_transaction(trace))
+        for name, value in _tags(message).items():
+            span.set_tag(name, value)
+        if sentry.traces():  # what the run makes and calls is below it
+            message.options["traceparent"] = sentry.traceparent_of(span)
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        assert isinstance(message, Delivery)
+        outcome = message.outcome
+        with self._runs.pop((message.id, message.token), contextlib.ExitStack()):
+            span = sentry_sdk.get_current_span()
+            if outcome is None or span is None:
+                return
+            span.set_status("ok" if outcome.kind == "done" else "internal_error")
+            self._check_in(message, outcome)
+            error = exception or message.exception
+            if outcome.kind == "dead" and error is not None and self._waiting < _MOST:
+                self._waiting += 1
+                event, _ = event_from_exception(error, client_options=sentry_sdk.get_client().options)
+                event["tags"] = _tags(message)
+                event["transaction"] = message.type
+                event["contexts"] = {"trace": span.get_trace_context()}
+                event["fingerprint"] = [message.type, outcome.fingerprint or type(error).__name__]
+                self._teller.submit(self._tell, message.id, message.token, event)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        self._runs.pop((message.id, message.token), contextlib.ExitStack()).close()
+
+    def _check_in(self, run: Delivery, outcome: Outcome) -> None:
+        name = schedule_of(run.id, run.request_id)
+        if name in self._registry.schedules and outcome.kind in ("done", "dead", "cancelled"):
+            sentry.check_in(
+                name,
+                self._registry.schedules[name].schedule,
+                run.id,
+                "ok" if outcome.kind == "done" else "error",
+                longest=self._registry.get(run.type).longest,
+                seconds=max(0.0, time.time() - run.created_ms / 1000),
+            )
+
+    def _tell(self, task_id: str, token: int, event: Event) -> None:
+        self._waiting -= 1
+        try:
+            attempts = self._ledger.attempts(task_id)[-_BREADCRUMBS:]
+        except DatabaseUnavailable:
+            attempts = []
+        event["breadcrumbs"] = {
+            "values": [
+                {
+                    "type": "error",
+                    "category": "attempt",
+                    "level": "warning",
+                    "timestamp": at.replace(tzinfo=dt.UTC).isoformat(),
+                    "message": f"attempt {one.attempt}: {_cause(one.error) or one.outcome}",
+                }
+                for one in attempts
+                if one.token < token and (at := one.finished_at or one.started_at)
+            ]
+        }
+        sentry_sdk.capture_event(event)
+
+
+def _cause(error: str | None) -> str | None:
+    """What an attempt's line says in our own words, or the class of the exception whose words it quotes."""
+    foreign = re.match(r"([A-Z]\w+): ", error or "")
+    return foreign[1] if foreign else error
+
+
+def _tags(run: Delivery) -> dict[str, str]:
+    tags = {
+        "task_id": run.id,
+        "type": run.type,
+        "attempt": str(run.attempts),
+        "queue": run.queue_name,
+        "request_id": str(run.options.get("request_id") or ""),
+    }
+    return {name: value for name, value in tags.items() if value}

@@ -1,0 +1,77 @@
+"""Tracing: each run of a task is a span, which the plugin's calls are below.
+
+Owns what a run's span is told. Must be told of an end after the retry policy, whose outcome it reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dramatiq import Broker, Worker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+
+from sytq.broker.broker import StreamsBroker
+from sytq.broker.delivery import Delivery
+from sytq.broker.keys import GROUP
+from sytq.errors import Waiting
+from sytq.executor.acks import named
+from sytq.observability import tracing
+
+if TYPE_CHECKING:
+    from sytq.observability.tracing.spans import Run
+
+
+class Tracing(Middleware):
+    """`measure` begins the export of metrics, once the worker runs."""
+
+    def __init__(self, measure: Callable[[], None]) -> None:
+        self._measure = measure
+        self._runs: dict[tuple[str, int], Run] = {}
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self._measure()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        tracing.stop()
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        assert isinstance(broker, StreamsBroker)
+        assert isinstance(message, Delivery)
+        said: dict[str, str | int] = {
+            "messaging.message.id": message.id,
+            "messaging.consumer.group.name": GROUP,
+            "messaging.client.id": broker.worker.name,
+            "sytq.task.type": message.type,
+            "sytq.task.attempt": message.attempts,
+        }
+        if message.request_id:
+            said["sytq.request_id"] = message.request_id
+        run = tracing.run(message.queue_name, message.started, message.traceparent, said)
+        if run is not None:
+            self._runs[message.id, message.token] = run
+            # What the run makes and calls is below it.
+            message.options["traceparent"] = run.traceparent
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        assert isinstance(message, Delivery)
+        run = self._runs.pop((message.id, message.token), None)
+        if run is None:
+            return
+        outcome, error = message.outcome, exception or message.exception
+        failed = outcome is not None and outcome.kind in ("retry", "dead") and not isinstance(error, Waiting)
+        kind = type(error).__qualname__ if error else "_OTHER"
+        run.end(named(outcome) if outcome else None, kind if failed else None)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        if run := self._runs.pop((message.id, message.token), None):
+            run.end(None, None)

@@ -1,0 +1,34 @@
+"""`python -m sytq.worker.process`: Dramatiq's command line, whose own few lines have the form of all our logs.
+
+Owns nothing else: processes, signals and exit status are Dramatiq's. Started without it (`dramatiq sytq.actors`) a
+group does the same, but its first process, which never imports what the workers do, logs plain text.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dramatiq.cli import main as dramatiq
+from dramatiq.cli import make_argument_parser
+
+from sytq import config
+from sytq.errors import ConfigError
+from sytq.observability import logs
+
+
+def main() -> int:
+    """Run a group of workers until it has ended; return its exit status."""
+    arguments = sys.argv[1:]
+    try:
+        settings = config.load()
+    except ConfigError as error:
+        sys.exit(f"sytq: {error}")
+    logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
+    # What Dramatiq becomes anew at a SIGHUP.
+    sys.argv = [sys.executable, "-m", "sytq.worker.process", *arguments]
+    given = make_argument_parser().parse_args([*arguments, "--skip-logging"])  # type: ignore[no-untyped-call]
+    return int(dramatiq(given))  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

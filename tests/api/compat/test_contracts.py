@@ -1,0 +1,287 @@
+"""Contracts A, B and E, replayed byte for byte through gunicorn on both databases."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger
+from tests.api.conftest import Api
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def post(path: str, body: str) -> bytes:
+    data = body.encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\r\n".encode()
+
+
+def split(reply: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = reply.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+def test_a_record_task_is_accepted_in_contract_a_form(api: Api) -> None:
+    reply = api.raw(post("/api/tasks/llm", '{"table_name": "valuation_records", "id": 123}'))
+    status, headers, body = split(reply)
+    answer = json.loads(body)
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert answer == {
+        "code": 200,
+        "message": "Success",
+        "data": {"task_id": answer["data"]["task_id"], "status": "enqueued"},
+    }
+    kind, state, payload = api.task(answer["data"]["task_id"])
+    assert (kind, state) == ("llm", "queued")
+    assert payload == {"table_name": "valuation_records", "id": 123}
+
+
+@pytest.mark.parametrize("number", [-(2**63), -1, 2**63 - 1])
+def test_every_signed_64_bit_id_is_taken(api: Api, number: int) -> None:
+    reply = api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": number})
+    assert reply.status == 200
+    assert api.task(reply.json["data"]["task_id"])[2]["id"] == number
+
+
+def test_a_task_is_looked_up_in_contract_a_form(api: Api) -> None:
+    made = api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 5}).json
+    task_id = made["data"]["task_id"]
+    status, _, body = split(api.raw(get(f"/api/tasks/{task_id}")))
+    data = json.loads(body)["data"]
+    assert status == 200
+    assert json.loads(body)["code"] == 200
+    assert {name: data[name] for name in ("task_id", "status", "queue_name", "retry_count")} == {
+        "task_id": task_id,
+        "status": "pending",
+        "queue_name": "llm",
+        "retry_count": 0,
+    }
+    assert isinstance(data["created_at"], int)
+    assert abs(data["created_at"] - time.time()) < 60
+
+
+@pytest.mark.parametrize("task_id", ["no-such-task", "01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a", "%00", "%FF", "Ж", "a b"])
+def test_an_unknown_task_is_404_in_the_envelope(api: Api, task_id: str) -> None:
+    status, _, body = split(api.raw(get(f"/api/tasks/{task_id.replace(' ', '%20').replace('Ж', '%D0%96')}")))
+    assert status == 404
+    assert json.loads(body) == {"code": 404, "message": "task not found"}
+
+
+def test_a_finished_task_is_404_after_its_retention(api: Api) -> None:
+    ids = [
+        api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": row}).json["data"]["task_id"]
+        for row in (61, 62)
+    ]
+    for task_id, finished in zip(ids, ("2020-01-01 00:00:00", time.strftime("%F %T", time.gmtime())), strict=True):
+        with api.database.atomic():
+            api.database.execute_sql(
+                f"UPDATE sytq_tasks SET state = 'succeeded', finished_at = '{finished}' WHERE id = '{task_id}'"
+            )
+    assert api.request("GET", f"/api/tasks/{ids[0]}").status == 404
+    recent = api.request("GET", f"/api/tasks/{ids[1]}")
+    assert (recent.status, recent.json["data"]["status"]) == (200, "completed")
+
+
+def test_the_same_row_again_is_the_same_task_until_it_has_ended(api: Api) -> None:
+    def submit() -> str:
+        body = {"table_name": "valuation_records", "id": 71}
+        return str(api.request("POST", "/api/tasks/llm", body).json["data"]["task_id"])
+
+    first = submit()
+    assert {submit() for _ in range(3)} == {first}
+    Ledger(api.database).record([Change(first, "cancelled", 0, 0)])
+    assert submit() != first
+
+
+def test_tasks_are_listed_with_filters_and_the_real_total(api: Api) -> None:
+    with api.database.atomic():
+        api.database.execute_sql("DELETE FROM sytq_tasks")
+        for number in range(130):
+            state = ("queued", "running", "succeeded", "dead", "retrying", "cancelled", "scheduled")[number % 7]
+            api.database.execute_sql(
+                "INSERT INTO sytq_tasks (id, type, queue, priority, state, payload, attempts) VALUES "
+                f"('00000000-0000-7000-8000-{number:012d}', 'llm', 'q{number % 2}', 'normal', '{state}', '{{}}', 3)"
+            )
+
+    def listed(query: str) -> dict[str, object]:
+        reply = api.request("GET", f"/api/tasks{query}")
+        assert reply.status == 200, reply.body
+        data = reply.json["data"]
+        assert set(data) == {"tasks", "total_count", "limit", "offset"}
+        return dict(data)
+
+    everything = listed("")
+    assert (everything["total_count"], everything["limit"], everything["offset"]) == (130, 10, 0)
+    assert len(everything["tasks"]) == 10
+    assert set(everything["tasks"][0]) == {"task_id", "status", "queue_name", "created_at", "retry_count", "type"}
+    assert listed("?status=&queue_name=&limit=&offset=") == everything
+    assert len(listed("?limit=100")["tasks"]) == 100
+    assert listed("?limit=1000")["limit"] == 100
+    assert len(listed("?limit=100&offset=100")["tasks"]) == 30
+    assert listed("?queue_name=q1")["total_count"] == 65
+    assert listed("?queue_name=nobodys")["total_count"] == 0
+    for status, retries in {
+        "pending": 2,
+        "active": 2,
+        "completed": 2,
+        "failed": 2,
+        "retry": 3,
+        "archived": 2,
+        "scheduled": 2,
+    }.items():
+        found = listed(f"?status={status}&limit=100")
+        assert found["total_count"] == len(found["tasks"]) >= 18
+        assert {(task["status"], task["retry_count"]) for task in found["tasks"]} == {(status, retries)}
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("status=done", ["status", "pending, active, completed, failed, retry, archived, scheduled"]),
+        ("status=%F0%9F%92%A9", ["status"]),
+        ("status=pending&status=active", ["status"]),
+        ("limit=0", ["limit"]),
+        ("limit=-1", ["limit"]),
+        ("limit=ten", ["limit"]),
+        ("limit=%D9%A3", ["limit"]),
+        ("limit=99999999999999999999999", ["limit"]),
+        ("offset=-1", ["offset"]),
+        ("offset=9223372036854775808", ["offset"]),
+        ("queue_name=%00", ["queue_name"]),
+        ("queue_name=%D0%96", ["queue_name"]),
+        ("queue_name=" + "q" * 65, ["queue_name"]),
+    ],
+)
+def test_a_bad_list_parameter_is_400_and_named(api: Api, query: str, names: list[str]) -> None:
+    reply = api.request("GET", f"/api/tasks?{query}")
+    assert reply.status == reply.json["code"] == 400
+    for name in names:
+        assert name in reply.json["message"]
+
+
+def test_the_largest_offset_is_an_empty_page(api: Api) -> None:
+    reply = api.request("GET", f"/api/tasks?offset={2**63 - 1}")
+    assert (reply.status, reply.json["data"]["tasks"]) == (200, [])
+
+
+def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Api) -> None:
+    request = (
+        '{"prompt": "值多少? \\ud83d\\ude00", "model": "deepseek-chat", "callback_url": "http://example.com/done"}'
+    )
+    status, _, body = split(api.raw(post("/api/v1/tasks/llm", request)))
+    answer = json.loads(body)
+    assert status == 200
+    assert answer == {"task_id": answer["task_id"], "status": "enqueued"}
+    payload = api.task(answer["task_id"])[2]
+    assert payload == {"table_name": "valuation_records", "id": payload["id"], "model": "deepseek-chat"}
+    assert payload["id"] < 0
+    [row] = api.rows(
+        "SELECT status, user_message, sys_message, callback_url, failed_times, current_task_node"
+        f" FROM valuation_records WHERE id = {payload['id']}"
+    )
+    assert row == ("pending", "值多少? 😀", None, "http://example.com/done", 0, 0)
+
+
+def test_only_the_prompt_is_required(api: Api) -> None:
+    reply = api.request(
+        "POST", "/api/v1/tasks/llm", {"prompt": "x", "system": "be brief", "model": None, "callback_url": ""}
+    )
+    assert reply.status == 200
+    payload = api.task(reply.json["task_id"])[2]
+    assert set(payload) == {"table_name", "id"}
+    [row] = api.rows(f"SELECT sys_message, callback_url FROM valuation_records WHERE id = {payload['id']}")
+    assert row == ("be brief", None)
+
+
+def test_a_http_request_is_accepted_in_contract_e_form(api: Api) -> None:
+    request = '{"url": "https://example.com/hook", "method": "PUT", "headers": {"X-A": "b"}, "body": "{\\"n\\":1}"}'
+    status, headers, body = split(api.raw(post("/api/v1/tasks", request)))
+    answer = json.loads(body)
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert answer == {"task_id": answer["task_id"], "message": "Task created successfully"}
+    assert UUID.fullmatch(answer["task_id"])
+    kind, _, payload = api.task(answer["task_id"])
+    assert kind == "webhook"
+    assert payload == json.loads(request)
+
+
+def test_only_the_url_is_required_and_unknown_fields_are_ignored(api: Api) -> None:
+    reply = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/", "method": None, "retries": 3})
+    assert reply.status == 200
+    assert api.task(reply.json["task_id"])[2] == {"url": "http://example.com/"}
+
+
+def test_a_schedule_and_an_order_of_its_own_are_taken_over(api: Api) -> None:
+    own = {"url": "http://example.com/", "retry": {"max_attempts": 3, "first": "1m"}, "ordering_key": "order-7"}
+    reply = api.request("POST", "/api/v1/tasks", own)
+    assert api.task(reply.json["task_id"])[2] == own | {"retry": {"max_attempts": 3, "first": "1m0s"}}
+    [row] = api.rows(f"SELECT host, ordering_key, max_attempts FROM sytq_tasks WHERE id = '{reply.json['task_id']}'")
+    assert row == ("example.com", "webhook::order-7", 3)
+    refused = api.request("POST", "/api/v1/tasks", own | {"retry": {"first": "0s"}})
+    assert refused.status == 400 and "retry.first" in str(refused.json)
+    ignored = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/", "retry": 3, "ordering_key": 7})
+    assert api.task(ignored.json["task_id"])[2] == {"url": "http://example.com/"}
+
+
+def test_the_log_says_which_task_was_enqueued_under_which_request(api: Api) -> None:
+    reply = api.request(
+        "POST", "/api/v1/tasks", {"url": "http://example.com/?secret=1"}, {"X-Request-Id": "caller-7/a=b"}
+    )
+    assert reply.headers["x-request-id"] == "caller-7/a=b"
+    lines = [json.loads(line) for line in api.log().splitlines()]
+    [line] = [line for line in lines if line.get("task_id") == reply.json["task_id"]]
+    assert line["msg"] == "Task enqueued successfully"
+    assert line["request_id"] == "caller-7/a=b"
+    assert "secret=1" not in api.log()
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", '{"a":1}'])
+def test_a_strange_request_id_is_replaced(api: Api, given: str) -> None:
+    reply = api.request("GET", "/health", headers={"X-Request-Id": given})
+    assert re.fullmatch(r"[0-9a-f]{32}", reply.headers["x-request-id"])
+
+
+def test_a_trailing_slash_is_no_other_endpoint(api: Api) -> None:
+    assert api.request("GET", "/api/tasks/").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer"),
+    [
+        ("GET", "/", 404, {"error": "no such endpoint"}),
+        ("GET", "/api/nothing", 404, {"code": 404, "message": "no such endpoint"}),
+        ("GET", "/api/v1/nothing", 404, {"error": "no such endpoint"}),
+        ("GET", "/api/tasks/llm", 405, {"code": 405, "message": "method not allowed"}),
+        ("DELETE", "/api/tasks", 405, {"code": 405, "message": "method not allowed"}),
+        ("GET", "/api/v1/tasks", 405, {"error": "method not allowed"}),
+        ("POST", "/health", 405, {"error": "method not allowed"}),
+    ],
+)
+def test_unknown_paths_and_methods_are_json(
+    api: Api, method: str, path: str, status: int, answer: dict[str, object]
+) -> None:
+    reply = api.request(method, path)
+    assert (reply.status, reply.json, reply.headers["content-type"]) == (status, answer, "application/json")
+    if status == 405:
+        assert reply.headers["allow"]
+
+
+def test_connections_are_kept_and_pipelining_works(api: Api) -> None:
+    one = post("/api/v1/tasks", '{"url": "http://example.com/"}').replace(b"Connection: close\r\n", b"")
+    reply = api.raw(one + one + get("/health"))
+    assert reply.count(b"HTTP/1.1 200 OK") == 3
+    assert len(set(UUID.findall(reply.decode()))) == 2

@@ -1,0 +1,191 @@
+"""Contract D, replayed byte for byte through gunicorn, with a real worker where something must run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.compat.test_contracts import UUID, split
+from tests.api.conftest import Api
+from tests.plugins.email.server import MailServer
+from tests.servers import poll
+from tests.workers import Installation, WorkerProcess
+
+
+def post(path: str, body: bytes = b"", method: str = "POST") -> bytes:
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: localhost:8080\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def row(api: Api, job_id: str) -> tuple[str, str, Any]:
+    [(kind, priority, payload)] = api.rows(f"SELECT type, priority, payload FROM sytq_tasks WHERE id = '{job_id}'")
+    return kind, priority, json.loads(payload)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind", "priority", "payload"),
+    [
+        ("", b"", "default", "normal", {}),
+        ("?type=&priority=", b"", "default", "normal", {}),
+        (
+            "?priority=urgent",
+            b'{"n": 1, "deep": {"er": [null]}}',
+            "default",
+            "urgent",
+            {"n": 1, "deep": {"er": [None]}},
+        ),
+        ("?type=email&priority=high", b"", "email", "high", {}),
+        ("?type=cleanup&priority=low", b"", "cleanup", "low", {}),
+        ("?type=cleanup", b'{"dry_run": true}', "cleanup", "normal", {"dry_run": True}),
+    ],
+)
+def test_a_job_is_accepted_in_contract_d_form(
+    api: Api, query: str, body: bytes, kind: str, priority: str, payload: Any
+) -> None:
+    status, headers, answer = split(api.raw(post(f"/jobs{query}", body)))
+    found = json.loads(answer)
+    assert (status, headers["content-type"]) == (202, "application/json")
+    assert found == {"job_id": found["job_id"], "status": "submitted"}
+    assert UUID.fullmatch(found["job_id"])
+    assert row(api, found["job_id"]) == (kind, priority, payload)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_another_method_is_405_in_contract_d_words(api: Api, method: str) -> None:
+    status, headers, answer = split(api.raw(post("/jobs?type=default", method=method)))
+    assert (status, json.loads(answer)) == (405, {"error": "method not allowed"})
+    assert "POST" in headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("type=nonsense", r"type: 'nonsense' is not a job type; valid: .*cleanup, default, .*llm, .*webhook"),
+        ("type=llm.dead", r"type: 'llm\.dead' is not a job type"),
+        ("type=default&type=cleanup", "type: given more than once"),
+        ("priority=highest", "priority: 'highest' is not valid; valid: urgent, high, normal, low"),
+    ],
+)
+def test_an_unknown_type_or_priority_is_400_with_the_valid_ones(api: Api, query: str, words: str) -> None:
+    before = api.rows("SELECT COUNT(*) FROM sytq_tasks")
+    status, _, answer = split(api.raw(post(f"/jobs?{query}")))
+    assert status == 400
+    assert re.search(words, json.loads(answer)["error"])
+    assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == before
+
+
+@pytest.mark.parametrize("body", [b"[]", b"nonsense", b'{"a": 1, "a": 2}', b" ", b"\xff"])
+def test_a_body_that_is_no_json_object_is_400(api: Api, body: bytes) -> None:
+    assert api.request("POST", "/jobs", body).status == 400
+
+
+def test_a_payload_that_the_type_refuses_is_400_with_its_field(api: Api) -> None:
+    reply = api.request("POST", "/jobs?type=cleanup", {"older_than": "soon"})
+    assert reply.status == 400
+    assert reply.json["error"].startswith("older_than: ")
+
+
+def test_stats_and_workers_tell_of_what_really_runs(make_api: Any, tmp_path: Path, redis_url: str) -> None:
+    api = make_api(redis_url=redis_url)
+    before = api.request("GET", "/stats").json
+    assert before == {
+        "jobs_submitted": 0,
+        "jobs_completed": 0,
+        "jobs_failed": 0,
+        "workers_active": 0,
+        "queue_size": 0,
+        "uptime": before["uptime"],
+    }
+    assert re.fullmatch(r"(\d+h)?(\d+m)?\d+s", before["uptime"])
+    assert api.request("GET", "/workers").json == {"workers": 0, "jobs_running": 0, "list": []}
+
+    jobs = [api.request("POST", "/jobs?priority=high", {"n": n}).json["job_id"] for n in range(3)]
+    poll(lambda: api.request("GET", "/stats").json["queue_size"] == 3, message="three jobs wait")
+    worker = WorkerProcess(api.environment, tmp_path / "worker.log", threads=2).wait_ready()
+    try:
+        poll(lambda: api.request("GET", "/stats").json["jobs_completed"] == 3, message="three jobs are done")
+        stats = api.request("GET", "/stats").json
+        assert (stats["jobs_submitted"], stats["jobs_failed"], stats["queue_size"]) == (3, 0, 0)
+        assert stats["workers_active"] == 1
+        seen = api.request("GET", "/workers").json
+        assert (seen["workers"], len(seen["list"])) == (1, 1)
+        poll(
+            lambda: (
+                {result for (result,) in api.rows("SELECT result FROM sytq_tasks")}
+                == {f'{{"n":{n}}}' for n in range(3)}
+            ),
+            message="each payload is a result",
+        )
+    finally:
+        worker.kill()
+    assert len(set(jobs)) == 3
+
+
+def test_each_type_of_contract_d_does_its_work_without_a_word_of_payload(
+    make_api: Any, tmp_path: Path, redis_url: str
+) -> None:
+    server = MailServer().start()
+    types = {
+        "backup": {"folder": str(tmp_path / "backups")},
+        "report": {"folder": str(tmp_path / "reports")},
+        "email": {"host": "127.0.0.1", "port": server.port, "security": "none", "sender": "a@b.org", "to": "b@c.org"},
+    }
+    api = make_api(redis_url=redis_url, SYTQ_TYPES=json.dumps(types))
+    jobs = {
+        kind: api.request("POST", f"/jobs?type={kind}").json["job_id"]
+        for kind in ("email", "report", "backup", "sync", "cleanup", "default")
+    }
+    worker = WorkerProcess(api.environment, tmp_path / "worker.log", threads=4).wait_ready()
+    try:
+
+        def states() -> dict[str, str]:
+            return {kind: api.task(job_id)[1] for kind, job_id in jobs.items()}
+
+        done = dict.fromkeys(jobs, "succeeded")
+        poll(lambda: states() == done, message=lambda: states())
+    finally:
+        worker.kill()
+        server.stop()
+    assert server.recipients == [["b@c.org"]]
+    assert len(list((tmp_path / "backups").iterdir())) == 1
+    assert {file.suffix for file in (tmp_path / "reports").iterdir()} >= {".csv", ".json", ".html"}
+
+
+def test_without_redis_figures_are_503_and_jobs_are_accepted(make_api: Any) -> None:
+    api = make_api(redis_url="redis://127.0.0.1:1/0")
+    assert api.request("POST", "/jobs").status == 202
+    for path in ("/stats", "/workers"):
+        reply = api.request("GET", path)
+        assert (reply.status, reply.json) == (503, {"error": "Redis does not answer; try again later"})
+        assert reply.headers["retry-after"] == "2"
+
+
+def test_timeout_attempts_and_delay_are_those_of_contract_d_environment(tmp_path: Path, redis_url: str) -> None:
+    (tmp_path / "types").mkdir()
+    (tmp_path / "types" / "naps.py").write_text(
+        "import time\nfrom pydantic import BaseModel\nfrom sytq import task\nclass Nothing(BaseModel): pass\n"
+        "@task('nap', payload=Nothing)\ndef nap(ctx, payload):\n    while True: time.sleep(0.05)\n"
+    )
+    made = Installation(
+        tmp_path,
+        f"sqlite:///{tmp_path / 'sytq.db'}",
+        redis_url,
+        SYTQ_PLUGINS__PATHS=json.dumps([str(tmp_path / "types")]),
+        WORKER_JOB_TIMEOUT="1s",
+        WORKER_RETRY_ATTEMPTS="1",
+        WORKER_RETRY_DELAY="100ms",
+    )
+    try:
+        made.start_worker()
+        task = made.runtime.submitter.prepare("nap", {})
+        made.runtime.submitter.submit([task])
+        ended = made.wait_state(task.id, "dead")
+        assert (ended.attempts, ended.error) == (2, "timed out after 1 s (failed after 2 attempts)")
+    finally:
+        made.close()

@@ -1,0 +1,109 @@
+"""Workers with tasks at gates, played on the scripts; Redis is real.
+
+Owns the calls; what is right is the tests' affair.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sytq import Breaker, Gate, Passage, Waiting
+from sytq.broker.limiter import Gates, PassageOutcome, gate_keys
+from sytq.broker.limiter_states import GateState, read_gates
+from tests.broker.bench import LIVENESS_MS, Bench, Item
+
+ONE = Gate("provider:one", running=1)
+TWO = Gate("provider:two", running=2)
+#: Its times are longer than a machine stands still; `Play.later` lets them pass.
+BREAKER = Breaker(max_requests=2, interval=60, timeout=60, fail_threshold=0.5, min_calls=4)
+
+
+class Play:
+    """Workers with tasks at gates."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.gates = Gates(self.bench.redis, self.bench.keys, LIVENESS_MS / 1000, ["q"])
+        self.started: dict[str, tuple[str, Item]] = {}
+        self.created: dict[str, int] = {}  # whoever is first to ask is the oldest, unless a test says otherwise
+
+    def submit(self, *names: str) -> None:
+        for name in names:
+            self.bench.enter(name, most=0)
+
+    def start(self, worker: str = "w", room: int = 1000, sweep: bool = False) -> list[str]:
+        """Fetch what waits, and return its names."""
+        held = [(item[0], item[1].decode()) for by, item in self.started.values() if by == worker]
+        found = self.bench.fetch(worker, room=room, sweep=sweep, held=held, max_deaths=1000)
+        for name, item in found.items():
+            self.started[name] = (worker, item)
+        return list(found)
+
+    def running(self, *names: str, worker: str = "w") -> None:
+        self.submit(*names)
+        assert sorted(self.start(worker)) == sorted(names)
+
+    def passage(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Passage:
+        self.created.setdefault(name, len(self.created) + 1 if created is None else created)
+        token = int(self.started[name][1][6])
+        return Passage(name, token, self.created[name], gates, units)
+
+    def enter(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Passage:
+        passage = self.passage(name, *gates, units=units, created=created)
+        self.gates.enter(passage)
+        return passage
+
+    def refused(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Waiting:
+        with pytest.raises(Waiting) as caught:
+            self.enter(name, *gates, units=units, created=created)
+        assert caught.value.counts is False
+        return caught.value
+
+    def leave(self, passage: Passage, outcome: PassageOutcome = "ok", units: int | None = None) -> None:
+        passage.report(outcome, units=units)
+        self.gates.leave(passage)
+
+    def settle(self, name: str, kind: str = "done", after: float = 0.0) -> None:
+        worker, item = self.started.pop(name)
+        assert self.bench.settle(worker, item, kind, delay_ms=int(after * 1000)) == 1
+
+    def wait(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Waiting:
+        """Be refused, and wait as the worker lets it."""
+        refusal = self.refused(name, *gates, units=units, created=created)
+        assert isinstance(refusal.after, float)
+        self.settle(name, "retry", refusal.after)
+        return refusal
+
+    def called(self) -> list[str]:
+        """The waiting tasks whose time is now, in the order in which they start."""
+        self.bench.promote()
+        return self.start()
+
+    def tend(self) -> None:
+        keys = self.bench.keys
+        self.bench.redis.ask("ZADD", keys.gates_due, "XX", 0, *self._known()) if self._known() else None
+        self.bench.redis.call("limiter_tend", [*gate_keys(keys), keys.delayed("q")], [LIVENESS_MS, 1000, "q"])
+
+    def later(self, gate: str, seconds: float = 61) -> None:
+        """Let all that a gate remembers be that much older, as if so much time had passed."""
+        redis, keys, ms = self.bench.redis, self.bench.keys, int(seconds * 1000)
+        record: dict[str, Any] = json.loads(redis.ask("HGET", keys.gates, gate))
+        for times in (record, record.get("pause", {})):
+            times |= {name: times[name] - ms for name in ("at", "from", "till", "pruned") if times.get(name)}
+        redis.ask("HSET", keys.gates, gate, json.dumps(record))
+        for call in redis.ask("ZRANGE", keys.gates_calls, 0, -1):
+            name, at, rest = call.decode().split("|", 2)
+            if name == gate:
+                redis.ask("ZREM", keys.gates_calls, call)
+                redis.ask("ZADD", keys.gates_calls, 0, f"{name}|{int(at) - ms:0{len(at)}}|{rest}")
+
+    def _known(self) -> list[object]:
+        known = self.bench.redis.ask("ZRANGE", self.bench.keys.gates_due, 0, -1)
+        return [part for name in known for part in (0, name)][1:]
+
+    def state(self, gate: Gate) -> GateState:
+        (state,) = read_gates(self.bench.redis, self.bench.keys, gate.name)
+        return state

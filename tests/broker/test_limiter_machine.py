@@ -1,0 +1,180 @@
+"""Whatever workers, faults and people do: no limit is exceeded, and nobody who waits is forgotten."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from random import Random
+
+import pytest
+
+from sytq import Gate, Passage
+from sytq.states import TERMINAL
+from tests.broker.limiter_play import Play
+from tests.servers import poll
+
+GATES = [
+    Gate("provider:p", running=3),
+    Gate("model:m", running=1),
+    Gate("model:n", running=2, adaptive=True),
+    Gate("host:h", calls=4, window=0.3),
+    Gate("free"),
+]
+#: No test waits for a fallback: who is not called is stranded.
+NEVER = 3600.0
+
+
+class Life:
+    """Random workers on a real Redis, beside what is true outside: whose calls are under way."""
+
+    def __init__(self, play: Play, random: Random) -> None:
+        self.play = play
+        self.random = random
+        self.wants: dict[str, list[Gate]] = {}
+        self.inside: dict[str, Passage] = {}
+        self.refused: set[str] = set()  # and not settled yet
+        self.begun: dict[str, list[int]] = defaultdict(list)
+        self.workers = 3
+        self.dead: set[str] = set()
+
+    def submit(self) -> None:
+        name = f"t{len(self.wants):03}"
+        self.wants[name] = self.random.sample(GATES, self.random.randint(1, 3))
+        self.play.submit(name)
+
+    def beat(self) -> None:
+        for worker in range(self.workers - 3, self.workers):
+            self.play.bench.beat(f"w{worker}")
+
+    def fetch(self) -> None:
+        self.beat()
+        worker = f"w{self.random.randrange(self.workers - 3, self.workers)}"
+        # The tasks of killed workers start anew, and what these had under way is gone.
+        for name in self.play.start(worker, room=self.random.randint(1, 5), sweep=self.random.random() < 0.3):
+            self.inside.pop(name, None)
+            self.refused.discard(name)
+
+    def enter(self) -> None:
+        ready = sorted(self.play.started.keys() - self.inside.keys() - self.refused)
+        names = self.random.sample(ready, min(len(ready), self.random.randint(1, 3)))
+        passages = [self.play.passage(name, *self.wants[name]) for name in names]
+        refusals = self.play.gates.enter_all(passages)
+        entered = [passage for passage in passages if passage.begun_ms]
+        if entered and self.random.random() < 0.1:
+            self.play.gates._enter(entered)  # the reply was lost
+        for name, passage, refusal in zip(names, passages, refusals, strict=True):
+            if refusal is not None:
+                self.refused.add(name)
+                if self.random.random() < 0.7:
+                    self.settle_refused(name)
+                continue
+            self.inside[name] = passage
+            assert passage.begun_ms
+            for gate in passage.gates:
+                self.begun[gate.name].append(passage.begun_ms)
+
+    def settle_refused(self, name: str) -> None:
+        self.refused.discard(name)
+        worker, item = self.play.started.pop(name)
+        if self.play.bench.settle(worker, item, "retry", delay_ms=int(NEVER * 1000)) == 0:
+            assert worker in self.dead
+
+    def leave(self) -> None:
+        names = self.random.sample(sorted(self.inside), min(len(self.inside), self.random.randint(1, 3)))
+        passages = [self.inside.pop(name) for name in names]
+        for passage in passages:
+            passage.report(self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
+        if self.random.random() < 0.8:  # else Redis did not hear of it
+            self.play.gates.leave_all(passages)
+        for name in names:
+            if self.random.random() < 0.8:
+                self.play.settle(name)
+
+    def kill(self) -> None:
+        self.beat()  # so that no other is taken for dead when this machine stands still
+        worker = f"w{self.workers - 3}"
+        self.workers += 1  # another one comes in its place
+        self.dead.add(worker)
+        self.play.bench.silence(worker)
+        for name, (held_by, _item) in list(self.play.started.items()):
+            if held_by == worker:
+                del self.play.started[name]
+                self.inside.pop(name, None)
+                self.refused.discard(name)
+
+    def cancel(self) -> None:
+        if self.wants:
+            self.play.bench.operations.cancel(self.random.choice(list(self.wants)), "ann")
+
+    def unfinished(self) -> list[str]:
+        found = {name: self.play.bench.live(name) for name in self.wants}
+        return [name for name, live in found.items() if live is None or live[0] not in TERMINAL]
+
+    def promote(self) -> None:
+        self.play.bench.promote()
+
+    def tend(self) -> None:
+        self.play.tend()
+
+    def check(self) -> None:
+        for gate in GATES:
+            if gate.running:
+                inside = sum(gate in passage.gates for passage in self.inside.values())
+                assert inside <= gate.running, f"{inside} at {gate.name}"
+            if gate.calls:
+                times = self.begun[gate.name]
+                for first, last in zip(times, times[gate.calls :], strict=False):
+                    assert last - first >= gate.window * 1000, f"too many calls at {gate.name}"
+
+
+OPS = [
+    *["submit"] * 6,
+    *["fetch"] * 8,
+    *["enter"] * 12,
+    *["leave"] * 8,
+    *["promote"] * 4,
+    *["tend"] * 3,
+    "kill",
+    "cancel",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_limit_is_exceeded_and_nobody_is_stranded(play: Play, seed: int) -> None:
+    life = Life(play, Random(seed))
+    for _ in range(400):
+        getattr(life, life.random.choice(OPS))()
+        life.check()
+    deadline = time.monotonic() + 90
+    while life.unfinished():
+        assert time.monotonic() < deadline, f"stranded: {stranded(life)}"
+        for name in sorted(life.refused):
+            life.settle_refused(name)
+        for _ in range(10):
+            life.enter()
+            life.check()
+            life.leave()
+        life.beat()
+        life.tend()
+        life.promote()
+        for worker in range(life.workers - 3, life.workers):
+            for name in life.play.start(f"w{worker}", sweep=True):
+                life.inside.pop(name, None)
+                life.refused.discard(name)
+        time.sleep(0.005)
+
+    def forgotten() -> bool:
+        life.tend()  # a place may still be kept for one that was cancelled
+        return not any(life.play.bench.redis.ask("EXISTS", key) for key in left)
+
+    keys = life.play.bench.keys
+    left = (keys.gates_line, keys.gates_waiting, keys.gates_places, keys.gates_promises)
+    poll(forgotten, interval=0.1, message="nothing is left of tasks that ended")
+
+
+def stranded(life: Life) -> dict[str, object]:
+    redis, keys = life.play.bench.redis, life.play.bench.keys
+    return {
+        name: (life.play.bench.live(name), redis.ask("HGET", keys.gates_waiting, name))
+        for name in life.unfinished()[:3]
+    }

@@ -1,0 +1,154 @@
+"""Gates that are paused, forgotten with Redis, or idle."""
+
+from __future__ import annotations
+
+import pytest
+
+from sytq import Gate
+from sytq.broker.limiter import gate_keys
+from sytq.errors import InvalidInput, RedisUnavailable
+from tests.broker.bench import LIVENESS_MS
+from tests.broker.limiter_play import BREAKER, ONE, Play
+from tests.servers import poll
+
+# -- paused
+
+
+def test_a_paused_gate_lets_nobody_through_until_it_is_opened(play: Play) -> None:
+    play.running("a", "b")
+    assert play.gates.pause(ONE.name, "ann", "moving")
+    assert not play.gates.pause(ONE.name, "bob", "moving house")
+    refusal = play.wait("a", ONE)
+    assert str(refusal) == "waiting for provider:one: paused by bob: moving house"
+    assert refusal.closed
+    state = play.state(ONE)
+    assert (state.state, state.by, state.reason, state.until) == ("paused", "bob", "moving house", None)
+    assert state.waiting == 1
+    play.tend()
+    assert play.called() == []
+    assert play.gates.open(ONE.name)
+    assert not play.gates.open(ONE.name)
+    play.tend()
+    assert play.called() == ["a"]
+    play.enter("a", ONE, created=1)
+
+
+def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -> None:
+    play.running("a")
+    assert play.gates.pause(ONE.name, "llm 1", "402", seconds=60, person=False)
+    assert not play.gates.pause(ONE.name, "llm 2", "402", seconds=60, person=False)
+    assert play.state(ONE).by == "llm 1"
+    play.refused("a", ONE)
+    play.later(ONE.name)
+    assert play.state(ONE).state == "closed"
+    play.leave(play.enter("a", ONE))
+    assert play.gates.pause(ONE.name, "ann", "no")
+    assert not play.gates.pause(ONE.name, "llm 3", "401", seconds=0.1, person=False)
+    assert not play.gates.open(ONE.name, person=False)
+    assert (play.state(ONE).by, play.state(ONE).until) == ("ann", None)
+    play.gates.pause(ONE.name, "ann", "for a minute", seconds=60)
+    until = play.state(ONE).until
+    play.gates.pause(ONE.name, "llm 3", "401", seconds=600, person=False)
+    assert (play.state(ONE).by, play.state(ONE).until) == ("ann", until)
+    assert play.gates.open(ONE.name)
+    assert play.gates.pause(ONE.name, "llm 4", "401", person=False)
+    assert play.gates.open(ONE.name, person=False)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a|b", "ä", "x" * 301, "a\n"])
+def test_strange_names_are_refused(play: Play, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        Gate(name)
+    with pytest.raises(InvalidInput):
+        play.gates.pause(name, "ann", "why")
+
+
+def test_task_ids_and_gates_with_strange_characters_are_kept_apart(play: Play) -> None:
+    gates = [Gate(name, running=1) for name in ("host:[::1]:80", "host:[::1]:8", "model:a/b~c", "model:a/b", "a{b}(")]
+    ids = ["x|0|1|5", "0|x", "x", "[x", "(x"]
+    play.running(*ids, "late")
+    inside = [play.enter(name, gate) for name, gate in zip(ids, gates, strict=True)]
+    assert [play.state(gate).running for gate in gates] == [1] * 5
+    play.wait("late", *gates)
+    for passage in inside[:-1]:
+        play.leave(passage)
+        assert play.called() == []
+    play.leave(inside[-1])
+    assert play.called() == ["late"]
+    play.enter("late", *gates, created=6)
+    assert [play.state(gate).inside for gate in gates] == [["late"]] * 5
+
+
+# -- Redis was emptied
+
+
+def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play: Play) -> None:
+    redis, keys = play.bench.redis, play.bench.keys
+    play.bench.beat("w")
+    epoch = redis.ask("GET", keys.epoch)
+    play.gates.epoch = lambda: epoch
+    play.running("a", "b")
+    a = play.enter("a", ONE)
+    play.bench.flush()
+    with pytest.raises(RedisUnavailable):
+        play.enter("b", ONE)
+    for name in ("a", "b"):
+        play.bench.adopt("w", play.started[name][1])
+    play.bench.beat("w")
+    epoch = redis.ask("GET", keys.epoch)
+    play.gates._liveness = 3.0
+    play.gates.enter_again()
+    assert play.state(ONE).running == 1
+    assert "Redis was emptied" in str(play.refused("b", ONE))
+    poll(lambda: "1 of 1 run" in str(play.refused("b", ONE)), message="the workers had their time to enter theirs")
+    play.gates._liveness = LIVENESS_MS / 1000
+    play.leave(a)
+    play.enter("b", ONE, created=2)
+
+
+# -- housekeeping
+
+
+def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
+    gate = Gate("g", running=1, adaptive=True, calls=5, units=5, window=60, breaker=BREAKER)
+    redis, keys = play.bench.redis, play.bench.keys
+    play.running("a", "b")
+    a = play.enter("a", gate)
+    play.wait("b", gate)
+    play.leave(a)
+    play.called()
+    play.leave(play.enter("b", gate, created=2))
+    play.tend()
+    assert play.state(gate).state == "closed"
+    kept = redis.ask("HGET", keys.gates, "g").replace(b'"idle":1', b'"idle":0')  # an hour ago, and more
+    redis.ask("HSET", keys.gates, "g", kept)
+    play.tend()
+    left = [key for key in redis.ask("KEYS", "*gates*")]
+    assert left == []
+
+
+def test_a_gate_that_nobody_came_through_is_forgotten_too(play: Play) -> None:
+    redis, keys = play.bench.redis, play.bench.keys
+    play.gates.pause(ONE.name, "ann", "why")
+    play.running("a")
+    play.refused("a", ONE, Gate("model:never"))
+    known = {name for key in (keys.gates, keys.gates_settings) for name in redis.ask("HGETALL", key)}
+    assert known == set(redis.ask("ZRANGE", keys.gates_due, 0, -1)) == {b"provider:one", b"model:never"}
+
+
+def test_a_paused_gate_is_not_forgotten(play: Play) -> None:
+    play.gates.pause("g", "ann", "why")
+    redis, keys = play.bench.redis, play.bench.keys
+    play.tend()
+    assert b"idle" not in redis.ask("HGET", keys.gates, "g")
+
+
+def test_the_loop_is_told_when_to_come_again(play: Play) -> None:
+    keys = play.bench.keys
+    names = [*gate_keys(keys), keys.delayed("q")]
+    assert play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"]) == [0, -1]
+    play.running("a", "b")
+    play.enter("a", ONE)
+    play.wait("b", ONE)
+    looked, wait = play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"])
+    assert (looked, 0 < wait <= 500) == (0, True)

@@ -1,0 +1,74 @@
+"""What a worker keeps of ended runs, to tell an emptied Redis: the latest, in bounded memory, and not for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from dramatiq import Message
+
+import sytq.executor.acks
+from sytq.broker.connection import Redis
+from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.keys import Keys
+from sytq.executor.acks import Acks
+from tests.servers import poll
+
+MIB = 1 << 20
+
+
+class Ends:
+    """Ends of runs that Redis does not know (they began before it), and what it has heard of them."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
+        self.acks = Acks(redis, keys, "w", (), lambda run: None)
+        self.empty()
+        self.acks.start()
+
+    def empty(self) -> None:
+        self._redis.ask("DEL", self._keys.events, self._keys.live)
+        self._redis.ask("SET", self._keys.epoch, 10)
+
+    def heard(self) -> list[str]:
+        return [fields[b"id"].decode() for _, fields in self._redis.ask("XRANGE", self._keys.events, "-", "+")]
+
+    def end(self, name: str, size: int = 0) -> None:
+        message = Message[object]("q", "t", ({},), {}, {}, name, 0)
+        stream = self._keys.stream("q", "normal")
+        run = Delivery(message, stream=stream, entry=b"1-1", body=b"x" * size, attempts=1, max_attempts=1, token=5)
+        run.outcome = Outcome("done")
+        self.acks.put(run)
+        poll(lambda: name in self.heard(), message="Redis takes the end")
+
+    def told_again(self, then: str) -> list[str]:
+        """What an emptied Redis hears before the next end, `then`."""
+        self.empty()
+        self.acks.repeat()
+        self.end(then)
+        return self.heard()[:-1]
+
+
+@pytest.fixture
+def ends(redis_url: str) -> Iterator[Ends]:
+    redis = Redis(redis_url)
+    made = Ends(redis, Keys("ends"))
+    yield made
+    assert made.acks.stop(10)
+    redis.close()
+
+
+def test_p2_the_latest_ends_are_told_again_as_far_as_they_fit(ends: Ends) -> None:
+    for name in ("a", "b", "c", "d"):
+        ends.end(name, size=3 * MIB)  # each is there as text and as what it says
+    assert ends.told_again("e") == ["c", "d"]
+    assert ends.told_again("f") == ["c", "d", "e"]  # Redis may be emptied a second time
+
+
+def test_ends_that_redis_has_had_for_long_are_not_kept(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends.end("a")
+    ends.acks.forget()
+    assert ends.told_again("b") == ["a"]
+    monkeypatch.setattr(sytq.executor.acks, "_KEPT", 0.0)
+    ends.acks.forget()
+    assert ends.told_again("c") == []

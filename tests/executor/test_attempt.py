@@ -1,0 +1,43 @@
+"""What a task may keep with its attempt."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from sytq.executor.attempt import Services
+from sytq.executor.context import Context
+from sytq.tasktypes.registry import Registry
+from tests.plugins.deliveries import settings, started
+
+
+@pytest.fixture
+def context() -> Context:
+    given = settings()
+    services = Services(given, *[cast(Any, None)] * 8)
+    return Context(services, Registry.load(given).get("webhook"), started({"url": "http://example.com/"}))
+
+
+def test_details_add_up(context: Context) -> None:
+    context.detail(status=200, tokens=7)
+    context.detail(status=503, host="example.com")
+    assert context._delivery.detail == {"status": 503, "tokens": 7, "host": "example.com"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": "200"},
+        {"status": 10_000},
+        {"host": "bücher.example"},
+        {"host": "x" * 256},
+        {"own": "x" * 70_000},
+        {"own": float("nan")},
+    ],
+)
+def test_what_no_column_takes_is_refused_and_changes_nothing(context: Context, fields: dict[str, Any]) -> None:
+    context.detail(status=200)
+    with pytest.raises(ValueError):
+        context.detail(**fields)
+    assert context._delivery.detail == {"status": 200}

@@ -1,0 +1,131 @@
+"""Passages of one event loop share round trips."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sytq import Gate, Passage, Waiting
+from sytq.errors import RedisUnavailable
+from sytq.executor.permits import Turnstile
+from tests.broker.bench import Bench
+from tests.broker.limiter_play import ONE, TWO, Play
+
+NAMES = [f"t{number:02}" for number in range(40)]
+
+
+@pytest.fixture
+def play(redis_url: str) -> Play:
+    return Play(Bench(redis_url))
+
+
+@contextmanager
+def held_up(play: Play, monkeypatch: pytest.MonkeyPatch, only: str = "") -> Iterator[tuple[list[str], threading.Event]]:
+    """The scripts called since; the first of them (of this name) waits for the event."""
+    calls: list[str] = []
+    go, real = threading.Event(), play.bench.redis.call
+
+    def call(script: str, *args: Any) -> Any:
+        calls.append(script)
+        if not only or script == only:
+            assert go.wait(60)
+        return real(script, *args)
+
+    monkeypatch.setattr(play.bench.redis, "call", call)
+    yield calls, go
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_those_who_ask_while_a_batch_is_at_redis_share_the_next_round_trip(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play.running(*NAMES)
+    wide = Gate("host:wide", running=100)
+
+    async def run() -> list[str]:
+        turnstile = Turnstile(play.gates)
+        with held_up(play, monkeypatch) as (calls, go):
+            passages = [play.passage(name, wide) for name in NAMES]
+            first = asyncio.create_task(turnstile.enter(passages[0]))
+            await until(lambda: calls)
+            others = [asyncio.create_task(turnstile.enter(passage)) for passage in passages[1:]]
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.gather(first, *others)
+            await asyncio.gather(*map(turnstile.leave, passages))
+            return calls
+
+    assert asyncio.run(run()) == ["limiter_acquire", "limiter_acquire", "limiter_release"]
+    assert play.state(wide).running == 0
+
+
+def test_in_one_batch_who_leaves_makes_room_and_the_oldest_has_it(play: Play) -> None:
+    play.running("a", "b", "c")
+    old, young = play.passage("b", ONE, created=5), play.passage("c", ONE, created=7)
+
+    async def run() -> list[object]:
+        turnstile = Turnstile(play.gates)
+        inside = play.passage("a", ONE)
+        await turnstile.enter(inside)
+        asked = turnstile.leave(inside), turnstile.enter(young), turnstile.enter(old)
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    left, refused, entered = asyncio.run(run())
+    assert (left, entered) == (None, None)
+    assert isinstance(refused, Waiting)
+    assert play.state(ONE).running == 1
+
+
+def test_who_is_cancelled_before_its_turn_never_enters_and_who_is_cancelled_inside_leaves(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play.running("a", "b")
+    passages = [play.passage("a", TWO), play.passage("b", TWO)]
+
+    async def through(turnstile: Turnstile, passage: Passage) -> None:
+        try:
+            await turnstile.enter(passage)
+        finally:
+            await turnstile.leave(passage)
+
+    async def run() -> list[str]:
+        turnstile = Turnstile(play.gates)
+        with held_up(play, monkeypatch, only="limiter_acquire") as (calls, go):
+            entering = asyncio.create_task(through(turnstile, passages[0]))
+            await until(lambda: calls)
+            behind = asyncio.create_task(through(turnstile, passages[1]))
+            await asyncio.sleep(0)
+            entering.cancel()
+            behind.cancel()
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.wait([entering, behind])
+            return calls
+
+    assert asyncio.run(run()) == ["limiter_acquire", "limiter_release"]
+    assert play.state(TWO).running == 0
+
+
+def test_all_of_a_batch_hear_that_redis_is_away(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    play.running("a", "b")
+    passages = [play.passage("a", TWO), play.passage("b", TWO)]
+
+    def away(*_: Any) -> Any:
+        raise RedisUnavailable("away")
+
+    async def run() -> list[object]:
+        turnstile = Turnstile(play.gates)
+        monkeypatch.setattr(play.bench.redis, "call", away)
+        return list(await asyncio.gather(*map(turnstile.enter, passages), return_exceptions=True))
+
+    assert [type(answer) for answer in asyncio.run(run())] == [RedisUnavailable, RedisUnavailable]

@@ -1,0 +1,95 @@
+"""A task's children: the same key is one task, however often their parent runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from dramatiq import Message
+
+from sytq.broker.delivery import Delivery
+from sytq.executor.transaction import Transaction
+from sytq.ledger.database import read, transact
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import utcnow
+from sytq.ledger.models import Step, Task
+from sytq.runtime import Runtime
+from tests.plugins.running import runtime_of
+
+ROW = {"table_name": "valuation_records", "id": 7}  # one unfinished `llm` task per row
+
+
+@pytest.fixture
+def runtime(database_url: str) -> Iterator[Runtime]:
+    with runtime_of(database_url, "redis://127.0.0.1:1/0") as made:
+        yield made
+
+
+def accept(runtime: Runtime, type_name: str, payload: Any) -> str:
+    task = runtime.submitter.prepare(type_name, payload)
+    assert runtime.ledger.accept([task]) == {}
+    return task.id
+
+
+def enqueue(runtime: Runtime, parent: str, token: int, **payloads: Any) -> list[str]:
+    """What one run of the parent does."""
+    message = Message[Any]("default", "default", ({},), {}, {}, message_id=parent)
+    delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=token, max_attempts=5, token=token)
+
+    def work() -> list[str]:
+        return Transaction(runtime.ledger, runtime.submitter, delivery).enqueue_many("llm", payloads)
+
+    return runtime.ledger.fenced(parent, token, work)
+
+
+def end(runtime: Runtime, task_id: str) -> None:
+    runtime.ledger.record([Change(task_id, "succeeded", 1, 1, finished_at=utcnow(), result="null")])
+
+
+def llm_tasks(runtime: Runtime) -> set[str]:
+    return read(runtime.database, lambda: {row.id for row in Task.select().where(Task.type == "llm")})
+
+
+def test_a_task_that_stood_for_a_child_does_so_at_every_run_of_the_parent(runtime: Runtime) -> None:
+    standing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
+    assert enqueue(runtime, parent, 1, a=ROW, b=ROW | {"id": 8})[0] == standing
+    before = llm_tasks(runtime)
+    end(runtime, standing)
+    for token in (2, 3):
+        assert enqueue(runtime, parent, token, a=ROW)[0] == standing
+    assert llm_tasks(runtime) == before
+    assert len(before) == 2
+    other = accept(runtime, "default", {})
+    assert enqueue(runtime, other, 1, a=ROW)[0] not in before  # the promise is that of one parent
+
+
+def test_it_is_a_checkpoint_of_the_parent(runtime: Runtime) -> None:
+    standing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
+    enqueue(runtime, parent, 1, a=ROW)
+    (step,) = runtime.ledger.steps(parent)
+    assert (step.name[:6], step.state, step.value) == ("child ", "done", f'"{standing}"')
+
+
+def test_one_that_was_deleted_since_is_made_anew_once(runtime: Runtime) -> None:
+    standing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
+    enqueue(runtime, parent, 1, a=ROW)
+    end(runtime, standing)
+    transact(runtime.database, Task.delete().where(Task.id == standing).execute)
+    (anew,) = enqueue(runtime, parent, 2, a=ROW)
+    end(runtime, anew)
+    assert enqueue(runtime, parent, 3, a=ROW) == [anew]
+    assert llm_tasks(runtime) == {anew}
+
+
+def test_what_stands_is_forgotten_with_a_transaction_that_fails(runtime: Runtime) -> None:
+    accept(runtime, "llm", ROW)
+    parent = accept(runtime, "default", {})
+
+    def work() -> None:
+        enqueue(runtime, parent, 1, a=ROW)
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        transact(runtime.database, work)
+    assert read(runtime.database, Step.select().count) == 0

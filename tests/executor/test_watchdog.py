@@ -1,0 +1,178 @@
+"""No worker stays alive without consuming: what has lost a thread ends, and its tasks go on elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sytq.broker.broker import StreamsBroker
+from sytq.broker.connection import Redis
+from sytq.broker.keys import Keys
+from sytq.broker.limiter import Gates
+from sytq.executor.executor import WorkerProcess
+from sytq.states import WEIGHTS
+from tests.servers import poll
+from tests.workers import TRIALS, Installation
+
+pytestmark = pytest.mark.faults
+
+HARM = Path(__file__).parent / "watchdog_plugins"
+
+
+@pytest.fixture
+def harmed(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
+    paths = f'["{TRIALS}", "{HARM}"]'
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, SYTQ_PLUGINS__PATHS=paths)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("thread", "orderly"),
+    [
+        ("plain", True),  # the consumer of that queue
+        ("promote", True),  # a housekeeping loop
+        ("WorkerThread", True),  # one on which plain tasks run
+        ("acks", False),
+        ("heartbeat", False),
+        ("lane", False),
+    ],
+)
+def test_p3_a_worker_that_lost_a_thread_ends_and_its_tasks_go_on_elsewhere(
+    harmed: Installation, thread: str, orderly: bool
+) -> None:
+    first = harmed.start_worker()
+    harmed.hold("running")
+    running = harmed.submit("steady", "running")
+    harmed.wait_note("start running")
+    harmed.submit("end-thread", thread)
+    code = first.wait(60)
+    ended = time.time()
+    # Dramatiq forgets the status of a last process that ends between two of its looks, which are 1 s apart: then it
+    # says nothing of that end either, and ends with 0.
+    overlooked = code == 0 and "exited unexpectedly" not in first.text()
+    assert code == 70 or overlooked, first.text()
+    (line,) = re.findall(r"[^\n]*a thread is dead: the process ends[^\n]*", first.text())
+    assert '"critical"' in line
+    assert f'"{thread}"' in line
+    assert ("worker stopped" in first.text()) == orderly
+    harmed.start_worker()
+    ready = time.time()
+    harmed.wait_note("start running", times=2)
+    assert harmed.moments("start running")[1] - max(ready, ended + 4) < 5  # the liveness limit is 4 s
+    harmed.release("running")
+    row = harmed.wait_state(running, "succeeded")
+    assert row.attempts == (1 if orderly else 2)
+
+
+def test_a_task_that_blocks_the_event_loop_is_named_and_ends_nothing(harmed: Installation) -> None:
+    worker = harmed.start_worker()
+    task = harmed.submit("blocking", "b", seconds=2.5)
+    harmed.wait_state(task, "succeeded")
+    (line,) = re.findall(r"[^\n]*blocks the event loop[^\n]*", worker.text())
+    assert '"type": "blocking"' in line
+    assert f'"task_id": "{task}"' in line
+    assert "harm.py:" in line
+    harmed.wait_state(harmed.submit("steady", "s"), "succeeded")
+    assert worker.alive
+
+
+def test_p3_a_worker_whose_connections_are_all_busy_goes_on_beating(harmed: Installation) -> None:
+    worker = harmed.start_worker()
+    task = harmed.submit("hoarder", "h", seconds=7)
+    poll(lambda: worker.text().count("fetch waits for Redis") > 5, message="the others get no connection")
+    harmed.start_worker()  # which would take the task over after 4 s
+    assert harmed.wait_state(task, "succeeded").attempts == 1
+    assert harmed.notes() == {"start h": 1, "end h": 1}
+    assert "no heartbeat" not in worker.text()
+
+
+def test_the_name_of_a_worker_on_a_host_with_a_long_name_fits_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "h" * 64)
+    redis = Redis("redis://127.0.0.1:1")
+    worker = WorkerProcess(
+        StreamsBroker(redis),
+        redis,
+        Keys("sytq"),
+        Gates(redis, Keys("sytq"), 4.0, []),
+        pulse=redis,
+        liveness=4.0,
+        heartbeat=1.0,
+        limits={},
+        weights=WEIGHTS,
+        threads=1,
+        loop_places=1,
+    )
+    assert len(worker.name) <= 64  # the columns `worker` have no more
+    assert worker.name.endswith(f"-{os.getpid()}-{worker.name[-6:]}")
+
+
+PROGRAM = """
+import signal, sys, threading, time
+from sytq import config
+from sytq.broker.watchdog import Watchdog, turn
+from sytq.runtime import build
+
+worker = build(config.load()).broker
+worker.start_worker(threads=1, loop_places=1)
+worker = worker.worker
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+stuck = threading.Event()
+
+def go_round():
+    while not stuck.wait(0.1):
+        turn()
+    threading.Event().wait()
+
+thread = threading.Thread(target=go_round, name="round", daemon=True)
+thread.start()
+vital = (worker.acks, worker.heartbeat, worker.lane)
+Watchdog(worker.lane, vital, lambda: [thread], worker.find, lambda: None, budget=1.0, stalled=4.0).start()
+print("ready", flush=True)
+sys.stdin.readline()
+stuck.set()
+while True:
+    time.sleep(60)
+"""
+
+
+def test_a_thread_that_goes_round_no_more_is_noticed_and_a_process_that_stood_still_is_not(
+    harmed: Installation,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=harmed.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as program:
+        assert program.stdin
+        assert program.stdout
+        try:
+            line = poll(program.stdout.readline, message="a line")
+            while line.strip() != "ready":
+                line = program.stdout.readline()
+            program.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            poll(lambda: time.monotonic() - stopped > 6, message="longer than the limit")
+            program.send_signal(signal.SIGCONT)
+            went_on = time.monotonic()
+            poll(lambda: program.poll() is not None or time.monotonic() - went_on > 2, message="it goes on")
+            assert program.poll() is None, program.stdout.read()
+            program.stdin.write("\n")
+            program.stdin.flush()
+            assert program.wait(60) == 70
+            said = program.stdout.read()
+            assert said.index("a thread goes round no more") < said.index("asked to end")
+            assert said.index("asked to end") < said.index("its orderly end takes too long")
+        finally:
+            program.kill()

@@ -1,0 +1,234 @@
+"""Gates under real workers that are killed, and a Redis that is: what runs at once is counted where it runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq.broker.limiter_states import GateState
+from sytq.observability import metrics
+from tests.crowd import Crowd
+from tests.servers import RedisServer, poll
+from tests.workers import Installation
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    made = Crowd(seconds=0.3)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def breakable(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
+    yield made
+    if not own_redis.running:
+        own_redis.start()
+    made.close()
+
+
+def submit(installation: Installation, crowd: Crowd, count: int, type_name: str = "called", **limits: Any) -> list[str]:
+    prepared = [
+        installation.runtime.submitter.prepare(type_name, {"port": crowd.port, "name": f"c{n}", **limits})
+        for n in range(count)
+    ]
+    installation.runtime.submitter.submit(prepared)
+    return [task.id for task in prepared]
+
+
+def gate(installation: Installation, name: str = "provider:crowd") -> GateState:
+    state = installation.runtime.inspection.gate(name)
+    assert state is not None
+    return state
+
+
+def runs(installation: Installation, type_name: str, outcome: str) -> int:
+    """How many ended so, by the metric of their durations."""
+    parts = metrics.read(installation.runtime.inspection.measured()).get("sytq_task_seconds", {})
+    return int(sum(count for part, count in parts.get((type_name, outcome), {}).items() if part))
+
+
+def wait_all(installation: Installation, tasks: list[str], timeout: float = 60) -> None:
+    for task in tasks:
+        installation.wait_state(task, "succeeded", timeout=timeout)
+
+
+@pytest.mark.parametrize("type_name", ["called", "called-plain"])
+def test_two_workers_together_keep_the_limit_and_waiting_uses_no_attempt(
+    installation: Installation, crowd: Crowd, type_name: str
+) -> None:
+    tasks = submit(installation, crowd, 40, type_name, running=4)
+    for _ in range(2):
+        installation.start_worker(threads=6)
+    wait_all(installation, tasks)
+    assert crowd.peak == 4
+    assert set(crowd.calls.values()) == {1}
+    assert {installation.row(task).attempts for task in tasks} == {1}
+    refused = sum(len(installation.runtime.ledger.attempts(task)) - 1 for task in tasks)
+    assert 0 < refused <= 2 * len(tasks)
+    totals = installation.runtime.inspection.totals()
+    assert (totals[type_name, "waited"], (type_name, "retried") in totals) == (refused, False)
+    poll(lambda: runs(installation, type_name, "waited") == refused, message="the workers publish what they measured")
+    assert runs(installation, type_name, "failed") == 0
+    state = gate(installation)
+    assert (state.running, state.waiting, state.state) == (0, 0, "closed")
+
+
+def test_the_limit_holds_when_a_worker_is_killed_and_its_tasks_go_on(installation: Installation, crowd: Crowd) -> None:
+    crowd.seconds = 600
+    first = installation.start_worker()
+    tasks = submit(installation, crowd, 24, running=4)
+    poll(lambda: crowd.calls.total() == 4, message="the killed one's calls are under way")
+    installation.start_worker()
+    first.kill()
+    crowd.seconds = 0.3
+    wait_all(installation, tasks)
+    assert crowd.peak == 4
+    assert sum(crowd.calls.values()) in range(25, 29)  # those of the killed worker were made again
+    assert gate(installation).running == 0
+
+
+def test_a_frozen_worker_keeps_its_places_until_it_is_taken_for_dead(
+    tmp_path: Path, mysql_url: str, redis_url: str, crowd: Crowd
+) -> None:
+    # On MySQL: a process that is stopped in the middle of a write to SQLite holds up everybody's.
+    crowd.seconds = 600
+    installation = Installation(tmp_path, mysql_url, redis_url)
+    try:
+        frozen = installation.start_worker()
+        tasks = submit(installation, crowd, 8, running=2)
+        # Not before both have said what they want: what is sent of a call when its worker freezes ends by itself.
+        poll(lambda: crowd.calls.total() == 2, message="its calls are under way")
+        frozen.signal(signal.SIGSTOP)
+        crowd.seconds = 1.0
+        poll(lambda: crowd.now == 0, message="those calls end")
+        installation.start_worker()
+        wait_all(installation, tasks)
+        assert crowd.peak == 2
+        frozen.signal(signal.SIGCONT)
+    finally:
+        installation.close()
+
+
+def test_the_limit_holds_when_redis_is_killed_and_comes_back_with_its_data(
+    breakable: Installation, own_redis: RedisServer, crowd: Crowd
+) -> None:
+    crowd.seconds = 0.5
+    for _ in range(2):
+        breakable.start_worker()
+    tasks = submit(breakable, crowd, 40, running=4)
+    poll(lambda: sum(crowd.calls.values()) > 8, message="it is under way")
+    own_redis.kill()
+    time.sleep(1.5)  # passages end meanwhile, and cannot say so
+    own_redis.start()
+    wait_all(breakable, tasks, timeout=90)
+    assert crowd.peak == 4
+    assert {breakable.row(task).attempts for task in tasks} <= {1, 2}
+
+
+def test_the_limit_holds_when_redis_is_emptied_while_calls_run(
+    breakable: Installation, own_redis: RedisServer, crowd: Crowd
+) -> None:
+    crowd.seconds = 6.0
+    for _ in range(2):
+        breakable.start_worker()
+    tasks = submit(breakable, crowd, 8, running=4)
+    poll(lambda: crowd.now == 4, message="four are under way")
+    own_redis.client().flushall()
+    wait_all(breakable, tasks, timeout=120)
+    assert crowd.peak == 4
+    assert set(crowd.calls.values()) == {1}
+
+
+def test_a_breaker_holds_everybody_back_and_lets_them_through_when_it_is_over(
+    installation: Installation, crowd: Crowd
+) -> None:
+    crowd.seconds, crowd.answer = 0.05, b"no"
+    for _ in range(2):
+        installation.start_worker()
+    began = time.monotonic()
+    tasks = submit(installation, crowd, 30, running=3, breaker=True)
+    poll(lambda: gate(installation).state == "open" if crowd.calls else False, message="it opens")
+    calls, opened = crowd.calls.total(), (time.monotonic() - began) / 1.5
+    crowd.answer = b"ok"
+    assert calls < 12 + 2 * opened, "it lets two through each time that it is tried, and without it forty run a second"
+    wait_all(installation, tasks)
+    assert gate(installation).state == "closed"
+    assert max(installation.row(task).attempts for task in tasks) <= 3 + opened
+
+
+def test_a_probe_of_a_killed_worker_does_not_keep_the_breaker_half_open(
+    installation: Installation, crowd: Crowd
+) -> None:
+    crowd.seconds, crowd.answer = 0.05, b"no"
+    first = installation.start_worker()
+    tasks = submit(installation, crowd, 6, running=3, breaker=True)
+    poll(lambda: gate(installation).state == "open" if crowd.calls else False, message="it opens")
+    crowd.seconds, crowd.answer = 60, b"ok"
+    poll(lambda: gate(installation).state == "half_open" and gate(installation).running == 2, message="it is tried")
+    installation.start_worker()
+    first.kill()
+    crowd.seconds = 0.05
+    wait_all(installation, tasks)
+    assert gate(installation).state == "closed"
+
+
+def test_calls_in_any_window_are_bounded_over_all_workers(installation: Installation, crowd: Crowd) -> None:
+    crowd.seconds = 0.01
+    for _ in range(2):
+        installation.start_worker()
+    began = time.monotonic()
+    tasks = submit(installation, crowd, 25, calls=10, window=2.0)
+    wait_all(installation, tasks)
+    assert time.monotonic() - began > 4  # ten at once, ten after 2 s, five after 4 s
+    refused = sum(len(installation.runtime.ledger.attempts(task)) - 1 for task in tasks)
+    assert refused <= 2 * len(tasks)
+
+
+@pytest.mark.parametrize("type_name", ["closing", "closing-plain"])
+def test_a_finding_pauses_a_gate_and_is_told_once(installation: Installation, crowd: Crowd, type_name: str) -> None:
+    worker = installation.start_worker()
+    for _ in range(2):
+        (task,) = submit(installation, crowd, 1, type_name)
+        installation.wait_state(task, "succeeded")
+    state = gate(installation)
+    assert (state.state, state.reason) == ("paused", "no credit left")
+    assert str(state.by).startswith(f"{type_name} ")
+    assert worker.text().count('"gate closed"') == 1
+    waiting = submit(installation, crowd, 3, running=2)
+    for task in waiting:
+        installation.wait_state(task, "retrying")
+    assert not crowd.calls
+    prepared = installation.runtime.submitter.prepare(type_name, {"port": crowd.port, "name": "open"})
+    installation.runtime.submitter.submit([prepared])
+    wait_all(installation, waiting)
+    assert {installation.row(task).attempts for task in waiting} == {1}
+
+
+def test_a_cancelled_call_frees_its_place_and_a_cancelled_waiting_task_needs_none(
+    installation: Installation, crowd: Crowd
+) -> None:
+    crowd.seconds = 60
+    installation.start_worker()
+    tasks = submit(installation, crowd, 1, running=1)
+    poll(lambda: crowd.now == 1, message="one is under way")
+    tasks += submit(installation, crowd, 2, running=1)
+    for task in tasks[1:]:
+        installation.wait_state(task, "retrying")
+    operator = installation.runtime.operator
+    assert operator.cancel(tasks[1], "ann") == "cancelled"
+    assert operator.cancel(tasks[0], "ann") == "asked"
+    installation.wait_state(tasks[0], "cancelled")
+    poll(lambda: crowd.calls.total() == 2 and crowd.now == 1, message="the third one's call")
+    assert gate(installation).running == 1
+    assert operator.cancel(tasks[2], "ann") == "asked"
+    installation.wait_state(tasks[2], "cancelled")
+    assert gate(installation).running == 0

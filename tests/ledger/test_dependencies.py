@@ -1,0 +1,430 @@
+"""Who waits for whom, on SQLite and on MySQL: a task is freed once, by the end of the last one it waits for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sytq.errors import InvalidInput
+from sytq.ids import new_id
+from sytq.ledger import dependencies
+from sytq.ledger.database import open_database, read, transact
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.migrations import migrate
+from sytq.ledger.models import Task, Wait
+from sytq.service.tree import outcomes, tree
+from sytq.states import UNFINISHED
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    database = open_database(database_url)
+    migrate(database)
+    yield Ledger(database)
+    database.close_all()
+
+
+def insert(ledger: Ledger, *after: str, **fields: object) -> str:
+    (task_id,) = insert_all(ledger, 1, after, **fields)
+    return task_id
+
+
+def insert_all(ledger: Ledger, number: int, after: tuple[str, ...] = (), **fields: object) -> list[str]:
+    common = {"type": "t", "queue": "q", "priority": "high", "payload": "{}", "after": after} | fields
+    tasks = [NewTask(**{"id": new_id()} | common) for _ in range(number)]  # type: ignore[arg-type]
+    ledger.accept(tasks)
+    return [task.id for task in tasks]
+
+
+def end(ledger: Ledger, *ids: str, state: str = "succeeded", token: int = 1, result: str = "null") -> list[str]:
+    """Record these ends, and return which tasks may run because of them."""
+    changes = [Change(i, state, token, 1, finished_at=utcnow(), result=result, error=None) for i in ids]
+    return [task.id for task in ledger.record(changes)]
+
+
+def row(ledger: Ledger, task_id: str) -> Task:
+    found = ledger.get(task_id)
+    assert found is not None
+    return found
+
+
+def waiting(ledger: Ledger, task_id: str) -> bool:
+    found = row(ledger, task_id)
+    return (found.state, found.held is not None) == ("scheduled", True)
+
+
+def test_a_task_is_freed_by_the_last_end_and_by_no_other(ledger: Ledger) -> None:
+    children = insert_all(ledger, 3)
+    last = insert(ledger, *children)
+    assert waiting(ledger, last)
+    assert end(ledger, children[2]) == []
+    assert end(ledger, children[0]) == []
+    assert waiting(ledger, last)
+    assert end(ledger, children[1]) == [last]
+    assert not waiting(ledger, last)
+    for child in children:  # an event that is written again
+        assert end(ledger, child) == []
+
+
+def test_what_waits_is_not_entered_by_the_reconciler(ledger: Ledger) -> None:
+    child = insert(ledger)
+    last = insert(ledger, child)
+    since = utcnow() - dt.timedelta(minutes=1)
+
+    def may_run() -> list[str]:
+        assert {task_id for task_id, _ in ledger.newcomers(since, "", 10)} == set(ledger.unfinished("", 10))
+        return ledger.unfinished("", 10)
+
+    assert may_run() == [child]
+    end(ledger, child)
+    assert may_run() == [last]
+    assert row(ledger, last).scheduled_at is not None  # its age counts from there
+
+
+def test_a_later_time_of_its_own_holds(ledger: Ledger) -> None:
+    later = dt.datetime(2040, 1, 2, 3, 4, 5)
+    child = insert(ledger)
+    last = insert(ledger, child, run_at=later)
+    assert end(ledger, child) == [last]
+    assert row(ledger, last).scheduled_at == later
+
+
+@pytest.mark.parametrize("state", ["dead", "cancelled"])
+def test_a_failure_cancels_what_waits_at_once_and_says_why(ledger: Ledger, state: str) -> None:
+    children = insert_all(ledger, 3, type="part")
+    last = insert(ledger, *children)
+    after_that = insert(ledger, last, type="third")
+    told = insert(ledger, after_that, on_failure="run")
+    assert end(ledger, children[1], state=state) == [told]
+    assert (row(ledger, last).state, row(ledger, last).error) == (
+        "cancelled",
+        f"not run: part {children[1]} is {state}",
+    )
+    assert row(ledger, after_that).error == f"not run: t {last} is cancelled"
+    assert row(ledger, last).finished_at is not None
+    assert end(ledger, children[0], children[2]) == []
+    assert row(ledger, last).state == "cancelled"
+
+
+def test_who_asks_for_it_runs_after_failures_too(ledger: Ledger) -> None:
+    children = insert_all(ledger, 3)
+    last = insert(ledger, *children, on_failure="run")
+    assert end(ledger, children[0], state="dead") == []
+    assert end(ledger, children[1], state="cancelled") == []
+    assert end(ledger, children[2], result='{"n": 3}') == [last]
+    found = read(ledger.database, lambda: outcomes(last))
+    assert [(o.id, o.state, o.ok) for o in found] == [
+        (children[0], "dead", False),
+        (children[1], "cancelled", False),
+        (children[2], "succeeded", True),
+    ]
+    assert found[2].result == {"n": 3}
+
+
+def test_ends_in_one_batch_free_a_task_once(ledger: Ledger) -> None:
+    children = insert_all(ledger, 500)
+    last = insert(ledger, *children)
+    assert end(ledger, *children) == [last]
+
+
+def test_two_last_ends_at_the_same_moment_free_a_task_once(ledger: Ledger) -> None:
+    for _ in range(10):
+        first, second = insert_all(ledger, 2)
+        last = insert(ledger, first, second)
+        freed: list[str] = []
+        start = threading.Barrier(2)
+
+        def finish(child: str, freed: list[str] = freed, start: threading.Barrier = start) -> None:
+            start.wait()
+            freed.extend(end(ledger, child))
+
+        threads = [threading.Thread(target=finish, args=(child,)) for child in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert freed == [last]
+
+
+def test_an_end_before_anybody_waited_is_seen_when_it_is_looked_for(ledger: Ledger) -> None:
+    early, late = insert_all(ledger, 2)
+    end(ledger, early)
+    last = insert(ledger, early, late)
+    assert waiting(ledger, last)
+    end(ledger, late)
+    assert waiting(ledger, last)  # only the later end was told
+    ended, behind = ledger.overlooked(("", ""), 10)
+    assert (ended, behind) == ([early], None)
+    assert [task.id for task in ledger.record((), ended=ended)] == [last]
+    assert ledger.overlooked(("", ""), 10) == ([], None)
+
+
+def test_all_that_is_overlooked_is_found_page_by_page(ledger: Ledger) -> None:
+    ended, going_on = insert_all(ledger, 12), insert_all(ledger, 12)
+    end(ledger, *ended)
+    for one, other in zip(ended, going_on, strict=True):
+        insert(ledger, one, other)
+    found: list[str] = []
+    place: tuple[str, str] | None = ("", "")
+    pages = 0
+    while place:
+        page, place = ledger.overlooked(place, 5)
+        found += page
+        pages += 1
+    assert (sorted(found), pages) == (sorted(ended), 5)
+
+
+def test_ids_that_have_not_ended_free_nothing(ledger: Ledger) -> None:
+    child = insert(ledger)
+    last = insert(ledger, child)
+    assert ledger.record((), ended=[child]) == []
+    assert waiting(ledger, last)
+
+
+def test_a_task_that_another_program_deleted_counts_as_failed(ledger: Ledger) -> None:
+    child = insert(ledger)
+    careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
+    transact(ledger.database, Task.delete().where(Task.id == child).execute)
+    ended, _ = ledger.overlooked(("", ""), 10)
+    assert [task.id for task in ledger.record((), ended=ended)] == [careless]
+    assert row(ledger, careful).error == f"not run: task {child} was deleted"
+    assert [o.state for o in read(ledger.database, lambda: outcomes(careless))] == ["deleted"]
+
+
+def test_a_state_that_is_none_of_ours_is_an_end_that_did_not_succeed(ledger: Ledger) -> None:
+    child = insert(ledger)
+    careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
+    transact(ledger.database, Task.update(state="failed").where(Task.id == child).execute)
+    ended, _ = ledger.overlooked(("", ""), 10)
+    assert [task.id for task in ledger.record((), ended=ended)] == [careless]
+    assert row(ledger, careful).error == f"not run: t {child} is failed"
+    assert ledger.overlooked(("", ""), 10) == ([], None)  # else it would be looked for again at once, for ever
+
+
+def test_only_tasks_that_exist_can_be_waited_for(ledger: Ledger) -> None:
+    child = insert(ledger)
+    with pytest.raises(InvalidInput, match="after: there is no task 'nosuch'"):
+        insert(ledger, child, "nosuch")
+    assert read(ledger.database, Task.select().count) == 1  # all or nothing
+    assert read(ledger.database, Wait.select().count) == 0
+
+
+def test_more_than_one_transaction_frees_are_freed_by_the_next(ledger: Ledger) -> None:
+    child = insert(ledger)
+    many = insert_all(ledger, dependencies.MOST + 3, (child,))
+    assert len(end(ledger, child)) == dependencies.MOST
+    ended, _ = ledger.overlooked(("", ""), 500)
+    assert len(ledger.record((), ended=ended)) == 3
+    assert not any(waiting(ledger, task_id) for task_id in many)
+
+
+def test_a_task_of_the_same_ordering_key_does_not_wait_for_one_that_waits_for_it(ledger: Ledger) -> None:
+    child = insert(ledger, ordering_key="k")
+    last = insert(ledger, child, ordering_key="k")
+    transact(ledger.database, Task.update(created_at=dt.datetime(2020, 1, 1)).where(Task.id == last).execute)
+    assert ledger.before(child) == []
+
+
+def test_what_joins_a_task_is_waited_for_with_it_now_and_later(ledger: Ledger) -> None:
+    child, inner, innermost = insert_all(ledger, 3)
+    before = insert(ledger, child)
+    transact(ledger.database, lambda: dependencies.join(ledger.database, child, inner))
+    transact(ledger.database, lambda: dependencies.join(ledger.database, inner, innermost))
+    afterwards = insert(ledger, child)
+    assert end(ledger, child) == []
+    assert end(ledger, inner) == []
+    assert sorted(end(ledger, innermost)) == sorted([before, afterwards])
+    for last in (before, afterwards):
+        found = read(ledger.database, lambda last=last: outcomes(last))  # type: ignore[misc]
+        assert [outcome.id for outcome in found] == [child, inner, innermost]
+    assert read(ledger.database, lambda: outcomes(child)) == []
+
+
+def test_tasks_that_join_each_other_or_who_waits_for_them_hold_nobody_for_ever(ledger: Ledger) -> None:
+    one, other = insert_all(ledger, 2)
+    last = insert(ledger, one)
+    for task_id, also in ((one, other), (other, one), (one, last)):  # as unique keys of standing tasks may have it
+        transact(ledger.database, lambda t=task_id, a=also: dependencies.join(ledger.database, t, a))  # type: ignore[misc]
+    late = insert(ledger, one, other)
+    end(ledger, one)
+    assert end(ledger, other) == [last]
+    assert end(ledger, last) == [late]  # which waits for all that joined
+    assert [o.id for o in read(ledger.database, lambda: outcomes(late))] == [one, last, other]
+
+
+def made(ledger: Ledger, parent: str, *after: str) -> str:
+    """What `ctx.enqueue(..., after=after, joins=True)` does in the parent's run."""
+
+    def work() -> str:
+        task = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", parent=parent, after=after)
+        ledger.insert([task])
+        dependencies.join(ledger.database, parent, task.id)
+        return task.id
+
+    return transact(ledger.database, work)
+
+
+def test_a_chain_that_joins_its_parent_runs_in_its_order_and_is_waited_for(ledger: Ledger) -> None:
+    parent = insert(ledger)
+    last = insert(ledger, parent)
+    first = made(ledger, parent, parent)
+    second = made(ledger, parent, first)
+    assert end(ledger, parent) == [first]
+    assert end(ledger, first) == [second]
+    assert end(ledger, second) == [last]
+    assert [o.id for o in read(ledger.database, lambda: outcomes(last))] == [parent, first, second]
+
+
+def test_two_children_that_wait_for_the_parent_whom_they_join_do_not_wait_for_each_other(ledger: Ledger) -> None:
+    parent = insert(ledger)
+    last = insert(ledger, parent)
+    first = made(ledger, parent, parent)
+    second = made(ledger, parent, parent)  # the first is among what the parent is by now, so it comes after it
+    assert end(ledger, parent) == [first]
+    assert end(ledger, first) == [second]
+    assert end(ledger, second) == [last]
+
+
+def test_a_task_that_is_inserted_again_does_not_wait_for_what_waits_for_it(ledger: Ledger) -> None:
+    outer = insert(ledger)
+    again = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
+    ledger.accept([again])
+    last = made(ledger, outer, again.id)
+    ledger.accept([again])
+    assert end(ledger, outer) == [again.id]
+    assert end(ledger, again.id) == [last]
+
+
+def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: Ledger) -> None:
+    parent, standing, inner = insert_all(ledger, 3)
+    last = insert(ledger, parent)
+    for task_id, also in ((standing, inner), (parent, standing)):
+        transact(ledger.database, lambda t=task_id, a=also: dependencies.join(ledger.database, t, a))  # type: ignore[misc]
+    assert end(ledger, parent, standing) == []
+    assert end(ledger, inner) == [last]
+
+
+@pytest.mark.parametrize("first", ["the one that waits", "the one that joins"])
+def test_one_that_begins_to_wait_while_another_joins_is_held_by_it(ledger: Ledger, first: str) -> None:
+    outer, inner, innermost = insert_all(ledger, 3)
+    transact(ledger.database, lambda: dependencies.join(ledger.database, outer, inner))
+    last = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
+
+    def wait() -> None:
+        ledger.accept([last])
+
+    def join() -> None:
+        ledger.fenced(inner, 1, lambda: dependencies.join(ledger.database, inner, innermost))
+
+    one, other = (wait, join) if first == "the one that waits" else (join, wait)
+    thread = threading.Thread(target=other)
+
+    def both() -> None:
+        one()
+        thread.start()
+        thread.join(0.5)  # it waits for the end of this transaction, or sees nothing of it
+
+    transact(ledger.database, both)
+    thread.join()
+    assert end(ledger, outer, inner) == []
+    assert end(ledger, innermost) == [last.id]
+
+
+def test_whatever_tasks_make_while_they_run_each_of_them_ends(ledger: Ledger) -> None:
+    for seed in range(25):
+        chance = random.Random(seed)
+        ids = insert_all(ledger, 2)
+        ids.append(insert(ledger, *ids))
+        while True:
+            rows = ledger.some(ids)
+            open_ = [task_id for task_id in ids if rows[task_id].state in UNFINISHED]
+            if able := [task_id for task_id in open_ if rows[task_id].held is None]:
+                run(ledger, chance.choice(able), ids, chance)
+            elif over := ledger.overlooked(("", ""), 500)[0]:
+                ledger.record((), ended=over)
+            else:
+                break
+        assert open_ == [], f"with the seed {seed}"
+
+
+def run(ledger: Ledger, task_id: str, ids: list[str], chance: random.Random) -> None:
+    """Let a task make some others, which it adds to `ids`, and end."""
+    for _ in range(chance.randrange(4) if len(ids) < 16 else 0):
+        near = list(dict.fromkeys((task_id, *ids[-3:])))
+        after = chance.sample(near, chance.randrange(len(near)))
+        what = chance.random()
+        if what < 0.7:
+            ids.append(made(ledger, task_id, *after))
+        elif what < 0.85:
+            ids.append(insert(ledger, *after))
+        else:  # a unique key that another task has
+            also = chance.choice(ids)
+            transact(ledger.database, lambda also=also: dependencies.join(ledger.database, task_id, also))  # type: ignore[misc]
+    end(ledger, task_id, state="dead" if chance.random() < 0.1 else "succeeded")
+
+
+def test_a_thousand_children_cost_a_few_statements_each_and_not_a_thousand(ledger: Ledger) -> None:
+    children = insert_all(ledger, 1000)
+    last = insert(ledger, *children)
+    statements: list[str] = []
+    execute = ledger.database.execute_sql
+
+    def counted(sql: str, *args: object, **options: object) -> object:
+        statements.append(sql)
+        return execute(sql, *args, **options)
+
+    ledger.database.execute_sql = counted
+    assert end(ledger, *children[:500]) == []
+    assert end(ledger, *children[500:]) == [last]
+    read(ledger.database, lambda: outcomes(last))
+    assert len(statements) < 50
+    statements.clear()
+    transact(ledger.database, lambda: list(Task.select().where(dependencies.needed())))
+    assert len(statements) == 1
+
+
+def test_what_somebody_may_still_read_is_needed(ledger: Ledger) -> None:
+    parent = insert(ledger)
+    child, other = insert(ledger, parent=parent), insert(ledger)
+    last = insert(ledger, other)
+
+    def needed() -> set[str]:
+        query = Task.select(Task.id).where(Task.state.not_in(UNFINISHED), dependencies.needed())
+        return read(ledger.database, lambda: {task.id for task in query})
+
+    end(ledger, child, other)
+    assert needed() == {child, other}
+    end(ledger, parent, last)
+    assert needed() == set()
+
+
+def test_a_tree_has_each_task_before_its_children_and_says_what_it_leaves_out(ledger: Ledger) -> None:
+    root = insert(ledger, type="root")
+    first, second = (insert(ledger, parent=root, type=name) for name in ("first", "second"))
+    below = insert_all(ledger, 3, parent=first)
+    last = insert(ledger, first, second, parent=root, type="last")
+    end(ledger, below[0])
+
+    def shown(limit: int) -> tuple[list[tuple[int, str]], bool]:
+        found = read(ledger.database, lambda: tree(row(ledger, root), limit))
+        return [(node["depth"], node["type"]) for node in found["tasks"]], found["truncated"]
+
+    whole = [(0, "root"), (1, "first"), (2, "t"), (2, "t"), (2, "t"), (1, "second"), (1, "last")]
+    assert shown(100) == (whole, False)
+    assert shown(7) == (whole, False)
+    assert shown(5) == ([(0, "root"), (1, "first"), (2, "t"), (1, "second"), (1, "last")], True)
+    nodes = {node["id"]: node for node in read(ledger.database, lambda: tree(row(ledger, root), 5))["tasks"]}
+    assert nodes[first]["children"] == {"succeeded": 1, "queued": 2}
+    assert nodes[last]["after"] == {"tasks": 2, "ended": 0, "first": [first, second]}
+    assert (nodes[last]["held"], nodes[first]["held"]) == (True, False)
+
+
+def test_a_tree_ends_where_a_row_is_its_own_parent(ledger: Ledger) -> None:
+    root = insert(ledger)
+    transact(ledger.database, Task.update(parent=root).where(Task.id == root).execute)
+    assert len(read(ledger.database, lambda: tree(row(ledger, root), 10))["tasks"]) == 1

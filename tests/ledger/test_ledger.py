@@ -1,0 +1,247 @@
+"""The ledger on SQLite and on MySQL: one transaction each, and only legal changes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import peewee
+import pytest
+
+from sytq.errors import DatabaseUnavailable, Lost
+from sytq.ids import derived_id, new_id
+from sytq.ledger import migrations
+from sytq.ledger.database import is_mysql, open_database, transact
+from sytq.ledger.events import Change
+from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.migrations import migrate, pending
+from sytq.ledger.models import Task, ValuationRecord
+from tests.servers import MySQLServer
+
+MIGRATIONS = sorted(file.stem for file in Path(migrations.__file__).parent.glob("[0-9]*.py"))
+LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    database = open_database(database_url)
+    migrate(database)
+    yield Ledger(database)
+    database.close_all()
+
+
+def new(**fields: object) -> NewTask:
+    return NewTask(**{"id": new_id(), "type": "t", "queue": "q", "priority": "high", "payload": "{}"} | fields)  # type: ignore[arg-type]
+
+
+def accepted(ledger: Ledger, **fields: object) -> str:
+    task = new(**fields)
+    ledger.accept([task])
+    return task.id
+
+
+def state(ledger: Ledger, task_id: str) -> str:
+    row = ledger.get(task_id)
+    assert row is not None
+    return str(row.state)
+
+
+def test_migrations_run_once_and_may_run_at_once(database_url: str) -> None:
+    databases = [open_database(database_url) for _ in range(4)]
+    assert pending(databases[0]) == MIGRATIONS
+    applied: list[list[str]] = []
+    threads = [threading.Thread(target=lambda d=d: applied.append(migrate(d))) for d in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(applied) == [[], [], [], MIGRATIONS]
+    assert pending(databases[0]) == []
+    for database in databases:
+        database.close_all()
+
+
+def test_an_accepted_task_reads_as_it_was_written(ledger: Ledger) -> None:
+    payload = json.dumps({"text": "价值 🙂 '\"\\ \u0001", "big": "x" * 300_000}, ensure_ascii=False)
+    before = utcnow() - dt.timedelta(seconds=5)
+    task_id = accepted(ledger, payload=payload, run_at=LATER, max_attempts=7, owner="me", parent=new_id())
+    row = ledger.get(task_id)
+    assert row is not None
+    assert (row.payload, row.state, row.scheduled_at) == (payload, "scheduled", LATER)
+    assert (row.max_attempts, row.owner, row.attempts, row.token) == (7, "me", 0, 0)
+    assert before < row.created_at < utcnow() + dt.timedelta(seconds=5)  # the database's clock, in UTC
+
+
+def test_a_batch_is_accepted_whole_or_not_at_all(ledger: Ledger) -> None:
+    good, bad = new(), new(type="x" * 100 if is_mysql(ledger.database) else None)
+    with pytest.raises(peewee.PeeweeException):
+        ledger.accept([good, bad])
+    assert ledger.get(good.id) is None
+    ledger.accept([good, good])
+    assert ledger.find()[1] == 1
+
+
+def test_what_else_is_written_belongs_to_the_same_transaction(ledger: Ledger) -> None:
+    task = new()
+    ledger.accept([task], also=lambda: ValuationRecord.insert(id=-5, user_message="hi").execute())
+    assert ValuationRecord.get_by_id(-5).user_message == "hi"
+    with pytest.raises(peewee.IntegrityError):
+        ledger.accept([new()], also=lambda: ValuationRecord.insert(id=-5).execute())
+    assert ledger.find()[1] == 1
+
+
+def test_find_counts_all_and_pages_newest_first(ledger: Ledger) -> None:
+    ids = [accepted(ledger, queue="q" if n % 2 else "other") for n in range(7)]
+    rows, total = ledger.find(queue="q", limit=2)
+    assert ([row.id for row in rows], total) == ([ids[5], ids[3]], 3)
+    assert [row.id for row in ledger.find(queue="q", limit=2, offset=2)[0]] == [ids[1]]
+    assert ledger.find(states=("dead",)) == ([], 0)
+
+
+def ended(task_id: str, token: int, word: str, **fields: object) -> Change:
+    outcome = {"retrying": "failed", "queued": "returned"}.get(word, word)
+    return Change(task_id, word, token, 1, "w", utcnow(), utcnow(), outcome=outcome, **fields)  # type: ignore[arg-type]
+
+
+def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledger) -> None:
+    a, b = accepted(ledger), accepted(ledger)
+    batch = [
+        Change(a, "running", 1, 1, "w", started_at=utcnow()),
+        ended(a, 1, "retrying", error="first", scheduled_at=LATER),
+        Change(b, "running", 2, 1, "w", started_at=utcnow()),
+        Change(a, "running", 3, 2, "w", started_at=utcnow()),
+        ended(a, 3, "succeeded", result='{"n":1}'),
+    ]
+    for _ in range(2):  # an event that is delivered again changes nothing
+        ledger.record(batch)
+        row = ledger.get(a)
+        assert row is not None
+        assert (row.state, row.result, row.token, row.error) == ("succeeded", '{"n":1}', 3, None)
+        assert [(at.token, at.outcome, at.error) for at in ledger.attempts(a)] == [
+            (1, "failed", "first"),
+            (3, "succeeded", None),
+        ]
+        assert state(ledger, b) == "running"
+
+
+@pytest.mark.parametrize("end", ["succeeded", "dead", "cancelled"])
+def test_p6_a_terminal_row_never_changes(ledger: Ledger, end: str) -> None:
+    task_id = accepted(ledger)
+    ledger.record([ended(task_id, 5, end)])
+    for change in (Change(task_id, "running", 9, 2), ended(task_id, 9, "retrying"), ended(task_id, 9, "dead")):
+        ledger.record([change])
+        assert state(ledger, task_id) == end
+
+
+def test_p6_an_earlier_start_never_overwrites_a_later_one(ledger: Ledger) -> None:
+    task_id = accepted(ledger)
+    ledger.record([Change(task_id, "running", 9, 2, "later")])
+    ledger.record([ended(task_id, 5, "succeeded")])
+    row = ledger.get(task_id)
+    assert row is not None
+    assert (row.state, row.token, row.worker) == ("running", 9, "later")
+
+
+def test_what_follows_a_death_is_told_only_of_tasks_that_are_dead(ledger: Ledger) -> None:
+    died, done = accepted(ledger), accepted(ledger)
+    ledger.record([ended(done, 1, "succeeded")])
+    told: list[str] = []
+
+    def follow(rows: list[Task]) -> list[NewTask]:
+        told.extend(row.id for row in rows)
+        return []
+
+    ledger.record([ended(died, 1, "dead"), ended(done, 2, "dead")], follow)
+    assert told == [died]
+
+
+def test_p6_a_start_that_lost_its_task_writes_nothing(ledger: Ledger) -> None:
+    task_id = accepted(ledger)
+    assert ledger.fenced(task_id, 5, lambda: "written") == "written"
+    assert ledger.fenced(task_id, 5, lambda: "again") == "again"
+    ledger.fenced(task_id, 6, lambda: None)
+    with pytest.raises(Lost) as lost:
+        ledger.fenced(task_id, 5, lambda: ValuationRecord.insert(id=1).execute())
+    assert not lost.value.ended
+    ledger.record([ended(task_id, 6, "dead")])
+    with pytest.raises(Lost) as lost:
+        ledger.fenced(task_id, 7, lambda: ValuationRecord.insert(id=1).execute())
+    assert lost.value.ended
+    assert ValuationRecord.select().count() == 0
+
+
+def test_p4_a_step_is_run_once_and_an_interrupted_one_is_on_record(ledger: Ledger) -> None:
+    task_id = accepted(ledger)
+    assert ledger.begin_step(task_id, 1, "s").state == "started"
+    assert ledger.begin_step(task_id, 1, "s").interrupted == 0  # the same start, a repeated transaction
+    again = ledger.begin_step(task_id, 2, "s")
+    assert (again.state, again.interrupted) == ("started", 1)
+    with pytest.raises(Lost):
+        ledger.finish_step(task_id, 1, "s", '"late"')
+    ledger.finish_step(task_id, 2, "s", '"value"')
+    done = ledger.begin_step(task_id, 3, "s")
+    assert (done.state, done.value, done.interrupted) == ("done", '"value"', 1)
+    ledger.begin_step(task_id, 3, "failed")
+    ledger.forget_step(task_id, 3, "failed")
+    assert [step.name for step in ledger.steps(task_id)] == ["s"]
+
+
+def test_a_deadlock_runs_the_whole_transaction_again(mysql_url: str) -> None:
+    database = open_database(mysql_url)
+    migrate(database)
+    ledger = Ledger(database)
+    a, b = accepted(ledger), accepted(ledger)
+    barrier, runs = threading.Barrier(2), []
+
+    def swap(first: str, second: str) -> None:
+        def work() -> None:
+            runs.append(first)
+            Task.update(worker="x").where(Task.id == first).execute()
+            if len(runs) <= 2:
+                barrier.wait(40)  # both hold their first row now
+            Task.update(worker="x").where(Task.id == second).execute()
+
+        transact(database, work)
+
+    threads = [threading.Thread(target=swap, args=pair) for pair in ((a, b), (b, a))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(runs) == 3
+    database.close_all()
+
+
+def test_a_database_that_is_away_is_said_to_be(own_mysql: MySQLServer) -> None:
+    database = open_database(own_mysql.create_database("gone"), timeout=2)
+    migrate(database)
+    ledger = Ledger(database)
+    task_id = accepted(ledger)
+    own_mysql.kill()
+    for call in (lambda: ledger.get(task_id), lambda: ledger.accept([new()])):
+        with pytest.raises(DatabaseUnavailable):
+            call()
+    own_mysql.start()
+    assert ledger.get(task_id) is not None  # the pool recovers by itself
+    database.close_all()
+
+
+def test_an_sqlite_that_stays_locked_is_said_to_be_away(tmp_path: object) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    one, two = open_database(url), open_database(url, timeout=0.05)
+    migrate(one)
+    ledger = Ledger(two)
+    with one.connection_context(), one.atomic(), pytest.raises(DatabaseUnavailable):
+        ledger.accept([new()])
+    ledger.accept([new()])
+
+
+def test_ids_sort_by_time_and_derived_ids_repeat() -> None:
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert ids == sorted(ids)
+    assert all(id[14] == "7" and id[19] in "89ab" for id in ids)
+    assert derived_id(ids[0], "x") == derived_id(ids[0], "x") != derived_id(ids[0], "y")

@@ -1,0 +1,79 @@
+"""The pool of connections to MySQL: what it asks the server for, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import peewee
+import pytest
+
+from sytq.ledger.database import insert_many, open_database, read, transact
+from tests.servers import MySQLServer, poll
+
+pytestmark = pytest.mark.mysql
+
+
+@pytest.fixture
+def database(mysql_url: str) -> Iterator[peewee.Database]:
+    database = open_database(mysql_url)
+    transact(database, lambda: database.execute_sql("CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT) ENGINE=InnoDB"))
+    yield database
+    database.close_all()
+
+
+def asked(database: peewee.Database, what: str) -> int:
+    """How often the pooled connection's session has sent such a command."""
+    rows = read(database, lambda: list(database.execute_sql(f"SHOW SESSION STATUS LIKE 'Com_{what}'")))
+    return int(rows[0][1])
+
+
+def session(database: peewee.Database) -> int:
+    rows: list[tuple[int]] = read(database, lambda: list(database.execute_sql("SELECT CONNECTION_ID()")))
+    return rows[0][0]
+
+
+def test_a_transaction_asks_the_server_for_nothing_besides(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sytq.ledger.pool._RESTED", 3600.0)  # however long this machine stands still
+    before = {what: asked(database, what) for what in ("admin_commands", "begin", "rollback", "commit")}
+    for number in range(5):
+        transact(database, lambda n=number: database.execute_sql("INSERT INTO t (id) VALUES (%s)", (n,)))
+    after = {what: asked(database, what) - count for what, count in before.items()}
+    assert after == {"admin_commands": 0, "begin": 5, "rollback": 0, "commit": 5}
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
+    database: peewee.Database, mysql_server: MySQLServer
+) -> None:
+    first = session(database)
+    mysql_server.execute(f"KILL {first}")
+    poll(lambda: not mysql_server.execute(f"SELECT 1 FROM information_schema.processlist WHERE id = {first}"))
+    transact(database, lambda: database.execute_sql("INSERT INTO t (id) VALUES (1)"))
+    assert session(database) != first
+
+
+def test_a_connection_that_rested_for_long_is_tried_before_it_is_used(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = asked(database, "admin_commands")
+    monkeypatch.setattr("sytq.ledger.pool._RESTED", -1.0)
+    session(database)
+    assert asked(database, "admin_commands") > before
+
+
+def test_a_transaction_that_was_left_open_is_not_the_next_ones(database: peewee.Database) -> None:
+    with database.connection_context():
+        database.execute_sql("BEGIN")
+        database.execute_sql("INSERT INTO t (id) VALUES (1)")
+    first = session(database)
+    assert read(database, lambda: list(database.execute_sql("SELECT id FROM t"))) == []
+    assert session(database) == first
+
+
+def test_rows_are_inserted_by_column_and_empty_columns_are_left_out(database: peewee.Database) -> None:
+    columns = {"id": (1, 2), "a": (None, 3), "b": (None, None)}
+    transact(database, lambda: insert_many(database, "t", columns, ""))
+    transact(database, lambda: insert_many(database, "t", {"id": (), "a": (), "b": ()}, ""))
+    rows = read(database, lambda: list(database.execute_sql("SELECT id, a, b FROM t ORDER BY id")))
+    assert rows == [(1, None, None), (2, 3, None)]

@@ -1,0 +1,244 @@
+"""Sentry: what ends for good and what breaks of ours, once each, told without anything that was confided to us."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentry_sdk
+
+import sytq
+from sytq.observability import sentry
+from tests.api.conftest import Api
+from tests.observability.ingest import Ingest
+from tests.receiver import Receiver
+from tests.servers import poll
+from tests.workers import TRIALS, Installation
+
+SECRETIVE = Path(__file__).parent / "secretive_plugins"
+PROMPT = "Mrs Miller's salary is 83000"
+KEY = "sk-geheimgeheim1234"
+SECRET = {"prompt": PROMPT, "key": KEY}
+
+
+@pytest.fixture
+def ingest() -> Iterator[Ingest]:
+    one = Ingest()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    one = Receiver(200)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def reporting(tmp_path: Path, redis_url: str, ingest: Ingest) -> Iterator[Installation]:
+    made = Installation(
+        tmp_path,
+        f"sqlite:///{tmp_path / 'sytq.db'}",
+        redis_url,
+        SYTQ_PLUGINS__PATHS=json.dumps([str(TRIALS), str(SECRETIVE)]),
+        SENTRY_DSN=ingest.dsn,
+        SYTQ_SENTRY__ENVIRONMENT="staging",
+        SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
+        SYTQ_SENTRY__TRACES_SAMPLE_RATE="1.0",
+        SYTQ_SCHEDULES=json.dumps(
+            {
+                "pulse": {"type": "cleanup", "cron": "* * * * *", "timezone": "Europe/Berlin"},
+                "ill": {"type": "careless", "cron": "* * * * *", "payload": SECRET},
+                "rapid": {"type": "cleanup", "every": "1s"},
+            }
+        ),
+    )
+    yield made
+    made.close()
+
+
+def submit(on: Installation, type_name: str, **origin: str) -> str:
+    task = on.runtime.submitter.prepare(type_name, SECRET, **origin)
+    on.runtime.submitter.submit([task])
+    return task.id
+
+
+def test_a_dead_task_is_one_event_with_its_attempts_and_nothing_confided(
+    reporting: Installation, ingest: Ingest
+) -> None:
+    worker = reporting.start_worker()
+    dead = [submit(reporting, "careless"), submit(reporting, "careless"), submit(reporting, "careless-plain")]
+    origin = {"request_id": "req-7", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    with_reason, logged = submit(reporting, "reasonable", **origin), submit(reporting, "logging")
+    for task in (*dead, with_reason):
+        reporting.wait_state(task, "dead")
+        ingest.wait("event", task_id=task)
+    reporting.wait_state(logged, "succeeded")
+    succeeded = reporting.submit("plain", "p")
+    retried = reporting.submit("patient", "q")
+    for task in (succeeded, retried):
+        reporting.wait_state(task, "succeeded")
+    assert worker.terminate() == 0  # sends what is left
+
+    events = ingest.of("event")
+    assert sorted(event["tags"]["task_id"] for event in events) == sorted([*dead, with_reason])
+    one, two, other, reason = (ingest.of("event", task_id=task)[0] for task in (*dead, with_reason))
+    assert one["tags"] | {"task_id": ""} == {
+        "task_id": "",
+        "type": "careless",
+        "attempt": "3",
+        "queue": "gentle",
+        "process": "worker",
+    }
+    assert (one["environment"], one["release"]) == ("staging", f"sytq@{sytq.__version__}")
+    crumbs = one["breadcrumbs"]["values"]
+    assert [crumb["message"] for crumb in crumbs] == ["attempt 1: ValueError", "attempt 2: ValueError"]
+    assert one["fingerprint"] == two["fingerprint"]
+    assert other["fingerprint"] != one["fingerprint"]
+    (error,) = one["exception"]["values"]
+    assert error["type"] == "ValueError"
+    frame = error["stacktrace"]["frames"][-1]
+    assert (frame["function"], "vars" in frame) == ("careless", False)
+    assert [error["value"] for error in reason["exception"]["values"]] == ["the customer has no account"]
+    assert reason["tags"]["request_id"] == "req-7"
+    assert reason["contexts"]["trace"]["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    sent = ingest.raw.decode()
+    for secret in (PROMPT, "Miller", KEY, KEY[3:], str(reporting.journal)):
+        assert secret not in sent
+
+
+def test_a_crash_of_ours_and_a_killing_task_are_told(reporting: Installation, ingest: Ingest) -> None:
+    for _ in range(3):
+        worker = reporting.start_worker(threads=1)
+        if not reporting.notes():
+            task = reporting.submit("poison", "p")
+        assert worker.wait(60) != 0
+    reporting.start_worker(threads=1)
+    reporting.wait_state(task, "dead")
+    (event,) = ingest.wait("event", task_id=task)
+    assert event["message"] == "a task killed its workers"
+    assert event["level"] == "fatal"
+    # A table that is gone is a crash of the loops that need it.
+    reporting.runtime.database.execute_sql("ALTER TABLE sytq_attempts RENAME TO gone")
+    reporting.submit("plain", "p")
+    event = ingest.wait("event", loop="record")[0]
+    assert event["exception"]["values"][-1]["type"] == "OperationalError"
+
+
+def test_a_tick_of_a_schedule_is_checked_in_as_it_begins_and_as_it_ends(
+    reporting: Installation, ingest: Ingest
+) -> None:
+    for name in ("pulse", "ill", "rapid"):
+        reporting.runtime.timetable.begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
+    worker = reporting.start_worker()
+    for name, end in (("pulse", "ok"), ("ill", "error")):
+        monitor = f"sytq-{name}"
+        poll(
+            lambda monitor=monitor, end=end: end in {c["status"] for c in checks(ingest, monitor)},
+            timeout=60,
+            message=lambda: ingest.of("check_in"),
+        )
+        ended = next(check for check in checks(ingest, monitor) if check["status"] == end)
+        begun, last = (one for one in checks(ingest, monitor) if one["check_in_id"] == ended["check_in_id"])
+        assert (begun["status"], last) == ("in_progress", ended)
+        assert 0 <= ended["duration"] < 60
+        assert (ended["environment"], ended["release"]) == ("staging", f"sytq@{sytq.__version__}")
+        config = ended["monitor_config"]
+        assert config["schedule"] == {"type": "crontab", "value": "* * * * *"}
+        assert config["timezone"] == ("Europe/Berlin" if name == "pulse" else "UTC")
+        assert config["max_runtime"] >= 1
+        # It is the task's id, so that one is found by the other.
+        task = reporting.wait_state(str(uuid.UUID(begun["check_in_id"])), "succeeded", "dead")
+        assert str(task.request_id).startswith(f"schedule:{name}:")
+    # Who says that he came from a schedule does not check in for it.
+    liar = reporting.runtime.submitter.prepare("cleanup", {}, request_id=str(task.request_id))
+    reporting.runtime.submitter.submit([liar])
+    reporting.wait_state(liar.id, "succeeded")
+    assert worker.terminate() == 0
+    assert {check["monitor_slug"] for check in ingest.of("check_in")} == {"sytq-pulse", "sytq-ill"}
+    assert liar.id.replace("-", "") not in {check["check_in_id"] for check in ingest.of("check_in")}
+
+
+def checks(ingest: Ingest, monitor: str) -> list[Any]:
+    return [check for check in ingest.of("check_in") if check["monitor_slug"] == monitor]
+
+
+def test_request_task_and_callback_are_one_trace(reporting: Installation, ingest: Ingest, receiver: Receiver) -> None:
+    reporting.start_worker()
+    keys = ("SENTRY_DSN", "SYTQ_OUTBOUND__ALLOW_NETWORKS", "SYTQ_SENTRY__TRACES_SAMPLE_RATE", "SYTQ_PLUGINS__PATHS")
+    stores = (reporting.environ["SYTQ_DATABASE__URL"], reporting.environ["SYTQ_REDIS__URL"])
+    api = Api(*stores, **{name: reporting.environ[name] for name in keys})
+    try:
+        api.start()
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        body = {"type": "careless", "payload": SECRET, "callback": {"url": f"{receiver.url}?{KEY}"}}
+        reply = api.request("POST", "/v2/tasks", body, {"traceparent": parent, "x-request-id": "req-0"})
+        poll(lambda: receiver.received, message="the callback comes")
+        (request,) = ingest.wait("transaction", request_id="req-0", process="api")
+        runs = ingest.wait("transaction", 3, task_id=reply.json["id"])
+        (callback,) = ingest.wait("transaction", type="callback")
+        traces = [one["contexts"]["trace"] for one in (request, *runs, callback)]
+        assert {trace["trace_id"] for trace in traces} == {"0af7651916cd43dd8448eb211c80319c"}
+        assert [trace["parent_span_id"] for trace in traces] == ["b7ad6b7169203331", *[traces[0]["span_id"]] * 4]
+        # What it is told with goes on below the run that tells.
+        assert receiver.received[0].headers["traceparent"].split("-")[1:3] == [
+            "0af7651916cd43dd8448eb211c80319c",
+            traces[-1]["span_id"],
+        ]
+        (event,) = ingest.wait("event", task_id=reply.json["id"])
+        assert event["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+        assert api.request("GET", "/healthz/live", headers={"x-request-id": "probe"}).status == 200
+
+        url = f"http://127.0.0.1:9/?{KEY}"
+        reply = api.request(
+            "POST", "/api/v1/tasks", {"url": url, "body": PROMPT}, {"traceparent": parent, "x-request-id": "req-1"}
+        )
+        assert reply.status == 200
+        (request,) = ingest.wait("transaction", request_id="req-1", process="api")
+        assert request["transaction"] == "POST /api/v1/tasks"
+        assert request["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+        assert "request" not in request
+        run = ingest.wait("transaction", task_id=reply.json["task_id"])[0]
+        assert (run["transaction"], run["tags"]["attempt"], run["tags"]["request_id"]) == ("webhook", "1", "req-1")
+        assert run["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+        reporting.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
+        assert api.request("GET", "/api/tasks", headers={"x-request-id": "req-2"}).status == 500
+        (fault,) = ingest.wait("event", request_id="req-2")
+        assert (fault["tags"]["process"], fault["exception"]["values"][-1]["type"]) == ("api", "OperationalError")
+        assert not ingest.of("transaction", request_id="probe")
+    finally:
+        api.remove()
+    assert PROMPT not in ingest.raw.decode()
+    assert KEY not in ingest.raw.decode()
+
+
+def test_without_traces_a_callers_trace_passes_unchanged(
+    reporting: Installation, ingest: Ingest, receiver: Receiver
+) -> None:
+    reporting.start_worker(SYTQ_SENTRY__TRACES_SAMPLE_RATE="0")
+    keys = ("SENTRY_DSN", "SYTQ_OUTBOUND__ALLOW_NETWORKS", "SYTQ_DATABASE__URL", "SYTQ_REDIS__URL")
+    environ = {name: reporting.environ[name] for name in keys}
+    api = Api(environ.pop("SYTQ_DATABASE__URL"), environ.pop("SYTQ_REDIS__URL"), **environ)
+    try:
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        reply = api.start().request("POST", "/api/v1/tasks", {"url": receiver.url}, {"traceparent": parent})
+        assert reply.headers["traceparent"] == parent
+        poll(lambda: receiver.received, message="the webhook comes")
+        assert receiver.received[0].headers["traceparent"] == parent
+    finally:
+        api.remove()
+    assert not ingest.of("transaction")
+
+
+def test_nothing_is_sent_and_nothing_patched_without_a_dsn(installation: Installation) -> None:
+    worker = installation.start_worker()
+    installation.wait_state(installation.submit("failing", "f"), "dead")
+    assert worker.terminate() == 0
+    assert not sentry.start(installation.runtime.settings, "worker", "1")
+    assert not sentry_sdk.get_client().is_active()

@@ -1,0 +1,395 @@
+"""OpenTelemetry: from request over task to callback in one trace, the metrics of the installation, and no cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Api
+from tests.observability.ingest import Ingest
+from tests.observability.otlp import Collector, Seen, attributes
+from tests.plugins.llm.provider import REPORT, ScriptedProvider
+from tests.receiver import Receiver
+from tests.servers import free_port, poll
+from tests.workers import TRIALS, Installation
+
+PLUGINS = Path(__file__).parent / "traced_plugins"
+ROOT = Path(__file__).parents[2]
+PROMPT = "Mrs Miller's salary is 83000"
+KEY = "sk-geheimgeheim1234"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CALLER = "b7ad6b7169203331"
+PARENT = f"00-{TRACE}-{CALLER}-01"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    one = Collector()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    one = Receiver(200)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    one = ScriptedProvider()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def install(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., tuple[Installation, Api]]]:
+    """Makes an installation and an API that is not started, with these settings."""
+    made: list[tuple[Installation, Api]] = []
+
+    def make(**settings: str) -> tuple[Installation, Api]:
+        settings |= {
+            "SYTQ_PLUGINS__PATHS": json.dumps([str(TRIALS), str(PLUGINS)]),
+            "SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]',
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "OTEL_METRIC_EXPORT_INTERVAL": "300",
+        }
+        database = f"sqlite:///{tmp_path / 'sytq.db'}"
+        made.append((Installation(tmp_path, database, redis_url, **settings), Api(database, redis_url, **settings)))
+        return made[-1]
+
+    yield make
+    for installation, api in made:
+        if hasattr(api, "process"):
+            api.remove()
+        installation.close()
+
+
+def header(span: Seen) -> str:
+    return f"00-{span.trace}-{span.id}-01"
+
+
+def test_from_request_over_task_to_callback_is_one_trace(
+    install: Callable[..., tuple[Installation, Api]],
+    collector: Collector,
+    receiver: Receiver,
+    provider: ScriptedProvider,
+) -> None:
+    installation, api = install(
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        SYTQ_PROVIDERS__SCRIPTED__BASE_URL=provider.base_url,
+        SYTQ_PROVIDERS__SCRIPTED__MODEL="valuer-1",
+        SYTQ_PROVIDERS__SCRIPTED__API_KEY=KEY,
+        SYTQ_OTEL__HEADERS=json.dumps({"x-tenant": "geheim-4711"}),
+    )
+    worker = installation.start_worker()
+    api.start()
+    body = {"prompt": PROMPT, "callback_url": f"{receiver.url}?key={KEY}"}
+    reply = api.request("POST", "/api/v1/tasks/llm", body, {"traceparent": PARENT, "X-Request-Id": "req-1"})
+    assert reply.status == 200, reply
+    task = reply.json["task_id"]
+    installation.wait_state(task, "succeeded")
+    poll(lambda: receiver.received, message="the callback comes")
+
+    (served,) = collector.wait("POST /api/v1/tasks/llm", sytq__request_id="req-1")
+    assert (served.kind, served.trace, served.parent) == ("SERVER", TRACE, CALLER)
+    assert served.said["http.response.status_code"] == 200
+    assert reply.headers["traceparent"] == header(served)
+
+    (made,) = collector.wait("create llm")
+    assert (made.kind, made.trace, made.parent) == ("PRODUCER", TRACE, served.id)
+    (run,) = collector.wait("process llm")
+    assert (run.kind, run.trace, run.parent, run.links) == ("CONSUMER", TRACE, made.id, ((TRACE, made.id),))
+    assert run.service == "sytq-worker"
+    assert not run.failed
+    assert run.said.pop("messaging.client.id")
+    assert run.said == {
+        "messaging.system": "sytq",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "llm",
+        "messaging.message.id": task,
+        "messaging.consumer.group.name": "sytq",
+        "sytq.task.type": "llm",
+        "sytq.task.attempt": 1,
+        "sytq.task.outcome": "succeeded",
+        "sytq.request_id": "req-1",
+    }
+    (asked,) = collector.wait("POST", server__port=int(provider.base_url.split(":")[2].split("/")[0]))
+    assert (asked.kind, asked.trace, asked.parent) == ("CLIENT", TRACE, run.id)
+    assert asked.said["http.response.status_code"] == 200
+    assert [call.headers["traceparent"] for call in provider.calls] == [header(asked)]
+
+    (callback,) = [span for span in collector.wait("process webhook") if span.said["sytq.task.type"] == "callback"]
+    (told,) = collector.wait("POST", server__port=int(receiver.url.split(":")[2].split("/")[0]))
+    assert (callback.trace, told.trace, told.parent) == (TRACE, TRACE, callback.id)
+    assert [one.headers["traceparent"] for one in receiver.received] == [header(told)]
+    # Whatever is below something is below something that was sent too.
+    of_the_trace = [span for span in collector.spans if span.trace == TRACE]
+    assert {span.parent for span in of_the_trace} <= {span.id for span in of_the_trace} | {CALLER}
+
+    assert worker.terminate() == 0
+    assert api.stop() == 0
+    assert collector.headers["x-tenant"] == "geheim-4711"
+    assert "geheim-4711" not in worker.text() + api.log()
+    for secret in (PROMPT, "Miller", KEY, "geheim", REPORT, "/hook", "chat/completions"):
+        assert secret not in collector.raw.decode(errors="replace"), secret
+
+
+def test_each_attempt_is_a_span_and_says_how_it_failed_without_its_words(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector
+) -> None:
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation.start_worker()
+    api.start()
+    payload = {"type": "unlucky", "payload": {"url": "http://x.invalid", "secret": KEY}}
+    task = api.request("POST", "/v2/tasks", payload).json["id"]
+    installation.wait_state(task, "dead")
+    (made,) = collector.wait("create loop", messaging__message__id=task)
+    runs = collector.wait("process loop", 3, messaging__message__id=task)
+    runs.sort(key=lambda run: run.said["sytq.task.attempt"])
+    said = [(run.failed, run.said["error.type"], run.said["sytq.task.outcome"]) for run in runs]
+    assert said == [(True, "Retry", "failed"), (True, "ValueError", "failed"), (True, "ValueError", "dead")]
+    assert {(run.trace, run.parent) for run in runs} == {(made.trace, made.id)}
+    assert KEY not in collector.raw.decode(errors="replace")
+
+
+@pytest.mark.parametrize(("type_name", "queue"), [("caller", "threads"), ("async-caller", "loop")])
+def test_calls_and_tasks_of_a_run_are_below_it(
+    install: Callable[..., tuple[Installation, Api]],
+    collector: Collector,
+    receiver: Receiver,
+    type_name: str,
+    queue: str,
+) -> None:
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation.start_worker()
+    api.start()
+    body = {"type": type_name, "payload": {"url": receiver.url}}
+    task = api.request("POST", "/v2/tasks", body).json["id"]
+    installation.wait_state(task, "succeeded")
+    (run,) = collector.wait(f"process {queue}", messaging__message__id=task)
+    (call,) = collector.wait("POST", server__port=int(receiver.url.split(":")[2].split("/")[0]))
+    (child,) = collector.wait("create threads", sytq__task__type="child")
+    (of_child,) = collector.wait("process threads", sytq__task__type="child")
+    assert (call.trace, call.parent, child.trace, child.parent) == (run.trace, run.id, run.trace, run.id)
+    assert (of_child.trace, of_child.parent) == (run.trace, child.id)
+    assert [one.headers["traceparent"] for one in receiver.received] == [header(call)]
+
+
+def test_a_call_says_what_was_answered_or_what_broke(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector
+) -> None:
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation.start_worker()
+    api.start()
+    busy, nobody = Receiver(503), free_port()
+    try:
+        for url in (busy.url, f"http://127.0.0.1:{nobody}/?{KEY}"):
+            body = {"type": "async-caller", "payload": {"url": url}}
+            task = api.request("POST", "/v2/tasks", body).json["id"]
+            installation.wait_state(task, "succeeded", "dead")
+    finally:
+        busy.close()
+    (refused,) = collector.wait("POST", http__response__status_code=503)
+    assert (refused.failed, refused.said["error.type"]) == (True, "503")
+    broken = collector.wait("POST", 3, server__port=nobody)
+    assert {(call.failed, call.said["error.type"]) for call in broken} == {(True, "ClientConnectorError")}
+    assert KEY not in collector.raw.decode(errors="replace")
+
+
+def test_a_caller_that_samples_nothing_is_followed_and_another_trace_is_left_alone(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector, receiver: Receiver
+) -> None:
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation.start_worker()
+    api.start()
+    unsampled = PARENT[:-1] + "0"
+    body: dict[str, Any] = {"type": "async-caller", "payload": {"url": receiver.url}}
+    first = api.request("POST", "/v2/tasks", body, {"traceparent": unsampled}).json["id"]
+    installation.wait_state(first, "succeeded")
+    body["payload"]["secret"] = PARENT.replace("0af7", "1af7")  # what this type takes for its header
+    second = api.request("POST", "/v2/tasks", body).json["id"]
+    installation.wait_state(second, "succeeded")
+    collector.wait("process loop", messaging__message__id=second)
+    passed_on, own = (one.headers["traceparent"] for one in receiver.received)
+    assert re.fullmatch(rf"00-{TRACE}-(?!{CALLER})[0-9a-f]{{16}}-00", passed_on)
+    assert own == body["payload"]["secret"]
+    assert not [span for span in collector.spans if span.trace == TRACE]
+    assert not [span for span in collector.spans if span.kind == "CLIENT"]
+
+
+def test_where_it_traces_sentry_does_not_but_names_the_trace(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector
+) -> None:
+    ingest = Ingest()
+    installation, api = install(
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, SENTRY_DSN=ingest.dsn, SYTQ_SENTRY__TRACES_SAMPLE_RATE="1.0"
+    )
+    try:
+        worker = installation.start_worker()
+        api.start()
+        payload = {"type": "unlucky", "payload": {"url": "http://x.invalid", "secret": KEY}}
+        task = api.request("POST", "/v2/tasks", payload, {"traceparent": PARENT}).json["id"]
+        (event,) = ingest.wait("event", task_id=task)
+        assert event["contexts"]["trace"]["trace_id"] == TRACE
+        collector.wait("process loop", 3, messaging__message__id=task)
+        installation.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
+        assert api.request("GET", "/api/tasks", headers={"traceparent": PARENT}).status == 500
+        assert ingest.wait("event", process="api")[0]["tags"]["trace_id"] == TRACE
+        assert collector.wait("GET /api/tasks")[0].failed
+        assert worker.terminate() == 0
+        assert api.stop() == 0
+        assert not ingest.of("transaction")
+    finally:
+        ingest.close()
+
+
+def test_probes_are_no_part_of_traces(install: Callable[..., tuple[Installation, Api]], collector: Collector) -> None:
+    _, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    api.start()
+    for path in ("/healthz/live", "/healthz/ready", "/health", "/metrics", "/stats"):
+        assert api.request("GET", path).status == 200
+    collector.wait("GET /stats")
+    assert {span.name for span in collector.spans} == {"GET /stats"}
+
+
+def test_one_process_exports_the_metrics_of_all(
+    install: Callable[..., tuple[Installation, Api]], collector: Collector
+) -> None:
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_TRACES_EXPORTER="none")
+    workers = [installation.start_worker(), installation.start_worker()]
+    api.start()
+    for n in range(3):
+        installation.wait_state(installation.submit("plain", f"t{n}"), "succeeded")
+    installation.wait_state(installation.submit("failing", "f"), "dead")
+
+    def points(metric: Any) -> dict[frozenset[tuple[str, Any]], Any]:
+        data = getattr(metric, metric.WhichOneof("data"))
+        return {frozenset(attributes(point.attributes).items()): point for point in data.data_points}
+
+    def point(name: str, **said: Any) -> Any:
+        metric = collector.metrics[-1][1].get(name) if collector.metrics else None
+        wanted = {key.replace("__", "."): value for key, value in said.items()}.items()
+        return (
+            next((one for key, one in points(metric).items() if wanted <= dict(key).items()), None) if metric else None
+        )
+
+    plain = {"sytq__task__type": "plain", "sytq__task__outcome": "succeeded"}
+    dead = {"error__type": "_OTHER", "sytq__task__outcome": "dead"}
+    poll(
+        lambda: (
+            (one := point("messaging.process.duration", **plain))
+            and one.count == 3
+            and point("messaging.process.duration", **dead)
+        ),
+        timeout=60,
+        message=lambda: collector.metrics[-1:],
+    )
+    run = point("messaging.process.duration", **plain)
+    assert sum(run.bucket_counts) == 3
+    assert len(run.bucket_counts) == len(run.explicit_bounds) + 1
+    assert attributes(run.attributes) | {
+        "messaging.system": "sytq",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": "plain",
+    } == attributes(run.attributes)
+    assert point("messaging.process.duration", **dead).count == 1
+    assert point("messaging.client.sent.messages", sytq__task__type="plain").as_double == 3
+    assert point("messaging.client.consumed.messages", messaging__destination__name="plain").as_double == 3
+    assert point("sytq_tasks_total", type="plain", outcome="succeeded").as_double == 3
+    assert point("sytq_task_seconds", type="plain", outcome="succeeded").count == 3
+    assert point("sytq_workers").as_double == 2
+    about, metrics = collector.metrics[-1]
+    assert about["service.name"] == "sytq"
+    assert metrics["sytq_task_seconds"].unit == "s"
+    # Of three processes one exports, every 0.3 s; when it has gone, another goes on.
+    began, before = time.monotonic(), len(collector.metrics)
+    poll(lambda: len(collector.metrics) >= before + 6, message="metrics go on")
+    assert len(collector.metrics) - before <= (time.monotonic() - began) / 0.3 + 2
+    for worker in workers:
+        worker.kill()
+    before = len(collector.metrics)
+    poll(lambda: len(collector.metrics) >= before + 2, message="metrics go on")
+    assert not collector.spans
+
+
+class Hung:
+    """Takes connections and what they say, and never answers."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+@pytest.mark.parametrize("state", ["away", "hung"])
+def test_a_receiver_that_is_away_or_hangs_holds_up_neither_tasks_nor_the_end(
+    install: Callable[..., tuple[Installation, Api]], state: str
+) -> None:
+    hung = Hung()
+    url = hung.url if state == "hung" else f"http://127.0.0.1:{free_port()}"
+    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_MAX_QUEUE_SIZE="512")
+    try:
+        worker = installation.start_worker()
+        api.start()
+        tasks = [{"type": "child", "payload": {}}] * 400
+        ids = [one["id"] for one in api.request("POST", "/v2/tasks/batch", {"tasks": tasks}).json["results"]]
+        for task in ids:
+            installation.wait_state(task, "succeeded")
+        if state == "away":
+            poll(lambda: '"kind": "traces"' in worker.text(), timeout=60, message="the log says so")
+            assert worker.text().count('"kind": "traces"') == 1
+        began = time.monotonic()
+        assert api.stop() == 0
+        assert worker.terminate() == 0
+        assert time.monotonic() - began < 28  # the SDK alone would wait for 30 s, twice
+    finally:
+        hung.close()
+
+
+@pytest.mark.parametrize("settings", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}])
+def test_nothing_is_loaded_unless_it_is_wanted(
+    install: Callable[..., tuple[Installation, Api]], settings: dict[str, str]
+) -> None:
+    installation, api = install(**settings)
+
+    def loaded_by(code: str) -> list[str]:
+        found = "[n for n in sys.modules if n.startswith(('opentelemetry', 'google.protobuf'))]"
+        code = f"import json, sys\n{code}\nprint(json.dumps(sorted({found})))"
+        done = subprocess.run([sys.executable, "-c", code], env=api.environment, cwd=ROOT, capture_output=True)
+        return list(json.loads(done.stdout.splitlines()[-1]))
+
+    by_redis = loaded_by("import redis")  # looks for a part of it by itself, wherever it is installed
+    assert not [name for name in by_redis if name.startswith(("opentelemetry.sdk.trace", "opentelemetry.exporter"))]
+    assert loaded_by("from sytq.api import create_app; create_app()") == by_redis
+    worker = installation.start_worker()
+    task = installation.runtime.submitter.prepare("loaded", {})
+    installation.runtime.submitter.submit([task])
+    assert json.loads(installation.wait_state(task.id, "succeeded").result) == by_redis
+    assert worker.terminate() == 0
+
+
+def test_a_missing_extra_is_told_and_keeps_nobody_from_work(
+    install: Callable[..., tuple[Installation, Api]], tmp_path: Path
+) -> None:
+    (tmp_path / "without" / "opentelemetry").mkdir(parents=True)
+    (tmp_path / "without" / "opentelemetry" / "__init__.py").write_text("raise ImportError('no opentelemetry here')")
+    path = os.pathsep.join([str(tmp_path / "without"), str(ROOT)])
+    installation, _ = install(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=path)
+    worker = installation.start_worker()
+    assert "pip install 'sytq[otel]'" in worker.text()
+    installation.wait_state(installation.submit("plain", "p"), "succeeded")

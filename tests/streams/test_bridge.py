@@ -1,0 +1,370 @@
+"""Contract C: programs in other languages write to a stream, and its messages become tasks."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from sytq.errors import InvalidInput
+from sytq.ledger.models import Task
+from sytq.streams.client import Consumer, Producer
+from tests.servers import poll
+from tests.workers import Installation
+
+STREAM = "goodshunter:task:queue"
+GROUP = "scheduler_group"
+#: As the contract has it.
+BYTES = (
+    b'{"task_id":7,"action":"execute","timestamp":"2026-01-09T23:13:17.123456789+09:00",'
+    b'"retry":0,"source":"user_create"}'
+)
+
+Make = Callable[..., Installation]
+
+
+@pytest.fixture
+def make(tmp_path: Path, redis_url: str) -> Iterator[Make]:
+    made: list[Installation] = []
+
+    def build(*streams: dict[str, Any], database_url: str = "", **settings: str) -> Installation:
+        settings["SYTQ_STREAMS"] = json.dumps(streams)
+        made.append(Installation(tmp_path, database_url or f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **settings))
+        return made[-1]
+
+    yield build
+    for installation in made:
+        installation.close()
+
+
+def trial(tmp_path: Path, type_name: str, seconds: float = 0.0, stream: str = STREAM, **more: Any) -> dict[str, Any]:
+    """A stream whose messages become tasks of one of the trial types, named t<task_id>."""
+    payload = {"journal": str(tmp_path / "journal"), "name": "t{task_id}", "seconds": seconds}
+    return {"stream": stream, "type": type_name, "payload": payload, **more}
+
+
+def seen(client: redis.Redis, stream: str = STREAM) -> tuple[int, int | None, int]:
+    """XLEN, lag and XPENDING, at one moment, once the worker has made the group."""
+    poll(lambda: client.exists(stream) and client.xinfo_groups(stream), message="the group is made")
+    with client.pipeline() as pipe:
+        pipe.xlen(stream)
+        pipe.xinfo_groups(stream)
+        pipe.xpending(stream, GROUP)
+        length, (group,), pending = pipe.execute()
+    return length, group["lag"], pending["pending"]
+
+
+def wait_empty(client: redis.Redis, stream: str = STREAM, timeout: float = 60) -> None:
+    poll(lambda: seen(client, stream) == (0, 0, 0), timeout, message=lambda: f"the stream empties: {seen(client)}")
+
+
+def dead_letters(client: redis.Redis, stream: str = f"{STREAM}:dlq") -> list[dict[str, str]]:
+    return [{k.decode(): v.decode(errors="replace") for k, v in f.items()} for _, f in client.xrange(stream)]
+
+
+def rows(installation: Installation) -> list[Task]:
+    with installation.runtime.database.connection_context():
+        return list(Task.select().order_by(Task.id))
+
+
+def test_a_message_of_the_contract_runs_and_leaves_the_stream(
+    make: Make, redis_client: redis.Redis, database_url: str
+) -> None:
+    redis_client.execute_command("XADD", STREAM, "*", "data", BYTES)  # before anybody made the group
+    installation = make(database_url=database_url, APP_ENABLE_REDIS_QUEUE="true")
+    installation.start_worker()
+    wait_empty(redis_client)
+    (row,) = rows(installation)
+    row = installation.wait_state(row.id, "succeeded")
+    assert (row.type, json.loads(row.payload)) == ("default", json.loads(BYTES))
+    assert json.loads(row.result) == json.loads(BYTES)
+    (group,) = redis_client.xinfo_groups(STREAM)
+    assert group["name"] == GROUP.encode()
+
+
+def test_the_operators_numbers_mean_what_they_meant(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+    installation = make(trial(tmp_path, "plain"))
+    installation.hold(*(f"t{n}" for n in range(1, 7)))
+    worker = installation.start_worker(threads=2)
+    assert seen(redis_client) == (0, 0, 0)
+    Producer(installation.environ["SYTQ_REDIS__URL"]).submit_tasks([(n, "periodic") for n in range(1, 7)])
+    for name in ("t1", "t2"):
+        installation.wait_note(f"start {name}")
+    assert seen(redis_client) == (6, 4, 2)  # not finished, not taken, being worked on
+    assert {c["name"].decode() for c in redis_client.xpending(STREAM, GROUP)["consumers"]} == {
+        found.name for found in installation.runtime.inspection.workers()
+    }
+    assert len(redis_client.xread({STREAM: "0"})[0][1]) == 6
+
+    def reaches(wanted: tuple[int, int, int]) -> bool:
+        length, lag, pending = now = seen(redis_client)
+        assert lag is None or length == lag + pending
+        return now == wanted
+
+    for n, left in ((1, (4, 2, 2)), (3, (2, 0, 2)), (5, (0, 0, 0))):
+        installation.release(f"t{n}", f"t{n + 1}")
+        poll(lambda left=left: reaches(left), message=lambda left=left: f"{left}, not {seen(redis_client)}")  # type: ignore[misc]
+    assert worker.alive
+    assert installation.notes() == {f"{word} t{n}": 1 for n in range(1, 7) for word in ("start", "end")}
+
+
+@pytest.mark.parametrize("type_name", ["gentle", "checking"])
+def test_stop_cancels_a_running_task(make: Make, redis_client: redis.Redis, tmp_path: Path, type_name: str) -> None:
+    installation = make(trial(tmp_path, type_name, seconds=60))
+    installation.start_worker()
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    redis_client.execute_command("XADD", STREAM, "*", "data", BYTES)  # by another producer
+    installation.wait_note("start t7")
+    producer.submit_task(8, "system")
+    installation.wait_note("start t8")
+    producer.stop_task(7)
+    poll(lambda: redis_client.xlen(STREAM) == 1, message="execute and stop of 7 are gone")
+    first, second = rows(installation)
+    if json.loads(first.payload)["name"] != "t7":
+        first, second = second, first
+    assert installation.wait_state(first.id, "cancelled").error == f"cancelled by stop from {STREAM}"
+    assert installation.row(second.id).state == "running"
+    producer.stop_task(8)
+    wait_empty(redis_client)
+    assert dead_letters(redis_client) == []
+
+
+def test_stop_reaches_a_worker_that_has_no_room(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+    installation = make(trial(tmp_path, "checking"))
+    worker = installation.start_worker(threads=1)
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    producer.submit_task(1, "system")
+    installation.wait_note("start t1")
+    producer.submit_tasks([(2, "system"), (3, "system")])
+    producer.stop_task(2)  # waits in the stream, before it was taken
+    producer.stop_task(1)  # runs, and everything in front of this message has to wait for it
+    installation.wait_note("start t3")
+    producer.stop_task(3)
+    wait_empty(redis_client)
+    assert installation.notes() == {f"{word} t{n}": 1 for n in (1, 3) for word in ("start", "noticed")}
+    assert "stopped before it began" in worker.text()
+
+
+def test_stop_cancels_a_task_that_was_taken_and_waits(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+    installation = make(trial(tmp_path, "plain"))
+    installation.runtime.operator.pause("plain", by="ann", why="a test")
+    installation.start_worker()
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    producer.submit_task(7, "user_create")
+    poll(lambda: rows(installation), message="it is accepted")
+    producer.stop_task(7)
+    producer.submit_task(7, "user_create")  # another one, behind the stop
+    poll(lambda: redis_client.xlen(STREAM) == 1, message="execute and stop are gone")
+    installation.runtime.operator.resume("plain")
+    wait_empty(redis_client)
+    poll(lambda: [row.state for row in rows(installation)].count("succeeded") == 1, message="the second one runs")
+    assert sorted(row.state for row in rows(installation)) == ["cancelled", "succeeded"]
+    assert installation.notes()["start t7"] == 1
+
+
+def test_stop_of_nothing_is_acknowledged(make: Make, redis_client: redis.Redis) -> None:
+    installation = make({"stream": STREAM})
+    worker = installation.start_worker()
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    producer.submit_task(7, "system")
+    wait_empty(redis_client)
+    producer.stop_task(7)  # its task has ended
+    producer.stop_task(9)  # it never had one
+    wait_empty(redis_client)
+    assert worker.text().count("nothing to stop") == 2
+    assert dead_letters(redis_client) == []
+
+
+def test_a_failing_task_is_retried_and_then_its_message_is_a_dead_letter(
+    make: Make, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    installation = make(trial(tmp_path, "failing", max_retries=2))
+    installation.start_worker()
+    entry = redis_client.execute_command("XADD", STREAM, "*", "data", BYTES)
+    wait_empty(redis_client)
+    (letter,) = dead_letters(redis_client)
+    assert set(letter) == {"original_id", "payload", "reason", "failed_at"}
+    assert letter["original_id"] == entry.decode()
+    assert json.loads(letter["payload"]) == json.loads(BYTES) | {"retry": 2}
+    assert letter["reason"] == "ValueError: t7 fails (failed after 3 attempts)"
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(letter["failed_at"])
+    assert dt.timedelta(0) < age < dt.timedelta(minutes=5)
+    assert installation.notes()["start t7"] == 3
+
+
+@pytest.mark.parametrize(("max_retries", "retry", "attempts"), [(3, 0, 4), (0, 0, 1), (3, 1, 3), (3, 9, 1)])
+def test_the_stream_says_how_often_its_messages_are_retried(
+    make: Make, redis_client: redis.Redis, tmp_path: Path, max_retries: int, retry: int, attempts: int
+) -> None:
+    installation = make(trial(tmp_path, "failing", max_retries=max_retries, retry_delay="300ms"))
+    installation.start_worker()
+    redis_client.xadd(STREAM, {"data": json.dumps(json.loads(BYTES) | {"retry": retry})})
+    wait_empty(redis_client)
+    (letter,) = dead_letters(redis_client)
+    assert json.loads(letter["payload"])["retry"] == retry + attempts - 1
+    starts = [float(line.split()[2]) for line in installation.journal.read_text().splitlines() if line[:6] == "start "]
+    assert len(starts) == attempts
+    assert all(0.3 <= later - earlier < 2 for earlier, later in itertools.pairwise(starts))
+
+
+def test_what_cannot_be_parsed_is_a_dead_letter_at_once_and_disturbs_nobody(
+    make: Make, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    good = json.loads(BYTES)
+    bad: dict[str, bytes] = {
+        "data: not JSON in UTF-8": b"{not json",
+        "data: not JSON": b'{"task_id": 7, "action": "execute", "x": "\xff"}',
+        "data: not JSON in": b'{"task_id": 7, "action": "execute", "x": "\\ud800"}',
+        "data: not": b'{"task_id": 7, "action": "execute", "x": NaN}',
+        "data: not a JSON object": b"[7]",
+        "task_id: nothing is not valid": json.dumps({k: v for k, v in good.items() if k != "task_id"}).encode(),
+    }
+    for name, values in {
+        "task_id": [0, -1, 1 << 64, 7.0, True, "7"],
+        "action": ["run", None],
+        "source": ["nobody", 1],
+        "timestamp": ["yesterday", "2026-01-09 23:13:17", "2026-13-09T23:13:17Z", 1767968000],
+        "retry": [-1, "0", 1.5],
+    }.items():
+        for value in values:
+            shown = "nothing" if value is None else repr(value)
+            bad[f"{name}: {shown} is not valid; valid: "] = json.dumps(good | {name: value}).encode()
+    installation = make(trial(tmp_path, "plain"))
+    installation.start_worker()
+    for number, message in enumerate(bad.values(), start=1):
+        redis_client.xadd(STREAM, {"data": message})
+        redis_client.xadd(STREAM, {"data": json.dumps(good | {"task_id": number})})
+    redis_client.xadd(STREAM, {"payload": "x"})
+    wait_empty(redis_client)
+    letters = dead_letters(redis_client)
+    assert [letter["payload"] for letter in letters] == [
+        *(message.decode(errors="replace") for message in bad.values()),
+        '{"payload": "x"}',
+    ]
+    for letter, reason in zip(letters, [*bad, "data: missing"], strict=True):
+        assert letter["reason"].startswith(reason)
+    assert installation.notes() == {f"{w} t{n}": 1 for n in range(1, len(bad) + 1) for w in ("start", "end")}
+
+
+def test_a_payload_that_its_type_refuses_is_a_dead_letter(make: Make, redis_client: redis.Redis) -> None:
+    installation = make(
+        {"stream": "a", "type": "plain", "payload": {"journal": "{task_id}"}},
+        {"stream": "b", "type": "plain", "payload": {"journal": "{path}"}, "dead_letter": "graveyard"},
+    )
+    installation.start_worker()
+    for stream in ("a", "b"):
+        redis_client.xadd(stream, {"data": BYTES})
+        wait_empty(redis_client, stream)
+    assert [letter["reason"] for letter in dead_letters(redis_client, "a:dlq")] == [
+        "journal: Input should be a valid string"
+    ]
+    (letter,) = dead_letters(redis_client, "graveyard")
+    assert letter["reason"].startswith("path: missing, and the template has a place for it")
+    assert letter["payload"] == BYTES.decode()
+
+
+def test_several_streams_feed_several_types_each_with_its_template(
+    make: Make, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    template = {"id": "{task_id}", "text": "task {task_id} by {source}", "list": ["{retry}", "{x}"], "as is": "{}"}
+    installation = make(
+        trial(tmp_path, "plain", stream="a"),
+        trial(tmp_path, "gentle", stream="b", group="theirs"),
+        {"stream": "c", "payload": template},
+    )
+    installation.start_worker()
+    for task_id, stream in enumerate("abc", start=1):
+        message = json.loads(BYTES) | {"task_id": task_id, "x": {"deep": None}}
+        redis_client.xadd(stream, {"data": json.dumps(message)})
+    poll(lambda: [redis_client.xlen(stream) for stream in "abc"] == [0, 0, 0], message="all are done")
+    assert installation.notes() == {"start t1": 1, "end t1": 1, "start t2": 1, "end t2": 1}
+    types = {row.type: row for row in rows(installation)}
+    assert set(types) == {"plain", "gentle", "default"}
+    filled = {"id": 3, "text": "task 3 by user_create", "list": [0, {"deep": None}], "as is": "{}"}
+    assert json.loads(types["default"].payload) == filled
+
+
+def test_messages_of_one_unique_key_end_with_one_task(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+    installation = make(trial(tmp_path, "lonely", seconds=60))
+    installation.start_worker()
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    producer.submit_task(7, "system")
+    installation.wait_note("start t7")
+    producer.submit_task(7, "periodic")
+    poll(lambda: seen(redis_client) == (2, 0, 2), message="both are held")
+    assert len(rows(installation)) == 1
+    producer.stop_task(7)
+    wait_empty(redis_client)
+    assert [row.state for row in rows(installation) if row.type == "lonely"] == ["cancelled"]
+
+
+def test_a_batch_of_a_thousand_runs_each_once(make: Make, redis_client: redis.Redis, database_url: str) -> None:
+    installation = make({"stream": STREAM}, database_url=database_url)
+    for _ in range(2):
+        installation.start_worker()
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    ids = producer.submit_tasks([(n, "periodic") for n in range(1, 1001)])
+    assert len(set(ids)) == 1000
+    wait_empty(redis_client)
+    poll(lambda: {row.state for row in rows(installation)} == {"succeeded"}, message="their history is written")
+    done = rows(installation)
+    assert sorted(json.loads(row.payload)["task_id"] for row in done) == list(range(1, 1001))
+    assert {row.attempts for row in done} == {1}
+
+
+def test_the_producer_writes_what_the_contract_says(redis_url: str, redis_client: redis.Redis) -> None:
+    producer = Producer(redis_url)
+    assert producer.queue_length() == 0
+    first = producer.submit_task((1 << 64) - 1, "user_create")
+    producer.stop_task(7)
+    assert producer.queue_length() == 2
+    (id, fields), (_, stop) = redis_client.xrange(STREAM)
+    assert (id.decode(), set(fields)) == (first, {b"data"})
+    text = fields[b"data"].decode()
+    timestamp = json.loads(text)["timestamp"]
+    assert text == (
+        f'{{"task_id":18446744073709551615,"action":"execute","timestamp":"{timestamp}","retry":0,"source":"user_create"}}'
+    )
+    assert len(timestamp) == len("2026-01-09T14:13:17.123456789Z")
+    assert abs(dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(timestamp)) < dt.timedelta(minutes=5)
+    assert json.loads(stop[b"data"])["action"] == "stop"
+    for bad in (0, -1, 1 << 64, True, "7"):
+        with pytest.raises(InvalidInput, match="task_id"):
+            producer.submit_task(bad, "system")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="source: 'nobody' is not valid; valid: user_create, periodic, system"):
+        producer.submit_task(7, "nobody")
+    producer.close()
+
+
+def test_the_consumer_reads_acknowledges_and_sees_what_is_pending(redis_url: str, redis_client: redis.Redis) -> None:
+    producer, consumer = Producer(redis_url), Consumer(redis_url, name="one")
+    assert consumer.pending() == []
+    sent = producer.submit_tasks([(n, "periodic") for n in range(1, 6)])
+    redis_client.xadd(STREAM, {"data": "nonsense"})
+    messages = consumer.read(count=10, wait=0)
+    assert [(m.id, m.task_id, m.action, m.source, m.retry) for m in messages] == [
+        (id, n, "execute", "periodic", 0) for n, id in enumerate(sent, start=1)
+    ]
+    assert [letter["payload"] for letter in dead_letters(redis_client)] == ["nonsense"]
+    assert consumer.read(wait=0.01) == []
+    assert [(p.id, p.consumer, p.deliveries) for p in consumer.pending()] == [(id, "one", 1) for id in sent]
+    assert consumer.ack(sent[0])
+    assert not consumer.ack(sent[0])
+    assert consumer.ack_batch(sent[:3]) == 2
+    assert (producer.queue_length(), len(consumer.pending())) == (2, 2)
+    # A consumer of the same name takes up where the last one fell; another one once they have waited long enough.
+    again = Consumer(redis_url, name="one")
+    assert [m.id for m in again.read(wait=0)] == sent[3:]
+    other = Consumer(redis_url, takeover=0.2)
+    taken = poll(lambda: other.read(wait=0.01), message="what nobody finishes is taken over")
+    assert [m.id for m in taken] == sent[3:]
+    assert other.ack_batch(m.id for m in taken) == 2
+    assert seen(redis_client) == (0, 0, 0)
+    for each in (producer, consumer, again, other):
+        each.close()

@@ -1,0 +1,202 @@
+"""The registry: what is loaded, what is refused, what is set aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from sytq import config, task
+from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.tasktypes.registry import Registry
+
+TYPE = '''
+from pydantic import BaseModel
+from sytq import Backoff, task
+
+class Payload(BaseModel):
+    """It counts."""
+    n: int
+
+@task("{name}", payload=Payload, retry=Backoff(first="1s", max_attempts=5), timeout="10s")
+def {name}(ctx, payload):
+    return payload.n
+'''
+
+
+def load(folder: Path, **settings: str) -> Registry:
+    return Registry.load(config.load(environ={"SYTQ_PLUGINS__PATHS": f'["{folder}"]', **settings}))
+
+
+def test_built_in_types_come_through_the_entry_points(tmp_path: Path) -> None:
+    names = {declared.name for declared in load(tmp_path)}
+    assert {"llm", "webhook", "callback", "cleanup", "llm.dead"} <= names
+
+
+def test_a_file_in_a_folder_is_a_type(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(TYPE.format(name="one"))
+    declared = load(tmp_path).get("one")
+    assert (declared.queue, declared.seconds, declared.backoff.max_attempts) == ("default", 10.0, 5)
+    assert declared.source == str(tmp_path / "one.py")
+    with pytest.raises(InvalidInput, match="n: Input should be a valid integer"):
+        declared.parse({"n": "many"})
+
+
+def test_configuration_overrides_a_type(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(TYPE.format(name="one"))
+    section = (
+        '{"retry": {"first": "3s", "max_attempts": 9}, "timeout": "1m", "queue": "slow", "priority": "low", "own": 7}'
+    )
+    declared = load(tmp_path, SYTQ_TYPES__ONE=section).get("one")
+    assert (declared.backoff.first, declared.backoff.max_attempts, declared.backoff.factor) == (3.0, 9, 2.0)
+    assert (declared.seconds, declared.queue, declared.priority) == (60.0, "slow", "low")
+    assert declared.config == {"own": 7}
+
+
+OWN = """
+from pydantic import BaseModel, ConfigDict, SecretStr
+from sytq import task
+
+class Nothing(BaseModel):
+    pass
+
+class Own(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    port: int{default}
+    password: SecretStr | None = None
+
+@task("own", payload=Nothing, config=Own)
+def own(ctx, payload):
+    return None
+"""
+
+
+def test_a_type_gets_the_keys_of_its_own_as_its_model(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=" = 25"))
+    assert load(tmp_path).get("own").config.port == 25
+    # A password is text, whatever else it looks like.
+    section = {"SYTQ_TYPES__OWN__PORT": "26", "SYTQ_TYPES__OWN__PASSWORD": "1e5", "SYTQ_TYPES__OWN__TIMEOUT": "3s"}
+    declared = load(tmp_path, **section).get("own")
+    assert (declared.config.port, declared.config.password.get_secret_value()) == (26, "1e5")
+    assert declared.seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"SYTQ_TYPES__OWN__PORT": "many"},
+            r"types\.own\.port: value 'many' is not valid: not a whole number; valid: a whole number "
+            r"\(env SYTQ_TYPES__OWN__PORT\)",
+        ),
+        ({"SYTQ_TYPES__OWN__PROT": "1"}, r"types\.own\.prot: no such setting; did you mean types\.own\.port\?"),
+        ({"SYTQ_TYPES__OWN__PASSWORD": "hush", "SYTQ_TYPES__OWN__PORT": "x"}, r"^(?!.*hush)"),
+        ({"SYTQ_TYPES__OWN__TIMEOUT": "1s"}, r"types\.own\.port: missing; valid: a whole number"),
+    ],
+)
+def test_a_key_that_its_model_refuses_stops_the_start(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=""))
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, **settings)
+
+
+def test_a_key_of_the_policy_cannot_be_the_types_own(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=" = 25").replace("port: int", "timeout: int"))
+    (found,) = load(tmp_path).quarantined
+    assert found.error == "ValueError: task type 'own': its config cannot have 'timeout', which is a key of the policy"
+
+
+def test_a_type_that_needs_a_key_is_set_aside_where_it_is_not_configured(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(default=""))
+    registry = load(tmp_path)
+    assert "own" not in registry
+    assert [found.error for found in registry.quarantined] == [
+        "ConfigError: types.own.port: missing; valid: a whole number"
+    ]
+
+
+def test_one_name_twice_stops_the_start_and_names_both(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(TYPE.format(name="webhook"))
+    with pytest.raises(DuplicatePlugin) as error:
+        load(tmp_path)
+    assert str(tmp_path / "one.py") in str(error.value)
+    assert "webhook/__init__.py" in str(error.value)
+
+
+def test_a_broken_file_is_set_aside_and_stops_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import nothing_of_this_name")
+    (tmp_path / "good.py").write_text(TYPE.format(name="good"))
+    registry = load(tmp_path)
+    assert "good" in registry
+    (found,) = registry.quarantined
+    assert found.source == str(tmp_path / "bad.py")
+    assert "nothing_of_this_name" in found.error
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"SYTQ_TYPES__NOSUCH": '{"timeout": "1s"}'}, "types.nosuch: no such task type; valid: .*webhook"),
+        ({"SYTQ_PLUGINS__PATHS": '["/nowhere/at/all"]'}, "plugins.paths: '/nowhere/at/all' is not a folder"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_stops_the_start(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, **settings)
+
+
+def test_a_file_may_have_several_types_and_one_that_cannot_be_used_is_set_aside_alone(tmp_path: Path) -> None:
+    bad = TYPE.format(name="bad").replace("retry=Backoff(", "priority='top', retry=Backoff(")
+    text = "".join([TYPE.format(name="one"), bad, TYPE.format(name="two")])
+    (tmp_path / "some.py").write_text(text)
+    (tmp_path / "other.py").write_text("from sytq_plugins.webhook import webhook\n" + TYPE.format(name="three"))
+    registry = load(tmp_path)
+    assert {"one", "two", "three"} <= {declared.name for declared in registry}
+    (found,) = registry.quarantined
+    assert found.source == str(tmp_path / "some.py")
+    assert found.error == (
+        "ConfigError: task type 'bad': priority 'top' is not valid; valid: urgent, high, normal, low"
+    )
+
+
+def test_a_package_brings_types_by_its_entry_point_and_a_broken_one_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, folder = tmp_path / "site", tmp_path / "plugins"
+    for made in (site / "shop", site / "shop-1.0.dist-info", folder):
+        made.mkdir(parents=True)
+    (site / "shop" / "__init__.py").write_text("")
+    (site / "shop" / "tasks.py").write_text(TYPE.format(name="shop_one") + TYPE.format(name="shop_two"))
+    (site / "shop" / "broken.py").write_text("import nothing_of_this_name\n")
+    (site / "shop-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
+    points = "[sytq.plugins]\nshop = shop.tasks\nshop_more = shop.broken\n"
+    (site / "shop-1.0.dist-info" / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(site)
+    registry = load(folder)
+    assert registry.get("shop_one").source == str(site / "shop" / "tasks.py")
+    assert {"shop_two", "webhook"} <= {declared.name for declared in registry}
+    (found,) = registry.quarantined
+    assert found.source == "shop_more (shop.broken)"
+    assert "nothing_of_this_name" in found.error
+
+
+def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"valid: .*cleanup, .*llm"):
+        load(tmp_path).get("nosuch")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"version": 0}, "version 0 is not valid; valid: a whole number from 1"),
+        ({"version": "2"}, "version '2' is not valid"),
+        ({"upgrade": lambda payload, version: payload}, "valid: a version from 2"),
+    ],
+)
+def test_a_version_that_cannot_be_meant_is_refused_where_it_is_declared(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        task("one", payload=BaseModel, **wrong)

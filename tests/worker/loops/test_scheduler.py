@@ -1,0 +1,101 @@
+"""Schedules with real workers: each tick once, paused and triggered from the command line."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sytq.ledger.models import Task
+from tests.servers import poll
+from tests.workers import Installation
+
+
+@pytest.fixture
+def ticking(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
+    payload = {"journal": str(tmp_path / "journal"), "name": "tick"}
+    made = Installation(
+        tmp_path,
+        f"sqlite:///{tmp_path / 'sytq.db'}",
+        redis_url,
+        SYTQ_SCHEDULES__OFTEN=json.dumps({"type": "plain", "every": "1s", "payload": payload}),
+        SYTQ_SCHEDULES__NIGHTLY=json.dumps(
+            {"type": "plain", "cron": "0 3 * * *", "timezone": "Europe/Berlin", "payload": payload}
+        ),
+        SYTQ_SCHEDULES__CLEANUP='{"enabled": false}',
+    )
+    yield made
+    made.close()
+
+
+def sytq(installation: Installation, *arguments: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "sytq.cli", "schedules", *arguments],
+        env=installation.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+def listed(installation: Installation) -> dict[str, Any]:
+    return {entry["name"]: entry for entry in json.loads(sytq(installation, "list", "--json"))}
+
+
+def test_each_tick_is_one_task_however_many_workers_run(ticking: Installation) -> None:
+    workers = [ticking.start_worker() for _ in range(2)]
+    ticking.wait_note("end tick", times=3)
+    workers[0].kill()  # perhaps the one that submits: the other takes over
+    ticking.wait_note("end tick", times=7)
+    started = [float(line.split()[2]) for line in ticking.journal.read_text().splitlines() if line.startswith("start")]
+    with ticking.runtime.database.connection_context():
+        tasks = Task.select().count()
+    # One a second and one each, but for a late tick and the one that the killed worker may have been running.
+    assert len({int(moment) for moment in started}) >= len(started) - 2
+    assert len(started) <= tasks + 1
+
+
+def test_a_schedule_is_listed_paused_triggered_and_resumed(ticking: Installation) -> None:
+    ticking.start_worker()
+    ticking.wait_note("end tick", times=2)
+    assert set(listed(ticking)) == {"often", "nightly"}  # the configuration ended that of cleanup
+    sytq(ticking, "pause", "often", "--why", "the table is being moved")
+    paused = listed(ticking)["often"]["paused"]
+    assert paused["why"] == "the table is being moved"
+    last = listed(ticking)["often"]["last"]
+    task_id = sytq(ticking, "trigger", "often").strip()
+    ticking.wait_state(task_id, "succeeded")
+    assert listed(ticking)["often"]["last"] == last
+    assert "runs again" in sytq(ticking, "resume", "often")
+    assert "was not paused" in sytq(ticking, "resume", "often")
+    poll(lambda: listed(ticking)["often"]["last"] > last, message="it ticks again")
+    following = dt.datetime.fromisoformat(listed(ticking)["nightly"]["next"][0])
+    assert following > dt.datetime.now(dt.UTC)
+    assert "nightly" in sytq(ticking, "list")
+
+
+def test_an_unknown_schedule_is_said_with_the_known_ones(ticking: Installation) -> None:
+    assert "valid: nightly, often" in sytq(ticking, "trigger", "nosuch", status=1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ('{"type": "nosuch", "every": "1h"}', "schedules.x: type: 'nosuch' is not a task type"),
+        ('{"type": "plain", "every": "1h"}', "schedules.x: journal: Field required"),
+        ('{"type": "plain", "cron": "99 * * * *"}', "99 * * * *"),
+        ('{"type": "plain"}', "exactly one of every and cron"),
+    ],
+)
+def test_a_schedule_that_cannot_run_stops_the_start(ticking: Installation, entry: str, words: str) -> None:
+    ticking.environ["SYTQ_SCHEDULES__X"] = entry
+    assert words in sytq(ticking, "list", status=2)

@@ -1,0 +1,223 @@
+"""A worker group's probes: live means that all its threads go round, ready that Redis takes its heartbeats too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sytq.worker import liveness
+from tests.servers import RedisServer, free_port, poll
+from tests.workers import TRIALS, Installation
+
+pytestmark = pytest.mark.faults
+HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"
+
+
+class Group:
+    """A real `sytq worker` with its warden, as systemd or an orchestrator has it."""
+
+    def __init__(self, on: Installation, **settings: str) -> None:
+        self.on = on
+        self.port = free_port()
+        self.log = on.folder / f"group-{self.port}.log"
+        self.told: list[str] = []  # what systemd was told so far
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(on.folder / f"notify-{self.port}"))
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.environ = on.environ | {
+            "SYTQ_WORKER__PORT": str(self.port),
+            "SYTQ_WORKER__PROCESSES": "2",
+            "NOTIFY_SOCKET": str(on.folder / f"notify-{self.port}"),
+            "RUNTIME_DIRECTORY": str(on.folder),
+            **settings,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sytq.cli", "worker"],
+            env=self.environ,
+            cwd=on.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def answer(self, path: str) -> int:
+        """The status of an answer; 0 when nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def wait(self, path: str, status: int, timeout: float = 90) -> None:
+        poll(lambda: self.answer(path) == status, timeout, 0.1, lambda: f"{path} says {status}: {self.log.read_text()}")
+
+    def _listen(self) -> None:
+        while data := self._socket.recv(4096):
+            self.told += data.decode().splitlines()
+
+    @property
+    def workers(self) -> list[int]:
+        return sorted(sign.pid for sign in liveness.signs(self.on.folder / f"sytq-{os.getuid()}-{self.process.pid}"))
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(40)
+
+
+@pytest.fixture
+def groups(tmp_path: Path, own_redis: RedisServer) -> Iterator[tuple[Installation, list[Group]]]:
+    paths = f'["{TRIALS}", "{HARM}"]'
+    on = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url, SYTQ_PLUGINS__PATHS=paths)
+    started: list[Group] = []
+    yield on, started
+    for group in started:
+        group.close()
+    on.close()
+
+
+def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
+    groups: tuple[Installation, list[Group]], own_redis: RedisServer
+) -> None:
+    on, started = groups
+    own_redis.kill()
+    group = Group(on, SYTQ_WORKER__SHUTDOWN_TIMEOUT="5m")
+    started.append(group)
+    group.wait("/healthz/live", 200)
+    assert group.answer("/healthz/ready") == 503
+    assert "READY=1" not in group.told
+    own_redis.start()
+    group.wait("/healthz/ready", 200)
+    poll(lambda: "READY=1" in group.told, message="systemd is told")
+    assert len(group.workers) == 2
+    assert group.answer("/metrics") == 200
+    assert group.answer("/nothing") == 404
+    # An orderly end is answered for until the last task has ended.
+    on.hold("last")
+    task = on.submit("plain", "last")
+    on.wait_note("start last")
+    group.process.terminate()
+    assert group.answer("/healthz/live") == 200
+    on.release("last")
+    assert group.process.wait(60) == 0
+    live = on.runtime.inspection.live([task])  # nobody may be left to record it
+    assert (live[task] if task in live else on.row(task)).state == "succeeded"
+    assert not (on.folder / f"sytq-{os.getuid()}-{group.process.pid}").exists()
+
+
+def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
+    groups: tuple[Installation, list[Group]],
+) -> None:
+    on, started = groups
+    group = Group(on)
+    started.append(group)
+    group.wait("/healthz/ready", 200)
+    stopped = group.workers[0]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        group.wait("/healthz/live", 503, timeout=2 * liveness.FRESH)
+        before = group.told.count("WATCHDOG=1")
+        assert before > 0
+        on.submit("plain", "p")
+        on.wait_note("end p")  # the other process goes on
+        assert group.told.count("WATCHDOG=1") == before
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    group.wait("/healthz/live", 200)
+    poll(lambda: group.told.count("WATCHDOG=1") > before, message="it pings again")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"), [("end-thread", "a thread is dead"), ("hang-thread", "a thread goes round no more")]
+)
+def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
+    groups: tuple[Installation, list[Group]], harm: str, said: str
+) -> None:
+    on, started = groups
+    group = Group(on, SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="10m")
+    started.append(group)
+    group.wait("/healthz/ready", 200)
+    # A housekeeping loop ends, or stands still, while a task that ignores everything holds up the orderly end.
+    on.hold("long")
+    on.submit("plain", "long")
+    on.wait_note("start long")
+    on.submit(harm, "promote")
+    poll(lambda: said in group.log.read_text(), message="the watchdog sees it")
+    group.wait("/healthz/live", 503, timeout=2 * liveness.FRESH)
+    assert any(worker.age < 4 for worker in on.runtime.inspection.workers()), "its heart beats"
+
+
+def test_a_reload_takes_the_new_configuration_and_loses_nothing(groups: tuple[Installation, list[Group]]) -> None:
+    on, started = groups
+    file = on.folder / "sytq.yaml"
+    file.write_text("logger: {level: error}\n")
+    group = Group(on, SYTQ_CONFIG=str(file))
+    started.append(group)
+    poll(lambda: group.told.count("READY=1") == 1, message="systemd is told")
+    before = group.workers
+    tasks = [on.submit(kind, f"{kind}-{n}", seconds=0.3) for n in range(20) for kind in ("plain", "gentle")]
+    on.wait_note("start plain-0")
+    file.write_text("logger: {level: info}\n")
+    group.process.send_signal(signal.SIGHUP)
+    for task in tasks:
+        row = on.wait_state(task, "succeeded")
+        assert row.attempts == 1
+    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
+    group.wait("/healthz/ready", 200)
+    assert group.process.poll() is None
+    assert group.log.read_text().count("worker started") == 2, "those of the new configuration"
+    poll(lambda: group.told.count("READY=1") == 2, message="systemd is told again")
+
+
+def test_every_line_of_a_group_is_one_object_whatever_process_wrote_it(
+    groups: tuple[Installation, list[Group]],
+) -> None:
+    on, started = groups
+    group = Group(on)
+    started.append(group)
+    group.wait("/healthz/ready", 200)
+    before = group.workers
+    group.process.send_signal(signal.SIGHUP)
+    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
+    group.wait("/healthz/ready", 200)
+    os.kill(group.workers[0], signal.SIGKILL)
+    assert group.process.wait(90) != 0
+    lines = [json.loads(line) for line in group.log.read_text().splitlines()]
+    for line in lines:
+        assert {"level", "msg", "time", "logger", "process"} <= set(line)
+    (ended,) = [line for line in lines if "exited unexpectedly" in line["msg"]]
+    assert ended["level"] == "critical"
+    assert {"dramatiq.MainProcess", "dramatiq.ForkProcess(0)"} <= {line["logger"] for line in lines}
+
+
+def test_a_worker_consumes_only_its_queues(groups: tuple[Installation, list[Group]]) -> None:
+    on, started = groups
+    group = Group(on, SYTQ_WORKER__QUEUES='["gentle"]', SYTQ_WORKER__PROCESSES="1")
+    started.append(group)
+    group.wait("/healthz/ready", 200)
+    other = on.submit("plain", "other")
+    on.wait_state(on.submit("gentle", "mine"), "succeeded")
+    assert on.row(other).state == "queued"
+    wrong = subprocess.run(
+        [sys.executable, "-m", "sytq.cli", "worker"],
+        env=on.environ | {"SYTQ_WORKER__QUEUES": '["gentel"]'},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert wrong.returncode == 2
+    assert "'gentel' is not a queue; valid: " in wrong.stderr
