@@ -16,20 +16,23 @@ import time
 from pathlib import Path
 
 from bench.broker import Run, envelopes, wait
-from sytq import Breaker, Gate, Passage
+from sytq import Breaker, Limiter, Permit
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Gates
+from sytq.broker.limiter import Limiters
 
 SECONDS = 0.2  # of a task; as in bench_types.py
 
 
 def pass_through(url: str, number: int, seconds: float) -> int:
-    gates = Gates(Redis(url), Keys("sytq"), 4.0, ["default"])
-    ours = Gate("provider:bench", running=1000, adaptive=True, breaker=Breaker()), Gate("model:bench", running=100)
+    gates = Limiters(Redis(url), Keys("sytq"), 4.0, ["default"])
+    ours = (
+        Limiter("provider:bench", running=1000, adaptive=True, breaker=Breaker()),
+        Limiter("model:bench", running=100),
+    )
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        passage = Passage(f"{number}-{count}", 1, 1, ours, units=0)
+        passage = Permit(f"{number}-{count}", 1, 1, ours, units=0)
         gates.enter(passage)
         passage.report("ok")
         gates.leave(passage)

@@ -6,10 +6,12 @@ Owns nothing but the list of public names, each imported when it is first used: 
 from __future__ import annotations
 
 import importlib
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sytq.broker.limiter import Breaker, Gate, Passage
+    from sytq.broker.limiter import Breaker, Limiter, Permit
     from sytq.errors import Cancelled, Fail, Lost, Retry, Waiting
     from sytq.executor.context import AsyncContext, Context
     from sytq.executor.transaction import Transaction
@@ -27,11 +29,11 @@ __all__ = [
     "Counter",
     "Death",
     "Fail",
-    "Gate",
     "Histogram",
+    "Limiter",
     "Lost",
     "Outcome",
-    "Passage",
+    "Permit",
     "Retry",
     "Schedule",
     "TaskType",
@@ -42,7 +44,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "broker.limiter": ("Breaker", "Gate", "Passage"),
+    "broker.limiter": ("Breaker", "Limiter", "Permit"),
     "executor.context": ("AsyncContext", "Context"),
     "errors": ("Cancelled", "Fail", "Lost", "Retry", "Waiting"),
     "observability.metrics": ("Counter", "Histogram"),
@@ -52,9 +54,16 @@ _HOMES = {
     "service.tree": ("Outcome",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
+#: Names before 0.2, which go with 0.3.
+_DEPRECATED = {"Gate": "Limiter", "Passage": "Permit"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED:
+        warnings.warn(
+            f"sytq.{name} is now sytq.{_DEPRECATED[name]}; it goes with 0.3", DeprecationWarning, stacklevel=2
+        )
+        return getattr(sys.modules[__name__], _DEPRECATED[name])
     if name not in _HOME:
         raise AttributeError(f"module 'sytq' has no attribute '{name}'")
     value = globals()[name] = getattr(importlib.import_module(f"sytq.{_HOME[name]}"), name)

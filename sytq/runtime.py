@@ -26,30 +26,30 @@ from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.broker.operations import Operations
 from sytq.broker.queue_limits import QueueLimit
-from sytq.broker.quotas import Meters
+from sytq.broker.quotas import Quotas
 from sytq.config import Settings
 from sytq.config.outbound import Outbound
 from sytq.config.sections import Stream
 from sytq.errors import ConfigError, InvalidInput, RedisUnavailable
 from sytq.executor.attempt import Services
-from sytq.executor.runner import Crew
+from sytq.executor.runner import Runner
 from sytq.http import BlockingClient, Client, Guard
 from sytq.ids import new_id
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.audit import Audit
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.schedules import Timetable
-from sytq.ledger.search import History
+from sytq.ledger.schedules import Schedules
+from sytq.ledger.search import Search
 from sytq.observability import tracing
 from sytq.service.control import Operator
 from sytq.service.prometheus import Scrape
 from sytq.service.submission import Submitter
-from sytq.streams.bridge import StreamLoop
+from sytq.streams.loop import StreamLoop
 from sytq.tasktypes.declaration import TaskType
 from sytq.tasktypes.registry import Registry
 from sytq.worker.lifecycle import Lifecycle
-from sytq.worker.loops.limiters import GateLoop
+from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop
 from sytq.worker.loops.pickup import PickUp
 from sytq.worker.loops.promoter import Promoter
@@ -78,14 +78,14 @@ class Runtime:
     redis: Redis
     broker: StreamsBroker
     submitter: Submitter
-    timetable: Timetable
+    timetable: Schedules
     operator: Operator
     inspection: Inspection
     scrape: Scrape
     guard: Guard
     apikeys: ApiKeys
     audit: Audit
-    meters: Meters
+    meters: Quotas
 
 
 def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
@@ -128,14 +128,14 @@ def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
         redis=redis,
         broker=broker,
         submitter=submitter,
-        timetable=Timetable(database),
+        timetable=Schedules(database),
         operator=Operator(ledger, operations, submitter, registry),
         inspection=inspection,
         scrape=Scrape(sytq.__version__, settings, ledger, inspection, operations),
         guard=guard,
         apikeys=ApiKeys(database),
         audit=Audit(database),
-        meters=Meters(redis, keys),
+        meters=Quotas(redis, keys),
     )
 
 
@@ -154,7 +154,7 @@ def _guard(outbound: Outbound) -> Guard:
 def attach_worker(runtime: Runtime) -> None:
     """Make the runtime's broker one that works: an actor for every task type, the middleware, the loops."""
     limit = TimeLimit()
-    crew = Crew(limit)
+    crew = Runner(limit)
     broker = runtime.broker
 
     def started() -> None:  # in the worker process, where the event loop is
@@ -204,7 +204,7 @@ def services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop) 
         broker=runtime.broker,
         submitter=runtime.submitter,
         operator=runtime.operator,
-        history=History(runtime.database),
+        history=Search(runtime.database),
         client=client,
         blocking_client=BlockingClient(client, loop),
         threads=concurrent.futures.ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper"),
@@ -226,7 +226,7 @@ def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
         lambda: Publisher(redis, keys),
         lambda: Recorder(redis, keys, name(), submitter),
         lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
-        lambda: GateLoop(redis, keys, name(), runtime.broker, liveness),
+        lambda: LimiterLoop(redis, keys, name(), runtime.broker, liveness),
         lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
         *([partial(_pick_up, runtime, watched)] if watched and "llm" in runtime.registry else []),
         *(partial(_bridge, runtime, stream) for stream in runtime.settings.streams if stream.type in runtime.registry),

@@ -7,7 +7,7 @@ import time
 import redis
 from pydantic import BaseModel
 
-from sytq import AsyncContext, Backoff, Context, Gate, task
+from sytq import AsyncContext, Backoff, Context, Limiter, task
 
 client = redis.Redis.from_url(os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:1"))
 ONCE = Backoff(max_attempts=1)
@@ -38,6 +38,6 @@ class Limited(BaseModel):
 
 @task("gated", payload=Limited, queue="gated", retry=ONCE)
 async def gated(ctx: AsyncContext, payload: Limited) -> None:
-    async with ctx.passage(Gate("provider:bench", running=payload.limit)) as passage:
+    async with ctx.passage(Limiter("provider:bench", running=payload.limit)) as passage:
         await asyncio.sleep(0.2)
         passage.report("ok")

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sytq import AsyncContext, Counter, Passage, Retry, Transaction, Waiting
+from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
 from sytq.config import Node
 from sytq.ledger import spend
 from sytq.ledger.spend import Call, Reservation
@@ -120,7 +120,7 @@ class Asking:
                     asked = [*messages, said, {"role": "user", "content": correction(error)}]
         raise AssertionError("unreachable")
 
-    async def _roomy(self, passage: Passage, place: Place, messages: Sequence[Message], target: Target) -> Answered:
+    async def _roomy(self, passage: Permit, place: Place, messages: Sequence[Message], target: Target) -> Answered:
         """Ask, and where max_tokens cuts the answer, once more with twice as many."""
         try:
             return await self._call(passage, place, messages, target, target.max_tokens)
@@ -130,7 +130,7 @@ class Asking:
         return await self._call(passage, place, messages, target, 2 * target.max_tokens)
 
     async def _call(
-        self, passage: Passage, place: Place, messages: Sequence[Message], target: Target, max_tokens: int
+        self, passage: Permit, place: Place, messages: Sequence[Message], target: Target, max_tokens: int
     ) -> Answered:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
@@ -166,7 +166,7 @@ class Asking:
         _COST.add(float((cost or 0) * spend.UNIT), target.name, target.model, currency)
         return used, cost
 
-    def _report(self, passage: Passage, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
+    def _report(self, passage: Permit, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
         """Tell the gates how a call went, and the tokens of the conversation so far where they are known."""
         self._units += used.prompt + used.completion
         passage.report(outcome, units=self._units if usage else None)

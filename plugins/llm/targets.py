@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sytq import Breaker, Gate
+from sytq import Breaker, Limiter
 from sytq.config import Limits, Node, Provider, Settings
 
 
@@ -30,7 +30,7 @@ class Target:
         return f"provider:{self.name}"
 
     @property
-    def gates(self) -> list[Gate]:
+    def gates(self) -> list[Limiter]:
         """What a call goes through: the provider's gate, and the model's where it has limits of its own."""
         settings = self.provider.circuit_breaker
         breaker = Breaker(
@@ -46,8 +46,8 @@ class Target:
         return gates
 
 
-def _gate(name: str, limits: Limits, breaker: Breaker | None) -> Gate:
-    return Gate(
+def _gate(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
+    return Limiter(
         re.sub(r"[^!-{}~]", "_", name),
         running=limits.running or 0,
         adaptive=limits.adaptive,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from yarl import URL
 
-from sytq import AsyncContext, Breaker, Cancelled, Gate, Lost, Transaction
+from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction
 from sytq.config import Settings
 from sytq.config.patterns import UrlPattern
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
@@ -25,7 +25,7 @@ _MOST = 10_000
 _written: dict[tuple[str, bool], float] = {}
 
 
-def gate_of(url: URL, settings: Settings) -> Gate:
+def gate_of(url: URL, settings: Settings) -> Limiter:
     """The gate of the URL's host and port, with the limits that are configured for it."""
     usual = settings.webhook.host
     running, adaptive, rate, breaker = usual.running, usual.adaptive, usual.rate, usual.breaker.enabled
@@ -37,7 +37,7 @@ def gate_of(url: URL, settings: Settings) -> Gate:
             rate = entry.rate or rate
             break
     calls, window = rate or (0, 60.0)
-    return Gate(
+    return Limiter(
         f"host:{url.raw_host}:{url.port}",
         running=running,
         adaptive=adaptive,

@@ -18,19 +18,19 @@ from sytq.api.compat.http_requests import WebhookTasks
 from sytq.api.compat.jobs import Jobs, Stats, Workers
 from sytq.api.compat.task_lookup import Lookup, OneTask, TaskList
 from sytq.api.compat.valuations import PromptTasks, RecordTasks
-from sytq.api.data_loader import Reader
+from sytq.api.data_loader import DataLoader
 from sytq.api.health import Health, Live, Ready
-from sytq.api.idempotency import Once
+from sytq.api.idempotency import IdempotencyGuard
 from sytq.api.live import LiveView
 from sytq.api.metrics import Metrics
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.problems import Problems
-from sytq.api.queue_depth import Backlog
+from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
-from sytq.api.request_context import ROUTE, Door
+from sytq.api.request_context import ROUTE, RequestContext
 from sytq.api.submission import Submission
-from sytq.api.submission_batcher import Acceptor
-from sytq.api.task_watcher import Watch
+from sytq.api.submission_batcher import SubmissionBatcher
+from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
 from sytq.api.v2 import Parts
 from sytq.api.v2 import routes as v2
@@ -54,15 +54,15 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     counting = Threads("the allowances", size=1)
     quota = Quota(parts.meters, counting)
     bounds = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
-    backlog = Backlog(bounds, parts.inspection, redis)
-    acceptor = Acceptor(parts.ledger, parts.submitter)
-    submission = Submission(parts.registry, parts.submitter, acceptor, quota, backlog, Once())
+    backlog = QueueDepthLimit(bounds, parts.inspection, redis)
+    acceptor = SubmissionBatcher(parts.ledger, parts.submitter)
+    submission = Submission(parts.registry, parts.submitter, acceptor, quota, backlog, IdempotencyGuard())
     live = LiveView(parts.inspection, redis)
-    reader = Reader(parts.ledger, live, sql)
-    watch = Watch(parts.inspection, parts.ledger, redis, sql)
+    reader = DataLoader(parts.ledger, live, sql)
+    watch = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
     lookup = Lookup(parts.ledger, parts.registry, live, reader, sql, settings.retention)
 
-    app = Door(
+    app = RequestContext(
         max_body=settings.api.max_body,
         trace=tracing.request if tracing.tracing() else sentry.request if reports else None,
         media_type=falcon.MEDIA_JSON,
@@ -97,7 +97,7 @@ class _Life:
     """Falcon middleware for start and end of the process: what was accepted and measured is handed over first. It also
     leaves the route where the door can measure by it."""
 
-    def __init__(self, acceptor: Acceptor, pools: list[Threads], parts: runtime.Runtime) -> None:
+    def __init__(self, acceptor: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
         self._acceptor = acceptor
         self._pools = pools
         self._parts = parts

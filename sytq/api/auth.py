@@ -19,7 +19,7 @@ import structlog
 from sytq.api.caller import LOCAL, Caller
 from sytq.api.credentials import Credentials
 from sytq.api.quota import Quota
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.config import Settings
 from sytq.errors import ConfigError, DatabaseUnavailable
 from sytq.ledger.api_keys import ApiKeys
@@ -94,7 +94,7 @@ class Auth:
             entry = (utcnow(), req.context.caller.name, req.method, req.path, deed or None)
             try:
                 await self._sql.run(self._audit.add, *entry)
-            except (DatabaseUnavailable, Busy) as error:
+            except (DatabaseUnavailable, Overloaded) as error:
                 log.warning("not in the audit", who=req.context.caller.name, path=req.path, error=str(error))
 
 

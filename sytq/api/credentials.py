@@ -20,7 +20,7 @@ import falcon
 import structlog
 
 from sytq.api.caller import Caller
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.api_keys import USED_EVERY, ApiKeys
 from sytq.ledger.ledger import utcnow
@@ -126,7 +126,7 @@ class Credentials:
     async def _write_use(self, key_id: str) -> None:
         try:
             await self._threads.run(self._keys.used, key_id, utcnow())
-        except (DatabaseUnavailable, Busy) as error:
+        except (DatabaseUnavailable, Overloaded) as error:
             log.warning("the last use of a key was not noted", key=key_id, error=str(error))
 
     def _check_guesses(self, address: str) -> None:

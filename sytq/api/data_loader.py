@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from sytq.api.live import LiveView
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.broker.inspection import Live
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Attempt, Step, Task
@@ -25,7 +25,7 @@ _BATCH = 50  # a row may have megabytes of payload and result
 _WAITING = 5_000
 
 
-class Reader:
+class DataLoader:
     """Looks tasks up by id. Belongs to one event loop. Both methods raise Busy and DatabaseUnavailable."""
 
     def __init__(self, ledger: Ledger, live: LiveView, threads: Threads) -> None:
@@ -63,7 +63,7 @@ class _Gathered(Generic[T]):
         answered = self._waiting.get(task_id)
         if answered is None:
             if len(self._waiting) >= _WAITING:
-                raise Busy("too many lookups wait; try again")
+                raise Overloaded("too many lookups wait; try again")
             loop = asyncio.get_running_loop()
             answered = self._waiting[task_id] = loop.create_future()
             if self._reading is None:

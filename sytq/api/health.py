@@ -14,7 +14,7 @@ import falcon.asgi
 import structlog
 
 from sytq.api import problems
-from sytq.api.submission_batcher import Acceptor
+from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
@@ -55,7 +55,7 @@ class Health:
 class Live(Health):
     """GET /healthz/live: the process answers, and its writer goes on. 503: a restart is what helps."""
 
-    def __init__(self, version: str, acceptor: Acceptor) -> None:
+    def __init__(self, version: str, acceptor: SubmissionBatcher) -> None:
         super().__init__(version)
         self._acceptor = acceptor
 

@@ -25,7 +25,7 @@ _PATIENCE = 2.0
 _KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
-class Once:
+class IdempotencyGuard:
     """Belongs to one event loop."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.broker.inspection import Inspection, Live
 from sytq.errors import RedisUnavailable
 from sytq.ledger.models import Task
@@ -34,7 +34,7 @@ class LiveView:
             return {}
         try:
             live = await asyncio.wait_for(self._threads.run(self._inspection.live, list(open_rows)), self._patience)
-        except (RedisUnavailable, TimeoutError, Busy):
+        except (RedisUnavailable, TimeoutError, Overloaded):
             self._resumes = time.monotonic() + self._pause
             return {}
         return {id: seen for id, seen in live.items() if seen.token >= open_rows[id].token}

@@ -14,7 +14,7 @@ import peewee
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
 
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, RedisUnavailable
 from sytq.ledger.migrations import pending
 from sytq.tasktypes import declaration
@@ -127,7 +127,7 @@ class Problems:
         app.add_error_handler(InvalidInput, self._invalid)
         app.add_error_handler(DatabaseUnavailable, self._database_away)
         app.add_error_handler(RedisUnavailable, self._redis_away)
-        app.add_error_handler(Busy, self._busy)
+        app.add_error_handler(Overloaded, self._busy)
         app.add_error_handler(peewee.ProgrammingError, self._schema)
         app.add_error_handler(peewee.OperationalError, self._schema)
         app.add_error_handler(Exception, self._unexpected)
@@ -142,7 +142,7 @@ class Problems:
         raise Invalid(error)
 
     async def _busy(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Busy, params: dict[str, Any]
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Overloaded, params: dict[str, Any]
     ) -> None:
         raise falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
 
@@ -171,7 +171,7 @@ class Problems:
         """A statement that cannot work: most likely tables that are not there yet."""
         try:
             missing = await self._threads.run(pending, self._database)
-        except (DatabaseUnavailable, Busy):
+        except (DatabaseUnavailable, Overloaded):
             missing = []
         if not missing:
             await self._unexpected(req, resp, error, params)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import falcon
 import structlog
 
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import RedisUnavailable
 from sytq.ledger.ledger import NewTask
@@ -27,7 +27,7 @@ _PATIENCE = 1.0
 _RETRY_AFTER = 5
 
 
-class Backlog:
+class QueueDepthLimit:
     """Belongs to one event loop. What other processes accept within a second is not seen: a bound may be exceeded by
     that. Without Redis nothing is counted and everything accepted."""
 
@@ -69,7 +69,7 @@ class Backlog:
     async def _ask(self, queue: str) -> None:
         try:
             count = await asyncio.wait_for(self._threads.run(self._inspection.backlog, queue), _PATIENCE)
-        except (RedisUnavailable, TimeoutError, Busy) as error:
+        except (RedisUnavailable, TimeoutError, Overloaded) as error:
             log.warning("a queue's bound is not kept while Redis does not answer", queue=queue, error=str(error))
             self._waiting[queue] = None
         else:

@@ -16,8 +16,8 @@ import falcon.asgi
 import structlog
 
 from sytq.api.caller import Caller
-from sytq.api.threads import Busy, Threads
-from sytq.broker.quotas import Meters, Reading, Take
+from sytq.api.threads import Overloaded, Threads
+from sytq.broker.quotas import QuotaRequest, Quotas, QuotaUse
 from sytq.errors import RedisUnavailable
 
 log = structlog.get_logger(__name__)
@@ -31,24 +31,24 @@ _COUNTED_HERE = 10_000
 class Quota:
     """Belongs to one event loop."""
 
-    def __init__(self, meters: Meters, threads: Threads) -> None:
+    def __init__(self, meters: Quotas, threads: Threads) -> None:
         self._counter = _Counter(meters, threads)
 
     async def request(self, req: falcon.asgi.Request, caller: Caller) -> None:
         """Count one request. Raises HTTPTooManyRequests."""
         if caller.rate is not None:
             quota, seconds = caller.rate
-            await self._take(req, "requests", seconds, Take(f"rate:{caller.key_id}", quota, seconds * 1000))
+            await self._take(req, "requests", seconds, QuotaRequest(f"rate:{caller.key_id}", quota, seconds * 1000))
 
     async def tasks(self, req: falcon.asgi.Request, count: int) -> None:
         """Count tasks of the request's caller; a negative number gives them back. Raises HTTPTooManyRequests."""
         caller: Caller = req.context.caller
         if caller.daily_tasks is not None:
             left = _DAY - int(time.time()) % _DAY  # the day is UTC's
-            take = Take(f"day:{caller.key_id}", caller.daily_tasks, left * 1000, count)
+            take = QuotaRequest(f"day:{caller.key_id}", caller.daily_tasks, left * 1000, count)
             await self._take(req, "tasks", _DAY, take)
 
-    async def _take(self, req: falcon.asgi.Request, policy: str, seconds: int, take: Take) -> None:
+    async def _take(self, req: falcon.asgi.Request, policy: str, seconds: int, take: QuotaRequest) -> None:
         reading = await self._counter.take(take)
         reset = math.ceil(reading.left_ms / 1000)
         remaining = max(0, take.quota - reading.used)
@@ -66,17 +66,17 @@ class Quota:
 class _Counter:
     """Takes that arrive while Redis is asked go together with the next question."""
 
-    def __init__(self, meters: Meters, threads: Threads) -> None:
+    def __init__(self, meters: Quotas, threads: Threads) -> None:
         self._meters = meters
         self._threads = threads
-        self._waiting: list[tuple[Take, asyncio.Future[Reading]]] = []
+        self._waiting: list[tuple[QuotaRequest, asyncio.Future[QuotaUse]]] = []
         self._asking: asyncio.Task[None] | None = None
         self._resumes = 0.0
         self._here: dict[str, tuple[int, float]] = {}
 
-    async def take(self, take: Take) -> Reading:
+    async def take(self, take: QuotaRequest) -> QuotaUse:
         loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Reading] = loop.create_future()
+        answered: asyncio.Future[QuotaUse] = loop.create_future()
         self._waiting.append((take, answered))
         if self._asking is None:
             self._asking = loop.create_task(self._ask_all())
@@ -93,11 +93,11 @@ class _Counter:
         finally:
             self._asking = None
 
-    async def _ask(self, takes: Sequence[Take]) -> list[Reading]:
+    async def _ask(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
         if time.monotonic() >= self._resumes:
             try:
                 return await asyncio.wait_for(self._threads.run(self._meters.take, takes), _PATIENCE)
-            except (RedisUnavailable, TimeoutError, Busy) as error:
+            except (RedisUnavailable, TimeoutError, Overloaded) as error:
                 self._resumes = time.monotonic() + _PAUSE
                 log.warning("allowances are counted by each process alone: Redis does not answer", error=str(error))
             except Exception:
@@ -105,7 +105,7 @@ class _Counter:
                 log.exception("allowances are counted by each process alone")
         return [self._take_here(take) for take in takes]
 
-    def _take_here(self, take: Take) -> Reading:
+    def _take_here(self, take: QuotaRequest) -> QuotaUse:
         now = time.monotonic()
         used, ends = self._here.get(take.name, (0, 0.0))
         if ends <= now:
@@ -116,4 +116,4 @@ class _Counter:
         if len(self._here) >= _COUNTED_HERE:
             self._here.clear()
         self._here[take.name] = used, ends
-        return Reading(fits, used, math.ceil((ends - now) * 1000))
+        return QuotaUse(fits, used, math.ceil((ends - now) * 1000))

@@ -70,7 +70,7 @@ class ClientGone(Exception):
     """There is nobody to answer."""
 
 
-class Door(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
+class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
     """A Falcon app whose resources get requests with a complete body and an id."""
 
     def __init__(self, *, max_body: int, trace: Trace | None, **options: Any) -> None:

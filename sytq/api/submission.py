@@ -15,10 +15,10 @@ import falcon.asgi
 import structlog
 
 from sytq.api.caller import Caller
-from sytq.api.idempotency import Once
-from sytq.api.queue_depth import Backlog
+from sytq.api.idempotency import IdempotencyGuard
+from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
-from sytq.api.submission_batcher import Accepted, Acceptor
+from sytq.api.submission_batcher import Accepted, SubmissionBatcher
 from sytq.errors import InvalidInput
 from sytq.ledger.idempotency import Claim
 from sytq.ledger.ledger import NewTask
@@ -37,10 +37,10 @@ class Submission:
         self,
         registry: Registry,
         submitter: Submitter,
-        acceptor: Acceptor,
+        acceptor: SubmissionBatcher,
         quota: Quota,
-        backlog: Backlog,
-        once: Once,
+        backlog: QueueDepthLimit,
+        once: IdempotencyGuard,
     ) -> None:
         self._registry = registry
         self._submitter = submitter

@@ -16,7 +16,7 @@ from functools import partial
 import structlog
 
 from sytq.api.problems import Taken
-from sytq.api.threads import Busy
+from sytq.api.threads import Overloaded
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.database import read, transact
 from sytq.ledger.idempotency import Claim, claim, correct, find
@@ -64,7 +64,7 @@ class _Hidden(Exception):
         self.waiters = waiters
 
 
-class Acceptor:
+class SubmissionBatcher:
     """Accepts tasks in batches. Belongs to one event loop."""
 
     def __init__(self, ledger: Ledger, submitter: Submitter) -> None:
@@ -97,7 +97,7 @@ class Acceptor:
         against these tasks (never against another's).
         """
         if len(self._waiting) >= _WAITING:
-            raise Busy("too many submissions wait; nothing was accepted, try again")
+            raise Overloaded("too many submissions wait; nothing was accepted, try again")
         loop = asyncio.get_running_loop()
         waiter = _Waiter(tasks, also, claim, sees, each, loop.create_future())
         self._waiting.append(waiter)

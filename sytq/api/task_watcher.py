@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from sytq.api.threads import Busy, Threads
+from sytq.api.threads import Overloaded, Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.ledger import Ledger
@@ -35,7 +35,7 @@ _MOST = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """A task at one moment."""
 
     state: str
@@ -55,11 +55,11 @@ class Watched:
     """A watched task: what was last seen of it, and a future that is done when that changes."""
 
     listeners: int = 0
-    sight: Sight | None = None
+    sight: Snapshot | None = None
     changed: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Watch:
+class TaskWatcher:
     """Belongs to one event loop."""
 
     def __init__(self, inspection: Inspection, ledger: Ledger, redis: Threads, sql: Threads) -> None:
@@ -74,7 +74,7 @@ class Watch:
     def check_room(self) -> None:
         """Raise Busy when too many wait in this process."""
         if self._listeners >= _MOST:
-            raise Busy("too many wait for tasks; ask again later")
+            raise Overloaded("too many wait for tasks; ask again later")
 
     @asynccontextmanager
     async def of(self, task_id: str) -> AsyncIterator[Watched]:
@@ -112,7 +112,7 @@ class Watch:
                     asked_ledger = began
                 try:
                     await self._look(list(self._watched), unknown_too=ledger)
-                except (DatabaseUnavailable, Busy) as error:
+                except (DatabaseUnavailable, Overloaded) as error:
                     log.warning("watched tasks cannot be looked at", error=str(error))
                 except Exception:
                     log.exception("watched tasks cannot be looked at")
@@ -123,18 +123,18 @@ class Watch:
     async def _look(self, ids: list[str], *, unknown_too: bool) -> None:
         try:
             live = await asyncio.wait_for(self._redis.run(self._inspection.live, ids), _PATIENCE)
-        except (RedisUnavailable, TimeoutError, Busy):
+        except (RedisUnavailable, TimeoutError, Overloaded):
             live = {}
         asked = [i for i in ids if (live[i].state in TERMINAL if i in live else unknown_too)]
         rows = await self._sql.run(self._ledger.some, asked) if asked else {}
         for task_id in ids:
             row, seen = rows.get(task_id), live.get(task_id)
             if row is not None and row.state in TERMINAL:
-                sight = Sight(row.state, row.attempts, _progress(row.progress), True)
+                sight = Snapshot(row.state, row.attempts, _progress(row.progress), True)
             elif seen is not None and seen.state not in TERMINAL:
-                sight = Sight(seen.state, seen.attempts, seen.progress, False)
+                sight = Snapshot(seen.state, seen.attempts, seen.progress, False)
             elif row is not None:
-                sight = Sight(row.state, row.attempts, _progress(row.progress), False)
+                sight = Snapshot(row.state, row.attempts, _progress(row.progress), False)
             else:
                 continue
             watched = self._watched.get(task_id)

@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Busy(Exception):
+class Overloaded(Exception):
     """More callers wait than this process has room for; nothing was accepted."""
 
 
@@ -30,7 +30,7 @@ class Threads:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on a thread and return its result. Raises Busy when too many calls wait."""
         if self._room <= 0:
-            raise Busy(f"too many requests wait for {self._name}; try again")
+            raise Overloaded(f"too many requests wait for {self._name}; try again")
         context = contextvars.copy_context()
         self._room -= 1
         # Room is free again when the call has ended, not when its caller has gone.

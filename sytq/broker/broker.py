@@ -21,12 +21,12 @@ from dramatiq.middleware import Middleware
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Gates
+from sytq.broker.limiter import Limiters
 from sytq.broker.queue_limits import QueueLimit
 from sytq.errors import InvalidInput
 from sytq.executor.consumer import StreamConsumer
-from sytq.executor.executor import WorkerProcess
-from sytq.executor.permits import Turnstile
+from sytq.executor.executor import Executor
+from sytq.executor.permits import PermitBatcher
 from sytq.states import NAME, PRIORITIES, WEIGHTS
 
 #: How long after its call a task may be entered: half of what the marks of finished tasks stay for.
@@ -100,8 +100,8 @@ class StreamsBroker(dramatiq.Broker):
         self.weights = weights
         self._heartbeat = heartbeat
         super().__init__(middleware=middleware or [])
-        self.gates = Gates(redis, self.keys, liveness, self.queues)
-        self.turnstile = Turnstile(self.gates)  # the way through them from the worker's event loop
+        self.gates = Limiters(redis, self.keys, liveness, self.queues)
+        self.turnstile = PermitBatcher(self.gates)  # the way through them from the worker's event loop
         self.actor_options |= {"runner", "version"}  # an async actor's coroutine function (see Lane); its payload's
 
     # -- as Dramatiq wants it
@@ -190,7 +190,7 @@ class StreamsBroker(dramatiq.Broker):
 
     def start_worker(self, *, threads: int, loop_places: int) -> None:
         """Start what consuming needs. Called in the worker process, before Dramatiq starts its consumers."""
-        self.worker = WorkerProcess(
+        self.worker = Executor(
             self,
             self.redis,
             self.keys,

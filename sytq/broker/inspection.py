@@ -16,7 +16,7 @@ from typing import Any
 from sytq.broker import pages
 from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP, RECORDER, Keys
-from sytq.broker.limiter_states import GateState, read_gates
+from sytq.broker.limiter_states import LimiterState, read_limiters
 from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import PRIORITIES, QUEUED, TERMINAL
@@ -209,16 +209,16 @@ class Inspection:
 
     # -- gates
 
-    def gates(self) -> list[GateState]:
+    def gates(self) -> list[LimiterState]:
         """Return every gate that was used within about an hour, is paused or waited for, by name.
 
         A round trip for some 100 gates; there are seldom more than 2,000 of them.
         """
-        return read_gates(self._redis, self._keys)
+        return read_limiters(self._redis, self._keys)
 
-    def gate(self, name: str) -> GateState | None:
+    def gate(self, name: str) -> LimiterState | None:
         """Return one gate, with the first tasks inside and in line. One round trip."""
-        return next(iter(read_gates(self._redis, self._keys, name)), None)
+        return next(iter(read_limiters(self._redis, self._keys, name)), None)
 
     # -- the whole
 

@@ -27,7 +27,7 @@ from sytq.errors import InvalidInput, Lost, RedisUnavailable, Waiting
 
 log = structlog.get_logger(__name__)
 
-PassageOutcome = Literal["ok", "overloaded", "failed", "ignored"]
+PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
 
 _NAME = re.compile(r"[!-{}~]{1,300}")
 _MOST_GATES = 8
@@ -60,7 +60,7 @@ class Breaker:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Limiter:
     """A gate and what it bears, over all workers; 0 is no limit.
 
     `running`: most passages at once; with `adaptive` the limit in force moves between 1 and that, by what `report`
@@ -77,7 +77,7 @@ class Gate:
     breaker: Breaker | None = None
 
     def __post_init__(self) -> None:
-        check_gate_name(self.name)
+        check_limiter_name(self.name)
         for name in ("running", "calls", "units"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Gate {self.name}: {name} must not be below 0: {getattr(self, name)}")
@@ -85,10 +85,10 @@ class Gate:
             raise ValueError(f"Gate {self.name}: window must be above 0 s, not {self.window}")
 
 
-class Passage:
+class Permit:
     """One way through gates; made by `ctx.passage`."""
 
-    def __init__(self, task_id: str, token: int, created_ms: int, gates: Iterable[Gate], units: int) -> None:
+    def __init__(self, task_id: str, token: int, created_ms: int, gates: Iterable[Limiter], units: int) -> None:
         self.gates = list({gate.name: gate for gate in gates}.values())
         if len(self.gates) > _MOST_GATES:
             raise ValueError(f"a passage goes through at most {_MOST_GATES} gates, not {len(self.gates)}")
@@ -96,40 +96,40 @@ class Passage:
         self.token = token
         self.created = f"{created_ms:013d}"
         self.reserved = self.units = max(0, units)
-        self.outcome: PassageOutcome = "ignored"
+        self.outcome: PermitOutcome = "ignored"
         self.id = os.urandom(6).hex()
         self.begun_ms: int | None = None  # None outside
         self.over = False
         self.lock = threading.Lock()  # a cancelled task leaves while it may still be entering on another thread
 
-    def report(self, outcome: PassageOutcome, *, units: int | None = None) -> None:
+    def report(self, outcome: PermitOutcome, *, units: int | None = None) -> None:
         """Say how the call went, and how many units it really took; the last word counts.
 
         "ok", "overloaded" (the other side has too much to do), "failed" (it does not work), "ignored" (the call says
         nothing about the other side; also without a report). The breaker counts the first three, the second and third
         as failures; the adaptive limit goes up by the first and down by the second.
         """
-        if outcome not in get_args(PassageOutcome):
-            raise ValueError(f"report: '{outcome}' is not valid; valid: {', '.join(get_args(PassageOutcome))}")
+        if outcome not in get_args(PermitOutcome):
+            raise ValueError(f"report: '{outcome}' is not valid; valid: {', '.join(get_args(PermitOutcome))}")
         self.outcome = outcome
         if units is not None:
             self.units = max(0, units)
 
 
-class Gates:
+class Limiters:
     """The ways through gates; `queues` are those whose waiting tasks can be called."""
 
     def __init__(self, redis: Redis, keys: Keys, liveness: float, queues: Iterable[str]) -> None:
         self._redis = redis
         self._keys = keys
-        self._names = gate_keys(keys)
+        self._names = limiter_keys(keys)
         self._liveness = liveness
         self._queues = queues
         self.epoch: Callable[[], bytes | None] = lambda: None  # in a worker: the Redis that it knows
-        self._inside: dict[str, Passage] = {}
+        self._inside: dict[str, Permit] = {}
         self._closed_until = 0.0
 
-    def enter(self, passage: Passage) -> None:
+    def enter(self, passage: Permit) -> None:
         """Go through all its gates at once.
 
         Raises Waiting (no room), Lost (another start has the task) and RedisUnavailable; none uses an attempt.
@@ -138,14 +138,14 @@ class Gates:
         if refusal is not None:
             raise refusal
 
-    def enter_all(self, passages: Sequence[Passage]) -> list[Exception | None]:
+    def enter_all(self, passages: Sequence[Permit]) -> list[Exception | None]:
         """As `enter` for each of them, in this order and with one round trip; return what it would raise."""
         with _held(passages):
             ways = [passage for passage in passages if passage.gates and not passage.over]
             refusals = dict(zip(ways, self._refusals(ways), strict=True)) if ways else {}
             return [refusals.get(passage) for passage in passages]
 
-    def _refusals(self, passages: Sequence[Passage]) -> list[Exception | None]:
+    def _refusals(self, passages: Sequence[Permit]) -> list[Exception | None]:
         if (left := self._closed_until - time.monotonic()) > 0:
             waiting = Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
             return [waiting] * len(passages)
@@ -155,7 +155,7 @@ class Gates:
             return [error] * len(passages)
         return [self._refusal(*pair) for pair in zip(passages, answers, strict=True)]
 
-    def _refusal(self, passage: Passage, answer: Any) -> Exception | None:
+    def _refusal(self, passage: Permit, answer: Any) -> Exception | None:
         if answer[0] == 3:
             return Lost(f"start {passage.token} of task {passage.task_id} no longer holds it")
         if answer[0] == 0:
@@ -167,14 +167,14 @@ class Gates:
         self._inside[passage.id] = passage
         return None
 
-    def leave(self, passage: Passage) -> None:
+    def leave(self, passage: Permit) -> None:
         """Give the places back and count how it went; harmless outside.
 
         When Redis does not answer the places are free once the task's start has ended, and the result is not counted.
         """
         self.leave_all([passage])
 
-    def leave_all(self, passages: Sequence[Passage]) -> None:
+    def leave_all(self, passages: Sequence[Permit]) -> None:
         """As `leave` for each of them, with one round trip."""
         with _held(passages):
             args: list[Any] = []
@@ -209,7 +209,7 @@ class Gates:
                     if entered == 1:
                         passage.begun_ms = int(begun[0])
 
-    def _enter(self, passages: Sequence[Passage], *, force: bool = False) -> Any:
+    def _enter(self, passages: Sequence[Permit], *, force: bool = False) -> Any:
         args: list[Any] = [self._liveness_ms, self.epoch() or b"", int(force)]
         for passage in passages:
             args += [passage.task_id, passage.token, passage.created, passage.reserved, passage.id, len(passage.gates)]
@@ -226,14 +226,14 @@ class Gates:
         What is not a person's prolongs a pause of its kind and changes no person's. Raises InvalidInput for a name
         that cannot be a gate's, and RedisUnavailable.
         """
-        check_gate_name(name)
+        check_limiter_name(name)
         length = 0 if seconds is None else max(1, int(seconds * 1000))
         said = [self._liveness_ms, name, "pause", int(person), by[:64], why[:255], length]
         return bool(self._redis.call("limiter_pause", self._names, said))
 
     def open(self, name: str, *, person: bool = True) -> bool:
         """Let tasks through a paused gate; False when it was not paused, or by a person and this is none."""
-        check_gate_name(name)
+        check_limiter_name(name)
         said = [self._liveness_ms, name, "open", int(person), "", "", 0]
         return bool(self._redis.call("limiter_pause", self._names, said))
 
@@ -243,28 +243,28 @@ class Gates:
 
 
 @contextlib.contextmanager
-def _held(passages: Iterable[Passage]) -> Iterator[None]:
+def _held(passages: Iterable[Permit]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         for passage in passages:
             held.enter_context(passage.lock)
         yield
 
 
-def gate_keys(keys: Keys) -> list[str]:
+def limiter_keys(keys: Keys) -> list[str]:
     """The keys that every gate script takes, in its order."""
     own = [keys.gates, keys.gates_settings, keys.gates_places, keys.gates_line]
     own += [keys.gates_waiting, keys.gates_calls, keys.gates_due, keys.gates_promises]
     return [keys.live, keys.workers, keys.bell, keys.epoch, *own]
 
 
-def check_gate_name(name: str) -> None:
+def check_limiter_name(name: str) -> None:
     """Raise InvalidInput for what cannot be a gate's name."""
     if not _NAME.fullmatch(name):
         raise InvalidInput("gate", f"{name[:80]!r} is not valid; valid: up to 300 ASCII characters but space and |")
 
 
 @functools.lru_cache(maxsize=1000)
-def _settings(gate: Gate) -> str:
+def _settings(gate: Limiter) -> str:
     settings: dict[str, Any] = {
         "running": gate.running,
         "adaptive": gate.adaptive,

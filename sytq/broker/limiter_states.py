@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import gate_keys
+from sytq.broker.limiter import limiter_keys
 
 _MOST = 100
 _MOST_HOSTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class GateState:
+class LimiterState:
     """A gate at this moment. Limits: 0 is none. Times are unix seconds."""
 
     name: str
@@ -42,19 +42,19 @@ class GateState:
     line: list[str]  # of the first in line; both only of a gate that was asked for by name
 
 
-def read_gates(redis: Redis, keys: Keys, *names: str) -> list[GateState]:
+def read_limiters(redis: Redis, keys: Keys, *names: str) -> list[LimiterState]:
     """Return these gates, or all of them, by name; one that nobody used for an hour is not known. See Inspection."""
     found = {}
     cursor = b"0"
     while True:
-        cursor, *rows = redis.call("limiter_read", gate_keys(keys), [0, cursor, 100, *names])
+        cursor, *rows = redis.call("limiter_read", limiter_keys(keys), [0, cursor, 100, *names])
         for name, seen in rows:
             found[name.decode()] = _state(name.decode(), seen)
         if cursor == b"0":
             return [found[name] for name in sorted(found)]
 
 
-def that_matter(gates: Iterable[GateState]) -> list[GateState]:
+def that_matter(gates: Iterable[LimiterState]) -> list[LimiterState]:
     """Those worth a series of metrics each: a bounded number, first what is not closed, then the longest lines.
 
     Callers name hosts and models. Hosts come and go, so there are fewer of them among these.
@@ -65,9 +65,9 @@ def that_matter(gates: Iterable[GateState]) -> list[GateState]:
     return [*others[:_MOST], *hosts[:_MOST_HOSTS]]
 
 
-def _state(name: str, text: bytes) -> GateState:
+def _state(name: str, text: bytes) -> LimiterState:
     seen = json.loads(text)
-    return GateState(
+    return LimiterState(
         name=name,
         state=seen["state"],
         running=seen["running"],

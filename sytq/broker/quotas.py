@@ -15,7 +15,7 @@ _BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class QuotaRequest:
     """Of the meter `name`, which allows `quota` in a window of `window_ms`: `count`, or give back when negative."""
 
     name: str
@@ -25,7 +25,7 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class QuotaUse:
     """Whether a take did fit, what is used of the quota now, and the ms until its window ends."""
 
     fits: bool
@@ -33,21 +33,21 @@ class Reading:
     left_ms: int
 
 
-class Meters:
+class Quotas:
     """See the module."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
 
-    def take(self, takes: Sequence[Take]) -> list[Reading]:
+    def take(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
         """Take from each meter what fits, in order. One round trip a hundred. Raises RedisUnavailable."""
-        readings: list[Reading] = []
+        readings: list[QuotaUse] = []
         for start in range(0, len(takes), _BATCH):
             part = takes[start : start + _BATCH]
             names = [self._keys.meter(take.name) for take in part]
             answers = self._redis.call(
                 "quota", names, [n for take in part for n in (take.quota, take.count, take.window_ms)]
             )
-            readings += [Reading(bool(fits), used, left) for fits, used, left in answers]
+            readings += [QuotaUse(bool(fits), used, left) for fits, used, left in answers]
         return readings

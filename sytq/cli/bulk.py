@@ -18,7 +18,7 @@ from sytq.cli.output import as_json, cell
 from sytq.cli.wait import follow
 from sytq.errors import InvalidInput
 from sytq.ledger.query import Filter
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.runtime import Runtime
 from sytq.service import bulk as operations
 from sytq.states import SUCCEEDED
@@ -75,7 +75,7 @@ def operate(
     """Do `action` to all that the query means; `done` is another word for it. Exit 1 when it did not succeed."""
     usual, left = _WORDS[action]
     done = done or usual
-    history = History(parts.database)
+    history = Search(parts.database)
     now = history.now()
     payload = operations.description(action, query, now, signed(why), to)
     wanted = operations.targets(action, query, now)
@@ -115,7 +115,7 @@ def operate(
         typer.echo(f"{result['unchanged']} stay as they are: {left}", err=True)
 
 
-def _refuse_mistakes(parts: Runtime, history: History, wanted: Filter) -> None:
+def _refuse_mistakes(parts: Runtime, history: Search, wanted: Filter) -> None:
     """Whoever names a type or an id means something that is there. Raises InvalidInput."""
     if wanted.named("type") and not history.count(wanted):
         refuse_unknown(parts, wanted)

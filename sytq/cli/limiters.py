@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sytq.broker.limiter_states import GateState
+from sytq.broker.limiter_states import LimiterState
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import age, as_json, cell, table
@@ -99,7 +99,7 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
         typer.echo(f"{name} is not paused")
 
 
-def _described(gate: GateState, *, tasks: bool = False) -> dict[str, Any]:
+def _described(gate: LimiterState, *, tasks: bool = False) -> dict[str, Any]:
     shown = asdict(gate) | {"since": iso(gate.since), "until": iso(gate.until) if gate.until else None}
     return shown if tasks else {key: value for key, value in shown.items() if key not in ("inside", "line")}
 
@@ -108,7 +108,7 @@ def _of(used: int, most: int, within: str = "") -> str | None:
     return f"{used} of {most}{within}" if most else None
 
 
-def _said(gate: GateState) -> str | None:
+def _said(gate: LimiterState) -> str | None:
     if gate.state == "closed":
         return None
     until = f" until {iso(gate.until)}" if gate.until else ""

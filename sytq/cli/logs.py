@@ -18,7 +18,7 @@ from sytq.cli.options import AsJson, open_runtime
 from sytq.cli.output import as_json, cell
 from sytq.cli.task_view import found_task, task_json
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.runtime import Runtime
 from sytq.service.task_view import iso
 from sytq.states import RUNNING, TERMINAL
@@ -125,7 +125,7 @@ def _everything(parts: Runtime, type_name: str | None) -> Iterator[Line]:
             after = entries[-1][0]
 
 
-def _line(change: Change, name: str) -> Line:
+def _line(change: Event, name: str) -> Line:
     at = change.started_at if change.state == RUNNING else change.finished_at
     assert at is not None
     if change.state == RUNNING:

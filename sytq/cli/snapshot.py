@@ -15,7 +15,7 @@ import peewee
 from sytq.broker.limiter_states import that_matter
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.query import parse
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.runtime import Runtime
 from sytq.service import status
 from sytq.service.task_view import iso
@@ -65,7 +65,7 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
     except RedisUnavailable as error:
         shown["unavailable"].append(str(error))
     try:
-        page = History(parts.database).page(parse(f"state:{DEAD}"), limit=_FAILURES)
+        page = Search(parts.database).page(parse(f"state:{DEAD}"), limit=_FAILURES)
         shown["failures"] = [
             {
                 "id": task.id,

@@ -15,7 +15,7 @@ from sytq.cli.completion import complete_type
 from sytq.cli.options import AsJson, File, ago, open_runtime
 from sytq.cli.output import age, as_json, progress_bar, table
 from sytq.ledger import statistics
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.service.task_view import iso
 
 _VALID = "A duration back from now such as 24h, or a time with its offset."
@@ -38,7 +38,7 @@ def stats(
     parts = open_runtime(file)
     if type_name is not None:
         parts.registry.get(type_name)
-    now = History(parts.database).now()  # the database's time, as the tasks have it
+    now = Search(parts.database).now()  # the database's time, as the tasks have it
     end = until.replace(tzinfo=None) if until else now
     start = since.replace(tzinfo=None) if since else end - dt.timedelta(hours=1)
     seconds = (end - start).total_seconds()

@@ -12,7 +12,7 @@ from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime, re
 from sytq.cli.output import age, as_json, more, table
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.query import Filter
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.service.task_view import TaskView, task_view
 
 Columns = Mapping[str, Callable[[TaskView], object]]
@@ -26,7 +26,7 @@ def lister(doc: str, read: Callable[[str], Filter], columns: Columns) -> Callabl
     ) -> None:
         parts = open_runtime(file)
         wanted = read(query)
-        page = History(parts.database).page(wanted, limit=limit, after=after)
+        page = Search(parts.database).page(wanted, limit=limit, after=after)
         if not page.tasks:
             refuse_unknown(parts, wanted)
         found = [task_view(task, parts.registry) for task in page.tasks]

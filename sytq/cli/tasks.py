@@ -18,7 +18,7 @@ from sytq.cli.task_view import found_task, newer, print_task, print_tree
 from sytq.ledger.database import read
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.query import parse
-from sytq.ledger.search import COUNT_MOST, History
+from sytq.ledger.search import COUNT_MOST, Search
 from sytq.runtime import Runtime
 from sytq.service.task_view import iso
 from sytq.service.tree import tree as below
@@ -56,7 +56,7 @@ def count(
     """Count tasks by type and state, and say how old the oldest unfinished ones are."""
     parts = open_runtime(file)
     types = [parts.registry.get(type_name).name] if type_name else sorted(known.name for known in parts.registry)
-    counts = History(parts.database).counts(types)
+    counts = Search(parts.database).counts(types)
     now = utcnow()
     oldest = {state: max(0.0, (now - at).total_seconds()) for state, at in counts.oldest.items()}
     if json_wanted:

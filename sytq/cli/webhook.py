@@ -18,7 +18,7 @@ import typer
 from dramatiq import Message
 
 from sytq.broker.delivery import Delivery, Outcome
-from sytq.broker.limiter import Gate, Passage
+from sytq.broker.limiter import Limiter, Permit
 from sytq.cli.options import AsJson, File, open_runtime
 from sytq.cli.output import as_json, cell
 from sytq.executor.attempt import Services
@@ -26,7 +26,7 @@ from sytq.executor.context import AsyncContext
 from sytq.executor.transaction import Transaction
 from sytq.http import BlockingClient, Client
 from sytq.ids import new_id
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.runtime import Runtime
 from sytq.tasktypes.declaration import TaskType, encode
 from sytq.worker.middleware.retry import decide
@@ -82,7 +82,7 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
     error: BaseException | None = None
     with ThreadPoolExecutor(1) as threads:
         blocking = BlockingClient(client, asyncio.get_running_loop())
-        history = History(parts.database)
+        history = Search(parts.database)
         services = Services(
             parts.settings,
             parts.ledger,
@@ -111,8 +111,8 @@ class _Trial(AsyncContext):
         pass
 
     @asynccontextmanager
-    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
-        yield Passage(self.id, 0, 0, gates, units)
+    async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
+        yield Permit(self.id, 0, 0, gates, units)
 
     async def transaction(self, work: Callable[[Transaction], Any]) -> Any:
         return None  # there is no task that could hold it

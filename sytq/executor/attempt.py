@@ -18,7 +18,7 @@ import structlog
 
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
-from sytq.broker.limiter import Gate, Passage
+from sytq.broker.limiter import Limiter, Permit
 from sytq.config import Settings
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
 from sytq.executor.transaction import Transaction
@@ -26,7 +26,7 @@ from sytq.http import BlockingClient, Client
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Step, Task
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.service.control import Operator
 from sytq.service.submission import Submitter
 from sytq.states import RUNNING
@@ -46,13 +46,13 @@ class Services:
     broker: StreamsBroker
     submitter: Submitter
     operator: Operator
-    history: History
+    history: Search
     client: Client
     blocking_client: BlockingClient
     threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
 
 
-class Start:
+class Attempt:
     """What a context is made of."""
 
     def __init__(self, services: Services, declared: TaskType, delivery: Delivery) -> None:
@@ -158,9 +158,9 @@ class Start:
     def _forget_step(self, name: str) -> None:
         self._services.ledger.forget_step(self.id, self.token, name)
 
-    def _passage(self, gates: Iterable[Gate], units: int) -> Passage:
+    def _passage(self, gates: Iterable[Limiter], units: int) -> Permit:
         self._go_on()
-        return Passage(self.id, self.token, self._delivery.created_ms, gates, units)
+        return Permit(self.id, self.token, self._delivery.created_ms, gates, units)
 
     def _close_gate(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
         by = f"{self.type} {self.id}"

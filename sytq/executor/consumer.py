@@ -22,8 +22,8 @@ from sytq.broker.keys import GROUP
 from sytq.broker.priorities import Turn
 from sytq.broker.queue_limits import QueueLimit
 from sytq.errors import RedisUnavailable
-from sytq.executor.executor import WorkerProcess
-from sytq.executor.slots import Lane
+from sytq.executor.executor import Executor
+from sytq.executor.slots import SlotKind
 from sytq.executor.watchdog import turn
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ _OPTIONS = {"request_id": str, "traceparent": str, "retry_delay": int | float}
 class StreamConsumer(Consumer):
     """See the module. One per queue, used by one thread; `ack` and `nack` may come from any."""
 
-    def __init__(self, worker: WorkerProcess, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
+    def __init__(self, worker: Executor, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
         self._worker = worker
         self._queue = queue
         self._actors = actors
@@ -99,7 +99,7 @@ class StreamConsumer(Consumer):
         room = self._worker.room.take(lanes, _MOST, timeout=_TICK)
         if not room:
             return
-        used: collections.Counter[Lane] = collections.Counter()
+        used: collections.Counter[SlotKind] = collections.Counter()
         try:
             found, doors, patience = self._fetch(room)
             for delivery in self._read(found):
@@ -119,8 +119,8 @@ class StreamConsumer(Consumer):
             names, ids = zip(*doors, strict=True)
             self._worker.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(patience, 1), "STREAMS", *names, *ids)
 
-    def _lanes(self) -> set[Lane]:
-        lanes: set[Lane] = {
+    def _lanes(self) -> set[SlotKind]:
+        lanes: set[SlotKind] = {
             "loop" if actor.options.get("runner") else "thread"
             for actor in self._actors.values()
             if actor.queue_name == self._queue

@@ -21,9 +21,9 @@ from dramatiq.middleware import TimeLimit
 from typing_extensions import Unpack
 
 from sytq.broker.delivery import Delivery
-from sytq.broker.limiter import Gate, Passage
+from sytq.broker.limiter import Limiter, Permit
 from sytq.errors import DatabaseUnavailable
-from sytq.executor.attempt import Services, Start
+from sytq.executor.attempt import Attempt, Services
 from sytq.executor.transaction import Child, Transaction
 from sytq.http import BlockingClient, Client
 from sytq.service.tree import Outcome, outcomes
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _PATIENCE = 0.5
 
 
-class Context(Start):
+class Context(Attempt):
     """The context of a plain function."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Context(Start):
         return self._read(lambda database: outcomes(self.id))
 
     @contextlib.contextmanager
-    def passage(self, *gates: Gate, units: int = 0) -> Iterator[Passage]:
+    def passage(self, *gates: Limiter, units: int = 0) -> Iterator[Permit]:
         """Go through all `gates` at once, reserving `units`; leave them at the end of the `with` block.
 
         Where there is no room it raises Waiting, a Retry that must reach the worker: the task then waits in Redis,
@@ -154,7 +154,7 @@ class Context(Start):
             self._limit.manager.add_timeout(self._thread, left)  # type: ignore[no-untyped-call]
 
 
-class AsyncContext(Start):
+class AsyncContext(Attempt):
     """The context of an async function: as `Context`, with `await`."""
 
     def __init__(
@@ -202,7 +202,7 @@ class AsyncContext(Start):
         return await self.read(lambda database: outcomes(self.id))
 
     @contextlib.asynccontextmanager
-    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
+    async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
         """As `Context.passage`, with `async with`."""
         passage, way = self._passage(gates, units), self._services.broker.turnstile
         try:

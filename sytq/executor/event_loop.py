@@ -19,10 +19,10 @@ from sytq.broker.delivery import Delivery
 log = structlog.get_logger(__name__)
 
 #: An async actor's option: the coroutine function that runs one delivery.
-Runner = Callable[[Delivery], Awaitable[None]]
+RunDelivery = Callable[[Delivery], Awaitable[None]]
 
 
-class Lane(threading.Thread):
+class EventLoop(threading.Thread):
     """Runs deliveries on its loop and gives each to `finished` when it has ended."""
 
     def __init__(self, broker: Broker, finished: Callable[[Delivery], None]) -> None:
@@ -36,7 +36,7 @@ class Lane(threading.Thread):
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    def submit(self, delivery: Delivery, runner: Runner) -> None:
+    def submit(self, delivery: Delivery, runner: RunDelivery) -> None:
         """Start a delivery. Callable from any thread."""
         self.loop.call_soon_threadsafe(self._start, delivery, runner)
 
@@ -57,7 +57,7 @@ class Lane(threading.Thread):
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.join(5)
 
-    def _start(self, delivery: Delivery, runner: Runner) -> None:
+    def _start(self, delivery: Delivery, runner: RunDelivery) -> None:
         task = self.loop.create_task(self._run(delivery, runner), name=delivery.id)
         self._running[task] = delivery
         task.add_done_callback(lambda done: self._running.pop(done, None))
@@ -67,7 +67,7 @@ class Lane(threading.Thread):
             if delivery.id == task_id:
                 task.cancel()
 
-    async def _run(self, delivery: Delivery, runner: Runner) -> None:
+    async def _run(self, delivery: Delivery, runner: RunDelivery) -> None:
         try:
             self._before(delivery)
             await runner(delivery)

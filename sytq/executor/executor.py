@@ -17,12 +17,12 @@ from dramatiq import Broker
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP, Keys
-from sytq.broker.limiter import Gates
+from sytq.broker.limiter import Limiters
 from sytq.broker.queue_limits import QueueLimit
 from sytq.executor.acks import Acks
-from sytq.executor.event_loop import Lane
+from sytq.executor.event_loop import EventLoop
 from sytq.executor.heartbeat import Heartbeat
-from sytq.executor.slots import Room
+from sytq.executor.slots import Slots
 from sytq.executor.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ _FLUSH = 10.0
 _STALLED = 60.0
 
 
-class WorkerProcess:
+class Executor:
     """See the module."""
 
     def __init__(
@@ -42,7 +42,7 @@ class WorkerProcess:
         broker: Broker,
         redis: Redis,
         keys: Keys,
-        gates: Gates,
+        gates: Limiters,
         *,
         pulse: Redis,
         liveness: float,
@@ -59,10 +59,10 @@ class WorkerProcess:
         self.limits = limits
         self.weights = weights
         self.stopping = threading.Event()
-        self.room = Room(threads, loop_places)
+        self.room = Slots(threads, loop_places)
         limited = {queue for queue, limit in limits.items() if limit.running}
         self.acks = Acks(redis, keys, self.name, limited, self._release)
-        self.lane = Lane(broker, self._finished)
+        self.lane = EventLoop(broker, self._finished)
         self.heartbeat = Heartbeat(
             pulse,
             keys,

@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from sytq.broker.limiter import Gates, Passage
+from sytq.broker.limiter import Limiters, Permit
 
 #: Bounds one script call.
 _MOST = 50
 
-_Asked = list[tuple[Passage, asyncio.Future[Exception | None]]]
+_Asked = list[tuple[Permit, asyncio.Future[Exception | None]]]
 
 
-class Turnstile:
-    """`Gates` for the tasks of one event loop. Whoever has asked to leave need not wait for it."""
+class PermitBatcher:
+    """`Limiters` for the tasks of one event loop. Whoever has asked to leave need not wait for it."""
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Limiters) -> None:
         self._gates = gates
         self._entering: _Asked = []
         self._leaving: _Asked = []
@@ -28,15 +28,15 @@ class Turnstile:
         # Its own: the others may all be waiting for a database. One, so that a passage leaves after it has entered.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="turnstile")
 
-    async def enter(self, passage: Passage) -> None:
-        """As `Gates.enter`."""
+    async def enter(self, passage: Permit) -> None:
+        """As `Limiters.enter`."""
         await self._ask(passage, entering=True)
 
-    async def leave(self, passage: Passage) -> None:
-        """As `Gates.leave`; happens also when the caller is cancelled meanwhile."""
+    async def leave(self, passage: Permit) -> None:
+        """As `Limiters.leave`; happens also when the caller is cancelled meanwhile."""
         await self._ask(passage, entering=False)
 
-    async def _ask(self, passage: Passage, *, entering: bool) -> None:
+    async def _ask(self, passage: Permit, *, entering: bool) -> None:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Exception | None] = loop.create_future()
         (self._entering if entering else self._leaving).append((passage, answer))
@@ -62,7 +62,7 @@ class Turnstile:
         finally:
             self._turning = None
 
-    def _pass(self, leaving: list[Passage], entering: list[Passage]) -> list[Exception | None]:
+    def _pass(self, leaving: list[Permit], entering: list[Permit]) -> list[Exception | None]:
         """First who leaves: that makes room."""
         try:
             self._gates.leave_all(leaving)

@@ -19,7 +19,7 @@ from sytq.executor.context import AsyncContext, Context
 from sytq.tasktypes.declaration import TaskType
 
 
-class Crew:
+class Runner:
     """Who runs the tasks of one process. `services` is set before the first of them."""
 
     services: Services

@@ -9,17 +9,17 @@ import threading
 from collections.abc import Collection
 from typing import Literal
 
-Lane = Literal["thread", "loop"]
+SlotKind = Literal["thread", "loop"]
 
 
-class Room:
+class Slots:
     """Free places, per lane."""
 
     def __init__(self, threads: int, loop: int) -> None:
-        self._free: dict[Lane, int] = {"thread": threads, "loop": loop}
+        self._free: dict[SlotKind, int] = {"thread": threads, "loop": loop}
         self._changed = threading.Condition()
 
-    def take(self, lanes: Collection[Lane], most: int, timeout: float) -> int:
+    def take(self, lanes: Collection[SlotKind], most: int, timeout: float) -> int:
         """Take the same number of places in each of `lanes` (a queue of mixed types needs them all) and return it.
 
         Waits up to `timeout` seconds for one; 0 when there is none.
@@ -31,7 +31,7 @@ class Room:
                 self._free[lane] -= taken
             return taken
 
-    def give(self, lane: Lane, places: int) -> None:
+    def give(self, lane: SlotKind, places: int) -> None:
         """Give places back."""
         if places:
             with self._changed:

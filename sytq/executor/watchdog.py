@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from sytq.broker.delivery import Delivery
-from sytq.executor.event_loop import Lane
+from sytq.executor.event_loop import EventLoop
 from sytq.observability.metrics import Counter
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Watchdog(threading.Thread):
 
     def __init__(
         self,
-        lane: Lane,
+        lane: EventLoop,
         vital: Collection[threading.Thread],
         others: Callable[[], Iterable[threading.Thread]],
         find: Callable[[str], Delivery | None],

@@ -20,7 +20,7 @@ import peewee
 
 from sytq.errors import InvalidInput
 from sytq.ledger.database import execute_many, is_mysql, marks
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.models import Task, Wait
 from sytq.states import CANCELLED, SCHEDULED, SUCCEEDED, UNFINISHED
 
@@ -39,7 +39,7 @@ class Freed:
     """Tasks that may run now, by id, and the ends of those that never will."""
 
     ready: list[str] = field(default_factory=list)
-    refused: list[Change] = field(default_factory=list)
+    refused: list[Event] = field(default_factory=list)
 
 
 def hold(database: peewee.Database, waits: Mapping[str, Sequence[str]]) -> None:
@@ -153,7 +153,7 @@ def free(ids: Sequence[str], now: dt.datetime) -> Freed:
     Task.update(held=SKIPPED).where(Task.id.in_(skipped)).execute()
     for task_id in skipped:
         token, attempts = tasks[task_id].token, tasks[task_id].attempts
-        freed.refused.append(Change(task_id, CANCELLED, token, attempts, finished_at=now, error=failed[task_id]))
+        freed.refused.append(Event(task_id, CANCELLED, token, attempts, finished_at=now, error=failed[task_id]))
     rest = [task_id for task_id in tasks if task_id not in skipped]
     open_one = Wait.select(peewee.SQL("1")).where(Wait.task_id == Task.id, Wait.ended == 0)
     still = {row.id for row in Task.select(Task.id).where(Task.id.in_(rest), peewee.fn.EXISTS(open_one))}

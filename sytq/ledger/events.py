@@ -1,6 +1,6 @@
 """What the recorder writes of tasks that started and ended: one event, and its SQL for many of them at once.
 
-Owns `Change` and the guard that only legal state changes happen: a terminal row never changes, a smaller token never
+Owns `Event` and the guard that only legal state changes happen: a terminal row never changes, a smaller token never
 overwrites a larger one. Must not begin a transaction: that is the ledger's.
 """
 
@@ -18,7 +18,7 @@ from sytq.states import RUNNING, TERMINAL
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Event:
     """One event of a task's life, as the recorder writes it. `state` is the state after it."""
 
     id: str
@@ -40,7 +40,7 @@ class Change:
     again: bool = False  # a start in place of one of which no more will be heard
 
 
-def write_states(database: peewee.Database, changes: list[Change]) -> None:
+def write_states(database: peewee.Database, changes: list[Event]) -> None:
     """Write the state of each task once, inside the caller's transaction; what must not change it changes nothing."""
     mark = marks(database, 1)
     columns = (
@@ -85,7 +85,7 @@ def write_states(database: peewee.Database, changes: list[Change]) -> None:
         database.execute_sql(sql, [plain(value) for value in values])
 
 
-def write_attempts(database: peewee.Database, changes: list[Change]) -> None:
+def write_attempts(database: peewee.Database, changes: list[Event]) -> None:
     """Write how starts began and ended, inside the caller's transaction; repeating it is harmless."""
     columns = "task_id, token, attempt, outcome, worker, error, status, detail, started_at, finished_at, next_at"
     into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({marks(database, 11)})"
@@ -112,9 +112,9 @@ def write_attempts(database: peewee.Database, changes: list[Change]) -> None:
     execute_many(database, f"{into} {replace}", rows[False])
 
 
-def _chunks(changes: list[Change]) -> Iterable[list[Change]]:
+def _chunks(changes: list[Event]) -> Iterable[list[Event]]:
     """Parts that one statement can carry: MySQL refuses those above max_allowed_packet (16 MiB by default)."""
-    part: list[Change] = []
+    part: list[Event] = []
     size = 0
     for change in changes:
         size += sum(len(text or "") for text in (change.result, change.error, change.progress))

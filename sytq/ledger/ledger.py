@@ -16,7 +16,7 @@ import peewee
 from sytq.errors import Lost
 from sytq.ledger import dependencies
 from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
-from sytq.ledger.events import Change, write_attempts, write_states
+from sytq.ledger.events import Event, write_attempts, write_states
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.insert import write_new
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
@@ -222,7 +222,7 @@ class Ledger:
 
     def record(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[Event],
         follow: Callable[[list[Task]], list[NewTask]] = lambda rows: [],
         ended: Sequence[str] = (),
     ) -> list[NewTask | Task]:
@@ -232,7 +232,7 @@ class Ledger:
         callback) and says which tasks come of it. Those who wait for a task that ended by this batch, or is one of
         `ended`, are told. Returns the tasks to dispatch: what follows, and what waited and may run.
         """
-        latest: dict[str, Change] = {}
+        latest: dict[str, Event] = {}
         for change in changes:
             seen = latest.get(change.id)
             if seen is None or (change.token, change.state != RUNNING) >= (seen.token, seen.state != RUNNING):

@@ -14,7 +14,7 @@ from sytq.ledger.database import read, transact
 from sytq.ledger.models import ScheduleRow
 
 
-class Timetable:
+class Schedules:
     """Reads and writes of one database."""
 
     def __init__(self, database: peewee.Database) -> None:

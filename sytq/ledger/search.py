@@ -44,7 +44,7 @@ class Counts:
     oldest: dict[str, dt.datetime] = field(default_factory=dict)
 
 
-class History:
+class Search:
     """See the module."""
 
     def __init__(self, database: peewee.Database) -> None:

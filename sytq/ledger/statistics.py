@@ -22,7 +22,7 @@ _PAGE = 5000
 
 
 @dataclass(slots=True)
-class Figures:
+class Statistics:
     """Of one type, or of all. Seconds: `waited` from its submission (or its time) to its last start, `ran` from there
     to its end, `took` both."""
 
@@ -49,13 +49,13 @@ def of_period(
     until: dt.datetime,
     type_name: str | None = None,
     seen: Callable[[int], None] = lambda count: None,
-) -> dict[str, Figures]:
+) -> dict[str, Statistics]:
     """Return the figures of [since, until), naive UTC, by type; `seen` is told how many tasks were read so far.
 
     Raises DatabaseUnavailable.
     """
     of_type = [] if type_name is None else [Task.type == type_name]
-    found: dict[str, Figures] = {}
+    found: dict[str, Statistics] = {}
 
     def accepted() -> list[Any]:
         came = (Task.created_at >= since, Task.created_at < until, *of_type)
@@ -63,13 +63,13 @@ def of_period(
         return list(query.tuples())
 
     for name, count in read(database, accepted):
-        found.setdefault(name, Figures()).accepted = count
+        found.setdefault(name, Statistics()).accepted = count
     read_so_far = 0
     for state in TERMINAL:
         period = [Task.state == state, Task.finished_at >= since, Task.finished_at < until, *of_type]
         for page in _pages(database, period):
             for name, attempts, created, due, started, finished in page:
-                figures = found.setdefault(name, Figures())
+                figures = found.setdefault(name, Statistics())
                 figures.ended[state] += 1
                 figures.retries += max(attempts - 1, 0)
                 begun = max(created, due) if due and due < finished else created
@@ -82,9 +82,9 @@ def of_period(
     return found
 
 
-def total(figures: dict[str, Figures]) -> Figures:
+def total(figures: dict[str, Statistics]) -> Statistics:
     """All types as one."""
-    whole = Figures()
+    whole = Statistics()
     for one in figures.values():
         whole.accepted += one.accepted
         whole.retries += one.retries

@@ -16,7 +16,7 @@ from sytq.broker.operations import Operations
 from sytq.errors import InvalidInput
 from sytq.ledger.database import read, transact
 from sytq.ledger.dependencies import OnFailure, inner, needed, reopen
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Attempt, Pause, Step, Task, Wait
 from sytq.service.submission import Submitter
@@ -48,7 +48,7 @@ class Operator:
             # Redis does not know it (it was emptied, or has not been told yet), so the row alone decides; a copy
             # that is entered all the same finds its row ended.
             said = f"cancelled by {by}"
-            change = Change(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
+            change = Event(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
             self._submitter.record([change])
             # A copy that was entered since then: it must not run.
             answer = self._operations.cancel(task_id, by)

@@ -20,7 +20,7 @@ from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
 from sytq.ids import derived_id, new_id
 from sytq.ledger.dependencies import RULES, OnFailure
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
 from sytq.observability import tracing
@@ -125,7 +125,7 @@ class Submitter:
         self.dispatch([task for task in tasks if task.id not in standing])
         return standing
 
-    def record(self, changes: Sequence[Change], ended: Sequence[str] = ()) -> None:
+    def record(self, changes: Sequence[Event], ended: Sequence[str] = ()) -> None:
         """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death; and let
         those run that waited for it. Of `ended`, those who wait for them may have heard nothing.
 

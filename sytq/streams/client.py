@@ -1,6 +1,6 @@
 """A task stream as programs see it that share it: its messages, and a producer and a consumer in Python.
 
-Owns the wire format. A worker that turns messages into tasks (sytq.streams.bridge) reads the same messages;
+Owns the wire format. A worker that turns messages into tasks (sytq.streams.loop) reads the same messages;
 it and a `Consumer` do not belong into one group, as each message goes to one of the two.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from sytq.broker.connection import NoGroup, Redis
 from sytq.errors import InvalidInput
-from sytq.streams.codec import ForeignStream
+from sytq.streams.codec import ExternalStream
 
 STREAM = "goodshunter:task:queue"
 GROUP = "scheduler_group"
@@ -143,7 +143,7 @@ class Consumer:
         self._redis = Redis(url, home=stream)
         self._stream = stream
         self._group = group
-        self._foreign = ForeignStream(self._redis, stream, group, self.name, f"{stream}:dlq")
+        self._foreign = ExternalStream(self._redis, stream, group, self.name, f"{stream}:dlq")
         self._takeover = takeover
         self._unfinished: set[bytes] = set()
 

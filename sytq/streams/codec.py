@@ -20,7 +20,7 @@ Entry = tuple[bytes, dict[bytes, bytes]]
 _PAGE = 500
 
 
-class ForeignStream:
+class ExternalStream:
     """See the module. All methods raise RedisUnavailable, and NoGroup while stream or group are missing."""
 
     def __init__(self, redis: Redis, stream: str, group: str, consumer: str, dead_letters: str) -> None:

@@ -1,7 +1,7 @@
 """Stop messages of a foreign stream: each cancels the work that messages in front of it asked for.
 
 Owns finding them, also behind work that nobody has room for yet, and keeping each until it was heeded. How a message's
-task is cancelled it is told (`sytq.streams.bridge`).
+task is cancelled it is told (`sytq.streams.loop`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import structlog
 
 from sytq.errors import InvalidInput
 from sytq.streams.client import EXECUTE, STOP, Message, read_message
-from sytq.streams.codec import ForeignStream, order
+from sytq.streams.codec import ExternalStream, order
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class _Stop:
 class Stops:
     """The stop messages of one stream in one worker. `cancel` says False for a message without a task as yet."""
 
-    def __init__(self, stream: ForeignStream, cancel: Callable[[bytes, Message], bool]) -> None:
+    def __init__(self, stream: ExternalStream, cancel: Callable[[bytes, Message], bool]) -> None:
         self._stream = stream
         self._cancel = cancel
         self._stops: dict[bytes, _Stop] = {}

@@ -5,8 +5,21 @@ Owns the public names for tests. What runs is the service's own: context, ledger
 imported by the service.
 """
 
-from sytq.testing.fake_http import Call, Outside, Reply
-from sytq.testing.harness import Clock, Run, Trial
+import warnings
+from typing import Any
+
+from sytq.testing.fake_http import Call, FakeHttp, Reply
+from sytq.testing.harness import Clock, Harness, Run
 from sytq.testing.suite import TypeSuite
 
-__all__ = ["Call", "Clock", "Outside", "Reply", "Run", "Trial", "TypeSuite"]
+__all__ = ["Call", "Clock", "FakeHttp", "Harness", "Reply", "Run", "TypeSuite"]
+
+_DEPRECATED = {"Outside": FakeHttp, "Trial": Harness}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEPRECATED:
+        raise AttributeError(f"module 'sytq.testing' has no attribute '{name}'")
+    found = _DEPRECATED[name]
+    warnings.warn(f"sytq.testing.{name} is now {found.__name__}; it goes with 0.3", DeprecationWarning, stacklevel=2)
+    return found

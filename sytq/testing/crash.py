@@ -17,7 +17,7 @@ class Crash(BaseException):
     """The worker is dead: no handler of the type's may hold this up."""
 
 
-class Doomed(Ledger):
+class CrashingLedger(Ledger):
     """The ledger of a run that dies at `moment`: each write of a run has two, before it (even) and after it (odd).
 
     With None it lives, and `moments` counts them.

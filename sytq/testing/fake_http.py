@@ -50,7 +50,7 @@ class Call:
         return jsonlib.loads(self.body)
 
 
-class Outside(Sessions):
+class FakeHttp(Sessions):
     """`trial.http`: says what is answered, and knows what was asked."""
 
     def __init__(self, guard: Guard) -> None:

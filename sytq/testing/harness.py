@@ -30,16 +30,16 @@ from sytq.durations import parse_duration
 from sytq.embedded import EmbeddedServer
 from sytq.errors import InvalidInput, SytqError
 from sytq.executor.acks import STATES, named
-from sytq.executor.runner import Crew
+from sytq.executor.runner import Runner
 from sytq.http import Client
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.runtime import Runtime, build, services
 from sytq.states import RETRYING, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import TaskType, encode
-from sytq.testing.fake_http import Outside
+from sytq.testing.fake_http import FakeHttp
 from sytq.worker.middleware.retry import decide
 
 _MOST_STARTS = 1000
@@ -72,7 +72,7 @@ class Clock:
         self._traveller.shift(parse_duration(duration))
 
 
-class Trial:
+class Harness:
     """`with Trial(my_type) as trial: trial.run({...})`. One at a time in a process.
 
     `type` is a declared type, or the name of one that is installed; `config` is its `types.<name>` section, `settings`
@@ -82,7 +82,7 @@ class Trial:
 
     runtime: Runtime
     type: TaskType
-    http: Outside
+    http: FakeHttp
     clock: Clock
 
     def __init__(
@@ -101,7 +101,7 @@ class Trial:
         self._now = now
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Harness:
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sytq-trial-")))
             self.runtime = runtime = self._build(folder)
@@ -109,7 +109,7 @@ class Trial:
             stack.callback(runtime.database.close_all)  # type: ignore[attr-defined]
             migrate(runtime.database)
             self.type = runtime.registry.get(self._given if isinstance(self._given, str) else self._given.name)
-            self.http = Outside(runtime.guard)
+            self.http = FakeHttp(runtime.guard)
             self._loop = stack.enter_context(_loop())
             stack.callback(lambda: asyncio.run_coroutine_threadsafe(self.http.close(), self._loop).result(10))
             self._services = services(runtime, Client(runtime.guard, sessions=self.http), self._loop)
@@ -154,7 +154,7 @@ class Trial:
 
     def call(self, delivery: Delivery, ledger: Ledger) -> BaseException | None:
         """Run one delivery as a worker would, on this ledger; what it raised."""
-        crew = Crew()
+        crew = Runner()
         crew.services = dataclasses.replace(self._services, ledger=ledger)
         try:
             if self.type.is_async:
@@ -170,7 +170,7 @@ class Trial:
 class Run:
     """A task of a trial."""
 
-    def __init__(self, trial: Trial, new: NewTask) -> None:
+    def __init__(self, trial: Harness, new: NewTask) -> None:
         self.id = new.id
         self.outcome: Outcome | None = None  # of the latest start
         self._trial = trial
@@ -186,7 +186,7 @@ class Run:
         self._attempts += 1
         record, began = self._trial.runtime.submitter.record, utcnow()
         again = self._starts > 1
-        record([Change(self.id, RUNNING, self._starts, self._attempts, "trial", started_at=began, again=again)])
+        record([Event(self.id, RUNNING, self._starts, self._attempts, "trial", started_at=began, again=again)])
         delivery = self._delivery()
         error = self._trial.call(delivery, ledger or self._trial.runtime.ledger)
         self.outcome = outcome = decide(self._trial.type, delivery, error)
@@ -196,7 +196,7 @@ class Run:
         due = utcnow() + dt.timedelta(seconds=outcome.delay) if state == RETRYING else None
         record(
             [
-                Change(
+                Event(
                     self.id,
                     state,
                     self._starts,

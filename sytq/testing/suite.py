@@ -20,9 +20,9 @@ from sytq.errors import InvalidInput
 from sytq.observability import logs
 from sytq.states import RETRYING, SUCCEEDED
 from sytq.tasktypes.declaration import TaskType, encode
-from sytq.testing.crash import Crash, Doomed
-from sytq.testing.fake_http import Outside, Reply
-from sytq.testing.harness import Run, Trial
+from sytq.testing.crash import Crash, CrashingLedger
+from sytq.testing.fake_http import FakeHttp, Reply
+from sytq.testing.harness import Harness, Run
 
 #: A reply that every call gets, and the state in which one start of the task then leaves it.
 Failure = tuple[Reply | int, str]
@@ -48,7 +48,7 @@ class TypeSuite:
     #: Of a type with versions: a payload of each older one.
     older: ClassVar[Mapping[int, Any]] = {}
 
-    def outside(self, http: Outside) -> None:
+    def outside(self, http: FakeHttp) -> None:
         """Give the replies with which `payload` succeeds: `http.answer(url, ...)`."""
 
     def same(self, first: Any, second: Any) -> bool:
@@ -115,13 +115,13 @@ class TypeSuite:
     def test_a_crash_at_any_write_changes_nothing(self) -> None:
         with self.trial() as trial:
             whole = trial.submit(self.payload)
-            counted = Doomed(trial.runtime.ledger)
+            counted = CrashingLedger(trial.runtime.ledger)
             assert self._started(trial, whole, counted) == SUCCEEDED, whole.error
             for moment in range(counted.moments):
                 run = trial.submit(self.payload)
                 where = f"after a crash {'after' if moment % 2 else 'before'} write {moment // 2 + 1}"
                 with contextlib.suppress(Crash):
-                    self._started(trial, run, Doomed(trial.runtime.ledger, moment))
+                    self._started(trial, run, CrashingLedger(trial.runtime.ledger, moment))
                     raise AssertionError(f"{where}: the type held the crash up, or does not write the same each time")
                 state = self._started(trial, run)
                 assert state == SUCCEEDED, f"{where} the task is {state}: {run.error}"
@@ -131,11 +131,11 @@ class TypeSuite:
 
     # -- their tools
 
-    def trial(self) -> Trial:
+    def trial(self) -> Harness:
         """A trial of the type; for tests of its own: `with self.trial() as trial: trial.run(...)`."""
-        return Trial(self.type, config=self.config, settings=self.settings)
+        return Harness(self.type, config=self.config, settings=self.settings)
 
-    def _started(self, trial: Trial, run: Run, ledger: Doomed | None = None) -> str:
+    def _started(self, trial: Harness, run: Run, ledger: CrashingLedger | None = None) -> str:
         """One start with the good answers."""
         trial.http.forget()
         self.outside(trial.http)

@@ -39,10 +39,10 @@ def main() -> int:
     """Watch until the group has ended; return the exit status."""
     settings = config.load()
     logs.configure(settings.logger.level, settings.log_format, "warden", settings.logger.fields)
-    return Warden(settings, os.getppid()).watch()
+    return HealthServer(settings, os.getppid()).watch()
 
 
-class Warden:
+class HealthServer:
     """See the module. `master` is Dramatiq's main process, of which warden and workers are children."""
 
     def __init__(self, settings: Settings, master: int) -> None:
@@ -56,13 +56,13 @@ class Warden:
     @property
     def alive(self) -> bool:
         """Whether there are processes and every one of them lives."""
-        found = liveness.signs(self._place)
+        found = liveness.read_liveness(self._place)
         return bool(found) and all(sign.alive for sign in found)
 
     @property
     def ready(self) -> bool:
         """Alive, and Redis takes every process's heartbeats."""
-        found = liveness.signs(self._place)
+        found = liveness.read_liveness(self._place)
         return bool(found) and all(sign.alive and sign.ready for sign in found)
 
     def metrics(self) -> bytes:
@@ -78,7 +78,7 @@ class Warden:
             signal.signal(number, self._end)
         server = self._serve()
         told = False
-        while os.getppid() == self._master and not (self._ending.is_set() and not liveness.signs(self._place)):
+        while os.getppid() == self._master and not (self._ending.is_set() and not liveness.read_liveness(self._place)):
             if not told and not self._ending.is_set() and self.ready:
                 told = True
                 _notify("READY=1\nSTATUS=consuming")
@@ -125,7 +125,7 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def _handler(warden: Warden) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(warden: HealthServer) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 5.0  # for a client that says nothing
 

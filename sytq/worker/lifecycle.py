@@ -20,7 +20,7 @@ from dramatiq.middleware import Middleware
 from sytq.broker.broker import StreamsBroker
 from sytq.config import Settings
 from sytq.observability import logs
-from sytq.worker.liveness import Vitals, folder
+from sytq.worker.liveness import LivenessFile, folder
 from sytq.worker.loops.loop import Loop
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class Lifecycle(Middleware):
         self._factories = loops
         self._loops: list[Loop] = []
         self._deadline = 0.0
-        self._vitals: Vitals | None = None
+        self._vitals: LivenessFile | None = None
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         assert isinstance(broker, StreamsBroker)
@@ -81,7 +81,7 @@ class Lifecycle(Middleware):
     def _well(self, broker: StreamsBroker) -> Callable[[], None]:
         """What the watchdog calls while all goes round: this process's vital sign."""
         try:
-            self._vitals = vitals = Vitals(folder(os.getppid()))
+            self._vitals = vitals = LivenessFile(folder(os.getppid()))
         except OSError as error:
             log.warning("no vital signs: probes will find no worker here", error=str(error))
             return lambda: None

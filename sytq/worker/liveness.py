@@ -18,7 +18,7 @@ FRESH = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class ProcessLiveness:
     """What one process of the group last said: `age` in seconds, and whether Redis took its last heartbeat."""
 
     pid: int
@@ -36,7 +36,7 @@ def folder(master: int) -> Path:
     return Path(base.split(":")[0]) / f"sytq-{os.getuid()}-{master}"
 
 
-class Vitals:
+class LivenessFile:
     """This process's own file. Raises OSError where it cannot be written."""
 
     def __init__(self, place: Path) -> None:
@@ -57,12 +57,12 @@ class Vitals:
         self._file.unlink(missing_ok=True)
 
 
-def signs(place: Path) -> list[Sign]:
+def read_liveness(place: Path) -> list[ProcessLiveness]:
     """What the processes of a group last said; those that have ended say nothing."""
     found = []
     for file in place.glob("[0-9]*"):
         with contextlib.suppress(OSError):
             os.kill(int(file.name), 0)
             age = time.time() - file.stat().st_mtime
-            found.append(Sign(int(file.name), max(age, 0.0), file.read_text() == "ready"))
+            found.append(ProcessLiveness(int(file.name), max(age, 0.0), file.read_text() == "ready"))
     return found

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sytq import Gate, Passage
+from sytq import Limiter, Permit
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Gates
+from sytq.broker.limiter import Limiters
 
 
 def test_metrics_show_gates_and_not_every_host(make_api: Any, redis_url: str) -> None:
-    gates = Gates(Redis(redis_url), Keys("sytq"), 4.0, [])
+    gates = Limiters(Redis(redis_url), Keys("sytq"), 4.0, [])
     for n in range(30):
-        gates.enter(Passage(f"t{n}", 1, 1, [Gate(f"host:h{n:02}.example.org:443")], 0))
-    gates.enter(Passage("t", 1, 1, [Gate("provider:p", running=2)], 0))
+        gates.enter(Permit(f"t{n}", 1, 1, [Limiter(f"host:h{n:02}.example.org:443")], 0))
+    gates.enter(Permit("t", 1, 1, [Limiter("provider:p", running=2)], 0))
     gates.pause("host:h29.example.org:443", "ann", "why")
     text = make_api().request("GET", "/metrics").body.decode()
     assert 'sytq_gate_running{gate="provider:p"} 1.0' in text

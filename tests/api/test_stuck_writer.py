@@ -20,7 +20,7 @@ import pytest
 
 from sytq import config
 from sytq.api import health
-from sytq.api.submission_batcher import Acceptor
+from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 from tests.api.conftest import Api
@@ -162,7 +162,7 @@ def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
     migrate(parts.database)
 
     async def scenario() -> None:
-        acceptor = Acceptor(parts.ledger, parts.submitter)
+        acceptor = SubmissionBatcher(parts.ledger, parts.submitter)
         app = falcon.asgi.App()
         app.add_route("/healthz/live", health.Live("1", acceptor))
         async with falcon.testing.ASGIConductor(app) as client:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from sytq import Breaker, Gate, Passage, Waiting
-from sytq.broker.limiter import Gates, PassageOutcome, gate_keys
-from sytq.broker.limiter_states import GateState, read_gates
+from sytq import Breaker, Limiter, Permit, Waiting
+from sytq.broker.limiter import Limiters, PermitOutcome, limiter_keys
+from sytq.broker.limiter_states import LimiterState, read_limiters
 from tests.broker.bench import LIVENESS_MS, Bench, Item
 
-ONE = Gate("provider:one", running=1)
-TWO = Gate("provider:two", running=2)
+ONE = Limiter("provider:one", running=1)
+TWO = Limiter("provider:two", running=2)
 #: Its times are longer than a machine stands still; `Play.later` lets them pass.
 BREAKER = Breaker(max_requests=2, interval=60, timeout=60, fail_threshold=0.5, min_calls=4)
 
@@ -26,7 +26,7 @@ class Play:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.gates = Gates(self.bench.redis, self.bench.keys, LIVENESS_MS / 1000, ["q"])
+        self.gates = Limiters(self.bench.redis, self.bench.keys, LIVENESS_MS / 1000, ["q"])
         self.started: dict[str, tuple[str, Item]] = {}
         self.created: dict[str, int] = {}  # whoever is first to ask is the oldest, unless a test says otherwise
 
@@ -46,23 +46,23 @@ class Play:
         self.submit(*names)
         assert sorted(self.start(worker)) == sorted(names)
 
-    def passage(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Passage:
+    def passage(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Permit:
         self.created.setdefault(name, len(self.created) + 1 if created is None else created)
         token = int(self.started[name][1][6])
-        return Passage(name, token, self.created[name], gates, units)
+        return Permit(name, token, self.created[name], gates, units)
 
-    def enter(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Passage:
+    def enter(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Permit:
         passage = self.passage(name, *gates, units=units, created=created)
         self.gates.enter(passage)
         return passage
 
-    def refused(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Waiting:
+    def refused(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Waiting:
         with pytest.raises(Waiting) as caught:
             self.enter(name, *gates, units=units, created=created)
         assert caught.value.counts is False
         return caught.value
 
-    def leave(self, passage: Passage, outcome: PassageOutcome = "ok", units: int | None = None) -> None:
+    def leave(self, passage: Permit, outcome: PermitOutcome = "ok", units: int | None = None) -> None:
         passage.report(outcome, units=units)
         self.gates.leave(passage)
 
@@ -70,7 +70,7 @@ class Play:
         worker, item = self.started.pop(name)
         assert self.bench.settle(worker, item, kind, delay_ms=int(after * 1000)) == 1
 
-    def wait(self, name: str, *gates: Gate, units: int = 0, created: int | None = None) -> Waiting:
+    def wait(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Waiting:
         """Be refused, and wait as the worker lets it."""
         refusal = self.refused(name, *gates, units=units, created=created)
         assert isinstance(refusal.after, float)
@@ -85,7 +85,7 @@ class Play:
     def tend(self) -> None:
         keys = self.bench.keys
         self.bench.redis.ask("ZADD", keys.gates_due, "XX", 0, *self._known()) if self._known() else None
-        self.bench.redis.call("limiter_tend", [*gate_keys(keys), keys.delayed("q")], [LIVENESS_MS, 1000, "q"])
+        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), keys.delayed("q")], [LIVENESS_MS, 1000, "q"])
 
     def later(self, gate: str, seconds: float = 61) -> None:
         """Let all that a gate remembers be that much older, as if so much time had passed."""
@@ -104,6 +104,6 @@ class Play:
         known = self.bench.redis.ask("ZRANGE", self.bench.keys.gates_due, 0, -1)
         return [part for name in known for part in (0, name)][1:]
 
-    def state(self, gate: Gate) -> GateState:
-        (state,) = read_gates(self.bench.redis, self.bench.keys, gate.name)
+    def state(self, gate: Limiter) -> LimiterState:
+        (state,) = read_limiters(self.bench.redis, self.bench.keys, gate.name)
         return state

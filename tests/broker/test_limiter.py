@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from sytq import Breaker, Gate, Passage, Retry
+from sytq import Breaker, Limiter, Permit, Retry
 from sytq.errors import Lost
 from tests.broker.bench import LIVENESS_MS
 from tests.broker.limiter_play import ONE, TWO, Play
@@ -29,7 +29,7 @@ def test_no_more_than_the_limit_are_inside(play: Play) -> None:
 
 def test_all_gates_or_none(play: Play) -> None:
     play.running("a", "b", "c")
-    wide = Gate("host:wide", running=5)
+    wide = Limiter("host:wide", running=5)
     play.enter("a", wide, ONE)
     assert "provider:one" in str(play.refused("b", wide, ONE))
     assert play.state(wide).running == 1
@@ -38,7 +38,7 @@ def test_all_gates_or_none(play: Play) -> None:
 
 
 def test_a_script_that_ran_twice_lets_in_and_out_once(play: Play) -> None:
-    gate = Gate("g", running=2, calls=10, units=100, breaker=Breaker(min_calls=100))
+    gate = Limiter("g", running=2, calls=10, units=100, breaker=Breaker(min_calls=100))
     play.running("a")
     passage = play.passage("a", gate, units=5)
     for _ in range(2):
@@ -241,8 +241,8 @@ def test_a_cancelled_task_is_passed_over(play: Play) -> None:
 
 
 def test_who_waits_for_one_gate_holds_no_place_at_another(play: Play) -> None:
-    provider = Gate("provider:p", running=2)
-    narrow, wide = Gate("model:narrow", running=1), Gate("model:wide", running=5)
+    provider = Limiter("provider:p", running=2)
+    narrow, wide = Limiter("model:narrow", running=1), Limiter("model:wide", running=5)
     play.running(*"abcdef")
     play.enter("a", provider, narrow)
     for name in "bcd":
@@ -252,7 +252,7 @@ def test_who_waits_for_one_gate_holds_no_place_at_another(play: Play) -> None:
 
 
 def test_a_task_is_called_only_when_all_its_gates_have_room(play: Play) -> None:
-    provider, model = Gate("provider:p", running=2), Gate("model:m", running=1)
+    provider, model = Limiter("provider:p", running=2), Limiter("model:m", running=1)
     play.running(*"abcd")
     a, b = play.enter("a", provider, model), play.enter("b", provider)
     play.wait("c", provider, model, created=10)
@@ -274,7 +274,7 @@ def test_a_task_is_called_only_when_all_its_gates_have_room(play: Play) -> None:
 
 
 def test_who_is_next_at_a_full_gate_moves_to_its_line(play: Play) -> None:
-    provider, model = Gate("provider:p", running=2), Gate("model:m", running=1)
+    provider, model = Limiter("provider:p", running=2), Limiter("model:m", running=1)
     play.running(*"abcd")
     a, b = play.enter("a", provider, model), play.enter("b", provider)
     play.wait("d", provider, model, created=11)
@@ -306,12 +306,12 @@ def test_tasks_of_other_queues_are_called_too(play: Play) -> None:
 
 def test_many_at_a_gate_are_refused_about_once_each(play: Play) -> None:
     """Fifty at once of five hundred: who waits is called one by one, and hardly ever in vain."""
-    gate = Gate("g", running=50)
+    gate = Limiter("g", running=50)
     names = [f"t{n:04}" for n in range(500)]
     for start in range(0, 500, 200):
         play.submit(*names[start : start + 200])
     refusals: Counter[str] = Counter()
-    inside: list[tuple[str, Passage]] = []
+    inside: list[tuple[str, Permit]] = []
     done: list[str] = []
     random.seed(1)
     while len(done) < len(names):
@@ -331,7 +331,7 @@ def test_many_at_a_gate_are_refused_about_once_each(play: Play) -> None:
 
 
 def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
-    gate = Gate("g", calls=20, window=1)
+    gate = Limiter("g", calls=20, window=1)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
     refusals: Counter[str] = Counter()

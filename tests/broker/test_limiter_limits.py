@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from sytq import Breaker, Gate
-from sytq.broker.limiter import PassageOutcome
+from sytq import Breaker, Limiter
+from sytq.broker.limiter import PermitOutcome
 from tests.broker.limiter_play import BREAKER, Play
 
 # -- windows
 
 
 def test_calls_within_a_window(play: Play) -> None:
-    gate = Gate("g", calls=3, window=60)
+    gate = Limiter("g", calls=3, window=60)
     names = [f"t{n}" for n in range(5)]
     play.running(*names)
     for name in names[:3]:
@@ -31,7 +31,7 @@ def test_calls_within_a_window(play: Play) -> None:
 
 
 def test_units_are_reserved_and_corrected(play: Play) -> None:
-    gate = Gate("g", units=100, window=60)
+    gate = Limiter("g", units=100, window=60)
     play.running("a", "b", "c", "d")
     a = play.enter("a", gate, units=60)
     assert "60 of 100 units in 60 s, wants 50" in str(play.refused("b", gate, units=50, created=9))
@@ -43,14 +43,14 @@ def test_units_are_reserved_and_corrected(play: Play) -> None:
 
 
 def test_what_wants_more_than_a_whole_window_goes_alone(play: Play) -> None:
-    gate = Gate("g", units=100, window=60)
+    gate = Limiter("g", units=100, window=60)
     play.running("a", "b")
     play.enter("a", gate, units=500)
     play.refused("b", gate, units=1)
 
 
 def test_waiting_for_a_window_is_given_a_time_by_the_position(play: Play) -> None:
-    gate = Gate("g", calls=2, window=10)
+    gate = Limiter("g", calls=2, window=10)
     play.running(*(f"t{n}" for n in range(10)))
     for n in range(2):
         play.enter(f"t{n}", gate)
@@ -65,7 +65,7 @@ def test_waiting_for_a_window_is_given_a_time_by_the_position(play: Play) -> Non
 
 
 def test_an_adaptive_limit_rises_with_success_and_halves_once_a_round(play: Play) -> None:
-    gate = Gate("g", running=40, adaptive=True)
+    gate = Limiter("g", running=40, adaptive=True)
     play.running(*(f"t{n}" for n in range(100)))
     inside = [play.enter(f"t{n}", gate) for n in range(10)]
     play.refused("t99", gate)
@@ -84,7 +84,7 @@ def test_an_adaptive_limit_rises_with_success_and_halves_once_a_round(play: Play
 
 
 def test_an_adaptive_limit_does_not_rise_while_hardly_used(play: Play) -> None:
-    gate = Gate("g", running=40, adaptive=True)
+    gate = Limiter("g", running=40, adaptive=True)
     names = [f"t{n}" for n in range(30)]
     play.running(*names)
     for name in names:
@@ -93,7 +93,7 @@ def test_an_adaptive_limit_does_not_rise_while_hardly_used(play: Play) -> None:
 
 
 def test_an_adaptive_limit_stays_between_one_and_the_configured(play: Play) -> None:
-    gate = Gate("g", running=3, adaptive=True)
+    gate = Limiter("g", running=3, adaptive=True)
     play.running(*(f"t{n}" for n in range(40)))
     for n in range(10):
         pair = [play.enter(f"t{2 * n}", gate, created=0), play.enter(f"t{2 * n + 1}", gate, created=0)]
@@ -110,7 +110,7 @@ def test_an_adaptive_limit_stays_between_one_and_the_configured(play: Play) -> N
 # -- breaker
 
 
-def fail(play: Play, gate: Gate, times: int, outcome: PassageOutcome = "failed") -> None:
+def fail(play: Play, gate: Limiter, times: int, outcome: PermitOutcome = "failed") -> None:
     for n in range(times):
         name = f"f{len(play.created)}-{n}"
         play.running(name)
@@ -118,7 +118,7 @@ def fail(play: Play, gate: Gate, times: int, outcome: PassageOutcome = "failed")
 
 
 def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     fail(play, gate, 2, "ok")
     fail(play, gate, 1)
     assert play.state(gate).state == "closed"
@@ -133,7 +133,7 @@ def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
 
 
 def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
-    gate = Gate("g", breaker=Breaker(interval=60, min_calls=4))
+    gate = Limiter("g", breaker=Breaker(interval=60, min_calls=4))
     fail(play, gate, 3)
     play.later("g")
     fail(play, gate, 3)
@@ -143,7 +143,7 @@ def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
 
 
 def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     fail(play, gate, 4)
     play.later("g")
     assert play.state(gate).state == "half_open"
@@ -158,7 +158,7 @@ def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) 
 
 
 def test_half_open_opens_again_when_one_fails(play: Play) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     fail(play, gate, 4)
     play.later("g")
     play.running("a", "b")
@@ -171,7 +171,7 @@ def test_half_open_opens_again_when_one_fails(play: Play) -> None:
 
 @pytest.mark.parametrize("how", ["ignored", "killed"])
 def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     fail(play, gate, 4)
     play.later("g")
     play.running("a", "b", worker="dead")
@@ -191,7 +191,7 @@ def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
 
 
 def test_calls_begun_before_the_breaker_opened_do_not_close_it(play: Play) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     play.running("slow", "slower")
     slow = [play.enter(name, gate) for name in ("slow", "slower")]
     fail(play, gate, 4)
@@ -202,7 +202,7 @@ def test_calls_begun_before_the_breaker_opened_do_not_close_it(play: Play) -> No
 
 
 def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     slow_ones = [f"slow{n}" for n in range(5)]
     play.running(*slow_ones, "a", "b")
     slow = [play.enter(name, gate) for name in slow_ones]
@@ -217,7 +217,7 @@ def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) 
 
 
 def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play) -> None:
-    gate = Gate("g", breaker=BREAKER)
+    gate = Limiter("g", breaker=BREAKER)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
     fail(play, gate, 4)

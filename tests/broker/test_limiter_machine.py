@@ -8,17 +8,17 @@ from random import Random
 
 import pytest
 
-from sytq import Gate, Passage
+from sytq import Limiter, Permit
 from sytq.states import TERMINAL
 from tests.broker.limiter_play import Play
 from tests.servers import poll
 
 GATES = [
-    Gate("provider:p", running=3),
-    Gate("model:m", running=1),
-    Gate("model:n", running=2, adaptive=True),
-    Gate("host:h", calls=4, window=0.3),
-    Gate("free"),
+    Limiter("provider:p", running=3),
+    Limiter("model:m", running=1),
+    Limiter("model:n", running=2, adaptive=True),
+    Limiter("host:h", calls=4, window=0.3),
+    Limiter("free"),
 ]
 #: No test waits for a fallback: who is not called is stranded.
 NEVER = 3600.0
@@ -30,8 +30,8 @@ class Life:
     def __init__(self, play: Play, random: Random) -> None:
         self.play = play
         self.random = random
-        self.wants: dict[str, list[Gate]] = {}
-        self.inside: dict[str, Passage] = {}
+        self.wants: dict[str, list[Limiter]] = {}
+        self.inside: dict[str, Permit] = {}
         self.refused: set[str] = set()  # and not settled yet
         self.begun: dict[str, list[int]] = defaultdict(list)
         self.workers = 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sytq import Gate
-from sytq.broker.limiter import gate_keys
+from sytq import Limiter
+from sytq.broker.limiter import limiter_keys
 from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LIVENESS_MS
 from tests.broker.limiter_play import BREAKER, ONE, Play
@@ -58,13 +58,15 @@ def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -
 @pytest.mark.parametrize("name", ["", "a b", "a|b", "ä", "x" * 301, "a\n"])
 def test_strange_names_are_refused(play: Play, name: str) -> None:
     with pytest.raises(InvalidInput):
-        Gate(name)
+        Limiter(name)
     with pytest.raises(InvalidInput):
         play.gates.pause(name, "ann", "why")
 
 
 def test_task_ids_and_gates_with_strange_characters_are_kept_apart(play: Play) -> None:
-    gates = [Gate(name, running=1) for name in ("host:[::1]:80", "host:[::1]:8", "model:a/b~c", "model:a/b", "a{b}(")]
+    gates = [
+        Limiter(name, running=1) for name in ("host:[::1]:80", "host:[::1]:8", "model:a/b~c", "model:a/b", "a{b}(")
+    ]
     ids = ["x|0|1|5", "0|x", "x", "[x", "(x"]
     play.running(*ids, "late")
     inside = [play.enter(name, gate) for name, gate in zip(ids, gates, strict=True)]
@@ -110,7 +112,7 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
 
 
 def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
-    gate = Gate("g", running=1, adaptive=True, calls=5, units=5, window=60, breaker=BREAKER)
+    gate = Limiter("g", running=1, adaptive=True, calls=5, units=5, window=60, breaker=BREAKER)
     redis, keys = play.bench.redis, play.bench.keys
     play.running("a", "b")
     a = play.enter("a", gate)
@@ -131,7 +133,7 @@ def test_a_gate_that_nobody_came_through_is_forgotten_too(play: Play) -> None:
     redis, keys = play.bench.redis, play.bench.keys
     play.gates.pause(ONE.name, "ann", "why")
     play.running("a")
-    play.refused("a", ONE, Gate("model:never"))
+    play.refused("a", ONE, Limiter("model:never"))
     known = {name for key in (keys.gates, keys.gates_settings) for name in redis.ask("HGETALL", key)}
     assert known == set(redis.ask("ZRANGE", keys.gates_due, 0, -1)) == {b"provider:one", b"model:never"}
 
@@ -145,7 +147,7 @@ def test_a_paused_gate_is_not_forgotten(play: Play) -> None:
 
 def test_the_loop_is_told_when_to_come_again(play: Play) -> None:
     keys = play.bench.keys
-    names = [*gate_keys(keys), keys.delayed("q")]
+    names = [*limiter_keys(keys), keys.delayed("q")]
     assert play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"]) == [0, -1]
     play.running("a", "b")
     play.enter("a", ONE)

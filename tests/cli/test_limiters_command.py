@@ -8,12 +8,12 @@ import re
 import pytest
 from typer.testing import CliRunner, Result
 
-from sytq import Breaker, Gate, Passage
+from sytq import Breaker, Limiter, Permit
 from sytq.cli import app
 from sytq.errors import InvalidInput
 from tests.workers import Installation
 
-PROVIDER = Gate("provider:p", running=2, calls=10, units=1000, breaker=Breaker(min_calls=1))
+PROVIDER = Limiter("provider:p", running=2, calls=10, units=1000, breaker=Breaker(min_calls=1))
 
 
 def run(installation: Installation, *arguments: str) -> Result:
@@ -26,8 +26,8 @@ def told(installation: Installation, *arguments: str) -> str:
     return done.stdout
 
 
-def inside(installation: Installation, task: str, *gates: Gate) -> Passage:
-    passage = Passage(task, 1, 1, gates, units=100)
+def inside(installation: Installation, task: str, *gates: Limiter) -> Permit:
+    passage = Permit(task, 1, 1, gates, units=100)
     installation.runtime.broker.gates.enter(passage)
     return passage
 
@@ -35,7 +35,7 @@ def inside(installation: Installation, task: str, *gates: Gate) -> Passage:
 def test_gates_are_listed_and_shown(installation: Installation) -> None:
     assert told(installation, "list").split() == ["gate", "state", "running", "waiting", "calls", "units"]
     assert json.loads(told(installation, "list", "--json")) == []
-    host = Gate("host:example.org:443")
+    host = Limiter("host:example.org:443")
     inside(installation, "a", PROVIDER, host)
     _header, first, second = told(installation, "list").splitlines()
     assert re.split(r"\s{2,}", first.strip()) == ["host:example.org:443", "closed", "1", "0"]

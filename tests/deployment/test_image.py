@@ -298,4 +298,4 @@ def test_every_setting_of_the_environment_example_is_known() -> None:
     config.load(environ=environ)
     compose = (ROOT / "docker-compose.yml").read_text()
     for name, _ in lines:
-        assert name.startswith("SYTQ_") or name in config.sources.OLD_VARIABLES or name in compose, name
+        assert name.startswith("SYTQ_") or name in config.layers.OLD_VARIABLES or name in compose, name

@@ -22,7 +22,7 @@ from sytq import testing
 from sytq.config import load
 from sytq.errors import ConfigError
 from sytq.tasktypes.registry import GROUP, Registry, declared_in, load_file
-from sytq.testing import Trial
+from sytq.testing import Harness
 from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
@@ -102,7 +102,7 @@ def test_an_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     file.write_text(example(f'@task("{name}"'))
     (declared,) = declared_in(load_file(file))
     payload, version, result = RUNS[name]
-    with Trial(declared) as trial:
+    with Harness(declared) as trial:
         run = trial.submit(payload, version=version)
         assert (run.start(), run.result) == ("succeeded", result), run.error
 
@@ -123,12 +123,12 @@ def test_what_the_examples_say_beside_the_result_is_so(tmp_path: Path) -> None:
 
     assert declared("order").shown({"customer": "Ada"}, {"cents": 300}) == {"customer": "Ada", "price": "3.00 EUR"}
     assert declared("order").shown({"customer": "Ada"}, None) == {"customer": "Ada"}
-    with Trial(declared("look-up")) as trial:
+    with Harness(declared("look-up")) as trial:
         run = trial.submit({"key": "b"})
         assert (run.start(), run.error) == ("dead", "there is no 'b'")
     stock = declared("count-stock")
     assert str(stock.schedule) == str(sytq.Schedule(cron="0 3 * * *", timezone="Europe/Berlin"))
-    with Trial(stock) as trial:
+    with Harness(stock) as trial:
         assert "count-stock.dead" in trial.runtime.registry
 
 
@@ -160,9 +160,9 @@ def test_everything_that_a_type_may_declare_is_explained() -> None:
 
 
 def test_everything_for_tests_is_explained() -> None:
-    for name in set(testing.__all__) - {"Clock", "Outside", "Run"}:
+    for name in set(testing.__all__) - {"Clock", "FakeHttp", "Run"}:
         assert f"`{name}" in PAGE, name
-    for name in ("Trial", "Run", "Clock", "Outside"):
+    for name in ("Harness", "Run", "Clock", "FakeHttp"):
         offers = [each for each in vars(getattr(testing, name)) if not each.startswith("_")]
         for offer in set(offers) - {"call", "options", "request", "close", "get", "stop", "forget"}:
             assert re.search(rf"\b{offer}\b", PAGE.partition("## Tests")[2]), f"{name}.{offer}"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sytq import Gate, Passage, Waiting
+from sytq import Limiter, Permit, Waiting
 from sytq.errors import RedisUnavailable
-from sytq.executor.permits import Turnstile
+from sytq.executor.permits import PermitBatcher
 from tests.broker.bench import Bench
 from tests.broker.limiter_play import ONE, TWO, Play
 
@@ -50,10 +50,10 @@ def test_those_who_ask_while_a_batch_is_at_redis_share_the_next_round_trip(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play.running(*NAMES)
-    wide = Gate("host:wide", running=100)
+    wide = Limiter("host:wide", running=100)
 
     async def run() -> list[str]:
-        turnstile = Turnstile(play.gates)
+        turnstile = PermitBatcher(play.gates)
         with held_up(play, monkeypatch) as (calls, go):
             passages = [play.passage(name, wide) for name in NAMES]
             first = asyncio.create_task(turnstile.enter(passages[0]))
@@ -74,7 +74,7 @@ def test_in_one_batch_who_leaves_makes_room_and_the_oldest_has_it(play: Play) ->
     old, young = play.passage("b", ONE, created=5), play.passage("c", ONE, created=7)
 
     async def run() -> list[object]:
-        turnstile = Turnstile(play.gates)
+        turnstile = PermitBatcher(play.gates)
         inside = play.passage("a", ONE)
         await turnstile.enter(inside)
         asked = turnstile.leave(inside), turnstile.enter(young), turnstile.enter(old)
@@ -92,14 +92,14 @@ def test_who_is_cancelled_before_its_turn_never_enters_and_who_is_cancelled_insi
     play.running("a", "b")
     passages = [play.passage("a", TWO), play.passage("b", TWO)]
 
-    async def through(turnstile: Turnstile, passage: Passage) -> None:
+    async def through(turnstile: PermitBatcher, passage: Permit) -> None:
         try:
             await turnstile.enter(passage)
         finally:
             await turnstile.leave(passage)
 
     async def run() -> list[str]:
-        turnstile = Turnstile(play.gates)
+        turnstile = PermitBatcher(play.gates)
         with held_up(play, monkeypatch, only="limiter_acquire") as (calls, go):
             entering = asyncio.create_task(through(turnstile, passages[0]))
             await until(lambda: calls)
@@ -124,7 +124,7 @@ def test_all_of_a_batch_hear_that_redis_is_away(play: Play, monkeypatch: pytest.
         raise RedisUnavailable("away")
 
     async def run() -> list[object]:
-        turnstile = Turnstile(play.gates)
+        turnstile = PermitBatcher(play.gates)
         monkeypatch.setattr(play.bench.redis, "call", away)
         return list(await asyncio.gather(*map(turnstile.enter, passages), return_exceptions=True))
 

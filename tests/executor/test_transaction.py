@@ -11,7 +11,7 @@ from dramatiq import Message
 from sytq.broker.delivery import Delivery
 from sytq.executor.transaction import Transaction
 from sytq.ledger.database import read, transact
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step, Task
 from sytq.runtime import Runtime
@@ -44,7 +44,7 @@ def enqueue(runtime: Runtime, parent: str, token: int, **payloads: Any) -> list[
 
 
 def end(runtime: Runtime, task_id: str) -> None:
-    runtime.ledger.record([Change(task_id, "succeeded", 1, 1, finished_at=utcnow(), result="null")])
+    runtime.ledger.record([Event(task_id, "succeeded", 1, 1, finished_at=utcnow(), result="null")])
 
 
 def llm_tasks(runtime: Runtime) -> set[str]:

@@ -16,8 +16,8 @@ import pytest
 from sytq.broker.broker import StreamsBroker
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Gates
-from sytq.executor.executor import WorkerProcess
+from sytq.broker.limiter import Limiters
+from sytq.executor.executor import Executor
 from sytq.states import WEIGHTS
 from tests.servers import poll
 from tests.workers import TRIALS, Installation
@@ -98,11 +98,11 @@ def test_p3_a_worker_whose_connections_are_all_busy_goes_on_beating(harmed: Inst
 def test_the_name_of_a_worker_on_a_host_with_a_long_name_fits_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "h" * 64)
     redis = Redis("redis://127.0.0.1:1")
-    worker = WorkerProcess(
+    worker = Executor(
         StreamsBroker(redis),
         redis,
         Keys("sytq"),
-        Gates(redis, Keys("sytq"), 4.0, []),
+        Limiters(redis, Keys("sytq"), 4.0, []),
         pulse=redis,
         liveness=4.0,
         heartbeat=1.0,

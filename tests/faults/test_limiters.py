@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sytq.broker.limiter_states import GateState
+from sytq.broker.limiter_states import LimiterState
 from sytq.observability import metrics
 from tests.crowd import Crowd
 from tests.servers import RedisServer, poll
@@ -44,7 +44,7 @@ def submit(installation: Installation, crowd: Crowd, count: int, type_name: str 
     return [task.id for task in prepared]
 
 
-def gate(installation: Installation, name: str = "provider:crowd") -> GateState:
+def gate(installation: Installation, name: str = "provider:crowd") -> LimiterState:
     state = installation.runtime.inspection.gate(name)
     assert state is not None
     return state

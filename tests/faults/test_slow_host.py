@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.broker.limiter_states import GateState
+from sytq.broker.limiter_states import LimiterState
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -99,7 +99,7 @@ class Side(Installation):
         """Tasks that take a place in the worker."""
         return sum(depth.running for depth in self.runtime.inspection.queues())
 
-    def gate(self, url: str) -> GateState | None:
+    def gate(self, url: str) -> LimiterState | None:
         return self.runtime.inspection.gate("host:" + url.removeprefix("http://").strip("/"))
 
     def refused(self) -> int:

@@ -15,8 +15,8 @@ from sytq.broker.connection import Redis
 from sytq.ledger.ledger import NewTask
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
-from sytq.streams.bridge import message_task_id
 from sytq.streams.client import Consumer, Producer
+from sytq.streams.loop import message_task_id
 from tests.servers import RedisServer, poll
 from tests.topologies import RedisCluster
 from tests.workers import Installation

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Task
 from tests.servers import MySQLServer, RedisServer, poll
@@ -120,7 +120,7 @@ def test_p1_a_recorder_that_dies_behind_its_commit_delays_what_waits(on_both: In
     child = on_both.prepare("plain", "child")
     last = on_both.prepare("plain", "last", after=[child.id])
     on_both.runtime.ledger.accept([child, last])
-    end = Change(child.id, "succeeded", 1, 1, finished_at=utcnow())
+    end = Event(child.id, "succeeded", 1, 1, finished_at=utcnow())
     freed = on_both.runtime.ledger.record([end])
     assert [task.id for task in freed] == [last.id]  # and then nobody dispatches it
     on_both.start_worker()

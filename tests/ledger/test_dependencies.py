@@ -13,7 +13,7 @@ from sytq.errors import InvalidInput
 from sytq.ids import new_id
 from sytq.ledger import dependencies
 from sytq.ledger.database import open_database, read, transact
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task, Wait
@@ -43,7 +43,7 @@ def insert_all(ledger: Ledger, number: int, after: tuple[str, ...] = (), **field
 
 def end(ledger: Ledger, *ids: str, state: str = "succeeded", token: int = 1, result: str = "null") -> list[str]:
     """Record these ends, and return which tasks may run because of them."""
-    changes = [Change(i, state, token, 1, finished_at=utcnow(), result=result, error=None) for i in ids]
+    changes = [Event(i, state, token, 1, finished_at=utcnow(), result=result, error=None) for i in ids]
     return [task.id for task in ledger.record(changes)]
 
 

@@ -15,7 +15,7 @@ from sytq.errors import DatabaseUnavailable, Lost
 from sytq.ids import derived_id, new_id
 from sytq.ledger import migrations
 from sytq.ledger.database import is_mysql, open_database, transact
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Task, ValuationRecord
@@ -101,18 +101,18 @@ def test_find_counts_all_and_pages_newest_first(ledger: Ledger) -> None:
     assert ledger.find(states=("dead",)) == ([], 0)
 
 
-def ended(task_id: str, token: int, word: str, **fields: object) -> Change:
+def ended(task_id: str, token: int, word: str, **fields: object) -> Event:
     outcome = {"retrying": "failed", "queued": "returned"}.get(word, word)
-    return Change(task_id, word, token, 1, "w", utcnow(), utcnow(), outcome=outcome, **fields)  # type: ignore[arg-type]
+    return Event(task_id, word, token, 1, "w", utcnow(), utcnow(), outcome=outcome, **fields)  # type: ignore[arg-type]
 
 
 def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledger) -> None:
     a, b = accepted(ledger), accepted(ledger)
     batch = [
-        Change(a, "running", 1, 1, "w", started_at=utcnow()),
+        Event(a, "running", 1, 1, "w", started_at=utcnow()),
         ended(a, 1, "retrying", error="first", scheduled_at=LATER),
-        Change(b, "running", 2, 1, "w", started_at=utcnow()),
-        Change(a, "running", 3, 2, "w", started_at=utcnow()),
+        Event(b, "running", 2, 1, "w", started_at=utcnow()),
+        Event(a, "running", 3, 2, "w", started_at=utcnow()),
         ended(a, 3, "succeeded", result='{"n":1}'),
     ]
     for _ in range(2):  # an event that is delivered again changes nothing
@@ -131,14 +131,14 @@ def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledg
 def test_p6_a_terminal_row_never_changes(ledger: Ledger, end: str) -> None:
     task_id = accepted(ledger)
     ledger.record([ended(task_id, 5, end)])
-    for change in (Change(task_id, "running", 9, 2), ended(task_id, 9, "retrying"), ended(task_id, 9, "dead")):
+    for change in (Event(task_id, "running", 9, 2), ended(task_id, 9, "retrying"), ended(task_id, 9, "dead")):
         ledger.record([change])
         assert state(ledger, task_id) == end
 
 
 def test_p6_an_earlier_start_never_overwrites_a_later_one(ledger: Ledger) -> None:
     task_id = accepted(ledger)
-    ledger.record([Change(task_id, "running", 9, 2, "later")])
+    ledger.record([Event(task_id, "running", 9, 2, "later")])
     ledger.record([ended(task_id, 5, "succeeded")])
     row = ledger.get(task_id)
     assert row is not None

@@ -15,7 +15,7 @@ from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
 #: What lists ask for: states, type, queue.
@@ -69,9 +69,9 @@ def test_no_list_sorts_what_it_reads(database: peewee.Database, monkeypatch: pyt
     for states, kind, queue in ASKED:
         terms = {"state": ",".join(states), "type": kind, "queue": queue}
         wanted = parse(" ".join(f"{field}:{value}" for field, value in terms.items() if value))
-        page = History(database).page(wanted, limit=20)
+        page = Search(database).page(wanted, limit=20)
         assert len(page.tasks) == 20
-        History(database).page(wanted, limit=20, after=page.next)
+        Search(database).page(wanted, limit=20, after=page.next)
     for states, queue in itertools.product([(), *((state,) for state in STATES)], ["q1", None]):
         assert len(Ledger(database).find(states=states, queue=queue, limit=20)[0]) == 20
     Ledger(database).newcomers(utcnow() - dt.timedelta(days=2), "", 20)
@@ -101,7 +101,7 @@ def test_what_changes_while_a_list_is_read_is_in_it_once(
                     other.execute_sql(f"UPDATE sytq_tasks SET state = '{state}' WHERE id = '{task_id}'")
         return done
 
-    history, wanted = History(database), parse("type:moving")
+    history, wanted = Search(database), parse("type:moving")
     for look, expected in (
         (lambda: sorted(task.id for task in history.page(wanted, limit=10).tasks), sorted((late, early))),
         (lambda: history.count(wanted), 2),

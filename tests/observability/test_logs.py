@@ -22,7 +22,7 @@ from tests.workers import Installation
 
 PRELUDE = """
 import logging, sys, structlog
-from sytq import logs
+from sytq.observability import logs
 logs.configure({level!r}, {form!r}, "worker")
 log = structlog.get_logger("ours")
 """
@@ -307,7 +307,7 @@ def test_a_dramatiq_worker_process_logs_in_the_same_form(tmp_path: Path) -> None
         """
 import dramatiq
 from dramatiq.brokers.stub import StubBroker
-from sytq import logs
+from sytq.observability import logs
 logs.configure("info", "json", "worker")
 dramatiq.set_broker(StubBroker())
 """

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from dramatiq import Message
 
-from sytq import Gate, Passage, config
+from sytq import Limiter, Permit, config
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.config import Settings
 from sytq.executor.attempt import Services
@@ -33,17 +33,17 @@ class Attempt:
     outcome: Outcome
     detail: dict[str, Any]
     result: Any
-    gates: list[tuple[Gate, str]]  # gone through, and what was reported there
+    gates: list[tuple[Limiter, str]]  # gone through, and what was reported there
 
 
 class Alone(AsyncContext):
     """A context without a store: every gate lets it through, and keeps what it reports."""
 
-    gone: list[tuple[Gate, Passage]]
+    gone: list[tuple[Limiter, Permit]]
 
     @asynccontextmanager
-    async def passage(self, *gates: Gate, units: int = 0) -> AsyncIterator[Passage]:
-        made = Passage(self.id, 1, 0, gates, units)
+    async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
+        made = Permit(self.id, 1, 0, gates, units)
         self.gone = [(gate, made) for gate in gates]
         yield made
 

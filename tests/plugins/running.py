@@ -16,7 +16,7 @@ from sytq.config import load
 from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext, Context
 from sytq.ledger.migrations import migrate
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.runtime import Runtime, build
 
 
@@ -63,7 +63,7 @@ class Run:
                 broker=_Unheard(),  # type: ignore[arg-type]  # progress goes nowhere
                 submitter=self._runtime.submitter,
                 operator=self._runtime.operator,
-                history=History(self._runtime.database),
+                history=Search(self._runtime.database),
                 client=unused,
                 blocking_client=unused,
                 threads=threads,

@@ -15,7 +15,7 @@ from sytq_plugins.command import arguments
 from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.tasktypes.registry import Registry
-from sytq.testing import Trial
+from sytq.testing import Harness
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -60,7 +60,7 @@ def test_a_request_is_filled_and_retried_by_its_policy() -> None:
         "retry": {"first": "100ms", "max_attempts": 3},
     }
     filled = "https://shop.example/orders/a%2Fb%3Fc%26d%3D%C3%A9?q=a/b?c%26d%3D%C3%A9"
-    with Trial("paid", config=section) as trial:
+    with Harness("paid", config=section) as trial:
         trial.http.answer(filled, 503, 200)
         run = trial.run({"name": "a/b?c&d=é", "n": 7, "items": [1, {"x": None}], "flag": True})
         assert (run.row.attempts, run.result) == (2, {"status": 200, "body": ""})
@@ -79,7 +79,7 @@ def test_values_cannot_leave_their_place_in_the_request() -> None:
         "crlf": ({"x": "1", "y": "2\r\nHost: evil"}, "headers.X-X: line breaks and control characters"),
         "missing": ({"x": "1"}, "y: missing, and the template has a place for it"),
     }
-    with Trial("one", config={"http": {"url": "https://shop.example/a/{x}/b", "headers": {"X-X": "{y}"}}}) as trial:
+    with Harness("one", config={"http": {"url": "https://shop.example/a/{x}/b", "headers": {"X-X": "{y}"}}}) as trial:
         trial.http.otherwise(404)
         for payload, words in says.values():
             run = trial.submit(payload)
@@ -159,7 +159,7 @@ def test_an_installed_type_is_only_configured() -> None:
 
 def run(payload: Any = None, **section: Any) -> Any:
     """Run a command type once: its result, or the state and error that it leaves."""
-    with Trial("one", config=section) as trial:
+    with Harness("one", config=section) as trial:
         once = trial.submit(payload or {})
         return once.result if once.start() == "succeeded" else (once.state, once.error)
 

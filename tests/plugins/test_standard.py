@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sytq.testing import Outside, Reply, Trial, TypeSuite
+from sytq.testing import FakeHttp, Harness, Reply, TypeSuite
 
 
 class TestDefault(TypeSuite):
@@ -27,7 +27,7 @@ class TestWebhook(TypeSuite):
     secrets = ("url-key-1234", "tok-5678", "whsec_", "hush-9012")
     settings: ClassVar[Any] = {"webhook": {"secret": "whsec_aHVzaC05MDEyLWh1c2gtOTAxMi1odXNoLTkwMTI="}}
 
-    def outside(self, http: Outside) -> None:
+    def outside(self, http: FakeHttp) -> None:
         http.answer(self.payload["url"], 204)
 
 
@@ -41,7 +41,7 @@ class TestHttpKind(TypeSuite):
     failures = (*TypeSuite.failures, (404, "dead"), (500, "retrying"))
     secrets = ("tok-5678",)
 
-    def outside(self, http: Outside) -> None:
+    def outside(self, http: FakeHttp) -> None:
         http.answer("https://example.com/a%2Fb", Reply(json={"ok": True}))
 
 
@@ -65,10 +65,10 @@ class TestReport(TypeSuite):
         return json.dumps(first)[:50] == json.dumps(second)[:50]
 
 
-class WithRow(Trial):
+class WithRow(Harness):
     """A trial with a row to be answered."""
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Harness:
         entered = super().__enter__()
         insert = "INSERT INTO valuation_records (id, status, user_message, callback_url) VALUES (1, 'pending', ?, ?)"
         with self.runtime.database.connection_context():
@@ -87,9 +87,9 @@ class TestLlm(TypeSuite):
     failures = (*TypeSuite.failures, (400, "dead"), (404, "dead"), (200, "retrying"))
     secrets = ("sk-3456", "my house")
 
-    def trial(self) -> Trial:
+    def trial(self) -> Harness:
         return WithRow(self.type, settings=self.settings)
 
-    def outside(self, http: Outside) -> None:
+    def outside(self, http: FakeHttp) -> None:
         answer = {"choices": [{"message": {"content": "Much."}, "finish_reason": "stop"}], "usage": {"total_tokens": 9}}
         http.answer("https://llm.example.com/v1/chat/completions", Reply(json=answer))

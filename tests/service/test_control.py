@@ -16,7 +16,7 @@ from sytq.broker.operations import Operations
 from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import UniqueKey
 from sytq.service.control import Operator
@@ -109,7 +109,7 @@ def test_a_task_that_is_entered_while_it_is_cancelled_does_not_run(make: Make, r
     class Overtaken:
         """Between the row that is read and its end, the task is entered again."""
 
-        def record(self, changes: list[Change]) -> None:
+        def record(self, changes: list[Event]) -> None:
             parts.submitter.dispatch(parts.ledger.still_unfinished([task]))
             parts.submitter.record(changes)
 
@@ -255,7 +255,7 @@ def test_dead_tasks_are_replayed_and_deleted(make: Make) -> None:
 def test_two_operators_at_once_do_nothing_twice(make: Make, other: str) -> None:
     installation = make()
     ids = [installation.submit("plain", f"t{n}") for n in range(300)]
-    ended = [Change(task, DEAD, 1, 1, finished_at=utcnow(), error="as told") for task in ids]
+    ended = [Event(task, DEAD, 1, 1, finished_at=utcnow(), error="as told") for task in ids]
     for _ in range(3):
         installation.runtime.ledger.record(ended)
         changes = [partial(getattr(operator(installation), name), ids) for name in ("replay", other)]

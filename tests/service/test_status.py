@@ -16,11 +16,11 @@ from sytq.broker.broker import Envelope
 from sytq.broker.inspection import Depth, Inspection
 from sytq.broker.keys import GROUP
 from sytq.errors import InvalidInput
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import from_ms, utcnow
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
-from sytq.ledger.search import COUNT_MOST, History
+from sytq.ledger.search import COUNT_MOST, Search
 from sytq.states import DEAD, QUEUED, STATES
 from tests.servers import poll
 from tests.workers import Installation
@@ -226,7 +226,7 @@ def test_a_cursor_of_another_list_is_refused(installation: Installation, cursor:
         with pytest.raises(InvalidInput, match=r"after: .* is no cursor"):
             page(limit=1, after=cursor)
     with pytest.raises(InvalidInput, match=r"after: .* is no cursor"):
-        History(parts.database).page(parse(""), limit=1, after=cursor)
+        Search(parts.database).page(parse(""), limit=1, after=cursor)
     with pytest.raises(InvalidInput, match=r"queue: 'nosuch' is not a queue; valid: .*gentle"):
         parts.inspection.running(queue="nosuch")
 
@@ -239,7 +239,7 @@ def ledger(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Instal
 
 
 def test_the_ledger_is_listed_latest_first_and_every_task_once(ledger: Installation) -> None:
-    history, submitter = History(ledger.runtime.database), ledger.runtime.submitter
+    history, submitter = Search(ledger.runtime.database), ledger.runtime.submitter
     batch = [ledger.prepare("plain" if n % 2 else "gentle", f"t{n}") for n in range(9)]
     submitter.submit(batch)  # one statement: on MySQL all have one moment
     last = ledger.submit("plain", "last")
@@ -259,7 +259,7 @@ def test_the_ledger_is_listed_latest_first_and_every_task_once(ledger: Installat
 
 
 def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger: Installation) -> None:
-    history, parts = History(ledger.runtime.database), ledger.runtime
+    history, parts = Search(ledger.runtime.database), ledger.runtime
     tasks = [ledger.prepare("plain", f"t{n}") for n in range(8)]
     parts.ledger.accept(tasks)
     start = 1_700_000_000_000
@@ -267,7 +267,7 @@ def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger:
     said = ["100% wrong", "a_b", "axb", "100 wrong"] * 2
     parts.ledger.record(
         [
-            Change(task.id, DEAD, 1, 1, finished_at=from_ms(end), error=error, outcome=DEAD)
+            Event(task.id, DEAD, 1, 1, finished_at=from_ms(end), error=error, outcome=DEAD)
             for task, end, error in zip(tasks, ends, said, strict=True)
         ]
     )
@@ -285,11 +285,11 @@ def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger:
 
 
 def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> None:
-    history, parts = History(ledger.runtime.database), ledger.runtime
+    history, parts = Search(ledger.runtime.database), ledger.runtime
     tasks = [ledger.prepare("hopeless", f"t{n}") for n in range(7)]
     parts.ledger.accept(tasks)
     ended = from_ms(1_700_000_000_000)
-    parts.ledger.record([Change(task.id, DEAD, 1, 1, finished_at=ended, error="x", outcome=DEAD) for task in tasks])
+    parts.ledger.record([Event(task.id, DEAD, 1, 1, finished_at=ended, error="x", outcome=DEAD) for task in tasks])
     seen = []
     for page in history.pages(parse("state:dead"), size=2):
         seen += [task.id for task in page]
@@ -302,6 +302,6 @@ def test_counting_stops_where_it_would_cost(ledger: Installation, monkeypatch: p
     monkeypatch.setattr("sytq.ledger.search.COUNT_MOST", 3)
     assert COUNT_MOST >= 1000
     ledger.runtime.ledger.accept([ledger.prepare("plain", f"t{n}") for n in range(6)])
-    assert History(ledger.runtime.database).counts(["plain"]).by_type["plain"][QUEUED] == 4
+    assert Search(ledger.runtime.database).counts(["plain"]).by_type["plain"][QUEUED] == 4
     with ledger.runtime.database.connection_context():
         assert Task.select().count() == 6

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from sytq import task
 from sytq.cli.task_view import print_task
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.service.task_view import task_detail
@@ -36,7 +36,7 @@ def accepted(runtime: Runtime, payload: dict[str, Any]) -> Task:
     new = runtime.submitter.prepare("email", payload)
     runtime.ledger.accept([new])
     result = json.dumps({"sent": ["a", "b", "c"], "refused": {"d": "550"}})
-    runtime.submitter.record([Change(new.id, SUCCEEDED, 1, 1, result=result)])
+    runtime.submitter.record([Event(new.id, SUCCEEDED, 1, 1, result=result)])
     row = runtime.ledger.get(new.id)
     assert row is not None
     return row

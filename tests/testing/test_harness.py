@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sytq import AsyncContext, Backoff, Context, Fail, Gate, Retry, task
+from sytq import AsyncContext, Backoff, Context, Fail, Limiter, Retry, task
 from sytq.errors import ConfigError, InvalidInput, OutboundRefused
-from sytq.testing import Reply, Trial
+from sytq.testing import Harness, Reply
 
 URL = "https://example.com/prices"
 
@@ -35,7 +35,7 @@ def fetching(ctx: Context, order: Order) -> dict[str, Any]:
 
 @task("gated", payload=Order, retry=Backoff(first="1h", max_age="24h", jitter=0))
 async def gated(ctx: AsyncContext, order: Order) -> int:
-    async with ctx.passage(Gate("shop", running=1)) as passage:
+    async with ctx.passage(Limiter("shop", running=1)) as passage:
         await ctx.progress(1)
         passage.report("ok")
         answer = await ctx.http.get(order.url)
@@ -47,7 +47,7 @@ async def gated(ctx: AsyncContext, order: Order) -> int:
 
 
 def test_a_run_leaves_what_it_would_leave_in_service() -> None:
-    with Trial(fetching) as trial:
+    with Harness(fetching) as trial:
         trial.http.answer(URL, Reply(json=42), method="POST")
         run = trial.run({"item": "elm"})
         (child,) = run.children
@@ -63,7 +63,7 @@ def test_a_run_leaves_what_it_would_leave_in_service() -> None:
 
 
 def test_the_clock_moves_to_each_next_attempt_as_the_policy_says() -> None:
-    with Trial(fetching, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)) as trial:
+    with Harness(fetching, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)) as trial:
         trial.http.answer(URL, 500, 502, 503, Reply(json=1))
         began = time.monotonic()
         run = trial.run({})
@@ -75,11 +75,11 @@ def test_the_clock_moves_to_each_next_attempt_as_the_policy_says() -> None:
 
 
 def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
-    with Trial(fetching) as trial:
+    with Harness(fetching) as trial:
         trial.http.otherwise(503)
         assert (run := trial.run({})).error == "HTTP 503 (failed after 4 attempts)"
         assert run.state == "dead"
-    with Trial(gated, config={"retry": {"max": "6h"}}) as trial:
+    with Harness(gated, config={"retry": {"max": "6h"}}) as trial:
         trial.http.otherwise(503)
         run = trial.run({})
         assert (run.state, len(run.attempts)) == ("dead", 7)  # after 0, 1, 3, 7, 13, 19 and 24 hours
@@ -96,7 +96,7 @@ def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
     ],
 )
 def test_the_outside_fails_as_it_would(reply: Reply, words: str) -> None:
-    with Trial(fetching) as trial:
+    with Harness(fetching) as trial:
         trial.http.otherwise(reply)
         run = trial.submit({})
         assert run.start() == "retrying"
@@ -104,7 +104,7 @@ def test_the_outside_fails_as_it_would(reply: Reply, words: str) -> None:
 
 
 def test_the_guard_stands_before_the_answers() -> None:
-    with Trial(fetching) as trial:
+    with Harness(fetching) as trial:
         run = trial.submit({"url": "http://127.0.0.1/inside"})
         assert run.start() == "retrying"
         assert OutboundRefused.__name__ in (run.error or "")
@@ -114,19 +114,19 @@ def test_the_guard_stands_before_the_answers() -> None:
 def test_a_call_that_no_answer_was_given_for_fails_the_test() -> None:
     with (
         pytest.raises(AssertionError, match=r"no reply was given for GET https://example\.com/prices"),
-        Trial(gated) as trial,
+        Harness(gated) as trial,
     ):
         assert trial.submit({}).start() == "retrying"
 
 
 def test_configuration_and_payloads_are_checked_as_in_service() -> None:
-    with pytest.raises(ConfigError, match=r"types\.fetching\.timeout"), Trial(fetching, config={"timeout": "soon"}):
+    with pytest.raises(ConfigError, match=r"types\.fetching\.timeout"), Harness(fetching, config={"timeout": "soon"}):
         pass
-    with Trial(fetching, config={"timeout": "7s"}) as trial:
+    with Harness(fetching, config={"timeout": "7s"}) as trial:
         assert trial.type.seconds == 7.0
         with pytest.raises(InvalidInput, match="item"):
             trial.submit({"item": 1})
-    with Trial("default") as trial:  # one that is installed
+    with Harness("default") as trial:  # one that is installed
         assert trial.run({"a": 1}).result == {"a": 1}
 
 
@@ -135,7 +135,7 @@ def test_a_task_whose_unique_key_stands_is_refused_until_the_other_has_ended() -
     def once(ctx: Context, order: Order) -> None:
         pass
 
-    with Trial(once) as trial:
+    with Harness(once) as trial:
         first = trial.submit({})
         with pytest.raises(InvalidInput, match="the same unique key"):
             trial.submit({})
@@ -144,6 +144,6 @@ def test_a_task_whose_unique_key_stands_is_refused_until_the_other_has_ended() -
 
 
 def test_leaving_a_trial_leaves_the_time_alone() -> None:
-    with Trial("default", now=dt.datetime(2001, 1, 1, tzinfo=dt.UTC)) as trial:
+    with Harness("default", now=dt.datetime(2001, 1, 1, tzinfo=dt.UTC)) as trial:
         assert trial.clock.now().year == 2001
     assert dt.datetime.now(dt.UTC).year > 2020

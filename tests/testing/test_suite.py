@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from sytq import AsyncContext, Backoff, Context, Fail, Retry, task
-from sytq.testing import Outside, Reply, TypeSuite
+from sytq.testing import FakeHttp, Reply, TypeSuite
 
 URL = "https://example.com/"
 TESTS = [name for name in vars(TypeSuite) if name.startswith("test_")]
@@ -25,7 +25,7 @@ class Base(TypeSuite):
     payload = {"item": "elm", "token": "tok-secret-1"}  # noqa: RUF012
     secrets = ("tok-secret-1",)
 
-    def outside(self, http: Outside) -> None:
+    def outside(self, http: FakeHttp) -> None:
         http.answer(URL, Reply(json={"price": 3}))
 
 

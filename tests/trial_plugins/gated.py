@@ -5,7 +5,7 @@ import socket
 
 from pydantic import BaseModel
 
-from sytq import AsyncContext, Backoff, Breaker, Context, Gate, Passage, task
+from sytq import AsyncContext, Backoff, Breaker, Context, Limiter, Permit, task
 
 #: More attempts than a breaker that is tried every 1.5 s takes while a test stands still.
 OFTEN = Backoff(first="100ms", factor=1, max_attempts=50, jitter=0)
@@ -20,13 +20,13 @@ class Call(BaseModel):
     window: float = 60.0
     breaker: bool = False
 
-    def gates(self) -> list[Gate]:
+    def gates(self) -> list[Limiter]:
         breaker = Breaker(timeout=1.5, min_calls=3) if self.breaker else None
-        provider = Gate("provider:crowd", running=self.running, adaptive=self.adaptive, breaker=breaker)
-        return [provider, Gate("model:crowd/one", calls=self.calls, window=self.window)]
+        provider = Limiter("provider:crowd", running=self.running, adaptive=self.adaptive, breaker=breaker)
+        return [provider, Limiter("model:crowd/one", calls=self.calls, window=self.window)]
 
 
-def judge(passage: Passage, answer: bytes) -> None:
+def judge(passage: Permit, answer: bytes) -> None:
     passage.report({b"ok": "ok", b"full": "overloaded"}.get(answer, "failed"), units=7)
 
 

@@ -4,12 +4,11 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from sytq import AsyncContext, Backoff, Context, Fail, task
-from sytq.ledger.dependencies import OnFailure
 
 THREE = Backoff(first="100ms", factor=1, max_attempts=3, jitter=0)
 
@@ -26,7 +25,7 @@ class Fan(BaseModel):
     name: str = "-"
     parts: list[Part] = []
     inner: list["Fan"] = []
-    on_failure: OnFailure = "cancel"
+    on_failure: Literal["cancel", "run"] = "cancel"
     dies: bool = False  # at its first run, between its children and what waits for them
 
 

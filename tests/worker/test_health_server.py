@@ -71,7 +71,9 @@ class Group:
 
     @property
     def workers(self) -> list[int]:
-        return sorted(sign.pid for sign in liveness.signs(self.on.folder / f"sytq-{os.getuid()}-{self.process.pid}"))
+        return sorted(
+            sign.pid for sign in liveness.read_liveness(self.on.folder / f"sytq-{os.getuid()}-{self.process.pid}")
+        )
 
     def close(self) -> None:
         if self.process.poll() is None:

@@ -15,7 +15,7 @@ import falcon
 import falcon.asgi
 
 from sytq.api import problems
-from sytq.api.data_loader import Reader
+from sytq.api.data_loader import DataLoader
 from sytq.api.live import LiveView
 from sytq.api.parameters import number, parameter
 from sytq.api.threads import Threads
@@ -45,7 +45,7 @@ class Lookup:
     """What both endpoints share: the stores, and a task in contract A's form."""
 
     def __init__(
-        self, ledger: Ledger, registry: Registry, live: LiveView, reader: Reader, sql: Threads, retention: float
+        self, ledger: Ledger, registry: Registry, live: LiveView, reader: DataLoader, sql: Threads, retention: float
     ) -> None:
         self.ledger = ledger
         self.live = live

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sytq.api.data_loader import Reader
+from sytq.api.data_loader import DataLoader
 from sytq.api.submission import Submission
-from sytq.api.task_watcher import Watch
+from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
 from sytq.runtime import Runtime
 
@@ -21,7 +21,7 @@ class Parts:
 
     runtime: Runtime
     submission: Submission
-    reader: Reader
-    watch: Watch
+    reader: DataLoader
+    watch: TaskWatcher
     sql: Threads
     redis: Threads

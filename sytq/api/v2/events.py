@@ -15,7 +15,7 @@ from falcon.asgi import SSEvent
 
 from sytq.api import problems
 from sytq.api.parameters import only
-from sytq.api.task_watcher import Sight, changed
+from sytq.api.task_watcher import Snapshot, changed
 from sytq.api.v2.task import One
 from sytq.api.v2.waiting import draining
 
@@ -61,9 +61,9 @@ class Events(One):
                     yield None  # a comment, so that a client that has gone is noticed
 
 
-def _told(sight: Sight) -> dict[str, object]:
+def _told(sight: Snapshot) -> dict[str, object]:
     return {"state": sight.state, "attempts": sight.attempts, "progress": sight.progress, "ended": sight.ended}
 
 
-def _tag(sight: Sight) -> str:
+def _tag(sight: Snapshot) -> str:
     return f"{sight.version}{':ended' if sight.ended else ''}"

@@ -16,7 +16,7 @@ from sytq.api.parameters import only
 from sytq.api.v2 import Parts
 from sytq.api.v2.requests import NewOperation, when
 from sytq.api.v2.task import signed
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.service.bulk import description, targets
 from sytq.tasktypes.declaration import validated
 
@@ -26,7 +26,7 @@ class Operations:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._history = History(parts.runtime.database)
+        self._history = Search(parts.runtime.database)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())

@@ -23,7 +23,7 @@ from sytq.service.task_view import iso
 _LIMIT_MAX = 200
 
 
-class Whole:
+class Page:
     """A list that is never long: GET only, without pages."""
 
     def __init__(self, name: str, threads: Threads, read: Callable[[], list[Any]]) -> None:

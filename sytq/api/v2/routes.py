@@ -10,7 +10,7 @@ import falcon.asgi
 from sytq.api.v2 import Parts
 from sytq.api.v2.events import Events
 from sytq.api.v2.operations import Operations
-from sytq.api.v2.overview import Types, Unreadable, Whole
+from sytq.api.v2.overview import Page, Types, Unreadable
 from sytq.api.v2.spend import Spend
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.tasks import Batch, Dead, Tasks
@@ -34,6 +34,6 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/dead/unreadable", Unreadable(parts))
     app.add_route("/v2/spend", Spend(parts))
     app.add_route("/v2/types", Types(parts))
-    app.add_route("/v2/queues", Whole("queues", parts.redis, partial(status.queues, runtime)))
-    app.add_route("/v2/workers", Whole("workers", parts.redis, partial(status.workers, runtime)))
-    app.add_route("/v2/schedules", Whole("schedules", parts.sql, partial(status.schedules, runtime)))
+    app.add_route("/v2/queues", Page("queues", parts.redis, partial(status.queues, runtime)))
+    app.add_route("/v2/workers", Page("workers", parts.redis, partial(status.workers, runtime)))
+    app.add_route("/v2/schedules", Page("schedules", parts.sql, partial(status.schedules, runtime)))

@@ -14,7 +14,7 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import only
-from sytq.api.threads import Busy
+from sytq.api.threads import Overloaded
 from sytq.api.v2 import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
 from sytq.api.v2.waiting import preferred, tagged
@@ -30,7 +30,7 @@ async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
     """All that is known of a task, as JSON."""
     asked = None
     if live is not None and live.state == RUNNING:
-        with contextlib.suppress(RedisUnavailable, Busy):
+        with contextlib.suppress(RedisUnavailable, Overloaded):
             asked = (await parts.redis.run(parts.runtime.inspection.cancels, [row.id])).get(row.id)
     return problems.encode(task_detail(row, parts.runtime.registry, live, asked, *await parts.reader.history(row.id)))
 

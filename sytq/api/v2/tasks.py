@@ -22,7 +22,7 @@ from sytq.api.v2.waiting import preferred
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.ledger.ledger import NewTask as Prepared
 from sytq.ledger.query import Filter, parse
-from sytq.ledger.search import COUNT_MOST, History
+from sytq.ledger.search import COUNT_MOST, Search
 from sytq.service.bulk import given_up
 from sytq.service.task_view import task_view
 from sytq.tasktypes.declaration import validated
@@ -37,7 +37,7 @@ class Tasks:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._history = History(parts.runtime.database)
+        self._history = Search(parts.runtime.database)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ())
@@ -65,7 +65,7 @@ class Dead:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._history = History(parts.runtime.database)
+        self._history = Search(parts.runtime.database)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         await _page(self._parts, self._history, req, resp, given_up)
@@ -114,7 +114,7 @@ class Batch:
 
 async def _page(
     parts: Parts,
-    history: History,
+    history: Search,
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
     read: Callable[[str], Filter],

@@ -12,7 +12,7 @@ import re
 import falcon
 import falcon.asgi
 
-from sytq.api.threads import Busy
+from sytq.api.threads import Overloaded
 from sytq.api.v2 import Parts
 
 #: The most seconds that an answer is held back.
@@ -31,7 +31,7 @@ async def preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Re
     seconds = min(int(match[1]), WAIT_MOST)
     try:
         ended = await parts.watch.ended(task_id, seconds, draining(req))
-    except Busy:
+    except Overloaded:
         return False
     resp.set_header("Preference-Applied", f"wait={seconds}")
     return ended

@@ -20,7 +20,7 @@ from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.database import is_mysql, open_database, read
 from sytq.ledger.migrations import pending
 from sytq.ledger.models import ApiKey
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 
 _PATIENCE = 2.0
 
@@ -126,4 +126,4 @@ def _connections(settings: Settings) -> int:
 
 
 def _time(base: peewee.Database) -> float:
-    return History(base).now().replace(tzinfo=dt.UTC).timestamp()
+    return Search(base).now().replace(tzinfo=dt.UTC).timestamp()

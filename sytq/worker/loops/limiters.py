@@ -10,7 +10,7 @@ from dramatiq import Broker
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import gate_keys
+from sytq.broker.limiter import limiter_keys
 from sytq.worker.loops.loop import LeasedLoop
 
 #: Bounds one script call.
@@ -18,7 +18,7 @@ _MOST = 20
 _INTERVAL = 0.5
 
 
-class GateLoop(LeasedLoop):
+class LimiterLoop(LeasedLoop):
     """See the module."""
 
     def __init__(self, redis: Redis, keys: Keys, holder: str, broker: Broker, liveness: float) -> None:
@@ -28,7 +28,7 @@ class GateLoop(LeasedLoop):
 
     def work(self) -> float:
         queues = list(self._broker.queues)
-        names = [*gate_keys(self.keys), *map(self.keys.delayed, queues)]
+        names = [*limiter_keys(self.keys), *map(self.keys.delayed, queues)]
         looked_at, wait = self.redis.call("limiter_tend", names, [self._liveness_ms, _MOST, *queues])
         if looked_at == _MOST:
             return 0.0

@@ -16,7 +16,7 @@ from sytq.broker.connection import Redis
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Task
 from sytq.observability.metrics import Counter
@@ -114,7 +114,7 @@ class Reconciler(LeasedLoop):
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
                 _FOUND.add(1, "not_dispatchable")
                 self._submitter.record(
-                    [Change(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
+                    [Event(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
                 )
         return good
 

@@ -16,7 +16,7 @@ import structlog
 
 from sytq.broker.connection import NoGroup, Redis
 from sytq.broker.keys import RECORDER, Keys
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import from_ms
 from sytq.observability.metrics import Counter
 from sytq.service.submission import Submitter
@@ -104,19 +104,19 @@ class Recorder(LeasedLoop):
             pass
 
 
-def changes_of(fields: Mapping[bytes, bytes]) -> list[Change]:
+def changes_of(fields: Mapping[bytes, bytes]) -> list[Event]:
     """What one event of the stream says."""
     data: Any = json.loads(fields[b"data"])
     if fields[b"kind"] == b"started":
         worker, at = fields[b"worker"].decode(), from_ms(int(fields[b"at"]))
         return [
-            Change(id, RUNNING, int(token), attempts, worker, started_at=at, again=again)
+            Event(id, RUNNING, int(token), attempts, worker, started_at=at, again=again)
             for id, token, attempts, again in data
         ]
     due, started, progress = data.get("due"), data.get("started"), data.get("progress")
     detail = data.get("detail") or {}
     return [
-        Change(
+        Event(
             id=fields[b"id"].decode(),
             state=data["state"],
             token=int(fields[b"token"]),
@@ -137,7 +137,7 @@ def changes_of(fields: Mapping[bytes, bytes]) -> list[Change]:
     ]
 
 
-def _told(fields: dict[bytes, bytes]) -> list[Change]:
+def _told(fields: dict[bytes, bytes]) -> list[Event]:
     """As `changes_of`; nothing where not even that can be read: of a newer release, or no event at all."""
     try:
         return changes_of(fields)
@@ -145,7 +145,7 @@ def _told(fields: dict[bytes, bytes]) -> list[Change]:
         return []
 
 
-def _bare(change: Change) -> Change:
+def _bare(change: Event) -> Event:
     """What must be known of a change: the state, and that the rest could not be kept."""
     error = "what this run left (result, error or progress) cannot be written to the database"
-    return Change(change.id, change.state, change.token, change.attempts, finished_at=change.finished_at, error=error)
+    return Event(change.id, change.state, change.token, change.attempts, finished_at=change.finished_at, error=error)

@@ -14,7 +14,7 @@ from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
 from sytq.ids import derived_id
-from sytq.ledger.schedules import Timetable
+from sytq.ledger.schedules import Schedules
 from sytq.observability import sentry
 from sytq.observability.metrics import Counter
 from sytq.service.submission import Submitter
@@ -33,7 +33,7 @@ class Scheduler(LeasedLoop):
     """See the module."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, timetable: Timetable
+        self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, timetable: Schedules
     ) -> None:
         super().__init__("schedule", redis, keys, holder)
         self._registry = registry

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sytq.ledger.events import Change
+from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger
 from tests.api.conftest import Api
 
@@ -103,7 +103,7 @@ def test_the_same_row_again_is_the_same_task_until_it_has_ended(api: Api) -> Non
 
     first = submit()
     assert {submit() for _ in range(3)} == {first}
-    Ledger(api.database).record([Change(first, "cancelled", 0, 0)])
+    Ledger(api.database).record([Event(first, "cancelled", 0, 0)])
     assert submit() != first
 
 

@@ -19,9 +19,9 @@ from sytq.runtime import build
 def test_whoever_comes_on_top_is_answered_at_once(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[task_watcher.Watch] = []
+    made: list[task_watcher.TaskWatcher] = []
 
-    class Kept(task_watcher.Watch):
+    class Kept(task_watcher.TaskWatcher):
         def __init__(self, *parts: object) -> None:
             super().__init__(*parts)  # type: ignore[arg-type]
             made.append(self)

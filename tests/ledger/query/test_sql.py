@@ -22,7 +22,7 @@ from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task
 from sytq.ledger.query import Filter, Term, Value, parse
 from sytq.ledger.query.fields import FIELDS, NESTED
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.states import PRIORITIES, STATES, TERMINAL
 
 NOW = dt.datetime(2026, 6, 15, 12, 0, 0, 250_000)
@@ -218,17 +218,17 @@ def test_sql_says_what_the_filter_says(database: peewee.Database, rows: list[dic
                 for name in ("created_at", "scheduled_at", "started_at", "finished_at", "revived_at")
             }
             Task.insert(id=task_id, **(row | times)).execute()
-    found = {task.id for page in History(database).pages(wanted, size=3) for task in page}
+    found = {task.id for page in Search(database).pages(wanted, size=3) for task in page}
     expected = {task_id for task_id, row in made.items() if matches(row, wanted)}
     assert found == expected, query
-    assert History(database).count(wanted) == len(expected)
+    assert Search(database).count(wanted) == len(expected)
 
 
 def test_distances_in_time_are_measured_by_the_databases_clock(database: peewee.Database) -> None:
     with database.connection_context():
         Task.insert(id=new_id(), type="plain", payload="{}", created_at=NOW).execute()
         database.execute_sql(f"INSERT INTO sytq_tasks (id, type, payload) VALUES ('{new_id()}', 'now', '{{}}')")
-    history = History(database)
+    history = Search(database)
     assert abs(history.now() - dt.datetime.now(dt.UTC).replace(tzinfo=None)) < dt.timedelta(seconds=30)
     (recent,) = history.page(parse("age:<1m"), limit=5).tasks
     (old,) = history.page(parse("created:>1h"), limit=5).tasks
@@ -243,10 +243,10 @@ def test_nothing_in_a_query_becomes_sql(database: peewee.Database, evil: str) ->
     with database.connection_context():
         Task.insert(id=new_id(), type="plain", payload='{"a": 1}', error="b", created_at=NOW).execute()
     for query in (f"error:{quoted(evil)}", f"payload.a:{quoted(evil)}", f"payload.a:>{quoted(evil)}"):
-        assert History(database).count(parse(query)) == 0
+        assert Search(database).count(parse(query)) == 0
     step = evil.replace(" ", "").replace('"', "").replace("\\", "").replace("=", "").replace("(", "").replace(")", "")
-    assert History(database).count(parse(f"payload.{step}:*")) == 0
-    assert History(database).count(parse("")) == 1
+    assert Search(database).count(parse(f"payload.{step}:*")) == 0
+    assert Search(database).count(parse("")) == 1
 
 
 @pytest.mark.parametrize(
@@ -277,4 +277,4 @@ def test_nothing_in_a_query_becomes_sql(database: peewee.Database, evil: str) ->
 def test_json_is_compared_as_json(database: peewee.Database, payload: str, query: str, found: bool) -> None:
     with database.connection_context():
         Task.insert(id=new_id(), type="plain", payload=payload, created_at=NOW).execute()
-    assert History(database).count(parse(query)) == found
+    assert Search(database).count(parse(query)) == found

@@ -15,7 +15,7 @@ import pytest
 from dramatiq import Message
 
 from sytq.broker.delivery import Delivery
-from sytq.broker.limiter_states import GateState
+from sytq.broker.limiter_states import LimiterState
 from sytq.config import load
 from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext
@@ -23,7 +23,7 @@ from sytq.http import BlockingClient, Client
 from sytq.ledger.database import is_mysql
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Step, Task, UniqueKey
-from sytq.ledger.search import History
+from sytq.ledger.search import Search
 from sytq.runtime import build
 from sytq.tasktypes.declaration import Death
 from tests.plugins.llm.provider import ScriptedProvider
@@ -122,7 +122,7 @@ class Desk:
         assert task is not None
         return self._start(task.type, task_id, json.loads(task.payload), attempt)
 
-    def gate(self, name: str) -> GateState:
+    def gate(self, name: str) -> LimiterState:
         """What is known of a gate."""
         found = self.runtime.inspection.gate(name)
         assert found is not None
@@ -195,7 +195,7 @@ class Desk:
                     broker=self.runtime.broker,
                     submitter=self.runtime.submitter,
                     operator=self.runtime.operator,
-                    history=History(self.runtime.database),
+                    history=Search(self.runtime.database),
                     client=client,
                     blocking_client=BlockingClient(client, loop),
                     threads=threads,

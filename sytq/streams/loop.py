@@ -19,8 +19,8 @@ from sytq.broker.connection import NoGroup, Redis
 from sytq.broker.inspection import Inspection, Live
 from sytq.config.sections import Stream
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable
-from sytq.executor.executor import WorkerProcess
-from sytq.executor.slots import Lane
+from sytq.executor.executor import Executor
+from sytq.executor.slots import SlotKind
 from sytq.executor.watchdog import turn
 from sytq.ids import derived_id
 from sytq.ledger.database import read
@@ -30,7 +30,7 @@ from sytq.service.control import Operator
 from sytq.service.submission import Submitter
 from sytq.states import DEAD, QUEUED, TERMINAL
 from sytq.streams.client import STOP, Message, raw, read_message
-from sytq.streams.codec import Entry, ForeignStream
+from sytq.streams.codec import Entry, ExternalStream
 from sytq.streams.stops import Stops
 from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.templates import fill
@@ -64,7 +64,7 @@ class StreamLoop(Loop):
         self,
         settings: Stream,
         redis: Redis,
-        worker: WorkerProcess,
+        worker: Executor,
         registry: Registry,
         ledger: Ledger,
         submitter: Submitter,
@@ -73,9 +73,9 @@ class StreamLoop(Loop):
     ) -> None:
         super().__init__(f"stream {settings.stream}")
         self._settings = settings
-        self._stream = ForeignStream(redis, settings.stream, settings.group, worker.name, settings.dead_letters)
+        self._stream = ExternalStream(redis, settings.stream, settings.group, worker.name, settings.dead_letters)
         self._worker = worker
-        self._lane: Lane = "loop" if registry.get(settings.type).is_async else "thread"
+        self._lane: SlotKind = "loop" if registry.get(settings.type).is_async else "thread"
         self._ledger = ledger
         self._submitter = submitter
         self._operator = operator
