@@ -1,7 +1,4 @@
-"""What runs tasks, as people and programs see it: queues, types, workers and schedules.
-
-Owns the names and forms of these fields. Each function reads what it shows; none changes anything.
-"""
+"""Queues, types, workers and schedules as the API and the command line show them. Changes nothing."""
 
 from __future__ import annotations
 
@@ -28,8 +25,8 @@ class LevelView(TypedDict):
 
 
 class QueueView(TypedDict):
-    """`delayed` wait for their time or next attempt; `set_aside` were met while their type was paused. `paused` names
-    those types; `max_waiting` is how many tasks may wait until a submission is refused."""
+    """A queue. `delayed` tasks wait for their time or next attempt, `set_aside` tasks for a paused type to resume;
+    `paused` names those types. Submissions are refused once `max_waiting` tasks wait."""
 
     queue: str
     delayed: int
@@ -42,13 +39,15 @@ class QueueView(TypedDict):
 
 
 class PauseView(TypedDict):
+    """Who paused a type or a schedule, when and why."""
+
     at: str
     by: str
     why: str
 
 
 class TypeView(TypedDict):
-    """A task type; one that is paused and not installed here has no more than its name."""
+    """A task type. Most fields are null for a paused type that is not installed here."""
 
     type: str
     version: int | None
@@ -63,7 +62,7 @@ class TypeView(TypedDict):
 
 
 class WorkerView(TypedDict):
-    """A worker process that gave a sign within the last hour."""
+    """A worker process with a heartbeat within the last hour."""
 
     worker: str
     heartbeat_seconds: float
@@ -71,7 +70,7 @@ class WorkerView(TypedDict):
 
 
 class ScheduleView(TypedDict):
-    """When a task is submitted by itself."""
+    """A schedule that submits a task at its times."""
 
     name: str
     type: str

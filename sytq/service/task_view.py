@@ -1,7 +1,6 @@
-"""A task as people and programs see it: in the API, on the command line and in callbacks.
+"""A task as the API, the command line and callbacks show it: RFC 3339 times in UTC, to the millisecond.
 
-Owns the names and forms of these fields; times are RFC 3339 in UTC, to the millisecond. Reads no store: it is given the
-row, and what Redis knows newer.
+Reads no store: callers pass the row, and the newer state from Redis.
 """
 
 from __future__ import annotations
@@ -22,13 +21,15 @@ from sytq.tasktypes.registry import Registry
 
 
 class Progress(TypedDict):
+    """The progress that the task reported last."""
+
     done: int
     of: NotRequired[int | None]
     text: NotRequired[str]
 
 
 class TaskView(TypedDict):
-    """A task without what was submitted and what came of it; `held` while it waits for other tasks."""
+    """A task without its payload and result. `held` is true while the task waits for other tasks."""
 
     id: str
     type: str
@@ -55,7 +56,7 @@ class TaskView(TypedDict):
 
 
 class AttemptView(TypedDict):
-    """One start of a task; `detail` is what its type noted of it, `next_at` when it was to be tried again."""
+    """One attempt. `detail` is what the task type recorded, `next_at` the time of the next attempt."""
 
     attempt: int
     outcome: str
@@ -68,7 +69,7 @@ class AttemptView(TypedDict):
 
 
 class StepView(TypedDict):
-    """A checkpoint; `interrupted` counts the starts that left no result."""
+    """A checkpointed step. `interrupted` is the number of times it started without a result."""
 
     name: str
     state: str
@@ -79,14 +80,14 @@ class StepView(TypedDict):
 
 
 class Moment(TypedDict):
-    """Something that happened to a task."""
+    """An entry of a task's timeline."""
 
     at: str
     event: str
 
 
 class TaskDetail(TaskView):
-    """All that is known of a task; `shown` is what its type says of payload and result."""
+    """A task with its attempts, steps and timeline. `shown` is the task type's summary of payload and result."""
 
     callback_url: str | None
     set_aside: bool
@@ -100,7 +101,7 @@ class TaskDetail(TaskView):
 
 
 def task_view(task: Task, registry: Registry, live: Live | None = None) -> TaskView:
-    """The fields of a list. `live` is newer than the row."""
+    """The fields of a list entry. `live`, the state in Redis, takes precedence over the row."""
     declared = registry.get(task.type) if task.type in registry else None
     return {
         "id": task.id,

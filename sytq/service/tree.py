@@ -55,7 +55,7 @@ def outcomes(task_id: str) -> list[Outcome]:
 
 
 class Waits(TypedDict):
-    """Other tasks that a task waits for, or waited for: how many, how many of these have ended, and the first ones."""
+    """The dependencies of a task: how many, how many have ended, and the ids of the first ones."""
 
     tasks: int
     ended: int
@@ -63,8 +63,8 @@ class Waits(TypedDict):
 
 
 class TreeNode(TypedDict):
-    """A task in the tree: how far below its root, and how many children in each state it has; `held` while it waits for
-    other tasks."""
+    """A task in a tree. `depth` is its distance from the root, `children` counts its children by state; `held` is true
+    while it waits for other tasks."""
 
     id: str
     parent: str | None
@@ -80,7 +80,7 @@ class TreeNode(TypedDict):
 
 
 class Tree(TypedDict):
-    """A task and those below it, each before its children; `truncated` when some of them are not among them."""
+    """A task and its descendants, each before its children. `truncated` is true when some are left out."""
 
     tasks: list[TreeNode]
     truncated: bool

@@ -1,8 +1,6 @@
-"""The OpenAPI 3.1 document of this installation and its page: GET /openapi.json, GET /docs.
+"""Serves the OpenAPI 3.1 document of this installation and its page: GET /openapi.json, GET /docs.
 
-Owns when it is built (once, at the start). What each endpoint says of itself is `declared`, how that becomes a document
-is `document`.
-"""
+The document is built once, at the start."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ class OpenApi:
 
 
 class DocsPage:
-    """GET /docs: the document for people. The page fetches nothing but /openapi.json."""
+    """GET /docs: a page that renders /openapi.json and fetches nothing else."""
 
     def __init__(self) -> None:
         self._body = (Path(__file__).parent / "docs.html").read_bytes()

@@ -1,7 +1,4 @@
-"""The shapes of the old contracts, as JSON Schemas.
-
-Owns what stands in the document about them; what they do is their resources'.
-"""
+"""The bodies and parameters of the old contracts, as JSON Schemas."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ ENVELOPE = _object({"code": _WHOLE, "message": _TEXT})
 
 RECORD = _object(
     {
-        "table_name": {"type": "string", "description": "one of llm.tables"},
+        "table_name": {"type": "string", "description": "A table of `llm.tables`"},
         "id": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1, "not": {"const": 0}},
     }
 )
@@ -43,7 +40,7 @@ PROMPT = _object(
 REQUEST = _object(
     {"url": {"type": "string", "minLength": 1, "maxLength": 2048}},
     {
-        "method": {"type": ["string", "null"], "description": "POST when left out"},
+        "method": {"type": ["string", "null"], "description": "Default: POST"},
         "headers": {"type": ["object", "null"], "additionalProperties": _TEXT},
         "body": _MAYBE,
     },
@@ -55,7 +52,7 @@ _TASK = _object(
         "task_id": _TEXT,
         "status": {"enum": list(STATUS.values())},
         "queue_name": _TEXT,
-        "created_at": {"type": "integer", "description": "unix seconds"},
+        "created_at": {"type": "integer", "description": "Unix time in seconds"},
         "retry_count": _WHOLE,
         "type": _TEXT,
     }
@@ -67,7 +64,7 @@ TASKS = _success(
 
 
 def or_empty(schema: Schema) -> Schema:
-    """The same, or nothing behind the equals sign, which is as if the parameter were not there."""
+    """The schema, or an empty value, which counts as no value."""
     return {"anyOf": [schema, {"const": ""}]}
 
 
@@ -79,7 +76,7 @@ LIST_PARAMETERS: tuple[Schema, ...] = (
 )
 
 JOB_PARAMETERS: tuple[Schema, ...] = (
-    {"name": "type", "in": "query", "schema": {"type": "string"}, "description": "a task type; `default`"},
+    {"name": "type", "in": "query", "schema": {"type": "string"}, "description": "Task type (default `default`)"},
     {"name": "priority", "in": "query", "schema": {"enum": ["", *PRIORITIES]}},
 )
 JOB = _object({"job_id": _TEXT, "status": {"const": "submitted"}})

@@ -1,6 +1,6 @@
-"""What every endpoint takes and answers: the one place that says so.
+"""The parameters, bodies and responses of every endpoint, for the OpenAPI document.
 
-Owns the list, path by path; a test compares it with the app's routes. The old contracts' shapes are in `contracts`.
+A test compares the list with the app's routes. The old contracts' shapes are in `contracts`.
 """
 
 from __future__ import annotations
@@ -20,74 +20,96 @@ JsonSchema = dict[str, Any]
 _LIMIT: JsonSchema = {
     "name": "limit",
     "in": "query",
+    "description": "Page size",
     "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 200}),
 }
 _CURSOR: JsonSchema = {
     "name": "cursor",
     "in": "query",
-    "description": "`next` of the page before",
+    "description": "The `next` value of the previous page",
     "schema": {"type": "string"},
 }
 _QUERY: JsonSchema = {
     "name": "q",
     "in": "query",
-    "description": "which tasks; see docs/query.md",
+    "description": "Selects tasks, in the query language of docs/query.md; all tasks when left out",
     "schema": {"type": "string", "maxLength": 2000},
     "examples": {"dead webhooks": {"value": "state:dead type:webhook age:>1h"}},
 }
-_BY: JsonSchema = {"name": "by", "in": "query", "schema": {"type": "string", "enum": ["", *GROUPS]}}
+_BY: JsonSchema = {
+    "name": "by",
+    "in": "query",
+    "description": "What to group the calls by",
+    "schema": {"type": "string", "enum": ["", *GROUPS]},
+}
 _SINCE: JsonSchema = {
     "name": "since",
     "in": "query",
-    "description": "only the calls of that UTC day and later ones",
+    "description": "The first day (UTC) whose calls are counted",
     "schema": contracts.or_empty({"type": "string", "format": "date"}),
 }
 _SUMS: JsonSchema = {
     "name": "limit",
     "in": "query",
+    "description": "Maximum number of groups",
     "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
 }
 _NODES: JsonSchema = {
     "name": "limit",
     "in": "query",
-    "description": "how many tasks at most, those near the root first (200)",
+    "description": "Maximum number of tasks; those nearest the root come first (default 200)",
     "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
 }
-_TOTAL: JsonSchema = {"name": "total", "in": "query", "schema": contracts.or_empty({"type": "boolean"})}
+_TOTAL: JsonSchema = {
+    "name": "total",
+    "in": "query",
+    "description": "Whether to count all matching tasks, up to 10,000",
+    "schema": contracts.or_empty({"type": "boolean"}),
+}
 _PAGE = (_QUERY, _LIMIT, _CURSOR, _TOTAL)
 _WAIT: JsonSchema = {
     "name": "Prefer",
     "in": "header",
-    "description": "wait=N: answer when the task has ended, or after N seconds (at most 60)",
+    "description": "`wait=N` delays the response until the task has ended, for at most N seconds (up to 60)",
     "schema": {"type": "string"},
 }
-_KNOWN: JsonSchema = {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
-_LAST_EVENT: JsonSchema = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+_KNOWN: JsonSchema = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an earlier response",
+    "schema": {"type": "string"},
+}
+_LAST_EVENT: JsonSchema = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The id of the last event received; the stream continues once the task differs from it",
+    "schema": {"type": "string"},
+}
 IDEMPOTENCY_KEY: JsonSchema = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "the same request with the same key, within 24 h, gets the first answer again",
+    "description": "For 24 hours the same request with the same key gets the first response again",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 IDEMPOTENT_REPLAYED: JsonSchema = {
     "Idempotent-Replayed": {
-        "description": "this answer is that of an earlier request with the same Idempotency-Key",
+        "description": "Set when this is the response to an earlier request with the same Idempotency-Key",
         "schema": {"const": "true"},
     }
 }
-#: What an Idempotency-Key may be answered with besides.
+#: Further responses to a request with an Idempotency-Key.
 ONCE_REFUSED = {
-    409: "A request with this Idempotency-Key is still running, or another owner's task has the unique key",
-    422: "This Idempotency-Key stands for another request",
+    409: "A request with this Idempotency-Key is still in progress, or the unique key belongs to another owner's task",
+    422: "This Idempotency-Key was used for a different request",
 }
-_ETAG: JsonSchema = {"ETag": {"description": "for If-None-Match", "schema": {"type": "string"}}}
-_LINK: JsonSchema = {"Link": {"description": "the next page", "schema": {"type": "string"}}}
-_LOCATION: JsonSchema = {"Location": {"description": "the task", "schema": {"type": "string"}}}
+_ETAG: JsonSchema = {"ETag": {"description": "Version of the task, for If-None-Match", "schema": {"type": "string"}}}
+_LINK: JsonSchema = {"Link": {"description": "URL of the next page (`rel=next`)", "schema": {"type": "string"}}}
+_LOCATION: JsonSchema = {"Location": {"description": "Path of the task", "schema": {"type": "string"}}}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One status: what it means, and the shape (a model, a JSON schema, None for no body) of its body."""
+    """A response: its meaning, and the shape of its body (a model, a JSON schema, None for no body)."""
 
     meaning: str
     shape: Any = None
@@ -97,8 +119,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. `refusal` is the shape of every error that is not declared; `once` is whether it takes an
-    Idempotency-Key."""
+    """One method of one path. `refusal` is the shape of errors that are not declared; `once` says whether the operation
+    takes an Idempotency-Key."""
 
     method: str
     path: str
@@ -113,22 +135,22 @@ class Operation:
     once: bool = False
 
 
-_BAD = Answer("The request is not valid", shapes.Problem, media_type="application/problem+json")
-_UNKNOWN = Answer("There is no such task", shapes.Problem, media_type="application/problem+json")
-_CONFLICT = Answer("Its state does not allow this", shapes.Problem, media_type="application/problem+json")
+_BAD = Answer("Request not valid", shapes.Problem, media_type="application/problem+json")
+_UNKNOWN = Answer("Task not found", shapes.Problem, media_type="application/problem+json")
+_CONFLICT = Answer("The task's state does not allow this", shapes.Problem, media_type="application/problem+json")
 
 
-def _list(name: str, summary: str, shape: Any) -> Operation:
-    return Operation("get", f"/v2/{name}", f"list_{name}", summary, {200: Answer("All", shape), 400: _BAD}, "service")
+def _list(name: str, summary: str, answer: str, shape: Any) -> Operation:
+    return Operation("get", f"/v2/{name}", f"list_{name}", summary, {200: Answer(answer, shape), 400: _BAD}, "service")
 
 
 NATIVE = (
     Operation(
         "post", "/v2/tasks", "submit", "Submit a task of any type",
         {
-            202: Answer("Accepted", shapes.Accepted, _LOCATION),
+            202: Answer("Task accepted", shapes.Accepted, _LOCATION),
             200: Answer(
-                "An unfinished task has this unique key; or the task, which has ended while the request waited for it",
+                "An unfinished task has this unique key already, or the task ended within the requested wait",
                 shapes.Accepted | TaskDetail, _LOCATION,
             ),
             400: _BAD,
@@ -136,152 +158,154 @@ NATIVE = (
         "tasks", requests.NewTask, parameters=(_WAIT,), once=True,
     ),
     Operation(
-        "post", "/v2/tasks/batch", "submit_batch", "Submit up to 1,000 tasks, the good ones in one transaction",
+        "post", "/v2/tasks/batch", "submit_batch", "Submit up to 1,000 tasks; the valid ones share a transaction",
         {
-            202: Answer("All were accepted", shapes.BatchAnswer),
-            207: Answer("Some were refused", shapes.BatchAnswer),
+            202: Answer("All tasks accepted", shapes.BatchAnswer),
+            207: Answer("Some tasks accepted, some refused", shapes.BatchAnswer),
             400: _BAD,
         },
         "tasks", requests.NewTasks, once=True,
     ),
     Operation(
-        "get", "/v2/tasks", "list_tasks", "The tasks that match a query, the latest first",
-        {200: Answer("A page", shapes.TaskPage, _LINK), 400: _BAD}, "tasks", parameters=_PAGE,
+        "get", "/v2/tasks", "list_tasks", "List the tasks that match a query, newest first",
+        {200: Answer("A page of tasks", shapes.TaskPage, _LINK), 400: _BAD}, "tasks", parameters=_PAGE,
     ),
     Operation(
-        "get", "/v2/tasks/{task_id}", "show", "All that is known of a task",
+        "get", "/v2/tasks/{task_id}", "show", "Show a task with its attempts, steps and timeline",
         {
             200: Answer("The task", TaskDetail, _ETAG),
-            304: Answer("The client has it already"),
+            304: Answer("Task unchanged since the given ETag"),
             404: _UNKNOWN,
         },
         "tasks", parameters=(_WAIT, _KNOWN),
     ),
     Operation(
-        "get", "/v2/tasks/{task_id}/events", "watch", "The task's state and progress as server-sent events",
+        "get", "/v2/tasks/{task_id}/events", "watch", "Stream a task's state and progress as server-sent events",
         {
-            200: Answer("The events", {"type": "string"}, media_type="text/event-stream"),
-            204: Answer("Last-Event-ID was the end: there are no more"),
+            200: Answer("A stream of events", {"type": "string"}, media_type="text/event-stream"),
+            204: Answer("Last-Event-ID was the final event; do not reconnect"),
             404: _UNKNOWN,
         },
         "tasks", parameters=(_LAST_EVENT,),
     ),
     Operation(
-        "get", "/v2/tasks/{task_id}/tree", "tree", "A task and those below it: what it started, and so on",
-        {200: Answer("Each task before its children", Tree), 400: _BAD, 404: _UNKNOWN},
+        "get", "/v2/tasks/{task_id}/tree", "tree", "Show a task and all its descendants",
+        {200: Answer("The tasks, each before its children", Tree), 400: _BAD, 404: _UNKNOWN},
         "tasks", parameters=(_NODES,),
     ),
     Operation(
         "delete", "/v2/tasks/{task_id}", "delete", "Delete a task that has ended",
-        {204: Answer("It is gone"), 404: _UNKNOWN, 409: _CONFLICT}, "tasks",
+        {204: Answer("Task deleted"), 404: _UNKNOWN, 409: _CONFLICT}, "tasks",
     ),
     Operation(
         "post", "/v2/tasks/{task_id}/cancel", "cancel", "Cancel a task",
         {
-            200: Answer("It is cancelled", shapes.Outcome),
-            202: Answer("It runs, and ends at its next step", shapes.Outcome),
+            200: Answer("Task cancelled", shapes.Outcome),
+            202: Answer("Cancellation requested; the running task ends at its next step", shapes.Outcome),
             400: _BAD, 404: _UNKNOWN, 409: _CONFLICT,
         },
         "tasks", requests.Reason, body_required=False,
     ),
     Operation(
         "post", "/v2/tasks/{task_id}/retry", "retry", "Run a dead or cancelled task again",
-        {202: Answer("It is queued", shapes.Outcome), 404: _UNKNOWN, 409: _CONFLICT}, "tasks",
+        {202: Answer("Task queued", shapes.Outcome), 404: _UNKNOWN, 409: _CONFLICT}, "tasks",
     ),
     Operation(
-        "post", "/v2/tasks/{task_id}/reschedule", "reschedule", "Give a waiting task another time",
-        {200: Answer("It has it", shapes.Outcome), 400: _BAD, 404: _UNKNOWN, 409: _CONFLICT},
+        "post", "/v2/tasks/{task_id}/reschedule", "reschedule", "Reschedule a waiting task",
+        {200: Answer("Task rescheduled", shapes.Outcome), 400: _BAD, 404: _UNKNOWN, 409: _CONFLICT},
         "tasks", requests.NewTime,
     ),
     Operation(
         "post", "/v2/operations", "operate", "Cancel, retry, reschedule or delete all tasks that match a query",
         {
-            202: Answer("It has begun", shapes.OperationAnswer, _LOCATION),
-            200: Answer("How many it would be (dry_run)", shapes.DryRun),
+            202: Answer("Operation started", shapes.OperationAnswer, _LOCATION),
+            200: Answer("Number of tasks that match (dry_run)", shapes.DryRun),
             400: _BAD,
         },
         "tasks", requests.NewOperation, once=True,
     ),
     Operation(
-        "get", "/v2/dead", "list_dead", "The dead tasks that match a query",
-        {200: Answer("A page", shapes.TaskPage, _LINK), 400: _BAD}, "tasks", parameters=_PAGE,
+        "get", "/v2/dead", "list_dead", "List the dead tasks that match a query",
+        {200: Answer("A page of tasks", shapes.TaskPage, _LINK), 400: _BAD}, "tasks", parameters=_PAGE,
     ),
     Operation(
-        "get", "/v2/dead/unreadable", "list_unreadable", "Messages that no worker could decode",
-        {200: Answer("A page", shapes.UnreadablePage), 400: _BAD}, "tasks", parameters=(_LIMIT, _CURSOR),
+        "get", "/v2/dead/unreadable", "list_unreadable", "List dead letters: messages that could not be decoded",
+        {200: Answer("Dead letters", shapes.UnreadablePage), 400: _BAD}, "tasks", parameters=(_LIMIT, _CURSOR),
     ),
     Operation(
-        "get", "/v2/spend", "spend", "What the calls of providers cost",
-        {200: Answer("The sums", shapes.Spend), 400: _BAD}, "service", parameters=(_BY, _SINCE, _SUMS),
+        "get", "/v2/spend", "spend", "Sum the cost of provider calls",
+        {200: Answer("Calls, tokens and cost by group", shapes.Spend), 400: _BAD},
+        "service", parameters=(_BY, _SINCE, _SUMS),
     ),
-    _list("types", "The task types, with the schemas of their payloads", shapes.Types),
-    _list("queues", "The queues, with what waits and runs in them", shapes.Queues),
-    _list("workers", "The workers", shapes.Workers),
-    _list("schedules", "The schedules", shapes.Schedules),
+    _list("types", "List task types with their payload schemas", "The task types", shapes.Types),
+    _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.Queues),
+    _list("workers", "List worker processes", "The workers", shapes.Workers),
+    _list("schedules", "List schedules with their previous and next runs", "The schedules", shapes.Schedules),
 )  # fmt: skip
 
 OLD = (
     Operation(
-        "post", "/api/tasks/llm", "submit_record", "Run the LLM task of a row",
-        {200: Answer("Accepted", contracts.ENQUEUED_RECORD), 400: Answer("Not valid", contracts.ENVELOPE)},
+        "post", "/api/tasks/llm", "submit_record", "Submit an LLM task for an existing row",
+        {200: Answer("Task accepted", contracts.ENQUEUED_RECORD), 400: Answer("Request not valid", contracts.ENVELOPE)},
         "contract A", contracts.RECORD, refusal=contracts.ENVELOPE, once=True,
     ),
     Operation(
-        "get", "/api/tasks", "old_list", "The latest tasks",
-        {200: Answer("A page", contracts.TASKS), 400: Answer("Not valid", contracts.ENVELOPE)},
+        "get", "/api/tasks", "old_list", "List tasks, newest first",
+        {200: Answer("A page of tasks", contracts.TASKS), 400: Answer("Request not valid", contracts.ENVELOPE)},
         "contract A", parameters=contracts.LIST_PARAMETERS, refusal=contracts.ENVELOPE,
     ),
     Operation(
-        "get", "/api/tasks/{task_id}", "old_show", "The status of a task",
-        {200: Answer("The task", contracts.ONE_TASK), 404: Answer("Unknown", contracts.ENVELOPE)},
+        "get", "/api/tasks/{task_id}", "old_show", "Show the status of a task",
+        {200: Answer("The task", contracts.ONE_TASK), 404: Answer("Task not found", contracts.ENVELOPE)},
         "contract A", refusal=contracts.ENVELOPE,
     ),
     Operation(
-        "post", "/api/v1/tasks/llm", "submit_prompt", "Run an LLM task from a prompt",
-        {200: Answer("Accepted", contracts.ENQUEUED), 400: Answer("Not valid", contracts.ERROR)},
+        "post", "/api/v1/tasks/llm", "submit_prompt", "Submit an LLM task from a prompt",
+        {200: Answer("Task accepted", contracts.ENQUEUED), 400: Answer("Request not valid", contracts.ERROR)},
         "contract B", contracts.PROMPT, refusal=contracts.ERROR, once=True,
     ),
     Operation(
-        "post", "/jobs", "submit_job", "Submit a job; the body is its payload",
-        {202: Answer("Accepted", contracts.JOB), 400: Answer("Not valid", contracts.ERROR)},
+        "post", "/jobs", "submit_job", "Submit a job with the request body as its payload",
+        {202: Answer("Job accepted", contracts.JOB), 400: Answer("Request not valid", contracts.ERROR)},
         "contract D", {"type": "object"}, body_required=False, parameters=contracts.JOB_PARAMETERS,
         refusal=contracts.ERROR, once=True,
     ),
     Operation(
-        "get", "/stats", "stats", "The whole in numbers", {200: Answer("The numbers", contracts.STATS)},
+        "get", "/stats", "stats", "Show statistics of all processes", {200: Answer("The statistics", contracts.STATS)},
         "contract D", refusal=contracts.ERROR,
     ),
     Operation(
-        "get", "/workers", "count_workers", "How many there are", {200: Answer("The workers", contracts.WORKERS)},
+        "get", "/workers", "count_workers", "Count workers and running jobs",
+        {200: Answer("The workers", contracts.WORKERS)},
         "contract D", refusal=contracts.ERROR,
     ),
     Operation(
-        "post", "/api/v1/tasks", "submit_request", "Make an HTTP request until it succeeds",
-        {200: Answer("Accepted", contracts.CREATED), 400: Answer("Not valid", contracts.ERROR)},
+        "post", "/api/v1/tasks", "submit_request", "Submit an HTTP request to repeat until it succeeds",
+        {200: Answer("Task accepted", contracts.CREATED), 400: Answer("Request not valid", contracts.ERROR)},
         "contract E", contracts.REQUEST, refusal=contracts.ERROR, once=True,
     ),
     *(
         Operation(
-            "get", path, name, summary, {200: Answer("It is", contracts.HEALTH), **unready}, "service",
+            "get", path, name, summary, {200: Answer("Yes", contracts.HEALTH), **unready}, "service",
             refusal=contracts.ERROR,
         )
         for path, name, summary, unready in (
-            ("/health", "health", "The process answers", {}),
-            ("/healthz/startup", "startup", "The process has started", {}),
-            ("/healthz/live", "live", "The process works", {503: Answer("It hangs", contracts.ERROR)}),
-            ("/healthz/ready", "ready", "Database and Redis answer", {503: Answer("They do not", contracts.HEALTH)}),
+            ("/health", "health", "Check whether the process answers", {}),
+            ("/healthz/startup", "startup", "Check whether the process has started", {}),
+            ("/healthz/live", "live", "Check whether the process works", {503: Answer("No", contracts.ERROR)}),
+            ("/healthz/ready", "ready", "Check whether both stores answer", {503: Answer("No", contracts.HEALTH)}),
         )
     ),
     Operation(
-        "get", "/metrics", "metrics", "Prometheus' text format",
+        "get", "/metrics", "metrics", "Show metrics in Prometheus' text format",
         {200: Answer("The metrics", {"type": "string"}, media_type="text/plain")}, "service", refusal=contracts.ERROR,
     ),
     Operation(
-        "get", "/openapi.json", "openapi", "This document", {200: Answer("The document", {"type": "object"})},
+        "get", "/openapi.json", "openapi", "Show this document", {200: Answer("The document", {"type": "object"})},
         "service", refusal=contracts.ERROR,
     ),
     Operation(
-        "get", "/docs", "docs", "This document for people",
+        "get", "/docs", "docs", "Show this document as a web page",
         {200: Answer("The page", {"type": "string"}, media_type="text/html")}, "service", refusal=contracts.ERROR,
     ),
 )  # fmt: skip

@@ -1,7 +1,4 @@
-"""Declarations and payload models to one OpenAPI 3.1 document.
-
-Owns the form: references, `oneOf` by task type, what every answer has. Deterministic for the same task types.
-"""
+"""Builds the OpenAPI 3.1 document from the declarations and payload models. Deterministic."""
 
 from __future__ import annotations
 
@@ -29,14 +26,15 @@ from sytq.tasktypes.registry import Registry
 
 _REF = "#/components/schemas/{model}"
 _ABOUT = """\
-An asynchronous task service. A 2xx answer to a submission means that the task is in the database and will reach an
-end. Every answer has `X-Request-Id`, the request's own or a new one; a valid `traceparent` comes back as well. Both
-stay with the task, into logs and callbacks. Errors under /v2 are problems (RFC 9457) with stable types."""
+A task service for slow and costly work. A 2xx response to a submission means that the task is committed to the database
+and will reach exactly one end: succeeded, dead or cancelled. Every response carries `X-Request-Id`, your own or a new
+one, and returns a valid `traceparent`; both appear in the logs and callbacks of the task. Errors under /v2 are problem
+details (RFC 9457) with stable types."""
 _REQUEST_ID = {"X-Request-Id": {"schema": {"type": "string"}}}
 
 
 def document(registry: Registry) -> JsonSchema:
-    """Return the document of an installation with these task types."""
+    """Return the document for the task types in `registry`."""
     submitted = sorted((known for known in registry if not known.internal), key=lambda known: known.name)
     operations = (*NATIVE, *OLD)
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
@@ -69,14 +67,14 @@ def document(registry: Registry) -> JsonSchema:
 
 
 def _shapes(operation: Operation) -> list[tuple[str, Any]]:
-    """The models of an operation by what they are for; a dict is a schema already."""
+    """The models of an operation by use: request, refusal, or a status. A dict is a schema already."""
     shapes = {"request": operation.request, "refusal": operation.refusal}
     shapes |= {str(status): answer.shape for status, answer in operation.answers.items()}
     return [(key, shape) for key, shape in shapes.items() if shape is not None and not isinstance(shape, dict)]
 
 
 def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: JsonSchema) -> None:
-    """Replace the schema of a new task by one for each type, with the payload of that type."""
+    """Replace the schema of a new task by one schema for each type, with that type's payload."""
     general = schemas.pop(requests.NewTask.__name__)
     mapping: dict[str, str] = {}
     for known in types:
@@ -88,7 +86,7 @@ def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: Json
         if known.function.__doc__:
             one["description"] = known.function.__doc__.strip().partition("\n")[0]
         if known.unique is not None:
-            del one["properties"]["unique_key"]  # it makes its own
+            del one["properties"]["unique_key"]  # the type makes its own
         name = f"{requests.NewTask.__name__}.{known.name}"
         schemas[name] = one
         mapping[known.name] = _REF.format(model=name)
@@ -122,7 +120,9 @@ def _described(operation: Operation, shown: JsonSchema) -> JsonSchema:
         }
     answers = {str(status): _answer(answer, shown.get(str(status))) for status, answer in operation.answers.items()}
     problem = not isinstance(operation.refusal, dict)
-    refusal = Answer("Refused", operation.refusal, media_type=f"application/{'problem+' if problem else ''}json")
+    refusal = Answer(
+        "Request refused", operation.refusal, media_type=f"application/{'problem+' if problem else ''}json"
+    )
     if operation.once:
         for status in operation.answers:
             if status < 300:
@@ -141,4 +141,10 @@ def _answer(answer: Answer, schema: JsonSchema | None) -> JsonSchema:
 
 
 def _path_parameter() -> JsonSchema:
-    return {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "name": "task_id",
+        "in": "path",
+        "required": True,
+        "description": "Id of the task",
+        "schema": {"type": "string"},
+    }

@@ -1,7 +1,4 @@
-"""What /v2 answers, where it is no view of a task or of what runs tasks.
-
-Owns these shapes; they are also the schemas of the OpenAPI document.
-"""
+"""Response bodies of /v2, and their schemas in the OpenAPI document; views of tasks are in `sytq.service`."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from sytq.service.task_view import TaskView
 
 
 class FieldError(TypedDict):
-    """What is wrong with one field; for a query with the character (from 0) at which."""
+    """One invalid field. For a query, `position` is the character (from 0) where parsing failed."""
 
     field: str
     message: str
@@ -22,7 +19,7 @@ class FieldError(TypedDict):
 
 
 class Problem(TypedDict):
-    """RFC 9457; docs/problems.md has the types."""
+    """An error in the problem details format (RFC 9457). docs/problems.md lists the types."""
 
     type: str
     title: str
@@ -33,7 +30,7 @@ class Problem(TypedDict):
 
 
 class Next(TypedDict):
-    """A task that runs after another one."""
+    """A task that runs after the submitted one."""
 
     id: str
     type: str
@@ -43,7 +40,7 @@ class Next(TypedDict):
 
 
 class Accepted(TypedDict):
-    """A task; `existing` tells that it stands for the one submitted, whose unique key it has. `state` is null then."""
+    """An accepted task, or the existing task with the same unique key; then `existing` is true and `state` null."""
 
     id: str
     type: str
@@ -54,17 +51,19 @@ class Accepted(TypedDict):
 
 
 class Errors(TypedDict):
+    """The invalid fields of a refused task."""
+
     errors: list[FieldError]
 
 
 class RefusedItem(TypedDict):
-    """A task of a batch that was not accepted."""
+    """A refused task of a batch."""
 
     error: Errors
 
 
 class BatchAnswer(TypedDict):
-    """A result for each task, in the order of the request."""
+    """The result of a batch: one entry for each task, in the order of the request."""
 
     accepted: int
     refused: int
@@ -72,7 +71,7 @@ class BatchAnswer(TypedDict):
 
 
 class TaskPage(TypedDict):
-    """`next` is the cursor of the page behind this one, null at the end."""
+    """A page of tasks. `next` is the cursor of the next page, null on the last one."""
 
     tasks: list[TaskView]
     next: str | None
@@ -81,7 +80,7 @@ class TaskPage(TypedDict):
 
 
 class Outcome(TypedDict):
-    """What came of a change to one task: cancelled, asked (it runs and ends at its next step), queued, rescheduled."""
+    """The outcome of a change to one task: cancelled, asked (it ends at its next step), queued or rescheduled."""
 
     id: str
     outcome: str
@@ -89,7 +88,7 @@ class Outcome(TypedDict):
 
 
 class OperationAnswer(TypedDict):
-    """A bulk operation: a task, to be watched and cancelled as such."""
+    """A bulk operation. It is a task: watch or cancel it by its id."""
 
     id: str
     action: str
@@ -98,7 +97,7 @@ class OperationAnswer(TypedDict):
 
 
 class DryRun(TypedDict):
-    """How many tasks an operation would change."""
+    """The number of tasks that a bulk operation would change."""
 
     action: str
     q: str
@@ -106,6 +105,8 @@ class DryRun(TypedDict):
 
 
 class UnreadableMessage(TypedDict):
+    """A dead letter: a message that could not be decoded, with its bytes in Base64."""
+
     id: str
     at: str
     source: str
@@ -114,24 +115,32 @@ class UnreadableMessage(TypedDict):
 
 
 class UnreadablePage(TypedDict):
+    """A page of dead letters. `next` is the cursor of the next page, null on the last one."""
+
     messages: list[UnreadableMessage]
     next: str | None
 
 
 class Types(TypedDict):
+    """All task types."""
+
     types: list[TypeView]
 
 
 class Queues(TypedDict):
+    """All queues."""
+
     queues: list[QueueView]
 
 
 class Workers(TypedDict):
+    """All worker processes."""
+
     workers: list[WorkerView]
 
 
 class Sum(TypedDict):
-    """Calls, tokens and cost of one group; `unknown` counts the calls whose cost is not known."""
+    """Calls, tokens and cost of one group. `unknown` is the number of calls without a known cost."""
 
     day: NotRequired[str]
     provider: NotRequired[str]
@@ -151,10 +160,14 @@ class Sum(TypedDict):
 
 
 class Spend(TypedDict):
+    """The cost of provider calls, grouped by `by`."""
+
     by: str
     currency: str
     sums: list[Sum]
 
 
 class Schedules(TypedDict):
+    """All schedules."""
+
     schedules: list[ScheduleView]

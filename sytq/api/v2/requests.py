@@ -1,7 +1,4 @@
-"""What requests to /v2 may say, and when a task is to run.
-
-Owns these models; they are also the schemas of the OpenAPI document.
-"""
+"""Request bodies of /v2, and their schemas in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -29,13 +26,13 @@ def _moment(value: object) -> object:
     try:
         return dt.datetime.fromisoformat(value.upper()).astimezone(dt.UTC)
     except (ValueError, OverflowError):
-        raise ValueError("is no time that there is") from None
+        raise ValueError("is not an existing time") from None
 
 
 Moment = Annotated[
     dt.datetime,
     BeforeValidator(_moment),
-    WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339, with its offset"}),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339 time with offset"}),
 ]
 Key = Annotated[StrictStr, Field(min_length=1, max_length=150, pattern=r"^[!-~]+$")]
 
@@ -45,66 +42,68 @@ class _Body(BaseModel):
 
 
 class _Timed(_Body):
-    delay: Duration | None = Field(default=None, description="not before so much time has passed, such as 30s or 2h")
+    delay: Duration | None = Field(default=None, description="Earliest start, as a duration from now: 30s, 2h")
     run_at: Moment | None = None
 
 
 class Callback(_Body):
-    """Whom to tell when the task has ended, however it ends: a POST, repeated until it is answered with a 2xx."""
+    """A webhook to send when the task has ended, whatever its end: a POST, repeated until the response is a 2xx."""
 
-    url: StrictStr = Field(min_length=1, max_length=2048, description="http or https, no private address")
-    headers: dict[StrictStr, StrictStr] = Field(default_factory=dict, description="sent with it, as they are")
+    url: StrictStr = Field(min_length=1, max_length=2048, description="An http or https URL of a public address")
+    headers: dict[StrictStr, StrictStr] = Field(default_factory=dict, description="Headers to send unchanged")
 
 
 class _Described(_Body):
     type: StrictStr = Field(min_length=1, max_length=64)
     payload: dict[str, Any] = Field(default_factory=dict)
     priority: Literal["urgent", "high", "normal", "low"] | None = None
-    metadata: dict[str, Any] | None = Field(default=None, description="the caller's own, up to 4 KiB, searchable")
+    metadata: dict[str, Any] | None = Field(default=None, description="Your own data: up to 4 KiB, searchable")
     callback: Callback | None = None
 
 
 class NextTask(_Described):
-    """A task that runs once the one before it has ended."""
+    """A task that runs after the previous one has ended."""
 
     on_failure: Literal["cancel", "run"] = Field(
-        default="cancel", description="what becomes of it when the one before it does not succeed"
+        default="cancel", description="What happens to the task when the previous one does not succeed"
     )
 
 
 class NewTask(_Described, _Timed):
-    """A task of any type. `payload` is the type's own."""
+    """A task of any type. The type determines the payload."""
 
     unique_key: Key | None = Field(
         default=None,
-        description="one unfinished task of the type and owner has it at most; a second one answers with the first",
+        description="At most one unfinished task per type and owner has this key; a second submission returns it",
     )
-    then: list[NextTask] = Field(default_factory=list, max_length=THEN_MOST, description="run after it, in this order")
+    then: list[NextTask] = Field(
+        default_factory=list, max_length=THEN_MOST, description="Tasks to run afterwards, in this order"
+    )
 
 
 class NewTasks(_Body):
-    """Up to 1,000 tasks, without `then`. Each is checked by itself."""
+    """Up to 1,000 tasks without `then`. Each is validated on its own."""
 
     tasks: list[Any] = Field(min_length=1, max_length=BATCH_MOST)
 
 
 class Reason(_Body):
-    """Why; shown with the task."""
+    """The reason, shown with the task."""
 
     reason: StrictStr = Field(default="", max_length=200)
 
 
 class NewTime(_Timed):
-    """When a waiting task is to run: one of the two. A delay of 0 runs it now."""
+    """The new start time of a waiting task: either `delay` or `run_at`. A delay of 0 runs the task now."""
 
 
 class NewOperation(_Timed):
-    """The same change to all tasks that match a query. `delay` and `run_at` are for reschedule."""
+    """A change to all tasks that match a query. `delay` and `run_at` belong to reschedule."""
 
     action: Literal["cancel", "retry", "reschedule", "delete"]
-    q: StrictStr = Field(min_length=1, max_length=LONGEST, description="which tasks, as in GET /v2/tasks")
+    q: StrictStr = Field(min_length=1, max_length=LONGEST, description="Selects tasks, as in GET /v2/tasks")
     reason: StrictStr = Field(default="", max_length=200)
-    dry_run: StrictBool = Field(default=False, description="only say how many it would be")
+    dry_run: StrictBool = Field(default=False, description="Only count the tasks that match")
 
 
 def when(wanted: _Timed) -> dt.datetime | None:
