@@ -47,6 +47,10 @@ class RedisUnavailable(SytqError):
     """Redis did not answer; what was accepted is dispatched later by the reconciler."""
 
 
+class Overloaded(SytqError):
+    """More callers wait than this process has room for; nothing was accepted and the caller may try again."""
+
+
 class OutboundRefused(SytqError):
     """The guard does not let a caller-supplied URL be reached; the message says why."""
 

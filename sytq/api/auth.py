@@ -19,9 +19,9 @@ import structlog
 from sytq.api.caller import LOCAL, Caller
 from sytq.api.credentials import Credentials
 from sytq.api.quota import Quota
-from sytq.api.threads import Overloaded, Threads
+from sytq.api.threads import Threads
 from sytq.config import Settings
-from sytq.errors import ConfigError, DatabaseUnavailable
+from sytq.errors import ConfigError, DatabaseUnavailable, Overloaded
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.audit import Audit
 from sytq.ledger.ledger import utcnow

@@ -20,8 +20,8 @@ import falcon
 import structlog
 
 from sytq.api.caller import Caller
-from sytq.api.threads import Overloaded, Threads
-from sytq.errors import DatabaseUnavailable
+from sytq.api.threads import Threads
+from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.api_keys import USED_EVERY, ApiKeys
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import ApiKey

@@ -1,7 +1,7 @@
-"""Natural batching of lookups: those that arrive while one query runs are the next query.
+"""Lookups of tasks by id, many in one query.
 
-Owns the waiting lists. A thread for each lookup costs more than the lookup, and when all who wait for tasks wake at
-once there are not enough. Must not know whose task it is.
+A thread for each lookup costs more than the lookup, and there are too few threads when all clients that wait for tasks
+wake at once. Must not know whose task it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from sytq.api.live import LiveView
-from sytq.api.threads import Overloaded, Threads
+from sytq.api.threads import Threads
+from sytq.batcher import Batcher
 from sytq.broker.inspection import Live
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Attempt, Step, Task
@@ -21,19 +22,19 @@ T = TypeVar("T")
 
 #: Ids of ours are UUIDs; a program that inserts rows itself may choose others.
 _ID = re.compile(r"[!-.0-~]{1,36}")
-_BATCH = 50  # a row may have megabytes of payload and result
-_WAITING = 5_000
+_MAX_BATCH = 50  # a row may have megabytes of payload and result
+_MAX_WAITING = 5_000
 
 
 class DataLoader:
-    """Looks tasks up by id. Belongs to one event loop. Both methods raise Busy and DatabaseUnavailable."""
+    """Looks tasks up by id. Belongs to one event loop. Both methods raise Overloaded and DatabaseUnavailable."""
 
     def __init__(self, ledger: Ledger, live: LiveView, threads: Threads) -> None:
         self._ledger = ledger
         self._live = live
         self._threads = threads
-        self._rows = _Gathered(self._read)
-        self._histories = _Gathered(self._read_histories)
+        self._rows = _Lookups("lookups of tasks", self._read)
+        self._histories = _Lookups("lookups of attempts", self._read_histories)
 
     async def get(self, task_id: str) -> tuple[Task | None, Live | None]:
         """The row, and what Redis knows newer while it answers; no row for what can be no id."""
@@ -53,35 +54,22 @@ class DataLoader:
         return await self._threads.run(self._ledger.histories, ids)
 
 
-class _Gathered(Generic[T]):
-    def __init__(self, read: Callable[[list[str]], Awaitable[dict[str, T]]]) -> None:
+class _Lookups(Generic[T]):
+    """Lookups of one kind; those of the same id share one until it is taken to the database."""
+
+    def __init__(self, name: str, read: Callable[[list[str]], Awaitable[dict[str, T]]]) -> None:
         self._read = read
         self._waiting: dict[str, asyncio.Future[T | None]] = {}
-        self._reading: asyncio.Task[None] | None = None
+        self._batcher = Batcher(self._read_all, name=name, max_waiting=_MAX_WAITING, max_size=_MAX_BATCH)
 
     async def get(self, task_id: str) -> T | None:
-        answered = self._waiting.get(task_id)
-        if answered is None:
-            if len(self._waiting) >= _WAITING:
-                raise Overloaded("too many lookups wait; try again")
-            loop = asyncio.get_running_loop()
-            answered = self._waiting[task_id] = loop.create_future()
-            if self._reading is None:
-                self._reading = loop.create_task(self._read_all())
-        return await asyncio.shield(answered)  # others may wait for the same
+        found = self._waiting.get(task_id)
+        if found is None:
+            found = self._waiting[task_id] = self._batcher.add(task_id)
+        return await asyncio.shield(found)
 
-    async def _read_all(self) -> None:
-        try:
-            while self._waiting:
-                ids = list(self._waiting)[:_BATCH]
-                batch = {task_id: self._waiting.pop(task_id) for task_id in ids}
-                try:
-                    found = await self._read(ids)
-                except Exception as error:
-                    for answered in batch.values():
-                        answered.set_exception(error)
-                else:
-                    for task_id, answered in batch.items():
-                        answered.set_result(found.get(task_id))
-        finally:
-            self._reading = None
+    async def _read_all(self, ids: list[str]) -> list[T | None]:
+        for task_id in ids:
+            del self._waiting[task_id]
+        found = await self._read(ids)
+        return [found.get(task_id) for task_id in ids]

@@ -9,9 +9,9 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from sytq.api.threads import Overloaded, Threads
+from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection, Live
-from sytq.errors import RedisUnavailable
+from sytq.errors import Overloaded, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.states import TERMINAL
 

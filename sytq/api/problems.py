@@ -14,8 +14,8 @@ import peewee
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
 
-from sytq.api.threads import Overloaded, Threads
-from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, RedisUnavailable
+from sytq.api.threads import Threads
+from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
 from sytq.ledger.migrations import pending
 from sytq.tasktypes import declaration
 

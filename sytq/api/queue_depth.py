@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 import falcon
 import structlog
 
-from sytq.api.threads import Overloaded, Threads
+from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
-from sytq.errors import RedisUnavailable
+from sytq.errors import Overloaded, RedisUnavailable
 from sytq.ledger.ledger import NewTask
 
 log = structlog.get_logger(__name__)

@@ -16,9 +16,10 @@ import falcon.asgi
 import structlog
 
 from sytq.api.caller import Caller
-from sytq.api.threads import Overloaded, Threads
+from sytq.api.threads import Threads
+from sytq.batcher import Batcher
 from sytq.broker.quotas import QuotaRequest, Quotas, QuotaUse
-from sytq.errors import RedisUnavailable
+from sytq.errors import Overloaded, RedisUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +32,8 @@ _COUNTED_HERE = 10_000
 class Quota:
     """Belongs to one event loop."""
 
-    def __init__(self, meters: Quotas, threads: Threads) -> None:
-        self._counter = _Counter(meters, threads)
+    def __init__(self, quotas: Quotas, threads: Threads) -> None:
+        self._batcher = Batcher(_Counter(quotas, threads).count, name="requests")
 
     async def request(self, req: falcon.asgi.Request, caller: Caller) -> None:
         """Count one request. Raises HTTPTooManyRequests."""
@@ -49,7 +50,7 @@ class Quota:
             await self._take(req, "tasks", _DAY, take)
 
     async def _take(self, req: falcon.asgi.Request, policy: str, seconds: int, take: QuotaRequest) -> None:
-        reading = await self._counter.take(take)
+        reading = await self._batcher.add(take)
         reset = math.ceil(reading.left_ms / 1000)
         remaining = max(0, take.quota - reading.used)
         told = f'"{policy}";q={take.quota};w={seconds}', f'"{policy}";r={remaining};t={reset}'
@@ -64,48 +65,27 @@ class Quota:
 
 
 class _Counter:
-    """Takes that arrive while Redis is asked go together with the next question."""
+    """Counts in Redis while it answers, else in this process."""
 
-    def __init__(self, meters: Quotas, threads: Threads) -> None:
-        self._meters = meters
+    def __init__(self, quotas: Quotas, threads: Threads) -> None:
+        self._quotas = quotas
         self._threads = threads
-        self._waiting: list[tuple[QuotaRequest, asyncio.Future[QuotaUse]]] = []
-        self._asking: asyncio.Task[None] | None = None
         self._resumes = 0.0
         self._here: dict[str, tuple[int, float]] = {}
 
-    async def take(self, take: QuotaRequest) -> QuotaUse:
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[QuotaUse] = loop.create_future()
-        self._waiting.append((take, answered))
-        if self._asking is None:
-            self._asking = loop.create_task(self._ask_all())
-        return await answered
-
-    async def _ask_all(self) -> None:
-        try:
-            while self._waiting:
-                waiting, self._waiting = self._waiting, []
-                readings = await self._ask([take for take, _ in waiting])
-                for (_, answered), reading in zip(waiting, readings, strict=True):
-                    if not answered.done():
-                        answered.set_result(reading)
-        finally:
-            self._asking = None
-
-    async def _ask(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
+    async def count(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
         if time.monotonic() >= self._resumes:
             try:
-                return await asyncio.wait_for(self._threads.run(self._meters.take, takes), _PATIENCE)
+                return await asyncio.wait_for(self._threads.run(self._quotas.take, takes), _PATIENCE)
             except (RedisUnavailable, TimeoutError, Overloaded) as error:
                 self._resumes = time.monotonic() + _PAUSE
                 log.warning("allowances are counted by each process alone: Redis does not answer", error=str(error))
             except Exception:
                 self._resumes = time.monotonic() + _PAUSE
                 log.exception("allowances are counted by each process alone")
-        return [self._take_here(take) for take in takes]
+        return [self._count_here(take) for take in takes]
 
-    def _take_here(self, take: QuotaRequest) -> QuotaUse:
+    def _count_here(self, take: QuotaRequest) -> QuotaUse:
         now = time.monotonic()
         used, ends = self._here.get(take.name, (0, 0.0))
         if ends <= now:

@@ -1,8 +1,7 @@
-"""Natural batching: submissions that arrive while one batch is being written are the next batch.
+"""Accepts tasks: the submissions of many requests share one transaction and one dispatch.
 
-Owns the waiting list, the one thread that writes to the ledger and the one that tells Redis. A caller is
-answered once its row is committed; Redis only speeds things up and therefore never makes anyone wait. Must
-not know what a task is for.
+Owns the one thread that writes to the ledger and the one that dispatches. A caller is answered once its row is
+committed; Redis only speeds things up and therefore never makes anyone wait. Must not know what a task is for.
 """
 
 from __future__ import annotations
@@ -10,14 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from sytq.api.problems import Taken
-from sytq.api.threads import Overloaded
-from sytq.errors import DatabaseUnavailable
+from sytq.batcher import Batcher
+from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.database import read, transact
 from sytq.ledger.idempotency import Claim, claim, correct, find
 from sytq.ledger.ledger import Ledger, NewTask
@@ -26,10 +26,10 @@ from sytq.service.submission import Submitter
 
 log = structlog.get_logger(__name__)
 
-_BATCH_TASKS = 500
-_BATCH_CHARACTERS = 4 << 20  # of payload, so that a batch stays far below MySQL's max_allowed_packet
-_WAITING = 10_000
-_UNDISPATCHED = 5_000
+#: Of one batch. The characters are those of payloads: a batch stays far below MySQL's max_allowed_packet.
+_MAX_TASKS, _MAX_CHARACTERS = 500, 4 << 20
+_MAX_WAITING = 10_000
+_MAX_UNDISPATCHED = 5_000
 #: Seconds without a try after Redis did not take a batch; the reconciler dispatches what was accepted then.
 _REDIS_PAUSE = 1.0
 
@@ -53,7 +53,6 @@ class _Waiter:
     claim: Claim | None
     sees: Callable[[str | None], bool]
     each: bool
-    answered: asyncio.Future[Accepted]
 
 
 class _Hidden(Exception):
@@ -70,10 +69,10 @@ class SubmissionBatcher:
     def __init__(self, ledger: Ledger, submitter: Submitter) -> None:
         self._ledger = ledger
         self._submitter = submitter
-        self._waiting: list[_Waiter] = []
-        self._committed: list[NewTask] = []
-        self._writing: asyncio.Task[None] | None = None
-        self._dispatching: asyncio.Task[None] | None = None
+        self._batcher = Batcher(
+            self._accept, name="submissions", max_waiting=_MAX_WAITING, max_size=1.0, size=_share_of_batch
+        )
+        self._dispatches = Batcher(self._dispatch, name="tasks", max_waiting=_MAX_UNDISPATCHED)
         self._since: float | None = None  # when the batch under way was begun
         self._redis_resumes = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
@@ -93,17 +92,10 @@ class SubmissionBatcher:
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. `sees(owner)` tells whether
         the caller may know of the tasks of an owner: where one that it may not has the key, nothing is accepted, or
-        with `each` all but that task. Raises Busy, Taken for that, DatabaseUnavailable and whatever the database says
-        against these tasks (never against another's).
+        with `each` all but that task. Raises Overloaded, Taken for that, DatabaseUnavailable and whatever the database
+        says against these tasks (never against another's).
         """
-        if len(self._waiting) >= _WAITING:
-            raise Overloaded("too many submissions wait; nothing was accepted, try again")
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(tasks, also, claim, sees, each, loop.create_future())
-        self._waiting.append(waiter)
-        if self._writing is None:
-            self._writing = loop.create_task(self._write_all())
-        return await waiter.answered
+        return await self._batcher.add(_Waiter(tasks, also, claim, sees, each))
 
     async def answered(self, claim: Claim) -> Accepted | None:
         """What an earlier request with the same Idempotency-Key got. Raises DatabaseUnavailable."""
@@ -116,82 +108,53 @@ class SubmissionBatcher:
         return 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since
 
     async def close(self) -> None:
-        """Wait until everything that was taken is written and handed over."""
-        while running := [task for task in (self._writing, self._dispatching) if task is not None]:
-            await asyncio.wait(running)
+        """Wait until everything that was taken is written and dispatched."""
+        await self._batcher.drain()
+        await self._dispatches.drain()
         self._writer.shutdown()
         self._dispatcher.shutdown(wait=False)
 
     # -- on the event loop
 
-    async def _write_all(self) -> None:
+    async def _accept(self, batch: list[_Waiter]) -> list[Accepted | Exception]:
         loop = asyncio.get_running_loop()
+        self._since = loop.time()
         try:
-            while self._waiting:
-                batch = self._take()
-                self._since = loop.time()
-                outcomes = await loop.run_in_executor(self._writer, self._write, batch)
-                for waiter in batch:
-                    _answer(waiter, outcomes[waiter])
-                self._hand_over([task for waiter in batch for task in _new(waiter, outcomes[waiter])])
-                away = next((e for e in outcomes.values() if isinstance(e, DatabaseUnavailable)), None)
-                if away is not None:
-                    # Whoever came meanwhile would wait just as long for the same answer.
-                    waiting, self._waiting = self._waiting, []
-                    for waiter in waiting:
-                        _answer(waiter, away)
+            outcomes = await loop.run_in_executor(self._writer, self._write, batch)
         finally:
-            self._writing = self._since = None
+            self._since = None
+        with suppress(Overloaded):  # the reconciler dispatches the rest
+            for waiter in batch:
+                for task in _new(waiter, outcomes[waiter]):
+                    self._dispatches.add(task)
+        unavailable = next((e for e in outcomes.values() if isinstance(e, DatabaseUnavailable)), None)
+        if unavailable is not None:  # later submissions would wait just as long for the same answer
+            self._batcher.fail_waiting(unavailable)
+        return [outcomes[waiter] for waiter in batch]
 
-    def _take(self) -> list[_Waiter]:
-        """The next batch; those whose client went away before are dropped, as nothing was promised."""
-        size = count = tasks = 0
-        for waiter in self._waiting:
-            if count and (tasks >= _BATCH_TASKS or size >= _BATCH_CHARACTERS):
-                break
-            count += 1
-            tasks += len(waiter.tasks)
-            size += sum(len(task.payload) for task in waiter.tasks)
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return [waiter for waiter in taken if not waiter.answered.cancelled()]
-
-    def _hand_over(self, tasks: list[NewTask]) -> None:
-        if not tasks or len(self._committed) + len(tasks) > _UNDISPATCHED:
-            return
-        self._committed += tasks
-        if self._dispatching is None:
-            self._dispatching = asyncio.get_running_loop().create_task(self._dispatch_all())
-
-    async def _dispatch_all(self) -> None:
+    async def _dispatch(self, tasks: list[NewTask]) -> list[None]:
         loop = asyncio.get_running_loop()
-        try:
-            while self._committed:
-                tasks, self._committed = self._committed, []
-                if loop.time() < self._redis_resumes:
-                    continue
-                try:
-                    entered = await loop.run_in_executor(self._dispatcher, self._submitter.dispatch, tasks)
-                except Exception:
-                    log.exception("dispatch failed: the reconciler will do it", tasks=len(tasks))
-                    entered = 0
-                if not entered:
-                    self._redis_resumes = loop.time() + _REDIS_PAUSE
-        finally:
-            self._dispatching = None
+        if loop.time() >= self._redis_resumes:
+            try:
+                dispatched = await loop.run_in_executor(self._dispatcher, self._submitter.dispatch, tasks)
+            except Exception:
+                log.exception("dispatch failed: the reconciler will do it", tasks=len(tasks))
+                dispatched = 0
+            if not dispatched:
+                self._redis_resumes = loop.time() + _REDIS_PAUSE
+        return [None] * len(tasks)
 
     # -- on the writer's thread
 
     def _write(self, batch: list[_Waiter]) -> dict[_Waiter, Accepted | Exception]:
         """Write a batch in one transaction; return what each waiter gets, or what went wrong."""
-        if not batch:
-            return {}
         try:
             return transact(self._ledger.database, lambda: self._insert(batch))
         except DatabaseUnavailable as error:
             return dict.fromkeys(batch, error)
         except _Hidden as refused:
             others = [waiter for waiter in batch if waiter not in refused.waiters]
-            return {waiter: Taken() for waiter in refused.waiters} | self._write(others)
+            return {waiter: Taken() for waiter in refused.waiters} | (self._write(others) if others else {})
         except Exception as error:
             if len(batch) == 1:
                 return {batch[0]: error}
@@ -253,10 +216,6 @@ def _new(waiter: _Waiter, outcome: Accepted | Exception) -> list[NewTask]:
     return [task for task, task_id in zip(waiter.tasks, outcome.ids, strict=True) if task.id == task_id]
 
 
-def _answer(waiter: _Waiter, outcome: Accepted | Exception) -> None:
-    if waiter.answered.done():
-        return
-    if isinstance(outcome, Accepted):
-        waiter.answered.set_result(outcome)
-    else:
-        waiter.answered.set_exception(outcome)
+def _share_of_batch(waiter: _Waiter) -> float:
+    characters = sum(len(task.payload) for task in waiter.tasks)
+    return max(len(waiter.tasks) / _MAX_TASKS, characters / _MAX_CHARACTERS)

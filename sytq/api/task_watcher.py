@@ -18,9 +18,9 @@ from typing import Any
 
 import structlog
 
-from sytq.api.threads import Overloaded, Threads
+from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
-from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.errors import DatabaseUnavailable, Overloaded, RedisUnavailable
 from sytq.ledger.ledger import Ledger
 from sytq.states import TERMINAL
 

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from sytq.errors import Overloaded
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Overloaded(Exception):
-    """More callers wait than this process has room for; nothing was accepted."""
 
 
 class Threads:

@@ -14,12 +14,11 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import only
-from sytq.api.threads import Overloaded
 from sytq.api.v2 import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
 from sytq.api.v2.waiting import preferred, tagged
 from sytq.broker.inspection import Live
-from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.service.task_view import iso, task_detail
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL

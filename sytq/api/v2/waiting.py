@@ -12,8 +12,8 @@ import re
 import falcon
 import falcon.asgi
 
-from sytq.api.threads import Overloaded
 from sytq.api.v2 import Parts
+from sytq.errors import Overloaded
 
 #: The most seconds that an answer is held back.
 WAIT_MOST = 60

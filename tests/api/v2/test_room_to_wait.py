@@ -26,7 +26,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
             super().__init__(*parts)  # type: ignore[arg-type]
             made.append(self)
 
-    monkeypatch.setattr(app, "Watch", Kept)
+    monkeypatch.setattr(app, "TaskWatcher", Kept)
     environ = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "SYTQ_REDIS__URL": redis_url}
     settings = config.load(environ=environ)
     parts = build(settings)

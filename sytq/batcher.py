@@ -1,0 +1,104 @@
+"""Natural batching: items that arrive while one batch is being processed are the next batch.
+
+A busy process shares its round trips, an idle one waits for nobody. Must not know what an item is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from sytq.errors import Overloaded
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Processes items in batches, one batch at a time. Belongs to one event loop.
+
+    `process` returns a result for each item of a batch, in order. An exception among the results goes to its item
+    alone, one that `process` raises goes to the whole batch. A batch is full once the sizes of its items (1 each by
+    default) reach `max_size`. Items are taken by their `key`, without one as they came.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        name: str,
+        max_waiting: float = math.inf,
+        max_size: float = math.inf,
+        size: Callable[[T], float] = lambda item: 1,
+        key: Callable[[T], Any] | None = None,
+    ) -> None:
+        self._process = process
+        self._name = name
+        self._max_waiting = max_waiting
+        self._max_size = max_size
+        self._size = size
+        self._key = key
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._running: asyncio.Task[None] | None = None
+
+    def add(self, item: T) -> asyncio.Future[R]:
+        """Return the future result of an item; an item whose future is cancelled before its turn is dropped.
+
+        Raises Overloaded when too many items wait.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"too many {self._name} wait; try again later")
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[R] = loop.create_future()
+        self._waiting.append((item, result))
+        if self._running is None:
+            self._running = loop.create_task(self._run())
+        return result
+
+    def fail_waiting(self, error: Exception) -> None:
+        """Raise `error` to all whose items wait for a later batch."""
+        waiting, self._waiting = self._waiting, []
+        for _, result in waiting:
+            _answer(result, error)
+
+    async def drain(self) -> None:
+        """Wait until no item is left."""
+        while self._running is not None:
+            await asyncio.wait([self._running])
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._next():
+                results: Sequence[R | Exception]
+                try:
+                    results = await self._process([item for item, _ in batch])
+                except Exception as error:
+                    results = [error] * len(batch)
+                for (_, result), outcome in zip(batch, results, strict=True):
+                    _answer(result, outcome)
+        finally:
+            self._running = None
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+        waiting = [(item, result) for item, result in self._waiting if not result.cancelled()]
+        if self._key is not None:
+            key = self._key
+            waiting.sort(key=lambda one: key(one[0]))
+        size, count = 0.0, 0
+        while count < len(waiting) and size < self._max_size:
+            size += self._size(waiting[count][0])
+            count += 1
+        self._waiting = waiting[count:]
+        return waiting[:count]
+
+
+def _answer(result: asyncio.Future[R], outcome: R | Exception) -> None:
+    if result.done():
+        return
+    if isinstance(outcome, Exception):
+        result.set_exception(outcome)
+        result.exception()  # whoever waited may be gone: not worth asyncio's warning
+    else:
+        result.set_result(outcome)
