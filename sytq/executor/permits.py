@@ -1,7 +1,6 @@
-"""The turnstile: the passages of one event loop go through their gates together.
+"""Permits of the tasks of one event loop, acquired and released together: busy executors share round trips to Redis.
 
-Owns the natural batching: while one batch is at Redis the next one gathers, so busy workers share round trips and an
-idle one waits for nobody. Must not decide who may pass (the scripts do).
+Must not decide who gets a permit (the scripts do).
 """
 
 from __future__ import annotations
@@ -9,63 +8,40 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+from sytq.batcher import Batcher
 from sytq.broker.limiter import Limiters, Permit
 
 #: Bounds one script call.
-_MOST = 50
+_MAX_BATCH = 50
 
-_Asked = list[tuple[Permit, asyncio.Future[Exception | None]]]
+_Request = tuple[bool, Permit]  # whether it is an acquisition
 
 
 class PermitBatcher:
-    """`Limiters` for the tasks of one event loop. Whoever has asked to leave need not wait for it."""
+    """`Limiters` for the tasks of one event loop. A release need not be waited for."""
 
     def __init__(self, gates: Limiters) -> None:
         self._gates = gates
-        self._entering: _Asked = []
-        self._leaving: _Asked = []
-        self._turning: asyncio.Task[None] | None = None
-        # Its own: the others may all be waiting for a database. One, so that a passage leaves after it has entered.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="turnstile")
+        # Releases first: they make room. Then the oldest task, as in the wait queue.
+        self._batcher = Batcher(
+            self._process, name="permits", max_size=_MAX_BATCH, key=lambda request: (request[0], request[1].created)
+        )
+        # Its own: the others may all wait for a database. One, so that a permit is released after it was acquired.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="permits")
 
     async def enter(self, passage: Permit) -> None:
-        """As `Limiters.enter`."""
-        await self._ask(passage, entering=True)
+        """Acquire a permit. Raises as `Limiters.enter`; a caller cancelled before its turn acquires nothing."""
+        await self._batcher.add((True, passage))
 
     async def leave(self, passage: Permit) -> None:
-        """As `Limiters.leave`; happens also when the caller is cancelled meanwhile."""
-        await self._ask(passage, entering=False)
+        """Release a permit, also when the caller is cancelled meanwhile."""
+        await asyncio.shield(self._batcher.add((False, passage)))
 
-    async def _ask(self, passage: Permit, *, entering: bool) -> None:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Exception | None] = loop.create_future()
-        (self._entering if entering else self._leaving).append((passage, answer))
-        if self._turning is None:
-            self._turning = loop.create_task(self._turn())
-        if refusal := await answer:
-            raise refusal
+    async def _process(self, requests: list[_Request]) -> list[Exception | None]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, requests)
 
-    async def _turn(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._entering or self._leaving:
-                leaving, self._leaving[:_MOST] = self._leaving[:_MOST], []
-                # Who was cancelled before its turn never enters. The oldest first, as in the line.
-                self._entering = [one for one in self._entering if not one[1].done()]
-                self._entering.sort(key=lambda one: one[0].created)
-                entering, self._entering[:_MOST] = self._entering[:_MOST], []
-                batch = [passage for passage, _ in leaving], [passage for passage, _ in entering]
-                refusals = await loop.run_in_executor(self._thread, self._pass, *batch)
-                for (_, answer), refusal in zip(leaving + entering, refusals, strict=True):
-                    if not answer.done():
-                        answer.set_result(refusal)
-        finally:
-            self._turning = None
-
-    def _pass(self, leaving: list[Permit], entering: list[Permit]) -> list[Exception | None]:
-        """First who leaves: that makes room."""
-        try:
-            self._gates.leave_all(leaving)
-            return [None] * len(leaving) + self._gates.enter_all(entering)
-        except Exception as error:  # a fault of ours: let everyone of the batch see it
-            return [error] * (len(leaving) + len(entering))
+    def _call(self, requests: list[_Request]) -> list[Exception | None]:
+        released = [permit for acquires, permit in requests if not acquires]
+        acquired = [permit for acquires, permit in requests if acquires]
+        self._gates.leave_all(released)
+        return [None] * len(released) + self._gates.enter_all(acquired)
