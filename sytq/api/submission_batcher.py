@@ -18,8 +18,9 @@ import structlog
 from sytq.api.problems import Taken
 from sytq.batcher import Batcher
 from sytq.errors import DatabaseUnavailable, Overloaded
+from sytq.ledger import insert
 from sytq.ledger.database import read, transact
-from sytq.ledger.idempotency import Claim, claim, correct, find
+from sytq.ledger.idempotency import Answer, Claim, claim, correct, find
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
 from sytq.service.submission import Submitter
@@ -101,7 +102,7 @@ class SubmissionBatcher:
         """What an earlier request with the same Idempotency-Key got. Raises DatabaseUnavailable."""
         look = partial(read, self._ledger.database, partial(find, claim))
         answer = await asyncio.get_running_loop().run_in_executor(self._writer, look)
-        return Accepted(answer.ids, answer.existing, True, answer.fingerprint) if answer else None
+        return _repeated(answer) if answer else None
 
     def writing_for(self) -> float:
         """For how many seconds the batch under way has been being written; 0 when none is."""
@@ -170,12 +171,14 @@ class SubmissionBatcher:
         for waiter in batch:
             answer = taken.get(waiter.claim) if waiter.claim else None
             if answer is not None:
-                outcomes[waiter] = Accepted(answer.ids, answer.existing, True, answer.fingerprint)
+                outcomes[waiter] = _repeated(answer)
             else:
                 new.append(waiter)
                 if waiter.also is not None:
                     waiter.also()
-        standing = self._ledger.insert(task for waiter in new for task in waiter.tasks)
+        tasks = [task for waiter in new for task in waiter.tasks]
+        acceptances = zip(tasks, self._ledger.insert(tasks), strict=True)
+        standing = {task.id: found.id for task, found in acceptances if isinstance(found, insert.Existing)}
         hidden = _hidden(new, standing) if standing else {}
         for waiter in new:
             ids = [task.id for task in waiter.tasks]
@@ -183,9 +186,21 @@ class SubmissionBatcher:
             if any(existing):
                 ids = ["" if task_id in hidden[waiter] else standing.get(task_id, task_id) for task_id in ids]
                 if waiter.claim:
-                    correct(waiter.claim, ids, existing)
+                    correct(waiter.claim, [_acceptance(*one) for one in zip(ids, existing, strict=True)])
             outcomes[waiter] = Accepted(tuple(ids), tuple(existing))
         return outcomes
+
+
+def _repeated(answer: Answer) -> Accepted:
+    ids = tuple("" if isinstance(task, insert.Refused) else task.id for task in answer.tasks)
+    existing = tuple(not isinstance(task, insert.Accepted) for task in answer.tasks)
+    return Accepted(ids, existing, True, answer.fingerprint)
+
+
+def _acceptance(task_id: str, existing: bool) -> insert.Acceptance:
+    if existing:
+        return insert.Existing(task_id) if task_id else insert.Refused()
+    return insert.Accepted(task_id)
 
 
 def _hidden(waiters: list[_Waiter], standing: dict[str, str]) -> dict[_Waiter, set[str]]:

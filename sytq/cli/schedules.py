@@ -14,6 +14,7 @@ from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import as_json, table
 from sytq.errors import InvalidInput
+from sytq.ledger.insert import Accepted
 from sytq.runtime import Runtime
 from sytq.service import status
 
@@ -79,12 +80,12 @@ def trigger(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     parts = _with(name, file)
     scheduled = parts.registry.schedules[name]
     task = parts.submitter.prepare(scheduled.type, scheduled.schedule.payload)
-    standing = parts.submitter.submit([task]).get(task.id)
-    noted(parts, "schedule.trigger", name, standing or task.id)
+    (found,) = parts.submitter.submit([task])
+    noted(parts, "schedule.trigger", name, found.id)
     if json_wanted:
-        as_json({"id": standing or task.id, "accepted": standing is None})
+        as_json({"id": found.id, "accepted": isinstance(found, Accepted)})
     else:
-        typer.echo(standing or task.id)
+        typer.echo(found.id)
 
 
 def _with(name: str, file: str | None) -> Runtime:

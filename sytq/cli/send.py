@@ -20,7 +20,7 @@ from sytq.cli.output import as_json, cell
 from sytq.cli.task_view import found_task, task_json
 from sytq.cli.wait import Timeout, ended_code, follow
 from sytq.errors import InvalidFields, InvalidInput
-from sytq.ledger.ledger import NewTask
+from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, SUCCEEDED
@@ -87,15 +87,15 @@ def send(
         for name, message in error.fields:
             typer.echo(f"sytq: {_explained(declared, cell(name), cell(message))}", err=True)
         raise typer.Exit(1) from None
-    standing = parts.submitter.submit([_in(parts, task, queue)]).get(task.id)
-    if not standing:
-        noted(parts, "task.send", task.id, type_name)
+    (found,) = parts.submitter.submit([_in(parts, task, queue)])
+    accepted, task_id = isinstance(found, Accepted), found.id
+    if accepted:
+        noted(parts, "task.send", task_id, type_name)
     else:
         typer.echo("Not accepted again: an unfinished task with the same key stands.", err=True)
-    task_id = standing or task.id
     if not wait:
         if json_wanted:
-            as_json({"id": task_id, "accepted": standing is None})
+            as_json({"id": task_id, "accepted": accepted})
         else:
             typer.echo(task_id)
         return

@@ -1,7 +1,7 @@
 """What a running task writes in one SQL transaction: its own rows, and tasks that exist exactly if it commits.
 
-Owns how a task's children come to be: their ids, and the checkpoints of tasks that stand for some of them, which make a
-rerun repeat nothing; and what they inherit. Must not begin or end the transaction: that is `ctx.transaction`.
+Owns the ids of a task's children, what they inherit, and the checkpoints of tasks that exist in place of some of them:
+an attempt after another repeats nothing. Must not begin or end the transaction: that is `ctx.transaction`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing_extensions import TypedDict
 from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
 from sytq.ledger.dependencies import OnFailure, join
+from sytq.ledger.insert import Accepted
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
 from sytq.ledger.models import Step, Task
 from sytq.service.submission import Submitter
 
-#: How the checkpoint is called that says which task stands for a child.
-_STOOD = "child "
+#: Prefix of the checkpoint that names the existing task in place of a child.
+_EXISTING = "child "
 _PAGE = 500
 
 
@@ -83,12 +84,12 @@ class Transaction:
         on_failure: OnFailure = "cancel",
     ) -> list[str]:
         ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
-        # A run before this one may have made it, with another payload even; that one is what was promised. So is the
-        # task that stood for it then, also if it has ended since.
+        # An earlier attempt may have inserted the child, even with another payload: that child is what was promised. So
+        # is the task that existed in its place then, also if that has ended since.
         earlier = self._earlier(list(ids))
         wanted = [*ids, *earlier.values()]
         there = {row.id for row in Task.select(Task.id).where(Task.id.in_(wanted))}
-        earlier = {task_id: stood for task_id, stood in earlier.items() if stood in there}  # it may have been deleted
+        earlier = {task_id: found for task_id, found in earlier.items() if found in there}  # it may have been deleted
         new = [
             self._submitter.prepare(
                 type_name,
@@ -105,24 +106,25 @@ class Transaction:
             for task_id, payload in ids.items()
             if task_id not in there and task_id not in earlier
         ]
-        standing = self._ledger.insert(new)
-        self._remember(standing)
-        self.tasks += [task for task in new if task.id not in standing]
-        return [earlier.get(task_id) or standing.get(task_id, task_id) for task_id in ids]
+        acceptances = dict(zip((task.id for task in new), self._ledger.insert(new), strict=True))
+        self.tasks += [task for task in new if isinstance(acceptances[task.id], Accepted)]
+        existing = {task_id: found.id for task_id, found in acceptances.items() if not isinstance(found, Accepted)}
+        self._remember(existing)
+        return [earlier.get(task_id) or existing.get(task_id, task_id) for task_id in ids]
 
     def _earlier(self, ids: Sequence[str]) -> dict[str, str]:
-        """The tasks that stood for children of these ids in a run before this one."""
-        names = {_STOOD + task_id: task_id for task_id in ids}
+        """The tasks that existed in place of children with these ids in an earlier attempt."""
+        names = {_EXISTING + task_id: task_id for task_id in ids}
         found = Step.task_id == self._parent.id, Step.name.in_(list(names))
         rows: Any = Step.select(Step.name, Step.value).where(*found).tuples()
-        return {names[name]: json.loads(stood) for name, stood in rows}
+        return {names[name]: json.loads(found) for name, found in rows}
 
-    def _remember(self, standing: Mapping[str, str]) -> None:
-        """Note as checkpoints of the parent which tasks stand for its children, under whose ids there are no rows."""
+    def _remember(self, existing: Mapping[str, str]) -> None:
+        """Write as checkpoints of the parent which tasks exist in place of children, whose ids have no rows."""
         now = utcnow()
         common = {"task_id": self._parent.id, "token": self._parent.token, "state": "done"}
         common |= {"started_at": now, "finished_at": now}
-        rows = [common | {"name": _STOOD + id, "value": json.dumps(stood)} for id, stood in standing.items()]
+        rows = [common | {"name": _EXISTING + id, "value": json.dumps(found)} for id, found in existing.items()]
         for start in range(0, len(rows), _PAGE):
             Step.insert_many(rows[start : start + _PAGE]).on_conflict_replace().execute()
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from sytq.ledger.insert import Acceptance, Accepted, Existing, Refused
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Idempotency
 
@@ -30,11 +31,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the first request with a key got: the ids of its tasks, and which of them stood already."""
+    """What the first request with a key got: what became of each of its tasks."""
 
     fingerprint: str
-    ids: tuple[str, ...]
-    existing: tuple[bool, ...]
+    tasks: tuple[Acceptance, ...]
 
 
 def claim(wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
@@ -59,7 +59,7 @@ def _claim_of_owner(wanted: list[tuple[Claim, Sequence[str]]], now: dt.datetime)
             "owner": one.owner,
             "idempotency_key": one.key,
             "fingerprint": one.fingerprint,
-            "answer": _text(ids),
+            "answer": _text(list(map(Accepted, ids))),
             "created_at": now,
         }
         for one, ids in wanted
@@ -69,7 +69,7 @@ def _claim_of_owner(wanted: list[tuple[Claim, Sequence[str]]], now: dt.datetime)
     taken = {}
     for one, ids in wanted:
         row = found[one.key]
-        if row.answer != _text(ids):  # ids are new in every request, so this one is another's
+        if row.answer != _text(list(map(Accepted, ids))):  # ids are new in every request, so this one is another's
             taken[one] = _answer(row)
     return taken
 
@@ -81,16 +81,22 @@ def find(one: Claim) -> Answer | None:
     return _answer(row) if row is not None else None
 
 
-def correct(one: Claim, ids: Sequence[str], existing: Sequence[bool]) -> None:
-    """Note other ids for a claim of this transaction: unfinished tasks stood already for what was submitted."""
+def correct(one: Claim, tasks: Sequence[Acceptance]) -> None:
+    """Write for a claim of this transaction what became of its tasks, where not all of them were accepted."""
     this = (Idempotency.owner == one.owner) & (Idempotency.idempotency_key == one.key)
-    Idempotency.update(answer=_text(ids, existing)).where(this).execute()
+    Idempotency.update(answer=_text(tasks)).where(this).execute()
 
 
 def _answer(row: Idempotency) -> Answer:
     answer = json.loads(row.answer)
-    return Answer(row.fingerprint, tuple(answer["ids"]), tuple(answer["existing"]))
+    tasks = (
+        (Existing(task_id) if task_id else Refused()) if existing else Accepted(task_id)
+        for task_id, existing in zip(answer["ids"], answer["existing"], strict=True)
+    )
+    return Answer(row.fingerprint, tuple(tasks))
 
 
-def _text(ids: Sequence[str], existing: Sequence[bool] = ()) -> str:
-    return json.dumps({"ids": list(ids), "existing": list(existing or [False] * len(ids))})
+def _text(tasks: Sequence[Acceptance]) -> str:
+    """An answer as JSON; a refused task has no id."""
+    ids = ["" if isinstance(task, Refused) else task.id for task in tasks]
+    return json.dumps({"ids": ids, "existing": [not isinstance(task, Accepted) for task in tasks]})

@@ -48,12 +48,35 @@ class NewTask:
     retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
     made: float = field(default_factory=time.monotonic, compare=False)
 
-    def behind(self, standing: Mapping[str, str]) -> NewTask:
-        """The same task, which comes after those that stand for the ones that it was to come after."""
+    def redirected(self, existing: Mapping[str, str]) -> NewTask:
+        """The same task, depending on the `existing` tasks instead of those that were not inserted (id -> id)."""
         if not self.after:
             return self
-        after = tuple(standing.get(on_id, on_id) for on_id in self.after)
-        return replace(self, after=after, parent=standing.get(self.parent or "", self.parent))
+        after = tuple(existing.get(on_id, on_id) for on_id in self.after)
+        return replace(self, after=after, parent=existing.get(self.parent or "", self.parent))
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The submitted task has a row: a new one, or that of an earlier submission with the same id."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """An unfinished task has the same unique key: this one, and nothing was inserted."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An unfinished task that the submitter may not see has the same unique key, and nothing was inserted."""
+
+
+#: What became of one submitted task.
+Acceptance = Accepted | Existing | Refused
 
 
 #: What a new row takes from its task as it is, by column.

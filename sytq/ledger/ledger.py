@@ -8,7 +8,7 @@ Must not know Redis, HTTP or any task type. All times are naive UTC; payloads an
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import peewee
@@ -17,8 +17,8 @@ from sytq.errors import Lost
 from sytq.ledger import dependencies
 from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
 from sytq.ledger.events import Event, write_attempts, write_states
+from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
-from sytq.ledger.insert import write_new
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
 from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
 
@@ -49,43 +49,43 @@ class Ledger:
 
     # -- submission
 
-    def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+    def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> list[Accepted | Existing]:
         """Insert `tasks`, and whatever `also` writes before them, in one transaction: all or nothing.
 
-        Returns what `insert` does.
+        Returns what became of each task, in their order. Raises as `insert`.
         """
 
-        def work() -> dict[str, str]:
+        def work() -> list[Accepted | Existing]:
             if also:
                 also()
             return self.insert(tasks)
 
         return transact(self.database, work)
 
-    def insert(self, tasks: Iterable[NewTask]) -> dict[str, str]:
-        """Insert `tasks` inside the caller's transaction; one that is there already stays as it is.
+    def insert(self, tasks: Sequence[NewTask]) -> list[Accepted | Existing]:
+        """Insert `tasks` inside the caller's transaction and return what became of each, in their order.
 
-        A task whose unique key an unfinished task has is not inserted: returned as its id -> that task's id. What was
-        to come after it comes after that one. Raises InvalidInput for an `after` that is no task.
+        A row with the same id stays as it is. A task whose unique key an unfinished task has is not inserted, and what
+        was to come after it comes after that one. Raises InvalidInput for an `after` that is no task.
         """
-        tasks = list(tasks)
         keys = {task.id: task.unique_key for task in tasks if task.unique_key}
         if keys:  # a task that is there already has its key, or has ended with it
             there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(keys)))}
             keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
-        standing = self.claim(keys)
-        tasks = [task.behind(standing) if standing else task for task in tasks if task.id not in standing]
-        write_new(self.database, tasks)
-        if waits := {task.id: task.after for task in tasks if task.after}:
+        existing = self.reserve(keys)
+        new = [task.redirected(existing) if existing else task for task in tasks if task.id not in existing]
+        write_new(self.database, new)
+        if waits := {task.id: task.after for task in new if task.after}:
             dependencies.hold(self.database, waits)
-        return standing
+        return [Existing(existing[task.id]) if task.id in existing else Accepted(task.id) for task in tasks]
 
     def try_write(self) -> None:
         """Do all that a write takes, and change nothing: what stands in its way is raised as for any other."""
         transact(self.database, lambda: Task.update(state=Task.state).where(Task.id == "").execute())
 
-    def claim(self, keys: dict[str, str]) -> dict[str, str]:
-        """Claim unique keys (task id -> key) inside the caller's transaction; return those that another has."""
+    def reserve(self, keys: dict[str, str]) -> dict[str, str]:
+        """Reserve unique keys (task id -> key) inside the caller's transaction; return the unfinished task that has the
+        key already, by the id of the task that does not get it."""
         if not keys:
             return {}
         into = f"INSERT INTO sytq_unique (task_id, unique_key) VALUES ({marks(self.database, 2)})"
@@ -94,19 +94,19 @@ class Ledger:
         execute_many(self.database, f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
         query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
         holders = {row.unique_key: row.task_id for row in query}
-        standing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
-        # Of this batch the rows are not written yet.
-        over = self._gone(set(standing.values()) - set(keys)) if standing else set()
-        for task_id in [task_id for task_id, holder in standing.items() if holder in over]:
+        existing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
+        # The rows of this batch are not written yet.
+        ended = self._ended_holders(set(existing.values()) - set(keys)) if existing else set()
+        for task_id in [task_id for task_id, holder in existing.items() if holder in ended]:
             here = UniqueKey.unique_key == keys[task_id]
-            if UniqueKey.update(task_id=task_id).where(here, UniqueKey.task_id == standing[task_id]).execute():
-                del standing[task_id]
-            else:  # another one has taken it over, of this batch or not
-                standing[task_id] = UniqueKey.get(here).task_id
-        return standing
+            if UniqueKey.update(task_id=task_id).where(here, UniqueKey.task_id == existing[task_id]).execute():
+                del existing[task_id]
+            else:  # another task has taken the key over, of this batch or not
+                existing[task_id] = UniqueKey.get(here).task_id
+        return existing
 
-    def _gone(self, holders: set[str]) -> set[str]:
-        """Those of these holders of unique keys that have ended, or have no row: another program may write either."""
+    def _ended_holders(self, holders: set[str]) -> set[str]:
+        """The holders of unique keys that have ended, or have no row: another program may write either."""
         there = {row.id for row in Task.select(Task.id).where(Task.id.in_(holders), Task.state.in_(UNFINISHED))}
         return (holders - there) | set(self._over(list(there)) if there else ())
 

@@ -143,8 +143,8 @@ class Operator:
         now = utcnow()
         rows = _locked(ids, (DEAD, CANCELLED))
         keys = {row.id: key for row in rows if (key := self._unique_key(row))}
-        standing = self._ledger.claim(keys)  # another unfinished task has the same key by now
-        rows = [row for row in rows if row.id not in standing]
+        taken = self._ledger.reserve(keys)  # by another unfinished task
+        rows = [row for row in rows if row.id not in taken]
         for row in rows:
             row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
             row.scheduled_at = None  # it is to run now, also when it was cancelled before its time

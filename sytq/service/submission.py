@@ -21,6 +21,7 @@ from sytq.http import Guard
 from sytq.ids import derived_id, new_id
 from sytq.ledger.dependencies import RULES, OnFailure
 from sytq.ledger.events import Event
+from sytq.ledger.insert import Accepted, Existing
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
 from sytq.observability import tracing
@@ -116,14 +117,14 @@ class Submitter:
             version=declared.version,
         )
 
-    def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> dict[str, str]:
+    def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> list[Accepted | Existing]:
         """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable.
 
-        Returns, for each task that stands already under its unique key, its id -> the id of that unfinished task.
+        Returns what became of each task, in their order: accepted, or the existing task with the same unique key.
         """
-        standing = self._ledger.accept(tasks, also)
-        self.dispatch([task for task in tasks if task.id not in standing])
-        return standing
+        acceptances = self._ledger.accept(tasks, also)
+        self.dispatch([task for task, found in zip(tasks, acceptances, strict=True) if isinstance(found, Accepted)])
+        return acceptances
 
     def record(self, changes: Sequence[Event], ended: Sequence[str] = ()) -> None:
         """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death; and let

@@ -189,7 +189,7 @@ class StreamLoop(Loop):
         if not tasks:
             return
         try:
-            standing = self._submitter.submit(list(tasks.values()))
+            acceptances = self._submitter.submit(list(tasks.values()))
         except (DatabaseUnavailable, RedisUnavailable):
             raise
         except Exception as error:
@@ -202,9 +202,9 @@ class StreamLoop(Loop):
             held, _ = new.pop(entry)
             self._bury(entry, held.message.raised(0), f"its task cannot be stored ({type(error).__name__})")
             return
-        for entry, task in tasks.items():
-            # The same work is under way already: this message ends with it.
-            new[entry][0].task_id = standing.get(task.id, task.id)
+        for entry, accepted in zip(tasks, acceptances, strict=True):
+            # Of an existing task: the same work is under way already, and this message ends with it.
+            new[entry][0].task_id = accepted.id
 
     # -- letting go of them
 

@@ -33,7 +33,8 @@ from sytq.executor.acks import STATES, named
 from sytq.executor.runner import Runner
 from sytq.http import Client
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.insert import Accepted, NewTask
+from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.runtime import Runtime, build, services
@@ -142,7 +143,7 @@ class Harness:
             new = dataclasses.replace(
                 self.runtime.submitter.prepare(self.type.name, valid), payload=encode(payload), version=version
             )
-        if self.runtime.ledger.accept([new]):
+        if self.runtime.ledger.accept([new]) != [Accepted(new.id)]:
             raise InvalidInput("payload", "an unfinished task of the trial has the same unique key")
         return Run(self, new)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sytq.ledger.database import is_mysql
+from sytq.ledger.insert import Accepted
 from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
@@ -50,7 +51,7 @@ def test_a_batch_is_one_transaction_and_one_round_trip_for_200(installation: Ins
     tasks = [submitter.prepare("default", {"n": n}) for n in range(1000)]
     scripts = script_calls(installation)
     transactions = commits(installation) if is_mysql(installation.runtime.database) else None
-    assert submitter.submit(tasks) == {}
+    assert submitter.submit(tasks) == [Accepted(task.id) for task in tasks]
     assert script_calls(installation) - scripts == 5
     if transactions is not None:
         assert commits(installation) - transactions == 1

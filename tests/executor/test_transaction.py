@@ -12,6 +12,7 @@ from sytq.broker.delivery import Delivery
 from sytq.executor.transaction import Transaction
 from sytq.ledger.database import read, transact
 from sytq.ledger.events import Event
+from sytq.ledger.insert import Accepted
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step, Task
 from sytq.runtime import Runtime
@@ -28,7 +29,7 @@ def runtime(database_url: str) -> Iterator[Runtime]:
 
 def accept(runtime: Runtime, type_name: str, payload: Any) -> str:
     task = runtime.submitter.prepare(type_name, payload)
-    assert runtime.ledger.accept([task]) == {}
+    assert runtime.ledger.accept([task]) == [Accepted(task.id)]
     return task.id
 
 
@@ -52,12 +53,12 @@ def llm_tasks(runtime: Runtime) -> set[str]:
 
 
 def test_a_task_that_stood_for_a_child_does_so_at_every_run_of_the_parent(runtime: Runtime) -> None:
-    standing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
-    assert enqueue(runtime, parent, 1, a=ROW, b=ROW | {"id": 8})[0] == standing
+    existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
+    assert enqueue(runtime, parent, 1, a=ROW, b=ROW | {"id": 8})[0] == existing
     before = llm_tasks(runtime)
-    end(runtime, standing)
+    end(runtime, existing)
     for token in (2, 3):
-        assert enqueue(runtime, parent, token, a=ROW)[0] == standing
+        assert enqueue(runtime, parent, token, a=ROW)[0] == existing
     assert llm_tasks(runtime) == before
     assert len(before) == 2
     other = accept(runtime, "default", {})
@@ -65,17 +66,17 @@ def test_a_task_that_stood_for_a_child_does_so_at_every_run_of_the_parent(runtim
 
 
 def test_it_is_a_checkpoint_of_the_parent(runtime: Runtime) -> None:
-    standing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
+    existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
     enqueue(runtime, parent, 1, a=ROW)
     (step,) = runtime.ledger.steps(parent)
-    assert (step.name[:6], step.state, step.value) == ("child ", "done", f'"{standing}"')
+    assert (step.name[:6], step.state, step.value) == ("child ", "done", f'"{existing}"')
 
 
 def test_one_that_was_deleted_since_is_made_anew_once(runtime: Runtime) -> None:
-    standing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
+    existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
     enqueue(runtime, parent, 1, a=ROW)
-    end(runtime, standing)
-    transact(runtime.database, Task.delete().where(Task.id == standing).execute)
+    end(runtime, existing)
+    transact(runtime.database, Task.delete().where(Task.id == existing).execute)
     (anew,) = enqueue(runtime, parent, 2, a=ROW)
     end(runtime, anew)
     assert enqueue(runtime, parent, 3, a=ROW) == [anew]

@@ -17,6 +17,7 @@ from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
 from sytq.ledger.events import Event
+from sytq.ledger.insert import Accepted, Existing
 from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import UniqueKey
 from sytq.service.control import Operator
@@ -126,11 +127,11 @@ def test_a_key_whose_task_another_program_ended_is_free(make: Make, statement: s
     installation = make()
     first = installation.submit("lonely", "k", run_at=in_seconds(3600).replace(tzinfo=None))
     again = installation.prepare("lonely", "k")
-    assert installation.runtime.submitter.submit([again]) == {again.id: first}
+    assert installation.runtime.submitter.submit([again]) == [Existing(first)]
     installation.runtime.database.execute_sql(f"{statement} WHERE id = '{first}'")
     two = [installation.prepare("lonely", "k") for _ in range(2)]
-    standing = installation.runtime.submitter.submit(two)
-    assert len(standing) == 1 and set(standing.values()) < {task.id for task in two}
+    accepted, existing = sorted(installation.runtime.submitter.submit(two), key=lambda found: type(found).__name__)
+    assert isinstance(accepted, Accepted) and existing == Existing(accepted.id)
 
 
 def test_a_running_task_that_redis_forgot_is_told_of_its_cancellation(make: Make, redis_server: RedisServer) -> None:
@@ -221,8 +222,8 @@ def test_a_unique_key_has_one_unfinished_task(make: Make) -> None:
     installation = make()
     submitter = installation.runtime.submitter
     first, second, third = (installation.prepare("lonely", "a", 0.5) for _ in range(3))
-    assert submitter.submit([first]) == {}
-    assert submitter.submit([second, third]) == {second.id: first.id, third.id: first.id}
+    assert submitter.submit([first]) == [Accepted(first.id)]
+    assert submitter.submit([second, third]) == [Existing(first.id), Existing(first.id)]
     assert installation.runtime.ledger.get(second.id) is None
     installation.start_worker()
     installation.wait_state(first.id, "succeeded")
@@ -272,8 +273,8 @@ def test_a_replay_respects_a_key_that_another_task_has_by_now(make: Make) -> Non
     installation.start_worker()
     failed = installation.submit("lonely", "fails")
     installation.wait_state(failed, "dead")
-    standing = installation.prepare("lonely", "fails", 30)
-    poll(lambda: installation.runtime.submitter.submit([standing]) == {}, message="the key is free")
+    other = installation.prepare("lonely", "fails", 30)
+    poll(lambda: installation.runtime.submitter.submit([other]) == [Accepted(other.id)], message="the key is free")
     assert operator(installation).replay([failed]) == 0
     assert installation.row(failed).state == "dead"
 
@@ -359,7 +360,10 @@ def test_a_key_is_free_as_soon_as_its_task_has_ended(make: Make) -> None:
 
     poll(ended, interval=0.001)
     again = installation.prepare("lonely", "a")  # before or after the end was recorded
-    assert installation.runtime.submitter.submit([again]) == {}
+    assert installation.runtime.submitter.submit([again]) == [Accepted(again.id)]
     installation.wait_state(again.id, "succeeded")
-    assert installation.runtime.ledger.accept([again]) == {}  # submitted once more after its end: it claims nothing
-    assert installation.runtime.submitter.submit([installation.prepare("lonely", "a")]) == {}
+    assert installation.runtime.ledger.accept([again]) == [
+        Accepted(again.id)
+    ]  # submitted once more after its end: it claims nothing
+    free = installation.prepare("lonely", "a")
+    assert installation.runtime.submitter.submit([free]) == [Accepted(free.id)]

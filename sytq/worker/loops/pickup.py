@@ -129,12 +129,12 @@ class PickUp(LeasedLoop):
     def _accept(self, table: str, tasks: Mapping[int, NewTask]) -> list[NewTask]:
         """Inside the caller's transaction: insert those whose row is still pending once they have its key. The task of
         a row that was read as pending may have come and ended since: it would be asked, and paid, a second time."""
-        standing = self._ledger.claim({task.id: task.unique_key for task in tasks.values() if task.unique_key})
+        existing = self._ledger.reserve({task.id: task.unique_key for task in tasks.values() if task.unique_key})
         column, query = self._pending_of(table)
         pending = {int(id) for (id,) in query.where(column.in_(list(tasks))).tuples()}
         late = [task.id for id, task in tasks.items() if id not in pending]
         UniqueKey.delete().where(UniqueKey.task_id.in_(late)).execute()
-        accepted = [task for id, task in tasks.items() if id in pending and task.id not in standing]
+        accepted = [task for id, task in tasks.items() if id in pending and task.id not in existing]
         self._ledger.insert(accepted)
         return accepted
 
