@@ -14,16 +14,13 @@ import falcon.asgi
 import sytq
 from sytq import runtime
 from sytq.api.auth import Auth
-from sytq.api.compat.http_requests import WebhookTasks
-from sytq.api.compat.jobs import Jobs, Stats, Workers
-from sytq.api.compat.task_lookup import Lookup, OneTask, TaskList
-from sytq.api.compat.valuations import PromptTasks, RecordTasks
+from sytq.api.compat import routes as compat
 from sytq.api.data_loader import DataLoader
 from sytq.api.health import Health, Live, Ready
 from sytq.api.idempotency import IdempotencyGuard
-from sytq.api.live import LiveView
 from sytq.api.metrics import Metrics
 from sytq.api.openapi import DocsPage, OpenApi
+from sytq.api.parts import Parts
 from sytq.api.problems import Problems
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
@@ -32,7 +29,6 @@ from sytq.api.submission import Submission
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
-from sytq.api.v2 import Parts
 from sytq.api.v2 import routes as v2
 from sytq.config import Settings, load
 from sytq.observability import logs, sentry, tracing
@@ -57,10 +53,9 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     backlog = QueueDepthLimit(bounds, parts.inspection, redis)
     acceptor = SubmissionBatcher(parts.ledger, parts.submitter)
     submission = Submission(parts.registry, parts.submitter, acceptor, quota, backlog, IdempotencyGuard())
-    live = LiveView(parts.inspection, redis)
-    reader = DataLoader(parts.ledger, live, sql)
-    watch = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
-    lookup = Lookup(parts.ledger, parts.registry, live, reader, sql, settings.retention)
+    data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
+    task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
+    shared = Parts(parts, submission, data_loader, task_watcher, sql, redis)
 
     app = RequestContext(
         max_body=settings.api.max_body,
@@ -73,16 +68,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     )
     app.req_options.strip_url_path_trailing_slash = True
     Problems(parts.ledger.database, sql).install(app)
-    app.add_route("/api/tasks/llm", RecordTasks(settings, submission))
-    app.add_route("/api/tasks", TaskList(lookup))
-    app.add_route("/api/tasks/{task_id}", OneTask(lookup))
-    app.add_route("/api/v1/tasks/llm", PromptTasks(settings, submission, parts.guard))
-    app.add_route("/api/v1/tasks", WebhookTasks(submission))
-    figures = (parts.inspection, settings.worker.liveness, redis)
-    app.add_route("/jobs", Jobs(parts.registry, submission))
-    app.add_route("/stats", Stats(*figures))
-    app.add_route("/workers", Workers(*figures))
-    v2.add_routes(app, Parts(parts, submission, reader, watch, sql, redis))
+    compat.add_routes(app, shared)
+    v2.add_routes(app, shared)
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))

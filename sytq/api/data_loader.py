@@ -1,4 +1,4 @@
-"""Lookups of tasks by id, many in one query.
+"""Lookups of tasks by id: many in one query, and with what Redis knows newer.
 
 A thread for each lookup costs more than the lookup, and there are too few threads when all clients that wait for tasks
 wake at once. Must not know whose task it is.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
-from sytq.api.live import LiveView
 from sytq.api.threads import Threads
 from sytq.batcher import Batcher
-from sytq.broker.inspection import Live
+from sytq.broker.inspection import Inspection, Live
+from sytq.errors import Overloaded, RedisUnavailable
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Attempt, Step, Task
+from sytq.states import TERMINAL
 
 T = TypeVar("T")
 
@@ -24,34 +26,53 @@ T = TypeVar("T")
 _ID = re.compile(r"[!-.0-~]{1,36}")
 _MAX_BATCH = 50  # a row may have megabytes of payload and result
 _MAX_WAITING = 5_000
+#: Seconds that Redis has for an answer, and for which it is not asked after it had none: the rows alone must do.
+_REDIS_TIMEOUT, _REDIS_PAUSE = 1.0, 5.0
 
 
 class DataLoader:
-    """Looks tasks up by id. Belongs to one event loop. Both methods raise Overloaded and DatabaseUnavailable."""
+    """Reads tasks: their rows, and what Redis knows newer. Belongs to one event loop.
 
-    def __init__(self, ledger: Ledger, live: LiveView, threads: Threads) -> None:
+    The methods raise Overloaded and DatabaseUnavailable.
+    """
+
+    def __init__(self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads) -> None:
         self._ledger = ledger
-        self._live = live
-        self._threads = threads
+        self._inspection = inspection
+        self._sql = sql
+        self._redis = redis
+        self._redis_resumes = 0.0
         self._rows = _Lookups("lookups of tasks", self._read)
         self._histories = _Lookups("lookups of attempts", self._read_histories)
 
     async def get(self, task_id: str) -> tuple[Task | None, Live | None]:
-        """The row, and what Redis knows newer while it answers; no row for what can be no id."""
+        """Return the row and the newer state, if there is one; no row for an id that no task can have."""
         found = await self._rows.get(task_id) if _ID.fullmatch(task_id) else None
         return found or (None, None)
 
     async def history(self, task_id: str) -> tuple[list[Attempt], list[Step]]:
-        """What happened at each start, and the checkpoints."""
+        """Return the attempts of a task and its checkpoints."""
         return await self._histories.get(task_id) or ([], [])
 
+    async def newer(self, rows: Iterable[Task]) -> dict[str, Live]:
+        """Return what Redis knows newer than the rows; nothing while it does not answer."""
+        unfinished = {row.id: row for row in rows if row.state not in TERMINAL}
+        if not unfinished or time.monotonic() < self._redis_resumes:
+            return {}
+        try:
+            live = await asyncio.wait_for(self._redis.run(self._inspection.live, list(unfinished)), _REDIS_TIMEOUT)
+        except (RedisUnavailable, TimeoutError, Overloaded):
+            self._redis_resumes = time.monotonic() + _REDIS_PAUSE
+            return {}
+        return {task_id: newer for task_id, newer in live.items() if newer.token >= unfinished[task_id].token}
+
     async def _read(self, ids: list[str]) -> dict[str, tuple[Task, Live | None]]:
-        rows = await self._threads.run(self._ledger.some, ids)
-        live = await self._live.of(rows.values())
-        return {task_id: (row, live.get(task_id)) for task_id, row in rows.items()}
+        rows = await self._sql.run(self._ledger.some, ids)
+        newer = await self.newer(rows.values())
+        return {task_id: (row, newer.get(task_id)) for task_id, row in rows.items()}
 
     async def _read_histories(self, ids: list[str]) -> dict[str, tuple[list[Attempt], list[Step]]]:
-        return await self._threads.run(self._ledger.histories, ids)
+        return await self._sql.run(self._ledger.histories, ids)
 
 
 class _Lookups(Generic[T]):

@@ -59,10 +59,6 @@ class Submission:
         also: Callable[[], Any] | None = None,
     ) -> str:
         """Return the id of the accepted task. Raises InvalidInput naming the field, and as `prepare` and `accept`."""
-        if type_name not in self._registry:
-            raise falcon.HTTPServiceUnavailable(
-                description=f"the task type '{type_name}' is not available on this server", retry_after=60
-            )
         task = self.prepare(req, type_name, payload, priority=priority)
         accepted = await self.accept(req, [task], also=also)
         return accepted.ids[0]

@@ -1,6 +1,6 @@
 """Contract E: an HTTP request that must get through.
 
-Owns what the request may say. Must not make that request: the `webhook` plugin does.
+Must not make that request: the `webhook` plugin does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
-from sytq.api.submission import Submission
+from sytq.api.parts import Parts
 
 _FIELDS = ("url", "method", "headers", "body")
 _NEWER = {"retry": dict, "ordering_key": str}
@@ -23,14 +23,14 @@ class WebhookTasks:
 
     scopes: ClassVar = {"POST": "submit"}
 
-    def __init__(self, submission: Submission) -> None:
-        self._submission = submission
+    def __init__(self, parts: Parts) -> None:
+        self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         fields = read_object(req)
         # The old system ignored what it did not know, and took null for absent.
         payload = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
-        # Ours since; whatever an old caller means by these names is not an object, or is no text.
+        # Newer than the contract; a value of another kind is an old caller's own, and ignored.
         for name, kind in _NEWER.items():
             if isinstance(fields.get(name), kind) and fields[name]:
                 payload[name] = fields[name]

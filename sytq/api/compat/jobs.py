@@ -1,6 +1,6 @@
-"""Contract D: jobs with priorities, and the figures of the whole.
+"""Contract D: jobs with priorities, and statistics of the whole installation.
 
-Owns what `/jobs`, `/stats` and `/workers` say. Must not run anything: a job is a task of an installed type.
+Must not run anything: a job is a task of an installed type.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import parameter
-from sytq.api.submission import Submission
-from sytq.api.threads import Threads
-from sytq.broker.inspection import Inspection
+from sytq.api.parts import Parts
 from sytq.durations import format_duration
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import DEAD, PRIORITIES, SUCCEEDED
-from sytq.tasktypes.registry import Registry
 
 T = TypeVar("T")
 
@@ -31,9 +28,9 @@ class Jobs:
 
     scopes: ClassVar = {"POST": "submit"}
 
-    def __init__(self, registry: Registry, submission: Submission) -> None:
-        self._types = sorted(declared.name for declared in registry if not declared.internal)
-        self._submission = submission
+    def __init__(self, parts: Parts) -> None:
+        self._types = sorted(declared.name for declared in parts.runtime.registry if not declared.internal)
+        self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         name = parameter(req, "type") or "default"
@@ -48,16 +45,16 @@ class Jobs:
         resp.data = problems.encode({"job_id": job_id, "status": "submitted"})
 
     async def on_options(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> NoReturn:
-        raise falcon.HTTPMethodNotAllowed(["POST"])  # Falcon would answer by itself
+        raise falcon.HTTPMethodNotAllowed(["POST"])  # else Falcon answers by itself
 
 
-class _Figures:
-    """What both endpoints share: reads of Redis that answer 503 while it is away."""
+class _Statistics:
+    """A resource that reads Redis, and answers 503 while it is unavailable."""
 
-    def __init__(self, inspection: Inspection, liveness: float, threads: Threads) -> None:
-        self._inspection = inspection
-        self._liveness = liveness
-        self._threads = threads
+    def __init__(self, parts: Parts) -> None:
+        self._inspection = parts.runtime.inspection
+        self._lease = parts.runtime.settings.worker.liveness
+        self._threads = parts.redis
         self._started = time.monotonic()
 
     async def _read(self, work: Callable[[], T]) -> T:
@@ -69,11 +66,11 @@ class _Figures:
             ) from None
 
     def _alive(self) -> list[Any]:
-        return [worker for worker in self._inspection.workers() if worker.age <= self._liveness]
+        return [worker for worker in self._inspection.workers() if worker.age <= self._lease]
 
 
-class Stats(_Figures):
-    """GET /stats: since Redis was first seen, over all processes; `uptime` is this process's."""
+class Stats(_Statistics):
+    """GET /stats: counts since Redis was first seen, over all processes; `uptime` is of this process."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         resp.data = problems.encode(await self._read(self._stats))
@@ -94,8 +91,8 @@ class Stats(_Figures):
         }
 
 
-class Workers(_Figures):
-    """GET /workers: processes with a fresh heartbeat, and how much they hold."""
+class Workers(_Statistics):
+    """GET /workers: processes with a fresh heartbeat, and how many jobs they run."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         resp.data = problems.encode(await self._read(self._workers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sytq.api.compat.task_lookup import STATUS
+from sytq.api.compat.llm_record import STATUS
 from sytq.states import PRIORITIES
 
 Schema = dict[str, Any]

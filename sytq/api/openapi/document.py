@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import sytq
+from sytq.api.compat.routes import TYPES
 from sytq.api.openapi.declared import (
     IDEMPOTENCY_KEY,
     IDEMPOTENT_REPLAYED,
@@ -36,7 +37,7 @@ _REQUEST_ID = {"X-Request-Id": {"schema": {"type": "string"}}}
 def document(registry: Registry) -> JsonSchema:
     """Return the document for the task types in `registry`."""
     submitted = sorted((known for known in registry if not known.internal), key=lambda known: known.name)
-    operations = (*NATIVE, *OLD)
+    operations = [one for one in (*NATIVE, *OLD) if one.path not in TYPES or TYPES[one.path] in registry]
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
     for number, operation in enumerate(operations):
         for key, shape in _shapes(operation):

@@ -40,14 +40,14 @@ class Events(One):
         if seen.endswith(":ended"):
             resp.status = falcon.HTTP_204
             return
-        self._parts.watch.check_room()
+        self._parts.task_watcher.check_room()
         resp.set_header("Cache-Control", "no-cache")
         resp.set_header("X-Accel-Buffering", "no")
         resp.sse = self._events(row.id, seen, draining(req))
 
     async def _events(self, task_id: str, seen: str, stop: asyncio.Event | None) -> AsyncIterator[SSEvent | None]:
         deadline = time.monotonic() + _STREAM_SECONDS
-        async with self._parts.watch.of(task_id) as watched:
+        async with self._parts.task_watcher.of(task_id) as watched:
             yield SSEvent(comment="sytq", retry=_RECONNECT_MS)
             while (left := deadline - time.monotonic()) > 0 and not (stop is not None and stop.is_set()):
                 sight = watched.sight

@@ -13,7 +13,7 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import only
-from sytq.api.v2 import Parts
+from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewOperation, when
 from sytq.api.v2.task import signed
 from sytq.ledger.search import Search

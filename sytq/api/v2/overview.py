@@ -14,8 +14,8 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.parameters import number, only, parameter
+from sytq.api.parts import Parts
 from sytq.api.threads import Threads
-from sytq.api.v2 import Parts
 from sytq.errors import InvalidInput
 from sytq.service import status
 from sytq.service.task_view import iso

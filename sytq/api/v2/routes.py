@@ -7,7 +7,7 @@ from typing import Any
 
 import falcon.asgi
 
-from sytq.api.v2 import Parts
+from sytq.api.parts import Parts
 from sytq.api.v2.events import Events
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Types, Unreadable

@@ -11,7 +11,7 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.parameters import number, only, parameter
-from sytq.api.v2 import Parts
+from sytq.api.parts import Parts
 from sytq.errors import InvalidInput
 from sytq.ledger import spend
 

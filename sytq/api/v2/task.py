@@ -14,7 +14,7 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import only
-from sytq.api.v2 import Parts
+from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
 from sytq.api.v2.waiting import preferred, tagged
 from sytq.broker.inspection import Live
@@ -31,7 +31,9 @@ async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
     if live is not None and live.state == RUNNING:
         with contextlib.suppress(RedisUnavailable, Overloaded):
             asked = (await parts.redis.run(parts.runtime.inspection.cancels, [row.id])).get(row.id)
-    return problems.encode(task_detail(row, parts.runtime.registry, live, asked, *await parts.reader.history(row.id)))
+    return problems.encode(
+        task_detail(row, parts.runtime.registry, live, asked, *await parts.data_loader.history(row.id))
+    )
 
 
 class One:
@@ -47,7 +49,7 @@ class One:
 
     async def _known(self, req: falcon.asgi.Request, task_id: str) -> tuple[Task, Live | None]:
         """The row and what Redis knows newer. Raises as `_row`."""
-        row, live = await self._parts.reader.get(task_id)
+        row, live = await self._parts.data_loader.get(task_id)
         if row is None or not req.context.caller.sees(row.owner):
             raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r}")
         return row, live

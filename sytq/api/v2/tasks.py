@@ -15,7 +15,7 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import flag, number, only, parameter
-from sytq.api.v2 import Parts
+from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
 from sytq.api.v2.task import detail
 from sytq.api.v2.waiting import preferred
@@ -52,7 +52,7 @@ class Tasks:
         resp.data = problems.encode(answer)
         caller = req.context.caller
         if caller.may("read") and await preferred(self._parts, req, resp, answer["id"]):
-            row, live = await self._parts.reader.get(answer["id"])
+            row, live = await self._parts.data_loader.get(answer["id"])
             if row is not None and caller.sees(row.owner):
                 resp.status, resp.data = falcon.HTTP_200, await detail(self._parts, row, live)
 

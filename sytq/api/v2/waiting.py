@@ -12,7 +12,7 @@ import re
 import falcon
 import falcon.asgi
 
-from sytq.api.v2 import Parts
+from sytq.api.parts import Parts
 from sytq.errors import Overloaded
 
 #: The most seconds that an answer is held back.
@@ -30,7 +30,7 @@ async def preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Re
         return False
     seconds = min(int(match[1]), WAIT_MOST)
     try:
-        ended = await parts.watch.ended(task_id, seconds, draining(req))
+        ended = await parts.task_watcher.ended(task_id, seconds, draining(req))
     except Overloaded:
         return False
     resp.set_header("Preference-Applied", f"wait={seconds}")

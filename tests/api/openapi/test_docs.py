@@ -8,7 +8,7 @@ import falcon.inspect
 import pytest
 
 from sytq.api import create_app
-from sytq.api.compat.task_lookup import STATUS
+from sytq.api.compat.llm_record import STATUS
 from sytq.api.problems import IN_USE, INVALID_QUERY, TAKEN, TYPES
 from sytq.config import load
 from tests.api.conftest import REPO

@@ -1,7 +1,6 @@
-"""Looking tasks up: contract A's GET /api/tasks/{id} and GET /api/tasks.
+"""Contract A: an LLM task for a row that the caller inserted, and lookups of tasks.
 
-Owns the words of contract A and the union of the two stores: the ledger's row, and what Redis knows newer.
-Must not change a task.
+Must not run anything: the `llm` plugin does.
 """
 
 from __future__ import annotations
@@ -9,22 +8,20 @@ from __future__ import annotations
 import calendar
 import datetime as dt
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
 
 from sytq.api import problems
-from sytq.api.data_loader import DataLoader
-from sytq.api.live import LiveView
+from sytq.api.body import read_object, record_id, text
 from sytq.api.parameters import number, parameter
-from sytq.api.threads import Threads
+from sytq.api.parts import Parts
 from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Task
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
-from sytq.tasktypes.registry import Registry
 
 #: Our states in contract A's words.
 STATUS = {
@@ -41,21 +38,37 @@ _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _LIMIT, _LIMIT_MAX = 10, 100
 
 
-class Lookup:
-    """What both endpoints share: the stores, and a task in contract A's form."""
+class RecordTasks:
+    """POST /api/tasks/llm"""
 
-    def __init__(
-        self, ledger: Ledger, registry: Registry, live: LiveView, reader: DataLoader, sql: Threads, retention: float
-    ) -> None:
-        self.ledger = ledger
-        self.live = live
-        self.reader = reader
-        self.sql = sql
-        self.retention = dt.timedelta(seconds=retention)
-        self._registry = registry
+    scopes: ClassVar = {"POST": "submit"}
 
-    def shown(self, row: Task, live: Live | None) -> dict[str, Any]:
-        """The fields of contract A."""
+    def __init__(self, parts: Parts) -> None:
+        self._tables = frozenset(parts.runtime.settings.llm.tables)
+        self._submission = parts.submission
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        fields = read_object(req)
+        table = text(fields, "table_name", required=True)
+        if table not in self._tables:
+            raise InvalidInput(
+                "table_name",
+                f"{(table or '')[:64]!r} is not a configured table; valid: {', '.join(sorted(self._tables))}",
+            )
+        task_id = await self._submission.enqueue(req, "llm", {"table_name": table, "id": record_id(fields, "id")})
+        resp.data = problems.encode(
+            {"code": 200, "message": "Success", "data": {"task_id": task_id, "status": "enqueued"}}
+        )
+
+
+class _Lookup:
+    """A resource that shows tasks in contract A's form."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._retention = dt.timedelta(seconds=parts.runtime.settings.retention)
+
+    def _shown(self, row: Task, live: Live | None) -> dict[str, Any]:
         state = live.state if live else row.state
         attempts = live.attempts if live else row.attempts
         return {
@@ -63,35 +76,30 @@ class Lookup:
             "status": STATUS[state],
             "queue_name": row.queue or self._default_queue(row.type),
             "created_at": calendar.timegm(row.created_at.timetuple()),
-            # While it waits for its next attempt every one so far was a failure.
+            # Before its next attempt every attempt so far was a failure.
             "retry_count": attempts if state == RETRYING else max(0, attempts - 1),
             "type": row.type,
         }
 
     def _default_queue(self, type_name: str) -> str:
-        return self._registry.get(type_name).queue if type_name in self._registry else "default"
+        registry = self._parts.runtime.registry
+        return registry.get(type_name).queue if type_name in registry else "default"
 
 
-class OneTask:
+class OneTask(_Lookup):
     """GET /api/tasks/{task_id}"""
 
-    def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
-
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        row, live = await self._lookup.reader.get(task_id)
+        row, live = await self._parts.data_loader.get(task_id)
         hidden = row is None or not req.context.caller.sees(row.owner)
-        if row is None or hidden or (row.finished_at and row.finished_at < utcnow() - self._lookup.retention):
+        if row is None or hidden or (row.finished_at and row.finished_at < utcnow() - self._retention):
             raise falcon.HTTPNotFound(description="task not found")
-        shown = self._lookup.shown(row, live)
+        shown = self._shown(row, live)
         resp.data = problems.encode({"code": 200, "message": "Success", "data": shown})
 
 
-class TaskList:
+class TaskList(_Lookup):
     """GET /api/tasks"""
-
-    def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         status, queue = parameter(req, "status"), parameter(req, "queue_name")
@@ -102,8 +110,8 @@ class TaskList:
         limit = min(number(req, "limit", _LIMIT, least=1), _LIMIT_MAX)
         offset = number(req, "offset", 0, least=0)
         caller = req.context.caller
-        rows, total = await self._lookup.sql.run(
-            self._lookup.ledger.find,
+        rows, total = await self._parts.sql.run(
+            self._parts.runtime.ledger.find,
             states=[_STATE[status]] if status else (),
             queue=queue,
             owner=None if caller.is_admin else caller.owner,
@@ -111,7 +119,7 @@ class TaskList:
             offset=offset,
         )
         # A list by status is the ledger's, so that it shows what it was asked for.
-        live = {} if status else await self._lookup.live.of(rows)
-        tasks = [self._lookup.shown(row, live.get(row.id)) for row in rows]
+        live = {} if status else await self._parts.data_loader.newer(rows)
+        tasks = [self._shown(row, live.get(row.id)) for row in rows]
         data = {"tasks": tasks, "total_count": total, "limit": limit, "offset": offset}
         resp.data = problems.encode({"code": 200, "message": "Success", "data": data})

@@ -1,6 +1,6 @@
-"""Valuations: contract A (a row that the caller wrote) and contract B (a prompt; the row is ours).
+"""Contract B: an LLM task from a prompt, whose row this endpoint inserts.
 
-Owns what the two requests may say and the row that B makes. Must not run anything: the `llm` plugin does.
+Must not run anything: the `llm` plugin does.
 """
 
 from __future__ import annotations
@@ -13,41 +13,16 @@ import falcon.asgi
 import peewee
 
 from sytq.api import problems
-from sytq.api.body import read_object, record_id, text
-from sytq.api.submission import Submission
-from sytq.config import Settings
+from sytq.api.body import read_object, text
+from sytq.api.parts import Parts
 from sytq.errors import InvalidInput, OutboundRefused
-from sytq.http import Guard
 from sytq.ledger.models import ValuationRecord
 
-#: The table that B writes to, and the widths of contract A.
+#: The table that the rows go to, and the widths of its columns.
 _TABLE = "valuation_records"
 _CALLBACK_MAX = 255
 _FIELD_OF_COLUMN = {"user_message": "prompt", "sys_message": "system", "callback_url": "callback_url"}
 _COLLISIONS = 3  # of 62 random bits; more is a database that lies
-
-
-class RecordTasks:
-    """POST /api/tasks/llm"""
-
-    scopes: ClassVar = {"POST": "submit"}
-
-    def __init__(self, settings: Settings, submission: Submission) -> None:
-        self._tables = frozenset(settings.llm.tables)
-        self._submission = submission
-
-    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        fields = read_object(req)
-        table = text(fields, "table_name", required=True)
-        if table not in self._tables:
-            raise InvalidInput(
-                "table_name",
-                f"{(table or '')[:64]!r} is not a configured table; valid: {', '.join(sorted(self._tables))}",
-            )
-        task_id = await self._submission.enqueue(req, "llm", {"table_name": table, "id": record_id(fields, "id")})
-        resp.data = problems.encode(
-            {"code": 200, "message": "Success", "data": {"task_id": task_id, "status": "enqueued"}}
-        )
 
 
 class PromptTasks:
@@ -55,11 +30,12 @@ class PromptTasks:
 
     scopes: ClassVar = {"POST": "submit"}
 
-    def __init__(self, settings: Settings, submission: Submission, guard: Guard) -> None:
-        self._enabled = _TABLE in settings.llm.tables
-        self._pending = settings.llm.labels.pending
-        self._submission = submission
-        self._guard = guard
+    def __init__(self, parts: Parts) -> None:
+        settings = parts.runtime.settings.llm
+        self._enabled = _TABLE in settings.tables
+        self._pending = settings.labels.pending
+        self._submission = parts.submission
+        self._guard = parts.runtime.guard
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         if not self._enabled:
@@ -73,7 +49,7 @@ class PromptTasks:
         }
         model = text(fields, "model", longest=200)
         for again in range(_COLLISIONS):
-            # Negative: the callers of contract A count upwards.
+            # Negative: the callers of contract A count up from 1.
             row["id"] = -1 - secrets.randbits(62)
             payload = {"table_name": _TABLE, "id": row["id"]} | ({"model": model} if model else {})
             try:

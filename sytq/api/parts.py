@@ -1,0 +1,23 @@
+"""What the resources of the API share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sytq.api.data_loader import DataLoader
+from sytq.api.submission import Submission
+from sytq.api.task_watcher import TaskWatcher
+from sytq.api.threads import Threads
+from sytq.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one process of the API; `sql` and `redis` are threads for calls of the two stores."""
+
+    runtime: Runtime
+    submission: Submission
+    data_loader: DataLoader
+    task_watcher: TaskWatcher
+    sql: Threads
+    redis: Threads
