@@ -22,7 +22,7 @@ from pathlib import Path
 import redis
 
 from sytq import config
-from sytq.broker.broker import Envelope
+from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.embedded import EmbeddedServer
 from sytq.ids import new_id
 from sytq.ledger.migrations import migrate
@@ -47,6 +47,7 @@ class Run:
             "SYTQ_SCHEDULES__CLEANUP": '{"enabled": false}',
         }
         self.ours: Runtime = build(config.load(environ=self.environ))
+        self.dispatcher = Dispatcher(self.ours.redis, self.ours.keys)
         migrate(self.ours.database)
 
     def worker(self, module: str) -> subprocess.Popen[bytes]:
@@ -99,8 +100,8 @@ def stock_backlog(run: Run, tasks: int) -> float:
 
 
 def our_backlog(run: Run, type_name: str, queue: str, tasks: int) -> float:
-    run.ours.broker.dispatch(envelopes(type_name, queue, tasks))
-    stream = run.ours.broker.keys.stream(queue, "normal")
+    run.dispatcher.dispatch(envelopes(type_name, queue, tasks))
+    stream = run.ours.keys.stream(queue, "normal")
     return measured(run, "sytq.actors", lambda: run.client.xlen(stream), tasks)
 
 
@@ -139,7 +140,7 @@ def main() -> None:
             slow = pickups(run, "bench.stock", lambda: stock.pickup.send(time.time()), arguments.pickups)
 
             def send() -> int:
-                return run.ours.broker.dispatch(envelopes("pickup", "bench", 1, f'{{"sent": {time.time()}}}'))
+                return run.dispatcher.dispatch(envelopes("pickup", "bench", 1, f'{{"sent": {time.time()}}}'))
 
             quick = pickups(run, "sytq.actors", send, arguments.pickups)
             median_slow, median_quick = statistics.median(slow), statistics.median(quick)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench.broker import Run, wait
-from sytq.broker.broker import Envelope
+from sytq.broker.dispatcher import Envelope
 from sytq.ids import new_id
 
 DAY_MS = 86_400_000
@@ -26,7 +26,7 @@ def delayed(run: Run, due_ms: int, count: int) -> None:
     payload = json.dumps({"sent": due_ms / 1000})
     for start in range(0, count, 2000):
         part = min(2000, count - start)
-        run.ours.broker.dispatch(
+        run.dispatcher.dispatch(
             [Envelope(new_id(), "pickup", "bench", "normal", payload, now, due_ms=due_ms) for _ in range(part)]
         )
 

@@ -65,7 +65,7 @@ def main() -> None:
             time.sleep(1)  # until both consume
             payload = f'{{"limit": {given.limit}}}'
             began = time.perf_counter()
-            run.ours.broker.dispatch(envelopes("gated", "gated", given.tasks, payload))
+            run.dispatcher.dispatch(envelopes("gated", "gated", given.tasks, payload))
             wait(lambda: run.ours.inspection.totals().get(("gated", "succeeded")) == given.tasks)
             took = time.perf_counter() - began
             refused = run.ours.inspection.totals().get(("gated", "waited"), 0)

@@ -1,6 +1,6 @@
-"""What `dramatiq sytq.actors` imports: the one module whose import has effects.
+"""The module for `dramatiq sytq.actors`, the only one whose import has effects.
 
-It reads the configuration, configures the logs and sets Dramatiq's broker. It connects to nothing yet.
+The import reads the configuration, configures the logs and sets Dramatiq's broker. It connects to nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import dramatiq
 import sytq
 from sytq import config
 from sytq.observability import logs, sentry, tracing
-from sytq.runtime import attach_worker, build
+from sytq.runtime import build, build_worker
 
 settings = config.load()
 logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
 tracing.start(settings, "worker", sytq.__version__)
 sentry.start(settings, "worker", sytq.__version__)
-runtime = build(settings)
-attach_worker(runtime)
-dramatiq.set_broker(runtime.broker)
+dramatiq.set_broker(build_worker(build(settings)))

@@ -5,6 +5,8 @@ Owns the names; must not import anything of sytq.
 
 from __future__ import annotations
 
+import warnings
+
 
 class SytqError(Exception):
     """Base of all errors below that are addressed to a person or a caller."""
@@ -67,13 +69,25 @@ class Retry(Exception):
     """Raised by a task: run me again.
 
     `after` is seconds or a duration such as "10s"; None lets the type's policy choose.
-    `counts=False` means that this run used no attempt (waiting for a limit, a paused provider).
+    With `consumes_attempt=False` this attempt is not counted (waiting for a limit, a paused provider). `counts` is the
+    old name of that and is removed in 0.3.
     """
 
-    def __init__(self, after: float | str | None = None, *, counts: bool = True, reason: str = "") -> None:
+    def __init__(
+        self,
+        after: float | str | None = None,
+        *,
+        consumes_attempt: bool = True,
+        reason: str = "",
+        counts: bool | None = None,
+    ) -> None:
         super().__init__(reason or "the task asked to be retried")
+        if counts is not None:
+            text = "Retry(counts=...) is now Retry(consumes_attempt=...); it is removed in 0.3"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            consumes_attempt = counts
         self.after = after
-        self.counts = counts
+        self.consumes_attempt = consumes_attempt
 
 
 class Waiting(Retry):
@@ -83,7 +97,7 @@ class Waiting(Retry):
     """
 
     def __init__(self, after: float, *, reason: str, closed: bool = False) -> None:
-        super().__init__(after, counts=False, reason=reason)
+        super().__init__(after, consumes_attempt=False, reason=reason)
         self.closed = closed
 
 

@@ -1,7 +1,7 @@
-"""Builds everything from the settings; the only place that does.
+"""Builds the parts of a process from the settings.
 
-Owns what is wired to what. Nothing here connects, starts a thread or touches a global: `attach_worker` registers
-what will be started when Dramatiq boots the worker.
+`build` makes what every process needs, `build_worker` what a worker process adds. Nothing here connects, starts a
+thread or touches a global: Dramatiq starts the executor and the loops when it boots the worker.
 """
 
 from __future__ import annotations
@@ -9,29 +9,28 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import dramatiq
 import peewee
-from dramatiq.middleware import TimeLimit
+from dramatiq.middleware import Middleware, TimeLimit
 
 import sytq
-from sytq.broker.broker import StreamsBroker
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
+from sytq.broker.dispatcher import Dispatcher
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
+from sytq.broker.limiter import Limiters
 from sytq.broker.operations import Operations
-from sytq.broker.queue_limits import QueueLimit
 from sytq.broker.quotas import Quotas
 from sytq.config import Settings
-from sytq.config.outbound import Outbound
-from sytq.config.sections import Stream
 from sytq.errors import ConfigError, InvalidInput, RedisUnavailable
 from sytq.executor.attempt import Services
+from sytq.executor.broker import StreamsBroker
+from sytq.executor.permits import PermitBatcher
 from sytq.executor.runner import Runner
 from sytq.http import BlockingClient, Client, Guard
 from sytq.ids import new_id
@@ -64,127 +63,102 @@ from sytq.worker.middleware.sentry import SentryReports
 from sytq.worker.middleware.tracing import Tracing
 
 #: Threads on which async tasks do their short blocking work.
-_HELPERS = 8
+_BLOCKING_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The parts of one process."""
+    """What API, worker and command line have in common."""
 
     settings: Settings
     database: peewee.Database
     ledger: Ledger
     registry: Registry
     redis: Redis
-    broker: StreamsBroker
-    submitter: Submitter
-    timetable: Schedules
-    operator: Operator
+    keys: Keys
+    operations: Operations
+    limiters: Limiters
     inspection: Inspection
-    scrape: Scrape
+    quotas: Quotas
     guard: Guard
+    submitter: Submitter
+    operator: Operator
+    schedules: Schedules
+    scrape: Scrape
     apikeys: ApiKeys
     audit: Audit
-    meters: Quotas
 
 
 def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
-    """Build what API, worker and command line have in common; `also` are types beside those that are installed.
-
-    Raises ConfigError.
-    """
+    """Build the parts; `also` are types beside the installed ones. Raises ConfigError."""
     database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
-    registry = Registry.load(settings, also)
-    for number, stream in enumerate(settings.streams):
-        try:
-            registry.get(stream.type)
-        except InvalidInput as error:
-            if not registry.quarantined:
-                raise ConfigError(f"streams.{number}.{error}") from None
+    registry = _registry(settings, also)
     keys = Keys(settings.redis.prefix)
     redis = Redis(settings.redis.dsn, home=keys.epoch, connections=200)
-    queues = {declared.queue for declared in registry} | {"default"}
-    inspection = Inspection(redis, keys, queues)
-    ledger = Ledger(database, inspection.over)
-    limits = {name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()}
-    broker = StreamsBroker(
-        redis,
-        # Liveness must not wait in a crowd, nor for a dead connection longer than it lasts.
-        pulse=Redis(settings.redis.dsn, home=keys.epoch, connections=4, timeout=settings.worker.liveness / 3),
-        prefix=settings.redis.prefix,
-        liveness=settings.worker.liveness,
-        heartbeat=settings.worker.heartbeat,
-        limits=limits,
-        weights=settings.worker.priority_weights,
-    )
-    guard = _guard(settings.outbound)
-    submitter = Submitter(registry, ledger, broker, guard)
     operations = Operations(redis, keys)
+    inspection = Inspection(redis, keys, {declared.queue for declared in registry} | {"default"})
+    ledger = Ledger(database, inspection.over)
+    guard = _guard(settings)
+    submitter = Submitter(registry, ledger, Dispatcher(redis, keys), guard)
     return Runtime(
         settings=settings,
         database=database,
         ledger=ledger,
         registry=registry,
         redis=redis,
-        broker=broker,
-        submitter=submitter,
-        timetable=Schedules(database),
-        operator=Operator(ledger, operations, submitter, registry),
+        keys=keys,
+        operations=operations,
+        limiters=Limiters(redis, keys, settings.worker.liveness),
         inspection=inspection,
-        scrape=Scrape(sytq.__version__, settings, ledger, inspection, operations),
+        quotas=Quotas(redis, keys),
         guard=guard,
+        submitter=submitter,
+        operator=Operator(ledger, operations, submitter, registry),
+        schedules=Schedules(database),
+        scrape=Scrape(sytq.__version__, settings, ledger, inspection, operations),
         apikeys=ApiKeys(database),
         audit=Audit(database),
-        meters=Quotas(redis, keys),
     )
 
 
-def _guard(outbound: Outbound) -> Guard:
-    return Guard(
-        outbound.allow_networks,
-        outbound.allow_hosts,
-        schemes=outbound.schemes,
-        ports=outbound.ports,
-        only_hosts=outbound.only_hosts,
-        deny_hosts=outbound.deny_hosts,
-        deny_networks=outbound.deny_networks,
-    )
-
-
-def attach_worker(runtime: Runtime) -> None:
-    """Make the runtime's broker one that works: an actor for every task type, the middleware, the loops."""
-    limit = TimeLimit()
-    crew = Runner(limit)
-    broker = runtime.broker
-
-    def started() -> None:  # in the worker process, where the event loop is
-        client = Client(runtime.guard, runtime.settings.outbound.proxy)
-        crew.services = services(runtime, client, broker.worker.lane.loop)
-
-    broker.add_middleware(Naming())
-    broker.add_middleware(limit)
-    # What comes after a run is called in reverse: first the policy, then who reports its outcome.
-    broker.add_middleware(Measure())
-    if runtime.settings.sentry.dsn is not None:
-        broker.add_middleware(SentryReports(runtime.ledger, runtime.registry))
-    if runtime.settings.otel.endpoint is not None:
-        broker.add_middleware(Tracing(partial(export_metrics, runtime)))
-    broker.add_middleware(RetryPolicy(runtime.registry))
-    broker.add_middleware(Lifecycle(runtime.settings, started, _loops(runtime)))
+def build_worker(runtime: Runtime) -> StreamsBroker:
+    """Build the broker of a worker process, with an actor for every task type, the middleware and the loops."""
+    settings = runtime.settings
+    # A heartbeat waits neither for a free connection of the pool nor for a dead one until the lease has expired.
+    timeout = settings.worker.liveness / 3
+    heartbeat_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=4, timeout=timeout)
+    broker = StreamsBroker(runtime.redis, heartbeat_redis, runtime.keys, settings)
+    time_limit = TimeLimit()
+    client = Client(runtime.guard, settings.outbound.proxy)
+    services = task_services(runtime, client, broker.executor.event_loop.loop, broker.executor.limiters)
+    runner = Runner(services, time_limit)
+    for middleware in _middleware(runtime, broker, time_limit):
+        broker.add_middleware(middleware)
     for declared in runtime.registry:
-        function: Callable[[Delivery], None]
-        options: dict[str, Any]
-        if declared.is_async:
-            function, options = _on_the_loop, {"runner": crew.async_runner(declared)}
-        else:
-            function, options = crew.runner(declared), {"time_limit": declared.seconds * 1000}
-        options["version"] = declared.version
-        dramatiq.actor(actor_name=declared.name, queue_name=declared.queue, broker=broker, **options)(function)
+        _declare_actor(broker, runner, declared)
+    return broker
+
+
+def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop, limiters: Limiters) -> Services:
+    """What the contexts of one process share; `loop` is the one that `client` belongs to."""
+    return Services(
+        settings=runtime.settings,
+        ledger=runtime.ledger,
+        operations=runtime.operations,
+        limiters=limiters,
+        permits=PermitBatcher(limiters),
+        submitter=runtime.submitter,
+        operator=runtime.operator,
+        history=Search(runtime.database),
+        client=client,
+        blocking_client=BlockingClient(client, loop),
+        threads=concurrent.futures.ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking"),
+    )
 
 
 def export_metrics(runtime: Runtime) -> None:
     """Begin to export the installation's metrics, from one of its processes at a time."""
-    lease, holder, holds = runtime.broker.keys.lease("otel"), new_id(), False
+    lease, holder, holds = runtime.keys.lease("otel"), new_id(), False
 
     def held(seconds: float) -> bool:
         nonlocal holds
@@ -196,68 +170,72 @@ def export_metrics(runtime: Runtime) -> None:
     tracing.measure(runtime.scrape.collect, held, {declared.name: declared.queue for declared in runtime.registry})
 
 
-def services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop) -> Services:
-    """What the contexts of one process share; `loop` is the one that `client` belongs to."""
-    return Services(
-        settings=runtime.settings,
-        ledger=runtime.ledger,
-        broker=runtime.broker,
-        submitter=runtime.submitter,
-        operator=runtime.operator,
-        history=Search(runtime.database),
-        client=client,
-        blocking_client=BlockingClient(client, loop),
-        threads=concurrent.futures.ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper"),
+def _registry(settings: Settings, also: Iterable[TaskType]) -> Registry:
+    registry = Registry.load(settings, also)
+    for number, stream in enumerate(settings.streams):
+        try:
+            registry.get(stream.type)
+        except InvalidInput as error:
+            if not registry.quarantined:
+                raise ConfigError(f"streams.{number}.{error}") from None
+    return registry
+
+
+def _guard(settings: Settings) -> Guard:
+    outbound = settings.outbound
+    return Guard(
+        outbound.allow_networks,
+        outbound.allow_hosts,
+        schemes=outbound.schemes,
+        ports=outbound.ports,
+        only_hosts=outbound.only_hosts,
+        deny_hosts=outbound.deny_hosts,
+        deny_networks=outbound.deny_networks,
     )
 
 
-def _loops(runtime: Runtime) -> list[Callable[[], Loop]]:
-    """The housekeeping loops, made once the worker has its name."""
-    redis, keys, ledger, submitter = runtime.redis, runtime.broker.keys, runtime.ledger, runtime.submitter
-    inspection, liveness = runtime.inspection, runtime.settings.worker.liveness
-
-    watched = [table for table, settings in runtime.settings.llm.tables.items() if settings.pickup]
-
-    def name() -> str:
-        return runtime.broker.worker.name
-
-    return [
-        lambda: Promoter(redis, keys, runtime.broker),
-        lambda: Publisher(redis, keys),
-        lambda: Recorder(redis, keys, name(), submitter),
-        lambda: Reconciler(redis, keys, name(), ledger, submitter, inspection, runtime.operator, liveness),
-        lambda: LimiterLoop(redis, keys, name(), runtime.broker, liveness),
-        lambda: Scheduler(redis, keys, name(), runtime.registry, submitter, runtime.timetable),
-        *([partial(_pick_up, runtime, watched)] if watched and "llm" in runtime.registry else []),
-        *(partial(_bridge, runtime, stream) for stream in runtime.settings.streams if stream.type in runtime.registry),
-    ]
+def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) -> Iterator[Middleware]:
+    """After an attempt they are called in reverse: the policy decides the outcome before the others report it."""
+    settings, executor = runtime.settings, broker.executor
+    yield Naming()
+    yield time_limit
+    yield Measure()
+    if settings.sentry.dsn is not None:
+        yield SentryReports(runtime.ledger, runtime.registry)
+    if settings.otel.endpoint is not None:
+        yield Tracing(executor.name, partial(export_metrics, runtime))
+    yield RetryPolicy(runtime.registry)
+    yield Lifecycle(executor, settings.worker, list(_loops(runtime, broker)))
 
 
-def _pick_up(runtime: Runtime, tables: list[str]) -> Loop:
-    return PickUp(
-        runtime.redis,
-        runtime.broker.keys,
-        runtime.broker.worker.name,
-        runtime.registry,
-        runtime.ledger,
-        runtime.submitter,
-        tables,
-        runtime.settings.llm.labels.pending,
+def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
+    settings, registry, ledger, submitter = runtime.settings, runtime.registry, runtime.ledger, runtime.submitter
+    redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
+    worker = broker.executor.name
+    yield Promoter(redis, keys, broker)
+    yield Publisher(redis, keys)
+    yield Recorder(redis, keys, worker, submitter)
+    yield Reconciler(redis, keys, worker, ledger, submitter, inspection, runtime.operator, lease)
+    yield LimiterLoop(redis, keys, worker, broker, lease)
+    yield Scheduler(redis, keys, worker, registry, submitter, runtime.schedules)
+    tables = [table for table, options in settings.llm.tables.items() if options.pickup]
+    if tables and "llm" in registry:
+        yield PickUp(redis, keys, worker, registry, ledger, submitter, tables, settings.llm.labels.pending)
+    for stream in settings.streams:
+        if stream.type in registry:
+            operator = runtime.operator
+            yield StreamLoop(stream, redis, broker.executor, registry, ledger, submitter, operator, inspection)
+
+
+def _declare_actor(broker: StreamsBroker, runner: Runner, declared: TaskType) -> None:
+    actor = partial(
+        dramatiq.actor, actor_name=declared.name, queue_name=declared.queue, broker=broker, version=declared.version
     )
+    if declared.is_async:
+        actor(runner=runner.async_runner(declared))(_on_the_event_loop)
+    else:
+        actor(time_limit=declared.seconds * 1000)(runner.runner(declared))
 
 
-def _bridge(runtime: Runtime, stream: Stream) -> Loop:
-    return StreamLoop(
-        stream,
-        runtime.redis,
-        runtime.broker.worker,
-        runtime.registry,
-        runtime.ledger,
-        runtime.submitter,
-        runtime.operator,
-        runtime.inspection,
-    )
-
-
-def _on_the_loop(delivery: Delivery) -> None:
-    raise AssertionError(f"{delivery.type} is async: the consumer hands it to the event loop, not to a thread")
+def _on_the_event_loop(delivery: Delivery) -> None:
+    raise AssertionError(f"{delivery.type} is async: the consumer submits it to the event loop, not to a thread")

@@ -157,7 +157,7 @@ class Installation:
 
     def assert_redis_forgets(self) -> None:
         """Nothing is left of finished tasks: no message, no pending entry, and after a while no live entry."""
-        redis, keys = self.runtime.redis, self.runtime.broker.keys
+        redis, keys = self.runtime.redis, self.runtime.keys
         streams = [stream for declared in self.runtime.registry for stream in keys.streams(declared.queue)]
         poll(lambda: sum(redis.ask("XLEN", stream) for stream in streams) == 0, message="the streams empty")
         poll(lambda: redis.ask("HLEN", keys.live) == 0, message="the live index empties")

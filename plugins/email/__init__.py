@@ -170,4 +170,4 @@ def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, s
     if age >= config.keep_trying:
         raise Fail(f"given up after {age:.0f} s: {reason}{so_far}") from None
     shortest, longest = _RETRY_BOUNDS
-    raise Retry(after=min(max(age, shortest), longest), counts=False, reason=f"{reason}{so_far}") from None
+    raise Retry(after=min(max(age, shortest), longest), consumes_attempt=False, reason=f"{reason}{so_far}") from None

@@ -245,7 +245,7 @@ async def _in_table(
 
 async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception) -> None:
     """Tell the row of a failed attempt. Raises Lost; a row that cannot be told only costs a log line."""
-    counts = not isinstance(error, Retry) or error.counts
+    counts = not isinstance(error, Retry) or error.consumes_attempt
     queues = isinstance(error, Waiting)  # for room: nothing has failed
     # Only our own words are known to hold no prompt.
     info = str(error) if isinstance(error, Retry | Fail) else f"unexpected {type(error).__name__}"

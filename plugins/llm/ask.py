@@ -90,7 +90,7 @@ class Asking:
         if paused is not None:
             async with self._ctx.passage(*paused.gates):  # where the task is called from as soon as it opens
                 pass
-        raise conclude(failures) if failures else Retry(after=10, counts=False, reason=_NO_PROVIDER)
+        raise conclude(failures) if failures else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
 
     def settle(self, outcome: str = spend.OK) -> None:
         """Write what the last answer cost; inside a transaction."""
@@ -197,7 +197,7 @@ class Asking:
         if budgets and most is None:
             raise Retry(
                 after=60,
-                counts=False,
+                consumes_attempt=False,
                 reason=f"the price of {target.model} is not known, so that the budget of {target.name} cannot be kept:"
                 f" set providers.{target.name}.models.<model>.prices",
             )
@@ -241,7 +241,7 @@ def over_budget(spent: spend.Spent, currency: str, needed: int) -> Retry:
     kind, _, name = spent.subject.partition(":")
     return Retry(
         after=min(max(left, 0) + random.uniform(0, 10), _OVER_BUDGET),  # noqa: S311
-        counts=False,
+        consumes_attempt=False,
         reason=f"the budget of {kind} {name} for {spent.day} (UTC) has no room: {spend.money(spent.used)} of"
         f" {spend.money(spent.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",
     )

@@ -63,7 +63,7 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
     if not there:
         reason = f"{payload.provider} has no credit; its balance is looked at every {_LOOK:g} s"
         await ctx.close_gate(gate, reason, seconds=_HOLD)
-        raise Retry(after=_LOOK, counts=False, reason=reason)
+        raise Retry(after=_LOOK, consumes_attempt=False, reason=reason)
     return {"opened": await ctx.open_gate(gate)}
 
 
@@ -73,9 +73,9 @@ async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     try:
         answer = await ctx.http.get(provider.balance_url or "", headers=headers, timeout=15, trusted=True)
     except (TimeoutError, aiohttp.ClientError) as error:
-        raise Retry(after=_LOOK, counts=False, reason=f"no balance: {type(error).__name__}") from None
+        raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: {type(error).__name__}") from None
     if answer.status_code >= 500 or answer.status_code == 429:
-        raise Retry(after=_LOOK, counts=False, reason=f"no balance: HTTP {answer.status_code}")
+        raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: HTTP {answer.status_code}")
     try:
         said = answer.json()
         if isinstance(said["is_available"], bool):

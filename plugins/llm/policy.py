@@ -87,4 +87,4 @@ def conclude(failures: Sequence[Failure]) -> Retry | Fail:
     best = min(failures, key=lambda failure: _HOPE.index(failure.then))
     if best.then == "dead":
         return Fail(reason)
-    return Retry(after=best.after, counts=best.then == "retry", reason=reason)
+    return Retry(after=best.after, consumes_attempt=best.then == "retry", reason=reason)

@@ -51,7 +51,7 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     except (ProxyFailed, CertificateUnusable) as error:
         ctx.detail(error="proxy" if isinstance(error, ProxyFailed) else "client certificate")
         ctx.log.warning("no delivery can be made", host=host, error=str(error))
-        raise Retry(counts=False, reason=str(error)) from None  # ours to mend: it costs the task no attempt
+        raise Retry(consumes_attempt=False, reason=str(error)) from None  # ours to mend: it costs the task no attempt
     except (TimeoutError, aiohttp.ClientError) as error:
         kind, words = what_broke(error, host)
         ctx.detail(error=kind, **record.of_timing(timing))

@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
     counting = Threads("the allowances", size=1)
-    quota = Quota(parts.meters, counting)
+    quota = Quota(parts.quotas, counting)
     bounds = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
     backlog = QueueDepthLimit(bounds, parts.inspection, redis)
     acceptor = SubmissionBatcher(parts.ledger, parts.submitter)
@@ -88,7 +88,7 @@ class _Life:
         self._acceptor = acceptor
         self._pools = pools
         self._parts = parts
-        self._publisher = Publisher(parts.redis, parts.broker.keys)
+        self._publisher = Publisher(parts.redis, parts.keys)
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         self._publisher.start()
@@ -104,4 +104,4 @@ class _Life:
         await asyncio.to_thread(tracing.stop)
         for pool in self._pools:
             pool.close()
-        self._parts.broker.close()
+        self._parts.redis.close()

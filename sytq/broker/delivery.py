@@ -1,8 +1,4 @@
-"""One start of one task in this process: the message with what the fetch script said about it.
-
-Owns the Dramatiq message proxy of our broker and the outcome that its acknowledgement will write.
-Must not talk to Redis.
-"""
+"""A delivery: the message of one attempt in this process, and the outcome that its acknowledgement writes."""
 
 from __future__ import annotations
 
@@ -13,24 +9,24 @@ from typing import Any, Literal
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
-#: done | retry at T | dead | cancelled | back to the queue as if it had not started | set aside with its raw bytes
+#: done | retry after a delay | dead | cancelled | back to the queue as if not started | a dead letter with its bytes
 OutcomeKind = Literal["done", "retry", "dead", "cancelled", "return", "unreadable"]
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What follows from a run; the one argument of the acknowledgement."""
+    """What follows from an attempt; the one argument of the acknowledgement."""
 
     kind: OutcomeKind
     delay: float = 0.0  # seconds until the next attempt, for retry
-    counts: bool = True  # whether this run used an attempt
+    consumes_attempt: bool = True
     result: str | None = None  # JSON text
     error: str | None = None  # one line for a person, no payload
     fingerprint: str | None = None
 
 
 class Delivery(MessageProxy):
-    """A message of one start. `token` names the start: larger than that of every earlier one."""
+    """The message of one attempt. `token` is the fencing token: larger than that of every earlier attempt."""
 
     def __init__(
         self,
@@ -47,18 +43,18 @@ class Delivery(MessageProxy):
         self.id = message.message_id
         self.type = message.actor_name
         self.stream = stream
-        self.entry = entry  # changes when Redis was emptied and the worker re-enters its tasks
+        self.entry = entry  # changes when Redis was emptied and the worker registers its tasks again
         self.body = body
         self.attempts = attempts
         self.max_attempts = max_attempts
         self.token = token
         self.started = time.time()
-        self.ended = 0.0  # when its run came to its outcome
-        self.told = False  # Redis took its end, at least once
-        self.returned = False  # the worker stops and cancelled the run, which goes back to its queue
-        self.cancelled_by: str | None = None  # set by the heartbeat once somebody asked for it
+        self.ended = 0.0  # when the outcome was known
+        self.acked = False  # Redis took its end, at least once
+        self.returned = False  # the worker stops and cancelled the attempt: the task returns to its queue
+        self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for
         self.progress: dict[str, Any] | None = None
-        self.detail: dict[str, Any] = {}  # of this attempt, for the ledger
+        self.detail: dict[str, Any] = {}  # for the ledger
         self.result: Any = None
         self.outcome: Outcome | None = None
 
@@ -69,25 +65,25 @@ class Delivery(MessageProxy):
 
     @property
     def version(self) -> int | None:
-        """The version in which the payload was accepted; None is whichever is present."""
+        """The version in which the payload was accepted; None is the present one."""
         version = self._message.options.get("version")
         return version if isinstance(version, int) else None
 
     @property
     def request_id(self) -> str | None:
-        """The request that the task came with."""
+        """The request that submitted the task."""
         return self._message.options.get("request_id")
 
     @property
     def traceparent(self) -> str | None:
-        """The trace (W3C) that the request belonged to."""
+        """The trace (W3C) of that request."""
         return self._message.options.get("traceparent")
 
     @property
     def origin(self) -> dict[str, str]:
-        """What a line of the log says of where the task came from."""
-        said = {"request_id": self.request_id, "trace_id": (self.traceparent or "--").split("-")[1]}
-        return {name: value for name, value in said.items() if value}
+        """The log fields of where the task came from."""
+        fields = {"request_id": self.request_id, "trace_id": (self.traceparent or "--").split("-")[1]}
+        return {name: value for name, value in fields.items() if value}
 
     @property
     def created_ms(self) -> int:
@@ -96,26 +92,26 @@ class Delivery(MessageProxy):
 
     @property
     def exception(self) -> BaseException | None:
-        """What the run raised, as Dramatiq stuffed it here."""
+        """What the attempt raised."""
         return self._exception
 
     @property
     def args(self) -> tuple[Any, ...]:  # type: ignore[override]
-        """What the actor is called with: this delivery."""
+        """The actor is called with this delivery."""
         return (self,)
 
     @property
     def kwargs(self) -> dict[str, Any]:  # type: ignore[override]
-        """Nothing: the actor has what it needs."""
+        """None."""
         return {}
 
     def __str__(self) -> str:
-        """Type and id; never the payload, as Dramatiq logs this."""
+        """Type and id, never the payload: Dramatiq logs this."""
         return f"{self.type}({self.id})"
 
     __repr__ = __str__
 
 
 def cancellation(run: Delivery) -> str:
-    """One line about why a run was cancelled."""
+    """One line about why an attempt was cancelled."""
     return f"cancelled by {run.cancelled_by}" if run.cancelled_by else "cancelled"

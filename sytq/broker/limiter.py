@@ -119,13 +119,20 @@ class Permit:
 class Limiters:
     """The ways through gates; `queues` are those whose waiting tasks can be called."""
 
-    def __init__(self, redis: Redis, keys: Keys, liveness: float, queues: Iterable[str]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        liveness: float,
+        queues: Iterable[str] = (),
+        epoch: Callable[[], bytes | None] = lambda: None,
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._names = limiter_keys(keys)
         self._liveness = liveness
         self._queues = queues
-        self.epoch: Callable[[], bytes | None] = lambda: None  # in a worker: the Redis that it knows
+        self._epoch = epoch  # in a worker: the Redis that it knows
         self._inside: dict[str, Permit] = {}
         self._closed_until = 0.0
 
@@ -210,7 +217,7 @@ class Limiters:
                         passage.begun_ms = int(begun[0])
 
     def _enter(self, passages: Sequence[Permit], *, force: bool = False) -> Any:
-        args: list[Any] = [self._liveness_ms, self.epoch() or b"", int(force)]
+        args: list[Any] = [self._liveness_ms, self._epoch() or b"", int(force)]
         for passage in passages:
             args += [passage.task_id, passage.token, passage.created, passage.reserved, passage.id, len(passage.gates)]
             for gate in passage.gates:

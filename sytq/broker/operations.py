@@ -1,7 +1,6 @@
-"""What a person or a program does to tasks that are in Redis: cancel, reschedule, revive, pause, resume.
+"""Changes of tasks that are in Redis: cancel, reschedule, revive, pause, resume, progress.
 
-Owns these changes; each is one script. What the ledger must know of them its callers write (sytq.service.control).
-All methods raise RedisUnavailable.
+Each change is one script or command; what the ledger must know, sytq.service.control writes.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import time
 from collections.abc import Sequence
 
 from sytq.broker.connection import Redis
+from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP, Keys
 
 _BATCH = 200
 
 
 class Operations:
-    """See the module."""
+    """All methods raise RedisUnavailable."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
@@ -44,11 +44,11 @@ class Operations:
                 return str(answer.decode())
 
     def ask(self, task_id: str, by: str) -> None:
-        """Note that a running task is to be cancelled which its worker has not entered yet in an emptied Redis."""
+        """Ask for the cancellation of a running task that its worker has not registered yet in an emptied Redis."""
         self._redis.ask("HSETNX", self._keys.cancels, task_id, by)
 
     def reschedule(self, task_id: str, due_ms: int) -> bool | None:
-        """Give a scheduled or retrying task another time (the past: now); False when it waits for none.
+        """Give a scheduled or retrying task another time (the past: now); False when the task waits for no time.
 
         None when Redis does not know the task.
         """
@@ -61,22 +61,22 @@ class Operations:
         return bool(self._redis.call("reschedule", names, [task_id, queue, due_ms]))
 
     def revive(self, ids: Sequence[str]) -> None:
-        """Forget how dead or cancelled tasks ended, so that they can be dispatched again."""
+        """Forget the ends of dead or cancelled tasks, so that they can be dispatched again."""
         names = [self._keys.live, self._keys.progress, self._keys.cancels]
         for start in range(0, len(ids), _BATCH):
             self._redis.call("revive", names, list(ids[start : start + _BATCH]))
 
     def pause(self, type_name: str, note: str) -> None:
-        """Start no task of this type from now on, in any worker; `note` is JSON for whoever finds it paused."""
+        """Start no task of this type from now on, in any worker; `note` is JSON with who, when and why."""
         self._redis.ask("HSET", self._keys.paused, type_name, note)
 
     def resume(self, type_name: str) -> None:
-        """Start tasks of this type again; those met meanwhile enter their streams again."""
+        """Start tasks of this type again, and return the parked ones to their streams."""
         self._redis.ask("HDEL", self._keys.paused, type_name)
         self.unpark()
 
     def unpark(self) -> None:
-        """Enter the tasks again that were set aside and whose type is not paused (any more)."""
+        """Return the parked tasks whose type is not paused to their streams."""
         for name in self._redis.ask("SMEMBERS", self._keys.queues):
             queue = name.decode()
             parked = self._keys.parked(queue)
@@ -84,6 +84,18 @@ class Operations:
             while cursor != b"0":
                 names = [self._keys.live, parked, self._keys.paused, *self._keys.streams(queue)]
                 cursor, _ = self._redis.call("unpark", names, [cursor, _BATCH])
+
+    def report_progress(self, delivery: Delivery, progress: str) -> bool:
+        """Store progress (JSON text); False when another attempt has the task.
+
+        Notices at once a cancellation that was asked for; without it the next heartbeat does.
+        """
+        keys = [self._keys.live, self._keys.progress, self._keys.cancels]
+        answer = self._redis.call("touch", keys, [delivery.id, delivery.token, progress])
+        if answer == 2 and delivery.cancelled_by is None:
+            by = self._redis.ask("HGET", self._keys.cancels, delivery.id)
+            delivery.cancelled_by = by.decode() if by else "somebody"
+        return bool(answer)
 
     def paused(self) -> dict[str, str]:
         """Return the note of every paused type."""

@@ -77,7 +77,7 @@ def pause(
     """Let no task through a gate, on any worker, until `resume`; what is inside goes on."""
     parts = open_runtime(file)
     known = parts.inspection.gate(name) is not None
-    parts.broker.gates.pause(name, person(), why)
+    parts.limiters.pause(name, person(), why)
     noted(parts, "gate.pause", name, why)
     if json_wanted:
         as_json({"gate": name, "paused": True})
@@ -89,7 +89,7 @@ def pause(
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Let tasks through a paused gate again, whoever paused it."""
     parts = open_runtime(file)
-    if parts.broker.gates.open(name):
+    if parts.limiters.open(name):
         noted(parts, "gate.resume", name)
     elif parts.inspection.gate(name) is None:
         raise InvalidInput("gate", f"'{cell(name[:300])}' is not in use; see `sytq gates list`")

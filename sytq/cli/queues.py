@@ -24,7 +24,7 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queu
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """Show every queue by priority, with its limits."""
     parts = open_runtime(file)
-    found = status.queues(parts)
+    found = status.queues(parts.inspection, parts.registry, parts.settings.queues)
     if json_wanted:
         as_json(found)
         return

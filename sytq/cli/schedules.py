@@ -31,7 +31,7 @@ def list_(
 ) -> None:
     """Show every schedule with its last and next runs."""
     parts = open_runtime(file)
-    found = status.schedules(parts, count)
+    found = status.schedules(parts.registry, parts.schedules, count)
     if json_wanted:
         as_json(found)
         return
@@ -53,7 +53,7 @@ def pause(
 ) -> None:
     """Stop submitting a schedule until `resume`; what is due meanwhile counts as missed."""
     parts = _with(name, file)
-    parts.timetable.pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
+    parts.schedules.pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
     noted(parts, "schedule.pause", name, why)
     if json_wanted:
         as_json({"schedule": name, "paused": True})
@@ -65,7 +65,7 @@ def pause(
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Submit a paused schedule again."""
     parts = _with(name, file)
-    resumed = parts.timetable.resume(name)
+    resumed = parts.schedules.resume(name)
     if resumed:
         noted(parts, "schedule.resume", name)
     if json_wanted:

@@ -53,10 +53,10 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
         "failures": [],
     }
     try:
-        workers = status.workers(parts)
+        workers = status.workers(parts.inspection, parts.settings.worker.liveness)
         alive = sum(worker["alive"] for worker in workers)
         shown["workers"] = {"alive": alive, "lost": len(workers) - alive}
-        shown["queues"] = status.queues(parts)
+        shown["queues"] = status.queues(parts.inspection, parts.registry, parts.settings.queues)
         gates = that_matter(parts.inspection.gates())
         keys = ("name", "state", "running", "limit_now", "waiting", "reason")
         shown["gates"] = [{key: getattr(gate, key) for key in keys} for gate in gates]

@@ -89,7 +89,7 @@ def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[st
 
 def _say_what_lacks(parts: Runtime) -> None:
     try:
-        if not any(worker["alive"] for worker in overview.workers(parts)):
+        if not any(worker["alive"] for worker in overview.workers(parts.inspection, parts.settings.worker.liveness)):
             typer.echo("There is no worker: see `sytq doctor`.", err=True)
     except RedisUnavailable as error:
         typer.echo(f"warning: {error}; it is waited for", err=True)

@@ -10,7 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -21,13 +20,11 @@ from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.limiter import Limiter, Permit
 from sytq.cli.options import AsJson, File, open_runtime
 from sytq.cli.output import as_json, cell
-from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext
 from sytq.executor.transaction import Transaction
-from sytq.http import BlockingClient, Client
+from sytq.http import Client
 from sytq.ids import new_id
-from sytq.ledger.search import Search
-from sytq.runtime import Runtime
+from sytq.runtime import Runtime, task_services
 from sytq.tasktypes.declaration import TaskType, encode
 from sytq.worker.middleware.retry import decide
 
@@ -80,20 +77,8 @@ def test(
 async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcome:
     client = Client(parts.guard, parts.settings.outbound.proxy)
     error: BaseException | None = None
-    with ThreadPoolExecutor(1) as threads:
-        blocking = BlockingClient(client, asyncio.get_running_loop())
-        history = Search(parts.database)
-        services = Services(
-            parts.settings,
-            parts.ledger,
-            parts.broker,
-            parts.submitter,
-            parts.operator,
-            history,
-            client,
-            blocking,
-            threads,
-        )
+    services = task_services(parts, client, asyncio.get_running_loop(), parts.limiters)
+    with services.threads:
         try:
             context = _Trial(services, declared, delivery)
             delivery.result = await declared.function(context, declared.parse(delivery.payload))

@@ -101,7 +101,7 @@ class Supervisor:
         saved = Saved(self._environ, "plugins.paths" in embedding.given)
         settings = load(environ=self._environ)
         parts = runtime.build(settings)
-        stack.callback(parts.broker.close)
+        stack.callback(parts.redis.close)
         await self._prepare_stores(parts, embedding)
         _say_provider(settings, embedding)
         for line in saved.set_aside(parts.registry):

@@ -1,6 +1,6 @@
-"""Acknowledgements: the outcomes of finished runs, written in batches by one thread until Redis took them.
+"""Acknowledgements: one thread writes the outcomes of attempts to Redis, in batches, until Redis has taken them.
 
-Owns the order "run, then settle", and the last ends while only Redis may know them. Must not decide an outcome.
+The latest ends are kept for a while, to be written again when Redis is emptied before SQL has them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 200
 #: How long ends are kept (seconds, and bytes of them at most) after Redis took them. The recorder normally writes them
-#: to SQL within a second; those that an emptied Redis knew alone are told again.
+#: to SQL within a second; an emptied Redis gets the rest again.
 _KEPT = 10.0
 _KEPT_BYTES = 16 << 20
-_RUN_BYTES = 2000  # of a run beside its texts, which it has as text and as what they say
+_DELIVERY_BYTES = 2000  # of a delivery without its texts, which it has encoded and decoded
 _ENDS = ("done", "dead", "cancelled")
 
 
 class Acks(threading.Thread):
-    """While one batch is written the next one gathers: busy workers share round trips, idle ones wait for none."""
+    """While one batch is written the next one gathers: busy workers share round trips, idle ones do not wait."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class Acks(threading.Thread):
         keys: Keys,
         consumer: str,
         limited: Collection[str],
-        settled: Callable[[Delivery], None],
+        acked: Callable[[Delivery], None],
     ) -> None:
         super().__init__(name="acks", daemon=True)
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
-        self._limited = limited  # queues with a limit: a place that becomes free is announced
-        self._settled = settled
+        self._limited = limited  # queues with a limit: its waiters are notified when a task ends
+        self._acked = acked
         self._waiting: list[Delivery] = []
         self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
         self._taken_bytes = 0
@@ -55,19 +55,19 @@ class Acks(threading.Thread):
         self._stopping = False
 
     def put(self, delivery: Delivery) -> None:
-        """Settle a run, soon."""
+        """Acknowledge an attempt, soon."""
         delivery.ended = time.time()
         with self._changed:
             self._waiting.append(delivery)
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """Drop the ends that SQL has by now: the Redis that took them is still there."""
+        """Drop the ends that SQL has by now: Redis was not emptied since it took them."""
         with self._changed:
             self._forget(lambda at: at < time.monotonic() - _KEPT)
 
     def repeat(self) -> None:
-        """Settle once more what ended lately: Redis was emptied, perhaps before the ends were written to SQL."""
+        """Acknowledge once more what ended lately: Redis was emptied, perhaps before SQL had the ends."""
         with self._changed:
             self._waiting += [delivery for _, _, delivery in self._taken]
             self._taken.clear()
@@ -97,7 +97,9 @@ class Acks(threading.Thread):
                 self._write(batch)
             except RedisUnavailable as error:
                 # The work is done and must not be done again: its outcome stays here until Redis answers.
-                log.warning("acknowledgements wait for Redis", waiting=len(self._waiting), error=str(error))
+                log.warning(
+                    "acknowledgements postponed: Redis does not answer", waiting=len(self._waiting), error=str(error)
+                )
                 if self._stopping:
                     return
                 time.sleep(pause)
@@ -117,20 +119,20 @@ class Acks(threading.Thread):
         for run in batch:
             outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
             slot = slots.setdefault((run.stream, run.queue_name), len(slots) + 1)
-            attempts = run.attempts if outcome.counts else max(run.attempts - 1, 0)
+            attempts = run.attempts if outcome.consumes_attempt else max(run.attempts - 1, 0)
             args += [
                 slot,
                 run.id,
                 run.type,
                 run.entry,
                 run.token,
-                outcome.kind if outcome.counts or outcome.kind != "retry" else "wait",
+                outcome.kind if outcome.consumes_attempt or outcome.kind != "retry" else "wait",
                 attempts,
                 int(outcome.delay * 1000),
                 self._event(run, outcome, attempts),
                 run.body,
                 int(run.queue_name in self._limited),
-                # Settled without being over, it ends so if it was to be cancelled.
+                # A task that goes on ends here if its cancellation was asked for.
                 self._event(run, Outcome("cancelled", error=cancellation(run)), attempts)
                 if outcome.kind in ("retry", "return")
                 else "",
@@ -141,12 +143,12 @@ class Acks(threading.Thread):
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("ack", names, args), strict=True):
-            if not done and not run.told:
-                log.warning("outcome dropped: the task belongs to another start", task_id=run.id, token=run.token)
+            if not done and not run.acked:
+                log.warning("outcome dropped: the task belongs to another attempt", task_id=run.id, token=run.token)
             if done and run.outcome and run.outcome.kind in _ENDS:
-                run.told = True
-                self._keep(run, _RUN_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
-            self._settled(run)
+                run.acked = True
+                self._keep(run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
+            self._acked(run)
 
     def _keep(self, run: Delivery, size: int) -> None:
         with self._changed:
@@ -154,8 +156,8 @@ class Acks(threading.Thread):
             self._taken_bytes += size
             self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)
 
-    def _forget(self, enough: Callable[[float], bool]) -> None:
-        while self._taken and enough(self._taken[0][0]):
+    def _forget(self, obsolete: Callable[[float], bool]) -> None:
+        while self._taken and obsolete(self._taken[0][0]):
             self._taken_bytes -= self._taken.popleft()[1]
 
     def _event(self, run: Delivery, outcome: Outcome, attempts: int) -> str:
@@ -191,5 +193,5 @@ OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
 
 
 def named(outcome: Outcome) -> str:
-    """What came of a run, in the words of the ledger."""
-    return OUTCOMES[outcome.kind] if outcome.counts or outcome.kind != "retry" else "waited"
+    """The outcome in the words of the ledger."""
+    return OUTCOMES[outcome.kind] if outcome.consumes_attempt or outcome.kind != "retry" else "waited"

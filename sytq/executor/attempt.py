@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 import peewee
 import structlog
 
-from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery, cancellation
-from sytq.broker.limiter import Limiter, Permit
+from sytq.broker.limiter import Limiter, Limiters, Permit
+from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
+from sytq.executor.permits import PermitBatcher
 from sytq.executor.transaction import Transaction
 from sytq.http import BlockingClient, Client
 from sytq.ledger.database import read
@@ -43,7 +44,9 @@ class Services:
 
     settings: Settings
     ledger: Ledger
-    broker: StreamsBroker
+    operations: Operations
+    limiters: Limiters
+    permits: PermitBatcher  # the limiters, from the event loop
     submitter: Submitter
     operator: Operator
     history: Search
@@ -117,7 +120,7 @@ class Attempt:
         self._go_on()
         state = {"done": done, "of": of, "text": text}
         try:
-            held = self._services.broker.touch(self._delivery, encode(state))
+            held = self._services.operations.report_progress(self._delivery, encode(state))
         except RedisUnavailable:
             return  # a report of progress is not worth failing the task for
         if not held:
@@ -164,13 +167,13 @@ class Attempt:
 
     def _close_gate(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
         by = f"{self.type} {self.id}"
-        closed = self._services.broker.gates.pause(name, by, reason, seconds=seconds, person=False)
+        closed = self._services.limiters.pause(name, by, reason, seconds=seconds, person=False)
         if closed:
             (self.log.error if alert else self.log.warning)("gate closed", gate=name, reason=reason, seconds=seconds)
         return closed
 
     def _open_gate(self, name: str) -> bool:
-        opened = self._services.broker.gates.open(name, person=False)
+        opened = self._services.limiters.open(name, person=False)
         if opened:
             self.log.info("gate opened", gate=name)
         return opened

@@ -1,7 +1,6 @@
-"""The consumer of one queue: fetches what there is room for, in priority order, and sleeps at the doorbell otherwise.
+"""The consumer of one queue: acquires slots, fetches tasks in priority order and passes them to threads and event loop.
 
-Owns the loop "room, fetch, hand over". Must not run a task nor decide an outcome; never raises on a Redis fault,
-as it can wait better than its caller.
+Never raises on a Redis fault: the consumer can wait better than its caller.
 """
 
 from __future__ import annotations
@@ -28,133 +27,133 @@ from sytq.executor.watchdog import turn
 
 log = structlog.get_logger(__name__)
 
-#: Longest sleep at the doorbell, and the period at which the tasks of dead workers are looked for.
+#: Seconds of the longest wait for new tasks, and the period at which the tasks of dead workers are reclaimed.
 _TICK = 0.5
 _TICK_MS = 500
-#: Most tasks of one fetch: bounds what a script does in one go.
-_MOST = 100
+#: Bounds one script call.
+_MAX_TASKS = 100
 #: A type without a bound of attempts is dead after this many worker deaths in a row.
 _MAX_DEATHS = 5
 #: How long a task of a type that this worker does not know (a rolling deploy) waits before it is tried again.
 _UNKNOWN_DELAY = 5.0
-#: What the options of a message are, where they are there.
+#: The types of the optional options of a message.
 _OPTIONS = {"request_id": str, "traceparent": str, "retry_delay": int | float}
 
 
 class StreamConsumer(Consumer):
-    """See the module. One per queue, used by one thread; `ack` and `nack` may come from any."""
+    """One per queue, used by one thread; `ack` and `nack` may come from any."""
 
-    def __init__(self, worker: Executor, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
-        self._worker = worker
+    def __init__(self, executor: Executor, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
+        self._executor = executor
         self._queue = queue
         self._actors = actors
-        self._streams = worker.keys.streams(queue)
+        self._streams = executor.keys.streams(queue)
         self._buffer: collections.deque[Delivery] = collections.deque()
-        self._limit = worker.limits.get(queue, QueueLimit())
-        self._turn = Turn(worker.weights)
+        self._limit = executor.limits.get(queue, QueueLimit())
+        self._turn = Turn(executor.weights)
         self._swept = 0.0
         self._pause = 0.1
 
     def __next__(self) -> MessageProxy | None:
         turn()
-        if not self._buffer and not self._worker.stopping.is_set():
+        if not self._buffer and not self._executor.stopping.is_set():
             try:
                 self._fill()
                 self._pause = 0.1
             except NoGroup:
                 self._make_groups()
             except RedisUnavailable as error:
-                log.warning("fetch waits for Redis", queue=self._queue, error=str(error))
-                self._swept = 0.0  # the lost reply may have held tasks: look for them at once
-                self._worker.stopping.wait(self._pause)
+                log.warning("fetch failed: Redis does not answer", queue=self._queue, error=str(error))
+                self._swept = 0.0  # the lost reply may have carried tasks: reclaim them at once
+                self._executor.stopping.wait(self._pause)
                 self._pause = min(self._pause * 2, _TICK)
         if self._buffer:
             return self._buffer.popleft()
-        if self._worker.stopping.is_set():
+        if self._executor.stopping.is_set():
             time.sleep(0.05)  # Dramatiq asks on until its threads have ended
         return None
 
     def ack(self, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
-        self._worker.room.give("thread", 1)
-        self._worker.acks.put(message)
+        self._executor.slots.release("thread", 1)
+        self._executor.acks.put(message)
 
-    nack = ack  # the delivery carries its outcome
+    nack = ack  # a delivery carries its outcome
 
     def requeue(self, messages: Any) -> None:
-        """Hand back what was fetched and not started; it used no attempt."""
+        """Return tasks that were fetched and not started to their queue, without an attempt used."""
         for message in messages:
-            message.outcome = Outcome("return", counts=False)
+            message.outcome = Outcome("return", consumes_attempt=False)
             self.ack(message)
 
     def close(self) -> None:
-        """Hand back what Dramatiq did not come to ask for."""
+        """Return the tasks that Dramatiq never asked for."""
         self.requeue(self._buffer)
         self._buffer.clear()
 
     # -- fetching
 
     def _fill(self) -> None:
-        lanes = self._lanes()
-        room = self._worker.room.take(lanes, _MOST, timeout=_TICK)
-        if not room:
+        kinds = self._slot_kinds()
+        slots = self._executor.slots.acquire(kinds, _MAX_TASKS, timeout=_TICK)
+        if not slots:
             return
         used: collections.Counter[SlotKind] = collections.Counter()
         try:
-            found, doors, patience = self._fetch(room)
+            found, wakers, wait_ms = self._fetch(slots)
             for delivery in self._read(found):
                 runner = self._actors[delivery.type].options.get("runner")
                 used["loop" if runner else "thread"] += 1
                 if runner:
-                    self._worker.lane.submit(delivery, runner)
+                    self._executor.event_loop.submit(delivery, runner)
                 else:
                     self._buffer.append(delivery)
         finally:
-            # A task may be of the lane that its queue's own types do not use (its type moved to another queue while
-            # it waited): then that lane lends a place.
-            for lane in lanes | used.keys():
-                self._worker.room.give(lane, (room if lane in lanes else 0) - used[lane])
+            # A task may need a kind of slot that its queue's own types do not use (its type moved to another queue
+            # while it waited): then that kind runs below zero.
+            for kind in kinds | used.keys():
+                self._executor.slots.release(kind, (slots if kind in kinds else 0) - used[kind])
         if not found:
-            # Woken by whatever is added behind what the fetch has seen.
-            names, ids = zip(*doors, strict=True)
-            self._worker.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(patience, 1), "STREAMS", *names, *ids)
+            # Whatever is added after the fetch ends the wait.
+            names, ids = zip(*wakers, strict=True)
+            self._executor.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(wait_ms, 1), "STREAMS", *names, *ids)
 
-    def _lanes(self) -> set[SlotKind]:
-        lanes: set[SlotKind] = {
+    def _slot_kinds(self) -> set[SlotKind]:
+        kinds: set[SlotKind] = {
             "loop" if actor.options.get("runner") else "thread"
             for actor in self._actors.values()
             if actor.queue_name == self._queue
         }
-        return lanes or {"thread"}
+        return kinds or {"thread"}
 
-    def _fetch(self, room: int) -> tuple[list[tuple[Any, ...]], list[tuple[str, bytes]], int]:
-        """One call of fetch.lua: the tasks taken, or what to sleep on and for how many milliseconds at most."""
-        worker, keys, limit = self._worker, self._worker.keys, self._limit
-        bell = keys.queue_bell(self._queue)
+    def _fetch(self, slots: int) -> tuple[list[tuple[Any, ...]], list[tuple[str, bytes]], int]:
+        """One call of fetch.lua: the fetched tasks, or the streams to wait for and the milliseconds to wait at most."""
+        executor, keys, limit = self._executor, self._executor.keys, self._limit
+        wake_up = keys.queue_bell(self._queue)
         streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
-        names += [keys.rate(self._queue), bell, keys.epoch, keys.cancels, keys.called(self._queue)]
+        names += [keys.rate(self._queue), wake_up, keys.epoch, keys.cancels, keys.called(self._queue)]
         first = len(names) + 1
-        args: list[Any] = [GROUP, worker.name, room, limit.running, limit.starts, int(limit.window * 1000)]
-        args += [int(worker.liveness * 1000), _MAX_DEATHS]
+        args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
+        args += [int(executor.lease * 1000), _MAX_DEATHS]
         sweep = time.monotonic() - self._swept >= _TICK
         args.append(int(sweep))
         if sweep:
             for position, stream in enumerate(streams, start=first):
-                args += [b"%d:%s" % (position, entry) for entry in worker.held(stream)]
-        found, *rest = worker.redis.call("fetch", names + streams, args)
+                args += [b"%d:%s" % (position, entry) for entry in executor.tracked(stream)]
+        found, *rest = executor.redis.call("fetch", names + streams, args)
         if sweep:
             self._swept = time.monotonic()
         if found:
             return [(streams[item[0] - first], *item[1:]) for item in rest], [], 0
-        allowed_in, heard, *last_ids = rest
-        doors = list(zip(streams, last_ids, strict=True))
+        allowed_in, notified, *last_ids = rest
+        wakers = list(zip(streams, last_ids, strict=True))
         if limit.running:
-            doors.append((bell, heard))
-        return [], doors, min(allowed_in, _TICK_MS) if allowed_in >= 0 else _TICK_MS
+            wakers.append((wake_up, notified))
+        return [], wakers, min(allowed_in, _TICK_MS) if allowed_in >= 0 else _TICK_MS
 
     def _read(self, items: list[tuple[Any, ...]]) -> list[Delivery]:
-        """The deliveries that can run here; the others are set aside without disturbing them."""
+        """The deliveries that can run here; the others are postponed or become dead letters."""
         deliveries = []
         for stream, entry, task_id, body, attempts, max_attempts, token in items:
             delivery = Delivery(
@@ -166,7 +165,7 @@ class StreamConsumer(Consumer):
                 max_attempts=max_attempts,
                 token=int(token),
             )
-            self._worker.hold(delivery)
+            self._executor.track(delivery)
             readable = delivery.type and delivery.id == task_id.decode(errors="replace")
             missing = self._missing(delivery)
             if readable and missing is None:
@@ -174,17 +173,17 @@ class StreamConsumer(Consumer):
                 continue
             if readable:
                 reason = f"no worker here knows {missing}"
-                log.error("unknown task type: trying again later", task_id=delivery.id, reason=reason)
-                delivery.outcome = Outcome("retry", delay=_UNKNOWN_DELAY, counts=False, error=reason)
+                log.error("unknown task type: task postponed", task_id=delivery.id, reason=reason)
+                delivery.outcome = Outcome("retry", delay=_UNKNOWN_DELAY, consumes_attempt=False, error=reason)
             else:
-                log.error("unreadable message set aside", stream=stream, entry=entry.decode())
+                log.error("message moved to the dead letters", stream=stream, entry=entry.decode())
                 delivery.id = task_id.decode(errors="replace")
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
-            self._worker.acks.put(delivery)
+            self._executor.acks.put(delivery)
         return deliveries
 
     def _missing(self, delivery: Delivery) -> str | None:
-        """What of a delivery only a worker of a later deployment may know."""
+        """The type or version that only a worker of a later deployment may know."""
         actor = self._actors.get(delivery.type)
         if actor is None:
             return f"the task type '{delivery.type}'"
@@ -195,10 +194,10 @@ class StreamConsumer(Consumer):
     def _make_groups(self) -> None:
         try:
             for stream in self._streams:
-                self._worker.redis.make_group(stream, GROUP)
+                self._executor.redis.make_group(stream, GROUP)
         except RedisUnavailable as error:
-            log.warning("cannot prepare the queue yet", queue=self._queue, error=str(error))
-            self._worker.stopping.wait(self._pause)
+            log.warning("consumer groups not created: Redis does not answer", queue=self._queue, error=str(error))
+            self._executor.stopping.wait(self._pause)
 
 
 def _decode(body: bytes, queue: str) -> Message[Any]:
@@ -209,5 +208,5 @@ def _decode(body: bytes, queue: str) -> Message[Any]:
         if words and known and isinstance(message.message_timestamp, int) and len(message.args) == 1:
             return message
     except (DecodeError, TypeError, AttributeError):
-        pass  # shown by the caller, with where it was found
+        pass  # the caller logs it, with stream and entry
     return Message(queue_name=queue, actor_name="", args=(None,), kwargs={}, options={}, message_id="")

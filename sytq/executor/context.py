@@ -90,7 +90,7 @@ class Context(Attempt):
         without a place in a worker and without an attempt, and is called as soon as there is. Raises RedisUnavailable
         (no attempt).
         """
-        passage, way = self._passage(gates, units), self._services.broker.gates
+        passage, way = self._passage(gates, units), self._services.limiters
         way.enter(passage)
         try:
             yield passage
@@ -204,7 +204,7 @@ class AsyncContext(Attempt):
     @contextlib.asynccontextmanager
     async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
         """As `Context.passage`, with `async with`."""
-        passage, way = self._passage(gates, units), self._services.broker.turnstile
+        passage, way = self._passage(gates, units), self._services.permits
         try:
             await way.enter(passage)
             yield passage

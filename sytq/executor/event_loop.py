@@ -1,6 +1,6 @@
-"""The async lane: this process's one event loop, on which `async def` tasks run without holding a thread.
+"""The event loop of a worker process, on which `async def` tasks run without holding a thread.
 
-Owns the loop's thread and the running tasks. Runs the same middleware hooks as Dramatiq's worker threads do.
+Runs the same middleware hooks as Dramatiq's worker threads do.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ RunDelivery = Callable[[Delivery], Awaitable[None]]
 
 
 class EventLoop(threading.Thread):
-    """Runs deliveries on its loop and gives each to `finished` when it has ended."""
+    """Runs deliveries and calls `finished` with each when it has ended."""
 
     def __init__(self, broker: Broker, finished: Callable[[Delivery], None]) -> None:
-        super().__init__(name="lane", daemon=True)
+        super().__init__(name="event-loop", daemon=True)
         self.loop = asyncio.new_event_loop()
         self._broker = broker
         self._finished = finished
@@ -45,12 +45,12 @@ class EventLoop(threading.Thread):
         self.loop.call_soon_threadsafe(self._cancel, delivery.id)
 
     def drain(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for the running tasks, then cancel them (they go back to their queue)."""
+        """Wait up to `timeout` seconds for the running tasks, then cancel the rest (which return to their queues)."""
         waiting = asyncio.run_coroutine_threadsafe(self._drain(timeout), self.loop)
         try:
             waiting.result(timeout + 10)
         except concurrent.futures.TimeoutError:
-            log.error("async tasks ignore their cancellation", running=len(self._running))
+            log.error("async tasks ignored their cancellation", running=len(self._running))
 
     def stop(self) -> None:
         """End the loop."""

@@ -1,7 +1,6 @@
-"""What one worker process shares among its consumers, threads and event loop.
+"""The executor of a worker process: its name, the tracked deliveries, and the start and the orderly end of its threads.
 
-Owns the running deliveries from fetch to acknowledgement, and the start and the orderly end of the process's
-broker threads. Must not fetch (consumer.py) nor decide an outcome (middleware).
+Fetching is the consumer's matter, the outcome of an attempt the retry middleware's.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import structlog
 from dramatiq import Broker
@@ -19,6 +18,7 @@ from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiter import Limiters
 from sytq.broker.queue_limits import QueueLimit
+from sytq.config import Settings
 from sytq.executor.acks import Acks
 from sytq.executor.event_loop import EventLoop
 from sytq.executor.heartbeat import Heartbeat
@@ -27,126 +27,114 @@ from sytq.executor.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
-#: How long the last outcomes may take to reach Redis at the end.
+#: Seconds that the last outcomes may take to reach Redis at the end.
 _FLUSH = 10.0
-#: A thread that has not gone round for this long is lost. Every loop turns within seconds, also while Redis or the
-#: database is away: their time limits are 5 s each.
+#: A thread without progress for this long is lost. Every loop turns within seconds, also while Redis or the database
+#: is unavailable: their timeouts are 5 s each.
 _STALLED = 60.0
 
 
 class Executor:
-    """See the module."""
+    """The event loop, the slots and the service threads of one process; made with its broker, started by `start`."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        redis: Redis,
-        keys: Keys,
-        gates: Limiters,
-        *,
-        pulse: Redis,
-        liveness: float,
-        heartbeat: float,
-        limits: Mapping[str, QueueLimit],
-        weights: Mapping[str, int],
-        threads: int,
-        loop_places: int,
-    ) -> None:
+    def __init__(self, broker: Broker, redis: Redis, heartbeat_redis: Redis, keys: Keys, settings: Settings) -> None:
         self.name = f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
         self.redis = redis
         self.keys = keys
-        self.liveness = liveness
-        self.limits = limits
-        self.weights = weights
+        self.lease = settings.worker.liveness
+        self.weights = settings.worker.priority_weights
+        self.limits = {
+            name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()
+        }
         self.stopping = threading.Event()
-        self.room = Slots(threads, loop_places)
-        limited = {queue for queue, limit in limits.items() if limit.running}
-        self.acks = Acks(redis, keys, self.name, limited, self._release)
-        self.lane = EventLoop(broker, self._finished)
+        self.slots = Slots()
+        limited = {queue for queue, limit in self.limits.items() if limit.running}
+        self.acks = Acks(redis, keys, self.name, limited, self._untrack)
+        self.event_loop = EventLoop(broker, self._finished)
         self.heartbeat = Heartbeat(
-            pulse,
+            heartbeat_redis,
             keys,
             self.name,
-            heartbeat,
-            liveness,
-            held=self._deliveries,
-            emptied=self._adopt,
-            same=self.acks.forget,
-            cancel=self.lane.cancel,
+            settings.worker.heartbeat,
+            self.lease,
+            deliveries=self._deliveries,
+            emptied=self._reregister,
+            unchanged=self.acks.forget,
+            cancel=self.event_loop.cancel,
         )
-        self._gates = gates
-        self._gates.epoch = lambda: self.heartbeat.epoch
-        self._held: dict[str, dict[bytes, Delivery]] = {}
+        self.limiters = Limiters(redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
+        self._tracked: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Start the threads."""
-        for thread in (self.acks, self.heartbeat, self.lane):
+    def start(self, *, threads: int, loop_slots: int) -> None:
+        """Open the slots and start the threads."""
+        self.slots.release("thread", threads)
+        self.slots.release("loop", loop_slots)
+        for thread in (self.acks, self.heartbeat, self.event_loop):
             thread.start()
 
     def watch(
-        self, others: Callable[[], Iterable[threading.Thread]], well: Callable[[], None], budget: float
+        self, others: Callable[[], Iterable[threading.Thread]], healthy: Callable[[], None], shutdown_timeout: float
     ) -> Watchdog:
-        """Start the watchdog over these threads and `others()`; `well` is called each time that all go round, `budget`
-        is how long an orderly end may take."""
+        """Start the watchdog over these threads and `others()`; it calls `healthy` while it finds nothing."""
         watchdog = Watchdog(
-            self.lane,
-            (self.acks, self.heartbeat, self.lane),
+            self.event_loop,
+            (self.acks, self.heartbeat, self.event_loop),
             others,
             self.find,
-            well,
-            budget=budget + _FLUSH,
-            stalled=max(_STALLED, 15 * self.liveness),
+            healthy,
+            shutdown_timeout=shutdown_timeout + _FLUSH,
+            stalled=max(_STALLED, 15 * self.lease),
         )
         watchdog.start()
         return watchdog
 
     def stop(self, timeout: float) -> None:
         """End the async tasks (waiting up to `timeout` seconds), write the last outcomes and leave."""
-        self.lane.drain(timeout)
-        self._hand_back()
+        self.event_loop.drain(timeout)
+        self._return_unfinished()
         if not self.acks.stop(_FLUSH):
-            log.error("outcomes left unwritten: their tasks run again elsewhere")
+            log.error("outcomes not written: their tasks run again elsewhere")
         self.heartbeat.stop()
-        self.lane.stop()
+        self.event_loop.stop()
 
-    def hold(self, delivery: Delivery) -> None:
-        """Remember a delivery until its outcome is written."""
+    def track(self, delivery: Delivery) -> None:
+        """Keep a delivery until its outcome is written."""
         with self._lock:
-            self._held.setdefault(delivery.stream, {})[delivery.entry] = delivery
+            self._tracked.setdefault(delivery.stream, {})[delivery.entry] = delivery
 
-    def held(self, stream: str) -> list[bytes]:
-        """The entries of a stream that this process holds, and the ids of their tasks: an entry may be made anew."""
+    def tracked(self, stream: str) -> list[bytes]:
+        """The tracked entries of a stream and the ids of their tasks: a task may get another entry."""
         with self._lock:
-            return [part for entry, one in self._held.get(stream, {}).items() for part in (entry, one.id.encode())]
+            return [part for entry, one in self._tracked.get(stream, {}).items() for part in (entry, one.id.encode())]
 
     def find(self, task_id: str) -> Delivery | None:
-        """The held delivery of a task."""
+        """The tracked delivery of a task."""
         return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)
 
-    def _hand_back(self) -> None:
-        """Give up the plain tasks that did not end in time: their threads end with the process."""
+    def _return_unfinished(self) -> None:
+        """Return the plain tasks that did not end in time to their queues: their threads end with the process."""
         for delivery in self._deliveries():
             if delivery.outcome is None:
-                delivery.outcome = Outcome("return", counts=False, error="the worker is stopping")
+                delivery.outcome = Outcome("return", consumes_attempt=False, error="the worker is stopping")
                 self.acks.put(delivery)
 
     def _finished(self, delivery: Delivery) -> None:
-        self.room.give("loop", 1)
+        self.slots.release("loop", 1)
         self.acks.put(delivery)
 
-    def _release(self, delivery: Delivery) -> None:
+    def _untrack(self, delivery: Delivery) -> None:
         with self._lock:
-            held = self._held.get(delivery.stream, {})
-            if held.get(delivery.entry) is delivery:  # not the entry's later start, which may be ours too
-                del held[delivery.entry]
+            tracked = self._tracked.get(delivery.stream, {})
+            if tracked.get(delivery.entry) is delivery:  # a later attempt of the same entry may be ours too
+                del tracked[delivery.entry]
 
     def _deliveries(self) -> list[Delivery]:
         with self._lock:
-            return [delivery for entries in self._held.values() for delivery in entries.values()]
+            return [delivery for entries in self._tracked.values() for delivery in entries.values()]
 
-    def _adopt(self) -> None:
-        """Tell a Redis that was emptied what ended and what runs here, as ours, with its passages through gates."""
+    def _reregister(self) -> None:
+        """Tell an emptied Redis what ended lately, what runs here and which permits that holds."""
         self.acks.repeat()
         for delivery in self._deliveries():
             priority = delivery.stream.rpartition(":")[2]
@@ -161,7 +149,7 @@ class Executor:
             if entry:
                 with self._lock:
                     # Unless its outcome was written meanwhile (a tombstone then, which reregister.lua leaves alone).
-                    if self._held[delivery.stream].pop(delivery.entry, None):
+                    if self._tracked[delivery.stream].pop(delivery.entry, None):
                         delivery.entry = entry
-                        self._held[delivery.stream][entry] = delivery
-        self._gates.enter_again()
+                        self._tracked[delivery.stream][entry] = delivery
+        self.limiters.enter_again()

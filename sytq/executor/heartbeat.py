@@ -1,7 +1,7 @@
-"""The heartbeat: one thread per worker process says that it lives.
+"""The heartbeat: one thread per worker process renews its lease.
 
-Owns liveness and what a beat brings back: that Redis was emptied (then the running tasks are entered again as this
-worker's own, so that nobody runs them a second time), and which of them are to be cancelled.
+Each beat returns whether Redis was emptied (the running tasks are registered again as this worker's own, so that nobody
+runs them a second time) and which of them are to be cancelled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat(threading.Thread):
-    """Beats every `interval` seconds until stopped; says whether Redis is `same` or was `emptied`."""
+    """Beats every `interval` seconds until stopped; calls `emptied` when Redis was emptied, else `unchanged`."""
 
     def __init__(
         self,
@@ -30,11 +30,11 @@ class Heartbeat(threading.Thread):
         keys: Keys,
         consumer: str,
         interval: float,
-        liveness: float,
+        lease: float,
         *,
-        held: Callable[[], list[Delivery]],
+        deliveries: Callable[[], list[Delivery]],
         emptied: Callable[[], None],
-        same: Callable[[], None],
+        unchanged: Callable[[], None],
         cancel: Callable[[Delivery], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -42,39 +42,39 @@ class Heartbeat(threading.Thread):
         self._keys = keys
         self._consumer = consumer
         self._interval = interval
-        self._liveness_ms = int(liveness * 1000)
-        self._held = held
+        self._lease_ms = int(lease * 1000)
+        self._deliveries = deliveries
         self._emptied = emptied
-        self._same = same
+        self._unchanged = unchanged
         self._cancel = cancel
-        self.epoch: bytes | None = None  # of the Redis that this worker knows
+        self.epoch: bytes | None = None  # when Redis was first seen, as this worker knows it
         self._beaten = float("-inf")
         self._ended = threading.Event()
 
     def beat(self, *, leaving: bool = False) -> None:
         """Beat once. Raises RedisUnavailable."""
-        held = [] if leaving else self._held()
+        running = [] if leaving else self._deliveries()
         names = [self._keys.workers, self._keys.epoch, self._keys.cancels]
-        args = [self._consumer, int(leaving), self._liveness_ms, *(delivery.id for delivery in held)]
+        args = [self._consumer, int(leaving), self._lease_ms, *(delivery.id for delivery in running)]
         epoch, _, asked = self._redis.call("heartbeat", names, args)
         if leaving:
             return
-        for delivery, by in zip(held, asked, strict=True):
+        for delivery, by in zip(running, asked, strict=True):
             if by and delivery.cancelled_by is None:
                 delivery.cancelled_by = by.decode()
                 self._cancel(delivery)
         if self.epoch is not None and epoch != self.epoch:
-            log.warning("Redis was emptied: entering the running tasks again")
             self._emptied()
+            log.warning("Redis was emptied: running tasks registered again", tasks=len(running))
         else:
-            self._same()
+            self._unchanged()
         self.epoch = epoch
         self._beaten = time.monotonic()
 
     @property
     def fresh(self) -> bool:
-        """Whether the others take this worker for alive."""
-        return time.monotonic() - self._beaten < self._liveness_ms / 1000
+        """Whether the lease holds."""
+        return time.monotonic() - self._beaten < self._lease_ms / 1000
 
     def run(self) -> None:
         while not self._ended.is_set():
@@ -82,13 +82,13 @@ class Heartbeat(threading.Thread):
             try:
                 self.beat()
             except RedisUnavailable as error:
-                log.warning("no heartbeat: Redis does not answer", error=str(error))
+                log.warning("heartbeat failed: Redis does not answer", error=str(error))
             self._ended.wait(self._interval)
 
     def stop(self) -> None:
-        """Stop beating and say so, so that what is left here may be taken over at once."""
+        """Stop beating and give up the lease, so that others may reclaim at once what is left here."""
         self._ended.set()
         try:
             self.beat(leaving=True)
         except RedisUnavailable as error:
-            log.warning("left without saying so: Redis does not answer", error=str(error))
+            log.warning("lease left to expire: Redis does not answer", error=str(error))

@@ -1,7 +1,6 @@
-"""How a delivery becomes the call of its type's function, with its context and the type's own middleware.
+"""Calls a type's function for a delivery, with its context and the type's own middleware.
 
-Owns that call. Must not decide what follows from it (middleware/retry.py) nor where it runs: threads and event loop are
-the broker's.
+Decides neither what follows (middleware/retry.py) nor on which thread or loop it runs (the consumer).
 """
 
 from __future__ import annotations
@@ -20,18 +19,17 @@ from sytq.tasktypes.declaration import TaskType
 
 
 class Runner:
-    """Who runs the tasks of one process. `services` is set before the first of them."""
+    """Runs the tasks of one process."""
 
-    services: Services
-
-    def __init__(self, limit: TimeLimit | None = None) -> None:
+    def __init__(self, services: Services, limit: TimeLimit | None = None) -> None:
+        self._services = services
         self._limit = limit  # which interrupts the thread that a plain function runs on
 
     def runner(self, declared: TaskType) -> Callable[[Delivery], None]:
         """The function of a plain type's actor."""
 
         def run(delivery: Delivery) -> None:
-            context = Context(self.services, declared, delivery, self._limit)
+            context = Context(self._services, declared, delivery, self._limit)
             try:
                 payload = declared.parse(delivery.payload, delivery.version)
                 with contextlib.ExitStack() as around:
@@ -53,7 +51,7 @@ class Runner:
             payload = declared.parse(delivery.payload, delivery.version)
             try:
                 async with asyncio.timeout(declared.seconds) as deadline, contextlib.AsyncExitStack() as around:
-                    context = AsyncContext(self.services, declared, delivery, deadline)
+                    context = AsyncContext(self._services, declared, delivery, deadline)
                     for middleware in declared.middleware:
                         await around.enter_async_context(middleware(context, payload))
                     delivery.result = await declared.function(context, payload)

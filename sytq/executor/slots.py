@@ -1,6 +1,6 @@
-"""Room: how many more tasks this process can start now, on its threads and on its event loop.
+"""Slots: how many more tasks this process can start now, on its threads and on its event loop.
 
-Owns the two counts. A consumer takes room before it fetches, so a worker never hoards what another could run.
+A consumer acquires slots before it fetches, so a worker takes no task that another could run.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ SlotKind = Literal["thread", "loop"]
 
 
 class Slots:
-    """Free places, per lane."""
+    """The free slots of each kind; there are none until the first `release`."""
 
-    def __init__(self, threads: int, loop: int) -> None:
-        self._free: dict[SlotKind, int] = {"thread": threads, "loop": loop}
+    def __init__(self) -> None:
+        self._free: dict[SlotKind, int] = {"thread": 0, "loop": 0}
         self._changed = threading.Condition()
 
-    def take(self, lanes: Collection[SlotKind], most: int, timeout: float) -> int:
-        """Take the same number of places in each of `lanes` (a queue of mixed types needs them all) and return it.
+    def acquire(self, kinds: Collection[SlotKind], max_slots: int, timeout: float) -> int:
+        """Acquire the same number of slots of each kind (a queue of mixed types needs them all) and return it.
 
         Waits up to `timeout` seconds for one; 0 when there is none.
         """
         with self._changed:
-            self._changed.wait_for(lambda: min(self._free[lane] for lane in lanes) > 0, timeout)
-            taken = max(0, min(most, *(self._free[lane] for lane in lanes)))
-            for lane in lanes:
-                self._free[lane] -= taken
-            return taken
+            self._changed.wait_for(lambda: min(self._free[kind] for kind in kinds) > 0, timeout)
+            acquired = max(0, min(max_slots, *(self._free[kind] for kind in kinds)))
+            for kind in kinds:
+                self._free[kind] -= acquired
+            return acquired
 
-    def give(self, lane: SlotKind, places: int) -> None:
-        """Give places back."""
-        if places:
+    def release(self, kind: SlotKind, slots: int) -> None:
+        """Release slots; a negative number takes some that were not free."""
+        if slots:
             with self._changed:
-                self._free[lane] += places
+                self._free[kind] += slots
                 self._changed.notify_all()

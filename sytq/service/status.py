@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from sytq.broker.inspection import Inspection
+from sytq.config.sections import QueueLimits
 from sytq.durations import format_duration
 from sytq.ledger.models import Pause, ScheduleRow
-from sytq.runtime import Runtime
+from sytq.ledger.schedules import Schedules
 from sytq.service.task_view import iso
 from sytq.tasktypes.registry import Registry
 
@@ -80,14 +82,14 @@ class ScheduleView(TypedDict):
     paused: PauseView | None
 
 
-def queues(parts: Runtime) -> list[QueueView]:
+def queues(inspection: Inspection, registry: Registry, settings: Mapping[str, QueueLimits]) -> list[QueueView]:
     """Every queue with its limits. Raises RedisUnavailable."""
-    depths = parts.inspection.queues()
-    delayed, parked = parts.inspection.delayed(), parts.inspection.parked()  # there may be more queues by now
-    paused = [parts.registry.get(name) for name in parts.inspection.paused() if name in parts.registry]
+    depths = inspection.queues()
+    delayed, parked = inspection.delayed(), inspection.parked()  # there may be more queues by now
+    paused = [registry.get(name) for name in inspection.paused() if name in registry]
     found: dict[str, QueueView] = {}
     for depth in depths:
-        limits = parts.settings.queues.get(depth.queue)
+        limits = settings.get(depth.queue)
         queue = found.setdefault(
             depth.queue,
             {
@@ -136,21 +138,20 @@ def types(registry: Registry, paused: Iterable[Pause]) -> list[TypeView]:
     return found
 
 
-def workers(parts: Runtime) -> list[WorkerView]:
+def workers(inspection: Inspection, lease: float) -> list[WorkerView]:
     """The workers, those with the latest sign first. Raises RedisUnavailable."""
-    liveness = parts.settings.worker.liveness
     found: list[WorkerView] = [
-        {"worker": info.name, "heartbeat_seconds": round(info.age, 3), "alive": info.age <= liveness}
-        for info in parts.inspection.workers()
+        {"worker": info.name, "heartbeat_seconds": round(info.age, 3), "alive": info.age <= lease}
+        for info in inspection.workers()
     ]
     return sorted(found, key=lambda worker: worker["heartbeat_seconds"])
 
 
-def schedules(parts: Runtime, count: int = 1) -> list[ScheduleView]:
+def schedules(registry: Registry, timetable: Schedules, count: int = 1) -> list[ScheduleView]:
     """Every schedule with its last run and the next `count`. Raises DatabaseUnavailable."""
-    now, rows = dt.datetime.now(dt.UTC), parts.timetable.rows()
+    now, rows = dt.datetime.now(dt.UTC), timetable.rows()
     found: list[ScheduleView] = []
-    for name, scheduled in sorted(parts.registry.schedules.items()):
+    for name, scheduled in sorted(registry.schedules.items()):
         row = rows.get(name)
         found.append(
             {

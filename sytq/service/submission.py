@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from sytq.broker.broker import Envelope, StreamsBroker
+from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
 from sytq.ids import derived_id, new_id
@@ -43,10 +43,10 @@ AFTER_MOST = 10_000
 class Submitter:
     """Makes, accepts and dispatches tasks. Thread-safe."""
 
-    def __init__(self, registry: Registry, ledger: Ledger, broker: StreamsBroker, guard: Guard) -> None:
+    def __init__(self, registry: Registry, ledger: Ledger, dispatcher: Dispatcher, guard: Guard) -> None:
         self._registry = registry
         self._ledger = ledger
-        self._broker = broker
+        self._dispatcher = dispatcher
         self._guard = guard
 
     def prepare(
@@ -178,7 +178,7 @@ class Submitter:
         if not envelopes:
             return 0
         try:
-            return self._broker.dispatch(envelopes, not_after_ms=not_after_ms)
+            return self._dispatcher.dispatch(envelopes, not_after_ms=not_after_ms)
         except RedisUnavailable as error:
             log.warning("dispatch postponed: the reconciler will do it", tasks=len(envelopes), error=str(error))
             return 0

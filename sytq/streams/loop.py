@@ -64,7 +64,7 @@ class StreamLoop(Loop):
         self,
         settings: Stream,
         redis: Redis,
-        worker: Executor,
+        executor: Executor,
         registry: Registry,
         ledger: Ledger,
         submitter: Submitter,
@@ -73,9 +73,9 @@ class StreamLoop(Loop):
     ) -> None:
         super().__init__(f"stream {settings.stream}")
         self._settings = settings
-        self._stream = ExternalStream(redis, settings.stream, settings.group, worker.name, settings.dead_letters)
-        self._worker = worker
-        self._lane: SlotKind = "loop" if registry.get(settings.type).is_async else "thread"
+        self._stream = ExternalStream(redis, settings.stream, settings.group, executor.name, settings.dead_letters)
+        self._executor = executor
+        self._slot: SlotKind = "loop" if registry.get(settings.type).is_async else "thread"
         self._ledger = ledger
         self._submitter = submitter
         self._operator = operator
@@ -105,12 +105,12 @@ class StreamLoop(Loop):
         super().run()
         try:
             self._finish(self._ended())
-            self._stream.release(self._ours(), self._worker.liveness)
+            self._stream.release(self._ours(), self._executor.lease)
         except (RedisUnavailable, DatabaseUnavailable) as error:
             self._log.warning("messages left to be taken over later", error=str(error))
 
     def _go_round(self) -> float:
-        stopping = self._worker.stopping.is_set()
+        stopping = self._executor.stopping.is_set()
         ended = self._ended()
         if not stopping and time.monotonic() - self._swept >= _SWEEP:
             self._sweep()
@@ -131,16 +131,16 @@ class StreamLoop(Loop):
     # -- taking messages
 
     def _room(self, wait: float) -> int:
-        room = self._worker.room
-        free = room.take({self._lane}, _MOST, max(wait, 0.02))
-        room.give(self._lane, free)
+        slots = self._executor.slots
+        free = slots.acquire({self._slot}, _MOST, max(wait, 0.02))
+        slots.release(self._slot, free)
         return max(0, free - len(self._waiting))
 
     def _sweep(self) -> None:
         """Take over what dead consumers left, and find again what a lost reply or a fault left with us."""
-        liveness = self._worker.liveness
-        living = [worker.name for worker in self._inspection.workers() if worker.age < liveness]
-        found = self._stream.take_over(self._ours(), living, liveness, _MOST)
+        lease = self._executor.lease
+        living = [worker.name for worker in self._inspection.workers() if worker.age < lease]
+        found = self._stream.take_over(self._ours(), living, lease, _MOST)
         if found:
             self._log.info("messages taken over", messages=len(found))
             self._take(found, again=True)

@@ -37,7 +37,7 @@ from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
-from sytq.runtime import Runtime, build, services
+from sytq.runtime import Runtime, build, task_services
 from sytq.states import RETRYING, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import TaskType, encode
 from sytq.testing.fake_http import FakeHttp
@@ -106,14 +106,15 @@ class Harness:
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sytq-trial-")))
             self.runtime = runtime = self._build(folder)
-            stack.callback(runtime.broker.close)
+            stack.callback(runtime.redis.close)
             stack.callback(runtime.database.close_all)  # type: ignore[attr-defined]
             migrate(runtime.database)
             self.type = runtime.registry.get(self._given if isinstance(self._given, str) else self._given.name)
             self.http = FakeHttp(runtime.guard)
             self._loop = stack.enter_context(_loop())
             stack.callback(lambda: asyncio.run_coroutine_threadsafe(self.http.close(), self._loop).result(10))
-            self._services = services(runtime, Client(runtime.guard, sessions=self.http), self._loop)
+            client = Client(runtime.guard, sessions=self.http)
+            self._services = task_services(runtime, client, self._loop, runtime.limiters)
             stack.callback(self._services.threads.shutdown)
             self.clock = Clock(self._now)
             stack.callback(self.clock.stop)
@@ -155,14 +156,13 @@ class Harness:
 
     def call(self, delivery: Delivery, ledger: Ledger) -> BaseException | None:
         """Run one delivery as a worker would, on this ledger; what it raised."""
-        crew = Runner()
-        crew.services = dataclasses.replace(self._services, ledger=ledger)
+        runner = Runner(dataclasses.replace(self._services, ledger=ledger))
         try:
             if self.type.is_async:
-                running = crew.async_runner(self.type)(delivery)
+                running = runner.async_runner(self.type)(delivery)
                 asyncio.run_coroutine_threadsafe(_awaited(running), self._loop).result(_LONGEST)
             else:
-                crew.runner(self.type)(delivery)
+                runner.runner(self.type)(delivery)
         except Exception as error:
             return error
         return delivery.exception
@@ -192,7 +192,7 @@ class Run:
         error = self._trial.call(delivery, ledger or self._trial.runtime.ledger)
         self.outcome = outcome = decide(self._trial.type, delivery, error)
         state = STATES[outcome.kind]
-        if not outcome.counts:
+        if not outcome.consumes_attempt:
             self._attempts -= 1
         due = utcnow() + dt.timedelta(seconds=outcome.delay) if state == RETRYING else None
         record(

@@ -91,7 +91,7 @@ class TypeSuite:
                 assert run.state == expected, f"at {reply} the task is {run.state}, not {expected}: {run.error}"
                 assert run.error, f"at {reply} nothing says why"
                 assert run.outcome is not None
-                assert run.outcome.counts or expected != RETRYING, (
+                assert run.outcome.consumes_attempt or expected != RETRYING, (
                     f"at {reply} it is tried for ever: no attempt is used"
                 )
 

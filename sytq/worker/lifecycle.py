@@ -1,7 +1,4 @@
-"""The life of a worker process: what starts before it consumes and ends after its last task.
-
-Owns the order of start and stop, and the stop budget.
-"""
+"""The life of a worker process: the order of start and stop, within the shutdown timeout."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ import structlog
 from dramatiq import Broker, Worker
 from dramatiq.middleware import Middleware
 
-from sytq.broker.broker import StreamsBroker
-from sytq.config import Settings
+from sytq.config.sections import Worker as WorkerSettings
+from sytq.executor.executor import Executor
 from sytq.observability import logs
 from sytq.worker.liveness import LivenessFile, folder
 from sytq.worker.loops.loop import Loop
@@ -27,76 +24,69 @@ log = structlog.get_logger(__name__)
 
 
 class Lifecycle(Middleware):
-    """Starts the broker's worker side and the housekeeping loops with Dramatiq's worker, and ends them after it."""
+    """Starts the executor and the loops with Dramatiq's worker, and ends them after it."""
 
-    def __init__(self, settings: Settings, started: Callable[[], None], loops: Sequence[Callable[[], Loop]]) -> None:
-        self._settings = settings.worker
-        self._started = started
-        self._factories = loops
-        self._loops: list[Loop] = []
+    def __init__(self, executor: Executor, settings: WorkerSettings, loops: Sequence[Loop]) -> None:
+        self._executor = executor
+        self._settings = settings
+        self._loops = loops
         self._deadline = 0.0
-        self._vitals: LivenessFile | None = None
+        self._liveness_file: LivenessFile | None = None
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, StreamsBroker)
-        _stop_once()
-        broker.start_worker(threads=worker.worker_threads, loop_places=self._settings.async_concurrency)
-        logs.identify(worker_id=broker.worker.name)
-        self._started()
-        # What was loaded stays: the collector need not go through it again and again.
+        _ignore_second_sigterm()
+        self._executor.start(threads=worker.worker_threads, loop_slots=self._settings.async_concurrency)
+        logs.identify(worker_id=self._executor.name)
+        # Loaded modules stay: the garbage collector need not visit them again and again.
         gc.collect()
         gc.freeze()
         log.info("worker started", queues=sorted(broker.queues))
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, StreamsBroker)
-        self._loops = [make() for make in self._factories]
         for loop in self._loops:
             loop.start()
-        self._watchdog = broker.worker.watch(
+        self._watchdog = self._executor.watch(
             lambda: [*worker.consumers.values(), *worker.workers, *self._loops],
-            self._well(broker),
+            self._healthy(),
             self._settings.shutdown_timeout,
         )
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, StreamsBroker)
         self._watchdog.stop()
         self._deadline = time.monotonic() + self._settings.shutdown_timeout
-        broker.worker.stopping.set()
+        self._executor.stopping.set()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        assert isinstance(broker, StreamsBroker)
-        broker.worker.stop(max(0.0, self._deadline - time.monotonic()))
-        # Last, so that the history of the last tasks is written too.
+        self._executor.stop(max(0.0, self._deadline - time.monotonic()))
+        # After the last task, so that its history is written too.
         for loop in self._loops:
             loop.end()
         for loop in self._loops:
             loop.join(5.0)
-        if self._vitals is not None:
-            self._vitals.remove()
+        if self._liveness_file is not None:
+            self._liveness_file.remove()
         log.info("worker stopped")
         self._watchdog.exit()
 
-    def _well(self, broker: StreamsBroker) -> Callable[[], None]:
-        """What the watchdog calls while all goes round: this process's vital sign."""
+    def _healthy(self) -> Callable[[], None]:
+        """What the watchdog calls while all threads make progress."""
         try:
-            self._vitals = vitals = LivenessFile(folder(os.getppid()))
+            self._liveness_file = file = LivenessFile(folder(os.getppid()))
         except OSError as error:
-            log.warning("no vital signs: probes will find no worker here", error=str(error))
+            log.warning("liveness file not created: probes will find no worker here", error=str(error))
             return lambda: None
 
-        def well() -> None:
-            with contextlib.suppress(OSError):  # a full disk ends no worker, but its file grows old
-                vitals.give(ready=broker.worker.heartbeat.fresh)
+        def healthy() -> None:
+            with contextlib.suppress(OSError):  # a full disk ends no worker, but the file's age grows
+                file.touch(ready=self._executor.heartbeat.fresh)
 
-        return well
+        return healthy
 
 
-def _stop_once() -> None:
-    """Make a second SIGTERM harmless: at that Dramatiq's handler kills the running tasks.
+def _ignore_second_sigterm() -> None:
+    """Ignore SIGTERM after the first: Dramatiq's handler kills the running tasks at the second.
 
-    A service manager that signals the whole group sends two without meaning to, as the master passes its own on.
+    A service manager that signals the whole group sends two, as the master passes its own on.
     """
     first = signal.getsignal(signal.SIGTERM)
 

@@ -1,7 +1,7 @@
-"""Vital signs: a file for each worker process of a group, touched as long as all its threads go round.
+"""Liveness files: one for each worker process of a group, touched as long as all its threads make progress.
 
-Owns where the files are and what their age means. The watchdog of a process writes its own, the group's warden reads
-them; neither asks Redis. A process that hangs as a whole writes none, which nothing inside of it could notice.
+The watchdog of a process touches its file, the group's health server reads all of them; neither asks Redis. A process
+that hangs as a whole touches nothing, which nothing inside of it could notice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FRESH = 20.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessLiveness:
-    """What one process of the group last said: `age` in seconds, and whether Redis took its last heartbeat."""
+    """The file of one process: its `age` in seconds, and whether Redis took the last heartbeat."""
 
     pid: int
     age: float
@@ -42,23 +42,23 @@ class LivenessFile:
     def __init__(self, place: Path) -> None:
         place.mkdir(mode=0o700, exist_ok=True)
         if place.is_symlink() or place.stat().st_uid != os.getuid():
-            raise PermissionError(f"{place} belongs to somebody else")
+            raise PermissionError(f"{place} belongs to another user")
         self._file = place / str(os.getpid())
-        self._left = False
+        self._removed = False
 
-    def give(self, *, ready: bool) -> None:
-        """Say that all is well."""
-        if not self._left:
+    def touch(self, *, ready: bool) -> None:
+        """Note that all threads make progress."""
+        if not self._removed:
             self._file.write_text("ready" if ready else "")
 
     def remove(self) -> None:
-        """Leave: from now on nobody misses this process."""
-        self._left = True
+        """Remove the file for good: from now on nobody expects this process to be alive."""
+        self._removed = True
         self._file.unlink(missing_ok=True)
 
 
 def read_liveness(place: Path) -> list[ProcessLiveness]:
-    """What the processes of a group last said; those that have ended say nothing."""
+    """The files of a group's processes, without those of dead ones."""
     found = []
     for file in place.glob("[0-9]*"):
         with contextlib.suppress(OSError):

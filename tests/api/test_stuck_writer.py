@@ -183,5 +183,5 @@ def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
             await acceptor.close()
 
     asyncio.run(scenario())
-    parts.broker.close()
+    parts.redis.close()
     parts.database.close_all()

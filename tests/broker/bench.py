@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sytq.broker.broker import Envelope, StreamsBroker
 from sytq.broker.connection import Redis
-from sytq.broker.keys import GROUP, RECORDER
+from sytq.broker.dispatcher import Dispatcher, Envelope
+from sytq.broker.keys import GROUP, RECORDER, Keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
 
@@ -42,8 +42,8 @@ class Bench:
     """One queue and the calls that workers make on it."""
 
     def __init__(self, url: str) -> None:
-        self.broker = StreamsBroker(Redis(url))
-        self.redis, self.keys = self.broker.redis, self.broker.keys
+        self.redis, self.keys = Redis(url), Keys("sytq")
+        self.dispatcher = Dispatcher(self.redis, self.keys)
         self.streams = self.keys.streams("q")
         self.operations = Operations(self.redis, self.keys)
         self.make_groups()
@@ -56,7 +56,7 @@ class Bench:
     def enter(
         self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3, token: int = 0
     ) -> int:
-        return self.broker.dispatch(
+        return self.dispatcher.dispatch(
             [Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most, token=token)]
         )
 

@@ -87,8 +87,7 @@ def test_task_ids_and_gates_with_strange_characters_are_kept_apart(play: Play) -
 def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play: Play) -> None:
     redis, keys = play.bench.redis, play.bench.keys
     play.bench.beat("w")
-    epoch = redis.ask("GET", keys.epoch)
-    play.gates.epoch = lambda: epoch
+    play.epoch = redis.ask("GET", keys.epoch)
     play.running("a", "b")
     a = play.enter("a", ONE)
     play.bench.flush()
@@ -97,7 +96,7 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
     for name in ("a", "b"):
         play.bench.adopt("w", play.started[name][1])
     play.bench.beat("w")
-    epoch = redis.ask("GET", keys.epoch)
+    play.epoch = redis.ask("GET", keys.epoch)
     play.gates._liveness = 3.0
     play.gates.enter_again()
     assert play.state(ONE).running == 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dramatiq
 import pytest
 
-from sytq.broker.broker import Envelope
+from sytq.broker.dispatcher import Envelope
 from sytq.broker.keys import GROUP, RECORDER
 from sytq.states import PRIORITIES
 from tests.broker.bench import LIVENESS_MS, Bench
@@ -263,7 +263,7 @@ def test_progress_is_the_holders_alone(bench: Bench) -> None:
 
 def test_nothing_is_entered_on_knowledge_that_is_too_old(bench: Bench) -> None:
     envelope = Envelope("a", "t", "q", "normal", "{}", 1)
-    assert bench.broker.dispatch([envelope], not_after_ms=1) == 0
+    assert bench.dispatcher.dispatch([envelope], not_after_ms=1) == 0
     assert bench.live("a") is None
 
 

@@ -273,7 +273,7 @@ def test_silent_workers_and_a_history_that_waits_are_named(installation: Install
     second.kill()
     installation.runtime.redis.ask("FLUSHALL")
     old = f"{int((time.time() - 90) * 1000)}-0"  # an event that nobody has written for a minute and a half
-    installation.runtime.redis.ask("XADD", installation.runtime.broker.keys.events, old, "kind", "started")
+    installation.runtime.redis.ask("XADD", installation.runtime.keys.events, old, "kind", "started")
     assert examined(installation, 1)["recorder"]["said"].startswith("1 events wait, the first for 1m")
 
 

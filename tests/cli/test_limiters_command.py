@@ -28,7 +28,7 @@ def told(installation: Installation, *arguments: str) -> str:
 
 def inside(installation: Installation, task: str, *gates: Limiter) -> Permit:
     passage = Permit(task, 1, 1, gates, units=100)
-    installation.runtime.broker.gates.enter(passage)
+    installation.runtime.limiters.enter(passage)
     return passage
 
 
@@ -51,7 +51,7 @@ def test_gates_are_listed_and_shown(installation: Installation) -> None:
 def test_an_open_breaker_says_why_and_until_when(installation: Installation) -> None:
     passage = inside(installation, "a", PROVIDER)
     passage.report("failed")
-    installation.runtime.broker.gates.leave(passage)
+    installation.runtime.limiters.leave(passage)
     assert "open" in told(installation, "list") and "1 of 1 calls failed" in told(installation, "list")
     seen = json.loads(told(installation, "show", "provider:p", "--json"))
     assert seen["state"] == "open" and seen["until"] > seen["since"]

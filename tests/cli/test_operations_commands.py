@@ -168,7 +168,7 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
 
 
 def test_unreadable_messages_are_shown_with_their_bytes(installation: Installation) -> None:
-    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    redis, keys = installation.runtime.redis, installation.runtime.keys
     junk = b"\xff\x1b[31m nothing"
     redis.ask("XADD", keys.stream("plain", "normal"), "*", "id", "x", "message", junk)
     installation.start_worker()

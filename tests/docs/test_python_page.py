@@ -42,7 +42,7 @@ def test_the_example_accepts_a_thousand_tasks(installation: Installation) -> Non
     assert done.stdout.endswith(" 1000 accepted\n")
     counted = "SELECT COUNT(*) FROM sytq_tasks WHERE type = 'default'"
     assert installation.runtime.database.execute_sql(counted).fetchone() == (1000,)
-    assert installation.runtime.redis.ask("HLEN", installation.runtime.broker.keys.live) == 1000
+    assert installation.runtime.redis.ask("HLEN", installation.runtime.keys.live) == 1000
 
 
 def test_a_batch_is_one_transaction_and_one_round_trip_for_200(installation: Installation) -> None:

@@ -15,7 +15,7 @@ from tests.plugins.deliveries import settings, started
 @pytest.fixture
 def context() -> Context:
     given = settings()
-    services = Services(given, *[cast(Any, None)] * 8)
+    services = Services(given, *[cast(Any, None)] * 10)
     return Context(services, Registry.load(given).get("webhook"), started({"url": "http://example.com/"}))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sytq.broker.broker import Envelope, StreamsBroker
 from sytq.broker.connection import Redis
+from sytq.broker.dispatcher import Dispatcher, Envelope
+from sytq.broker.keys import Keys
 from sytq.errors import RedisUnavailable
 from sytq.worker.loops.recorder import KEEP_MS
 from tests.proxy import LostReplies, Proxy
@@ -42,7 +43,7 @@ def lose(installation: Installation, proxy: Proxy, script: str, times: int = 1, 
 
 def assert_nothing_is_left(installation: Installation) -> None:
     """No message and no pending entry stays in the streams."""
-    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    redis, keys = installation.runtime.redis, installation.runtime.keys
     streams = [stream for declared in installation.runtime.registry for stream in keys.streams(declared.queue)]
     poll(lambda: sum(redis.ask("XLEN", stream) for stream in streams) == 0, message="the streams empty")
     assert sum(depth.running for depth in installation.runtime.inspection.queues()) == 0
@@ -66,7 +67,7 @@ def test_p2_tasks_that_end_during_a_network_cut_end_once(installation: Installat
     tasks["meanwhile"] = installation.submit("plain", "meanwhile")
     for name in ("plain", "gentle"):
         installation.wait_note(f"end {name}")
-    poll(lambda: "acknowledgements wait for Redis" in worker.text(), message="the outcomes wait")
+    poll(lambda: "acknowledgements postponed" in worker.text(), message="the outcomes wait")
     assert installation.row(tasks["plain"]).state == "running"
     proxy.heal()
     assert_ran_once(installation, tasks)
@@ -93,7 +94,7 @@ def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
     for name in tasks:
         installation.wait_note(f"end {name}")
     proxy.heal()  # both runs of each task are under way or at their end
-    poll(lambda: cut_off.text().count("belongs to another start") == 2, message="both outcomes are refused")
+    poll(lambda: cut_off.text().count("belongs to another attempt") == 2, message="both outcomes are refused")
     for task in tasks.values():
         row = installation.wait_state(task, "succeeded")
         lost, last = installation.runtime.ledger.attempts(task)
@@ -167,8 +168,8 @@ def test_p2_a_worker_on_a_frozen_connection_recovers_by_its_own_time_limits(
     proxy.freeze()
     installation.release(*tasks)
     tasks["meanwhile"] = installation.submit("plain", "meanwhile")
-    poll(lambda: "fetch waits for Redis" in worker.text(), message="the fetch gives up")
-    poll(lambda: "acknowledgements wait for Redis" in worker.text(), message="so do the outcomes")
+    poll(lambda: "fetch failed" in worker.text(), message="the fetch gives up")
+    poll(lambda: "acknowledgements postponed" in worker.text(), message="so do the outcomes")
     proxy.heal()  # what was held arrives late, from connections that nobody listens on
     assert_ran_once(installation, tasks)
     assert_nothing_is_left(installation)
@@ -202,28 +203,28 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
         installation.release(*tasks)
         assert_ran_once(installation, tasks)
         assert replies.done
-        assert "belongs to another start" not in worker.text()
+        assert "belongs to another attempt" not in worker.text()
     finally:
         installation.close()
         proxy.close()
 
 
 def test_p5_a_task_that_the_network_hands_over_late_is_not_entered(redis_url: str, proxy: Proxy) -> None:
-    near = StreamsBroker(Redis(redis_url))
-    far = StreamsBroker(Redis(proxy.url, timeout=3))
+    near, keys = Redis(redis_url), Keys("sytq")
+    far = Dispatcher(Redis(proxy.url, timeout=3), keys)
 
     def entered_calls() -> int:
-        said = near.redis.ask("INFO", "commandstats").get("cmdstat_evalsha", {})
+        said = near.ask("INFO", "commandstats").get("cmdstat_evalsha", {})
         return int(said.get("calls", 0))
 
     far.dispatch([Envelope("early", "t", "q", "normal", "{}", 1)])
-    assert near.redis.ask("HEXISTS", near.keys.live, "early")
+    assert near.ask("HEXISTS", keys.live, "early")
     proxy.freeze()
     with pytest.raises(RedisUnavailable):
         far.dispatch([Envelope("late", "t", "q", "normal", "{}", 1)])
-    given_up, before = near.redis.now_ms(), entered_calls()
+    given_up, before = near.now_ms(), entered_calls()
     # Elsewhere the reconciler may have entered it by now, and it may have ended and been forgotten.
-    poll(lambda: near.redis.now_ms() > given_up + KEEP_MS // 2)
+    poll(lambda: near.now_ms() > given_up + KEEP_MS // 2)
     proxy.heal()
     poll(lambda: entered_calls() > before, message="the network hands it over")
-    assert not near.redis.ask("HEXISTS", near.keys.live, "late")
+    assert not near.ask("HEXISTS", keys.live, "late")

@@ -81,7 +81,7 @@ def test_p2_an_end_that_only_redis_knew_when_it_was_emptied_is_kept(
         first, task = breakable.submit("plain", "first"), breakable.submit(type_name, "a")
         for one in (first, task):
             breakable.wait_state(one, "running")
-        redis, events = breakable.runtime.redis, breakable.runtime.broker.keys.events
+        redis, events = breakable.runtime.redis, breakable.runtime.keys.events
         poll(lambda: redis.ask("XPENDING", events, RECORDER)["pending"] == 0, message="both starts are recorded")
         other.execute("BEGIN IMMEDIATE")  # the database is away, and the recorder waits for it with the first end
         breakable.release("first")

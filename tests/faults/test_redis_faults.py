@@ -80,7 +80,7 @@ def test_p2_redis_is_restarted_under_load(
     own_redis.start()
     load = Load(breakable)
     own_redis.stop()
-    poll(lambda: "fetch waits for Redis" in load.worker.text(), message="the worker notices")
+    poll(lambda: "fetch failed" in load.worker.text(), message="the worker notices")
     load.release()  # so that they end while it is away
     own_redis.start()
     load.assert_goes_on()

@@ -230,6 +230,6 @@ def test_on_a_cluster_a_stream_lives_in_a_slot_of_its_own(cluster: RedisCluster,
     assert installation.notes() == {"start t1": 2, "end t1": 1, "start t2": 1}
     ((_, letter),) = client.ask("XRANGE", f"{STREAM}:dlq", "-", "+")
     assert (letter[b"payload"], letter[b"reason"]) == (b"nonsense", b"data: not JSON in UTF-8")
-    places = {cluster.owner(key).port for key in (STREAM, f"{STREAM}:dlq", installation.runtime.broker.keys.live)}
+    places = {cluster.owner(key).port for key in (STREAM, f"{STREAM}:dlq", installation.runtime.keys.live)}
     assert len(places) > 1
     client.close()

@@ -232,7 +232,7 @@ def test_p6_a_start_that_a_promoted_replica_never_saw_is_repeated_once_and_ends(
     installation = install(own_redis.url)
     installation.hold("a")
     task = installation.submit("gentle", "a")
-    keys = installation.runtime.broker.keys
+    keys = installation.runtime.keys
     stream = keys.stream("gentle", "normal")
     with own_redis.client() as client:
         before = client.hget(keys.live, task)

@@ -72,7 +72,7 @@ def _pause_and_wake(installation: Installation) -> None:
     row = installation.wait_state(task, "succeeded")
     token, attempts = row.token, row.attempts
     paused.signal(signal.SIGCONT)
-    poll(lambda: "belongs to another start" in paused.text(), message="the paused worker's outcome is refused")
+    poll(lambda: "belongs to another attempt" in paused.text(), message="the paused worker's outcome is refused")
     assert paused.alive
     again = installation.submit("plain", "b")  # it has taken part again since, or the other one has
     installation.wait_state(again, "succeeded")
@@ -101,7 +101,7 @@ def test_sigterm_hands_back_what_cannot_end_in_time_and_uses_no_attempt(installa
     installation.wait_note("start quick")
     installation.wait_note("start endless")
     assert worker.terminate() == 0
-    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    redis, keys = installation.runtime.redis, installation.runtime.keys
     assert redis.ask("XLEN", keys.stream("gentle", "normal")) == 1
     live = installation.runtime.inspection.live([endless])[endless]
     assert (live.state, live.attempts, live.worker) == ("queued", 0, None)

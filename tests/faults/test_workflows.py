@@ -132,7 +132,7 @@ def test_p6_an_end_that_is_written_again_starts_nothing_again(on_both: Installat
     on_both.start_worker()
     root = fan_out(on_both, 6, 0.0)
     # The recorder gets everything from the beginning, as after a failover to an older copy.
-    events = on_both.runtime.broker.keys.events
+    events = on_both.runtime.keys.events
     for part in range(6):
         on_both.wait_note(f"part p{part}")
         own_redis.client().xgroup_setid(events, "recorder", "0")

@@ -92,8 +92,8 @@ def test_a_server_that_asks_for_a_certificate_gets_that_of_its_pattern_and_other
 
     good, wrong, none, missing = asyncio.run(main())
     assert good.outcome.kind == "done" and shown == [((("commonName", "we.example"),),)]
-    assert wrong.outcome.kind == none.outcome.kind == "retry" and wrong.outcome.counts
-    assert (missing.outcome.kind, missing.outcome.counts) == ("retry", False)
+    assert wrong.outcome.kind == none.outcome.kind == "retry" and wrong.outcome.consumes_attempt
+    assert (missing.outcome.kind, missing.outcome.consumes_attempt) == ("retry", False)
     assert "missing.crt cannot be used: No such file" in (missing.outcome.error or "")
 
 
@@ -172,7 +172,7 @@ def test_requests_go_through_the_proxy_with_tls_to_the_target(
     assert through(serve, proxy, "http://hook.example:{}/x").outcome.kind == "done"
     assert proxy.asked[0].startswith("GET http://hook.example") or proxy.asked[0].startswith("POST http://hook.example")
     other = through(serve, Proxy(), "https://other.example:{}/", context)
-    assert other.outcome.counts and other.detail["error"] == "certificate"
+    assert other.outcome.consumes_attempt and other.detail["error"] == "certificate"
 
 
 def test_the_guard_judges_the_target_before_the_proxy_hears_of_it(serve: Any, names_are_loopback: None) -> None:
@@ -201,17 +201,17 @@ def test_a_proxy_at_a_private_address_is_the_operators_and_is_used(serve: Any, n
 def test_faults_of_the_proxy_are_not_counted_and_those_of_the_target_are(serve: Any, names_are_loopback: None) -> None:
     target = "https://hook.example:{}/"
     made = through(serve, Proxy(login="me:pass"), target)
-    assert (made.outcome.kind, made.outcome.counts, made.detail["error"]) == ("retry", False, "proxy")
+    assert (made.outcome.kind, made.outcome.consumes_attempt, made.detail["error"]) == ("retry", False, "proxy")
     for status in (502, 503, 504, 403):
         made = through(serve, Proxy(refuses=status), target)
-        assert (made.outcome.kind, made.outcome.counts) == ("retry", True)
+        assert (made.outcome.kind, made.outcome.consumes_attempt) == ("retry", True)
         assert f"the outbound proxy answered {status} for hook.example" in (made.outcome.error or "")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}"
         for url in ("http://hook.example/", "https://hook.example/"):
             made = asyncio.run(attempt({"url": url}, settings(outbound__proxy=dead)))
-            assert (made.outcome.kind, made.outcome.counts) == ("retry", False)
+            assert (made.outcome.kind, made.outcome.consumes_attempt) == ("retry", False)
             assert made.outcome.error == "the outbound proxy cannot be used"
 
 

@@ -111,7 +111,7 @@ def test_each_metric_moves_by_what_happened(busy: Busy) -> None:
     # What is wrong with us: a task that blocks the loop, an event that cannot be read, a loop that fails.
     on.submit("blocking", seconds=2.5)
     assert busy.wait('sytq_event_loop_blocked_total{type="blocking"}') == 1
-    keys, redis = on.runtime.broker.keys, on.runtime.redis
+    keys, redis = on.runtime.keys, on.runtime.redis
     redis.ask("XADD", keys.events, "*", "kind", "of a newer release")
     assert busy.wait("sytq_events_set_aside_total") == 1
     on.wait_state(on.submit("plain", "behind it"), "succeeded")

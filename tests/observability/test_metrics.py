@@ -187,7 +187,7 @@ def test_a_killed_worker_shows_and_its_task_counts_as_reclaimed(both: tuple[Inst
 
 def test_the_recorders_lag_is_the_age_of_the_first_unwritten_event(both: tuple[Installation, Api]) -> None:
     installation, api = both
-    keys = installation.runtime.broker.keys
+    keys = installation.runtime.keys
     redis_ = installation.runtime.redis
     seconds, _ = redis_.ask("TIME")
     redis_.ask("XADD", keys.events, f"{(seconds - 100) * 1000}-0", "kind", "started")

@@ -135,7 +135,7 @@ def test_a_tick_of_a_schedule_is_checked_in_as_it_begins_and_as_it_ends(
     reporting: Installation, ingest: Ingest
 ) -> None:
     for name in ("pulse", "ill", "rapid"):
-        reporting.runtime.timetable.begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
+        reporting.runtime.schedules.begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
     worker = reporting.start_worker()
     for name, end in (("pulse", "ok"), ("ill", "error")):
         monitor = f"sytq-{name}"

@@ -60,7 +60,9 @@ class Run:
             services = Services(
                 settings=self._runtime.settings,
                 ledger=self._runtime.ledger,
-                broker=_Unheard(),  # type: ignore[arg-type]  # progress goes nowhere
+                operations=_NoProgress(),  # type: ignore[arg-type]
+                limiters=unused,
+                permits=unused,
                 submitter=self._runtime.submitter,
                 operator=self._runtime.operator,
                 history=Search(self._runtime.database),
@@ -74,6 +76,6 @@ class Run:
             return self._declared.function(Context(services, self._declared, delivery), payload)
 
 
-class _Unheard:
-    def touch(self, *_: object) -> bool:
+class _NoProgress:
+    def report_progress(self, *_: object) -> bool:
         return True

@@ -52,7 +52,7 @@ def test_any_2xx_is_delivered(serve: Any, status: str) -> None:
 @pytest.mark.parametrize("status", [301, 302, 304, 307, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 504, 599])
 def test_any_other_status_is_tried_again(serve: Any, status: int) -> None:
     made = deliver(serve, answer(f"{status} X", "Location: http://127.0.0.1:1/"))
-    assert (made.outcome.kind, made.outcome.delay, made.outcome.counts) == ("retry", 10.0, True)
+    assert (made.outcome.kind, made.outcome.delay, made.outcome.consumes_attempt) == ("retry", 10.0, True)
     assert f"HTTP {status} from 127.0.0.1" in (made.outcome.error or "")
     assert made.detail["status"] == status
 

@@ -50,7 +50,7 @@ class Life:
             self.starts.append(now - BORN)
             now += lasting
             outcome = retry.decide(
-                task_type, run, Retry(after=after, counts=counts, reason="HTTP 500 from example.com")
+                task_type, run, Retry(after=after, consumes_attempt=counts, reason="HTTP 500 from example.com")
             )
             if outcome.kind == "retry":
                 self.delays.append(outcome.delay)

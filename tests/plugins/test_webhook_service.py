@@ -143,6 +143,6 @@ def test_a_host_that_only_fails_is_given_up_with_an_alert_until_a_person_resumes
     assert len(receiver.received) == tried
     receiver.close()
     fine = Receiver(200, port=int(gate.partition(":")[2]))
-    hooks.runtime.broker.gates.open(f"host:{gate}")
+    hooks.runtime.limiters.open(f"host:{gate}")
     assert hooks.wait_state(task_id, "succeeded").attempts == attempts + 1
     fine.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.broker.broker import Envelope
+from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.operations import Operations
 from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
@@ -114,7 +114,7 @@ def test_a_task_that_is_entered_while_it_is_cancelled_does_not_run(make: Make, r
             parts.submitter.dispatch(parts.ledger.still_unfinished([task]))
             parts.submitter.record(changes)
 
-    racing = Operator(parts.ledger, Operations(parts.redis, parts.broker.keys), Overtaken(), parts.registry)  # type: ignore[arg-type]
+    racing = Operator(parts.ledger, Operations(parts.redis, parts.keys), Overtaken(), parts.registry)  # type: ignore[arg-type]
     assert racing.cancel(task, "ann") == "cancelled"
     installation.start_worker()
     installation.wait_state(installation.submit("plain", "after"), "succeeded")
@@ -145,7 +145,7 @@ def test_a_running_task_that_redis_forgot_is_told_of_its_cancellation(make: Make
     assert installation.wait_state(task, "cancelled").error == "cancelled by ann"
     assert operator(installation).cancel(task, "ann") == "ended"
     assert installation.notes() == {"start a": 1, "noticed a": 1}
-    assert installation.runtime.redis.ask("HLEN", installation.runtime.broker.keys.cancels) == 0
+    assert installation.runtime.redis.ask("HLEN", installation.runtime.keys.cancels) == 0
 
 
 def test_a_waiting_task_that_redis_forgot_gets_another_time(make: Make, redis_server: RedisServer) -> None:
@@ -180,7 +180,7 @@ def test_a_paused_type_starts_nowhere_also_after_redis_was_emptied(make: Make, r
     installation.wait_state(other, "dead")
     redis_server.client().flushall()
     installation.start_worker()
-    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    redis, keys = installation.runtime.redis, installation.runtime.keys
     poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 5, message="they are met and set aside again")
     (pause,) = operator(installation).pauses()
     assert (pause.type, pause.paused_by, pause.paused_why) == ("plain", "ann", "the target is being moved")
@@ -307,15 +307,17 @@ def test_priorities_are_kept_by_a_worker(make: Make) -> None:
 
 def test_a_crowd_of_far_tasks_holds_up_no_near_one(make: Make) -> None:
     installation = make()
-    broker = installation.runtime.broker
+    redis, keys = installation.runtime.redis, installation.runtime.keys
     far = int(in_seconds(86_400).timestamp() * 1000)
     for _ in range(10):
-        broker.dispatch([Envelope(new_id(), "plain", "plain", "normal", "{}", 1, due_ms=far) for _ in range(2000)])
+        Dispatcher(redis, keys).dispatch(
+            [Envelope(new_id(), "plain", "plain", "normal", "{}", 1, due_ms=far) for _ in range(2000)]
+        )
     installation.start_worker()
     near = [installation.submit("plain", f"t{n}", run_at=in_seconds(1).replace(tzinfo=None)) for n in range(250)]
     for task in near:  # more than one pass of the promotion carries
         installation.wait_state(task, "succeeded")
-    assert installation.runtime.redis.ask("ZCARD", broker.keys.delayed("plain")) == 20_000
+    assert redis.ask("ZCARD", keys.delayed("plain")) == 20_000
 
 
 def test_resuming_one_type_leaves_another_paused_and_nothing_behind(make: Make) -> None:
@@ -325,7 +327,7 @@ def test_resuming_one_type_leaves_another_paused_and_nothing_behind(make: Make) 
     installation.start_worker()
     tasks = [installation.prepare("plain", f"t{n}") for n in range(1500)]
     installation.runtime.submitter.submit([*tasks, other := installation.prepare("hopeless", "other")])
-    redis, keys = installation.runtime.redis, installation.runtime.broker.keys
+    redis, keys = installation.runtime.redis, installation.runtime.keys
     poll(lambda: redis.ask("HLEN", keys.parked("plain")) == 1501, message="all are set aside")
     operator(installation).resume("plain")
     for task in tasks[::100]:

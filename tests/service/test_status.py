@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from sytq.broker.broker import Envelope
+from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.inspection import Depth, Inspection
 from sytq.broker.keys import GROUP
 from sytq.errors import InvalidInput
@@ -77,7 +77,7 @@ def test_waiting_tasks_are_counted_and_the_first_of_them_has_an_age(installation
 
 
 def test_the_age_is_that_of_the_first_task_no_worker_was_given(redis_url: str, installation: Installation) -> None:
-    inspection, keys = installation.runtime.inspection, installation.runtime.broker.keys
+    inspection, keys = installation.runtime.inspection, installation.runtime.keys
     with redis.Redis.from_url(redis_url) as client:
         seconds, micros = client.time()
         now = seconds * 1000 + micros // 1000
@@ -104,9 +104,9 @@ def test_the_age_is_that_of_the_first_task_no_worker_was_given(redis_url: str, i
 
 
 def test_queues_of_types_that_are_not_installed_here_are_seen_too(installation: Installation) -> None:
-    broker, inspection = installation.runtime.broker, installation.runtime.inspection
+    inspection, redis, keys = installation.runtime.inspection, installation.runtime.redis, installation.runtime.keys
     later = int(dt.datetime.now(dt.UTC).timestamp() * 1000) + 3_600_000
-    broker.dispatch(
+    Dispatcher(redis, keys).dispatch(
         [
             Envelope("a", "other", "elsewhere", "high", "{}", 1),
             Envelope("b", "other", "elsewhere", "high", "{}", 1, due_ms=later),
@@ -118,7 +118,7 @@ def test_queues_of_types_that_are_not_installed_here_are_seen_too(installation: 
     assert inspection.running(queue="elsewhere").items == []
     with pytest.raises(InvalidInput, match="elsewhere"):
         inspection.running(queue="nowhere")
-    redis, parked = installation.runtime.redis, broker.keys.parked("elsewhere")
+    parked = keys.parked("elsewhere")
     redis.ask("HSET", parked, "gone", "{}")  # set aside by a worker that has the type, whose task then ended
     assert inspection.parked()["elsewhere"] == 1
     installation.runtime.operator.restore_pauses()
@@ -197,7 +197,7 @@ def test_tasks_of_a_paused_type_are_shown_as_set_aside(installation: Installatio
 
 
 def test_unreadable_messages_are_kept_with_their_bytes(redis_url: str, installation: Installation) -> None:
-    inspection, keys = installation.runtime.inspection, installation.runtime.broker.keys
+    inspection, keys = installation.runtime.inspection, installation.runtime.keys
     junk = [b"\xff\x00 no message"]
     # A message by its form, but not one that was put there by us.
     odd = {"options": None}, {"options": {"traceparent": 1}}, {"args": 1}, {"message_timestamp": None}

@@ -88,7 +88,7 @@ def endless(ctx: Context, order: Order) -> None:
     try:
         fetched(ctx)
     except Exception:
-        raise Retry(after="1s", counts=False, reason="later") from None
+        raise Retry(after="1s", consumes_attempt=False, reason="later") from None
 
 
 def talkative(ctx: Context, order: Order) -> None:

@@ -121,7 +121,7 @@ def hopeless(ctx: Context, trial: Trial) -> None:
 def patient(ctx: Context, trial: Trial) -> None:
     note(trial, "start")
     if Path(trial.journal).read_text().count(f"start {trial.name} ") < 6:
-        raise Retry(after=0.05, counts=False, reason="not yet")
+        raise Retry(after=0.05, consumes_attempt=False, reason="not yet")
 
 
 @task("slow", payload=Trial, queue="plain", retry=Backoff(first="50ms", max_attempts=1), timeout="1s")

@@ -144,7 +144,7 @@ def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"), [("end-thread", "a thread is dead"), ("hang-thread", "a thread goes round no more")]
+    ("harm", "said"), [("end-thread", "a thread died"), ("hang-thread", "a thread made no progress")]
 )
 def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
     groups: tuple[Installation, list[Group]], harm: str, said: str

@@ -11,8 +11,8 @@ import json
 
 import structlog
 
-from sytq.broker.broker import check_names
 from sytq.broker.connection import Redis
+from sytq.broker.dispatcher import check_names
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput

@@ -39,8 +39,8 @@ from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)
 
-#: How soon a run is tried again that ended because a store of ours was away.
-_STORE_AWAY = 2.0
+#: Seconds until the next attempt when this one ended because Redis or the database was unavailable.
+_STORE_UNAVAILABLE = 2.0
 #: Results travel through Redis; what is larger belongs into a table of the task type.
 _MAX_RESULT = 256 << 10
 _MAX_ERROR = 1000
@@ -102,31 +102,31 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
     if isinstance(error, asyncio.CancelledError) and run.cancelled_by:
         return Outcome("cancelled", error=cancellation(run))
     if isinstance(error, asyncio.CancelledError) and run.returned:
-        return Outcome("return", counts=False, error="the worker is stopping")
+        return Outcome("return", consumes_attempt=False, error="the worker is stopping")
     if isinstance(error, Lost):
         # Whatever this writes is refused wherever another start holds the task. Where the row has ended already
         # (Redis forgot its last second), this ends the copy in Redis and the row stays as it is.
-        return Outcome("cancelled" if error.ended else "retry", delay=5.0, counts=False, error=text)
+        return Outcome("cancelled" if error.ended else "retry", delay=5.0, consumes_attempt=False, error=text)
     if isinstance(error, Fail | InvalidInput):
         return Outcome("dead", error=text, fingerprint=mark)
     age = time.time() - run.created_ms / 1000
     policy = declared.policy(run.payload, run.version)
     if run.max_attempts:  # the row's own, which a submission may have set
         policy = dataclasses.replace(policy, max_attempts=run.max_attempts)
-    counts = not isinstance(error, DatabaseUnavailable | RedisUnavailable)
-    delay = policy.delay(run.attempts) if counts else _STORE_AWAY
-    if counts and "retry_delay" in run.options:
+    consumes_attempt = not isinstance(error, DatabaseUnavailable | RedisUnavailable)
+    delay = policy.delay(run.attempts) if consumes_attempt else _STORE_UNAVAILABLE
+    if consumes_attempt and "retry_delay" in run.options:
         delay = run.options["retry_delay"]
     if isinstance(error, Retry):
-        counts = error.counts
+        consumes_attempt = error.consumes_attempt
         if error.after is not None:
             delay = parse_duration(error.after)
     if policy.max_age is not None:
         delay = min(delay, max(0.0, float(policy.max_age) - age))  # the last attempt is at the end, not beyond it
-    ended = policy.ended(run.attempts if counts else 0, age)
+    ended = policy.ended(run.attempts if consumes_attempt else 0, age)
     if ended:
         return Outcome("dead", error=f"{text} ({ended})"[:_MAX_ERROR], fingerprint=mark)
-    return Outcome("retry", delay=delay, counts=counts, error=text, fingerprint=mark)
+    return Outcome("retry", delay=delay, consumes_attempt=consumes_attempt, error=text, fingerprint=mark)
 
 
 def describe(error: BaseException) -> str:

@@ -12,7 +12,6 @@ from dramatiq import Broker, Worker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
-from sytq.broker.broker import StreamsBroker
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP
 from sytq.errors import Waiting
@@ -24,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class Tracing(Middleware):
-    """`measure` begins the export of metrics, once the worker runs."""
+    """`measure` begins the export of metrics, once the worker runs; `worker` is its name."""
 
-    def __init__(self, measure: Callable[[], None]) -> None:
+    def __init__(self, worker: str, measure: Callable[[], None]) -> None:
+        self._worker = worker
         self._measure = measure
         self._runs: dict[tuple[str, int], Run] = {}
 
@@ -37,12 +37,11 @@ class Tracing(Middleware):
         tracing.stop()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        assert isinstance(broker, StreamsBroker)
         assert isinstance(message, Delivery)
         said: dict[str, str | int] = {
             "messaging.message.id": message.id,
             "messaging.consumer.group.name": GROUP,
-            "messaging.client.id": broker.worker.name,
+            "messaging.client.id": self._worker,
             "sytq.task.type": message.type,
             "sytq.task.attempt": message.attempts,
         }

@@ -32,7 +32,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
     parts = build(settings)
     migrate(parts.database)
     parts.database.close_all()  # type: ignore[attr-defined]
-    parts.broker.close()
+    parts.redis.close()
 
     served = app.create_app(settings)
 

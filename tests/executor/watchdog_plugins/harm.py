@@ -77,7 +77,7 @@ async def blocking(ctx: AsyncContext, harm: Harm) -> None:
 def hoarder(ctx: Context, harm: Harm) -> None:
     """Keep every connection that this process may have to Redis."""
     note(harm, "start")
-    pool = ctx._services.broker.redis.client.connection_pool
+    pool = ctx._services.operations._redis.client.connection_pool
     kept = []
     until = time.monotonic() + harm.seconds
     while time.monotonic() < until:

@@ -38,7 +38,7 @@ def child(ctx: Context, nothing: Nothing) -> None:
 @task("unlucky", payload=Call, queue="loop", retry=THREE)
 async def unlucky(ctx: AsyncContext, call: Call) -> None:
     if ctx.attempt == 1:
-        raise Retry(counts=True, reason="not yet")
+        raise Retry(consumes_attempt=True, reason="not yet")
     raise ValueError(f"cannot use {call.secret}")
 
 

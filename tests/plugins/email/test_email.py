@@ -89,7 +89,7 @@ def test_only_those_refused_for_now_are_tried_again(runtime: Runtime, server: Ma
     for _ in range(2):
         with pytest.raises(Retry, match=r"^1 refused for now \(450\); 1 sent$") as told:
             run.start()
-        assert not told.value.counts
+        assert not told.value.consumes_attempt
     result = run.start()
     assert server.recipients == [["a@example.com"], ["b@example.com"]]
     assert result["sent"] == ["a@example.com", "b@example.com"]
@@ -143,7 +143,7 @@ def test_a_server_that_is_away_costs_no_attempt(tmp_path: Path) -> None:
         pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}") as told,
     ):
         send(runtime)
-    assert not told.value.counts
+    assert not told.value.consumes_attempt
 
 
 def test_without_a_server_mail_waits_for_the_configuration_until_keep_trying(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_without_a_server_mail_waits_for_the_configuration_until_keep_trying(tmp
             created = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
             with pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as told:
                 Run(runtime, "email", {"to": "a@example.com"}, created).start()
-            assert not told.value.counts
+            assert not told.value.consumes_attempt
             pauses.append(float(told.value.after or 0))
         assert_grow(pauses)
         old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)

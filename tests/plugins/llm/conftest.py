@@ -7,7 +7,6 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from typing import Any
 
@@ -17,14 +16,12 @@ from dramatiq import Message
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter_states import LimiterState
 from sytq.config import load
-from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext
-from sytq.http import BlockingClient, Client
+from sytq.http import Client
 from sytq.ledger.database import is_mysql
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Step, Task, UniqueKey
-from sytq.ledger.search import Search
-from sytq.runtime import build
+from sytq.runtime import build, task_services
 from sytq.tasktypes.declaration import Death
 from tests.plugins.llm.provider import ScriptedProvider
 
@@ -188,18 +185,8 @@ class Desk:
         async def start() -> Any:
             client = Client(self.runtime.guard)
             loop = asyncio.get_running_loop()
-            with ThreadPoolExecutor(2) as threads:
-                services = Services(
-                    settings=self.runtime.settings,
-                    ledger=self.runtime.ledger,
-                    broker=self.runtime.broker,
-                    submitter=self.runtime.submitter,
-                    operator=self.runtime.operator,
-                    history=Search(self.runtime.database),
-                    client=client,
-                    blocking_client=BlockingClient(client, loop),
-                    threads=threads,
-                )
+            services = task_services(self.runtime, client, loop, self.runtime.limiters)
+            with services.threads:
                 try:
                     context = AsyncContext(services, declared, delivery)
                     return await declared.function(context, declared.parse(payload))

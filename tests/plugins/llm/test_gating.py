@@ -44,7 +44,7 @@ def waiting(desk: Desk, gate: str = "provider:scripted") -> list[str]:
 
 
 def is_waiting(error: Exception | None, words: str) -> bool:
-    return isinstance(error, Waiting) and not error.counts and words in str(error)
+    return isinstance(error, Waiting) and not error.consumes_attempt and words in str(error)
 
 
 def test_failures_open_the_breaker_and_tasks_wait_without_an_attempt(sqlite_desk: Desk) -> None:
@@ -112,7 +112,7 @@ def test_a_refused_key_pauses_the_provider_for_all(
     assert len(desk.provider.calls) == 1
     # Where the log goes is as the process has it by now.
     assert "gate closed" in capsys.readouterr().out + caplog.text
-    desk.runtime.broker.gates.open("provider:scripted")  # the operator has mended it
+    desk.runtime.limiters.open("provider:scripted")  # the operator has mended it
     desk.provider.play(answers())
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 3
 
@@ -137,7 +137,7 @@ def test_no_credit_pauses_until_the_balance_says_otherwise(sqlite_desk: Desk) ->
         (looking,) = Task.select().where(Task.type == "llm.balance")
     with pytest.raises(Retry, match="no credit") as caught:
         desk.run(looking.id)
-    assert (caught.value.counts, desk.gate("provider:scripted").state) == (False, "paused")
+    assert (caught.value.consumes_attempt, desk.gate("provider:scripted").state) == (False, "paused")
     there["is_available"] = True
     assert desk.run(looking.id, 2) == {"opened": True}
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 2

@@ -241,7 +241,7 @@ def test_failed_attempts_are_counted_and_the_row_waits_as_processing(desk: Desk)
     for attempt in (1, 2):
         with pytest.raises(Retry) as caught:
             desk.run(task, attempt)
-        assert caught.value.counts
+        assert caught.value.consumes_attempt
     row = desk.row()
     assert (row["status"], row["failed_times"], row["progress"]) == ("processing", 2, "0/1")
     assert row["failed_info"] == "scripted: HTTP 500 from the provider: overloaded [unavailable]"
@@ -258,7 +258,7 @@ def test_without_a_provider_the_task_waits(desk: Desk) -> None:
     desk.add_row()
     with pytest.raises(Retry, match="no provider is configured") as caught:
         desk.run(desk.submit())
-    assert (caught.value.counts, caught.value.after) == (False, 10)
+    assert (caught.value.consumes_attempt, caught.value.after) == (False, 10)
     assert (desk.row()["failed_times"], desk.row()["status"]) == (0, "processing")
 
 

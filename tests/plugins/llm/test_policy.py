@@ -118,7 +118,7 @@ def test_each_failure_leads_to_what_the_table_says(sqlite_desk: Desk, name: str,
     assert len(desk.provider.calls) == int(row.calls)
     word = row.then.partition(",")[0].partition(":")[0]
     dead = isinstance(caught.value, Fail)
-    attempt = dead or caught.value.counts
+    attempt = dead or caught.value.consumes_attempt
     assert (dead, attempt) == {
         "dead": (True, True),
         "retry": (False, True),
@@ -176,7 +176,7 @@ def test_of_several_failures_the_one_with_most_hope_counts(
     desk.add_row()
     with pytest.raises(Retry) as caught:
         desk.run(desk.submit())
-    assert caught.value.counts is counts
+    assert caught.value.consumes_attempt is counts
     assert [call.body["model"] for call in desk.provider.calls] == ["valuer-1", "valuer-2"]
     assert f"HTTP {first}" in str(caught.value)
     if first != 401:  # who waits for a gate is told why that is closed

@@ -191,7 +191,7 @@ def test_tasks_wait_without_an_attempt_until_the_day_turns_or_the_budget_is_rais
         task = desk.submit(2)
         with pytest.raises(Retry, match="the budget of provider scripted for 2026-07-01") as caught:
             desk.run(task)
-        assert not caught.value.counts
+        assert not caught.value.consumes_attempt
         assert 0 < float(caught.value.after or 0) <= 300
         row = desk.row(2)
         assert (row["failed_times"], len(desk.provider.calls)) == (0, 1)
@@ -252,7 +252,7 @@ def test_a_budget_without_a_price_is_told_and_nothing_is_called(desk: Desk) -> N
     desk.add_row()
     with pytest.raises(Retry, match=r"set providers\.scripted\.models") as caught:
         desk.run(desk.submit())
-    assert (caught.value.counts, desk.provider.calls) == (False, [])
+    assert (caught.value.consumes_attempt, desk.provider.calls) == (False, [])
 
 
 def test_what_a_killed_start_reserved_comes_back(desk: Desk) -> None:

@@ -15,11 +15,12 @@ from peewee import IntegrityError
 from pydantic import BaseModel, ValidationError
 
 from sytq import Backoff, Cancelled, Fail, Lost, Retry, TaskType
-from sytq.broker.broker import StreamsBroker
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
+from sytq.broker.keys import Keys
 from sytq.config import load
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable, TimedOut
+from sytq.executor.broker import StreamsBroker
 from sytq.tasktypes.registry import Registry
 from sytq.worker.middleware.retry import RetryPolicy, decide, describe, fingerprint
 
@@ -47,7 +48,7 @@ def run(attempts: int = 1, age: float = 0.0, most: int = 0) -> Delivery:
         (TimedOut("timed out after 10 s"), "retry", 2, True),
         (Retry(), "retry", 2, True),
         (Retry(after="7s"), "retry", 7, True),
-        (Retry(after=0.5, counts=False), "retry", 0.5, False),
+        (Retry(after=0.5, consumes_attempt=False), "retry", 0.5, False),
         (DatabaseUnavailable("away"), "retry", 2, False),
         (RedisUnavailable("away"), "retry", 2, False),
         (Fail("never"), "dead", 0, True),
@@ -60,7 +61,7 @@ def run(attempts: int = 1, age: float = 0.0, most: int = 0) -> Delivery:
 )
 def test_each_end_of_a_run_has_one_outcome(error: BaseException, kind: str, delay: float, counts: bool) -> None:
     outcome = decide(type_with(), run(), error)
-    assert (outcome.kind, outcome.delay, outcome.counts) == (kind, delay, counts)
+    assert (outcome.kind, outcome.delay, outcome.consumes_attempt) == (kind, delay, counts)
     assert outcome.error
 
 
@@ -68,7 +69,7 @@ def test_a_run_that_the_stopping_worker_cancelled_goes_back() -> None:
     stopped = run()
     stopped.returned = True
     outcome = decide(type_with(), stopped, asyncio.CancelledError())
-    assert (outcome.kind, outcome.counts) == ("return", False)
+    assert (outcome.kind, outcome.consumes_attempt) == ("return", False)
 
 
 def test_a_tasks_own_number_of_attempts_counts() -> None:
@@ -76,12 +77,19 @@ def test_a_tasks_own_number_of_attempts_counts() -> None:
     assert decide(type_with(max_attempts=9), run(attempts=5, most=5), ValueError()).kind == "dead"
 
 
+def test_retry_accepts_the_deprecated_counts_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="consumes_attempt"):
+        error = Retry(after=1, counts=False)
+    assert not error.consumes_attempt
+
+
 def test_an_outcome_that_cannot_be_decided_is_an_end() -> None:
-    registry = Registry(load(environ={}))
+    settings, redis = load(environ={}), Redis("redis://x")
+    registry = Registry(settings)
     registry.add(type_with())
     confused = run()
     RetryPolicy(registry).after_process_message(
-        StreamsBroker(Redis("redis://x")), confused, exception=Retry(after="soon")
+        StreamsBroker(redis, redis, Keys("sytq"), settings), confused, exception=Retry(after="soon")
     )
     assert confused.outcome is not None
     assert confused.outcome.kind == "dead"
@@ -104,7 +112,7 @@ def test_errors_quote_no_input() -> None:
 def test_attempts_end_a_task_but_waiting_does_not() -> None:
     assert decide(type_with(), run(attempts=2), ValueError()).kind == "retry"
     assert decide(type_with(), run(attempts=3), ValueError("x")).error == "ValueError: x (failed after 3 attempts)"
-    assert decide(type_with(), run(attempts=3), Retry(counts=False)).kind == "retry"
+    assert decide(type_with(), run(attempts=3), Retry(consumes_attempt=False)).kind == "retry"
 
 
 def test_age_ends_a_task_and_the_last_attempt_is_at_its_end() -> None:
@@ -112,7 +120,7 @@ def test_age_ends_a_task_and_the_last_attempt_is_at_its_end() -> None:
     assert decide(day, run(attempts=8000, age=86300), ValueError()).delay == 10
     assert 0 < decide(day, run(attempts=8000, age=86396), ValueError()).delay <= 4
     assert decide(day, run(attempts=8000, age=86401), ValueError()).kind == "dead"
-    assert decide(day, run(age=86401), Retry(counts=False)).kind == "dead"
+    assert decide(day, run(age=86401), Retry(consumes_attempt=False)).kind == "dead"
     assert decide(day, run(age=86000), Retry(after="24h")).delay <= 400
 
 

@@ -1,0 +1,66 @@
+"""Dramatiq's broker interface on our streams, with the executor that runs the tasks.
+
+A worker process builds it; whoever only submits tasks needs the dispatcher alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import dramatiq
+from dramatiq.broker import Consumer
+from dramatiq.errors import QueueNotFound
+
+from sytq.broker.connection import Redis
+from sytq.broker.dispatcher import Dispatcher, Envelope
+from sytq.broker.keys import Keys
+from sytq.config import Settings
+from sytq.executor.consumer import StreamConsumer
+from sytq.executor.executor import Executor
+
+
+class StreamsBroker(dramatiq.Broker):
+    """Nothing connects and no thread runs before `executor.start`."""
+
+    def __init__(self, redis: Redis, heartbeat_redis: Redis, keys: Keys, settings: Settings) -> None:
+        super().__init__(middleware=[])
+        self.actor_options |= {"runner", "version"}  # the coroutine function of an async type; the payload's version
+        self.executor = Executor(self, redis, heartbeat_redis, keys, settings)
+        self._redis = redis
+        self._dispatcher = Dispatcher(redis, keys)
+
+    def declare_queue(self, queue_name: str) -> None:
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues[queue_name] = None
+            self.emit_after("declare_queue", queue_name)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30000) -> Consumer:
+        if queue_name not in self.queues:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+        return StreamConsumer(self.executor, queue_name, self.actors)
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """Dispatch a message that has no row in the ledger (`actor.send`): it runs, but leaves no history."""
+        due = int(time.time() * 1000) + delay if delay else 0
+        self.emit_before("enqueue", message, delay)
+        self._dispatcher.dispatch(
+            [
+                Envelope(
+                    id=message.message_id,
+                    type=message.actor_name,
+                    queue=message.queue_name,
+                    priority=message.options.get("priority", "normal"),
+                    payload=json.dumps(message.args[0] if message.args else None),
+                    created_ms=message.message_timestamp,
+                    due_ms=due,
+                )
+            ]
+        )
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def close(self) -> None:
+        self._redis.close()
