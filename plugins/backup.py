@@ -31,7 +31,7 @@ Number = Annotated[int, Field(ge=0)]
 
 
 class Backup(BaseModel):
-    """There is nothing to say: what is backed up, and where to, is configuration."""
+    """An empty payload: the configuration says what to back up, and where to."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,7 +54,7 @@ def _timeout(settings: Settings) -> float:
 
 @task("backup", payload=Backup, config=Config, timeout=_timeout, unique=lambda payload: "", admin_only=True)
 def backup(ctx: Context, payload: Backup) -> dict[str, Any]:
-    """Write our tables and the callers' into a compressed file, check it, and delete what the policy lets go."""
+    """Write the tables of sytq and of callers into a compressed file, verify it, and delete expired backups."""
     config: Config = ctx.config
     config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = config.folder / f"backup-{ctx.created_at:{_TIME}}-{ctx.id[-12:]}.jsonl.gz"

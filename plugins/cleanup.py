@@ -40,7 +40,7 @@ _FILES = ("report-*", "backup-*")
 
 
 class Cleanup(BaseModel):
-    """What to remove: tasks that ended more than `older_than` ago; without it, by the configured retentions."""
+    """What to delete: tasks that ended more than `older_than` ago; by default, tasks past their retention."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +70,7 @@ class Config(BaseModel):
     admin_only=True,
 )
 def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
-    """Delete what has ended and is older than it is kept: tasks with attempts and steps, audit, spend, hosts, files."""
+    """Delete what is past its retention: tasks with attempts and steps, audit, spend, hosts, files."""
     # Fixed at the start, so that tasks which end meanwhile do not keep it running.
     now = utcnow()
     found: dict[str, Any] = {"dry_run": payload.dry_run, "tasks": 0, "audit": 0, "spend": 0, "hosts": 0, "files": 0}

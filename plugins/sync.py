@@ -30,7 +30,7 @@ _LINE = 500  # characters of failed_info and progress_info
 
 
 class Sync(BaseModel):
-    """Which tables (without any: all of `llm.tables`), and whether only to tell what would be done."""
+    """Which tables to check (default: all of `llm.tables`), and whether to only report."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class Row:
 
 @task("sync", payload=Sync, config=Config, admin_only=True)
 def sync(ctx: Context, payload: Sync) -> dict[str, Any]:
-    """Find rows that say pending or processing and have no task, and mend or submit them."""
+    """Find rows that say pending or processing and have no task, and repair or submit them."""
     for name in payload.tables:
         if name not in ctx.settings.llm.tables:
             raise Fail(f"tables: '{name}' is not one of llm.tables; valid: {', '.join(ctx.settings.llm.tables)}")

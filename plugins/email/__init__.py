@@ -32,7 +32,7 @@ Mailboxes = Annotated[list[Mailbox], BeforeValidator(_one_or_many), Field(max_le
 
 
 class Attachment(BaseModel):
-    """A file in one of `types.email.attachments`, by its path there or in full."""
+    """A file in one of the folders `types.email.attachments`, by its relative or full path."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -101,7 +101,7 @@ def show(payload: Email, result: Any) -> dict[str, object]:
 
 @task("email", payload=Email, queue="email", config=Config, show=show)
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
-    """Send a message by SMTP; only those recipients whose server said "later" are tried again."""
+    """Send a message by SMTP; only recipients whose server said "later" are retried."""
     config: Config = ctx.config
     server = _server(ctx, config)
     to = payload.to or config.to

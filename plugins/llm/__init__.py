@@ -32,12 +32,12 @@ _LONGEST = 24 * 3600.0
 
 
 class Valuation(BaseModel):
-    """A row of an allow-listed table to be answered."""
+    """A row of a table of `llm.tables`."""
 
     model_config = ConfigDict(extra="forbid")
 
     table_name: str = Field(min_length=1, max_length=64)
-    id: int = Field(ge=-(2**63), lt=2**63, description="the row's primary key; not 0")
+    id: int = Field(ge=-(2**63), lt=2**63, description="The row's primary key, not 0")
     model: str | None = Field(default=None, min_length=1, max_length=200)
 
     @field_validator("id")

@@ -25,7 +25,7 @@ Format = Literal["csv", "json", "html"]
 
 
 class Report(BaseModel):
-    """A period: `since` to `until`, or `last` before `until`; `until` is when the task was submitted."""
+    """A period: from `since` to `until`, or `last` before `until`, which defaults to the time of submission."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ class Config(BaseModel):
 
 @task("report", payload=Report, config=Config, admin_only=True)
 def report(ctx: Context, payload: Report) -> dict[str, Any]:
-    """Count a period's tasks, how long they took and what they cost; write it as CSV, JSON and a page."""
+    """Count a period's tasks, their durations and costs; write CSV, JSON and a page."""
     until = (payload.until or ctx.created_at).astimezone(dt.UTC)
     since = (payload.since or until - dt.timedelta(seconds=payload.last)).astimezone(dt.UTC)
     found = count(ctx, since.replace(tzinfo=None), until.replace(tzinfo=None))

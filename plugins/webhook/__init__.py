@@ -46,7 +46,7 @@ def _order(payload: Webhook) -> str | None:
     order=_order,
 )
 async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
-    """Make an HTTP request, again every 10 s for up to 24 h, until the answer is a 2xx."""
+    """Make an HTTP request, every 10 s for up to 24 h, until the response is a 2xx."""
     return await deliver(ctx, payload)
 
 
@@ -61,5 +61,5 @@ async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     order=_order,
 )
 async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
-    """Announce the end of another task, less and less often for up to 24 h, until the answer is a 2xx."""
+    """Announce the end of another task, with growing delays for up to 24 h, until the response is a 2xx."""
     return await deliver(ctx, payload)

@@ -19,30 +19,37 @@ _Pause = Annotated[Duration, Field(ge=1, le=86_400)]
 
 
 class Schedule(BaseModel):
-    """When the request is made again, in place of the type's own; what is not given stays as it is there."""
+    """A retry schedule for this task; the task type's schedule has what is left out."""
 
     model_config = ConfigDict(extra="forbid")
 
-    first: _Pause | None = Field(default=None, description="before the second attempt; 1s to 24h")
-    factor: float | None = Field(default=None, ge=1, le=10, description="by which each pause grows")
-    max: _Pause | None = Field(default=None, description="longest pause; 1s to 24h")
-    jitter: float | None = Field(default=None, ge=0, le=1, description="share of each pause that is random")
+    first: _Pause | None = Field(default=None, description="Delay before the second attempt, 1s to 24h")
+    factor: float | None = Field(
+        default=None, ge=1, le=10, description="Growth of the delay from one attempt to the next"
+    )
+    max: _Pause | None = Field(default=None, description="Longest delay, 1s to 24h")
+    jitter: float | None = Field(default=None, ge=0, le=1, description="Random share of each delay")
     max_attempts: int | None = Field(default=None, ge=1, le=10_000)
-    max_age: Annotated[Duration, Field(ge=1, le=7 * 86_400)] | None = Field(default=None, description="1s to 7 days")
+    max_age: Annotated[Duration, Field(ge=1, le=7 * 86_400)] | None = Field(
+        default=None, description="Oldest age of the task at its last attempt, 1s to 7 days"
+    )
 
 
 class Webhook(BaseModel):
-    """An HTTP request to make. Host, Content-Length and hop-by-hop headers are ours and not taken over."""
+    """An HTTP request. The service sets Host, Content-Length and hop-by-hop headers itself."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(min_length=1, max_length=2048, description="http or https, without user name and password")
+    url: str = Field(min_length=1, max_length=2048, description="An http or https URL without user name and password")
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"] = "POST"
     headers: dict[str, str] = Field(default_factory=dict, max_length=100)
     body: str = Field(default="", max_length=16 << 20)
     retry: Schedule | None = None
     ordering_key: str | None = Field(
-        default=None, min_length=1, max_length=200, description="tasks of one key run one after the other, oldest first"
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Tasks with the same key run one after the other, oldest first",
     )
 
     @model_validator(mode="before")
