@@ -1,6 +1,6 @@
-"""`sytq cancel` and `sytq retry`: what is done to tasks by their ids, here and now.
+"""`sytq cancel` and `sytq retry`: change single tasks by their ids, in this process.
 
-Owns the words. All that match a query are a worker's to change: `sytq bulk`.
+`sytq bulk` changes all tasks that match a query; a worker does that.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sytq.cli.output import as_json, cell
 from sytq.cli.task_view import found_task
 from sytq.states import CANCELLED, DEAD
 
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks' ids.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the tasks.")]
 
-_SAID = {
+_OUTCOMES = {
     "cancelled": "is cancelled",
-    "asked": "runs, and is cancelled at its next step",
-    "ended": "has ended",
-    "queued": "runs again",
-    "taken": "stays as it is: another unfinished task has its unique key",
+    "asked": "is running and will be cancelled at its next step",
+    "ended": "has already ended",
+    "queued": "is queued again",
+    "taken": "is unchanged: another unfinished task has its unique key",
     "refused": "is neither dead nor cancelled",
 }
 _FAILED = ("ended", "taken", "refused")
@@ -34,20 +34,26 @@ def cancel(
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Cancel tasks: one that waits at once, one that runs at its next step. Exit 1 when one has ended."""
+    """Cancel tasks: a waiting task at once, a running task at its next step.
+
+    Exits 1 when a task has already ended.
+    """
     parts = open_runtime(file)
-    found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]  # all of them, or nothing is done
+    found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]  # an unknown id changes nothing
     outcomes = []
     for task in found:
         outcome = parts.operator.cancel(task.id, by=signed(why))
         if outcome != "ended":
             noted(parts, "task.cancel", task.id, why)
         outcomes.append((task.id, outcome))
-    _tell(outcomes, json_wanted)
+    _report(outcomes, json_wanted)
 
 
 def retry(ids: Ids, json_wanted: AsJson = False, file: File = None) -> None:
-    """Run dead or cancelled tasks again, with all their attempts before them. Exit 1 when one is neither."""
+    """Run dead or cancelled tasks again with a fresh set of attempts.
+
+    Exits 1 when a task is neither dead nor cancelled.
+    """
     parts = open_runtime(file)
     found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]
     outcomes = []
@@ -58,14 +64,14 @@ def retry(ids: Ids, json_wanted: AsJson = False, file: File = None) -> None:
         elif found_task(parts, task.id).state in (DEAD, CANCELLED):
             outcome = "taken"
         outcomes.append((task.id, outcome))
-    _tell(outcomes, json_wanted)
+    _report(outcomes, json_wanted)
 
 
-def _tell(outcomes: list[tuple[str, str]], json_wanted: bool) -> None:
+def _report(outcomes: list[tuple[str, str]], json_wanted: bool) -> None:
     failed = [task_id for task_id, outcome in outcomes if outcome in _FAILED]
     if json_wanted:
         as_json({"tasks": [{"id": task_id, "outcome": outcome} for task_id, outcome in outcomes], "next": None})
     else:
         for task_id, outcome in outcomes:
-            typer.echo(f"{cell(task_id)} {_SAID[outcome]}", err=task_id in failed)
+            typer.echo(f"{cell(task_id)} {_OUTCOMES[outcome]}", err=task_id in failed)
     raise typer.Exit(1 if failed else 0)

@@ -1,7 +1,4 @@
-"""`sytq audit`: who made or changed a key, and who changed tasks over the API.
-
-Owns the table. What is worth an entry is decided where it happens.
-"""
+"""`sytq audit`: the latest entries of the audit log."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from sytq.service.task_view import iso
 
 
 def audit(limit: Limit = 100, json_wanted: AsJson = False, file: File = None) -> None:
-    """Show who did what to what, the latest first."""
+    """Show who changed what, latest first."""
     rows = open_runtime(file).audit.latest(limit)
     columns = ("at", "who", "what", "about", "detail")
     found = [(iso(row.at), row.who, row.what, row.about, row.detail) for row in rows]

@@ -1,7 +1,6 @@
-"""`sytq bulk`: one change to all tasks that match a query; and what `sytq dead` shares with it.
+"""`sytq bulk`: one change to all tasks that match a query; `sytq dead` shares it.
 
-Owns the words, and that nothing is changed where a type or an id of the query is not known. The operation is a task,
-done by a worker; the command only looks on.
+The operation is a task that a worker runs; the command follows it. A query with an unknown type or id changes nothing.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from sytq.runtime import Runtime
 from sytq.service import bulk as operations
 from sytq.states import SUCCEEDED
 
-Detach = Annotated[bool, typer.Option("--detach", help="Do not wait for the end; print the operation's id.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Print the operation's id and return without waiting.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the matching tasks; change nothing.")]
 
-#: action -> the word for what is done, and why some of what matched may stay as it is.
+#: action -> its past participle, and why some of the matching tasks may stay unchanged.
 _WORDS = {
-    "cancel": ("cancelled", "they ended meanwhile"),
-    "retry": ("retried", "unfinished tasks have their unique keys, or somebody else was faster"),
-    "reschedule": ("rescheduled", "they wait for no time any more"),
-    "delete": ("deleted", "somebody else was faster"),
+    "cancel": ("cancelled", "they ended in the meantime"),
+    "retry": ("retried", "unfinished tasks have their unique keys, or they have changed in the meantime"),
+    "reschedule": ("rescheduled", "they are no longer scheduled or retrying"),
+    "delete": ("deleted", "they have changed in the meantime"),
 }
 
 
@@ -42,10 +41,11 @@ def _action(text: str) -> str:
 
 
 def bulk(
-    action: Annotated[str, typer.Argument(parser=_action, metavar="ACTION", help=", ".join(_WORDS) + ".")],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="Which tasks, such as 'type:webhook age:<1h'.")],
+    action: Annotated[str, typer.Argument(parser=_action, metavar="ACTION", help="One of: " + ", ".join(_WORDS) + ".")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The tasks to change, such as 'type:webhook age:<1h'.")],
     to: Annotated[
-        dt.datetime | None, typer.Option("--to", parser=ahead, metavar="WHEN", help=f"For reschedule: {VALID_MOMENT}.")
+        dt.datetime | None,
+        typer.Option("--to", parser=ahead, metavar="WHEN", help=f"The new time, for reschedule: {VALID_MOMENT}."),
     ] = None,
     why: Why = "",
     dry_run: DryRun = False,
@@ -53,9 +53,12 @@ def bulk(
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Cancel, retry, reschedule or delete all tasks that match, and print how many; a worker does it."""
+    """Cancel, retry, reschedule or delete all tasks that match a query, and print their number.
+
+    A worker does the work; Ctrl-C only stops waiting for it.
+    """
     if (to is None) == (action == "reschedule"):
-        raise typer.BadParameter("--to is needed for reschedule, and for nothing else")
+        raise typer.BadParameter("--to is required for reschedule and not valid otherwise")
     parts = open_runtime(file)
     operate(parts, action, query, to=to, why=why, dry_run=dry_run, detach=detach, json_wanted=json_wanted)
 
@@ -72,7 +75,7 @@ def operate(
     detach: bool,
     json_wanted: bool,
 ) -> None:
-    """Do `action` to all that the query means; `done` is another word for it. Exit 1 when it did not succeed."""
+    """Apply `action` to all matching tasks; `done` replaces its participle in the output. Exits 1 on failure."""
     usual, left = _WORDS[action]
     done = done or usual
     history = Search(parts.database)
@@ -90,7 +93,7 @@ def operate(
     task = parts.submitter.prepare(operations.TYPE, payload)
     parts.submitter.submit([task])
     noted(parts, f"bulk.{action}", task.id, query)
-    hint = f"It goes on without this command: `sytq wait {task.id}` looks on, `sytq cancel {task.id}` stops."
+    hint = f"It continues without this command: `sytq wait {task.id}` follows it, `sytq cancel {task.id}` stops it."
     if detach:
         if json_wanted:
             as_json({"operation": task.id})
@@ -112,15 +115,15 @@ def operate(
         return
     typer.echo(f"{result['changed']} {done}")
     if result["unchanged"]:
-        typer.echo(f"{result['unchanged']} stay as they are: {left}", err=True)
+        typer.echo(f"{result['unchanged']} unchanged: {left}", err=True)
 
 
 def _refuse_mistakes(parts: Runtime, history: Search, wanted: Filter) -> None:
-    """Whoever names a type or an id means something that is there. Raises InvalidInput."""
+    """Raise InvalidInput when the query names a type or an id that does not exist."""
     if wanted.named("type") and not history.count(wanted):
         refuse_unknown(parts, wanted)
     if ids := wanted.named("id"):
         found = set(history.matching(wanted, ids))
         for task_id in ids:
             if task_id not in found:
-                raise InvalidInput("id", f"there is no such task '{cell(task_id[:64])}' here; nothing was done")
+                raise InvalidInput("id", f"there is no matching task '{cell(task_id[:64])}'; nothing was changed")

@@ -1,6 +1,6 @@
-"""What the shell is told to complete a word with.
+"""Candidates for shell completion.
 
-Owns the candidates. A configuration or plugin that cannot be used offers nothing here; the command will say why.
+An unusable configuration or plugin offers none; the command itself reports the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sytq.tasktypes.registry import Registry
 
 
 def complete_type(ctx: typer.Context) -> list[str]:
-    """The installed task types that somebody may want to send."""
+    """The installed task types, without internal ones."""
     return sorted(declared.name for declared in _registry(ctx) if not declared.internal)
 
 
@@ -27,7 +27,7 @@ def complete_queue(ctx: typer.Context) -> list[str]:
 
 
 def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """The fields of a query, and the values of one that has few."""
+    """The fields of a query, and the values of a field that has few."""
     field, colon, _ = incomplete.partition(":")
     if not colon:
         yield from (f"{name}:" for name in FIELDS)
@@ -41,7 +41,7 @@ def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 
 
 def _registry(ctx: typer.Context) -> Registry | tuple[()]:
-    logs.configure("critical", "console", "cli")  # nothing may be written between the words of a prompt
+    logs.configure("critical", "console", "cli")  # log lines must not appear in the prompt
     try:
         return Registry.load(load(ctx.params.get("file")))
     except SytqError:

@@ -1,6 +1,6 @@
-"""`sytq config`: say whether the configuration is usable, and show it with the origin of every value.
+"""`sytq config`: check the configuration, and show it with the origin of every value.
 
-Owns the words of the warnings. Must not show a secret; masking is done by `Settings.describe`.
+Shows no secret: `Settings.describe` masks them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def check(json_wanted: AsJson = False, file: File = None) -> None:
-    """Exit 0 when a process could start with this configuration, 2 with every problem when not."""
+    """Check the configuration. Exits 0 when processes can start with it, otherwise 2 with a list of problems."""
     try:
         settings = load(file)
         logs.configure("error", "console", "cli")
-        registry = Registry.load(settings)  # task types check the keys of their own
+        registry = Registry.load(settings)  # plugins check their own settings
     except ConfigError as error:
         if json_wanted:
             as_json({"valid": False, "problems": str(error).splitlines(), "warnings": []})
@@ -38,38 +38,40 @@ def check(json_wanted: AsJson = False, file: File = None) -> None:
             typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     found = [*warnings(settings), *_keys_alone(settings)]
-    found += [f"plugin {q.source} is set aside: {q.error}" for q in registry.quarantined]
+    found += [f"plugin {q.source} is quarantined: {q.error}" for q in registry.quarantined]
     if json_wanted:
         as_json({"valid": True, "problems": [], "warnings": found})
         return
     for warning in found:
         typer.echo(f"warning: {warning}", err=True)
     given = len(settings.origins)
-    typer.echo(f"The configuration is valid; {given} setting{'' if given == 1 else 's'} given, the rest default.")
+    typer.echo(
+        f"The configuration is valid: {given} setting{'' if given == 1 else 's'} given, the others are defaults."
+    )
 
 
 @app.command()
 def show(json_wanted: AsJson = False, file: File = None) -> None:
-    """Print every setting with its value, secrets masked, and where the value comes from."""
+    """Show every setting with its value and origin. Secrets are masked."""
     rows = list(load(file).describe())
     if json_wanted:
         as_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
         return
     table = Table("key", "value", "origin", box=None, pad_edge=False)
     for key, value, origin in rows:
-        # As Text: a value in [brackets] is no markup.
+        # As Text, so that a value in [brackets] is not read as markup.
         table.add_row(Text(key), Text(value), Text(origin, style="dim" if origin == "default" else ""))
     console = Console()
     if not console.is_terminal:
-        console.width = 10_000  # in a pipe or file one line a setting, whatever its length
+        console.width = 10_000  # in a pipe or a file, one line per setting, whatever its length
     console.print(table)
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """Yield what is allowed but probably not meant, one sentence each."""
+    """Yield a sentence for each setting that is allowed but probably unintended."""
     if not settings.auth.enabled:
         if is_loopback(settings.api.host):
-            yield "auth.enabled is false; valid for loopback only, as any caller is served without a key"
+            yield "auth.enabled is false: every local caller is served without a key"
         else:
             yield f"auth.enabled is false while api.host is {settings.api.host}, which others can reach"
     if settings.webhook.secret is None:
@@ -79,13 +81,13 @@ def warnings(settings: Settings) -> Iterator[str]:
     elif not settings.providers[settings.llm_provider].api_key:
         yield f"providers.{settings.llm_provider}.api_key is not set; requests go out without a key"
     if settings.mysql.dsn and (names := ignored_parameters(settings.mysql.dsn)):
-        yield f"mysql.dsn: {', '.join(names)} has no effect; the session is set up by sytq"
+        yield f"mysql.dsn: {', '.join(names)} has no effect; sytq configures the session itself"
 
 
 def _keys_alone(settings: Settings) -> Iterator[str]:
-    """What follows from the configuration alone; `sytq doctor` looks whether there are keys."""
+    """The warning that needs no database; `sytq doctor` also checks whether a valid key exists."""
     if settings.auth.enabled and not settings.auth.users:
-        yield "auth.users is empty, so that only API keys are let in (`sytq key create`)"
+        yield "auth.users is empty: only API keys are accepted (`sytq key create`)"
 
 
 def is_loopback(host: str) -> bool:

@@ -1,7 +1,4 @@
-"""`sytq db`: bring the configured database's tables to this version, or say whether they are.
-
-Owns the words. The migrations themselves are sytq.ledger.migrations.
-"""
+"""`sytq db`: apply database migrations, or check whether any are pending."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def migrate(json_wanted: AsJson = False, file: File = None) -> None:
-    """Apply the migrations that the database lacks; two at once wait for each other."""
+    """Apply all pending migrations. Concurrent runs wait for each other."""
     applied = apply(_database(file))
     if json_wanted:
         as_json({"applied": applied})
@@ -30,7 +27,7 @@ def migrate(json_wanted: AsJson = False, file: File = None) -> None:
 
 @app.command()
 def check(json_wanted: AsJson = False, file: File = None) -> None:
-    """Exit 0 when the database is up to date, 1 with what it lacks when not."""
+    """Check for pending migrations. Exits 0 when the database is up to date, 1 otherwise."""
     missing = pending(_database(file))
     if json_wanted:
         as_json({"pending": missing})

@@ -1,6 +1,6 @@
-"""`sytq dead`: the tasks that ended without success; find, replay and delete them.
+"""`sytq dead`: list, replay and delete dead tasks.
 
-Owns the words, and that nobody replays or deletes everything without saying so.
+Replaying or deleting all of them needs an explicit --all.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 
-All = Annotated[bool, typer.Option("--all", help="All of them; needed when no filter is given.")]
+All = Annotated[bool, typer.Option("--all", help="All dead tasks; required when no query is given.")]
 
 
 app.command("list")(
     task_list.lister(
-        "Show dead tasks, the latest death first.",
+        "List dead tasks, latest first.",
         given_up,
         {
             "id": lambda task: task["id"],
@@ -57,19 +57,19 @@ _offer(
     "replay",
     "retry",
     "replayed",
-    "Run dead tasks again, with all their attempts before them, and print how many; a worker does it.",
+    "Run dead tasks again, and print their number. They get a fresh set of attempts; a worker does the work.",
 )
 _offer(
     "delete",
     "delete",
     "deleted",
-    "Delete dead tasks with all that is known of them, and print how many; a worker does it.",
+    "Delete dead tasks, and print their number. Their attempts and steps are deleted too; a worker does the work.",
 )
 
 
 @app.command()
 def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = False, file: File = None) -> None:
-    """Show messages that could not be decoded and events that could not be recorded, with their raw bytes."""
+    """List undecodable messages and events. They are kept in Redis with their raw bytes."""
     page = open_runtime(file).inspection.unreadable(limit=limit, after=after)
     if json_wanted:
         found = [

@@ -1,7 +1,4 @@
-"""`sytq dev`: the whole service in this terminal.
-
-Owns the command's options. What it does is sytq.dev.supervisor.
-"""
+"""`sytq dev`: the whole service in this terminal."""
 
 from __future__ import annotations
 
@@ -23,16 +20,18 @@ def _port(text: str) -> int:
 
 
 def dev(
-    once: Annotated[bool, typer.Option("--once", help="End after the sample; exit 0 when it went through.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after the sample task; 0 when it succeeded.")] = False,
     port: Annotated[
         int | None,
-        typer.Option("--port", "-p", parser=_port, metavar="PORT", help="The API's port, 8080 unless configured."),
+        typer.Option(
+            "--port", "-p", parser=_port, metavar="PORT", help="Port of the API. Default: the configured port, or 8080."
+        ),
     ] = None,
 ) -> None:
-    """Run everything here, embedded, with its data in ./.sytq, and one sample valuation through it.
+    """Run the whole service in this terminal, and one sample valuation through it.
 
-    What the configuration names (database, Redis, provider) is used as configured; the rest is embedded.
+    A configured database, Redis or provider is used as it is. The others are embedded, with their data in ./.sytq.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a report may have characters that this terminal has not
+        sys.stdout.reconfigure(errors="replace")  # a report may contain characters that the terminal lacks
     raise typer.Exit(asyncio.run(Supervisor(Path(".sytq"), port=port, once=once).run()))

@@ -1,6 +1,6 @@
-"""`sytq key`: the API keys of other programs and people.
+"""`sytq key`: create, list, revoke and rotate API keys.
 
-Owns the words. A key's text is printed by `create` and `rotate`, once; what a key is stands in sytq.ledger.api_keys.
+Only `create` and `rotate` print a key's text, once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from sytq.cli.options import AsJson, File, ahead, open_runtime, person
+from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, person
 from sytq.cli.output import as_json, cell, table
 from sytq.config.values import Rate
 from sytq.durations import VALID_DURATION, parse_duration
@@ -21,28 +21,30 @@ from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, the part behind sytq_.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the part after sytq_.")]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for, for whoever reads the list.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that says what the key is for.")],
     owner: Annotated[
-        str | None, typer.Option("--owner", help="Whose tasks it submits and sees; default: the name.")
+        str | None, typer.Option("--owner", help="Owner of the tasks that the key submits and sees. Default: NAME.")
     ] = None,
     scopes: Annotated[
-        list[str] | None, typer.Option("--scope", help="submit, read, operate or admin; default: submit and read.")
+        list[str] | None,
+        typer.Option("--scope", help="submit, read, operate or admin; repeatable. Default: submit and read."),
     ] = None,
     types: Annotated[
-        list[str] | None, typer.Option("--type", help="A task type that it may submit; default: every type.")
+        list[str] | None,
+        typer.Option("--type", help="A task type that the key may submit; repeatable. Default: every type."),
     ] = None,
-    rate: Annotated[str | None, typer.Option("--rate", help="The most requests, such as 100/min.")] = None,
-    daily: Annotated[int | None, typer.Option("--daily", min=1, help="The most tasks in a day (UTC).")] = None,
-    expires: Annotated[str | None, typer.Option("--expires", metavar="WHEN", help="Good until then.")] = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="Maximum request rate, such as 100/min.")] = None,
+    daily: Annotated[int | None, typer.Option("--daily", min=1, help="Maximum number of tasks per UTC day.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="WHEN", help=f"Expiry: {VALID_MOMENT}.")] = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Make a key and print it. It is not shown again."""
+    """Create a key and print it. You cannot see it again later."""
     until = ahead(expires).replace(tzinfo=None) if expires is not None else None
     grant = Grant(tuple(scopes or ("submit", "read")), tuple(types or ()), _rate(rate), daily, until)
     keys = open_runtime(file).apikeys
@@ -51,7 +53,7 @@ def create(
 
 @app.command("list")
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
-    """Show every key, without its secret."""
+    """List all keys, without their secrets."""
     rows = open_runtime(file).apikeys.all()
     found = [_shown(row) for row in rows]
     if json_wanted:
@@ -74,22 +76,22 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
 
 @app.command()
 def revoke(key_id: Id, json_wanted: AsJson = False, file: File = None) -> None:
-    """End a key; every API process refuses it within 5 s."""
+    """Revoke a key. Every API process refuses it within 5 s."""
     revoked = open_runtime(file).apikeys.revoke(key_id, by=person())
     if json_wanted:
         as_json({"id": key_id, "revoked": revoked})
     else:
-        typer.echo(f"{key_id} is revoked" if revoked else f"{key_id} was revoked before")
+        typer.echo(f"{key_id} is revoked" if revoked else f"{key_id} was already revoked")
 
 
 @app.command()
 def rotate(
     key_id: Id,
-    grace: Annotated[str, typer.Option("--grace", help="How long the secret it has stays good.")] = "24h",
+    grace: Annotated[str, typer.Option("--grace", help="How long the previous secret stays valid.")] = "24h",
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Give a key another secret and print it; the one before stays good for a while."""
+    """Give a key a new secret and print it. The previous secret stays valid for the grace period."""
     try:
         seconds = parse_duration(grace)
     except ValueError:
@@ -101,7 +103,7 @@ def _print(row: ApiKey, text: str, json_wanted: bool) -> None:
     if json_wanted:
         as_json(_shown(row) | {"key": text})
         return
-    typer.echo(f"{cell(row.name)}, owner {row.owner}, may {row.scopes}; this is shown once:", err=True)
+    typer.echo(f"{cell(row.name)}, owner {row.owner}, scopes {row.scopes}; this key is shown only once:", err=True)
     typer.echo(text)
 
 

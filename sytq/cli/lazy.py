@@ -1,7 +1,4 @@
-"""Commands that are imported when they are asked for, so that help and a mistyped word cost no more than this file.
-
-Owns how a command is found by its name and how the list of them looks. Must not know which commands there are.
-"""
+"""A command group that imports each command at its first use, so that help and a mistyped command stay fast."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from typing import Any
 import typer
 from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
 
-#: Plain text, also where a terminal is narrow or none.
+#: Plain text, on any terminal and without one.
 MARKUP = None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command is ("module:function", or "module:app" for a group of them), and its line in the list."""
+    """Where a command is ("module:function", or "module:app" for a group), and its line in the list."""
 
     where: str
     help: str
 
 
 class Commands(Mapping[str, Any]):
-    """Name -> command, each made at its first use; names alone cost nothing."""
+    """Name -> command. A command is imported at its first use."""
 
     def __init__(self, places: Mapping[str, Place]) -> None:
         self.places = places
@@ -56,14 +53,14 @@ def _made(name: str, place: Place) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands stand in `sections`: title -> name -> place."""
+    """A group with its commands in `sections`: title -> name -> place."""
 
     sections: Mapping[str, Mapping[str, Place]] = {}
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         places = {name: place for section in self.sections.values() for name, place in section.items()}
-        self.commands = Commands(places)  # type: ignore[assignment]  # nobody adds to it
+        self.commands = Commands(places)  # type: ignore[assignment]  # a Mapping is enough: nothing adds to it
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)

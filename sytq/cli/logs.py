@@ -1,7 +1,7 @@
-"""`sytq logs`: what happens to tasks, as it happens.
+"""`sytq logs`: the timelines of tasks, also live.
 
-Owns the lines. They are those of the timeline: what the ledger has of a task, and what Redis knows newer. What a worker
-writes itself goes to its standard output, which is systemd's, Docker's or Kubernetes' to keep.
+The lines come from the ledger and from Redis, which is newer. A worker's own log lines go to its standard output, which
+systemd, Docker or Kubernetes keeps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PAUSE = 1.0
 
 
 class Line(NamedTuple):
-    """Sorted by its time, which is RFC 3339 in UTC."""
+    """One event; `at` is RFC 3339 in UTC, so lines sort by time."""
 
     at: str
     id: str
@@ -40,40 +40,41 @@ class Line(NamedTuple):
 
 def logs(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="The tasks' ids; none: every task, with --follow.")
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Ids of the tasks. Default: every task, with --follow."),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what happens next, until the tasks have ended.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new events until the tasks have ended.")
     ] = False,
     type_name: Annotated[
         str | None,
-        typer.Option("--type", "-t", help="Of every task, those of this type.", autocompletion=complete_type),
+        typer.Option("--type", "-t", help="Only tasks of this type; not valid with ids.", autocompletion=complete_type),
     ] = None,
     json_wanted: AsJson = False,
     file: Annotated[
-        str | None, typer.Option("--file", help="The YAML file; default: the one that SYTQ_CONFIG names.")
-    ] = None,  # without -f, which everybody knows as something else here
+        str | None, typer.Option("--file", help="The YAML file. Default: the file that SYTQ_CONFIG names.")
+    ] = None,  # without -f, which is --follow here
 ) -> None:
-    """Show what happened to tasks, a line for each event; with --follow also what happens next.
+    """Print the events of tasks, one per line; with --follow also the new ones.
 
-    Log lines of worker processes are not kept by sytq: see `journalctl -u 'sytq-*'`, `docker compose logs` or
-    `kubectl logs`, and look for the task's id.
+    sytq does not keep the log lines of worker processes: use `journalctl -u 'sytq-*'`, `docker compose logs` or
+    `kubectl logs`, and search for the task's id.
     """
     if (ids and type_name) or not (ids or follow):
-        raise typer.BadParameter("give either ids, or --follow for every task or those of a --type", param_hint="ID")
+        raise typer.BadParameter("give ids, or --follow for all tasks or those of one --type", param_hint="ID")
     parts = open_runtime(file)
     if type_name is not None:
         parts.registry.get(type_name)
-    for line in _told(parts, list(dict.fromkeys(ids)), follow) if ids else _everything(parts, type_name):
+    for line in _timelines(parts, list(dict.fromkeys(ids)), follow) if ids else _everything(parts, type_name):
         if json_wanted:
             as_json(line._asdict())
         else:
             typer.echo(cell(f"{line.at}  {line.id}  {line.type}  {line.event}"))
 
 
-def _told(parts: Runtime, ids: list[str], follow: bool) -> Iterator[Line]:
-    """The timelines of these tasks as one; with `follow` until all have ended, with their progress."""
-    told: set[Line] = set()
+def _timelines(parts: Runtime, ids: list[str], follow: bool) -> Iterator[Line]:
+    """Yield the merged timelines of these tasks; with `follow` until all have ended, with their progress."""
+    printed: set[Line] = set()
     progress: dict[str, object] = {}
     for task_id in ids:
         found_task(parts, task_id)
@@ -94,17 +95,17 @@ def _told(parts: Runtime, ids: list[str], follow: bool) -> Iterator[Line]:
         except DatabaseUnavailable as error:
             if not follow:
                 raise
-            typer.echo(f"warning: {error}; it is waited for", err=True)
+            typer.echo(f"warning: {error}; still trying", err=True)
             going = ids
-        yield from sorted(fresh - told)
-        told |= fresh
+        yield from sorted(fresh - printed)
+        printed |= fresh
         ids = going if follow else []
         if ids:
             time.sleep(_LOOK)
 
 
 def _everything(parts: Runtime, type_name: str | None) -> Iterator[Line]:
-    """Every start and end from now on, from Redis alone: the ledger is asked nothing."""
+    """Yield every start and end from now on, from Redis alone."""
     after, types = parts.inspection.last_event(), dict[str, str]()
     while True:
         try:
@@ -112,7 +113,7 @@ def _everything(parts: Runtime, type_name: str | None) -> Iterator[Line]:
             changes = [(entry, change) for entry, fields in entries for change in changes_of(fields)]
             types |= parts.inspection.types([change.id for _, change in changes if change.id not in types])
         except RedisUnavailable as error:
-            typer.echo(f"warning: {error}; it is waited for", err=True)
+            typer.echo(f"warning: {error}; still trying", err=True)
             time.sleep(_PAUSE)
             continue
         for _, change in changes:

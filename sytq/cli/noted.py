@@ -1,8 +1,4 @@
-"""What a command changed, told to the audit.
-
-Owns the form of such an entry: the account that gave the command, what it did, to what. Which commands change something
-is theirs to know.
-"""
+"""Records in the audit log what a command changed."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ from sytq.runtime import Runtime
 
 
 def noted(parts: Runtime, what: str, about: str, detail: str | None = None) -> None:
-    """Write down what has been done. It is done also when the database is away by now, so that is a warning."""
+    """Add an audit entry for a change that is already made; an unavailable database is therefore only a warning."""
     try:
         parts.audit.add(utcnow(), person(), what, about, detail or None)
     except DatabaseUnavailable as error:
-        typer.echo(f"warning: this is not in the audit: {error}", err=True)
+        typer.echo(f"warning: the audit log lacks this change: {error}", err=True)

@@ -11,5 +11,5 @@ from sytq.cli.options import File, open_runtime
 
 
 def openapi(file: File = None) -> None:
-    """Print the OpenAPI document, with the task types that are installed here."""
+    """Print the OpenAPI document, including the installed task types."""
     typer.echo(json.dumps(document(open_runtime(file).registry), ensure_ascii=False, indent=1))

@@ -1,7 +1,4 @@
-"""What several commands are given: the configuration, a moment, the person.
-
-Owns how those are read, and the runtime of a command. Must not print.
-"""
+"""Options and arguments that several commands share, and how they are parsed. Prints nothing."""
 
 from __future__ import annotations
 
@@ -22,32 +19,34 @@ from sytq.observability import logs
 from sytq.runtime import Runtime, build
 
 File = Annotated[
-    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
+    str | None, typer.Option("--file", "-f", help="The YAML file. Default: the file that SYTQ_CONFIG names.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="The most to show.")]
-After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Go on where a list before ended.")]
-Why = Annotated[str, typer.Option("--why", help="Shown with the task.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Maximum number of entries.")]
+After = Annotated[
+    str | None, typer.Option("--after", metavar="CURSOR", help="Continue after this cursor of the previous page.")
+]
+Why = Annotated[str, typer.Option("--why", help="A reason, shown with the task.")]
 Query = Annotated[
     str,
     typer.Argument(
-        metavar="[QUERY]", help="Which tasks, such as 'type:webhook age:<1h'.", autocompletion=complete_query
+        metavar="[QUERY]", help="Only matching tasks, such as 'type:webhook age:<1h'.", autocompletion=complete_query
     ),
 ]
 
-VALID_MOMENT = "now, a duration such as 10m, or a time with its offset such as 2026-07-01T12:00:00Z"
-#: RFC 3339: the offset is not optional, as nobody knows which clock a bare time means.
+VALID_MOMENT = "now, a duration such as 10m, or a time with its UTC offset such as 2026-07-01T12:00:00Z"
+#: RFC 3339 with its offset: a bare time would be ambiguous.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def open_runtime(file: str | None) -> Runtime:
-    """The parts of a command; their warnings go to standard error, as standard output may be somebody's JSON."""
+    """Build the runtime of a command. Its warnings go to standard error: standard output may be JSON."""
     logs.configure("warning", "console", "cli")
     return build(load(file))
 
 
 def seconds(text: str) -> float:
-    """A length of time."""
+    """Parse a duration."""
     try:
         return parse_duration(text)
     except ValueError:
@@ -55,12 +54,12 @@ def seconds(text: str) -> float:
 
 
 def ahead(text: str) -> dt.datetime:
-    """A moment to come: a duration counts from now."""
+    """Parse a moment; a duration counts forward from now."""
     return _moment(text, 1)
 
 
 def ago(text: str) -> dt.datetime:
-    """A moment that was: a duration counts back from now."""
+    """Parse a moment; a duration counts back from now."""
     return _moment(text, -1)
 
 
@@ -77,7 +76,7 @@ def _moment(text: str, direction: int) -> dt.datetime:
 
 
 def refuse_unknown(parts: Runtime, wanted: Filter) -> None:
-    """An empty list because of a wrong name is an error. Raises InvalidInput naming the valid ones."""
+    """Raise InvalidInput with the valid names when the query names an unknown type or queue."""
     for name in wanted.named("type"):
         parts.registry.get(name)
     queues = sorted({declared.queue for declared in parts.registry} | {"default"})
@@ -87,16 +86,15 @@ def refuse_unknown(parts: Runtime, wanted: Filter) -> None:
 
 
 def person() -> str:
-    """Who gives the command, for those who see what came of it: the account that it runs under, whatever the
-    environment says; behind `sudo` also who used it."""
+    """Name who gives the command: the account that it runs under, and behind `sudo` also who used it."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # an account without a name, as containers have
+    except KeyError:  # an account without a name, as in containers
         name = f"uid {os.getuid()}"
     real = os.environ.get("SUDO_USER")
     return f"{name} (sudo by {real})" if real else name
 
 
 def signed(why: str) -> str:
-    """Who gives the command, and why."""
+    """Name who gives the command, and why."""
     return f"{person()}: {why}" if why else person()

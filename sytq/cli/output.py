@@ -1,7 +1,4 @@
-"""How what a command found reaches a person or a program: a table, or JSON.
-
-Owns the form of ages and cells. Nothing that stands in a table can steer the terminal.
-"""
+"""Prints the result of a command as a table or as JSON. No cell of a table can control the terminal."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ from sytq.tasktypes.declaration import encode
 
 
 def as_json(value: object) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     typer.echo(encode(value))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A plain table; the last column takes what is too long for the terminal. None is an empty cell."""
+    """Print a plain table; only the last column wraps. None is an empty cell."""
     shown = Table(box=None, pad_edge=False)
     for column in columns[:-1]:
         shown.add_column(column, no_wrap=True)
@@ -32,30 +29,30 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         shown.add_row(*(Text(cell(value)) for value in row))
     console = Console()
     if not console.is_terminal:
-        console.width = 10_000  # in a pipe or file one line a row, whatever its length
+        console.width = 10_000  # in a pipe or a file, one line per row, whatever its length
     console.print(shown)
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """A bar on standard error, which nobody sees who does not look at a terminal."""
+    """A progress bar on standard error, shown only on a terminal."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
 
 def more(cursor: str | None) -> None:
-    """Say how to see the rest; on standard error, as it is no row."""
+    """Say on standard error how to see the next page."""
     if cursor is not None:
-        typer.echo(f"There are more: --after {cursor}", err=True)
+        typer.echo(f"There are more; continue with --after {cursor}", err=True)
 
 
 def cell(value: object) -> str:
-    """A value as one line of printable characters: what stands in a task may come from anybody."""
+    """A value as one line of printable characters: a task's contents may come from anybody."""
     text = "" if value is None else str(value)
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def age(seconds: float | None) -> str | None:
-    """A length of time for a table, with the digits that matter."""
+    """A duration for a table, rounded."""
     if seconds is None:
         return None
     return format_duration(round(seconds, 1) if seconds < 60 else round(seconds))

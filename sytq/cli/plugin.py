@@ -1,7 +1,4 @@
-"""`sytq plugin`: which task types there are, a new one, and what is wrong with one.
-
-Owns the words. What a new file says is sytq.dev.scaffold, what is wrong with one finds sytq.testing.check.
-"""
+"""`sytq plugin`: list task types, write the file of a new one, check a file."""
 
 from __future__ import annotations
 
@@ -27,16 +24,16 @@ from sytq.testing.check import check as examine
 
 app = typer.Typer(no_args_is_help=True)
 
-_MOST_FIELDS = 48  # characters
+_MAX_FIELDS = 48  # characters
 
 
 @app.command("list")
 def list_(
-    paused: Annotated[bool, typer.Option("--paused", help="Only the types that are paused.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Only paused types.")] = False,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Show every task type: where it comes from, its version, policy and payload, and its state."""
+    """List all task types. Shows version, policy, payload, state and source."""
     parts = open_runtime(file)
     found = _entries(parts)
     if paused:
@@ -58,14 +55,14 @@ def list_(
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the type is called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the task type.")],
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where to; else the first of plugins.paths, else plugins.")
+        Path | None, typer.Option("--folder", help="Target folder. Default: the first of plugins.paths, or plugins.")
     ] = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Write one file with a new task type and its test; a file that is there is left alone."""
+    """Create a file with a new task type and its test. An existing file is never overwritten."""
     parts = open_runtime(file)
     paths = parts.settings.plugins.paths
     written = scaffold.write(name, folder or Path(paths[0] if paths else HERE), parts.registry)
@@ -83,12 +80,12 @@ def new(
 
 @app.command()
 def check(
-    plugin: Annotated[Path, typer.Argument(metavar="FILE", help="The plugin's file.")],
-    tests: Annotated[bool, typer.Option("--tests/--no-tests", help="Whether to run its standard tests.")] = True,
+    plugin: Annotated[Path, typer.Argument(metavar="FILE", help="File of the plugin.")],
+    tests: Annotated[bool, typer.Option("--tests/--no-tests", help="Run the standard tests of the plugin.")] = True,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Say what is wrong with a plugin's file; exit 1 when something is."""
+    """Check a plugin file and run its standard tests. Exits 1 when there is a problem."""
     environ = os.environ | ({"SYTQ_CONFIG": os.path.abspath(file)} if file else {})
     try:
         report = examine(plugin, environ, tests=tests)
@@ -101,8 +98,8 @@ def check(
         place = f"{plugin}:{problem.line}" if problem.line else str(plugin)
         typer.echo(f"{place}: {cell(problem.text)}", err=True)
     if not report.problems and not json_wanted:
-        passed = f"{report.passed} tests passed, {report.skipped} do not apply" if tests else "tests were not run"
-        typer.echo(f"{plugin}: good ({', '.join(report.types) or 'a kind'}; {passed})")
+        passed = f"{report.passed} tests passed, {report.skipped} do not apply" if tests else "tests not run"
+        typer.echo(f"{plugin}: ok ({', '.join(report.types) or 'a kind'}; {passed})")
     raise typer.Exit(1 if report.problems else 0)
 
 
@@ -135,11 +132,11 @@ def _entries(parts: Runtime) -> list[dict[str, Any]]:
 
 
 def _pauses(parts: Runtime) -> list[Pause]:
-    """The pauses; a person who writes a type need not have a database yet."""
+    """The paused types; without a database, none and a warning."""
     try:
         return parts.operator.pauses()
     except (DatabaseUnavailable, peewee.PeeweeException):
-        typer.echo("warning: the database does not say which types are paused", err=True)
+        typer.echo("warning: the database is unavailable; paused types are not shown", err=True)
         return []
 
 
@@ -148,4 +145,4 @@ def _fields(schema: dict[str, Any] | None) -> str:
     names = (schema or {}).get("properties", {})
     needed = (schema or {}).get("required", [])
     text = ", ".join(name if name in needed else f"{name}?" for name in names)
-    return text if len(text) <= _MOST_FIELDS else f"{text[: _MOST_FIELDS - 3]}..."
+    return text if len(text) <= _MAX_FIELDS else f"{text[: _MAX_FIELDS - 3]}..."

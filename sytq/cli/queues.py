@@ -1,7 +1,4 @@
-"""`sytq queues`: what waits, runs and is delayed now, as Redis knows it.
-
-Owns the words. What is shown is sytq.service.status's and sytq.broker.inspection's.
-"""
+"""`sytq queues`: the waiting, running and delayed tasks, as Redis knows them now."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queu
 
 @app.command("list")
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
-    """Show every queue by priority, with its limits."""
+    """List all queues by priority, with their limits."""
     parts = open_runtime(file)
     found = status.queues(parts.inspection, parts.registry, parts.settings.queues)
     if json_wanted:
@@ -41,7 +38,7 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
             name, *rest = whole
             oldest = age(level["oldest_seconds"])
             rows.append((name, level["priority"], level["waiting"], level["running"], oldest, *rest))
-            whole = [None] * len(whole)  # said once a queue
+            whole = [None] * len(whole)  # printed once per queue
     table(("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside", "limit", "rate"), rows)
 
 
@@ -49,7 +46,7 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
 def running(
     queue: Queue = None, limit: Limit = 100, after: After = None, json_wanted: AsJson = False, file: File = None
 ) -> None:
-    """Show what workers hold now, with the worker and for how long."""
+    """List running tasks with their worker and how long they have run."""
     page = open_runtime(file).inspection.running(queue=queue, limit=limit, after=after)
     if json_wanted:
         as_json({"tasks": [asdict(task) for task in page.items], "next": page.next})
@@ -63,7 +60,7 @@ def running(
             task.attempts,
             age(task.seconds),
             age(task.worker_age) or "gone",
-            task.worker + (f" (to be cancelled, by {task.cancelled_by})" if task.cancelled_by else ""),
+            task.worker + (f" (cancellation requested by {task.cancelled_by})" if task.cancelled_by else ""),
         )
         for task in page.items
     ]
@@ -75,7 +72,7 @@ def running(
 def delayed(
     queue: Queue = None, limit: Limit = 100, after: After = None, json_wanted: AsJson = False, file: File = None
 ) -> None:
-    """Show what waits for its time or its next attempt, the next due first."""
+    """List scheduled and retrying tasks, next due first."""
     page = open_runtime(file).inspection.delayed_tasks(queue=queue, limit=limit, after=after)
     if json_wanted:
         found = [{**asdict(task), "due": iso(task.due)} for task in page.items]

@@ -1,7 +1,4 @@
-"""`sytq restore`: bring a backup back into an empty database, or say whether it is whole.
-
-Owns the words and the progress bar. The file's format and the transaction are sytq.ledger.backup.
-"""
+"""`sytq restore`: restore a backup into an empty database, or verify the file."""
 
 from __future__ import annotations
 
@@ -19,23 +16,23 @@ from sytq.ledger.backup import check
 from sytq.ledger.backup import restore as bring_back
 from sytq.ledger.database import open_database
 
-#: Seconds that one statement may take here, such as the commit of everything.
-_PATIENCE = 600.0
+#: Seconds for one statement, such as the commit of everything.
+_TIMEOUT = 600.0
 
 
 def restore(
-    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A file that the task type `backup` wrote.")],
-    only_check: Annotated[bool, typer.Option("--check", help="Read it whole and write nothing.")] = False,
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A file written by the task type `backup`.")],
+    only_check: Annotated[bool, typer.Option("--check", help="Only verify the file; write nothing.")] = False,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Restore a backup into the configured database, which must be empty: everything or nothing."""
+    """Restore a backup into the configured database, which must be empty. All of it is restored, or nothing."""
     try:
         if only_check:
             summary = check(backup)
         else:
             settings = load(file)
-            database = open_database(settings.database_url, pool=2, timeout=_PATIENCE)
+            database = open_database(settings.database_url, pool=2, timeout=_TIMEOUT)
             with _bar() as bar:
                 shown = bar.add_task("", total=None)
                 summary = bring_back(
@@ -48,7 +45,7 @@ def restore(
     if json_wanted:
         as_json({"created_at": summary.header.created_at, "rows": summary.rows, "sha256": summary.sha256})
         return
-    done = "is whole" if only_check else "is restored"
+    done = "is intact" if only_check else "is restored"
     typer.echo(f"{backup} of {summary.header.created_at} {done}: {summary.total} rows in {len(summary.rows)} tables")
 
 

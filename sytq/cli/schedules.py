@@ -1,7 +1,4 @@
-"""`sytq schedules`: what is submitted at which times; pause, resume, trigger.
-
-Owns the words and the table. Ticks are sytq.schedule, what is noted is sytq.ledger.schedules.
-"""
+"""`sytq schedules`: list, pause, resume and trigger schedules."""
 
 from __future__ import annotations
 
@@ -20,16 +17,16 @@ from sytq.service import status
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The schedule's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
 @app.command("list")
 def list_(
-    count: Annotated[int, typer.Option("--next", min=1, max=100, help="How many next runs to show.")] = 1,
+    count: Annotated[int, typer.Option("--next", min=1, max=100, help="Number of upcoming runs to show.")] = 1,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Show every schedule with its last and next runs."""
+    """List all schedules with their last and next runs."""
     parts = open_runtime(file)
     found = status.schedules(parts.registry, parts.schedules, count)
     if json_wanted:
@@ -47,11 +44,11 @@ def list_(
 @app.command()
 def pause(
     name: Name,
-    why: Annotated[str, typer.Option("--why", help="Shown to whoever finds it paused.")],
+    why: Annotated[str, typer.Option("--why", help="A reason, shown while the schedule is paused.")],
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Stop submitting a schedule until `resume`; what is due meanwhile counts as missed."""
+    """Pause a schedule until `resume`. Runs that fall due meanwhile count as missed."""
     parts = _with(name, file)
     parts.schedules.pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
     noted(parts, "schedule.pause", name, why)
@@ -63,7 +60,7 @@ def pause(
 
 @app.command()
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Submit a paused schedule again."""
+    """Resume a paused schedule."""
     parts = _with(name, file)
     resumed = parts.schedules.resume(name)
     if resumed:
@@ -71,12 +68,12 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     if json_wanted:
         as_json({"schedule": name, "paused": False})
     else:
-        typer.echo(f"{name} runs again" if resumed else f"{name} was not paused")
+        typer.echo(f"{name} is resumed" if resumed else f"{name} was not paused")
 
 
 @app.command()
 def trigger(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Submit a schedule's task now, besides its times; prints the task's id."""
+    """Submit the task of a schedule now. Its regular times stay; the task's id is printed."""
     parts = _with(name, file)
     scheduled = parts.registry.schedules[name]
     task = parts.submitter.prepare(scheduled.type, scheduled.schedule.payload)

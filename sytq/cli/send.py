@@ -1,7 +1,4 @@
-"""`sytq send`: submit one task, and on request stay until it has ended.
-
-Owns the words. What a payload may be is the type's, how it is written sytq.cli.fields'.
-"""
+"""`sytq send`: submit one task, and on request wait until it has ended."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, SUCCEEDED
 from sytq.tasktypes.declaration import TaskType
 
-#: What the column takes besides the type's name.
-_KEY_MOST = 150
+#: Characters that the column holds besides the type's name.
+_MAX_KEY = 150
 
 
 def _priority(text: str) -> str:
@@ -37,13 +34,13 @@ def _priority(text: str) -> str:
 
 
 def _unique(text: str) -> str:
-    if 0 < len(text) <= _KEY_MOST and text.isascii() and text.isprintable() and " " not in text:
+    if 0 < len(text) <= _MAX_KEY and text.isascii() and text.isprintable() and " " not in text:
         return text
-    raise typer.BadParameter(f"'{text[:64]}' is not a key; valid: 1 to {_KEY_MOST} visible ASCII characters, no spaces")
+    raise typer.BadParameter(f"'{text[:64]}' is not a key; valid: 1 to {_MAX_KEY} visible ASCII characters, no spaces")
 
 
 def send(
-    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="The task type.", autocompletion=complete_type)],
+    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=complete_type)],
     fields: Annotated[list[str] | None, typer.Argument(metavar="[FIELD]...", help=f"{VALID}.")] = None,
     priority: Annotated[
         str | None,
@@ -52,30 +49,37 @@ def send(
             "-p",
             parser=_priority,
             metavar="PRIORITY",
-            help=", ".join(PRIORITIES),
+            help=f"One of: {', '.join(PRIORITIES)}. Default: the priority of the type.",
             autocompletion=lambda: list(PRIORITIES),
         ),
     ] = None,
     at: Annotated[
-        dt.datetime | None, typer.Option("--at", parser=ahead, metavar="WHEN", help=VALID_MOMENT + ".")
+        dt.datetime | None, typer.Option("--at", parser=ahead, metavar="WHEN", help=f"Earliest start: {VALID_MOMENT}.")
     ] = None,
     unique: Annotated[
         str | None,
-        typer.Option("--unique", "-u", parser=_unique, metavar="KEY", help="One unfinished task of the type has it."),
+        typer.Option(
+            "--unique",
+            "-u",
+            parser=_unique,
+            metavar="KEY",
+            help="At most one unfinished task of the type has this key.",
+        ),
     ] = None,
     queue: Annotated[
-        str | None, typer.Option("--queue", "-q", help="Instead of the type's own.", autocompletion=complete_queue)
+        str | None,
+        typer.Option("--queue", "-q", help="Queue. Default: the queue of the type.", autocompletion=complete_queue),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="Stay until it has ended, print its result, exit as `sytq wait`.")
+        bool, typer.Option("--wait", "-w", help="Wait for the end, print the result, exit like `sytq wait`.")
     ] = False,
     timeout: Timeout = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Submit a task and print its id. The payload is checked against the type's schema first."""
+    """Submit a task and print its id. The payload must match the schema of the type."""
     if timeout is not None and not wait:
-        raise typer.BadParameter("only --wait has an end", param_hint="--timeout")
+        raise typer.BadParameter("--timeout is valid only with --wait", param_hint="--timeout")
     parts = open_runtime(file)
     declared = parts.registry.get(type_name)
     try:
@@ -92,7 +96,7 @@ def send(
     if accepted:
         noted(parts, "task.send", task_id, type_name)
     else:
-        typer.echo("Not accepted again: an unfinished task with the same key stands.", err=True)
+        typer.echo("Not submitted: an unfinished task has the same unique key; this is its id.", err=True)
     if not wait:
         if json_wanted:
             as_json({"id": task_id, "accepted": accepted})
@@ -105,7 +109,7 @@ def send(
     if json_wanted:
         as_json(task_json(parts, row or found_task(parts, task_id)))
     elif row is None:
-        typer.echo(f"It has not ended; `sytq wait {task_id}` goes on.", err=True)
+        typer.echo(f"The task has not ended yet; `sytq wait {task_id}` waits longer.", err=True)
     elif row.state == SUCCEEDED:
         typer.echo(json.dumps(json.loads(row.result or "null"), ensure_ascii=False))
     else:
@@ -114,7 +118,7 @@ def send(
 
 
 def _in(parts: Runtime, task: NewTask, queue: str | None) -> NewTask:
-    """The task in another queue than its type's. Raises InvalidInput for one that nobody works on."""
+    """The task in the given queue. Raises InvalidInput for an unknown queue."""
     if queue is None:
         return task
     try:
@@ -125,7 +129,7 @@ def _in(parts: Runtime, task: NewTask, queue: str | None) -> NewTask:
 
 
 def _explained(declared: TaskType, name: str, message: str) -> str:
-    """What is wrong with a field, and for a name that the type does not know those that it does."""
+    """The message for an invalid field; for an unknown name, with the known ones."""
     if message.startswith("Extra inputs"):
-        message = f"no such field; valid: {', '.join(declared.payload.model_fields) or 'none at all'}"
+        message = f"not a field; valid: {', '.join(declared.payload.model_fields) or 'none'}"
     return f"{name}: {message}"

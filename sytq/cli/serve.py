@@ -1,25 +1,18 @@
-"""`sytq api` and `sytq worker`: the two long-running processes with the configured sizes.
-
-Owns their command lines. Must not serve anything: each becomes gunicorn or Dramatiq, once the configuration
-is known to be usable.
-"""
+"""`sytq api` and `sytq worker`: check the configuration, then become gunicorn or Dramatiq."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 
+from sytq.cli.options import File
 from sytq.config import load
 from sytq.errors import ConfigError, DatabaseUnavailable
 from sytq.ledger.migrations import pending
 from sytq.runtime import Runtime, build
-
-File = Annotated[
-    str | None, typer.Option("--file", "-f", help="The YAML file; default: the one that SYTQ_CONFIG names.")
-]
 
 
 def api(file: File = None) -> None:
@@ -29,7 +22,7 @@ def api(file: File = None) -> None:
 
 
 def worker(file: File = None) -> None:
-    """Run tasks with Dramatiq worker processes."""
+    """Run tasks in Dramatiq worker processes."""
     parts = _usable(file)
     settings = parts.settings
     _refuse_without_tables(parts)
@@ -44,11 +37,11 @@ def worker(file: File = None) -> None:
         *("-p", str(settings.worker.processes)),
         *("-t", str(settings.worker.threads)),
         *("--worker-shutdown-timeout", str(round(settings.worker.shutdown_timeout * 1000))),
-        # The master looks after its workers once all have booted or this time (ms) is up; one that is killed by its
-        # first task never says that it has booted.
+        # The master watches its workers once all have booted or this time (ms) is up; a worker that is killed by its
+        # first task never reports that it has booted.
         *("--worker-fork-timeout", "5000"),
         *(("--queues", *settings.worker.queues) if settings.worker.queues else ()),
-        # Only for who asks: it costs a process.
+        # Only on request: it costs a process.
         *(
             ("--fork-function", "sytq.worker.health_server:main")
             if settings.worker.port or os.environ.get("NOTIFY_SOCKET")
@@ -58,9 +51,9 @@ def worker(file: File = None) -> None:
 
 
 def _usable(file: str | None) -> Runtime:
-    """The parts of the service, or exit 2 with what is wrong with them or with the plugins."""
+    """Build the runtime, or exit 2 with the problems of the configuration."""
     if file is not None:
-        os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # the processes to come read it again
+        os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # the processes to come read the file again
     try:
         return build(load())
     except ConfigError as error:
@@ -69,7 +62,7 @@ def _usable(file: str | None) -> Runtime:
 
 
 def _refuse_without_tables(parts: Runtime) -> None:
-    """Exit 1 when the database lacks a migration; one that does not answer is waited for by the worker itself."""
+    """Exit 1 when a migration is pending. A worker itself waits for an unavailable database."""
     try:
         missing = pending(parts.database)
     except DatabaseUnavailable:
@@ -82,5 +75,5 @@ def _refuse_without_tables(parts: Runtime) -> None:
 def _become(module: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # The same process: signals, exit status and the supervisor's view of it are the server's own.
+    # The same process, so that signals and the exit status are the server's own.
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (no shell on purpose)

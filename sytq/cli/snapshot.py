@@ -1,7 +1,4 @@
-"""What `sytq top` shows, at one moment: as far as the stores answer.
-
-Owns the fields. Reads only; a store that does not answer is named, and the rest is there.
-"""
+"""The data of `sytq top` at one moment. An unavailable store is named, and the rest is still there."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ _FAILURES = 10
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What was counted since this Redis was first seen, by (type, outcome); `at` is of this process's clock."""
+    """Counts by (type, outcome) since this Redis was first seen; `at` is this process's monotonic clock."""
 
     at: float
     counts: Mapping[tuple[str, str], int]
 
 
 def totals(parts: Runtime) -> Totals | None:
-    """The counts now, None while Redis is away."""
+    """The counts now; None while Redis is unavailable."""
     try:
         return Totals(time.monotonic(), parts.inspection.totals())
     except RedisUnavailable:
@@ -41,7 +38,7 @@ def totals(parts: Runtime) -> Totals | None:
 
 
 def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[str, Any]:
-    """Everything; `rates` are those between the two counts."""
+    """The whole snapshot; `rates` are computed between the two counts."""
     shown: dict[str, Any] = {
         "at": iso(time.time()),
         "unavailable": [],
@@ -82,7 +79,7 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
 
 
 def _rates(before: Totals | None, now: Totals | None) -> list[dict[str, Any]]:
-    """Tasks per second by type, with how many were accepted and ended in all since this Redis was first seen."""
+    """Tasks per second by type: submitted and ended, by outcome."""
     if before is None or now is None:
         return []
     seconds = max(now.at - before.at, 1e-3)
@@ -92,7 +89,7 @@ def _rates(before: Totals | None, now: Totals | None) -> list[dict[str, Any]]:
         one: dict[str, Any] = {"type": name}
         for outcome in ("submitted", *TERMINAL):
             count = now.counts.get((name, outcome), 0)
-            # A Redis that was emptied in between counts from 0 again.
+            # A Redis that was emptied in between counts from 0.
             one[outcome] = round(max(count - before.counts.get((name, outcome), 0), 0) / seconds, 2)
         rates.append(one)
     return rates

@@ -19,17 +19,17 @@ _NUMBERS = {"prompt": "prompt", "cached": "cached", "completion": "answer", "rea
 def spend(
     by: Annotated[
         Literal["day", "provider", "model", "type", "owner", "table", "row", "task"],
-        typer.Option("--by", help="What each line is a sum of."),
+        typer.Option("--by", help="Group the sums by this."),
     ] = "day",
     since: Annotated[
-        str | None, typer.Option("--since", metavar="WHEN", help="Only the calls of that UTC day and later ones.")
+        str | None, typer.Option("--since", metavar="WHEN", help="Only calls of that UTC day and later.")
     ] = None,
-    task_id: Annotated[str | None, typer.Option("--task", metavar="ID", help="Only the calls of this task.")] = None,
+    task_id: Annotated[str | None, typer.Option("--task", metavar="ID", help="Only calls of this task.")] = None,
     limit: Limit = 100,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Show calls, tokens and cost, the costliest first."""
+    """Show calls, tokens and cost of providers: days in order, other groups costliest first."""
     parts = open_runtime(file)
     start = ago(since).date() if since else None
     rows = ledger.summary(parts.database, by, since=start, task_id=task_id, limit=limit)

@@ -1,7 +1,4 @@
-"""`sytq stats`: how many tasks of each type came and ended within a period, and how long they took.
-
-Owns the words. The numbers are sytq.ledger.statistics'.
-"""
+"""`sytq stats`: counts and durations of the tasks of a period, by type."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from sytq.ledger import statistics
 from sytq.ledger.search import Search
 from sytq.service.task_view import iso
 
-_VALID = "A duration back from now such as 24h, or a time with its offset."
+_VALID = "a duration back from now such as 24h, or a time with its UTC offset."
 
 
 def stats(
     since: Annotated[
-        dt.datetime | None, typer.Option("--since", parser=ago, metavar="WHEN", help=f"{_VALID} Default: 1h.")
+        dt.datetime | None, typer.Option("--since", parser=ago, metavar="WHEN", help=f"Begin: {_VALID} Default: 1h.")
     ] = None,
     until: Annotated[
-        dt.datetime | None, typer.Option("--until", parser=ago, metavar="WHEN", help=f"{_VALID} Default: now.")
+        dt.datetime | None, typer.Option("--until", parser=ago, metavar="WHEN", help=f"End: {_VALID} Default: now.")
     ] = None,
     type_name: Annotated[
         str | None, typer.Option("--type", "-t", help="Only this type.", autocompletion=complete_type)
@@ -34,16 +31,16 @@ def stats(
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Count the tasks of a period by type, and say how long they waited and ran."""
+    """Count the tasks of a period by type, and show how long they waited and ran."""
     parts = open_runtime(file)
     if type_name is not None:
         parts.registry.get(type_name)
-    now = Search(parts.database).now()  # the database's time, as the tasks have it
+    now = Search(parts.database).now()  # the database's clock, as in the tasks
     end = until.replace(tzinfo=None) if until else now
     start = since.replace(tzinfo=None) if since else end - dt.timedelta(hours=1)
     seconds = (end - start).total_seconds()
     if seconds <= 0:
-        raise typer.BadParameter("it begins after its end", param_hint="--since")
+        raise typer.BadParameter("the period begins after its end", param_hint="--since")
     with progress_bar(SpinnerColumn(), TextColumn("{task.completed} tasks counted")) as bar:
         shown = bar.add_task("")
         found = statistics.of_period(

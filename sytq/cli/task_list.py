@@ -1,7 +1,4 @@
-"""`sytq ls` and `sytq dead list`: a page of tasks that match a query.
-
-Owns what both take and answer; which tasks and columns are shown is the caller's.
-"""
+"""`sytq ls` and `sytq dead list`: a page of tasks that match a query."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Columns = Mapping[str, Callable[[TaskView], object]]
 
 
 def lister(doc: str, read: Callable[[str], Filter], columns: Columns) -> Callable[..., None]:
-    """A command that lists; `read` makes the query the filter of what is listed."""
+    """Make a list command; `read` turns the query into a filter."""
 
     def command(
         query: Query = "", limit: Limit = 20, after: After = None, json_wanted: AsJson = False, file: File = None
@@ -41,7 +38,7 @@ def lister(doc: str, read: Callable[[str], Filter], columns: Columns) -> Callabl
 
 
 def since(moment: str | None) -> str | None:
-    """How long ago a time of a task's view was."""
+    """How long ago a moment of a task's view was."""
     if moment is None:
         return None
     then = dt.datetime.fromisoformat(moment).replace(tzinfo=None)

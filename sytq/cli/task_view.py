@@ -1,7 +1,4 @@
-"""One task as the commands show it: the ledger's row, what Redis knows newer, and its history as a timeline.
-
-Owns its lines for a person; its fields are sytq.service.task_view's. Must not change a task.
-"""
+"""Prints one task: its row, newer state from Redis, and its timeline. Changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from sytq.states import TERMINAL, UNFINISHED
 
 
 def found_task(parts: Runtime, task_id: str) -> Task:
-    """A task's row. Raises InvalidInput."""
+    """A task's row. Raises InvalidInput when there is none."""
     task = parts.ledger.get(task_id)
     if task is None:
         raise InvalidInput("id", f"there is no task '{cell(task_id[:64])}'")
@@ -30,18 +27,18 @@ def found_task(parts: Runtime, task_id: str) -> Task:
 
 
 def newer(parts: Runtime, tasks: Sequence[Task]) -> dict[str, Live]:
-    """What Redis knows of tasks that have not ended by their rows; says so when it does not answer."""
+    """The live state of tasks that are unfinished by their rows; empty, with a warning, while Redis is unavailable."""
     rows = {task.id: task for task in tasks if task.state not in TERMINAL}
     try:
         live = parts.inspection.live(list(rows))
     except RedisUnavailable as error:
-        typer.echo(f"warning: {error}; this is what the ledger knows", err=True)
+        typer.echo(f"warning: {error}; showing the database alone", err=True)
         return {}
     return {task_id: seen for task_id, seen in live.items() if seen.token >= rows[task_id].token}
 
 
 def task_json(parts: Runtime, task: Task, *, payload: bool = True) -> TaskDetail:
-    """All that is known of a task, for programs; `payload=False` leaves out what was submitted and what came of it."""
+    """A task for programs; `payload=False` leaves out payload, result and the steps' results."""
     live = newer(parts, [task]).get(task.id)
     asked = parts.inspection.cancels([task.id]).get(task.id) if live else None
     attempts, steps = parts.ledger.attempts(task.id), parts.ledger.steps(task.id)
@@ -49,14 +46,14 @@ def task_json(parts: Runtime, task: Task, *, payload: bool = True) -> TaskDetail
 
 
 def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) -> None:
-    """The same for a person, or as one line of JSON."""
+    """Print a task for a person, or as one line of JSON."""
     shown = task_json(parts, task, payload=payload)
     if json_wanted:
         as_json(shown)
         return
     notes = " (set aside: its type is paused)" if shown["set_aside"] else ""
-    notes += f" (to be cancelled, by {shown['cancelled_by']})" if shown["cancelled_by"] else ""
-    notes += " (waits for other tasks: see sytq tasks tree)" if shown["held"] else ""
+    notes += f" (cancellation requested by {shown['cancelled_by']})" if shown["cancelled_by"] else ""
+    notes += " (waits for its dependencies: see `sytq tasks tree`)" if shown["held"] else ""
     lines: dict[str, object] = {"id": task.id, "type": task.type, "queue": f"{shown['queue']}, {shown['priority']}"}
     lines["state"] = shown["state"] + notes
     lines["attempts"] = f"{shown['attempts']} of {task.max_attempts}" if task.max_attempts else shown["attempts"]
@@ -77,13 +74,13 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
 
 
 def print_tree(found: Tree) -> None:
-    """A task and those below it, each indented below its parent."""
+    """Print a task and its descendants, each indented below its parent."""
     rows = []
     shown = Counter(node["parent"] for node in found["tasks"])
     for node in found["tasks"]:
         notes = [node["error"]] if node["error"] else []
         if node["held"] and node["after"]:
-            notes.append(f"waits for others: {node['after']['ended']} of {node['after']['tasks']} have ended")
+            notes.append(f"waits for dependencies: {node['after']['ended']} of {node['after']['tasks']} ended")
         if (missing := sum(node["children"].values()) - shown[node["id"]]) > 0:
             notes.append(f"{missing} more below it")
         rows.append((f"{'  ' * node['depth']}{node['type']}", node["state"], node["id"], "; ".join(notes)))

@@ -1,7 +1,4 @@
-"""`sytq ls` and `sytq show`; `sytq tasks`: count tasks and reschedule one.
-
-Owns the words. How one task is shown is sytq.cli.task_view.
-"""
+"""`sytq ls`, `sytq show` and `sytq tasks`: list, show and count tasks, reschedule one."""
 
 from __future__ import annotations
 
@@ -26,14 +23,12 @@ from sytq.states import STATES
 
 app = typer.Typer(no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
-Payload = Annotated[
-    bool, typer.Option("--payload/--no-payload", help="Whether to show payload, result and the steps' results.")
-]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
+Payload = Annotated[bool, typer.Option("--payload/--no-payload", help="Show payload, result and the results of steps.")]
 
 
 ls = task_list.lister(
-    "Show the latest tasks that match, as the ledger has them: at most a second behind.",
+    "List the latest tasks that match a query. The list is at most a second behind.",
     parse,
     {
         "id": lambda task: task["id"],
@@ -53,7 +48,7 @@ def count(
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Count tasks by type and state, and say how old the oldest unfinished ones are."""
+    """Count tasks by type and state. Also shows the age of the oldest task in each unfinished state."""
     parts = open_runtime(file)
     types = [parts.registry.get(type_name).name] if type_name else sorted(known.name for known in parts.registry)
     counts = Search(parts.database).counts(types)
@@ -73,7 +68,7 @@ def count(
 
 
 def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file: File = None) -> None:
-    """Show one task: its row, what Redis knows newer, and its attempts and steps as a timeline."""
+    """Show one task, with its attempts and steps as a timeline."""
     parts = open_runtime(file)
     print_task(parts, found_task(parts, task_id), payload=payload, json_wanted=json_wanted)
 
@@ -81,11 +76,13 @@ def show(task_id: Id, payload: Payload = True, json_wanted: AsJson = False, file
 @app.command()
 def tree(
     task_id: Id,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many tasks, those near the top first.")] = 200,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Maximum number of tasks; those near the root come first.")
+    ] = 200,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Show a task and those below it: what it started, what that started, and what waits for others."""
+    """Show a task with its descendants. Descendants are the tasks that it submitted, and those that these submitted."""
     parts = open_runtime(file)
     root = found_task(parts, task_id)
     found = read(parts.database, lambda: below(root, limit))
@@ -98,11 +95,11 @@ def tree(
 @app.command()
 def reschedule(
     task_id: Id,
-    when: Annotated[dt.datetime, typer.Argument(parser=ahead, metavar="WHEN", help=VALID_MOMENT + ".")],
+    when: Annotated[dt.datetime, typer.Argument(parser=ahead, metavar="WHEN", help=f"The new time: {VALID_MOMENT}.")],
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Give a scheduled or retrying task another time; `now` runs it. Exit 1 when it waits for none."""
+    """Change the time of a scheduled or retrying task. Exits 1 when the task is in another state."""
     parts = open_runtime(file)
     moved = parts.operator.reschedule(task_id, when)
     moment = iso(when)
@@ -113,7 +110,7 @@ def reschedule(
     elif moved:
         typer.echo(f"{cell(task_id)} runs at {moment}")
     else:
-        typer.echo(f"{cell(task_id)} waits for no time: it is {_state_now(parts, task_id)}", err=True)
+        typer.echo(f"{cell(task_id)} is neither scheduled nor retrying: it is {_state_now(parts, task_id)}", err=True)
     raise typer.Exit(0 if moved else 1)
 
 

@@ -1,7 +1,4 @@
-"""`sytq top`: queues, workers, rates, gates and the latest failures on one screen, live.
-
-Owns the screen, its keys and its pace. What is on it is sytq.cli.snapshot's.
-"""
+"""`sytq top`: queues, workers, rates, limiters and the latest failures on one screen, live."""
 
 from __future__ import annotations
 
@@ -25,26 +22,26 @@ from sytq.cli.options import AsJson, File, open_runtime, seconds
 from sytq.cli.output import age, as_json, cell
 from sytq.cli.snapshot import snapshot, totals
 
-_SHORTEST = 0.2
+_MIN_INTERVAL = 0.2
 _ROWS = 12  # of each table; the screen ends where the terminal does
-_LEAVE = set("qQ\x04")  # and Escape alone, which is how other keys begin
+_QUIT = set("qQ\x04")  # and Escape alone: other keys begin with it
 
 
 def top(
     interval: Annotated[
         float | None,
-        typer.Option("--interval", "-i", parser=seconds, metavar="DURATION", help="Between two looks; default: 2s."),
+        typer.Option("--interval", "-i", parser=seconds, metavar="DURATION", help="Time between updates. Default: 2s."),
     ] = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Show what is going on, and go on showing it; q ends. Without a terminal, once."""
+    """Watch queues, workers, rates and failures; q quits. Without a terminal, print them once."""
     parts = open_runtime(file)
-    pause = 2.0 if interval is None else max(interval, _SHORTEST)
+    pause = 2.0 if interval is None else max(interval, _MIN_INTERVAL)
     console = Console()
     if json_wanted or not (console.is_terminal and sys.stdin.isatty()):
         before = totals(parts)
-        time.sleep(min(pause, 1.0))  # a rate needs two looks
+        time.sleep(min(pause, 1.0))  # a rate needs two samples
         found = snapshot(parts, before, totals(parts))
         if json_wanted:
             as_json(found)
@@ -65,16 +62,16 @@ def top(
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """The keyboard without Return: a function that waits for some seconds and says whether somebody wants to leave."""
+    """Read single keys: yields a function that waits up to `timeout` seconds and returns True to quit."""
     keyboard = sys.stdin.fileno()
     usual = termios.tcgetattr(keyboard)
 
-    def pressed(patience: float) -> bool:
-        deadline = time.monotonic() + patience
+    def pressed(timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             if select.select([keyboard], [], [], left)[0]:
                 typed = os.read(keyboard, 100).decode(errors="replace")
-                if not typed or typed == "\x1b" or _LEAVE & set(typed):
+                if not typed or typed == "\x1b" or _QUIT & set(typed):
                     return True
         return False
 
@@ -95,7 +92,9 @@ def _screen(found: dict[str, Any]) -> RenderableType:
         if level["waiting"] or level["running"] or (level is queue["priorities"][0] and queue["delayed"])
     ]
     parts.append(
-        _table(("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside"), rows, "all empty")
+        _table(
+            ("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside"), rows, "all queues are empty"
+        )
     )
     outcomes = ("submitted", "succeeded", "dead", "cancelled")
     rates = [

@@ -1,8 +1,4 @@
-"""`sytq types`: pause and resume a task type.
-
-Owns the words. A pause is a type's and not a queue's, hence this group: what shares a queue with it goes on. Which
-types there are, and which of them are paused, says `sytq plugin list`.
-"""
+"""`sytq types`: pause and resume a task type. Other types in the same queue go on; `sytq plugin list` lists both."""
 
 from __future__ import annotations
 
@@ -17,17 +13,17 @@ from sytq.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="TYPE", help="The task type.")]
+Name = Annotated[str, typer.Argument(metavar="TYPE", help="Task type.")]
 
 
 @app.command()
 def pause(
     name: Name,
-    why: Annotated[str, typer.Option("--why", help="Shown to whoever finds it paused.")],
+    why: Annotated[str, typer.Option("--why", help="A reason, shown while the type is paused.")],
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Start no task of a type, on any worker, until `resume`; what runs goes on. Survives restarts."""
+    """Pause a task type until `resume`. Running tasks finish; the pause holds on all workers and survives restarts."""
     parts = open_runtime(file)
     parts.operator.pause(name, by=person(), why=why)
     noted(parts, "type.pause", name, why)
@@ -39,7 +35,7 @@ def pause(
 
 @app.command()
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Start tasks of a type again."""
+    """Resume a paused task type."""
     parts = open_runtime(file)
     if parts.operator.resume(name):
         noted(parts, "type.resume", name)

@@ -1,6 +1,6 @@
-"""`sytq wait`: stay until tasks have ended, and say by the exit status how.
+"""`sytq wait`: wait until tasks have ended, with an exit status that says how.
 
-Owns these exit statuses and the looking on. A task has ended when its row says so, as the result is in the row.
+A task has ended when its row says so, because the row has the result.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from sytq.runtime import Runtime
 from sytq.service import status as overview
 from sytq.states import CANCELLED, DEAD, TERMINAL
 
-#: Exit statuses; of several tasks the first that applies. docs/cli.md has the table.
+#: Exit statuses; the first that applies to any of the tasks.
 DIED, WAS_CANCELLED, TIMED_OUT = 3, 4, 5
-_LOOK = 0.2
-_PATIENCE = 5.0  # seconds until somebody who waits for a worker is told so
+_INTERVAL = 0.2
+_NOTICE_AFTER = 5.0  # seconds until the command reports that no worker is alive
 
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", parser=seconds, metavar="DURATION", help="Wait no longer than that.")
+    float | None,
+    typer.Option("--timeout", parser=seconds, metavar="DURATION", help="Stop waiting after this time. Default: never."),
 ]
 
 
 def wait(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks' ids.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the tasks.")],
     timeout: Timeout = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Wait until tasks have ended. Exit 0 when all succeeded, 3 dead, 4 cancelled, 5 the time is up."""
+    """Wait until tasks have ended. Exits 0 when all succeeded, 3 when one is dead, 4 when cancelled, 5 on timeout."""
     parts = open_runtime(file)
     asked = {task_id: found_task(parts, task_id) for task_id in dict.fromkeys(ids)}
     rows = follow(parts, list(asked), timeout)
@@ -53,7 +54,7 @@ def wait(
 
 
 def ended_code(ids: Sequence[str] | Mapping[str, object], rows: Mapping[str, Task]) -> int:
-    """The exit status for these tasks, of which `rows` have ended."""
+    """The exit status for these tasks; `rows` are the ended ones."""
     states = {rows[task_id].state if task_id in rows else "" for task_id in ids}
     for state, code in ((DEAD, DIED), (CANCELLED, WAS_CANCELLED), ("", TIMED_OUT)):
         if state in states:
@@ -62,13 +63,13 @@ def ended_code(ids: Sequence[str] | Mapping[str, object], rows: Mapping[str, Tas
 
 
 def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[str, Task]:
-    """Wait until these tasks have ended, or the time (seconds) is up; return the rows of those that have.
+    """Wait until these tasks have ended or the timeout (seconds) is over, and return the rows of ended ones.
 
-    A store that does not answer is waited for. On a terminal a bar on standard error says how far they are.
+    An unavailable store is retried. On a terminal a progress bar is shown on standard error.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Task] = {}
-    since, warned, told = time.monotonic(), False, False
+    since, warned, noticed = time.monotonic(), False, False
     with _bar(len(ids)) as show:
         while True:
             open_ids = [task_id for task_id in ids if task_id not in ended]
@@ -76,27 +77,27 @@ def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[st
                 ended |= _look(parts, open_ids, show, len(ended))
             except DatabaseUnavailable as error:
                 if not warned:
-                    typer.echo(f"warning: {error}; it is waited for", err=True)
+                    typer.echo(f"warning: {error}; still trying", err=True)
                 warned = True
-            if not (told or ended) and time.monotonic() - since > _PATIENCE:
-                told = True
-                _say_what_lacks(parts)
+            if not (noticed or ended) and time.monotonic() - since > _NOTICE_AFTER:
+                noticed = True
+                _report_missing_workers(parts)
             left = None if deadline is None else deadline - time.monotonic()
             if len(ended) == len(ids) or (left is not None and left <= 0):
                 return ended
-            time.sleep(_LOOK if left is None else min(_LOOK, left))
+            time.sleep(_INTERVAL if left is None else min(_INTERVAL, left))
 
 
-def _say_what_lacks(parts: Runtime) -> None:
+def _report_missing_workers(parts: Runtime) -> None:
     try:
         if not any(worker["alive"] for worker in overview.workers(parts.inspection, parts.settings.worker.liveness)):
-            typer.echo("There is no worker: see `sytq doctor`.", err=True)
+            typer.echo("No worker is running; see `sytq doctor`.", err=True)
     except RedisUnavailable as error:
-        typer.echo(f"warning: {error}; it is waited for", err=True)
+        typer.echo(f"warning: {error}; still trying", err=True)
 
 
 def _look(parts: Runtime, ids: Sequence[str], show: Any, before: int) -> dict[str, Task]:
-    """The rows of those that have ended by now."""
+    """The rows of the tasks that have ended by now."""
     try:
         live = parts.inspection.live(ids)
     except RedisUnavailable:

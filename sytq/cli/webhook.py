@@ -1,7 +1,6 @@
-"""`sytq webhook`: one test delivery, made here and now.
+"""`sytq webhook`: one test delivery from this process.
 
-Owns the trial context, in which nothing waits for its turn or for a limit. The request, its signature and the verdict
-are the task type's own.
+Request, signature and verdict come from the task type; only waiting for permits is left out.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Keeps `test` a command of its own, as long as it is the only one."""
+    """Test a webhook receiver."""
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -45,24 +44,26 @@ def _header(text: str) -> tuple[str, str]:
 
 @app.command()
 def test(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The receiver.")],
-    body: Annotated[str | None, typer.Option("--body", help="What is sent; not given: a short JSON object.")] = None,
-    method: Annotated[str, typer.Option("--method", help="The HTTP method.")] = "POST",
+    url: Annotated[str, typer.Argument(metavar="URL", help="URL of the receiver.")],
+    body: Annotated[
+        str | None, typer.Option("--body", help="Body of the request. Default: a short JSON object.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="HTTP method.")] = "POST",
     headers: Annotated[
         list[Any] | None,
-        typer.Option("--header", parser=_header, metavar="'NAME: VALUE'", help="A header; may be repeated."),
+        typer.Option("--header", parser=_header, metavar="'NAME: VALUE'", help="A request header; repeatable."),
     ] = None,
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Send one signed message as a webhook task would, and show the answer. Exit 1 unless it is a 2xx."""
+    """Send a signed test message and show the response. Exits 1 unless the response is a 2xx."""
     parts = open_runtime(file)
     declared = parts.registry.get("webhook")
     if body is None:
-        body = encode({"type": "test", "timestamp": int(time.time()), "message": "a test delivery of sytq"})
+        body = encode({"type": "test", "timestamp": int(time.time()), "message": "a test delivery from sytq"})
     payload = {"url": url, "method": method, "headers": dict(headers or []), "body": body}
     message_id = new_id()
-    parts.submitter.prepare("webhook", payload, id=message_id)  # refuses what a submission would be refused for
+    parts.submitter.prepare("webhook", payload, id=message_id)  # the same checks as at a submission
     message = Message[Any](declared.queue, "webhook", (payload,), {}, {}, message_id, int(time.time() * 1000))
     delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=0, token=0)
     outcome = asyncio.run(_run(parts, declared, delivery))
@@ -80,7 +81,7 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
     services = task_services(parts, client, asyncio.get_running_loop(), parts.limiters)
     with services.threads:
         try:
-            context = _Trial(services, declared, delivery)
+            context = _TestContext(services, declared, delivery)
             delivery.result = await declared.function(context, declared.parse(delivery.payload))
         except Exception as raised:
             error = raised
@@ -89,8 +90,8 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
     return decide(declared, delivery, error)
 
 
-class _Trial(AsyncContext):
-    """Somebody is waiting: a receiver that is disabled is tried all the same, and nothing is counted against it."""
+class _TestContext(AsyncContext):
+    """Calls a disabled receiver too, waits for no permit, and counts nothing against the receiver."""
 
     async def turn(self) -> None:
         pass
@@ -100,7 +101,7 @@ class _Trial(AsyncContext):
         yield Permit(self.id, 0, 0, gates, units)
 
     async def transaction(self, work: Callable[[Transaction], Any]) -> Any:
-        return None  # there is no task that could hold it
+        return None  # there is no task to write to
 
 
 def _print(delivery: Delivery, outcome: Outcome) -> None:
@@ -108,7 +109,7 @@ def _print(delivery: Delivery, outcome: Outcome) -> None:
     lines: dict[str, object] = {"id": f"msg_{delivery.id}", "status": known.get("status")}
     lines["took"] = ", ".join(f"{part} {taken:g} ms" for part, taken in known.get("latency_ms", {}).items())
     if outcome.kind == "retry":
-        lines["verdict"] = f"a task would try again in {outcome.delay:g} s: {outcome.error}"
+        lines["verdict"] = f"a task would retry in {outcome.delay:g} s: {outcome.error}"
     else:
         lines["verdict"] = "delivered" if outcome.kind == "done" else f"a task would be dead: {outcome.error}"
     lines["headers"] = json.dumps(known["headers"], ensure_ascii=False) if known.get("headers") else None

@@ -39,10 +39,10 @@ def test_all_that_match_are_cancelled_rescheduled_retried_and_deleted(installati
         (("burn", "state:*"), 2, "'burn' is not an action; valid: cancel, retry, reschedule, delete"),
         (("cancel", "colour:red"), 1, "at character 1: 'colour' is not a field"),
         (("cancel", "type:nosuch"), 1, "'nosuch' is not a task type"),
-        (("delete", "id:nosuch"), 1, "there is no such task 'nosuch' here; nothing was done"),
+        (("delete", "id:nosuch"), 1, "there is no matching task 'nosuch'; nothing was changed"),
         (("retry", "state:queued"), 1, "it lets no task through that retry could change"),
-        (("reschedule", "type:plain"), 2, "--to is needed for reschedule"),
-        (("cancel", "type:plain", "--to", "1h"), 2, "--to is needed for reschedule, and for nothing else"),
+        (("reschedule", "type:plain"), 2, "--to is required for reschedule"),
+        (("cancel", "type:plain", "--to", "1h"), 2, "--to is required for reschedule and not valid otherwise"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_submitted(

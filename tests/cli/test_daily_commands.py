@@ -70,17 +70,17 @@ def test_text_becomes_what_the_type_wants(installation: Installation) -> None:
     [
         (("nosuch",), ["type: 'nosuch' is not a task type; valid: backup, "]),
         (("plain", "seconds=soon"), ["journal: Field required", "seconds: Input should be a valid number"]),
-        (("webhook", "url=http://x.org", "colour=red"), ["colour: no such field; valid: url, method, headers, body"]),
+        (("webhook", "url=http://x.org", "colour=red"), ["colour: not a field; valid: url, method, headers, body"]),
         (("webhook", "url=http://10.0.0.1/"), ["url: "]),
         (("default", "nonsense"), ["nonsense: not a field; valid: key=value, key:=json"]),
-        (("default", "a=1", "a=2"), ["a: given twice; a list is written a:="]),
-        (("default", "a=1", "a.b=2"), ["a.b: 'a' is given as a value already"]),
-        (("default", "a..b=2"), ["a..b: a part of its name is empty"]),
+        (("default", "a=1", "a=2"), ["a: given twice; write a list as a:="]),
+        (("default", "a=1", "a.b=2"), ["a.b: 'a' already has a value that is not an object"]),
+        (("default", "a..b=2"), ["a..b: part of the name is empty"]),
         (("default", "a:=yes"), ["a: not JSON: Expecting value"]),
         (("default", "a:=NaN"), ["a: NaN is not JSON"]),
         (("default", "@/no/such/file"), ["@/no/such/file: the file cannot be read: No such file"]),
         (("default", "a=@/no/such/file"), ["@/no/such/file: the file cannot be read: No such file"]),
-        (("default", "-", "{}"), ["{}: only one whole payload can be given"]),
+        (("default", "-", "{}"), ["{}: give only one whole payload"]),
         (("default", "--queue", "nosuch"), ["queue: 'nosuch' is not a queue; valid: bulk, "]),
         (("lonely", "journal=x", "--unique", "k"), ["unique_key: tasks of type 'lonely' have a key of their own"]),
     ],
@@ -114,7 +114,7 @@ def test_a_task_is_sent_with_priority_time_key_and_queue(installation: Installat
     assert first["accepted"] and (row.priority, row.queue) == ("high", "gentle") and row.unique_key.endswith(":k-1")
     assert row.state == "scheduled" and 3500 < (row.scheduled_at - row.created_at).total_seconds() <= 3601
     again = run(installation, *send)
-    assert again.stdout.strip() == first["id"] and "same key" in again.stderr
+    assert again.stdout.strip() == first["id"] and "same unique key" in again.stderr
     for option in (("--unique", "a b"), ("--priority", "top"), ("--at", "soon"), ("--timeout", "5s")):
         assert option[0] in run(installation, *send[:3], *option, status=2).stderr
 
@@ -128,7 +128,7 @@ def test_a_sent_task_is_waited_for_and_its_result_printed(busy: Installation) ->
     assert "dead: " in run(busy, "send", "hopeless", journal, "--wait", status=3).stderr
     slow = run(busy, "send", "plain", journal, "--at", "1h", "--wait", "--timeout", "100ms", status=5)
     task = slow.stderr.split()[0]
-    assert slow.stdout == "" and f"`sytq wait {task}` goes on" in slow.stderr
+    assert slow.stdout == "" and f"`sytq wait {task}` waits longer" in slow.stderr
     run(busy, "cancel", task)
     assert run(busy, "wait", task, status=4).stdout.startswith(f"{task}  cancelled  cancelled by ")
 
@@ -147,7 +147,7 @@ def test_wait_tells_by_its_exit_status_how_tasks_ended(busy: Installation) -> No
 
 def test_wait_says_that_there_is_no_worker(installation: Installation) -> None:
     done = run(installation, "wait", installation.submit("plain"), "--timeout", "7s", status=5)
-    assert done.stderr == "There is no worker: see `sytq doctor`.\n"
+    assert done.stderr == "No worker is running; see `sytq doctor`.\n"
 
 
 def test_wait_shows_progress_on_a_terminal_and_ctrl_c_leaves_the_task_alone(busy: Installation) -> None:
@@ -174,7 +174,7 @@ def test_a_task_is_retried_by_its_id(on_mysql: Installation) -> None:
     dead, good = on_mysql.submit("hopeless", "h"), on_mysql.submit("plain", "p")
     on_mysql.wait_state(dead, "dead")
     on_mysql.wait_state(good, "succeeded")
-    assert run(on_mysql, "retry", dead).stdout == f"{dead} runs again\n"
+    assert run(on_mysql, "retry", dead).stdout == f"{dead} is queued again\n"
     poll(lambda: on_mysql.notes()["start h"] == 2, message="it ran again")
     on_mysql.wait_state(dead, "dead")
     refused = run(on_mysql, "retry", good, dead, "--json", status=1)

@@ -83,7 +83,7 @@ def test_nothing_runs_and_it_says_what_to_start(tmp_path: Path) -> None:
     }
     done = sytq("doctor", environ=environ)
     assert done.returncode == 1 and list(tmp_path.iterdir()) == []
-    assert "fail redis" in done.stdout and "start Redis, or correct redis.url and its login" in done.stdout
+    assert "fail redis" in done.stdout and "start Redis, or correct redis.url and its credentials" in done.stdout
     assert f"there is no file {tmp_path / 'sytq.db'}" in done.stdout and "run `sytq db migrate`" in done.stdout
     assert "nothing listens at 127.0.0.1:8080" in done.stdout or "8080" in done.stdout
     assert "hush-hush" not in done.stdout + done.stderr and "Traceback" not in done.stderr
@@ -103,7 +103,7 @@ def test_a_configuration_that_cannot_be_read_is_the_only_finding(tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "check", "verdict", "words"),
     [
-        (("--appendonly", "no"), "redis persistence", "warn", "a restart is an empty Redis"),
+        (("--appendonly", "no"), "redis persistence", "warn", "Redis is empty after a restart"),
         (("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"), "redis eviction", "fail", "deletes queues"),
         (("--maxmemory-policy", "allkeys-lru"), "redis eviction", "warn", "maxmemory is not set"),
         (("--requirepass", "hush-hush"), "redis", "fail", "Authentication required"),
@@ -196,7 +196,7 @@ def test_mysql_is_looked_at(tmp_path: Path, redis_url: str, mysql_server: MySQLS
     mysql_server.execute(f"ALTER DATABASE `{name}` CHARACTER SET latin1")
     assert "database latin1" in examined(made)["database charset"]["said"]
     refused = examined(made, 1, SYTQ_DATABASE__URL=mysql_url.replace("root@", "nobody:hush-hush@"))
-    assert refused["database"]["said"].startswith("it refuses: ")
+    assert refused["database"]["said"].startswith("the database refuses: ")
     made.close()
 
 
@@ -227,15 +227,15 @@ BALANCE = '{"is_available": %s, "balance_infos": [{"currency": "CNY", "total_bal
 @pytest.mark.parametrize(
     ("status", "body", "balance", "verdict", "words"),
     [
-        (200, BALANCE % "true", True, "ok", "it takes the key; balance 110.00 CNY"),
+        (200, BALANCE % "true", True, "ok", "the key is accepted; balance 110.00 CNY"),
         (200, BALANCE % "false", True, "fail", "no credit: 110.00 CNY"),
-        (200, "{}", True, "ok", "in a form of its own"),
+        (200, "{}", True, "ok", "unknown format"),
         (402, "{}", True, "fail", "no credit"),
-        (401, "{}", True, "fail", "it refuses the key (HTTP 401)"),
-        (503, "{}", True, "warn", "it answers HTTP 503"),
-        (200, '{"data": []}', False, "ok", "it takes the key"),
-        (404, "{}", False, "ok", "it answers (HTTP 404); only a call shows more"),
-        (401, "{}", False, "fail", "it refuses the key"),
+        (401, "{}", True, "fail", "refuses the key (HTTP 401)"),
+        (503, "{}", True, "warn", "the provider answers HTTP 503"),
+        (200, '{"data": []}', False, "ok", "the key is accepted"),
+        (404, "{}", False, "ok", "the provider answers (HTTP 404); only a call shows more"),
+        (401, "{}", False, "fail", "refuses the key"),
     ],
 )
 def test_a_provider_is_asked_for_its_balance_or_its_models(
@@ -261,7 +261,7 @@ def test_a_broken_plugin_is_named(installation: Installation, tmp_path: Path) ->
     folder.mkdir()
     (folder / "broken.py").write_text("raise RuntimeError('out of order')\n")
     found = examined(installation, 1, SYTQ_PLUGINS__PATHS=json.dumps([str(folder)]))
-    assert "broken.py is set aside: RuntimeError: out of order" in found["plugins"]["said"]
+    assert "broken.py is quarantined: RuntimeError: out of order" in found["plugins"]["said"]
 
 
 def test_silent_workers_and_a_history_that_waits_are_named(installation: Installation) -> None:
@@ -274,7 +274,7 @@ def test_silent_workers_and_a_history_that_waits_are_named(installation: Install
     installation.runtime.redis.ask("FLUSHALL")
     old = f"{int((time.time() - 90) * 1000)}-0"  # an event that nobody has written for a minute and a half
     installation.runtime.redis.ask("XADD", installation.runtime.keys.events, old, "kind", "started")
-    assert examined(installation, 1)["recorder"]["said"].startswith("1 events wait, the first for 1m")
+    assert examined(installation, 1)["recorder"]["said"].startswith("1 events wait, the oldest for 1m")
 
 
 def test_few_open_files_are_named(installation: Installation) -> None:

@@ -42,7 +42,7 @@ def test_a_person_gets_the_key_alone_on_standard_output(tmp_path: Path) -> None:
     run("db", "migrate", folder=tmp_path)
     done = run("key", "create", "shop", folder=tmp_path)
     assert done.stdout.startswith("sytq_") and len(done.stdout.split()) == 1
-    assert "shown once" in done.stderr
+    assert "shown only once" in done.stderr
     assert "submit read" in run("key", "list", folder=tmp_path).stdout
 
 

@@ -77,6 +77,6 @@ def began(installation: Installation, terminal: Terminal) -> bool:
 def test_logs_needs_ids_or_follow(installation: Installation) -> None:
     for arguments in ((), ("some-id", "--type", "plain")):
         done = sytq("logs", *arguments, environ=installation.environ)
-        assert done.returncode == 2 and "give either ids, or --follow" in done.stderr
+        assert done.returncode == 2 and "give ids, or --follow" in done.stderr
     assert "there is no task 'nosuch'" in sytq("logs", "nosuch", environ=installation.environ).stderr
     assert "valid: backup" in sytq("logs", "-f", "--type", "nosuch", environ=installation.environ).stderr

@@ -60,7 +60,7 @@ def test_a_long_list_is_read_page_by_page(installation: Installation) -> None:
     header, *rows = first.stdout.splitlines()
     assert header.split() == ["id", "type", "queue", "state", "attempts", "age", "error"]
     assert [row.split()[:4] for row in rows] == [[task, "plain", "plain", "queued"] for task in tasks[:0:-1]]
-    cursor = first.stderr.removeprefix("There are more: --after ").strip()
+    cursor = first.stderr.removeprefix("There are more; continue with --after ").strip()
     rest = found(installation, "ls", "state:queued", "-n", "2", "--after", cursor)
     assert [entry["id"] for entry in rest["tasks"]] == [tasks[0]] and rest["next"] is None
     counted = run(installation, "tasks", "count").stdout.splitlines()
@@ -92,7 +92,7 @@ def test_a_task_is_scheduled_rescheduled_and_cancelled(installation: Installatio
     assert "it is succeeded" in run(installation, "tasks", "reschedule", far, "now", status=1).stderr
     run(installation, "cancel", near, "--why", "not needed")
     assert installation.wait_state(near, "cancelled").error == f"cancelled by {getpass.getuser()}: not needed"
-    assert "has ended" in run(installation, "cancel", near, status=1).stderr
+    assert "has already ended" in run(installation, "cancel", near, status=1).stderr
 
 
 def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
@@ -112,7 +112,7 @@ def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
     assert ["plain", "urgent", "0", "0", "1", "100/1s"] in lines
     assert ["normal", "1", "1"] in [line[:3] for line in lines]
     assert "next step" in run(installation, "cancel", task, "--why", "a mistake").stdout
-    asked = f"(to be cancelled, by {getpass.getuser()}: a mistake)"
+    asked = f"(cancellation requested by {getpass.getuser()}: a mistake)"
     assert asked in run(installation, "queues", "running", "-q", "plain").stdout
     assert asked in run(installation, "show", task).stdout
     assert found(installation, "show", waiting)["state"] == "queued"
@@ -153,7 +153,10 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     for command in (("dead", "replay"), ("dead", "delete"), ("dead", "delete", "--all", "type:hopeless")):
         assert "give either a query" in run(installation, *command, status=2).stderr
     assert run(installation, "dead", "delete", "--all", "--dry-run").stdout == "4 would be deleted\n"
-    assert "no such task 'nosuch' here" in run(installation, "dead", "delete", f"id:{failing},nosuch", status=1).stderr
+    assert (
+        "there is no matching task 'nosuch'"
+        in run(installation, "dead", "delete", f"id:{failing},nosuch", status=1).stderr
+    )
     assert run(installation, "dead", "replay", f"id:{failing} finished:<1h").stdout == "1 replayed\n"
     poll(lambda: installation.notes()["start odd"] == 6, message="all its attempts again")
     done = found(installation, "dead", "delete", "type:hopeless")
@@ -183,7 +186,7 @@ def test_a_second_task_with_the_same_key_is_the_first(installation: Installation
     submit = ("send", "lonely", payload(installation, "a"))
     first = run(installation, *submit).stdout
     again = run(installation, *submit)
-    assert again.stdout == first and "same key" in again.stderr
+    assert again.stdout == first and "same unique key" in again.stderr
     assert found(installation, *submit) == {"id": first.strip(), "accepted": False}
 
 

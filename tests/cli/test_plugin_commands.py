@@ -29,7 +29,7 @@ def test_a_new_type_is_one_file_that_is_good(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "plugins").iterdir()] == ["nightly_import.py"]
     checked = sytq(tmp_path, "check", "plugins/nightly_import.py")
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert checked.stdout == "plugins/nightly_import.py: good (nightly-import; 4 tests passed, 2 do not apply)\n"
+    assert checked.stdout == "plugins/nightly_import.py: ok (nightly-import; 4 tests passed, 2 do not apply)\n"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def test_top_is_live_and_q_ends_it(installation: Installation) -> None:
     worker = installation.start_worker()
     terminal = Terminal("top", "--interval", "300ms", environ=installation.environ, columns=160)
     terminal.wait_for("1 worker\x1b")
-    terminal.wait_for("all empty")
+    terminal.wait_for("all queues are empty")
     assert "\x1b[?1049h" in terminal.text  # on a screen of its own
     dead = installation.submit("hopeless", "h")
     installation.submit("plain", "p", seconds=600)
@@ -84,4 +84,4 @@ def test_stats_of_a_period(installation: Installation) -> None:
     before = sytq("stats", "--since", "2h", "--until", "1h", "--json", environ=installation.environ)
     assert json.loads(before.stdout)["types"] == {}
     wrong = sytq("stats", "--since", "1h", "--until", "2h", environ=installation.environ)
-    assert wrong.returncode == 2 and "it begins after its end" in wrong.stderr
+    assert wrong.returncode == 2 and "the period begins after its end" in wrong.stderr

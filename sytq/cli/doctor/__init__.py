@@ -1,7 +1,6 @@
-"""`sytq doctor`: looks at everything that sytq stands on and says what to do about what is wrong.
+"""`sytq doctor`: checks everything that sytq depends on, and suggests a fix for each problem. Changes nothing.
 
-Owns the words of the command. What is looked at stands in the modules beside this one, a subject each; nothing that
-they do changes anything.
+Each module beside this one checks one subject.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sytq.errors import ConfigError
 from sytq.observability import logs
 
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "bold red"}
-#: Name -> what is looked at. Each has its own thread and its own deadline.
+#: Name -> check. Each runs on its own thread with its own deadline.
 _CHECKS = {
     "redis": redis,
     "database": database,
@@ -39,17 +38,20 @@ _CHECKS = {
 
 
 def doctor(json_wanted: AsJson = False, file: File = None) -> None:
-    """Check configuration, stores, providers, workers and this machine, and say what to do. Exit 1 when one fails."""
-    logs.configure("critical", "console", "cli")  # what they would say is what this says
+    """Check configuration, stores, providers, workers and this machine.
+
+    Suggests a fix for each problem. Exits 1 on a failure.
+    """
+    logs.configure("critical", "console", "cli")  # the findings say the same
     try:
         settings = load(file)
     except ConfigError as error:
-        todo = "correct the configuration; `sytq config show` has every setting once it can be read"
+        todo = "correct the configuration; once it is valid, `sytq config show` lists every setting"
         found = [Finding("config", FAIL, line, todo) for line in str(error).splitlines()]
     else:
         found = [Finding("config", WARN, said, "see docs/configuration.md") for said in warnings(settings)]
         given = len(settings.origins)
-        found = found or [Finding("config", OK, f"valid; {given} given, the rest default")]
+        found = found or [Finding("config", OK, f"valid: {given} given, the others are defaults")]
         found += examined({**_CHECKS, **providers(settings)}, settings)
     failed = any(finding.verdict == FAIL for finding in found)
     if json_wanted:

@@ -1,4 +1,4 @@
-"""What of a server is compared: its clock with this machine's, its version with the oldest that will do."""
+"""Compares a server's clock with this machine's, and its version with the oldest supported one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WARN, _FAIL = 1.0, 10.0  # seconds
 
 
 def skew(ask: Callable[[], float]) -> float:
-    """By how many seconds a server's clock is ahead of ours; the best of three, as half a round trip is unknown."""
+    """Seconds by which a server's clock is ahead of ours: the sample with the shortest round trip of three."""
     best = (float("inf"), 0.0)
     for _ in range(3):
         before = time.time()
@@ -23,14 +23,12 @@ def skew(ask: Callable[[], float]) -> float:
 
 
 def clock(check: str, ahead: float) -> Finding:
-    """What it means that a server's clock is so many seconds ahead of ours."""
+    """The finding for a server's clock that is `ahead` seconds ahead of ours."""
     said = f"{abs(ahead) * 1000:.0f} ms {'ahead of' if ahead > 0 else 'behind'} this machine's"
     if abs(ahead) < _WARN:
         return Finding(check, OK, said)
     verdict = FAIL if abs(ahead) >= _FAIL else WARN
-    return Finding(
-        check, verdict, said, "run an NTP client on both machines: times of tasks are mixed from both clocks"
-    )
+    return Finding(check, verdict, said, "run an NTP client on both machines: task times come from both clocks")
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -1,7 +1,4 @@
-"""The database: whether it answers, has our tables, and keeps sessions and commits as we rely on.
-
-Owns what is asked of MySQL, MariaDB and SQLite. Makes no file where there is no database yet.
-"""
+"""Checks the database: connection, tables, session settings, durability. Creates no SQLite file."""
 
 from __future__ import annotations
 
@@ -22,21 +19,23 @@ from sytq.ledger.migrations import pending
 from sytq.ledger.models import ApiKey
 from sytq.ledger.search import Search
 
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Version, migrations, session, room for our connections, durability, clock; and whether anybody can log in."""
+    """Check version, migrations, session, connections, durability and clock, and whether anybody can log in."""
     parts = urlsplit(settings.database_url)
     if parts.scheme == "sqlite" and not Path(path := unquote(parts.path[1:])).exists():
         yield Finding("database", FAIL, f"there is no file {path}", "run `sytq db migrate`, or correct database.url")
         return
-    base = open_database(settings.database_url, pool=1, timeout=_PATIENCE)
+    base = open_database(settings.database_url, pool=1, timeout=_TIMEOUT)
     try:
         ahead = skew(lambda: _time(base))
     except (DatabaseUnavailable, peewee.PeeweeException) as error:
-        said = str(error) if isinstance(error, DatabaseUnavailable) else f"it refuses: {error.args[-1]}"
-        yield Finding("database", FAIL, said[:300], "start the database, or correct database.url; nothing is accepted")
+        said = str(error) if isinstance(error, DatabaseUnavailable) else f"the database refuses: {error.args[-1]}"
+        yield Finding(
+            "database", FAIL, said[:300], "start the database, or correct database.url; until then no task is accepted"
+        )
         return
     yield from (_mysql if is_mysql(base) else _sqlite)(base, settings)
     missing = pending(base)
@@ -56,11 +55,11 @@ def _sqlite(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
 
     version, mode = read(base, work)
     if numbers(version) < (3, 35):
-        yield Finding("database", FAIL, f"SQLite {version}", "use a Python with SQLite 3.35 or newer")
+        yield Finding("database", FAIL, f"SQLite {version}", "use a Python that comes with SQLite 3.35 or newer")
     else:
         yield Finding("database", OK, f"SQLite {version}")
     if mode != "wal":
-        todo = "put it on a local disk: a network file system cannot share it between processes"
+        todo = "move the file to a local disk: processes cannot share SQLite on a network file system"
         yield Finding("database journal", FAIL, f"journal_mode is {mode}, and wal cannot be set", todo)
 
 
@@ -78,46 +77,46 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
     said = f"{'MariaDB' if maria else 'MySQL'} {version}"
     old = numbers(version) < oldest
     yield Finding("database", FAIL if old else OK, said, "use MySQL 8 or MariaDB 10.5, or newer" if old else "")
-    # What every connection of ours sets: a proxy between may have taken it back.
+    # Every connection of ours sets these; a proxy in between may undo it.
     strict = "STRICT_ALL_TABLES" in str(seen["sql_mode"]) and str(seen["time_zone"]) in ("+00:00", "UTC")
     if strict:
         yield Finding("database session", OK, "strict SQL mode, UTC")
     else:
-        said = f"sql_mode {seen['sql_mode']}, time_zone {seen['time_zone']}: what sytq set did not stay"
-        yield Finding("database session", FAIL, said, "let no proxy share sessions between statements")
+        said = f"sql_mode {seen['sql_mode']}, time_zone {seen['time_zone']}: the settings of sytq were lost"
+        yield Finding(
+            "database session", FAIL, said, "configure the proxy so that it does not share sessions between statements"
+        )
     charsets = {str(seen["character_set_connection"]), str(seen["character_set_database"])}
     if charsets == {"utf8mb4"}:
         yield Finding("database charset", OK, "utf8mb4")
     else:
         said = f"connection {seen['character_set_connection']}, database {seen['character_set_database']}"
-        todo = (
-            "ALTER DATABASE ... CHARACTER SET utf8mb4, and charset=utf8mb4 in the address: others cut emoji and Chinese"
-        )
+        todo = "ALTER DATABASE ... CHARACTER SET utf8mb4, and charset=utf8mb4 in the URL: others lose emoji and Chinese"
         yield Finding("database charset", WARN, said, todo)
     if int(seen["max_allowed_packet"]) < 4 << 20:
         said = f"max_allowed_packet is {int(seen['max_allowed_packet']) >> 10} KiB"
-        yield Finding("database packet", WARN, said, "set max_allowed_packet to 16M: batches of tasks are larger")
+        yield Finding("database packet", WARN, said, "set max_allowed_packet to 16M: batches of tasks can be larger")
     most, needed = int(seen["max_connections"]), _connections(settings)
     verdict, todo = (OK, "") if needed <= most else (WARN, "raise max_connections, or lower database.pool")
-    said = f"one machine with this configuration opens up to {needed} of {most}"
+    said = f"a machine with this configuration opens up to {needed} of {most} connections"
     yield Finding("database connections", verdict, said, todo)
     if int(seen["innodb_flush_log_at_trx_commit"]) != 1:
         said = f"innodb_flush_log_at_trx_commit is {seen['innodb_flush_log_at_trx_commit']}"
         todo = "set it to 1, or accept that a power cut may lose the last second of accepted tasks"
         yield Finding("database durability", WARN, said, todo)
     else:
-        yield Finding("database durability", OK, "a commit is on disk")
+        yield Finding("database durability", OK, "every commit reaches the disk")
 
 
 def _logins(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
-    """Whether anybody can log in: keys are in the database."""
+    """Check that a user or a valid key exists."""
     if settings.auth.enabled and not settings.auth.users:
         with base.bind_ctx([ApiKey]):
             live = ApiKeys(base).any_live()
         if live:
             yield Finding("auth", OK, "API keys only; auth.users is empty")
         else:
-            said = "auth.enabled is true, and there is neither a user nor a key that may be used: nobody can log in"
+            said = "auth.enabled is true, but there is neither a user nor a valid key: nobody can log in"
             yield Finding("auth", WARN, said, "run `sytq key create`, or set auth.users")
 
 

@@ -1,7 +1,4 @@
-"""What a check finds, and how all of them run: at once, each in its time, and without a secret in what they say.
-
-Owns the verdicts and the deadline. Must not know what is looked at.
-"""
+"""Runs checks concurrently, each with a deadline, and masks secrets in their findings."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from sytq.config.masking import mask_text
 from sytq.errors import SytqError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-#: Seconds for all findings of one check. What hangs for longer is given up and said so.
+#: Seconds for all findings of one check; a check that hangs longer is reported and abandoned.
 DEADLINE = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`said` is what is, `todo` what to do about it when it is not well."""
+    """One finding: `said` describes it, `todo` suggests a fix unless the verdict is ok."""
 
     check: str
     verdict: str
@@ -38,7 +35,7 @@ def examined(checks: Mapping[str, Check], settings: Settings) -> list[Finding]:
     """Run all checks at once and return what they found, in their order."""
     found: dict[str, list[Finding]] = {name: [] for name in checks}
     threads = {
-        # Nobody waits for one that hangs: it ends with the process.
+        # A thread that hangs ends with the process.
         name: threading.Thread(target=_run, args=(name, check, settings, found[name]), daemon=True)
         for name, check in checks.items()
     }
@@ -49,9 +46,7 @@ def examined(checks: Mapping[str, Check], settings: Settings) -> list[Finding]:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             late = f"no answer within {DEADLINE:g} s"
-            found[name].append(
-                Finding(name, FAIL, late, "look at what it should answer: it hangs, or the network does")
-            )
+            found[name].append(Finding(name, FAIL, late, "check the server and the network: one of them hangs"))
     return [finding for each in found.values() for finding in each]
 
 
@@ -62,5 +57,5 @@ def _run(name: str, check: Check, settings: Settings, found: list[Finding]) -> N
     except (SytqError, peewee.PeeweeException) as error:
         said = " ".join(str(error.args[-1] if error.args else error).split())
         found.append(Finding(name, FAIL, mask_text(said)[:300], "see the checks before this one"))
-    except Exception as error:  # a check must not be what is wrong
-        found.append(Finding(name, FAIL, f"could not be checked: {type(error).__name__}", "report this"))
+    except Exception as error:  # a broken check is a finding, too
+        found.append(Finding(name, FAIL, f"the check failed: {type(error).__name__}", "report this as a bug"))

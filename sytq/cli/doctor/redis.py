@@ -1,6 +1,6 @@
-"""Redis: whether it answers, keeps what it is given, and deletes nothing.
+"""Checks Redis: latency, persistence, eviction, memory.
 
-Owns what is asked of it: INFO and PING alone, which every provider of Redis allows.
+Uses only INFO, PING and TIME, which every hosted Redis allows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
 from sytq.errors import RedisUnavailable
 
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 _OLDEST = (6, 2)
 _SLOW_MS = 10.0
 
 
 def redis(settings: Settings) -> Iterator[Finding]:
-    """Version, latency, persistence, eviction, memory, role, clock."""
-    server = Redis(settings.redis.dsn, home=Keys(settings.redis.prefix).epoch, connections=2, timeout=_PATIENCE)
+    """Check version, latency, persistence, eviction, memory, role and clock."""
+    server = Redis(settings.redis.dsn, home=Keys(settings.redis.prefix).epoch, connections=2, timeout=_TIMEOUT)
     try:
         times = []
         for _ in range(5):
@@ -40,12 +40,12 @@ def redis(settings: Settings) -> Iterator[Finding]:
             "redis",
             FAIL,
             str(error),
-            "start Redis, or correct redis.url and its login; meanwhile tasks are only accepted",
+            "start Redis, or correct redis.url and its credentials; meanwhile tasks are accepted but do not run",
         )
         return
     except RedisError as error:
-        todo = "correct the login in redis.url, or its rights (docs/redis.md)"
-        yield Finding("redis", FAIL, f"it refuses: {str(error)[:200]}", todo)
+        todo = "correct the credentials in redis.url, or the ACL (docs/redis.md)"
+        yield Finding("redis", FAIL, f"Redis refuses: {str(error)[:200]}", todo)
         return
     version = str(info.get("valkey_version") or info["redis_version"])
     name = "Valkey" if "valkey_version" in info else "Redis"
@@ -55,27 +55,27 @@ def redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", OK, f"{name} {version}")
     latency = statistics.median(times)
     if latency > _SLOW_MS:
-        todo = "bring Redis and workers closer together, or look at what else that machine does"
+        todo = "move Redis and workers closer together, or check the load of that machine"
         yield Finding("redis latency", WARN, f"{latency:.1f} ms for a PING", todo)
     else:
         yield Finding("redis latency", OK, f"{latency:.1f} ms for a PING")
     yield from _kept(info)
     yield from _memory(info)
     if info.get("role") not in ("master", None):
-        yield Finding("redis role", FAIL, f"it is a {info['role']}", "name the master, or use redis+sentinel://")
+        yield Finding(
+            "redis role", FAIL, f"it is a {info['role']}", "use the address of the master, or redis+sentinel://"
+        )
     yield clock("redis clock", ahead)
 
 
 def _kept(info: Mapping[str, Any]) -> Iterator[Finding]:
     if info.get("aof_enabled"):
         if info.get("aof_last_write_status", "ok") != "ok":
-            yield Finding("redis persistence", FAIL, "the append-only file cannot be written", "make room on its disk")
+            yield Finding("redis persistence", FAIL, "the append-only file cannot be written", "free space on its disk")
         else:
-            yield Finding("redis persistence", OK, "append-only file is on")
+            yield Finding("redis persistence", OK, "the append-only file is on")
         return
-    said = (
-        "appendonly is off: a restart is an empty Redis, and what waits comes back from the database, which takes time"
-    )
+    said = "appendonly is off: Redis is empty after a restart, and waiting tasks are dispatched again from the database"
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
         said = "appendonly is off, and the last snapshot could not be written"
     yield Finding("redis persistence", WARN, said, "set `appendonly yes` and `appendfsync everysec`")
@@ -94,10 +94,10 @@ def _memory(info: Mapping[str, Any]) -> Iterator[Finding]:
     if most:
         part, said = used / most, f"{used >> 20} of {most >> 20} MiB"
         verdict = FAIL if part > 0.95 else WARN if part > 0.8 else OK
-        todo = "" if verdict == OK else "raise maxmemory, or find out what fills it (`sytq queues list`)"
+        todo = "" if verdict == OK else "raise maxmemory, or find out what uses the memory (`sytq queues list`)"
         yield Finding("redis memory", verdict, said, todo)
     else:
-        yield Finding("redis memory", OK, f"{used >> 20} MiB, without a limit")
+        yield Finding("redis memory", OK, f"{used >> 20} MiB used, no limit")
 
 
 def _time(server: Redis) -> float:
