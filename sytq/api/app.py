@@ -47,12 +47,12 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
-    counting = Threads("the allowances", size=1)
+    counting = Threads("the quotas", size=1)
     quota = Quota(parts.quotas, counting)
-    bounds = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
-    backlog = QueueDepthLimit(bounds, parts.inspection, redis)
-    acceptor = SubmissionBatcher(parts.ledger, parts.submitter)
-    submission = Submission(parts.registry, parts.submitter, acceptor, quota, backlog, IdempotencyGuard())
+    limits = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
+    queue_depth = QueueDepthLimit(limits, parts.inspection, redis)
+    batcher = SubmissionBatcher(parts.ledger, parts.submitter)
+    submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth, IdempotencyGuard())
     data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
     task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
     shared = Parts(parts, submission, data_loader, task_watcher, sql, redis)
@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, parts.apikeys, quota, parts.audit, sql),
-            _Life(acceptor, [sql, redis, counting], parts),
+            _Life(batcher, [sql, redis, counting], parts),
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/startup", Health(sytq.__version__))
-    app.add_route("/healthz/live", Live(sytq.__version__, acceptor))
+    app.add_route("/healthz/live", Live(sytq.__version__, batcher))
     app.add_route("/healthz/ready", Ready(parts.ledger, parts.inspection, sql, redis))
     app.add_route("/metrics", Metrics(parts.scrape, redis))
     return app
@@ -84,8 +84,8 @@ class _Life:
     """Falcon middleware for start and end of the process: what was accepted and measured is handed over first. It also
     leaves the route where the door can measure by it."""
 
-    def __init__(self, acceptor: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
-        self._acceptor = acceptor
+    def __init__(self, batcher: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
+        self._batcher = batcher
         self._pools = pools
         self._parts = parts
         self._publisher = Publisher(parts.redis, parts.keys)
@@ -98,7 +98,7 @@ class _Life:
         req.scope[ROUTE] = req.uri_template
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        await self._acceptor.close()
+        await self._batcher.close()
         self._publisher.end()
         await asyncio.to_thread(self._publisher.join, 5.0)
         await asyncio.to_thread(tracing.stop)

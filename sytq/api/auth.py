@@ -80,7 +80,7 @@ class Auth:
     ) -> None:
         if req.path not in OPEN:
             caller: Caller = req.context.caller
-            caller.needs(_scope(resource, req.method))
+            caller.require_scope(_scope(resource, req.method))
 
     async def process_response(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, req_succeeded: bool

@@ -1,6 +1,6 @@
-"""Who sends a request, and what that caller may.
+"""The caller of a request and its scopes.
 
-Owns the meaning of the scopes. Must not know how a caller was recognized.
+Must not know how a caller was authenticated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import falcon
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`owner` is what its tasks are submitted under; None bounds are none."""
+    """`owner` is what its tasks are submitted under; None is no limit."""
 
     name: str
     owner: str | None
@@ -24,24 +24,24 @@ class Caller:
 
     @property
     def is_admin(self) -> bool:
-        """Whether everybody's tasks are this caller's to see and to change."""
+        """Whether the caller may see and change the tasks of all owners."""
         return "admin" in self.scopes
 
-    def sees(self, owner: str | None) -> bool:
-        """Whether a task of this owner exists for the caller."""
+    def can_see(self, owner: str | None) -> bool:
+        """Whether the caller may see the tasks of this owner; to others they do not exist."""
         return self.is_admin or owner == self.owner
 
     def may(self, scope: str) -> bool:
         """Whether the caller has a scope."""
         return scope in self.scopes or self.is_admin
 
-    def needs(self, scope: str, why: str = "") -> None:
+    def require_scope(self, scope: str, why: str = "") -> None:
         """Raise HTTPForbidden without this scope."""
         if not self.may(scope):
             said = f"{why}this needs a key with the scope '{scope}'; yours has: {', '.join(sorted(self.scopes))}"
             raise falcon.HTTPForbidden(description=said)
 
-    def needs_type(self, type_name: str) -> None:
+    def require_type(self, type_name: str) -> None:
         """Raise HTTPForbidden for a task type that the caller may not submit."""
         if self.types is not None and type_name not in self.types:
             raise falcon.HTTPForbidden(
@@ -49,5 +49,5 @@ class Caller:
             )
 
 
-#: Whoever is on this machine, while auth is off.
+#: Every client of this machine while auth is off.
 LOCAL = Caller("local", None, frozenset(("admin",)))

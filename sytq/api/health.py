@@ -55,12 +55,12 @@ class Health:
 class Live(Health):
     """GET /healthz/live: the process answers, and its writer goes on. 503: a restart is what helps."""
 
-    def __init__(self, version: str, acceptor: SubmissionBatcher) -> None:
+    def __init__(self, version: str, batcher: SubmissionBatcher) -> None:
         super().__init__(version)
-        self._acceptor = acceptor
+        self._batcher = batcher
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        if self._acceptor.writing_for() > _STUCK:
+        if self._batcher.writing_for() > _STUCK:
             raise falcon.HTTPServiceUnavailable(description=f"a batch has been under way for {_STUCK:g} s")
         await super().on_get(req, resp)
 

@@ -15,12 +15,12 @@ import falcon
 import falcon.asgi
 
 from sytq.api.problems import InUse
-from sytq.api.submission_batcher import Accepted
+from sytq.api.submission_batcher import Submitted
 from sytq.errors import InvalidInput
 from sytq.ledger.idempotency import Claim
 
-#: Seconds that a request waits for an earlier one with its key before it is told that this one still runs.
-_PATIENCE = 2.0
+#: Seconds that a request waits for an earlier one with its key before it is refused.
+_TIMEOUT = 2.0
 #: No space at the ends: where MySQL compares texts, one at the end does not count.
 _KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
@@ -29,19 +29,19 @@ class IdempotencyGuard:
     """Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, str], tuple[Claim, asyncio.Future[Accepted | None]]] = {}
+        self._running: dict[tuple[str, str], tuple[Claim, asyncio.Future[Submitted | None]]] = {}
 
-    async def run(self, req: falcon.asgi.Request, accept: Callable[[Claim | None], Awaitable[Accepted]]) -> Accepted:
-        """Call `accept` with the request's claim, unless a request with the same key got its answer already.
+    async def run(self, req: falcon.asgi.Request, submit: Callable[[Claim | None], Awaitable[Submitted]]) -> Submitted:
+        """Call `submit` with the request's claim, unless a request with the same key has been answered already.
 
-        Raises HTTPUnprocessableEntity for a key that stands for another request, InUse for one that runs.
+        Raises HTTPUnprocessableEntity for a key of another request, InUse for a key whose request still runs.
         """
         wanted = _claim(req)
         if wanted is None:
-            return await accept(None)
+            return await submit(None)
         place = wanted.owner, wanted.key
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _PATIENCE
+        deadline = loop.time() + _TIMEOUT
         while place in self._running:
             running, ended = self._running[place]
             _check(wanted, running.fingerprint)
@@ -49,20 +49,20 @@ class IdempotencyGuard:
             if not ended.done():
                 raise InUse
             if (first := ended.result()) is not None:
-                return _told(req, Accepted(first.ids, first.existing, True, wanted.fingerprint))
+                return _marked(req, Submitted(first.tasks, repeats=wanted.fingerprint))
         ended = loop.create_future()
         self._running[place] = wanted, ended
-        accepted = None
+        submitted = None
         try:
-            accepted = await accept(wanted)
+            submitted = await submit(wanted)
         finally:
             del self._running[place]
-            # Whoever waits for one that failed, or was refused, tries it itself.
-            good = accepted is not None and accepted.fingerprint in (None, wanted.fingerprint)
-            ended.set_result(accepted if good else None)
-        if accepted.fingerprint is not None:
-            _check(wanted, accepted.fingerprint)
-        return _told(req, accepted)
+            # Requests that waited for one that failed, or was refused, try it themselves.
+            good = submitted is not None and submitted.repeats in (None, wanted.fingerprint)
+            ended.set_result(submitted if good else None)
+        if submitted.repeats is not None:
+            _check(wanted, submitted.repeats)
+        return _marked(req, submitted)
 
 
 def _claim(req: falcon.asgi.Request) -> Claim | None:
@@ -84,7 +84,7 @@ def _check(wanted: Claim, fingerprint: str) -> None:
         )
 
 
-def _told(req: falcon.asgi.Request, accepted: Accepted) -> Accepted:
-    if accepted.repeats:
+def _marked(req: falcon.asgi.Request, submitted: Submitted) -> Submitted:
+    if submitted.repeats is not None:
         req.context.headers["Idempotent-Replayed"] = "true"
-    return accepted
+    return submitted

@@ -1,6 +1,6 @@
-"""How much may wait: a submission to a queue that is full is refused, never dropped.
+"""The limit on waiting tasks of a queue (`queues.<name>.max_waiting`): a submission beyond it is refused.
 
-Owns the bounds (`queues.<name>.max_waiting`) and how often they are counted. Must not know a request.
+Must not know a request.
 """
 
 from __future__ import annotations
@@ -23,34 +23,37 @@ log = structlog.get_logger(__name__)
 #: Seconds for which a count is used, with what this process accepts meanwhile added to it.
 _COUNTED_FOR = 1.0
 #: Seconds that Redis has for a count.
-_PATIENCE = 1.0
+_REDIS_TIMEOUT = 1.0
 _RETRY_AFTER = 5
 
 
 class QueueDepthLimit:
-    """Belongs to one event loop. What other processes accept within a second is not seen: a bound may be exceeded by
-    that. Without Redis nothing is counted and everything accepted."""
+    """Belongs to one event loop.
 
-    def __init__(self, bounds: Mapping[str, int], inspection: Inspection, threads: Threads) -> None:
-        self._bounds = bounds
+    What other processes accept within a second is not counted: a limit may be exceeded by that. While Redis is
+    unavailable nothing is counted and everything accepted.
+    """
+
+    def __init__(self, limits: Mapping[str, int], inspection: Inspection, threads: Threads) -> None:
+        self._limits = limits
         self._inspection = inspection
         self._threads = threads
         self._waiting: dict[str, int | None] = {}
         self._counted: dict[str, float] = {}
         self._counting: dict[str, asyncio.Task[None]] = {}
 
-    async def enter(self, tasks: Iterable[NewTask]) -> None:
-        """Make sure that the tasks' queues have room for all of them. Raises HTTPServiceUnavailable."""
-        if not self._bounds:
+    async def check(self, tasks: Iterable[NewTask]) -> None:
+        """Count the tasks as waiting in their queues. Raises HTTPServiceUnavailable where one has no room for them."""
+        if not self._limits:
             return
-        asked = Counter(task.queue for task in tasks if task.queue in self._bounds)
+        asked = Counter(task.queue for task in tasks if task.queue in self._limits)
         for queue in asked:
             await self._count(queue)
         for queue, count in asked.items():
-            waiting, bound = self._waiting[queue], self._bounds[queue]
-            if waiting is not None and waiting + count > bound:
+            waiting, limit = self._waiting[queue], self._limits[queue]
+            if waiting is not None and waiting + count > limit:
                 raise falcon.HTTPServiceUnavailable(
-                    description=f"queue '{queue}' is full: {waiting} of {bound} tasks wait; nothing was accepted",
+                    description=f"queue '{queue}' is full: {waiting} of {limit} tasks wait; nothing was accepted",
                     retry_after=_RETRY_AFTER,
                 )
         for queue, count in asked.items():
@@ -68,9 +71,9 @@ class QueueDepthLimit:
 
     async def _ask(self, queue: str) -> None:
         try:
-            count = await asyncio.wait_for(self._threads.run(self._inspection.backlog, queue), _PATIENCE)
+            count = await asyncio.wait_for(self._threads.run(self._inspection.backlog, queue), _REDIS_TIMEOUT)
         except (RedisUnavailable, TimeoutError, Overloaded) as error:
-            log.warning("a queue's bound is not kept while Redis does not answer", queue=queue, error=str(error))
+            log.warning("queue depth not limited while Redis is unavailable", queue=queue, error=str(error))
             self._waiting[queue] = None
         else:
             self._waiting[queue] = count

@@ -1,7 +1,6 @@
-"""One submission by HTTP, whatever its type: checked, accepted, told to the log.
+"""The steps between a payload and an accepted task that every submitting endpoint shares.
 
-Owns the steps between a payload and a task id that every submitting endpoint shares. Must not know the
-shape of any request or answer.
+Must not know the form of any request or answer.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from sytq.api.caller import Caller
 from sytq.api.idempotency import IdempotencyGuard
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
-from sytq.api.submission_batcher import Accepted, SubmissionBatcher
+from sytq.api.submission_batcher import SubmissionBatcher, Submitted
 from sytq.errors import InvalidInput
 from sytq.ledger.idempotency import Claim
-from sytq.ledger.ledger import NewTask
+from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
 from sytq.service import bulk
 from sytq.service.submission import Submitter
 from sytq.tasktypes.registry import Registry
@@ -37,17 +36,17 @@ class Submission:
         self,
         registry: Registry,
         submitter: Submitter,
-        acceptor: SubmissionBatcher,
+        batcher: SubmissionBatcher,
         quota: Quota,
-        backlog: QueueDepthLimit,
-        once: IdempotencyGuard,
+        queue_depth: QueueDepthLimit,
+        idempotency: IdempotencyGuard,
     ) -> None:
         self._registry = registry
         self._submitter = submitter
-        self._acceptor = acceptor
+        self._batcher = batcher
         self._quota = quota
-        self._backlog = backlog
-        self._once = once
+        self._queue_depth = queue_depth
+        self._idempotency = idempotency
 
     async def enqueue(
         self,
@@ -60,8 +59,8 @@ class Submission:
     ) -> str:
         """Return the id of the accepted task. Raises InvalidInput naming the field, and as `prepare` and `accept`."""
         task = self.prepare(req, type_name, payload, priority=priority)
-        accepted = await self.accept(req, [task], also=also)
-        return accepted.ids[0]
+        (accepted,) = await self.accept(req, [task], also=also)
+        return accepted.id
 
     def prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
         """Return a task of this request, not accepted yet; `options` as Submitter.prepare.
@@ -69,19 +68,19 @@ class Submission:
         Raises InvalidInput, and HTTPForbidden for a type that the caller may not submit.
         """
         caller: Caller = req.context.caller
-        caller.needs_type(type_name)
+        caller.require_type(type_name)
         if type_name in self._registry:
             declared = self._registry.get(type_name)
             if declared.admin_only:
-                caller.needs("admin", f"'{type_name}' works on the whole installation: ")
+                caller.require_scope("admin", f"'{type_name}' works on the whole installation: ")
             if declared.internal:
                 raise InvalidInput("type", f"'{type_name}' is submitted by the service alone")
         return self._prepare(req, type_name, payload, **options)
 
     async def operation(self, req: falcon.asgi.Request, payload: object) -> str:
         """Accept a bulk operation and return its id. Raises as `accept`."""
-        accepted = await self.accept(req, [self._prepare(req, bulk.TYPE, payload)])
-        return accepted.ids[0]
+        (accepted,) = await self.accept(req, [self._prepare(req, bulk.TYPE, payload)])
+        return accepted.id
 
     def _prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
         origin = req.scope["sytq.origin"]
@@ -95,50 +94,51 @@ class Submission:
         )
 
     async def accept(
+        self, req: falcon.asgi.Request, tasks: Sequence[NewTask], *, also: Callable[[], Any] | None = None
+    ) -> list[Accepted | Existing]:
+        """Accept prepared tasks, all or none, within the caller's quota and once per Idempotency-Key.
+
+        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and as
+        `SubmissionBatcher.submit`.
+        """
+        accepted = await self._accept(req, tasks, also=also, all_or_none=True)
+        return [task for task in accepted if not isinstance(task, Refused)]
+
+    async def accept_each(self, req: falcon.asgi.Request, tasks: Sequence[NewTask]) -> Sequence[Acceptance]:
+        """Accept those of the prepared tasks that can be; else as `accept`."""
+        return await self._accept(req, tasks, also=None, all_or_none=False)
+
+    async def _accept(
         self,
         req: falcon.asgi.Request,
         tasks: Sequence[NewTask],
         *,
-        also: Callable[[], Any] | None = None,
-        each: bool = False,
-    ) -> Accepted:
-        """Accept prepared tasks, all or none, within the caller's allowance and once per Idempotency-Key.
-
-        With `each` those are left out whose unique key a task has that the caller may not see. Raises
-        HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and as
-        Acceptor.submit.
-        """
-
-        async def accept(claim: Claim | None) -> Accepted:
+        also: Callable[[], Any] | None,
+        all_or_none: bool,
+    ) -> Sequence[Acceptance]:
+        async def submit(claim: Claim | None) -> Submitted:
+            reserved = used = 0
             try:
                 await self._quota.tasks(req, len(tasks))
-            except falcon.HTTPTooManyRequests as refusal:
-                return await self._again(claim, refusal)
-            accepted = None
-            try:
-                try:
-                    await self._backlog.enter(tasks)
-                except falcon.HTTPServiceUnavailable as refusal:
-                    accepted = await self._again(claim, refusal)
-                else:
-                    sees = req.context.caller.sees
-                    accepted = await self._acceptor.submit(tasks, also, claim, sees=sees, each=each)
+                reserved = len(tasks)
+                await self._queue_depth.check(tasks)
+                can_see = req.context.caller.can_see
+                submitted = await self._batcher.submit(tasks, also, claim, can_see=can_see, all_or_none=all_or_none)
+                used = 0 if submitted.repeats else reserved - submitted.tasks.count(Refused())
+                return submitted
+            except (falcon.HTTPTooManyRequests, falcon.HTTPServiceUnavailable):
+                # The tasks of an earlier request need neither quota nor room.
+                earlier = await self._batcher.earlier(claim) if claim is not None else None
+                if earlier is None:
+                    raise
+                return earlier
             finally:
-                made = 0 if accepted is None or accepted.repeats else len(tasks) - accepted.ids.count("")
-                if made < len(tasks):
-                    await self._quota.tasks(req, made - len(tasks))
-            return accepted
+                if used < reserved:
+                    await self._quota.tasks(req, used - reserved)
 
-        accepted = await self._once.run(req, accept)
-        if not accepted.repeats and _STDLIB.isEnabledFor(logging.INFO):
-            for task_id, task in zip(accepted.ids, tasks, strict=True):
-                if task_id:
-                    log.info("Task enqueued successfully", task_id=task_id, type=task.type)
-        return accepted
-
-    async def _again(self, claim: Claim | None, refusal: falcon.HTTPError) -> Accepted:
-        """What stands for the claim already and so needs no room; else raises the refusal."""
-        standing = await self._acceptor.answered(claim) if claim is not None else None
-        if standing is None:
-            raise refusal
-        return standing
+        submitted = await self._idempotency.run(req, submit)
+        if submitted.repeats is None and _STDLIB.isEnabledFor(logging.INFO):
+            for task, acceptance in zip(tasks, submitted.tasks, strict=True):
+                if not isinstance(acceptance, Refused):
+                    log.info("Task enqueued successfully", task_id=acceptance.id, type=task.type)
+        return submitted.tasks

@@ -7,21 +7,22 @@ committed; Redis only speeds things up and therefore never makes anyone wait. Mu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import structlog
 
 from sytq.api.problems import Taken
 from sytq.batcher import Batcher
 from sytq.errors import DatabaseUnavailable, Overloaded
-from sytq.ledger import insert
 from sytq.ledger.database import read, transact
-from sytq.ledger.idempotency import Answer, Claim, claim, correct, find
-from sytq.ledger.ledger import Ledger, NewTask
+from sytq.ledger.idempotency import Claim, claim, correct, find
+from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
+from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
 from sytq.service.submission import Submitter
 
@@ -35,33 +36,24 @@ _MAX_UNDISPATCHED = 5_000
 _REDIS_PAUSE = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of the tasks of a submission, in their order.
+
+    `repeats` is None, or the fingerprint of the earlier request with the same Idempotency-Key that submitted them.
+    """
+
+    tasks: tuple[Acceptance, ...]
+    repeats: str | None = None
+
+
 @dataclass(slots=True)
-class Accepted:
-    """What became of a submission: an id for each of its tasks, and whether that one stood already, under its unique
-    key; "" for one that was refused, as a task that the caller may not see has its key. `repeats` says that an earlier
-    request with the same Idempotency-Key made them, and this one nothing; `fingerprint` is then that request's."""
-
-    ids: tuple[str, ...]
-    existing: tuple[bool, ...]
-    repeats: bool = False
-    fingerprint: str | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
+class _Submission:
     tasks: Sequence[NewTask]
     also: Callable[[], None] | None
     claim: Claim | None
-    sees: Callable[[str | None], bool]
-    each: bool
-
-
-class _Hidden(Exception):
-    """These waiters cannot have what they want, and nothing of them may stay written."""
-
-    def __init__(self, waiters: Collection[_Waiter]) -> None:
-        super().__init__()
-        self.waiters = waiters
+    can_see: Callable[[str | None], bool]
+    all_or_none: bool
 
 
 class SubmissionBatcher:
@@ -85,24 +77,23 @@ class SubmissionBatcher:
         also: Callable[[], None] | None = None,
         claim: Claim | None = None,
         *,
-        sees: Callable[[str | None], bool] = lambda owner: True,
-        each: bool = False,
-    ) -> Accepted:
-        """Return when `tasks`, and what `also` writes, are committed, all or none: the id of each, or that of the
-        unfinished task that has its unique key already. A `claim` that stands already brings that request's ids.
+        can_see: Callable[[str | None], bool] = lambda owner: True,
+        all_or_none: bool = True,
+    ) -> Submitted:
+        """Return once `tasks`, and what `also` writes, are committed, or what an earlier request with the claim got.
 
-        `also` runs in the batch's transaction, on another thread and perhaps several times. `sees(owner)` tells whether
-        the caller may know of the tasks of an owner: where one that it may not has the key, nothing is accepted, or
-        with `each` all but that task. Raises Overloaded, Taken for that, DatabaseUnavailable and whatever the database
-        says against these tasks (never against another's).
+        `also` runs in the batch's transaction, on another thread and perhaps several times. `can_see(owner)` says
+        whether the caller may know of an owner's tasks: a task whose unique key an invisible task has is Refused.
+        Raises Taken where that refuses the whole submission, Overloaded, DatabaseUnavailable and whatever the database
+        says against these tasks (never against another submission's).
         """
-        return await self._batcher.add(_Waiter(tasks, also, claim, sees, each))
+        return await self._batcher.add(_Submission(tasks, also, claim, can_see, all_or_none))
 
-    async def answered(self, claim: Claim) -> Accepted | None:
-        """What an earlier request with the same Idempotency-Key got. Raises DatabaseUnavailable."""
+    async def earlier(self, claim: Claim) -> Submitted | None:
+        """Return what an earlier request with the same Idempotency-Key got. Raises DatabaseUnavailable."""
         look = partial(read, self._ledger.database, partial(find, claim))
         answer = await asyncio.get_running_loop().run_in_executor(self._writer, look)
-        return _repeated(answer) if answer else None
+        return Submitted(answer.tasks, answer.fingerprint) if answer else None
 
     def writing_for(self) -> float:
         """For how many seconds the batch under way has been being written; 0 when none is."""
@@ -117,21 +108,23 @@ class SubmissionBatcher:
 
     # -- on the event loop
 
-    async def _accept(self, batch: list[_Waiter]) -> list[Accepted | Exception]:
+    async def _accept(self, batch: list[_Submission]) -> list[Submitted | Exception]:
         loop = asyncio.get_running_loop()
         self._since = loop.time()
         try:
-            outcomes = await loop.run_in_executor(self._writer, self._write, batch)
+            results = await loop.run_in_executor(self._writer, self._write, batch)
         finally:
             self._since = None
         with suppress(Overloaded):  # the reconciler dispatches the rest
-            for waiter in batch:
-                for task in _new(waiter, outcomes[waiter]):
-                    self._dispatches.add(task)
-        unavailable = next((e for e in outcomes.values() if isinstance(e, DatabaseUnavailable)), None)
+            for submission, result in zip(batch, results, strict=True):
+                if isinstance(result, Submitted) and result.repeats is None:
+                    for task, acceptance in zip(submission.tasks, result.tasks, strict=True):
+                        if isinstance(acceptance, Accepted):
+                            self._dispatches.add(task)
+        unavailable = next((result for result in results if isinstance(result, DatabaseUnavailable)), None)
         if unavailable is not None:  # later submissions would wait just as long for the same answer
             self._batcher.fail_waiting(unavailable)
-        return [outcomes[waiter] for waiter in batch]
+        return results
 
     async def _dispatch(self, tasks: list[NewTask]) -> list[None]:
         loop = asyncio.get_running_loop()
@@ -147,90 +140,58 @@ class SubmissionBatcher:
 
     # -- on the writer's thread
 
-    def _write(self, batch: list[_Waiter]) -> dict[_Waiter, Accepted | Exception]:
-        """Write a batch in one transaction; return what each waiter gets, or what went wrong."""
+    def _write(self, batch: list[_Submission]) -> list[Submitted | Exception]:
+        """Write a batch in one transaction; return for each submission what became of it, or its error."""
         try:
-            return transact(self._ledger.database, lambda: self._insert(batch))
+            return [*transact(self._ledger.database, lambda: self._insert(batch))]
         except DatabaseUnavailable as error:
-            return dict.fromkeys(batch, error)
-        except _Hidden as refused:
-            others = [waiter for waiter in batch if waiter not in refused.waiters]
-            return {waiter: Taken() for waiter in refused.waiters} | (self._write(others) if others else {})
+            return [error] * len(batch)
         except Exception as error:
             if len(batch) == 1:
-                return {batch[0]: error}
-            # One of them is at fault and only that one shall hear of it.
+                return [error]
+            # The error is one submission's, and only that one gets it.
             half = len(batch) // 2
-            return self._write(batch[:half]) | self._write(batch[half:])
+            return self._write(batch[:half]) + self._write(batch[half:])
 
-    def _insert(self, batch: list[_Waiter]) -> dict[_Waiter, Accepted | Exception]:
-        claims = [(waiter.claim, [task.id for task in waiter.tasks]) for waiter in batch if waiter.claim]
-        taken = claim(claims)
-        outcomes: dict[_Waiter, Accepted | Exception] = {}
-        new = []
-        for waiter in batch:
-            answer = taken.get(waiter.claim) if waiter.claim else None
-            if answer is not None:
-                outcomes[waiter] = _repeated(answer)
-            else:
-                new.append(waiter)
-                if waiter.also is not None:
-                    waiter.also()
-        tasks = [task for waiter in new for task in waiter.tasks]
-        acceptances = zip(tasks, self._ledger.insert(tasks), strict=True)
-        standing = {task.id: found.id for task, found in acceptances if isinstance(found, insert.Existing)}
-        hidden = _hidden(new, standing) if standing else {}
-        for waiter in new:
-            ids = [task.id for task in waiter.tasks]
-            existing = [task_id in standing for task_id in ids] if standing else [False] * len(ids)
-            if any(existing):
-                ids = ["" if task_id in hidden[waiter] else standing.get(task_id, task_id) for task_id in ids]
-                if waiter.claim:
-                    correct(waiter.claim, [_acceptance(*one) for one in zip(ids, existing, strict=True)])
-            outcomes[waiter] = Accepted(tuple(ids), tuple(existing))
-        return outcomes
+    def _insert(self, batch: list[_Submission]) -> list[Submitted]:
+        """Insert a batch inside a transaction. Raises Taken for a submission that is refused as a whole."""
+        answers = claim([(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim])
+        new = [one for one in batch if one.claim not in answers]
+        for one in new:
+            if one.also is not None:
+                one.also()
+        inserted = self._ledger.insert([task for one in new for task in one.tasks])
+        existing = {found.id for found in inserted if isinstance(found, Existing)}
+        owners = _owners(existing) if existing else {}
+        rest = iter(inserted)
+        return [
+            Submitted(answers[one.claim].tasks, answers[one.claim].fingerprint)
+            if one.claim in answers
+            else Submitted(_shown(one, list(islice(rest, len(one.tasks))), owners))
+            for one in batch
+        ]
 
 
-def _repeated(answer: Answer) -> Accepted:
-    ids = tuple("" if isinstance(task, insert.Refused) else task.id for task in answer.tasks)
-    existing = tuple(not isinstance(task, insert.Accepted) for task in answer.tasks)
-    return Accepted(ids, existing, True, answer.fingerprint)
+def _owners(ids: Collection[str]) -> dict[str, str | None]:
+    return {row.id: row.owner for row in Task.select(Task.id, Task.owner).where(Task.id.in_(list(ids)))}
 
 
-def _acceptance(task_id: str, existing: bool) -> insert.Acceptance:
-    if existing:
-        return insert.Existing(task_id) if task_id else insert.Refused()
-    return insert.Accepted(task_id)
+def _shown(
+    submission: _Submission, inserted: list[Accepted | Existing], owners: Mapping[str, str | None]
+) -> tuple[Acceptance, ...]:
+    """What the submitter may know of its inserted tasks; its claim gets the same. Raises Taken."""
+    if all(isinstance(task, Accepted) for task in inserted):
+        return tuple(inserted)
+    hidden = {task_id for task_id, owner in owners.items() if not submission.can_see(owner)}
+    shown = tuple(Refused() if isinstance(task, Existing) and task.id in hidden else task for task in inserted)
+    refused = shown.count(Refused())
+    if refused and (submission.all_or_none or refused == len(shown)):
+        raise Taken
+    if submission.claim is not None:
+        correct(submission.claim, shown)
+    return shown
 
 
-def _hidden(waiters: list[_Waiter], standing: dict[str, str]) -> dict[_Waiter, set[str]]:
-    """The tasks of each waiter for which one stands that its caller may not see.
-
-    Raises _Hidden for those who want all or none, or are left with none: what they wrote must go.
-    """
-    there = Task.select(Task.id, Task.owner).where(Task.id.in_(list(set(standing.values()))))
-    owners = {row.id: row.owner for row in there}
-    hidden = {
-        waiter: {
-            task.id
-            for task in waiter.tasks
-            if (other := standing.get(task.id)) in owners and not waiter.sees(owners[other])
-        }
-        for waiter in waiters
-    }
-    refused = {waiter for waiter, ids in hidden.items() if ids and not (waiter.each and len(ids) < len(waiter.tasks))}
-    if refused:
-        raise _Hidden(refused)
-    return hidden
-
-
-def _new(waiter: _Waiter, outcome: Accepted | Exception) -> list[NewTask]:
-    """Those tasks of a waiter that were inserted."""
-    if isinstance(outcome, Exception) or outcome.repeats:
-        return []
-    return [task for task, task_id in zip(waiter.tasks, outcome.ids, strict=True) if task.id == task_id]
-
-
-def _share_of_batch(waiter: _Waiter) -> float:
-    characters = sum(len(task.payload) for task in waiter.tasks)
-    return max(len(waiter.tasks) / _MAX_TASKS, characters / _MAX_CHARACTERS)
+def _share_of_batch(submission: _Submission) -> float:
+    characters = sum(len(task.payload) for task in submission.tasks)
+    return max(len(submission.tasks) / _MAX_TASKS, characters / _MAX_CHARACTERS)

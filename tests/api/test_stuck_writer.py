@@ -21,6 +21,7 @@ import pytest
 from sytq import config
 from sytq.api import health
 from sytq.api.submission_batcher import SubmissionBatcher
+from sytq.ledger.insert import Accepted
 from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 from tests.api.conftest import Api
@@ -162,9 +163,9 @@ def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
     migrate(parts.database)
 
     async def scenario() -> None:
-        acceptor = SubmissionBatcher(parts.ledger, parts.submitter)
+        batcher = SubmissionBatcher(parts.ledger, parts.submitter)
         app = falcon.asgi.App()
-        app.add_route("/healthz/live", health.Live("1", acceptor))
+        app.add_route("/healthz/live", health.Live("1", batcher))
         async with falcon.testing.ASGIConductor(app) as client:
 
             async def until(status: int) -> None:
@@ -175,12 +176,12 @@ def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
             await until(200)
             with file_locked(path):
                 task = parts.submitter.prepare("webhook", {"url": "http://example.com/"})
-                submission = asyncio.create_task(acceptor.submit([task]))
+                submission = asyncio.create_task(batcher.submit([task]))
                 await until(503)
                 assert not submission.done()
-            assert (await submission).ids == (task.id,)
+            assert (await submission).tasks == (Accepted(task.id),)
             await until(200)
-            await acceptor.close()
+            await batcher.close()
 
     asyncio.run(scenario())
     parts.redis.close()

@@ -91,7 +91,7 @@ class OneTask(_Lookup):
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         row, live = await self._parts.data_loader.get(task_id)
-        hidden = row is None or not req.context.caller.sees(row.owner)
+        hidden = row is None or not req.context.caller.can_see(row.owner)
         if row is None or hidden or (row.finished_at and row.finished_at < utcnow() - self._retention):
             raise falcon.HTTPNotFound(description="task not found")
         shown = self._shown(row, live)

@@ -50,7 +50,7 @@ class One:
     async def _known(self, req: falcon.asgi.Request, task_id: str) -> tuple[Task, Live | None]:
         """The row and what Redis knows newer. Raises as `_row`."""
         row, live = await self._parts.data_loader.get(task_id)
-        if row is None or not req.context.caller.sees(row.owner):
+        if row is None or not req.context.caller.can_see(row.owner):
             raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r}")
         return row, live
 

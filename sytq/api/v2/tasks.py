@@ -20,7 +20,8 @@ from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
 from sytq.api.v2.task import detail
 from sytq.api.v2.waiting import preferred
 from sytq.errors import InvalidFields, InvalidInput
-from sytq.ledger.ledger import NewTask as Prepared
+from sytq.ledger.insert import Acceptance, Existing, Refused
+from sytq.ledger.insert import NewTask as Prepared
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import COUNT_MOST, Search
 from sytq.service.bulk import given_up
@@ -43,17 +44,16 @@ class Tasks:
         only(req, ())
         tasks = prepared(self._parts, req, read_object(req))
         accepted = await self._parts.submission.accept(req, tasks)
-        answer = _accepted(tasks[0], accepted.ids[0], accepted.existing[0])
-        if len(tasks) > 1:
-            each = zip(tasks, accepted.ids, accepted.existing, strict=True)
-            answer["then"] = [_accepted(*one) for one in each][1:]
+        answer, *then = map(_result, tasks, accepted)
+        if then:
+            answer["then"] = then
         resp.status = falcon.HTTP_200 if answer["existing"] else falcon.HTTP_202
         resp.set_header("Location", f"/v2/tasks/{answer['id']}")
         resp.data = problems.encode(answer)
         caller = req.context.caller
         if caller.may("read") and await preferred(self._parts, req, resp, answer["id"]):
             row, live = await self._parts.data_loader.get(answer["id"])
-            if row is not None and caller.sees(row.owner):
+            if row is not None and caller.can_see(row.owner):
                 resp.status, resp.data = falcon.HTTP_200, await detail(self._parts, row, live)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -99,14 +99,14 @@ class Batch:
             raise InvalidFields(
                 [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
             )
-        accepted = await self._parts.submission.accept(req, good, each=True)
-        if len(accepted.ids) != len(good):  # an earlier request's, made when other types were installed
+        accepted = await self._parts.submission.accept_each(req, good)
+        if len(accepted) != len(good):  # an earlier request's, made when other types were installed
             raise falcon.HTTPConflict(
-                description=f"Idempotency-Key: {len(accepted.ids)} tasks of this batch were accepted when others of it"
+                description=f"Idempotency-Key: {len(accepted)} tasks of this batch were accepted when others of it"
                 f" were valid than the {len(good)} now; see GET /v2/tasks"
             )
-        each = zip(accepted.ids, accepted.existing, strict=True)
-        results = [_refused(o) if isinstance(o, InvalidInput) else _accepted(o, *next(each)) for o in outcomes]
+        rest = iter(accepted)
+        results = [_error(one) if isinstance(one, InvalidInput) else _result(one, next(rest)) for one in outcomes]
         refused = sum("error" in result for result in results)
         resp.status = falcon.HTTP_207 if refused else falcon.HTTP_202
         resp.data = problems.encode({"accepted": len(wanted) - refused, "refused": refused, "results": results})
@@ -193,12 +193,14 @@ def _prepared(parts: Parts, req: falcon.asgi.Request, wanted: NewTask | NextTask
         raise
 
 
-def _accepted(task: Prepared, task_id: str, existing: bool) -> dict[str, Any]:
-    if not task_id:
-        return _refused(InvalidInput("unique_key", problems.Taken.said))
+def _result(task: Prepared, acceptance: Acceptance) -> dict[str, Any]:
+    if isinstance(acceptance, Refused):
+        return _error(InvalidInput("unique_key", problems.Taken.said))
+    existing = isinstance(acceptance, Existing)
     state = None if existing else "scheduled" if task.run_at or task.after else "queued"
-    return {"id": task_id, "type": task.type, "state": state, "existing": existing, "href": f"/v2/tasks/{task_id}"}
+    href = f"/v2/tasks/{acceptance.id}"
+    return {"id": acceptance.id, "type": task.type, "state": state, "existing": existing, "href": href}
 
 
-def _refused(error: InvalidInput) -> dict[str, Any]:
+def _error(error: InvalidInput) -> dict[str, Any]:
     return {"error": {"errors": problems.field_errors(error)}}
