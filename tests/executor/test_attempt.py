@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,8 @@ from tests.plugins.deliveries import settings, started
 @pytest.fixture
 def context() -> Context:
     given = settings()
-    services = Services(given, *[cast(Any, None)] * 10)
+    absent = dict.fromkeys((field.name for field in fields(Services)), cast(Any, None))
+    services = Services(**absent | {"settings": given})
     return Context(services, Registry.load(given).get("webhook"), started({"url": "http://example.com/"}))
 
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from dramatiq import Message
@@ -76,7 +76,8 @@ async def attempt(
     given = given or settings()
     declared = Registry.load(given).get(start.get("type_name", "webhook"))
     client = Client(guard, given.outbound.proxy)
-    services = Services(given, *[cast(Any, None)] * 5, client, *[cast(Any, None)] * 2)
+    absent = dict.fromkeys((field.name for field in fields(Services)), cast(Any, None))
+    services = Services(**absent | {"settings": given, "client": client})
     delivery = started(payload, **start)
     error: BaseException | None = None
     context = Alone(services, declared, delivery)
