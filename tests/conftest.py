@@ -47,6 +47,12 @@ def _started(make: Callable[[], S]) -> Iterator[S]:
         server.remove()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Worker processes put their liveness files into pytest's own folder: a killed one deletes nothing."""
+    os.environ["RUNTIME_DIRECTORY"] = str(tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """The run's shared Redis. Leave it running; take `own_redis` to break one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -36,10 +37,22 @@ def folder(master: int) -> Path:
     return Path(base.split(":")[0]) / f"sytq-{os.getuid()}-{master}"
 
 
+def remove_dead_groups(place: Path) -> None:
+    """Delete the folders beside `place` whose master is dead: a killed group cannot delete its own."""
+    for other in place.parent.glob(f"sytq-{os.getuid()}-*"):
+        try:
+            os.kill(int(other.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(other, ignore_errors=True)
+        except (ValueError, PermissionError):
+            pass
+
+
 class LivenessFile:
     """This process's own file. Raises OSError where it cannot be written."""
 
     def __init__(self, place: Path) -> None:
+        remove_dead_groups(place)
         place.mkdir(mode=0o700, exist_ok=True)
         if place.is_symlink() or place.stat().st_uid != os.getuid():
             raise PermissionError(f"{place} belongs to another user")
@@ -55,6 +68,8 @@ class LivenessFile:
         """Remove the file for good: from now on nobody expects this process to be alive."""
         self._removed = True
         self._file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # until the last process of the group has removed its file
+            self._file.parent.rmdir()
 
 
 def read_liveness(place: Path) -> list[ProcessLiveness]:

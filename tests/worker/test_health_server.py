@@ -121,6 +121,19 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
     assert not (on.folder / f"sytq-{os.getuid()}-{group.process.pid}").exists()
 
 
+def test_folder_of_a_killed_group_is_deleted_by_the_next_start(installation: Installation) -> None:
+    killed = installation.start_worker()
+    place = liveness.folder(killed.pid)
+    poll(lambda: liveness.read_liveness(place), message="its liveness file")
+    killed.kill()
+    assert place.exists()
+    ended = installation.start_worker()
+    poll(lambda: not place.exists(), message="the folder is deleted")
+    poll(lambda: liveness.read_liveness(liveness.folder(ended.pid)), message="its liveness file")
+    ended.terminate()
+    assert not liveness.folder(ended.pid).exists()
+
+
 def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
     groups: tuple[Installation, list[Group]],
 ) -> None:
