@@ -43,6 +43,7 @@ from sytq.ledger.search import Search
 from sytq.observability import tracing
 from sytq.service.control import Operator
 from sytq.service.prometheus import Scrape
+from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.streams.loop import StreamLoop
 from sytq.tasktypes.declaration import TaskType
@@ -82,6 +83,7 @@ class Runtime:
     quotas: Quotas
     guard: Guard
     submitter: Submitter
+    recording: Recording
     operator: Operator
     schedules: Schedules
     scrape: Scrape
@@ -100,6 +102,7 @@ def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
     ledger = Ledger(database, inspection.over)
     guard = _guard(settings)
     submitter = Submitter(registry, ledger, Dispatcher(redis, keys), guard)
+    recording = Recording(registry, ledger, submitter)
     return Runtime(
         settings=settings,
         database=database,
@@ -113,7 +116,8 @@ def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
         quotas=Quotas(redis, keys),
         guard=guard,
         submitter=submitter,
-        operator=Operator(ledger, operations, submitter, registry),
+        recording=recording,
+        operator=Operator(ledger, operations, submitter, recording, registry),
         schedules=Schedules(database),
         scrape=Scrape(sytq.__version__, settings, ledger, inspection, operations),
         apikeys=ApiKeys(database),
@@ -148,6 +152,7 @@ def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventL
         limiters=limiters,
         permits=PermitBatcher(limiters),
         submitter=runtime.submitter,
+        recording=runtime.recording,
         operator=runtime.operator,
         history=Search(runtime.database),
         client=client,
@@ -214,8 +219,8 @@ def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
     yield Publisher(redis, keys)
-    yield Recorder(redis, keys, worker, submitter)
-    yield Reconciler(redis, keys, worker, ledger, submitter, inspection, runtime.operator, lease)
+    yield Recorder(redis, keys, worker, runtime.recording)
+    yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
     yield LimiterLoop(redis, keys, worker, broker, lease)
     yield Scheduler(redis, keys, worker, registry, submitter, runtime.schedules)
     tables = [table for table, options in settings.llm.tables.items() if options.pickup]

@@ -29,6 +29,7 @@ from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Step, Task
 from sytq.ledger.search import Search
 from sytq.service.control import Operator
+from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.states import RUNNING
 from sytq.tasktypes.declaration import TaskType, encode
@@ -48,6 +49,7 @@ class Services:
     limiters: Limiters
     permits: PermitBatcher  # the limiters, from the event loop
     submitter: Submitter
+    recording: Recording
     operator: Operator
     history: Search
     client: Client
@@ -143,7 +145,7 @@ class Attempt:
         self._services.submitter.dispatch(transaction.tasks)
         if awaited := [on_id for task in transaction.tasks for on_id in task.after]:
             with contextlib.suppress(DatabaseUnavailable):  # then the reconciler sees those that had ended before
-                self._services.submitter.record((), awaited)
+                self._services.recording.record((), awaited)
         return value
 
     def _read(self, work: Callable[[peewee.Database], T]) -> T:

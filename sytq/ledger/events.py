@@ -85,8 +85,9 @@ def write_states(database: peewee.Database, changes: list[Event]) -> None:
         database.execute_sql(sql, [plain(value) for value in values])
 
 
-def write_attempts(database: peewee.Database, changes: list[Event]) -> None:
-    """Write how starts began and ended, inside the caller's transaction; repeating it is harmless."""
+def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
+    """Write how attempts began and ended, inside the caller's transaction; repeating it is harmless."""
+    changes = [event for event in events if event.state == RUNNING or (event.token and event.outcome)]
     columns = "task_id, token, attempt, outcome, worker, error, status, detail, started_at, finished_at, next_at"
     into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({marks(database, 11)})"
     rows: dict[bool, list[tuple[Any, ...]]] = {True: [], False: []}

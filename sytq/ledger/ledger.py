@@ -16,11 +16,10 @@ import peewee
 from sytq.errors import Lost
 from sytq.ledger import dependencies
 from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
-from sytq.ledger.events import Event, write_attempts, write_states
 from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
-from sytq.states import CANCELLED, DEAD, QUEUED, RUNNING, SCHEDULED, TERMINAL, UNFINISHED
+from sytq.states import DEAD, QUEUED, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
 
@@ -217,57 +216,6 @@ class Ledger:
         """Return those of `ids` that have not ended by now."""
         query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
         return read(self.database, lambda: list(query))
-
-    # -- what the recorder writes
-
-    def record(
-        self,
-        changes: Sequence[Event],
-        follow: Callable[[list[Task]], list[NewTask]] = lambda rows: [],
-        ended: Sequence[str] = (),
-    ) -> list[NewTask | Task]:
-        """Write a batch of events in one transaction, the latest state of each task once; repeating it is harmless.
-
-        `follow` gets those tasks whose recorded end others wait to hear of (they are dead or cancelled, or have a
-        callback) and says which tasks come of it. Those who wait for a task that ended by this batch, or is one of
-        `ended`, are told. Returns the tasks to dispatch: what follows, and what waited and may run.
-        """
-        latest: dict[str, Event] = {}
-        for change in changes:
-            seen = latest.get(change.id)
-            if seen is None or (change.token, change.state != RUNNING) >= (seen.token, seen.state != RUNNING):
-                latest[change.id] = change
-
-        def work() -> list[NewTask | Task]:
-            write_attempts(self.database, [c for c in changes if c.state == RUNNING or (c.token and c.outcome)])
-            followers: list[NewTask] = []
-            ready: list[str] = []
-            states, over = list(latest.values()), list(ended)
-            while states or over:
-                write_states(self.database, states)
-                over += self._ended([c.id for c in states if c.state in TERMINAL], follow, followers)
-                freed = dependencies.free(over, utcnow())
-                ready += freed.ready
-                # What is cancelled because of these ends has ended too, and others may wait for it.
-                states, over = freed.refused, []
-            self.insert(followers)
-            return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
-
-        return transact(self.database, work)
-
-    def _ended(
-        self, ids: list[str], follow: Callable[[list[Task]], list[NewTask]], followers: list[NewTask]
-    ) -> list[str]:
-        """Those of `ids` that have ended by their rows; `followers` gets what follows from that."""
-        if not ids:
-            return []
-        told = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
-        finished = Task.select(Task.id, told.alias("told")).where(Task.id.in_(ids), Task.state.in_(TERMINAL))
-        rows: Any = list(finished.tuples())
-        UniqueKey.delete().where(UniqueKey.task_id.in_([task_id for task_id, _ in rows])).execute()
-        if heard := [task_id for task_id, is_told in rows if is_told]:
-            followers += follow(list(Task.select().where(Task.id.in_(heard))))
-        return [task_id for task_id, _ in rows]
 
     def overlooked(self, after: tuple[str, str], limit: int) -> tuple[list[str], tuple[str, str] | None]:
         """As `workflow.overlooked`."""

@@ -19,6 +19,7 @@ from sytq.ledger.dependencies import OnFailure, inner, needed, reopen
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Attempt, Pause, Step, Task, Wait
+from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from sytq.tasktypes.registry import Registry
@@ -29,10 +30,18 @@ _BATCH = 500
 class Operator:
     """Every method raises DatabaseUnavailable and RedisUnavailable."""
 
-    def __init__(self, ledger: Ledger, operations: Operations, submitter: Submitter, registry: Registry) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        operations: Operations,
+        submitter: Submitter,
+        recording: Recording,
+        registry: Registry,
+    ) -> None:
         self._ledger = ledger
         self._operations = operations
         self._submitter = submitter
+        self._recording = recording
         self._registry = registry
 
     def cancel(self, task_id: str, by: str) -> str:
@@ -48,8 +57,8 @@ class Operator:
             # Redis does not know it (it was emptied, or has not been told yet), so the row alone decides; a copy
             # that is entered all the same finds its row ended.
             said = f"cancelled by {by}"
-            change = Event(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
-            self._submitter.record([change])
+            end = Event(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
+            self._recording.record([end])
             # A copy that was entered since then: it must not run.
             answer = self._operations.cancel(task_id, by)
             return "cancelled" if answer == "unknown" else answer

@@ -1,15 +1,14 @@
 """Submission: a type's name and a payload become a row in the ledger, then a message in Redis.
 
-Owns that order (the row is the promise, the message only speeds it up), what a submission may say, and which tasks
-follow from a recorded end. Must not know HTTP: the API, `ctx.enqueue`, the command line and the loops all come here.
+Owns that order (the row is the promise, the message only speeds it up) and what a submission may say. Must not know
+HTTP: the API, `ctx.enqueue`, the command line and the loops all come here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -18,22 +17,20 @@ from pydantic import BaseModel
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
-from sytq.ids import derived_id, new_id
+from sytq.ids import new_id
 from sytq.ledger.dependencies import RULES, OnFailure
-from sytq.ledger.events import Event
 from sytq.ledger.insert import Accepted, Existing
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
 from sytq.observability import tracing
-from sytq.service.task_view import announcement
-from sytq.states import CANCELLED, DEAD, PRIORITIES, SCHEDULED
-from sytq.tasktypes.declaration import Death, encode, written
+from sytq.states import PRIORITIES, SCHEDULED
+from sytq.tasktypes.declaration import encode, written
 from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)
 
 #: Seconds after which a new task is left to the reconciler; half of what the marks of finished tasks stay for.
-_LATEST = 5.0
+DISPATCH_WITHIN = 5.0
 #: Of a task's metadata as JSON, in bytes.
 METADATA_MOST = 4096
 #: Tasks that one task waits for.
@@ -126,53 +123,12 @@ class Submitter:
         self.dispatch([task for task, found in zip(tasks, acceptances, strict=True) if isinstance(found, Accepted)])
         return acceptances
 
-    def record(self, changes: Sequence[Event], ended: Sequence[str] = ()) -> None:
-        """Write events to the ledger, with the tasks that tell of an end: callbacks, and `on_dead` of a death; and let
-        those run that waited for it. Of `ended`, those who wait for them may have heard nothing.
-
-        Raises DatabaseUnavailable.
-        """
-        began = time.monotonic()
-        tasks = self._ledger.record(changes, self._all_followers, ended)
-        if time.monotonic() - began < _LATEST:
-            self.dispatch(tasks)
-
-    def _all_followers(self, rows: list[Task]) -> list[NewTask]:
-        return [task for row in rows for task in self._followers(row)]
-
-    def _followers(self, task: Task) -> Iterator[NewTask]:
-        # One of each per end: a task that was revived and ended again is told of again.
-        end = f"{task.token}:{task.revived_at or ''}"
-        origin: dict[str, Any] = {
-            "owner": task.owner,
-            "parent": task.id,
-            "request_id": task.request_id,
-            "traceparent": task.traceparent,
-        }
-        if task.state in (DEAD, CANCELLED) and f"{task.type}.dead" in self._registry:
-            death = Death(
-                task_id=task.id,
-                payload=_payload(task),
-                version=task.version,
-                error=task.error,
-                attempts=task.attempts,
-                cancelled=task.state == CANCELLED,
-            )
-            yield self.prepare(f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{end}"), **origin)
-        if task.callback is not None:
-            try:
-                told = {**json.loads(task.callback), "body": encode(announcement(task))}
-                yield self.prepare("callback", told, id=derived_id(task.id, f"callback:{end}"), **origin)
-            except (InvalidInput, ValueError, TypeError) as error:
-                # A row that another program wrote; it must not hold up the record of all others.
-                log.error("callback cannot be made", task_id=task.id, error=str(error)[:200])
-
     def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
         """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
         # A new task that is handed over this late (a process that was stopped) has been entered by the reconciler, may
         # have ended and been forgotten since: entering it again would run it again.
         # One that waits for others is none of Redis' business yet.
-        oldest, now_ms = time.monotonic() - _LATEST, int(time.time() * 1000)
+        oldest, now_ms = time.monotonic() - DISPATCH_WITHIN, int(time.time() * 1000)
         now = [task for task in tasks if isinstance(task, Task) or (task.made > oldest and not task.after)]
         envelopes = [self._envelope(task, now_ms) for task in now]
         if not envelopes:
@@ -219,11 +175,3 @@ class Submitter:
 def _ms(moment: dt.datetime) -> int:
     # Ours are naive UTC; a row of another program may name an offset.
     return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
-
-
-def _payload(task: Task) -> object:
-    """A row's payload; another program may have written anything."""
-    try:
-        return json.loads(task.payload)
-    except ValueError:
-        return None

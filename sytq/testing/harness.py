@@ -185,7 +185,7 @@ class Run:
         assert self.state not in TERMINAL, f"the task is {self.state}"
         self._starts += 1
         self._attempts += 1
-        record, began = self._trial.runtime.submitter.record, utcnow()
+        record, began = self._trial.runtime.recording.record, utcnow()
         again = self._starts > 1
         record([Event(self.id, RUNNING, self._starts, self._attempts, "trial", started_at=began, again=again)])
         delivery = self._delivery()

@@ -45,7 +45,7 @@ def enqueue(runtime: Runtime, parent: str, token: int, **payloads: Any) -> list[
 
 
 def end(runtime: Runtime, task_id: str) -> None:
-    runtime.ledger.record([Event(task_id, "succeeded", 1, 1, finished_at=utcnow(), result="null")])
+    runtime.recording.write([Event(task_id, "succeeded", 1, 1, finished_at=utcnow(), result="null")])
 
 
 def llm_tasks(runtime: Runtime) -> set[str]:

@@ -19,6 +19,7 @@ from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Task, ValuationRecord
+from sytq.service.recording import Recording
 from tests.servers import MySQLServer
 
 MIGRATIONS = sorted(file.stem for file in Path(migrations.__file__).parent.glob("[0-9]*.py"))
@@ -106,6 +107,10 @@ def ended(task_id: str, token: int, word: str, **fields: object) -> Event:
     return Event(task_id, word, token, 1, "w", utcnow(), utcnow(), outcome=outcome, **fields)  # type: ignore[arg-type]
 
 
+def record(ledger: Ledger, *events: Event) -> None:
+    Recording({}, ledger, None).write(events)  # type: ignore[arg-type]
+
+
 def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledger) -> None:
     a, b = accepted(ledger), accepted(ledger)
     batch = [
@@ -116,7 +121,7 @@ def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledg
         ended(a, 3, "succeeded", result='{"n":1}'),
     ]
     for _ in range(2):  # an event that is delivered again changes nothing
-        ledger.record(batch)
+        record(ledger, *batch)
         row = ledger.get(a)
         assert row is not None
         assert (row.state, row.result, row.token, row.error) == ("succeeded", '{"n":1}', 3, None)
@@ -130,32 +135,19 @@ def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledg
 @pytest.mark.parametrize("end", ["succeeded", "dead", "cancelled"])
 def test_p6_a_terminal_row_never_changes(ledger: Ledger, end: str) -> None:
     task_id = accepted(ledger)
-    ledger.record([ended(task_id, 5, end)])
+    record(ledger, ended(task_id, 5, end))
     for change in (Event(task_id, "running", 9, 2), ended(task_id, 9, "retrying"), ended(task_id, 9, "dead")):
-        ledger.record([change])
+        record(ledger, change)
         assert state(ledger, task_id) == end
 
 
 def test_p6_an_earlier_start_never_overwrites_a_later_one(ledger: Ledger) -> None:
     task_id = accepted(ledger)
-    ledger.record([Event(task_id, "running", 9, 2, "later")])
-    ledger.record([ended(task_id, 5, "succeeded")])
+    record(ledger, Event(task_id, "running", 9, 2, "later"))
+    record(ledger, ended(task_id, 5, "succeeded"))
     row = ledger.get(task_id)
     assert row is not None
     assert (row.state, row.token, row.worker) == ("running", 9, "later")
-
-
-def test_what_follows_a_death_is_told_only_of_tasks_that_are_dead(ledger: Ledger) -> None:
-    died, done = accepted(ledger), accepted(ledger)
-    ledger.record([ended(done, 1, "succeeded")])
-    told: list[str] = []
-
-    def follow(rows: list[Task]) -> list[NewTask]:
-        told.extend(row.id for row in rows)
-        return []
-
-    ledger.record([ended(died, 1, "dead"), ended(done, 2, "dead")], follow)
-    assert told == [died]
 
 
 def test_p6_a_start_that_lost_its_task_writes_nothing(ledger: Ledger) -> None:
@@ -166,7 +158,7 @@ def test_p6_a_start_that_lost_its_task_writes_nothing(ledger: Ledger) -> None:
     with pytest.raises(Lost) as lost:
         ledger.fenced(task_id, 5, lambda: ValuationRecord.insert(id=1).execute())
     assert not lost.value.ended
-    ledger.record([ended(task_id, 6, "dead")])
+    record(ledger, ended(task_id, 6, "dead"))
     with pytest.raises(Lost) as lost:
         ledger.fenced(task_id, 7, lambda: ValuationRecord.insert(id=1).execute())
     assert lost.value.ended

@@ -64,6 +64,7 @@ class Run:
                 limiters=unused,
                 permits=unused,
                 submitter=self._runtime.submitter,
+                recording=self._runtime.recording,
                 operator=self._runtime.operator,
                 history=Search(self._runtime.database),
                 client=unused,

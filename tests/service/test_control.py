@@ -110,11 +110,12 @@ def test_a_task_that_is_entered_while_it_is_cancelled_does_not_run(make: Make, r
     class Overtaken:
         """Between the row that is read and its end, the task is entered again."""
 
-        def record(self, changes: list[Event]) -> None:
+        def record(self, events: list[Event]) -> None:
             parts.submitter.dispatch(parts.ledger.still_unfinished([task]))
-            parts.submitter.record(changes)
+            parts.recording.record(events)
 
-    racing = Operator(parts.ledger, Operations(parts.redis, parts.keys), Overtaken(), parts.registry)  # type: ignore[arg-type]
+    operations = Operations(parts.redis, parts.keys)
+    racing = Operator(parts.ledger, operations, parts.submitter, Overtaken(), parts.registry)  # type: ignore[arg-type]
     assert racing.cancel(task, "ann") == "cancelled"
     installation.start_worker()
     installation.wait_state(installation.submit("plain", "after"), "succeeded")
@@ -258,7 +259,7 @@ def test_two_operators_at_once_do_nothing_twice(make: Make, other: str) -> None:
     ids = [installation.submit("plain", f"t{n}") for n in range(300)]
     ended = [Event(task, DEAD, 1, 1, finished_at=utcnow(), error="as told") for task in ids]
     for _ in range(3):
-        installation.runtime.ledger.record(ended)
+        installation.runtime.recording.write(ended)
         changes = [partial(getattr(operator(installation), name), ids) for name in ("replay", other)]
         with ThreadPoolExecutor(2) as threads:
             counts = [one.result() for one in [threads.submit(change) for change in changes]]

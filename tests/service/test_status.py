@@ -265,7 +265,7 @@ def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger:
     start = 1_700_000_000_000
     ends = [start + 1000 * (n // 2) + (250 if n >= 4 else 0) for n in range(8)]  # twos at one moment, some without ms
     said = ["100% wrong", "a_b", "axb", "100 wrong"] * 2
-    parts.ledger.record(
+    parts.recording.write(
         [
             Event(task.id, DEAD, 1, 1, finished_at=from_ms(end), error=error, outcome=DEAD)
             for task, end, error in zip(tasks, ends, said, strict=True)
@@ -289,7 +289,7 @@ def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> No
     tasks = [ledger.prepare("hopeless", f"t{n}") for n in range(7)]
     parts.ledger.accept(tasks)
     ended = from_ms(1_700_000_000_000)
-    parts.ledger.record([Event(task.id, DEAD, 1, 1, finished_at=ended, error="x", outcome=DEAD) for task in tasks])
+    parts.recording.write([Event(task.id, DEAD, 1, 1, finished_at=ended, error="x", outcome=DEAD) for task in tasks])
     seen = []
     for page in history.pages(parse("state:dead"), size=2):
         seen += [task.id for task in page]

@@ -36,7 +36,7 @@ def accepted(runtime: Runtime, payload: dict[str, Any]) -> Task:
     new = runtime.submitter.prepare("email", payload)
     runtime.ledger.accept([new])
     result = json.dumps({"sent": ["a", "b", "c"], "refused": {"d": "550"}})
-    runtime.submitter.record([Event(new.id, SUCCEEDED, 1, 1, result=result)])
+    runtime.recording.record([Event(new.id, SUCCEEDED, 1, 1, result=result)])
     row = runtime.ledger.get(new.id)
     assert row is not None
     return row

@@ -21,6 +21,7 @@ from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Task
 from sytq.observability.metrics import Counter
 from sytq.service.control import Operator
+from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.states import DEAD
 from sytq.worker.loops.loop import LeasedLoop
@@ -45,6 +46,7 @@ class Reconciler(LeasedLoop):
         holder: str,
         ledger: Ledger,
         submitter: Submitter,
+        recording: Recording,
         inspection: Inspection,
         operator: Operator,
         liveness: float,
@@ -52,6 +54,7 @@ class Reconciler(LeasedLoop):
         super().__init__("reconcile", redis, keys, holder)
         self._ledger = ledger
         self._submitter = submitter
+        self._recording = recording
         self._inspection = inspection
         self._operator = operator
         self._liveness = liveness
@@ -81,7 +84,7 @@ class Reconciler(LeasedLoop):
     def _tell_those_who_wait(self) -> bool:
         ended, self._waits = self._ledger.overlooked(self._waits or ("", ""), _PAGE)
         if ended:
-            self._submitter.record((), ended)
+            self._recording.record((), ended)
         return bool(ended)
 
     def _enter(self, ids: list[str]) -> int:
@@ -113,7 +116,7 @@ class Reconciler(LeasedLoop):
             except InvalidInput as error:
                 log.error("row cannot be dispatched", task_id=row.id, error=str(error))
                 _FOUND.add(1, "not_dispatchable")
-                self._submitter.record(
+                self._recording.record(
                     [Event(row.id, DEAD, row.token, row.attempts, finished_at=utcnow(), error=str(error))]
                 )
         return good

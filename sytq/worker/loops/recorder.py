@@ -19,7 +19,7 @@ from sytq.broker.keys import RECORDER, Keys
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import from_ms
 from sytq.observability.metrics import Counter
-from sytq.service.submission import Submitter
+from sytq.service.recording import Recording
 from sytq.states import RUNNING
 from sytq.tasktypes.declaration import encode
 from sytq.worker.loops.loop import LeasedLoop
@@ -41,9 +41,9 @@ KEEP_MS = 10_000
 class Recorder(LeasedLoop):
     """See the module."""
 
-    def __init__(self, redis: Redis, keys: Keys, holder: str, submitter: Submitter) -> None:
+    def __init__(self, redis: Redis, keys: Keys, holder: str, recording: Recording) -> None:
         super().__init__("record", redis, keys, holder)
-        self._submitter = submitter
+        self._recording = recording
         self._forgotten = 0.0
         self._behind = False
 
@@ -89,11 +89,11 @@ class Recorder(LeasedLoop):
                 fields = [part for pair in event[1].items() for part in pair]
                 aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
                 self.redis.ask(*aside, *fields)
-                self._submitter.record([_bare(change) for change in _told(event[1])])
+                self._recording.record([_bare(change) for change in _told(event[1])])
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         changes = [change for _, fields in events for change in changes_of(fields)]
-        self._submitter.record(changes)
+        self._recording.record(changes)
         for change in changes:
             if change.fingerprint == WORKER_DIED:  # no process of ours saw it end
                 log.critical("a task killed its workers", task_id=change.id, attempts=change.attempts)

@@ -1,0 +1,130 @@
+"""Recording: events become rows, and what follows from an end happens in the same transaction.
+
+Followers of an ended task are its callback and the `on_dead` task of its type; its dependents are released. Must not
+know how events arrive, nor dispatch a task before its row is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from sytq.errors import InvalidInput
+from sytq.ids import derived_id
+from sytq.ledger import dependencies
+from sytq.ledger.database import transact
+from sytq.ledger.events import Event, write_attempts, write_states
+from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.models import Task, UniqueKey
+from sytq.service.submission import DISPATCH_WITHIN, Submitter
+from sytq.service.task_view import announcement
+from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
+from sytq.tasktypes.declaration import Death, encode
+from sytq.tasktypes.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+
+class Recording:
+    """Records events of tasks. Thread-safe."""
+
+    def __init__(self, registry: Registry, ledger: Ledger, submitter: Submitter) -> None:
+        self._registry = registry
+        self._ledger = ledger
+        self._submitter = submitter
+
+    def record(self, events: Sequence[Event], ended: Sequence[str] = ()) -> None:
+        """Write a batch of events with all that follows from it, then dispatch the tasks that may run now.
+
+        `ended` are tasks whose dependents may not have been released yet; unfinished ones among them change nothing.
+        Recording an event twice changes nothing either. Raises DatabaseUnavailable.
+        """
+        began = time.monotonic()
+        tasks = self.write(events, ended)
+        if time.monotonic() - began < DISPATCH_WITHIN:
+            self._submitter.dispatch(tasks)
+
+    def write(self, events: Sequence[Event], ended: Sequence[str] = ()) -> list[NewTask | Task]:
+        """Do what `record` does in the database, in one transaction; return the tasks to dispatch."""
+        return transact(self._ledger.database, partial(self._write, events, ended))
+
+    def _write(self, events: Sequence[Event], ended: Sequence[str]) -> list[NewTask | Task]:
+        write_attempts(self._ledger.database, events)
+        followers: list[NewTask] = []
+        ready: list[str] = []
+        latest, ended = _latest(events), list(ended)
+        while latest or ended:
+            write_states(self._ledger.database, latest)
+            ends = _end([event.id for event in latest if event.state in TERMINAL])
+            followers += self._followers([task_id for task_id, is_followed in ends.items() if is_followed])
+            released = dependencies.free([*ended, *ends], utcnow())
+            ready += released.ready
+            # Dependents that were cancelled because of these ends have ended too, and have dependents of their own.
+            latest, ended = released.refused, []
+        self._ledger.insert(followers)
+        return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
+
+    def _followers(self, ids: list[str]) -> list[NewTask]:
+        rows = Task.select().where(Task.id.in_(ids)) if ids else ()
+        return [follower for task in rows for follower in self._followers_of(task)]
+
+    def _followers_of(self, task: Task) -> Iterator[NewTask]:
+        # Their ids follow from the end: a task that was revived and ended again has others.
+        end = f"{task.token}:{task.revived_at or ''}"
+        origin: dict[str, Any] = {
+            "owner": task.owner,
+            "parent": task.id,
+            "request_id": task.request_id,
+            "traceparent": task.traceparent,
+        }
+        if task.state in (DEAD, CANCELLED) and f"{task.type}.dead" in self._registry:
+            death = Death(
+                task_id=task.id,
+                payload=_payload(task),
+                version=task.version,
+                error=task.error,
+                attempts=task.attempts,
+                cancelled=task.state == CANCELLED,
+            )
+            yield self._submitter.prepare(f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{end}"), **origin)
+        if task.callback is not None:
+            try:
+                callback = {**json.loads(task.callback), "body": encode(announcement(task))}
+                yield self._submitter.prepare("callback", callback, id=derived_id(task.id, f"callback:{end}"), **origin)
+            except (InvalidInput, ValueError, TypeError) as error:
+                # A row that another program wrote; it must not hold up the record of all others.
+                log.error("callback refused", task_id=task.id, error=str(error)[:200])
+
+
+def _latest(events: Iterable[Event]) -> list[Event]:
+    """The last event of each task; an end comes after the start with the same token."""
+    latest: dict[str, Event] = {}
+    for event in events:
+        seen = latest.get(event.id)
+        if seen is None or (event.token, event.state != RUNNING) >= (seen.token, seen.state != RUNNING):
+            latest[event.id] = event
+    return list(latest.values())
+
+
+def _end(ids: list[str]) -> dict[str, bool]:
+    """Return which of these tasks have ended, with whether others may follow from that; free their unique keys."""
+    if not ids:
+        return {}
+    followed = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
+    query: Any = Task.select(Task.id, followed).where(Task.id.in_(ids), Task.state.in_(TERMINAL)).tuples()
+    ended = dict(query)
+    UniqueKey.delete().where(UniqueKey.task_id.in_(list(ended))).execute()
+    return ended
+
+
+def _payload(task: Task) -> object:
+    """A row's payload; another program may have written anything."""
+    try:
+        return json.loads(task.payload)
+    except ValueError:
+        return None

@@ -1,0 +1,47 @@
+"""What follows from a recorded end, on SQLite and on MySQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sytq.ids import new_id
+from sytq.ledger.database import open_database
+from sytq.ledger.events import Event
+from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.migrations import migrate
+from sytq.service.recording import Recording
+from sytq.tasktypes.declaration import Death
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    database = open_database(database_url)
+    migrate(database)
+    yield Ledger(database)
+    database.close_all()
+
+
+def accepted(ledger: Ledger) -> str:
+    (task,) = ledger.accept([NewTask(new_id(), "t", "q", "high", "{}")])
+    return task.id
+
+
+def test_on_dead_follows_only_from_a_task_that_is_dead(ledger: Ledger) -> None:
+    class Followers:
+        def prepare(self, type_name: str, death: Death, *, id: str, **origin: object) -> NewTask:
+            assert (type_name, origin["parent"]) == ("t.dead", death.task_id)
+            return NewTask(id, type_name, "q", "high", "{}")
+
+    recording = Recording({"t.dead"}, ledger, Followers())  # type: ignore[arg-type]
+    died, done = accepted(ledger), accepted(ledger)
+
+    def end(task_id: str, token: int, state: str) -> Event:
+        return Event(task_id, state, token, 1, finished_at=utcnow(), outcome=state)
+
+    assert recording.write([end(done, 1, "succeeded")]) == []
+    (follower,) = recording.write([end(died, 1, "dead"), end(done, 2, "dead")])
+    assert ledger.get(follower.id) is not None
+    assert recording.write([end(died, 1, "dead")]) == [follower]  # written again, it is the same task
+    assert ledger.find()[1] == 3
