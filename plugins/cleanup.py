@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from sytq import Context, Schedule, task
 from sytq.config.values import Name
 from sytq.durations import Duration
-from sytq.ledger.dependencies import needed
+from sytq.ledger.deletion import delete_ended, needed
 from sytq.ledger.idempotency import KEPT
 from sytq.ledger.ledger import utcnow
-from sytq.ledger.models import Attempt, Step, Task, Wait
+from sytq.ledger.models import Task
 from sytq.states import TERMINAL
 
 _BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
@@ -123,18 +123,7 @@ def _tasks(ctx: Context, condition: peewee.Expression, dry_run: bool) -> int:
         if not rows:
             return deleted
         last, ids = rows[-1].finished_at, [row.id for row in rows]
-
-        def delete(tx: Any, ids: list[str] = ids) -> int:
-            # Somebody may have begun to wait for one since, or replayed it. Locked, so that nobody does from here on.
-            Task.update(state=Task.state).where(Task.id.in_(ids)).execute(tx.database)
-            free = Task.select(Task.id).where(Task.id.in_(ids), Task.state.in_(TERMINAL), ~needed())
-            ids = [row.id for row in free.execute(tx.database)]
-            Attempt.delete().where(Attempt.task_id.in_(ids)).execute(tx.database)
-            Step.delete().where(Step.task_id.in_(ids)).execute(tx.database)
-            Wait.delete().where(Wait.task_id.in_(ids)).execute(tx.database)
-            return int(Task.delete().where(Task.id.in_(ids)).execute(tx.database))
-
-        deleted += ctx.transaction(delete)
+        deleted += ctx.transaction(lambda tx, ids=ids: delete_ended(ids))  # type: ignore[misc]
         ctx.progress(deleted, text=f"{deleted} finished tasks deleted")
 
 

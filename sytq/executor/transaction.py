@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
-from sytq.ledger.dependencies import OnFailure, join
+from sytq.ledger.dependencies import OnFailure, extend
 from sytq.ledger.insert import Accepted
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
 from sytq.ledger.models import Step, Task
@@ -67,7 +67,7 @@ class Transaction:
         """Insert a task and return its id; see `Child`. Raises InvalidInput."""
         (task_id,) = self._insert(type_name, {key: payload}, run_at=run_at, after=after, on_failure=on_failure)
         if joins:
-            join(self.database, self._parent.id, task_id)
+            extend(self.database, self._parent.id, task_id)
         return task_id
 
     def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:

@@ -24,6 +24,7 @@ from sytq.ledger.pool import MaxConnectionsExceeded, MySQL
 from sytq.observability.metrics import Histogram
 
 T = TypeVar("T")
+M = TypeVar("M", bound=peewee.Model)
 
 _SECONDS = Histogram(
     "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
@@ -201,20 +202,47 @@ def plain(value: Any) -> Any:
     return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
 
 
+def locked(query: peewee.ModelSelect[M]) -> list[M]:
+    """Return the rows of a query, locked until the caller's transaction ends.
+
+    SQLite knows no locks of rows: its transactions lock the whole database from their start.
+    """
+    return list(query.for_update() if is_mysql(query.model._meta.database) else query)
+
+
 def execute_many(database: peewee.Database, sql: str, rows: Iterable[Sequence[Any]]) -> None:
     """Run one statement for many rows. Plain placeholders only: PyMySQL sends anything else row by row."""
-    _execute_many(database, sql, [tuple(map(plain, row)) for row in rows])
+    if values := [tuple(map(plain, row)) for row in rows]:
+        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
+            database.cursor().executemany(sql, values)
 
 
-def insert_many(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:
-    """Insert rows, given as the values of each column. One that has none is left out, as each costs PyMySQL as much as
-    a value: its default must be NULL."""
+def insert_ignore(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Insert rows, given as the values of each column; a row whose key is taken stays as it is."""
+    any_column = next(iter(columns), "")
+    keep = f"ON DUPLICATE KEY UPDATE {any_column} = {any_column}" if is_mysql(database) else "ON CONFLICT DO NOTHING"
+    _insert(database, table, columns, keep)
+
+
+def upsert(
+    database: peewee.Database,
+    table: str,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    key: Sequence[str],
+    replace: Sequence[str],
+) -> None:
+    """Insert rows, given as the values of each column; where a `key` is taken, the columns of `replace` change."""
+    if is_mysql(database):
+        conflict, new = "ON DUPLICATE KEY UPDATE", "VALUES({0})"
+    else:
+        conflict, new = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET", "excluded.{0}"
+    assignments = ", ".join(f"{name} = {new.format(name)}" for name in replace)
+    _insert(database, table, columns, f"{conflict} {assignments}")
+
+
+def _insert(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:
+    # A column without a value is left out, as each costs PyMySQL as much as a value: its default must be NULL.
     used = {name: values for name, values in columns.items() if values.count(None) < len(values)}
     sql = f"INSERT INTO {table} ({', '.join(used)}) VALUES ({marks(database, len(used))}) {tail}"  # noqa: S608
-    _execute_many(database, sql, list(zip(*used.values(), strict=True)))
-
-
-def _execute_many(database: peewee.Database, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-    if rows:
-        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            database.cursor().executemany(sql, rows)
+    execute_many(database, sql, zip(*used.values(), strict=True))

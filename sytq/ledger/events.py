@@ -1,19 +1,19 @@
-"""What the recorder writes of tasks that started and ended: one event, and its SQL for many of them at once.
+"""Events of tasks: attempts that began and ended, and the SQL that writes many of them at once.
 
-Owns `Event` and the guard that only legal state changes happen: a terminal row never changes, a smaller token never
-overwrites a larger one. Must not begin a transaction: that is the ledger's.
+Owns the guard that only legal state changes happen: a terminal row never changes, a smaller token never overwrites a
+larger one. Must not begin a transaction: recording does.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import peewee
 
-from sytq.ledger.database import execute_many, is_mysql, marks, plain
+from sytq.ledger.database import execute_many, insert_ignore, is_mysql, marks, plain, upsert
 from sytq.states import RUNNING, TERMINAL
 
 
@@ -37,91 +37,108 @@ class Event:
     detail: str | None = None  # of the attempt, JSON text
     status: int | None = None
     host: str | None = None
-    again: bool = False  # a start in place of one of which no more will be heard
+    again: bool = False  # a start in place of an attempt whose end will not be reported
 
 
-def write_states(database: peewee.Database, changes: list[Event]) -> None:
-    """Write the state of each task once, inside the caller's transaction; what must not change it changes nothing."""
-    mark = marks(database, 1)
-    columns = (
-        "id", "state", "token", "attempts", "worker", "started_at", "finished_at",
-        "scheduled_at", "result", "error", "fingerprint", "progress", "host",
-    )  # fmt: skip
-    finished = ", ".join(f"'{state}'" for state in TERMINAL)
-    for part in _chunks(changes):
-        values: list[Any] = []
-        selects: list[str] = []
-        for change in part:
-            row = [getattr(change, column) for column in columns]
-            if change.state not in TERMINAL:
-                row[6] = None
-            values += row
-            names = columns if not selects else ()
-            selects.append(
-                "SELECT " + (", ".join(f"{mark} AS {name}" for name in names) or marks(database, len(columns)))
-            )
-        source = f"({' UNION ALL '.join(selects)}) AS v"
-        sets = {
-            "state": "v.state",
-            "token": "v.token",
-            "attempts": "v.attempts",
-            "worker": "COALESCE(v.worker, {t}worker)",
-            "started_at": "COALESCE(v.started_at, {t}started_at)",
-            "finished_at": "v.finished_at",
-            "scheduled_at": "COALESCE(v.scheduled_at, {t}scheduled_at)",
-            "result": "v.result",
-            "error": "COALESCE(v.error, {t}error)",
-            "error_fingerprint": "COALESCE(v.fingerprint, {t}error_fingerprint)",
-            "progress": "COALESCE(v.progress, {t}progress)",
-            "host": "COALESCE({t}host, v.host)",
-        }
-        guard = f"t.state NOT IN ({finished}) AND t.token <= v.token"
+#: The new value of each column of sytq_tasks: `event` is what the event says, `task` the row before it.
+_ASSIGNMENTS = {
+    "state": "event.state",
+    "token": "event.token",
+    "attempts": "event.attempts",
+    "worker": "COALESCE(event.worker, task.worker)",
+    "started_at": "COALESCE(event.started_at, task.started_at)",
+    "finished_at": "event.finished_at",
+    "scheduled_at": "COALESCE(event.scheduled_at, task.scheduled_at)",
+    "result": "event.result",
+    "error": "COALESCE(event.error, task.error)",
+    "error_fingerprint": "COALESCE(event.error_fingerprint, task.error_fingerprint)",
+    "progress": "COALESCE(event.progress, task.progress)",
+    "host": "COALESCE(task.host, event.host)",
+}
+_NAMES = ("id", *_ASSIGNMENTS)
+_MAY_CHANGE = f"task.state NOT IN ({', '.join(map(repr, TERMINAL))}) AND task.token <= event.token"
+
+
+def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
+    """Write one event for each task, inside the caller's transaction; a row that must not change stays as it is."""
+    for part in _parts(events):
+        values = [plain(value) for event in part for value in _state_values(event)]
+        # The first row names the columns.
+        named = ", ".join(f"{marks(database, 1)} AS {name}" for name in _NAMES)
+        others = [marks(database, len(_NAMES))] * (len(part) - 1)
+        source = "(" + " UNION ALL ".join(f"SELECT {row}" for row in (named, *others)) + ") AS event"
         if is_mysql(database):
-            assign = ", ".join(f"t.{name} = {value.format(t='t.')}" for name, value in sets.items())
-            sql = f"UPDATE sytq_tasks AS t JOIN {source} ON t.id = v.id SET {assign} WHERE {guard}"
+            assigned = ", ".join(f"task.{name} = {value}" for name, value in _ASSIGNMENTS.items())
+            sql = f"UPDATE sytq_tasks AS task JOIN {source} ON task.id = event.id SET {assigned} WHERE {_MAY_CHANGE}"
         else:
-            assign = ", ".join(f"{name} = {value.format(t='t.')}" for name, value in sets.items())
-            sql = f"UPDATE sytq_tasks AS t SET {assign} FROM {source} WHERE t.id = v.id AND {guard}"
-        database.execute_sql(sql, [plain(value) for value in values])
+            assigned = ", ".join(f"{name} = {value}" for name, value in _ASSIGNMENTS.items())
+            sql = f"UPDATE sytq_tasks AS task SET {assigned} FROM {source} WHERE task.id = event.id AND {_MAY_CHANGE}"
+        database.execute_sql(sql, values)
+
+
+def _state_values(event: Event) -> Iterable[Any]:
+    row = {
+        "id": event.id,
+        "state": event.state,
+        "token": event.token,
+        "attempts": event.attempts,
+        "worker": event.worker,
+        "started_at": event.started_at,
+        "finished_at": event.finished_at if event.state in TERMINAL else None,
+        "scheduled_at": event.scheduled_at,
+        "result": event.result,
+        "error": event.error,
+        "error_fingerprint": event.fingerprint,
+        "progress": event.progress,
+        "host": event.host,
+    }
+    return (row[name] for name in _NAMES)
 
 
 def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
     """Write how attempts began and ended, inside the caller's transaction; repeating it is harmless."""
-    changes = [event for event in events if event.state == RUNNING or (event.token and event.outcome)]
-    columns = "task_id, token, attempt, outcome, worker, error, status, detail, started_at, finished_at, next_at"
-    into = f"INSERT INTO sytq_attempts ({columns}) VALUES ({marks(database, 11)})"
-    rows: dict[bool, list[tuple[Any, ...]]] = {True: [], False: []}
-    for c in changes:
-        rows[c.state == RUNNING].append(
-            (c.id, c.token, c.attempts, c.outcome or RUNNING, c.worker, c.error, c.status, c.detail, c.started_at,
-             c.finished_at, c.scheduled_at)
-        )  # fmt: skip
-    if is_mysql(database):
-        keep, replace = "ON DUPLICATE KEY UPDATE token = token", "ON DUPLICATE KEY UPDATE "
-        new = "VALUES({})"
-    else:
-        keep, replace = "ON CONFLICT DO NOTHING", "ON CONFLICT (task_id, token) DO UPDATE SET "
-        new = "excluded.{}"
+    began, ended = [], []
+    for event in events:
+        if event.state == RUNNING:
+            began.append(event)
+        elif event.token and event.outcome:
+            ended.append(event)
+    insert_ignore(database, "sytq_attempts", _attempts(began))
+    # An attempt after another that never ended: the worker died or was cut off, or Redis was emptied.
+    lost = [(event.started_at, event.id, event.token) for event in began if event.again or event.attempts > 1]
+    mark = marks(database, 1)
+    where = f"task_id = {mark} AND token < {mark} AND outcome = 'running'"
+    execute_many(database, f"UPDATE sytq_attempts SET outcome = 'lost', finished_at = {mark} WHERE {where}", lost)
     replaced = ("attempt", "outcome", "worker", "error", "status", "detail", "finished_at", "next_at")
-    replace += ", ".join(f"{name} = {new.format(name)}" for name in replaced)
-    execute_many(database, f"{into} {keep}", rows[True])
-    # A start after another that never ended: its worker died or was cut off, or Redis was emptied.
-    again = [c for c in changes if c.state == RUNNING and (c.again or c.attempts > 1)]
-    ended = [(c.started_at, c.id, c.token) for c in again]
-    lost = "SET outcome = 'lost', finished_at = {0} WHERE task_id = {0} AND token < {0} AND outcome = 'running'"
-    execute_many(database, f"UPDATE sytq_attempts {lost.format(marks(database, 1))}", ended)
-    execute_many(database, f"{into} {replace}", rows[False])
+    upsert(database, "sytq_attempts", _attempts(ended), key=("task_id", "token"), replace=replaced)
 
 
-def _chunks(changes: list[Event]) -> Iterable[list[Event]]:
+def _attempts(events: Sequence[Event]) -> dict[str, Sequence[Any]]:
+    """The columns of sytq_attempts."""
+    return {
+        "task_id": [event.id for event in events],
+        "token": [event.token for event in events],
+        "attempt": [event.attempts for event in events],
+        "outcome": [event.outcome or RUNNING for event in events],
+        "worker": [event.worker for event in events],
+        "error": [event.error for event in events],
+        "status": [event.status for event in events],
+        "detail": [event.detail for event in events],
+        "started_at": [event.started_at for event in events],
+        "finished_at": [event.finished_at for event in events],
+        "next_at": [event.scheduled_at for event in events],
+    }
+
+
+def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
     """Parts that one statement can carry: MySQL refuses those above max_allowed_packet (16 MiB by default)."""
     part: list[Event] = []
     size = 0
-    for change in changes:
-        size += sum(len(text or "") for text in (change.result, change.error, change.progress))
+    for event in events:
+        size += sum(len(text or "") for text in (event.result, event.error, event.progress))
         if part and (size > 1 << 20 or len(part) == 200):
             yield part
             part, size = [], 0
-        part.append(change)
+        part.append(event)
     if part:
         yield part

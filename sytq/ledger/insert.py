@@ -13,7 +13,7 @@ from operator import attrgetter
 
 import peewee
 
-from sytq.ledger.database import insert_many, is_mysql, plain
+from sytq.ledger.database import insert_ignore
 from sytq.ledger.dependencies import OnFailure
 from sytq.states import QUEUED, SCHEDULED
 
@@ -92,8 +92,6 @@ def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
     if not tasks:
         return
     columns = dict(zip(_COLUMNS, zip(*map(_VALUES, tasks), strict=True), strict=True))
-    columns["scheduled_at"] = tuple(map(plain, columns["scheduled_at"]))
     columns["state"] = tuple(SCHEDULED if task.run_at or task.after else QUEUED for task in tasks)
     columns["held"] = tuple(task.on_failure if task.after else None for task in tasks)
-    tail = "ON DUPLICATE KEY UPDATE id = id" if is_mysql(database) else "ON CONFLICT (id) DO NOTHING"
-    insert_many(database, "sytq_tasks", columns, tail)
+    insert_ignore(database, "sytq_tasks", columns)

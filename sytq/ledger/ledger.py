@@ -15,7 +15,7 @@ import peewee
 
 from sytq.errors import Lost
 from sytq.ledger import dependencies
-from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
+from sytq.ledger.database import insert_ignore, read, transact
 from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
@@ -43,7 +43,6 @@ class Ledger:
         """`over(ids)` tells which tasks have ended though their rows do not say so yet."""
         self.database = database
         self._over = over
-        self._mysql = is_mysql(database)
         database.bind(MODELS)
 
     # -- submission
@@ -75,7 +74,7 @@ class Ledger:
         new = [task.redirected(existing) if existing else task for task in tasks if task.id not in existing]
         write_new(self.database, new)
         if waits := {task.id: task.after for task in new if task.after}:
-            dependencies.hold(self.database, waits)
+            dependencies.add(self.database, waits)
         return [Existing(existing[task.id]) if task.id in existing else Accepted(task.id) for task in tasks]
 
     def try_write(self) -> None:
@@ -87,10 +86,10 @@ class Ledger:
         key already, by the id of the task that does not get it."""
         if not keys:
             return {}
-        into = f"INSERT INTO sytq_unique (task_id, unique_key) VALUES ({marks(self.database, 2)})"
-        keep = "ON DUPLICATE KEY UPDATE task_id = task_id" if self._mysql else "ON CONFLICT DO NOTHING"
         # In one order, so that two batches with the same keys wait for each other rather than deadlock.
-        execute_many(self.database, f"{into} {keep}", sorted(keys.items(), key=lambda pair: pair[1]))
+        wanted = sorted(keys, key=lambda task_id: keys[task_id])
+        columns = {"task_id": wanted, "unique_key": [keys[task_id] for task_id in wanted]}
+        insert_ignore(self.database, "sytq_unique", columns)
         query = UniqueKey.select().where(UniqueKey.unique_key.in_(list(keys.values())))
         holders = {row.unique_key: row.task_id for row in query}
         existing = {task_id: holders[key] for task_id, key in keys.items() if holders[key] != task_id}
@@ -216,10 +215,6 @@ class Ledger:
         """Return those of `ids` that have not ended by now."""
         query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
         return read(self.database, lambda: list(query))
-
-    def overlooked(self, after: tuple[str, str], limit: int) -> tuple[list[str], tuple[str, str] | None]:
-        """As `workflow.overlooked`."""
-        return read(self.database, lambda: dependencies.overlooked(after, limit))
 
     # -- what a running task writes
 

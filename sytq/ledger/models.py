@@ -94,8 +94,13 @@ class Step(Model):
         primary_key = CompositeKey("task_id", "name")
 
 
+#: The place of a row of `sytq_waits` that is no dependency: the child `on_id` extends `task_id`, so that dependents of
+#: the one depend on the other too (see `sytq.ledger.dependencies`).
+EXTENSION = -1
+
+
 class Wait(Model):
-    """That a task waits for another's end, at which place among those that it waits for; `ended` once it is told."""
+    """A dependency: `task_id` waits for `on_id`, at this place among its dependencies; `ended` once that is handled."""
 
     task_id = CharField()
     on_id = CharField()

@@ -14,14 +14,15 @@ from typing import Any
 
 from sytq.broker.operations import Operations
 from sytq.errors import InvalidInput
-from sytq.ledger.database import read, transact
-from sytq.ledger.dependencies import OnFailure, inner, needed, reopen
+from sytq.ledger.database import locked, read, transact
+from sytq.ledger.deletion import delete_ended
+from sytq.ledger.dependencies import OnFailure, reopen, skipped_among
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, utcnow
-from sytq.ledger.models import Attempt, Pause, Step, Task, Wait
+from sytq.ledger.models import Pause, Task
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
-from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
+from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED
 from sytq.tasktypes.registry import Registry
 
 _BATCH = 500
@@ -96,19 +97,10 @@ class Operator:
     def delete(self, ids: Sequence[str]) -> int:
         """Delete tasks that have ended, with all that is known of them; return how many.
 
-        One whose outcome an unfinished task may still read stays: its parent, or one that waits for it.
+        A task whose outcome an unfinished task may still read stays: its parent, or a dependent.
         """
-
-        def work(part: list[str]) -> int:
-            _locked(part, TERMINAL)
-            gone = Task.select(Task.id).where(Task.id.in_(part), Task.state.in_(TERMINAL), ~needed())
-            found = [row.id for row in gone]
-            for model in (Attempt, Step, Wait):
-                model.delete().where(model.task_id.in_(found)).execute()
-            return int(Task.delete().where(Task.id.in_(found)).execute())
-
-        parts = [list(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)]
-        return sum(transact(self._ledger.database, partial(work, part)) for part in parts)
+        parts = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
+        return sum(transact(self._ledger.database, partial(delete_ended, part)) for part in parts)
 
     def pause(self, type_name: str, by: str, why: str) -> None:
         """Start no task of a type, anywhere, until `resume`; what is running goes on. Raises InvalidInput."""
@@ -140,9 +132,9 @@ class Operator:
         self._operations.unpark()  # what a resume that was cut off left behind
 
     def _replay(self, ids: list[str]) -> list[Task]:
-        # Tasks of one workflow run in its order: what waits for another of these does so again.
-        behind = inner(ids)
-        rows = self._revive([task_id for task_id in ids if task_id not in behind])
+        # Tasks of one workflow run in its order: those that depend on another of these wait for it again.
+        dependents = skipped_among(ids)
+        rows = self._revive([task_id for task_id in ids if task_id not in dependents])
         again = [row.id for row in rows]
         while again := reopen(again):
             again = [row.id for row in self._revive(again, held="cancel")]
@@ -150,7 +142,7 @@ class Operator:
 
     def _revive(self, ids: list[str], held: OnFailure | None = None) -> list[Task]:
         now = utcnow()
-        rows = _locked(ids, (DEAD, CANCELLED))
+        rows = locked(Task.select().where(Task.id.in_(ids), Task.state.in_((DEAD, CANCELLED))))
         keys = {row.id: key for row in rows if (key := self._unique_key(row))}
         taken = self._ledger.reserve(keys)  # by another unfinished task
         rows = [row for row in rows if row.id not in taken]
@@ -181,10 +173,3 @@ class Operator:
         if row is None:
             raise InvalidInput("id", f"there is no task '{task_id[:64]}'")
         return row
-
-
-def _locked(ids: list[str], states: Sequence[str]) -> list[Task]:
-    """Those of `ids` in these states, locked until the transaction ends (in both dialects by an UPDATE)."""
-    found = Task.id.in_(ids), Task.state.in_(states)
-    Task.update(state=Task.state).where(*found).execute()
-    return list(Task.select().where(*found))

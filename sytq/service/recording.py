@@ -62,10 +62,10 @@ class Recording:
             write_states(self._ledger.database, latest)
             ends = _end([event.id for event in latest if event.state in TERMINAL])
             followers += self._followers([task_id for task_id, is_followed in ends.items() if is_followed])
-            released = dependencies.free([*ended, *ends], utcnow())
+            released = dependencies.release([*ended, *ends], utcnow())
             ready += released.ready
             # Dependents that were cancelled because of these ends have ended too, and have dependents of their own.
-            latest, ended = released.refused, []
+            latest, ended = released.cancelled, []
         self._ledger.insert(followers)
         return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
 

@@ -12,7 +12,7 @@ from typing import Any
 import peewee
 from typing_extensions import TypedDict
 
-from sytq.ledger.models import Task, Wait
+from sytq.ledger.models import EXTENSION, Task, Wait
 from sytq.service.task_view import is_held, iso, parsed
 from sytq.states import SUCCEEDED
 
@@ -45,7 +45,7 @@ def outcomes(task_id: str) -> list[Outcome]:
     query: Any = (
         Wait.select(Wait.on_id, Task.type, Task.state, Task.result, Task.error, Task.parent)
         .join(Task, peewee.JOIN.LEFT_OUTER, on=(Task.id == Wait.on_id))
-        .where(Wait.task_id == task_id, Wait.place >= 0)
+        .where(Wait.task_id == task_id, Wait.place != EXTENSION)
         .order_by(Wait.place, Task.created_at, Wait.on_id)
     )
     return [
@@ -123,7 +123,7 @@ def tree(root: Task, limit: int, visible: peewee.Expression | None = None) -> Tr
 
 
 def _waits(ids: list[str]) -> dict[str, Waits]:
-    waited = Wait.task_id.in_(ids), Wait.place >= 0
+    waited = Wait.task_id.in_(ids), Wait.place != EXTENSION
     sums: Any = Wait.select(Wait.task_id, peewee.fn.COUNT(Wait.on_id), peewee.fn.SUM(Wait.ended)).where(*waited)
     found: dict[str, Waits] = {
         task_id: {"tasks": int(number), "ended": int(ended), "first": []}

@@ -6,12 +6,13 @@ import datetime as dt
 import random
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
-from sytq.ledger import dependencies
+from sytq.ledger import deletion, dependencies
 from sytq.ledger.database import open_database, read, transact
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask, utcnow
@@ -46,6 +47,10 @@ def end(ledger: Ledger, *ids: str, state: str = "succeeded", token: int = 1, res
     """Record these ends, and return which tasks may run because of them."""
     events = [Event(i, state, token, 1, finished_at=utcnow(), result=result, error=None) for i in ids]
     return [task.id for task in recording(ledger).write(events)]
+
+
+def missed_ends(ledger: Ledger, *page: Any) -> tuple[list[str], tuple[str, str] | None]:
+    return read(ledger.database, lambda: dependencies.missed_ends(*page))
 
 
 def recording(ledger: Ledger) -> Recording:
@@ -164,10 +169,10 @@ def test_an_end_before_anybody_waited_is_seen_when_it_is_looked_for(ledger: Ledg
     assert waiting(ledger, last)
     end(ledger, late)
     assert waiting(ledger, last)  # only the later end was told
-    ended, behind = ledger.overlooked(("", ""), 10)
+    ended, behind = missed_ends(ledger, ("", ""), 10)
     assert (ended, behind) == ([early], None)
     assert [task.id for task in recording(ledger).write((), ended=ended)] == [last]
-    assert ledger.overlooked(("", ""), 10) == ([], None)
+    assert missed_ends(ledger, ("", ""), 10) == ([], None)
 
 
 def test_all_that_is_overlooked_is_found_page_by_page(ledger: Ledger) -> None:
@@ -179,7 +184,7 @@ def test_all_that_is_overlooked_is_found_page_by_page(ledger: Ledger) -> None:
     place: tuple[str, str] | None = ("", "")
     pages = 0
     while place:
-        page, place = ledger.overlooked(place, 5)
+        page, place = missed_ends(ledger, place, 5)
         found += page
         pages += 1
     assert (sorted(found), pages) == (sorted(ended), 5)
@@ -196,7 +201,7 @@ def test_a_task_that_another_program_deleted_counts_as_failed(ledger: Ledger) ->
     child = insert(ledger)
     careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
     transact(ledger.database, Task.delete().where(Task.id == child).execute)
-    ended, _ = ledger.overlooked(("", ""), 10)
+    ended, _ = missed_ends(ledger, ("", ""), 10)
     assert [task.id for task in recording(ledger).write((), ended=ended)] == [careless]
     assert row(ledger, careful).error == f"not run: task {child} was deleted"
     assert [o.state for o in read(ledger.database, lambda: outcomes(careless))] == ["deleted"]
@@ -206,10 +211,10 @@ def test_a_state_that_is_none_of_ours_is_an_end_that_did_not_succeed(ledger: Led
     child = insert(ledger)
     careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
     transact(ledger.database, Task.update(state="failed").where(Task.id == child).execute)
-    ended, _ = ledger.overlooked(("", ""), 10)
+    ended, _ = missed_ends(ledger, ("", ""), 10)
     assert [task.id for task in recording(ledger).write((), ended=ended)] == [careless]
     assert row(ledger, careful).error == f"not run: t {child} is failed"
-    assert ledger.overlooked(("", ""), 10) == ([], None)  # else it would be looked for again at once, for ever
+    assert missed_ends(ledger, ("", ""), 10) == ([], None)  # else it would be looked for again at once, for ever
 
 
 def test_only_tasks_that_exist_can_be_waited_for(ledger: Ledger) -> None:
@@ -222,9 +227,9 @@ def test_only_tasks_that_exist_can_be_waited_for(ledger: Ledger) -> None:
 
 def test_more_than_one_transaction_frees_are_freed_by_the_next(ledger: Ledger) -> None:
     child = insert(ledger)
-    many = insert_all(ledger, dependencies.MOST + 3, (child,))
-    assert len(end(ledger, child)) == dependencies.MOST
-    ended, _ = ledger.overlooked(("", ""), 500)
+    many = insert_all(ledger, dependencies.MAX_RELEASED + 3, (child,))
+    assert len(end(ledger, child)) == dependencies.MAX_RELEASED
+    ended, _ = missed_ends(ledger, ("", ""), 500)
     assert len(recording(ledger).write((), ended=ended)) == 3
     assert not any(waiting(ledger, task_id) for task_id in many)
 
@@ -239,8 +244,8 @@ def test_a_task_of_the_same_ordering_key_does_not_wait_for_one_that_waits_for_it
 def test_what_joins_a_task_is_waited_for_with_it_now_and_later(ledger: Ledger) -> None:
     child, inner, innermost = insert_all(ledger, 3)
     before = insert(ledger, child)
-    transact(ledger.database, lambda: dependencies.join(ledger.database, child, inner))
-    transact(ledger.database, lambda: dependencies.join(ledger.database, inner, innermost))
+    transact(ledger.database, lambda: dependencies.extend(ledger.database, child, inner))
+    transact(ledger.database, lambda: dependencies.extend(ledger.database, inner, innermost))
     afterwards = insert(ledger, child)
     assert end(ledger, child) == []
     assert end(ledger, inner) == []
@@ -255,7 +260,7 @@ def test_tasks_that_join_each_other_or_who_waits_for_them_hold_nobody_for_ever(l
     one, other = insert_all(ledger, 2)
     last = insert(ledger, one)
     for task_id, also in ((one, other), (other, one), (one, last)):  # as unique keys of standing tasks may have it
-        transact(ledger.database, lambda t=task_id, a=also: dependencies.join(ledger.database, t, a))  # type: ignore[misc]
+        transact(ledger.database, lambda t=task_id, a=also: dependencies.extend(ledger.database, t, a))  # type: ignore[misc]
     late = insert(ledger, one, other)
     end(ledger, one)
     assert end(ledger, other) == [last]
@@ -269,7 +274,7 @@ def made(ledger: Ledger, parent: str, *after: str) -> str:
     def work() -> str:
         task = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", parent=parent, after=after)
         ledger.insert([task])
-        dependencies.join(ledger.database, parent, task.id)
+        dependencies.extend(ledger.database, parent, task.id)
         return task.id
 
     return transact(ledger.database, work)
@@ -310,7 +315,7 @@ def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: L
     parent, standing, inner = insert_all(ledger, 3)
     last = insert(ledger, parent)
     for task_id, also in ((standing, inner), (parent, standing)):
-        transact(ledger.database, lambda t=task_id, a=also: dependencies.join(ledger.database, t, a))  # type: ignore[misc]
+        transact(ledger.database, lambda t=task_id, a=also: dependencies.extend(ledger.database, t, a))  # type: ignore[misc]
     assert end(ledger, parent, standing) == []
     assert end(ledger, inner) == [last]
 
@@ -318,14 +323,14 @@ def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: L
 @pytest.mark.parametrize("first", ["the one that waits", "the one that joins"])
 def test_one_that_begins_to_wait_while_another_joins_is_held_by_it(ledger: Ledger, first: str) -> None:
     outer, inner, innermost = insert_all(ledger, 3)
-    transact(ledger.database, lambda: dependencies.join(ledger.database, outer, inner))
+    transact(ledger.database, lambda: dependencies.extend(ledger.database, outer, inner))
     last = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
 
     def wait() -> None:
         ledger.accept([last])
 
     def join() -> None:
-        ledger.fenced(inner, 1, lambda: dependencies.join(ledger.database, inner, innermost))
+        ledger.fenced(inner, 1, lambda: dependencies.extend(ledger.database, inner, innermost))
 
     one, other = (wait, join) if first == "the one that waits" else (join, wait)
     thread = threading.Thread(target=other)
@@ -351,7 +356,7 @@ def test_whatever_tasks_make_while_they_run_each_of_them_ends(ledger: Ledger) ->
             open_ = [task_id for task_id in ids if rows[task_id].state in UNFINISHED]
             if able := [task_id for task_id in open_ if rows[task_id].held is None]:
                 run(ledger, chance.choice(able), ids, chance)
-            elif over := ledger.overlooked(("", ""), 500)[0]:
+            elif over := missed_ends(ledger, ("", ""), 500)[0]:
                 recording(ledger).write((), ended=over)
             else:
                 break
@@ -370,7 +375,7 @@ def run(ledger: Ledger, task_id: str, ids: list[str], chance: random.Random) -> 
             ids.append(insert(ledger, *after))
         else:  # a unique key that another task has
             also = chance.choice(ids)
-            transact(ledger.database, lambda also=also: dependencies.join(ledger.database, task_id, also))  # type: ignore[misc]
+            transact(ledger.database, lambda also=also: dependencies.extend(ledger.database, task_id, also))  # type: ignore[misc]
     end(ledger, task_id, state="dead" if chance.random() < 0.1 else "succeeded")
 
 
@@ -390,7 +395,7 @@ def test_a_thousand_children_cost_a_few_statements_each_and_not_a_thousand(ledge
     read(ledger.database, lambda: outcomes(last))
     assert len(statements) < 50
     statements.clear()
-    transact(ledger.database, lambda: list(Task.select().where(dependencies.needed())))
+    transact(ledger.database, lambda: list(Task.select().where(deletion.needed())))
     assert len(statements) == 1
 
 
@@ -400,7 +405,7 @@ def test_what_somebody_may_still_read_is_needed(ledger: Ledger) -> None:
     last = insert(ledger, other)
 
     def needed() -> set[str]:
-        query = Task.select(Task.id).where(Task.state.not_in(UNFINISHED), dependencies.needed())
+        query = Task.select(Task.id).where(Task.state.not_in(UNFINISHED), deletion.needed())
         return read(ledger.database, lambda: {task.id for task in query})
 
     end(ledger, child, other)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import peewee
 import pytest
 
-from sytq.ledger.database import insert_many, open_database, read, transact
+from sytq.ledger.database import insert_ignore, open_database, read, transact
 from tests.servers import MySQLServer, poll
 
 pytestmark = pytest.mark.mysql
@@ -73,7 +73,7 @@ def test_a_transaction_that_was_left_open_is_not_the_next_ones(database: peewee.
 
 def test_rows_are_inserted_by_column_and_empty_columns_are_left_out(database: peewee.Database) -> None:
     columns = {"id": (1, 2), "a": (None, 3), "b": (None, None)}
-    transact(database, lambda: insert_many(database, "t", columns, ""))
-    transact(database, lambda: insert_many(database, "t", {"id": (), "a": (), "b": ()}, ""))
+    transact(database, lambda: insert_ignore(database, "t", columns))
+    transact(database, lambda: insert_ignore(database, "t", {"id": (), "a": (), "b": ()}))
     rows = read(database, lambda: list(database.execute_sql("SELECT id, a, b FROM t ORDER BY id")))
     assert rows == [(1, None, None), (2, 3, None)]

@@ -102,7 +102,7 @@ def test_a_task_that_somebody_begins_to_wait_for_meanwhile_stays(runtime: Runtim
     add(runtime, "outer", "succeeded", 0.5)
     add(runtime, "inner", "succeeded", 2)
     with runtime.database.connection_context():
-        dependencies.join(runtime.database, "outer", "inner")
+        dependencies.extend(runtime.database, "outer", "inner")
     last = runtime.submitter.prepare("default", {}, after=["outer"])
     thread = threading.Thread(target=clean, args=(runtime,))
 

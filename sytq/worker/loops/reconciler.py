@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from functools import partial
 
 import structlog
 
@@ -16,6 +17,8 @@ from sytq.broker.dispatcher import check_names
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
+from sytq.ledger.database import read
+from sytq.ledger.dependencies import missed_ends
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, utcnow
 from sytq.ledger.models import Task
@@ -63,7 +66,7 @@ class Reconciler(LeasedLoop):
 
     def work(self) -> float:
         self._operator.restore_pauses()
-        told = self._tell_those_who_wait()
+        released = self._release_dependents()
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
             return 0.5  # workers are entering the tasks that they run; nobody else may start those
@@ -79,10 +82,11 @@ class Reconciler(LeasedLoop):
         entered += self._enter(page)
         self._cursor = page[-1] if len(page) == _PAGE else ""
         # While things are missing (Redis was emptied) it goes on at once.
-        return 0.0 if told or (entered and self._cursor) else _INTERVAL
+        return 0.0 if released or (entered and self._cursor) else _INTERVAL
 
-    def _tell_those_who_wait(self) -> bool:
-        ended, self._waits = self._ledger.overlooked(self._waits or ("", ""), _PAGE)
+    def _release_dependents(self) -> bool:
+        page = partial(missed_ends, self._waits or ("", ""), _PAGE)
+        ended, self._waits = read(self._ledger.database, page)
         if ended:
             self._recording.record((), ended)
         return bool(ended)
