@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sytq import Backoff, Context, Transaction, task
 from sytq.errors import InvalidInput
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step
 from sytq.ledger.query import Filter
+from sytq.ledger.values import utcnow
 from sytq.service.bulk import targets
 
 _BATCH = 200

@@ -21,8 +21,8 @@ from sytq.config.values import Name
 from sytq.durations import Duration
 from sytq.ledger.deletion import delete_ended, needed
 from sytq.ledger.idempotency import KEPT
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Task
+from sytq.ledger.values import utcnow
 from sytq.states import TERMINAL
 
 _BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks

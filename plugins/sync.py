@@ -20,8 +20,8 @@ from sytq import Context, Fail, Transaction, task
 from sytq.config.values import Identifier
 from sytq.durations import Duration
 from sytq.ledger.database import is_mysql
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step, Task
+from sytq.ledger.values import utcnow
 from sytq.states import SUCCEEDED, TERMINAL, UNFINISHED
 
 _PAGE = 200

@@ -11,8 +11,8 @@ from typing import Any
 
 import peewee
 
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step
+from sytq.ledger.values import utcnow
 
 _WRITTEN = "report"  # the checkpoint that says: this task has written the end of its row
 _LINE = 500  # characters of progress_info and failed_info

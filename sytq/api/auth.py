@@ -24,7 +24,7 @@ from sytq.config import Settings
 from sytq.errors import ConfigError, DatabaseUnavailable, Overloaded
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.audit import Audit
-from sytq.ledger.ledger import utcnow
+from sytq.ledger.values import utcnow
 
 log = structlog.get_logger(__name__)
 

@@ -23,8 +23,8 @@ from sytq.api.caller import Caller
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.api_keys import USED_EVERY, ApiKeys
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import ApiKey
+from sytq.ledger.values import utcnow
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sytq.cli.options import AsJson, File, Limit, open_runtime
 from sytq.cli.output import as_json, table
-from sytq.service.task_view import iso
+from sytq.ledger.values import iso
 
 
 def audit(limit: Limit = 100, json_wanted: AsJson = False, file: File = None) -> None:

@@ -14,8 +14,8 @@ from sytq.cli import task_list
 from sytq.cli.bulk import Detach, DryRun, operate
 from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime
 from sytq.cli.output import as_json, more, table
+from sytq.ledger.values import iso
 from sytq.service.bulk import given_up
-from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -15,9 +15,8 @@ from sytq.cli.output import as_json, cell, table
 from sytq.config.values import Rate
 from sytq.durations import VALID_DURATION, parse_duration
 from sytq.ledger.api_keys import Grant
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import ApiKey
-from sytq.service.task_view import iso
+from sytq.ledger.values import iso, utcnow
 
 app = typer.Typer(no_args_is_help=True)
 

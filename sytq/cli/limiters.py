@@ -15,7 +15,7 @@ from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import age, as_json, cell, table
 from sytq.errors import InvalidInput
-from sytq.service.task_view import iso
+from sytq.ledger.values import iso
 
 app = typer.Typer(no_args_is_help=True)
 

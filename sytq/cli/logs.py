@@ -19,8 +19,8 @@ from sytq.cli.output import as_json, cell
 from sytq.cli.task_view import found_task, task_json
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.events import Event
+from sytq.ledger.values import iso
 from sytq.runtime import Runtime
-from sytq.service.task_view import iso
 from sytq.states import RUNNING, TERMINAL
 from sytq.worker.loops.recorder import changes_of
 

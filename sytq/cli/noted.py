@@ -6,7 +6,7 @@ import typer
 
 from sytq.cli.options import person
 from sytq.errors import DatabaseUnavailable
-from sytq.ledger.ledger import utcnow
+from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 
 

@@ -9,8 +9,8 @@ import typer
 
 from sytq.cli.options import After, AsJson, File, Limit, open_runtime
 from sytq.cli.output import age, as_json, more, table
+from sytq.ledger.values import iso
 from sytq.service import status
-from sytq.service.task_view import iso
 
 app = typer.Typer(no_args_is_help=True)
 

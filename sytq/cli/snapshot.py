@@ -13,9 +13,9 @@ from sytq.broker.limiter_states import that_matter
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.query import parse
 from sytq.ledger.search import Search
+from sytq.ledger.values import iso
 from sytq.runtime import Runtime
 from sytq.service import status
-from sytq.service.task_view import iso
 from sytq.states import DEAD, TERMINAL
 
 _FAILURES = 10

@@ -13,7 +13,7 @@ from sytq.cli.options import AsJson, File, ago, open_runtime
 from sytq.cli.output import age, as_json, progress_bar, table
 from sytq.ledger import statistics
 from sytq.ledger.search import Search
-from sytq.service.task_view import iso
+from sytq.ledger.values import iso
 
 _VALID = "a duration back from now such as 24h, or a time with its UTC offset."
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime, refuse_unknown
 from sytq.cli.output import age, as_json, more, table
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.query import Filter
 from sytq.ledger.search import Search
+from sytq.ledger.values import utcnow
 from sytq.service.task_view import TaskView, task_view
 
 Columns = Mapping[str, Callable[[TaskView], object]]

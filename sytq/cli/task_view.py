@@ -13,9 +13,10 @@ from sytq.cli.output import as_json, cell, table
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
+from sytq.service import live_state
 from sytq.service.task_view import TaskDetail, task_detail
 from sytq.service.tree import Tree
-from sytq.states import TERMINAL, UNFINISHED
+from sytq.states import UNFINISHED
 
 
 def found_task(parts: Runtime, task_id: str) -> Task:
@@ -28,13 +29,11 @@ def found_task(parts: Runtime, task_id: str) -> Task:
 
 def newer(parts: Runtime, tasks: Sequence[Task]) -> dict[str, Live]:
     """The live state of tasks that are unfinished by their rows; empty, with a warning, while Redis is unavailable."""
-    rows = {task.id: task for task in tasks if task.state not in TERMINAL}
     try:
-        live = parts.inspection.live(list(rows))
+        return live_state.newer(parts.inspection, tasks)
     except RedisUnavailable as error:
         typer.echo(f"warning: {error}; showing the database alone", err=True)
         return {}
-    return {task_id: seen for task_id, seen in live.items() if seen.token >= rows[task_id].token}
 
 
 def task_json(parts: Runtime, task: Task, *, payload: bool = True) -> TaskDetail:

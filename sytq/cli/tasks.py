@@ -13,11 +13,11 @@ from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime
 from sytq.cli.output import age, as_json, cell, table
 from sytq.cli.task_view import found_task, newer, print_task, print_tree
 from sytq.ledger.database import read
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.query import parse
 from sytq.ledger.search import COUNT_MOST, Search
+from sytq.ledger.values import iso, utcnow
 from sytq.runtime import Runtime
-from sytq.service.task_view import iso
+from sytq.service.live_state import current
 from sytq.service.tree import tree as below
 from sytq.states import STATES
 
@@ -116,5 +116,4 @@ def reschedule(
 
 def _state_now(parts: Runtime, task_id: str) -> str:
     task = found_task(parts, task_id)
-    live = newer(parts, [task]).get(task.id)
-    return live.state if live else str(task.state)
+    return current(task, newer(parts, [task]).get(task.id)).state

@@ -25,9 +25,10 @@ from sytq.executor.permits import PermitBatcher
 from sytq.executor.transaction import Transaction
 from sytq.http import BlockingClient, Client
 from sytq.ledger.database import read
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Step, Task
 from sytq.ledger.search import Search
+from sytq.ledger.values import utcnow
 from sytq.service.control import Operator
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter

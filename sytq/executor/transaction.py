@@ -19,8 +19,9 @@ from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
 from sytq.ledger.dependencies import OnFailure, extend
 from sytq.ledger.insert import Accepted
-from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Step, Task
+from sytq.ledger.values import utcnow
 from sytq.service.submission import Submitter
 
 #: Prefix of the checkpoint that names the existing task in place of a child.

@@ -20,8 +20,8 @@ import peewee
 from sytq.errors import InvalidInput
 from sytq.ledger.audit import note
 from sytq.ledger.database import read, transact
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import ApiKey
+from sytq.ledger.values import utcnow
 from sytq.states import NAME
 
 #: What a key may: submit tasks; read its owner's tasks; operate (change) them; admin is all of that on everybody's.

@@ -6,7 +6,6 @@ into `DatabaseUnavailable`. Must not know any table.
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 import ssl
 import time
@@ -21,6 +20,7 @@ from pymysql.constants import CLIENT
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DatabaseUnavailable
 from sytq.ledger.pool import MaxConnectionsExceeded, MySQL
+from sytq.ledger.values import plain
 from sytq.observability.metrics import Histogram
 
 T = TypeVar("T")
@@ -195,11 +195,6 @@ def _brief(error: peewee.PeeweeException) -> str:
 def marks(database: peewee.Database, count: int) -> str:
     """Placeholders for `count` values."""
     return ", ".join(["%s" if is_mysql(database) else "?"] * count)
-
-
-def plain(value: Any) -> Any:
-    """A value as both databases store it."""
-    return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
 
 
 def locked(query: peewee.ModelSelect[M]) -> list[M]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import peewee
 
-from sytq.ledger.database import execute_many, insert_ignore, is_mysql, marks, plain, upsert
+from sytq.ledger.database import execute_many, insert_ignore, is_mysql, marks, upsert
+from sytq.ledger.values import plain
 from sytq.states import RUNNING, TERMINAL
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from sytq.ledger.insert import Acceptance, Accepted, Existing, Refused
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Idempotency
+from sytq.ledger.values import utcnow
 
 #: For how long a key is remembered.
 KEPT = dt.timedelta(hours=24)

@@ -19,19 +19,10 @@ from sytq.ledger.database import insert_ignore, read, transact
 from sytq.ledger.insert import Accepted, Existing, write_new
 from sytq.ledger.insert import NewTask as NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, UniqueKey
+from sytq.ledger.values import utcnow
 from sytq.states import DEAD, QUEUED, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
-
-
-def utcnow() -> dt.datetime:
-    """The time as the ledger writes it: naive UTC."""
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
-
-
-def from_ms(ms: int) -> dt.datetime:
-    """Unix milliseconds (Redis' clock) as the ledger's naive UTC time."""
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).replace(tzinfo=None)
 
 
 class Ledger:

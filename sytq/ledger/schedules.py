@@ -12,6 +12,7 @@ import peewee
 
 from sytq.ledger.database import read, transact
 from sytq.ledger.models import ScheduleRow
+from sytq.ledger.values import naive
 
 
 class Schedules:
@@ -28,20 +29,20 @@ class Schedules:
         """Note a schedule that is new: its ticks count from now on."""
         transact(
             self._database,
-            lambda: ScheduleRow.insert(name=name, last_tick=_naive(now)).on_conflict_ignore().execute(),
+            lambda: ScheduleRow.insert(name=name, last_tick=naive(now)).on_conflict_ignore().execute(),
         )
 
     def ticked(self, name: str, tick: dt.datetime) -> None:
         """Note that a tick was submitted (or passed over)."""
-        query = ScheduleRow.update(last_tick=_naive(tick)).where(
-            ScheduleRow.name == name, ScheduleRow.last_tick < _naive(tick)
+        query = ScheduleRow.update(last_tick=naive(tick)).where(
+            ScheduleRow.name == name, ScheduleRow.last_tick < naive(tick)
         )
         transact(self._database, query.execute)
 
     def pause(self, name: str, now: dt.datetime, by: str, why: str) -> None:
         """Pause a schedule; what is due meanwhile counts as missed."""
         self.begin(name, now)
-        query = ScheduleRow.update(paused_at=_naive(now), paused_by=by[:64], paused_why=why[:255])
+        query = ScheduleRow.update(paused_at=naive(now), paused_by=by[:64], paused_why=why[:255])
         transact(self._database, query.where(ScheduleRow.name == name).execute)
 
     def resume(self, name: str) -> bool:
@@ -49,7 +50,3 @@ class Schedules:
         query = ScheduleRow.update(paused_at=None, paused_by=None, paused_why=None)
         where = (ScheduleRow.name == name) & ScheduleRow.paused_at.is_null(False)
         return bool(transact(self._database, query.where(where).execute))
-
-
-def _naive(moment: dt.datetime) -> dt.datetime:
-    return moment.astimezone(dt.UTC).replace(tzinfo=None)

@@ -16,8 +16,8 @@ from typing import Any
 import peewee
 
 from sytq.ledger.database import read
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import BudgetRow, SpendRow
+from sytq.ledger.values import utcnow
 
 UNIT = Decimal("1e-12")
 BEGUN, OK, LOST = "begun", "ok", "lost"

@@ -18,8 +18,9 @@ from sytq.ledger.database import locked, read, transact
 from sytq.ledger.deletion import delete_ended
 from sytq.ledger.dependencies import OnFailure, reopen, skipped_among
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Pause, Task
+from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED

@@ -19,8 +19,9 @@ from sytq.ids import derived_id
 from sytq.ledger import dependencies
 from sytq.ledger.database import transact
 from sytq.ledger.events import Event, write_attempts, write_states
-from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task, UniqueKey
+from sytq.ledger.values import utcnow
 from sytq.service.submission import DISPATCH_WITHIN, Submitter
 from sytq.service.task_view import announcement
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL

@@ -13,7 +13,7 @@ from sytq.config.sections import QueueLimits
 from sytq.durations import format_duration
 from sytq.ledger.models import Pause, ScheduleRow
 from sytq.ledger.schedules import Schedules
-from sytq.service.task_view import iso
+from sytq.ledger.values import iso
 from sytq.tasktypes.registry import Registry
 
 

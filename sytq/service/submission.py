@@ -22,6 +22,7 @@ from sytq.ledger.dependencies import RULES, OnFailure
 from sytq.ledger.insert import Accepted, Existing
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
+from sytq.ledger.values import naive, to_ms
 from sytq.observability import tracing
 from sytq.states import PRIORITIES, SCHEDULED
 from sytq.tasktypes.declaration import encode, written
@@ -99,7 +100,7 @@ class Submitter:
             priority=priority or declared.priority,
             payload=written(parsed),
             max_attempts=declared.policy(parsed).max_attempts,
-            run_at=run_at.astimezone(dt.UTC).replace(tzinfo=None) if run_at and run_at.tzinfo else run_at,
+            run_at=naive(run_at) if run_at and run_at.tzinfo else run_at,
             owner=owner,
             parent=parent,
             after=tuple(after),
@@ -148,9 +149,9 @@ class Submitter:
             attempts, token, retry_delay = 0, 0, task.retry_delay
         else:
             run_at, waits = task.scheduled_at, task.state == SCHEDULED
-            created_ms = _ms(task.revived_at or task.created_at)
+            created_ms = to_ms(task.revived_at or task.created_at)
             attempts, token, retry_delay = task.attempts, task.token, None
-        due_ms = _ms(run_at) if run_at else 0
+        due_ms = to_ms(run_at) if run_at else 0
         if waits:
             created_ms = max(created_ms, due_ms)  # its age counts from when it is to run
         return Envelope(
@@ -170,8 +171,3 @@ class Submitter:
             version=task.version or (declared.version if declared else None),
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )
-
-
-def _ms(moment: dt.datetime) -> int:
-    # Ours are naive UTC; a row of another program may name an offset.
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)

@@ -6,17 +6,16 @@ Reads no store: callers pass the row, and the newer state from Redis.
 from __future__ import annotations
 
 import datetime as dt
-import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from sytq.broker.inspection import Live
 from sytq.ledger.models import Attempt, Step, Task
-from sytq.states import DEAD, RUNNING, SCHEDULED, SUCCEEDED
+from sytq.ledger.values import iso, parsed
+from sytq.service.live_state import current
+from sytq.states import SCHEDULED
 from sytq.tasktypes.registry import Registry
 
 
@@ -102,17 +101,18 @@ class TaskDetail(TaskView):
 
 def task_view(task: Task, registry: Registry, live: Live | None = None) -> TaskView:
     """The fields of a list entry. `live`, the state in Redis, takes precedence over the row."""
+    now = current(task, live, with_result=True)
     declared = registry.get(task.type) if task.type in registry else None
     return {
         "id": task.id,
         "type": task.type,
         "queue": task.queue or (declared.queue if declared else "default"),
         "priority": task.priority or (declared.priority if declared else "normal"),
-        "state": live.state if live else task.state,
-        "attempts": live.attempts if live else task.attempts,
+        "state": now.state,
+        "attempts": now.attempts,
         "max_attempts": task.max_attempts,
-        "worker": live.worker if live else task.worker,
-        "progress": _progress(live.progress if live and live.progress else parsed(task.progress)),
+        "worker": now.worker,
+        "progress": _progress(now.progress),
         "error": task.error,
         "owner": task.owner,
         "host": task.host,
@@ -141,16 +141,13 @@ def task_detail(
 ) -> TaskDetail:
     """The whole task; without `contents` it lacks payload, result and the steps' results.
 
-    One that Redis knows to have ended still runs here until the row has its result or error, at most a second later:
-    whoever sees it ended sees what came of it.
+    A task that has ended here has its result or error.
     """
-    if live is not None and live.state in (SUCCEEDED, DEAD) and task.state != live.state:
-        live = replace(live, state=RUNNING)
     callback = _object(parsed(task.callback))
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
         "callback_url": str(callback.get("url")) if callback else None,
-        "set_aside": live is not None and live.parked,
+        "set_aside": current(task, live).set_aside,
         "cancelled_by": cancelled_by,
         "attempts_made": [_attempt(attempt) for attempt in attempts],
         "steps": [_step(step, contents) for step in steps],
@@ -186,27 +183,6 @@ def announcement(task: Task) -> dict[str, Any]:
 def is_held(task: Task) -> bool:
     """Whether a task waits for other tasks (and not for a worker, or a time)."""
     return task.held is not None and task.state == SCHEDULED
-
-
-def iso(moment: dt.datetime | float) -> str:
-    """A time of the ledger (naive UTC) or of Redis (unix seconds), to the millisecond."""
-    if not isinstance(moment, dt.datetime):
-        moment = dt.datetime.fromtimestamp(moment, dt.UTC)
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-
-
-def parsed(text: str | None) -> Any:
-    """A JSON column's value; what is no JSON, as another program may have written anything, is shown as it stands."""
-    try:
-        return None if text is None else json.loads(text, parse_constant=str, parse_float=_float)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _float(text: str) -> float | str:
-    """A number, or its text when no float has it: JSON could not say it again."""
-    number = float(text)
-    return text if math.isinf(number) else number
 
 
 def _iso(moment: dt.datetime | None) -> str | None:

@@ -13,7 +13,8 @@ import peewee
 from typing_extensions import TypedDict
 
 from sytq.ledger.models import EXTENSION, Task, Wait
-from sytq.service.task_view import is_held, iso, parsed
+from sytq.ledger.values import iso, parsed
+from sytq.service.task_view import is_held
 from sytq.states import SUCCEEDED
 
 #: Of the tasks that one waits for, so many are named.

@@ -34,9 +34,10 @@ from sytq.executor.runner import Runner
 from sytq.http import Client
 from sytq.ledger.events import Event
 from sytq.ledger.insert import Accepted, NewTask
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
+from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime, build, task_services
 from sytq.states import RETRYING, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import TaskType, encode

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sytq.ledger.api_keys import ApiKeys, Grant
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import Ledger
+from sytq.ledger.values import utcnow
 from tests.api.conftest import Api, Reply
 from tests.servers import MySQLServer, RedisServer, poll
 

@@ -14,7 +14,7 @@ import pytest
 
 from sytq.cli.doctor.comparison import clock, skew
 from sytq.ledger.api_keys import ApiKeys, Grant
-from sytq.ledger.ledger import utcnow
+from sytq.ledger.values import utcnow
 from tests.api.conftest import Api
 from tests.plugins.llm.provider import ScriptedProvider, drips_headers, says
 from tests.servers import MySQLServer, RedisServer, free_port, poll

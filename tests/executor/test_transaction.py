@@ -13,8 +13,8 @@ from sytq.executor.transaction import Transaction
 from sytq.ledger.database import read, transact
 from sytq.ledger.events import Event
 from sytq.ledger.insert import Accepted
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step, Task
+from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from tests.plugins.running import runtime_of
 

@@ -12,8 +12,8 @@ import pytest
 
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Task, UniqueKey
+from sytq.ledger.values import utcnow
 from sytq.worker.loops.pickup import Patience, PickUp
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
 from tests.servers import poll

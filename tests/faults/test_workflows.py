@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Task
+from sytq.ledger.values import utcnow
 from tests.servers import MySQLServer, RedisServer, poll
 from tests.workers import Installation
 

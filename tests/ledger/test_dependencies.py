@@ -15,9 +15,10 @@ from sytq.ids import new_id
 from sytq.ledger import deletion, dependencies
 from sytq.ledger.database import open_database, read, transact
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task, Wait
+from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from sytq.service.tree import outcomes, tree
 from sytq.states import UNFINISHED

@@ -16,9 +16,10 @@ from sytq.ids import derived_id, new_id
 from sytq.ledger import migrations
 from sytq.ledger.database import is_mysql, open_database, transact
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Task, ValuationRecord
+from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from tests.servers import MySQLServer
 

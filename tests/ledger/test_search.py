@@ -11,11 +11,12 @@ import pytest
 
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql, open_database, transact
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import Search
+from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
 #: What lists ask for: states, type, queue.

@@ -16,8 +16,8 @@ from sytq_plugins.cleanup import Cleanup
 
 from sytq.ledger import dependencies
 from sytq.ledger.database import transact
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Attempt, BudgetRow, FailingHost, Idempotency, Step, Task
+from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
 from tests.plugins.running import Run, runtime_of

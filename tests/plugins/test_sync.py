@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sytq import Fail
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Step, Task, ValuationRecord
+from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
 from tests.servers import MySQLServer, poll

@@ -18,8 +18,8 @@ from sytq.errors import InvalidInput
 from sytq.ids import new_id
 from sytq.ledger.events import Event
 from sytq.ledger.insert import Accepted, Existing
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import UniqueKey
+from sytq.ledger.values import utcnow
 from sytq.service.control import Operator
 from sytq.states import DEAD, PRIORITIES
 from tests.servers import RedisServer, poll

@@ -9,8 +9,9 @@ import pytest
 from sytq.ids import new_id
 from sytq.ledger.database import open_database
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger, NewTask, utcnow
+from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.migrations import migrate
+from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from sytq.tasktypes.declaration import Death
 

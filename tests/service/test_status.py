@@ -17,10 +17,10 @@ from sytq.broker.inspection import Depth, Inspection
 from sytq.broker.keys import GROUP
 from sytq.errors import InvalidInput
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import from_ms, utcnow
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import COUNT_MOST, Search
+from sytq.ledger.values import from_ms, utcnow
 from sytq.states import DEAD, QUEUED, STATES
 from tests.servers import poll
 from tests.workers import Installation

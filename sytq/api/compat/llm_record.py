@@ -19,8 +19,8 @@ from sytq.api.parameters import number, parameter
 from sytq.api.parts import Parts
 from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput
-from sytq.ledger.ledger import utcnow
 from sytq.ledger.models import Task
+from sytq.ledger.values import utcnow
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
 
 #: Our states in contract A's words.

@@ -17,8 +17,8 @@ from sytq.api.parameters import number, only, parameter
 from sytq.api.parts import Parts
 from sytq.api.threads import Threads
 from sytq.errors import InvalidInput
+from sytq.ledger.values import iso
 from sytq.service import status
-from sytq.service.task_view import iso
 
 _LIMIT_MAX = 200
 

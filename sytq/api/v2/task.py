@@ -20,7 +20,8 @@ from sytq.api.v2.waiting import preferred, tagged
 from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
 from sytq.ledger.models import Task
-from sytq.service.task_view import iso, task_detail
+from sytq.ledger.values import iso
+from sytq.service.task_view import task_detail
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import validated
 

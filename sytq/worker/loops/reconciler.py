@@ -20,8 +20,9 @@ from sytq.errors import InvalidInput
 from sytq.ledger.database import read
 from sytq.ledger.dependencies import missed_ends
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import Ledger, utcnow
+from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
+from sytq.ledger.values import utcnow
 from sytq.observability.metrics import Counter
 from sytq.service.control import Operator
 from sytq.service.recording import Recording

@@ -17,7 +17,7 @@ import structlog
 from sytq.broker.connection import NoGroup, Redis
 from sytq.broker.keys import RECORDER, Keys
 from sytq.ledger.events import Event
-from sytq.ledger.ledger import from_ms
+from sytq.ledger.values import from_ms
 from sytq.observability.metrics import Counter
 from sytq.service.recording import Recording
 from sytq.states import RUNNING

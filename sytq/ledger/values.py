@@ -1,0 +1,54 @@
+"""Values of the ledger's columns: times as naive UTC, and JSON text."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from typing import Any
+
+
+def utcnow() -> dt.datetime:
+    """The time as the ledger writes it: naive UTC."""
+    return naive(dt.datetime.now(dt.UTC))
+
+
+def naive(moment: dt.datetime) -> dt.datetime:
+    """An aware time as naive UTC."""
+    return moment.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+def from_ms(ms: int) -> dt.datetime:
+    """Unix milliseconds (Redis' clock) as naive UTC."""
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).replace(tzinfo=None)
+
+
+def to_ms(moment: dt.datetime) -> int:
+    """A time of a row as unix milliseconds; one that another program wrote may have an offset."""
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+
+
+def iso(moment: dt.datetime | float) -> str:
+    """A time of the ledger, or of Redis (unix seconds), as people and programs see it: RFC 3339 to the millisecond."""
+    if not isinstance(moment, dt.datetime):
+        moment = dt.datetime.fromtimestamp(moment, dt.UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def plain(value: Any) -> Any:
+    """A value as both databases store it."""
+    return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
+
+
+def parsed(text: str | None) -> Any:
+    """The value of a JSON column; text that is not JSON, as another program may have written anything, stays text."""
+    try:
+        return None if text is None else json.loads(text, parse_constant=str, parse_float=_float)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _float(text: str) -> float | str:
+    """A number, or its text where no float has its value: JSON could not say it again."""
+    number = float(text)
+    return text if math.isinf(number) else number
