@@ -10,7 +10,7 @@ import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Required
+from typing import Any, Required, Unpack
 
 import peewee
 from typing_extensions import TypedDict
@@ -22,7 +22,7 @@ from sytq.ledger.insert import Accepted
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Step, Task
 from sytq.ledger.values import utcnow
-from sytq.service.submission import Submitter
+from sytq.service.submission import SubmissionOptions, Submitter
 
 #: Prefix of the checkpoint that names the existing task in place of a child.
 _EXISTING = "child "
@@ -76,13 +76,7 @@ class Transaction:
         return self._insert(type_name, payloads)
 
     def _insert(
-        self,
-        type_name: str,
-        payloads: Mapping[str, object],
-        *,
-        run_at: dt.datetime | None = None,
-        after: Sequence[str] = (),
-        on_failure: OnFailure = "cancel",
+        self, type_name: str, payloads: Mapping[str, object], **options: Unpack[SubmissionOptions]
     ) -> list[str]:
         ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
         # An earlier attempt may have inserted the child, even with another payload: that child is what was promised. So
@@ -91,22 +85,18 @@ class Transaction:
         wanted = [*ids, *earlier.values()]
         there = {row.id for row in Task.select(Task.id).where(Task.id.in_(wanted))}
         earlier = {task_id: found for task_id, found in earlier.items() if found in there}  # it may have been deleted
-        new = [
-            self._submitter.prepare(
-                type_name,
-                payload,
-                id=task_id,
-                owner=self._owner,
-                parent=self._parent.id,
-                request_id=self._parent.request_id,
-                traceparent=self._parent.traceparent,
-                run_at=run_at,
-                after=after,
-                on_failure=on_failure,
-            )
-            for task_id, payload in ids.items()
-            if task_id not in there and task_id not in earlier
-        ]
+        common: SubmissionOptions = {
+            **options,
+            "owner": self._owner,
+            "parent": self._parent.id,
+            "request_id": self._parent.request_id,
+            "traceparent": self._parent.traceparent,
+        }
+        new: list[NewTask] = []
+        for task_id, payload in ids.items():
+            if task_id not in there and task_id not in earlier:
+                child: SubmissionOptions = {**common, "id": task_id}
+                new.append(self._submitter.prepare(type_name, payload, **child))
         acceptances = dict(zip((task.id for task in new), self._ledger.insert(new), strict=True))
         self.tasks += [task for task in new if isinstance(acceptances[task.id], Accepted)]
         existing = {task_id: found.id for task_id, found in acceptances.items() if not isinstance(found, Accepted)}

@@ -22,7 +22,7 @@ from sytq.ledger.events import Event, write_attempts, write_states
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task, UniqueKey
 from sytq.ledger.values import utcnow
-from sytq.service.submission import DISPATCH_WITHIN, Submitter
+from sytq.service.submission import DISPATCH_WITHIN, Origin, Submitter
 from sytq.service.task_view import announcement
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import Death, encode
@@ -77,7 +77,7 @@ class Recording:
     def _followers_of(self, task: Task) -> Iterator[NewTask]:
         # Their ids follow from the end: a task that was revived and ended again has others.
         end = f"{task.token}:{task.revived_at or ''}"
-        origin: dict[str, Any] = {
+        origin: Origin = {
             "owner": task.owner,
             "parent": task.id,
             "request_id": task.request_id,

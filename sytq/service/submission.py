@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import structlog
 from pydantic import BaseModel
@@ -25,17 +25,39 @@ from sytq.ledger.models import Task
 from sytq.ledger.values import naive, to_ms
 from sytq.observability import tracing
 from sytq.states import PRIORITIES, SCHEDULED
-from sytq.tasktypes.declaration import encode, written
+from sytq.tasktypes.declaration import TaskType, encode, written
 from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)
 
 #: Seconds after which a new task is left to the reconciler; half of what the marks of finished tasks stay for.
 DISPATCH_WITHIN = 5.0
-#: Of a task's metadata as JSON, in bytes.
-METADATA_MOST = 4096
-#: Tasks that one task waits for.
-AFTER_MOST = 10_000
+#: Bytes of a task's metadata as JSON.
+METADATA_MAX = 4096
+#: Tasks that one task depends on.
+AFTER_MAX = 10_000
+
+
+class Origin(TypedDict, total=False):
+    """Where a submission comes from."""
+
+    owner: str | None
+    parent: str | None
+    request_id: str | None
+    traceparent: str | None
+
+
+class SubmissionOptions(Origin, total=False):
+    """What a submission may say of a task beside its type and payload."""
+
+    id: str
+    priority: str | None
+    run_at: dt.datetime | None  # UTC, where it names no time zone
+    after: Sequence[str]  # ids of the tasks that it depends on
+    on_failure: OnFailure  # what becomes of it when one of these does not succeed
+    unique_key: str | None  # for types without one of their own: unique among the unfinished tasks of type and owner
+    metadata: Mapping[str, Any] | None
+    callback: Mapping[str, Any] | None  # {"url", "headers"} that are told of the end; the URL is not checked here
 
 
 class Submitter:
@@ -47,73 +69,45 @@ class Submitter:
         self._dispatcher = dispatcher
         self._guard = guard
 
-    def prepare(
-        self,
-        type_name: str,
-        payload: object,
-        *,
-        id: str | None = None,
-        priority: str | None = None,
-        run_at: dt.datetime | None = None,
-        owner: str | None = None,
-        parent: str | None = None,
-        after: Sequence[str] = (),
-        on_failure: OnFailure = "cancel",
-        unique_key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        callback: Mapping[str, Any] | None = None,
-        request_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> NewTask:
-        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field.
-
-        A `run_at` without a time zone is UTC. With `after` (ids) it waits until these have ended, and `on_failure` says
-        what becomes of it when one of them does not succeed. `unique_key` is for types that make none themselves: one
-        unfinished task of the type and owner has it at most. `callback` ({"url", "headers"}) is told of the end,
-        however the task ends; whether its URL may be reached is not asked here.
-        """
+    def prepare(self, type_name: str, payload: object, **options: Unpack[SubmissionOptions]) -> NewTask:
+        """Validate and return a task that is not accepted yet. Raises InvalidInput naming the field."""
         declared = self._registry.get(type_name)
-        if priority is not None and priority not in PRIORITIES:
-            raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
-        if on_failure not in RULES:
-            raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
-        if len(after) > AFTER_MOST:
-            raise InvalidInput("after", f"more than {AFTER_MOST} tasks")
-        if unique_key is not None and declared.unique is not None:
-            raise InvalidInput("unique_key", f"tasks of type '{type_name}' have a key of their own")
-        noted = encode(metadata) if metadata else None
-        if noted is not None and len(noted.encode()) > METADATA_MOST:
-            raise InvalidInput("metadata", f"larger than {METADATA_MOST} bytes as JSON")
+        _check(declared, options)
+        metadata = _metadata(options.get("metadata"))
         parsed = payload if isinstance(payload, declared.payload) else declared.parse(payload)
         assert isinstance(parsed, BaseModel)
-        host = None
-        if declared.url is not None:
-            try:  # now, while somebody is there to be told; what counts is the guard when the task connects
-                host = self._guard.check_url(declared.url(parsed)).raw_host
-            except OutboundRefused as error:
-                raise InvalidInput("url", str(error)) from None
-        task_id = id or new_id()
+        task_id = options.get("id") or new_id()
+        owner, run_at = options.get("owner"), options.get("run_at")
+        unique_key, callback = options.get("unique_key"), options.get("callback")
         return NewTask(
             id=task_id,
             type=declared.name,
             queue=declared.queue,
-            priority=priority or declared.priority,
+            priority=options.get("priority") or declared.priority,
             payload=written(parsed),
             max_attempts=declared.policy(parsed).max_attempts,
             run_at=naive(run_at) if run_at and run_at.tzinfo else run_at,
             owner=owner,
-            parent=parent,
-            after=tuple(after),
-            on_failure=on_failure,
-            host=host,
+            parent=options.get("parent"),
+            after=tuple(options.get("after", ())),
+            on_failure=options.get("on_failure", "cancel"),
+            host=self._host(declared, parsed),
             ordering_key=declared.ordering_key(parsed, owner),
             unique_key=declared.unique_key(parsed) if unique_key is None else declared.owners_key(owner, unique_key),
-            metadata=noted,
+            metadata=metadata,
             callback=encode(callback) if callback else None,
-            request_id=request_id,
-            traceparent=tracing.created(task_id, declared.name, declared.queue, traceparent),
+            request_id=options.get("request_id"),
+            traceparent=tracing.created(task_id, declared.name, declared.queue, options.get("traceparent")),
             version=declared.version,
         )
+
+    def _host(self, declared: TaskType, payload: BaseModel) -> str | None:
+        if declared.url is None:
+            return None
+        try:  # so that the caller learns of it at once; the guard checks again when the task connects
+            return self._guard.check_url(declared.url(payload)).raw_host
+        except OutboundRefused as error:
+            raise InvalidInput("url", str(error)) from None
 
     def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> list[Accepted | Existing]:
         """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable.
@@ -171,3 +165,22 @@ class Submitter:
             version=task.version or (declared.version if declared else None),
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )
+
+
+def _check(declared: TaskType, options: SubmissionOptions) -> None:
+    priority, on_failure = options.get("priority"), options.get("on_failure", "cancel")
+    if priority is not None and priority not in PRIORITIES:
+        raise InvalidInput("priority", f"'{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+    if on_failure not in RULES:
+        raise InvalidInput("on_failure", f"'{on_failure}' is not valid; valid: {', '.join(RULES)}")
+    if len(options.get("after", ())) > AFTER_MAX:
+        raise InvalidInput("after", f"more than {AFTER_MAX} tasks")
+    if options.get("unique_key") is not None and declared.unique is not None:
+        raise InvalidInput("unique_key", f"tasks of type '{declared.name}' have a key of their own")
+
+
+def _metadata(metadata: Mapping[str, Any] | None) -> str | None:
+    text = encode(metadata) if metadata else None
+    if text is not None and len(text.encode()) > METADATA_MAX:
+        raise InvalidInput("metadata", f"larger than {METADATA_MAX} bytes as JSON")
+    return text
