@@ -229,7 +229,7 @@ def test_a_unique_key_has_one_unfinished_task(make: Make) -> None:
     installation.start_worker()
     installation.wait_state(first.id, "succeeded")
     again = installation.prepare("lonely", "a")
-    poll(lambda: submitter.submit([again]) == {}, message="the key is free again")
+    poll(lambda: submitter.submit([again]) == [Accepted(again.id)], message="the key is free again")
     installation.wait_state(again.id, "succeeded")
     assert installation.notes() == {"start a": 2, "end a": 2}
     with installation.runtime.database.connection_context():
