@@ -22,7 +22,7 @@ import structlog
 from sytq.api.caller import Caller
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, Overloaded
-from sytq.ledger.api_keys import USED_EVERY, ApiKeys
+from sytq.ledger.api_keys import TOUCH_EVERY, ApiKeys
 from sytq.ledger.models import ApiKey
 from sytq.ledger.values import utcnow
 
@@ -108,7 +108,7 @@ class Credentials:
         return Caller(name, name, frozenset(("admin",))) if known is not None and matches else None
 
     async def _key(self, text: str) -> Caller | None:
-        row = await self._threads.run(self._keys.proven, text)
+        row = await self._threads.run(self._keys.verify, text)
         return _caller(row) if row is not None else None
 
     def _note_use(self, caller: Caller) -> None:
@@ -118,14 +118,14 @@ class Credentials:
             return
         if len(self._noted) >= _REMEMBERED:
             self._noted.clear()
-        self._noted[caller.key_id] = now + USED_EVERY
+        self._noted[caller.key_id] = now + TOUCH_EVERY
         note = asyncio.create_task(self._write_use(caller.key_id))
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
 
     async def _write_use(self, key_id: str) -> None:
         try:
-            await self._threads.run(self._keys.used, key_id, utcnow())
+            await self._threads.run(self._keys.touch, key_id, utcnow())
         except (DatabaseUnavailable, Overloaded) as error:
             log.warning("the last use of a key was not noted", key=key_id, error=str(error))
 

@@ -155,7 +155,9 @@ class SubmissionBatcher:
 
     def _insert(self, batch: list[_Submission]) -> list[Submitted]:
         """Insert a batch inside a transaction. Raises Taken for a submission that is refused as a whole."""
-        answers = claim([(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim])
+        answers = claim(
+            self._ledger.database, [(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim]
+        )
         new = [one for one in batch if one.claim not in answers]
         for one in new:
             if one.also is not None:

@@ -15,7 +15,7 @@ from sytq.cli.bulk import Detach, DryRun, operate
 from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime
 from sytq.cli.output import as_json, more, table
 from sytq.ledger.values import iso
-from sytq.service.bulk import given_up
+from sytq.service.bulk import dead_or_cancelled
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,7 +25,7 @@ All = Annotated[bool, typer.Option("--all", help="All dead tasks; required when 
 app.command("list")(
     task_list.lister(
         "List dead tasks, latest first.",
-        given_up,
+        dead_or_cancelled,
         {
             "id": lambda task: task["id"],
             "type": lambda task: task["type"],
@@ -49,7 +49,7 @@ def _offer(name: str, action: str, done: str, help: str) -> None:
     ) -> None:
         if bool(query.strip()) == everything:
             raise typer.BadParameter("give either a query, such as 'type:webhook age:<1h', or --all")
-        dead = given_up(query).text
+        dead = dead_or_cancelled(query).text
         operate(open_runtime(file), action, dead, done=done, dry_run=dry_run, detach=detach, json_wanted=json_wanted)
 
 

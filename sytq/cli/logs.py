@@ -22,7 +22,7 @@ from sytq.ledger.events import Event
 from sytq.ledger.values import iso
 from sytq.runtime import Runtime
 from sytq.states import RUNNING, TERMINAL
-from sytq.worker.loops.recorder import changes_of
+from sytq.worker.loops.recorder import events_of
 
 _LOOK = 0.3
 _BLOCK = 1.0
@@ -110,7 +110,7 @@ def _everything(parts: Runtime, type_name: str | None) -> Iterator[Line]:
     while True:
         try:
             entries = parts.inspection.events(after, _BLOCK)
-            changes = [(entry, change) for entry, fields in entries for change in changes_of(fields)]
+            changes = [(entry, change) for entry, fields in entries for change in events_of(fields)]
             types |= parts.inspection.types([change.id for _, change in changes if change.id not in types])
         except RedisUnavailable as error:
             typer.echo(f"warning: {error}; still trying", err=True)

@@ -14,7 +14,7 @@ from sytq.cli.output import age, as_json, cell, table
 from sytq.cli.task_view import found_task, newer, print_task, print_tree
 from sytq.ledger.database import read
 from sytq.ledger.query import parse
-from sytq.ledger.search import COUNT_MOST, Search
+from sytq.ledger.search import COUNT_MAX, Search
 from sytq.ledger.values import iso, utcnow
 from sytq.runtime import Runtime
 from sytq.service.live_state import current
@@ -55,11 +55,11 @@ def count(
     now = utcnow()
     oldest = {state: max(0.0, (now - at).total_seconds()) for state, at in counts.oldest.items()}
     if json_wanted:
-        as_json({"types": counts.by_type, "oldest_seconds": oldest, "most": COUNT_MOST})
+        as_json({"types": counts.by_type, "oldest_seconds": oldest, "most": COUNT_MAX})
         return
 
     def number(of: int) -> str:
-        return f">{COUNT_MOST}" if of > COUNT_MOST else str(of or "")
+        return f">{COUNT_MAX}" if of > COUNT_MAX else str(of or "")
 
     rows: list[list[str | None]] = [
         [name, *(number(states[state]) for state in STATES)] for name, states in counts.by_type.items()

@@ -108,7 +108,7 @@ class Attempt:
 
     def _turn(self) -> None:
         self._go_on()
-        before = self._services.ledger.before(self.id)
+        before = self._services.ledger.predecessors(self.id)
         if before:
             after = _until_turn(before, utcnow())
             raise Waiting(after, reason=f"waiting for its turn: {len(before)} before it")

@@ -1,4 +1,4 @@
-"""API keys: `sytq_<id>_<secret>`, made, proven, rotated and revoked.
+"""API keys: `sytq_<id>_<secret>`, made, verified, rotated and revoked.
 
 Owns the form of a key and every access to `sytq_api_keys`. The secret is 256 random bits, so one round of SHA-256
 is all the hash it needs; it is shown once and kept nowhere. Must not know HTTP. Times are naive UTC; every method
@@ -27,7 +27,7 @@ from sytq.states import NAME
 #: What a key may: submit tasks; read its owner's tasks; operate (change) them; admin is all of that on everybody's.
 SCOPES = ("submit", "read", "operate", "admin")
 #: The last use is written at most so often (seconds).
-USED_EVERY = 60.0
+TOUCH_EVERY = 60.0
 _OWNER = re.compile(r"[!-~]{1,64}")
 _FORM = re.compile(r"sytq_([0-9a-f]{12})_([0-9a-f]{64})")
 
@@ -44,13 +44,13 @@ class Grant:
 
 
 class ApiKeys:
-    """See the module."""
+    """The keys of one database."""
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
     def create(self, name: str, owner: str, grant: Grant, by: str) -> tuple[ApiKey, str]:
-        """Make a key and return it with its text, which nobody can learn later. Raises InvalidInput."""
+        """Make a key and return it with its text, which is not kept. Raises InvalidInput."""
         _check(name, owner, grant)
         calls, seconds = grant.rate or (None, None)
         secret = secrets.token_hex(32)
@@ -84,8 +84,8 @@ class ApiKeys:
         lasting = ApiKey.expires_at.is_null() | (ApiKey.expires_at > utcnow())
         return read(self._database, ApiKey.select().where(ApiKey.revoked_at.is_null(), lasting).exists)
 
-    def proven(self, text: str) -> ApiKey | None:
-        """Return the key that `text` is, when it may be used now."""
+    def verify(self, text: str) -> ApiKey | None:
+        """Return the key whose text this is, if it may be used now."""
         match = _FORM.fullmatch(text)
         if match is None:
             return None
@@ -99,7 +99,7 @@ class ApiKeys:
         return row if current or (before and row.previous_until and now < row.previous_until) else None
 
     def revoke(self, key_id: str, by: str) -> bool:
-        """End a key, both of its secrets; False when it was revoked before. Raises InvalidInput for an unknown id."""
+        """Revoke a key with both of its secrets; False if that was done before. Raises InvalidInput."""
 
         def work() -> bool:
             row = _row(key_id)
@@ -113,9 +113,9 @@ class ApiKeys:
         return transact(self._database, work)
 
     def rotate(self, key_id: str, grace: float, by: str) -> tuple[ApiKey, str]:
-        """Give a key another secret; the one it had stays good for `grace` seconds. Raises InvalidInput.
+        """Give a key another secret; the present one stays valid for `grace` seconds. Raises InvalidInput.
 
-        At most two are live: one that was still in its grace ends now.
+        At most two secrets are valid: an older one that was still in its grace ends now.
         """
         secret = secrets.token_hex(32)
 
@@ -132,9 +132,9 @@ class ApiKeys:
 
         return transact(self._database, work), _text(key_id, secret)
 
-    def used(self, key_id: str, at: dt.datetime) -> None:
-        """Note a use, unless one was noted within USED_EVERY."""
-        lately = at - dt.timedelta(seconds=USED_EVERY)
+    def touch(self, key_id: str, at: dt.datetime) -> None:
+        """Write the last use, unless that was done within TOUCH_EVERY."""
+        lately = at - dt.timedelta(seconds=TOUCH_EVERY)
         stale = ApiKey.last_used_at.is_null() | (ApiKey.last_used_at < lately)
         query = ApiKey.update(last_used_at=at).where(ApiKey.id == key_id, stale)
         transact(self._database, query.execute)

@@ -1,7 +1,6 @@
-"""The audit: who did what to what, and when.
+"""The audit log: who did what to what, and when.
 
-Owns every access to `sytq_audit`. Must not decide what is worth an entry; holds no secret and no payload.
-Times are naive UTC. Every method raises DatabaseUnavailable.
+Holds no secret and no payload. Times are naive UTC. Every method raises DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from sytq.ledger.models import AuditEntry
 
 
 def note(at: dt.datetime, who: str, what: str, about: str, detail: str | None = None) -> None:
-    """Write one entry inside the caller's transaction, so that it stands exactly when what it tells of does."""
+    """Write one entry inside the caller's transaction, so that it is kept exactly if the change is."""
     AuditEntry.insert(at=at, who=who[:64], what=what[:64], about=about[:255], detail=detail).execute()
 
 

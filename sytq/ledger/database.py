@@ -1,7 +1,7 @@
-"""The database connection: one URL in, one pooled Peewee database out, and how a transaction is run.
+"""The database: one URL in, one pooled Peewee database out; transactions, locks and inserts in both dialects.
 
-Owns connection settings, the retry of whole transactions and the translation of "it does not answer"
-into `DatabaseUnavailable`. Must not know any table.
+Whole transactions are retried on a conflict; a database that does not answer is DatabaseUnavailable. Must not know any
+table.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _SECONDS = Histogram(
     "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
 )
 
-#: MySQL error codes that say the server is not to be reached (now), or takes no writes: full, read-only.
-_MYSQL_AWAY = {0, 1021, 1040, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+#: MySQL error codes of a server that cannot be reached, or takes no writes: full, read-only.
+_MYSQL_UNAVAILABLE = {0, 1021, 1040, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 #: Deadlock and lock wait timeout: the transaction was rolled back whole and may simply run again.
-_MYSQL_AGAIN = {1205, 1213}
-_SQLITE_AGAIN = ("database is locked", "database table is locked", "database is busy")
-_SQLITE_AWAY = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
-_TRIES = 6
-#: Seconds after which nothing is tried again: somebody waits, and each try may wait for a lock on its own.
-_ENOUGH = 10.0
+_MYSQL_RETRY = {1205, 1213}
+_SQLITE_RETRY = ("database is locked", "database table is locked", "database is busy")
+_SQLITE_UNAVAILABLE = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
+_MAX_TRIES = 6
+#: Seconds after which nothing is tried again: a caller waits, and each try may wait for a lock on its own.
+_RETRY_WITHIN = 10.0
 
 
 def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.Database:
@@ -105,7 +105,7 @@ def _tls(mode: str | None) -> dict[str, Any]:
 
 
 def is_mysql(database: peewee.Database) -> bool:
-    """Say whether SQL for this database is MySQL's (or MariaDB's) dialect rather than SQLite's."""
+    """Whether this database speaks MySQL's (or MariaDB's) dialect rather than SQLite's."""
     return isinstance(database, peewee.MySQLDatabase)
 
 
@@ -123,8 +123,11 @@ def read(database: peewee.Database, work: Callable[[], T]) -> T:
     return _timed(database, work, None)
 
 
-def look(database: peewee.Database, work: Callable[[], T]) -> T:
-    """As `read`, with all statements of `work` at one moment: none sees what is committed after the first."""
+def read_snapshot(database: peewee.Database, work: Callable[[], T]) -> T:
+    """Run `work`, which only reads, on one snapshot: no statement sees what is committed after the first.
+
+    Errors as `transact`.
+    """
     moment = "REPEATABLE READ" if is_mysql(database) else "DEFERRED"
     return _timed(database, work, lambda: database.atomic(moment))
 
@@ -132,7 +135,7 @@ def look(database: peewee.Database, work: Callable[[], T]) -> T:
 def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
     since, outcome = time.perf_counter(), "error"
     try:
-        value = _attempt(database, work, transaction)
+        value = _run(database, work, transaction)
         outcome = "ok"
         return value
     except DatabaseUnavailable:
@@ -142,9 +145,9 @@ def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callab
         _SECONDS.observe(time.perf_counter() - since, outcome)
 
 
-def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
-    enough = time.monotonic() + _ENOUGH
-    for again in range(_TRIES):
+def _run(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
+    deadline = time.monotonic() + _RETRY_WITHIN
+    for number in range(_MAX_TRIES):
         try:
             with database.connection_context():
                 if transaction is None:
@@ -157,22 +160,22 @@ def _attempt(database: peewee.Database, work: Callable[[], T], transaction: Call
             verdict = _verdict(error)
             if verdict == "other" or database.in_transaction():
                 raise  # inside another transaction the outermost one decides
-            if verdict == "away" or again == _TRIES - 1 or time.monotonic() > enough:
+            if verdict == "unavailable" or number == _MAX_TRIES - 1 or time.monotonic() > deadline:
                 raise DatabaseUnavailable(f"the database does not answer: {_brief(error)}") from error
-        time.sleep(random.uniform(0, 0.02 * 2**again))  # noqa: S311
+        time.sleep(random.uniform(0, 0.02 * 2**number))  # noqa: S311
     raise AssertionError("unreachable")
 
 
 def _verdict(error: peewee.PeeweeException) -> str:
     text = str(error).lower()
-    if any(words in text for words in _SQLITE_AGAIN):
-        return "again"
-    if any(words in text for words in _SQLITE_AWAY) or isinstance(error, peewee.InterfaceError):
-        return "away"
+    if any(words in text for words in _SQLITE_RETRY):
+        return "retry"
+    if any(words in text for words in _SQLITE_UNAVAILABLE) or isinstance(error, peewee.InterfaceError):
+        return "unavailable"
     code = _code(error)
-    if code in _MYSQL_AGAIN:
-        return "again"
-    return "away" if code in _MYSQL_AWAY else "other"
+    if code in _MYSQL_RETRY:
+        return "retry"
+    return "unavailable" if code in _MYSQL_UNAVAILABLE else "other"
 
 
 def _code(error: peewee.PeeweeException) -> int | None:

@@ -1,7 +1,7 @@
-"""Submissions that must happen once: which answer a caller's Idempotency-Key has.
+"""Idempotency keys: the answer that a caller's Idempotency-Key repeats.
 
-Owns every access to `sytq_idempotency`. A key is claimed in the transaction that inserts its tasks, so that either
-both stand or none, also when the process dies or Redis is emptied. Must not know HTTP.
+A key is reserved in the transaction that inserts its tasks, so that both are kept or neither, also when the process
+dies or Redis is emptied. Must not know HTTP.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+import peewee
+
+from sytq.ledger.database import insert_ignore
 from sytq.ledger.insert import Acceptance, Accepted, Existing, Refused
 from sytq.ledger.models import Idempotency
 from sytq.ledger.values import utcnow
@@ -22,7 +26,7 @@ KEPT = dt.timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`key` of `owner` ("" without auth) stands for the request with this fingerprint (64 hex digits)."""
+    """The key of a request with this fingerprint (64 hex digits); `owner` is "" without auth."""
 
     owner: str
     key: str
@@ -37,52 +41,53 @@ class Answer:
     tasks: tuple[Acceptance, ...]
 
 
-def claim(wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
-    """Claim keys for requests whose tasks will have these ids; return what stands for those that are taken.
+def claim(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
+    """Reserve keys for requests whose tasks will have these ids; return the answers of those that are taken.
 
-    Runs in the caller's transaction; a claim of another transaction that has not ended is waited for.
+    Runs in the caller's transaction, and waits for a reservation of another transaction that has not ended.
     """
     taken: dict[Claim, Answer] = {}
     # In one order, so that two transactions with the same keys wait for each other rather than deadlock.
     wanted = sorted(wanted, key=lambda pair: (pair[0].owner, pair[0].key))
     for _, theirs in groupby(wanted, key=lambda pair: pair[0].owner):
-        taken |= _claim_of_owner(list(theirs), utcnow())
+        taken |= _claim_of_owner(database, list(theirs), utcnow())
     return taken
 
 
-def _claim_of_owner(wanted: list[tuple[Claim, Sequence[str]]], now: dt.datetime) -> dict[Claim, Answer]:
+def _claim_of_owner(
+    database: peewee.Database, wanted: list[tuple[Claim, Sequence[str]]], now: dt.datetime
+) -> dict[Claim, Answer]:
     keys = [one.key for one, _ in wanted]
     these = (Idempotency.owner == wanted[0][0].owner) & Idempotency.idempotency_key.in_(keys)
     Idempotency.delete().where(these, Idempotency.created_at < now - KEPT).execute()
-    rows = [
-        {
-            "owner": one.owner,
-            "idempotency_key": one.key,
-            "fingerprint": one.fingerprint,
-            "answer": _text(list(map(Accepted, ids))),
-            "created_at": now,
-        }
-        for one, ids in wanted
-    ]
-    Idempotency.insert_many(rows).on_conflict_ignore().execute()
+    columns: dict[str, Sequence[Any]] = {
+        "owner": [one.owner for one, _ in wanted],
+        "idempotency_key": keys,
+        "fingerprint": [one.fingerprint for one, _ in wanted],
+        "answer": [_text(list(map(Accepted, ids))) for _, ids in wanted],
+        "created_at": [now] * len(wanted),
+    }
+    insert_ignore(database, "sytq_idempotency", columns)
     found = {row.idempotency_key: row for row in Idempotency.select().where(these)}
     taken = {}
     for one, ids in wanted:
         row = found[one.key]
-        if row.answer != _text(list(map(Accepted, ids))):  # ids are new in every request, so this one is another's
+        if row.answer != _text(
+            list(map(Accepted, ids))
+        ):  # ids are new in every request, so this row is another request's
             taken[one] = _answer(row)
     return taken
 
 
 def find(one: Claim) -> Answer | None:
-    """Return what stands for a key already."""
+    """Return the answer of a key, if it has one."""
     this = (Idempotency.owner == one.owner) & (Idempotency.idempotency_key == one.key)
     row = Idempotency.get_or_none(this, Idempotency.created_at >= utcnow() - KEPT)
     return _answer(row) if row is not None else None
 
 
 def correct(one: Claim, tasks: Sequence[Acceptance]) -> None:
-    """Write for a claim of this transaction what became of its tasks, where not all of them were accepted."""
+    """Write the answer of a key reserved by this transaction, where not all of its tasks were accepted."""
     this = (Idempotency.owner == one.owner) & (Idempotency.idempotency_key == one.key)
     Idempotency.update(answer=_text(tasks)).where(this).execute()
 

@@ -1,7 +1,5 @@
-"""The ledger: every write to our own tables, and the reads that stand beside them.
+"""The ledger: tasks are accepted and read, and attempts write their steps, fenced by their tokens.
 
-Owns the SQL of tasks, attempts and steps, in MySQL's and SQLite's dialect, and the guard that only legal
-state changes happen: a terminal row never changes, a smaller token never overwrites a larger one.
 Must not know Redis, HTTP or any task type. All times are naive UTC; payloads and results are JSON text.
 """
 
@@ -26,14 +24,14 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """Reads and writes of our tables on one database. Every method raises DatabaseUnavailable when it is away."""
+    """Reads and writes of our tables on one database. Every method raises DatabaseUnavailable."""
 
     def __init__(
-        self, database: peewee.Database, over: Callable[[Sequence[str]], Collection[str]] = lambda ids: ()
+        self, database: peewee.Database, ended: Callable[[Sequence[str]], Collection[str]] = lambda ids: ()
     ) -> None:
-        """`over(ids)` tells which tasks have ended though their rows do not say so yet."""
+        """`ended(ids)` returns the tasks that have ended, though their rows may not say so yet."""
         self.database = database
-        self._over = over
+        self._has_ended = ended
         database.bind(MODELS)
 
     # -- submission
@@ -69,7 +67,7 @@ class Ledger:
         return [Existing(existing[task.id]) if task.id in existing else Accepted(task.id) for task in tasks]
 
     def try_write(self) -> None:
-        """Do all that a write takes, and change nothing: what stands in its way is raised as for any other."""
+        """Write without changing anything; raises what any write would raise now."""
         transact(self.database, lambda: Task.update(state=Task.state).where(Task.id == "").execute())
 
     def reserve(self, keys: dict[str, str]) -> dict[str, str]:
@@ -97,7 +95,7 @@ class Ledger:
     def _ended_holders(self, holders: set[str]) -> set[str]:
         """The holders of unique keys that have ended, or have no row: another program may write either."""
         there = {row.id for row in Task.select(Task.id).where(Task.id.in_(holders), Task.state.in_(UNFINISHED))}
-        return (holders - there) | set(self._over(list(there)) if there else ())
+        return (holders - there) | set(self._has_ended(list(there)) if there else ())
 
     # -- reading
 
@@ -107,7 +105,7 @@ class Ledger:
         return found
 
     def some(self, ids: Sequence[str]) -> dict[str, Task]:
-        """Return those of these tasks that there are, by id."""
+        """Return the rows of these tasks, by id; missing ids are left out."""
         query = Task.select().where(Task.id.in_(list(ids)))
         return read(self.database, lambda: {row.id: row for row in query})
 
@@ -139,7 +137,7 @@ class Ledger:
         return read(self.database, lambda: int(Task.select().where(Task.state == DEAD).count()))
 
     def attempts(self, task_id: str) -> list[Attempt]:
-        """Return what happened at each start of a task, oldest first."""
+        """Return the attempts of a task, oldest first."""
         query = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token)
         return read(self.database, lambda: list(query))
 
@@ -148,14 +146,14 @@ class Ledger:
         query = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
         return read(self.database, lambda: list(query))
 
-    def before(self, task_id: str, limit: int = 100) -> list[Task]:
+    def predecessors(self, task_id: str, limit: int = 100) -> list[Task]:
         """Return the unfinished tasks accepted before this one that have its ordering key, oldest first."""
         me, other = Task.alias(), Task.alias()
         earlier = (other.created_at < me.created_at) | ((other.created_at == me.created_at) & (other.id < me.id))
         query = (
             me.select(other.id, other.state, other.scheduled_at, other.started_at)
             .join(other, on=(other.ordering_key == me.ordering_key) & earlier)
-            # One that is held may wait for this one.
+            # A held task may depend on this one.
             .where(me.id == task_id, other.state.in_(UNFINISHED), other.held.is_null())
             .order_by(other.created_at, other.id)
             .limit(limit)
@@ -164,9 +162,9 @@ class Ledger:
 
         def work() -> list[Task]:
             found = list(query)
-            over = set(self._over([row.id for row in found])) if found else set()
-            # When all of these have ended, and there may be more: the last one stands for those.
-            return [row for row in found if row.id not in over] or found[limit - 1 :]
+            ended = set(self._has_ended([row.id for row in found])) if found else set()
+            # When all of these have ended and there may be more, the last one is returned for those.
+            return [row for row in found if row.id not in ended] or found[limit - 1 :]
 
         return read(self.database, work)
 
@@ -187,14 +185,14 @@ class Ledger:
         return read(self.database, work)
 
     def unfinished(self, after: str, limit: int) -> list[str]:
-        """Return the ids of up to `limit` tasks that have not ended and may run, in their order from behind `after`."""
+        """Return the ids of up to `limit` unfinished tasks that may run, in order from behind `after`."""
         may_run = Task.state.in_(UNFINISHED), Task.held.is_null(), Task.id > after
         query = Task.select(Task.id).where(*may_run).order_by(Task.id).limit(limit)
         return read(self.database, lambda: [task.id for task in query])
 
     def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
-        """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; of
-        that moment those with ids behind `after`."""
+        """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; from
+        that moment itself only ids behind `after`."""
         later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
         query = Task.select(Task.id, Task.created_at)
         may_start = Task.state.in_((QUEUED, SCHEDULED)), Task.held.is_null()
@@ -203,20 +201,20 @@ class Ledger:
         return read(self.database, lambda: list(found))
 
     def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
-        """Return those of `ids` that have not ended by now."""
+        """Return the unfinished tasks among `ids`."""
         query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
         return read(self.database, lambda: list(query))
 
     # -- what a running task writes
 
     def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
-        """Run `work` in one transaction, provided that start `token` of the task still holds it.
+        """Run `work` in one transaction, if the attempt with this fencing token still holds the task.
 
-        Raises Lost when a later start holds the task or it has ended; nothing is written then.
+        Raises Lost when a later attempt holds the task or it has ended; nothing is written then.
         """
 
         def guarded() -> T:
-            # The first statement locks the row (and SQLite's database), so no later start can slip in between.
+            # The first statement locks the row (and SQLite's database), so no later attempt can slip in between.
             held = (
                 Task.update(token=token)
                 .where(Task.id == task_id, Task.token <= token, Task.state.not_in(TERMINAL))
@@ -225,7 +223,7 @@ class Ledger:
             if held != 1:
                 row = Task.get_or_none(Task.id == task_id)
                 ended = row is None or row.state in TERMINAL
-                raise Lost(f"start {token} of task {task_id} no longer holds it", ended=ended)
+                raise Lost(f"attempt {token} of task {task_id} no longer holds it", ended=ended)
             return work()
 
         return transact(self.database, guarded)
@@ -233,7 +231,7 @@ class Ledger:
     def begin_step(self, task_id: str, token: int, name: str) -> Step:
         """Return the step to run or, when its `state` is done, to replay. Raises Lost.
 
-        A step found started by an earlier run is one that run may have completed outside (and paid for): counted.
+        A step that an earlier attempt started may have been completed (and paid for) outside: it counts as interrupted.
         """
 
         def work() -> Step:
@@ -266,6 +264,6 @@ class Ledger:
         self.fenced(task_id, token, work)
 
     def forget_step(self, task_id: str, token: int, name: str) -> None:
-        """Remove a step that failed with an answer, so that its next run does not count as interrupted. Raises Lost."""
+        """Remove a step that failed with an answer, so that it does not count as interrupted next time. Raises Lost."""
         query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
         self.fenced(task_id, token, lambda: query.execute())

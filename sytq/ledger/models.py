@@ -34,18 +34,18 @@ class Task(Model):
     progress = TextField(null=True)
     attempts = IntegerField(default=0)
     max_attempts = IntegerField(null=True)
-    token = BigIntegerField(default=0)  # raised by every start; a smaller one has lost the task
+    token = BigIntegerField(default=0)  # the fencing token: raised by every attempt; an older one has lost the task
     owner = CharField(null=True)
     parent = CharField(null=True)
     worker = CharField(null=True)
-    host = CharField(null=True)  # which it calls, where its type says so
+    host = CharField(null=True)  # that it calls, if its type names one
     ordering_key = CharField(null=True)
     metadata = TextField(null=True)  # the caller's own, as JSON
-    callback = TextField(null=True)  # whom to tell of the end: {"url", "headers"} as JSON
+    callback = TextField(null=True)  # {"url", "headers"} as JSON
     unique_key = CharField(null=True)  # as in sytq_unique, for a replay
     request_id = CharField(null=True)
     traceparent = CharField(null=True)
-    held = CharField(null=True)  # waits for other tasks, by this rule: see sytq.ledger.dependencies
+    held = CharField(null=True)  # it depends on other tasks, by this rule: see sytq.ledger.dependencies
     created_at = DateTimeField()
     revived_at = DateTimeField(null=True)  # when it was last replayed: its age counts from there
     scheduled_at = DateTimeField(null=True)
@@ -57,7 +57,7 @@ class Task(Model):
 
 
 class Attempt(Model):
-    """What happened at one start of a task; `token` names the start."""
+    """One attempt of a task, named by its fencing token."""
 
     task_id = CharField()
     token = BigIntegerField()
@@ -77,7 +77,7 @@ class Attempt(Model):
 
 
 class Step(Model):
-    """A checkpoint: `state` is started or done; `interrupted` counts starts that left no result."""
+    """A checkpoint: `state` is started or done; `interrupted` counts attempts that left no result."""
 
     task_id = CharField()
     name = CharField()
@@ -113,7 +113,7 @@ class Wait(Model):
 
 
 class ScheduleRow(Model):
-    """What was last submitted of a schedule, and its pause."""
+    """The last submitted tick of a schedule, and its pause."""
 
     name = CharField(primary_key=True)
     last_tick = DateTimeField()
@@ -126,7 +126,7 @@ class ScheduleRow(Model):
 
 
 class Pause(Model):
-    """A task type that nobody starts, who wanted that and why."""
+    """A paused task type, by whom and why."""
 
     type = CharField(primary_key=True)
     paused_at = DateTimeField()
@@ -148,9 +148,9 @@ class UniqueKey(Model):
 
 
 class FailingHost(Model):
-    """A host that has answered no webhook well since then; there is a row for no other."""
+    """A host that has answered no webhook with success since then; other hosts have no row."""
 
-    host = CharField(primary_key=True)  # the name of its gate
+    host = CharField(primary_key=True)  # the name of its limiter
     since = DateTimeField()
 
     class Meta:
@@ -161,8 +161,8 @@ class SpendRow(Model):
     """One call of a provider, from before it begins; money is in 10^-12 of `llm.currency`."""
 
     task_id = CharField()
-    token = BigIntegerField()  # the start that made it
-    number = IntegerField()  # within that start
+    token = BigIntegerField()  # of the attempt that made it
+    number = IntegerField()  # within that attempt
     step = CharField()
     type = CharField()
     owner = CharField(null=True)

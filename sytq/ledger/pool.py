@@ -1,6 +1,6 @@
-"""The connections to MySQL (and MariaDB): their session, and the pool they are taken from.
+"""Connections to MySQL (and MariaDB): their session, and their pool, in which a caller waits only for a free one.
 
-Owns who waits for whom: nobody, but for a place when all are taken. Must not know a URL, nor what is asked.
+Must not know a URL, nor what is asked.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pymysql.constants import SERVER_STATUS
 __all__ = ["MaxConnectionsExceeded", "MySQL"]
 
 #: Seconds after which the server is asked whether an idle connection lives: a firewall may have forgotten it.
-_RESTED = 10.0
+_PING_AFTER = 10.0
 
 
 class MySQL(PooledMySQLDatabase):
-    """Peewee's pool, in which nobody stands in the way of another.
+    """Peewee's pool, without a lock held while the server is asked.
 
-    Peewee connects, looks whether an idle connection still lives, and rolls back, under a lock: when the server stops
-    answering (frozen, cut off), every user of a process would wait for the time limits of all who came before it.
+    Peewee connects, checks whether an idle connection still lives, and rolls back, under a lock: when the server stops
+    answering (frozen, cut off), every user of a process would wait for the timeouts of all users before it.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -34,25 +34,25 @@ class MySQL(PooledMySQLDatabase):
         self._lock = contextlib.nullcontext()  # what it guards is each thread's own; the pool has another
 
     def _connect(self) -> object:
-        place = object()
+        reserved = object()
         with self._pool_lock:
             if len(self._in_use) >= self._max_connections:
                 raise MaxConnectionsExceeded("all pooled connections are busy")
-            self._in_use[place] = PoolConnection(0.0, None, time.time())
+            self._in_use[reserved] = PoolConnection(0.0, None, time.time())
         try:
             since, connection = self._idle() or (time.time(), self._open())
         except BaseException:
             with self._pool_lock:
-                del self._in_use[place]
+                del self._in_use[reserved]
                 self._pool_available.notify()
             raise
         with self._pool_lock:
-            del self._in_use[place]
+            del self._in_use[reserved]
             self._in_use[self.conn_key(connection)] = PoolConnection(since, connection, time.time())
         return connection
 
     def _close(self, connection: Any, close_conn: bool = False) -> None:
-        # Rolled back before anybody waits for the place.
+        # Rolled back before the connection is free.
         super()._close(connection, close_conn or not self._at_rest(connection))
 
     def _can_reuse(self, connection: Any) -> bool:
@@ -96,7 +96,7 @@ class MySQL(PooledMySQLDatabase):
 
 def _lives(connection: Any) -> bool:
     """Whether an idle connection can be used. Raises pymysql.Error when the server is asked and does not answer."""
-    if time.monotonic() - connection.rests_since > _RESTED:
+    if time.monotonic() - connection.rests_since > _PING_AFTER:
         connection.ping(reconnect=False)
         return True
     # The server says nothing on one that is idle, unless it has closed it.

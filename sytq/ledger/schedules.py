@@ -1,46 +1,45 @@
-"""The timetable: which tick of each schedule was submitted last, and which schedules are paused by whom and why.
+"""Schedules: which tick of each was submitted last, and which are paused, by whom and why.
 
-Owns every access to `sytq_schedules`. Must not compute ticks (schedule.py) nor submit.
-All methods raise DatabaseUnavailable when the database is away; times are aware, UTC.
+Must not compute ticks (sytq.schedule does) nor submit. All methods raise DatabaseUnavailable; times are aware, UTC.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
+from typing import Any
 
 import peewee
 
-from sytq.ledger.database import read, transact
+from sytq.ledger.database import insert_ignore, read, transact
 from sytq.ledger.models import ScheduleRow
 from sytq.ledger.values import naive
 
 
 class Schedules:
-    """Reads and writes of one database."""
+    """The schedules of one database."""
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
     def rows(self) -> dict[str, ScheduleRow]:
-        """Every schedule that was ever seen, by name."""
+        """Return every schedule with a submitted tick, by name."""
         return read(self._database, lambda: {row.name: row for row in ScheduleRow.select()})
 
     def begin(self, name: str, now: dt.datetime) -> None:
-        """Note a schedule that is new: its ticks count from now on."""
-        transact(
-            self._database,
-            lambda: ScheduleRow.insert(name=name, last_tick=naive(now)).on_conflict_ignore().execute(),
-        )
+        """Add a new schedule, whose ticks count from now on."""
+        row: dict[str, Sequence[Any]] = {"name": [name], "last_tick": [naive(now)]}
+        transact(self._database, lambda: insert_ignore(self._database, "sytq_schedules", row))
 
     def ticked(self, name: str, tick: dt.datetime) -> None:
-        """Note that a tick was submitted (or passed over)."""
+        """Write that a tick was submitted (or skipped)."""
         query = ScheduleRow.update(last_tick=naive(tick)).where(
             ScheduleRow.name == name, ScheduleRow.last_tick < naive(tick)
         )
         transact(self._database, query.execute)
 
     def pause(self, name: str, now: dt.datetime, by: str, why: str) -> None:
-        """Pause a schedule; what is due meanwhile counts as missed."""
+        """Pause a schedule; ticks that come due meanwhile are missed."""
         self.begin(name, now)
         query = ScheduleRow.update(paused_at=naive(now), paused_by=by[:64], paused_why=why[:255])
         transact(self._database, query.where(ScheduleRow.name == name).execute)

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import peewee
 
 from sytq.errors import InvalidInput
-from sytq.ledger.database import is_mysql, look, read
+from sytq.ledger.database import is_mysql, read, read_snapshot
 from sytq.ledger.models import Task
 from sytq.ledger.query import Filter, condition
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
 #: Counting stops here, so that it costs no more than this many entries of an index.
-COUNT_MOST = 10_000
+COUNT_MAX = 10_000
 #: A list carries neither payloads nor results: they may have a megabyte each.
 _COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
 _PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)/([!-~]{1,64})")
@@ -30,7 +30,7 @@ _PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)/([!-~
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """A part of a list, and the cursor of the part behind it (None: this was the last)."""
+    """A page of a list, and the cursor of the next page (None: this is the last)."""
 
     tasks: list[Task]
     next: str | None
@@ -38,23 +38,23 @@ class TaskPage:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tasks by state, each number up to COUNT_MOST + 1; and when the oldest of each unfinished state was created."""
+    """Tasks by state, each number up to COUNT_MAX + 1; and when the oldest of each unfinished state was created."""
 
     by_type: dict[str, dict[str, int]]
     oldest: dict[str, dt.datetime] = field(default_factory=dict)
 
 
 class Search:
-    """See the module."""
+    """Searches one database."""
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
         self._mysql = is_mysql(database)
 
     def page(self, wanted: Filter, *, limit: int, after: str | None = None) -> TaskPage:
-        """Return the latest tasks that match: by their end when only ended ones are asked for, else by creation.
+        """Return the latest matching tasks: by end when the filter lets only ended tasks through, else by creation.
 
-        Raises InvalidInput for a strange cursor. One statement for each state, which reads `limit` rows unless a
+        Raises InvalidInput for an invalid cursor. One statement for each state, which reads `limit` rows unless a
         condition beside the state leaves out many.
         """
         ended = set(wanted.states) <= set(TERMINAL)
@@ -74,12 +74,12 @@ class Search:
                 found.extend(query.order_by(moment.desc(), Task.id.desc()).limit(limit + 1))
             return sorted(found, key=lambda task: (_moment(task), task.id), reverse=True)
 
-        tasks = look(self._database, work)
+        tasks = read_snapshot(self._database, work)
         last_shown = tasks[limit - 1] if len(tasks) > limit else None
         return TaskPage(tasks[:limit], _cursor(last_shown, ended) if last_shown else None)
 
     def pages(self, wanted: Filter, size: int = 500) -> Iterator[list[Task]]:
-        """Yield all tasks that match, latest first, in pages; what is changed meanwhile does not come twice."""
+        """Yield all matching tasks, latest first, in pages; a task that changes meanwhile does not come twice."""
         after: str | None = None
         while True:
             page = self.page(wanted, limit=size, after=after)
@@ -89,26 +89,28 @@ class Search:
                 return
             after = page.next
 
-    def count(self, wanted: Filter, most: int | None = None) -> int:
-        """Return how many tasks match, exactly; with `most` up to one more than that of each state."""
+    def count(self, wanted: Filter, max_per_state: int | None = None) -> int:
+        """Return how many tasks match; with `max_per_state` counting stops one above it in each state."""
 
         def work() -> int:
             parts = (Task.select(Task.id).where(matches) for matches in self._each_state(wanted))
-            return sum(part.limit(most + 1).count() if most is not None else part.count() for part in parts)
+            return sum(
+                part.limit(max_per_state + 1).count() if max_per_state is not None else part.count() for part in parts
+            )
 
-        return look(self._database, work)
+        return read_snapshot(self._database, work)
 
     def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
-        """Return those of `ids` that match."""
+        """Return the matching ids among `ids`."""
 
         def work() -> list[str]:
             parts = (Task.select(Task.id).where(m, Task.id.in_(list(ids))) for m in self._each_state(wanted))
             return [task.id for part in parts for task in part]
 
-        return look(self._database, work) if ids else []
+        return read_snapshot(self._database, work) if ids else []
 
     def now(self) -> dt.datetime:
-        """Return the database's time (naive UTC), which is that of the tasks' times that it sets."""
+        """Return the database's time (naive UTC), by which `created_at` is set."""
         return read(self._database, self._now)
 
     def counts(self, types: Iterable[str]) -> Counts:
@@ -116,7 +118,7 @@ class Search:
 
         def number(type_name: str, state: str) -> int:
             query = Task.select(Task.id).where(Task.type == type_name, Task.state == state)
-            return int(query.limit(COUNT_MOST + 1).count())
+            return int(query.limit(COUNT_MAX + 1).count())
 
         def first(state: str) -> dt.datetime | None:
             query = Task.select(Task.created_at).where(Task.state == state).order_by(Task.created_at).limit(1)
@@ -126,10 +128,10 @@ class Search:
             by_type = {name: {state: number(name, state) for state in STATES} for name in types}
             return Counts(by_type, {state: at for state in UNFINISHED if (at := first(state)) is not None})
 
-        return look(self._database, work)
+        return read_snapshot(self._database, work)
 
     def _each_state(self, wanted: Filter) -> Iterator[peewee.Node]:
-        """The condition for each state alone: so that an index gives the rows in order."""
+        """One condition for each state, so that an index gives the rows in order."""
         if wanted.needs_now:
             wanted = wanted.at(self._now())
         rest = condition(wanted, mysql=self._mysql)

@@ -1,7 +1,4 @@
-"""Bulk operations: one change to all tasks that match a query. Which tasks that are, and the task that does it.
-
-Owns what each action may be done to. The work itself is the task type `bulk`, as everything that takes its time.
-"""
+"""Bulk operations, one change to all tasks that match a query: which tasks, and the payload of the task doing it."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def targets(action: str, query: str, now: dt.datetime, owner: str | None = None) -> Filter:
-    """Return which tasks `action` on `query` means, as of `now` (naive UTC): none that came or ended later, and with an
-    `owner` none of another one.
+    """Return the tasks that `action` on `query` changes, as of `now` (naive UTC): none that came or ended later, and
+    with an `owner` only theirs.
 
-    Raises InvalidInput for a query that says nothing, and one that only lets tasks through that cannot be meant.
+    Raises InvalidInput for an empty query, and for one that lets no task through that the action could change.
     """
     wanted = parse(query)
     if not wanted.terms:
@@ -36,7 +33,7 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
     wanted = wanted.within(f"state:{','.join(possible if says_state else usual)}")
     if not wanted.states:
         raise InvalidInput("q", f"it lets no task through that {action} could change; valid: {', '.join(possible)}")
-    # Fixed here, so that what dies again after its retry is not retried again by the same operation.
+    # Fixed here, so that a task that dies again after its retry is not retried again by the same operation.
     if owner is not None:
         wanted = wanted.owned_by(owner)
     moment = "finished" if set(wanted.states) <= set(TERMINAL) else "created"
@@ -46,8 +43,7 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
 def description(
     action: str, query: str, now: dt.datetime, by: str, run_at: dt.datetime | None, owner: str | None = None
 ) -> dict[str, Any]:
-    """The payload of the task that does it. `run_at` (aware) is for reschedule. Raises as `targets`, and for a
-    time that is missing or out of place."""
+    """The payload of the task that does it. `run_at` (aware) is for reschedule alone. Raises as `targets`."""
     targets(action, query, now)
     if (run_at is not None) != (action == "reschedule"):
         raise InvalidInput("run_at", "needed for reschedule, and for nothing else")
@@ -56,8 +52,8 @@ def description(
     return payload | ({"run_at": run_at.isoformat()} if run_at else {})
 
 
-def given_up(query: str) -> Filter:
-    """Return the query's tasks among the dead ones, or among others with `state:cancelled`. Raises InvalidInput."""
+def dead_or_cancelled(query: str) -> Filter:
+    """Return the filter of a query over dead tasks, or cancelled ones if it says so. Raises InvalidInput."""
     wanted = parse(query)
     if not any(term.field == "state" for term in wanted.terms):
         return wanted.within(f"state:{DEAD}")

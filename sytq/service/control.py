@@ -1,7 +1,7 @@
-"""What people do to tasks: cancel, reschedule, replay, delete, pause and resume a type.
+"""Control of tasks: cancel, reschedule, replay, delete; pause and resume a type.
 
-Owns the order of the two stores for each, so that a fault between them leaves what the reconciler mends.
-Must not know HTTP or a command line: those come through here.
+Each keeps an order of the two stores in which the reconciler repairs a fault between them. Must not know HTTP or a
+command line: those come through here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Operator:
         self._registry = registry
 
     def cancel(self, task_id: str, by: str) -> str:
-        """Cancel a task: cancelled (it waited), asked (it runs and ends at its next step), or ended (too late).
+        """Cancel a task: cancelled (it waited), asked (it runs, and ends at its next step), or ended (too late).
 
         Raises InvalidInput for an unknown id.
         """
@@ -56,36 +56,36 @@ class Operator:
             return answer
         row = self._row(task_id)
         if row.state in (QUEUED, SCHEDULED, RETRYING):
-            # Redis does not know it (it was emptied, or has not been told yet), so the row alone decides; a copy
-            # that is entered all the same finds its row ended.
-            said = f"cancelled by {by}"
-            end = Event(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=said)
+            # Redis does not know it (it was emptied, or the dispatch is still to come), so the row alone decides; if it
+            # is dispatched all the same, its row has ended.
+            error = f"cancelled by {by}"
+            end = Event(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=error)
             self._recording.record([end])
-            # A copy that was entered since then: it must not run.
+            # It may have been dispatched since: then it must not run.
             answer = self._operations.cancel(task_id, by)
             return "cancelled" if answer == "unknown" else answer
         if row.state != RUNNING:
             return "ended"
-        # Its worker enters it again soon, or has died and another one starts it: whoever it is will be told.
+        # Its worker re-registers it soon, or has died and another one starts it: either finds the request.
         self._operations.ask(task_id, by)
         return "asked"
 
     def reschedule(self, task_id: str, when: dt.datetime) -> bool:
-        """Give a waiting task another time (aware; the past runs it now); False when it waits for none."""
+        """Give a task that waits for a time another one (aware; the past runs it now); False when it does not wait."""
         moment = when.astimezone(dt.UTC)
         query = Task.update(scheduled_at=moment.replace(tzinfo=None)).where(
             Task.id == self._row(task_id).id, Task.state.in_((SCHEDULED, RETRYING))
         )
-        # The row first: it is what a Redis that was emptied is filled from, and all there is until then.
+        # The row first: an emptied Redis is filled from it.
         in_row = bool(transact(self._ledger.database, query.execute))
         moved = self._operations.reschedule(task_id, int(moment.timestamp() * 1000))
         return in_row if moved is None else moved
 
     def replay(self, ids: Sequence[str]) -> int:
-        """Run dead or cancelled tasks again, with all their attempts before them; return how many.
+        """Run dead or cancelled tasks again, with all their attempts; return how many.
 
-        One whose unique key another unfinished task has by now stays as it is. Those that were skipped because one of
-        these did not succeed wait for it again.
+        A task whose unique key another unfinished task has by now stays as it is. Tasks that were skipped because one
+        of these did not succeed wait for it again.
         """
         revived = 0
         for start in range(0, len(ids), _BATCH):
@@ -96,7 +96,7 @@ class Operator:
         return revived
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete tasks that have ended, with all that is known of them; return how many.
+        """Delete tasks that have ended, with all that is kept of them; return how many.
 
         A task whose outcome an unfinished task may still read stays: its parent, or a dependent.
         """
@@ -104,7 +104,7 @@ class Operator:
         return sum(transact(self._ledger.database, partial(delete_ended, part)) for part in parts)
 
     def pause(self, type_name: str, by: str, why: str) -> None:
-        """Start no task of a type, anywhere, until `resume`; what is running goes on. Raises InvalidInput."""
+        """Start no task of a type, anywhere, until `resume`; running ones go on. Raises InvalidInput."""
         self._registry.get(type_name)
         pause = {"paused_at": utcnow(), "paused_by": by[:64], "paused_why": why[:255]}
         query = Pause.insert(type=type_name, **pause).on_conflict_replace()
@@ -118,11 +118,11 @@ class Operator:
         return bool(gone)
 
     def pauses(self) -> list[Pause]:
-        """Return what is paused, by whom and why."""
+        """Return the paused types, by whom and why."""
         return read(self._ledger.database, lambda: list(Pause.select().order_by(Pause.type)))
 
     def restore_pauses(self) -> None:
-        """Make Redis' list of paused types that of the ledger, which survives whatever happens to Redis."""
+        """Write the ledger's pauses to Redis, which may have been emptied."""
         wanted = {row.type: json.dumps({"by": row.paused_by, "why": row.paused_why}) for row in self.pauses()}
         known = self._operations.paused()
         for type_name in known.keys() - wanted.keys():
@@ -130,7 +130,7 @@ class Operator:
         for type_name, note in wanted.items():
             if known.get(type_name) != note:
                 self._operations.pause(type_name, note)
-        self._operations.unpark()  # what a resume that was cut off left behind
+        self._operations.unpark()  # tasks that an interrupted resume left behind
 
     def _replay(self, ids: list[str]) -> list[Task]:
         # Tasks of one workflow run in its order: those that depend on another of these wait for it again.
@@ -149,13 +149,13 @@ class Operator:
         rows = [row for row in rows if row.id not in taken]
         for row in rows:
             row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
-            row.scheduled_at = None  # it is to run now, also when it was cancelled before its time
+            row.scheduled_at = None  # it runs now, also when it was cancelled before its time
             row.held = held
-            row.token += 1  # an event of the earlier life that is read again says nothing of this one
+            row.token += 1  # so that an older event that is read again changes nothing
         fields: dict[str, Any] = {"state": SCHEDULED if held else QUEUED, "held": held, "attempts": 0}
         fields |= {"finished_at": None, "scheduled_at": None, "revived_at": now}
         if held:
-            fields["error"] = None  # it said that it would not be run
+            fields["error"] = None  # it said why it would not be run
         fields["token"] = Task.token + 1
         Task.update(fields).where(Task.id.in_([row.id for row in rows])).execute()
         return rows
@@ -166,8 +166,8 @@ class Operator:
         declared = self._registry.get(row.type)  # a row that another program inserted
         try:
             return declared.unique_key(declared.parse(json.loads(row.payload), row.version))
-        except Exception:  # also one of the type's own `upgrade`
-            return None  # it will end dead again, and say why
+        except Exception:  # may come from the type's own `upgrade`
+            return None  # the task will end dead again, with the reason
 
     def _row(self, task_id: str) -> Task:
         row = self._ledger.get(task_id)

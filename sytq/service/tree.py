@@ -1,6 +1,6 @@
-"""What became of the tasks of a workflow: the outcomes that a task waited for, and the tree below a task.
+"""Workflows as people and programs see them: the outcomes of a task's dependencies, and the tree below a task.
 
-Owns these reads of the ledger and their forms. Changes nothing; must not know Redis: a row is at most a second behind.
+Must not know Redis: a row is at most a second behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sytq.ledger.values import iso, parsed
 from sytq.service.task_view import is_held
 from sytq.states import SUCCEEDED
 
-#: Of the tasks that one waits for, so many are named.
+#: Dependencies of a task that are named.
 _NAMED = 20
 #: A parent's children are counted up to this many.
 _COUNTED = 10_000
@@ -25,8 +25,8 @@ _COUNTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended that another one waited for. `state` is "deleted" of one that is there no more; one that is run
-    again meanwhile has not ended. `parent` is the task that made it."""
+    """How a dependency ended. `state` is "deleted" if it no longer exists, and unfinished if it runs again meanwhile;
+    `parent` is the task that submitted it."""
 
     id: str
     type: str
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def outcomes(task_id: str) -> list[Outcome]:
-    """How those have ended that a task waited for, in the order of `after`; what joined one of these stands behind."""
+    """The outcomes of a task's dependencies in the order of `after`, each followed by the tasks that joined it."""
     query: Any = (
         Wait.select(Wait.on_id, Task.type, Task.state, Task.result, Task.error, Task.parent)
         .join(Task, peewee.JOIN.LEFT_OUTER, on=(Task.id == Wait.on_id))

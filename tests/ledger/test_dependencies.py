@@ -239,7 +239,7 @@ def test_a_task_of_the_same_ordering_key_does_not_wait_for_one_that_waits_for_it
     child = insert(ledger, ordering_key="k")
     last = insert(ledger, child, ordering_key="k")
     transact(ledger.database, Task.update(created_at=dt.datetime(2020, 1, 1)).where(Task.id == last).execute)
-    assert ledger.before(child) == []
+    assert ledger.predecessors(child) == []
 
 
 def test_what_joins_a_task_is_waited_for_with_it_now_and_later(ledger: Ledger) -> None:

@@ -35,7 +35,7 @@ def session(database: peewee.Database) -> int:
 def test_a_transaction_asks_the_server_for_nothing_besides(
     database: peewee.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sytq.ledger.pool._RESTED", 3600.0)  # however long this machine stands still
+    monkeypatch.setattr("sytq.ledger.pool._PING_AFTER", 3600.0)  # however long this machine stands still
     before = {what: asked(database, what) for what in ("admin_commands", "begin", "rollback", "commit")}
     for number in range(5):
         transact(database, lambda n=number: database.execute_sql("INSERT INTO t (id) VALUES (%s)", (n,)))
@@ -57,7 +57,7 @@ def test_a_connection_that_rested_for_long_is_tried_before_it_is_used(
     database: peewee.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = asked(database, "admin_commands")
-    monkeypatch.setattr("sytq.ledger.pool._RESTED", -1.0)
+    monkeypatch.setattr("sytq.ledger.pool._PING_AFTER", -1.0)
     session(database)
     assert asked(database, "admin_commands") > before
 

@@ -19,7 +19,7 @@ from sytq.errors import InvalidInput
 from sytq.ledger.events import Event
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
-from sytq.ledger.search import COUNT_MOST, Search
+from sytq.ledger.search import COUNT_MAX, Search
 from sytq.ledger.values import from_ms, utcnow
 from sytq.states import DEAD, QUEUED, STATES
 from tests.servers import poll
@@ -281,7 +281,7 @@ def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger:
     assert history.count(parse("state:dead error:100%")) == history.count(parse("state:dead error:a_b")) == 2
     assert history.count(parse(f"state:dead id:{tasks[0].id},nosuch")) == 1
     assert history.count(parse("state:succeeded")) == 0
-    assert history.count(parse("state:dead"), most=3) == 4
+    assert history.count(parse("state:dead"), max_per_state=3) == 4
 
 
 def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> None:
@@ -299,8 +299,8 @@ def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> No
 
 
 def test_counting_stops_where_it_would_cost(ledger: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sytq.ledger.search.COUNT_MOST", 3)
-    assert COUNT_MOST >= 1000
+    monkeypatch.setattr("sytq.ledger.search.COUNT_MAX", 3)
+    assert COUNT_MAX >= 1000
     ledger.runtime.ledger.accept([ledger.prepare("plain", f"t{n}") for n in range(6)])
     assert Search(ledger.runtime.database).counts(["plain"]).by_type["plain"][QUEUED] == 4
     with ledger.runtime.database.connection_context():

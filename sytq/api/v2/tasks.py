@@ -23,8 +23,8 @@ from sytq.errors import InvalidFields, InvalidInput
 from sytq.ledger.insert import Acceptance, Existing, Refused
 from sytq.ledger.insert import NewTask as Prepared
 from sytq.ledger.query import Filter, parse
-from sytq.ledger.search import COUNT_MOST, Search
-from sytq.service.bulk import given_up
+from sytq.ledger.search import COUNT_MAX, Search
+from sytq.service.bulk import dead_or_cancelled
 from sytq.service.task_view import task_view
 from sytq.tasktypes.declaration import validated
 
@@ -68,7 +68,7 @@ class Dead:
         self._history = Search(parts.runtime.database)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        await _page(self._parts, self._history, req, resp, given_up)
+        await _page(self._parts, self._history, req, resp, dead_or_cancelled)
 
 
 class Batch:
@@ -134,8 +134,8 @@ async def _page(
     registry = parts.runtime.registry
     answer: dict[str, Any] = {"tasks": [task_view(task, registry) for task in page.tasks], "next": page.next}
     if counted:
-        total = await parts.sql.run(history.count, wanted, COUNT_MOST)
-        answer |= {"total": min(total, COUNT_MOST), "total_is_exact": total <= COUNT_MOST}
+        total = await parts.sql.run(history.count, wanted, COUNT_MAX)
+        answer |= {"total": min(total, COUNT_MAX), "total_is_exact": total <= COUNT_MAX}
     if page.next is not None:
         following = {"q": text, "limit": limit, "cursor": page.next}
         resp.set_header("Link", f'<{req.path}?{urlencode(following)}>; rel="next"')

@@ -1,7 +1,7 @@
-"""The reconciler: what SQL has accepted and Redis does not know is entered again.
+"""The reconciler: tasks that SQL has accepted and Redis does not know are dispatched again.
 
-Owns recovery after Redis was away or emptied, the pick-up of rows that other programs insert, and that no task waits
-for one that has ended. It compares, it never decides an outcome.
+That is the recovery after Redis was unavailable or emptied, and how rows that other programs insert come to run. It
+also releases the dependents of ends that nobody handled. It compares, and never decides an outcome.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NEW = dt.timedelta(seconds=60)
 
 
 class Reconciler(LeasedLoop):
-    """See the module."""
+    """Compares new tasks at each round, and all unfinished ones page by page."""
 
     def __init__(
         self,
@@ -70,20 +70,20 @@ class Reconciler(LeasedLoop):
         released = self._release_dependents()
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
-            return 0.5  # workers are entering the tasks that they run; nobody else may start those
-        entered = 0
+            return 0.5  # workers re-register the tasks that they run; no other worker may start those
+        dispatched = 0
         since, after = utcnow() - _NEW, ""
         for _ in range(_NEW_PAGES):
             found = self._ledger.newcomers(since, after, _PAGE)
-            entered += self._enter([task_id for task_id, _ in found])
+            dispatched += self._dispatch_missing([task_id for task_id, _ in found])
             if len(found) < _PAGE:
                 break
             after, since = found[-1]
         page = self._ledger.unfinished(self._cursor, _PAGE)
-        entered += self._enter(page)
+        dispatched += self._dispatch_missing(page)
         self._cursor = page[-1] if len(page) == _PAGE else ""
-        # While things are missing (Redis was emptied) it goes on at once.
-        return 0.0 if released or (entered and self._cursor) else _INTERVAL
+        # While tasks are missing (Redis was emptied) it goes on at once.
+        return 0.0 if released or (dispatched and self._cursor) else _INTERVAL
 
     def _release_dependents(self) -> bool:
         page = partial(missed_ends, self._waits or ("", ""), _PAGE)
@@ -92,7 +92,7 @@ class Reconciler(LeasedLoop):
             self._recording.record((), ended)
         return bool(ended)
 
-    def _enter(self, ids: list[str]) -> int:
+    def _dispatch_missing(self, ids: list[str]) -> int:
         if not ids:
             return 0
         not_after = self.redis.now_ms() + KEEP_MS // 2
@@ -101,16 +101,16 @@ class Reconciler(LeasedLoop):
         if not missing:
             return 0
         # Read after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
-        # What is known now is good for as long as the marks of finished tasks stay, and no longer.
-        good = self._carriable(self._ledger.still_unfinished(missing))
-        entered = self._submitter.dispatch(good, not_after_ms=not_after)
-        if entered:
-            log.info("tasks entered that Redis did not know", tasks=entered)
-            _FOUND.add(entered, "unknown_to_redis")
-        return entered
+        # The answer holds only for as long as the marks of finished tasks stay.
+        good = self._dispatchable(self._ledger.still_unfinished(missing))
+        dispatched = self._submitter.dispatch(good, not_after_ms=not_after)
+        if dispatched:
+            log.info("tasks dispatched that Redis did not know", tasks=dispatched)
+            _FOUND.add(dispatched, "unknown_to_redis")
+        return dispatched
 
-    def _carriable(self, rows: list[Task]) -> list[Task]:
-        """Those rows that can be a message; another program may have inserted anything, and that ends as dead."""
+    def _dispatchable(self, rows: list[Task]) -> list[Task]:
+        """The rows that can be a message; others, as another program may have inserted anything, end dead."""
         good = []
         for row in rows:
             try:

@@ -1,7 +1,6 @@
-"""The recorder: turns the event stream into rows, in batches, at most a second behind.
+"""The recorder: writes the event stream to SQL in batches, at most a second behind.
 
-Owns reading the events and forgetting them afterwards. An event stays pending until its transaction is committed,
-and writing it twice changes nothing.
+An event stays pending until its transaction is committed, and recording it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sytq.worker.loops.loop import LeasedLoop
 
 log = structlog.get_logger(__name__)
 
-#: What says that an event holds something that cannot be written, whoever tries and when.
+#: Errors of an event whose content cannot be written, by any worker at any time.
 _CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
 _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the ledger takes.")
 #: fetch.lua's mark of a task that is dead because its workers died.
@@ -39,30 +38,30 @@ KEEP_MS = 10_000
 
 
 class Recorder(LeasedLoop):
-    """See the module."""
+    """Reads events, records them, and trims the stream."""
 
     def __init__(self, redis: Redis, keys: Keys, holder: str, recording: Recording) -> None:
         super().__init__("record", redis, keys, holder)
         self._recording = recording
-        self._forgotten = 0.0
-        self._behind = False
+        self._trimmed = 0.0
+        self._unwritten = False
 
     def work(self) -> float:
         try:
-            # What was read and not written (by an earlier holder, or before a fault) comes first and in order.
-            unfinished = self._read("0") if self.fresh or self._behind else []
+            # Events that were read and not written (by an earlier holder, or before a fault) come first and in order.
+            unfinished = self._read("0") if self.fresh or self._unwritten else []
             events = unfinished or self._read(">")
         except NoGroup:
             self.redis.make_group(self.keys.events, RECORDER)
             return 0.0
-        self._behind = True
+        self._unwritten = True
         if events:
             self._record_or_set_aside(events)
             self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
-        self._behind = bool(unfinished)
-        if time.monotonic() - self._forgotten > 1.0:
-            self._forget()
-            self._forgotten = time.monotonic()
+        self._unwritten = bool(unfinished)
+        if time.monotonic() - self._trimmed > 1.0:
+            self._trim()
+            self._trimmed = time.monotonic()
         return 0.0
 
     def _read(self, since: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -73,8 +72,8 @@ class Recorder(LeasedLoop):
         return list(reply[0][1]) if reply else []
 
     def _record_or_set_aside(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        """Write all events. One with something in it that no column takes must not hold up all others: of it just
-        the end is written. Every other fault waits: nothing is passed over."""
+        """Record all events. An event with content that no column takes must not hold up the others: only its state is
+        recorded. After any other fault the events are read again: none is skipped."""
         try:
             self._record(events)
             return
@@ -89,23 +88,23 @@ class Recorder(LeasedLoop):
                 fields = [part for pair in event[1].items() for part in pair]
                 aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
                 self.redis.ask(*aside, *fields)
-                self._recording.record([_bare(change) for change in _told(event[1])])
+                self._recording.record([_without_content(known) for known in _readable(event[1])])
 
     def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        changes = [change for _, fields in events for change in changes_of(fields)]
-        self._recording.record(changes)
-        for change in changes:
-            if change.fingerprint == WORKER_DIED:  # no process of ours saw it end
-                log.critical("a task killed its workers", task_id=change.id, attempts=change.attempts)
+        parsed = [event for _, fields in events for event in events_of(fields)]
+        self._recording.record(parsed)
+        for event in parsed:
+            if event.fingerprint == WORKER_DIED:  # no process saw it end
+                log.critical("a task killed its workers", task_id=event.id, attempts=event.attempts)
 
-    def _forget(self) -> None:
+    def _trim(self) -> None:
         names = [self.keys.events, self.keys.live, self.keys.progress]
         while self.redis.call("forget", names, [RECORDER, KEEP_MS, _BATCH]) == _BATCH:
             pass
 
 
-def changes_of(fields: Mapping[bytes, bytes]) -> list[Event]:
-    """What one event of the stream says."""
+def events_of(fields: Mapping[bytes, bytes]) -> list[Event]:
+    """The events of one entry of the stream."""
     data: Any = json.loads(fields[b"data"])
     if fields[b"kind"] == b"started":
         worker, at = fields[b"worker"].decode(), from_ms(int(fields[b"at"]))
@@ -137,15 +136,15 @@ def changes_of(fields: Mapping[bytes, bytes]) -> list[Event]:
     ]
 
 
-def _told(fields: dict[bytes, bytes]) -> list[Event]:
-    """As `changes_of`; nothing where not even that can be read: of a newer release, or no event at all."""
+def _readable(fields: dict[bytes, bytes]) -> list[Event]:
+    """The events of one entry; none of an entry by a newer release, or that is no event at all."""
     try:
-        return changes_of(fields)
+        return events_of(fields)
     except _CONTENT:
         return []
 
 
-def _bare(change: Event) -> Event:
-    """What must be known of a change: the state, and that the rest could not be kept."""
+def _without_content(event: Event) -> Event:
+    """The state alone, and that the rest could not be written."""
     error = "what this run left (result, error or progress) cannot be written to the database"
-    return Event(change.id, change.state, change.token, change.attempts, finished_at=change.finished_at, error=error)
+    return Event(event.id, event.state, event.token, event.attempts, finished_at=event.finished_at, error=error)

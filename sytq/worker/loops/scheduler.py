@@ -1,7 +1,6 @@
 """The scheduler: submits each tick of each schedule once, however many workers run.
 
-Owns when it looks and in which order it writes. A tick's task has an id that follows from the schedule's name and
-the tick, so submitting it twice is submitting it once.
+The id of a tick's task follows from the schedule's name and the tick, so submitting it twice is submitting it once.
 """
 
 from __future__ import annotations
@@ -24,36 +23,36 @@ from sytq.worker.loops.loop import LeasedLoop
 log = structlog.get_logger(__name__)
 
 _TICKS = Counter("sytq_schedule_ticks_total", "Ticks of schedules that were submitted.", ("schedule",))
-_LOOK = 0.5
+_INTERVAL = 0.5
 #: The "parent" of all ticks.
 _SERIES = "schedules"
 
 
 class Scheduler(LeasedLoop):
-    """See the module."""
+    """Submits the ticks that are due."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, timetable: Schedules
+        self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, schedules: Schedules
     ) -> None:
         super().__init__("schedule", redis, keys, holder)
         self._registry = registry
         self._submitter = submitter
-        self._timetable = timetable
+        self._schedules = schedules
 
     def work(self) -> float:
         seconds, micros = self.redis.ask("TIME")  # one clock for all workers
         now = dt.datetime.fromtimestamp(seconds + micros / 1e6, dt.UTC)
-        rows = self._timetable.rows()
+        rows = self._schedules.rows()
         for name, scheduled in self._registry.schedules.items():
             row = rows.get(name)
             if row is None:
-                self._timetable.begin(name, now)
+                self._schedules.begin(name, now)
             elif row.paused_at is None:
                 tick = scheduled.schedule.due(row.last_tick.replace(tzinfo=dt.UTC), now)
                 if tick is not None:
                     self._submit(name, scheduled.type, scheduled.schedule.payload, tick)
-                    self._timetable.ticked(name, tick)
-        return _LOOK
+                    self._schedules.ticked(name, tick)
+        return _INTERVAL
 
     def _submit(self, name: str, type_name: str, payload: object, tick: dt.datetime) -> None:
         try:
@@ -69,12 +68,12 @@ class Scheduler(LeasedLoop):
 
 
 def origin(name: str, tick: dt.datetime) -> str:
-    """What the task of one tick has in place of a request's id."""
+    """The request id of the task of one tick."""
     return f"schedule:{name}:{tick.astimezone(dt.UTC).isoformat()}"
 
 
 def schedule_of(task_id: str, request_id: str | None) -> str | None:
-    """The schedule that a task was made by; anybody may say so, but not have a tick's id."""
+    """The schedule that submitted a task, if its id is that of the tick too: a request id alone may be anybody's."""
     kind, _, rest = (request_id or "").partition(":")
     name, _, tick = rest.partition(":")
     if kind != "schedule":
