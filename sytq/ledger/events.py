@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import peewee
@@ -41,6 +42,7 @@ class Event:
     again: bool = False  # a start in place of an attempt whose end will not be reported
 
 
+_TERMINAL = ", ".join(map(repr, TERMINAL))
 #: The new value of each column of sytq_tasks: `event` is what the event says, `task` the row before it.
 _ASSIGNMENTS = {
     "state": "event.state",
@@ -48,7 +50,7 @@ _ASSIGNMENTS = {
     "attempts": "event.attempts",
     "worker": "COALESCE(event.worker, task.worker)",
     "started_at": "COALESCE(event.started_at, task.started_at)",
-    "finished_at": "event.finished_at",
+    "finished_at": f"CASE WHEN event.state IN ({_TERMINAL}) THEN event.finished_at END",
     "scheduled_at": "COALESCE(event.scheduled_at, task.scheduled_at)",
     "result": "event.result",
     "error": "COALESCE(event.error, task.error)",
@@ -57,13 +59,14 @@ _ASSIGNMENTS = {
     "host": "COALESCE(task.host, event.host)",
 }
 _NAMES = ("id", *_ASSIGNMENTS)
-_MAY_CHANGE = f"task.state NOT IN ({', '.join(map(repr, TERMINAL))}) AND task.token <= event.token"
+_VALUES = attrgetter(*("fingerprint" if name == "error_fingerprint" else name for name in _NAMES))
+_MAY_CHANGE = f"task.state NOT IN ({_TERMINAL}) AND task.token <= event.token"
 
 
 def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
     """Write one event for each task, inside the caller's transaction; a row that must not change stays as it is."""
     for part in _parts(events):
-        values = [plain(value) for event in part for value in _state_values(event)]
+        values = [plain(value) for event in part for value in _VALUES(event)]
         # The first row names the columns.
         named = ", ".join(f"{marks(database, 1)} AS {name}" for name in _NAMES)
         others = [marks(database, len(_NAMES))] * (len(part) - 1)
@@ -75,25 +78,6 @@ def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
             assigned = ", ".join(f"{name} = {value}" for name, value in _ASSIGNMENTS.items())
             sql = f"UPDATE sytq_tasks AS task SET {assigned} FROM {source} WHERE task.id = event.id AND {_MAY_CHANGE}"
         database.execute_sql(sql, values)
-
-
-def _state_values(event: Event) -> Iterable[Any]:
-    row = {
-        "id": event.id,
-        "state": event.state,
-        "token": event.token,
-        "attempts": event.attempts,
-        "worker": event.worker,
-        "started_at": event.started_at,
-        "finished_at": event.finished_at if event.state in TERMINAL else None,
-        "scheduled_at": event.scheduled_at,
-        "result": event.result,
-        "error": event.error,
-        "error_fingerprint": event.fingerprint,
-        "progress": event.progress,
-        "host": event.host,
-    }
-    return (row[name] for name in _NAMES)
 
 
 def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
