@@ -52,7 +52,7 @@ def llm_tasks(runtime: Runtime) -> set[str]:
     return read(runtime.database, lambda: {row.id for row in Task.select().where(Task.type == "llm")})
 
 
-def test_a_task_that_stood_for_a_child_does_so_at_every_run_of_the_parent(runtime: Runtime) -> None:
+def test_an_existing_task_replaces_a_child_at_every_attempt(runtime: Runtime) -> None:
     existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
     assert enqueue(runtime, parent, 1, a=ROW, b=ROW | {"id": 8})[0] == existing
     before = llm_tasks(runtime)
@@ -65,14 +65,14 @@ def test_a_task_that_stood_for_a_child_does_so_at_every_run_of_the_parent(runtim
     assert enqueue(runtime, other, 1, a=ROW)[0] not in before  # the promise is that of one parent
 
 
-def test_it_is_a_checkpoint_of_the_parent(runtime: Runtime) -> None:
+def test_an_existing_task_is_a_checkpoint_of_the_parent(runtime: Runtime) -> None:
     existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
     enqueue(runtime, parent, 1, a=ROW)
     (step,) = runtime.ledger.steps(parent)
     assert (step.name[:6], step.state, step.value) == ("child ", "done", f'"{existing}"')
 
 
-def test_one_that_was_deleted_since_is_made_anew_once(runtime: Runtime) -> None:
+def test_a_deleted_existing_task_is_inserted_anew_once(runtime: Runtime) -> None:
     existing, parent = accept(runtime, "llm", ROW), accept(runtime, "default", {})
     enqueue(runtime, parent, 1, a=ROW)
     end(runtime, existing)
@@ -83,7 +83,7 @@ def test_one_that_was_deleted_since_is_made_anew_once(runtime: Runtime) -> None:
     assert llm_tasks(runtime) == {anew}
 
 
-def test_what_stands_is_forgotten_with_a_transaction_that_fails(runtime: Runtime) -> None:
+def test_a_failed_transaction_forgets_existing_tasks(runtime: Runtime) -> None:
     accept(runtime, "llm", ROW)
     parent = accept(runtime, "default", {})
 

@@ -121,8 +121,8 @@ def test_p1_a_recorder_that_dies_behind_its_commit_delays_what_waits(on_both: In
     last = on_both.prepare("plain", "last", after=[child.id])
     on_both.runtime.ledger.accept([child, last])
     end = Event(child.id, "succeeded", 1, 1, finished_at=utcnow())
-    freed = on_both.runtime.recording.write([end])
-    assert [task.id for task in freed] == [last.id]  # and then nobody dispatches it
+    released = on_both.runtime.recording.write([end])
+    assert [task.id for task in released] == [last.id]  # and then nobody dispatches it
     on_both.start_worker()
     on_both.wait_state(last.id, "succeeded")
     assert on_both.notes() == {"start last": 1, "end last": 1}

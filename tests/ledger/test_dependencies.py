@@ -1,4 +1,4 @@
-"""Who waits for whom, on SQLite and on MySQL: a task is freed once, by the end of the last one it waits for."""
+"""Who waits for whom, on SQLite and on MySQL: a task is released once, by the end of the last one it waits for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def waiting(ledger: Ledger, task_id: str) -> bool:
     return (found.state, found.held is not None) == ("scheduled", True)
 
 
-def test_a_task_is_freed_by_the_last_end_and_by_no_other(ledger: Ledger) -> None:
+def test_a_dependent_is_released_by_the_last_end_only(ledger: Ledger) -> None:
     children = insert_all(ledger, 3)
     last = insert(ledger, *children)
     assert waiting(ledger, last)
@@ -83,7 +83,7 @@ def test_a_task_is_freed_by_the_last_end_and_by_no_other(ledger: Ledger) -> None
         assert end(ledger, child) == []
 
 
-def test_what_waits_is_not_entered_by_the_reconciler(ledger: Ledger) -> None:
+def test_a_held_task_is_not_dispatched_by_the_reconciler(ledger: Ledger) -> None:
     child = insert(ledger)
     last = insert(ledger, child)
     since = utcnow() - dt.timedelta(minutes=1)
@@ -98,7 +98,7 @@ def test_what_waits_is_not_entered_by_the_reconciler(ledger: Ledger) -> None:
     assert row(ledger, last).scheduled_at is not None  # its age counts from there
 
 
-def test_a_later_time_of_its_own_holds(ledger: Ledger) -> None:
+def test_a_released_task_keeps_a_later_time_of_its_own(ledger: Ledger) -> None:
     later = dt.datetime(2040, 1, 2, 3, 4, 5)
     child = insert(ledger)
     last = insert(ledger, child, run_at=later)
@@ -107,7 +107,7 @@ def test_a_later_time_of_its_own_holds(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", ["dead", "cancelled"])
-def test_a_failure_cancels_what_waits_at_once_and_says_why(ledger: Ledger, state: str) -> None:
+def test_a_failure_cancels_dependents_at_once_with_the_reason(ledger: Ledger, state: str) -> None:
     children = insert_all(ledger, 3, type="part")
     last = insert(ledger, *children)
     after_that = insert(ledger, last, type="third")
@@ -123,7 +123,7 @@ def test_a_failure_cancels_what_waits_at_once_and_says_why(ledger: Ledger, state
     assert row(ledger, last).state == "cancelled"
 
 
-def test_who_asks_for_it_runs_after_failures_too(ledger: Ledger) -> None:
+def test_on_failure_run_runs_after_failures_too(ledger: Ledger) -> None:
     children = insert_all(ledger, 3)
     last = insert(ledger, *children, on_failure="run")
     assert end(ledger, children[0], state="dead") == []
@@ -138,32 +138,32 @@ def test_who_asks_for_it_runs_after_failures_too(ledger: Ledger) -> None:
     assert found[2].result == {"n": 3}
 
 
-def test_ends_in_one_batch_free_a_task_once(ledger: Ledger) -> None:
+def test_ends_in_one_batch_release_a_dependent_once(ledger: Ledger) -> None:
     children = insert_all(ledger, 500)
     last = insert(ledger, *children)
     assert end(ledger, *children) == [last]
 
 
-def test_two_last_ends_at_the_same_moment_free_a_task_once(ledger: Ledger) -> None:
+def test_two_last_ends_at_once_release_a_dependent_once(ledger: Ledger) -> None:
     for _ in range(10):
         first, second = insert_all(ledger, 2)
         last = insert(ledger, first, second)
-        freed: list[str] = []
+        released: list[str] = []
         start = threading.Barrier(2)
 
-        def finish(child: str, freed: list[str] = freed, start: threading.Barrier = start) -> None:
+        def finish(child: str, released: list[str] = released, start: threading.Barrier = start) -> None:
             start.wait()
-            freed.extend(end(ledger, child))
+            released.extend(end(ledger, child))
 
         threads = [threading.Thread(target=finish, args=(child,)) for child in (first, second)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert freed == [last]
+        assert released == [last]
 
 
-def test_an_end_before_anybody_waited_is_seen_when_it_is_looked_for(ledger: Ledger) -> None:
+def test_an_end_before_the_dependency_is_found_as_missed(ledger: Ledger) -> None:
     early, late = insert_all(ledger, 2)
     end(ledger, early)
     last = insert(ledger, early, late)
@@ -176,7 +176,7 @@ def test_an_end_before_anybody_waited_is_seen_when_it_is_looked_for(ledger: Ledg
     assert missed_ends(ledger, ("", ""), 10) == ([], None)
 
 
-def test_all_that_is_overlooked_is_found_page_by_page(ledger: Ledger) -> None:
+def test_missed_ends_are_found_page_by_page(ledger: Ledger) -> None:
     ended, going_on = insert_all(ledger, 12), insert_all(ledger, 12)
     end(ledger, *ended)
     for one, other in zip(ended, going_on, strict=True):
@@ -191,7 +191,7 @@ def test_all_that_is_overlooked_is_found_page_by_page(ledger: Ledger) -> None:
     assert (sorted(found), pages) == (sorted(ended), 5)
 
 
-def test_ids_that_have_not_ended_free_nothing(ledger: Ledger) -> None:
+def test_unfinished_ids_release_nothing(ledger: Ledger) -> None:
     child = insert(ledger)
     last = insert(ledger, child)
     assert recording(ledger).write((), ended=[child]) == []
@@ -208,7 +208,7 @@ def test_a_task_that_another_program_deleted_counts_as_failed(ledger: Ledger) ->
     assert [o.state for o in read(ledger.database, lambda: outcomes(careless))] == ["deleted"]
 
 
-def test_a_state_that_is_none_of_ours_is_an_end_that_did_not_succeed(ledger: Ledger) -> None:
+def test_an_unknown_state_is_an_end_that_did_not_succeed(ledger: Ledger) -> None:
     child = insert(ledger)
     careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
     transact(ledger.database, Task.update(state="failed").where(Task.id == child).execute)
@@ -218,7 +218,7 @@ def test_a_state_that_is_none_of_ours_is_an_end_that_did_not_succeed(ledger: Led
     assert missed_ends(ledger, ("", ""), 10) == ([], None)  # else it would be looked for again at once, for ever
 
 
-def test_only_tasks_that_exist_can_be_waited_for(ledger: Ledger) -> None:
+def test_a_dependency_on_an_unknown_task_is_refused(ledger: Ledger) -> None:
     child = insert(ledger)
     with pytest.raises(InvalidInput, match="after: there is no task 'nosuch'"):
         insert(ledger, child, "nosuch")
@@ -226,7 +226,7 @@ def test_only_tasks_that_exist_can_be_waited_for(ledger: Ledger) -> None:
     assert read(ledger.database, Wait.select().count) == 0
 
 
-def test_more_than_one_transaction_frees_are_freed_by_the_next(ledger: Ledger) -> None:
+def test_dependents_beyond_one_transaction_are_released_next(ledger: Ledger) -> None:
     child = insert(ledger)
     many = insert_all(ledger, dependencies.MAX_RELEASED + 3, (child,))
     assert len(end(ledger, child)) == dependencies.MAX_RELEASED
@@ -235,14 +235,14 @@ def test_more_than_one_transaction_frees_are_freed_by_the_next(ledger: Ledger) -
     assert not any(waiting(ledger, task_id) for task_id in many)
 
 
-def test_a_task_of_the_same_ordering_key_does_not_wait_for_one_that_waits_for_it(ledger: Ledger) -> None:
+def test_an_ordering_key_does_not_wait_for_ones_own_dependent(ledger: Ledger) -> None:
     child = insert(ledger, ordering_key="k")
     last = insert(ledger, child, ordering_key="k")
     transact(ledger.database, Task.update(created_at=dt.datetime(2020, 1, 1)).where(Task.id == last).execute)
     assert ledger.predecessors(child) == []
 
 
-def test_what_joins_a_task_is_waited_for_with_it_now_and_later(ledger: Ledger) -> None:
+def test_dependents_wait_for_an_extension_now_and_later(ledger: Ledger) -> None:
     child, inner, innermost = insert_all(ledger, 3)
     before = insert(ledger, child)
     transact(ledger.database, lambda: dependencies.extend(ledger.database, child, inner))
@@ -257,10 +257,10 @@ def test_what_joins_a_task_is_waited_for_with_it_now_and_later(ledger: Ledger) -
     assert read(ledger.database, lambda: outcomes(child)) == []
 
 
-def test_tasks_that_join_each_other_or_who_waits_for_them_hold_nobody_for_ever(ledger: Ledger) -> None:
+def test_extensions_in_a_circle_hold_no_dependent_for_ever(ledger: Ledger) -> None:
     one, other = insert_all(ledger, 2)
     last = insert(ledger, one)
-    for task_id, also in ((one, other), (other, one), (one, last)):  # as unique keys of standing tasks may have it
+    for task_id, also in ((one, other), (other, one), (one, last)):  # as unique keys of existing tasks may have it
         transact(ledger.database, lambda t=task_id, a=also: dependencies.extend(ledger.database, t, a))  # type: ignore[misc]
     late = insert(ledger, one, other)
     end(ledger, one)
@@ -281,7 +281,7 @@ def made(ledger: Ledger, parent: str, *after: str) -> str:
     return transact(ledger.database, work)
 
 
-def test_a_chain_that_joins_its_parent_runs_in_its_order_and_is_waited_for(ledger: Ledger) -> None:
+def test_a_chain_that_extends_its_parent_runs_in_order_first(ledger: Ledger) -> None:
     parent = insert(ledger)
     last = insert(ledger, parent)
     first = made(ledger, parent, parent)
@@ -292,7 +292,7 @@ def test_a_chain_that_joins_its_parent_runs_in_its_order_and_is_waited_for(ledge
     assert [o.id for o in read(ledger.database, lambda: outcomes(last))] == [parent, first, second]
 
 
-def test_two_children_that_wait_for_the_parent_whom_they_join_do_not_wait_for_each_other(ledger: Ledger) -> None:
+def test_two_extensions_that_depend_on_their_parent_both_run(ledger: Ledger) -> None:
     parent = insert(ledger)
     last = insert(ledger, parent)
     first = made(ledger, parent, parent)
@@ -302,7 +302,7 @@ def test_two_children_that_wait_for_the_parent_whom_they_join_do_not_wait_for_ea
     assert end(ledger, second) == [last]
 
 
-def test_a_task_that_is_inserted_again_does_not_wait_for_what_waits_for_it(ledger: Ledger) -> None:
+def test_a_task_inserted_again_does_not_wait_for_its_dependents(ledger: Ledger) -> None:
     outer = insert(ledger)
     again = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
     ledger.accept([again])
@@ -312,17 +312,17 @@ def test_a_task_that_is_inserted_again_does_not_wait_for_what_waits_for_it(ledge
     assert end(ledger, again.id) == [last]
 
 
-def test_what_joined_a_task_before_it_joined_another_is_waited_for_too(ledger: Ledger) -> None:
-    parent, standing, inner = insert_all(ledger, 3)
+def test_an_extension_of_an_extension_is_waited_for_too(ledger: Ledger) -> None:
+    parent, existing, inner = insert_all(ledger, 3)
     last = insert(ledger, parent)
-    for task_id, also in ((standing, inner), (parent, standing)):
+    for task_id, also in ((existing, inner), (parent, existing)):
         transact(ledger.database, lambda t=task_id, a=also: dependencies.extend(ledger.database, t, a))  # type: ignore[misc]
-    assert end(ledger, parent, standing) == []
+    assert end(ledger, parent, existing) == []
     assert end(ledger, inner) == [last]
 
 
 @pytest.mark.parametrize("first", ["the one that waits", "the one that joins"])
-def test_one_that_begins_to_wait_while_another_joins_is_held_by_it(ledger: Ledger, first: str) -> None:
+def test_a_dependency_added_during_an_extension_includes_it(ledger: Ledger, first: str) -> None:
     outer, inner, innermost = insert_all(ledger, 3)
     transact(ledger.database, lambda: dependencies.extend(ledger.database, outer, inner))
     last = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
@@ -347,7 +347,7 @@ def test_one_that_begins_to_wait_while_another_joins_is_held_by_it(ledger: Ledge
     assert end(ledger, innermost) == [last.id]
 
 
-def test_whatever_tasks_make_while_they_run_each_of_them_ends(ledger: Ledger) -> None:
+def test_every_task_of_a_random_workflow_ends(ledger: Ledger) -> None:
     for seed in range(25):
         chance = random.Random(seed)
         ids = insert_all(ledger, 2)
@@ -380,7 +380,7 @@ def run(ledger: Ledger, task_id: str, ids: list[str], chance: random.Random) -> 
     end(ledger, task_id, state="dead" if chance.random() < 0.1 else "succeeded")
 
 
-def test_a_thousand_children_cost_a_few_statements_each_and_not_a_thousand(ledger: Ledger) -> None:
+def test_a_thousand_children_cost_a_few_statements_each(ledger: Ledger) -> None:
     children = insert_all(ledger, 1000)
     last = insert(ledger, *children)
     statements: list[str] = []
@@ -400,7 +400,7 @@ def test_a_thousand_children_cost_a_few_statements_each_and_not_a_thousand(ledge
     assert len(statements) == 1
 
 
-def test_what_somebody_may_still_read_is_needed(ledger: Ledger) -> None:
+def test_an_outcome_that_may_still_be_read_is_needed(ledger: Ledger) -> None:
     parent = insert(ledger)
     child, other = insert(ledger, parent=parent), insert(ledger)
     last = insert(ledger, other)
@@ -415,7 +415,7 @@ def test_what_somebody_may_still_read_is_needed(ledger: Ledger) -> None:
     assert needed() == set()
 
 
-def test_a_tree_has_each_task_before_its_children_and_says_what_it_leaves_out(ledger: Ledger) -> None:
+def test_a_tree_lists_parents_first_and_says_if_truncated(ledger: Ledger) -> None:
     root = insert(ledger, type="root")
     first, second = (insert(ledger, parent=root, type=name) for name in ("first", "second"))
     below = insert_all(ledger, 3, parent=first)

@@ -86,7 +86,7 @@ def test_a_batch_is_accepted_whole_or_not_at_all(ledger: Ledger) -> None:
     assert ledger.find()[1] == 1
 
 
-def test_what_else_is_written_belongs_to_the_same_transaction(ledger: Ledger) -> None:
+def test_also_writes_in_the_transaction_of_the_tasks(ledger: Ledger) -> None:
     task = new()
     ledger.accept([task], also=lambda: ValuationRecord.insert(id=-5, user_message="hi").execute())
     assert ValuationRecord.get_by_id(-5).user_message == "hi"
@@ -142,7 +142,7 @@ def test_p6_a_terminal_row_never_changes(ledger: Ledger, end: str) -> None:
         assert state(ledger, task_id) == end
 
 
-def test_p6_an_earlier_start_never_overwrites_a_later_one(ledger: Ledger) -> None:
+def test_p6_an_earlier_attempt_never_overwrites_a_later_one(ledger: Ledger) -> None:
     task_id = accepted(ledger)
     record(ledger, Event(task_id, "running", 9, 2, "later"))
     record(ledger, ended(task_id, 5, "succeeded"))
@@ -151,7 +151,7 @@ def test_p6_an_earlier_start_never_overwrites_a_later_one(ledger: Ledger) -> Non
     assert (row.state, row.token, row.worker) == ("running", 9, "later")
 
 
-def test_p6_a_start_that_lost_its_task_writes_nothing(ledger: Ledger) -> None:
+def test_p6_an_attempt_that_lost_its_task_writes_nothing(ledger: Ledger) -> None:
     task_id = accepted(ledger)
     assert ledger.fenced(task_id, 5, lambda: "written") == "written"
     assert ledger.fenced(task_id, 5, lambda: "again") == "again"
@@ -208,7 +208,7 @@ def test_a_deadlock_runs_the_whole_transaction_again(mysql_url: str) -> None:
     database.close_all()
 
 
-def test_a_database_that_is_away_is_said_to_be(own_mysql: MySQLServer) -> None:
+def test_an_unreachable_database_raises_database_unavailable(own_mysql: MySQLServer) -> None:
     database = open_database(own_mysql.create_database("gone"), timeout=2)
     migrate(database)
     ledger = Ledger(database)
@@ -222,7 +222,7 @@ def test_a_database_that_is_away_is_said_to_be(own_mysql: MySQLServer) -> None:
     database.close_all()
 
 
-def test_an_sqlite_that_stays_locked_is_said_to_be_away(tmp_path: object) -> None:
+def test_a_locked_sqlite_raises_database_unavailable(tmp_path: object) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     one, two = open_database(url), open_database(url, timeout=0.05)
     migrate(one)

@@ -80,7 +80,7 @@ def test_a_running_task_ends_at_its_next_step(make: Make, type_name: str) -> Non
     assert installation.notes()["noticed a"] == (type_name == "checking")
 
 
-def test_a_cancelled_task_is_told_of_like_a_dead_one(make: Make) -> None:
+def test_on_dead_follows_a_cancelled_task_too(make: Make) -> None:
     installation = make()
     installation.start_worker()
     task = installation.submit("lonely", "a", seconds=60)
@@ -100,7 +100,7 @@ def test_a_task_that_redis_forgot_can_be_cancelled(make: Make, redis_server: Red
         operator(installation).cancel("nosuch", "ann")
 
 
-def test_a_task_that_is_entered_while_it_is_cancelled_does_not_run(make: Make, redis_server: RedisServer) -> None:
+def test_a_task_dispatched_during_its_cancellation_does_not_run(make: Make, redis_server: RedisServer) -> None:
     installation = make()
     parts = installation.runtime
     task = installation.submit("plain", "a")
@@ -135,7 +135,7 @@ def test_a_key_whose_task_another_program_ended_is_free(make: Make, statement: s
     assert isinstance(accepted, Accepted) and existing == Existing(accepted.id)
 
 
-def test_a_running_task_that_redis_forgot_is_told_of_its_cancellation(make: Make, redis_server: RedisServer) -> None:
+def test_a_running_task_that_redis_forgot_is_cancelled(make: Make, redis_server: RedisServer) -> None:
     installation = make()
     installation.start_worker(SYTQ_WORKER__HEARTBEAT="15s", SYTQ_WORKER__LIVENESS="60s")
     task = installation.submit("checking", "a")

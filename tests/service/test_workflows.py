@@ -44,7 +44,7 @@ def children(installation: Installation, parent: str, type_name: str) -> list[Ta
         return list(Task.select().where(Task.parent == parent, Task.type == type_name).order_by(Task.created_at))
 
 
-def test_a_task_is_told_when_all_that_were_started_have_ended(installation: Installation) -> None:
+def test_a_dependent_runs_when_all_children_have_ended(installation: Installation) -> None:
     installation.start_worker()
     installation.hold("b")
     root = submit(installation, fan(installation, "a", "b", "c"))
@@ -57,7 +57,7 @@ def test_a_task_is_told_when_all_that_were_started_have_ended(installation: Inst
     assert installation.row(told).attempts == 1
 
 
-def test_children_that_ended_before_anybody_waited_are_heard_of_without_delay(installation: Installation) -> None:
+def test_children_that_ended_before_the_dependency_cause_no_delay(installation: Installation) -> None:
     installation.start_worker()
     root = submit(installation, fan(installation))
     assert heard(installation, collector(installation, root)) == []  # of none at all too
@@ -70,7 +70,7 @@ def test_children_that_ended_before_anybody_waited_are_heard_of_without_delay(in
     assert len(heard(installation, late.id)) == 3
 
 
-def test_a_failure_cancels_what_waits_unless_it_asked_to_hear_of_it(installation: Installation, tmp_path: Path) -> None:
+def test_a_failure_cancels_dependents_unless_on_failure_is_run(installation: Installation, tmp_path: Path) -> None:
     installation.start_worker()
     (tmp_path / "broken").touch()
     bad = {"name": "bad", "failing_while": str(tmp_path / "broken")}
@@ -84,7 +84,7 @@ def test_a_failure_cancels_what_waits_unless_it_asked_to_hear_of_it(installation
     assert installation.notes()["collect all"] == 0
 
 
-def test_who_waits_for_a_callback_or_a_death_hears_of_a_task_that_was_not_run(installation: Installation) -> None:
+def test_a_skipped_task_has_its_callback_and_on_dead(installation: Installation) -> None:
     installation.start_worker()
     hopeless = installation.prepare("hopeless", "first")
     skipped = installation.prepare("lonely", "skipped", after=[hopeless.id])
@@ -95,7 +95,7 @@ def test_who_waits_for_a_callback_or_a_death_hears_of_a_task_that_was_not_run(in
     installation.wait_state(again, "succeeded")
 
 
-def test_a_task_that_waits_and_is_given_a_time_waits_all_the_same(installation: Installation) -> None:
+def test_rescheduling_a_held_task_does_not_release_it(installation: Installation) -> None:
     installation.start_worker()
     installation.hold("slow")
     slow = installation.submit("plain", "slow")
@@ -109,7 +109,7 @@ def test_a_task_that_waits_and_is_given_a_time_waits_all_the_same(installation: 
     assert [line.split()[0] for line in installation.journal.read_text().splitlines()] == ["start", "end"] * 2
 
 
-def test_what_was_skipped_runs_once_the_failed_task_was_replayed(installation: Installation, tmp_path: Path) -> None:
+def test_a_replay_of_the_failed_task_runs_skipped_dependents(installation: Installation, tmp_path: Path) -> None:
     installation.start_worker()
     broken = tmp_path / "broken"
     broken.touch()
@@ -128,7 +128,7 @@ def test_what_was_skipped_runs_once_the_failed_task_was_replayed(installation: I
     assert (notes["part a"], notes["part bad"], notes["collect all"], notes["start third"]) == (1, 2, 1, 1)
 
 
-def test_a_child_that_is_replayed_afterwards_tells_nobody_again(installation: Installation, tmp_path: Path) -> None:
+def test_a_child_replayed_afterwards_releases_nothing_again(installation: Installation, tmp_path: Path) -> None:
     installation.start_worker()
     broken = tmp_path / "broken"
     broken.touch()
@@ -175,7 +175,7 @@ def test_a_workflow_within_another_is_waited_for_to_its_end(installation: Instal
     assert lines.index(["collect", "inner"]) < lines.index(["collect", "outer"])
 
 
-def test_all_of_a_workflow_belongs_to_whom_its_first_task_does(installation: Installation) -> None:
+def test_tasks_of_a_workflow_have_the_owner_of_the_first(installation: Installation) -> None:
     installation.start_worker()
     root = submit(installation, fan(installation, "a"), owner="shop", request_id="r-1", traceparent="00-1-2-01")
     told = collector(installation, root)
@@ -184,7 +184,7 @@ def test_all_of_a_workflow_belongs_to_whom_its_first_task_does(installation: Ins
     assert {(row.owner, row.request_id, row.traceparent) for row in everyone} == {("shop", "r-1", "00-1-2-01")}
 
 
-def test_cancelling_the_parent_leaves_its_children_and_one_that_waits_can_be_cancelled_too(
+def test_a_cancelled_parent_leaves_children_and_held_tasks_cancel(
     installation: Installation,
 ) -> None:
     installation.start_worker()
@@ -202,7 +202,7 @@ def test_cancelling_the_parent_leaves_its_children_and_one_that_waits_can_be_can
     assert len(heard(installation, told)) == 1
 
 
-def test_a_child_that_is_cancelled_has_ended_for_those_who_wait(installation: Installation) -> None:
+def test_a_cancelled_child_has_ended_for_its_dependents(installation: Installation) -> None:
     installation.start_worker(threads=1)
     installation.hold("blocker")
     blocker = installation.submit("plain", "blocker")
@@ -218,7 +218,7 @@ def test_a_child_that_is_cancelled_has_ended_for_those_who_wait(installation: In
     assert [state for _, state, *_ in heard(installation, told.id)] == ["cancelled", "succeeded"]
 
 
-def test_what_a_workflow_still_needs_cannot_be_deleted(installation: Installation) -> None:
+def test_tasks_that_a_workflow_needs_cannot_be_deleted(installation: Installation) -> None:
     installation.start_worker()
     installation.hold("slow")
     root = submit(installation, fan(installation, "quick", "slow"))
@@ -237,7 +237,7 @@ def test_what_a_workflow_still_needs_cannot_be_deleted(installation: Installatio
 
 
 @pytest.mark.parametrize("number", [1000])
-def test_a_thousand_children_and_one_that_is_told(installation: Installation, number: int) -> None:
+def test_a_thousand_children_release_one_dependent(installation: Installation, number: int) -> None:
     installation.start_worker(threads=8)
     root = submit(installation, fan(installation, *(f"p{n}" for n in range(number))))
     told = collector(installation, root)
