@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from sytq.broker.delivery import Delivery
 from sytq.ids import derived_id
 from sytq.ledger.dependencies import OnFailure, extend
-from sytq.ledger.insert import Accepted
+from sytq.ledger.insert import Accepted, Existing
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Step, Task
 from sytq.ledger.values import utcnow
@@ -72,7 +72,7 @@ class Transaction:
         return task_id
 
     def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
-        """As `enqueue` for each key and payload, in this order; a few statements for all of them."""
+        """Insert a task for each key and payload and return their ids, in this order, by a few statements for all."""
         return self._insert(type_name, payloads)
 
     def _insert(
@@ -97,11 +97,12 @@ class Transaction:
             if task_id not in there and task_id not in earlier:
                 child: SubmissionOptions = {**common, "id": task_id}
                 new.append(self._submitter.prepare(type_name, payload, **child))
-        acceptances = dict(zip((task.id for task in new), self._ledger.insert(new), strict=True))
-        self.tasks += [task for task in new if isinstance(acceptances[task.id], Accepted)]
-        existing = {task_id: found.id for task_id, found in acceptances.items() if not isinstance(found, Accepted)}
+        inserted = list(zip(new, self._ledger.insert(new), strict=True))
+        self.tasks += [task for task, found in inserted if isinstance(found, Accepted)]
+        existing = {task.id: found.id for task, found in inserted if isinstance(found, Existing)}
         self._remember(existing)
-        return [earlier.get(task_id) or existing.get(task_id, task_id) for task_id in ids]
+        existing |= earlier
+        return [existing.get(task_id, task_id) for task_id in ids]
 
     def _earlier(self, ids: Sequence[str]) -> dict[str, str]:
         """The tasks that existed in place of children with these ids in an earlier attempt."""
