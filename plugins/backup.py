@@ -21,6 +21,8 @@ from sytq.config import Settings
 from sytq.ledger.backup import Summary, check, dump
 from sytq.ledger.database import open_database
 
+from .llm.config import LlmSettings
+
 _NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
 _TIME = "%Y%m%dT%H%M%SZ"
 _FORGOTTEN = 86400.0  # seconds after which a partial file is nobody's
@@ -76,7 +78,7 @@ def _write(ctx: Context, file: Path) -> Summary:
         older.unlink(missing_ok=True)
     database = open_database(ctx.settings.database_url, pool=1, timeout=_PATIENCE)
     try:
-        tables = list(ctx.settings.llm.tables)
+        tables = list(ctx.settings.of(LlmSettings).llm.tables)
         written = dump(database, partial, tables, lambda done, of, table: ctx.progress(done, of, table))
         if check(partial) != written:
             raise OSError(f"{partial} does not read as it was written")

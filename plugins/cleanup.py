@@ -25,6 +25,8 @@ from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow
 from sytq.states import TERMINAL
 
+from .webhook.config import WebhookSettings
+
 _BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
 _DAY = 86400.0
 _YEAR = 365 * _DAY
@@ -80,7 +82,7 @@ def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
         if ctx.read(lambda database, table=table: database.table_exists(table)):  # type: ignore[misc]
             age = getattr(ctx.config, key)
             if key == "hosts":  # until it is given up it is still counted on
-                age += ctx.settings.webhook.disable_after or 0.0
+                age += ctx.settings.of(WebhookSettings).webhook.disable_after or 0.0
             before = (now - dt.timedelta(seconds=age)).isoformat(" ", "microseconds")[:length]
             found[key] += _rows(ctx, peewee.Table(table), column, moment, before, payload.dry_run)
     # Not a retention of anybody's choice: an Idempotency-Key is promised to be kept so long, and no longer.

@@ -24,6 +24,8 @@ from sytq.ledger.models import Step, Task
 from sytq.ledger.values import utcnow
 from sytq.states import SUCCEEDED, TERMINAL, UNFINISHED
 
+from .llm.config import LlmSettings
+
 _PAGE = 200
 _SHOWN = 20  # ids of each kind in the result
 _LINE = 500  # characters of failed_info and progress_info
@@ -61,10 +63,11 @@ class Row:
 @task("sync", payload=Sync, config=Config, admin_only=True)
 def sync(ctx: Context, payload: Sync) -> dict[str, Any]:
     """Find rows that say pending or processing and have no task, and repair or submit them."""
+    allowed = ctx.settings.of(LlmSettings).llm.tables
     for name in payload.tables:
-        if name not in ctx.settings.llm.tables:
-            raise Fail(f"tables: '{name}' is not one of llm.tables; valid: {', '.join(ctx.settings.llm.tables)}")
-    tables = {name: _table(ctx, name, payload.dry_run) for name in payload.tables or ctx.settings.llm.tables}
+        if name not in allowed:
+            raise Fail(f"tables: '{name}' is not one of llm.tables; valid: {', '.join(allowed)}")
+    tables = {name: _table(ctx, name, payload.dry_run) for name in payload.tables or allowed}
     return {"dry_run": payload.dry_run, "tables": tables}
 
 
@@ -87,7 +90,7 @@ def _table(ctx: Context, name: str, dry_run: bool) -> dict[str, Any]:
 
 def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
     """Rows that have said pending or processing for long and have no unfinished task, by id."""
-    labels, now = ctx.settings.llm.labels, utcnow()
+    labels, now = ctx.settings.of(LlmSettings).llm.labels, utcnow()
     table = peewee.Table(name)
     old = [
         (table.c.status == label) & (table.c.updated_at.is_null() | (table.c.updated_at < _text(now, age)))
@@ -138,7 +141,7 @@ def _tasks(ctx: Context, name: str, ids: list[int]) -> dict[int, list[Task]]:
 
 def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
     """Put one row right and say how: completed, failed, resubmitted, or left."""
-    labels = ctx.settings.llm.labels
+    labels = ctx.settings.of(LlmSettings).llm.labels
     values: dict[str, Any]
     answer = _answer(ctx, row.ended.id) if row.ended is not None and row.ended.state == SUCCEEDED else None
     if answer is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sytq.executor.context import AsyncContext, Context
     from sytq.executor.transaction import Transaction
     from sytq.observability.metrics import Counter, Histogram
+    from sytq.plugins import Plugin
     from sytq.schedule import Schedule
     from sytq.service.tree import Outcome
     from sytq.tasktypes.declaration import Backoff, Death, TaskType, task
@@ -34,6 +35,7 @@ __all__ = [
     "Lost",
     "Outcome",
     "Permit",
+    "Plugin",
     "Retry",
     "Schedule",
     "TaskType",
@@ -49,6 +51,7 @@ _HOMES = {
     "errors": ("Cancelled", "Fail", "Lost", "Retry", "Waiting"),
     "observability.metrics": ("Counter", "Histogram"),
     "tasktypes.declaration": ("Backoff", "Death", "TaskType", "task"),
+    "plugins": ("Plugin",),
     "schedule": ("Schedule",),
     "executor.transaction": ("Transaction",),
     "service.tree": ("Outcome",),

@@ -50,8 +50,7 @@ from sytq.tasktypes.declaration import TaskType
 from sytq.tasktypes.registry import Registry
 from sytq.worker.lifecycle import Lifecycle
 from sytq.worker.loops.limiters import LimiterLoop
-from sytq.worker.loops.loop import Loop
-from sytq.worker.loops.pickup import PickUp
+from sytq.worker.loops.loop import Loop, PluginLoop
 from sytq.worker.loops.promoter import Promoter
 from sytq.worker.loops.publisher import Publisher
 from sytq.worker.loops.reconciler import Reconciler
@@ -223,9 +222,10 @@ def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
     yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
     yield LimiterLoop(redis, keys, worker, broker, lease)
     yield Scheduler(redis, keys, worker, registry, submitter, runtime.schedules)
-    tables = [table for table, options in settings.llm.tables.items() if options.pickup]
-    if tables and "llm" in registry:
-        yield PickUp(redis, keys, worker, registry, ledger, submitter, tables, settings.llm.labels.pending)
+    for plugin in registry.plugins:
+        for name, make in plugin.loops.items():
+            if (work := make(runtime)) is not None:
+                yield PluginLoop(name, redis, keys, worker, work)
     for stream in settings.streams:
         if stream.type in registry:
             operator = runtime.operator

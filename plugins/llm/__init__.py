@@ -7,14 +7,14 @@ each failure leads to ask.py, the row's SQL row.py. No transaction is open while
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Retry, Transaction, Waiting, task
-from sytq.config import Node, Settings
+from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Retry, Transaction, Waiting, task
+from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
 from sytq.ledger import spend
@@ -22,10 +22,34 @@ from sytq.ledger.models import Task, UniqueKey
 from sytq.tasktypes.declaration import encode
 
 from .ask import Answered, Asking, Place
+from .config import LlmSettings, Node, warnings
+from .pickup import pick_up
 from .pipeline import messages, nodes, output
 from .row import Rows, explain, is_written, line, mark_written, standing
 
 T = TypeVar("T")
+
+
+def _checks(settings: Settings) -> Mapping[str, Any]:
+    from .doctor import providers
+
+    return providers(settings)
+
+
+def _routes() -> Mapping[str, Any]:
+    from .api import Sums
+
+    return {"/v2/spend": Sums}
+
+
+plugin = Plugin(
+    "llm",
+    settings=LlmSettings,
+    warnings=warnings,
+    checks=_checks,
+    loops={"pickup": pick_up},
+    routes=_routes,
+)
 
 _MARGIN = 60.0  # seconds beside the calls: the row's transactions and a database that is briefly away
 _LONGEST = 24 * 3600.0
@@ -58,12 +82,13 @@ def _unique(payload: Valuation) -> str:
 
 def _timeout(settings: Settings) -> float:
     """Room for every call that a start can make: each node, each provider of its chain, each answer asked for again."""
-    total = max((provider.total for provider in settings.providers.values()), default=300.0)
-    calls = [_calls(settings, nodes(settings, table)) for table in settings.llm.tables]
+    own = settings.of(LlmSettings)
+    total = max((provider.total for provider in own.providers.values()), default=300.0)
+    calls = [_calls(own, nodes(own, table)) for table in own.llm.tables]
     return min(total * max(calls, default=1) + _MARGIN, _LONGEST)
 
 
-def _calls(settings: Settings, plan: Sequence[Node]) -> int:
+def _calls(settings: LlmSettings, plan: Sequence[Node]) -> int:
     chains = [1 + len(settings.llm.fallback if node.fallback is None else node.fallback) for node in plan]
     again = [2 + (node.schema_retries if node.json_schema is not None else 0) for node in plan]
     return sum(chain * times for chain, times in zip(chains, again, strict=True))
@@ -75,9 +100,9 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         payload = Valuation.model_validate(dead.payload)
     except ValidationError:
         return  # it never had a row
-    if payload.table_name not in ctx.settings.llm.tables:
+    if payload.table_name not in ctx.settings.of(LlmSettings).llm.tables:
         return
-    labels = ctx.settings.llm.labels
+    labels = ctx.settings.of(LlmSettings).llm.labels
     error = line(dead.error or "the task ended without saying why")
     body = _callback_body(payload, dead.task_id, report=None, error=error)
 
@@ -102,8 +127,8 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
 @task("llm", payload=Valuation, queue="llm", retry=_retry, timeout=_timeout, on_dead=on_dead, unique=_unique)
 async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     """Ask the configured chat provider about a row and write its report into the row."""
-    if payload.table_name not in ctx.settings.llm.tables:
-        valid = ", ".join(sorted(ctx.settings.llm.tables))
+    if payload.table_name not in ctx.settings.of(LlmSettings).llm.tables:
+        valid = ", ".join(sorted(ctx.settings.of(LlmSettings).llm.tables))
         raise Fail(f"table_name: '{payload.table_name}' is not on the allow-list llm.tables; valid: {valid}")
     try:
         return await _valuate(ctx, payload)
@@ -115,7 +140,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
 
 
 async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
-    plan = nodes(ctx.settings, payload.table_name)
+    plan = nodes(ctx.settings.of(LlmSettings), payload.table_name)
     start = await _begin(ctx, payload, plan)
     asking = Asking(ctx, payload.table_name, payload.id, start.owner)
     outputs: dict[str, Any] = {}
@@ -169,8 +194,8 @@ class Start(NamedTuple):
 
 async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> Start:
     """Read the row and show in it that it is being worked on."""
-    values: dict[str, Any] = {"status": ctx.settings.llm.labels.processing}
-    whole = ctx.settings.llm.tables[payload.table_name].pipeline is not None
+    values: dict[str, Any] = {"status": ctx.settings.of(LlmSettings).llm.labels.processing}
+    whole = ctx.settings.of(LlmSettings).llm.tables[payload.table_name].pipeline is not None
 
     def write(tx: Transaction) -> Start:
         rows = Rows(tx.database, payload.table_name)
@@ -189,7 +214,7 @@ async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) ->
 
 async def _show(ctx: AsyncContext, payload: Valuation, place: Place) -> None:
     """Show in the row that the node before `place` is done."""
-    plan = nodes(ctx.settings, payload.table_name)
+    plan = nodes(ctx.settings.of(LlmSettings), payload.table_name)
     values = _shown(ctx, plan, place.number)
     await _in_table(ctx, payload, lambda tx: Rows(tx.database, payload.table_name).update(payload.id, **values), values)
 
@@ -206,7 +231,7 @@ def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]
 async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int) -> None:
     """Write the report and insert its callback, once."""
     values = {
-        "status": ctx.settings.llm.labels.completed,
+        "status": ctx.settings.of(LlmSettings).llm.labels.completed,
         "report": report,
         "progress": f"{done}/{done}",
         "progress_info": "done",

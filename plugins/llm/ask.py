@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
-from sytq.config import Node
 from sytq.ledger import spend
 from sytq.ledger.spend import Call, Reservation
 
@@ -23,6 +22,7 @@ from . import prices
 from .answer import ChatError, Reply
 from .balance import pause
 from .chat import Message, Meter, Request, complete
+from .config import LlmSettings, Node
 from .pipeline import check, correction
 from .policy import POLICIES, Failure, Report, conclude, judge
 from .targets import Target, chain
@@ -71,7 +71,7 @@ class Asking:
     async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
         """The answer to a node's question. Raises Retry or Fail, as the policy says."""
         failures: list[Failure] = []
-        targets = chain(self._ctx.settings, node, model)
+        targets = chain(self._ctx.settings.of(LlmSettings), node, model)
         paused: Target | None = None
         for target in targets:
             try:
@@ -161,7 +161,7 @@ class Asking:
             return used, None
         _TOKENS.add(used.prompt, target.name, target.model, "prompt")
         _TOKENS.add(used.completion, target.name, target.model, "completion")
-        currency = self._ctx.settings.llm.currency
+        currency = self._ctx.settings.of(LlmSettings).llm.currency
         cost = prices.cost(target.provider, target.model, used, at, currency)
         _COST.add(float((cost or 0) * spend.UNIT), target.name, target.model, currency)
         return used, cost
@@ -173,7 +173,7 @@ class Asking:
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
         """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""
-        ctx, settings = self._ctx, self._ctx.settings
+        ctx, settings = self._ctx, self._ctx.settings.of(LlmSettings)
         table, row_id = self._about
         self._calls += 1
         call = Call(

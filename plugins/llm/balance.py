@@ -12,9 +12,9 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict
 
 from sytq import AsyncContext, Backoff, Retry, task
-from sytq.config import Provider
 
 from .answer import ChatError
+from .config import LlmSettings, Provider
 from .targets import Target
 
 #: Seconds after which a refused key, or money without a balance to ask for, is tried again with a call.
@@ -53,7 +53,7 @@ async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
 )
 async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
     """Open a provider's gate once its balance endpoint says that there is money."""
-    provider = ctx.settings.providers.get(payload.provider)
+    provider = ctx.settings.of(LlmSettings).providers.get(payload.provider)
     gate = f"provider:{payload.provider}"
     if provider is None or provider.balance_url is None:
         return {"opened": await ctx.open_gate(gate)}

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import aiohttp
 
-from sytq.config import Provider
 from sytq.http import Client
 
 from .answer import Answer, ChatError, Kind, Reply, parse
+from .config import Provider
 from .delay import asked_delay
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}

@@ -16,16 +16,16 @@ import referencing
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sytq import Fail
-from sytq.config import Node, Settings
 
 from .answer import ChatError, Reply
 from .chat import Message
+from .config import LlmSettings, Node
 
 MAX_PROMPT = 4 << 20  # bytes of one rendered message
 _SINGLE = Node(name="report", prompt="{{ row.user_message }}", system="{{ row.sys_message }}")
 
 
-def nodes(settings: Settings, table: str) -> Sequence[Node]:
+def nodes(settings: LlmSettings, table: str) -> Sequence[Node]:
     """The nodes that a table's rows go through: its pipeline's, or the one question that the row itself asks."""
     return settings.llm.pipeline(table) or [_SINGLE]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import genai_prices
 
-from sytq.config import Price, Provider
 from sytq.ledger.spend import Tokens, units
+
+from .config import Price, Provider
 
 _MILLION = 1_000_000
 _FRAME = 1000  # tokens with which a provider surrounds the messages

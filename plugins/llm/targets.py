@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sytq import Breaker, Limiter
-from sytq.config import Limits, Node, Provider, Settings
+
+from .config import Limits, LlmSettings, Node, Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def _gate(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
     )
 
 
-def chain(settings: Settings, node: Node, model: str | None) -> list[Target]:
+def chain(settings: LlmSettings, node: Node, model: str | None) -> list[Target]:
     """Whom to ask for a node, the first choice first; `model` is the task's own. Empty without any provider."""
     name = node.provider or settings.llm_provider
     if name is None:
@@ -72,7 +73,7 @@ def chain(settings: Settings, node: Node, model: str | None) -> list[Target]:
     return targets
 
 
-def _target(settings: Settings, node: Node, name: str, model: str | None) -> Target:
+def _target(settings: LlmSettings, node: Node, name: str, model: str | None) -> Target:
     provider = settings.providers[name]
     model = model or provider.model
     special = provider.of(model)

@@ -18,6 +18,8 @@ from sytq import Context
 from sytq.ledger.models import Task
 from sytq.states import TERMINAL
 
+from ..llm.config import LlmSettings
+
 _PAGE = 5000
 _PARTS = 10**12  # in which sytq_spend counts money
 
@@ -107,7 +109,7 @@ class Figures:
 
 def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
     """The numbers of the tasks that ended in [since, until), naive UTC."""
-    found = Figures(since, until, ctx.settings.llm.currency)
+    found = Figures(since, until, ctx.settings.of(LlmSettings).llm.currency)
     for state in TERMINAL:
         for name, attempts, created, due, started, ended in _tasks(ctx, state, since, until):
             begun = max(created, due) if due and due < ended else created

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sytq import AsyncContext, Backoff, task
+from sytq import AsyncContext, Backoff, Plugin, task
 from sytq.config import Settings
 
+from .config import WebhookSettings, warnings
 from .delivery import deliver
 from .payload import Webhook, own_policy
 from .verdict import retry_after
 
 __all__ = ["callback", "retry_after", "webhook"]
+
+plugin = Plugin("webhook", settings=WebhookSettings, warnings=warnings)
 
 
 def _every_ten_seconds(settings: Settings) -> Backoff:

@@ -16,12 +16,12 @@ import aiohttp
 from yarl import URL
 
 from sytq import AsyncContext, Fail, Retry
-from sytq.config import Settings
 from sytq.config.patterns import UrlPattern
 from sytq.errors import OutboundRefused
 from sytq.http import MANAGED_HEADERS, Answer, CertificateUnusable, ProxyFailed, Timing, parse_url
 
 from . import hosts, record, signing
+from .config import WebhookSettings
 from .payload import Webhook
 from .verdict import bearing, judge, what_broke
 
@@ -34,7 +34,8 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
         await ctx.turn()
     url = parse_url(payload.url)
     host = url.raw_host or ""
-    gate = hosts.gate_of(url, ctx.settings)
+    own = ctx.settings.of(WebhookSettings)
+    gate = hosts.gate_of(url, own)
     ctx.detail(host=host)
     timing = Timing()
     try:
@@ -57,24 +58,24 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
         ctx.detail(error=kind, **record.of_timing(timing))
         await hosts.note(ctx, gate.name, delivered=False)
         raise Retry(reason=words) from None
-    ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, ctx.settings.webhook.keep_body))
+    ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, own.webhook.keep_body))
     await hosts.note(ctx, gate.name, delivered=answer.ok)
-    judge(answer, host, ctx.settings.webhook.final_statuses, datetime.now(UTC))
+    judge(answer, host, own.webhook.final_statuses, datetime.now(UTC))
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
 
 
 async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing) -> Answer:
-    settings, body = ctx.settings, payload.body.encode()
-    secrets = signing.secrets_for(url, settings, datetime.now(UTC))
+    own, body = ctx.settings.of(WebhookSettings), payload.body.encode()
+    secrets = signing.secrets_for(url, own, datetime.now(UTC))
     return await ctx.http.request(
         payload.method,
         payload.url,
         headers=_with_origin(ctx, outgoing_headers(payload, body, secrets, f"msg_{ctx.id}")),
         body=body or None,
-        timeout=settings.worker.request_timeout,
+        timeout=ctx.settings.worker.request_timeout,
         max_bytes=_KEPT_BYTES,
         partial_body=True,  # the status is the verdict: a 2xx with a broken body has been received
-        certificate=_certificate_for(url, settings),
+        certificate=_certificate_for(url, own),
         timing=timing,
     )
 
@@ -97,7 +98,7 @@ def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], mess
     return headers
 
 
-def _certificate_for(url: URL, settings: Settings) -> tuple[Path, Path] | None:
+def _certificate_for(url: URL, settings: WebhookSettings) -> tuple[Path, Path] | None:
     for entry in settings.webhook.client_certificates:
         if UrlPattern.parse(entry.match).matches(url):
             return entry.cert, entry.key

@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from yarl import URL
 
 from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction
-from sytq.config import Settings
 from sytq.config.patterns import UrlPattern
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import FailingHost
+
+from .config import WebhookSettings
 
 _LOOKS = 10  # in the time after which a host is given up, at least this often in each process
 _LONGEST_PAUSE = 30.0
@@ -25,7 +26,7 @@ _MOST = 10_000
 _written: dict[tuple[str, bool], float] = {}
 
 
-def gate_of(url: URL, settings: Settings) -> Limiter:
+def gate_of(url: URL, settings: WebhookSettings) -> Limiter:
     """The gate of the URL's host and port, with the limits that are configured for it."""
     usual = settings.webhook.host
     running, adaptive, rate, breaker = usual.running, usual.adaptive, usual.rate, usual.breaker.enabled
@@ -52,7 +53,7 @@ async def note(ctx: AsyncContext, gate: str, *, delivered: bool) -> None:
 
     Changes nothing for the delivery that is over, whatever store is away. Costs nothing where it is not configured.
     """
-    limit = ctx.settings.webhook.disable_after
+    limit = ctx.settings.of(WebhookSettings).webhook.disable_after
     if limit is None or not _due(gate, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
         return
     now = datetime.now(UTC).replace(tzinfo=None)

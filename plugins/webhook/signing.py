@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 import standardwebhooks
 from yarl import URL
 
-from sytq.config import Settings
 from sytq.config.patterns import UrlPattern
+
+from .config import WebhookSettings
 
 HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
 
-def secrets_for(url: URL, settings: Settings, now: datetime) -> list[str]:
+def secrets_for(url: URL, settings: WebhookSettings, now: datetime) -> list[str]:
     """The secrets that sign a request to `url`: those of the first pattern that matches, else the default; the
     previous one too while both are valid. Empty where none is configured."""
     for entry in settings.webhook.secrets:

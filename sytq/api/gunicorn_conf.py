@@ -20,7 +20,8 @@ from sytq.errors import ConfigError
 from sytq.observability import logs
 
 try:
-    _settings = load()
+    # Without plugins: a reload would keep the code of those that this process has loaded.
+    _settings = load(plugins=False)
 except ConfigError as error:
     sys.exit(f"sytq: {error}")
 

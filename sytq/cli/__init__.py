@@ -39,7 +39,7 @@ class Root(LazyGroup):
                 "gates": Place("limiters:app", "List gates, show one; pause and resume one."),
                 "top": Place("top:top", "Watch queues, workers, rates and failures live."),
                 "stats": Place("stats:stats", "Summarize a period by task type: counts and durations."),
-                "spend": Place("spend:spend", "Show calls, tokens and cost of providers."),
+                "spend": Place("sytq_plugins.llm.command:spend", "Show calls, tokens and cost of providers."),
             },
             "Operations": {
                 "dev": Place("dev:dev", "Run the whole service here, with one sample task."),
@@ -58,7 +58,7 @@ class Root(LazyGroup):
             },
             "Integrations": {
                 "plugin": Place("plugin:app", "List, create and check task types."),
-                "webhook": Place("webhook:app", "Test a webhook receiver."),
+                "webhook": Place("sytq_plugins.webhook.command:app", "Test a webhook receiver."),
                 "openapi": Place("openapi:openapi", "Print the OpenAPI document."),
             },
         }

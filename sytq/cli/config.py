@@ -74,12 +74,9 @@ def warnings(settings: Settings) -> Iterator[str]:
             yield "auth.enabled is false: every local caller is served without a key"
         else:
             yield f"auth.enabled is false while api.host is {settings.api.host}, which others can reach"
-    if settings.webhook.secret is None:
-        yield "webhook.secret is not set; webhooks and callbacks are sent without a signature"
-    if settings.llm_provider is None:
-        yield "no provider is configured; LLM tasks cannot run (see providers and deepseek)"
-    elif not settings.providers[settings.llm_provider].api_key:
-        yield f"providers.{settings.llm_provider}.api_key is not set; requests go out without a key"
+    for plugin in settings.installed.plugins:
+        if plugin.warnings is not None:
+            yield from plugin.warnings(settings)
     if settings.mysql.dsn and (names := ignored_parameters(settings.mysql.dsn)):
         yield f"mysql.dsn: {', '.join(names)} has no effect; sytq configures the session itself"
 

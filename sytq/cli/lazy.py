@@ -16,7 +16,8 @@ MARKUP = None
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command is ("module:function", or "module:app" for a group), and its line in the list."""
+    """Where a command is ("module:function", or "module:app" for a group; a module without dots is in `sytq.cli`), and
+    its line in the list."""
 
     where: str
     help: str
@@ -43,7 +44,7 @@ class Commands(Mapping[str, Any]):
 
 def _made(name: str, place: Place) -> Any:
     module, _, attribute = place.where.partition(":")
-    found = getattr(importlib.import_module(f"sytq.cli.{module}"), attribute)
+    found = getattr(importlib.import_module(module if "." in module else f"sytq.cli.{module}"), attribute)
     around = typer.Typer(add_completion=False, rich_markup_mode=MARKUP, pretty_exceptions_enable=False)
     if isinstance(found, typer.Typer):
         around.add_typer(found, name=name, help=place.help)

@@ -1,7 +1,7 @@
-"""Where settings come from: the YAML file, the old systems' variables, SYTQ_ variables, secret files.
+"""Where settings come from: the YAML file, other systems' variables, SYTQ_ variables, secret files.
 
 Owns reading them and laying them over each other with the origin of each value. What it finds wrong goes
-into a list, so that one message can name every problem. Must not judge values; the model does.
+into a list, so that one message can name every problem. Must not judge values; the model (of all sections) does.
 """
 
 from __future__ import annotations
@@ -13,55 +13,22 @@ from pathlib import Path as File
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
+from sytq.config import compat
 from sytq.config.masking import is_secret_key
 from sytq.config.problems import Path, place_at
 
-#: The old variables, each with the setting it means; of two for one setting the later wins.
-OLD_VARIABLES: Mapping[str, str] = {
-    "ENV": "app.mode",
-    "APP_ENABLE_REDIS_QUEUE": "app.enable_redis_queue",
-    "APP_TASK_QUEUE_STREAM": "app.task_queue_stream",
-    "APP_TASK_QUEUE_GROUP": "app.task_queue_group",
-    "SERVER_HOST": "api.host",
-    "SERVER_PORT": "api.port",
-    "API_PORT": "api.port",
-    "REDIS_ADDR": "redis.addr",
-    "WORKER_NUM_WORKERS": "worker.threads",
-    "WORKER_CONCURRENCY": "worker.async_concurrency",
-    "WORKER_MAX_CONCURRENCY": "worker.async_concurrency",
-    "WORKER_RETRY_INTERVAL": "worker.retry_interval",
-    "WORKER_REQUEST_TIMEOUT": "worker.request_timeout",
-    "WORKER_JOB_TIMEOUT": "worker.job_timeout",
-    "WORKER_RETRY_ATTEMPTS": "worker.retry_attempts",
-    "WORKER_RETRY_DELAY": "worker.retry_delay",
-    "LOG_LEVEL": "logger.level",
-    "LOG_FORMAT": "logger.format",
+#: What the whole world calls these settings.
+USUAL_VARIABLES: Mapping[str, str] = {
     "SENTRY_DSN": "sentry.dsn",
     "SENTRY_ENVIRONMENT": "sentry.environment",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "otel.endpoint",
 }
-#: Shells and base images use ENV for things of their own; only these words are meant for us.
-_MODES = {
-    "production": "production",
-    "prod": "production",
-    "development": "development",
-    "dev": "development",
-    "test": "test",
-    "testing": "test",
-}
-#: Two ways to say one thing: the one given in a later layer replaces the others of the layers below.
-_REPLACES = {
-    "redis.url": ("redis.addr", "redis.username", "redis.password", "redis.db"),
-    "redis.addr": ("redis.url",),
-    "database.url": ("mysql.dsn",),
-    "mysql.dsn": ("database.url",),
-    "api.port": ("app.port",),
-    "app.port": ("api.port",),
-}
 
 #: One setting of one layer: where it goes, its value, where it came from.
 Given = tuple[Path, Any, str]
+Model = type[BaseModel]
 
 
 class _Loader(yaml.SafeLoader):
@@ -88,19 +55,21 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
-def read(path: str | None, environ: Mapping[str, str], problems: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def read(
+    model: Model, path: str | None, environ: Mapping[str, str], problems: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return (settings as a tree, dotted key -> origin); what cannot be read is added to problems."""
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in (
-        list(_file(path or environ.get("SYTQ_CONFIG"), problems)),
-        list(_old_variables(environ)),
-        list(_variables(environ, problems)),
-        [*_named_files(environ, problems), *_credentials(environ, problems)],
+        list(_file(model, path or environ.get("SYTQ_CONFIG"), problems)),
+        list(_other_variables(environ)),
+        list(_variables(model, environ, problems)),
+        [*_named_files(model, environ, problems), *_credentials(model, environ, problems)],
     ):
         said = {".".join(path) for path, _, _ in layer}
-        for key in said & _REPLACES.keys():
-            for other in _REPLACES[key]:
+        for key in said & compat.REPLACES.keys():
+            for other in compat.REPLACES[key]:
                 if other not in said and origins.pop(other, ""):
                     section, name = other.split(".")
                     del tree[section][name]
@@ -134,7 +103,7 @@ def _same_key(node: Mapping[str, Any], key: str) -> str:
     return next((known for known in node if known.lower().replace("-", "_") == folded), key)
 
 
-def _file(path: str | None, problems: list[str]) -> Iterator[Given]:
+def _file(model: Model, path: str | None, problems: list[str]) -> Iterator[Given]:
     if not path:
         return
     try:
@@ -155,20 +124,20 @@ def _file(path: str | None, problems: list[str]) -> Iterator[Given]:
         problems.append(f"configuration file: '{path}'{where} is not YAML: {why}; valid: a YAML file")
     else:
         if isinstance(tree, dict):
-            yield from _leaves(tree, (), f"file {path}")
+            yield from _leaves(model, tree, (), f"file {path}")
         elif tree is not None:
             problems.append(
                 f"configuration file: '{path}' holds no sections; valid: `section:` with `key: value` below"
             )
 
 
-def _leaves(value: Any, path: Path, origin: str) -> Iterator[Given]:
+def _leaves(model: Model, value: Any, path: Path, origin: str) -> Iterator[Given]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)), origin)
+            yield from _leaves(model, inner, (*path, str(key)), origin)
         return
     if value is None:
-        place, above = place_at(path), place_at(path[:-1])
+        place, above = place_at(path, model), place_at(path[:-1], model)
         if place and place.model and above and above.model is None:
             value = {}  # `tables: {orders: }`, an entry without settings
         elif place and above and above.model:
@@ -177,11 +146,9 @@ def _leaves(value: Any, path: Path, origin: str) -> Iterator[Given]:
         yield path, value, origin
 
 
-def _old_variables(environ: Mapping[str, str]) -> Iterator[Given]:
-    for name, key in OLD_VARIABLES.items():
-        value = environ.get(name, "")
-        if name == "ENV":
-            value = _MODES.get(value.lower(), "")
+def _other_variables(environ: Mapping[str, str]) -> Iterator[Given]:
+    for name, key in {**compat.VARIABLES, **USUAL_VARIABLES}.items():
+        value = compat.meaning(name, environ.get(name, ""))
         if value and not _is_link(value):
             yield tuple(key.split(".")), value, f"env {name}"
 
@@ -191,24 +158,24 @@ def _is_link(value: str) -> bool:
     return re.match(r"(tcp|udp|sctp)://", value) is not None
 
 
-def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+def _variables(model: Model, environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
     for name, value in sorted(environ.items()):
-        if not name.startswith("SYTQ_") or not value or name == "SYTQ_CONFIG" or _file_of(name):
+        if not name.startswith("SYTQ_") or not value or name == "SYTQ_CONFIG" or _file_of(model, name):
             continue
         path = _path_of(name)
-        if len(path) > 1 or place_at(path):
-            yield from _entries(path, value, f"env {name}")
-        elif not _is_link(value) and (meant := _with_one_underscore(name)):
+        if len(path) > 1 or place_at(path, model):
+            yield from _entries(model, path, value, f"env {name}")
+        elif not _is_link(value) and (meant := _with_one_underscore(model, name)):
             problems.append(f"{name}: no such variable; did you mean {meant}?")
 
 
-def _named_files(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+def _named_files(model: Model, environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
     for name, file in sorted(environ.items()):
-        if file and (path := _file_of(name)):
-            yield from _secret(path, name, File(file), problems)
+        if file and (path := _file_of(model, name)):
+            yield from _secret(model, path, name, File(file), problems)
 
 
-def _credentials(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+def _credentials(model: Model, environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
     folder = environ.get("CREDENTIALS_DIRECTORY")
     try:
         files = sorted(File(folder).iterdir()) if folder else []
@@ -217,10 +184,10 @@ def _credentials(environ: Mapping[str, str], problems: list[str]) -> Iterator[Gi
     for file in files:
         path = _path_of(file.name.upper())
         if file.name.upper().startswith("SYTQ_") and len(path) > 1:
-            yield from _secret(path, file.name, file, problems)
+            yield from _secret(model, path, file.name, file, problems)
 
 
-def _secret(path: Path, name: str, file: File, problems: list[str]) -> Iterator[Given]:
+def _secret(model: Model, path: Path, name: str, file: File, problems: list[str]) -> Iterator[Given]:
     try:
         value = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -230,35 +197,35 @@ def _secret(path: Path, name: str, file: File, problems: list[str]) -> Iterator[
     if not value:
         problems.append(f"{name}: file '{file}' is empty; valid: a file with the secret")
         return
-    yield from _entries(path, value, f"secret file {file}")
+    yield from _entries(model, path, value, f"secret file {file}")
 
 
 def _path_of(name: str) -> Path:
     return tuple(name.removeprefix("SYTQ_").lower().split("__"))
 
 
-def _file_of(name: str) -> Path | None:
+def _file_of(model: Model, name: str) -> Path | None:
     """The setting whose value stands in the file that the variable SYTQ_..._FILE names."""
     if not name.startswith("SYTQ_") or not name.endswith("_FILE") or "__" not in name:
         return None
-    above = place_at(_path_of(name)[:-1])
+    above = place_at(_path_of(name)[:-1], model)
     if above and above.model and _path_of(name)[-1] in above.model.model_fields:
         return None
     return _path_of(name.removesuffix("_FILE"))
 
 
-def _with_one_underscore(name: str) -> str | None:
+def _with_one_underscore(model: Model, name: str) -> str | None:
     words = name.removeprefix("SYTQ_").removesuffix("_FILE").lower()
     section, _, key = words.partition("_")
-    above = place_at((section,))
+    above = place_at((section,), model)
     if above and above.model and key in above.model.model_fields:
         return f"SYTQ_{section.upper()}__{key.upper()}{'_FILE' if name.endswith('_FILE') else ''}"
     return None
 
 
-def _entries(path: Path, text: str, origin: str) -> Iterator[Given]:
+def _entries(model: Model, path: Path, text: str, origin: str) -> Iterator[Given]:
     """Yield what a variable's text means at this place: JSON for mappings and lists, else the text."""
-    place = place_at(path)
+    place = place_at(path, model)
     value: Any = text
     guessed = place is not None and place.type is Any and not is_secret_key(path[-1])  # a password is text: `1e5`
     if place and (guessed or (place.is_container and text.lstrip()[:1] in ("{", "["))):
@@ -267,6 +234,6 @@ def _entries(path: Path, text: str, origin: str) -> Iterator[Given]:
         except ValueError:
             value = text
     if place and place.is_container and isinstance(value, dict):
-        yield from _leaves(value, path, origin)
+        yield from _leaves(model, value, path, origin)
     else:
         yield path, value, origin

@@ -16,7 +16,6 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from sytq.config.masking import MASK, is_secret_key, mask_url
-from sytq.config.settings import Settings
 
 Path = tuple[str, ...]
 
@@ -109,7 +108,7 @@ def _bound(note: object) -> str:
     return f", less than {note.lt}" if isinstance(note, Lt) else ""
 
 
-def place_at(path: Path, model: type[BaseModel] = Settings) -> Place | None:
+def place_at(path: Path, model: type[BaseModel]) -> Place | None:
     """Return what the model says about this key; None when there is no such setting."""
     place: Place | None = Place(model)
     for key in path:
@@ -119,7 +118,7 @@ def place_at(path: Path, model: type[BaseModel] = Settings) -> Place | None:
     return place
 
 
-def unknown(path: Path, model: type[BaseModel] = Settings, section: Path = ()) -> str:
+def unknown(path: Path, model: type[BaseModel], section: Path = ()) -> str:
     """Say that no such setting exists, with the nearest that does."""
     for depth, key in enumerate(path):
         above = place_at(path[:depth], model)
@@ -137,9 +136,7 @@ def unknown(path: Path, model: type[BaseModel] = Settings, section: Path = ()) -
     return "no such setting"
 
 
-def lines(
-    error: ValidationError, origins: Mapping[str, str], model: type[BaseModel] = Settings, section: Path = ()
-) -> list[str]:
+def lines(error: ValidationError, origins: Mapping[str, str], model: type[BaseModel], section: Path = ()) -> list[str]:
     """Turn pydantic's findings into lines `key: value 'x' is not valid: why; valid: what (where from)`.
 
     `section` is where `model` stands in the settings, for the keys that a task type declares itself.

@@ -1,29 +1,32 @@
 """The sections of the configuration: their settings, the defaults and what must hold inside one section.
 
-Those about calls that leave the service are in outgoing.py, those of valuations in llm.py. A default is written here
-(or there) alone; docs/configuration.md and etc/sytq.yaml are tested against it. Must read no file and no environment,
-and must not know how sections depend on each other.
+A default is written here alone; docs/configuration.md and etc/sytq.yaml are tested against it. What holds between
+sections is settings.py, what only the replaced systems' files have is compat.py; plugins have sections of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sytq.config import urls
 from sytq.config.values import (
     Address,
+    AllowedHost,
     Count,
     DatabaseUrl,
-    GoDsn,
     Host,
+    HostPattern,
     Level,
     LogFormat,
     Name,
+    Network,
     Port,
     Prefix,
+    ProxyUrl,
     Rate,
     Realm,
     RedisUrl,
@@ -46,14 +49,8 @@ PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATI
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-
-class App(Section):
-    name: Text = "sytq"
-    mode: Literal["production", "development", "test"] = "development"
-    port: Port | None = None
-    enable_redis_queue: bool = False
-    task_queue_stream: StreamName = "goodshunter:task:queue"
-    task_queue_group: StreamName = "scheduler_group"
+    #: Of a model of sections: setting -> the older one that gives its value while it is not given itself.
+    older: ClassVar[Mapping[str, str]] = {}
 
 
 class Api(Section):
@@ -97,23 +94,6 @@ class Database(Section):
     url: DatabaseUrl | None = Field(default=None, repr=False)
     pool: Count = 20
     timeout: PositiveDuration = 5.0
-
-
-class Mysql(Section):
-    dsn: GoDsn | None = Field(default=None, repr=False)
-    max_idle_conns: int | None = Field(default=None, ge=0)
-    max_open_conns: Count | None = None
-
-
-class Queue(Section):
-    concurrency: Count = 10
-    retry: int = Field(default=3, ge=0)
-    retention: PositiveDuration = 86400.0
-
-    @property
-    def max_attempts(self) -> int:
-        """The first try and `retry` more."""
-        return self.retry + 1
 
 
 class QueueLimits(Section):
@@ -244,6 +224,17 @@ class Worker(Section):
 
 class Plugins(Section):
     paths: list[Path] = []
+
+
+class Outbound(Section):
+    allow_networks: list[Network] = Field(default=[])
+    allow_hosts: list[AllowedHost] = Field(default=[])
+    schemes: list[Literal["http", "https"]] = Field(default=["http", "https"], min_length=1)
+    ports: list[Port] = Field(default=[])  # empty: any
+    only_hosts: list[HostPattern] = Field(default=[])  # empty: any
+    deny_hosts: list[HostPattern] = Field(default=[])
+    deny_networks: list[Network] = Field(default=[])
+    proxy: ProxyUrl | None = Field(default=None, repr=False)
 
 
 class Auth(Section):

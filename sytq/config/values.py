@@ -1,4 +1,4 @@
-"""The kinds of value that settings have: names, ports, sizes, secrets, addresses, status words.
+"""The kinds of value that settings have: names, ports, sizes, secrets, addresses.
 
 Owns reading one value and saying what is valid (the bare text in each Annotated, which error messages
 quote). Must not know any section.
@@ -6,16 +6,11 @@ quote). Must not know any section.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import re
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Annotated, Any
 
-import jinja2
-import jinja2.meta
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 from pydantic_core import PydanticCustomError
 
@@ -79,17 +74,6 @@ def _sentry_dsn(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _signing_secret(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value()
-    try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except (binascii.Error, ValueError):
-        raise problem("not base64 after whsec_", _WHSEC) from None
-    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise problem("wrong prefix or length", _WHSEC)
-    return value
-
-
 def _level(value: object) -> object:
     """Take the level names of zap, logrus and slog, which the old systems' LOG_LEVEL spoke."""
     if not isinstance(value, str):
@@ -118,16 +102,6 @@ def _show_rate(rate: tuple[int, float]) -> str:
     return f"{rate[0]}/{rate[1]:g}s"
 
 
-def _template(text: str) -> str:
-    try:
-        names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))  # noqa: S701 (it renders nothing)
-    except jinja2.TemplateSyntaxError as error:
-        raise problem(f"line {error.lineno} is no Jinja template: {error.message}", _TEMPLATE) from None
-    for name in sorted(names - {"row", "outputs"}):
-        raise problem(f"there is no '{name}' in a prompt", _TEMPLATE)
-    return text
-
-
 _LEVELS = {
     "trace": "debug",
     "warn": "warning",
@@ -139,12 +113,9 @@ _LEVELS = {
 _SIZE = "a number of bytes, or with a unit such as 512KiB, 1MiB"
 _CIDR = "a network such as 10.0.0.0/8, 192.168.1.7/32 or fd00::/8"
 _DSN = "https://key@host/project"
-_WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
 _RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
-_HOURS = "two times of day in UTC such as 16:30-00:30"
-_TEMPLATE = "a Jinja template over row and outputs"
 _HOST = "a host name or address without scheme and port"
 
 Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
@@ -154,7 +125,6 @@ Secret = Annotated[
     PlainSerializer(lambda secret: MASK if secret.get_secret_value() else "", return_type=str, when_used="json"),
 ]
 SentryDsn = Annotated[Secret, AfterValidator(_sentry_dsn), _DSN]
-SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"), _NAME]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), _IDENTIFIER]
 #: Part of every Redis key; braces would move the keys to another slot of a cluster.
@@ -191,12 +161,6 @@ Level = Annotated[
     str, BeforeValidator(_level), Field(pattern="^(debug|info|warning|error)$"), "debug, info, warning, error"
 ]
 LogFormat = Annotated[str, BeforeValidator(_log_format), Field(pattern="^(json|console)$"), "json, console"]
-
-#: From the first time to the second, which may be on the next day.
-Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
-#: Six decimals of a price per million tokens make the cost of one token exact in the ledger.
-Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amount with at most 6 decimals"]
-Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
 
 _masked: Any = PlainSerializer(mask_url, return_type=str, when_used="json")
 DatabaseUrl = Annotated[

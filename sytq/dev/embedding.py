@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from sytq_plugins.llm.config import LlmSettings
+
 from sytq.config import Settings
 from sytq.dev.folder import Folder
 from sytq.dev.plugins import here
@@ -56,7 +58,7 @@ class Embedding:
 def decide(settings: Settings) -> Embedding:
     """What of `settings` is missing and therefore ours."""
     given = frozenset(settings.origins)
-    name = settings.llm_provider
+    name = settings.of(LlmSettings).llm_provider
     # A copied configuration names deepseek with an empty key, and that one never answers without.
     keyless = name == "deepseek" and "llm.provider" not in given and not _has_key(settings, name)
     return Embedding(
@@ -68,5 +70,5 @@ def decide(settings: Settings) -> Embedding:
 
 
 def _has_key(settings: Settings, name: str) -> bool:
-    key = settings.providers[name].api_key
+    key = settings.of(LlmSettings).providers[name].api_key
     return bool(key and key.get_secret_value())

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
+from sytq_plugins.llm.config import LlmSettings
 
 from sytq.config import Settings
 from sytq.dev.receiver import Callback, Receiver
@@ -56,7 +57,7 @@ class Sample:
 
     async def run(self, seconds: float) -> Outcome:
         """Return within `seconds`. Raises DatabaseUnavailable."""
-        if TABLE not in self._settings.llm.tables:
+        if TABLE not in self._settings.of(LlmSettings).llm.tables:
             return Outcome(reason=f"llm.tables does not list {TABLE}, so no sample was made")
         await asyncio.to_thread(self._insert)
         outcome, began = Outcome(), time.time()
@@ -76,7 +77,7 @@ class Sample:
     def _insert(self) -> None:
         row = {
             "id": self.row_id,
-            "status": self._settings.llm.labels.pending,
+            "status": self._settings.of(LlmSettings).llm.labels.pending,
             "user_message": _QUESTION,
             "sys_message": _ROLE,
             "callback_url": self._receiver.url,
@@ -141,7 +142,9 @@ class Sample:
         known = {"report": f"report written into row {self.row_id} of {TABLE}"}
         for step in self._ledger.steps(task_id):
             if step.finished_at:
-                text = known.get(step.name, f"provider '{self._settings.llm_provider}' answered ({step.name})")
+                text = known.get(
+                    step.name, f"provider '{self._settings.of(LlmSettings).llm_provider}' answered ({step.name})"
+                )
                 yield _unix(step.finished_at), text
 
 

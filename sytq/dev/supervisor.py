@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from sytq_plugins.llm.config import LlmSettings
+from sytq_plugins.webhook.config import WebhookSettings
 
 from sytq import runtime
 from sytq.config import Settings, load
@@ -107,7 +109,7 @@ class Supervisor:
         for line in saved.set_aside(parts.registry):
             _say_part("plugin", line)
 
-        secret = settings.webhook.secret
+        secret = settings.of(WebhookSettings).webhook.secret
         assert secret is not None
         receiver = Receiver(secret.get_secret_value())
         stack.push_async_callback(receiver.close)
@@ -275,12 +277,12 @@ class Supervisor:
         if not self._once:
             _say_first_steps(settings, api, self._folder)
 
-        seconds, name = _SAMPLE_DEADLINE, settings.llm_provider or ""
+        seconds, name = _SAMPLE_DEADLINE, settings.of(LlmSettings).llm_provider or ""
         if embedding.provider:
             _say("\nA sample valuation, asked of the practice provider ...")
         else:
             _say(f"\nA sample valuation, a real call of the provider '{name}' ...")
-            seconds = max(seconds, settings.providers[name].total + 30)
+            seconds = max(seconds, settings.of(LlmSettings).providers[name].total + 30)
         outcome = await sample.Sample(api, settings, parts.ledger, receiver).run(seconds)
         for line in sample.lines(outcome):
             _say(line)
@@ -322,8 +324,8 @@ def _status(status: int) -> str:
 
 
 def _say_provider(settings: Settings, embedding: Embedding) -> None:
-    name = settings.llm_provider or ""
-    address = settings.providers[name].base_url
+    name = settings.of(LlmSettings).llm_provider or ""
+    address = settings.of(LlmSettings).providers[name].base_url
     if embedding.provider:
         _say_part("provider", f"PRACTICE provider, {address}: no model is asked, as no provider key is configured")
     else:

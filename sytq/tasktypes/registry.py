@@ -1,18 +1,14 @@
 """The registry: which task types this installation has.
 
-Owns loading from the entry-point group `sytq.plugins` and from folders, the configuration's overrides, and the
-quarantine of what cannot be loaded. Must not know how tasks are carried or run.
+Owns the configuration's overrides and the quarantine of types that cannot be used. Must not know how tasks are carried
+or run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import importlib.util
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,21 +18,13 @@ from pydantic import BaseModel, ValidationError
 from sytq.config import Settings, problems
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
+from sytq.plugins import Plugin, Quarantined
 from sytq.schedule import Schedule
 from sytq.states import NAME, PRIORITIES
 from sytq.tasktypes.configured import Kind
 from sytq.tasktypes.declaration import Backoff, Death, TaskType
 
-GROUP = "sytq.plugins"
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A plugin that could not be loaded; it stops nothing else."""
-
-    source: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +51,13 @@ class Registry:
         Raises ConfigError (two of one name, a `types.*` section without its type).
         """
         registry = cls(settings)
+        for folder in settings.plugins.paths:
+            if not folder.is_dir():
+                raise ConfigError(f"plugins.paths: '{folder}' is not a folder")
+        for each in settings.installed.quarantined:
+            registry._quarantine(each)
         kinds: dict[str, Kind] = {}
-        for module in registry._modules():
+        for module in settings.installed.modules:
             kinds |= {each.key: each for each in vars(module).values() if isinstance(each, Kind)}
             for declared in declared_in(module):
                 try:
@@ -74,7 +67,7 @@ class Registry:
                 except Exception as error:
                     if declared.name in settings.types:
                         raise  # the operator's own section may be at fault, and the operator is here
-                    registry._quarantine(declared.source, error)
+                    registry._quarantine(Quarantined(declared.source, f"{type(error).__name__}: {error}"))
         for declared in also:
             known = registry._types.get(declared.name)
             if known is None or known.function is not declared.function:
@@ -122,6 +115,11 @@ class Registry:
             raise InvalidInput(
                 "type", f"'{name}' is not a task type; valid: {', '.join(sorted(self._types))}"
             ) from None
+
+    @property
+    def plugins(self) -> Sequence[Plugin]:
+        """What the installed plugins bring beside their types."""
+        return self._settings.installed.plugins
 
     def __contains__(self, name: object) -> bool:
         return name in self._types
@@ -192,46 +190,12 @@ class Registry:
             found[name] = Scheduled(declared.name, entry.schedule())
         return found
 
-    def _modules(self) -> Iterator[ModuleType]:
-        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
-            try:
-                yield point.load()
-            except Exception as error:
-                self._quarantine(f"{point.name} ({point.value})", error)
-        for folder in self._settings.plugins.paths:
-            path = Path(folder)
-            if not path.is_dir():
-                raise ConfigError(f"plugins.paths: '{folder}' is not a folder")
-            for file in sorted(path.glob("*.py")):
-                try:
-                    yield load_file(file)
-                except Exception as error:
-                    self._quarantine(str(file), error)
-
-    def _quarantine(self, source: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        self.quarantined.append(Quarantined(source, reason))
-        log.error("plugin quarantined", source=source, error=reason)
+    def _quarantine(self, plugin: Quarantined) -> None:
+        self.quarantined.append(plugin)
+        log.error("plugin quarantined", source=plugin.source, error=plugin.error)
 
 
 def declared_in(module: ModuleType) -> list[TaskType]:
     """The types that a module declares itself."""
     found = (each for each in vars(module).values() if isinstance(each, TaskType))
     return [each for each in found if each.function.__module__ == module.__name__]
-
-
-def load_file(file: Path) -> ModuleType:
-    """A plugin's file as a module. Raises what running it raises."""
-    name = f"sytq_folder_plugins.{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot load {file}")
-    module = importlib.util.module_from_spec(spec)
-    # Known by name before it runs, as pydantic resolves annotations there.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

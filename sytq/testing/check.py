@@ -20,9 +20,10 @@ from types import ModuleType
 
 from sytq.config import Settings, load
 from sytq.errors import ConfigError
+from sytq.plugins import load_file
 from sytq.tasktypes.configured import Kind
 from sytq.tasktypes.declaration import TaskType
-from sytq.tasktypes.registry import Registry, declared_in, load_file
+from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing.reading import Problem, read
 from sytq.testing.suite import TypeSuite
 

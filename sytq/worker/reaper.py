@@ -58,7 +58,7 @@ def _ports() -> tuple[int, int]:
     from sytq.errors import ConfigError
 
     try:
-        settings = load()
+        settings = load(plugins=False)
     except ConfigError as error:  # what runs goes on with what it began with, most likely there
         print(error, file=sys.stderr)
         return 8080, 8081

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from sytq_plugins.llm import command
 from typer.testing import CliRunner
 
 from sytq.cli import app
-from sytq.cli import spend as command
 from sytq.config import load
 from sytq.ledger import spend
 from sytq.ledger.database import transact

@@ -46,8 +46,8 @@ def test_check_warns_of_what_is_probably_not_meant() -> None:
     assert done.returncode == 0
     assert [line.split(" ")[1] for line in done.stderr.splitlines()] == [
         "auth.enabled",
-        "webhook.secret",
         "no",
+        "webhook.secret",
         "mysql.dsn:",
     ]
     assert "0.0.0.0, which others can reach" in done.stderr

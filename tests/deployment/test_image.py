@@ -298,4 +298,8 @@ def test_every_setting_of_the_environment_example_is_known() -> None:
     config.load(environ=environ)
     compose = (ROOT / "docker-compose.yml").read_text()
     for name, _ in lines:
-        assert name.startswith("SYTQ_") or name in config.layers.OLD_VARIABLES or name in compose, name
+        assert (
+            name.startswith("SYTQ_")
+            or name in {**config.compat.VARIABLES, **config.layers.USUAL_VARIABLES}
+            or name in compose
+        ), name

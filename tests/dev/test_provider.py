@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from sytq_plugins.llm.answer import ChatError
 from sytq_plugins.llm.chat import Request, complete
+from sytq_plugins.llm.config import Provider
 
-from sytq.config import Provider
 from sytq.dev.provider import MODEL, Running, serve
 from sytq.http import Client, Guard
 

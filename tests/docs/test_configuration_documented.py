@@ -10,12 +10,14 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
+from sytq_plugins.llm.config import StatusLabels
 
 from sytq.config import Settings, load
-from sytq.config.layers import OLD_VARIABLES
-from sytq.config.llm import StatusLabels
+from sytq.config.compat import VARIABLES
+from sytq.config.layers import USUAL_VARIABLES
 from sytq.config.problems import Place, place_at
 
+MODEL = type(load(environ={}))  # with the sections of the built-in plugins
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/configuration.md").read_text()
 SAMPLE = ROOT / "etc/sytq.yaml"
@@ -23,7 +25,7 @@ SAMPLE = ROOT / "etc/sytq.yaml"
 
 def keys(place: Place | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every key of the model; `<name>` stands for a key of the reader's choice, `<n>` for a place in a list."""
-    place = place or Place(Settings)
+    place = place or Place(MODEL)
     if place.model and place.model.model_fields and place.model is not StatusLabels:
         for name in place.model.model_fields:
             below = place.below(name)
@@ -122,7 +124,7 @@ def _said(value: object) -> str:
 
 def test_every_old_variable_is_documented_with_its_setting() -> None:
     documented = {name: key for key, cells in rows().items() for name in re.findall(r"`(\w+)`", cells[3])}
-    assert documented == dict(OLD_VARIABLES)
+    assert documented == {**VARIABLES, **USUAL_VARIABLES}
 
 
 def test_the_sample_loads_and_changes_nothing() -> None:
@@ -151,7 +153,7 @@ def test_the_sample_loads_with_its_examples_uncommented(tmp_path: Path) -> None:
 
 def test_every_documented_variable_of_ours_is_a_setting() -> None:
     for name in re.findall(r"SYTQ_(\w+__\w+)", DOCS + SAMPLE.read_text()):
-        assert place_at(tuple(name.lower().removesuffix("_file").split("__"))), name
+        assert place_at(tuple(name.lower().removesuffix("_file").split("__")), MODEL), name
 
 
 def _stands(tree: object, path: list[str]) -> bool:

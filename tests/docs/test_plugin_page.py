@@ -21,7 +21,8 @@ import sytq
 from sytq import testing
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.tasktypes.registry import GROUP, Registry, declared_in, load_file
+from sytq.plugins import GROUP, load_file
+from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing import Harness
 from tests.workers import Installation
 

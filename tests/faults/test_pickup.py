@@ -9,12 +9,12 @@ from pathlib import Path
 
 import peewee
 import pytest
+from sytq_plugins.llm.pickup import Patience, PickUp
 
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Task, UniqueKey
 from sytq.ledger.values import utcnow
-from sytq.worker.loops.pickup import Patience, PickUp
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
 from tests.servers import poll
 from tests.workers import Installation
@@ -116,7 +116,7 @@ def test_many_rows_become_one_task_each_while_they_wait(callers: Callers) -> Non
 def test_a_row_whose_task_has_ended_since_it_was_read_as_pending_is_not_asked_about_again(callers: Callers) -> None:
     """Between its look at the rows and its transaction the pick-up may stand still for longer than a task takes."""
     parts = callers.runtime
-    late = PickUp(parts.redis, parts.keys, "late", parts.registry, parts.ledger, parts.submitter, ["order"], "待处理")
+    late = PickUp(parts, ["order"], "待处理")
     callers.insert(1, 2, 3)
     read = late._page("order", None)
     callers.sql("UPDATE {order} SET status = 'draft' WHERE id > 1")

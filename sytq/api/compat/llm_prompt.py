@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import falcon
 import falcon.asgi
 import peewee
+from sytq_plugins.llm.config import LlmSettings
 
 from sytq.api import problems
 from sytq.api.body import read_object, text
@@ -31,7 +32,7 @@ class PromptTasks:
     scopes: ClassVar = {"POST": "submit"}
 
     def __init__(self, parts: Parts) -> None:
-        settings = parts.runtime.settings.llm
+        settings = parts.runtime.settings.of(LlmSettings).llm
         self._enabled = _TABLE in settings.tables
         self._pending = settings.labels.pending
         self._submission = parts.submission

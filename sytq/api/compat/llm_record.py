@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
+from sytq_plugins.llm.config import LlmSettings
 
 from sytq.api import problems
 from sytq.api.body import read_object, record_id, text
@@ -44,7 +45,7 @@ class RecordTasks:
     scopes: ClassVar = {"POST": "submit"}
 
     def __init__(self, parts: Parts) -> None:
-        self._tables = frozenset(parts.runtime.settings.llm.tables)
+        self._tables = frozenset(parts.runtime.settings.of(LlmSettings).llm.tables)
         self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

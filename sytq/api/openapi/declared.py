@@ -11,7 +11,6 @@ from typing import Any
 from sytq.api.openapi import contracts
 from sytq.api.v2 import answers as shapes
 from sytq.api.v2 import requests
-from sytq.ledger.spend import GROUPS
 from sytq.service.task_view import TaskDetail
 from sytq.service.tree import Tree
 
@@ -35,24 +34,6 @@ _QUERY: JsonSchema = {
     "description": "Selects tasks, in the query language of docs/query.md; all tasks when left out",
     "schema": {"type": "string", "maxLength": 2000},
     "examples": {"dead webhooks": {"value": "state:dead type:webhook age:>1h"}},
-}
-_BY: JsonSchema = {
-    "name": "by",
-    "in": "query",
-    "description": "What to group the calls by",
-    "schema": {"type": "string", "enum": ["", *GROUPS]},
-}
-_SINCE: JsonSchema = {
-    "name": "since",
-    "in": "query",
-    "description": "The first day (UTC) whose calls are counted",
-    "schema": contracts.or_empty({"type": "string", "format": "date"}),
-}
-_SUMS: JsonSchema = {
-    "name": "limit",
-    "in": "query",
-    "description": "Maximum number of groups",
-    "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
 }
 _NODES: JsonSchema = {
     "name": "limit",
@@ -135,13 +116,13 @@ class Operation:
     once: bool = False
 
 
-_BAD = Answer("Request not valid", shapes.Problem, media_type="application/problem+json")
+BAD = Answer("Request not valid", shapes.Problem, media_type="application/problem+json")
 _UNKNOWN = Answer("Task not found", shapes.Problem, media_type="application/problem+json")
 _CONFLICT = Answer("The task's state does not allow this", shapes.Problem, media_type="application/problem+json")
 
 
 def _list(name: str, summary: str, answer: str, shape: Any) -> Operation:
-    return Operation("get", f"/v2/{name}", f"list_{name}", summary, {200: Answer(answer, shape), 400: _BAD}, "service")
+    return Operation("get", f"/v2/{name}", f"list_{name}", summary, {200: Answer(answer, shape), 400: BAD}, "service")
 
 
 NATIVE = (
@@ -153,7 +134,7 @@ NATIVE = (
                 "An unfinished task has this unique key already, or the task ended within the requested wait",
                 shapes.Accepted | TaskDetail, _LOCATION,
             ),
-            400: _BAD,
+            400: BAD,
         },
         "tasks", requests.NewTask, parameters=(_WAIT,), once=True,
     ),
@@ -162,13 +143,13 @@ NATIVE = (
         {
             202: Answer("All tasks accepted", shapes.BatchAnswer),
             207: Answer("Some tasks accepted, some refused", shapes.BatchAnswer),
-            400: _BAD,
+            400: BAD,
         },
         "tasks", requests.NewTasks, once=True,
     ),
     Operation(
         "get", "/v2/tasks", "list_tasks", "List the tasks that match a query, newest first",
-        {200: Answer("A page of tasks", shapes.TaskPage, _LINK), 400: _BAD}, "tasks", parameters=_PAGE,
+        {200: Answer("A page of tasks", shapes.TaskPage, _LINK), 400: BAD}, "tasks", parameters=_PAGE,
     ),
     Operation(
         "get", "/v2/tasks/{task_id}", "show", "Show a task with its attempts, steps and timeline",
@@ -190,7 +171,7 @@ NATIVE = (
     ),
     Operation(
         "get", "/v2/tasks/{task_id}/tree", "tree", "Show a task and all its descendants",
-        {200: Answer("The tasks, each before its children", Tree), 400: _BAD, 404: _UNKNOWN},
+        {200: Answer("The tasks, each before its children", Tree), 400: BAD, 404: _UNKNOWN},
         "tasks", parameters=(_NODES,),
     ),
     Operation(
@@ -202,7 +183,7 @@ NATIVE = (
         {
             200: Answer("Task cancelled", shapes.Outcome),
             202: Answer("Cancellation requested; the running task ends at its next step", shapes.Outcome),
-            400: _BAD, 404: _UNKNOWN, 409: _CONFLICT,
+            400: BAD, 404: _UNKNOWN, 409: _CONFLICT,
         },
         "tasks", requests.Reason, body_required=False,
     ),
@@ -212,7 +193,7 @@ NATIVE = (
     ),
     Operation(
         "post", "/v2/tasks/{task_id}/reschedule", "reschedule", "Reschedule a waiting task",
-        {200: Answer("Task rescheduled", shapes.Outcome), 400: _BAD, 404: _UNKNOWN, 409: _CONFLICT},
+        {200: Answer("Task rescheduled", shapes.Outcome), 400: BAD, 404: _UNKNOWN, 409: _CONFLICT},
         "tasks", requests.NewTime,
     ),
     Operation(
@@ -220,22 +201,17 @@ NATIVE = (
         {
             202: Answer("Operation started", shapes.OperationAnswer, _LOCATION),
             200: Answer("Number of tasks that match (dry_run)", shapes.DryRun),
-            400: _BAD,
+            400: BAD,
         },
         "tasks", requests.NewOperation, once=True,
     ),
     Operation(
         "get", "/v2/dead", "list_dead", "List the dead tasks that match a query",
-        {200: Answer("A page of tasks", shapes.TaskPage, _LINK), 400: _BAD}, "tasks", parameters=_PAGE,
+        {200: Answer("A page of tasks", shapes.TaskPage, _LINK), 400: BAD}, "tasks", parameters=_PAGE,
     ),
     Operation(
         "get", "/v2/dead/unreadable", "list_unreadable", "List dead letters: messages that could not be decoded",
-        {200: Answer("Dead letters", shapes.UnreadablePage), 400: _BAD}, "tasks", parameters=(_LIMIT, _CURSOR),
-    ),
-    Operation(
-        "get", "/v2/spend", "spend", "Sum the cost of provider calls",
-        {200: Answer("Calls, tokens and cost by group", shapes.Spend), 400: _BAD},
-        "service", parameters=(_BY, _SINCE, _SUMS),
+        {200: Answer("Dead letters", shapes.UnreadablePage), 400: BAD}, "tasks", parameters=(_LIMIT, _CURSOR),
     ),
     _list("types", "List task types with their payload schemas", "The task types", shapes.Types),
     _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.Queues),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +38,8 @@ _REQUEST_ID = {"X-Request-Id": {"schema": {"type": "string"}}}
 def document(registry: Registry) -> JsonSchema:
     """Return the document for the task types in `registry`."""
     submitted = sorted((known for known in registry if not known.internal), key=lambda known: known.name)
-    operations = [one for one in (*NATIVE, *OLD) if one.path not in TYPES or TYPES[one.path] in registry]
+    declared = (*NATIVE, *_of_plugins(registry), *OLD)
+    operations = [one for one in declared if one.path not in TYPES or TYPES[one.path] in registry]
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
     for number, operation in enumerate(operations):
         for key, shape in _shapes(operation):
@@ -65,6 +67,12 @@ def document(registry: Registry) -> JsonSchema:
         },
         "security": [{}, {"key": []}, {"basic": []}],
     }
+
+
+def _of_plugins(registry: Registry) -> Iterator[Operation]:
+    for plugin in registry.plugins:
+        for resource in plugin.routes().values() if plugin.routes is not None else ():
+            yield from resource.operations
 
 
 def _shapes(operation: Operation) -> list[tuple[str, Any]]:

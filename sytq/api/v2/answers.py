@@ -139,34 +139,6 @@ class Workers(TypedDict):
     workers: list[WorkerView]
 
 
-class Sum(TypedDict):
-    """Calls, tokens and cost of one group. `unknown` is the number of calls without a known cost."""
-
-    day: NotRequired[str]
-    provider: NotRequired[str]
-    model: NotRequired[str]
-    type: NotRequired[str]
-    owner: NotRequired[str | None]
-    table_name: NotRequired[str | None]
-    row_id: NotRequired[int | None]
-    task_id: NotRequired[str]
-    calls: int
-    prompt: int
-    cached: int
-    completion: int
-    reasoning: int
-    cost: str
-    unknown: int
-
-
-class Spend(TypedDict):
-    """The cost of provider calls, grouped by `by`."""
-
-    by: str
-    currency: str
-    sums: list[Sum]
-
-
 class Schedules(TypedDict):
     """All schedules."""
 

@@ -11,7 +11,6 @@ from sytq.api.parts import Parts
 from sytq.api.v2.events import Events
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Types, Unreadable
-from sytq.api.v2.spend import Spend
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.tasks import Batch, Dead, Tasks
 from sytq.api.v2.tree import Tree
@@ -32,7 +31,10 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/operations", Operations(parts))
     app.add_route("/v2/dead", Dead(parts))
     app.add_route("/v2/dead/unreadable", Unreadable(parts))
-    app.add_route("/v2/spend", Spend(parts))
+    for plugin in runtime.settings.installed.plugins:
+        if plugin.routes is not None:
+            for path, resource in plugin.routes().items():
+                app.add_route(path, resource(parts))
     app.add_route("/v2/types", Types(parts))
     queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
     workers = partial(status.workers, runtime.inspection, runtime.settings.worker.liveness)

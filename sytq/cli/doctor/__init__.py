@@ -13,14 +13,13 @@ from rich.text import Text
 
 from sytq.cli.config import warnings
 from sytq.cli.doctor.database import database
-from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding, examined
+from sytq.cli.doctor.finding import FAIL, OK, WARN, Check, Finding, examined
 from sytq.cli.doctor.host import disk, files, ports
-from sytq.cli.doctor.providers import providers
 from sytq.cli.doctor.redis import redis
 from sytq.cli.doctor.service import plugins, workers
 from sytq.cli.options import AsJson, File
 from sytq.cli.output import as_json, cell
-from sytq.config import load
+from sytq.config import Settings, load
 from sytq.errors import ConfigError
 from sytq.observability import logs
 
@@ -52,13 +51,18 @@ def doctor(json_wanted: AsJson = False, file: File = None) -> None:
         found = [Finding("config", WARN, said, "see docs/configuration.md") for said in warnings(settings)]
         given = len(settings.origins)
         found = found or [Finding("config", OK, f"valid: {given} given, the others are defaults")]
-        found += examined({**_CHECKS, **providers(settings)}, settings)
+        found += examined({**_CHECKS, **_of_plugins(settings)}, settings)
     failed = any(finding.verdict == FAIL for finding in found)
     if json_wanted:
         as_json({"ok": not failed, "checks": [asdict(finding) for finding in found]})
     else:
         _print(found)
     raise typer.Exit(1 if failed else 0)
+
+
+def _of_plugins(settings: Settings) -> dict[str, Check]:
+    brought = [plugin.checks(settings) for plugin in settings.installed.plugins if plugin.checks is not None]
+    return {name: check for checks in brought for name, check in checks.items()}
 
 
 def _print(found: list[Finding]) -> None:

@@ -6,6 +6,7 @@ Owns how a loop runs; each loop owns what it does in one `step`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -88,3 +89,14 @@ class LeasedLoop(Loop):
                 self.redis.ask("DEL", self.keys.lease(self.name))
         except RedisUnavailable:
             log.debug("lease left to expire", loop=self.name)
+
+
+class PluginLoop(LeasedLoop):
+    """A loop that a plugin brings."""
+
+    def __init__(self, name: str, redis: Redis, keys: Keys, holder: str, work: Callable[[], float]) -> None:
+        super().__init__(name, redis, keys, holder)
+        self._work = work
+
+    def work(self) -> float:
+        return self._work()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sytq_plugins.llm.answer import MAX_CONTENT, ChatError, Reply
 from sytq_plugins.llm.chat import Request, complete
+from sytq_plugins.llm.config import Provider
 
-from sytq.config import Provider
 from sytq.http import Client, Guard
 from tests.plugins.llm.provider import (
     REPORT,

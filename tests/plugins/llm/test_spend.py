@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import time_machine
+from sytq_plugins.llm.config import Provider
 from sytq_plugins.llm.prices import cost, most, tokens
 
-from sytq.config import Provider
 from sytq.errors import Fail, Retry
 from sytq.ledger import spend
 from sytq.ledger.database import transact

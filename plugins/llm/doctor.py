@@ -13,7 +13,9 @@ from typing import Any
 import requests
 
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Check, Finding
-from sytq.config import Provider, Settings
+from sytq.config import Settings
+
+from .config import LlmSettings, Provider
 
 _TIMEOUT = 5.0
 _MAX_BYTES = 65536
@@ -21,7 +23,8 @@ _MAX_BYTES = 65536
 
 def providers(settings: Settings) -> dict[str, Check]:
     """One check per provider, so that none waits for another."""
-    return {f"provider {name}": partial(_check, name, provider) for name, provider in settings.providers.items()}
+    configured = settings.of(LlmSettings).providers.items()
+    return {f"provider {name}": partial(_check, name, provider) for name, provider in configured}
 
 
 def _check(name: str, provider: Provider, settings: Settings) -> Iterator[Finding]:

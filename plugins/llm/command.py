@@ -13,6 +13,8 @@ from sytq.cli.options import AsJson, File, Limit, ago, open_runtime
 from sytq.cli.output import as_json, table
 from sytq.ledger import spend as ledger
 
+from .config import LlmSettings
+
 _NUMBERS = {"prompt": "prompt", "cached": "cached", "completion": "answer", "reasoning": "reasoning"}
 
 
@@ -33,7 +35,7 @@ def spend(
     parts = open_runtime(file)
     start = ago(since).date() if since else None
     rows = ledger.summary(parts.database, by, since=start, task_id=task_id, limit=limit)
-    currency = parts.settings.llm.currency
+    currency = parts.settings.of(LlmSettings).llm.currency
     if json_wanted:
         as_json({"currency": currency, "by": by, "sums": rows})
         return

@@ -1,19 +1,40 @@
-"""The sections of valuations: providers with their limits and prices, pipelines, tables, status words.
-
-Owns their settings, defaults, and what must hold inside one of them. Must read no file and no environment.
-"""
+"""The sections `providers`, `llm` and `deepseek`: limits, prices, pipelines, tables, status words."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
+import jinja2
+import jinja2.meta
 import jsonschema
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from sytq.config.sections import PositiveDuration, Section
-from sytq.config.values import Count, Hours, Identifier, Money, Name, Secret, Template, Text, WebUrl, problem
+from sytq.config import Section, Settings
+from sytq.config.sections import PositiveDuration
+from sytq.config.values import Count, Identifier, Name, Secret, Text, WebUrl, problem
+
+_HOURS = "two times of day in UTC such as 16:30-00:30"
+_TEMPLATE = "a Jinja template over row and outputs"
+
+
+def _template(text: str) -> str:
+    try:
+        names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))  # noqa: S701 (it renders nothing)
+    except jinja2.TemplateSyntaxError as error:
+        raise problem(f"line {error.lineno} is no Jinja template: {error.message}", _TEMPLATE) from None
+    for name in sorted(names - {"row", "outputs"}):
+        raise problem(f"there is no '{name}' in a prompt", _TEMPLATE)
+    return text
+
+
+#: From the first time to the second, which may be on the next day.
+Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
+#: Six decimals of a price per million tokens make the cost of one token exact in the ledger.
+Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amount with at most 6 decimals"]
+Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
 
 
 class CircuitBreaker(Section):
@@ -191,3 +212,83 @@ class Llm(Section):
     def budget(self, owner: str) -> Decimal | None:
         """What one owner may spend in a UTC day."""
         return self.budgets.get(owner, self.budgets.get("*"))
+
+
+class LlmSettings(Section):
+    """The sections; `deepseek` is contract A's form of the provider of that name."""
+
+    deepseek: Deepseek = Deepseek()
+    providers: dict[Name, Provider] = Field(default_factory=dict, validate_default=True)
+    llm: Llm = Llm()
+
+    older: ClassVar[Mapping[str, str]] = {
+        "providers.deepseek.api_key": "deepseek.api_key",
+        "providers.deepseek.base_url": "deepseek.base_url",
+        "providers.deepseek.model": "deepseek.model",
+        "providers.deepseek.max_tokens": "deepseek.max_tokens",
+        "providers.deepseek.first_content": "deepseek.timeout",
+        "providers.deepseek.silence": "deepseek.timeout",
+        "providers.deepseek.total": "deepseek.timeout",
+        **{
+            f"providers.deepseek.circuit_breaker.{name}": f"deepseek.circuit_breaker.{name}"
+            for name in CircuitBreaker.model_fields
+        },
+    }
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _deepseek_is_a_provider(cls, providers: object, info: ValidationInfo) -> object:
+        block = info.data.get("deepseek") or Deepseek()
+        if not isinstance(providers, dict):
+            return providers
+        own = providers.get("deepseek", {})
+        given = bool(block.api_key and block.api_key.get_secret_value()) or "base_url" in block.model_fields_set
+        if not isinstance(own, dict) or not (given or "deepseek" in providers):
+            return providers
+        base: dict[str, Any] = block.model_dump(
+            include={"api_key", "base_url", "model", "max_tokens", "circuit_breaker"}
+        )
+        root = str(own.get("base_url", block.base_url)).rstrip("/").removesuffix("/v1")
+        base["balance_url"] = f"{root}/user/balance"
+        if "timeout" in block.model_fields_set:
+            base |= {
+                "first_content": block.timeout,
+                "silence": block.timeout,
+                "total": max(300.0, block.timeout),
+            }
+        return {"deepseek": base | own} | {name: value for name, value in providers.items() if name != "deepseek"}
+
+    @field_validator("llm")
+    @classmethod
+    def _known_names(cls, llm: Llm, info: ValidationInfo) -> Llm:
+        providers = info.data.get("providers")
+        if providers is None:
+            return llm
+        valid = ", ".join(providers) or "none is configured, see providers"
+        named = {"provider": llm.provider} | {f"fallback.{n}": name for n, name in enumerate(llm.fallback)}
+        for title, nodes in llm.pipelines.items():
+            for n, node in enumerate(nodes):
+                named[f"pipelines.{title}.{n}.provider"] = node.provider
+                named |= {f"pipelines.{title}.{n}.fallback.{i}": name for i, name in enumerate(node.fallback or ())}
+        for key, name in named.items():
+            if name is not None and name.partition("/")[0] not in providers:
+                raise problem("no such provider", valid, key=key, value=name)
+        for name, table in llm.tables.items():
+            if table.pipeline is not None and table.pipeline not in llm.pipelines:
+                known = ", ".join(llm.pipelines) or "none is configured, see llm.pipelines"
+                raise problem("no such pipeline", known, key=f"tables.{name}.pipeline", value=table.pipeline)
+        return llm
+
+    @property
+    def llm_provider(self) -> str | None:
+        """The name in `providers` that valuations use; None when no provider is configured."""
+        return self.llm.provider or next(iter(self.providers), None)
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """What is allowed but probably not meant."""
+    own = settings.of(LlmSettings)
+    if own.llm_provider is None:
+        yield "no provider is configured; LLM tasks cannot run (see providers and deepseek)"
+    elif not own.providers[own.llm_provider].api_key:
+        yield f"providers.{own.llm_provider}.api_key is not set; requests go out without a key"

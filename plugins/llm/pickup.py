@@ -6,20 +6,20 @@ Owns the look at those tables. A row that a task has already is not submitted ag
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import peewee
 import structlog
 
-from sytq.broker.connection import Redis
-from sytq.broker.keys import Keys
 from sytq.ledger.database import read, transact
-from sytq.ledger.ledger import Ledger, NewTask
+from sytq.ledger.ledger import NewTask
 from sytq.ledger.models import UniqueKey
-from sytq.service.submission import Submitter
-from sytq.tasktypes.registry import Registry
-from sytq.worker.loops.loop import LeasedLoop
+
+from .config import LlmSettings
+
+if TYPE_CHECKING:
+    from sytq.runtime import Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -57,24 +57,22 @@ class Patience:
             self._taken = {row: taken for row, taken in self._taken.items() if now - taken[1] <= 2 * _LATEST}
 
 
-class PickUp(LeasedLoop):
-    """See the module."""
+def pick_up(runtime: Runtime) -> Callable[[], float] | None:
+    """The loop over the watched tables; None without one."""
+    settings = runtime.settings.of(LlmSettings).llm
+    watched = [name for name, table in settings.tables.items() if table.pickup]
+    if not watched or _TYPE not in runtime.registry:
+        return None
+    return PickUp(runtime, watched, settings.labels.pending).work
 
-    def __init__(
-        self,
-        redis: Redis,
-        keys: Keys,
-        holder: str,
-        registry: Registry,
-        ledger: Ledger,
-        submitter: Submitter,
-        tables: list[str],
-        pending: str,
-    ) -> None:
-        super().__init__("pickup", redis, keys, holder)
-        self._declared = registry.get(_TYPE)
-        self._ledger = ledger
-        self._submitter = submitter
+
+class PickUp:
+    """Looks at each table in turn, page by page."""
+
+    def __init__(self, runtime: Runtime, tables: list[str], pending: str) -> None:
+        self._declared = runtime.registry.get(_TYPE)
+        self._ledger = runtime.ledger
+        self._submitter = runtime.submitter
         self._pending = pending
         self._cursors: dict[str, int | None] = dict.fromkeys(tables)
         self._complained: dict[str, float] = {}

@@ -1,31 +1,34 @@
-"""The sections about calls that leave the service: where they may lead, and how webhooks are made.
-
-Owns the settings of `outbound` and `webhook`. Must read no file and no environment.
-"""
+"""The section `webhook` of the configuration: signatures, what a host bears, client certificates."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
-from sytq.config.sections import PositiveDuration, Section
-from sytq.config.values import (
-    AllowedHost,
-    Count,
-    HostPattern,
-    Network,
-    Port,
-    ProxyUrl,
-    Rate,
-    SigningSecret,
-    UrlPattern,
-)
+from sytq.config import Section, Settings
+from sytq.config.sections import PositiveDuration
+from sytq.config.values import Count, Rate, Secret, UrlPattern, problem
 
+_WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
 _STATUS = "a status from 300 to 599"
 _MOMENT = "a date or time such as 2026-08-01 or 2026-08-01T12:00:00+02:00, in UTC unless it says another zone"
+
+
+def _signing_secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise problem("not base64 after whsec_", _WHSEC) from None
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise problem("wrong prefix or length", _WHSEC)
+    return value
 
 
 def _aware(moment: dt.datetime) -> dt.datetime:
@@ -34,17 +37,7 @@ def _aware(moment: dt.datetime) -> dt.datetime:
 
 FinalStatus = Annotated[int, Field(ge=300, le=599), _STATUS]
 Moment = Annotated[dt.datetime, AfterValidator(_aware), _MOMENT]
-
-
-class Outbound(Section):
-    allow_networks: list[Network] = Field(default=[])
-    allow_hosts: list[AllowedHost] = Field(default=[])
-    schemes: list[Literal["http", "https"]] = Field(default=["http", "https"], min_length=1)
-    ports: list[Port] = Field(default=[])  # empty: any
-    only_hosts: list[HostPattern] = Field(default=[])  # empty: any
-    deny_hosts: list[HostPattern] = Field(default=[])
-    deny_networks: list[Network] = Field(default=[])
-    proxy: ProxyUrl | None = Field(default=None, repr=False)
+SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
 
 
 class EndpointSecret(Section):
@@ -101,3 +94,13 @@ class Webhook(Section):
     hosts: list[HostException] = Field(default=[])  # the first that matches
     disable_after: PositiveDuration | None = None
     client_certificates: list[ClientCertificate] = Field(default=[])  # the first that matches
+
+
+class WebhookSettings(Section):
+    webhook: Webhook = Webhook()
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """What is allowed but probably not meant."""
+    if settings.of(WebhookSettings).webhook.secret is None:
+        yield "webhook.secret is not set; webhooks and callbacks are sent without a signature"

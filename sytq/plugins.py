@@ -1,0 +1,97 @@
+"""Plugins: what one may bring beside its task types, and where those of an installation are found.
+
+Each part of the service takes what concerns it from here; this module looks into none of it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+GROUP = "sytq.plugins"
+
+
+@dataclass(frozen=True, eq=False)
+class Plugin:
+    """What a module brings beside its task types: `plugin = Plugin("shop", ...)` at its top.
+
+    `settings` is a model whose fields are sections of the configuration; `warnings(settings)` yields a sentence for
+    whatever is allowed there and probably not meant; `checks(settings)` are what `sytq doctor` looks at, by name.
+    `loops` run in one worker at a time: `loops["shop.watch"](runtime)` returns a function that is called again and
+    again and returns the seconds until the next call, or None where there is nothing to do.
+    `routes()` returns path -> class of an API resource, which is made with `sytq.api.parts.Parts` and declares its
+    `operations` for the OpenAPI document.
+    """
+
+    name: str
+    settings: type[BaseModel] | None = None
+    warnings: Callable[[Any], Iterator[str]] | None = None
+    checks: Callable[[Any], Mapping[str, Callable[[Any], Iterator[Any]]]] | None = None
+    loops: Mapping[str, Callable[[Any], Callable[[], float] | None]] = field(default_factory=dict)
+    routes: Callable[[], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A plugin that could not be loaded; it stops nothing else."""
+
+    source: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The modules of all plugins that could be loaded, and those that could not."""
+
+    modules: Sequence[ModuleType] = ()
+    quarantined: Sequence[Quarantined] = ()
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """What the modules bring beside their types."""
+        found = (vars(module).get("plugin") for module in self.modules)
+        return list({id(each): each for each in found if isinstance(each, Plugin)}.values())
+
+
+def find(folders: Iterable[Path], also: Iterable[ModuleType] = ()) -> Installed:
+    """Load the modules of the entry-point group and of the folders; `also` are loaded already."""
+    modules, quarantined = list(also), []
+    for source, load in _loaders(folders):
+        try:
+            modules.append(load())
+        except Exception as error:
+            quarantined.append(Quarantined(source, f"{type(error).__name__}: {error}"))
+    return Installed(modules, quarantined)
+
+
+def _loaders(folders: Iterable[Path]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
+        yield f"{point.name} ({point.value})", point.load
+    for folder in folders:
+        for file in sorted(folder.glob("*.py")):
+            yield str(file), lambda file=file: load_file(file)  # type: ignore[misc]
+
+
+def load_file(file: Path) -> ModuleType:
+    """A plugin's file as a module. Raises what running it raises."""
+    name = f"sytq_folder_plugins.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {file}")
+    module = importlib.util.module_from_spec(spec)
+    # Known by name before it runs, as pydantic resolves annotations there.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
