@@ -125,6 +125,15 @@ def _list(name: str, summary: str, answer: str, shape: Any) -> Operation:
     return Operation("get", f"/v2/{name}", f"list_{name}", summary, {200: Answer(answer, shape), 400: BAD}, "service")
 
 
+#: What each tag stands for.
+TAGS = {
+    "tasks": "Submit, inspect and change tasks of any type",
+    "service": "Task types, queues, workers, spend, health and metrics",
+    "contract A": "An earlier interface: LLM tasks for rows",
+    "contract B": "An earlier interface: LLM tasks from prompts",
+    "contract D": "An earlier interface: jobs",
+    "contract E": "An earlier interface: HTTP requests",
+}
 NATIVE = (
     Operation(
         "post", "/v2/tasks", "submit", "Submit a task of any type",

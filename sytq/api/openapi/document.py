@@ -18,6 +18,7 @@ from sytq.api.openapi.declared import (
     NATIVE,
     OLD,
     ONCE_REFUSED,
+    TAGS,
     Answer,
     JsonSchema,
     Operation,
@@ -57,6 +58,9 @@ def document(registry: Registry) -> JsonSchema:
     return {
         "openapi": "3.1.0",
         "info": {"title": "sytq", "version": sytq.__version__, "description": _ABOUT, "license": {"name": "MIT"}},
+        "tags": [
+            {"name": name, "description": TAGS[name]} for name in TAGS if any(one.tag == name for one in operations)
+        ],
         "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.items())),

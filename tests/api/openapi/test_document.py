@@ -109,6 +109,11 @@ def test_every_submission_declares_its_idempotency_key_and_what_it_may_be_answer
             assert ("Idempotent-Replayed" in answer["headers"]) == status.startswith("2"), path
 
 
+def test_every_tag_is_described_and_used(built: Any) -> None:
+    used = {tag for methods in built["paths"].values() for operation in methods.values() for tag in operation["tags"]}
+    assert {tag["name"] for tag in built["tags"]} == used and all(tag["description"] for tag in built["tags"])
+
+
 def test_all_references_lead_somewhere(built: Any) -> None:
     text = json.dumps(built)
     for part in text.split('"$ref": "')[1:]:
