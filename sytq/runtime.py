@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,20 +26,18 @@ from sytq.broker.limiter import Limiters
 from sytq.broker.operations import Operations
 from sytq.broker.quotas import Quotas
 from sytq.config import Settings
-from sytq.errors import ConfigError, InvalidInput, RedisUnavailable
+from sytq.errors import ConfigError, InvalidInput
 from sytq.executor.attempt import Services
 from sytq.executor.broker import StreamsBroker
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.runner import Runner
 from sytq.http import BlockingClient, Client, Guard
-from sytq.ids import new_id
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.audit import Audit
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
-from sytq.observability import tracing
 from sytq.service.control import Operator
 from sytq.service.prometheus import Scrape
 from sytq.service.recording import Recording
@@ -52,7 +49,6 @@ from sytq.worker.lifecycle import Lifecycle
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
 from sytq.worker.loops.promoter import Promoter
-from sytq.worker.loops.publisher import Publisher
 from sytq.worker.loops.reconciler import Reconciler
 from sytq.worker.loops.recorder import Recorder
 from sytq.worker.loops.scheduler import Scheduler
@@ -160,20 +156,6 @@ def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventL
     )
 
 
-def export_metrics(runtime: Runtime) -> None:
-    """Begin to export the installation's metrics, from one of its processes at a time."""
-    lease, holder, holds = runtime.keys.lease("otel"), new_id(), False
-
-    def held(seconds: float) -> bool:
-        nonlocal holds
-        # While Redis is away whoever had it goes on, to say so.
-        with contextlib.suppress(RedisUnavailable):
-            holds = bool(runtime.redis.call("lease", [lease], [holder, int(seconds * 1000)]))
-        return holds
-
-    tracing.measure(runtime.scrape.collect, held, {declared.name: declared.queue for declared in runtime.registry})
-
-
 def _registry(settings: Settings, also: Iterable[TaskType]) -> Registry:
     registry = Registry.load(settings, also)
     for number, stream in enumerate(settings.streams):
@@ -207,7 +189,7 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
     if settings.sentry.dsn is not None:
         yield SentryReports(runtime.ledger, runtime.registry)
     if settings.otel.endpoint is not None:
-        yield Tracing(executor.name, partial(export_metrics, runtime))
+        yield Tracing(executor.name)
     yield RetryPolicy(runtime.registry)
     yield Lifecycle(executor, settings.worker, list(_loops(runtime, broker)))
 
@@ -217,7 +199,6 @@ def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
     redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
-    yield Publisher(redis, keys)
     yield Recorder(redis, keys, worker, runtime.recording)
     yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
     yield LimiterLoop(redis, keys, worker, broker, lease)

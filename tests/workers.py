@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from prometheus_client import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from sytq import config
 from sytq.ledger.migrations import migrate
@@ -17,6 +21,11 @@ from sytq.runtime import Runtime, build
 from tests.servers import poll
 
 TRIALS = Path(__file__).parent / "trial_plugins"
+
+
+def samples(text: bytes) -> dict[str, float]:
+    """The series of an answer to a scrape, with their values."""
+    return {name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text.decode(), re.MULTILINE)}
 
 
 class WorkerProcess:
@@ -83,12 +92,15 @@ class Installation:
 
     def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: str) -> None:
         self.folder = folder
+        self.metrics = folder / "metrics"
+        self.metrics.mkdir(exist_ok=True)
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")} | {
             "SYTQ_DATABASE__URL": database_url,
             "SYTQ_REDIS__URL": redis_url,
             "SYTQ_PLUGINS__PATHS": f'["{TRIALS}"]',
             "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "2s",
             "SYTQ_LOGGER__FORMAT": "json",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
             # Its tick, whenever the clock passes ten minutes, would be a task that a test did not submit.
             "SYTQ_SCHEDULES__CLEANUP__ENABLED": "false",
             "PYTHONPATH": str(Path(__file__).parent.parent),
@@ -142,6 +154,10 @@ class Installation:
             message=lambda: f"{task_id} becomes {states}: it is {self.row(task_id).__data__}",
         )
         return self.row(task_id)
+
+    def counted(self) -> dict[str, float]:
+        """What the workers have counted, by series."""
+        return samples(generate_latest(MultiProcessCollector(None, str(self.metrics))))
 
     def notes(self) -> Counter[str]:
         """How often each "word name" was written by the trial tasks."""

@@ -32,7 +32,6 @@ from sytq.api.threads import Threads
 from sytq.api.v2 import routes as v2
 from sytq.config import Settings, load
 from sytq.observability import logs, sentry, tracing
-from sytq.worker.loops.publisher import Publisher
 
 _SQL_THREADS = 8
 _REDIS_THREADS = 4
@@ -88,19 +87,12 @@ class _Life:
         self._batcher = batcher
         self._pools = pools
         self._parts = parts
-        self._publisher = Publisher(parts.redis, parts.keys)
-
-    async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        self._publisher.start()
-        runtime.export_metrics(self._parts)
 
     async def process_resource(self, req: falcon.asgi.Request, resp: object, resource: object, params: object) -> None:
         req.scope[ROUTE] = req.uri_template
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         await self._batcher.close()
-        self._publisher.end()
-        await asyncio.to_thread(self._publisher.join, 5.0)
         await asyncio.to_thread(tracing.stop)
         for pool in self._pools:
             pool.close()

@@ -7,6 +7,8 @@ besides. Nothing is preloaded: connections are opened after the fork.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from typing import Any
 
@@ -17,7 +19,7 @@ from sytq.api.auth import is_local
 from sytq.api.worker import Worker
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.observability import logs
+from sytq.observability import logs, process_group
 
 try:
     # Without plugins: a reload would keep the code of those that this process has loaded.
@@ -35,7 +37,8 @@ class _Logs(Logger):  # type: ignore[misc]
 
 
 def on_starting(server: Any) -> None:
-    """Say once what the address means for who is served."""
+    """Prepare the metrics of the processes to come, and say once what the address means for who is served."""
+    process_group.share(os.getpid())
     if _settings.auth.enabled:
         return
     log = structlog.get_logger("sytq.api")
@@ -47,6 +50,16 @@ def on_starting(server: Any) -> None:
             host=_settings.api.host,
             configure="auth.enabled: true, and auth.users or keys (`sytq key create`)",
         )
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Keep what an ended process has counted."""
+    process_group.merge_dead()
+
+
+def on_exit(server: Any) -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(process_group.folder(os.getpid()), ignore_errors=True)
 
 
 proc_name = "sytq-api"

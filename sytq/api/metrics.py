@@ -1,7 +1,4 @@
-"""/metrics: the whole installation in Prometheus' text, from any process of the API.
-
-Owns the endpoint. What it says is `sytq.service.prometheus`.
-"""
+"""/metrics in Prometheus' text format, from any process of the API."""
 
 from __future__ import annotations
 

@@ -235,12 +235,6 @@ class Inspection:
         pairs = stats.items() if isinstance(stats, dict) else zip(stats[::2], stats[1::2], strict=True)
         return {_split(name.decode()): int(count) for name, count in pairs}
 
-    def measured(self) -> dict[bytes, bytes]:
-        """Return what all processes have measured, as `sytq.observability.metrics.read` takes it: some 10,000
-        fields at most, as labels are bounded."""
-        stats = self._redis.ask("HGETALL", self._keys.metrics)
-        return stats if isinstance(stats, dict) else dict(zip(stats[::2], stats[1::2], strict=True))
-
     def unwritten(self) -> Unwritten:
         """Return how far the recorder is behind. One round trip."""
         names = [self._keys.events, self._keys.deadletters]

@@ -49,11 +49,6 @@ class Keys:
         return self._key("stats")
 
     @property
-    def metrics(self) -> str:
-        """HASH of what all processes have measured: see `sytq.observability.metrics` for its fields."""
-        return self._key("metrics")
-
-    @property
     def bell(self) -> str:
         """STREAM of one entry: a task was delayed whose time is before all others'."""
         return self._key("bell")

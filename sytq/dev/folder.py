@@ -37,6 +37,11 @@ class Folder:
         return self.path / "redis"
 
     @property
+    def metrics(self) -> Path:
+        """Where API and worker count."""
+        return self.path / "metrics"
+
+    @property
     def env(self) -> Path:
         """For another terminal: `. .sytq/env`."""
         return self.path / "env"
@@ -57,7 +62,7 @@ class Folder:
     def claim(self) -> None:
         """Make the folder (for this account only) and be its one owner. Raises DevError."""
         try:
-            for folder in (self.path, self.path / "log", self.path / "run"):
+            for folder in (self.path, self.path / "log", self.path / "run", self.metrics):
                 folder.mkdir(mode=0o700, exist_ok=True)
             self._lock = lock(self.path / "lock")
         except OSError as error:

@@ -99,7 +99,8 @@ class Supervisor:
         practice = await self._start_practice(stack) if embedding.provider else ""
         made = embedding.variables(self._folder, server.url if server else "", practice, port)
         self._folder.write_env(made)
-        self._environ |= made
+        # API and worker count in one folder, so that the API's /metrics answers for both.
+        self._environ |= made | {"PROMETHEUS_MULTIPROC_DIR": str(self._folder.metrics)}
         saved = Saved(self._environ, "plugins.paths" in embedding.given)
         settings = load(environ=self._environ)
         parts = runtime.build(settings)

@@ -1,7 +1,7 @@
-"""The whole installation as Prometheus' text, made of what the stores hold.
+"""What a scrape of the API is answered: the gauges of the whole installation, read from the stores, and what the
+processes of this group have counted.
 
-Owns the gauges' names. Any process answers for all of them: what processes measure is added up in Redis, so a scrape
-needs one of them, and the death of one takes no number along. Must not know HTTP.
+Must not know HTTP.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from types import MappingProxyType
 import peewee
 import structlog
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import that_matter
@@ -23,7 +24,7 @@ from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.ledger import Ledger
-from sytq.observability import metrics as meter
+from sytq.observability.process_group import GroupCollector
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,7 @@ _FRESH = 1.0
 _FRESH_ROWS = 30.0
 
 
-class Scrape:
+class Scrape(Collector):
     """Thread-safe."""
 
     def __init__(
@@ -77,8 +78,9 @@ class Scrape:
         self._ledger = ledger
         self._inspection = inspection
         self._operations = operations
-        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry = CollectorRegistry()
         self._registry.register(self)
+        self._registry.register(GroupCollector())
         self._lock = threading.Lock()
         self._text = b""
         self._fresh_until = 0.0
@@ -86,7 +88,7 @@ class Scrape:
         self._rows_until = 0.0
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format; what a store that is away knows is left out."""
+        """Return everything in Prometheus' text format, without what an unavailable store knows."""
         with self._lock:
             if time.monotonic() >= self._fresh_until:
                 self._text = generate_latest(self._registry)
@@ -94,12 +96,12 @@ class Scrape:
             return self._text
 
     def collect(self) -> Iterator[Metric]:
-        """As prometheus_client asks."""
+        """Read the stores."""
         build = _family("sytq_build_info")
         build.add_metric([self._version], 1)
         yield build
         try:
-            known, up = [*self._of_redis(), *self._measured()], 1
+            known, up = list(self._of_redis()), 1
         except RedisUnavailable as error:
             log.warning("metrics without Redis", error=str(error))
             known, up = [], 0
@@ -145,21 +147,6 @@ class Scrape:
         yield _one("sytq_recorder_lag_seconds", unwritten.age)
         yield _one("sytq_unreadable", unwritten.set_aside)
 
-    def _measured(self) -> Iterator[Metric]:
-        published = meter.read(self._inspection.measured())
-        for name, metric in sorted(meter.declared().items()):
-            series = sorted(published.get(name, {}).items())
-            if metric.kind == "counter":
-                counter = CounterMetricFamily(name, metric.help, labels=metric.labels)
-                for values, parts in series:
-                    counter.add_metric(values, parts.get("", 0.0))
-                yield counter
-            else:
-                histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
-                for values, parts in series:
-                    histogram.add_metric(values, _cumulated(parts), parts.get("", 0.0))
-                yield histogram
-
     def _of_ledger(self) -> Iterator[Metric]:
         try:
             dead = self._ledger.count_dead()
@@ -187,12 +174,3 @@ def _each(name: str, values: Mapping[str, float]) -> Metric:
     for label, value in sorted(values.items()):
         family.add_metric([label], value)
     return family
-
-
-def _cumulated(parts: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The buckets as Prometheus wants them: each holds those below it too."""
-    total, buckets = 0.0, []
-    for bound in (*map(str, meter.BUCKETS), "inf"):
-        total += parts.get(bound, 0.0)
-        buckets.append((bound if bound != "inf" else "+Inf", total))
-    return buckets

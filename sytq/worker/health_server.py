@@ -1,8 +1,9 @@
-"""The warden of a worker group: a process beside the workers that says whether all of them live.
+"""The health server of a worker group: a process beside the workers that says whether all of them are alive.
 
 `dramatiq sytq.actors --fork-function sytq.worker.health_server:main`, which `sytq worker` adds where somebody asks:
-an orchestrator over HTTP (`worker.port`) or systemd (`NOTIFY_SOCKET`). Owns these two answers. It judges by the vital
-signs of each process and nothing else, so it is right about a process that hangs as a whole, and while Redis is away.
+an orchestrator over HTTP (`worker.port`) or systemd (`NOTIFY_SOCKET`). It judges by the liveness file of each process
+and nothing else, so it is right about a process that hangs as a whole, and while Redis is down. `/metrics` is what the
+processes of the group have counted.
 """
 
 from __future__ import annotations
@@ -19,68 +20,59 @@ import time
 from types import FrameType
 
 import structlog
+from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sytq import config
 from sytq.config import Settings
-from sytq.observability import logs
-from sytq.runtime import build
-from sytq.service.prometheus import Scrape
+from sytq.observability import logs, process_group
 from sytq.worker import liveness
 
 log = structlog.get_logger(__name__)
 
 _TICK = 0.5
-#: How long the port of the warden before (after a reload) may take to become free.
-_PATIENCE = 15.0
+#: How long the port of the health server before (after a reload) may take to become free.
+_BIND_TIMEOUT = 15.0
 
 
 def main() -> int:
     """Watch until the group has ended; return the exit status."""
     settings = config.load()
-    logs.configure(settings.logger.level, settings.log_format, "warden", settings.logger.fields)
+    logs.configure(settings.logger.level, settings.log_format, "health", settings.logger.fields)
+    process_group.share(os.getppid())
     return HealthServer(settings, os.getppid()).watch()
 
 
 class HealthServer:
-    """See the module. `master` is Dramatiq's main process, of which warden and workers are children."""
+    """`master` is Dramatiq's main process, whose children are the health server and the workers."""
 
     def __init__(self, settings: Settings, master: int) -> None:
         self._settings = settings
         self._master = master
-        self._place = liveness.folder(master)
+        self._folder = process_group.folder(master)
         self._ending = threading.Event()
-        self._scrape: Scrape | None = None
-        self._lock = threading.Lock()
 
     @property
     def alive(self) -> bool:
-        """Whether there are processes and every one of them lives."""
-        found = liveness.read_liveness(self._place)
-        return bool(found) and all(sign.alive for sign in found)
+        """Whether there are processes and every one of them is alive."""
+        found = liveness.read_liveness(self._folder)
+        return bool(found) and all(process.alive for process in found)
 
     @property
     def ready(self) -> bool:
         """Alive, and Redis takes every process's heartbeats."""
-        found = liveness.read_liveness(self._place)
-        return bool(found) and all(sign.alive and sign.ready for sign in found)
-
-    def metrics(self) -> bytes:
-        """The whole installation's."""
-        with self._lock:
-            if self._scrape is None:
-                self._scrape = build(self._settings).scrape
-        return self._scrape.text()
+        found = liveness.read_liveness(self._folder)
+        return bool(found) and all(process.alive and process.ready for process in found)
 
     def watch(self) -> int:
-        """Answer and notify until the group has ended. While its tasks run to their end it is still answered for."""
+        """Answer and notify until the group has ended, which includes the time its last tasks take."""
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._end)
         server = self._serve()
-        told = False
-        while os.getppid() == self._master and not (self._ending.is_set() and not liveness.read_liveness(self._place)):
-            if not told and not self._ending.is_set() and self.ready:
-                told = True
+        notified = False
+        while os.getppid() == self._master and not (self._ending.is_set() and not liveness.read_liveness(self._folder)):
+            if not notified and not self._ending.is_set() and self.ready:
+                notified = True
                 _notify("READY=1\nSTATUS=consuming")
             if self.alive:
                 _notify("WATCHDOG=1")
@@ -88,11 +80,11 @@ class HealthServer:
         if server is not None:
             server.shutdown()
             server.server_close()
-        shutil.rmtree(self._place, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
         return 0
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        # The second one comes from the master at its own end, or from somebody in a hurry.
+        # The second signal comes from the master at its own end, or from an impatient operator.
         if self._ending.is_set():
             raise SystemExit(0)
         self._ending.set()
@@ -102,7 +94,7 @@ class HealthServer:
         if port is None:
             return None
         kind = _Server6 if ":" in host else _Server
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _BIND_TIMEOUT
         while True:
             try:
                 server = kind((host, port), _handler(self))
@@ -112,7 +104,7 @@ class HealthServer:
                     log.error("worker.port cannot be listened on", host=host, error=str(error))
                     return None
             time.sleep(_TICK)
-        threading.Thread(target=server.serve_forever, name="warden", daemon=True).start()
+        threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
         return server
 
 
@@ -125,28 +117,28 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def _handler(warden: HealthServer) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(health: HealthServer) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 5.0  # for a client that says nothing
+        timeout = 5.0  # for a client that sends nothing
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
                 try:
-                    self._answer(200, warden.metrics(), CONTENT_TYPE_LATEST)
+                    self._answer(200, generate_latest(process_group.GroupCollector()), CONTENT_TYPE_LATEST)
                 except Exception:
-                    log.exception("metrics cannot be made")
+                    log.exception("metrics cannot be read")
                     self._answer(500, b"")
             elif path in ("/health", "/healthz/live", "/healthz/startup"):
-                self._say(warden.alive, "live")
+                self._answer_status(health.alive, "live")
             elif path == "/healthz/ready":
-                self._say(warden.ready, "ready")
+                self._answer_status(health.ready, "ready")
             else:
                 self._answer(404, b"")
 
-        def _say(self, well: bool, word: str) -> None:
-            text = json.dumps({"status": word if well else f"not {word}"}).encode()
-            self._answer(200 if well else 503, text, "application/json")
+        def _answer_status(self, good: bool, word: str) -> None:
+            text = json.dumps({"status": word if good else f"not {word}"}).encode()
+            self._answer(200 if good else 503, text, "application/json")
 
         def _answer(self, status: int, body: bytes, kind: str = "text/plain") -> None:
             self.send_response(status)
@@ -162,7 +154,7 @@ def _handler(warden: HealthServer) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 def _notify(text: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing where there is none."""
+    """Notify systemd (sd_notify(3)), where there is one."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

@@ -16,8 +16,8 @@ from dramatiq.middleware import Middleware
 
 from sytq.config.sections import Worker as WorkerSettings
 from sytq.executor.executor import Executor
-from sytq.observability import logs
-from sytq.worker.liveness import LivenessFile, folder
+from sytq.observability import logs, process_group
+from sytq.worker.liveness import LivenessFile
 from sytq.worker.loops.loop import Loop
 
 log = structlog.get_logger(__name__)
@@ -71,7 +71,7 @@ class Lifecycle(Middleware):
     def _healthy(self) -> Callable[[], None]:
         """What the watchdog calls while all threads make progress."""
         try:
-            self._liveness_file = file = LivenessFile(folder(os.getppid()))
+            self._liveness_file = file = LivenessFile(process_group.create(os.getppid()))
         except OSError as error:
             log.warning("liveness file not created: probes will find no worker here", error=str(error))
             return lambda: None

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,31 +29,10 @@ class ProcessLiveness:
         return self.age < FRESH
 
 
-def folder(master: int) -> Path:
-    """The folder of the group whose master process is `master`."""
-    base = os.environ.get("RUNTIME_DIRECTORY") or tempfile.gettempdir()
-    return Path(base.split(":")[0]) / f"sytq-{os.getuid()}-{master}"
-
-
-def remove_dead_groups(place: Path) -> None:
-    """Delete the folders beside `place` whose master is dead: a killed group cannot delete its own."""
-    for other in place.parent.glob(f"sytq-{os.getuid()}-*"):
-        try:
-            os.kill(int(other.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(other, ignore_errors=True)
-        except (ValueError, PermissionError):
-            pass
-
-
 class LivenessFile:
-    """This process's own file. Raises OSError where it cannot be written."""
+    """This process's own file in its group's folder."""
 
     def __init__(self, place: Path) -> None:
-        remove_dead_groups(place)
-        place.mkdir(mode=0o700, exist_ok=True)
-        if place.is_symlink() or place.stat().st_uid != os.getuid():
-            raise PermissionError(f"{place} belongs to another user")
         self._file = place / str(os.getpid())
         self._removed = False
 

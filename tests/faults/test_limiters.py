@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sytq.broker.limiter_states import LimiterState
-from sytq.observability import metrics
 from tests.crowd import Crowd
 from tests.servers import RedisServer, poll
 from tests.workers import Installation
@@ -52,8 +51,7 @@ def gate(installation: Installation, name: str = "provider:crowd") -> LimiterSta
 
 def runs(installation: Installation, type_name: str, outcome: str) -> int:
     """How many ended so, by the metric of their durations."""
-    parts = metrics.read(installation.runtime.inspection.measured()).get("sytq_task_seconds", {})
-    return int(sum(count for part, count in parts.get((type_name, outcome), {}).items() if part))
+    return int(installation.counted().get(f'sytq_task_seconds_count{{outcome="{outcome}",type="{type_name}"}}', 0))
 
 
 def wait_all(installation: Installation, tasks: list[str], timeout: float = 60) -> None:
@@ -76,7 +74,7 @@ def test_two_workers_together_keep_the_limit_and_waiting_uses_no_attempt(
     assert 0 < refused <= 2 * len(tasks)
     totals = installation.runtime.inspection.totals()
     assert (totals[type_name, "waited"], (type_name, "retried") in totals) == (refused, False)
-    poll(lambda: runs(installation, type_name, "waited") == refused, message="the workers publish what they measured")
+    poll(lambda: runs(installation, type_name, "waited") == refused, message="the workers count it")
     assert runs(installation, type_name, "failed") == 0
     state = gate(installation)
     assert (state.running, state.waiting, state.state) == (0, 0, "closed")

@@ -7,10 +7,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.servers import poll
@@ -33,11 +31,10 @@ class Seen:
 
 
 class Collector:
-    """`spans` and `metrics` are what came; `raw` is every byte of it, `headers` those of the last request."""
+    """`spans` are what came; `raw` is every byte of it, `headers` those of the last request."""
 
     def __init__(self, port: int = 0) -> None:
         self.spans: list[Seen] = []
-        self.metrics: list[tuple[dict[str, Any], dict[str, Metric]]] = []
         self.raw = b""
         self.headers: dict[str, str] = {}
 
@@ -48,8 +45,6 @@ class Collector:
                 self.headers = {name.lower(): value for name, value in handler.headers.items()}
                 if handler.path == "/v1/traces":
                     self.spans += _spans(body)
-                elif handler.path == "/v1/metrics":
-                    self.metrics += _metrics(body)
                 handler.send_response(200)
                 handler.send_header("content-length", "0")
                 handler.end_headers()
@@ -105,13 +100,4 @@ def _spans(body: bytes) -> list[Seen]:
         for resource in sent.resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
-    ]
-
-
-def _metrics(body: bytes) -> list[tuple[dict[str, Any], dict[str, Metric]]]:
-    sent = ExportMetricsServiceRequest.FromString(body)
-    return [
-        (attributes(resource.resource.attributes), {metric.name: metric for metric in scope.metrics})
-        for resource in sent.resource_metrics
-        for scope in resource.scope_metrics
     ]

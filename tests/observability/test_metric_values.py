@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from sytq.ledger.models import Task
-from sytq.observability import metrics as meter
+from sytq.observability import metrics
 from sytq.service.prometheus import READ
 from tests.api.conftest import Api
-from tests.observability.test_metrics import everything_imported, samples  # noqa: F401 (a fixture that applies by itself)
+from tests.observability.test_metrics import everything_imported  # noqa: F401 (a fixture that applies by itself)
 from tests.plugins.llm.provider import USAGE, ScriptedProvider
 from tests.receiver import Receiver
 from tests.servers import RedisServer, poll
-from tests.workers import TRIALS, Installation, WorkerProcess
+from tests.workers import TRIALS, Installation, WorkerProcess, samples
 
 HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"
 
@@ -42,6 +42,7 @@ class Busy:
             ),
         }
         self.on = Installation(folder, f"sqlite:///{folder / 'sytq.db'}", redis.url, **more)
+        more["PROMETHEUS_MULTIPROC_DIR"] = str(self.on.metrics)  # the API answers for the worker too
         self.api = Api(self.on.environ["SYTQ_DATABASE__URL"], redis.url, **more).start()
         self.worker: WorkerProcess = self.on.start_worker()
 
@@ -131,10 +132,11 @@ def test_each_metric_moves_by_what_happened(busy: Busy) -> None:
     poll(lambda: busy.seen()["sytq_redis_up"] == 0, message="it says that Redis is away")
     poll(lambda: "loop waits" in busy.worker.text(), message="the worker notices")
     busy.redis.start()
+    assert busy.wait("sytq_redis_up") == 1
     assert busy.wait("sytq_redis_faults_total") >= 1
 
     shown = {name.partition("{")[0] for name in busy.seen()}
-    counted = {f"{name}_count" if metric.kind == "histogram" else name for name, metric in meter.declared().items()}
+    counted = {f"{name}_count" if metric.kind == "histogram" else name for name, metric in metrics.declared.items()}
     wanted = set(READ) - {"sytq_tasks"} | {name for name in counted if name.startswith("sytq_")}
     assert wanted - shown <= {"sytq_gate_waiting"}, "nothing had to wait at a gate here: that is test_gate_metrics.py's"
 

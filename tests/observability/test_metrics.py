@@ -1,28 +1,31 @@
-"""Metrics: one answer for all processes, documented, and the only names that alerts and dashboards use."""
+"""Metrics: one answer for a group of processes, documented, and the only names that alerts and dashboards use."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import yaml
+from prometheus_client import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from sytq import config
-from sytq.broker.keys import Keys
-from sytq.observability import metrics as meter
+from sytq.observability import metrics, process_group
 from sytq.runtime import build
 from sytq.service.prometheus import READ
 from tests.api.conftest import Api
 from tests.servers import poll
 from tests.tools import required
-from tests.workers import Installation
+from tests.workers import Installation, samples
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "etc/prometheus/sytq.rules.yaml"
@@ -43,7 +46,7 @@ def real() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Every metric: its kind and its labels."""
     found = {name: ("gauge", labels) for name, (labels, _) in READ.items() if name != "sytq_tasks"}
     found["sytq_tasks_total"] = ("counter", READ["sytq_tasks"][0])
-    ours = {name: metric for name, metric in meter.declared().items() if name.startswith("sytq_")}
+    ours = {name: metric for name, metric in metrics.declared.items() if name.startswith("sytq_")}
     return found | {name: (metric.kind, metric.labels) for name, metric in ours.items()}
 
 
@@ -117,23 +120,20 @@ def test_the_alerts_fire_as_their_tests_say(tmp_path: Path) -> None:
     assert done.returncode != 0
 
 
-def samples(text: bytes) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text.decode(), re.MULTILINE)}
-
-
 @pytest.fixture
 def both(installation: Installation) -> Iterator[tuple[Installation, Api]]:
     """An API of two processes and a worker on the same stores."""
     redis_url, database = installation.environ["SYTQ_REDIS__URL"], installation.environ["SYTQ_DATABASE__URL"]
     plugins = installation.environ["SYTQ_PLUGINS__PATHS"]
     api = Api(database, redis_url, SYTQ_API__WORKERS="2", SYTQ_PLUGINS__PATHS=plugins)
+    api.environment["RUNTIME_DIRECTORY"] = str(api.folder)
     try:
         yield installation, api.start()
     finally:
         api.remove()
 
 
-def test_any_process_answers_for_all(both: tuple[Installation, Api]) -> None:
+def test_each_api_process_answers_for_its_group_and_the_stores(both: tuple[Installation, Api]) -> None:
     installation, api = both
     worker = installation.start_worker()
     tasks = [installation.submit("plain", f"t{n}") for n in range(5)]
@@ -147,27 +147,51 @@ def test_any_process_answers_for_all(both: tuple[Installation, Api]) -> None:
     def complete(text: bytes) -> Any:
         seen = samples(text)
         listed = 'sytq_http_seconds_count{method="GET",route="/api/tasks",status="200"}'
-        runs = 'sytq_task_seconds_count{outcome="succeeded",type="plain"}'
-        return seen if seen.get(listed) == 20 and seen.get(runs) == 5 and seen.get("sytq_tasks_dead") == 1 else None
+        return seen if seen.get(listed) == 20 and seen.get("sytq_tasks_dead") == 1 else None
 
     # Both processes of the API, and any number of answers from each.
     seen = poll(lambda: complete(api.request("GET", "/metrics").body), timeout=60, interval=0.5, message="all is there")
     assert seen['sytq_tasks_total{outcome="succeeded",type="plain"}'] == 5
     assert seen['sytq_tasks_total{outcome="dead",type="failing"}'] == 1
-    assert seen['sytq_task_seconds_count{outcome="failed",type="failing"}'] == 2
-    assert seen['sytq_task_seconds_bucket{le="+Inf",outcome="succeeded",type="plain"}'] == 5
-    assert seen['sytq_task_wait_seconds_count{priority="normal",queue="plain"}'] == 5
-    assert seen['sytq_database_seconds_count{outcome="ok"}'] > 10
-    assert seen['sytq_redis_seconds_count{script="ack"}'] >= 1
+    assert seen['sytq_database_seconds_count{outcome="ok"}'] >= 20
     assert seen["sytq_workers"] == 1
     assert not [name for name in seen if dead in name or tasks[0] in name]
-    # What a process has counted outlives it.
+    assert not [name for name in seen if name.startswith("sytq_task_seconds")], "the workers answer for these"
+    counted = installation.counted()
+    assert counted['sytq_task_seconds_count{outcome="failed",type="failing"}'] == 2
+    assert counted['sytq_task_seconds_bucket{le="+Inf",outcome="succeeded",type="plain"}'] == 5
+    assert counted['sytq_task_wait_seconds_count{priority="normal",queue="plain"}'] == 5
+    assert counted['sytq_redis_seconds_count{script="ack"}'] >= 1
+    assert not [name for name in counted if name.endswith("_created")]
     assert worker.terminate() == 0
-    api.stop()
-    api.start()
-    after = poll(lambda: complete(api.request("GET", "/metrics").body), message="nothing is lost")
-    assert after["sytq_workers"] == 0
-    assert after["sytq_workers_lost"] == 0
+    poll(
+        lambda: (after := samples(api.request("GET", "/metrics").body))["sytq_workers"] == 0 and after,
+        message="the worker is gone",
+    )
+
+
+def test_a_killed_api_process_takes_no_count_along(both: tuple[Installation, Api]) -> None:
+    _, api = both
+    (folder,) = api.folder.glob(f"sytq-*-{api.process.pid}")
+    listed = 'sytq_http_seconds_count{method="GET",route="/api/tasks",status="200"}'
+    for round_ in range(1, 4):
+        for _ in range(10):
+            api.request("GET", "/api/tasks")
+        poll(
+            lambda want=10 * round_: samples(api.request("GET", "/metrics").body).get(listed) == want,
+            interval=0.5,
+            message="all are counted",
+        )
+        pids = {int(file.stem.rpartition("_")[2]) for file in folder.glob("histogram_[0-9]*.db")} - {api.process.pid}
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        poll(
+            lambda gone=pids: not [pid for pid in gone if (folder / f"histogram_{pid}.db").exists()],
+            message="their files are merged",
+        )
+        # Until there are new ones a request waits in the master's queue.
+    assert api.stop() == 0
+    assert not folder.exists()
 
 
 def test_a_killed_worker_shows_and_its_task_counts_as_reclaimed(both: tuple[Installation, Api]) -> None:
@@ -199,37 +223,47 @@ def test_the_recorders_lag_is_the_age_of_the_first_unwritten_event(both: tuple[I
     assert 99 <= seen["sytq_recorder_lag_seconds"] < 160
 
 
-def test_a_label_that_callers_fill_ends_as_other(redis_client: redis.Redis) -> None:
-    metric = meter.Counter("trial_made_up_total", "For this test.", ("word",))
-    meter.take()
+def test_label_values_beyond_500_are_counted_as_other() -> None:
+    metric = metrics.Counter("trial_made_up_total", "For this test.", ("word",))
     for n in range(2000):
         metric.add(1, f"word-{n}")
-    taken = meter.take()
-    assert len(taken) == 501
-    assert taken[json.dumps(["trial_made_up_total", ["other"], ""])] == 1500
+    seen = samples(generate_latest(process_group.GroupCollector()))
+    found = {name: count for name, count in seen.items() if name.startswith("trial_made_up_total")}
+    assert len(found) == 501
+    assert found['trial_made_up_total{word="other"}'] == 1500
 
 
-def test_redis_takes_no_more_fields_than_it_should(installation: Installation) -> None:
-    keys, call = Keys("sytq"), installation.runtime.redis.call
-    assert call("count", [keys.metrics], [2, "a", "1", "b", "2", "c", "3"]) == 2
-    assert call("count", [keys.metrics], [2, "a", "0.5", "d", "2"]) == 2
-    assert installation.runtime.inspection.measured() == {b"a": b"1.5", b"b": b"2"}
-
-
-def test_what_could_not_be_published_is_kept() -> None:
-    meter.take()
-    seconds = meter.Histogram("trial_kept_seconds", "For this test.")
-    seconds.observe(0.02)
-    taken = meter.take()
-    seconds.observe(0.2)
-    meter.put_back(taken)
-    fields = {name.encode(): repr(amount).encode() for name, amount in meter.take().items()}
-    assert meter.read(fields)["trial_kept_seconds"] == {(): {"": pytest.approx(0.22), "0.025": 1.0, "0.25": 1.0}}
+def test_counts_of_dead_processes_are_kept_in_one_file(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from sytq.observability import metrics, process_group
+seconds = metrics.Histogram("trial_kept_seconds", "For this test.", ("of",))
+process_group.share(os.getppid())
+seconds.observe(0.02, "a")
+seconds.observe(0.2, "b")
+print(len(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
+"""
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    (tmp_path / f"sytq-{os.getuid()}-{2**22 + 1}").mkdir()  # of a master that is no more
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) <= 2
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == f"sytq-{os.getuid()}-{os.getpid()}"
+    seen = samples(generate_latest(MultiProcessCollector(None, str(folder))))
+    assert seen['trial_kept_seconds_count{of="a"}'] == 4
+    assert seen['trial_kept_seconds_sum{of="b"}'] == pytest.approx(0.8)
+    assert seen['trial_kept_seconds_bucket{le="0.1",of="a"}'] == 4
+    assert seen['trial_kept_seconds_bucket{le="0.1",of="b"}'] == 0
 
 
 def test_one_name_has_one_meaning() -> None:
-    meter.Counter("trial_once_total", "For this test.", ("a",))
+    metrics.Counter("trial_once_total", "For this test.", ("a",))
     with pytest.raises(ValueError, match="declared twice"):
-        meter.Counter("trial_once_total", "For this test.", ("b",))
+        metrics.Counter("trial_once_total", "For this test.", ("b",))
+    metrics.Counter("trial_once_total", "For this test.", ("a",)).add(2, "x")
+    metrics.Counter("trial_once_total", "Loaded again.", ("a",)).add(2, "x")
+    assert samples(generate_latest(metrics.registry))['trial_once_total{a="x"}'] == 4
     with pytest.raises(ValueError, match="labels"):
-        meter.Counter("trial_once_total", "For this test.", ("a",)).add(1)
+        metrics.Counter("trial_once_total", "For this test.", ("a",)).add(1)

@@ -1,4 +1,4 @@
-"""OpenTelemetry: from request over task to callback in one trace, the metrics of the installation, and no cost."""
+"""OpenTelemetry: from request over task to callback in one trace, and no cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.api.conftest import Api
 from tests.observability.ingest import Ingest
-from tests.observability.otlp import Collector, Seen, attributes
+from tests.observability.otlp import Collector, Seen
 from tests.plugins.llm.provider import REPORT, ScriptedProvider
 from tests.receiver import Receiver
 from tests.servers import free_port, poll
@@ -63,7 +63,6 @@ def install(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., tuple[Inst
             "SYTQ_PLUGINS__PATHS": json.dumps([str(TRIALS), str(PLUGINS)]),
             "SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]',
             "OTEL_BSP_SCHEDULE_DELAY": "200",
-            "OTEL_METRIC_EXPORT_INTERVAL": "300",
         }
         database = f"sqlite:///{tmp_path / 'sytq.db'}"
         made.append((Installation(tmp_path, database, redis_url, **settings), Api(database, redis_url, **settings)))
@@ -263,66 +262,6 @@ def test_probes_are_no_part_of_traces(install: Callable[..., tuple[Installation,
         assert api.request("GET", path).status == 200
     collector.wait("GET /stats")
     assert {span.name for span in collector.spans} == {"GET /stats"}
-
-
-def test_one_process_exports_the_metrics_of_all(
-    install: Callable[..., tuple[Installation, Api]], collector: Collector
-) -> None:
-    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_TRACES_EXPORTER="none")
-    workers = [installation.start_worker(), installation.start_worker()]
-    api.start()
-    for n in range(3):
-        installation.wait_state(installation.submit("plain", f"t{n}"), "succeeded")
-    installation.wait_state(installation.submit("failing", "f"), "dead")
-
-    def points(metric: Any) -> dict[frozenset[tuple[str, Any]], Any]:
-        data = getattr(metric, metric.WhichOneof("data"))
-        return {frozenset(attributes(point.attributes).items()): point for point in data.data_points}
-
-    def point(name: str, **said: Any) -> Any:
-        metric = collector.metrics[-1][1].get(name) if collector.metrics else None
-        wanted = {key.replace("__", "."): value for key, value in said.items()}.items()
-        return (
-            next((one for key, one in points(metric).items() if wanted <= dict(key).items()), None) if metric else None
-        )
-
-    plain = {"sytq__task__type": "plain", "sytq__task__outcome": "succeeded"}
-    dead = {"error__type": "_OTHER", "sytq__task__outcome": "dead"}
-    poll(
-        lambda: (
-            (one := point("messaging.process.duration", **plain))
-            and one.count == 3
-            and point("messaging.process.duration", **dead)
-        ),
-        timeout=60,
-        message=lambda: collector.metrics[-1:],
-    )
-    run = point("messaging.process.duration", **plain)
-    assert sum(run.bucket_counts) == 3
-    assert len(run.bucket_counts) == len(run.explicit_bounds) + 1
-    assert attributes(run.attributes) | {
-        "messaging.system": "sytq",
-        "messaging.operation.name": "process",
-        "messaging.destination.name": "plain",
-    } == attributes(run.attributes)
-    assert point("messaging.process.duration", **dead).count == 1
-    assert point("messaging.client.sent.messages", sytq__task__type="plain").as_double == 3
-    assert point("messaging.client.consumed.messages", messaging__destination__name="plain").as_double == 3
-    assert point("sytq_tasks_total", type="plain", outcome="succeeded").as_double == 3
-    assert point("sytq_task_seconds", type="plain", outcome="succeeded").count == 3
-    assert point("sytq_workers").as_double == 2
-    about, metrics = collector.metrics[-1]
-    assert about["service.name"] == "sytq"
-    assert metrics["sytq_task_seconds"].unit == "s"
-    # Of three processes one exports, every 0.3 s; when it has gone, another goes on.
-    began, before = time.monotonic(), len(collector.metrics)
-    poll(lambda: len(collector.metrics) >= before + 6, message="metrics go on")
-    assert len(collector.metrics) - before <= (time.monotonic() - began) / 0.3 + 2
-    for worker in workers:
-        worker.kill()
-    before = len(collector.metrics)
-    poll(lambda: len(collector.metrics) >= before + 2, message="metrics go on")
-    assert not collector.spans
 
 
 class Hung:

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from sytq.observability import process_group
 from sytq.worker import liveness
 from tests.servers import RedisServer, free_port, poll
-from tests.workers import TRIALS, Installation
+from tests.workers import TRIALS, Installation, samples
 
 pytestmark = pytest.mark.faults
 HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"
 
 
 class Group:
-    """A real `sytq worker` with its warden, as systemd or an orchestrator has it."""
+    """A real `sytq worker` with its health server, as systemd or an orchestrator has it."""
 
     def __init__(self, on: Installation, **settings: str) -> None:
         self.on = on
@@ -42,6 +43,7 @@ class Group:
             "RUNTIME_DIRECTORY": str(on.folder),
             **settings,
         }
+        del self.environ["PROMETHEUS_MULTIPROC_DIR"]  # a folder of its own
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sytq.cli", "worker"],
             env=self.environ,
@@ -51,6 +53,11 @@ class Group:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+    def counted(self) -> dict[str, float]:
+        """What a scrape of the group is answered."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as reply:
+            return samples(reply.read())
 
     def answer(self, path: str) -> int:
         """The status of an answer; 0 when nobody answers."""
@@ -106,7 +113,6 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
     group.wait("/healthz/ready", 200)
     poll(lambda: "READY=1" in group.told, message="systemd is told")
     assert len(group.workers) == 2
-    assert group.answer("/metrics") == 200
     assert group.answer("/nothing") == 404
     # An orderly end is answered for until the last task has ended.
     on.hold("last")
@@ -123,15 +129,15 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
 
 def test_folder_of_a_killed_group_is_deleted_by_the_next_start(installation: Installation) -> None:
     killed = installation.start_worker()
-    place = liveness.folder(killed.pid)
+    place = process_group.folder(killed.pid)
     poll(lambda: liveness.read_liveness(place), message="its liveness file")
     killed.kill()
     assert place.exists()
     ended = installation.start_worker()
     poll(lambda: not place.exists(), message="the folder is deleted")
-    poll(lambda: liveness.read_liveness(liveness.folder(ended.pid)), message="its liveness file")
+    poll(lambda: liveness.read_liveness(process_group.folder(ended.pid)), message="its liveness file")
     ended.terminate()
-    assert not liveness.folder(ended.pid).exists()
+    assert not process_group.folder(ended.pid).exists()
 
 
 def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
@@ -236,3 +242,26 @@ def test_a_worker_consumes_only_its_queues(groups: tuple[Installation, list[Grou
     )
     assert wrong.returncode == 2
     assert "'gentel' is not a queue; valid: " in wrong.stderr
+
+
+def test_a_scrape_counts_the_tasks_of_all_processes_of_the_group(groups: tuple[Installation, list[Group]]) -> None:
+    on, started = groups
+    group = Group(on, SYTQ_WORKER__THREADS="1")
+    started.append(group)
+    group.wait("/healthz/ready", 200)
+    before = group.workers
+    ended = 'sytq_task_seconds_count{outcome="succeeded",type="plain"}'
+    for task in [on.submit("plain", f"t{n}", seconds=0.1) for n in range(10)]:
+        on.wait_state(task, "succeeded")
+    poll(lambda: group.counted().get(ended) == 10, message=lambda: str(group.counted()))
+    assert "sytq_workers" not in group.counted(), "the API answers for the installation"
+    # A reload begins anew, as a restart does.
+    group.process.send_signal(signal.SIGHUP)
+    poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
+    group.wait("/healthz/ready", 200)
+    on.wait_state(on.submit("plain", "after"), "succeeded")
+    poll(lambda: group.counted().get(ended) == 1, message=lambda: str(group.counted()))
+    assert list(on.folder.glob("sytq-*-*"))
+    group.process.terminate()
+    assert group.process.wait(60) == 0
+    assert not list(on.folder.glob("sytq-*-*"))

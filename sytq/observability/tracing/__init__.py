@@ -7,12 +7,11 @@ extra, before `start` has found that it is wanted: without `otel.endpoint` each 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import Metric
 
 from sytq.config import Settings
 
@@ -43,16 +42,6 @@ def start(settings: Settings, process: str, version: str) -> None:
         return
     _export = Export(settings, process, version)
     _spans = _export.spans
-
-
-def measure(figures: Callable[[], Iterable[Metric]], held: Callable[[float], bool], queues: Mapping[str, str]) -> None:
-    """Begin to export metrics, if that is configured.
-
-    `figures` are those of the whole installation; of all processes only the one exports them for which `held(seconds)`
-    is true, which then stays so for that long. `queues` has the queue of each task type.
-    """
-    if _export is not None:
-        _export.measure(figures, held, queues)
 
 
 def stop() -> None:

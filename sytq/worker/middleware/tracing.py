@@ -1,11 +1,10 @@
-"""Tracing: each run of a task is a span, which the plugin's calls are below.
+"""Tracing: each attempt at a task is a span, the parent of the spans of the plugin's calls.
 
-Owns what a run's span is told. Must be told of an end after the retry policy, whose outcome it reports.
+Must come after the retry policy when an attempt ends: the span has the policy's outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dramatiq import Broker, Worker
@@ -23,15 +22,11 @@ if TYPE_CHECKING:
 
 
 class Tracing(Middleware):
-    """`measure` begins the export of metrics, once the worker runs; `worker` is its name."""
+    """A span for each attempt; `worker` is the name of this process."""
 
-    def __init__(self, worker: str, measure: Callable[[], None]) -> None:
+    def __init__(self, worker: str) -> None:
         self._worker = worker
-        self._measure = measure
         self._runs: dict[tuple[str, int], Run] = {}
-
-    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._measure()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         tracing.stop()
