@@ -1,8 +1,7 @@
 """Task type `cleanup`: what is finished and older than its retention leaves the ledger and the disk.
 
-Owns the retentions, the order of deletion and its batches. What is old is looked for without any lock; a transaction
-deletes one batch by its keys. Must not touch a task that has not ended or that an unfinished one may
-still read, nor a caller's table.
+Old rows are searched without any lock; a transaction deletes one batch by its keys. Must not touch a task that has not
+ended or that an unfinished task may still read, nor a caller's table.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sytq.states import TERMINAL
 
 from .webhook.config import WebhookSettings
 
-_BATCH = 500  # rows in one transaction: short enough that nobody waits for its locks
+_BATCH = 500  # rows in one transaction: short, so that its locks hold up no other transaction
 _DAY = 86400.0
 _YEAR = 365 * _DAY
 #: What outlasts its task: its key in the configuration, the table, its key, and its time with so many characters.

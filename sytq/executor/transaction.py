@@ -1,4 +1,4 @@
-"""What a running task writes in one SQL transaction: its own rows, and tasks that exist exactly if it commits.
+"""One SQL transaction of a running task: its own rows, and tasks that exist exactly if it commits.
 
 Owns the ids of a task's children, what they inherit, and the checkpoints of tasks that exist in place of some of them:
 an attempt after another repeats nothing. Must not begin or end the transaction: that is `ctx.transaction`.
@@ -32,9 +32,9 @@ _PAGE = 500
 class Child(TypedDict, total=False):
     """What a task says of a child beside type and payload. The same `key` is one task, however often its parent runs.
 
-    With `after` (ids of tasks that there are) it runs once all of these have ended: `on_failure="cancel"` cancels it as
-    soon as one of them is dead or cancelled, `"run"` runs it all the same. With `joins` whoever waits for the parent
-    waits for the child too.
+    With `after` (ids of existing tasks) it runs once all of these have ended: `on_failure="cancel"` cancels it as soon
+    as one of them is dead or cancelled, `"run"` runs it all the same. With `joins` the dependents of the parent depend
+    on the child too.
     """
 
     key: Required[str]

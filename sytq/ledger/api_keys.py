@@ -115,7 +115,7 @@ class ApiKeys:
     def rotate(self, key_id: str, grace: float, by: str) -> tuple[ApiKey, str]:
         """Give a key another secret; the present one stays valid for `grace` seconds. Raises InvalidInput.
 
-        At most two secrets are valid: an older one that was still in its grace ends now.
+        At most two secrets are valid: an older one still in its grace ends now.
         """
         secret = secrets.token_hex(32)
 

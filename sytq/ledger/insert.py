@@ -1,6 +1,6 @@
-"""A task that is to be accepted, and its row.
+"""New tasks: their rows, and what becomes of each submitted task.
 
-Owns which columns a new row has. Must not begin a transaction, nor know who may submit what.
+Must not begin a transaction, nor know who may submit what.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from sytq.states import QUEUED, SCHEDULED
 class NewTask:
     """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC.
 
-    One with `after` is held until those tasks, which are there or inserted with it, have ended (see
-    `sytq.ledger.dependencies`).
+    A task with `after` is held until those tasks, inserted before or with it, have ended (`sytq.ledger.dependencies`).
     """
 
     id: str
@@ -88,7 +87,7 @@ _VALUES = attrgetter(*("run_at" if name == "scheduled_at" else name for name in 
 
 
 def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
-    """Insert the rows, inside the caller's transaction; one that is there already stays as it is."""
+    """Insert the rows, inside the caller's transaction; an existing row stays as it is."""
     if not tasks:
         return
     columns = dict(zip(_COLUMNS, zip(*map(_VALUES, tasks), strict=True), strict=True))

@@ -1,7 +1,7 @@
 """Peewee models of our tables and of contract A's `valuation_records`.
 
 Owns column names and types as Python sees them (the tables themselves are made by `sytq.ledger.migrations`).
-All times are naive UTC. Must not hold logic: writes belong to `sytq.ledger.ledger`.
+All times are naive UTC. Must not hold logic.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The figures of a period, by task type: how many came and ended and how, their retries, and how long it took.
+"""Statistics of a period by task type: tasks accepted and ended, retries, and how long they waited and ran.
 
-Owns the queries and the arithmetic. Reads page by page; of each task only three durations stay in memory.
+Reads page by page; of each task only three durations stay in memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _PAGE = 5000
 
 @dataclass(slots=True)
 class Statistics:
-    """Of one type, or of all. Seconds: `waited` from its submission (or its time) to its last start, `ran` from there
-    to its end, `took` both."""
+    """Statistics of one type, or of all. Seconds: `waited` from submission (or its time) to the last start, `ran` from
+    there to the end, `took` both."""
 
     accepted: int = 0
     ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TERMINAL, 0))
@@ -50,7 +50,7 @@ def of_period(
     type_name: str | None = None,
     seen: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Statistics]:
-    """Return the figures of [since, until), naive UTC, by type; `seen` is told how many tasks were read so far.
+    """Return the statistics of [since, until), naive UTC, by type; `seen` gets the number of tasks read so far.
 
     Raises DatabaseUnavailable.
     """
@@ -69,23 +69,23 @@ def of_period(
         period = [Task.state == state, Task.finished_at >= since, Task.finished_at < until, *of_type]
         for page in _pages(database, period):
             for name, attempts, created, due, started, finished in page:
-                figures = found.setdefault(name, Statistics())
-                figures.ended[state] += 1
-                figures.retries += max(attempts - 1, 0)
+                statistics = found.setdefault(name, Statistics())
+                statistics.ended[state] += 1
+                statistics.retries += max(attempts - 1, 0)
                 begun = max(created, due) if due and due < finished else created
-                figures.took.append(max((finished - begun).total_seconds(), 0.0))
-                if started:  # one that was cancelled before its time never did
-                    figures.waited.append(max((started - begun).total_seconds(), 0.0))
-                    figures.ran.append(max((finished - started).total_seconds(), 0.0))
+                statistics.took.append(max((finished - begun).total_seconds(), 0.0))
+                if started:  # a task cancelled before its time never did
+                    statistics.waited.append(max((started - begun).total_seconds(), 0.0))
+                    statistics.ran.append(max((finished - started).total_seconds(), 0.0))
             read_so_far += len(page)
             seen(read_so_far)
     return found
 
 
-def total(figures: dict[str, Statistics]) -> Statistics:
+def total(statistics: dict[str, Statistics]) -> Statistics:
     """All types as one."""
     whole = Statistics()
-    for one in figures.values():
+    for one in statistics.values():
         whole.accepted += one.accepted
         whole.retries += one.retries
         for state, count in one.ended.items():
@@ -96,7 +96,7 @@ def total(figures: dict[str, Statistics]) -> Statistics:
 
 
 def percentile(values: array[float], percent: int) -> float | None:
-    """The smallest value that at least `percent` of them do not exceed, to the millisecond."""
+    """The smallest value that at least `percent` of the values do not exceed, to the millisecond."""
     if not values:
         return None
     return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)

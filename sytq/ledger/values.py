@@ -24,7 +24,7 @@ def from_ms(ms: int) -> dt.datetime:
 
 
 def to_ms(moment: dt.datetime) -> int:
-    """A time of a row as unix milliseconds; one that another program wrote may have an offset."""
+    """A time of a row as unix milliseconds; a row of another program may name an offset."""
     return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 

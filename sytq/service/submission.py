@@ -1,7 +1,7 @@
 """Submission: a type's name and a payload become a row in the ledger, then a message in Redis.
 
-Owns that order (the row is the promise, the message only speeds it up) and what a submission may say. Must not know
-HTTP: the API, `ctx.enqueue`, the command line and the loops all come here.
+The row is the promise, the message only speeds it up. Must not know HTTP: the API, `ctx.enqueue`, the command line and
+the loops all come here.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class SubmissionOptions(Origin, total=False):
     priority: str | None
     run_at: dt.datetime | None  # UTC, where it names no time zone
     after: Sequence[str]  # ids of the tasks that it depends on
-    on_failure: OnFailure  # what becomes of it when one of these does not succeed
-    unique_key: str | None  # for types without one of their own: unique among the unfinished tasks of type and owner
+    on_failure: OnFailure  # what becomes of it when a dependency does not succeed
+    unique_key: str | None  # for types without their own: unique among unfinished tasks of type and owner
     metadata: Mapping[str, Any] | None
-    callback: Mapping[str, Any] | None  # {"url", "headers"} that are told of the end; the URL is not checked here
+    callback: Mapping[str, Any] | None  # {"url", "headers"}; the URL is not checked here
 
 
 class Submitter:
@@ -119,10 +119,9 @@ class Submitter:
         return acceptances
 
     def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
-        """Hand accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
-        # A new task that is handed over this late (a process that was stopped) has been entered by the reconciler, may
-        # have ended and been forgotten since: entering it again would run it again.
-        # One that waits for others is none of Redis' business yet.
+        """Dispatch accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
+        # A new task this late (the process was stopped) has been dispatched by the reconciler, and may have ended and
+        # been forgotten since: dispatching it again would run it again. Redis does not know held tasks.
         oldest, now_ms = time.monotonic() - DISPATCH_WITHIN, int(time.time() * 1000)
         now = [task for task in tasks if isinstance(task, Task) or (task.made > oldest and not task.after)]
         envelopes = [self._envelope(task, now_ms) for task in now]
@@ -161,7 +160,7 @@ class Submitter:
             retry_delay=retry_delay,
             request_id=task.request_id,
             traceparent=task.traceparent,
-            # Known from here on, so that a row of another language is not taken for one of a later deployment.
+            # Named, so that a row of another language does not pass for one of a later deployment.
             version=task.version or (declared.version if declared else None),
             max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
         )

@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One condition: the field (with the `path` below it) stands in relation `operator` to any of `values`.
+    """One condition: the field (with the `path` below it) compares by `operator` to any of `values`.
 
     `operator` is "=", "<", "<=", ">" or ">="; no values at all asks whether the field is set.
     """
@@ -49,7 +49,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Terms that must all hold. `now` (naive UTC) is what distances in time count from; None: the database's clock."""
+    """Terms that must all hold. Distances in time count from `now` (naive UTC); None: from the database's clock."""
 
     text: str = ""
     terms: tuple[Term, ...] = ()
@@ -67,7 +67,7 @@ class Filter:
 
     @property
     def needs_now(self) -> bool:
-        """Whether it has a distance in time, and nobody has said from when."""
+        """Whether it has a distance in time, and `now` is not set."""
         return self.now is None and any(
             isinstance(value.read, dt.timedelta) for term in self.terms for value in term.values
         )
@@ -85,7 +85,7 @@ class Filter:
         return replace(self, terms=(*self.terms, Term("owner", (), "=", (Value(owner, True, owner),))))
 
     def within(self, query: str) -> Filter:
-        """This filter and, as well, another query's terms."""
+        """This filter with another query's terms as well."""
         other = parse(query)
         return replace(self, text=f"{self.text} {query}".strip(), terms=self.terms + other.terms)
 

@@ -42,7 +42,7 @@ _REALS = ("REAL", "DOUBLE", "DECIMAL")
 
 
 def condition(wanted: Filter, *, mysql: bool) -> peewee.Node | None:
-    """Return what a row must fulfil, None when any will do. A filter with distances in time must know its `now`."""
+    """Return the condition on a row, None for any row. A filter with distances in time needs its `now`."""
     parts = [_term(term, wanted.now, mysql) for term in wanted.terms]
     return functools.reduce(operator.and_, parts) if parts else None
 
@@ -54,7 +54,7 @@ def _term(term: Term, now: dt.datetime | None, mysql: bool) -> Any:
         column = _callback_url(mysql) if term.field == "callback_url" else _COLUMN.get(term.field)
         column = getattr(Task, term.field) if column is None else column
         found = _plain(term, column, now, mysql) if term.values else _is_set(term, column)
-    # NULL is neither: of a field that is not set no term holds, and its opposite does.
+    # A term on a field that is not set (NULL) is false, and its negation true.
     return fn.COALESCE(found, _bound(0)) == _bound(0) if term.negated else found
 
 
@@ -68,7 +68,7 @@ def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any
         reads = [value.read for value in term.values]
         return column.in_(reads) if len(reads) > 1 else column == reads[0]
     if kind == "flag":
-        # As a task shows it: one that was cancelled while it waited keeps the mark.
+        # As a task shows it: a task cancelled while it was held keeps the mark.
         held = column.is_null(False) & (Task.state == SCHEDULED)
         return _any(held if value.read == "true" else ~held for value in term.values)
     if kind == "text":
@@ -79,13 +79,13 @@ def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any
 
 
 def _callback_url(mysql: bool) -> Any:
-    """The URL alone: nobody is shown the headers, so nobody can search in them either."""
+    """The URL alone: headers are never shown, so they are not searched either."""
     found = fn.JSON_EXTRACT(Task.callback, _bound("$.url"))
     return peewee.Case(None, [(fn.JSON_VALID(Task.callback), fn.JSON_UNQUOTE(found) if mysql else found)])
 
 
 def _contains(column: Any, text: str, mysql: bool) -> Any:
-    # Not LIKE: what a collation takes for equal differs between servers, and so does what must be escaped.
+    # Not LIKE: collations and escapes differ between servers.
     if mysql:
         return fn.LOCATE(_binary(fn.LOWER(_bound(text))), _binary(fn.LOWER(column))) > 0
     return fn.INSTR(fn.LOWER(column), fn.LOWER(_bound(text))) > 0
@@ -93,7 +93,7 @@ def _contains(column: Any, text: str, mysql: bool) -> Any:
 
 def _at(term: Term, column: Any, read: dt.datetime | dt.date | dt.timedelta, now: dt.datetime | None) -> Any:
     if isinstance(read, dt.timedelta):
-        assert now is not None, "whoever asks says from when distances count"
+        assert now is not None, "the caller sets `now`"
         if term.field == "scheduled":
             return _RELATION[term.operator](column, _time(now + read))
         return _RELATION[_MIRRORED[term.operator]](column, _time(now - read))  # older is earlier
@@ -117,12 +117,12 @@ def _json(term: Term, mysql: bool) -> Any:
         holds = _any(_compare(term.operator, value, kind, text, mysql) for value in term.values)
     else:
         holds = kind != _bound("NULL")
-    # Another program may have written a row; one that is no JSON must not fail the whole query.
+    # Another program may have written text that is not JSON; it must not fail the whole query.
     return peewee.Case(None, [(fn.JSON_VALID(column), holds)]) == _bound(1)
 
 
 def _compare(relation: str, value: Value, kind: Any, text: Any, mysql: bool) -> Any:
-    """Whether what was found stands in a relation to a value: as the JSON that it says, or as the string."""
+    """Whether the value in the row compares to a term's: as the JSON of its text, or as a string."""
     compare = _RELATION[relation]
     read = value.read
     if read is None:

@@ -1,0 +1,43 @@
+"""Which of the two stores is right about a task."""
+
+from __future__ import annotations
+
+import pytest
+
+from sytq.broker.inspection import Live
+from sytq.ledger.models import Task
+from sytq.service.live_state import current
+
+
+def row(state: str, token: int = 1) -> Task:
+    return Task(id="t", state=state, token=token, attempts=1, worker="old", progress='{"done": 1}')
+
+
+def live(state: str, token: int = 1, progress: dict[str, int] | None = None) -> Live:
+    return Live(state, "q", "high", 2, token, "new", progress, parked=state == "queued")
+
+
+def test_redis_counts_over_an_unfinished_row() -> None:
+    now = current(row("queued"), live("running", 2, {"done": 5}))
+    assert (now.state, now.attempts, now.worker, now.progress) == ("running", 2, "new", {"done": 5})
+    assert current(row("queued"), live("running")).progress == {"done": 1}  # Redis has none: that of the row stays
+    assert current(row("queued"), live("queued")).set_aside
+
+
+@pytest.mark.parametrize("state", ["succeeded", "dead", "cancelled"])
+def test_a_row_that_has_ended_counts_over_redis(state: str) -> None:
+    assert current(row(state), live("running", 9)).state == state
+
+
+def test_a_row_of_a_later_attempt_counts_over_redis() -> None:
+    now = current(row("retrying", 3), live("running", 2))
+    assert (now.state, now.attempts, now.worker, now.set_aside) == ("retrying", 1, "old", False)
+    assert current(row("queued"), None).state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [("succeeded", "running"), ("dead", "running"), ("cancelled", "cancelled")]
+)
+def test_a_task_has_ended_with_its_result_once_the_row_has_it(state: str, shown: str) -> None:
+    assert current(row("running"), live(state)).state == state
+    assert current(row("running"), live(state), with_result=True).state == shown
