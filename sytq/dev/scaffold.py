@@ -1,7 +1,4 @@
-"""The file that `sytq plugin new` writes.
-
-Owns its text and what a new type may be called. Must not load anything.
-"""
+"""The file that `sytq plugin new` writes, and the valid names of a task type. Loads no plugin."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from sytq.testing import TypeSuite
 
 
 class {noun}Payload(BaseModel):
-    """What a task of this type is given; anything else is refused where it is submitted."""
+    """The payload; a submission with any other field is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,32 +34,32 @@ class {noun}Payload(BaseModel):
 @task("{name}", payload={noun}Payload, retry=Backoff(first="1s", factor=2, max_attempts=5), timeout="30s")
 def {function}(ctx: Context, payload: {noun}Payload) -> dict[str, str]:
     """Say hello."""
-    # A step runs once: what it returns is kept, and found again should the task run a second time.
+    # A step runs once: its result is stored, and a second run of the task finds it.
     greeting = ctx.step("greeting", lambda: f"Hello, {{payload.name}}!")
     return {{"greeting": greeting}}
 
 
 class Test{noun}(TypeSuite):
-    """`pytest` on this file, or `sytq plugin check`: the standard tests, and those of its own."""
+    """Run by `pytest` on this file and by `sytq plugin check`: the standard tests and your own."""
 
     type = {function}
     payload = {{"name": "Ada"}}
 
     def test_it_greets(self) -> None:
-        with self.trial() as trial:
-            assert trial.run({{"name": "Ada"}}).result == {{"greeting": "Hello, Ada!"}}
+        with self.harness() as harness:
+            assert harness.run({{"name": "Ada"}}).result == {{"greeting": "Hello, Ada!"}}
 '''
 
 
 def write(name: str, folder: Path, registry: Registry) -> Path:
-    """Write the file of a new type and return its path. Raises InvalidInput, also for a name or file that is there."""
+    """Write the file of a new type and return its path. Raises InvalidInput for an invalid or taken name or file."""
     function = name.replace("-", "_")
     if not _NAME.fullmatch(name):
         raise InvalidInput("NAME", f"'{name[:64]}' is not valid; valid: {_VALID}")
     if keyword.iskeyword(function) or function == "task" or function.startswith("test"):
-        raise InvalidInput("NAME", f"'{name}' cannot be the name of its function; valid: another one")
+        raise InvalidInput("NAME", f"'{name}' cannot be a function name; choose another name")
     if name in registry:
-        raise InvalidInput("NAME", f"'{name}' is taken, by {registry.get(name).source}; valid: another one")
+        raise InvalidInput("NAME", f"'{name}' is taken by {registry.get(name).source}; choose another name")
     file = folder / f"{function}.py"
     noun = "".join(part.capitalize() for part in function.split("_"))
     try:
@@ -70,7 +67,7 @@ def write(name: str, folder: Path, registry: Registry) -> Path:
         with file.open("x", encoding="utf-8") as new:
             new.write(_TEXT.format(name=name, function=function, noun=noun))
     except FileExistsError:
-        raise InvalidInput("NAME", f"{file} exists, and is left alone; valid: another name") from None
+        raise InvalidInput("NAME", f"{file} already exists; choose another name") from None
     except OSError as error:
         raise InvalidInput("--folder", f"{file} cannot be written: {error.strerror}") from None
     return file

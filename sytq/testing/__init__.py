@@ -1,8 +1,7 @@
-"""For the tests of task types: run one in process, on a ledger of its own, with a clock and an outside that the test
-moves; and a suite of standard tests that a type applies to itself.
+"""Tests of task types: a harness that runs tasks in process, with fake HTTP and a movable clock, and a suite of
+standard tests.
 
-Owns the public names for tests. What runs is the service's own: context, ledger, policy, HTTP client. Must not be
-imported by the service.
+Context, ledger, policy and HTTP client are the service's own. The service must not import this package.
 """
 
 import warnings

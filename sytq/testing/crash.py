@@ -1,7 +1,4 @@
-"""A worker that dies: a ledger that ends the run before or after one of its writes.
-
-Owns that. What a dead worker does not do is not done either: after its death nothing of the run is written.
-"""
+"""A ledger that simulates a crash before or after one of its writes; nothing is written after the crash."""
 
 from __future__ import annotations
 

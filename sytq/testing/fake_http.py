@@ -1,7 +1,7 @@
-"""What a type under test finds outside: the answers that the test gives, and a record of what was asked.
+"""The fake HTTP peer of a harness: replies that the test gives, and a record of the requests.
 
-Owns these. The client in front is the service's own, with its guard, deadlines and limits; a real server on loopback
-gives the answers. No name is resolved and nothing else is connected to.
+The client is the service's own, with its guard, deadlines and limits; a real server on loopback sends the replies. No
+name is resolved and no other connection is made.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sytq.http import Guard
 from sytq.http.sessions import Sessions
 from sytq.http.timing import tracing
 
-_MARK = "X-Sytq-Trial"
-_NOBODY = "http://127.0.0.1:1/"  # where nothing listens
+_MARK = "X-Sytq-Fake-Http"
+_NOBODY = "http://127.0.0.1:1/"  # nothing listens there
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: a status with `json` or `body`; or none at all, `error` says why."""
+    """A response: a status with `json` or `body`; or an `error` in place of one."""
 
     status: int = 200
     json: Any = None
@@ -38,11 +38,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that was made."""
+    """A request that the task made."""
 
     method: str
     url: str
-    headers: Mapping[str, str]  # ignoring case
+    headers: Mapping[str, str]  # case-insensitive
     body: bytes
 
     def json(self) -> Any:
@@ -51,12 +51,12 @@ class Call:
 
 
 class FakeHttp(Sessions):
-    """`trial.http`: says what is answered, and knows what was asked."""
+    """`harness.http`: sends the given replies and records the requests."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__(guard)
         self.calls: list[Call] = []
-        self.unexpected: list[str] = []  # calls that nothing was given for
+        self.unexpected: list[str] = []  # calls without a reply
         self._given: dict[tuple[str, str], list[Reply]] = {}
         self._otherwise: Reply | None = None
         self._pending: dict[str, Reply] = {}
@@ -64,34 +64,34 @@ class FakeHttp(Sessions):
         self._session: aiohttp.ClientSession | None = None
 
     def answer(self, url: str, *replies: Reply | int, method: str = "") -> None:
-        """What calls of a URL get, one after the other; the last one stays. A number is a reply with that status.
+        """Give the replies to calls of a URL, in order; the last one repeats. A number is a reply with that status.
 
-        Without a `method` it is for all of them.
+        Without a `method` they are for every method.
         """
         self._given[method.upper(), str(URL(url))] = [_reply(each) for each in replies] or [Reply()]
 
     def otherwise(self, reply: Reply | int | None) -> None:
-        """What every other call gets; None: such a call is a fault of the test."""
+        """Give the reply to every other call; with None, such a call fails the test."""
         self._otherwise = None if reply is None else _reply(reply)
 
     def forget(self) -> None:
-        """No answer is given any more, and none was asked for."""
+        """Forget all replies and calls."""
         self._given.clear()
         self.calls.clear()
         self._otherwise = None
 
-    # -- as the client wants it
+    # -- the interface of Sessions
 
     def get(self, trusted: bool) -> Any:
-        """This: it makes requests."""
+        """Return this object, which makes the requests."""
         return self
 
     async def options(self, target: URL, trusted: bool, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
-        """Nothing: there is neither proxy nor TLS here."""
+        """Return no options: there is neither proxy nor TLS."""
         return {}
 
     async def request(self, method: str, target: URL, **options: Any) -> aiohttp.ClientResponse:
-        """As a session: the reply to this request, over a real connection."""
+        """Send a request to the loopback server, which answers with its reply."""
         headers = options["headers"]
         self.calls.append(Call(method, str(target), headers.copy(), options["data"] or b""))
         reply = self._reply(method, str(target))

@@ -1,8 +1,7 @@
-"""A type under test: its tasks are accepted, started and recorded in this process, one start at a time.
+"""The harness for a task type: accepts, runs and records its tasks in this process, one attempt at a time.
 
-Owns the part of the worker: it starts a task, asks the policy what follows, and writes that down. Everything that the
-type sees is the service's own, on a ledger (SQLite) and a Redis of the trial's. Tasks that it enqueues are accepted and
-not run.
+The harness replaces the worker. Everything that the type sees is the service's own, on a ledger (SQLite) and a Redis of
+the harness. Tasks that the type enqueues are accepted but not run.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from sytq.tasktypes.declaration import TaskType, encode
 from sytq.testing.fake_http import FakeHttp
 from sytq.worker.middleware.retry import decide
 
-_MOST_STARTS = 1000
-#: The longest that one start may take, whatever the type's timeout is.
-_LONGEST = 600.0
+_MAX_STARTS = 1000
+#: Seconds that one attempt may take, whatever the timeout of the type.
+_TIMEOUT = 600.0
 
 
 class Clock:
-    """The wall clock of a trial: `time.time()` and `datetime.now()` of the whole process, as they go on from `now`.
+    """The wall clock of a harness: `time.time()` and `datetime.now()` of the whole process, ticking from `now`.
 
-    `time.monotonic()`, and so every deadline, goes at its own pace.
+    `time.monotonic()`, and so every deadline, is not affected.
     """
 
     def __init__(self, now: dt.datetime | None) -> None:
@@ -70,16 +69,16 @@ class Clock:
         return dt.datetime.now(dt.UTC)
 
     def advance(self, duration: float | str) -> None:
-        """Move on by seconds, or text such as "10s"."""
+        """Move the clock forward by seconds, or by text such as "10s"."""
         self._traveller.shift(parse_duration(duration))
 
 
 class Harness:
-    """`with Trial(my_type) as trial: trial.run({...})`. One at a time in a process.
+    """`with Harness(my_type) as harness: harness.run({...})`. One at a time in a process.
 
-    `type` is a declared type, or the name of one that is installed; `config` is its `types.<name>` section, `settings`
-    the rest of a configuration file as a mapping. `now` is when it begins. Entering raises ConfigError and
-    EmbeddedServerError; leaving fails the test when a call was made that no reply was given for.
+    `type` is a declared type, or the name of an installed one; `config` is its `types.<name>` section, `settings` the
+    rest of a configuration file as a mapping. The clock starts at `now`. Entering raises ConfigError and
+    EmbeddedServerError; leaving fails the test after a call without a reply.
     """
 
     runtime: Runtime
@@ -105,7 +104,7 @@ class Harness:
 
     def __enter__(self) -> Harness:
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sytq-trial-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sytq-harness-")))
             self.runtime = runtime = self._build(folder)
             stack.callback(runtime.redis.close)
             stack.callback(runtime.database.close_all)  # type: ignore[attr-defined]
@@ -131,13 +130,13 @@ class Harness:
         file = folder / "sytq.yaml"
         own = {
             "database": {"url": f"sqlite:///{folder / 'sytq.db'}"},
-            "redis": {"url": _redis(), "prefix": f"trial-{uuid.uuid4().hex[:12]}"},
+            "redis": {"url": _redis(), "prefix": f"harness-{uuid.uuid4().hex[:12]}"},
         }
         file.write_text(json.dumps(self._settings | own))
         return build(load(str(file), environ={}), () if isinstance(self._given, str) else (self._given,))
 
     def submit(self, payload: object, *, version: int | None = None) -> Run:
-        """Accept a task. `version` is that of an older payload, which is then taken as it is. Raises InvalidInput."""
+        """Accept a task. A payload with a `version` is stored unchanged, in its older form. Raises InvalidInput."""
         if version is None:
             new = self.runtime.submitter.prepare(self.type.name, payload)
         else:
@@ -146,22 +145,22 @@ class Harness:
                 self.runtime.submitter.prepare(self.type.name, valid), payload=encode(payload), version=version
             )
         if self.runtime.ledger.accept([new]) != [Accepted(new.id)]:
-            raise InvalidInput("payload", "an unfinished task of the trial has the same unique key")
+            raise InvalidInput("payload", "an unfinished task of the harness has the same unique key")
         return Run(self, new)
 
     def run(self, payload: object) -> Run:
-        """Accept a task and start it until it has ended, moving the clock to each next attempt."""
+        """Accept a task and run its attempts until it has ended, moving the clock to each."""
         run = self.submit(payload)
         run.finish()
         return run
 
     def call(self, delivery: Delivery, ledger: Ledger) -> BaseException | None:
-        """Run one delivery as a worker would, on this ledger; what it raised."""
+        """Run one delivery like a worker, on this ledger, and return the exception that it raised."""
         runner = Runner(dataclasses.replace(self._services, ledger=ledger))
         try:
             if self.type.is_async:
                 running = runner.async_runner(self.type)(delivery)
-                asyncio.run_coroutine_threadsafe(_awaited(running), self._loop).result(_LONGEST)
+                asyncio.run_coroutine_threadsafe(_awaited(running), self._loop).result(_TIMEOUT)
             else:
                 runner.runner(self.type)(delivery)
         except Exception as error:
@@ -170,28 +169,28 @@ class Harness:
 
 
 class Run:
-    """A task of a trial."""
+    """A task of a harness."""
 
-    def __init__(self, trial: Harness, new: NewTask) -> None:
+    def __init__(self, harness: Harness, new: NewTask) -> None:
         self.id = new.id
-        self.outcome: Outcome | None = None  # of the latest start
-        self._trial = trial
+        self.outcome: Outcome | None = None  # of the latest attempt
+        self._harness = harness
         self._new = new
-        self._created = trial.clock.now()
+        self._created = harness.clock.now()
         self._starts = 0
         self._attempts = 0
 
     def start(self, ledger: Ledger | None = None) -> str:
-        """Start it once, at once; the state after it. What dies with `ledger` (see crash.py) leaves it running."""
+        """Run one attempt now and return the state after it. A crash of `ledger` leaves the task running."""
         assert self.state not in TERMINAL, f"the task is {self.state}"
         self._starts += 1
         self._attempts += 1
-        record, began = self._trial.runtime.recording.record, utcnow()
+        record, began = self._harness.runtime.recording.record, utcnow()
         again = self._starts > 1
-        record([Event(self.id, RUNNING, self._starts, self._attempts, "trial", started_at=began, again=again)])
+        record([Event(self.id, RUNNING, self._starts, self._attempts, "harness", started_at=began, again=again)])
         delivery = self._delivery()
-        error = self._trial.call(delivery, ledger or self._trial.runtime.ledger)
-        self.outcome = outcome = decide(self._trial.type, delivery, error)
+        error = self._harness.call(delivery, ledger or self._harness.runtime.ledger)
+        self.outcome = outcome = decide(self._harness.type, delivery, error)
         state = STATES[outcome.kind]
         if not outcome.consumes_attempt:
             self._attempts -= 1
@@ -203,7 +202,7 @@ class Run:
                     state,
                     self._starts,
                     self._attempts,
-                    "trial",
+                    "harness",
                     started_at=began,
                     finished_at=utcnow(),
                     scheduled_at=due,
@@ -221,18 +220,18 @@ class Run:
         return state
 
     def finish(self) -> str:
-        """Start it until it has ended, moving the clock to each next attempt; the state then."""
-        for _ in range(_MOST_STARTS):
+        """Run attempts until the task has ended, moving the clock to each, and return the final state."""
+        for _ in range(_MAX_STARTS):
             if self.start() in TERMINAL:
                 return self.state
             assert self.outcome is not None
-            self._trial.clock.advance(self.outcome.delay)
-        raise AssertionError(f"the task has not ended after {_MOST_STARTS} starts: {self.error}")
+            self._harness.clock.advance(self.outcome.delay)
+        raise AssertionError(f"the task has not ended after {_MAX_STARTS} starts: {self.error}")
 
     @property
     def row(self) -> Task:
-        """As the ledger has it."""
-        row = self._trial.runtime.ledger.get(self.id)
+        """The task's row in the ledger."""
+        row = self._harness.runtime.ledger.get(self.id)
         assert row is not None
         return row
 
@@ -252,23 +251,23 @@ class Run:
 
     @property
     def progress(self) -> Any:
-        """The last report of it: {"done", "of", "text"}, or None."""
+        """The last progress report, {"done", "of", "text"}, or None."""
         text = self.row.progress
         return None if text is None else json.loads(text)
 
     @property
     def attempts(self) -> list[Attempt]:
-        """What happened at each start."""
-        return self._trial.runtime.ledger.attempts(self.id)
+        """The history of attempts."""
+        return self._harness.runtime.ledger.attempts(self.id)
 
     @property
     def steps(self) -> list[Step]:
-        return self._trial.runtime.ledger.steps(self.id)
+        return self._harness.runtime.ledger.steps(self.id)
 
     @property
     def children(self) -> list[Task]:
-        """The tasks that it enqueued, in the order of their ids."""
-        with self._trial.runtime.database.connection_context():
+        """The tasks that this task enqueued, in the order of their ids."""
+        with self._harness.runtime.database.connection_context():
             return list(Task.select().where(Task.parent == self.id).order_by(Task.id))
 
     def _delivery(self) -> Delivery:
@@ -294,9 +293,9 @@ async def _awaited(running: Awaitable[None]) -> None:
 
 @contextlib.contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop on a thread of its own, as a worker has one."""
+    """An event loop on a thread of its own, as in a worker."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="trial", daemon=True)
+    thread = threading.Thread(target=loop.run_forever, name="harness", daemon=True)
     thread.start()
     try:
         yield loop
@@ -308,8 +307,8 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @functools.cache
 def _redis() -> str:
-    """The URL of this process's Redis, started at the first trial and ended with the process."""
-    server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="sytq-trial-")))
+    """The URL of this process's Redis, started with the first harness and stopped at the end of the process."""
+    server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="sytq-harness-")))
     server.start()
 
     def end() -> None:

@@ -1,7 +1,4 @@
-"""The standard tests: what every task type owes, applied by a type to itself.
-
-Owns what is tested and the words of a failure. How a type is run is trial.py's.
-"""
+"""The standard tests that every task type should pass."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import json
 import logging
 import sys
 import unittest
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,67 +22,70 @@ from sytq.testing.crash import Crash, CrashingLedger
 from sytq.testing.fake_http import FakeHttp, Reply
 from sytq.testing.harness import Harness, Run
 
-#: A reply that every call gets, and the state in which one start of the task then leaves it.
+#: Former name of a method -> its name; the former ones go with 0.3.
+_RENAMED = {"outside": "fake_http", "trial": "harness"}
+
+#: A reply to every call, and the state of the task after one attempt with it.
 Failure = tuple[Reply | int, str]
 
 
 class TypeSuite:
-    """`class TestPing(TypeSuite)`, with what is below, in any file that pytest runs."""
+    """Base of a test class: `class TestPing(TypeSuite)`, with the attributes below, in any file that pytest runs."""
 
     type: ClassVar[TaskType | str]
-    #: A payload that succeeds with the answers of `outside`.
+    #: A payload that succeeds with the replies of `fake_http`.
     payload: ClassVar[Any] = {}
     #: The type's `types.<name>` section, and other settings.
     config: ClassVar[Mapping[str, Any] | None] = None
     settings: ClassVar[Mapping[str, Any]] = {}
-    #: For a type that calls out: what follows when every call is answered so.
+    #: For a type that makes HTTP calls: replies to every call, and the state that follows.
     failures: ClassVar[Sequence[Failure]] = (
         (Reply(error="refused"), RETRYING),
         (Reply(error="timeout"), RETRYING),
         (503, RETRYING),
     )
-    #: Texts of the payload, the configuration or an answer that are nowhere to be seen.
+    #: Texts of the payload, the configuration or a reply that must not appear anywhere.
     secrets: ClassVar[Sequence[str]] = ()
-    #: Of a type with versions: a payload of each older one.
+    #: For a type with versions: a payload of each older version.
     older: ClassVar[Mapping[int, Any]] = {}
 
-    def outside(self, http: FakeHttp) -> None:
+    def fake_http(self, http: FakeHttp) -> None:
         """Give the replies with which `payload` succeeds: `http.answer(url, ...)`."""
 
     def same(self, first: Any, second: Any) -> bool:
-        """Whether these are results of one task; replace it where a result has a time in it."""
+        """Compare two results of one task; override it where a result contains a time."""
         return bool(first == second)
 
     # -- the tests
 
     def test_the_payload_survives_its_way_through_the_ledger(self) -> None:
-        with self.trial() as trial:
-            parsed = trial.type.parse(self.payload)
-            kept = trial.submit(self.payload).row.payload
-            assert trial.type.parse(json.loads(kept)) == parsed, f"the payload came back changed: {kept}"
-            trial.type.payload.model_json_schema()
+        with self.harness() as harness:
+            parsed = harness.type.parse(self.payload)
+            kept = harness.submit(self.payload).row.payload
+            assert harness.type.parse(json.loads(kept)) == parsed, f"the payload came back changed: {kept}"
+            harness.type.payload.model_json_schema()
             with contextlib.suppress(InvalidInput):
-                trial.type.parse("no object")
+                harness.type.parse("no object")
                 raise AssertionError("a payload that is a text is accepted")
-            missing = set(range(1, trial.type.version)) - set(self.older)
+            missing = set(range(1, harness.type.version)) - set(self.older)
             assert not missing, f"give `older` a payload of version {min(missing)}"
             for version, payload in self.older.items():
-                state = self._started(trial, trial.submit(payload, version=version))
+                state = self._started(harness, harness.submit(payload, version=version))
                 assert state == SUCCEEDED, f"a payload of version {version} ended {state}"
 
     def test_it_succeeds(self) -> None:
-        with self.trial() as trial:
-            run = trial.submit(self.payload)
-            state = self._started(trial, run)
+        with self.harness() as harness:
+            run = harness.submit(self.payload)
+            state = self._started(harness, run)
             assert state == SUCCEEDED, f"{state}: {run.error}"
             for result in (None, run.result):
-                shown = trial.type.shown(json.loads(run.row.payload), result)
+                shown = harness.type.shown(json.loads(run.row.payload), result)
                 assert not shown.get("show", "").startswith("failed"), f"show {shown['show']}, of the result {result}"
 
     def test_each_failure_has_its_class(self) -> None:
-        with self.trial() as trial:
-            self._started(trial, trial.submit(self.payload))
-            if not trial.http.calls:
+        with self.harness() as harness:
+            self._started(harness, harness.submit(self.payload))
+            if not harness.http.calls:
                 raise unittest.SkipTest("the type calls nothing")
         for reply, expected in self.failures:
             with self._failed(reply) as run:
@@ -92,61 +93,75 @@ class TypeSuite:
                 assert run.error, f"at {reply} nothing says why"
                 assert run.outcome is not None
                 assert run.outcome.consumes_attempt or expected != RETRYING, (
-                    f"at {reply} it is tried for ever: no attempt is used"
+                    f"at {reply} the task retries forever: no attempt is consumed"
                 )
 
     def test_no_secret_is_seen(self) -> None:
         if not self.secrets:
             raise unittest.SkipTest("the type names no secrets")
-        with self.trial() as trial, _said() as said:
-            run = trial.submit(self.payload)
-            self._started(trial, run)
+        with self.harness() as harness, _captured_log() as log:
+            run = harness.submit(self.payload)
+            self._started(harness, run)
             row = run.row
             seen = {"result": row.result, "error": row.error, "progress": row.progress}
-            shown = " ".join(trial.type.shown(json.loads(row.payload), run.result).values())
+            shown = " ".join(harness.type.shown(json.loads(row.payload), run.result).values())
             self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail, "texts of `show`": shown})
-            self._assert_hidden({"log": said.getvalue()})
-            calls = trial.http.calls
-        # Another's answer may stand in the detail, for who looks into it, and nowhere else.
+            self._assert_hidden({"log": log.getvalue()})
+            calls = harness.http.calls
+        # The reply of a peer may appear in the detail of the attempt, and nowhere else.
         for code in (400, 503) if calls else ():
-            with _said() as said, self._failed(Reply(code, body=" ".join(self.secrets))) as run:
-                self._assert_hidden({"error": run.error, "progress": run.row.progress, "log": said.getvalue()})
+            with _captured_log() as log, self._failed(Reply(code, body=" ".join(self.secrets))) as run:
+                self._assert_hidden({"error": run.error, "progress": run.row.progress, "log": log.getvalue()})
 
     def test_a_crash_at_any_write_changes_nothing(self) -> None:
-        with self.trial() as trial:
-            whole = trial.submit(self.payload)
-            counted = CrashingLedger(trial.runtime.ledger)
-            assert self._started(trial, whole, counted) == SUCCEEDED, whole.error
+        with self.harness() as harness:
+            whole = harness.submit(self.payload)
+            counted = CrashingLedger(harness.runtime.ledger)
+            assert self._started(harness, whole, counted) == SUCCEEDED, whole.error
             for moment in range(counted.moments):
-                run = trial.submit(self.payload)
+                run = harness.submit(self.payload)
                 where = f"after a crash {'after' if moment % 2 else 'before'} write {moment // 2 + 1}"
                 with contextlib.suppress(Crash):
-                    self._started(trial, run, CrashingLedger(trial.runtime.ledger, moment))
-                    raise AssertionError(f"{where}: the type held the crash up, or does not write the same each time")
-                state = self._started(trial, run)
+                    self._started(harness, run, CrashingLedger(harness.runtime.ledger, moment))
+                    raise AssertionError(f"{where}: the type caught the crash, or writes differently each time")
+                state = self._started(harness, run)
                 assert state == SUCCEEDED, f"{where} the task is {state}: {run.error}"
                 assert self.same(whole.result, run.result), f"{where} the result is {run.result}, not {whole.result}"
                 made = [child.type for child in run.children], [child.type for child in whole.children]
                 assert sorted(made[0]) == sorted(made[1]), f"{where} it made {made[0]}, not {made[1]}"
 
-    # -- their tools
+    # -- tools of the tests
 
-    def trial(self) -> Harness:
-        """A trial of the type; for tests of its own: `with self.trial() as trial: trial.run(...)`."""
+    def harness(self) -> Harness:
+        """Make a harness for the type, also for your own tests: `with self.harness() as harness: harness.run(...)`."""
         return Harness(self.type, config=self.config, settings=self.settings)
 
-    def _started(self, trial: Harness, run: Run, ledger: CrashingLedger | None = None) -> str:
-        """One start with the good answers."""
-        trial.http.forget()
-        self.outside(trial.http)
+    def trial(self) -> Harness:
+        """The former name of `harness`, until 0.3."""
+        _warn_renamed("trial")
+        if type(self).trial is TypeSuite.trial:
+            return self.harness()
+        return TypeSuite.harness(self)  # called by an override through super()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for old, new in _RENAMED.items():
+            if old in cls.__dict__:
+                _warn_renamed(old)
+                setattr(cls, new, cls.__dict__[old])
+
+    def _started(self, harness: Harness, run: Run, ledger: CrashingLedger | None = None) -> str:
+        """Run one attempt with the replies of `fake_http`, and return the state after it."""
+        harness.http.forget()
+        self.fake_http(harness.http)
         return run.start(ledger)
 
     @contextlib.contextmanager
     def _failed(self, reply: Reply | int) -> Iterator[Run]:
-        """A task that was started once, with this answer to everything."""
-        with self.trial() as trial:  # of its own, as the task may have a key that no other unfinished one has
-            trial.http.otherwise(reply)
-            run = trial.submit(self.payload)
+        """A task after one attempt, with this reply to every call."""
+        with self.harness() as harness:  # a new one: the unique key of the task may be taken otherwise
+            harness.http.otherwise(reply)
+            run = harness.submit(self.payload)
             run.start()
             yield run
 
@@ -157,17 +172,21 @@ class TypeSuite:
                 assert not shown, f"secret number {number + 1} is in the {where}"
 
 
+def _warn_renamed(old: str) -> None:
+    warnings.warn(f"TypeSuite.{old} is now {_RENAMED[old]}; it goes with 0.3", DeprecationWarning, stacklevel=3)
+
+
 @contextlib.contextmanager
-def _said() -> Iterator[io.StringIO]:
-    """What is logged meanwhile, as the service would print it."""
+def _captured_log() -> Iterator[io.StringIO]:
+    """Capture log lines as the service prints them."""
     root, stderr, before = logging.getLogger(), sys.stderr, structlog.get_config()
     handlers, level = list(root.handlers), root.level
-    said = io.StringIO()
-    sys.stderr = said
+    log = io.StringIO()
+    sys.stderr = log
     try:
-        logs.configure("debug", "json", "trial")
+        logs.configure("debug", "json", "harness")
         structlog.configure(cache_logger_on_first_use=False)
-        yield said
+        yield log
     finally:
         sys.stderr = stderr
         root.handlers[:] = handlers

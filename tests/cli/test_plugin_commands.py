@@ -35,13 +35,13 @@ def test_a_new_type_is_one_file_that_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("email", "'email' is taken, by "),
-        ("there", "plugins/there.py exists, and is left alone"),
+        ("email", "'email' is taken by "),
+        ("there", "plugins/there.py already exists; choose another name"),
         ("Upper", "'Upper' is not valid; valid: a small letter"),
         ("../up", "'../up' is not valid"),
-        ("class", "'class' cannot be the name of its function"),
-        ("task", "'task' cannot be the name of its function"),
-        ("test-it", "'test-it' cannot be the name of its function"),
+        ("class", "'class' cannot be a function name"),
+        ("task", "'task' cannot be a function name"),
+        ("test-it", "'test-it' cannot be a function name"),
     ],
 )
 def test_a_name_that_is_bad_or_taken_is_refused_and_nothing_is_written(

@@ -86,7 +86,7 @@ def test_the_complete_type_runs_as_printed(with_example: Installation, address: 
     assert json.loads(row.result) == {"status": 204}
 
 
-def test_its_tests_and_the_trial_pass_as_printed(tmp_path: Path) -> None:
+def test_its_tests_and_the_harness_pass_as_printed(tmp_path: Path) -> None:
     (tmp_path / "ping.py").write_text(example('@task("ping"'))
     (tmp_path / "test_morning.py").write_text(example("def test_a_slow_morning"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ping.py", "test_morning.py"]
@@ -103,8 +103,8 @@ def test_an_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     file.write_text(example(f'@task("{name}"'))
     (declared,) = declared_in(load_file(file))
     payload, version, result = RUNS[name]
-    with Harness(declared) as trial:
-        run = trial.submit(payload, version=version)
+    with Harness(declared) as harness:
+        run = harness.submit(payload, version=version)
         assert (run.start(), run.result) == ("succeeded", result), run.error
 
 
@@ -124,13 +124,13 @@ def test_what_the_examples_say_beside_the_result_is_so(tmp_path: Path) -> None:
 
     assert declared("order").shown({"customer": "Ada"}, {"cents": 300}) == {"customer": "Ada", "price": "3.00 EUR"}
     assert declared("order").shown({"customer": "Ada"}, None) == {"customer": "Ada"}
-    with Harness(declared("look-up")) as trial:
-        run = trial.submit({"key": "b"})
+    with Harness(declared("look-up")) as harness:
+        run = harness.submit({"key": "b"})
         assert (run.start(), run.error) == ("dead", "there is no 'b'")
     stock = declared("count-stock")
     assert str(stock.schedule) == str(sytq.Schedule(cron="0 3 * * *", timezone="Europe/Berlin"))
-    with Harness(stock) as trial:
-        assert "count-stock.dead" in trial.runtime.registry
+    with Harness(stock) as harness:
+        assert "count-stock.dead" in harness.runtime.registry
 
 
 def test_the_entry_point_is_in_the_group_that_is_read() -> None:

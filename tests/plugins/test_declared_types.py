@@ -60,11 +60,11 @@ def test_a_request_is_filled_and_retried_by_its_policy() -> None:
         "retry": {"first": "100ms", "max_attempts": 3},
     }
     filled = "https://shop.example/orders/a%2Fb%3Fc%26d%3D%C3%A9?q=a/b?c%26d%3D%C3%A9"
-    with Harness("paid", config=section) as trial:
-        trial.http.answer(filled, 503, 200)
-        run = trial.run({"name": "a/b?c&d=é", "n": 7, "items": [1, {"x": None}], "flag": True})
+    with Harness("paid", config=section) as harness:
+        harness.http.answer(filled, 503, 200)
+        run = harness.run({"name": "a/b?c&d=é", "n": 7, "items": [1, {"x": None}], "flag": True})
         assert (run.row.attempts, run.result) == (2, {"status": 200, "body": ""})
-        first, second = trial.http.calls
+        first, second = harness.http.calls
     assert first == second
     assert first.json() == {"n": 7, "text": "n=7 ", "list": [[1, {"x": None}], True]}
     assert first.headers["x-name"] == "for a/b?c&d=é"
@@ -79,13 +79,13 @@ def test_values_cannot_leave_their_place_in_the_request() -> None:
         "crlf": ({"x": "1", "y": "2\r\nHost: evil"}, "headers.X-X: line breaks and control characters"),
         "missing": ({"x": "1"}, "y: missing, and the template has a place for it"),
     }
-    with Harness("one", config={"http": {"url": "https://shop.example/a/{x}/b", "headers": {"X-X": "{y}"}}}) as trial:
-        trial.http.otherwise(404)
+    with Harness("one", config={"http": {"url": "https://shop.example/a/{x}/b", "headers": {"X-X": "{y}"}}}) as harness:
+        harness.http.otherwise(404)
         for payload, words in says.values():
-            run = trial.submit(payload)
+            run = harness.submit(payload)
             assert run.start() == "dead"
             assert words in (run.error or "")
-        (only,) = trial.http.calls
+        (only,) = harness.http.calls
         assert only.json() == {"x": "1", "y": "2"}  # without a body the payload is it
 
 
@@ -159,8 +159,8 @@ def test_an_installed_type_is_only_configured() -> None:
 
 def run(payload: Any = None, **section: Any) -> Any:
     """Run a command type once: its result, or the state and error that it leaves."""
-    with Harness("one", config=section) as trial:
-        once = trial.submit(payload or {})
+    with Harness("one", config=section) as harness:
+        once = harness.submit(payload or {})
         return once.result if once.start() == "succeeded" else (once.state, once.error)
 
 

@@ -27,7 +27,7 @@ class TestWebhook(TypeSuite):
     secrets = ("url-key-1234", "tok-5678", "whsec_", "hush-9012")
     settings: ClassVar[Any] = {"webhook": {"secret": "whsec_aHVzaC05MDEyLWh1c2gtOTAxMi1odXNoLTkwMTI="}}
 
-    def outside(self, http: FakeHttp) -> None:
+    def fake_http(self, http: FakeHttp) -> None:
         http.answer(self.payload["url"], 204)
 
 
@@ -41,7 +41,7 @@ class TestHttpKind(TypeSuite):
     failures = (*TypeSuite.failures, (404, "dead"), (500, "retrying"))
     secrets = ("tok-5678",)
 
-    def outside(self, http: FakeHttp) -> None:
+    def fake_http(self, http: FakeHttp) -> None:
         http.answer("https://example.com/a%2Fb", Reply(json={"ok": True}))
 
 
@@ -66,7 +66,7 @@ class TestReport(TypeSuite):
 
 
 class WithRow(Harness):
-    """A trial with a row to be answered."""
+    """A harness with a row for the task."""
 
     def __enter__(self) -> Harness:
         entered = super().__enter__()
@@ -87,9 +87,9 @@ class TestLlm(TypeSuite):
     failures = (*TypeSuite.failures, (400, "dead"), (404, "dead"), (200, "retrying"))
     secrets = ("sk-3456", "my house")
 
-    def trial(self) -> Harness:
+    def harness(self) -> Harness:
         return WithRow(self.type, settings=self.settings)
 
-    def outside(self, http: FakeHttp) -> None:
+    def fake_http(self, http: FakeHttp) -> None:
         answer = {"choices": [{"message": {"content": "Much."}, "finish_reason": "stop"}], "usage": {"total_tokens": 9}}
         http.answer("https://llm.example.com/v1/chat/completions", Reply(json=answer))

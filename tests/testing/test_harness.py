@@ -47,44 +47,44 @@ async def gated(ctx: AsyncContext, order: Order) -> int:
 
 
 def test_a_run_leaves_what_it_would_leave_in_service() -> None:
-    with Harness(fetching) as trial:
-        trial.http.answer(URL, Reply(json=42), method="POST")
-        run = trial.run({"item": "elm"})
+    with Harness(fetching) as harness:
+        harness.http.answer(URL, Reply(json=42), method="POST")
+        run = harness.run({"item": "elm"})
         (child,) = run.children
         assert (run.state, run.result, run.error) == ("succeeded", {"price": 42, "child": child.id}, None)
         assert run.progress == {"done": 1, "of": 2, "text": "asking"}
         assert (child.type, child.payload, child.parent) == ("default", '{"price":42}', run.id)
         assert [(step.name, step.value) for step in run.steps] == [("price", "42")]
         assert [(each.outcome, each.status) for each in run.attempts] == [("succeeded", 200)]
-        (call,) = trial.http.calls
+        (call,) = harness.http.calls
         assert (call.method, call.url, call.json(), call.headers["authorization"]) == (
             "POST", URL, {"item": "elm"}, "Bearer x",
         )  # fmt: skip
 
 
 def test_the_clock_moves_to_each_next_attempt_as_the_policy_says() -> None:
-    with Harness(fetching, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)) as trial:
-        trial.http.answer(URL, 500, 502, 503, Reply(json=1))
+    with Harness(fetching, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)) as harness:
+        harness.http.answer(URL, 500, 502, 503, Reply(json=1))
         began = time.monotonic()
-        run = trial.run({})
+        run = harness.run({})
         assert (run.state, run.row.attempts) == ("succeeded", 4)
         waits = [(each.next_at - each.finished_at).total_seconds() for each in run.attempts if each.next_at]
         assert [round(wait) for wait in waits] == [10, 30, 90]
-        assert 130 <= (trial.clock.now() - dt.datetime(2026, 7, 1, tzinfo=dt.UTC)).total_seconds() < 190
+        assert 130 <= (harness.clock.now() - dt.datetime(2026, 7, 1, tzinfo=dt.UTC)).total_seconds() < 190
         assert time.monotonic() - began < 60
 
 
 def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
-    with Harness(fetching) as trial:
-        trial.http.otherwise(503)
-        assert (run := trial.run({})).error == "HTTP 503 (failed after 4 attempts)"
+    with Harness(fetching) as harness:
+        harness.http.otherwise(503)
+        assert (run := harness.run({})).error == "HTTP 503 (failed after 4 attempts)"
         assert run.state == "dead"
-    with Harness(gated, config={"retry": {"max": "6h"}}) as trial:
-        trial.http.otherwise(503)
-        run = trial.run({})
+    with Harness(gated, config={"retry": {"max": "6h"}}) as harness:
+        harness.http.otherwise(503)
+        run = harness.run({})
         assert (run.state, len(run.attempts)) == ("dead", 7)  # after 0, 1, 3, 7, 13, 19 and 24 hours
-        trial.http.otherwise(404)
-        assert trial.run({}).error == "there is no such thing"
+        harness.http.otherwise(404)
+        assert harness.run({}).error == "there is no such thing"
 
 
 @pytest.mark.parametrize(
@@ -96,38 +96,38 @@ def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
     ],
 )
 def test_the_outside_fails_as_it_would(reply: Reply, words: str) -> None:
-    with Harness(fetching) as trial:
-        trial.http.otherwise(reply)
-        run = trial.submit({})
+    with Harness(fetching) as harness:
+        harness.http.otherwise(reply)
+        run = harness.submit({})
         assert run.start() == "retrying"
         assert re.search(words, run.error or ""), run.error
 
 
 def test_the_guard_stands_before_the_answers() -> None:
-    with Harness(fetching) as trial:
-        run = trial.submit({"url": "http://127.0.0.1/inside"})
+    with Harness(fetching) as harness:
+        run = harness.submit({"url": "http://127.0.0.1/inside"})
         assert run.start() == "retrying"
         assert OutboundRefused.__name__ in (run.error or "")
-        assert trial.http.calls == []
+        assert harness.http.calls == []
 
 
 def test_a_call_that_no_answer_was_given_for_fails_the_test() -> None:
     with (
         pytest.raises(AssertionError, match=r"no reply was given for GET https://example\.com/prices"),
-        Harness(gated) as trial,
+        Harness(gated) as harness,
     ):
-        assert trial.submit({}).start() == "retrying"
+        assert harness.submit({}).start() == "retrying"
 
 
 def test_configuration_and_payloads_are_checked_as_in_service() -> None:
     with pytest.raises(ConfigError, match=r"types\.fetching\.timeout"), Harness(fetching, config={"timeout": "soon"}):
         pass
-    with Harness(fetching, config={"timeout": "7s"}) as trial:
-        assert trial.type.seconds == 7.0
+    with Harness(fetching, config={"timeout": "7s"}) as harness:
+        assert harness.type.seconds == 7.0
         with pytest.raises(InvalidInput, match="item"):
-            trial.submit({"item": 1})
-    with Harness("default") as trial:  # one that is installed
-        assert trial.run({"a": 1}).result == {"a": 1}
+            harness.submit({"item": 1})
+    with Harness("default") as harness:  # one that is installed
+        assert harness.run({"a": 1}).result == {"a": 1}
 
 
 def test_a_task_whose_unique_key_stands_is_refused_until_the_other_has_ended() -> None:
@@ -135,15 +135,15 @@ def test_a_task_whose_unique_key_stands_is_refused_until_the_other_has_ended() -
     def once(ctx: Context, order: Order) -> None:
         pass
 
-    with Harness(once) as trial:
-        first = trial.submit({})
+    with Harness(once) as harness:
+        first = harness.submit({})
         with pytest.raises(InvalidInput, match="the same unique key"):
-            trial.submit({})
+            harness.submit({})
         first.start()
-        assert trial.run({}).state == "succeeded"
+        assert harness.run({}).state == "succeeded"
 
 
-def test_leaving_a_trial_leaves_the_time_alone() -> None:
-    with Harness("default", now=dt.datetime(2001, 1, 1, tzinfo=dt.UTC)) as trial:
-        assert trial.clock.now().year == 2001
+def test_leaving_a_harness_restores_the_clock() -> None:
+    with Harness("default", now=dt.datetime(2001, 1, 1, tzinfo=dt.UTC)) as harness:
+        assert harness.clock.now().year == 2001
     assert dt.datetime.now(dt.UTC).year > 2020

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from sytq import AsyncContext, Backoff, Context, Fail, Retry, task
-from sytq.testing import FakeHttp, Reply, TypeSuite
+from sytq.testing import FakeHttp, Harness, Reply, TypeSuite
 
 URL = "https://example.com/"
 TESTS = [name for name in vars(TypeSuite) if name.startswith("test_")]
@@ -25,7 +25,7 @@ class Base(TypeSuite):
     payload = {"item": "elm", "token": "tok-secret-1"}  # noqa: RUF012
     secrets = ("tok-secret-1",)
 
-    def outside(self, http: FakeHttp) -> None:
+    def fake_http(self, http: FakeHttp) -> None:
         http.answer(URL, Reply(json={"price": 3}))
 
 
@@ -150,3 +150,31 @@ def test_a_type_that_calls_nothing_skips_what_is_about_calls() -> None:
     quiet.test_no_secret_is_seen()
     with pytest.raises(unittest.SkipTest):
         quiet.test_each_failure_has_its_class()
+
+
+def test_former_names_of_the_hooks_work_and_warn() -> None:
+    used: list[str] = []
+    with pytest.warns(DeprecationWarning) as warned:
+
+        class Former(TypeSuite):
+            type = good
+            payload = {"item": "elm"}  # noqa: RUF012
+
+            def outside(self, http: FakeHttp) -> None:
+                used.append("outside")
+                http.answer(URL, Reply(json={"price": 3}))
+
+            def trial(self) -> Harness:
+                used.append("trial")
+                return super().trial()
+
+        Former().test_it_succeeds()
+        with Base.trial(suite(fetched)) as harness:
+            assert harness.type.name == "faulty"
+    assert used == ["trial", "outside"]
+    said = [str(warning.message) for warning in warned]
+    assert said[:2] == [
+        "TypeSuite.outside is now fake_http; it goes with 0.3",
+        "TypeSuite.trial is now harness; it goes with 0.3",
+    ]
+    assert len(said) == 4
