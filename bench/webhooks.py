@@ -4,7 +4,7 @@
 
 Deliveries per second from the first to the last arrival at the sink, which is a process of its own, and CPU time per
 delivery; the bare loop and our worker are one process each. Ours are signed tasks from a backlog, with a row in the
-ledger (SQLite), the gate of the host (`--running` places, 0: no limit) and the record of every attempt; the bare loop
+ledger (SQLite), the host's limiter (`--running` permits, 0: no limit) and the record of every attempt; the bare loop
 posts the same body from memory, 100 at once.
 """
 

@@ -6,8 +6,6 @@ Owns nothing but the list of public names, each imported when it is first used: 
 from __future__ import annotations
 
 import importlib
-import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,10 +61,8 @@ _DEPRECATED = {"Gate": "Limiter", "Passage": "Permit"}
 
 def __getattr__(name: str) -> Any:
     if name in _DEPRECATED:
-        warnings.warn(
-            f"sytq.{name} is now sytq.{_DEPRECATED[name]}; it goes with 0.3", DeprecationWarning, stacklevel=2
-        )
-        return getattr(sys.modules[__name__], _DEPRECATED[name])
+        importlib.import_module("sytq.deprecated").warn(f"sytq.{name}", f"sytq.{_DEPRECATED[name]}")
+        name = _DEPRECATED[name]
     if name not in _HOME:
         raise AttributeError(f"module 'sytq' has no attribute '{name}'")
     value = globals()[name] = getattr(importlib.import_module(f"sytq.{_HOME[name]}"), name)

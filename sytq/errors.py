@@ -5,7 +5,7 @@ Owns the names; must not import anything of sytq.
 
 from __future__ import annotations
 
-import warnings
+from sytq.deprecated import renamed_arguments, warn
 
 
 class SytqError(Exception):
@@ -69,36 +69,32 @@ class Retry(Exception):
     """Raised by a task: run me again.
 
     `after` is seconds or a duration such as "10s"; None lets the type's policy choose.
-    With `consumes_attempt=False` this attempt is not counted (waiting for a limit, a paused provider). `counts` is the
-    old name of that and is removed in 0.3.
+    With `consumes_attempt=False` this attempt is not counted (waiting for a limit, a paused provider).
     """
 
-    def __init__(
-        self,
-        after: float | str | None = None,
-        *,
-        consumes_attempt: bool = True,
-        reason: str = "",
-        counts: bool | None = None,
-    ) -> None:
+    @renamed_arguments(counts="consumes_attempt")
+    def __init__(self, after: float | str | None = None, *, consumes_attempt: bool = True, reason: str = "") -> None:
         super().__init__(reason or "the task asked to be retried")
-        if counts is not None:
-            text = "Retry(counts=...) is now Retry(consumes_attempt=...); it is removed in 0.3"
-            warnings.warn(text, DeprecationWarning, stacklevel=2)
-            consumes_attempt = counts
         self.after = after
         self.consumes_attempt = consumes_attempt
 
 
 class Waiting(Retry):
-    """Raised by `ctx.passage` and `ctx.turn`: no room at a gate now, or others of the same key are before this one.
+    """Raised by `ctx.acquire` and `ctx.turn`: a limiter has no permit free, or an earlier task has the same key.
 
-    `closed` when the gate lets nobody through, however few are inside.
+    `unavailable` when the limiter is paused or its circuit breaker not closed: waiting for other tasks does not help.
     """
 
-    def __init__(self, after: float, *, reason: str, closed: bool = False) -> None:
+    @renamed_arguments(closed="unavailable")
+    def __init__(self, after: float, *, reason: str, unavailable: bool = False) -> None:
         super().__init__(after, consumes_attempt=False, reason=reason)
-        self.closed = closed
+        self.unavailable = unavailable
+
+    @property
+    def closed(self) -> bool:
+        """The old name of `unavailable`, until 0.3."""
+        warn("Waiting.closed", "Waiting.unavailable")
+        return self.unavailable
 
 
 class Fail(Exception):

@@ -38,6 +38,6 @@ class Limited(BaseModel):
 
 @task("gated", payload=Limited, queue="gated", retry=ONCE)
 async def gated(ctx: AsyncContext, payload: Limited) -> None:
-    async with ctx.passage(Limiter("provider:bench", running=payload.limit)) as passage:
+    async with ctx.acquire(Limiter("provider:bench", concurrency=payload.limit)) as permit:
         await asyncio.sleep(0.2)
-        passage.report("ok")
+        permit.report("ok")

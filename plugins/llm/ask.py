@@ -65,7 +65,7 @@ class Asking:
         self._about = (table, row_id)
         self._owner = owner
         self._calls = 0
-        self._units = 0  # tokens of the conversation that is under way
+        self._cost = 0  # tokens of the conversation that is under way
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
     async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
@@ -77,8 +77,8 @@ class Asking:
             try:
                 return await self._converse(place, node, messages, target)
             except Waiting as waiting:
-                # Only who lets nobody through is passed over; who is busy is waited for, as that is soon over.
-                if not waiting.closed or (target is targets[-1] and not failures):
+                # Only an unavailable provider is passed over; a busy one is waited for, as that is soon over.
+                if not waiting.unavailable or (target is targets[-1] and not failures):
                     raise
                 failures.append(Failure(str(waiting), "wait", float(waiting.after or 0)))
             except ChatError as error:
@@ -88,7 +88,7 @@ class Asking:
                 if not POLICIES[error.kind].fallback:
                     break
         if paused is not None:
-            async with self._ctx.passage(*paused.gates):  # where the task is called from as soon as it opens
+            async with self._ctx.acquire(*paused.limiters):  # so that the task starts again as soon as it is resumed
                 pass
         raise conclude(failures) if failures else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
 
@@ -101,14 +101,14 @@ class Asking:
     async def _converse(self, place: Place, node: Node, messages: Sequence[Message], target: Target) -> Answered:
         """Ask one provider, and again with the error while the answer is not what the node's schema wants.
 
-        It is one passage: were the gates to refuse a later call, the task would wait and pay for the first one anew.
+        One permit serves all calls: were a later one refused, the task would wait and pay for the first one anew.
         """
         asked = list(messages)
-        units = Request(target.model, messages, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
-        async with self._ctx.passage(*target.gates, units=units) as passage:
-            self._units = 0
+        cost = Request(target.model, messages, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
+        async with self._ctx.acquire(*target.limiters, cost=cost) as permit:
+            self._cost = 0
             for left in range(node.schema_retries, -1, -1):
-                answer = await self._roomy(passage, place, asked, target)
+                answer = await self._roomy(permit, place, asked, target)
                 try:
                     check(node, answer)
                     return answer
@@ -120,17 +120,17 @@ class Asking:
                     asked = [*messages, said, {"role": "user", "content": correction(error)}]
         raise AssertionError("unreachable")
 
-    async def _roomy(self, passage: Permit, place: Place, messages: Sequence[Message], target: Target) -> Answered:
+    async def _roomy(self, permit: Permit, place: Place, messages: Sequence[Message], target: Target) -> Answered:
         """Ask, and where max_tokens cuts the answer, once more with twice as many."""
         try:
-            return await self._call(passage, place, messages, target, target.max_tokens)
+            return await self._call(permit, place, messages, target, target.max_tokens)
         except ChatError as error:
             if error.kind != "length":
                 raise
-        return await self._call(passage, place, messages, target, 2 * target.max_tokens)
+        return await self._call(permit, place, messages, target, 2 * target.max_tokens)
 
     async def _call(
-        self, passage: Permit, place: Place, messages: Sequence[Message], target: Target, max_tokens: int
+        self, permit: Permit, place: Place, messages: Sequence[Message], target: Target, max_tokens: int
     ) -> Answered:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
@@ -142,7 +142,7 @@ class Asking:
         except ChatError as error:
             used, cost = self._spent(target, error.usage, now)
             kind = error.kind
-            self._report(passage, POLICIES[kind].report, error.usage, used)
+            self._report(permit, POLICIES[kind].report, error.usage, used)
             if not error.usage and not _may_have_cost(error):
                 cost = 0
             await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
@@ -150,7 +150,7 @@ class Asking:
                 await pause(self._ctx, target, error)
             raise
         used, cost = self._spent(target, reply["usage"], now)
-        self._report(passage, "ok", reply["usage"], used)
+        self._report(permit, "ok", reply["usage"], used)
         self._last = call, used, cost
         return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
 
@@ -166,10 +166,10 @@ class Asking:
         _COST.add(float((cost or 0) * spend.UNIT), target.name, target.model, currency)
         return used, cost
 
-    def _report(self, passage: Permit, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
-        """Tell the gates how a call went, and the tokens of the conversation so far where they are known."""
-        self._units += used.prompt + used.completion
-        passage.report(outcome, units=self._units if usage else None)
+    def _report(self, permit: Permit, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
+        """Report to the limiters how a call went, and the tokens of the conversation so far where they are known."""
+        self._cost += used.prompt + used.completion
+        permit.report(outcome, cost=self._cost if usage else None)
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
         """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""

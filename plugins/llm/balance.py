@@ -1,4 +1,4 @@
-"""Task type `llm.balance`: while a provider wants money its balance is looked at, and its gate opened by itself.
+"""Task type `llm.balance`: while a provider wants money its balance is looked at, and its limiter resumed by itself.
 
 Owns the pauses of a provider: why, for how long, and what ends them. Must not call a model.
 """
@@ -20,7 +20,7 @@ from .targets import Target
 #: Seconds after which a refused key, or money without a balance to ask for, is tried again with a call.
 _TRY_AGAIN = 300.0
 _LOOK = 30.0
-#: Longer than a look, so that the gate stays closed from one to the next and opens by itself if nobody looks any more.
+#: Longer than a look, so that the limiter stays paused from one to the next, and resumes if nobody looks any more.
 _HOLD = 4 * _LOOK
 
 
@@ -33,9 +33,9 @@ class Balance(BaseModel):
 
 
 async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
-    """Close a provider's gate for everybody, as its key or its balance is no good."""
+    """Pause a provider's limiter for everybody, as its key or its balance is no good."""
     looked_at = error.kind == "no_credit" and target.provider.balance_url is not None
-    await ctx.close_gate(target.gate, f"{error} [{error.kind}]", seconds=_HOLD if looked_at else _TRY_AGAIN)
+    await ctx.pause_limiter(target.limiter, f"{error} [{error.kind}]", seconds=_HOLD if looked_at else _TRY_AGAIN)
     if looked_at:
         # One task for each provider, however many calls find out at once.
         await ctx.enqueue("llm.balance", {"provider": target.name}, key=f"balance:{target.name}:{ctx.token}")
@@ -52,19 +52,19 @@ async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
     internal=True,
 )
 async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
-    """Open a provider's gate once its balance endpoint says that there is money."""
+    """Resume a provider's limiter once its balance endpoint says that there is money."""
     provider = ctx.settings.of(LlmSettings).providers.get(payload.provider)
-    gate = f"provider:{payload.provider}"
+    limiter = f"provider:{payload.provider}"
     if provider is None or provider.balance_url is None:
-        return {"opened": await ctx.open_gate(gate)}
+        return {"opened": await ctx.resume_limiter(limiter)}
     there = await _is_there(ctx, provider)
     if there is None:
         return {"opened": False, "why": "the balance endpoint gives no balance; a call will tell"}
     if not there:
         reason = f"{payload.provider} has no credit; its balance is looked at every {_LOOK:g} s"
-        await ctx.close_gate(gate, reason, seconds=_HOLD)
+        await ctx.pause_limiter(limiter, reason, seconds=_HOLD)
         raise Retry(after=_LOOK, consumes_attempt=False, reason=reason)
-    return {"opened": await ctx.open_gate(gate)}
+    return {"opened": await ctx.resume_limiter(limiter)}
 
 
 async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:

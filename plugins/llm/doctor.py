@@ -47,7 +47,7 @@ def _provider(name: str, provider: Provider) -> Finding:
         return Finding(check, FAIL, said, f"check the network and {where}")
     status = answer.status_code
     if status in (401, 403):
-        todo = f"correct providers.{name}.api_key; tasks wait until then, and `sytq gates resume` lets them continue"
+        todo = f"correct providers.{name}.api_key; tasks wait until then, and `sytq limiters resume` lets them continue"
         return Finding(
             check,
             FAIL,

@@ -20,7 +20,7 @@ Report = Literal["ok", "overloaded", "failed", "ignored"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`then` ends the start; before that the `fallback`, where there is one, is asked. `report` is for the gate."""
+    """`then` ends the start; before that the `fallback`, where there is one, is asked. `report` is for the limiters."""
 
     then: Then
     report: Report
@@ -54,7 +54,7 @@ POLICIES: Mapping[Kind, Policy] = {
     "schema": Policy("dead", "ok"),
 }
 
-_PAUSE = 1.0  # seconds, where the provider's gate was opened again meanwhile
+_PAUSE = 1.0  # seconds, where the provider's limiter was resumed meanwhile
 _HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the one that gives most hope counts
 
 

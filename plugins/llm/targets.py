@@ -26,13 +26,13 @@ class Target:
     extra: Mapping[str, Any]
 
     @property
-    def gate(self) -> str:
-        """The name of the provider's gate."""
+    def limiter(self) -> str:
+        """The name of the provider's limiter."""
         return f"provider:{self.name}"
 
     @property
-    def gates(self) -> list[Limiter]:
-        """What a call goes through: the provider's gate, and the model's where it has limits of its own."""
+    def limiters(self) -> list[Limiter]:
+        """The limiters of a call: the provider's, and the model's where it has limits of its own."""
         settings = self.provider.circuit_breaker
         breaker = Breaker(
             max_requests=settings.max_requests,
@@ -40,20 +40,20 @@ class Target:
             timeout=settings.timeout,
             fail_threshold=settings.fail_threshold,
         )
-        gates = [_gate(self.gate, self.provider.limits, breaker if settings.enabled else None)]
+        limiters = [_limiter(self.limiter, self.provider.limits, breaker if settings.enabled else None)]
         special = self.provider.of(self.model).limits
         if special != Limits():
-            gates.append(_gate(f"model:{self.name}/{self.model}", special, None))
-        return gates
+            limiters.append(_limiter(f"model:{self.name}/{self.model}", special, None))
+        return limiters
 
 
-def _gate(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
+def _limiter(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
     return Limiter(
         re.sub(r"[^!-{}~]", "_", name),
-        running=limits.running or 0,
+        concurrency=limits.running or 0,
         adaptive=limits.adaptive,
         calls=limits.calls or 0,
-        units=limits.tokens or 0,
+        cost=limits.tokens or 0,
         breaker=breaker,
     )
 

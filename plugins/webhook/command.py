@@ -97,8 +97,8 @@ class _TestContext(AsyncContext):
         pass
 
     @asynccontextmanager
-    async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
-        yield Permit(self.id, 0, 0, gates, units)
+    async def acquire(self, *limiters: Limiter, cost: int = 0) -> AsyncIterator[Permit]:
+        yield Permit(self.id, 0, 0, limiters, cost)
 
     async def transaction(self, work: Callable[[Transaction], Any]) -> Any:
         return None  # there is no task to write to

@@ -35,17 +35,17 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     url = parse_url(payload.url)
     host = url.raw_host or ""
     own = ctx.settings.of(WebhookSettings)
-    gate = hosts.gate_of(url, own)
+    limiter = hosts.limiter_of(url, own)
     ctx.detail(host=host)
     timing = Timing()
     try:
-        async with ctx.passage(gate) as passage:
+        async with ctx.acquire(limiter) as permit:
             try:
                 answer = await _request(ctx, payload, url, timing)
             except (TimeoutError, aiohttp.ClientError):
-                passage.report(bearing(None))
+                permit.report(bearing(None))
                 raise
-            passage.report(bearing(answer))
+            permit.report(bearing(answer))
     except OutboundRefused as error:
         ctx.detail(error="refused by the guard")
         raise Fail(str(error)) from None
@@ -56,10 +56,10 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     except (TimeoutError, aiohttp.ClientError) as error:
         kind, words = what_broke(error, host)
         ctx.detail(error=kind, **record.of_timing(timing))
-        await hosts.note(ctx, gate.name, delivered=False)
+        await hosts.note(ctx, limiter.name, delivered=False)
         raise Retry(reason=words) from None
     ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, own.webhook.keep_body))
-    await hosts.note(ctx, gate.name, delivered=answer.ok)
+    await hosts.note(ctx, limiter.name, delivered=answer.ok)
     judge(answer, host, own.webhook.final_statuses, datetime.now(UTC))
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
 

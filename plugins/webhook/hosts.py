@@ -1,6 +1,6 @@
 """The host as something that many deliveries share: what it bears, and when it is given up.
 
-Owns the gate of a URL's host and the record of hosts that only fail. Must not judge an answer.
+Owns the limiter of a URL's host and the record of hosts that only fail. Must not judge an answer.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LOOKS = 10  # in the time after which a host is given up, at least this often i
 _LONGEST_PAUSE = 30.0
 _MOST = 10_000
 
-#: When this process last wrote that a host (its gate's name) failed or answered well, by `time.monotonic`.
+#: When this process last wrote that a host (its limiter's name) failed or answered well, by `time.monotonic`.
 _written: dict[tuple[str, bool], float] = {}
 
 
-def gate_of(url: URL, settings: WebhookSettings) -> Limiter:
-    """The gate of the URL's host and port, with the limits that are configured for it."""
+def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
+    """The limiter of the URL's host and port, with the limits that are configured for it."""
     usual = settings.webhook.host
     running, adaptive, rate, breaker = usual.running, usual.adaptive, usual.rate, usual.breaker.enabled
     for entry in settings.webhook.hosts:
@@ -40,7 +40,7 @@ def gate_of(url: URL, settings: WebhookSettings) -> Limiter:
     calls, window = rate or (0, 60.0)
     return Limiter(
         f"host:{url.raw_host}:{url.port}",
-        running=running,
+        concurrency=running,
         adaptive=adaptive,
         calls=calls,
         window=window,
@@ -48,22 +48,22 @@ def gate_of(url: URL, settings: WebhookSettings) -> Limiter:
     )
 
 
-async def note(ctx: AsyncContext, gate: str, *, delivered: bool) -> None:
-    """Remember since when a host has only failed; after `webhook.disable_after` of that close its gate.
+async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
+    """Remember since when a host has only failed; after `webhook.disable_after` of that pause its limiter.
 
     Changes nothing for the delivery that is over, whatever store is away. Costs nothing where it is not configured.
     """
     limit = ctx.settings.of(WebhookSettings).webhook.disable_after
-    if limit is None or not _due(gate, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
+    if limit is None or not _due(limiter, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
         return
     now = datetime.now(UTC).replace(tzinfo=None)
     given_up: list[datetime] = []
 
     def work(tx: Transaction) -> None:
         given_up.clear()
-        row = FailingHost.host == gate
+        row = FailingHost.host == limiter
         if not delivered:
-            FailingHost.insert(host=gate, since=now).on_conflict_ignore().execute()
+            FailingHost.insert(host=limiter, since=now).on_conflict_ignore().execute()
             since = FailingHost.get(row).since
             if now - since < timedelta(seconds=limit):
                 return
@@ -73,11 +73,12 @@ async def note(ctx: AsyncContext, gate: str, *, delivered: bool) -> None:
     with contextlib.suppress(DatabaseUnavailable, RedisUnavailable, Lost, Cancelled):
         await ctx.transaction(work)
         if given_up:
-            await ctx.close_gate(gate, f"only failures since {given_up[0]:%Y-%m-%d %H:%M:%S} UTC", alert=True)
+            reason = f"only failures since {given_up[0]:%Y-%m-%d %H:%M:%S} UTC"
+            await ctx.pause_limiter(limiter, reason, alert=True)
 
 
-def _due(gate: str, delivered: bool, pause: float) -> bool:
-    now, key = time.monotonic(), (gate, delivered)
+def _due(limiter: str, delivered: bool, pause: float) -> bool:
+    now, key = time.monotonic(), (limiter, delivered)
     if now - _written.get(key, -pause) < pause:
         return False
     if len(_written) >= _MOST:

@@ -74,11 +74,8 @@ class Redis:
                 self.client = Cluster(redis_hosts(url), home, options | _login(url))
             case _:
                 self.client = redis.Redis.from_url(url, **options)
-        live, gates = _read("_state_index.lua"), _read("_limiters.lua")
         self._scripts = {
-            file.name.removesuffix(".lua"): live
-            + (gates if file.name.startswith("limiter_") else "")
-            + _read(file.name)
+            file.name.removesuffix(".lua"): _text(file.name)
             for file in files("sytq.broker").joinpath("scripts").iterdir()
             if file.name.endswith(".lua") and not file.name.startswith("_")
         }
@@ -201,5 +198,12 @@ def _unavailable(error: redis.RedisError) -> Exception:
     return error  # a fault of ours: let it be seen
 
 
-def _read(name: str) -> str:
-    return files("sytq.broker").joinpath("scripts", name).read_text("utf-8")
+def _text(name: str) -> str:
+    """A script with the parts that it needs in front of it."""
+    parts = ["_state_index.lua"]
+    if name == "fetch.lua":
+        parts += ["_start.lua", "_reclaim.lua"]
+    elif name.startswith("limiter_"):
+        parts += ["_limiters.lua", "_wait_queue.lua"]
+    folder = files("sytq.broker").joinpath("scripts")
+    return "".join(folder.joinpath(part).read_text("utf-8") for part in (*parts, name))

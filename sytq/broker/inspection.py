@@ -207,17 +207,17 @@ class Inspection:
         one."""
         return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
 
-    # -- gates
+    # -- limiters
 
-    def gates(self) -> list[LimiterState]:
-        """Return every gate that was used within about an hour, is paused or waited for, by name.
+    def limiters(self) -> list[LimiterState]:
+        """Return every limiter that was used within about an hour, is paused or waited for, by name.
 
-        A round trip for some 100 gates; there are seldom more than 2,000 of them.
+        One round trip for some 100 limiters; there are seldom more than 2,000 of them.
         """
         return read_limiters(self._redis, self._keys)
 
-    def gate(self, name: str) -> LimiterState | None:
-        """Return one gate, with the first tasks inside and in line. One round trip."""
+    def limiter(self, name: str) -> LimiterState | None:
+        """Return one limiter, with the first tasks that hold a permit or wait for one. One round trip."""
         return next(iter(read_limiters(self._redis, self._keys, name)), None)
 
     # -- the whole

@@ -79,43 +79,43 @@ class Keys:
         return self._key("epoch")
 
     @property
-    def gates(self) -> str:
-        """HASH gate -> its breaker, adaptive limit and pause, as JSON."""
+    def limiters(self) -> str:
+        """HASH limiter -> its breaker, adaptive limit and pause, as JSON."""
         return self._key("gates")
 
     @property
-    def gates_settings(self) -> str:
-        """HASH gate -> its limits as the last passage stated them, as JSON."""
+    def limiter_settings(self) -> str:
+        """HASH limiter -> its limits as the latest acquisition stated them, as JSON."""
         return self._key("gates", "settings")
 
     @property
-    def gates_places(self) -> str:
-        """ZSET "gate|task|token|passage|begun": who is inside."""
+    def permits(self) -> str:
+        """ZSET "limiter|task|token|permit|acquired": the permits that are held."""
         return self._key("gates", "places")
 
     @property
-    def gates_line(self) -> str:
-        """ZSET "gate|0 or 1|created|task": who was promised a place (0) or waits for one (1), the oldest first."""
+    def wait_queues(self) -> str:
+        """ZSET "limiter|0 or 1|created|task": tasks with a reserved permit (0) or waiting for one (1), oldest first."""
         return self._key("gates", "line")
 
     @property
-    def gates_waiting(self) -> str:
-        """HASH task -> what it waits for, as JSON."""
+    def waiting(self) -> str:
+        """HASH task -> the permit that it waits for, as JSON."""
         return self._key("gates", "waiting")
 
     @property
-    def gates_calls(self) -> str:
-        """ZSET "gate|begun|task|passage|units": the passages begun within the gate's window."""
+    def acquisitions(self) -> str:
+        """ZSET "limiter|acquired|task|permit|cost": the permits acquired within the limiter's window."""
         return self._key("gates", "calls")
 
     @property
-    def gates_due(self) -> str:
-        """ZSET gate -> when the loop looks after it next, in ms."""
+    def limiters_due(self) -> str:
+        """ZSET limiter -> when the loop looks at it next, in ms."""
         return self._key("gates", "due")
 
     @property
-    def gates_promises(self) -> str:
-        """ZSET task -> until when a place is kept for it, in ms."""
+    def reservations(self) -> str:
+        """ZSET task -> when its reserved permit expires, in ms."""
         return self._key("gates", "promises")
 
     def stream(self, queue: str, priority: str) -> str:
@@ -139,7 +139,7 @@ class Keys:
         return self._key("parked", queue)
 
     def called(self, queue: str) -> str:
-        """LIST of queued tasks that a gate has called: a hint of who starts first, no place."""
+        """LIST of queued tasks with a reserved permit: they start first. A hint only."""
         return self._key("called", queue)
 
     def rate(self, queue: str) -> str:

@@ -1,7 +1,4 @@
-"""How gates are, for people, metrics and answers.
-
-Owns reading them; changes nothing. What the words mean is in docs/gates.md.
-"""
+"""The state of limiters, for people, metrics and answers. Reads only; docs/limiters.md explains the fields."""
 
 from __future__ import annotations
 
@@ -13,78 +10,78 @@ from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.broker.limiter import limiter_keys
 
-_MOST = 100
-_MOST_HOSTS = 20
+_MAX_OTHERS = 100
+_MAX_HOSTS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class LimiterState:
-    """A gate at this moment. Limits: 0 is none. Times are unix seconds."""
+    """A limiter at this moment; the fields are those of `sytq limiters --json`. Limits: 0 is none. Unix seconds."""
 
     name: str
     state: str  # closed (calls pass), open or half_open (its circuit breaker), paused
-    running: int  # passages inside
-    limit_now: int  # how many may be: less than `limit` when that adapts
+    running: int  # permits held
+    limit_now: int  # permits that may be held: less than `limit` when that adapts
     limit: int
-    waiting: int  # tasks in line, including those that were called and are on the way
+    waiting: int  # tasks in the wait queue, including those with a reserved permit
     calls_in_window: int
     calls: int  # the limit
-    units_in_window: int
+    units_in_window: int  # the sum of the costs
     units: int  # the limit
     window: float  # seconds
     failures: int  # within the breaker's interval
-    took: float | None  # seconds that a passage takes, on average of late
+    took: float | None  # seconds that a permit is held, on average of late
     since: float  # of the state
     until: float | None  # when a pause or an open breaker ends by itself
     reason: str | None
     by: str | None  # who paused it
-    inside: list[str]  # ids of the first tasks there, and
-    line: list[str]  # of the first in line; both only of a gate that was asked for by name
+    inside: list[str]  # ids of the first tasks that hold a permit, and
+    line: list[str]  # of the first in the wait queue; both only of a limiter that was asked for by name
 
 
 def read_limiters(redis: Redis, keys: Keys, *names: str) -> list[LimiterState]:
-    """Return these gates, or all of them, by name; one that nobody used for an hour is not known. See Inspection."""
+    """Return these limiters, or all of them, sorted by name; a limiter that was idle for an hour is not known."""
     found = {}
     cursor = b"0"
     while True:
         cursor, *rows = redis.call("limiter_read", limiter_keys(keys), [0, cursor, 100, *names])
-        for name, seen in rows:
-            found[name.decode()] = _state(name.decode(), seen)
+        for name, state in rows:
+            found[name.decode()] = _state(name.decode(), state)
         if cursor == b"0":
             return [found[name] for name in sorted(found)]
 
 
-def that_matter(gates: Iterable[LimiterState]) -> list[LimiterState]:
-    """Those worth a series of metrics each: a bounded number, first what is not closed, then the longest lines.
+def that_matter(limiters: Iterable[LimiterState]) -> list[LimiterState]:
+    """Return the limiters worth a series of metrics each: first those that are not closed, then the longest queues.
 
-    Callers name hosts and models. Hosts come and go, so there are fewer of them among these.
+    Their number is bounded, as callers name hosts and models. Hosts come and go, so fewer of them are among these.
     """
-    ranked = sorted(gates, key=lambda gate: (gate.state == "closed", -gate.waiting, -gate.running, gate.name))
-    hosts = [gate for gate in ranked if gate.name.startswith("host:")]
-    others = [gate for gate in ranked if not gate.name.startswith("host:")]
-    return [*others[:_MOST], *hosts[:_MOST_HOSTS]]
+    ranked = sorted(limiters, key=lambda one: (one.state == "closed", -one.waiting, -one.running, one.name))
+    hosts = [limiter for limiter in ranked if limiter.name.startswith("host:")]
+    others = [limiter for limiter in ranked if not limiter.name.startswith("host:")]
+    return [*others[:_MAX_OTHERS], *hosts[:_MAX_HOSTS]]
 
 
 def _state(name: str, text: bytes) -> LimiterState:
-    seen = json.loads(text)
+    state = json.loads(text)
     return LimiterState(
         name=name,
-        state=seen["state"],
-        running=seen["running"],
-        limit_now=seen["limit_now"],
-        limit=seen["limit"],
-        waiting=seen["waiting"],
-        calls_in_window=seen["calls"],
-        calls=seen["most_calls"],
-        units_in_window=seen["units"],
-        units=seen["most_units"],
-        window=seen["window"] / 1000,
-        failures=seen["failures"],
-        took=seen["took"] / 1000 if "took" in seen else None,
-        since=seen["since"] / 1000,
-        until=seen["till"] / 1000 if seen.get("till") else None,
-        reason=seen.get("why") or None,
-        by=seen.get("by"),
-        inside=list(seen.get("inside") or []),
-        line=list(seen.get("line") or []),
+        state=state["state"],
+        running=state["running"],
+        limit_now=state["limit_now"],
+        limit=state["limit"],
+        waiting=state["waiting"],
+        calls_in_window=state["calls"],
+        calls=state["max_calls"],
+        units_in_window=state["cost"],
+        units=state["max_cost"],
+        window=state["window"] / 1000,
+        failures=state["failures"],
+        took=state["took"] / 1000 if "took" in state else None,
+        since=state["since"] / 1000,
+        until=state["until"] / 1000 if state.get("until") else None,
+        reason=state.get("reason") or None,
+        by=state.get("by"),
+        inside=list(state.get("holders") or []),
+        line=list(state.get("queue") or []),
     )

@@ -36,7 +36,7 @@ class Root(LazyGroup):
             },
             "Observability": {
                 "queues": Place("queues:app", "Show queues with their running and delayed tasks."),
-                "gates": Place("limiters:app", "List gates, show one; pause and resume one."),
+                "limiters": Place("limiters:app", "List, pause and resume limiters."),
                 "top": Place("top:top", "Watch queues, workers, rates and failures live."),
                 "stats": Place("stats:stats", "Summarize a period by task type: counts and durations."),
                 "spend": Place("sytq_plugins.llm.command:spend", "Show calls, tokens and cost of providers."),
@@ -63,6 +63,7 @@ class Root(LazyGroup):
             },
         }
     )
+    unlisted = MappingProxyType({"gates": sections["Observability"]["limiters"]})  # its name before 0.2
 
 
 app = typer.Typer(

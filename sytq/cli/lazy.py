@@ -24,15 +24,16 @@ class Place:
 
 
 class Commands(Mapping[str, Any]):
-    """Name -> command. A command is imported at its first use."""
+    """Name -> command. A command is imported at its first use; `unlisted` ones are found, not listed."""
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
+    def __init__(self, places: Mapping[str, Place], unlisted: Mapping[str, Place]) -> None:
         self.places = places
+        self._found = {**places, **unlisted}
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            self._made[name] = _made(name, self.places[name])
+            self._made[name] = _made(name, self._found[name])
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -54,14 +55,15 @@ def _made(name: str, place: Place) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """A group with its commands in `sections`: title -> name -> place."""
+    """A group with its commands in `sections`: title -> name -> place. `unlisted` ones work and are not listed."""
 
     sections: Mapping[str, Mapping[str, Place]] = {}
+    unlisted: Mapping[str, Place] = {}
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         places = {name: place for section in self.sections.values() for name, place in section.items()}
-        self.commands = Commands(places)  # type: ignore[assignment]  # a Mapping is enough: nothing adds to it
+        self.commands = Commands(places, self.unlisted)  # type: ignore[assignment]  # a Mapping is enough: nothing adds to it
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)

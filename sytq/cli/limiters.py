@@ -1,7 +1,4 @@
-"""`sytq gates`: what tasks share outside (providers, models, hosts), how much of it is used; pause and resume one.
-
-Owns the words. The numbers are sytq.broker.limiter_states'.
-"""
+"""`sytq limiters`: what tasks share (providers, models, hosts) and how much of it is used; pause and resume one."""
 
 from __future__ import annotations
 
@@ -19,50 +16,49 @@ from sytq.ledger.values import iso
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="GATE", help='The gate, such as "provider:deepseek".')]
+Name = Annotated[str, typer.Argument(metavar="LIMITER", help='The limiter, such as "provider:deepseek".')]
 
 
 @app.command("list")
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
-    """Show every gate that is in use, paused or waited for."""
-    found = open_runtime(file).inspection.gates()
+    """Show every limiter that is in use, is paused or has tasks waiting."""
+    found = open_runtime(file).inspection.limiters()
     if json_wanted:
-        as_json([_described(gate) for gate in found])
+        as_json([_described(limiter) for limiter in found])
         return
     rows = []
-    for gate in found:
-        calls, units = (_of(*pair) for pair in ((gate.calls_in_window, gate.calls), (gate.units_in_window, gate.units)))
-        running = _of(gate.running, gate.limit_now) or gate.running
-        rows.append((gate.name, gate.state, running, gate.waiting, calls, units, _said(gate)))
-    table(("gate", "state", "running", "waiting", "calls", "units", ""), rows)
+    for limiter in found:
+        calls, cost = _of(limiter.calls_in_window, limiter.calls), _of(limiter.units_in_window, limiter.units)
+        rows.append((limiter.name, limiter.state, _held(limiter), limiter.waiting, calls, cost, _reason(limiter)))
+    table(("limiter", "state", "held", "waiting", "calls", "cost", ""), rows)
 
 
 @app.command()
 def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Show one gate, with the first tasks inside and in line."""
-    gate = open_runtime(file).inspection.gate(name)
-    if gate is None:
-        raise InvalidInput("gate", f"'{cell(name[:300])}' is not in use; see `sytq gates list`")
+    """Show one limiter, with the first tasks that hold a permit and that wait for one."""
+    limiter = open_runtime(file).inspection.limiter(name)
+    if limiter is None:
+        raise _not_in_use(name)
     if json_wanted:
-        as_json(_described(gate, tasks=True))
+        as_json(_described(limiter, tasks=True))
         return
-    window = f" in {age(gate.window)}"
+    window = f" in {age(limiter.window)}"
     rows = (
-        ("gate", gate.name),
-        ("state", gate.state),
-        ("since", iso(gate.since)),
-        ("until", iso(gate.until) if gate.until else None),
-        ("by", gate.by),
-        ("reason", gate.reason),
-        ("running", _of(gate.running, gate.limit_now) or gate.running),
-        ("limit", gate.limit or None),
-        ("waiting", gate.waiting),
-        ("calls", _of(gate.calls_in_window, gate.calls, window)),
-        ("units", _of(gate.units_in_window, gate.units, window)),
-        ("failures", gate.failures),
-        ("takes", age(gate.took)),
-        *(("inside" if n == 0 else None, task) for n, task in enumerate(gate.inside)),
-        *(("in line" if n == 0 else None, task) for n, task in enumerate(gate.line)),
+        ("limiter", limiter.name),
+        ("state", limiter.state),
+        ("since", iso(limiter.since)),
+        ("until", iso(limiter.until) if limiter.until else None),
+        ("by", limiter.by),
+        ("reason", limiter.reason),
+        ("held", _held(limiter)),
+        ("limit", limiter.limit or None),
+        ("waiting", limiter.waiting),
+        ("calls", _of(limiter.calls_in_window, limiter.calls, window)),
+        ("cost", _of(limiter.units_in_window, limiter.units, window)),
+        ("failures", limiter.failures),
+        ("held for", age(limiter.took)),
+        *(("held by" if n == 0 else None, task) for n, task in enumerate(limiter.inside)),
+        *(("wait queue" if n == 0 else None, task) for n, task in enumerate(limiter.line)),
     )
     table(("", ""), [row for row in rows if row[1] is not None])
 
@@ -70,13 +66,13 @@ def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
 @app.command()
 def pause(
     name: Name,
-    why: Annotated[str, typer.Option("--why", help="Shown to whoever finds it paused.")],
+    why: Annotated[str, typer.Option("--why", help="The reason, shown wherever the pause is.")],
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Let no task through a gate, on any worker, until `resume`; what is inside goes on."""
+    """Grant no permit of a limiter, on any worker, until `resume`; tasks that hold one go on."""
     parts = open_runtime(file)
-    known = parts.inspection.gate(name) is not None
+    known = parts.inspection.limiter(name) is not None
     parts.limiters.pause(name, person(), why)
     noted(parts, "gate.pause", name, why)
     if json_wanted:
@@ -87,30 +83,38 @@ def pause(
 
 @app.command()
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Let tasks through a paused gate again, whoever paused it."""
+    """Grant permits of a paused limiter again, whoever paused it."""
     parts = open_runtime(file)
-    if parts.limiters.open(name):
+    if parts.limiters.resume(name):
         noted(parts, "gate.resume", name)
-    elif parts.inspection.gate(name) is None:
-        raise InvalidInput("gate", f"'{cell(name[:300])}' is not in use; see `sytq gates list`")
+    elif parts.inspection.limiter(name) is None:
+        raise _not_in_use(name)
     if json_wanted:
         as_json({"gate": name, "paused": False})
     else:
         typer.echo(f"{name} is not paused")
 
 
-def _described(gate: LimiterState, *, tasks: bool = False) -> dict[str, Any]:
-    shown = asdict(gate) | {"since": iso(gate.since), "until": iso(gate.until) if gate.until else None}
+def _not_in_use(name: str) -> InvalidInput:
+    return InvalidInput("limiter", f"'{cell(name[:300])}' is not in use; see `sytq limiters list`")
+
+
+def _described(limiter: LimiterState, *, tasks: bool = False) -> dict[str, Any]:
+    shown = asdict(limiter) | {"since": iso(limiter.since), "until": iso(limiter.until) if limiter.until else None}
     return shown if tasks else {key: value for key, value in shown.items() if key not in ("inside", "line")}
 
 
-def _of(used: int, most: int, within: str = "") -> str | None:
-    return f"{used} of {most}{within}" if most else None
+def _held(limiter: LimiterState) -> str | int:
+    return _of(limiter.running, limiter.limit_now) or limiter.running
 
 
-def _said(gate: LimiterState) -> str | None:
-    if gate.state == "closed":
+def _of(used: int, limit: int, within: str = "") -> str | None:
+    return f"{used} of {limit}{within}" if limit else None
+
+
+def _reason(limiter: LimiterState) -> str | None:
+    if limiter.state == "closed":
         return None
-    until = f" until {iso(gate.until)}" if gate.until else ""
-    by = f" by {gate.by}" if gate.by else ""
-    return f"since {iso(gate.since)}{until}{by}: {gate.reason}"
+    until = f" until {iso(limiter.until)}" if limiter.until else ""
+    by = f" by {limiter.by}" if limiter.by else ""
+    return f"since {iso(limiter.since)}{until}{by}: {limiter.reason}"

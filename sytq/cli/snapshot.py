@@ -54,9 +54,9 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
         alive = sum(worker["alive"] for worker in workers)
         shown["workers"] = {"alive": alive, "lost": len(workers) - alive}
         shown["queues"] = status.queues(parts.inspection, parts.registry, parts.settings.queues)
-        gates = that_matter(parts.inspection.gates())
+        limiters = that_matter(parts.inspection.limiters())
         keys = ("name", "state", "running", "limit_now", "waiting", "reason")
-        shown["gates"] = [{key: getattr(gate, key) for key in keys} for gate in gates]
+        shown["gates"] = [{key: getattr(limiter, key) for key in keys} for limiter in limiters]
         unwritten = parts.inspection.unwritten()
         shown["recorder"] = {"waiting": unwritten.count, "seconds": unwritten.age}
     except RedisUnavailable as error:

@@ -20,6 +20,7 @@ from sytq.broker.delivery import Delivery, cancellation
 from sytq.broker.limiter import Limiter, Limiters, Permit
 from sytq.broker.operations import Operations
 from sytq.config import Settings
+from sytq.deprecated import OldContextMethods
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.transaction import Transaction
@@ -58,7 +59,7 @@ class Services:
     threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
 
 
-class Attempt:
+class Attempt(OldContextMethods):
     """What a context is made of."""
 
     def __init__(self, services: Services, declared: TaskType, delivery: Delivery) -> None:
@@ -164,22 +165,23 @@ class Attempt:
     def _forget_step(self, name: str) -> None:
         self._services.ledger.forget_step(self.id, self.token, name)
 
-    def _passage(self, gates: Iterable[Limiter], units: int) -> Permit:
+    def _permit(self, limiters: Iterable[Limiter], cost: int) -> Permit:
         self._go_on()
-        return Permit(self.id, self.token, self._delivery.created_ms, gates, units)
+        return Permit(self.id, self.token, self._delivery.created_ms, limiters, cost)
 
-    def _close_gate(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
+    def _pause_limiter(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
         by = f"{self.type} {self.id}"
-        closed = self._services.limiters.pause(name, by, reason, seconds=seconds, person=False)
-        if closed:
-            (self.log.error if alert else self.log.warning)("gate closed", gate=name, reason=reason, seconds=seconds)
-        return closed
+        paused = self._services.limiters.pause(name, by, reason, seconds=seconds, person=False)
+        if paused:
+            log = self.log.error if alert else self.log.warning
+            log("limiter paused", limiter=name, reason=reason, seconds=seconds)
+        return paused
 
-    def _open_gate(self, name: str) -> bool:
-        opened = self._services.limiters.open(name, person=False)
-        if opened:
-            self.log.info("gate opened", gate=name)
-        return opened
+    def _resume_limiter(self, name: str) -> bool:
+        resumed = self._services.limiters.resume(name, person=False)
+        if resumed:
+            self.log.info("limiter resumed", limiter=name)
+        return resumed
 
 
 def _until_turn(before: list[Task], now: dt.datetime) -> float:

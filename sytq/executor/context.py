@@ -83,30 +83,30 @@ class Context(Attempt):
         return self._read(lambda database: outcomes(self.id))
 
     @contextlib.contextmanager
-    def passage(self, *gates: Limiter, units: int = 0) -> Iterator[Permit]:
-        """Go through all `gates` at once, reserving `units`; leave them at the end of the `with` block.
+    def acquire(self, *limiters: Limiter, cost: int = 0) -> Iterator[Permit]:
+        """Acquire a permit of all `limiters` at once, of this `cost`; release it at the end of the `with` block.
 
-        Where there is no room it raises Waiting, a Retry that must reach the worker: the task then waits in Redis,
-        without a place in a worker and without an attempt, and is called as soon as there is. Raises RedisUnavailable
-        (no attempt).
+        Raises Waiting when a limiter has none free. Waiting is a Retry that must reach the worker: the task then waits
+        in Redis, holds no slot, uses no attempt, and starts again as soon as a permit is reserved for it. Raises
+        RedisUnavailable (no attempt).
         """
-        passage, way = self._passage(gates, units), self._services.limiters
-        way.enter(passage)
+        permit, limits = self._permit(limiters, cost), self._services.limiters
+        limits.acquire(permit)
         try:
-            yield passage
+            yield permit
         finally:
-            way.leave(passage)
+            limits.release(permit)
 
-    def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
-        """Let no task through a gate until `open_gate`, a person, or `seconds` later; with `alert` people are told.
+    def pause_limiter(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+        """Pause a limiter until `resume_limiter`, a person resumes it, or `seconds` later; `alert` logs an error.
 
-        False when it was closed already. Raises RedisUnavailable.
+        False when it was paused already. Raises RedisUnavailable.
         """
-        return self._close_gate(name, reason, seconds, alert)
+        return self._pause_limiter(name, reason, seconds, alert)
 
-    def open_gate(self, name: str) -> bool:
-        """Undo `close_gate`, of this or another task; False when it was not closed, or by a person."""
-        return self._open_gate(name)
+    def resume_limiter(self, name: str) -> bool:
+        """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
+        return self._resume_limiter(name)
 
     def turn(self) -> None:
         """Go on once every task accepted before this one that has its ordering key has ended; until then the task
@@ -202,22 +202,28 @@ class AsyncContext(Attempt):
         return await self.read(lambda database: outcomes(self.id))
 
     @contextlib.asynccontextmanager
-    async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
-        """As `Context.passage`, with `async with`."""
-        passage, way = self._passage(gates, units), self._services.permits
+    async def acquire(self, *limiters: Limiter, cost: int = 0) -> AsyncIterator[Permit]:
+        """Acquire a permit of all `limiters` at once, of this `cost`; release it at the end of the `async with` block.
+
+        Raises as `Context.acquire` does.
+        """
+        permit, permits = self._permit(limiters, cost), self._services.permits
         try:
-            await way.enter(passage)
-            yield passage
+            await permits.acquire(permit)
+            yield permit
         finally:
-            await way.leave(passage)
+            await permits.release(permit)
 
-    async def close_gate(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
-        """As `Context.close_gate`."""
-        return await self.blocking(self._close_gate, name, reason, seconds, alert)
+    async def pause_limiter(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+        """Pause a limiter until `resume_limiter`, a person resumes it, or `seconds` later; `alert` logs an error.
 
-    async def open_gate(self, name: str) -> bool:
-        """As `Context.open_gate`."""
-        return await self.blocking(self._open_gate, name)
+        False when it was paused already. Raises RedisUnavailable.
+        """
+        return await self.blocking(self._pause_limiter, name, reason, seconds, alert)
+
+    async def resume_limiter(self, name: str) -> bool:
+        """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
+        return await self.blocking(self._resume_limiter, name)
 
     async def turn(self) -> None:
         """As `Context.turn`."""

@@ -152,4 +152,4 @@ class Executor:
                     if self._tracked[delivery.stream].pop(delivery.entry, None):
                         delivery.entry = entry
                         self._tracked[delivery.stream][entry] = delivery
-        self.limiters.enter_again()
+        self.limiters.reregister()

@@ -20,8 +20,8 @@ _Request = tuple[bool, Permit]  # whether it is an acquisition
 class PermitBatcher:
     """`Limiters` for the tasks of one event loop. A release need not be waited for."""
 
-    def __init__(self, gates: Limiters) -> None:
-        self._gates = gates
+    def __init__(self, limiters: Limiters) -> None:
+        self._limiters = limiters
         # Releases first: they make room. Then the oldest task, as in the wait queue.
         self._batcher = Batcher(
             self._process, name="permits", max_size=_MAX_BATCH, key=lambda request: (request[0], request[1].created)
@@ -29,13 +29,13 @@ class PermitBatcher:
         # Its own: the others may all wait for a database. One, so that a permit is released after it was acquired.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="permits")
 
-    async def enter(self, passage: Permit) -> None:
-        """Acquire a permit. Raises as `Limiters.enter`; a caller cancelled before its turn acquires nothing."""
-        await self._batcher.add((True, passage))
+    async def acquire(self, permit: Permit) -> None:
+        """Acquire a permit. Raises as `Limiters.acquire`; a caller cancelled before its turn acquires nothing."""
+        await self._batcher.add((True, permit))
 
-    async def leave(self, passage: Permit) -> None:
+    async def release(self, permit: Permit) -> None:
         """Release a permit, also when the caller is cancelled meanwhile."""
-        await asyncio.shield(self._batcher.add((False, passage)))
+        await asyncio.shield(self._batcher.add((False, permit)))
 
     async def _process(self, requests: list[_Request]) -> list[Exception | None]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, requests)
@@ -43,5 +43,5 @@ class PermitBatcher:
     def _call(self, requests: list[_Request]) -> list[Exception | None]:
         released = [permit for acquires, permit in requests if not acquires]
         acquired = [permit for acquires, permit in requests if acquires]
-        self._gates.leave_all(released)
-        return [None] * len(released) + self._gates.enter_all(acquired)
+        self._limiters.release_all(released)
+        return [None] * len(released) + self._limiters.acquire_all(acquired)

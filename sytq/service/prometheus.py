@@ -46,9 +46,9 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "sytq_queue_parked": (("queue",), "Tasks set aside because their type is paused."),
         "sytq_queue_limit": (("queue",), "Most tasks that may run at once (queues.<name>.limit)."),
         "sytq_type_paused": (("type",), "1 for every type that is paused."),
-        "sytq_gate_running": (("gate",), "Passages inside a gate."),
-        "sytq_gate_limit": (("gate",), "How many may be inside now; 0 is no limit."),
-        "sytq_gate_waiting": (("gate",), "Tasks in line before a gate."),
+        "sytq_gate_running": (("gate",), "Permits of a limiter that are held."),
+        "sytq_gate_limit": (("gate",), "Permits that may be held at once now; 0 is no limit."),
+        "sytq_gate_waiting": (("gate",), "Tasks that wait for a permit of a limiter."),
         "sytq_gate_state": (
             ("gate", "state"),
             "1 for the state it is in: closed (calls pass), open, half_open, paused.",
@@ -129,13 +129,13 @@ class Scrape(Collector):
         limits = {name: queue.limit for name, queue in self._settings.queues.items() if queue.limit}
         yield _each("sytq_queue_limit", limits)
         yield _each("sytq_type_paused", dict.fromkeys(self._operations.paused(), 1))
-        gates = list(that_matter(asked.gates()))
-        yield _each("sytq_gate_running", {gate.name: gate.running for gate in gates})
-        yield _each("sytq_gate_limit", {gate.name: gate.limit_now for gate in gates})
-        yield _each("sytq_gate_waiting", {gate.name: gate.waiting for gate in gates})
+        limiters = list(that_matter(asked.limiters()))
+        yield _each("sytq_gate_running", {limiter.name: limiter.running for limiter in limiters})
+        yield _each("sytq_gate_limit", {limiter.name: limiter.limit_now for limiter in limiters})
+        yield _each("sytq_gate_waiting", {limiter.name: limiter.waiting for limiter in limiters})
         states = _family("sytq_gate_state")
-        for gate in gates:
-            states.add_metric([gate.name, gate.state], 1)
+        for limiter in limiters:
+            states.add_metric([limiter.name, limiter.state], 1)
         yield states
         ages = [worker.age for worker in asked.workers()]
         fresh = [age for age in ages if age <= self._settings.worker.liveness]

@@ -1,4 +1,4 @@
-"""Gates among the metrics: those that matter, and a bounded number of them."""
+"""Limiters among the metrics: those that matter, and a bounded number of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sytq.broker.limiter import Limiters
 
 
 def test_metrics_show_gates_and_not_every_host(make_api: Any, redis_url: str) -> None:
-    gates = Limiters(Redis(redis_url), Keys("sytq"), 4.0, [])
+    limiters = Limiters(Redis(redis_url), Keys("sytq"), 4.0, [])
     for n in range(30):
-        gates.enter(Permit(f"t{n}", 1, 1, [Limiter(f"host:h{n:02}.example.org:443")], 0))
-    gates.enter(Permit("t", 1, 1, [Limiter("provider:p", running=2)], 0))
-    gates.pause("host:h29.example.org:443", "ann", "why")
+        limiters.acquire(Permit(f"t{n}", 1, 1, [Limiter(f"host:h{n:02}.example.org:443")], 0))
+    limiters.acquire(Permit("t", 1, 1, [Limiter("provider:p", concurrency=2)], 0))
+    limiters.pause("host:h29.example.org:443", "ann", "why")
     text = make_api().request("GET", "/metrics").body.decode()
     assert 'sytq_gate_running{gate="provider:p"} 1.0' in text
     assert 'sytq_gate_limit{gate="provider:p"} 2.0' in text

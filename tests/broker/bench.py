@@ -81,7 +81,7 @@ class Bench:
         assert not found or len(items) == len(rest), "one fetch started a task twice"
         return items
 
-    def settle(
+    def ack(
         self,
         worker: str,
         item: Item,
@@ -94,7 +94,7 @@ class Bench:
         index, entry, task_id, message, used, _most, token = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names.append(keys.gates_waiting)
+        names.append(keys.waiting)
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
         args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
@@ -104,7 +104,7 @@ class Bench:
     def promote(self) -> list[Any]:
         keys = self.keys
         names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
-        names += [keys.gates_waiting, keys.called("q")]
+        names += [keys.waiting, keys.called("q")]
         return list(self.redis.call("promote", names, [100]))
 
     def touch(self, item: Item, progress: str = "{}") -> int:
@@ -136,7 +136,7 @@ class Bench:
         self.make_groups()
         self.wait_until_after(now)
 
-    def adopt(self, worker: str, item: Item) -> bytes | None:
+    def reregister(self, worker: str, item: Item) -> bytes | None:
         index, _entry, task_id, message, attempts, most, token = item
         stream = self.streams[index - FIRST]
         args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, most, token, message]

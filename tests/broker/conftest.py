@@ -33,5 +33,5 @@ def bench(every_server: RedisServer) -> Bench:
 
 @pytest.fixture
 def play(bench: Bench) -> Play:
-    """Tasks at gates, on that queue."""
+    """Tasks at limiters, on that queue."""
     return Play(bench)

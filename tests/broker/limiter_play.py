@@ -1,4 +1,4 @@
-"""Workers with tasks at gates, played on the scripts; Redis is real.
+"""Workers with tasks at limiters, played on the scripts; Redis is real.
 
 Owns the calls; what is right is the tests' affair.
 """
@@ -15,19 +15,19 @@ from sytq.broker.limiter import Limiters, PermitOutcome, limiter_keys
 from sytq.broker.limiter_states import LimiterState, read_limiters
 from tests.broker.bench import LIVENESS_MS, Bench, Item
 
-ONE = Limiter("provider:one", running=1)
-TWO = Limiter("provider:two", running=2)
+ONE = Limiter("provider:one", concurrency=1)
+TWO = Limiter("provider:two", concurrency=2)
 #: Its times are longer than a machine stands still; `Play.later` lets them pass.
 BREAKER = Breaker(max_requests=2, interval=60, timeout=60, fail_threshold=0.5, min_calls=4)
 
 
 class Play:
-    """Workers with tasks at gates."""
+    """Workers with tasks at limiters."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.epoch: bytes | None = None  # of the Redis that the workers know
-        self.gates = Limiters(bench.redis, bench.keys, LIVENESS_MS / 1000, ["q"], lambda: self.epoch)
+        self.limiters = Limiters(bench.redis, bench.keys, LIVENESS_MS / 1000, ["q"], lambda: self.epoch)
         self.started: dict[str, tuple[str, Item]] = {}
         self.created: dict[str, int] = {}  # whoever is first to ask is the oldest, unless a test says otherwise
 
@@ -47,35 +47,35 @@ class Play:
         self.submit(*names)
         assert sorted(self.start(worker)) == sorted(names)
 
-    def passage(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Permit:
+    def permit(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Permit:
         self.created.setdefault(name, len(self.created) + 1 if created is None else created)
         token = int(self.started[name][1][6])
-        return Permit(name, token, self.created[name], gates, units)
+        return Permit(name, token, self.created[name], limiters, cost)
 
-    def enter(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Permit:
-        passage = self.passage(name, *gates, units=units, created=created)
-        self.gates.enter(passage)
-        return passage
+    def acquire(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Permit:
+        permit = self.permit(name, *limiters, cost=cost, created=created)
+        self.limiters.acquire(permit)
+        return permit
 
-    def refused(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Waiting:
+    def refused(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
         with pytest.raises(Waiting) as caught:
-            self.enter(name, *gates, units=units, created=created)
+            self.acquire(name, *limiters, cost=cost, created=created)
         assert caught.value.consumes_attempt is False
         return caught.value
 
-    def leave(self, passage: Permit, outcome: PermitOutcome = "ok", units: int | None = None) -> None:
-        passage.report(outcome, units=units)
-        self.gates.leave(passage)
+    def release(self, permit: Permit, outcome: PermitOutcome = "ok", cost: int | None = None) -> None:
+        permit.report(outcome, cost=cost)
+        self.limiters.release(permit)
 
-    def settle(self, name: str, kind: str = "done", after: float = 0.0) -> None:
+    def ack(self, name: str, kind: str = "done", after: float = 0.0) -> None:
         worker, item = self.started.pop(name)
-        assert self.bench.settle(worker, item, kind, delay_ms=int(after * 1000)) == 1
+        assert self.bench.ack(worker, item, kind, delay_ms=int(after * 1000)) == 1
 
-    def wait(self, name: str, *gates: Limiter, units: int = 0, created: int | None = None) -> Waiting:
+    def wait(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
         """Be refused, and wait as the worker lets it."""
-        refusal = self.refused(name, *gates, units=units, created=created)
+        refusal = self.refused(name, *limiters, cost=cost, created=created)
         assert isinstance(refusal.after, float)
-        self.settle(name, "retry", refusal.after)
+        self.ack(name, "retry", refusal.after)
         return refusal
 
     def called(self) -> list[str]:
@@ -85,26 +85,26 @@ class Play:
 
     def tend(self) -> None:
         keys = self.bench.keys
-        self.bench.redis.ask("ZADD", keys.gates_due, "XX", 0, *self._known()) if self._known() else None
+        self.bench.redis.ask("ZADD", keys.limiters_due, "XX", 0, *self._known()) if self._known() else None
         self.bench.redis.call("limiter_tend", [*limiter_keys(keys), keys.delayed("q")], [LIVENESS_MS, 1000, "q"])
 
-    def later(self, gate: str, seconds: float = 61) -> None:
-        """Let all that a gate remembers be that much older, as if so much time had passed."""
+    def later(self, limiter: str, seconds: float = 61) -> None:
+        """Let all that a limiter remembers be that much older, as if so much time had passed."""
         redis, keys, ms = self.bench.redis, self.bench.keys, int(seconds * 1000)
-        record: dict[str, Any] = json.loads(redis.ask("HGET", keys.gates, gate))
+        record: dict[str, Any] = json.loads(redis.ask("HGET", keys.limiters, limiter))
         for times in (record, record.get("pause", {})):
             times |= {name: times[name] - ms for name in ("at", "from", "till", "pruned") if times.get(name)}
-        redis.ask("HSET", keys.gates, gate, json.dumps(record))
-        for call in redis.ask("ZRANGE", keys.gates_calls, 0, -1):
+        redis.ask("HSET", keys.limiters, limiter, json.dumps(record))
+        for call in redis.ask("ZRANGE", keys.acquisitions, 0, -1):
             name, at, rest = call.decode().split("|", 2)
-            if name == gate:
-                redis.ask("ZREM", keys.gates_calls, call)
-                redis.ask("ZADD", keys.gates_calls, 0, f"{name}|{int(at) - ms:0{len(at)}}|{rest}")
+            if name == limiter:
+                redis.ask("ZREM", keys.acquisitions, call)
+                redis.ask("ZADD", keys.acquisitions, 0, f"{name}|{int(at) - ms:0{len(at)}}|{rest}")
 
     def _known(self) -> list[object]:
-        known = self.bench.redis.ask("ZRANGE", self.bench.keys.gates_due, 0, -1)
+        known = self.bench.redis.ask("ZRANGE", self.bench.keys.limiters_due, 0, -1)
         return [part for name in known for part in (0, name)][1:]
 
-    def state(self, gate: Limiter) -> LimiterState:
-        (state,) = read_limiters(self.bench.redis, self.bench.keys, gate.name)
+    def state(self, limiter: Limiter) -> LimiterState:
+        (state,) = read_limiters(self.bench.redis, self.bench.keys, limiter.name)
         return state

@@ -174,19 +174,19 @@ class TaskLife(World):
                 orphans.add(task_id)
         return orphans, fates
 
-    def settle(self, which: int, kind: str, counts: bool = True, times: int = 1, reply_lost: bool = False) -> None:
+    def ack(self, which: int, kind: str, counts: bool = True, times: int = 1, reply_lost: bool = False) -> None:
         """One of the starts that a worker believes to hold ends, once or as a repetition after a lost reply."""
         starts = self._starts()
         if not starts:
             return
         n, key = starts[which % len(starts)]
         for _ in range(times):
-            self._settle(self.workers[n], key, kind, counts)
+            self._ack(self.workers[n], key, kind, counts)
             self.all_is_well()
         if not reply_lost:
             del self.workers[n].held[key]
 
-    def _settle(self, worker: Worker, key: tuple[str, int], kind: str, counts: bool = True) -> None:
+    def _ack(self, worker: Worker, key: tuple[str, int], kind: str, counts: bool = True) -> None:
         self.script = "ack"
         (task_id, token), item, state = key, worker.held[key], OUTCOMES[kind]
         known = self.known.get(task_id)
@@ -201,8 +201,8 @@ class TaskLife(World):
         mine = known is not None and (known.state, known.consumer, known.token) == (RUNNING, worker.name, token)
         used = item[4] - (kind == "return" or (kind == "retry" and not counts))
         event, if_cancelled = (json.dumps({"state": end, "attempts": used}) for end in (state, CANCELLED))
-        accepted = self.bench.settle(worker.name, item, kind, HOUR, used, event, if_cancelled)
-        assert accepted == (mine or unknown_end), "who holds the task settles it, and nobody else"
+        accepted = self.bench.ack(worker.name, item, kind, HOUR, used, event, if_cancelled)
+        assert accepted == (mine or unknown_end), "who holds the task acknowledges it, and nobody else"
         asked = accepted and task_id in self.asked
         if asked:
             self.asked.remove(task_id)
@@ -298,7 +298,7 @@ class TaskLife(World):
             task_id, token = item[2].decode(), int(item[6])
             known = self.known.get(task_id)
             ours = known and (known.state, known.consumer, known.token) == (RUNNING, worker.name, token)
-            entry = self.bench.adopt(worker.name, item)
+            entry = self.bench.reregister(worker.name, item)
             assert bool(entry) == (known is None or ours)
             if entry and known is None:
                 self.ends[task_id] = 0  # it may have ended elsewhere and be forgotten: the ledger refuses another end
@@ -325,7 +325,7 @@ class TaskLife(World):
             forgotten.clear()
         self.read = self.written = "-"
         for end in ends:
-            self.settle(**end)
+            self.ack(**end)
         for n in noticed_by:
             self.beats(n)
             self.all_is_well()
@@ -353,7 +353,7 @@ class TaskLife(World):
             self._fetch(last, 100, True, reply_lost=False)
             self.all_is_well()
             for key in list(last.held):
-                self._settle(last, key, "done")
+                self._ack(last, key, "done")
                 del last.held[key]
                 self.all_is_well()
             if all(row.state in TERMINAL for row in self.ledger.values()):

@@ -1,4 +1,4 @@
-"""Places at a gate and the line before it."""
+"""Places at a limiter and the line before it."""
 
 from __future__ import annotations
 
@@ -19,86 +19,86 @@ from tests.servers import poll
 
 def test_no_more_than_the_limit_are_inside(play: Play) -> None:
     play.running("a", "b", "c")
-    inside = [play.enter("a", TWO), play.enter("b", TWO)]
+    inside = [play.acquire("a", TWO), play.acquire("b", TWO)]
     refusal = play.refused("c", TWO)
     assert str(refusal) == "waiting for provider:two: 2 of 2 run"
-    assert not refusal.closed
-    play.leave(inside[0])
+    assert not refusal.unavailable
+    play.release(inside[0])
     assert play.state(TWO).running == 1
 
 
 def test_all_gates_or_none(play: Play) -> None:
     play.running("a", "b", "c")
-    wide = Limiter("host:wide", running=5)
-    play.enter("a", wide, ONE)
+    wide = Limiter("host:wide", concurrency=5)
+    play.acquire("a", wide, ONE)
     assert "provider:one" in str(play.refused("b", wide, ONE))
     assert play.state(wide).running == 1
-    play.enter("c", wide)
+    play.acquire("c", wide)
     assert play.state(wide).running == 2
 
 
 def test_a_script_that_ran_twice_lets_in_and_out_once(play: Play) -> None:
-    gate = Limiter("g", running=2, calls=10, units=100, breaker=Breaker(min_calls=100))
+    limiter = Limiter("g", concurrency=2, calls=10, cost=100, breaker=Breaker(min_calls=100))
     play.running("a")
-    passage = play.passage("a", gate, units=5)
+    permit = play.permit("a", limiter, cost=5)
     for _ in range(2):
-        play.gates.enter(passage)
-    state = play.state(gate)
+        play.limiters.acquire(permit)
+    state = play.state(limiter)
     assert (state.running, state.calls_in_window, state.units_in_window) == (1, 1, 5)
-    begun = passage.begun_ms
+    begun = permit.acquired_ms
     for _ in range(2):
-        play.leave(passage, "failed", units=7)
-        passage.begun_ms, play.gates._inside[passage.id] = begun, passage
-    state = play.state(gate)
+        play.release(permit, "failed", cost=7)
+        permit.acquired_ms, play.limiters._held[permit.id] = begun, permit
+    state = play.state(limiter)
     assert (state.running, state.units_in_window, state.failures) == (0, 7, 1)
 
 
 def test_a_later_start_of_a_task_has_the_place_of_the_one_before(play: Play) -> None:
     play.running("a", worker="dead")
-    play.enter("a", ONE)
+    play.acquire("a", ONE)
     play.bench.silence("dead")
     assert play.start("w", sweep=True) == ["a"]
-    play.enter("a", ONE)
+    play.acquire("a", ONE)
     assert play.state(ONE).running == 1
 
 
 def test_a_start_that_lost_its_task_goes_through_no_gate(play: Play) -> None:
     play.running("a", worker="frozen")
-    woken = play.passage("a", ONE)
+    woken = play.permit("a", ONE)
     play.bench.silence("frozen")
     assert play.start("w", sweep=True) == ["a"]
-    inside = play.enter("a", ONE)
+    inside = play.acquire("a", ONE)
     with pytest.raises(Lost):
-        play.gates.enter(woken)
+        play.limiters.acquire(woken)
     assert play.state(ONE).running == 1
-    play.leave(inside)
-    play.settle("a")
+    play.release(inside)
+    play.ack("a")
     with pytest.raises(Lost):
-        play.gates.enter(woken)
+        play.limiters.acquire(woken)
 
 
 def test_the_place_of_a_start_that_ended_without_leaving_is_free(play: Play) -> None:
     play.running("a", "b")
-    play.enter("a", ONE)
-    play.settle("a")
-    play.enter("b", ONE)
+    play.acquire("a", ONE)
+    play.ack("a")
+    play.acquire("b", ONE)
     assert play.state(ONE).running == 1
 
 
 def test_the_place_of_a_killed_worker_is_free_once_its_heartbeat_is_stale(play: Play) -> None:
     play.running("a", worker="dead")
     play.running("b")
-    play.enter("a", ONE)
+    play.acquire("a", ONE)
     play.refused("b", ONE)
     play.bench.silence("dead")
     time.sleep(0.25)  # places are looked through at most five times a second
-    play.enter("b", ONE)
+    play.acquire("b", ONE)
     assert play.state(ONE).running == 1
 
 
 def test_while_nobody_could_give_a_heartbeat_nobody_is_taken_for_dead(play: Play) -> None:
     play.running("a", "b")
-    play.enter("a", ONE)
+    play.acquire("a", ONE)
     keys = play.bench.keys
     play.bench.redis.ask("ZADD", keys.workers, play.bench.now_ms() - 3 * LIVENESS_MS, "w")  # Redis was away so long
     play.refused("b", ONE)
@@ -109,51 +109,51 @@ def test_while_nobody_could_give_a_heartbeat_nobody_is_taken_for_dead(play: Play
 
 def test_who_waits_is_called_when_a_passage_ends(play: Play) -> None:
     play.running("a", "b", "c")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     for name in ("b", "c"):
         assert play.wait(name, ONE).after > 5
     assert play.called() == []
-    play.leave(first)
+    play.release(first)
     assert play.called() == ["b"]
-    play.leave(play.enter("b", ONE, created=2))
+    play.release(play.acquire("b", ONE, created=2))
     assert play.called() == ["c"]
     assert play.state(ONE).waiting == 1  # and the place is kept for it
-    play.enter("c", ONE, created=3)
+    play.acquire("c", ONE, created=3)
     assert (play.state(ONE).waiting, play.state(ONE).running) == (0, 1)
 
 
 def test_who_is_called_starts_before_what_waits_in_its_queue(play: Play) -> None:
     play.running("a", "b")
-    inside = play.enter("a", ONE)
+    inside = play.acquire("a", ONE)
     play.wait("b", ONE)
     play.submit("c", "d", "e")
-    play.leave(inside)
-    play.settle("a")
+    play.release(inside)
+    play.ack("a")
     play.bench.promote()
     assert play.start(room=1) == ["b"]
-    passage = play.enter("b", ONE)
+    permit = play.acquire("b", ONE)
     # Others meet its entry on their way: it stays where it is.
     assert play.start("other", room=2) == ["c", "d"]
     assert play.start("other") == ["e"]
     assert play.start("other", sweep=True) == play.start("w", sweep=True) == []
-    play.leave(passage)
-    play.settle("b")
+    play.release(permit)
+    play.ack("b")
     for name in ("c", "d", "e"):
-        play.settle(name)
+        play.ack(name)
     seen = play.bench.see()
     assert (seen.waiting, seen.pending, seen.lost, seen.delayed) == ([], [], [], {})
 
 
 def test_of_who_was_called_nobody_starts_that_was_cancelled_or_paused_since(play: Play) -> None:
     play.running("a", "b")
-    two = [play.enter("a", TWO), play.enter("b", TWO)]
+    two = [play.acquire("a", TWO), play.acquire("b", TWO)]
     play.submit("c", "d")
     assert play.start() == ["c", "d"]
     for name in ("c", "d"):
         play.wait(name, TWO)
-    for passage, name in zip(two, ("a", "b"), strict=True):
-        play.leave(passage)
-        play.settle(name)
+    for permit, name in zip(two, ("a", "b"), strict=True):
+        play.release(permit)
+        play.ack(name)
     play.bench.promote()
     play.bench.operations.cancel("c", "ann")
     play.bench.operations.pause("t", "{}")
@@ -165,20 +165,20 @@ def test_of_who_was_called_nobody_starts_that_was_cancelled_or_paused_since(play
 
 def test_a_newcomer_does_not_overtake(play: Play) -> None:
     play.running("a", "b", "new")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     play.wait("b", ONE, created=50)
-    play.leave(first)  # the place is b's now, which is on its way
-    assert "1 are ahead" in str(play.refused("new", ONE, created=60))
+    play.release(first)  # the place is b's now, which is on its way
+    assert "1 ahead" in str(play.refused("new", ONE, created=60))
     play.called()
-    play.enter("b", ONE, created=50)
+    play.acquire("b", ONE, created=50)
 
 
 def test_an_older_task_need_not_wait_behind_younger_ones(play: Play) -> None:
     play.running("a", "b", "old")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     play.wait("b", ONE, created=50)
-    play.leave(first)
-    play.enter("old", ONE, created=40)
+    play.release(first)
+    play.acquire("old", ONE, created=40)
     play.called()
     play.refused("b", ONE, created=50)
     assert play.state(ONE).running == 1
@@ -186,116 +186,116 @@ def test_an_older_task_need_not_wait_behind_younger_ones(play: Play) -> None:
 
 def test_a_place_that_becomes_free_before_the_refused_task_is_settled_does_not_strand_it(play: Play) -> None:
     play.running("a", "b")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     refusal = play.refused("b", ONE)
-    play.leave(first)
+    play.release(first)
     assert isinstance(refusal.after, float)
-    play.settle("b", "retry", refusal.after)
+    play.ack("b", "retry", refusal.after)
     assert play.called() == ["b"]
 
 
 def test_its_own_retry_is_not_hastened_by_a_promise_of_before(play: Play) -> None:
     play.running("a", "b")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     play.wait("b", ONE)
-    play.leave(first)
+    play.release(first)
     assert play.called() == ["b"]
-    play.settle("b", "retry", 30)  # the database was away, say, before it came to the gate
+    play.ack("b", "retry", 30)  # the database was away, say, before it came to the limiter
     play.tend()
     assert play.called() == []
     play.running("c", "d")
-    second = play.enter("c", ONE, created=0)
+    second = play.acquire("c", ONE, created=0)
     play.wait("d", ONE)
     play.bench.hasten("d")  # a person did
     assert play.called() == ["d"]
-    play.settle("d", "retry", 30)
-    play.leave(second)
+    play.ack("d", "retry", 30)
+    play.release(second)
     assert play.called() == []
     assert play.state(ONE).waiting == 1  # b's place is still kept
 
 
 def test_a_promise_that_nobody_keeps_goes_to_the_next(play: Play) -> None:
     play.running("a", "b", "c")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     play.wait("b", ONE)
     play.wait("c", ONE)
-    play.leave(first)
-    assert play.called() == ["b"]  # and does not come to the gate
+    play.release(first)
+    assert play.called() == ["b"]  # and does not come to the limiter
     redis, keys = play.bench.redis, play.bench.keys
-    redis.ask("ZADD", keys.gates_promises, play.bench.now_ms() - 1, "b")  # 5 s later
+    redis.ask("ZADD", keys.reservations, play.bench.now_ms() - 1, "b")  # 5 s later
     play.tend()
     assert play.called() == ["c"]
-    play.enter("c", ONE, created=3)
+    play.acquire("c", ONE, created=3)
     play.refused("b", ONE, created=2)
 
 
 def test_a_cancelled_task_is_passed_over(play: Play) -> None:
     play.running("a", "b", "c")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     play.wait("b", ONE)
     play.wait("c", ONE)
     assert play.bench.operations.cancel("b", "ann") == "cancelled"
-    play.leave(first)
+    play.release(first)
     assert play.called() == ["c"]
-    assert play.bench.redis.ask("HLEN", play.bench.keys.gates_waiting) == 1
+    assert play.bench.redis.ask("HLEN", play.bench.keys.waiting) == 1
 
 
 def test_who_waits_for_one_gate_holds_no_place_at_another(play: Play) -> None:
-    provider = Limiter("provider:p", running=2)
-    narrow, wide = Limiter("model:narrow", running=1), Limiter("model:wide", running=5)
+    provider = Limiter("provider:p", concurrency=2)
+    narrow, wide = Limiter("model:narrow", concurrency=1), Limiter("model:wide", concurrency=5)
     play.running(*"abcdef")
-    play.enter("a", provider, narrow)
+    play.acquire("a", provider, narrow)
     for name in "bcd":
         play.wait(name, provider, narrow)
-    play.enter("e", provider, wide)
+    play.acquire("e", provider, wide)
     assert play.state(provider).waiting == 0
 
 
 def test_a_task_is_called_only_when_all_its_gates_have_room(play: Play) -> None:
-    provider, model = Limiter("provider:p", running=2), Limiter("model:m", running=1)
+    provider, model = Limiter("provider:p", concurrency=2), Limiter("model:m", concurrency=1)
     play.running(*"abcd")
-    a, b = play.enter("a", provider, model), play.enter("b", provider)
+    a, b = play.acquire("a", provider, model), play.acquire("b", provider)
     play.wait("c", provider, model, created=10)
-    play.leave(a)
+    play.release(a)
     assert play.called() == ["c"]
-    c = play.enter("c", provider, model, created=10)
+    c = play.acquire("c", provider, model, created=10)
     play.wait("d", provider, model, created=11)
     play.running("e")
     play.wait("e", provider, created=12)
-    play.leave(b)  # room at the provider: not for d, whose model is full
+    play.release(b)  # room at the provider: not for d, whose model is full
     assert play.called() == ["e"]
-    e = play.enter("e", provider, created=12)
+    e = play.acquire("e", provider, created=12)
     play.running("f")
-    play.leave(c)
+    play.release(c)
     assert play.called() == ["d"]
-    play.enter("d", provider, model, created=11)
+    play.acquire("d", provider, model, created=11)
     assert play.state(provider).running == 2
-    play.leave(e)
+    play.release(e)
 
 
 def test_who_is_next_at_a_full_gate_moves_to_its_line(play: Play) -> None:
-    provider, model = Limiter("provider:p", running=2), Limiter("model:m", running=1)
+    provider, model = Limiter("provider:p", concurrency=2), Limiter("model:m", concurrency=1)
     play.running(*"abcd")
-    a, b = play.enter("a", provider, model), play.enter("b", provider)
+    a, b = play.acquire("a", provider, model), play.acquire("b", provider)
     play.wait("d", provider, model, created=11)
-    play.settle("a")  # its worker never said that it left, and somebody else has its place at the provider
-    assert a.begun_ms
+    play.ack("a")  # its worker never said that it left, and somebody else has its place at the provider
+    assert a.acquired_ms
     play.running("x")
     time.sleep(0.25)
-    play.enter("x", provider, created=1)
+    play.acquire("x", provider, created=1)
     time.sleep(0.25)
     play.tend()
     assert (play.state(model).waiting, play.state(provider).waiting) == (0, 1)
-    play.leave(b)
+    play.release(b)
     assert play.called() == ["d"]
 
 
 def test_tasks_of_other_queues_are_called_too(play: Play) -> None:
     play.running("a", "b")
-    first = play.enter("a", ONE)
+    first = play.acquire("a", ONE)
     play.wait("b", ONE)
-    play.gates._queues = ["other"]  # a worker that does not know the queue of b leaves that to others
-    play.leave(first)
+    play.limiters._queues = ["other"]  # a worker that does not know the queue of b leaves that to others
+    play.release(first)
     assert play.called() == []
     play.tend()
     assert play.called() == ["b"]
@@ -306,7 +306,7 @@ def test_tasks_of_other_queues_are_called_too(play: Play) -> None:
 
 def test_many_at_a_gate_are_refused_about_once_each(play: Play) -> None:
     """Fifty at once of five hundred: who waits is called one by one, and hardly ever in vain."""
-    gate = Limiter("g", running=50)
+    limiter = Limiter("g", concurrency=50)
     names = [f"t{n:04}" for n in range(500)]
     for start in range(0, 500, 200):
         play.submit(*names[start : start + 200])
@@ -317,21 +317,21 @@ def test_many_at_a_gate_are_refused_about_once_each(play: Play) -> None:
     while len(done) < len(names):
         for name in play.called() + play.start():
             try:
-                inside.append((name, play.enter(name, gate, created=int(name[1:]))))
+                inside.append((name, play.acquire(name, limiter, created=int(name[1:]))))
             except Retry as refusal:
                 refusals[name] += 1
-                play.settle(name, "retry", float(refusal.after or 0))
+                play.ack(name, "retry", float(refusal.after or 0))
         assert 0 < len(inside) <= 50
-        name, passage = inside.pop(random.randrange(len(inside)))
-        play.leave(passage)
-        play.settle(name)
+        name, permit = inside.pop(random.randrange(len(inside)))
+        play.release(permit)
+        play.ack(name)
         done.append(name)
     assert max(refusals.values()) <= 2
     assert sum(refusals.values()) <= 500
 
 
 def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
-    gate = Limiter("g", calls=20, window=1)
+    limiter = Limiter("g", calls=20, window=1)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
     refusals: Counter[str] = Counter()
@@ -342,15 +342,15 @@ def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
     def turn() -> bool:
         for name in todo:
             try:
-                passage = play.enter(name, gate, created=int(name[1:]))
+                permit = play.acquire(name, limiter, created=int(name[1:]))
             except Retry as refusal:
                 refusals[name] += 1
-                play.settle(name, "retry", float(refusal.after or 0))
+                play.ack(name, "retry", float(refusal.after or 0))
             else:
-                assert passage.begun_ms
-                entered.append(passage.begun_ms)
-                play.leave(passage)
-                play.settle(name)
+                assert permit.acquired_ms
+                entered.append(permit.acquired_ms)
+                play.release(permit)
+                play.ack(name)
         play.tend()
         todo[:] = play.called()
         assert time.monotonic() < deadline

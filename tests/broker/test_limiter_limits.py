@@ -1,4 +1,4 @@
-"""What else a gate bears: windows, the adaptive limit, the circuit breaker."""
+"""What else a limiter bears: windows, the adaptive limit, the circuit breaker."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from tests.broker.limiter_play import BREAKER, Play
 
 
 def test_calls_within_a_window(play: Play) -> None:
-    gate = Limiter("g", calls=3, window=60)
+    limiter = Limiter("g", calls=3, window=60)
     names = [f"t{n}" for n in range(5)]
     play.running(*names)
     for name in names[:3]:
-        play.leave(play.enter(name, gate))
-    refusal = play.wait(names[3], gate)
+        play.release(play.acquire(name, limiter))
+    refusal = play.wait(names[3], limiter)
     assert str(refusal) == "waiting for g: 3 of 3 calls in 60 s"
-    assert "1 are ahead" in str(play.wait(names[4], gate))
-    assert play.state(gate).calls_in_window == 3
+    assert "1 ahead" in str(play.wait(names[4], limiter))
+    assert play.state(limiter).calls_in_window == 3
     play.later("g")
     play.tend()
     assert sorted(play.called()) == names[3:]
     for n in (3, 4):
-        play.enter(names[n], gate, created=n + 1)
+        play.acquire(names[n], limiter, created=n + 1)
 
 
 def test_units_are_reserved_and_corrected(play: Play) -> None:
-    gate = Limiter("g", units=100, window=60)
+    limiter = Limiter("g", cost=100, window=60)
     play.running("a", "b", "c", "d")
-    a = play.enter("a", gate, units=60)
-    assert "60 of 100 units in 60 s, wants 50" in str(play.refused("b", gate, units=50, created=9))
-    play.leave(a, units=30)
-    assert play.state(gate).units_in_window == 30
-    play.enter("b", gate, units=50, created=9)
-    play.refused("c", gate, units=30)
-    play.enter("d", gate, units=20, created=0)
+    a = play.acquire("a", limiter, cost=60)
+    assert "cost 60 of 100 in 60 s, wants 50" in str(play.refused("b", limiter, cost=50, created=9))
+    play.release(a, cost=30)
+    assert play.state(limiter).units_in_window == 30
+    play.acquire("b", limiter, cost=50, created=9)
+    play.refused("c", limiter, cost=30)
+    play.acquire("d", limiter, cost=20, created=0)
 
 
 def test_what_wants_more_than_a_whole_window_goes_alone(play: Play) -> None:
-    gate = Limiter("g", units=100, window=60)
+    limiter = Limiter("g", cost=100, window=60)
     play.running("a", "b")
-    play.enter("a", gate, units=500)
-    play.refused("b", gate, units=1)
+    play.acquire("a", limiter, cost=500)
+    play.refused("b", limiter, cost=1)
 
 
 def test_waiting_for_a_window_is_given_a_time_by_the_position(play: Play) -> None:
-    gate = Limiter("g", calls=2, window=10)
+    limiter = Limiter("g", calls=2, window=10)
     play.running(*(f"t{n}" for n in range(10)))
     for n in range(2):
-        play.enter(f"t{n}", gate)
-    waits = [float(play.wait(f"t{n}", gate).after or 0) for n in range(2, 10)]
+        play.acquire(f"t{n}", limiter)
+    waits = [float(play.wait(f"t{n}", limiter).after or 0) for n in range(2, 10)]
     # (10, 10, 20, 20, ...) s of estimate; the fallback is a fifth and 5 s later, and up to a tenth of jitter.
     for n, wait in enumerate(waits):
         estimate = 10 * (1 + n // 2)
@@ -65,174 +65,174 @@ def test_waiting_for_a_window_is_given_a_time_by_the_position(play: Play) -> Non
 
 
 def test_an_adaptive_limit_rises_with_success_and_halves_once_a_round(play: Play) -> None:
-    gate = Limiter("g", running=40, adaptive=True)
+    limiter = Limiter("g", concurrency=40, adaptive=True)
     play.running(*(f"t{n}" for n in range(100)))
-    inside = [play.enter(f"t{n}", gate) for n in range(10)]
-    play.refused("t99", gate)
-    assert play.state(gate).limit_now == 10
-    for passage in inside:
-        play.leave(passage)
-    risen = play.state(gate).limit_now
+    inside = [play.acquire(f"t{n}", limiter) for n in range(10)]
+    play.refused("t99", limiter)
+    assert play.state(limiter).limit_now == 10
+    for permit in inside:
+        play.release(permit)
+    risen = play.state(limiter).limit_now
     assert 12 <= risen <= 20  # only while the limit is nearly used
-    inside = [play.enter(f"t{n}", gate, created=0) for n in range(20, 20 + risen - 1)]
-    for passage in inside:
-        play.leave(passage, "overloaded")
-    assert play.state(gate).limit_now == risen // 2
+    inside = [play.acquire(f"t{n}", limiter, created=0) for n in range(20, 20 + risen - 1)]
+    for permit in inside:
+        play.release(permit, "overloaded")
+    assert play.state(limiter).limit_now == risen // 2
     time.sleep(0.01)
-    play.leave(play.enter("t60", gate, created=0), "overloaded")
-    assert play.state(gate).limit_now == risen // 4
+    play.release(play.acquire("t60", limiter, created=0), "overloaded")
+    assert play.state(limiter).limit_now == risen // 4
 
 
 def test_an_adaptive_limit_does_not_rise_while_hardly_used(play: Play) -> None:
-    gate = Limiter("g", running=40, adaptive=True)
+    limiter = Limiter("g", concurrency=40, adaptive=True)
     names = [f"t{n}" for n in range(30)]
     play.running(*names)
     for name in names:
-        play.leave(play.enter(name, gate))
-    assert play.state(gate).limit_now == 10
+        play.release(play.acquire(name, limiter))
+    assert play.state(limiter).limit_now == 10
 
 
 def test_an_adaptive_limit_stays_between_one_and_the_configured(play: Play) -> None:
-    gate = Limiter("g", running=3, adaptive=True)
+    limiter = Limiter("g", concurrency=3, adaptive=True)
     play.running(*(f"t{n}" for n in range(40)))
     for n in range(10):
-        pair = [play.enter(f"t{2 * n}", gate, created=0), play.enter(f"t{2 * n + 1}", gate, created=0)]
-        for passage in pair:
-            play.leave(passage)
-    assert play.state(gate).limit_now == 3
+        pair = [play.acquire(f"t{2 * n}", limiter, created=0), play.acquire(f"t{2 * n + 1}", limiter, created=0)]
+        for permit in pair:
+            play.release(permit)
+    assert play.state(limiter).limit_now == 3
     for n in range(20, 30):
         time.sleep(0.003)
-        play.leave(play.enter(f"t{n}", gate, created=0), "overloaded")
-    assert play.state(gate).limit_now == 1
-    play.enter("t30", gate, created=0)
+        play.release(play.acquire(f"t{n}", limiter, created=0), "overloaded")
+    assert play.state(limiter).limit_now == 1
+    play.acquire("t30", limiter, created=0)
 
 
 # -- breaker
 
 
-def fail(play: Play, gate: Limiter, times: int, outcome: PermitOutcome = "failed") -> None:
+def fail(play: Play, limiter: Limiter, times: int, outcome: PermitOutcome = "failed") -> None:
     for n in range(times):
         name = f"f{len(play.created)}-{n}"
         play.running(name)
-        play.leave(play.enter(name, gate, created=0), outcome)
+        play.release(play.acquire(name, limiter, created=0), outcome)
 
 
 def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
-    gate = Limiter("g", breaker=BREAKER)
-    fail(play, gate, 2, "ok")
-    fail(play, gate, 1)
-    assert play.state(gate).state == "closed"
-    fail(play, gate, 1, "ignored")  # says nothing
-    assert play.state(gate).state == "closed"
-    fail(play, gate, 1, "overloaded")
-    state = play.state(gate)
+    limiter = Limiter("g", breaker=BREAKER)
+    fail(play, limiter, 2, "ok")
+    fail(play, limiter, 1)
+    assert play.state(limiter).state == "closed"
+    fail(play, limiter, 1, "ignored")  # says nothing
+    assert play.state(limiter).state == "closed"
+    fail(play, limiter, 1, "overloaded")
+    state = play.state(limiter)
     assert (state.state, state.reason) == ("open", "2 of 4 calls failed")
     play.running("a")
-    refusal = play.refused("a", gate)
+    refusal = play.refused("a", limiter)
     assert str(refusal) == "waiting for g: its circuit breaker is open, 2 of 4 calls failed"
 
 
 def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
-    gate = Limiter("g", breaker=Breaker(interval=60, min_calls=4))
-    fail(play, gate, 3)
+    limiter = Limiter("g", breaker=Breaker(interval=60, min_calls=4))
+    fail(play, limiter, 3)
     play.later("g")
-    fail(play, gate, 3)
-    assert play.state(gate).state == "closed"
-    fail(play, gate, 1)
-    assert play.state(gate).state == "open"
+    fail(play, limiter, 3)
+    assert play.state(limiter).state == "closed"
+    fail(play, limiter, 1)
+    assert play.state(limiter).state == "open"
 
 
 def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) -> None:
-    gate = Limiter("g", breaker=BREAKER)
-    fail(play, gate, 4)
+    limiter = Limiter("g", breaker=BREAKER)
+    fail(play, limiter, 4)
     play.later("g")
-    assert play.state(gate).state == "half_open"
+    assert play.state(limiter).state == "half_open"
     play.running("a", "b", "c", "d")
-    probes = [play.enter("a", gate), play.enter("b", gate)]
-    assert "lets 2 calls through" in str(play.refused("c", gate))
-    play.leave(probes[0])
-    assert play.state(gate).state == "half_open"
-    play.refused("d", gate)  # one success, one under way: no third
-    play.leave(probes[1])
-    assert play.state(gate).state == "closed"
+    probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
+    assert "lets 2 calls through" in str(play.refused("c", limiter))
+    play.release(probes[0])
+    assert play.state(limiter).state == "half_open"
+    play.refused("d", limiter)  # one success, one under way: no third
+    play.release(probes[1])
+    assert play.state(limiter).state == "closed"
 
 
 def test_half_open_opens_again_when_one_fails(play: Play) -> None:
-    gate = Limiter("g", breaker=BREAKER)
-    fail(play, gate, 4)
+    limiter = Limiter("g", breaker=BREAKER)
+    fail(play, limiter, 4)
     play.later("g")
     play.running("a", "b")
-    probes = [play.enter("a", gate), play.enter("b", gate)]
-    play.leave(probes[0], "failed")
-    assert play.state(gate).state == "open"
-    play.leave(probes[1])  # late: it says nothing any more
-    assert play.state(gate).state == "open"
+    probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
+    play.release(probes[0], "failed")
+    assert play.state(limiter).state == "open"
+    play.release(probes[1])  # late: it says nothing any more
+    assert play.state(limiter).state == "open"
 
 
 @pytest.mark.parametrize("how", ["ignored", "killed"])
 def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
-    gate = Limiter("g", breaker=BREAKER)
-    fail(play, gate, 4)
+    limiter = Limiter("g", breaker=BREAKER)
+    fail(play, limiter, 4)
     play.later("g")
     play.running("a", "b", worker="dead")
     play.running("c", "d")
-    probes = [play.enter("a", gate), play.enter("b", gate)]
-    play.refused("c", gate)
+    probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
+    play.refused("c", limiter)
     if how == "ignored":
-        for passage in probes:
-            play.gates.leave(passage)
+        for permit in probes:
+            play.limiters.release(permit)
     else:
         play.bench.silence("dead")
         time.sleep(0.25)  # places are looked through at most five times a second
-    assert play.state(gate).state == "half_open"
+    assert play.state(limiter).state == "half_open"
     for name in ("c", "d"):
-        play.leave(play.enter(name, gate, created=0))
-    assert play.state(gate).state == "closed"
+        play.release(play.acquire(name, limiter, created=0))
+    assert play.state(limiter).state == "closed"
 
 
 def test_calls_begun_before_the_breaker_opened_do_not_close_it(play: Play) -> None:
-    gate = Limiter("g", breaker=BREAKER)
+    limiter = Limiter("g", breaker=BREAKER)
     play.running("slow", "slower")
-    slow = [play.enter(name, gate) for name in ("slow", "slower")]
-    fail(play, gate, 4)
+    slow = [play.acquire(name, limiter) for name in ("slow", "slower")]
+    fail(play, limiter, 4)
     play.later("g")
-    for passage in slow:
-        play.leave(passage)
-    assert play.state(gate).state == "half_open"
+    for permit in slow:
+        play.release(permit)
+    assert play.state(limiter).state == "half_open"
 
 
 def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) -> None:
-    gate = Limiter("g", breaker=BREAKER)
+    limiter = Limiter("g", breaker=BREAKER)
     slow_ones = [f"slow{n}" for n in range(5)]
     play.running(*slow_ones, "a", "b")
-    slow = [play.enter(name, gate) for name in slow_ones]
-    fail(play, gate, 4)
+    slow = [play.acquire(name, limiter) for name in slow_ones]
+    fail(play, limiter, 4)
     play.later("g")
     for name in ("a", "b"):
-        play.leave(play.enter(name, gate, created=0))
-    for passage in slow:
-        play.leave(passage, "failed")
-    state = play.state(gate)
+        play.release(play.acquire(name, limiter, created=0))
+    for permit in slow:
+        play.release(permit, "failed")
+    state = play.state(limiter)
     assert (state.state, state.failures) == ("closed", 0)
 
 
 def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play) -> None:
-    gate = Limiter("g", breaker=BREAKER)
+    limiter = Limiter("g", breaker=BREAKER)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
-    fail(play, gate, 4)
+    fail(play, limiter, 4)
     for n, name in enumerate(names):
-        play.wait(name, gate, created=100 + n)
+        play.wait(name, limiter, created=100 + n)
     assert play.called() == []
     play.later("g")
     play.tend()
     probes = play.called()
     assert probes == names[:2]
-    passages = [play.enter(name, gate, created=0) for name in probes]
-    play.leave(passages[0])
+    permits = [play.acquire(name, limiter, created=0) for name in probes]
+    play.release(permits[0])
     assert play.called() == []
-    play.leave(passages[1])
+    play.release(permits[1])
     assert play.called() == names[2:4]  # a success calls two
     play.tend()
     assert play.called() == names[4:24]
-    assert play.state(gate).waiting == 98
+    assert play.state(limiter).waiting == 98

@@ -13,10 +13,10 @@ from sytq.states import TERMINAL
 from tests.broker.limiter_play import Play
 from tests.servers import poll
 
-GATES = [
-    Limiter("provider:p", running=3),
-    Limiter("model:m", running=1),
-    Limiter("model:n", running=2, adaptive=True),
+LIMITERS = [
+    Limiter("provider:p", concurrency=3),
+    Limiter("model:m", concurrency=1),
+    Limiter("model:n", concurrency=2, adaptive=True),
     Limiter("host:h", calls=4, window=0.3),
     Limiter("free"),
 ]
@@ -39,7 +39,7 @@ class Life:
 
     def submit(self) -> None:
         name = f"t{len(self.wants):03}"
-        self.wants[name] = self.random.sample(GATES, self.random.randint(1, 3))
+        self.wants[name] = self.random.sample(LIMITERS, self.random.randint(1, 3))
         self.play.submit(name)
 
     def beat(self) -> None:
@@ -57,38 +57,38 @@ class Life:
     def enter(self) -> None:
         ready = sorted(self.play.started.keys() - self.inside.keys() - self.refused)
         names = self.random.sample(ready, min(len(ready), self.random.randint(1, 3)))
-        passages = [self.play.passage(name, *self.wants[name]) for name in names]
-        refusals = self.play.gates.enter_all(passages)
-        entered = [passage for passage in passages if passage.begun_ms]
+        permits = [self.play.permit(name, *self.wants[name]) for name in names]
+        refusals = self.play.limiters.acquire_all(permits)
+        entered = [permit for permit in permits if permit.acquired_ms]
         if entered and self.random.random() < 0.1:
-            self.play.gates._enter(entered)  # the reply was lost
-        for name, passage, refusal in zip(names, passages, refusals, strict=True):
+            self.play.limiters._acquire(entered)  # the reply was lost
+        for name, permit, refusal in zip(names, permits, refusals, strict=True):
             if refusal is not None:
                 self.refused.add(name)
                 if self.random.random() < 0.7:
                     self.settle_refused(name)
                 continue
-            self.inside[name] = passage
-            assert passage.begun_ms
-            for gate in passage.gates:
-                self.begun[gate.name].append(passage.begun_ms)
+            self.inside[name] = permit
+            assert permit.acquired_ms
+            for limiter in permit.limiters:
+                self.begun[limiter.name].append(permit.acquired_ms)
 
     def settle_refused(self, name: str) -> None:
         self.refused.discard(name)
         worker, item = self.play.started.pop(name)
-        if self.play.bench.settle(worker, item, "retry", delay_ms=int(NEVER * 1000)) == 0:
+        if self.play.bench.ack(worker, item, "retry", delay_ms=int(NEVER * 1000)) == 0:
             assert worker in self.dead
 
     def leave(self) -> None:
         names = self.random.sample(sorted(self.inside), min(len(self.inside), self.random.randint(1, 3)))
-        passages = [self.inside.pop(name) for name in names]
-        for passage in passages:
-            passage.report(self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
+        permits = [self.inside.pop(name) for name in names]
+        for permit in permits:
+            permit.report(self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
         if self.random.random() < 0.8:  # else Redis did not hear of it
-            self.play.gates.leave_all(passages)
+            self.play.limiters.release_all(permits)
         for name in names:
             if self.random.random() < 0.8:
-                self.play.settle(name)
+                self.play.ack(name)
 
     def kill(self) -> None:
         self.beat()  # so that no other is taken for dead when this machine stands still
@@ -117,14 +117,14 @@ class Life:
         self.play.tend()
 
     def check(self) -> None:
-        for gate in GATES:
-            if gate.running:
-                inside = sum(gate in passage.gates for passage in self.inside.values())
-                assert inside <= gate.running, f"{inside} at {gate.name}"
-            if gate.calls:
-                times = self.begun[gate.name]
-                for first, last in zip(times, times[gate.calls :], strict=False):
-                    assert last - first >= gate.window * 1000, f"too many calls at {gate.name}"
+        for limiter in LIMITERS:
+            if limiter.concurrency:
+                inside = sum(limiter in permit.limiters for permit in self.inside.values())
+                assert inside <= limiter.concurrency, f"{inside} at {limiter.name}"
+            if limiter.calls:
+                times = self.begun[limiter.name]
+                for first, last in zip(times, times[limiter.calls :], strict=False):
+                    assert last - first >= limiter.window * 1000, f"too many calls at {limiter.name}"
 
 
 OPS = [
@@ -168,13 +168,10 @@ def test_no_limit_is_exceeded_and_nobody_is_stranded(play: Play, seed: int) -> N
         return not any(life.play.bench.redis.ask("EXISTS", key) for key in left)
 
     keys = life.play.bench.keys
-    left = (keys.gates_line, keys.gates_waiting, keys.gates_places, keys.gates_promises)
+    left = (keys.wait_queues, keys.waiting, keys.permits, keys.reservations)
     poll(forgotten, interval=0.1, message="nothing is left of tasks that ended")
 
 
 def stranded(life: Life) -> dict[str, object]:
     redis, keys = life.play.bench.redis, life.play.bench.keys
-    return {
-        name: (life.play.bench.live(name), redis.ask("HGET", keys.gates_waiting, name))
-        for name in life.unfinished()[:3]
-    }
+    return {name: (life.play.bench.live(name), redis.ask("HGET", keys.waiting, name)) for name in life.unfinished()[:3]}

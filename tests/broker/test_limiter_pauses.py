@@ -1,4 +1,4 @@
-"""Gates that are paused, forgotten with Redis, or idle."""
+"""Limiters that are paused, forgotten with Redis, or idle."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from tests.servers import poll
 
 def test_a_paused_gate_lets_nobody_through_until_it_is_opened(play: Play) -> None:
     play.running("a", "b")
-    assert play.gates.pause(ONE.name, "ann", "moving")
-    assert not play.gates.pause(ONE.name, "bob", "moving house")
+    assert play.limiters.pause(ONE.name, "ann", "moving")
+    assert not play.limiters.pause(ONE.name, "bob", "moving house")
     refusal = play.wait("a", ONE)
     assert str(refusal) == "waiting for provider:one: paused by bob: moving house"
-    assert refusal.closed
+    assert refusal.unavailable
     state = play.state(ONE)
     assert (state.state, state.by, state.reason, state.until) == ("paused", "bob", "moving house", None)
     assert state.waiting == 1
     play.tend()
     assert play.called() == []
-    assert play.gates.open(ONE.name)
-    assert not play.gates.open(ONE.name)
+    assert play.limiters.resume(ONE.name)
+    assert not play.limiters.resume(ONE.name)
     play.tend()
     assert play.called() == ["a"]
-    play.enter("a", ONE, created=1)
+    play.acquire("a", ONE, created=1)
 
 
 def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -> None:
     play.running("a")
-    assert play.gates.pause(ONE.name, "llm 1", "402", seconds=60, person=False)
-    assert not play.gates.pause(ONE.name, "llm 2", "402", seconds=60, person=False)
+    assert play.limiters.pause(ONE.name, "llm 1", "402", seconds=60, person=False)
+    assert not play.limiters.pause(ONE.name, "llm 2", "402", seconds=60, person=False)
     assert play.state(ONE).by == "llm 1"
     play.refused("a", ONE)
     play.later(ONE.name)
     assert play.state(ONE).state == "closed"
-    play.leave(play.enter("a", ONE))
-    assert play.gates.pause(ONE.name, "ann", "no")
-    assert not play.gates.pause(ONE.name, "llm 3", "401", seconds=0.1, person=False)
-    assert not play.gates.open(ONE.name, person=False)
+    play.release(play.acquire("a", ONE))
+    assert play.limiters.pause(ONE.name, "ann", "no")
+    assert not play.limiters.pause(ONE.name, "llm 3", "401", seconds=0.1, person=False)
+    assert not play.limiters.resume(ONE.name, person=False)
     assert (play.state(ONE).by, play.state(ONE).until) == ("ann", None)
-    play.gates.pause(ONE.name, "ann", "for a minute", seconds=60)
+    play.limiters.pause(ONE.name, "ann", "for a minute", seconds=60)
     until = play.state(ONE).until
-    play.gates.pause(ONE.name, "llm 3", "401", seconds=600, person=False)
+    play.limiters.pause(ONE.name, "llm 3", "401", seconds=600, person=False)
     assert (play.state(ONE).by, play.state(ONE).until) == ("ann", until)
-    assert play.gates.open(ONE.name)
-    assert play.gates.pause(ONE.name, "llm 4", "401", person=False)
-    assert play.gates.open(ONE.name, person=False)
+    assert play.limiters.resume(ONE.name)
+    assert play.limiters.pause(ONE.name, "llm 4", "401", person=False)
+    assert play.limiters.resume(ONE.name, person=False)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a|b", "ä", "x" * 301, "a\n"])
@@ -60,25 +60,25 @@ def test_strange_names_are_refused(play: Play, name: str) -> None:
     with pytest.raises(InvalidInput):
         Limiter(name)
     with pytest.raises(InvalidInput):
-        play.gates.pause(name, "ann", "why")
+        play.limiters.pause(name, "ann", "why")
 
 
 def test_task_ids_and_gates_with_strange_characters_are_kept_apart(play: Play) -> None:
-    gates = [
-        Limiter(name, running=1) for name in ("host:[::1]:80", "host:[::1]:8", "model:a/b~c", "model:a/b", "a{b}(")
+    limiters = [
+        Limiter(name, concurrency=1) for name in ("host:[::1]:80", "host:[::1]:8", "model:a/b~c", "model:a/b", "a{b}(")
     ]
     ids = ["x|0|1|5", "0|x", "x", "[x", "(x"]
     play.running(*ids, "late")
-    inside = [play.enter(name, gate) for name, gate in zip(ids, gates, strict=True)]
-    assert [play.state(gate).running for gate in gates] == [1] * 5
-    play.wait("late", *gates)
-    for passage in inside[:-1]:
-        play.leave(passage)
+    inside = [play.acquire(name, limiter) for name, limiter in zip(ids, limiters, strict=True)]
+    assert [play.state(limiter).running for limiter in limiters] == [1] * 5
+    play.wait("late", *limiters)
+    for permit in inside[:-1]:
+        play.release(permit)
         assert play.called() == []
-    play.leave(inside[-1])
+    play.release(inside[-1])
     assert play.called() == ["late"]
-    play.enter("late", *gates, created=6)
-    assert [play.state(gate).inside for gate in gates] == [["late"]] * 5
+    play.acquire("late", *limiters, created=6)
+    assert [play.state(limiter).inside for limiter in limiters] == [["late"]] * 5
 
 
 # -- Redis was emptied
@@ -89,40 +89,40 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
     play.bench.beat("w")
     play.epoch = redis.ask("GET", keys.epoch)
     play.running("a", "b")
-    a = play.enter("a", ONE)
+    a = play.acquire("a", ONE)
     play.bench.flush()
     with pytest.raises(RedisUnavailable):
-        play.enter("b", ONE)
+        play.acquire("b", ONE)
     for name in ("a", "b"):
-        play.bench.adopt("w", play.started[name][1])
+        play.bench.reregister("w", play.started[name][1])
     play.bench.beat("w")
     play.epoch = redis.ask("GET", keys.epoch)
-    play.gates._liveness = 3.0
-    play.gates.enter_again()
+    play.limiters._liveness = 3.0
+    play.limiters.reregister()
     assert play.state(ONE).running == 1
     assert "Redis was emptied" in str(play.refused("b", ONE))
     poll(lambda: "1 of 1 run" in str(play.refused("b", ONE)), message="the workers had their time to enter theirs")
-    play.gates._liveness = LIVENESS_MS / 1000
-    play.leave(a)
-    play.enter("b", ONE, created=2)
+    play.limiters._liveness = LIVENESS_MS / 1000
+    play.release(a)
+    play.acquire("b", ONE, created=2)
 
 
 # -- housekeeping
 
 
 def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
-    gate = Limiter("g", running=1, adaptive=True, calls=5, units=5, window=60, breaker=BREAKER)
+    limiter = Limiter("g", concurrency=1, adaptive=True, calls=5, cost=5, window=60, breaker=BREAKER)
     redis, keys = play.bench.redis, play.bench.keys
     play.running("a", "b")
-    a = play.enter("a", gate)
-    play.wait("b", gate)
-    play.leave(a)
+    a = play.acquire("a", limiter)
+    play.wait("b", limiter)
+    play.release(a)
     play.called()
-    play.leave(play.enter("b", gate, created=2))
+    play.release(play.acquire("b", limiter, created=2))
     play.tend()
-    assert play.state(gate).state == "closed"
-    kept = redis.ask("HGET", keys.gates, "g").replace(b'"idle":1', b'"idle":0')  # an hour ago, and more
-    redis.ask("HSET", keys.gates, "g", kept)
+    assert play.state(limiter).state == "closed"
+    kept = redis.ask("HGET", keys.limiters, "g").replace(b'"idle":1', b'"idle":0')  # an hour ago, and more
+    redis.ask("HSET", keys.limiters, "g", kept)
     play.tend()
     left = [key for key in redis.ask("KEYS", "*gates*")]
     assert left == []
@@ -130,18 +130,18 @@ def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
 
 def test_a_gate_that_nobody_came_through_is_forgotten_too(play: Play) -> None:
     redis, keys = play.bench.redis, play.bench.keys
-    play.gates.pause(ONE.name, "ann", "why")
+    play.limiters.pause(ONE.name, "ann", "why")
     play.running("a")
     play.refused("a", ONE, Limiter("model:never"))
-    known = {name for key in (keys.gates, keys.gates_settings) for name in redis.ask("HGETALL", key)}
-    assert known == set(redis.ask("ZRANGE", keys.gates_due, 0, -1)) == {b"provider:one", b"model:never"}
+    known = {name for key in (keys.limiters, keys.limiter_settings) for name in redis.ask("HGETALL", key)}
+    assert known == set(redis.ask("ZRANGE", keys.limiters_due, 0, -1)) == {b"provider:one", b"model:never"}
 
 
 def test_a_paused_gate_is_not_forgotten(play: Play) -> None:
-    play.gates.pause("g", "ann", "why")
+    play.limiters.pause("g", "ann", "why")
     redis, keys = play.bench.redis, play.bench.keys
     play.tend()
-    assert b"idle" not in redis.ask("HGET", keys.gates, "g")
+    assert b"idle" not in redis.ask("HGET", keys.limiters, "g")
 
 
 def test_the_loop_is_told_when_to_come_again(play: Play) -> None:
@@ -149,7 +149,7 @@ def test_the_loop_is_told_when_to_come_again(play: Play) -> None:
     names = [*limiter_keys(keys), keys.delayed("q")]
     assert play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"]) == [0, -1]
     play.running("a", "b")
-    play.enter("a", ONE)
+    play.acquire("a", ONE)
     play.wait("b", ONE)
     looked, wait = play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"])
     assert (looked, 0 < wait <= 500) == (0, True)

@@ -50,13 +50,13 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     def fetch(n: int = 0) -> None:
         one.do("fetch", n=n, room=1, sweep=True, reply_lost=False)
 
-    def settle(kind: str) -> None:
+    def ack(kind: str) -> None:
         one.do("ack", which=0, kind=kind)
 
     for kind in ("done", "dead", "cancelled"):
         start("now")
         fetch()
-        settle(kind)
+        ack(kind)
         one.do("record", write=True, forget=True)
         start("now")
         fetch()
@@ -66,14 +66,14 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     one.do("redis_is_emptied", ends=[], noticed_by={0})
     start("delayed", "now")
     fetch()
-    settle("retry")
+    ack("retry")
     one.do("cancel", which={0, 1})
     start("delayed")
     one.do("promote", which={0})
     fetch()
-    settle("return")
+    ack("return")
     fetch()
-    settle("retry")
+    ack("retry")
     one.do("promote", which={0})
     start("now")
     for n in range(3):
@@ -90,7 +90,7 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     start("now", "now")
     one.do("cancel", which={0})
     fetch()
-    settle("dead")
+    ack("dead")
     one.do("record", write=True, forget=False)
     one.do("replay", dispatched=True)
     one.teardown()
@@ -103,10 +103,10 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
 def test_the_events_of_an_earlier_start_do_not_forget_a_later_end(life: type[TaskLife]) -> None:
     bench = life.bench
     bench.enter("a")
-    bench.settle("w", bench.fetch("w")["a"], "retry")
+    bench.ack("w", bench.fetch("w")["a"], "retry")
     bench.promote()
     bench.read_events()
-    bench.settle("w", bench.fetch("w")["a"], "done")
+    bench.ack("w", bench.fetch("w")["a"], "done")
     bench.wait_until_after(bench.now_ms())
     assert bench.forget() == 2
     assert (bench.live("a") or [])[0] == "succeeded"
@@ -139,7 +139,7 @@ def test_only_what_has_ended_is_revived(life: type[TaskLife]) -> None:
 def test_a_cancelled_task_is_not_forgotten_before_the_ledger_has_its_end(life: type[TaskLife]) -> None:
     bench = life.bench
     bench.enter("a")
-    bench.settle("w", bench.fetch("w")["a"], "return")
+    bench.ack("w", bench.fetch("w")["a"], "return")
     bench.read_events()
     assert bench.operations.cancel("a", "somebody") == "cancelled"
     bench.wait_until_after(bench.now_ms())
@@ -153,8 +153,8 @@ def test_an_outcome_written_before_its_worker_knew_the_new_entry_leaves_nothing_
     item = bench.fetch("w")["a"]
     bench.flush()
     bench.beat("w")
-    assert bench.adopt("w", item)
-    assert bench.settle("w", item, "done") == 1
+    assert bench.reregister("w", item)
+    assert bench.ack("w", item, "done") == 1
     assert bench.fetch("w", sweep=True) == {}
     assert bench.waiting() == 0
 
@@ -165,7 +165,7 @@ def test_a_worker_does_not_start_again_what_it_is_entering(life: type[TaskLife])
     item = bench.fetch("w")["a"]
     bench.flush()
     bench.beat("w")
-    bench.adopt("w", item)
+    bench.reregister("w", item)
     assert bench.fetch("w", sweep=True, held=[(item[0], item[1].decode()), (item[0], "a")]) == {}
 
 

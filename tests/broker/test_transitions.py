@@ -43,7 +43,7 @@ def test_operators_commands_mean_what_they_say(bench: Bench) -> None:
     groups = bench.redis.client.xinfo_groups(stream)
     assert groups[0].get("lag", 2) == 2  # not yet taken (Redis 6.2 does not say)
     assert bench.redis.ask("XPENDING", stream, GROUP)["pending"] == 1  # being worked on
-    bench.settle("w", taken["a"], "done")
+    bench.ack("w", taken["a"], "done")
     assert bench.redis.ask("XLEN", stream) == 2
 
 
@@ -53,7 +53,7 @@ def test_operators_commands_mean_what_they_say(bench: Bench) -> None:
 def test_an_end_leaves_a_mark_and_one_event(bench: Bench, kind: str, state: str, waiting: int) -> None:
     bench.enter("a")
     item = bench.fetch("w")["a"]
-    assert bench.settle("w", item, kind) == 1
+    assert bench.ack("w", item, kind) == 1
     assert bench.live("a")[0] == state
     assert bench.waiting() == waiting
     assert [event[b"kind"] for event in bench.events()] == [b"started", b"ended"]
@@ -63,7 +63,7 @@ def test_an_end_leaves_a_mark_and_one_event(bench: Bench, kind: str, state: str,
 def test_a_repeated_acknowledgement_changes_nothing(bench: Bench) -> None:
     bench.enter("a")
     item = bench.fetch("w")["a"]
-    assert [bench.settle("w", item, "retry", 1000) for _ in range(3)] == [1, 0, 0]
+    assert [bench.ack("w", item, "retry", 1000) for _ in range(3)] == [1, 0, 0]
     assert bench.redis.ask("ZCARD", bench.keys.delayed("q")) == 1
     assert len(bench.events()) == 2
 
@@ -71,7 +71,7 @@ def test_a_repeated_acknowledgement_changes_nothing(bench: Bench) -> None:
 def test_a_retry_waits_outside_the_worker_and_keeps_its_attempts(bench: Bench) -> None:
     bench.enter("a")
     first = bench.fetch("w")["a"]
-    bench.settle("w", first, "retry", 0)
+    bench.ack("w", first, "retry", 0)
     assert bench.live("a")[0] == "retrying"
     assert bench.promote()[0] == 1
     second = bench.fetch("v")["a"]
@@ -81,20 +81,20 @@ def test_a_retry_waits_outside_the_worker_and_keeps_its_attempts(bench: Bench) -
 
 def test_a_return_uses_no_attempt(bench: Bench) -> None:
     bench.enter("a")
-    bench.settle("w", bench.fetch("w")["a"], "return", attempts=0)
+    bench.ack("w", bench.fetch("w")["a"], "return", attempts=0)
     assert bench.fetch("v")["a"][4] == 1
 
 
 @pytest.mark.parametrize("kind", ["done", "retry", "dead", "cancelled", "return"])
-def test_p6_who_lost_a_task_cannot_settle_it(bench: Bench, kind: str) -> None:
+def test_p6_who_lost_a_task_cannot_acknowledge_it(bench: Bench, kind: str) -> None:
     bench.enter("a")
     lost = bench.fetch("gone")["a"]
     bench.silence("gone")
     taken = bench.fetch("heir", sweep=True)["a"]
     before = bench.live("a"), bench.events()
-    assert bench.settle("gone", lost, kind) == 0
+    assert bench.ack("gone", lost, kind) == 0
     assert (bench.live("a"), bench.events()) == before
-    assert bench.settle("heir", taken, "done") == 1
+    assert bench.ack("heir", taken, "done") == 1
 
 
 def test_a_living_workers_tasks_are_not_taken(bench: Bench) -> None:
@@ -194,11 +194,11 @@ def test_a_running_task_is_entered_again_after_a_flush_and_stays_its_workers(ben
     item = bench.fetch("w")["a"]
     bench.flush()
     bench.enter("before")  # new tasks came first
-    entry = bench.adopt("w", item)
-    assert bench.adopt("w", item) == entry  # the reply may get lost
+    entry = bench.reregister("w", item)
+    assert bench.reregister("w", item) == entry  # the reply may get lost
     assert list(bench.fetch("v")) == ["before"]
     item[1] = entry
-    assert bench.settle("w", item, "done") == 1
+    assert bench.ack("w", item, "done") == 1
     assert bench.live("a")[0] == "succeeded"
 
 
@@ -206,7 +206,7 @@ def test_a_running_task_is_entered_whole_where_there_is_no_group_yet(bench: Benc
     bench.enter("a")
     item = bench.fetch("w")["a"]
     bench.redis.ask("FLUSHALL")
-    entry = bench.adopt("w", item)
+    entry = bench.reregister("w", item)
     assert bench.redis.ask("XPENDING", bench.streams[2], GROUP)["consumers"] == [{"name": b"w", "pending": 1}]
     assert bench.live("a")[8].encode() == entry
 
@@ -216,7 +216,7 @@ def test_an_end_counts_in_an_emptied_redis_and_another_try_does_not(bench: Bench
     bench.enter("a")
     item = bench.fetch("w")["a"]
     bench.redis.ask("FLUSHALL")
-    assert bench.settle("w", item, kind) == accepted
+    assert bench.ack("w", item, kind) == accepted
     assert len(bench.events()) == accepted
 
 
@@ -225,19 +225,19 @@ def test_an_end_counts_in_an_emptied_redis_that_other_workers_use_already(bench:
     item = bench.fetch("w")["a"]
     bench.flush()
     bench.fetch("v")
-    assert bench.settle("w", item, "done") == 1
+    assert bench.ack("w", item, "done") == 1
 
 
 def test_p6_an_end_that_comes_after_its_task_was_forgotten_does_not_count_again(bench: Bench) -> None:
     bench.enter("a")
     lost = bench.fetch("frozen")["a"]
     bench.silence("frozen")
-    bench.settle("heir", bench.fetch("heir", sweep=True)["a"], "done")
+    bench.ack("heir", bench.fetch("heir", sweep=True)["a"], "done")
     bench.read_events()
     bench.wait_until_after(bench.now_ms())
     bench.forget()
     counted = bench.redis.ask("HGETALL", bench.keys.stats)
-    assert bench.settle("frozen", lost, "done") == 0
+    assert bench.ack("frozen", lost, "done") == 0
     assert bench.redis.ask("HGETALL", bench.keys.stats) == counted
     assert (bench.live("a"), bench.events()) == (None, [])
 
@@ -257,7 +257,7 @@ def test_progress_is_the_holders_alone(bench: Bench) -> None:
     )
     assert touch(int(item[6])) == 1
     assert touch(int(item[6]) - 1) == 0
-    bench.settle("w", item, "done")
+    bench.ack("w", item, "done")
     assert touch(int(item[6])) == 0
 
 
@@ -269,7 +269,7 @@ def test_nothing_is_entered_on_knowledge_that_is_too_old(bench: Bench) -> None:
 
 def test_marks_stay_until_the_recorder_is_through_and_then_go(bench: Bench) -> None:
     bench.enter("a")
-    bench.settle("w", bench.fetch("w")["a"], "done")
+    bench.ack("w", bench.fetch("w")["a"], "done")
     forget: Callable[[], int] = lambda: bench.redis.call(  # noqa: E731
         "forget", [bench.keys.events, bench.keys.live, bench.keys.progress], [RECORDER, 0, 100]
     )

@@ -1,4 +1,4 @@
-"""`sytq gates` over a real Redis."""
+"""`sytq limiters` over a real Redis."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sytq.cli import app
 from sytq.errors import InvalidInput
 from tests.workers import Installation
 
-PROVIDER = Limiter("provider:p", running=2, calls=10, units=1000, breaker=Breaker(min_calls=1))
+PROVIDER = Limiter("provider:p", concurrency=2, calls=10, cost=1000, breaker=Breaker(min_calls=1))
 
 
 def run(installation: Installation, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["gates", *arguments], env=installation.environ)
+    return CliRunner().invoke(app, ["limiters", *arguments], env=installation.environ)
 
 
 def told(installation: Installation, *arguments: str) -> str:
@@ -26,14 +26,14 @@ def told(installation: Installation, *arguments: str) -> str:
     return done.stdout
 
 
-def inside(installation: Installation, task: str, *gates: Limiter) -> Permit:
-    passage = Permit(task, 1, 1, gates, units=100)
-    installation.runtime.limiters.enter(passage)
-    return passage
+def inside(installation: Installation, task: str, *limiters: Limiter) -> Permit:
+    permit = Permit(task, 1, 1, limiters, cost=100)
+    installation.runtime.limiters.acquire(permit)
+    return permit
 
 
 def test_gates_are_listed_and_shown(installation: Installation) -> None:
-    assert told(installation, "list").split() == ["gate", "state", "running", "waiting", "calls", "units"]
+    assert told(installation, "list").split() == ["limiter", "state", "held", "waiting", "calls", "cost"]
     assert json.loads(told(installation, "list", "--json")) == []
     host = Limiter("host:example.org:443")
     inside(installation, "a", PROVIDER, host)
@@ -43,15 +43,15 @@ def test_gates_are_listed_and_shown(installation: Installation) -> None:
     (_, provider) = json.loads(told(installation, "list", "--json"))
     assert (provider["name"], provider["running"], provider["limit"]) == ("provider:p", 1, 2)
     shown = told(installation, "show", "provider:p")
-    assert re.search(r"^units +100 of 1000 in 1m0s *$", shown, re.MULTILINE)
-    assert re.search(r"^inside +a *$", shown, re.MULTILINE)
+    assert re.search(r"^cost +100 of 1000 in 1m0s *$", shown, re.MULTILINE)
+    assert re.search(r"^held by +a *$", shown, re.MULTILINE)
     assert json.loads(told(installation, "show", "provider:p", "--json"))["inside"] == ["a"]
 
 
 def test_an_open_breaker_says_why_and_until_when(installation: Installation) -> None:
-    passage = inside(installation, "a", PROVIDER)
-    passage.report("failed")
-    installation.runtime.limiters.leave(passage)
+    permit = inside(installation, "a", PROVIDER)
+    permit.report("failed")
+    installation.runtime.limiters.release(permit)
     assert "open" in told(installation, "list") and "1 of 1 calls failed" in told(installation, "list")
     seen = json.loads(told(installation, "show", "provider:p", "--json"))
     assert seen["state"] == "open" and seen["until"] > seen["since"]

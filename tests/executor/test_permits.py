@@ -50,19 +50,19 @@ def test_those_who_ask_while_a_batch_is_at_redis_share_the_next_round_trip(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play.running(*NAMES)
-    wide = Limiter("host:wide", running=100)
+    wide = Limiter("host:wide", concurrency=100)
 
     async def run() -> list[str]:
-        turnstile = PermitBatcher(play.gates)
+        batcher = PermitBatcher(play.limiters)
         with held_up(play, monkeypatch) as (calls, go):
-            passages = [play.passage(name, wide) for name in NAMES]
-            first = asyncio.create_task(turnstile.enter(passages[0]))
+            permits = [play.permit(name, wide) for name in NAMES]
+            first = asyncio.create_task(batcher.acquire(permits[0]))
             await until(lambda: calls)
-            others = [asyncio.create_task(turnstile.enter(passage)) for passage in passages[1:]]
+            others = [asyncio.create_task(batcher.acquire(permit)) for permit in permits[1:]]
             await asyncio.sleep(0)
             go.set()
             await asyncio.gather(first, *others)
-            await asyncio.gather(*map(turnstile.leave, passages))
+            await asyncio.gather(*map(batcher.release, permits))
             return calls
 
     assert asyncio.run(run()) == ["limiter_acquire", "limiter_acquire", "limiter_release"]
@@ -71,13 +71,13 @@ def test_those_who_ask_while_a_batch_is_at_redis_share_the_next_round_trip(
 
 def test_in_one_batch_who_leaves_makes_room_and_the_oldest_has_it(play: Play) -> None:
     play.running("a", "b", "c")
-    old, young = play.passage("b", ONE, created=5), play.passage("c", ONE, created=7)
+    old, young = play.permit("b", ONE, created=5), play.permit("c", ONE, created=7)
 
     async def run() -> list[object]:
-        turnstile = PermitBatcher(play.gates)
-        inside = play.passage("a", ONE)
-        await turnstile.enter(inside)
-        asked = turnstile.leave(inside), turnstile.enter(young), turnstile.enter(old)
+        batcher = PermitBatcher(play.limiters)
+        inside = play.permit("a", ONE)
+        await batcher.acquire(inside)
+        asked = batcher.release(inside), batcher.acquire(young), batcher.acquire(old)
         return list(await asyncio.gather(*asked, return_exceptions=True))
 
     left, refused, entered = asyncio.run(run())
@@ -90,20 +90,20 @@ def test_who_is_cancelled_before_its_turn_never_enters_and_who_is_cancelled_insi
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play.running("a", "b")
-    passages = [play.passage("a", TWO), play.passage("b", TWO)]
+    permits = [play.permit("a", TWO), play.permit("b", TWO)]
 
-    async def through(turnstile: PermitBatcher, passage: Permit) -> None:
+    async def through(batcher: PermitBatcher, permit: Permit) -> None:
         try:
-            await turnstile.enter(passage)
+            await batcher.acquire(permit)
         finally:
-            await turnstile.leave(passage)
+            await batcher.release(permit)
 
     async def run() -> list[str]:
-        turnstile = PermitBatcher(play.gates)
+        batcher = PermitBatcher(play.limiters)
         with held_up(play, monkeypatch, only="limiter_acquire") as (calls, go):
-            entering = asyncio.create_task(through(turnstile, passages[0]))
+            entering = asyncio.create_task(through(batcher, permits[0]))
             await until(lambda: calls)
-            behind = asyncio.create_task(through(turnstile, passages[1]))
+            behind = asyncio.create_task(through(batcher, permits[1]))
             await asyncio.sleep(0)
             entering.cancel()
             behind.cancel()
@@ -118,14 +118,14 @@ def test_who_is_cancelled_before_its_turn_never_enters_and_who_is_cancelled_insi
 
 def test_all_of_a_batch_hear_that_redis_is_away(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     play.running("a", "b")
-    passages = [play.passage("a", TWO), play.passage("b", TWO)]
+    permits = [play.permit("a", TWO), play.permit("b", TWO)]
 
     def away(*_: Any) -> Any:
         raise RedisUnavailable("away")
 
     async def run() -> list[object]:
-        turnstile = PermitBatcher(play.gates)
+        batcher = PermitBatcher(play.limiters)
         monkeypatch.setattr(play.bench.redis, "call", away)
-        return list(await asyncio.gather(*map(turnstile.enter, passages), return_exceptions=True))
+        return list(await asyncio.gather(*map(batcher.acquire, permits), return_exceptions=True))
 
     assert [type(answer) for answer in asyncio.run(run())] == [RedisUnavailable, RedisUnavailable]

@@ -1,4 +1,4 @@
-"""Gates under real workers that are killed, and a Redis that is: what runs at once is counted where it runs."""
+"""Limiters under real workers that are killed, and a Redis that is: what runs at once is counted where it runs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def submit(installation: Installation, crowd: Crowd, count: int, type_name: str 
     return [task.id for task in prepared]
 
 
-def gate(installation: Installation, name: str = "provider:crowd") -> LimiterState:
-    state = installation.runtime.inspection.gate(name)
+def limiter(installation: Installation, name: str = "provider:crowd") -> LimiterState:
+    state = installation.runtime.inspection.limiter(name)
     assert state is not None
     return state
 
@@ -76,7 +76,7 @@ def test_two_workers_together_keep_the_limit_and_waiting_uses_no_attempt(
     assert (totals[type_name, "waited"], (type_name, "retried") in totals) == (refused, False)
     poll(lambda: runs(installation, type_name, "waited") == refused, message="the workers count it")
     assert runs(installation, type_name, "failed") == 0
-    state = gate(installation)
+    state = limiter(installation)
     assert (state.running, state.waiting, state.state) == (0, 0, "closed")
 
 
@@ -91,7 +91,7 @@ def test_the_limit_holds_when_a_worker_is_killed_and_its_tasks_go_on(installatio
     wait_all(installation, tasks)
     assert crowd.peak == 4
     assert sum(crowd.calls.values()) in range(25, 29)  # those of the killed worker were made again
-    assert gate(installation).running == 0
+    assert limiter(installation).running == 0
 
 
 def test_a_frozen_worker_keeps_its_places_until_it_is_taken_for_dead(
@@ -125,7 +125,7 @@ def test_the_limit_holds_when_redis_is_killed_and_comes_back_with_its_data(
     tasks = submit(breakable, crowd, 40, running=4)
     poll(lambda: sum(crowd.calls.values()) > 8, message="it is under way")
     own_redis.kill()
-    time.sleep(1.5)  # passages end meanwhile, and cannot say so
+    time.sleep(1.5)  # permits end meanwhile, and cannot say so
     own_redis.start()
     wait_all(breakable, tasks, timeout=90)
     assert crowd.peak == 4
@@ -154,12 +154,12 @@ def test_a_breaker_holds_everybody_back_and_lets_them_through_when_it_is_over(
         installation.start_worker()
     began = time.monotonic()
     tasks = submit(installation, crowd, 30, running=3, breaker=True)
-    poll(lambda: gate(installation).state == "open" if crowd.calls else False, message="it opens")
+    poll(lambda: limiter(installation).state == "open" if crowd.calls else False, message="it opens")
     calls, opened = crowd.calls.total(), (time.monotonic() - began) / 1.5
     crowd.answer = b"ok"
     assert calls < 12 + 2 * opened, "it lets two through each time that it is tried, and without it forty run a second"
     wait_all(installation, tasks)
-    assert gate(installation).state == "closed"
+    assert limiter(installation).state == "closed"
     assert max(installation.row(task).attempts for task in tasks) <= 3 + opened
 
 
@@ -169,14 +169,14 @@ def test_a_probe_of_a_killed_worker_does_not_keep_the_breaker_half_open(
     crowd.seconds, crowd.answer = 0.05, b"no"
     first = installation.start_worker()
     tasks = submit(installation, crowd, 6, running=3, breaker=True)
-    poll(lambda: gate(installation).state == "open" if crowd.calls else False, message="it opens")
+    poll(lambda: limiter(installation).state == "open" if crowd.calls else False, message="it opens")
     crowd.seconds, crowd.answer = 60, b"ok"
-    poll(lambda: gate(installation).state == "half_open" and gate(installation).running == 2, message="it is tried")
+    poll(lambda: limiter(installation).state == "half_open" and limiter(installation).running == 2, message="tried")
     installation.start_worker()
     first.kill()
     crowd.seconds = 0.05
     wait_all(installation, tasks)
-    assert gate(installation).state == "closed"
+    assert limiter(installation).state == "closed"
 
 
 def test_calls_in_any_window_are_bounded_over_all_workers(installation: Installation, crowd: Crowd) -> None:
@@ -197,10 +197,10 @@ def test_a_finding_pauses_a_gate_and_is_told_once(installation: Installation, cr
     for _ in range(2):
         (task,) = submit(installation, crowd, 1, type_name)
         installation.wait_state(task, "succeeded")
-    state = gate(installation)
+    state = limiter(installation)
     assert (state.state, state.reason) == ("paused", "no credit left")
     assert str(state.by).startswith(f"{type_name} ")
-    assert worker.text().count('"gate closed"') == 1
+    assert worker.text().count('"limiter paused"') == 1
     waiting = submit(installation, crowd, 3, running=2)
     for task in waiting:
         installation.wait_state(task, "retrying")
@@ -226,7 +226,7 @@ def test_a_cancelled_call_frees_its_place_and_a_cancelled_waiting_task_needs_non
     assert operator.cancel(tasks[0], "ann") == "asked"
     installation.wait_state(tasks[0], "cancelled")
     poll(lambda: crowd.calls.total() == 2 and crowd.now == 1, message="the third one's call")
-    assert gate(installation).running == 1
+    assert limiter(installation).running == 1
     assert operator.cancel(tasks[2], "ann") == "asked"
     installation.wait_state(tasks[2], "cancelled")
-    assert gate(installation).running == 0
+    assert limiter(installation).running == 0

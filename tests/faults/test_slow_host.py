@@ -99,8 +99,8 @@ class Side(Installation):
         """Tasks that take a place in the worker."""
         return sum(depth.running for depth in self.runtime.inspection.queues())
 
-    def gate(self, url: str) -> LimiterState | None:
-        return self.runtime.inspection.gate("host:" + url.removeprefix("http://").strip("/"))
+    def limiter(self, url: str) -> LimiterState | None:
+        return self.runtime.inspection.limiter("host:" + url.removeprefix("http://").strip("/"))
 
     def refused(self) -> int:
         """Starts that found no room at their host."""
@@ -135,8 +135,8 @@ def test_p9_a_host_that_hangs_with_a_thousand_tasks_does_not_slow_the_others(
         beside.deliver(*[hosts.slow] * HELD)
 
         def settled() -> bool:
-            gate = beside.gate(hosts.slow)
-            return hosts.hanging == RUNNING and gate is not None and gate.waiting == HELD - RUNNING
+            limiter = beside.limiter(hosts.slow)
+            return hosts.hanging == RUNNING and limiter is not None and limiter.waiting == HELD - RUNNING
 
         poll(settled, timeout=60, message="some hang, the others wait")
         poll(lambda: beside.held() == RUNNING, message="who waits takes no place in the worker")

@@ -33,18 +33,18 @@ class Attempt:
     outcome: Outcome
     detail: dict[str, Any]
     result: Any
-    gates: list[tuple[Limiter, str]]  # gone through, and what was reported there
+    limiters: list[tuple[Limiter, str]]  # a permit was acquired of, and what was reported there
 
 
 class Alone(AsyncContext):
-    """A context without a store: every gate lets it through, and keeps what it reports."""
+    """A context without a store: every limiter grants its permit, and keeps what it reports."""
 
     gone: list[tuple[Limiter, Permit]]
 
     @asynccontextmanager
-    async def passage(self, *gates: Limiter, units: int = 0) -> AsyncIterator[Permit]:
-        made = Permit(self.id, 1, 0, gates, units)
-        self.gone = [(gate, made) for gate in gates]
+    async def acquire(self, *limiters: Limiter, cost: int = 0) -> AsyncIterator[Permit]:
+        made = Permit(self.id, 1, 0, limiters, cost)
+        self.gone = [(limiter, made) for limiter in limiters]
         yield made
 
 
@@ -88,8 +88,8 @@ async def attempt(
         error = raised
     finally:
         await client.close()
-    gates = [(gate, passage.outcome) for gate, passage in context.gone]
-    return Attempt(decide(declared, delivery, error), delivery.detail, delivery.result, gates)
+    limiters = [(limiter, permit.outcome) for limiter, permit in context.gone]
+    return Attempt(decide(declared, delivery, error), delivery.detail, delivery.result, limiters)
 
 
 def attempt_now(payload: dict[str, Any], given: Settings | None = None, **options: Any) -> Attempt:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sytq_plugins.webhook.hosts import gate_of
+from sytq_plugins.webhook.hosts import limiter_of
 
 from sytq.http import Guard, parse_url
 from tests.http.conftest import serve as serve  # the fixture
@@ -201,15 +201,15 @@ def test_the_id_and_the_bytes_are_the_same_at_every_attempt(serve: Any) -> None:
         (None, "failed"),
     ],
 )
-def test_the_gate_of_the_host_hears_how_it_went(serve: Any, data: bytes | None, said: str) -> None:
-    ((gate, outcome),) = deliver(serve, data).gates
-    assert gate.name.startswith("host:127.0.0.1:") and outcome == said
+def test_the_limiter_of_the_host_hears_how_it_went(serve: Any, data: bytes | None, said: str) -> None:
+    ((limiter, outcome),) = deliver(serve, data).limiters
+    assert limiter.name.startswith("host:127.0.0.1:") and outcome == said
 
 
 def test_what_is_no_fault_of_the_host_is_not_held_against_it() -> None:
     blocked = asyncio.run(attempt({"url": "http://10.0.0.1/"}, guard=Guard()))
     proxy = asyncio.run(attempt({"url": "http://127.0.0.1/"}, settings(outbound__proxy="http://127.0.0.1:1")))
-    assert [outcome for made in (blocked, proxy) for _, outcome in made.gates] == ["ignored", "ignored"]
+    assert [outcome for made in (blocked, proxy) for _, outcome in made.limiters] == ["ignored", "ignored"]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,8 @@ def test_a_host_has_the_limits_of_its_pattern(url: str, running: int, calls: int
         {"match": "free.example.org", "running": 0, "breaker": False},
     ]
     given = settings(webhook__host={"running": 7, "rate": "100/min"}, webhook__hosts=exceptions)
-    gate = gate_of(parse_url(url), given)
+    limiter = limiter_of(parse_url(url), given)
     port = parse_url(url).port
-    assert gate.name == f"host:{parse_url(url).host}:{port}"
-    assert (gate.running, gate.calls, gate.window, gate.breaker is not None) == (running, calls, window, breaks)
+    assert limiter.name == f"host:{parse_url(url).host}:{port}"
+    bears = limiter.concurrency, limiter.calls, limiter.window, limiter.breaker is not None
+    assert bears == (running, calls, window, breaks)

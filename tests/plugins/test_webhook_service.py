@@ -127,22 +127,22 @@ def test_a_host_that_only_fails_is_given_up_with_an_alert_until_a_person_resumes
     receiver = Receiver(500)
     worker = hooks.start_worker(SYTQ_WEBHOOK__DISABLE_AFTER="2s", SYTQ_WEBHOOK__HOST__BREAKER__ENABLED="false")
     task_id = submit(hooks, receiver.url)
-    gate = receiver.url.removeprefix("http://").partition("/")[0]
+    host = receiver.url.removeprefix("http://").partition("/")[0]
 
     def state() -> str | None:
-        return next((g.state for g in hooks.runtime.inspection.gates() if g.name == f"host:{gate}"), None)
+        return next((g.state for g in hooks.runtime.inspection.limiters() if g.name == f"host:{host}"), None)
 
     poll(lambda: state() == "paused", message="the host is given up")
-    poll(lambda: '"gate closed"' in worker.text(), message="people are told")
-    (alert,) = [json.loads(line) for line in worker.text().splitlines() if '"gate closed"' in line]
-    assert alert["level"] == "error" and alert["gate"] == f"host:{gate}" and "only failures since" in alert["reason"]
+    poll(lambda: '"limiter paused"' in worker.text(), message="people are told")
+    (alert,) = [json.loads(line) for line in worker.text().splitlines() if '"limiter paused"' in line]
+    assert alert["level"] == "error" and alert["limiter"] == f"host:{host}" and "only failures since" in alert["reason"]
     poll(lambda: hooks.runtime.inspection.live([task_id])[task_id].state == "retrying", message="the task waits")
     tried = len(receiver.received)
     attempts = hooks.runtime.inspection.live([task_id])[task_id].attempts
     time.sleep(1.0)  # five times the interval: nothing can be waited for here
     assert len(receiver.received) == tried
     receiver.close()
-    fine = Receiver(200, port=int(gate.partition(":")[2]))
-    hooks.runtime.limiters.open(f"host:{gate}")
+    fine = Receiver(200, port=int(host.partition(":")[2]))
+    hooks.runtime.limiters.resume(f"host:{host}")
     assert hooks.wait_state(task_id, "succeeded").attempts == attempts + 1
     fine.close()

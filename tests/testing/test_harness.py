@@ -35,9 +35,9 @@ def fetching(ctx: Context, order: Order) -> dict[str, Any]:
 
 @task("gated", payload=Order, retry=Backoff(first="1h", max_age="24h", jitter=0))
 async def gated(ctx: AsyncContext, order: Order) -> int:
-    async with ctx.passage(Limiter("shop", running=1)) as passage:
+    async with ctx.acquire(Limiter("shop", concurrency=1)) as permit:
         await ctx.progress(1)
-        passage.report("ok")
+        permit.report("ok")
         answer = await ctx.http.get(order.url)
     if answer.status_code == 404:
         raise Fail("there is no such thing")

@@ -1,4 +1,4 @@
-"""Task types that call a service (tests/crowd.py) through a gate."""
+"""Task types that call a service (tests/crowd.py) through a limiter."""
 
 import asyncio
 import socket
@@ -20,24 +20,24 @@ class Call(BaseModel):
     window: float = 60.0
     breaker: bool = False
 
-    def gates(self) -> list[Limiter]:
+    def limiters(self) -> list[Limiter]:
         breaker = Breaker(timeout=1.5, min_calls=3) if self.breaker else None
-        provider = Limiter("provider:crowd", running=self.running, adaptive=self.adaptive, breaker=breaker)
+        provider = Limiter("provider:crowd", concurrency=self.running, adaptive=self.adaptive, breaker=breaker)
         return [provider, Limiter("model:crowd/one", calls=self.calls, window=self.window)]
 
 
-def judge(passage: Permit, answer: bytes) -> None:
-    passage.report({b"ok": "ok", b"full": "overloaded"}.get(answer, "failed"), units=7)
+def judge(permit: Permit, answer: bytes) -> None:
+    permit.report({b"ok": "ok", b"full": "overloaded"}.get(answer, "failed"), cost=7)
 
 
 @task("called", payload=Call, queue="called", retry=OFTEN)
 async def called(ctx: AsyncContext, call: Call) -> str:
-    async with ctx.passage(*call.gates(), units=5) as passage:
+    async with ctx.acquire(*call.limiters(), cost=5) as permit:
         reader, writer = await asyncio.open_connection("127.0.0.1", call.port)
         try:
             writer.write(call.name.encode() + b"\n")
             answer = await reader.read()
-            judge(passage, answer)
+            judge(permit, answer)
         finally:
             writer.close()
     if answer != b"ok":
@@ -48,12 +48,12 @@ async def called(ctx: AsyncContext, call: Call) -> str:
 @task("called-plain", payload=Call, queue="called-plain", retry=OFTEN)
 def called_plain(ctx: Context, call: Call) -> str:
     with (
-        ctx.passage(*call.gates(), units=5) as passage,
+        ctx.acquire(*call.limiters(), cost=5) as permit,
         socket.create_connection(("127.0.0.1", call.port)) as connection,
     ):
         connection.sendall(call.name.encode() + b"\n")
         answer = connection.recv(10)
-        judge(passage, answer)
+        judge(permit, answer)
     if answer != b"ok":
         raise ConnectionError(answer.decode())
     return answer.decode()
@@ -62,12 +62,12 @@ def called_plain(ctx: Context, call: Call) -> str:
 @task("closing", payload=Call, queue="called", retry=OFTEN)
 async def closing(ctx: AsyncContext, call: Call) -> bool:
     if call.name == "open":
-        return await ctx.open_gate("provider:crowd")
-    return await ctx.close_gate("provider:crowd", "no credit left", alert=True)
+        return await ctx.resume_limiter("provider:crowd")
+    return await ctx.pause_limiter("provider:crowd", "no credit left", alert=True)
 
 
 @task("closing-plain", payload=Call, queue="called-plain", retry=OFTEN)
 def closing_plain(ctx: Context, call: Call) -> bool:
     if call.name == "open":
-        return ctx.open_gate("provider:crowd")
-    return ctx.close_gate("provider:crowd", "no credit left", seconds=600)
+        return ctx.resume_limiter("provider:crowd")
+    return ctx.pause_limiter("provider:crowd", "no credit left", seconds=600)

@@ -1,88 +1,104 @@
--- Tasks want through, each through all of its gates at once. Harmless twice: a passage that is inside is inside.
+-- Permits are acquired, each of all its limiters at once or of none. Harmless twice: a permit that is held is held.
 -- KEYS as in _limiters.lua
--- ARGV liveness_ms epoch force, then per passage: id token created units passage number_of_gates, then per gate: name settings
---      epoch: the Redis that the worker knows ('' none yet); force: passages that were inside before Redis was emptied
--- -> per passage {1, begun_ms} | {0, in about how many ms, gate, why, whether it is closed to all}
---    | {3} another start has the task by now;  nothing at all when Redis is another than the worker knows
+-- ARGV liveness_ms epoch force, then per permit: task token created cost permit number_of_limiters, then per limiter:
+--      name settings
+--      epoch: the Redis that the worker knows ('' none yet); force: permits that were held before Redis was emptied
+-- -> per permit {1, acquired_ms} | {0, in about how many ms, limiter, why, whether it is paused or its breaker not closed}
+--    | {3} another attempt has the task by now;  nothing at all when Redis is another than the worker knows
 if ARGV[3] == '0' and ARGV[2] ~= '' and (redis.call('GET', EPOCH) or '') ~= ARGV[2] then return {} end
 local force = ARGV[3] == '1'
 
--- The places that a task has at a gate, of this start or others.
-local function own(name, id)
-  local places = {}
-  for _, place in ipairs(redis.call('ZRANGEBYLEX', PLACES, of(name, id))) do
-    if place:match(PLACE) == id then places[#places + 1] = place end
+-- The permits of a limiter that a task holds, of this attempt or others.
+local function held_by(id, name)
+  local permits = {}
+  for _, permit in ipairs(redis.call('ZRANGEBYLEX', PERMITS, range(name, id))) do
+    if permit:match(PERMIT) == id then permits[#permits + 1] = permit end
   end
-  return places
+  return permits
 end
 
-local function enter(id, token, created, units, passage, first, last)
-  local l = unpack_live(redis.call('HGET', LIVE, id))
-  if l and (l.state ~= 'running' or int(l.token) ~= token) then return { 3 } end
-  local names, taken = {}, {}
-  local w = record(id)
-  local promised = w and w.till and w.till >= now
+-- Whether one of these permits is the wanted one: then when it was acquired.
+local function acquired_at(permits, wanted)
+  for _, permit in ipairs(permits) do
+    local _, token, known, at = permit:match(PERMIT)
+    if token == wanted.token and known == wanted.permit then return tonumber(at) end
+  end
+end
+
+-- Why the limiter refuses, as `refusal` in _limiters.lua; `own` permits of the task do not stand in its way.
+local function judge(limiter, wanted, own, reserved)
+  -- Older tasks are ahead; a task with a reservation passes those that only wait.
+  local name, me = limiter.name, wanted.created .. '|' .. wanted.id
+  local before = redis.call('ZLEXCOUNT', QUEUE, range(name, '0'), '(' .. name .. '|0|' .. me)
+  local waiting = reserved and 0 or redis.call('ZLEXCOUNT', QUEUE, range(name, '1'), '(' .. name .. '|1|' .. me)
+  return refusal(limiter, count(PERMITS, name) - #own, before, waiting, wanted.cost)
+end
+
+local function grant(limiter, wanted, own)
+  local name, s = limiter.name, limiter.state
+  if #own > 0 then redis.call('ZREM', PERMITS, unpack(own)) end
+  local permit = table.concat({ name, wanted.id, wanted.token, wanted.permit, int(now) }, '|')
+  redis.call('ZADD', PERMITS, 0, permit)
+  if s.breaker == 'half_open' then s.probes[permit] = 1 end
+  if limiter.settings.calls > 0 or limiter.settings.units > 0 then
+    in_window(limiter)
+    local acquired = table.concat({ name, pad(now), wanted.id, wanted.permit, int(wanted.cost) }, '|')
+    redis.call('ZADD', ACQUIRED, 0, acquired)
+    s.units = s.units + wanted.cost
+  end
+  s.idle = nil
+  look_within(limiter, 2000)
+end
+
+local function acquire(wanted, first, last)
+  local l = unpack_live(redis.call('HGET', LIVE, wanted.id))
+  if l and (l.state ~= 'running' or int(l.token) ~= wanted.token) then return { 3 } end
+  local w = record(wanted.id)
+  local reserved = w and w.till and w.till >= now
+  local names, own = {}, {}
   local refused, wait, why
   for a = first, last, 2 do
-    local g = gate(ARGV[a])
-    names[#names + 1] = g.name
-    state(g, ARGV[a + 1])
-    local mine = own(g.name, id)
-    taken[g.name] = mine
-    for _, place in ipairs(mine) do
-      local _, start, known, begun = place:match(PLACE)
-      if start == token and known == passage then return { 1, tonumber(begun) } end
+    local name, limiter = ARGV[a], get(ARGV[a])
+    names[#names + 1] = name
+    if ARGV[a + 1] ~= limiter.stated then
+      redis.call('HSET', SETTINGS, name, ARGV[a + 1])
+      limiter.stated, limiter.settings = ARGV[a + 1], cjson.decode(ARGV[a + 1])
+      advance(limiter)
     end
+    own[name] = held_by(wanted.id, name)
+    local at = acquired_at(own[name], wanted)
+    if at then return { 1, at } end
     if not force then
-      -- Older tasks are ahead; but who was promised its own place passes those that only wait.
-      local me = created .. '|' .. id
-      local before = redis.call('ZLEXCOUNT', LINE, of(g.name, '0'), '(' .. g.name .. '|0|' .. me)
-      local waiting = promised and 0 or redis.call('ZLEXCOUNT', LINE, of(g.name, '1'), '(' .. g.name .. '|1|' .. me)
-      local function judged() return refusal(g, tally(PLACES, g.name) - #mine, before, waiting, units) end
-      local said, ms = judged()
-      if said and prune(g) then
-        mine = own(g.name, id)
-        taken[g.name] = mine
-        said, ms = judged()
+      local reason, ms = judge(limiter, wanted, own[name], reserved)
+      if reason and prune(limiter) then
+        own[name] = held_by(wanted.id, name)
+        reason, ms = judge(limiter, wanted, own[name], reserved)
       end
-      if said and (not refused or ms > wait) then refused, why, wait = g, said, ms end
+      if reason and (not refused or ms > wait) then refused, why, wait = limiter, reason, ms end
     end
   end
 
   if w then
-    step_out(id, w)
-    redis.call('HDEL', WAITING, id)
+    dequeue(wanted.id, w)
+    redis.call('HDEL', WAITING, wanted.id)
   end
-
   if refused then
-    if tally(LINE, refused.name, '1') < MOST_WAITING then
-      step_in(id, { gates = names, created = created, units = units, token = token }, refused)
+    if count(QUEUE, refused.name, '1') < MAX_WAITING then
+      local new = { gates = names, created = wanted.created, units = wanted.cost, token = wanted.token }
+      enqueue(wanted.id, new, refused)
     end
-    local closed = refused.is.pause or refused.is.breaker ~= 'closed'
-    return { 0, wait, refused.name, why, closed and 1 or 0 }
+    local unavailable = refused.state.pause or refused.state.breaker ~= 'closed'
+    return { 0, wait, refused.name, why, unavailable and 1 or 0 }
   end
-
-  for _, name in ipairs(names) do
-    local g = gate(name)
-    if #taken[name] > 0 then redis.call('ZREM', PLACES, unpack(taken[name])) end
-    local place = table.concat({ name, id, token, passage, int(now) }, '|')
-    redis.call('ZADD', PLACES, 0, place)
-    if g.is.breaker == 'half_open' then g.is.probes[place] = 1 end
-    if g.set.calls > 0 or g.set.units > 0 then
-      begun(g)
-      redis.call('ZADD', CALLS, 0, name .. '|' .. pad(now) .. '|' .. id .. '|' .. passage .. '|' .. int(units))
-      g.is.units = g.is.units + units
-    end
-    g.is.idle = nil
-    look_after(g, 2000)
-  end
+  for _, name in ipairs(names) do grant(get(name), wanted, own[name]) end
   return { 1, now }
 end
 
 local answers, a = {}, 4
 while a < #ARGV do
   local last = a + 5 + 2 * tonumber(ARGV[a + 5])
-  answers[#answers + 1] = enter(ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3]), ARGV[a + 4], a + 6, last)
+  local wanted = { id = ARGV[a], token = ARGV[a + 1], created = ARGV[a + 2], cost = tonumber(ARGV[a + 3]), permit = ARGV[a + 4] }
+  answers[#answers + 1] = acquire(wanted, a + 6, last)
   a = last + 1
 end
 save()

@@ -1,47 +1,51 @@
--- What no passage does: places of dead workers and promises that nobody kept are given up, those who wait for a time
--- are called, idle gates are forgotten. Any worker may run it, any number of times.
+-- What time alone changes: permits of dead workers and expired reservations become free, tasks that wait for a time get
+-- their reservations, idle limiters are forgotten. Any worker may run it, any number of times.
 -- KEYS as in _limiters.lua, then the delayed sets of these queues   ARGV liveness_ms most queues...
--- -> {gates looked at, ms until the next is due or -1}
+-- -> {number of limiters looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])
 queues(3, #ARGV)
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', PROMISES, '-inf', int(now), 'LIMIT', 0, 100)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', RESERVATIONS, '-inf', int(now), 'LIMIT', 0, 100)) do
   local w = record(id)
-  redis.call('ZREM', PROMISES, id)
-  if w then  -- ended, at work, or waits for a worker: when it comes its age is its place in line
-    step_out(id, w)
+  redis.call('ZREM', RESERVATIONS, id)
+  if w then  -- its task ended, runs, or waits for a worker: when it comes, its age is its place in the queue
+    dequeue(id, w)
     redis.call('HDEL', WAITING, id)
-    for _, name in ipairs(w.gates) do look_after(gate(name), 0) end
+    for _, name in ipairs(w.gates) do look_within(get(name), 0) end
   end
+end
+
+-- In how many ms to look at this limiter again; nil when it is to be forgotten.
+local function next_look(limiter)
+  local s, name = limiter.state, limiter.name
+  if count(QUEUE, name) > 0 then
+    local wait = s.breaker == 'open' and s.till - now or s.pause and 5000 or 500
+    return math.max(500, math.min(wait, 5000))
+  end
+  if count(PERMITS, name) > 0 then return 2000 end
+  if s.pause or s.breaker == 'open' then return 60000 end
+  s.idle = s.idle or now
+  -- Hosts come and go: when there are many, unused ones are forgotten sooner.
+  if now - s.idle < (redis.call('ZCARD', DUE) > 2000 and 60000 or 3600000) then return 60000 end
+end
+
+local function forget(name)
+  loaded[name] = nil
+  redis.call('HDEL', LIMITERS, name)
+  redis.call('HDEL', SETTINGS, name)
+  redis.call('ZREM', DUE, name)
+  redis.call('ZREMRANGEBYLEX', ACQUIRED, range(name))
 end
 
 local names = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', 0, most)
 for _, name in ipairs(names) do
-  local g = gate(name)
-  prune(g)
-  serve(g, 20)
-  local is, wait = g.is, 60000
-  if tally(LINE, name) > 0 then
-    wait = is.breaker == 'open' and is.till - now or is.pause and 5000 or 500
-    wait = math.max(500, math.min(wait, 5000))
-  elseif tally(PLACES, name) > 0 then
-    wait = 2000
-  elseif not is.pause and is.breaker ~= 'open' then
-    is.idle = is.idle or now
-    -- Hosts come and go: when there are many, those are forgotten sooner that nobody uses.
-    if now - is.idle >= (redis.call('ZCARD', DUE) > 2000 and 60000 or 3600000) then wait = nil end
-  end
-  if wait then
-    redis.call('ZADD', DUE, int(now + wait), name)
-  else
-    loaded[name] = nil
-    redis.call('HDEL', GATES, name)
-    redis.call('HDEL', SETTINGS, name)
-    redis.call('ZREM', DUE, name)
-    redis.call('ZREMRANGEBYLEX', CALLS, of(name))
-  end
+  local limiter = get(name)
+  prune(limiter)
+  serve(limiter, 20)
+  local wait = next_look(limiter)
+  if wait then redis.call('ZADD', DUE, int(now + wait), name) else forget(name) end
 end
 save()
-ring()
+notify()
 local head = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 return { #names, head[2] and math.max(tonumber(head[2]) - now, 0) or -1 }

@@ -1,7 +1,7 @@
-"""Gates: what no passage does by itself.
+"""Limiters: what time alone changes.
 
-Gives up the places of dead workers, calls those who wait when time alone makes room (a window, a pause, a circuit
-breaker), and forgets idle gates. One worker at a time does it, and nothing breaks when two do.
+Frees the permits of dead workers, reserves permits for waiting tasks when a window, a pause or a circuit breaker's
+timeout ends, and forgets idle limiters. One worker at a time does it; two at once are harmless.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from sytq.broker.keys import Keys
 from sytq.broker.limiter import limiter_keys
 from sytq.worker.loops.loop import LeasedLoop
 
-#: Bounds one script call.
-_MOST = 20
+#: Limiters in one script call.
+_MAX_BATCH = 20
 _INTERVAL = 0.5
 
 
 class LimiterLoop(LeasedLoop):
-    """See the module."""
+    """Calls `limiter_tend` as often as limiters are due."""
 
     def __init__(self, redis: Redis, keys: Keys, holder: str, broker: Broker, liveness: float) -> None:
-        super().__init__("gates", redis, keys, holder)
+        super().__init__("gates", redis, keys, holder)  # the name of its lease, which workers of 0.1 share
         self._broker = broker
         self._liveness_ms = int(liveness * 1000)
 
     def work(self) -> float:
         queues = list(self._broker.queues)
         names = [*limiter_keys(self.keys), *map(self.keys.delayed, queues)]
-        looked_at, wait = self.redis.call("limiter_tend", names, [self._liveness_ms, _MOST, *queues])
-        if looked_at == _MOST:
+        count, wait = self.redis.call("limiter_tend", names, [self._liveness_ms, _MAX_BATCH, *queues])
+        if count == _MAX_BATCH:
             return 0.0
         return min(max(wait, 0) / 1000, _INTERVAL) if wait >= 0 else _INTERVAL

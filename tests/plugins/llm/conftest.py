@@ -119,9 +119,9 @@ class Desk:
         assert task is not None
         return self._start(task.type, task_id, json.loads(task.payload), attempt)
 
-    def gate(self, name: str) -> LimiterState:
-        """What is known of a gate."""
-        found = self.runtime.inspection.gate(name)
+    def limiter(self, name: str) -> LimiterState:
+        """What is known of a limiter."""
+        found = self.runtime.inspection.limiter(name)
         assert found is not None
         return found
 

@@ -1,4 +1,4 @@
-"""Calls go through gates that all workers share: limits, the circuit breaker, pauses, and who waits for what."""
+"""Calls go through limiters that all workers share: limits, the circuit breaker, pauses, and who waits for what."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def attempt(desk: Desk, id: int, task: str = "") -> Exception | None:
     return None
 
 
-def waiting(desk: Desk, gate: str = "provider:scripted") -> list[str]:
+def waiting(desk: Desk, limiter: str = "provider:scripted") -> list[str]:
     """The tasks in line, the oldest first."""
-    return desk.gate(gate).line
+    return desk.limiter(limiter).line
 
 
 def is_waiting(error: Exception | None, words: str) -> bool:
@@ -67,11 +67,11 @@ def test_the_breaker_has_the_contracts_settings_and_probes_before_it_closes(sqli
     desk.provider.play(*[refuses(500)] * 4, answers())
     assert [attempt(desk, id) is None for id in range(1, 6)] == [False] * 4 + [True]
     assert is_waiting(attempt(desk, 6), "circuit breaker is open, 4 of 5 calls failed")
-    poll(lambda: desk.gate("provider:scripted").state == "half_open", message="the breaker lets calls through to try")
+    poll(lambda: desk.limiter("provider:scripted").state == "half_open", message="half-open")
     assert attempt(desk, 6, *waiting(desk)) is None
-    assert desk.gate("provider:scripted").state == "half_open"
+    assert desk.limiter("provider:scripted").state == "half_open"
     assert attempt(desk, 7) is None
-    assert desk.gate("provider:scripted").state == "closed"
+    assert desk.limiter("provider:scripted").state == "closed"
 
 
 def test_a_breaker_that_is_switched_off_never_opens(sqlite_desk: Desk) -> None:
@@ -111,8 +111,8 @@ def test_a_refused_key_pauses_the_provider_for_all(
         assert desk.row(id)["failed_times"] == 0
     assert len(desk.provider.calls) == 1
     # Where the log goes is as the process has it by now.
-    assert "gate closed" in capsys.readouterr().out + caplog.text
-    desk.runtime.limiters.open("provider:scripted")  # the operator has mended it
+    assert "limiter paused" in capsys.readouterr().out + caplog.text
+    desk.runtime.limiters.resume("provider:scripted")  # the operator has mended it
     desk.provider.play(answers())
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 3
 
@@ -137,7 +137,7 @@ def test_no_credit_pauses_until_the_balance_says_otherwise(sqlite_desk: Desk) ->
         (looking,) = Task.select().where(Task.type == "llm.balance")
     with pytest.raises(Retry, match="no credit") as caught:
         desk.run(looking.id)
-    assert (caught.value.consumes_attempt, desk.gate("provider:scripted").state) == (False, "paused")
+    assert (caught.value.consumes_attempt, desk.limiter("provider:scripted").state) == (False, "paused")
     there["is_available"] = True
     assert desk.run(looking.id, 2) == {"opened": True}
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 2
@@ -173,8 +173,8 @@ def test_tokens_per_minute_are_reserved_and_then_corrected_by_the_usage(sqlite_d
     # Each call reserves some 506 tokens and uses 30.
     desk.configure(PROVIDERS__SCRIPTED__LIMITS='{"tokens": 600}', PROVIDERS__SCRIPTED__MAX_TOKENS="500")
     assert [attempt(desk, id) for id in (1, 2, 3)] == [None] * 3
-    assert desk.gate("provider:scripted").units_in_window == 90
-    assert is_waiting(attempt(desk, 4), "units") or desk.gate("provider:scripted").units_in_window == 120
+    assert desk.limiter("provider:scripted").units_in_window == 90
+    assert is_waiting(attempt(desk, 4), "cost") or desk.limiter("provider:scripted").units_in_window == 120
 
 
 def test_an_answer_that_is_asked_for_again_needs_no_second_place(sqlite_desk: Desk) -> None:

@@ -1,8 +1,8 @@
-"""Gates: what a passage costs, and how often tasks are refused that wait for one.
+"""Limiters: what a permit costs, and how often tasks are refused that wait for one.
 
-    python -m bench.gates [--processes 2] [--seconds 4] [--tasks 2000] [--limit 50]
+    python -m bench.limiters [--processes 2] [--seconds 4] [--tasks 2000] [--limit 50]
 
-Prints passages a second through two gates (enter and leave, a script each) from several processes at once, with the
+Prints permits a second through two limiters (enter and leave, a script each) from several processes at once, with the
 server's time for each script; and for tasks of 0.2 s, of which few may run at once, on two worker processes: how long
 all of them took beside the ideal, and how many starts were refused.
 """
@@ -25,17 +25,17 @@ SECONDS = 0.2  # of a task; as in bench_types.py
 
 
 def pass_through(url: str, number: int, seconds: float) -> int:
-    gates = Limiters(Redis(url), Keys("sytq"), 4.0, ["default"])
+    limiters = Limiters(Redis(url), Keys("sytq"), 4.0, ["default"])
     ours = (
-        Limiter("provider:bench", running=1000, adaptive=True, breaker=Breaker()),
-        Limiter("model:bench", running=100),
+        Limiter("provider:bench", concurrency=1000, adaptive=True, breaker=Breaker()),
+        Limiter("model:bench", concurrency=100),
     )
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        passage = Permit(f"{number}-{count}", 1, 1, ours, units=0)
-        gates.enter(passage)
-        passage.report("ok")
-        gates.leave(passage)
+        permit = Permit(f"{number}-{count}", 1, 1, ours, cost=0)
+        limiters.acquire(permit)
+        permit.report("ok")
+        limiters.release(permit)
         count += 1
     return count
 
@@ -54,9 +54,9 @@ def main() -> None:
             run.client.config_resetstat()
             with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
                 work = [(run.server.url, number, given.seconds) for number in range(given.processes)]
-                passages = sum(pool.starmap(pass_through, work))
+                permits = sum(pool.starmap(pass_through, work))
             script = run.client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]
-            print(f"{passages / given.seconds:,.0f} passages/s from {given.processes} processes; ", end="")
+            print(f"{permits / given.seconds:,.0f} permits/s from {given.processes} processes; ", end="")
             print(f"{script:.0f} us of the server for each of the two scripts")
 
             run.client.flushall()

@@ -1,0 +1,89 @@
+-- Prepended to fetch.lua, behind _start.lua: running <- running of a dead consumer, within the room that there is. What
+-- must not run again is cancelled, dead or queued instead.
+local held = {}  -- what this worker runs, or is given by this call
+
+-- Whether an entry is only a copy: its task has ended, or has another entry.
+local function is_copy(entry, fields)
+  local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
+  return l and (TERMINAL[l.state] or l.entry ~= entry)
+end
+
+-- What becomes of a reclaimed task that must not run again, as the event to record; nil when it is to run. `mine`: the
+-- reply that gave it to this worker was lost.
+local function other_end(id, l, deaths, mine)
+  local cancelled_by = redis.call('HGET', cancels, id)
+  if cancelled_by then
+    redis.call('HDEL', cancels, id)
+    return { state = 'cancelled', outcome = 'cancelled', error = 'cancelled by ' .. cancelled_by }
+  end
+  if not mine and (l.max > 0 and l.attempts >= l.max or l.max == 0 and deaths >= max_deaths) then
+    -- Its workers keep dying: it ends here rather than killing the next one.
+    local why = 'the worker died at each of its ' .. int(deaths) .. ' last starts (killed, out of memory or crashed)'
+    return { state = 'dead', outcome = 'dead', fingerprint = 'worker-died', error = why }
+  end
+  if is_paused(l) then return { state = 'queued', outcome = 'lost' } end
+end
+
+local function end_otherwise(k, entry, fields, l, event, mine)
+  local id = field(fields, 'id')
+  if event.state == 'queued' then park(id, fields) end
+  if TERMINAL[event.state] then redis.call('HINCRBY', stats, l.type .. ':' .. event.state, 1) end
+  if mine then l.attempts = l.attempts - 1 end
+  event.worker, event.finished, event.attempts = l.consumer, now, l.attempts
+  l.state, l.consumer, l.entry = event.state, '', ''
+  redis.call('HSET', live, id, pack_live(l))
+  redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
+  drop(KEYS[k], entry)
+end
+
+local function reclaim_entry(k, entry, fields, deaths, mine)
+  if is_copy(entry, fields) then return drop(KEYS[k], entry) end
+  local id = field(fields, 'id')
+  local l = unpack_live(redis.call('HGET', live, id))
+  local event = l and other_end(id, l, deaths, mine)
+  if event then return end_otherwise(k, entry, fields, l, event, mine) end
+  held[k .. ':' .. entry] = true
+  start(k, entry, fields, true, not mine)
+end
+
+-- Takes over a consumer's entries but those in `skip`.
+local function take_over(k, consumer, skip)
+  for _, pending in ipairs(redis.call('XPENDING', KEYS[k], group, '-', '+', room + #ARGV, consumer)) do
+    if room <= 0 then return end
+    local entry = pending[1]
+    if not skip[k .. ':' .. entry] then
+      -- A lost reply is no death of a worker and uses no attempt.
+      local mine = consumer == me
+      local deliveries = pending[4] + (mine and 0 or 1)
+      local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry, 'RETRYCOUNT', deliveries)[1]
+      if not claimed then
+        redis.call('XACK', KEYS[k], group, entry)
+      elseif not skip[k .. ':' .. field(claimed[2], 'id')] then  -- else its holder will soon know that this is its entry
+        reclaim_entry(k, entry, claimed[2], pending[4], mine)
+      end
+    end
+  end
+end
+
+local function reclaim()
+  local stale = now - liveness
+  for a = 10, #ARGV do held[ARGV[a]] = true end
+  for k = FIRST, #KEYS do
+    for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
+      local name, pending = field(info, 'name'), field(info, 'pending')
+      if name == me then
+        -- Entries of this worker that it does not hold: the reply of an earlier fetch was lost.
+        if pending > 0 then take_over(k, me, held) end
+      else
+        local seen = tonumber(redis.call('ZSCORE', workers, name) or 0)
+        if seen < stale then
+          if pending > 0 then
+            take_over(k, name, {})
+          elseif seen < stale - 60000 then
+            redis.call('XGROUP', 'DELCONSUMER', KEYS[k], group, name)
+          end
+        end
+      end
+    end
+  end
+end
