@@ -55,7 +55,7 @@ class Redis:
             check_redis_url(url)
         except ValueError as error:
             raise ConfigError(f"redis.url: {error}; valid: {REDIS_FORMS}") from None
-        # Opens nothing yet. Two quick tries bridge a connection that died in the pool; every script is harmless
+        # Opens nothing yet. Two quick tries replace a connection that died in the pool; every script is harmless
         # when it runs twice. Longer outages are the caller's to wait for, and a silent server is not tried again
         # here: redis-py repeats the connecting within the repetitions of the command, nine times 5 s in all.
         options: dict[str, Any] = {

@@ -143,7 +143,7 @@ class Consumer:
         self._redis = Redis(url, home=stream)
         self._stream = stream
         self._group = group
-        self._foreign = ExternalStream(self._redis, stream, group, self.name, f"{stream}:dlq")
+        self._external = ExternalStream(self._redis, stream, group, self.name, f"{stream}:dlq")
         self._takeover = takeover
         self._unfinished: set[bytes] = set()
 
@@ -153,18 +153,18 @@ class Consumer:
         What cannot be parsed goes to the dead letters, and is not among them.
         """
         try:
-            entries = self._foreign.take_over(self._unfinished, (), self._takeover, count)
-            entries = entries or self._foreign.read(count, min(wait, 4.0))
+            entries = self._external.take_over(self._unfinished, (), self._takeover, count)
+            entries = entries or self._external.read(count, min(wait, 4.0))
         except NoGroup:
-            self._foreign.make_group()
-            entries = self._foreign.read(count, min(wait, 4.0))
+            self._external.make_group()
+            entries = self._external.read(count, min(wait, 4.0))
         messages = []
         for entry, fields in entries:
             try:
                 messages.append(read_message(entry, fields))
                 self._unfinished.add(entry)
             except InvalidInput as error:
-                self._foreign.bury(entry, raw(fields), str(error))
+                self._external.dead_letter(entry, raw(fields), str(error))
         return messages
 
     def ack(self, id: str) -> bool:
@@ -174,7 +174,7 @@ class Consumer:
     def ack_batch(self, ids: Iterable[str]) -> int:
         """Finish messages and return how many were pending."""
         entries = [id.encode() for id in ids]
-        done = self._foreign.finish(entries)
+        done = self._external.finish(entries)
         self._unfinished.difference_update(entries)
         return done
 

@@ -1,7 +1,7 @@
 """A stream that other programs write to, as one consumer of its group sees it.
 
-Owns the commands on that stream and its dead letters: read, take over, finish, bury, hand over. Must not know what a
-message means. The stream may live in another slot than our own keys, so no script here touches any of those.
+Owns the commands on that stream and its dead letters: read, take over, finish, release. Must not know what a message
+means. The stream may live in another slot than our own keys, so no script here touches any of those.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class ExternalStream:
             done += self._redis.call("finish", [self._stream], [self._group, *entries[start : start + _PAGE]])
         return done
 
-    def bury(self, entry: bytes, payload: bytes | str, reason: str) -> None:
+    def dead_letter(self, entry: bytes, payload: bytes | str, reason: str) -> None:
         """Move a message to the dead letters."""
         failed_at = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         fields = ["original_id", entry, "payload", payload, "reason", reason, "failed_at", failed_at]
         if self._apart:
-            # A crash between the two leaves it pending, and it is buried once more: never lost, at most there twice.
+            # After a crash between the two the entry is still pending and is written again: never lost, at worst twice.
             self._redis.ask("XADD", self._dead_letters, "*", *fields)
             self.finish([entry])
         else:

@@ -1,4 +1,4 @@
-"""A bridge: each message of a foreign stream becomes a task, and leaves its stream when that task has ended.
+"""Each message of an external stream becomes a task, and leaves its stream when that task has ended.
 
 Owns this order: message taken, task accepted, task ended, message acknowledged. A task's id follows from its message,
 so whoever repeats a step after a crash repeats nothing that was done. Retries, limits and history are the task's, and
@@ -58,7 +58,7 @@ class _Held:
 
 
 class StreamLoop(Loop):
-    """The bridge of one stream in one worker process. It takes no more messages than this worker could start."""
+    """Reads one external stream in one worker process. It takes no more messages than this worker could start."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class StreamLoop(Loop):
                     task = self._prepare(message)
                     new[entry] = _Held(message, task.id), task
             except InvalidInput as error:
-                self._bury(entry, raw(fields), str(error))
+                self._dead_letter(entry, raw(fields), str(error))
         if not new:
             return
         # An earlier life of a message may have accepted its task, and that may have ended and be forgotten in Redis.
@@ -200,7 +200,7 @@ class StreamLoop(Loop):
             ((entry, _),) = tasks.items()
             self._log.exception("a message cannot become a task", entry=entry.decode())
             held, _ = new.pop(entry)
-            self._bury(entry, held.message.raised(0), f"its task cannot be stored ({type(error).__name__})")
+            self._dead_letter(entry, held.message.raised(0), f"its task cannot be stored ({type(error).__name__})")
             return
         for entry, accepted in zip(tasks, acceptances, strict=True):
             # Of an existing task: the same work is under way already, and this message ends with it.
@@ -238,11 +238,11 @@ class StreamLoop(Loop):
         for entry, dead in ended:
             if dead is not None:
                 retries = max(dead.attempts - 1, 0)
-                self._bury(entry, self._held[entry].message.raised(retries), dead.error or "the task is dead")
+                self._dead_letter(entry, self._held[entry].message.raised(retries), dead.error or "the task is dead")
             del self._held[entry]
 
-    def _bury(self, entry: bytes, payload: bytes | str, reason: str) -> None:
-        self._stream.bury(entry, payload, reason)
+    def _dead_letter(self, entry: bytes, payload: bytes | str, reason: str) -> None:
+        self._stream.dead_letter(entry, payload, reason)
         self._log.error("message moved to the dead letters", entry=entry.decode(), reason=reason[:200])
 
     def _cancel(self, entry: bytes, message: Message) -> bool:

@@ -1,4 +1,4 @@
-"""Stop messages of a foreign stream: each cancels the work that messages in front of it asked for.
+"""Stop messages of an external stream: each cancels the work that messages in front of it asked for.
 
 Owns finding them, also behind work that nobody has room for yet, and keeping each until it was heeded. How a message's
 task is cancelled it is told (`sytq.streams.loop`).
@@ -80,7 +80,7 @@ class Stops:
             try:
                 message = read_message(entry, fields)
             except InvalidInput:
-                continue  # whoever takes it buries it
+                continue  # the worker that takes it over makes it a dead letter
             if message.action == STOP:
                 self._stops[entry] = _Stop(message, taken=False)
 

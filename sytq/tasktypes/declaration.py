@@ -110,19 +110,19 @@ class TaskType:
 
     @property
     def backoff(self) -> Backoff:
-        """The policy of a type that the registry has settled."""
+        """The policy of a type that the registry has resolved."""
         assert isinstance(self.retry, Backoff)
         return self.retry
 
     @property
     def seconds(self) -> float:
-        """The time limit of one run of a type that the registry has settled."""
+        """The time limit of one run of a type that the registry has resolved."""
         assert isinstance(self.timeout, float)
         return self.timeout
 
     @property
     def longest(self) -> float:
-        """The seconds after which a task of a settled type has ended, if it waits for nobody."""
+        """The seconds after which a task of a resolved type has ended, if it waits for nobody."""
         policy = replace(self.backoff, jitter=0)
         longest = math.inf if policy.max_age is None else float(policy.max_age) + self.seconds
         if policy.max_attempts is None:

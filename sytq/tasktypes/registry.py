@@ -36,7 +36,7 @@ class Scheduled:
 
 
 class Registry:
-    """The task types of this installation, settled: configuration applied, names unique."""
+    """The task types of this installation, resolved: configuration applied, names unique."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -83,27 +83,27 @@ class Registry:
         return registry
 
     def add(self, declared: TaskType) -> None:
-        """Add a type, settled by its `types.<name>` section. Raises DuplicatePlugin, ConfigError."""
+        """Add a type, resolved by its `types.<name>` section. Raises DuplicatePlugin, ConfigError."""
         known = self._types.get(declared.name)
         if known is not None:
             raise DuplicatePlugin(
                 f"task type '{declared.name}' is declared twice: in {known.source} and in {declared.source}"
             )
-        settled = self._settle(declared)
-        self._types[settled.name] = settled
-        if settled.on_dead is not None:
+        resolved = self._resolve(declared)
+        self._types[resolved.name] = resolved
+        if resolved.on_dead is not None:
             self.add(
                 TaskType(
-                    name=f"{settled.name}.dead",
-                    function=settled.on_dead,
+                    name=f"{resolved.name}.dead",
+                    function=resolved.on_dead,
                     payload=Death,
                     retry=Backoff(first="1s", factor=2, max="1m", max_age="24h"),
                     timeout=60.0,
-                    queue=settled.queue,
-                    priority=settled.priority,
+                    queue=resolved.queue,
+                    priority=resolved.priority,
                     internal=True,
-                    config=settled.config,
-                    source=settled.source,
+                    config=resolved.config,
+                    source=resolved.source,
                 )
             )
 
@@ -127,37 +127,37 @@ class Registry:
     def __iter__(self) -> Iterator[TaskType]:
         return iter(self._types.values())
 
-    def _settle(self, declared: TaskType) -> TaskType:
+    def _resolve(self, declared: TaskType) -> TaskType:
         retry = declared.retry if isinstance(declared.retry, Backoff) else declared.retry(self._settings)
         timeout = declared.timeout(self._settings) if callable(declared.timeout) else declared.timeout
-        settled = dataclasses.replace(declared, retry=retry, timeout=parse_duration(timeout))
+        resolved = dataclasses.replace(declared, retry=retry, timeout=parse_duration(timeout))
         override = self._settings.types.get(declared.name)
         if override is not None:
             policy = override.retry.model_dump(exclude_none=True) if override.retry else {}
-            settled = dataclasses.replace(
-                settled,
+            resolved = dataclasses.replace(
+                resolved,
                 retry=dataclasses.replace(retry, **policy),
-                timeout=settled.timeout if override.timeout is None else float(override.timeout),
-                queue=override.queue or settled.queue,
-                priority=override.priority or settled.priority,
+                timeout=resolved.timeout if override.timeout is None else float(override.timeout),
+                queue=override.queue or resolved.queue,
+                priority=override.priority or resolved.priority,
             )
         own = override.extra if override else {}
         if declared.config_model is not None:
-            settled = dataclasses.replace(settled, config=self._own_config(declared.name, declared.config_model, own))
+            resolved = dataclasses.replace(resolved, config=self._own_config(declared.name, declared.config_model, own))
         elif own:
-            settled = dataclasses.replace(settled, config=own)
-        for name in (settled.name, settled.queue):
+            resolved = dataclasses.replace(resolved, config=own)
+        for name in (resolved.name, resolved.queue):
             if not NAME.fullmatch(name):
                 raise ConfigError(
-                    f"task type '{settled.name}': '{name}' is not a name; valid: a letter or _, then letters, digits,"
+                    f"task type '{resolved.name}': '{name}' is not a name; valid: a letter or _, then letters, digits,"
                     " . _ - (64 at most)"
                 )
-        if settled.priority not in PRIORITIES:
+        if resolved.priority not in PRIORITIES:
             raise ConfigError(
-                f"task type '{settled.name}': priority '{settled.priority}' is not valid;"
+                f"task type '{resolved.name}': priority '{resolved.priority}' is not valid;"
                 f" valid: {', '.join(PRIORITIES)}"
             )
-        return settled
+        return resolved
 
     def _declare(self, kinds: Mapping[str, Kind]) -> None:
         """Add the types that the configuration alone declares."""

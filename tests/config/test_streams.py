@@ -1,4 +1,4 @@
-"""Which foreign streams are read, as the configuration says it."""
+"""Which external streams are read, as the configuration says it."""
 
 from __future__ import annotations
 
