@@ -23,6 +23,9 @@ LABEL org.opencontainers.image.title="sytq" \
       org.opencontainers.image.description="A task queue service for slow and costly work" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.revision="${REVISION}"
+# The first process of a container has to reap what its descendants leave behind; Dramatiq's does not.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/sytq /opt/sytq
 COPY etc /etc/sytq
 # A number, so that Kubernetes can see that it is not root.
@@ -39,7 +42,6 @@ ENV PATH=/opt/sytq/bin:$PATH \
 EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 # Whichever of the two this container is.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "sytq.worker.reaper", "--probe"]
-# The first process of a container has to reap what its descendants leave behind; Dramatiq's does not.
-ENTRYPOINT ["python", "-m", "sytq.worker.reaper", "sytq"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "sytq.worker.probe"]
+ENTRYPOINT ["tini", "--", "sytq"]
 CMD ["api"]
