@@ -19,7 +19,7 @@ _SECRET_LENGTH = 8  # shorter values would mask words that happen to be the same
 
 
 def of_timing(timing: Timing) -> dict[str, Any]:
-    """Milliseconds by part; a part that did not happen (a connection that was used again has no TLS) is absent."""
+    """Milliseconds by part; a part that did not happen (a reused connection has no `connect`) is absent."""
     return {"latency_ms": timing.milliseconds()}
 
 

@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from sytq.http.guard import Guard
-from sytq.http.timing import TimedContext, tracing
+from sytq.http.timing import tracing
 
 _DNS_THREADS = 32
 
@@ -57,7 +57,7 @@ class Sessions:
             self._sessions[trusted] = aiohttp.ClientSession(
                 # No limits here: how much runs at once is decided by queues and lanes, not by a hidden 100.
                 connector=aiohttp.TCPConnector(
-                    resolver=_Resolver(None) if own else resolver, ssl=TimedContext(), limit=0, limit_per_host=0
+                    resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"sytq/{_version()}"},
@@ -101,7 +101,7 @@ class Sessions:
         try:  # files that were renewed are loaded again
             known = (certificate, key, certificate.stat().st_mtime, key.stat().st_mtime)
             if known not in self._tls:
-                context = TimedContext()
+                context = _tls_context()
                 context.load_cert_chain(certificate, key)
                 for older in [entry for entry in self._tls if entry[:2] == known[:2]]:
                     del self._tls[older]
@@ -150,6 +150,12 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    return context
 
 
 def _version() -> str:

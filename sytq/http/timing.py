@@ -1,11 +1,7 @@
-"""How long each part of a call took.
-
-Owns the measuring: aiohttp tells of DNS and connecting, the TLS context of its handshake. Must not change a call.
-"""
+"""How long each part of a call took, by aiohttp's trace hooks."""
 
 from __future__ import annotations
 
-import ssl
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,12 +15,12 @@ import aiohttp
 class Timing:
     """Seconds by part; None for a part that did not happen, such as connecting where a connection was used again.
 
-    `first_byte` is from the connection being there to the last header of the answer; `total` is everything.
+    `connect` includes the TLS handshake; `first_byte` is from the connection being there to the last header of the
+    answer; `total` is everything.
     """
 
     dns: float | None = None
     connect: float | None = None
-    tls: float | None = None
     first_byte: float | None = None
     total: float | None = None
     connected: bool = False
@@ -41,32 +37,12 @@ class Timing:
 
     def milliseconds(self) -> dict[str, float]:
         """The parts that there were, to a tenth."""
-        parts = ("dns", "connect", "tls", "first_byte", "total")
+        parts = ("dns", "connect", "first_byte", "total")
         return {part: round(value * 1000, 1) for part in parts if (value := getattr(self, part)) is not None}
 
 
 #: Of the call that this task is making.
 current: ContextVar[Timing | None] = ContextVar("sytq_http_timing", default=None)
-
-
-class TimedContext(ssl.SSLContext):
-    """Certificates are checked as `ssl.create_default_context` has it; tells when a handshake begins."""
-
-    def __new__(cls) -> TimedContext:
-        usual = ssl.create_default_context()
-        context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        context.verify_flags = usual.verify_flags
-        context.options = usual.options
-        context.minimum_version = usual.minimum_version
-        context.load_default_certs()
-        context.set_alpn_protocols(("http/1.1",))
-        return context
-
-    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        if timing := current.get():
-            timing.connect = timing.end()
-            timing.tls = 0.0  # until it has ended
-        return super().wrap_bio(*args, **options)
 
 
 def tracing() -> aiohttp.TraceConfig:
@@ -92,10 +68,7 @@ async def _resolved(_session: Any, _context: SimpleNamespace, _params: Any) -> N
 
 async def _connected(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
     if timing := current.get():
-        if timing.tls is None:
-            timing.connect = timing.end()
-        else:
-            timing.tls = timing.end()
+        timing.connect = timing.end()
         timing.connected = True
 
 
