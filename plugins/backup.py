@@ -27,7 +27,7 @@ _NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
 _TIME = "%Y%m%dT%H%M%SZ"
 _FORGOTTEN = 86400.0  # seconds after which a partial file is nobody's
 _AT_LEAST = 3600.0  # seconds that one may take: a job's five minutes are not for gigabytes
-_PATIENCE = 60.0  # seconds that the database may take to answer, such as for the number of rows
+_TIMEOUT = 60.0  # seconds that the database may take to answer, such as for the number of rows
 
 Number = Annotated[int, Field(ge=0)]
 
@@ -76,7 +76,7 @@ def _write(ctx: Context, file: Path) -> Summary:
     partial = file.with_name(f"{file.name}.{ctx.token}.partial")
     for older in file.parent.glob(f"{file.name}.*.partial"):
         older.unlink(missing_ok=True)
-    database = open_database(ctx.settings.database_url, pool=1, timeout=_PATIENCE)
+    database = open_database(ctx.settings.database_url, pool=1, timeout=_TIMEOUT)
     try:
         tables = list(ctx.settings.of(LlmSettings).llm.tables)
         written = dump(database, partial, tables, lambda done, of, table: ctx.progress(done, of, table))

@@ -1,4 +1,4 @@
-"""The kind `command`: a task type that runs a program, told by the configuration alone.
+"""The kind `command`: a task type that runs a program, declared in the configuration alone.
 
 Owns how a payload becomes arguments (each place stays inside its argument, and no shell reads them), and the end of the
 program with all that it started. The payload is on its standard input as JSON.

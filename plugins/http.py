@@ -1,4 +1,4 @@
-"""The kind `http`: a task type that is one HTTP request, told by the configuration alone.
+"""The kind `http`: a task type that is one HTTP request, declared in the configuration alone.
 
 Owns how a payload gets into the request: never into its host, and into a path or query only as one encoded part. The
 URL is the operator's and may therefore lead anywhere.

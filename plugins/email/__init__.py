@@ -163,7 +163,7 @@ def _codes(refusals: Iterable[str]) -> str:
 
 
 def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str]) -> NoReturn:
-    """Try again once the message is twice as old, until it is `keep_trying` old: being told so is no failure."""
+    """Try again once the message is twice as old, until it is `keep_trying` old: such an answer is no failure."""
     age = (dt.datetime.now(dt.UTC) - ctx.created_at).total_seconds()
     sent = sum(outcome == "sent" for outcome in outcomes.values())
     so_far = f"; {sent} sent" if sent else ""

@@ -35,7 +35,7 @@ _AT_ONCE = 3
 _LATER, _LATEST = 10.0, 600.0
 
 
-class Patience:
+class Pacing:
     """How soon the same row may be taken up again."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class PickUp:
         self._pending = pending
         self._cursors: dict[str, int | None] = dict.fromkeys(tables)
         self._complained: dict[str, float] = {}
-        self._patience = Patience()
+        self._pacing = Pacing()
 
     def work(self) -> float:
         for table in self._cursors:
@@ -116,8 +116,8 @@ class PickUp:
         query = UniqueKey.select(UniqueKey.unique_key).where(UniqueKey.unique_key.in_(list(keys)))
         known = set(read(self._ledger.database, lambda: [row.unique_key for row in query])) if keys else set()
         now = time.monotonic()
-        self._patience.forget(now)
-        new = [id for key, id in keys.items() if key not in known and self._patience.allows(table, id, now)]
+        self._pacing.forget(now)
+        new = [id for key, id in keys.items() if key not in known and self._pacing.allows(table, id, now)]
         tasks = {id: self._submitter.prepare(_TYPE, {"table_name": table, "id": id}) for id in new}
         if tasks:
             accepted = transact(self._ledger.database, lambda: self._accept(table, tasks))

@@ -73,7 +73,7 @@ def cursor(text: str | None, form: re.Pattern[str]) -> tuple[tuple[str, str] | N
 
 
 def strange(cursor: str) -> InvalidInput:
-    """What a caller is told whose cursor is none."""
+    """The error for an invalid cursor."""
     return InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")
 
 

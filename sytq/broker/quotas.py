@@ -1,6 +1,6 @@
 """Allowances of callers, one count for all processes.
 
-Owns the meters in Redis. Must not know whose they are; what happens without Redis is the caller's to decide.
+Owns the counts in Redis. Must not know whose they are; what happens without Redis is the caller's to decide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BATCH = 100
 
 @dataclass(frozen=True, slots=True)
 class QuotaRequest:
-    """Of the meter `name`, which allows `quota` in a window of `window_ms`: `count`, or give back when negative."""
+    """Of the quota `name`, which allows `quota` in a window of `window_ms`: `count`, or give back when negative."""
 
     name: str
     quota: int
@@ -41,7 +41,7 @@ class Quotas:
         self._keys = keys
 
     def take(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
-        """Take from each meter what fits, in order. One round trip a hundred. Raises RedisUnavailable."""
+        """Take from each quota what fits, in order. One round trip a hundred. Raises RedisUnavailable."""
         readings: list[QuotaUse] = []
         for start in range(0, len(takes), _BATCH):
             part = takes[start : start + _BATCH]

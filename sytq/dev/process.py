@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sytq.dev.folder import DevError, Folder
 from sytq.embedded import lock
 
-_KILL_PATIENCE = 5.0  # seconds until killed processes must be gone
+_KILL_TIMEOUT = 5.0  # seconds until killed processes must be gone
 _LAST_LINES = 5
 
 
@@ -74,7 +74,7 @@ class Child:
         if self._process is None:
             return
         if self._process.returncode is None:
-            # The master alone: told by the group as well as by it, its workers would take the second for "at once".
+            # The master alone: its workers would take a second signal, the group's, for "at once".
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             with contextlib.suppress(TimeoutError):
@@ -96,7 +96,7 @@ class Child:
         # At once: a worker may be killed at any instruction, and the port is wanted.
         with contextlib.suppress(OSError, ValueError):
             os.killpg(int(self._alive.read_text()), signal.SIGKILL)
-        deadline = time.monotonic() + _KILL_PATIENCE
+        deadline = time.monotonic() + _KILL_TIMEOUT
         while self._lives():
             if time.monotonic() > deadline:
                 raise DevError(

@@ -55,7 +55,7 @@ class Sessions:
             # With a proxy only its own name is left to resolve here; the target's was judged by `options`.
             own = self._proxy is not None and not trusted
             self._sessions[trusted] = aiohttp.ClientSession(
-                # No limits here: how much runs at once is decided by queues and lanes, not by a hidden 100.
+                # No limits here: how much runs at once is decided by queues and slots, not by a hidden 100.
                 connector=aiohttp.TCPConnector(
                     resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
                 ),

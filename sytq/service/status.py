@@ -147,9 +147,9 @@ def workers(inspection: Inspection, lease: float) -> list[WorkerView]:
     return sorted(found, key=lambda worker: worker["heartbeat_seconds"])
 
 
-def schedules(registry: Registry, timetable: Schedules, count: int = 1) -> list[ScheduleView]:
+def schedules(registry: Registry, known: Schedules, count: int = 1) -> list[ScheduleView]:
     """Every schedule with its last run and the next `count`. Raises DatabaseUnavailable."""
-    now, rows = dt.datetime.now(dt.UTC), timetable.rows()
+    now, rows = dt.datetime.now(dt.UTC), known.rows()
     found: list[ScheduleView] = []
     for name, scheduled in sorted(registry.schedules.items()):
         row = rows.get(name)

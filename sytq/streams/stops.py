@@ -1,7 +1,7 @@
 """Stop messages of an external stream: each cancels the work that messages in front of it asked for.
 
-Owns finding them, also behind work that nobody has room for yet, and keeping each until it was heeded. How a message's
-task is cancelled it is told (`sytq.streams.loop`).
+Owns finding them, also behind work that nobody has room for yet, and keeping each until it was heeded.
+`sytq.streams.loop` cancels the tasks.
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ def task(
 
 
 class Death(BaseModel):
-    """What `on_dead` is told: the dead task's id, its payload as submitted (in that version), its last error and its
+    """What `on_dead` receives: the dead task's id, its payload as submitted (in that version), its last error and its
     attempts."""
 
     task_id: str

@@ -1,4 +1,4 @@
--- Prepended to every script. The live index: HASH task id -> "state|type|queue|priority|attempts|max|token|consumer|entry".
+-- Prepended to every script. The state index: HASH task id -> "state|type|queue|priority|attempts|max|token|consumer|entry".
 -- A terminal state stays as a tombstone until the recorder has written it to SQL (forget.lua), so that a finished
 -- task never looks unknown.
 local function now_ms()

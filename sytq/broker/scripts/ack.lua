@@ -1,6 +1,6 @@
 -- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
 -- run happens here or not at all, and only while the run still holds its task. A run that was to be cancelled and
--- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case. One that a gate refused
+-- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case. One that a limiter refused
 -- and was promised its place meanwhile is due at once.
 -- KEYS live events stats bell deadletters cancels epoch gates:waiting, then per slot: stream delayed bodies queue-bell
 -- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled

@@ -1,5 +1,5 @@
 -- queued <- scheduled | retrying: move what is due into its stream, a bounded number at a time.
--- Those that a gate has called are noted for fetch.lua.
+-- Those that a limiter has called are noted for fetch.lua.
 -- KEYS live delayed bodies bell urgent high normal low gates:waiting called    ARGV most
 -- -> {moved, ms until the next is due or -1, bell id}
 local STREAM = { urgent = KEYS[5], high = KEYS[6], normal = KEYS[7], low = KEYS[8] }

@@ -20,7 +20,7 @@ from sytq.ledger.database import is_mysql
 
 #: Which migrations a database has is said in the header; the table is the target's own.
 _MIGRATIONS = "sytq_migrations"
-_TOLD = 500  # rows between two reports of progress
+_REPORT = 500  # rows between two reports of progress
 
 
 def dump(database: peewee.Database, path: Path, others: Sequence[str], progress: Progress) -> Summary:
@@ -52,7 +52,7 @@ def dump(database: peewee.Database, path: Path, others: Sequence[str], progress:
                 for row in _rows(database, table):
                     writer.row(row)
                     done += 1
-                    if done % _TOLD == 0:
+                    if done % _REPORT == 0:
                         progress(done, expected, table.name)
             return writer.finish()
 

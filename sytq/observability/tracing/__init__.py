@@ -79,7 +79,7 @@ def call(method: str, url: URL, headers: MutableMapping[str, str]) -> AbstractCo
 
 
 def nothing(*_: object) -> None:
-    """Nobody is told."""
+    """Do nothing."""
 
 
 _UNTOLD = nullcontext(nothing)

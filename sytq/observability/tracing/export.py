@@ -26,7 +26,7 @@ from sytq.observability.tracing.spans import Spans
 log = structlog.get_logger(__name__)
 
 #: Seconds that the end of a process waits for the receiver.
-_PATIENCE = 1.0
+_TIMEOUT = 1.0
 
 
 class Export:
@@ -56,7 +56,7 @@ class Export:
             # It would wait for 30 s; this way what it waits for ends with the process.
             ending = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
             ending.start()
-            ending.join(_PATIENCE)
+            ending.join(_TIMEOUT)
 
     def _endpoint(self, signal: str) -> str:
         own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
