@@ -9,7 +9,7 @@ from pathlib import Path
 
 import peewee
 import pytest
-from sytq_plugins.llm.pickup import Patience, PickUp
+from sytq_plugins.llm.pickup import Pacing, PickUp
 
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
@@ -196,10 +196,10 @@ def test_a_table_that_is_not_there_is_said_once_and_holds_up_nothing(callers: Ca
 
 
 def test_the_same_row_is_taken_up_at_once_a_few_times_and_then_less_and_less_often() -> None:
-    patience = Patience()
-    assert [patience.allows("t", 1, now) for now in (0, 1, 2, 3, 11, 12.5, 31, 33)] == [
+    pacing = Pacing()
+    assert [pacing.allows("t", 1, now) for now in (0, 1, 2, 3, 11, 12.5, 31, 33)] == [
         True, True, True, False, False, True, False, True,
     ]  # fmt: skip
-    assert patience.allows("t", 2, 33)
-    assert patience.allows("t", 1, 5000)
-    assert patience.allows("t", 1, 5001)
+    assert pacing.allows("t", 2, 33)
+    assert pacing.allows("t", 1, 5000)
+    assert pacing.allows("t", 1, 5001)
