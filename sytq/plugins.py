@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Plugin:
 
     `settings` is a model whose fields are sections of the configuration; `warnings(settings)` yields a sentence for
     whatever is allowed there and probably not meant; `checks(settings)` are what `sytq doctor` looks at, by name.
+    `models` are bound to the database and `migrations` is the folder of its numbered migrations (functions
+    `up(migrator, db)`), which `sytq db migrate` applies after the core's.
     `loops` run in one worker at a time: `loops["shop.watch"](runtime)` returns a function that is called again and
     again and returns the seconds until the next call, or None where there is nothing to do.
     `routes()` returns path -> class of an API resource, which is made with `sytq.api.parts.Parts` and declares its
@@ -35,8 +38,14 @@ class Plugin:
     settings: type[BaseModel] | None = None
     warnings: Callable[[Any], Iterator[str]] | None = None
     checks: Callable[[Any], Mapping[str, Callable[[Any], Iterator[Any]]]] | None = None
+    models: Sequence[type[Any]] = ()
+    migrations: Path | None = None
     loops: Mapping[str, Callable[[Any], Callable[[], float] | None]] = field(default_factory=dict)
     routes: Callable[[], Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", self.name):
+            raise ValueError(f"plugin '{self.name}': not a name; valid: a small letter, then small letters, digits, _")
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,9 @@ def find(folders: Iterable[Path], also: Iterable[ModuleType] = ()) -> Installed:
     modules, quarantined = list(also), []
     for source, load in _loaders(folders):
         try:
-            modules.append(load())
+            module = load()
+            if module not in modules:
+                modules.append(module)
         except Exception as error:
             quarantined.append(Quarantined(source, f"{type(error).__name__}: {error}"))
     return Installed(modules, quarantined)

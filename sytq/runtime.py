@@ -90,6 +90,8 @@ def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
     """Build the parts; `also` are types beside the installed ones. Raises ConfigError."""
     database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
     registry = _registry(settings, also)
+    for plugin in registry.plugins:
+        database.bind(plugin.models)
     keys = Keys(settings.redis.prefix)
     redis = Redis(settings.redis.dsn, home=keys.epoch, connections=200)
     operations = Operations(redis, keys)

@@ -17,10 +17,10 @@ from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Re
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
-from sytq.ledger import spend
 from sytq.ledger.models import Task, UniqueKey
 from sytq.tasktypes.declaration import encode
 
+from . import spend
 from .ask import Answered, Asking, Place
 from .config import LlmSettings, Node, warnings
 from .pickup import pick_up
@@ -47,6 +47,7 @@ plugin = Plugin(
     settings=LlmSettings,
     warnings=warnings,
     checks=_checks,
+    models=(spend.SpendRow, spend.BudgetRow),
     loops={"pickup": pick_up},
     routes=_routes,
 )

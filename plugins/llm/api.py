@@ -1,6 +1,6 @@
 """GET /v2/spend: what the calls of providers cost, summed.
 
-Owns the path; the sums are `sytq.ledger.spend`'s. A caller that is no admin sees the spend of its own tasks alone.
+Owns the path; the sums are spend.py's. A caller that is no admin sees the spend of its own tasks alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sytq.api.openapi.declared import BAD, Answer, JsonSchema, Operation
 from sytq.api.parameters import number, only, parameter
 from sytq.api.parts import Parts
 from sytq.errors import InvalidInput
-from sytq.ledger import spend
-from sytq.ledger.spend import GROUPS
 
+from . import spend
 from .config import LlmSettings
+from .spend import GROUPS
 
 _LIMIT_MAX = 1000
 

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
-from sytq.ledger import spend
-from sytq.ledger.spend import Call, Reservation
 
-from . import prices
+from . import prices, spend
 from .answer import ChatError, Reply
 from .balance import pause
 from .chat import Message, Meter, Request, complete
 from .config import LlmSettings, Node
 from .pipeline import check, correction
 from .policy import POLICIES, Failure, Report, conclude, judge
+from .spend import Call, Reservation
 from .targets import Target, chain
 
 _TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))

@@ -1,6 +1,6 @@
 """`sytq spend`: what calls of providers cost, as the ledger has it.
 
-Owns the words. The sums are sytq.ledger.spend's.
+Owns the words. The sums are spend.py's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import typer
 
 from sytq.cli.options import AsJson, File, Limit, ago, open_runtime
 from sytq.cli.output import as_json, table
-from sytq.ledger import spend as ledger
 
+from . import spend as ledger
 from .config import LlmSettings
 
 _NUMBERS = {"prompt": "prompt", "cached": "cached", "completion": "answer", "reasoning": "reasoning"}

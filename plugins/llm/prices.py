@@ -13,9 +13,8 @@ from typing import Any
 
 import genai_prices
 
-from sytq.ledger.spend import Tokens, units
-
 from .config import Price, Provider
+from .spend import Tokens, units
 
 _MILLION = 1_000_000
 _FRAME = 1000  # tokens with which a provider surrounds the messages
@@ -33,7 +32,7 @@ def tokens(usage: Mapping[str, Any]) -> Tokens:
 
 
 def cost(provider: Provider, model: str, used: Tokens, at: dt.datetime, currency: str) -> int | None:
-    """What `used` costs at the UTC moment `at`, in the unit of sytq.ledger.spend; None when no price is known."""
+    """What `used` costs at the UTC moment `at`, in the unit of spend.py; None when no price is known."""
     price = _price(provider.of(model).prices, at)
     if price is None:
         return _known(provider.base_url, model, used, at) if currency == "USD" else None

@@ -13,12 +13,13 @@ from sytq.config import Settings
 
 from .config import WebhookSettings, warnings
 from .delivery import deliver
+from .hosts import FailingHost
 from .payload import Webhook, own_policy
 from .verdict import retry_after
 
 __all__ = ["callback", "retry_after", "webhook"]
 
-plugin = Plugin("webhook", settings=WebhookSettings, warnings=warnings)
+plugin = Plugin("webhook", settings=WebhookSettings, warnings=warnings, models=(FailingHost,))
 
 
 def _every_ten_seconds(settings: Settings) -> Backoff:

@@ -9,12 +9,12 @@ import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 
+from peewee import CharField, DateTimeField, Model
 from yarl import URL
 
 from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction
 from sytq.config.patterns import UrlPattern
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.ledger.models import FailingHost
 
 from .config import WebhookSettings
 
@@ -24,6 +24,16 @@ _MOST = 10_000
 
 #: When this process last wrote that a host (its limiter's name) failed or answered well, by `time.monotonic`.
 _written: dict[tuple[str, bool], float] = {}
+
+
+class FailingHost(Model):
+    """A host that has answered no webhook with success since then; other hosts have no row."""
+
+    host = CharField(primary_key=True)  # the name of its limiter
+    since = DateTimeField()
+
+    class Meta:
+        table_name = "sytq_failing_hosts"
 
 
 def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:

@@ -6,6 +6,7 @@ Owns the routes. Must not open a connection before the first request.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import falcon
@@ -31,6 +32,7 @@ from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
 from sytq.api.v2 import routes as v2
 from sytq.config import Settings, load
+from sytq.ledger.migrations import pending
 from sytq.observability import logs, sentry, tracing
 
 _SQL_THREADS = 8
@@ -66,7 +68,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
-    Problems(parts.ledger.database, sql).install(app)
+    missing = partial(pending, parts.database, parts.registry.plugins)
+    Problems(missing, sql).install(app)
     compat.add_routes(app, shared)
     v2.add_routes(app, shared)
     app.add_route("/openapi.json", OpenApi(parts.registry))
@@ -74,7 +77,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/startup", Health(sytq.__version__))
     app.add_route("/healthz/live", Live(sytq.__version__, batcher))
-    app.add_route("/healthz/ready", Ready(parts.ledger, parts.inspection, sql, redis))
+    app.add_route("/healthz/ready", Ready(parts.ledger, parts.inspection, sql, redis, missing))
     app.add_route("/metrics", Metrics(parts.scrape, redis))
     return app
 

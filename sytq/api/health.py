@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Callable
 
 import falcon
 import falcon.asgi
@@ -19,7 +20,6 @@ from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.migrations import pending
 
 log = structlog.get_logger(__name__)
 
@@ -68,11 +68,14 @@ class Live(Health):
 class Ready:
     """GET /healthz/ready: both stores answer, the tables are there and take writes; 503 says which does not."""
 
-    def __init__(self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads) -> None:
+    def __init__(
+        self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads, missing: Callable[[], list[str]]
+    ) -> None:
         self._ledger = ledger
         self._inspection = inspection
         self._sql = sql
         self._redis = redis
+        self._missing = missing  # migrations
         self._checks: dict[str, asyncio.Task[str]] = {}
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -107,7 +110,7 @@ class Ready:
 
     async def _database_word(self) -> str:
         try:
-            missing = await self._sql.run(pending, self._ledger.database)
+            missing = await self._sql.run(self._missing)
             if not missing:  # a locked table or file, or a former primary, is read as ever
                 await self._sql.run(self._ledger.try_write)
         except DatabaseUnavailable:

@@ -6,6 +6,7 @@ error, and never puts a traceback, a payload or a secret into an answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import falcon
@@ -16,7 +17,6 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
-from sytq.ledger.migrations import pending
 from sytq.tasktypes import declaration
 
 log = structlog.get_logger(__name__)
@@ -117,8 +117,8 @@ def encode(answer: object) -> bytes:
 class Problems:
     """The error handlers of one app."""
 
-    def __init__(self, database: peewee.Database, threads: Threads) -> None:
-        self._database = database
+    def __init__(self, missing: Callable[[], list[str]], threads: Threads) -> None:
+        self._missing = missing  # migrations
         self._threads = threads
 
     def install(self, app: falcon.asgi.App[Any, Any]) -> None:
@@ -170,7 +170,7 @@ class Problems:
     ) -> None:
         """A statement that cannot work: most likely tables that are not there yet."""
         try:
-            missing = await self._threads.run(pending, self._database)
+            missing = await self._threads.run(self._missing)
         except (DatabaseUnavailable, Overloaded):
             missing = []
         if not missing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import peewee
 import typer
 
@@ -11,6 +13,7 @@ from sytq.config import load
 from sytq.ledger.database import open_database
 from sytq.ledger.migrations import migrate as apply
 from sytq.ledger.migrations import pending
+from sytq.plugins import Plugin
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -18,7 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def migrate(json_wanted: AsJson = False, file: File = None) -> None:
     """Apply all pending migrations. Concurrent runs wait for each other."""
-    applied = apply(_database(file))
+    applied = apply(*_database(file))
     if json_wanted:
         as_json({"applied": applied})
     else:
@@ -28,7 +31,7 @@ def migrate(json_wanted: AsJson = False, file: File = None) -> None:
 @app.command()
 def check(json_wanted: AsJson = False, file: File = None) -> None:
     """Check for pending migrations. Exits 0 when the database is up to date, 1 otherwise."""
-    missing = pending(_database(file))
+    missing = pending(*_database(file))
     if json_wanted:
         as_json({"pending": missing})
     elif missing:
@@ -38,6 +41,7 @@ def check(json_wanted: AsJson = False, file: File = None) -> None:
     raise typer.Exit(1 if missing else 0)
 
 
-def _database(file: str | None) -> peewee.Database:
+def _database(file: str | None) -> tuple[peewee.Database, Sequence[Plugin]]:
     settings = load(file)
-    return open_database(settings.database_url, pool=1, timeout=settings.database.timeout)
+    database = open_database(settings.database_url, pool=1, timeout=settings.database.timeout)
+    return database, settings.installed.plugins

@@ -64,7 +64,7 @@ def _usable(file: str | None) -> Runtime:
 def _refuse_without_tables(parts: Runtime) -> None:
     """Exit 1 when a migration is pending. A worker itself waits for an unavailable database."""
     try:
-        missing = pending(parts.database)
+        missing = pending(parts.database, parts.registry.plugins)
     except DatabaseUnavailable:
         return
     if missing:

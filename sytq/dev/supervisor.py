@@ -146,7 +146,7 @@ class Supervisor:
         return running.base_url
 
     async def _prepare_stores(self, parts: Runtime, embedding: Embedding) -> None:
-        applied = await asyncio.to_thread(migrate, parts.database)
+        applied = await asyncio.to_thread(migrate, parts.database, parts.registry.plugins)
         kind = f"SQLite, {self._folder.database}" if embedding.database else "the configured one"
         _, tasks = await asyncio.to_thread(parts.ledger.find, limit=1)
         _say_part("database", f"{kind}, " + (f"migrated ({', '.join(applied)})" if applied else f"{tasks} tasks in it"))

@@ -147,57 +147,6 @@ class UniqueKey(Model):
         table_name = "sytq_unique"
 
 
-class FailingHost(Model):
-    """A host that has answered no webhook with success since then; other hosts have no row."""
-
-    host = CharField(primary_key=True)  # the name of its limiter
-    since = DateTimeField()
-
-    class Meta:
-        table_name = "sytq_failing_hosts"
-
-
-class SpendRow(Model):
-    """One call of a provider, from before it begins; money is in 10^-12 of `llm.currency`."""
-
-    task_id = CharField()
-    token = BigIntegerField()  # of the attempt that made it
-    number = IntegerField()  # within that attempt
-    step = CharField()
-    type = CharField()
-    owner = CharField(null=True)
-    table_name = CharField(null=True)
-    row_id = BigIntegerField(null=True)
-    provider = CharField()
-    model = CharField()
-    day = CharField()  # UTC, as 2026-07-01
-    outcome = CharField()  # begun, ok, lost, or the name of the failure
-    reserved = BigIntegerField()
-    cost = BigIntegerField(null=True)  # NULL: not known
-    prompt_tokens = BigIntegerField(default=0)
-    cached_tokens = BigIntegerField(default=0)
-    completion_tokens = BigIntegerField(default=0)
-    reasoning_tokens = BigIntegerField(default=0)
-    began_at = DateTimeField()
-    ended_at = DateTimeField(null=True)
-
-    class Meta:
-        table_name = "sytq_spend"
-        primary_key = CompositeKey("task_id", "token", "number")
-
-
-class BudgetRow(Model):
-    """What of a budget is spent or reserved on a day."""
-
-    day = CharField()
-    subject = CharField()  # provider:<name> or owner:<name>
-    used = BigIntegerField()
-
-    class Meta:
-        table_name = "sytq_budgets"
-        primary_key = CompositeKey("day", "subject")
-
-
 class ApiKey(Model):
     """An API key; `secret` and `previous` (the one before a rotation) are SHA-256 in hex."""
 
@@ -271,6 +220,6 @@ class ValuationRecord(Model):
 
 
 MODELS = (
-    Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, FailingHost, SpendRow, BudgetRow, ApiKey, AuditEntry,
+    Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
     Idempotency, ValuationRecord,
 )  # fmt: skip

@@ -14,6 +14,7 @@ import datetime as dt
 import functools
 import json
 import shutil
+import sys
 import tempfile
 import threading
 import uuid
@@ -37,6 +38,7 @@ from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.ledger.values import utcnow
+from sytq.plugins import Plugin
 from sytq.runtime import Runtime, build, task_services
 from sytq.states import RETRYING, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import TaskType, encode
@@ -108,7 +110,7 @@ class Harness:
             self.runtime = runtime = self._build(folder)
             stack.callback(runtime.redis.close)
             stack.callback(runtime.database.close_all)  # type: ignore[attr-defined]
-            migrate(runtime.database)
+            migrate(runtime.database, runtime.registry.plugins)
             self.type = runtime.registry.get(self._given if isinstance(self._given, str) else self._given.name)
             self.http = FakeHttp(runtime.guard)
             self._loop = stack.enter_context(_loop())
@@ -133,7 +135,11 @@ class Harness:
             "redis": {"url": _redis(), "prefix": f"harness-{uuid.uuid4().hex[:12]}"},
         }
         file.write_text(json.dumps(self._settings | own))
-        return build(load(str(file), environ={}), () if isinstance(self._given, str) else (self._given,))
+        if isinstance(self._given, str):
+            return build(load(str(file), environ={}))
+        module = sys.modules[self._given.function.__module__]
+        with_plugin = [module] if isinstance(vars(module).get("plugin"), Plugin) else []
+        return build(load(str(file), environ={}, modules=with_plugin), (self._given,))
 
     def submit(self, payload: object, *, version: int | None = None) -> Run:
         """Accept a task. A payload with a `version` is stored unchanged, in its older form. Raises InvalidInput."""

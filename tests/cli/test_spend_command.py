@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from sytq_plugins.llm import command
+from sytq_plugins.llm import command, spend
+from sytq_plugins.llm.spend import Call, Reservation, Tokens
 from typer.testing import CliRunner
 
 from sytq.cli import app
 from sytq.config import load
-from sytq.ledger import spend
 from sytq.ledger.database import transact
 from sytq.ledger.migrations import migrate
-from sytq.ledger.spend import Call, Reservation, Tokens
 from sytq.runtime import build
 
 

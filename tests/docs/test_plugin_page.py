@@ -35,6 +35,7 @@ RUNS: dict[str, tuple[Any, int | None, Any]] = {
     "look-up": ({"key": "a"}, None, "alpha"),
     "order": ({"customer": "Ada"}, None, {"cents": 300}),
     "count-stock": ({}, None, "main"),
+    "restock": ({"item": "tea"}, None, "tea to main"),
     "write-rows": ({"rows": ["a", "b"]}, None, 2),
 }
 
@@ -158,6 +159,12 @@ def test_every_public_name_and_every_offer_of_the_context_is_explained() -> None
 def test_everything_that_a_type_may_declare_is_explained() -> None:
     for name in set(inspect.signature(sytq.task).parameters) - {"name"}:
         assert re.search(rf"\b{name}=|`{name}`", PAGE), name
+
+
+def test_everything_that_a_plugin_may_bring_is_explained() -> None:
+    table = PAGE.partition("## More than task types")[2].partition("\n## ")[0]
+    for name in set(inspect.signature(sytq.Plugin).parameters) - {"name"}:
+        assert f"| `{name}` |" in table, name
 
 
 def test_everything_for_tests_is_explained() -> None:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
+from sytq_plugins.llm.spend import BudgetRow
+from sytq_plugins.webhook.hosts import FailingHost
 
 from sytq.ledger import dependencies
 from sytq.ledger.database import transact
-from sytq.ledger.models import Attempt, BudgetRow, FailingHost, Idempotency, Step, Task
+from sytq.ledger.models import Attempt, Idempotency, Step, Task
 from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL

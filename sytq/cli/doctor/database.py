@@ -38,7 +38,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield from (_mysql if is_mysql(base) else _sqlite)(base, settings)
-    missing = pending(base)
+    missing = pending(base, settings.installed.plugins)
     if missing:
         yield Finding("migrations", FAIL, f"the database lacks {', '.join(missing)}", "run `sytq db migrate`")
     else:

@@ -1,42 +1,62 @@
-"""Numbered migrations of our own tables, applied in order by `sytq db migrate`.
+"""Numbered migrations of the tables, applied in order by `sytq db migrate`.
 
-Owns how they are run and by whom at once; each file owns one step and is never edited after a release.
+Each file is one step and is never edited after a release. Plugins have folders of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import peewee
 from playhouse.migrations import Runner
 
 from sytq.ledger.database import is_mysql, read, transact
+from sytq.plugins import Plugin
 
 _LOCK = "sytq_migrate"
 
 
-def pending(database: peewee.Database) -> list[str]:
-    """Return the names of the migrations that this database still lacks."""
-    return read(database, lambda: [m.name for m in _runner(database).status() if m.path and not m.applied])
+def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
+    """Return the names of the migrations, the core's and the plugins', that this database still lacks."""
+
+    def missing() -> list[str]:
+        return [
+            prefix + found.name
+            for prefix, runner in _runners(database, plugins)
+            for found in runner.status()
+            if found.path and not found.applied
+        ]
+
+    return read(database, missing)
 
 
-def migrate(database: peewee.Database) -> list[str]:
-    """Apply what is pending and return the names; two at once wait for each other. Raises DatabaseUnavailable."""
+def migrate(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
+    """Apply what is pending, the core's before the plugins', and return the names; two at once wait for each other.
 
-    def work() -> list[str]:
+    Raises DatabaseUnavailable.
+    """
+
+    def apply() -> list[str]:
+        return [prefix + name for prefix, runner in _runners(database, plugins) for name in runner.up()]
+
+    def locked() -> list[str]:
         # MySQL commits at every DDL statement, so a transaction would not keep two migrators apart.
-        (locked,) = database.execute_sql("SELECT GET_LOCK(%s, 60)", (_LOCK,)).fetchone()
-        if locked != 1:
+        (held,) = database.execute_sql("SELECT GET_LOCK(%s, 60)", (_LOCK,)).fetchone()
+        if held != 1:
             raise peewee.OperationalError(1205, "another migration holds the lock")
         try:
-            return list(_runner(database).up())
+            return apply()
         finally:
             database.execute_sql("SELECT RELEASE_LOCK(%s)", (_LOCK,))
 
-    if is_mysql(database):
-        return read(database, work)
-    return transact(database, lambda: list(_runner(database).up()))
+    return read(database, locked) if is_mysql(database) else transact(database, apply)
 
 
-def _runner(database: peewee.Database) -> Runner:
-    return Runner(database, directory=str(Path(__file__).parent), table_name="sytq_migrations")
+def _runners(database: peewee.Database, plugins: Iterable[Plugin]) -> Iterator[tuple[str, Runner]]:
+    """The core's migrations and those of each plugin, which has a table of its own for what is applied."""
+    yield "", Runner(database, directory=str(Path(__file__).parent), table_name="sytq_migrations")
+    for plugin in plugins:
+        if plugin.migrations is not None:
+            table = f"sytq_migrations_{plugin.name}"
+            yield f"{plugin.name}/", Runner(database, directory=str(plugin.migrations), table_name=table)

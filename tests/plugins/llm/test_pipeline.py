@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
-from sytq.ledger.models import SpendRow
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses
 

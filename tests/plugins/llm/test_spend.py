@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import time_machine
+from sytq_plugins.llm import spend
 from sytq_plugins.llm.config import Provider
 from sytq_plugins.llm.prices import cost, most, tokens
+from sytq_plugins.llm.spend import BudgetRow, Call, Reservation, SpendRow, Spent, Tokens, money, units
 
 from sytq.errors import Fail, Retry
-from sytq.ledger import spend
 from sytq.ledger.database import transact
-from sytq.ledger.models import BudgetRow, SpendRow
-from sytq.ledger.spend import Call, Reservation, Spent, Tokens, money, units
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses, resets, then
 

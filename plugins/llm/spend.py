@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 import peewee
+from peewee import BigIntegerField, CharField, CompositeKey, DateTimeField, IntegerField, Model
 
 from sytq.ledger.database import read
-from sytq.ledger.models import BudgetRow, SpendRow
 from sytq.ledger.values import utcnow
 
 UNIT = Decimal("1e-12")
@@ -32,6 +32,47 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "row": ("table_name", "row_id"),
     "task": ("task_id",),
 }
+
+
+class SpendRow(Model):
+    """One call of a provider, from before it begins; money is in 10^-12 of `llm.currency`."""
+
+    task_id = CharField()
+    token = BigIntegerField()  # of the attempt that made it
+    number = IntegerField()  # within that attempt
+    step = CharField()
+    type = CharField()
+    owner = CharField(null=True)
+    table_name = CharField(null=True)
+    row_id = BigIntegerField(null=True)
+    provider = CharField()
+    model = CharField()
+    day = CharField()  # UTC, as 2026-07-01
+    outcome = CharField()  # begun, ok, lost, or the name of the failure
+    reserved = BigIntegerField()
+    cost = BigIntegerField(null=True)  # NULL: not known
+    prompt_tokens = BigIntegerField(default=0)
+    cached_tokens = BigIntegerField(default=0)
+    completion_tokens = BigIntegerField(default=0)
+    reasoning_tokens = BigIntegerField(default=0)
+    began_at = DateTimeField()
+    ended_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_spend"
+        primary_key = CompositeKey("task_id", "token", "number")
+
+
+class BudgetRow(Model):
+    """What of a budget is spent or reserved on a day."""
+
+    day = CharField()
+    subject = CharField()  # provider:<name> or owner:<name>
+    used = BigIntegerField()
+
+    class Meta:
+        table_name = "sytq_budgets"
+        primary_key = CompositeKey("day", "subject")
 
 
 @dataclass(frozen=True, slots=True)

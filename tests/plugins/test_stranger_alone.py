@@ -1,0 +1,164 @@
+"""The service with one plugin of a stranger and none of the built-in ones: the core knows no plugin."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import poll
+from tests.workers import Installation
+
+ROOT = Path(__file__).parents[2]
+#: The replaced systems' API, the demonstration, and the list of commands, which `sytq --help` shows without imports.
+MAY_NAME_PLUGINS = ("sytq/api/compat/", "sytq/dev/", "sytq/cli/__init__.py")
+
+WITHOUT_BUILT_INS = """
+import importlib.metadata as metadata
+
+entry_points = metadata.entry_points
+metadata.entry_points = lambda **which: metadata.EntryPoints(
+    point for point in entry_points(**which) if not point.value.startswith("sytq_plugins")
+)
+"""
+SHOP = """
+from pathlib import Path
+
+from peewee import CharField, Model
+from pydantic import BaseModel
+
+from sytq import Context, Plugin, Transaction, task
+from sytq.config import Section
+
+
+class Shop(Section):
+    town: str = "Bath"
+
+
+class ShopSettings(Section):
+    shop: Shop = Shop()
+
+
+class Sale(Model):
+    item = CharField()
+    town = CharField()
+
+    class Meta:
+        table_name = "shop_sales"
+
+
+def watch(runtime):
+    def look():
+        runtime.submitter.submit([runtime.submitter.prepare("sell", {"item": "by the loop"}, unique_key="loop")])
+        return 60.0
+
+    return look
+
+
+plugin = Plugin(
+    "shop",
+    settings=ShopSettings,
+    models=(Sale,),
+    migrations=Path(__file__).parent / "migrations",
+    loops={"shop.watch": watch},
+)
+
+
+class Item(BaseModel):
+    item: str
+
+
+@task("sell", payload=Item)
+def sell(ctx: Context, payload: Item) -> str:
+    "Record a sale."
+    town = ctx.settings.of(ShopSettings).shop.town
+
+    def write(tx: Transaction) -> None:
+        Sale.create(item=payload.item, town=town)
+
+    ctx.transaction(write)
+    return town
+"""
+MIGRATION = """
+def up(migrator, db):
+    db.execute_sql("CREATE TABLE shop_sales (id INTEGER PRIMARY KEY, item VARCHAR(64), town VARCHAR(64))")
+"""
+PROBE = """
+import json
+from sytq.api import create_app
+from sytq.config import load
+from sytq.tasktypes.registry import Registry
+
+registry = Registry.load(load())
+create_app()
+print(json.dumps([sorted(declared.name for declared in registry), [str(each) for each in registry.quarantined]]))
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
+    site, plugins = tmp_path / "site", tmp_path / "plugins"
+    site.mkdir()
+    (plugins / "migrations").mkdir(parents=True)
+    (site / "sitecustomize.py").write_text(WITHOUT_BUILT_INS)
+    (plugins / "shop.py").write_text(SHOP)
+    (plugins / "migrations" / "0001_sales.py").write_text(MIGRATION)
+    made = Installation(
+        tmp_path,
+        f"sqlite:///{tmp_path / 'sytq.db'}",
+        redis_url,
+        PYTHONPATH=f"{site}:{ROOT}",
+        SYTQ_PLUGINS__PATHS=json.dumps([str(plugins)]),
+        SYTQ_SHOP__TOWN="Wells",
+    )
+    del made.environ["SYTQ_SCHEDULES__CLEANUP__ENABLED"]  # of a type that is not there
+    yield made
+    made.close()
+
+
+def run(shop: Installation, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=shop.folder, env=shop.environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_stranger_alone_has_settings_tables_a_loop_and_runs(shop: Installation) -> None:
+    assert "applied: shop/0001_sales" in run(shop, "-m", "sytq.cli", "db", "migrate")
+    assert json.loads(run(shop, "-c", PROBE).splitlines()[-1]) == [["sell"], []]
+    shown = run(shop, "-m", "sytq.cli", "config", "show")
+    assert [line.split()[1:] for line in shown.splitlines() if line.startswith("shop.town ")] == [
+        ["Wells", "env", "SYTQ_SHOP__TOWN"]
+    ]
+    assert "llm." not in shown
+    shop.start_worker()
+    sold = shop.runtime.submitter.prepare("sell", {"item": "tea"})
+    shop.runtime.submitter.submit([sold])
+    assert json.loads(shop.wait_state(sold.id, "succeeded").result) == "Wells"
+
+    def sales() -> set[tuple[str, str]]:
+        return set(shop.runtime.database.execute_sql("SELECT item, town FROM shop_sales").fetchall())
+
+    poll(lambda: sales() == {("tea", "Wells"), ("by the loop", "Wells")}, message=lambda: f"both are sold: {sales()}")
+
+
+def test_no_module_of_the_core_names_a_plugin() -> None:
+    found = []
+    for file in sorted((ROOT / "sytq").rglob("*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        if name.startswith(MAY_NAME_PLUGINS):
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            words = [node.value] if isinstance(node, ast.Constant) else []
+            words += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            words += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [
+                (name, word) for word in words if word in ("llm", "webhook") or str(word).startswith("sytq_plugins")
+            ]
+    assert found == []
