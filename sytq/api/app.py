@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     settings = load() if settings is None else settings
     logs.configure(settings.logger.level, settings.log_format, "api", settings.logger.fields)
     tracing.start(settings, "api", sytq.__version__)
-    reports = sentry.start(settings, "api", sytq.__version__)
+    sentry.start(settings, "api", sytq.__version__)
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
@@ -60,7 +60,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
     app = RequestContext(
         max_body=settings.api.max_body,
-        trace=tracing.request if tracing.tracing() else sentry.request if reports else None,
+        trace=tracing.request if tracing.tracing() else None,
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, parts.apikeys, quota, parts.audit, sql),

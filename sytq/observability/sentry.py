@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import sentry_sdk
@@ -23,13 +21,10 @@ from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.integrations.dedupe import DedupeIntegration
 from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
-from sentry_sdk.tracing import Span, Transaction
-from sentry_sdk.tracing_utils import has_tracing_enabled
 from structlog.contextvars import get_contextvars
 
 from sytq.config import Settings
 from sytq.config.masking import MASK, is_secret_key, mask_text
-from sytq.observability import tracing
 from sytq.schedule import Schedule
 
 _WITHHELD = "(withheld: the text of an exception may quote a payload)"
@@ -38,9 +33,9 @@ _OWN_WORDS = "sytq.errors"
 #: Everything else of an event is dropped: an allow-list, so that no version of the SDK adds what we do not know.
 _KEPT = frozenset(
     {
-        *("event_id", "type", "timestamp", "start_timestamp", "platform", "sdk", "release", "environment"),
+        *("event_id", "type", "timestamp", "platform", "sdk", "release", "environment"),
         *("server_name", "level", "logger", "message", "exception", "breadcrumbs", "contexts", "fingerprint"),
-        *("tags", "transaction", "transaction_info", "spans", "status"),
+        *("tags", "transaction", "status"),
         *("check_in_id", "monitor_slug", "monitor_config", "duration"),
     }
 )
@@ -51,7 +46,6 @@ _FRAME = frozenset(
         *("pre_context", "context_line", "post_context"),  # source code
     }
 )
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 #: Whose errors are crashes of ours. Tasks report their own end, and a task type's own log is its own affair.
 _LOGGERS = ("sytq", "dramatiq", "gunicorn.error")
 #: Minutes that a monitor waits for an end at most: four weeks.
@@ -68,8 +62,6 @@ def start(settings: Settings, process: str, version: str) -> bool:
         dsn=settings.sentry.dsn.get_secret_value(),
         release=f"sytq@{version}",
         environment=settings.sentry.environment or settings.app.mode,
-        # Who traces decides what is sampled: of two, one would follow the other's decision and not its own rate.
-        traces_sample_rate=None if tracing.tracing() else settings.sentry.traces_sample_rate or None,
         # Chosen one by one: the others send arguments, SQL, headers or every attempt of a task.
         default_integrations=False,
         auto_enabling_integrations=False,
@@ -86,7 +78,6 @@ def start(settings: Settings, process: str, version: str) -> bool:
         send_client_reports=False,
         propagate_traces=False,
         before_send=_scrub,
-        before_send_transaction=_scrub,
         shutdown_timeout=2,
     )
     sentry_sdk.get_global_scope().set_tag("process", process)
@@ -96,15 +87,6 @@ def start(settings: Settings, process: str, version: str) -> bool:
         logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Crashes)]
         logger.addHandler(crashes)
     return True
-
-
-def headers(traceparent: str | None) -> dict[str, str]:
-    """A W3C trace parent as the header that the SDK continues."""
-    match = _TRACEPARENT.fullmatch(traceparent or "")
-    if match is None:
-        return {}
-    sampled = int(match[3], 16) & 1
-    return {"sentry-trace": f"{match[1]}-{match[2]}-{sampled}"}
 
 
 def check_in(
@@ -131,34 +113,6 @@ def check_in(
         duration=seconds,
         monitor_config=config,
     )
-
-
-def traces() -> bool:
-    """Whether this process makes traces for Sentry."""
-    return has_tracing_enabled(sentry_sdk.get_client().options)
-
-
-@contextmanager
-def request(method: str, traceparent: str | None) -> Iterator[tuple[Callable[[str, int], None], str | None]]:
-    """A request of the API as a transaction: the block says its route and status, and gets the W3C trace parent for
-    what follows from it."""
-    with sentry_sdk.isolation_scope():
-        trace = sentry_sdk.continue_trace(headers(traceparent), op="http.server", name=method)
-        with sentry_sdk.start_transaction(trace) as span:
-            if request_id := get_contextvars().get("request_id"):
-                span.set_tag("request_id", request_id)
-
-            def answered(route: str, status: int) -> None:
-                if isinstance(span, Transaction):
-                    span.name = f"{method} {route}"
-                span.set_http_status(status)
-
-            yield answered, traceparent_of(span) if traces() else traceparent
-
-
-def traceparent_of(span: Span) -> str:
-    """A span as a W3C trace parent."""
-    return f"00-{span.trace_id}-{span.span_id}-{int(bool(span.sampled)):02x}"
 
 
 class _Crashes(logging.Handler):

@@ -1,7 +1,7 @@
-"""Sentry for tasks: one event for each that is dead, with its attempts; traces; check-ins of schedules.
+"""Sentry for tasks: one event for each dead task, with its attempts, and the check-ins of schedules.
 
-Owns what a task's event says. An attempt that is followed by another is no event but a breadcrumb of the last one,
-read from the ledger, as the attempts before ran in other processes. Must not send what is in a payload or result.
+An attempt that is followed by another is no event but a breadcrumb of the last one, read from the ledger, as earlier
+attempts ran in other processes. Must not send what is in a payload or result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from sytq.worker.loops.scheduler import schedule_of
 log = structlog.get_logger(__name__)
 
 _BREADCRUMBS = 50
-#: Deaths that wait to be told: when everything dies at once, the first ones say it.
-_MOST = 200
+#: Reports that wait to be sent: when everything dies at once, the first ones are enough.
+_MAX_WAITING = 200
 
 
 class SentryReports(Middleware):
-    """Must be told of an end after the retry policy, whose outcome it reports."""
+    """Must come after the retry policy when an attempt ends: it reports the policy's outcome."""
 
     def __init__(self, ledger: Ledger, registry: Registry) -> None:
         self._ledger = ledger
@@ -45,24 +45,16 @@ class SentryReports(Middleware):
         self._runs: dict[tuple[str, int], contextlib.ExitStack] = {}
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._teller = ThreadPoolExecutor(1, thread_name_prefix="sentry")
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="sentry")
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        self._teller.shutdown()
+        self._sender.shutdown()
         sentry_sdk.flush(2.0)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
         stack = self._runs[message.id, message.token] = contextlib.ExitStack()
         stack.enter_context(sentry_sdk.isolation_scope())
-        trace = sentry_sdk.continue_trace(
-            sentry.headers(message.options.get("traceparent")), op="queue.process", name=message.type
-        )
-        span = stack.enter_context(sentry_sdk.start_transaction(trace))
-        for name, value in _tags(message).items():
-            span.set_tag(name, value)
-        if sentry.traces():  # what the run makes and calls is below it
-            message.options["traceparent"] = sentry.traceparent_of(span)
 
     def after_process_message(
         self,
@@ -75,20 +67,20 @@ class SentryReports(Middleware):
         assert isinstance(message, Delivery)
         outcome = message.outcome
         with self._runs.pop((message.id, message.token), contextlib.ExitStack()):
-            span = sentry_sdk.get_current_span()
-            if outcome is None or span is None:
+            if outcome is None:
                 return
-            span.set_status("ok" if outcome.kind == "done" else "internal_error")
             self._check_in(message, outcome)
             error = exception or message.exception
-            if outcome.kind == "dead" and error is not None and self._waiting < _MOST:
+            if outcome.kind == "dead" and error is not None and self._waiting < _MAX_WAITING:
                 self._waiting += 1
                 event, _ = event_from_exception(error, client_options=sentry_sdk.get_client().options)
                 event["tags"] = _tags(message)
                 event["transaction"] = message.type
-                event["contexts"] = {"trace": span.get_trace_context()}
+                if message.traceparent:
+                    _, trace_id, span_id, _ = message.traceparent.split("-")
+                    event["contexts"] = {"trace": {"trace_id": trace_id, "span_id": span_id}}
                 event["fingerprint"] = [message.type, outcome.fingerprint or type(error).__name__]
-                self._teller.submit(self._tell, message.id, message.token, event)
+                self._sender.submit(self._send, message.id, message.token, event)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
@@ -106,7 +98,7 @@ class SentryReports(Middleware):
                 seconds=max(0.0, time.time() - run.created_ms / 1000),
             )
 
-    def _tell(self, task_id: str, token: int, event: Event) -> None:
+    def _send(self, task_id: str, token: int, event: Event) -> None:
         self._waiting -= 1
         try:
             attempts = self._ledger.attempts(task_id)[-_BREADCRUMBS:]
