@@ -270,7 +270,7 @@ async def _in_table(
 
 
 async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception) -> None:
-    """Tell the row of a failed attempt. Raises Lost; a row that cannot be told only costs a log line."""
+    """Tell the row of a failed attempt. Raises Lost; if the row cannot be written, a log line says so."""
     counts = not isinstance(error, Retry) or error.consumes_attempt
     queues = isinstance(error, Waiting)  # for room: nothing has failed
     # Only our own words are known to hold no prompt.
@@ -289,7 +289,7 @@ async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception
     try:
         await ctx.transaction(write)
     except (DatabaseUnavailable, peewee.PeeweeException) as problem:
-        ctx.log.warning("the row could not be told of a failed attempt", error=type(problem).__name__)
+        ctx.log.warning("a failed attempt was not written to the row", error=type(problem).__name__)
 
 
 def _attempt(ctx: AsyncContext) -> str:

@@ -214,12 +214,12 @@ class Asking:
         """Show on the task's live state how the answer grows."""
 
         async def tell() -> None:
-            told = 0
+            shown = 0
             while True:
                 await asyncio.sleep(max(1.0, Asking._running / _TELLS))
-                if meter.tokens != told:
-                    told = meter.tokens
-                    said = place.say(f"{target.name} answers, {told} tokens so far")
+                if meter.tokens != shown:
+                    shown = meter.tokens
+                    said = place.say(f"{target.name} answers, {shown} tokens so far")
                     await self._ctx.progress(place.number, place.of, said)
 
         await self._ctx.progress(place.number, place.of, place.say(f"asking {target.name}"))

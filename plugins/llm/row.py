@@ -87,7 +87,7 @@ def line(text: str) -> str:
 def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -> str | None:
     """Say what is wrong with the caller's table when that is why a statement failed, else None.
 
-    `values` are what was to be written; only their size is told.
+    `values` are what was to be written; the error names only their size.
     """
     code, text = _code(error)
     if code == 1146 or text.startswith("no such table"):
