@@ -18,6 +18,7 @@ from sytq.broker.inspection import Inspection, Live
 from sytq.errors import Overloaded, RedisUnavailable
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Attempt, Step, Task
+from sytq.service import live_state
 from sytq.states import TERMINAL
 
 T = TypeVar("T")
@@ -56,15 +57,15 @@ class DataLoader:
 
     async def newer(self, rows: Iterable[Task]) -> dict[str, Live]:
         """Return what Redis knows newer than the rows; nothing while it does not answer."""
-        unfinished = {row.id: row for row in rows if row.state not in TERMINAL}
+        unfinished = [row for row in rows if row.state not in TERMINAL]
         if not unfinished or time.monotonic() < self._redis_resumes:
             return {}
         try:
-            live = await asyncio.wait_for(self._redis.run(self._inspection.live, list(unfinished)), _REDIS_TIMEOUT)
+            newer = self._redis.run(live_state.newer, self._inspection, unfinished)
+            return await asyncio.wait_for(newer, _REDIS_TIMEOUT)
         except (RedisUnavailable, TimeoutError, Overloaded):
             self._redis_resumes = time.monotonic() + _REDIS_PAUSE
             return {}
-        return {task_id: newer for task_id, newer in live.items() if newer.token >= unfinished[task_id].token}
 
     async def _read(self, ids: list[str]) -> dict[str, tuple[Task, Live | None]]:
         rows = await self._sql.run(self._ledger.some, ids)

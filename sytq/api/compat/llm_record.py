@@ -22,6 +22,7 @@ from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow
+from sytq.service.live_state import current
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
 
 #: Our states in contract A's words.
@@ -70,15 +71,14 @@ class _Lookup:
         self._retention = dt.timedelta(seconds=parts.runtime.settings.retention)
 
     def _shown(self, row: Task, live: Live | None) -> dict[str, Any]:
-        state = live.state if live else row.state
-        attempts = live.attempts if live else row.attempts
+        now = current(row, live)
         return {
             "task_id": row.id,
-            "status": STATUS[state],
+            "status": STATUS[now.state],
             "queue_name": row.queue or self._default_queue(row.type),
             "created_at": calendar.timegm(row.created_at.timetuple()),
             # Before its next attempt every attempt so far was a failure.
-            "retry_count": attempts if state == RETRYING else max(0, attempts - 1),
+            "retry_count": now.attempts if now.state == RETRYING else max(0, now.attempts - 1),
             "type": row.type,
         }
 
