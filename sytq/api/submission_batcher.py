@@ -20,7 +20,7 @@ from sytq.api.problems import Taken
 from sytq.batcher import Batcher
 from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.database import read, transact
-from sytq.ledger.idempotency import Claim, claim, correct, find
+from sytq.ledger.idempotency import Claim, correct, find, reserve
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
@@ -155,7 +155,7 @@ class SubmissionBatcher:
 
     def _insert(self, batch: list[_Submission]) -> list[Submitted]:
         """Insert a batch inside a transaction. Raises Taken for a submission that is refused as a whole."""
-        answers = claim(
+        answers = reserve(
             self._ledger.database, [(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim]
         )
         new = [one for one in batch if one.claim not in answers]

@@ -41,7 +41,7 @@ class Answer:
     tasks: tuple[Acceptance, ...]
 
 
-def claim(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
+def reserve(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
     """Reserve keys for requests whose tasks will have these ids; return the answers of those that are taken.
 
     Runs in the caller's transaction, and waits for a reservation of another transaction that has not ended.
@@ -50,33 +50,29 @@ def claim(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]
     # In one order, so that two transactions with the same keys wait for each other rather than deadlock.
     wanted = sorted(wanted, key=lambda pair: (pair[0].owner, pair[0].key))
     for _, theirs in groupby(wanted, key=lambda pair: pair[0].owner):
-        taken |= _claim_of_owner(database, list(theirs), utcnow())
+        taken |= _reserve_of_owner(database, list(theirs), utcnow())
     return taken
 
 
-def _claim_of_owner(
+def _reserve_of_owner(
     database: peewee.Database, wanted: list[tuple[Claim, Sequence[str]]], now: dt.datetime
 ) -> dict[Claim, Answer]:
     keys = [one.key for one, _ in wanted]
     these = (Idempotency.owner == wanted[0][0].owner) & Idempotency.idempotency_key.in_(keys)
     Idempotency.delete().where(these, Idempotency.created_at < now - KEPT).execute()
+    answers = [_text([Accepted(task_id) for task_id in ids]) for _, ids in wanted]
     columns: dict[str, Sequence[Any]] = {
         "owner": [one.owner for one, _ in wanted],
         "idempotency_key": keys,
         "fingerprint": [one.fingerprint for one, _ in wanted],
-        "answer": [_text(list(map(Accepted, ids))) for _, ids in wanted],
+        "answer": answers,
         "created_at": [now] * len(wanted),
     }
     insert_ignore(database, "sytq_idempotency", columns)
     found = {row.idempotency_key: row for row in Idempotency.select().where(these)}
-    taken = {}
-    for one, ids in wanted:
-        row = found[one.key]
-        if row.answer != _text(
-            list(map(Accepted, ids))
-        ):  # ids are new in every request, so this row is another request's
-            taken[one] = _answer(row)
-    return taken
+    # Ids are new in every request: a row with another answer is another request's.
+    both = zip(wanted, answers, strict=True)
+    return {one: _answer(found[one.key]) for (one, _), mine in both if found[one.key].answer != mine}
 
 
 def find(one: Claim) -> Answer | None:
