@@ -1,26 +1,22 @@
-"""What the text of a plugin's file shows without being run.
-
-Owns these rules: few, and each of them sure. What is wrong only sometimes is not for here.
-"""
+"""What the text of a plugin's file shows without being run: syntax errors, blocking calls, forgotten awaits."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sytq.executor.context import AsyncContext
 
-_VERBS = ("get", "post", "put", "patch", "delete", "request")
-_PROGRAMS = ("run", "call", "check_call", "check_output")
-#: Calls that hold up the event loop, with what to use in an `async def`.
-_BLOCKING = {
-    "time.sleep": "await asyncio.sleep(...)",
-    "urllib.request.urlopen": "await ctx.http.get(...)",
-    **dict.fromkeys((f"requests.{verb}" for verb in _VERBS), "await ctx.http.request(...)"),
-    **dict.fromkeys((f"subprocess.{name}" for name in _PROGRAMS), "asyncio.create_subprocess_exec(...)"),
-}
+#: Calls in an `async def` that block the event loop: HTTP, subprocesses, time.sleep and input.
+_BLOCKING = "ASYNC210,ASYNC212,ASYNC22,ASYNC25"
+_TIMEOUT = 30.0
 #: What an AsyncContext offers that does nothing until it is awaited.
 _AWAITED = {name for name, each in vars(AsyncContext).items() if inspect.iscoroutinefunction(each)}
 
@@ -35,35 +31,37 @@ class Problem:
 
 
 def read(content: bytes) -> list[Problem]:
-    """The problems of a file's text, in its order."""
+    """Return the problems of a file's text, in its order. Blocking calls are found where ruff is installed."""
     try:
         tree = ast.parse(content)
     except SyntaxError as error:
         return [Problem(error.lineno, f"syntax error: {error.msg}", fatal=True)]
     except ValueError as error:  # a NUL
         return [Problem(None, str(error), fatal=True)]
-    names = _imported(tree)
-    found = [
-        problem
-        for node in ast.walk(tree)
-        if isinstance(node, ast.AsyncFunctionDef)
-        for problem in _in_coroutine(node, names)
-    ]
-    return sorted(found, key=lambda problem: problem.line or 0)
+    coroutines = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+    found = [problem for function in coroutines for problem in _not_awaited(function)]
+    return sorted([*found, *_blocking(content)], key=lambda problem: problem.line or 0)
 
 
-def _in_coroutine(function: ast.AsyncFunctionDef, names: dict[str, str]) -> Iterator[Problem]:
+def _blocking(content: bytes) -> Iterator[Problem]:
+    ruff = shutil.which("ruff", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+    if ruff is None:
+        return
+    command = [ruff, "check", "--isolated", "--select", _BLOCKING, "--output-format", "json", "-"]
+    try:
+        done = subprocess.run(command, input=content, capture_output=True, timeout=_TIMEOUT)
+        problems = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return
+    for one in problems:
+        yield Problem(one["location"]["row"], f"{one['message']} ({one['code']})")
+
+
+def _not_awaited(function: ast.AsyncFunctionDef) -> Iterator[Problem]:
     context = function.args.args[0].arg if function.args.args else ""
     for node in _own(function):
-        if isinstance(node, ast.Call):
-            called = _dotted(node.func, names)
-            if called in _BLOCKING:
-                instead = _BLOCKING[called]
-                text = f"{called} blocks every task of the event loop in `async def {function.name}`; use {instead}"
-                yield Problem(node.lineno, text)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            owner, _, method = _dotted(node.value.func, {}).partition(".")
-            if owner == context and method in _AWAITED:
+        match node:
+            case ast.Expr(ast.Call(ast.Attribute(ast.Name(owner), method))) if owner == context and method in _AWAITED:
                 yield Problem(node.lineno, f"{owner}.{method}(...) does nothing unless it is awaited")
 
 
@@ -75,25 +73,3 @@ def _own(function: ast.AsyncFunctionDef) -> Iterator[ast.AST]:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
             waiting += ast.iter_child_nodes(node)
-
-
-def _imported(tree: ast.Module) -> dict[str, str]:
-    """What the names that the file imports stand for."""
-    names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {each.asname: each.name for each in node.names if each.asname}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-    return names
-
-
-def _dotted(node: ast.expr, names: dict[str, str]) -> str:
-    """`a.b.c` as text, "" for what is no such name."""
-    parts = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return ""
-    return ".".join([names.get(node.id, node.id), *reversed(parts)])

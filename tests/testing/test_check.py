@@ -87,8 +87,8 @@ async def slow(ctx, payload):
     await ctx.blocking(on_a_thread)
 """
     assert found(text) == [
-        "14: time.sleep blocks every task of the event loop in `async def slow`; use await asyncio.sleep(...)",
-        "15: requests.get blocks every task of the event loop in `async def slow`; use await ctx.http.request(...)",
+        "14: Async functions should not call `time.sleep` (ASYNC251)",
+        "15: Async functions should not call blocking HTTP methods (ASYNC210)",
         "17: ctx.progress(...) does nothing unless it is awaited",
     ]
 
