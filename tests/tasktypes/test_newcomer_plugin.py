@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Iterator[tuple[Path, list[Dev]]]:
 def test_a_new_type_runs_at_once_is_changed_and_tested(folder: tuple[Path, list[Dev]]) -> None:
     here, started = folder
     file = here / "plugins" / "greet.py"
-    assert "good (greet; 4 tests passed" in shell(here, WRITE)
+    assert "ok (greet; 4 tests passed" in shell(here, WRITE)
     assert RUN == "sytq dev\n"
     started.append(dev := Dev(here))
     dev.until_said("Running; Ctrl-C ends it", timeout=90)
