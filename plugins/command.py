@@ -1,4 +1,4 @@
-"""The kind `command`: a task type that runs a program, declared in the configuration alone.
+"""Types with the key `command`: a task type that runs a program, declared in the configuration alone.
 
 Owns how a payload becomes arguments (each place stays inside its argument, and no shell reads them), and the end of the
 program with all that it started. The payload is on its standard input as JSON.
@@ -21,7 +21,7 @@ from sytq import AsyncContext, Fail, Retry, TaskType, task
 from sytq.config.masking import mask_text
 from sytq.config.values import Size, problem
 from sytq.errors import InvalidInput
-from sytq.tasktypes.configured import Kind, PayloadFields, check_places, payload_model
+from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill_text, places
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,7 +30,7 @@ _LAST_WORDS = 2000  # bytes of standard error that are looked at
 
 
 class CommandType(BaseModel):
-    """`types.<name>` of this kind; arguments may have places such as `{order_id}`."""
+    """`types.<name>` with `command`; arguments may have places such as `{order_id}`."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -54,7 +54,7 @@ def _make(name: str, config: CommandType) -> TaskType:
     return task(name, payload=payload_model(name, config.payload), config=CommandType)(_run)
 
 
-command = Kind("command", CommandType, _make)
+command = TypeFactory("command", CommandType, _make)
 
 
 async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The kind `http`: a task type that is one HTTP request, declared in the configuration alone.
+"""Types with the key `http`: a task type that is one HTTP request, declared in the configuration alone.
 
 Owns how a payload gets into the request: never into its host, and into a path or query only as one encoded part. The
 URL is the operator's and may therefore lead anywhere.
@@ -19,7 +19,7 @@ from sytq.config.values import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
 from sytq.http import MANAGED_HEADERS
-from sytq.tasktypes.configured import Kind, PayloadFields, check_places, payload_model
+from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill, fill_text, places, text
 
 from .webhook import retry_after
@@ -41,7 +41,7 @@ class Request(BaseModel):
 
 
 class HttpType(BaseModel):
-    """`types.<name>` of this kind."""
+    """`types.<name>` with `http`."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -70,7 +70,7 @@ def _make(name: str, config: HttpType) -> TaskType:
     return task(name, payload=payload_model(name, config.payload), config=HttpType)(_request)
 
 
-http = Kind("http", HttpType, _make)
+http = TypeFactory("http", HttpType, _make)
 
 
 async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def check(
         typer.echo(f"{place}: {cell(problem.text)}", err=True)
     if not report.problems and not json_wanted:
         passed = f"{report.passed} tests passed, {report.skipped} do not apply" if tests else "tests not run"
-        typer.echo(f"{plugin}: ok ({', '.join(report.types) or 'a kind'}; {passed})")
+        typer.echo(f"{plugin}: ok ({', '.join(report.types) or 'a type factory'}; {passed})")
     raise typer.Exit(1 if report.problems else 0)
 
 

@@ -1,7 +1,6 @@
 """Task types that the configuration alone declares: `types.<name>: {<key>: ...}`.
 
-Owns what a plugin offers for that (a `Kind`) and the payload models that such a type may write in words. Must not know
-what a kind does.
+A plugin offers a `TypeFactory` for them; the payload model of such a type may be written in words.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from sytq.config.values import problem
+from sytq.deprecated import warn
 
 _WORDS: dict[str, Any] = {
     "text": str,
@@ -43,7 +43,7 @@ PayloadFields = dict[
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TypeFactory:
     """A module-level one of these makes a task type of every `types.<name>` that has `key` and is no type otherwise.
 
     `config` is the model of everything below `types.<name>` that is not policy; `make(name, config)` returns the type.
@@ -52,6 +52,13 @@ class Kind:
     key: str
     config: type[BaseModel]
     make: Callable[[str, Any], Any]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Kind":
+        warn("sytq.tasktypes.configured.Kind", "TypeFactory")
+        return TypeFactory
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 class Anything(BaseModel):

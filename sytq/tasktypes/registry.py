@@ -21,7 +21,7 @@ from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
 from sytq.plugins import Plugin, Quarantined
 from sytq.schedule import Schedule
 from sytq.states import NAME, PRIORITIES
-from sytq.tasktypes.configured import Kind
+from sytq.tasktypes.configured import TypeFactory
 from sytq.tasktypes.declaration import Backoff, Death, TaskType
 
 log = structlog.get_logger(__name__)
@@ -56,9 +56,9 @@ class Registry:
                 raise ConfigError(f"plugins.paths: '{folder}' is not a folder")
         for each in settings.installed.quarantined:
             registry._quarantine(each)
-        kinds: dict[str, Kind] = {}
+        factories: dict[str, TypeFactory] = {}
         for module in settings.installed.modules:
-            kinds |= {each.key: each for each in vars(module).values() if isinstance(each, Kind)}
+            factories |= {each.key: each for each in vars(module).values() if isinstance(each, TypeFactory)}
             for declared in declared_in(module):
                 try:
                     registry.add(declared)
@@ -72,12 +72,11 @@ class Registry:
             known = registry._types.get(declared.name)
             if known is None or known.function is not declared.function:
                 registry.add(declared)
-        registry._declare(kinds)
+        registry._declare(factories)
         unknown = sorted(set(settings.types) - set(registry._types))
         if unknown and not registry.quarantined:
-            valid = (
-                f"{', '.join(sorted(registry._types))}, or a new one with one of the keys {', '.join(sorted(kinds))}"
-            )
+            names = ", ".join(sorted(registry._types))
+            valid = f"{names}, or a new one with one of the keys {', '.join(sorted(factories))}"
             raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {valid}")
         registry.schedules = registry._find_schedules()
         return registry
@@ -159,13 +158,13 @@ class Registry:
             )
         return resolved
 
-    def _declare(self, kinds: Mapping[str, Kind]) -> None:
+    def _declare(self, factories: Mapping[str, TypeFactory]) -> None:
         """Add the types that the configuration alone declares."""
         for name, section in self._settings.types.items():
-            keys = [key for key in kinds if key in section.extra]
+            keys = [key for key in factories if key in section.extra]
             if name not in self._types and keys:
-                kind = kinds[keys[0]]
-                made = kind.make(name, self._own_config(name, kind.config, section.extra))
+                factory = factories[keys[0]]
+                made = factory.make(name, self._own_config(name, factory.config, section.extra))
                 self.add(dataclasses.replace(made, source=f"types.{name}"))
 
     def _own_config(self, name: str, model: type[BaseModel], given: dict[str, Any]) -> BaseModel:

@@ -21,7 +21,7 @@ from types import ModuleType
 from sytq.config import Settings, load
 from sytq.errors import ConfigError
 from sytq.plugins import load_file
-from sytq.tasktypes.configured import Kind
+from sytq.tasktypes.configured import TypeFactory
 from sytq.tasktypes.declaration import TaskType
 from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing.reading import Problem, read
@@ -77,7 +77,7 @@ def _examine(file: Path, settings: Settings, tests: bool) -> Report:
         return report
     declared = declared_in(module)
     report.types = [each.name for each in declared]
-    if not declared and not any(isinstance(each, Kind) for each in vars(module).values()):
+    if not declared and not any(isinstance(each, TypeFactory) for each in vars(module).values()):
         report.problems.append(Problem(None, "it declares no task type: no function has @task(...)"))
     report.problems += [
         Problem(each.function.__code__.co_firstlineno, f"task type '{each.name}': {text}", fatal=True)
