@@ -1,7 +1,4 @@
-"""Measuring: how long tasks wait and run, by type and outcome.
-
-Owns these two metrics. Must be told of an end after the retry policy, whose outcome it reports.
-"""
+"""Two histograms: how long tasks wait for a worker, and how long their attempts take, by type and outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ WAIT = Histogram("sytq_task_wait_seconds", "From being ready to run until the st
 
 
 class Measure(Middleware):
-    """See the module."""
+    """Must come after the retry policy when an attempt ends: it counts the policy's outcome."""
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
