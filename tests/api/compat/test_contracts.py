@@ -10,6 +10,7 @@ import pytest
 
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger
+from sytq.service.recording import Recording
 from tests.api.conftest import Api
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -103,7 +104,7 @@ def test_the_same_row_again_is_the_same_task_until_it_has_ended(api: Api) -> Non
 
     first = submit()
     assert {submit() for _ in range(3)} == {first}
-    Ledger(api.database).record([Event(first, "cancelled", 0, 0)])
+    Recording({}, Ledger(api.database), None).write([Event(first, "cancelled", 0, 0)])  # type: ignore[arg-type]
     assert submit() != first
 
 
