@@ -27,7 +27,7 @@ setup-test:
 run: setup ## start the whole service here, embedded, and run one sample valuation
 	@exec $(BIN)/sytq dev
 
-demo: setup ## the same once: exit 0 when the sample valuation went through
+demo: setup ## run it once and exit; status 0 when the sample valuation succeeded
 	@exec $(BIN)/sytq dev --once
 
 test: setup-test ## run the tests on real servers of their own
@@ -40,16 +40,16 @@ lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-openapi: setup-test ## renew docs/openapi.json
+openapi: setup-test ## regenerate docs/openapi.json
 	@SYTQ_CONFIG= $(BIN)/sytq openapi >docs/openapi.json
 
-audit: setup-test ## known vulnerabilities in the locked dependencies (asks the network)
+audit: setup-test ## check the locked dependencies for known vulnerabilities (needs the network)
 	@$(BIN)/python tools/audit.py
 
-sbom: setup-test ## what the development environment consists of (CycloneDX, JSON)
+sbom: setup-test ## write an SBOM of the development environment (CycloneDX, JSON)
 	@$(BIN)/python tools/sbom.py
 
-lock: ## renew requirements.lock
+lock: ## regenerate requirements.lock
 	@tools/lock "$${PYTHON:-python3}"
 
 build: setup ## build the wheel into dist/ and check that it is complete

@@ -1,7 +1,4 @@
-"""Lengths of time as people and Go programs write them: `30s`, `1m30s`, `200ms`, or plain seconds.
-
-Owns reading, writing and the pydantic type `Duration`. Must not know any setting.
-"""
+"""Durations as people and Go programs write them: `30s`, `1m30s`, `200ms`, or plain seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _NANOSECONDS = {
 }
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _PART = re.compile(rf"({_NUMBER.pattern})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)", re.ASCII)
-#: Three hundred years, the longest that Go can hold; beyond it a date can no longer be computed.
+#: Some three hundred years, the maximum of Go; dates beyond cannot be computed.
 _LONGEST = 292 * 365.25 * 86400
 
 

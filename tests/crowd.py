@@ -1,4 +1,4 @@
-"""A service with room for so many: counts, on its sockets, the calls that are under way, on loopback in a thread."""
+"""A service on loopback with limited concurrency: counts the calls in progress."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A TCP proxy in front of a test's Redis that breaks the network on demand.
 
-Owns the faults (cut, freeze, a lost reply, latency), on real sockets. Must not know what the bytes mean: it finds
-a request by a substring.
+Faults are cut connections, frozen ones, a lost reply and latency. The proxy does not parse the protocol: it finds a
+request by a substring.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A place to send callbacks to: counts and keeps what arrives, on loopback, in a thread of its own."""
+"""A receiver of callbacks on loopback, in a thread of its own: counts and keeps the requests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Two releases of sytq side by side: their source, and the processes that each is started with.
 
-Owns where the previous release comes from. Must not know what is tested with it.
+Finds and unpacks the previous release.
 """
 
 from __future__ import annotations

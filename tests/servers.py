@@ -1,6 +1,6 @@
 """Real servers for tests: a private Redis or Valkey and MariaDB or MySQL, each in its own folder.
 
-Owns starting, stopping, killing and cleaning up. Must not know pytest: conftest.py makes fixtures of these.
+Independent of pytest: conftest.py makes fixtures of them.
 """
 
 from __future__ import annotations

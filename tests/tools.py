@@ -1,4 +1,4 @@
-"""Programs that a test needs beside Python: found on PATH, or the test is skipped; in CI it fails."""
+"""Finds programs on PATH that a test needs. Without one the test is skipped, or fails in CI."""
 
 from __future__ import annotations
 

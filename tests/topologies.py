@@ -1,7 +1,4 @@
-"""Redis servers in company: a real cluster, and a master with its replica and three Sentinels, all on loopback.
-
-Owns how these are put together and what happens to them. Must not know pytest.
-"""
+"""Redis topologies on loopback: a cluster, and a master with a replica and three Sentinels. Independent of pytest."""
 
 from __future__ import annotations
 

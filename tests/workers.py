@@ -1,4 +1,4 @@
-"""A sytq installation for one test: a ledger, the queue, real worker processes, and what is seen from outside."""
+"""A sytq installation for one test: a ledger, the queue, real worker processes, and assertions about their work."""
 
 from __future__ import annotations
 

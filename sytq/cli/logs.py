@@ -24,7 +24,7 @@ from sytq.runtime import Runtime
 from sytq.states import RUNNING, TERMINAL
 from sytq.worker.loops.recorder import events_of
 
-_LOOK = 0.3
+_INTERVAL = 0.3
 _BLOCK = 1.0
 _PAUSE = 1.0
 
@@ -101,7 +101,7 @@ def _timelines(parts: Runtime, ids: list[str], follow: bool) -> Iterator[Line]:
         printed |= fresh
         ids = going if follow else []
         if ids:
-            time.sleep(_LOOK)
+            time.sleep(_INTERVAL)
 
 
 def _everything(parts: Runtime, type_name: str | None) -> Iterator[Line]:

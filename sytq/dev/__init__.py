@@ -1,4 +1,1 @@
-"""What `sytq dev` adds around the real service: a practice provider, a sample, a supervisor.
-
-Owns nothing that production uses; nothing outside this folder and the command line may import it.
-"""
+"""What `sytq dev` adds to the real service: a practice provider, a sample, a supervisor. Production uses none of it."""

@@ -1,6 +1,6 @@
-"""What `sytq dev` brings itself: everything that the configuration does not name.
+"""Decides what `sytq dev` embeds: the database, Redis and provider that the configuration does not name.
 
-Owns that decision and the SYTQ_ variables that tell it to the API and the worker. Must not start anything.
+The API and the worker get the result as SYTQ_ variables. Starts nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sytq.dev.folder import Folder
 from sytq.dev.plugins import here
 from sytq.dev.provider import MODEL
 
-PRACTICE = "practice"  # the practice provider's name in `providers`
+PRACTICE = "practice"  # name of the practice provider in `providers`
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Which parts are ours in this run; `given` are the settings that somebody set."""
+    """The embedded parts of this run; `given` are the configured settings."""
 
     given: frozenset[str]
     redis: bool
@@ -29,13 +29,13 @@ class Embedding:
     provider: bool
 
     def variables(self, folder: Folder, redis_url: str, provider_url: str, port: int) -> dict[str, str]:
-        """The variables for the parts that are ours (else their URL is not used), at the pace of development."""
+        """The variables for the embedded parts, with timings for development."""
         settings = {
             "worker.processes": "1",
             "worker.shutdown_timeout": "3s",
             "api.workers": "1",
             "api.graceful_timeout": "3s",
-            # Callbacks to a program on this machine.
+            # Callbacks may go to a program on this machine.
             "outbound.allow_networks": json.dumps(["127.0.0.0/8", "::1/128"]),
         }
         made = {key: value for key, value in settings.items() if key not in self.given} | {"api.port": str(port)}
@@ -56,10 +56,10 @@ class Embedding:
 
 
 def decide(settings: Settings) -> Embedding:
-    """What of `settings` is missing and therefore ours."""
+    """Decide what `settings` lack and is therefore embedded."""
     given = frozenset(settings.origins)
     name = settings.of(LlmSettings).llm_provider
-    # A copied configuration names deepseek with an empty key, and that one never answers without.
+    # A copied configuration names deepseek with an empty key, which never works.
     keyless = name == "deepseek" and "llm.provider" not in given and not _has_key(settings, name)
     return Embedding(
         given=given,

@@ -1,7 +1,4 @@
-"""The folder of `sytq dev` (`.sytq`): who has it, and what lies where in it.
-
-Owns the folder's lock and the webhook secret that is made in it once. Must not start anything.
-"""
+"""The folder of `sytq dev` (`.sytq`): its lock, its paths and the generated webhook secret."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ from sytq.errors import SytqError
 
 
 class DevError(SytqError):
-    """`sytq dev` cannot start or go on; the message is for a person."""
+    """`sytq dev` cannot start or continue; the message is for a person."""
 
 
 class Folder:
-    """One `.sytq`, had by one supervisor at a time."""
+    """One `.sytq`, owned by one supervisor at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -38,29 +35,29 @@ class Folder:
 
     @property
     def metrics(self) -> Path:
-        """Where API and worker count."""
+        """The folder of the metrics of API and worker."""
         return self.path / "metrics"
 
     @property
     def env(self) -> Path:
-        """For another terminal: `. .sytq/env`."""
+        """The file to source in another terminal: `. .sytq/env`."""
         return self.path / "env"
 
     def write_env(self, variables: Mapping[str, str]) -> None:
-        """Say in a shell's words what other commands need to find this service."""
+        """Write the variables that other commands need to find this service, as shell exports."""
         lines = (f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
         self.env.write_text("".join(lines))
 
     def log(self, name: str) -> Path:
-        """The log of one child."""
+        """The log file of one child."""
         return self.path / "log" / f"{name}.log"
 
     def alive(self, name: str) -> Path:
-        """The file that a child holds locked while it lives."""
+        """The file that a child holds locked while it is alive."""
         return self.path / "run" / name
 
     def claim(self) -> None:
-        """Make the folder (for this account only) and be its one owner. Raises DevError."""
+        """Create the folder (for this account only) and lock it. Raises DevError."""
         try:
             for folder in (self.path, self.path / "log", self.path / "run", self.metrics):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -80,7 +77,7 @@ class Folder:
             self._lock = None
 
     def webhook_secret(self) -> Path:
-        """A file with the secret that signs callbacks, the same one in every run."""
+        """The file with the secret that signs callbacks; the secret is the same in every run."""
         path = self.path / "webhook.secret"
         if not path.exists():
             made = path.with_suffix(".new")

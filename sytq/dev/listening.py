@@ -1,7 +1,4 @@
-"""Where the API listens: whether it can, and how it is reached.
-
-Owns nothing but these two questions. Must not start anything.
-"""
+"""Checks whether the API can listen at an address, and builds the URL to reach it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from sytq.dev.folder import DevError
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise DevError, naming a free port, when nobody can listen there."""
+    """Raise DevError, suggesting a free port, when no server can listen there."""
     if (problem := _no_bind(host, port)) is None:
         return
     free = next((other for other in range(port + 1, min(port + 100, 65536)) if _no_bind(host, other) is None), None)
@@ -29,7 +26,7 @@ def _no_bind(host: str, port: int) -> str | None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-            probe.listen()  # two may bind; one may listen
+            probe.listen()  # two sockets may bind, only one may listen
     except OSError as error:
         return "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
     return None

@@ -1,17 +1,14 @@
-"""The folder of plugin files of the project that `sytq dev` runs in.
-
-Owns which one that is.
-"""
+"""The folder with the plugin files of the project in which `sytq dev` runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Where `sytq plugin new` writes to and `sytq dev` looks, when plugins.paths names no other.
+#: The folder of `sytq plugin new` and `sytq dev` unless plugins.paths names another.
 HERE = "plugins"
 
 
 def here() -> Path | None:
-    """The folder, when it is there. One that is a Python package is something else."""
+    """The folder, or None when it does not exist or is a Python package."""
     folder = Path(HERE).absolute()
     return folder if folder.is_dir() and not (folder / "__init__.py").exists() else None

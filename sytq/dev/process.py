@@ -1,8 +1,4 @@
-"""The processes that `sytq dev` starts: one class for the API and the worker, and a guard for the worst case.
-
-Owns how they are started, ended and, after a supervisor that was killed with -9, found again. Must not know
-what they do.
-"""
+"""The processes of `sytq dev`: starts and ends API and worker, and finds them again after a killed supervisor."""
 
 from __future__ import annotations
 
@@ -24,8 +20,8 @@ _LAST_LINES = 5
 class Child:
     """A server process in a session of its own: Ctrl-C in the terminal reaches the supervisor alone.
 
-    It inherits a locked file, which its own children inherit from it: while that is locked the process group
-    still lives, so its number cannot be anyone else's. `grace` is in seconds.
+    The process and its children inherit a locked file: while the file is locked, the process group is alive, so its id
+    cannot belong to anyone else. `grace` is in seconds.
     """
 
     def __init__(self, name: str, command: Sequence[str], folder: Folder, grace: float = 0.0) -> None:
@@ -38,11 +34,11 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The process, while it runs."""
+        """The process id, while the process is running."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self, environ: Mapping[str, str]) -> None:
-        """Start it. Raises DevError when what ran before cannot be ended."""
+        """Start the process. Raises DevError when the process of an earlier run cannot be ended."""
         self.end_leftover()
         held = lock(self._alive)
         assert held is not None
@@ -63,18 +59,18 @@ class Child:
             os.close(held)
 
     async def ended(self) -> int:
-        """Wait until it has ended, and end what it left; the exit status, negative for a signal."""
+        """Wait for the end, kill leftover children and return the exit status, negative for a signal."""
         assert self._process is not None
         status = await self._process.wait()
         self.kill()
         return status
 
     async def stop(self) -> None:
-        """End it with SIGTERM and, `grace` seconds later, with SIGKILL. Harmless twice."""
+        """Send SIGTERM and, after `grace` seconds, SIGKILL. Idempotent."""
         if self._process is None:
             return
         if self._process.returncode is None:
-            # The master alone: its workers would take a second signal, the group's, for "at once".
+            # The master alone: its workers would take a second signal, from the group, as "at once".
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             with contextlib.suppress(TimeoutError):
@@ -83,17 +79,17 @@ class Child:
         await self._process.wait()
 
     def kill(self) -> None:
-        """End it and all that it started now."""
+        """Kill the process and its children now."""
         if self._process is not None:
-            # A group whose leader has just ended: the kernel hands its number out again only after all others.
+            # The leader has just ended, and the kernel reuses its id only after all others.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def end_leftover(self) -> bool:
-        """End what an earlier run left; False when there is nothing. Raises DevError when it will not end."""
+        """Kill what an earlier run left behind; False when there is nothing. Raises DevError when that fails."""
         if not self._lives():
             return False
-        # At once: a worker may be killed at any instruction, and the port is wanted.
+        # With SIGKILL: a worker may be killed at any instruction, and the port is needed.
         with contextlib.suppress(OSError, ValueError):
             os.killpg(int(self._alive.read_text()), signal.SIGKILL)
         deadline = time.monotonic() + _KILL_TIMEOUT
@@ -106,7 +102,7 @@ class Child:
         return True
 
     def last_lines(self) -> list[str]:
-        """The end of its log."""
+        """The last lines of the log."""
         with contextlib.suppress(OSError), self.log.open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
             return log.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
@@ -121,9 +117,9 @@ class Child:
 
 
 class Guard:
-    """A shell that reads from the supervisor and, when that ends without a goodbye, ends the children.
+    """A shell that ends the children when the supervisor dies without releasing them.
 
-    So a killed supervisor leaves no worker that works on without its provider, nor an API on the port.
+    A killed supervisor thus leaves neither a worker without its provider nor an API on the port.
     """
 
     _SCRIPT = 'while read -r said; do pids=$said; done; [ -z "$pids" ] || kill -TERM $pids'
@@ -138,11 +134,11 @@ class Guard:
         )
 
     def watch(self, children: Iterable[Child]) -> None:
-        """From now on these."""
+        """Watch over these children from now on."""
         self._say(" ".join(str(child.pid) for child in children if child.pid))
 
     def close(self) -> None:
-        """The goodbye."""
+        """Release all children: the supervisor has ended them itself."""
         self._say("")
         assert self._shell.stdin is not None
         with contextlib.suppress(OSError):
@@ -151,6 +147,6 @@ class Guard:
 
     def _say(self, line: str) -> None:
         assert self._shell.stdin is not None
-        with contextlib.suppress(OSError):  # a guard that somebody killed is missed only if we are killed too
+        with contextlib.suppress(OSError):  # a killed guard matters only if the supervisor is killed too
             self._shell.stdin.write(f"{line}\n".encode())
             self._shell.stdin.flush()

@@ -1,7 +1,6 @@
-"""The practice provider: speaks the OpenAI chat API on loopback and asks no model.
+"""The practice provider: serves the OpenAI chat API on loopback, with deterministic text instead of a model.
 
-Owns a plain, deterministic answer that says what it is, at the pace of a real one. Must not imitate failures:
-that is the scripted provider's part, in the tests.
+Answers arrive at the pace of a real provider. Failures are not simulated: the tests have a scripted provider for them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _MAX_BODY = 16 << 20
 
 @dataclass
 class Running:
-    """A serving provider. `calls` are the completions answered to their end, as one would be billed."""
+    """A running provider. `calls` counts the completed answers, as a provider would bill them."""
 
     base_url: str
     _runner: web.AppRunner
@@ -33,7 +32,7 @@ class Running:
         return self._practice.calls
 
     async def close(self) -> None:
-        """Stop serving; calls in progress are cut off."""
+        """Stop serving and cut off calls in progress."""
         await self._runner.cleanup()
 
 
@@ -59,7 +58,7 @@ async def serve(host: str = "127.0.0.1", port: int = 0, seconds: float = 2.0) ->
 
 
 def answer(messages: list[dict[str, Any]]) -> str:
-    """The text for these messages: the same for the same, and never taken for a real valuation."""
+    """The text for these messages: deterministic, and never mistaken for a real valuation."""
     asked = "\n".join(message["content"] for message in messages if message["role"] == "user")
     low = 100 + zlib.crc32(asked.encode("utf-8", "surrogatepass")) % 900
     return (
@@ -102,7 +101,7 @@ class _Practice:
     async def _events(
         self, head: dict[str, Any], words: list[str], reason: str, usage: dict[str, int] | None
     ) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a streamed answer, each at its time."""
+        """Yield the chunks of a streamed answer, each at its time."""
         head = {**head, "object": "chat.completion.chunk"}
 
         def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
@@ -127,12 +126,12 @@ async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
     except ConnectionResetError:
-        pass  # the client gave up; what it did not get is not counted either
+        pass  # the client gave up; the call is not counted
     return response
 
 
 async def _question(request: web.Request) -> dict[str, Any]:
-    """The request's body, checked as far as the answer needs it."""
+    """Parse the request's body; only the fields that the answer needs are checked."""
     if not request.headers.get("Authorization", "").startswith("Bearer "):
         raise _refusal(web.HTTPUnauthorized, "no API key: send 'Authorization: Bearer <any key>'")
     try:
@@ -174,7 +173,7 @@ def _error(message: str, field: str | None = None) -> str:
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamResponse:
-    """What the router refuses (path, method, size) has the form of every other error too."""
+    """Give refusals of the router (path, method, size) the format of all other errors."""
     try:
         refused: web.StreamResponse = await handler(request)
         return refused

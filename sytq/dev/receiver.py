@@ -1,7 +1,4 @@
-"""Where the sample's callback arrives: a receiver on loopback that checks signatures as a caller should.
-
-Owns what arrived. Must not know tasks or rows.
-"""
+"""The receiver of the sample's callback: a server on loopback that verifies signatures as a caller should."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from aiohttp import web
 
 @dataclass(frozen=True)
 class Callback:
-    """One that arrived at unix time `at`; `refused` says why its signature is not valid, None when it is."""
+    """A callback that arrived at unix time `at`; `refused` says why its signature is invalid, None when it is valid."""
 
     at: float
     said: dict[str, Any]
@@ -25,7 +22,7 @@ class Callback:
 
 @dataclass
 class Receiver:
-    """A serving receiver; `arrived` holds the first callback of each task."""
+    """A running receiver; `arrived` holds the first callback of each task."""
 
     secret: str
     url: str = ""

@@ -1,7 +1,6 @@
-"""Which plugin files were saved, and whether worker and API can take them up.
+"""Watches plugin files for changes, and checks that worker and API can load them.
 
-Owns that: a file that cannot be loaded is named with the reason, and what runs goes on as it was until it can. Must not
-start or end anything.
+A file that cannot be loaded is reported with the reason, and the running processes stay as they are.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from sytq.errors import ConfigError
 from sytq.tasktypes.registry import Registry
 from sytq.testing.check import check
 
-_PERIOD = 0.3  # seconds between two looks, and without a change until a file counts as saved
+_PERIOD = 0.3  # seconds between two scans, and without a change until a file counts as saved
 
-#: Path -> when it was written and its size.
+#: Path -> modification time and size.
 Seen = dict[Path, tuple[int, int]]
 
 
 class Saved:
-    """Looks at the folders of `plugins.paths` (`configured`), or at the project's own."""
+    """Watches the folders of `plugins.paths` (`configured`), or the project's own folder."""
 
     def __init__(self, environ: Mapping[str, str], configured: bool) -> None:
         self._environ = dict(environ)
@@ -35,18 +34,18 @@ class Saved:
         self._broken: set[Path] = set()
 
     def variables(self) -> dict[str, str]:
-        """The variable that names the project's folder, which may have come only now."""
+        """The variable that names the project's folder, which may be new."""
         folder = None if self._configured else here()
         return {} if folder is None else {"SYTQ_PLUGINS__PATHS": json.dumps([str(folder)])}
 
     def set_aside(self, registry: Registry) -> Iterator[str]:
-        """A line for each of our files that could not be loaded at the start."""
+        """Yield a line for each of the watched files that could not be loaded at the start."""
         for each in registry.quarantined:
             if (file := Path(each.source).absolute()) in self._seen:
                 yield f"{_near(file)} is set aside: {each.error}"
 
     async def next(self, say: Callable[[str], None]) -> str:
-        """Wait until files were saved, added or removed, and all can be loaded; their names. Says which cannot."""
+        """Wait until files are saved, added or removed and all load, and return their names. Prints those that fail."""
         waiting: set[Path] = set()
         while True:
             changed = await self._changed()
@@ -89,7 +88,7 @@ class Saved:
         return found
 
     def _problems(self, file: Path) -> list[str]:
-        """A line for each reason why a worker could not take this file up."""
+        """Return a line for each reason why a worker could not load this file."""
         try:
             report = check(file, self._environ | self.variables(), tests=False)
         except (OSError, ConfigError) as error:
@@ -102,6 +101,6 @@ class Saved:
 
 
 def _near(file: Path) -> str:
-    """The path as a person in this folder would write it."""
+    """The path relative to the current folder if the file is inside it."""
     path = os.path.relpath(file)
     return str(file) if path.startswith("..") else path

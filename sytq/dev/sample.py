@@ -1,6 +1,6 @@
-"""The sample valuation: what a caller does (a row, a request, a callback), and what can be seen of it afterwards.
+"""The sample valuation of `sytq dev`: acts as a caller (a row, a request, a callback) and reports the result.
 
-Owns the sample's words. It uses the service from outside, over HTTP and SQL, and must not know how it is run.
+Uses the service only through HTTP and SQL, as a caller does.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _QUESTION = (
     "bought with six matching chairs from a house sale."
 )
 _ROLE = "You value second-hand goods. Give a range and one sentence of reasons."
-_LOOK = 0.05  # seconds between two looks
-_REPORT_MAX = 4000  # characters that are printed
+_INTERVAL = 0.05  # seconds between two polls
+_REPORT_MAX = 4000  # printed characters
 _WIDTH = 100
 
 
 @dataclass
 class Outcome:
-    """How it went: `reason` is None when the report and its signed callback arrived."""
+    """The result: `reason` is None when the report and its signed callback arrived."""
 
     task_id: str = ""
     reason: str | None = None
@@ -44,19 +44,19 @@ class Outcome:
 
 
 class Sample:
-    """One run of it against the API at `api`."""
+    """One run of the sample against the API at `api`."""
 
     def __init__(self, api: str, settings: Settings, ledger: Ledger, receiver: Receiver) -> None:
         self._api = api
         self._settings = settings
         self._ledger = ledger
         self._receiver = receiver
-        # The caller chooses the id; this one collides neither with a counter nor with an earlier sample.
+        # The caller chooses the id; this one collides with neither a counter nor an earlier sample.
         self.row_id = time.time_ns() // 1_000_000
         self._answered = 0.0  # unix time of the API's answer
 
     async def run(self, seconds: float) -> Outcome:
-        """Return within `seconds`. Raises DatabaseUnavailable."""
+        """Run the sample within `seconds`. Raises DatabaseUnavailable."""
         if TABLE not in self._settings.of(LlmSettings).llm.tables:
             return Outcome(reason=f"llm.tables does not list {TABLE}, so no sample was made")
         await asyncio.to_thread(self._insert)
@@ -100,13 +100,13 @@ class Sample:
         return True
 
     async def _watch(self, task_id: str) -> None:
-        """Wait until the task has ended and its callback is here, or will not come."""
+        """Wait until the task has ended and its callback has arrived or failed."""
         while True:
             task, row = await asyncio.to_thread(self._look, task_id)
             announced = task_id in self._receiver.arrived or row is None or "callback was not sent" in _info(row)
             if announced and task is not None and task.state in TERMINAL:
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_INTERVAL)
 
     def _look(self, task_id: str) -> tuple[Task | None, ValuationRecord | None]:
         def row() -> ValuationRecord | None:
@@ -116,12 +116,12 @@ class Sample:
         return self._ledger.get(task_id), read(self._ledger.database, row)
 
     def _tell(self, outcome: Outcome, began: float) -> None:
-        """Fill in what the tables and the receiver know."""
+        """Complete the outcome from the tables and the receiver."""
         task, row = self._look(outcome.task_id)
         callback = self._receiver.arrived.get(outcome.task_id)
         outcome.report = (row.report or "") if row is not None else ""
         outcome.reason = outcome.reason or _why_not(task, row, callback)
-        # The row's time is the database's clock, to the millisecond: it lies between question and answer.
+        # The row's time is from the database's clock: clamp it between request and answer.
         accepted = min(max(_unix(task.created_at) if task else 0.0, began), self._answered)
         outcome.timeline.append((accepted - began, f"accepted as task {outcome.task_id}"))
         for at, text in [*self._attempts(outcome.task_id), *self._steps(outcome.task_id)]:
@@ -149,7 +149,7 @@ class Sample:
 
 
 def lines(outcome: Outcome) -> Iterator[str]:
-    """The report and the timeline for a terminal."""
+    """The report and the timeline, formatted for a terminal."""
     if outcome.report:
         shown = "".join(c if c.isprintable() or c == "\n" else " " for c in outcome.report)
         yield "Its report:"
@@ -163,7 +163,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
 
 
 def _why_not(task: Task | None, row: ValuationRecord | None, callback: Callback | None) -> str | None:
-    """What keeps this from being a success."""
+    """The reason why the sample failed, or None."""
     if task is None or row is None:
         return "the task or its row is gone"
     if task.state != SUCCEEDED:

@@ -1,7 +1,4 @@
-"""The first task in curl and in PHP, as `sytq dev` prints it and the README shows it.
-
-Owns these texts; a test pastes them.
-"""
+"""Submitting a first task with curl and PHP, as `sytq dev` prints it and the README shows it; a test runs both."""
 
 from __future__ import annotations
 
@@ -38,12 +35,12 @@ PHP
 
 
 def curl(api: str, user: str | None = None) -> str:
-    """Submit a prompt and ask for the task's state; curl asks for the password when there is a `user`."""
+    """Commands that submit a prompt and query the task's state; with a `user`, curl prompts for the password."""
     return _CURL.format(api=api, prompt=_PROMPT, login=f" -u {shlex.quote(user)}" if user else "")
 
 
 def php(api: str, user: str | None = None) -> str:
-    """Submit a prompt and wait for its end; with a `user` the password is read from SYTQ_PASSWORD."""
+    """A script that submits a prompt and waits for its end; with a `user`, the password is in SYTQ_PASSWORD."""
     quoted = (user or "").replace("\\", "\\\\").replace("'", "\\'")
     login = f", 'Authorization: Basic ' . base64_encode('{quoted}:' . getenv('SYTQ_PASSWORD'))" if user else ""
     return _PHP.format(api=api, prompt=_PROMPT, login=login)

@@ -1,8 +1,4 @@
-"""`sytq dev`: every part of the service in the foreground, from the first file to the last process.
-
-Owns the order of starting and ending, and what the terminal shows. What is embedded is embedding.py's decision;
-how a process is held is child.py's.
-"""
+"""The supervisor of `sytq dev`: starts every part of the service in order, restarts what dies, and ends all of them."""
 
 from __future__ import annotations
 
@@ -38,9 +34,9 @@ from sytq.runtime import Runtime
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START_DEADLINE = 60.0  # seconds until API and worker answer
 _SAMPLE_DEADLINE = 60.0  # seconds; a real provider may take longer
-_BACKOFF = (0.5, 10.0)  # seconds before a part is started again: at first, at most
-_STEADY = 30.0  # seconds of running that forgive earlier deaths
-_EXTRA = 2.5  # seconds above a server's own grace before it is killed
+_BACKOFF = (0.5, 10.0)  # seconds before a restart: initially, at most
+_STEADY = 30.0  # seconds of running after which the backoff is reset
+_EXTRA = 2.5  # seconds beyond a server's own grace period before it is killed
 
 
 class Supervisor:
@@ -55,14 +51,14 @@ class Supervisor:
         self._children: list[Child] = []
         self._guard: Guard | None = None
         self._environ: dict[str, str] = dict(os.environ)
-        self._anew: dict[str, asyncio.Event] = {}  # set: that child is to begin anew
+        self._restart: dict[str, asyncio.Event] = {}  # set: restart that child
 
     async def run(self) -> int:
-        """Run until a signal or, with `once`, the sample's end; the exit status. Raises SytqError."""
+        """Run until a signal or, with `once`, the end of the sample. Returns the exit status. Raises SytqError."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         for number in SIGNALS:
-            # nohup asks for the one; the other is ignored by mere accident in every job of a shell script.
+            # nohup ignores SIGHUP on purpose; SIGINT is ignored by accident in every background job of a script.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal, number, task)
         try:
@@ -99,7 +95,7 @@ class Supervisor:
         practice = await self._start_practice(stack) if embedding.provider else ""
         made = embedding.variables(self._folder, server.url if server else "", practice, port)
         self._folder.write_env(made)
-        # API and worker count in one folder, so that the API's /metrics answers for both.
+        # API and worker share a folder, so that /metrics of the API covers both.
         self._environ |= made | {"PROMETHEUS_MULTIPROC_DIR": str(self._folder.metrics)}
         saved = Saved(self._environ, "plugins.paths" in embedding.given)
         settings = load(environ=self._environ)
@@ -181,21 +177,21 @@ class Supervisor:
         for child in self._children:
             with contextlib.suppress(FileNotFoundError):
                 child.log.replace(child.log.with_suffix(".log.old"))
-            self._anew[child.name] = asyncio.Event()
+            self._restart[child.name] = asyncio.Event()
             await self._start(child)
 
     async def _stop_children(self) -> None:
-        self._ending = True  # from here on a signal must not cut this short, but hurry it
+        self._ending = True  # from now on a signal must not interrupt the shutdown, only hurry it
         await asyncio.gather(*(child.stop() for child in self._children))
 
     # -- running
 
     async def _keep(self, child: Child) -> None:
-        """Start the child again whenever it ends; with `once` its end is the end. Raises DevError."""
-        pause, longest = _BACKOFF
+        """Restart the child whenever it ends; with `once`, its end is final. Raises DevError."""
+        pause, max_pause = _BACKOFF
         while True:
             since = time.monotonic()
-            ended, anew = asyncio.create_task(child.ended()), self._anew[child.name]
+            ended, anew = asyncio.create_task(child.ended()), self._restart[child.name]
             asked = asyncio.create_task(anew.wait())
             try:
                 await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
@@ -219,7 +215,7 @@ class Supervisor:
             pause = _BACKOFF[0] if time.monotonic() - since > _STEADY else pause
             _say(f"starting the {child.name} again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+            pause = min(pause * 2, max_pause)
             await self._start(child)
 
     async def _start(self, child: Child) -> None:
@@ -228,15 +224,15 @@ class Supervisor:
         self._guard.watch(self._children)
 
     async def _keep_up(self, parts: Runtime, saved: Saved) -> None:
-        """Worker and API begin anew whenever a plugin's file was saved that can be loaded."""
+        """Restart worker and API whenever a plugin file is saved and can be loaded."""
         api = url(parts.settings.api.host, parts.settings.api.port)
         while True:
             files = await saved.next(_say)
             self._environ |= saved.variables()
             known = {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
-            for anew in self._anew.values():
+            for anew in self._restart.values():
                 anew.set()
-            while any(anew.is_set() for anew in self._anew.values()):
+            while any(anew.is_set() for anew in self._restart.values()):
                 await asyncio.sleep(0.05)
             try:
                 async with asyncio.timeout(_START_DEADLINE):
@@ -246,7 +242,7 @@ class Supervisor:
                 _say(f"API and worker do not answer; see {self._children[0].log.parent}")
 
     async def _until_up(self, parts: Runtime, api: str, known: set[str]) -> None:
-        """Wait until the API answers and there is a worker that is not among the `known` ones."""
+        """Wait until the API answers and there is a worker besides the `known` ones."""
         await _until_ready(api)
         while not {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)} - known:
             await asyncio.sleep(0.05)
@@ -299,7 +295,7 @@ class Supervisor:
 
 
 async def _first(works: list[Coroutine[Any, Any, int | None]]) -> int:
-    """Run them together until the first ends, end the others and return what that one returned or raised."""
+    """Run all until the first ends, cancel the others and return or raise the result of the first."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -347,5 +343,5 @@ def _say_part(name: str, text: str) -> None:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone; ending must go on
+    with contextlib.suppress(OSError):  # the terminal is gone; the shutdown continues
         print(line, flush=True)

@@ -1,7 +1,6 @@
-"""The one HTTP client of the service: deadlines over everything, bounded memory, guarded addresses.
+"""The HTTP client of the service, with a total deadline, bounded memory and guarded addresses.
 
-Owns the limits of a call; its connections are sessions.py's. Must not retry, log, follow redirects, keep cookies
-or read proxies from the environment; what an answer means is the caller's business.
+The client does not retry, log, follow redirects, keep cookies or read proxies from the environment.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
 from sytq.observability import tracing
 
-# Headers that belong to the connection or are computed from the request; a caller's would only break it.
+# Headers of the connection, or computed from the request; a caller's value would only break the request.
 MANAGED_HEADERS = frozenset(
     {
         "connection",
@@ -46,7 +45,7 @@ MANAGED_HEADERS = frozenset(
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-# Python knows codecs that take minutes for a hostile megabyte; these are the ones seen on the web.
+# The charsets of the web; some other codecs of Python take minutes for a hostile megabyte.
 _TEXT_CHARSETS = frozenset(
     {
         "us-ascii",
@@ -66,7 +65,7 @@ _DEFAULT_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `headers` ignore case; `truncated` tells that `content` is not the whole body;
+    """A response. `headers` are case-insensitive; `truncated` means that `content` is not the whole body;
     `elapsed` is in seconds, from the first DNS query to the last byte read."""
 
     status_code: int
@@ -85,12 +84,12 @@ class Answer:
         return self.content.decode(self.charset, "replace")
 
     def json(self) -> Any:
-        """The body as JSON; ValueError when it is none."""
+        """The body as JSON. Raises ValueError."""
         return jsonlib.loads(self.content)
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """InvalidInput, naming the header, for a name or value that HTTP cannot carry."""
+    """Raise InvalidInput, naming the header, for a name or value that is invalid in HTTP."""
     for name, value in headers.items():
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise InvalidInput("headers", f"{name!r:.80} is not a header name")
@@ -129,7 +128,7 @@ class Client:
         certificate: tuple[Path, Path] | None = None,
         timing: Timing | None = None,
     ) -> Answer:
-        """One request and its answer, whatever the status.
+        """Send one request and return the response, whatever its status.
 
         `timeout` (seconds) covers DNS, connecting, TLS, sending, headers and body. The decompressed body is
         read up to `max_bytes`. `partial_body` gives an Answer once there is a status, also when the body
@@ -172,7 +171,7 @@ class Client:
             current.reset(before)
             timing.total = time.monotonic() - started
             if response is not None:
-                response.close()  # a body read to its end has already given its connection back
+                response.close()  # a body that was read to its end has already released its connection
         charset = (response.charset or "utf-8").lower()
         return Answer(
             status_code=response.status,
@@ -248,7 +247,7 @@ class Client:
 
 
 class BlockingClient:
-    """The same client for a `def` task, which runs in a thread; `loop` is the one `client` belongs to."""
+    """The client for a `def` task, which runs in a thread; `loop` is the event loop of `client`."""
 
     def __init__(
         self, client: Client, loop: asyncio.AbstractEventLoop, remaining: Callable[[], float] = lambda: math.inf
@@ -258,16 +257,16 @@ class BlockingClient:
         self._remaining = remaining
 
     def within(self, remaining: Callable[[], float]) -> BlockingClient:
-        """The same client, whose calls end when no seconds remain."""
+        """The same client with a deadline: its calls end when no seconds remain."""
         return BlockingClient(self._client, self._loop, remaining)
 
     def request(self, method: str, url: str, **options: Any) -> Answer:
-        """As `Client.request`."""
+        """Send a request with the options of `Client.request`."""
         # A thread that waits here cannot be interrupted.
         options["timeout"] = max(0.001, min(options.get("timeout", _DEFAULT_TIMEOUT), self._remaining()))
         call = asyncio.run_coroutine_threadsafe(self._client.request(method, url, **options), self._loop)
         try:
-            # The call ends itself on time; the margin is for a loop that has died.
+            # The call ends on time by itself; the margin is for a dead event loop.
             return call.result(options["timeout"] + 5)
         except BaseException:
             call.cancel()

@@ -1,7 +1,7 @@
 """The SSRF guard: which URLs and addresses a caller may make this service reach.
 
-Owns the syntax that a URL must have and the verdict on an address. Must not resolve names or connect: a
-name is judged by the client's resolver when it connects, so that the address checked is the one used.
+The guard neither resolves names nor connects: the client's resolver checks a name when it connects, so that the checked
+address is the address in use.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _MAX_AUTHORITY = 600  # characters before IDNA, whose cost grows faster than its
 
 @functools.lru_cache(1024)
 def parse_url(url: str) -> URL:
-    """The URL as it will be used, or OutboundRefused when its syntax leaves any doubt about its target.
+    """Parse a URL. Raises OutboundRefused when the syntax leaves any doubt about the target.
 
-    The result is what the client connects to: no second parser ever sees the text.
+    The client connects to the result: no second parser ever sees the text.
     """
     plain = url.isascii() and url.isprintable() and " " not in url and "\\" not in url
     if not plain and any(c == "\\" or unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") for c in url):
@@ -96,7 +96,7 @@ def parse_url(url: str) -> URL:
     if match[1].startswith("["):
         _literal(host)
     elif _NUMERIC_LABEL.fullmatch(host.rstrip(".").rpartition(".")[2]):
-        # Resolvers read 127.1, 0x7f000001, 017700000001 and 2130706433 as 127.0.0.1; only that form is good.
+        # Resolvers read 127.1, 0x7f000001, 017700000001 and 2130706433 as 127.0.0.1; only that form is accepted.
         if not isinstance(_literal(host), IPv4Address):
             raise OutboundRefused("the URL has no valid IPv4 address as host")
     elif not _NAME.fullmatch(host):
@@ -107,9 +107,9 @@ def parse_url(url: str) -> URL:
 class Guard:
     """Decides where calls with a caller's URL may go: public addresses, and what the operator listed.
 
-    `allow_networks` are CIDRs, `allow_hosts` are exact host names (any address they resolve to is good). The rest
-    only takes away, from these too: `schemes`, `ports` and `only_hosts` (when not empty) are all there is,
-    `deny_hosts` and `deny_networks` are off limits. Hosts there may be patterns such as `*.example.org`.
+    `allow_networks` are CIDRs, `allow_hosts` exact host names (with any address). The others restrict, these too: only
+    `schemes`, `ports` and `only_hosts` (when not empty) are allowed, `deny_hosts` and `deny_networks` never. Hosts of
+    the restrictions may be patterns such as `*.example.org`.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Guard:
         self._only = [UrlPattern.parse(host) for host in only_hosts]
         self._denied = [UrlPattern.parse(host) for host in deny_hosts]
         self._denied_networks = [ip_network(network, strict=False) for network in deny_networks]
-        # The same hosts again and again; what is refused is not kept.
+        # The same hosts are checked again and again; refusals are not cached.
         self._judged = functools.lru_cache(1024)(self._judge)
 
     def check_url(self, url: str) -> URL:
-        """The parsed URL, or OutboundRefused; addresses are judged here, names only when connecting."""
+        """Parse and check a URL. Raises OutboundRefused. Names are checked only when connecting."""
         parsed = parse_url(url)
         if parsed.scheme not in self._schemes:
             raise OutboundRefused(f"{parsed.scheme} is not one of outbound.schemes")
@@ -158,7 +158,7 @@ class Guard:
             self.check(host, str(address))
 
     def is_allowed(self, host: str, ip: str) -> bool:
-        """Whether `host`, which stands for the address `ip`, may be connected to."""
+        """Whether the client may connect to `host` at the address `ip`."""
         try:
             self.check(host, ip)
         except OutboundRefused:
@@ -166,7 +166,7 @@ class Guard:
         return True
 
     def check(self, host: str, ip: str) -> None:
-        """OutboundRefused with the reason when `host`, which stands for the address `ip`, is off limits."""
+        """Raise OutboundRefused with the reason when `host` at the address `ip` is not allowed."""
         named = normal_host(host)
         what = ip if named == ip else f"{host} is {ip}, which"
         address = _literal(ip)
@@ -200,7 +200,7 @@ def _literal(text: str) -> Address:
 
 
 def _unwrap(address: Address) -> tuple[Address, ...]:
-    """The addresses that a packet to this one ends at: those carried inside, or itself."""
+    """The addresses that a packet to this address reaches: the embedded ones, or the address itself."""
     if isinstance(address, IPv4Address):
         return (address,)
     low = IPv4Address(int(address) & 0xFFFFFFFF)
@@ -216,7 +216,7 @@ def _unwrap(address: Address) -> tuple[Address, ...]:
 
 
 def _special(address: Address) -> str | None:
-    """What makes this address special, or None for a public one."""
+    """The reason why this address is not public, or None."""
     if isinstance(address, IPv4Address):
         return next((meaning for network, meaning in _SPECIAL_IPV4 if address in network), None)
     if address not in _PUBLIC_IPV6:

@@ -1,7 +1,4 @@
-"""The connections that calls are made over: one pool for URLs of callers, one for those of the operator.
-
-Owns name resolution, TLS contexts and the proxy. Must not know what is sent.
-"""
+"""Connection pools of the HTTP client, separate for URLs of callers and of the operator; DNS, TLS and the proxy."""
 
 from __future__ import annotations
 
@@ -26,24 +23,24 @@ _DNS_THREADS = 32
 
 
 class UnknownHost(aiohttp.ClientConnectionError):
-    """A name that does not resolve."""
+    """The host name does not resolve."""
 
 
 class ProxyFailed(Exception):
-    """The configured proxy cannot be used; says nothing about the target."""
+    """The configured proxy cannot be used; the target is not at fault."""
 
 
 class CertificateUnusable(Exception):
-    """A client certificate or its key cannot be loaded; the message names the file."""
+    """The client certificate or its key cannot be loaded; the message names the file."""
 
 
 class Sessions:
-    """Belongs to the event loop of its first use. `proxy` is used for URLs of callers."""
+    """Sessions of one event loop, that of the first use. `proxy` is used for URLs of callers."""
 
     def __init__(self, guard: Guard, proxy: str | None = None) -> None:
         self._guard = guard
         self._proxy = URL(proxy) if proxy else None
-        # Apart, so that no trusted connection or DNS answer is ever used again for a caller's URL.
+        # Separate, so that no trusted connection or DNS answer is ever reused for a caller's URL.
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._resolvers: dict[bool, _Resolver] = {}
         self._tls: dict[tuple[Path, Path, float, float], ssl.SSLContext] = {}
@@ -52,10 +49,10 @@ class Sessions:
         """The session for trusted URLs, or for those of callers."""
         if trusted not in self._sessions:
             self._resolvers[trusted] = resolver = _Resolver(None if trusted else self._guard)
-            # With a proxy only its own name is left to resolve here; the target's was judged by `options`.
+            # With a proxy, only the proxy's own name is resolved here; `options` has checked the target.
             own = self._proxy is not None and not trusted
             self._sessions[trusted] = aiohttp.ClientSession(
-                # No limits here: how much runs at once is decided by queues and slots, not by a hidden 100.
+                # No limit here: queues and slots limit concurrency, not a hidden default of 100.
                 connector=aiohttp.TCPConnector(
                     resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
                 ),
@@ -68,7 +65,7 @@ class Sessions:
         return self._sessions[trusted]
 
     async def options(self, target: URL, trusted: bool, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
-        """What a request to this target needs beside the session. Raises OutboundRefused, UnknownHost (for a target
+        """Options of a request to this target. Raises OutboundRefused, UnknownHost (for a target
         behind the proxy) and CertificateUnusable."""
         options: dict[str, Any] = {}
         if certificate is not None:
@@ -79,7 +76,7 @@ class Sessions:
         return options
 
     async def close(self) -> None:
-        """Close every connection; running calls fail."""
+        """Close all connections; running calls fail."""
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             await session.close()
@@ -88,9 +85,9 @@ class Sessions:
         self._resolvers.clear()
 
     async def _judge(self, host: str) -> None:
-        """The proxy connects, so here it can only be said where the name leads now."""
+        """Check the name's current addresses; the proxy resolves it again when it connects."""
         try:
-            ip_address(host)  # judged by Guard.check_url
+            ip_address(host)  # checked by Guard.check_url
         except ValueError:
             try:
                 await self._resolvers[False].resolve(host)
@@ -98,7 +95,7 @@ class Sessions:
                 raise UnknownHost(f"{host} cannot be resolved") from None
 
     def _with_certificate(self, certificate: Path, key: Path) -> ssl.SSLContext:
-        try:  # files that were renewed are loaded again
+        try:  # renewed files are loaded again
             known = (certificate, key, certificate.stat().st_mtime, key.stat().st_mtime)
             if known not in self._tls:
                 context = _tls_context()
@@ -106,7 +103,7 @@ class Sessions:
                 for older in [entry for entry in self._tls if entry[:2] == known[:2]]:
                     del self._tls[older]
                 self._tls[known] = context
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # includes ssl.SSLError
             raise CertificateUnusable(
                 f"the client certificate {certificate} cannot be used: {error.strerror}"
             ) from None

@@ -287,9 +287,15 @@ class Run:
             message_id=self.id,
             message_timestamp=int(self._created.timestamp() * 1000),
         )
-        most = self._new.max_attempts or 0
+        max_attempts = self._new.max_attempts or 0
         return Delivery(
-            message, stream="", entry=b"", body=b"", attempts=self._attempts, max_attempts=most, token=self._starts
+            message,
+            stream="",
+            entry=b"",
+            body=b"",
+            attempts=self._attempts,
+            max_attempts=max_attempts,
+            token=self._starts,
         )
 
 

@@ -150,7 +150,7 @@ def test_wait_says_that_there_is_no_worker(installation: Installation) -> None:
     assert done.stderr == "No worker is running; see `sytq doctor`.\n"
 
 
-def test_wait_shows_progress_on_a_terminal_and_ctrl_c_leaves_the_task_alone(busy: Installation) -> None:
+def test_wait_shows_progress_and_ctrl_c_leaves_the_task_alone(busy: Installation) -> None:
     task = busy.submit("gentle", "g", seconds=600)
     busy.wait_note("start g")
     terminal = Terminal("wait", task, environ=busy.environ)

@@ -128,7 +128,7 @@ def test_the_folder_is_for_this_account_only(once: Dev, folder: Path) -> None:
     assert not list(folder.glob("sytq.ledger.database*")), "data belongs into .sytq"
 
 
-def test_a_worker_killed_in_the_middle_is_replaced_and_the_sample_still_goes_through(running: Dev) -> None:
+def test_killed_worker_is_replaced_and_the_sample_succeeds(running: Dev) -> None:
     running.until_said("the worker ended unexpectedly")
     running.until_said(WENT_THROUGH)
     assert running.said.count("report written into row") == 1

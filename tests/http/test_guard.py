@@ -388,7 +388,7 @@ def test_lists_narrow_what_callers_may_name(url: str, refusal: str | None) -> No
         ("10.2.1.1", False),
     ],
 )
-def test_a_denied_network_stays_denied_in_every_form_and_for_allowed_hosts(ip: str, allowed: bool) -> None:
+def test_denied_network_stays_denied_in_every_form_and_for_allowed_hosts(ip: str, allowed: bool) -> None:
     assert NARROW.is_allowed("a.example.org", ip) is allowed
     if not allowed:
         assert not NARROW.is_allowed("inside.example", ip)

@@ -208,7 +208,7 @@ def test_a_silent_tls_handshake_is_left_at_the_deadline() -> None:
         asyncio.run(once(f"https://127.0.0.1:{listening.getsockname()[1]}/", timeout=0.3))
 
 
-def test_name_servers_that_never_answer_hold_up_neither_the_call_nor_other_threads(
+def test_hanging_name_server_delays_neither_the_call_nor_other_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     release = threading.Event()

@@ -61,7 +61,7 @@ def names_are_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
-def test_a_server_that_asks_for_a_certificate_gets_that_of_its_pattern_and_others_none(
+def test_client_certificate_goes_only_to_servers_of_its_pattern(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names_are_loopback: None
 ) -> None:
     server, client, stranger = (pair(tmp_path, name) for name in ("hook.example", "we.example", "they.example"))

@@ -130,7 +130,7 @@ def test_configuration_and_payloads_are_checked_as_in_service() -> None:
         assert harness.run({"a": 1}).result == {"a": 1}
 
 
-def test_a_task_whose_unique_key_stands_is_refused_until_the_other_has_ended() -> None:
+def test_second_task_with_a_unique_key_is_refused_until_the_first_ends() -> None:
     @task("once", payload=Order, unique=lambda order: order.item)
     def once(ctx: Context, order: Order) -> None:
         pass

@@ -96,9 +96,9 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
     if int(seen["max_allowed_packet"]) < 4 << 20:
         said = f"max_allowed_packet is {int(seen['max_allowed_packet']) >> 10} KiB"
         yield Finding("database packet", WARN, said, "set max_allowed_packet to 16M: batches of tasks can be larger")
-    most, needed = int(seen["max_connections"]), _connections(settings)
-    verdict, todo = (OK, "") if needed <= most else (WARN, "raise max_connections, or lower database.pool")
-    said = f"a machine with this configuration opens up to {needed} of {most} connections"
+    maximum, needed = int(seen["max_connections"]), _connections(settings)
+    verdict, todo = (OK, "") if needed <= maximum else (WARN, "raise max_connections, or lower database.pool")
+    said = f"a machine with this configuration opens up to {needed} of {maximum} connections"
     yield Finding("database connections", verdict, said, todo)
     if int(seen["innodb_flush_log_at_trx_commit"]) != 1:
         said = f"innodb_flush_log_at_trx_commit is {seen['innodb_flush_log_at_trx_commit']}"

@@ -82,17 +82,17 @@ def _kept(info: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _memory(info: Mapping[str, Any]) -> Iterator[Finding]:
-    policy, most, used = info.get("maxmemory_policy"), int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    policy, maximum, used = info.get("maxmemory_policy"), int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if policy is not None and policy != "noeviction":
-        verdict = FAIL if most else WARN
+        verdict = FAIL if maximum else WARN
         said = f"maxmemory-policy is {policy}: a full Redis deletes queues" + (
-            "" if most else " (maxmemory is not set)"
+            "" if maximum else " (maxmemory is not set)"
         )
         yield Finding("redis eviction", verdict, said, "set `maxmemory-policy noeviction`")
     else:
         yield Finding("redis eviction", OK, "maxmemory-policy is noeviction")
-    if most:
-        part, said = used / most, f"{used >> 20} of {most >> 20} MiB"
+    if maximum:
+        part, said = used / maximum, f"{used >> 20} of {maximum >> 20} MiB"
         verdict = FAIL if part > 0.95 else WARN if part > 0.8 else OK
         todo = "" if verdict == OK else "raise maxmemory, or find out what uses the memory (`sytq queues list`)"
         yield Finding("redis memory", verdict, said, todo)
