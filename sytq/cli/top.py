@@ -115,7 +115,7 @@ def _screen(found: dict[str, Any]) -> RenderableType:
         for gate in found["gates"]
         if gate["running"] or gate["waiting"] or gate["state"] != "closed"
     ]
-    parts.append(_table(("gate", "state", "inside", "limit", "waiting", ""), gates, "none in use"))
+    parts.append(_table(("limiter", "state", "running", "limit", "waiting", ""), gates, "none in use"))
     failures = [(task["finished_at"], task["id"], task["type"], task["error"]) for task in found["failures"]]
     parts.append(_table(("dead", "task", "type", "error"), failures, "none"))
     return Group(parts[0], *(part for table in parts[1:] for part in ("", table)))
