@@ -1,7 +1,7 @@
-"""A task stream as programs see it that share it: its messages, and a producer and a consumer in Python.
+"""The wire format of a task stream, and a producer and a consumer in Python.
 
-Owns the wire format. A worker that turns messages into tasks (sytq.streams.loop) reads the same messages;
-it and a `Consumer` do not belong into one group, as each message goes to one of the two.
+A worker that turns messages into tasks (sytq.streams.loop) and a `Consumer` must not share a group, as each message is
+delivered to one of the two.
 """
 
 from __future__ import annotations

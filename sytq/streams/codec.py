@@ -1,7 +1,7 @@
-"""A stream that other programs write to, as one consumer of its group sees it.
+"""An external stream, as one consumer of its group sees it: read, take over, finish, dead-letter and release messages.
 
-Owns the commands on that stream and its dead letters: read, take over, finish, release. Must not know what a message
-means. The stream may live in another slot than our own keys, so no script here touches any of those.
+Must not know what a message means. On a Redis Cluster the stream may be in another slot than sytq's keys, so no script
+here touches any of those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PAGE = 500
 
 
 class ExternalStream:
-    """See the module. All methods raise RedisUnavailable, and NoGroup while stream or group are missing."""
+    """One stream, its group and its dead letters. All methods raise RedisUnavailable, and NoGroup without a group."""
 
     def __init__(self, redis: Redis, stream: str, group: str, consumer: str, dead_letters: str) -> None:
         self._redis = redis
@@ -33,19 +33,19 @@ class ExternalStream:
         self._apart = len(slots) > 1 and isinstance(redis.client, Cluster)
 
     def make_group(self) -> None:
-        """Make stream and group where they lack."""
+        """Create the stream and the group if they do not exist."""
         self._redis.make_group(self._stream, self._group)
 
-    def read(self, most: int, wait: float) -> list[Entry]:
-        """Take up to `most` messages that nobody has had, waiting up to `wait` seconds for the first."""
+    def read(self, count: int, wait: float) -> list[Entry]:
+        """Take up to `count` new messages, waiting up to `wait` seconds for the first."""
         block = ("BLOCK", max(1, int(wait * 1000))) if wait else ()
-        command = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", most, *block)
+        command = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count, *block)
         reply = self._redis.ask(*command, "STREAMS", self._stream, ">")
         return list(reply[0][1]) if reply else []
 
-    def take_over(self, held: Collection[bytes], living: Collection[str], idle: float, most: int) -> list[Entry]:
-        """Take messages that are ours and not among `held`, or for `idle` seconds those of a consumer not `living`."""
-        args = [self._group, self._consumer, int(idle * 1000), most, len(living), *living, *held]
+    def take_over(self, held: Collection[bytes], living: Collection[str], idle: float, count: int) -> list[Entry]:
+        """Take messages of this consumer that are not `held`, or idle ones of consumers not `living`."""
+        args = [self._group, self._consumer, int(idle * 1000), count, len(living), *living, *held]
         claimed = self._redis.call("claim", [self._stream], args)
         return [(entry, dict(zip(parts[::2], parts[1::2], strict=True))) for entry, parts in claimed]
 
@@ -61,25 +61,25 @@ class ExternalStream:
         failed_at = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         fields = ["original_id", entry, "payload", payload, "reason", reason, "failed_at", failed_at]
         if self._apart:
-            # After a crash between the two the entry is still pending and is written again: never lost, at worst twice.
+            # A crash between the two steps leaves the message pending: it is moved again, and there twice at most.
             self._redis.ask("XADD", self._dead_letters, "*", *fields)
             self.finish([entry])
         else:
             self._redis.call("dead_letter", [self._stream, self._dead_letters], [self._group, entry, *fields])
 
     def release(self, entries: Sequence[bytes], idle: float) -> None:
-        """Let others take over these messages at once, as if they had been idle for `idle` seconds."""
+        """Let other consumers take over these messages at once, as if they had been idle for `idle` seconds."""
         if entries:
             args = [self._group, self._consumer, int(idle * 1000), *entries]
             self._redis.call("release", [self._stream], args)
 
     def last_taken(self) -> bytes:
-        """Return the entry id up to which messages were handed out."""
+        """Return the id of the last entry that was delivered to a consumer."""
         groups = self._redis.call("groups", [self._stream])
         return next((bytes(last) for name, last in groups if name.decode() == self._group), b"0-0")
 
     def taken_before(self, entry: bytes) -> Iterator[Entry]:
-        """Yield the unfinished messages in front of an entry that were handed out to anybody."""
+        """Yield the unfinished messages before an entry that were delivered to any consumer."""
         start, end = b"-", min(b"(" + entry, self.last_taken(), key=lambda id: order(id.removeprefix(b"(")))
         while page := self._range(start, end):
             yield from page
@@ -94,6 +94,6 @@ class ExternalStream:
 
 
 def order(entry: bytes) -> tuple[int, int]:
-    """What entry ids are sorted by."""
+    """The sort key of an entry id."""
     ms, _, number = entry.partition(b"-")
     return int(ms), int(number)

@@ -1,8 +1,7 @@
-"""Each message of an external stream becomes a task, and leaves its stream when that task has ended.
+"""The loop of an external stream: each message becomes a task, and leaves the stream when that task has ended.
 
-Owns this order: message taken, task accepted, task ended, message acknowledged. A task's id follows from its message,
-so whoever repeats a step after a crash repeats nothing that was done. Retries, limits and history are the task's, and
-`sytq.streams.client` knows the wire format.
+Keeps this order: message taken, task accepted, task ended, message acknowledged. The id of a task follows from its
+message, so a step that is repeated after a crash does nothing twice. Retries, limits and history are the task's.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ from sytq.worker.loops.loop import Loop
 
 log = structlog.get_logger(__name__)
 
-#: Most messages of one read, and of one transaction.
-_MOST = 100
+#: Messages of one read, and of one transaction.
+_MAX_BATCH = 100
 _PAGE = 500
-#: How long a read waits for a message when nothing is held, and the pace at which held tasks are looked at.
+#: Seconds that a read waits for a message when no message is held, and between two looks at the held ones.
 _IDLE, _QUICK, _SLOW = 0.5, 0.005, 0.1
-#: How often the messages of dead consumers are looked for.
-_SWEEP = 0.5
+#: Seconds between two looks for messages of dead consumers.
+_TAKEOVER = 0.5
 #: The "parent" of all tasks that come from messages.
 _SERIES = str(uuid.UUID("57e4a11e-0000-4000-8000-000000000000"))
 
@@ -58,7 +57,7 @@ class _Held:
 
 
 class StreamLoop(Loop):
-    """Reads one external stream in one worker process. It takes no more messages than this worker could start."""
+    """Reads one stream in one worker process. It takes no more messages than this worker can start tasks."""
 
     def __init__(
         self,
@@ -82,23 +81,23 @@ class StreamLoop(Loop):
         self._inspection = inspection
         self._held: dict[bytes, _Held] = {}
         self._stops = Stops(self._stream, self._cancel)
-        self._waiting: set[str] = set()  # ids of held tasks that nobody has started: they will need room
+        self._waiting: set[str] = set()  # ids of held tasks that no worker has started: they will need slots
         self._pause = _QUICK
-        self._swept = self._asked = 0.0
+        self._taken_over = self._asked = 0.0
         self._log = log.bind(stream=settings.stream)
 
     def step(self) -> float:
         turn()
         try:
-            return self._go_round()
+            return self._read_and_finish()
         except NoGroup:
-            # New, or Redis was emptied: what it has lost cannot be acknowledged, its tasks go on.
+            # A new stream, or Redis was emptied: lost messages cannot be acknowledged, their tasks go on.
             self._held.clear()
             self._stops.clear()
             self._stream.make_group()
             return 0.0
         except (RedisUnavailable, DatabaseUnavailable):
-            self._swept = 0.0  # what was read and not kept is pending as ours
+            self._taken_over = 0.0  # a message that was read and not kept is pending for this worker
             raise
 
     def run(self) -> None:
@@ -107,75 +106,79 @@ class StreamLoop(Loop):
             self._finish(self._ended())
             self._stream.release(self._ours(), self._executor.lease)
         except (RedisUnavailable, DatabaseUnavailable) as error:
-            self._log.warning("messages left to be taken over later", error=str(error))
+            self._log.warning("messages left for takeover", error=str(error))
 
-    def _go_round(self) -> float:
-        stopping = self._executor.stopping.is_set()
+    def _read_and_finish(self) -> float:
         ended = self._ended()
-        if not stopping and time.monotonic() - self._swept >= _SWEEP:
-            self._sweep()
-        room, wait = 0, 0.0
-        if not stopping:
-            wait = 0.0 if ended else self._pause if self._held or self._stops.open else _IDLE
-            room = self._room(wait)
-        # Read before anything is deleted: Redis 7 cannot say the lag while what it delivered last is gone.
-        entries = self._stream.read(room, wait) if room else []
+        free, wait = 0, 0.0
+        if not self._executor.stopping.is_set():
+            if time.monotonic() - self._taken_over >= _TAKEOVER:
+                self._take_over()
+            wait = 0.0 if ended else self._pause if self._held or self._stops.unfinished else _IDLE
+            free = self._free_slots(wait)
+        # Read before anything is deleted: Redis 7 does not know the lag once the entry that it delivered last is gone.
+        entries = self._stream.read(free, wait) if free else []
         self._take(entries)
-        if not room:
+        if not free:
             self._stops.look_ahead()
-        self._stops.heed()
+        self._stops.apply()
         self._finish(ended)
         self._pause = _QUICK if ended or entries else min(self._pause * 1.5, _SLOW)
-        return 0.0 if room or ended else self._pause
+        return 0.0 if free or ended else self._pause
 
     # -- taking messages
 
-    def _room(self, wait: float) -> int:
+    def _free_slots(self, wait: float) -> int:
         slots = self._executor.slots
-        free = slots.acquire({self._slot}, _MOST, max(wait, 0.02))
+        free = slots.acquire({self._slot}, _MAX_BATCH, max(wait, 0.02))
         slots.release(self._slot, free)
         return max(0, free - len(self._waiting))
 
-    def _sweep(self) -> None:
-        """Take over what dead consumers left, and find again what a lost reply or a fault left with us."""
+    def _take_over(self) -> None:
+        """Take over messages of dead consumers, and messages of this one that a lost reply or a fault left behind."""
         lease = self._executor.lease
         living = [worker.name for worker in self._inspection.workers() if worker.age < lease]
-        found = self._stream.take_over(self._ours(), living, lease, _MOST)
+        found = self._stream.take_over(self._ours(), living, lease, _MAX_BATCH)
         if found:
             self._log.info("messages taken over", messages=len(found))
             self._take(found, again=True)
-        if len(found) < _MOST:
-            self._swept = time.monotonic()
+        if len(found) < _MAX_BATCH:
+            self._taken_over = time.monotonic()
 
     def _ours(self) -> list[bytes]:
         return [*self._held, *self._stops.taken]
 
     def _take(self, entries: Sequence[Entry], *, again: bool = False) -> None:
+        self._stops.skip([entry for entry, _ in entries])
         new: dict[bytes, tuple[_Held, NewTask]] = {}
-        self._stops.passed([entry for entry, _ in entries])
         for entry, fields in entries:
-            if entry in self._held:
-                continue
-            try:
-                message = read_message(entry, fields)
-                if message.action == STOP:
-                    self._stops.take(entry, message)
-                elif self._stops.covers(entry, message):
-                    self._stream.finish([entry])
-                    self._log.info("stopped before it began", stream_task=message.task_id)
-                else:
-                    task = self._prepare(message)
-                    new[entry] = _Held(message, task.id), task
-            except InvalidInput as error:
-                self._dead_letter(entry, raw(fields), str(error))
+            if entry not in self._held and (pair := self._read(entry, fields)):
+                new[entry] = pair
         if not new:
             return
-        # An earlier life of a message may have accepted its task, and that may have ended and be forgotten in Redis.
+        # Before the takeover the task of a message may have been accepted, have ended and been forgotten in Redis.
         known = self._rows(held.task_id for held, _ in new.values()) if again else {}
         self._accept({entry: task for entry, (_, task) in new.items() if task.id not in known}, new)
         for entry, (held, _) in new.items():
             self._held[entry] = held
             self._waiting.add(held.task_id)
+
+    def _read(self, entry: bytes, fields: Mapping[bytes, bytes]) -> tuple[_Held, NewTask] | None:
+        """Return the task of a message; None when the message asks for none, or is invalid."""
+        try:
+            message = read_message(entry, fields)
+            if message.action == STOP:
+                self._stops.take(entry, message)
+                return None
+            if self._stops.covers(entry, message):
+                self._stream.finish([entry])
+                self._log.info("task stopped before its start", stream_task=message.task_id)
+                return None
+            task = self._prepare(message)
+            return _Held(message, task.id), task
+        except InvalidInput as error:
+            self._dead_letter(entry, raw(fields), str(error))
+            return None
 
     def _prepare(self, message: Message) -> NewTask:
         settings = self._settings
@@ -185,7 +188,7 @@ class StreamLoop(Loop):
         return dataclasses.replace(task, max_attempts=attempts, retry_delay=settings.retry_delay)
 
     def _accept(self, tasks: Mapping[bytes, NewTask], new: dict[bytes, tuple[_Held, NewTask]]) -> None:
-        """Submit tasks; one that cannot be stored must not hold up the others and leaves `new`."""
+        """Submit tasks; a task that cannot be stored leaves `new` and does not hold up the others."""
         if not tasks:
             return
         try:
@@ -203,32 +206,38 @@ class StreamLoop(Loop):
             self._dead_letter(entry, held.message.raised(0), f"its task cannot be stored ({type(error).__name__})")
             return
         for entry, accepted in zip(tasks, acceptances, strict=True):
-            # Of an existing task: the same work is under way already, and this message ends with it.
+            # The id of an existing task when the unique key is taken: this message ends with that task.
             new[entry][0].task_id = accepted.id
 
-    # -- letting go of them
+    # -- finishing messages
 
     def _ended(self) -> list[tuple[bytes, Task | None]]:
-        """The messages whose tasks have ended, with the row of those that are dead."""
+        """Return the messages of tasks that have ended, each with the row of a dead task."""
         live: dict[str, Live] = {}
         ids = sorted({held.task_id for held in self._held.values()})
         for start in range(0, len(ids), _PAGE):
             live |= self._inspection.live(ids[start : start + _PAGE])
         self._waiting = {id for id in ids if id not in live or live[id].state == QUEUED}
-        # Why a task died stands in its row, soon; and of what Redis does not know the row says all.
-        unsure = [id for id in ids if id not in live or live[id].state == DEAD]
-        rows: dict[str, Task] = {}
-        asked = bool(unsure) and time.monotonic() - self._asked >= _SLOW
-        if asked:
-            rows = self._rows(unsure)
-            self._asked = time.monotonic()
+        # Only the row has the error of a dead task, and the state of a task that Redis does not know.
+        unclear = {id for id in ids if id not in live or live[id].state == DEAD}
+        ended: list[tuple[bytes, Task | None]] = [
+            (entry, None)
+            for entry, held in self._held.items()
+            if held.task_id not in unclear and live[held.task_id].state in TERMINAL
+        ]
+        return ended + self._ended_in_rows(unclear)
+
+    def _ended_in_rows(self, ids: set[str]) -> list[tuple[bytes, Task | None]]:
+        """`_ended` for these tasks, by their rows, at most every `_SLOW` seconds."""
+        if not ids or time.monotonic() - self._asked < _SLOW:
+            return []
+        rows = self._rows(ids)
+        self._asked = time.monotonic()
         ended: list[tuple[bytes, Task | None]] = []
         for entry, held in self._held.items():
-            known, row = live.get(held.task_id), rows.get(held.task_id)
-            if known is not None and known.state != DEAD:
-                if known.state in TERMINAL:
-                    ended.append((entry, None))
-            elif asked and (row is None or row.state in TERMINAL):  # without a row: ended, and deleted since
+            row = rows.get(held.task_id)
+            # A task without a row has ended, and was deleted since.
+            if held.task_id in ids and (row is None or row.state in TERMINAL):
                 ended.append((entry, row if row is not None and row.state == DEAD else None))
         return ended
 
@@ -246,7 +255,7 @@ class StreamLoop(Loop):
         self._log.error("message moved to the dead letters", entry=entry.decode(), reason=reason[:200])
 
     def _cancel(self, entry: bytes, message: Message) -> bool:
-        """Cancel the task of a message; False when whoever has taken it has not accepted that task yet."""
+        """Cancel the task of a message; False when the worker that took the message has not accepted the task yet."""
         held = self._held.get(entry)
         by = f"stop from {self._settings.stream}"
         try:

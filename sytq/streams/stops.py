@@ -1,7 +1,7 @@
-"""Stop messages of an external stream: each cancels the work that messages in front of it asked for.
+"""Stop messages of an external stream: each cancels the tasks of earlier messages with its `task_id`.
 
-Owns finding them, also behind work that nobody has room for yet, and keeping each until it was heeded.
-`sytq.streams.loop` cancels the tasks.
+Finds them, also behind messages that no worker has a slot for yet, and keeps each until it was applied.
+`sytq.streams.loop` knows how the task of a message is cancelled.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from sytq.streams.codec import ExternalStream, order
 
 log = structlog.get_logger(__name__)
 
-#: The pace at which a stop is tried again whose task is only just being accepted, by another worker.
+#: Seconds before a stop is tried again, while another worker is still accepting the task.
 _AGAIN = 0.1
 
 
 @dataclass(slots=True)
 class _Stop:
-    """A stop message: `taken` by us, or only seen while there was no room to take what stands in front of it."""
+    """A stop message: `taken` by this worker, or only seen while there was no slot for the messages before it."""
 
     message: Message
     taken: bool
-    heeded: bool = False  # all its tasks that exist so far were cancelled
+    applied: bool = False  # all tasks that it cancels, as far as they exist, are cancelled
 
 
 class Stops:
-    """The stop messages of one stream in one worker. `cancel` says False for a message without a task as yet."""
+    """The stop messages of one stream in one worker. `cancel` returns False for a message without a task so far."""
 
     def __init__(self, stream: ExternalStream, cancel: Callable[[bytes, Message], bool]) -> None:
         self._stream = stream
@@ -43,70 +43,79 @@ class Stops:
 
     @property
     def taken(self) -> list[bytes]:
-        """The messages that are pending as ours."""
+        """The stop messages that are pending for this worker."""
         return [entry for entry, stop in self._stops.items() if stop.taken]
 
     @property
-    def open(self) -> bool:
-        """Whether there is one to try again soon."""
-        return any(not stop.heeded for stop in self._stops.values())
+    def unfinished(self) -> bool:
+        """Whether a stop is to be tried again soon."""
+        return any(not stop.applied for stop in self._stops.values())
 
     def clear(self) -> None:
-        """Forget all: the stream is another one."""
+        """Forget all stops: the stream is a new one."""
         self._stops.clear()
         self._seen = b"0-0"
 
     def take(self, entry: bytes, message: Message) -> None:
-        """Keep a message that was handed to us."""
+        """Keep a stop message that Redis delivered to this worker."""
         self._stops[entry] = _Stop(message, taken=True)
 
-    def passed(self, entries: Sequence[bytes]) -> None:
-        """Note messages that were taken, so that they are not looked at again."""
+    def skip(self, entries: Sequence[bytes]) -> None:
+        """Do not look ahead at messages that Redis delivered to this worker."""
         self._seen = max((self._seen, *entries), key=order)
 
     def covers(self, entry: bytes, message: Message) -> bool:
-        """Whether a message need not begin, as a stop was seen behind it."""
+        """Whether a stop was seen behind this message, so that its task need not start."""
         return any(
             stop.message.task_id == message.task_id and not stop.taken and order(entry) < order(id)
             for id, stop in self._stops.items()
         )
 
     def look_ahead(self) -> None:
-        """See the next messages that nobody has taken; each is looked at once."""
+        """Find stops among the next messages that no worker has taken; each message is looked at once."""
         for entry, fields in self._stream.after(self._seen):
             self._seen = entry
-            if b"stop" not in fields.get(b"data", b""):
-                continue
-            try:
-                message = read_message(entry, fields)
-            except InvalidInput:
-                continue  # the worker that takes it over makes it a dead letter
-            if message.action == STOP:
+            message = _message(entry, fields) if b"stop" in fields.get(b"data", b"") else None
+            if message and message.action == STOP:
                 self._stops[entry] = _Stop(message, taken=False)
 
-    def heed(self) -> None:
-        """Cancel what is to be cancelled, and finish the messages that asked for it."""
-        stops = {entry: stop for entry, stop in self._stops.items() if stop.taken or not stop.heeded}
-        if not stops or time.monotonic() - self._tried < _AGAIN:
+    def apply(self) -> None:
+        """Cancel the tasks that the stops ask for, and finish the stops that are done."""
+        pending = {entry: stop for entry, stop in self._stops.items() if stop.taken or not stop.applied}
+        if not pending or time.monotonic() - self._tried < _AGAIN:
             return
-        wanted = {stop.message.task_id for stop in stops.values()}
-        executes: dict[int, list[tuple[bytes, Message]]] = {task_id: [] for task_id in wanted}
-        for entry, fields in self._stream.taken_before(max(stops, key=order)):
-            try:
-                message = read_message(entry, fields)
-            except InvalidInput:
-                continue
-            if message.action == EXECUTE and message.task_id in wanted:
-                executes[message.task_id].append((entry, message))
-        for id, stop in stops.items():
-            before = [pair for pair in executes[stop.message.task_id] if order(pair[0]) < order(id)]
-            stop.heeded = all([self._cancel(*pair) for pair in before])
-            if stop.heeded and (before or stop.taken):
-                log.info("stopped" if before else "nothing to stop", stream_task=stop.message.task_id)
+        executes = self._executes(pending)
+        for entry, stop in pending.items():
+            self._apply(stop, [pair for pair in executes[stop.message.task_id] if order(pair[0]) < order(entry)])
         self._tried = time.monotonic()
-        done = [id for id, stop in stops.items() if stop.heeded and stop.taken]
+        done = [entry for entry, stop in pending.items() if stop.applied and stop.taken]
         self._stream.finish(done)
-        # One that was only seen is another worker's, once it was handed out.
+        self._forget(done)
+
+    def _executes(self, stops: dict[bytes, _Stop]) -> dict[int, list[tuple[bytes, Message]]]:
+        """Return the unfinished execute messages before the last of these stops, by the task ids of the stops."""
+        executes: dict[int, list[tuple[bytes, Message]]] = {stop.message.task_id: [] for stop in stops.values()}
+        for entry, fields in self._stream.taken_before(max(stops, key=order)):
+            message = _message(entry, fields)
+            if message and message.action == EXECUTE and message.task_id in executes:
+                executes[message.task_id].append((entry, message))
+        return executes
+
+    def _apply(self, stop: _Stop, executes: list[tuple[bytes, Message]]) -> None:
+        stop.applied = all([self._cancel(*execute) for execute in executes])  # a list: every task is cancelled
+        if stop.applied and (executes or stop.taken):
+            log.info("tasks stopped" if executes else "nothing to stop", stream_task=stop.message.task_id)
+
+    def _forget(self, done: list[bytes]) -> None:
+        """Forget the stops that are done, and those that Redis has delivered to another worker since."""
         last = order(self._stream.last_taken())
-        kept = {id: stop for id, stop in self._stops.items() if stop.taken or order(id) > last}
-        self._stops = {id: stop for id, stop in kept.items() if id not in done}
+        kept = {entry: stop for entry, stop in self._stops.items() if stop.taken or order(entry) > last}
+        self._stops = {entry: stop for entry, stop in kept.items() if entry not in done}
+
+
+def _message(entry: bytes, fields: dict[bytes, bytes]) -> Message | None:
+    """Return the message of an entry; None when it is invalid: its consumer moves it to the dead letters."""
+    try:
+        return read_message(entry, fields)
+    except InvalidInput:
+        return None

@@ -148,7 +148,7 @@ def test_stop_reaches_a_worker_that_has_no_room(make: Make, redis_client: redis.
     producer.stop_task(3)
     wait_empty(redis_client)
     assert installation.notes() == {f"{word} t{n}": 1 for n in (1, 3) for word in ("start", "noticed")}
-    assert "stopped before it began" in worker.text()
+    assert "task stopped before its start" in worker.text()
 
 
 def test_stop_cancels_a_task_that_was_taken_and_waits(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:

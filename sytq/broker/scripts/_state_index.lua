@@ -1,5 +1,5 @@
 -- Prepended to every script. The state index: HASH task id -> "state|type|queue|priority|attempts|max|token|consumer|entry".
--- A terminal state stays as a tombstone until the recorder has written it to SQL (forget.lua), so that a finished
+-- A terminal state stays as a mark (a tombstone) until the recorder has written it to SQL (forget.lua), so that a finished
 -- task never looks unknown.
 local function now_ms()
   local t = redis.call('TIME')
@@ -25,7 +25,7 @@ end
 
 local TERMINAL = { succeeded = true, dead = true, cancelled = true }
 
--- Delay a task until `due`; rings the bell when the sleepers would wake too late for it.
+-- Delay a task until `due`; notifies the wake-up stream when idle consumers would wake too late for it.
 local function delay(delayed, bodies, bell, id, due, body)
   local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
   redis.call('ZADD', delayed, int(due), id)

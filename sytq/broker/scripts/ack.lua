@@ -1,8 +1,8 @@
 -- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
 -- run happens here or not at all, and only while the run still holds its task. A run that was to be cancelled and
 -- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case. One that a limiter refused
--- and was promised its place meanwhile is due at once.
--- KEYS live events stats bell deadletters cancels epoch gates:waiting, then per slot: stream delayed bodies queue-bell
+-- and that has a reserved permit meanwhile is due at once.
+-- KEYS live events stats wake-up deadletters cancels epoch waiting, then per slot: stream delayed bodies queue-wake-up
 -- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled
 --      kind: as in STATE; wait is a retry after a run that used no attempt
 -- -> per run 1 (done) or 0 (no longer ours: nothing changed)
@@ -52,8 +52,8 @@ for a = 3, #ARGV, 12 do
       if STATE[kind] == 'retrying' then
         local waits = redis.call('HGET', KEYS[8], id)
         local w = waits and cjson.decode(waits)
-        local promised = w and w.till and w.token == token
-        delay(delayed, bodies, bell, id, now + (promised and 0 or tonumber(ARGV[a + 7])), message)
+        local reserved = w and w.till and w.token == token
+        delay(delayed, bodies, bell, id, now + (reserved and 0 or tonumber(ARGV[a + 7])), message)
       elseif kind == 'return' then
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end

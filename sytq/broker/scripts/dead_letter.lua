@@ -1,4 +1,4 @@
--- A message of an external stream that cannot be done: to the dead letters, once.
+-- Moves a message of an external stream to its dead letters, once.
 -- KEYS stream dead-letters   ARGV group entry name value...   -> 1, or 0 when it is not pending (any more)
 local group, entry = ARGV[1], ARGV[2]
 if not redis.call('XPENDING', KEYS[1], group, entry, entry, 1)[1] then return 0 end

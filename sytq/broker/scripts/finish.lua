@@ -1,4 +1,4 @@
--- The work that these messages of an external stream asked for has ended. Harmless twice.
+-- Acknowledges and deletes messages of an external stream. Harmless twice.
 -- KEYS stream   ARGV group entry...   -> number that were pending
 local entries = {}
 for a = 2, #ARGV do entries[a - 1] = ARGV[a] end

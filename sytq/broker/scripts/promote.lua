@@ -1,6 +1,6 @@
 -- queued <- scheduled | retrying: move what is due into its stream, a bounded number at a time.
--- Those that a limiter has called are noted for fetch.lua.
--- KEYS live delayed bodies bell urgent high normal low gates:waiting called    ARGV most
+-- Tasks with a reserved permit are noted for fetch.lua.
+-- KEYS live delayed bodies bell urgent high normal low waiting called    ARGV most
 -- -> {moved, ms until the next is due or -1, bell id}
 local STREAM = { urgent = KEYS[5], high = KEYS[6], normal = KEYS[7], low = KEYS[8] }
 local now = now_ms()
