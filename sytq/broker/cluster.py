@@ -1,9 +1,7 @@
-"""The nodes of a Redis Cluster: a command goes to the one that has its key.
+"""A client of a Redis Cluster: sends each command to the node of its key, and finds that node again when it moved.
 
-Owns finding that node, and finding it again when it moved or is away. Must not know what is asked.
-
-Not redis-py's RedisCluster: that one opens connections when it is made, asks another node (any, also a dead one) where
-the keys of an XREAD stand, loads scripts on all nodes or none, and looks at the whole cluster when one slot is wanted.
+redis-py's RedisCluster is not used: it opens connections when it is made, asks any node (also a dead one) for the keys
+of an XREAD, loads scripts on all nodes or none, and discovers the whole cluster when one slot is needed.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ from redis.retry import Retry
 
 Address = tuple[str, int]
 
-#: A command that is sent on more often than this is sent in a circle: the nodes do not agree yet.
+#: Redirections of one command; more of them go in a circle, as the nodes do not agree yet.
 _HOPS = 5
 
 
 class Cluster:
-    """`execute_command` as redis-py's clients have it. `home` is a key: a command without one goes where that is."""
+    """`execute_command` of redis-py's clients. `home` is a key; a command without a key goes to its node."""
 
     def __init__(self, seeds: Sequence[Address], home: str, options: dict[str, Any]) -> None:
         self._seeds = list(seeds)

@@ -1,7 +1,7 @@
 """The connection to Redis, and the scripts.
 
-Owns the client's settings (set on purpose: redis-py's own defaults change) and the translation of "it does not
-answer" into `RedisUnavailable`. Must not know what the scripts mean.
+The client's options are all set here, as redis-py's own defaults change between releases; faults become
+`RedisUnavailable`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the n
 _FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
 #: "Not now": a restart, a failover, a full memory. Everything accepted waits for their end. redis-py has a class for
 #: some of these answers, and takes the word off their text; Redis 6 has the word in the middle of a script's error.
-_AWAY = (
+_UNAVAILABLE = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
@@ -44,10 +44,10 @@ _DEMOTED = ("READONLY", "UNBLOCKED")
 
 
 class Redis:
-    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when it is away.
+    """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when Redis does not answer.
 
     `home` is any key of ours: in a cluster, commands without a key (TIME, PING) go to the node that has it.
-    Raises ConfigError for a URL that cannot be meant.
+    Raises ConfigError for an invalid URL.
     """
 
     def __init__(self, url: str, *, home: str = "{sytq}", connections: int = 50, timeout: float = 5.0) -> None:
@@ -116,7 +116,7 @@ class Redis:
         return then + int((mine - asked) * 1000)
 
     def make_group(self, stream: str, group: str) -> None:
-        """Make stream and group where they lack, from id 0: what is there already is not skipped."""
+        """Create stream and group where they are missing, from id 0, so that present entries are not skipped."""
         try:
             self.ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
         except redis.ResponseError as error:
@@ -140,7 +140,7 @@ class _Sentinels(Sentinel):
         asked.sentinels = list(self.sentinels)
         try:
             found: tuple[str, int] = super(_Sentinels, asked).discover_master(service_name)  # type: ignore[no-untyped-call]
-        except MasterNotFoundError:  # its text is a page of settings
+        except MasterNotFoundError:  # redis-py's text is a page of settings
             raise MasterNotFoundError(
                 f"none of the {len(asked.sentinels)} Sentinels names a running master of '{service_name}'"
             ) from None
@@ -153,7 +153,7 @@ def _master(url: str, options: dict[str, Any]) -> redis.Redis:
     parts = urlsplit(url)
     service, _, db = parts.path[1:].partition("/")
     query = dict(parse_qsl(parts.query))
-    # One of them that does not answer must not hold up the others' word.
+    # A Sentinel that does not answer must not delay the answers of the others.
     sentinel_options = {
         "socket_timeout": 0.5,
         "socket_connect_timeout": 0.5,
@@ -193,7 +193,7 @@ def _unavailable(error: redis.RedisError) -> Exception:
         return NoGroup(text)
     if isinstance(error, exceptions.AskError):  # and MOVED
         return RedisUnavailable(f"a Redis Cluster answers ({text}): redis.url needs redis+cluster://")
-    if isinstance(error, _AWAY) or any(word in text for word in _NOT_NOW):
+    if isinstance(error, _UNAVAILABLE) or any(word in text for word in _NOT_NOW):
         return RedisUnavailable(f"Redis does not answer: {text}")
     return error  # a fault of ours: let it be seen
 

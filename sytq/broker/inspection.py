@@ -1,8 +1,7 @@
-"""What Redis knows now: the one place that reads it for people, metrics and answers.
+"""Reads the present state from Redis, for people, metrics and answers; changes nothing.
 
-Owns reading; changes nothing. All methods raise RedisUnavailable. None does work that grows with what is in Redis:
-a number is one Redis keeps, and a list is a page of `limit` entries and the cursor of the next. Each method says
-its round trips; Q is the number of queues.
+All methods raise RedisUnavailable. The work of none grows with the number of tasks: Redis keeps the counts, and a list
+is a page of `limit` entries with the cursor of the next. Docstrings name the round trips; Q is the number of queues.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Live:
     token: int
     worker: str | None
     progress: dict[str, Any] | None
-    parked: bool = False  # queued, but in no stream: it was met while its type was paused
+    parked: bool = False  # queued, but in no stream: fetched while its type was paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Unwritten:
 
 
 class Inspection:
-    """Reads of one Redis; `queues` are those that the installed task types use, shown also when nothing was in them."""
+    """Reads one Redis; `queues` are those of the installed task types, shown also while empty."""
 
     def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
         self._redis = redis
@@ -75,7 +74,7 @@ class Inspection:
     # -- tasks
 
     def live(self, ids: Sequence[str]) -> dict[str, Live]:
-        """Return those of `ids` that Redis knows. Two round trips."""
+        """Return the state of each of `ids` that Redis knows. Two round trips."""
         if not ids:
             return {}
         states = self._redis.ask("HMGET", self._keys.live, *ids)
@@ -97,24 +96,24 @@ class Inspection:
         return found
 
     def types(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return the types of those of `ids` that Redis knows. One round trip."""
+        """Return the type of each of `ids` that Redis knows. One round trip."""
         states = self._redis.ask("HMGET", self._keys.live, *ids) if ids else []
         return {task_id: state.decode().split("|")[1] for task_id, state in zip(ids, states, strict=True) if state}
 
     def over(self, ids: Sequence[str]) -> set[str]:
-        """Return those of `ids` that have ended, perhaps not yet in SQL; none while Redis is away."""
+        """Return which of `ids` have ended, perhaps not yet in SQL; none while Redis is unavailable."""
         try:
             return {task_id for task_id, task in self.live(ids).items() if task.state in TERMINAL}
         except RedisUnavailable:
             return set()
 
     def cancels(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return by whom those of `ids` that run are to be cancelled, where somebody asked. One round trip."""
+        """Return who asked to cancel which of the running `ids`. One round trip."""
         asked = self._redis.ask("HMGET", self._keys.cancels, *ids) if ids else []
         return {task_id: by.decode() for task_id, by in zip(ids, asked, strict=True) if by}
 
     def running(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[InFlight]:
-        """Return a page of what workers hold, by queue and priority. Raises InvalidInput for a strange cursor.
+        """Return a page of the running tasks, by queue and priority. Raises InvalidInput for a malformed cursor.
 
         A round trip for each stream that is looked at (4 Q at most) and three more; work in proportion to `limit`.
         """
@@ -140,7 +139,7 @@ class Inspection:
         return Page(items, entries[limit - 1] if len(found) > limit else None)
 
     def delayed_tasks(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[Delayed]:
-        """Return a page of what waits for a time, by queue, the next due first. Raises InvalidInput as `running`.
+        """Return a page of the delayed tasks, by queue, the next due first. Raises InvalidInput for a malformed cursor.
 
         Two to four round trips for each queue that is looked at; work in proportion to `limit`.
         """
@@ -168,7 +167,7 @@ class Inspection:
     # -- queues
 
     def names(self) -> list[str]:
-        """Return every queue: those of the installed types, and those that other programs' tasks were entered into.
+        """Return every queue: of the installed types, and of every task that was dispatched.
 
         One round trip.
         """
@@ -223,7 +222,7 @@ class Inspection:
     # -- the whole
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that gave a sign within the last hour. Two round trips."""
+        """Return the workers with a heartbeat within the last hour. Two round trips."""
         now = self._now()
         beats = self._redis.ask("ZRANGE", self._keys.workers, 0, -1, "WITHSCORES")
         pairs = zip(beats[::2], beats[1::2], strict=True)
@@ -242,7 +241,7 @@ class Inspection:
         return Unwritten(count, age / 1000, aside)
 
     def events(self, after: str, wait: float) -> list[tuple[str, dict[bytes, bytes]]]:
-        """Return what happened behind entry `after`, waiting up to `wait` seconds for something.
+        """Return the events after entry `after`, waiting up to `wait` seconds for one.
 
         Events stay for some seconds after they are in the ledger. One round trip; 500 events at most.
         """
@@ -259,7 +258,7 @@ class Inspection:
     def unreadable(self, *, limit: int = 20, after: str | None = None) -> Page[Unreadable]:
         """Return a page of the messages set aside because they cannot be read, latest first. One round trip.
 
-        Raises InvalidInput for a strange cursor.
+        Raises InvalidInput for a malformed cursor.
         """
         if after is not None and not re.fullmatch(r"\d+-\d+", after):
             raise pages.strange(after)

@@ -1,6 +1,6 @@
-"""Every key in Redis, by name. All share one hash tag, so that a script may touch any of them in a cluster.
+"""Every key in Redis. All share one hash tag, so that a script may use any of them in a cluster.
 
-Owns the names; keys are handed to the scripts as KEYS, never built inside them.
+Scripts get keys as KEYS and never build them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Keys:
 
     @property
     def live(self) -> str:
-        """HASH of tasks that have not ended, or ended and are not yet in SQL."""
+        """HASH, the state index: tasks that have not ended, or ended and are not yet in SQL."""
         return self._key("live")
 
     @property
@@ -35,7 +35,7 @@ class Keys:
 
     @property
     def events(self) -> str:
-        """STREAM of what happened, read by the recorder."""
+        """STREAM of events, read by the recorder."""
         return self._key("events")
 
     @property
@@ -50,22 +50,22 @@ class Keys:
 
     @property
     def bell(self) -> str:
-        """STREAM of one entry: a task was delayed whose time is before all others'."""
+        """STREAM of one entry, the wake-up stream of promoters: a task was delayed that is due before all others."""
         return self._key("bell")
 
     @property
     def queues(self) -> str:
-        """SET of every queue that a task was entered into."""
+        """SET of every queue that a task was dispatched to."""
         return self._key("queues")
 
     @property
     def deadletters(self) -> str:
-        """STREAM of messages that could not be read, with their raw bytes."""
+        """STREAM of dead letters: messages that cannot be decoded, with their bytes."""
         return self._key("deadletters")
 
     @property
     def cancels(self) -> str:
-        """HASH id of a running task -> who wants it cancelled and why."""
+        """HASH id of a running task -> who asked for its cancellation."""
         return self._key("cancels")
 
     @property
@@ -135,7 +135,7 @@ class Keys:
         return self._key("bodies", queue)
 
     def parked(self, queue: str) -> str:
-        """HASH task id -> message, of the tasks that were met while their type was paused."""
+        """HASH task id -> message, of the tasks that were fetched while their type was paused."""
         return self._key("parked", queue)
 
     def called(self, queue: str) -> str:
@@ -147,11 +147,11 @@ class Keys:
         return self._key("rate", queue)
 
     def queue_bell(self, queue: str) -> str:
-        """STREAM of one entry: a place below the queue's limit became free."""
+        """STREAM of one entry, the wake-up stream of a queue with a limit: a task has ended."""
         return self._key("free", queue)
 
     def meter(self, name: str) -> str:
-        """STRING: how much of a caller's allowance is used; goes when its window ends."""
+        """STRING: how much of a caller's quota is used; expires with its window."""
         return self._key("meter", name)
 
     def lease(self, loop: str) -> str:

@@ -1,6 +1,6 @@
-"""Whose turn it is: in which order a fetch looks through a queue's priorities.
+"""The order in which a fetch serves the priorities of a queue.
 
-Owns the weights' meaning: how often each priority is looked at first. The others follow from the highest down.
+A weight is how often its priority comes first; the others follow from the highest down.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sytq.states import PRIORITIES
 
 
 class Turn:
-    """Smooth weighted round robin: turns are spread evenly rather than drawn, so no priority waits by bad luck.
+    """Smooth weighted round robin: turns are spread evenly rather than drawn, so no priority starves by chance.
 
     A weight of 0 is never first; with weights for urgent alone the order is strict.
     """

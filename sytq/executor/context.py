@@ -31,8 +31,8 @@ from sytq.tasktypes.declaration import TaskType
 
 T = TypeVar("T")
 
-#: How long a result that exists already waits between tries to reach the ledger.
-_PATIENCE = 0.5
+#: Seconds between two tries to write the checkpoint of a result that exists already.
+_CHECKPOINT_PAUSE = 0.5
 
 
 class Context(Attempt):
@@ -135,7 +135,7 @@ class Context(Attempt):
                 except DatabaseUnavailable as error:
                     # The result exists and may have cost money: it waits here rather than being made again.
                     self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                    time.sleep(_PATIENCE)
+                    time.sleep(_CHECKPOINT_PAUSE)
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:
@@ -247,7 +247,7 @@ class AsyncContext(Attempt):
                     return value
                 except DatabaseUnavailable as error:
                     self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                    await asyncio.sleep(_PATIENCE)
+                    await asyncio.sleep(_CHECKPOINT_PAUSE)
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a short blocking `function` on the process's small thread pool."""

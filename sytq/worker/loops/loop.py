@@ -1,7 +1,4 @@
-"""A background loop: its thread, its pace, its lease and its faults.
-
-Owns how a loop runs; each loop owns what it does in one `step`.
-"""
+"""A background loop: its thread, its pace, its lease and its faults."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ class LeasedLoop(Loop):
         self.fresh = False  # whether the lease was taken anew at this step
 
     def work(self) -> float:
-        """As `Loop.step`, while the lease is held."""
+        """Do one bounded piece of work while the lease is held, and return the pause after it in seconds."""
         raise NotImplementedError
 
     def step(self) -> float:

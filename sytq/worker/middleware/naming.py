@@ -1,7 +1,4 @@
-"""Every line of the log that is written while a task runs names the task, whoever writes it.
-
-Owns these fields: task, type, attempt and the request that it came with.
-"""
+"""Log fields of the running task: id, type, attempt and request, in every line that is logged while it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from sytq.broker.delivery import Delivery
 
 
 class Naming(Middleware):
-    """The first to be told of a start and the last of an end."""
+    """Must run first at a start and last at an end."""
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)

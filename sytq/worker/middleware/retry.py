@@ -1,7 +1,6 @@
-"""The retry policy: what follows from how a run ended.
+"""The retry policy decides what follows from an attempt: an `Outcome`, which the acknowledgement script carries out.
 
-Owns that one decision, an `Outcome`; the acknowledgement script carries it out. Dramatiq's own `Retries`, which
-enqueues and then acknowledges, is not used: a fault between the two loses the task.
+Dramatiq's own `Retries`, which enqueues and then acknowledges, is not used: a fault between the two loses the task.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class RetryPolicy(Middleware):
             outcome = decide(declared, message, error)
         except Exception as problem:
             # Such as Retry(after="soon"): trying again would not mend it.
-            log.exception("the outcome of a run cannot be decided", task_id=message.id, type=message.type)
+            log.exception("outcome not decided", task_id=message.id, type=message.type)
             outcome = Outcome("dead", error=f"{describe(error) if error else 'done'}; then {describe(problem)}")
         message.outcome = outcome
         if outcome.kind == "dead":

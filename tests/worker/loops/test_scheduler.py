@@ -75,7 +75,7 @@ def test_a_schedule_is_listed_paused_triggered_and_resumed(ticking: Installation
     task_id = sytq(ticking, "trigger", "often").strip()
     ticking.wait_state(task_id, "succeeded")
     assert listed(ticking)["often"]["last"] == last
-    assert "runs again" in sytq(ticking, "resume", "often")
+    assert "is resumed" in sytq(ticking, "resume", "often")
     assert "was not paused" in sytq(ticking, "resume", "often")
     poll(lambda: listed(ticking)["often"]["last"] > last, message="it ticks again")
     following = dt.datetime.fromisoformat(listed(ticking)["nightly"]["next"][0])
