@@ -22,7 +22,7 @@ from . import spend
 from .config import LlmSettings
 from .spend import GROUPS
 
-_LIMIT_MAX = 1000
+_MAX_LIMIT = 1000
 
 
 _BY: JsonSchema = {
@@ -97,9 +97,7 @@ class Sums:
         by = parameter(req, "by") or "day"
         if by not in GROUPS:
             raise InvalidInput("by", f"{by[:32]!r} is not valid; valid: {', '.join(GROUPS)}")
-        limit = number(req, "limit", 100, least=1)
-        if limit > _LIMIT_MAX:
-            raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+        limit = number(req, "limit", 100, min_value=1, max_value=_MAX_LIMIT)
         caller = req.context.caller
         owner = None if caller.is_admin else (caller.owner or "")
         database, since = self._runtime.database, _day(parameter(req, "since"))

@@ -1,7 +1,6 @@
-"""The HTTP front: contracts A, B, D and E, health and metrics, on Falcon's ASGI app under gunicorn.
+"""The HTTP API: /v2, contracts A, B, D and E, health and metrics, on Falcon's ASGI app under gunicorn.
 
-Owns `create_app`. Resources are async and await everything that blocks on bounded threads; the core below
-them stays synchronous.
+Resources are async and await blocking calls on bounded threads.
 """
 
 from sytq.api.app import create_app

@@ -1,6 +1,6 @@
-"""The app: every resource on its path, and the life of what they share.
+"""The app: every resource on its path, and the parts that resources share.
 
-Owns the routes. Must not open a connection before the first request.
+Must not open a connection before the first request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REDIS_THREADS = 4
 
 
 def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
-    """Return the ASGI app; without `settings` they are loaded. Raises ConfigError."""
+    """Return the ASGI app; loads the settings when none are given. Raises ConfigError."""
     settings = load() if settings is None else settings
     logs.configure(settings.logger.level, settings.log_format, "api", settings.logger.fields)
     tracing.start(settings, "api", sytq.__version__)
@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, parts.apikeys, quota, parts.audit, sql),
-            _Life(batcher, [sql, redis, counting], parts),
+            _Lifespan(batcher, [sql, redis, counting], parts),
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
@@ -82,9 +82,11 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     return app
 
 
-class _Life:
-    """Falcon middleware for start and end of the process: what was accepted and measured is handed over first. It also
-    leaves the route where the door can measure by it."""
+class _Lifespan:
+    """Falcon middleware for start and end of the process: accepted tasks and metrics are written before the end.
+
+    Notes the route of each request for RequestContext's metrics.
+    """
 
     def __init__(self, batcher: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
         self._batcher = batcher

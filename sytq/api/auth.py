@@ -1,8 +1,8 @@
-"""Who may: API keys and Basic users, or, without auth, loopback only.
+"""Authentication and authorization: API keys and Basic users, or, without auth, loopback clients only.
 
-Owns the check of every request but those to health and metrics: who it is, whether the resource's scope is theirs,
-and the audit of what changes others' tasks. A resource says what its methods need in `scopes` (method -> scope);
-else looking needs `read` and the rest `operate`. Must not know what an endpoint does.
+Checks every request except those to health and metrics, and writes the audit. A resource declares the scopes of its
+methods in `scopes` (method -> scope); by default safe methods require `read` and others `operate`. Must not know what
+an endpoint does.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from sytq.ledger.values import utcnow
 
 log = structlog.get_logger(__name__)
 
-#: Open to everyone: what probes and scrapers ask.
+#: Paths of probes and scrapers, open to everyone.
 OPEN = frozenset({"/health", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics"})
 _OWNER_MAX = 64  # characters of sytq_tasks.owner, which is ASCII
-_LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_ONLY = (
     "this server has no auth configured and therefore serves loopback clients only; to serve others set "
     "auth.enabled: true, and auth.users or keys (`sytq key create`)"
 )
 
 
-#: Names that public name servers do not have.
+#: Suffixes of host names that public name servers do not have.
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".test", ".lan", ".home.arpa")
 
 
 class Auth:
     """Falcon middleware; leaves the Caller in `req.context.caller` and its owner in `req.context.owner`.
 
-    What a part behind it wants told of the caller's request it puts into `req.context.headers`; what the audit should
-    know besides method and path into `req.context.deed`, None when nothing was changed.
+    Later parts put response headers into `req.context.headers`, and what the audit should say besides method and path
+    into `req.context.audit_detail`, None when nothing was changed.
     """
 
     def __init__(self, settings: Settings, keys: ApiKeys, quota: Quota, audit: Audit, sql: Threads) -> None:
@@ -60,12 +60,12 @@ class Auth:
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         req.context.caller, req.context.owner = LOCAL, None
-        req.context.headers, req.context.limits, req.context.deed = {}, {}, ""
+        req.context.headers, req.context.limits, req.context.audit_detail = {}, {}, ""
         if req.path in OPEN:
             return
         origin = req.get_header("Origin")
         if origin is not None and urlsplit(origin).netloc != req.netloc:
-            # A page of another site that a user of this machine has open is not a client of ours.
+            # The page of another site in a browser on this machine is no client of ours.
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
         client = req.scope.get("client")
         if self._enabled:
@@ -87,19 +87,19 @@ class Auth:
     ) -> None:
         if req.context.headers:
             resp.set_headers(req.context.headers)
-        deed: str | None = req.context.deed
-        if req.method in _LOOKS or not req_succeeded or resource is None or deed is None:
+        detail: str | None = req.context.audit_detail
+        if req.method in _SAFE or not req_succeeded or resource is None or detail is None:
             return
         if _scope(resource, req.method) in ("operate", "admin"):
-            entry = (utcnow(), req.context.caller.name, req.method, req.path, deed or None)
+            entry = (utcnow(), req.context.caller.name, req.method, req.path, detail or None)
             try:
                 await self._sql.run(self._audit.add, *entry)
             except (DatabaseUnavailable, Overloaded) as error:
-                log.warning("not in the audit", who=req.context.caller.name, path=req.path, error=str(error))
+                log.warning("audit entry not written", caller=req.context.caller.name, path=req.path, error=str(error))
 
 
 def check_users(settings: Settings) -> None:
-    """Raise ConfigError for a Basic user that could own no task."""
+    """Raise ConfigError for a Basic user whose name cannot be the owner of a task."""
     if settings.auth.enabled:
         for name in settings.auth.users:
             if not name.isascii() or len(name) > _OWNER_MAX:
@@ -108,12 +108,12 @@ def check_users(settings: Settings) -> None:
 
 def _scope(resource: object, method: str) -> str:
     scopes: dict[str, str] = getattr(resource, "scopes", {})
-    return scopes.get("GET" if method == "HEAD" else method) or ("read" if method in _LOOKS else "operate")
+    return scopes.get("GET" if method == "HEAD" else method) or ("read" if method in _SAFE else "operate")
 
 
 @lru_cache(maxsize=1000)
 def _is_own_name(host: str) -> bool:
-    """Whether a Host header is one that no name server can have pointed at this machine (DNS rebinding)."""
+    """Whether no public name server can point this Host header at this machine (DNS rebinding)."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -122,7 +122,7 @@ def _is_own_name(host: str) -> bool:
 
 
 def is_local(client: object) -> bool:
-    """Whether an ASGI peer `(host, port)` is this machine; a unix socket has none and is."""
+    """Whether an ASGI peer `(host, port)` is this machine; the peer of a unix socket is None."""
     if not client:
         return True
     assert isinstance(client, tuple | list)

@@ -1,7 +1,7 @@
 """Request bodies: JSON in, a dict out, or a 4xx that names what is wrong.
 
-Owns what JSON we take (one object, UTF-8, no duplicate keys, no NaN, no number that no float has, nothing that UTF-8
-cannot say) and the checks of single fields. Must not know any endpoint.
+A body is one JSON object in UTF-8 without duplicate keys, NaN, numbers beyond a float or lone surrogates. Must not know
+any endpoint.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import falcon.asgi
 
 from sytq.errors import InvalidInput
 
-#: Nothing that we are sent is nested deeper.
-_DEPTH = 64
-_ID_MAX = 2**63 - 1
+#: Levels of nested objects and arrays.
+_MAX_DEPTH = 64
+_MAX_ID = 2**63 - 1
 _CONTAINERS = (dict, list)
 
 
 def read_object(req: falcon.asgi.Request, *, required: bool = True) -> dict[str, Any]:
-    """The JSON object that the request carries; where it is not required, no body is an empty one.
+    """Return the JSON object of a request; where none is required, no body is an empty object.
 
     Raises InvalidInput, HTTPUnsupportedMediaType.
     """
-    data: bytes = req.scope["sytq.body"]  # the door has read all of it
+    data: bytes = req.scope["sytq.body"]  # complete: RequestContext has read it
     if not data and not required:
         return {}
     if req.content_type is not None:
@@ -36,7 +36,7 @@ def read_object(req: falcon.asgi.Request, *, required: bool = True) -> dict[str,
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """The object in `data`. Raises InvalidInput."""
+    """Return the object in `data`. Raises InvalidInput."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -48,21 +48,21 @@ def parse_object(data: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InvalidInput("body", f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
-        raise InvalidInput("body", f"nested deeper than {_DEPTH} levels") from None
+        raise InvalidInput("body", f"nested deeper than {_MAX_DEPTH} levels") from None
     except ValueError as error:  # a number of thousands of digits
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput("body", "not JSON: a number is too long") from None
     if not isinstance(value, dict):
         raise InvalidInput("body", "a JSON object is needed")
-    # What is not deep and has no escaped character needs no look at every value.
-    if b"\\u" in data or (data.count(b"{") + data.count(b"[") > _DEPTH and _deeper(value, _DEPTH)):
+    # A flat body without escaped characters needs no check of every value.
+    if b"\\u" in data or (data.count(b"{") + data.count(b"[") > _MAX_DEPTH and _deeper(value, _MAX_DEPTH)):
         _check(value, "", 0)
     return value
 
 
-def text(fields: dict[str, Any], name: str, *, longest: int | None = None, required: bool = False) -> str | None:
-    """A string field; absent, null and, when it is not required, empty are None. Raises InvalidInput."""
+def text(fields: dict[str, Any], name: str, *, max_length: int | None = None, required: bool = False) -> str | None:
+    """Return a string field; absent, null and, unless required, empty are None. Raises InvalidInput."""
     value = fields.get(name)
     if value is None or (value == "" and not required):
         if required:
@@ -72,21 +72,21 @@ def text(fields: dict[str, Any], name: str, *, longest: int | None = None, requi
         raise InvalidInput(name, f"must be a string, not {_kind(value)}")
     if required and not value.strip():
         raise InvalidInput(name, "must not be empty")
-    if longest is not None and len(value) > longest:
-        raise InvalidInput(name, f"longer than {longest} characters")
+    if max_length is not None and len(value) > max_length:
+        raise InvalidInput(name, f"longer than {max_length} characters")
     if "\x00" in value:
         raise InvalidInput(name, "must not contain NUL characters")
     return value
 
 
 def record_id(fields: dict[str, Any], name: str) -> int:
-    """A field with a signed 64 bit integer that is not 0. Raises InvalidInput."""
+    """Return a field with a signed 64 bit integer other than 0. Raises InvalidInput."""
     value = fields.get(name)
     if value is None:
         raise InvalidInput(name, "required")
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInput(name, f"must be an integer, not {_kind(value)}")
-    if value == 0 or not -_ID_MAX - 1 <= value <= _ID_MAX:
+    if value == 0 or not -_MAX_ID - 1 <= value <= _MAX_ID:
         raise InvalidInput(name, "must be a signed 64 bit integer and not 0")
     return value
 
@@ -94,7 +94,7 @@ def record_id(fields: dict[str, Any], name: str) -> int:
 @lru_cache(maxsize=100)
 def _check_content_type(content_type: str) -> None:
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    # PHP's curl calls every body that it is not told about a form; the callers of old did not tell it.
+    # PHP's curl declares a form by default, and old callers do not change that.
     forgiven = kind == "application/x-www-form-urlencoded"
     if not forgiven and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise falcon.HTTPUnsupportedMediaType(
@@ -114,7 +114,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise InvalidInput(_shown(name), "the key stands twice in one object")
+                raise InvalidInput(_shown(name), "the key occurs twice in one object")
             seen.add(name)
     return fields
 
@@ -125,13 +125,13 @@ def _no_constant(word: str) -> Any:
 
 def _finite(text: str) -> float:
     number = float(text)
-    if math.isinf(number):  # could be neither stored nor answered, as JSON has no word for it
+    if math.isinf(number):  # can be neither stored nor sent: JSON has no infinity
         raise InvalidInput("body", f"the number '{text[:64]}' is too large")
     return number
 
 
 def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
-    """Whether there are this many levels of objects and arrays, the value itself being the first."""
+    """Whether there are this many levels of objects and arrays; the value itself is the first."""
     if levels == 1:
         return True
     for inner in value.values() if isinstance(value, dict) else value:
@@ -141,9 +141,9 @@ def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
 
 
 def _check(value: object, where: str, depth: int) -> None:
-    """Refuse what the parser lets through and UTF-8 or a database does not: depth, lone surrogates."""
-    if depth > _DEPTH:
-        raise InvalidInput(where or "body", f"nested deeper than {_DEPTH} levels")
+    """Refuse what the parser accepts and UTF-8 or a database does not: depth, lone surrogates."""
+    if depth > _MAX_DEPTH:
+        raise InvalidInput(where or "body", f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, str):
         if not value.isascii():
             try:
@@ -161,7 +161,7 @@ def _check(value: object, where: str, depth: int) -> None:
 
 
 def _shown(name: str) -> str:
-    """A caller's key as part of a message."""
+    """Return a caller's key as part of a message."""
     return name[:64].encode("utf-8", "backslashreplace").decode()
 
 

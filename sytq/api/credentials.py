@@ -1,7 +1,7 @@
 """From an Authorization header to a caller: Basic users and API keys.
 
-Owns what proves a caller, for how long a proof is believed without asking the database again, and how many wrong
-guesses an address has. Must not know what the caller asks for.
+Valid credentials are cached for some seconds; wrong guesses are limited per address. Must not know what the caller
+requests.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sytq.ledger.values import utcnow
 
 log = structlog.get_logger(__name__)
 
-#: For so long (seconds) a key is believed after it was looked up: a revoked one is refused after that at the latest.
-BELIEVED = 5.0
-_REMEMBERED = 10_000
+#: Seconds for which a verified key is cached: a revoked key is refused after that at the latest.
+CACHE_SECONDS = 5.0
+_MAX_CACHED = 10_000
 #: Wrong guesses of one address: so many at once, and one more after so many seconds.
-_GUESSES, _GUESS_EVERY = 50, 6.0
+_MAX_GUESSES, _GUESS_SECONDS = 50, 6.0
 
 
 class Credentials:
@@ -44,55 +44,55 @@ class Credentials:
         self._bearer = f'Bearer realm="{realm}", error="invalid_token"'
         self._keys = keys
         self._threads = threads
-        # By the digest of the header, so that neither a lookup's time nor a dump of memory tells of a secret.
-        self._proven: dict[bytes, tuple[Caller, float]] = {}
-        self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
+        # By the digest of the header: neither the time of a lookup nor a memory dump reveals a secret.
+        self._verified: dict[bytes, tuple[Caller, float]] = {}
+        self._lookups: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._guesses: dict[str, float] = {}
-        self._noted: dict[str, float] = {}
-        self._notes: set[asyncio.Task[None]] = set()
+        self._touched: dict[str, float] = {}
+        self._touches: set[asyncio.Task[None]] = set()
 
     async def caller(self, header: str | None, client: object) -> Caller:
-        """The caller that the header proves. Raises HTTPUnauthorized, HTTPTooManyRequests, DatabaseUnavailable."""
+        """Authenticate a header. Raises HTTPUnauthorized, HTTPTooManyRequests, DatabaseUnavailable."""
         if not header:
             raise self._refusal("a key (Authorization: Bearer) or a user name and password (HTTP Basic) are needed")
         digest = hashlib.sha256(header.encode("utf-8", "surrogatepass")).digest()
-        caller, until = self._proven.get(digest, (None, 0.0))
+        caller, until = self._verified.get(digest, (None, 0.0))
         if caller is not None and time.monotonic() < until:
-            self._note_use(caller)
+            self._touch(caller)
             return caller
         address = _address(client)
-        if caller is None:  # whoever was right before is not kept out by a neighbour's guesses
+        if caller is None:  # credentials that were valid lately are not blocked by a neighbour's guesses
             self._check_guesses(address)
-        caller = await self._ask(digest, header)
+        caller = await self._look_up(digest, header)
         if caller is None:
-            self._proven.pop(digest, None)
+            self._verified.pop(digest, None)
             self._count_guess(address)
             if header.partition(" ")[2].lstrip().startswith("sytq_"):
                 raise falcon.HTTPUnauthorized(
                     description="this key does not exist, is revoked or has expired", challenges=[self._bearer]
                 )
             raise self._refusal("a valid user name and password (HTTP Basic) or a key (Bearer) are needed")
-        self._note_use(caller)
+        self._touch(caller)
         return caller
 
-    async def _ask(self, digest: bytes, header: str) -> Caller | None:
-        """Look a header up, once for all who send it now."""
+    async def _look_up(self, digest: bytes, header: str) -> Caller | None:
+        """Look a header up, once for all requests that send it now."""
         scheme, _, credentials = header.partition(" ")
         if scheme.lower() == "basic":
             caller = self._user(credentials)
         elif scheme.lower() == "bearer":
-            asking = self._asking.get(digest)
-            if asking is None:
-                asking = self._asking[digest] = asyncio.create_task(self._key(credentials.strip()))
-                asking.add_done_callback(lambda _: self._asking.pop(digest, None))
-            caller = await asyncio.shield(asking)
+            lookup = self._lookups.get(digest)
+            if lookup is None:
+                lookup = self._lookups[digest] = asyncio.create_task(self._key(credentials.strip()))
+                lookup.add_done_callback(lambda _: self._lookups.pop(digest, None))
+            caller = await asyncio.shield(lookup)
         else:
             caller = None
         if caller is not None:
-            self._proven.pop(digest, None)
-            if len(self._proven) >= _REMEMBERED:
-                del self._proven[next(iter(self._proven))]
-            self._proven[digest] = caller, time.monotonic() + BELIEVED
+            self._verified.pop(digest, None)
+            if len(self._verified) >= _MAX_CACHED:
+                del self._verified[next(iter(self._verified))]
+            self._verified[digest] = caller, time.monotonic() + CACHE_SECONDS
         return caller
 
     def _user(self, credentials: str) -> Caller | None:
@@ -111,36 +111,36 @@ class Credentials:
         row = await self._threads.run(self._keys.verify, text)
         return _caller(row) if row is not None else None
 
-    def _note_use(self, caller: Caller) -> None:
-        """Write the last use down beside the request, at most once a minute; nobody waits for it."""
+    def _touch(self, caller: Caller) -> None:
+        """Record the last use of a key, at most once a minute and without delaying the request."""
         now = time.monotonic()
-        if caller.key_id is None or now < self._noted.get(caller.key_id, 0.0):
+        if caller.key_id is None or now < self._touched.get(caller.key_id, 0.0):
             return
-        if len(self._noted) >= _REMEMBERED:
-            self._noted.clear()
-        self._noted[caller.key_id] = now + TOUCH_EVERY
-        note = asyncio.create_task(self._write_use(caller.key_id))
-        self._notes.add(note)
-        note.add_done_callback(self._notes.discard)
+        if len(self._touched) >= _MAX_CACHED:
+            self._touched.clear()
+        self._touched[caller.key_id] = now + TOUCH_EVERY
+        touch = asyncio.create_task(self._write_touch(caller.key_id))
+        self._touches.add(touch)
+        touch.add_done_callback(self._touches.discard)
 
-    async def _write_use(self, key_id: str) -> None:
+    async def _write_touch(self, key_id: str) -> None:
         try:
             await self._threads.run(self._keys.touch, key_id, utcnow())
         except (DatabaseUnavailable, Overloaded) as error:
-            log.warning("the last use of a key was not noted", key=key_id, error=str(error))
+            log.warning("last use of a key not recorded", key=key_id, error=str(error))
 
     def _check_guesses(self, address: str) -> None:
         ahead = self._guesses.get(address, 0.0) - time.monotonic()
-        if ahead > (_GUESSES - 1) * _GUESS_EVERY:
-            wait = math.ceil(ahead - (_GUESSES - 1) * _GUESS_EVERY)
+        if ahead > (_MAX_GUESSES - 1) * _GUESS_SECONDS:
+            wait = math.ceil(ahead - (_MAX_GUESSES - 1) * _GUESS_SECONDS)
             raise falcon.HTTPTooManyRequests(
                 description="too many failed logins from this address; wait", retry_after=wait
             )
 
     def _count_guess(self, address: str) -> None:
         now = time.monotonic()
-        clear_at = max(self._guesses.pop(address, 0.0), now) + _GUESS_EVERY
-        if len(self._guesses) >= _REMEMBERED:
+        clear_at = max(self._guesses.pop(address, 0.0), now) + _GUESS_SECONDS
+        if len(self._guesses) >= _MAX_CACHED:
             del self._guesses[next(iter(self._guesses))]
         self._guesses[address] = clear_at
 
@@ -161,7 +161,7 @@ def _caller(row: ApiKey) -> Caller:
 
 
 def _address(client: object) -> str:
-    """What guesses are counted by: an address, of IPv6 the network that one customer has."""
+    """Return what guesses are counted by: an address, for IPv6 the /64 network of one customer."""
     if not isinstance(client, tuple | list) or not client:
         return "local"
     try:

@@ -1,8 +1,7 @@
 """gunicorn's configuration: `gunicorn -c python:sytq.api.gunicorn_conf 'sytq.api:create_app()'`.
 
-Owns which of our settings becomes which of gunicorn's. gunicorn takes a module's names as its settings, so
-this is a script in the form of a module: importing it reads the configuration, as only `sytq.actors` does
-besides. Nothing is preloaded: connections are opened after the fork.
+gunicorn takes a module's names as its settings: importing this module reads the configuration, as importing
+`sytq.actors` does. Nothing is preloaded: connections are opened after the fork.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ except ConfigError as error:
 
 
 class _Logs(Logger):  # type: ignore[misc]
-    """gunicorn's loggers, in the form of all our logs."""
+    """gunicorn's loggers, in the format of all our logs."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -37,7 +36,7 @@ class _Logs(Logger):  # type: ignore[misc]
 
 
 def on_starting(server: Any) -> None:
-    """Prepare the metrics of the processes to come, and say once what the address means for who is served."""
+    """Prepare the metrics of the workers, and log once which clients are served."""
     process_group.share(os.getpid())
     if _settings.auth.enabled:
         return
@@ -73,11 +72,11 @@ worker_connections = 3000  # of which 2,000 may wait for tasks
 backlog = 2048
 keepalive = 5
 graceful_timeout = max(1, round(_settings.api.graceful_timeout))
-# While a worker shuts down it gives no sign of life, and must not be taken for dead.
+# A worker that shuts down sends no heartbeat to the master, and must not be killed for that.
 timeout = graceful_timeout + 30
 asgi_lifespan = "on"
 limit_request_line = 8190  # a query of 2,000 characters, percent-encoded
 limit_request_fields = 100
 limit_request_field_size = 8190
-# One at a fixed place would be shared by every gunicorn of this account.
+# A socket at a fixed path would be shared by every gunicorn of this account.
 control_socket_disable = True

@@ -1,7 +1,6 @@
-"""Health: is the process there, and can it do its work.
+"""Health: /health (contracts A and D in one body) and the probes.
 
-Owns /health (contracts A and D in one body) and the two probes. Must not need a store to answer, except to
-say that it is away.
+Must not need a store, except to say that it is unavailable.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from sytq.ledger.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that a store has for its answer; a probe has given up soon after.
-_PATIENCE = 4.0
+#: Seconds that a store has for its answer; probes give up soon after.
+_TIMEOUT = 4.0
 #: Seconds after which a batch is stuck rather than slow: the database's own time limits are far shorter.
 _STUCK = 120.0
 
@@ -53,7 +52,7 @@ class Health:
 
 
 class Live(Health):
-    """GET /healthz/live: the process answers, and its writer goes on. 503: a restart is what helps."""
+    """GET /healthz/live: the process answers, and its writer is not stuck. 503: a restart helps."""
 
     def __init__(self, version: str, batcher: SubmissionBatcher) -> None:
         super().__init__(version)
@@ -66,7 +65,7 @@ class Live(Health):
 
 
 class Ready:
-    """GET /healthz/ready: both stores answer, the tables are there and take writes; 503 says which does not."""
+    """GET /healthz/ready: both stores answer and the tables accept writes; 503 says which store does not."""
 
     def __init__(
         self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads, missing: Callable[[], list[str]]
@@ -80,8 +79,7 @@ class Ready:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         database, redis = await asyncio.gather(self._check("database"), self._check("redis"))
-        said = {"database": database, "redis": redis}
-        ready = all(word == "ok" for word in said.values())
+        ready = database == redis == "ok"
         resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
         if not ready:
             resp.set_header("Retry-After", "2")
@@ -91,33 +89,33 @@ class Ready:
                 "message": "Success" if ready else "not ready",
                 "status": "ready" if ready else "unavailable",
                 "timestamp": _now(),
-                "data": said,
+                "data": {"database": database, "redis": redis},
             }
         )
 
     async def _check(self, store: str) -> str:
-        """The store's word. Probes share a check under way, so that a hanging store holds one thread."""
+        """Return the state of a store. Probes share a running check, so a hanging store occupies one thread."""
         check = self._checks.get(store)
         if check is None or check.done():
-            check = self._checks[store] = asyncio.create_task(getattr(self, f"_{store}_word")())
+            check = self._checks[store] = asyncio.create_task(getattr(self, f"_{store}_state")())
         try:
-            return await asyncio.wait_for(asyncio.shield(check), _PATIENCE)
+            return await asyncio.wait_for(asyncio.shield(check), _TIMEOUT)
         except TimeoutError:
-            return f"no answer within {_PATIENCE:g} s"
+            return f"no answer within {_TIMEOUT:g} s"
         except Exception as error:
             log.exception("readiness check failed", store=store)
             return f"check failed: {type(error).__name__}"
 
-    async def _database_word(self) -> str:
+    async def _database_state(self) -> str:
         try:
             missing = await self._sql.run(self._missing)
-            if not missing:  # a locked table or file, or a former primary, is read as ever
+            if not missing:  # a locked table or file, or a former primary, still answers reads
                 await self._sql.run(self._ledger.try_write)
         except DatabaseUnavailable:
             return "does not answer"
         return f"migrations pending: {', '.join(missing)} (run `sytq db migrate`)" if missing else "ok"
 
-    async def _redis_word(self) -> str:
+    async def _redis_state(self) -> str:
         try:
             await self._redis.run(self._inspection.ping)
         except RedisUnavailable:

@@ -1,7 +1,7 @@
-"""The Idempotency-Key of a request: the same request again gets the first one's answer.
+"""The Idempotency-Key of a request: a repeated request gets the response of the first.
 
-Owns the header, what makes two requests the same, and those that run in this process; what outlives them is in
-sytq.ledger.idempotency. Must not know what is submitted.
+Knows the requests that run in this process; finished ones are in sytq.ledger.idempotency. Must not know what is
+submitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sytq.ledger.idempotency import Claim
 
 #: Seconds that a request waits for an earlier one with its key before it is refused.
 _TIMEOUT = 2.0
-#: No space at the ends: where MySQL compares texts, one at the end does not count.
+#: No space at the ends: MySQL ignores a space at the end when it compares texts.
 _KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
@@ -69,7 +69,7 @@ def _claim(req: falcon.asgi.Request) -> Claim | None:
     given = req.get_header("Idempotency-Key")
     if given is None:
         return None
-    key = given[1:-1] if len(given) > 2 and given[0] == given[-1] == '"' else given  # the draft's form is quoted
+    key = given[1:-1] if len(given) > 2 and given[0] == given[-1] == '"' else given  # quoted in the draft's form
     if not _KEY.fullmatch(key):
         raise InvalidInput("Idempotency-Key", "must be 1 to 255 printable ASCII characters, no space first or last")
     head = f"{req.method} {req.path}?{req.query_string}\n".encode("utf-8", "surrogatepass")

@@ -1,6 +1,6 @@
 """Query parameters: one value each, or a 400 that names the parameter.
 
-Owns how they are read. Must not know any endpoint.
+Must not know any endpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NUMBER_MAX = 2**63 - 1
 
 
 def only(req: falcon.asgi.Request, names: Collection[str]) -> None:
-    """Raise InvalidInput for a parameter that is none of `names`: a misspelt filter must not be a wider one."""
+    """Raise InvalidInput for a parameter that is none of `names`: a misspelt filter must not widen the result."""
     for name in req.params:
         if name not in names:
             raise InvalidInput(name[:64], f"is not a parameter here; valid: {', '.join(names) or 'none'}")
@@ -37,14 +37,15 @@ def parameter(req: falcon.asgi.Request, name: str) -> str | None:
     return value or None
 
 
-def number(req: falcon.asgi.Request, name: str, default: int, *, least: int) -> int:
+def number(req: falcon.asgi.Request, name: str, default: int, *, min_value: int, max_value: int = _NUMBER_MAX) -> int:
+    """A whole number; absent and empty are the default. Raises InvalidInput."""
     value = parameter(req, name)
     if value is None:
         return default
     # isdecimal alone takes the digits of every script, and int() a number of any length.
     if not (value.isascii() and value.isdecimal() and len(value) <= 19):
-        raise InvalidInput(name, f"{value[:32]!r} is not a whole number from {least}")
+        raise InvalidInput(name, f"{value[:32]!r} is not a whole number from {min_value}")
     number = int(value)
-    if not least <= number <= _NUMBER_MAX:
-        raise InvalidInput(name, f"{number} is not a whole number from {least} to {_NUMBER_MAX}")
+    if not min_value <= number <= max_value:
+        raise InvalidInput(name, f"{number} is not a whole number from {min_value} to {max_value}")
     return number

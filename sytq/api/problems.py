@@ -1,7 +1,6 @@
-"""How a refusal looks: the JSON of every error, by the contract that owns the path.
+"""Error responses: which exception becomes which status, and its JSON by the contract that owns the path.
 
-Owns the three error shapes and which exception becomes which status. Must not decide whether something is an
-error, and never puts a traceback, a payload or a secret into an answer.
+Must never put a traceback, a payload or a secret into a response.
 """
 
 from __future__ import annotations
@@ -21,33 +20,33 @@ from sytq.tasktypes import declaration
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after which a caller may try again while the database is away.
+#: Seconds after which a caller may try again while the database is unavailable.
 _DATABASE_RETRY_AFTER = 5
 
-#: status -> the last part of a problem's type, which is stable, and its title; docs/problems.md has them all.
+#: status -> the last part of a problem's type, which is stable, and its title; docs/problems.md lists the types.
 TYPES: dict[int, tuple[str, str]] = {
-    400: ("invalid-request", "The request is not valid"),
-    401: ("unauthorized", "Credentials are needed"),
-    403: ("forbidden", "This is not allowed"),
-    404: ("not-found", "There is no such thing"),
-    405: ("method-not-allowed", "This method is not served here"),
-    408: ("body-too-slow", "The body did not arrive in time"),
-    409: ("conflict", "Its state does not allow this"),
-    413: ("body-too-large", "The body is too large"),
-    415: ("unsupported-media-type", "The body is not JSON"),
-    422: ("idempotency-key-reused", "This Idempotency-Key stands for another request"),
-    429: ("too-many-requests", "This is more than the caller may"),
-    500: ("internal-error", "Something is wrong on our side"),
-    503: ("unavailable", "Not possible at this moment"),
+    400: ("invalid-request", "Bad Request"),
+    401: ("unauthorized", "Unauthorized"),
+    403: ("forbidden", "Forbidden"),
+    404: ("not-found", "Not Found"),
+    405: ("method-not-allowed", "Method Not Allowed"),
+    408: ("body-too-slow", "Request Timeout"),
+    409: ("conflict", "Conflict"),
+    413: ("body-too-large", "Content Too Large"),
+    415: ("unsupported-media-type", "Unsupported Media Type"),
+    422: ("idempotency-key-reused", "Idempotency-Key Reused"),
+    429: ("too-many-requests", "Too Many Requests"),
+    500: ("internal-error", "Internal Server Error"),
+    503: ("unavailable", "Service Unavailable"),
 }
-#: Refusals of a status that has more than one type.
-INVALID_QUERY = ("invalid-query", "The query cannot be understood")
-TAKEN = ("unique-key-taken", "A task of another owner has this unique key")
-IN_USE = ("idempotency-key-in-use", "A request with this Idempotency-Key is still running")
+#: Other types of some statuses.
+INVALID_QUERY = ("invalid-query", "Invalid Query")
+TAKEN = ("unique-key-taken", "Unique Key Taken")
+IN_USE = ("idempotency-key-in-use", "Idempotency-Key In Use")
 
 
 def field_errors(error: InvalidInput) -> list[dict[str, Any]]:
-    """What is wrong, field by field."""
+    """The errors of a 400, one per field."""
     if isinstance(error, InvalidQuery):
         return [{"field": "q", "message": error.message, "position": error.position}]
     fields = error.fields if isinstance(error, InvalidFields) else [(error.field, error.message)]
@@ -64,7 +63,7 @@ class Invalid(falcon.HTTPBadRequest):
 
 
 class InUse(falcon.HTTPConflict):
-    """A 409 to a request whose Idempotency-Key another one has that is not answered yet."""
+    """A 409: another request with the same Idempotency-Key is still running."""
 
     type = IN_USE
     errors = None
@@ -75,7 +74,7 @@ class InUse(falcon.HTTPConflict):
 
 
 class Taken(falcon.HTTPConflict):
-    """A 409 where the unfinished task that has the unique key is not the caller's to see."""
+    """A 409: an unfinished task that the caller may not see has the unique key."""
 
     type = TAKEN
     errors = None
@@ -94,10 +93,12 @@ def refusal(
     type: tuple[str, str] | None = None,
     errors: list[dict[str, Any]] | None = None,
 ) -> tuple[str, bytes]:
-    """The media type and the JSON of an error: RFC 9457 under /v2, contract A's envelope under /api/ but not /api/v1/,
-    else `{"error": ...}`."""
+    """Return the media type and the JSON of an error.
+
+    That is RFC 9457 under /v2, contract A's envelope under /api/ except /api/v1/, else `{"error": ...}`.
+    """
     if path == "/v2" or path.startswith("/v2/"):
-        slug, title = type or TYPES.get(status, ("other", "The request was refused"))
+        slug, title = type or TYPES.get(status, ("other", "Error"))
         problem: dict[str, Any] = {"type": f"urn:sytq:problem:{slug}", "title": title, "status": status}
         problem |= {"detail": message, "request_id": request_id}
         return "application/problem+json", encode(problem | ({"errors": errors} if errors else {}))
@@ -107,7 +108,7 @@ def refusal(
 
 
 def encode(answer: object) -> bytes:
-    """Any answer as JSON bytes."""
+    """Return a response as JSON bytes."""
     try:
         return to_json(answer)
     except PydanticSerializationError:  # half of a surrogate pair
@@ -122,12 +123,12 @@ class Problems:
         self._threads = threads
 
     def install(self, app: falcon.asgi.App[Any, Any]) -> None:
-        """Make every exception of a resource one of our answers."""
+        """Turn every exception of a resource into an error response."""
         app.set_error_serializer(_serialize)
         app.add_error_handler(InvalidInput, self._invalid)
-        app.add_error_handler(DatabaseUnavailable, self._database_away)
-        app.add_error_handler(RedisUnavailable, self._redis_away)
-        app.add_error_handler(Overloaded, self._busy)
+        app.add_error_handler(DatabaseUnavailable, self._database_unavailable)
+        app.add_error_handler(RedisUnavailable, self._redis_unavailable)
+        app.add_error_handler(Overloaded, self._overloaded)
         app.add_error_handler(peewee.ProgrammingError, self._schema)
         app.add_error_handler(peewee.OperationalError, self._schema)
         app.add_error_handler(Exception, self._unexpected)
@@ -141,25 +142,25 @@ class Problems:
     ) -> None:
         raise Invalid(error)
 
-    async def _busy(
+    async def _overloaded(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Overloaded, params: dict[str, Any]
     ) -> None:
         raise falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
 
-    async def _redis_away(
+    async def _redis_unavailable(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: RedisUnavailable, params: dict[str, Any]
     ) -> None:
-        log.warning("request refused: Redis is away", error=str(error), path=req.path)
+        log.warning("request refused: Redis unavailable", error=str(error), path=req.path)
         raise falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
 
-    async def _database_away(
+    async def _database_unavailable(
         self,
         req: falcon.asgi.Request,
         resp: falcon.asgi.Response,
         error: DatabaseUnavailable,
         params: dict[str, Any],
     ) -> None:
-        log.warning("request refused: the database is away", error=str(error), path=req.path)
+        log.warning("request refused: database unavailable", error=str(error), path=req.path)
         raise falcon.HTTPServiceUnavailable(
             description="the database does not answer; nothing was accepted, try again later",
             retry_after=_DATABASE_RETRY_AFTER,
@@ -168,16 +169,16 @@ class Problems:
     async def _schema(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
     ) -> None:
-        """A statement that cannot work: most likely tables that are not there yet."""
+        """Handle a statement that the database rejects: most likely its tables do not exist yet."""
         try:
             missing = await self._threads.run(self._missing)
         except (DatabaseUnavailable, Overloaded):
             missing = []
         if not missing:
             await self._unexpected(req, resp, error, params)
-        log.error("request refused: run `sytq db migrate`", pending=missing)
+        log.error("request refused: migrations pending, run `sytq db migrate`", pending=missing)
         raise falcon.HTTPServiceUnavailable(
-            description="the database is not set up yet (`sytq db migrate`); nothing was accepted",
+            description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
             retry_after=_DATABASE_RETRY_AFTER,
         )
 

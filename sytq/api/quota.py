@@ -1,7 +1,7 @@
-"""What a caller may use: requests in a window, tasks in a day; and how both are told.
+"""Quotas of a caller: requests in a window, tasks in a day.
 
-Owns the two policies, the RateLimit fields (draft-ietf-httpapi-ratelimit-headers-10) and what happens without Redis:
-each process counts alone then, and nobody is locked out. Must not know how a caller was recognized.
+Responses have the RateLimit fields of draft-ietf-httpapi-ratelimit-headers-10. Without Redis each process counts alone,
+and nobody is locked out. Must not know how a caller was authenticated.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 
 _DAY = 86_400
 #: Seconds that Redis has for an answer, and for which it is not asked after it had none.
-_PATIENCE, _PAUSE = 0.5, 5.0
-_COUNTED_HERE = 10_000
+_REDIS_TIMEOUT, _REDIS_PAUSE = 0.5, 5.0
+_MAX_COUNTED_HERE = 10_000
 
 
 class Quota:
@@ -39,28 +39,28 @@ class Quota:
         """Count one request. Raises HTTPTooManyRequests."""
         if caller.rate is not None:
             quota, seconds = caller.rate
-            await self._take(req, "requests", seconds, QuotaRequest(f"rate:{caller.key_id}", quota, seconds * 1000))
+            await self._count(req, "requests", seconds, QuotaRequest(f"rate:{caller.key_id}", quota, seconds * 1000))
 
     async def tasks(self, req: falcon.asgi.Request, count: int) -> None:
-        """Count tasks of the request's caller; a negative number gives them back. Raises HTTPTooManyRequests."""
+        """Count tasks of the request's caller; a negative count returns them. Raises HTTPTooManyRequests."""
         caller: Caller = req.context.caller
         if caller.daily_tasks is not None:
-            left = _DAY - int(time.time()) % _DAY  # the day is UTC's
-            take = QuotaRequest(f"day:{caller.key_id}", caller.daily_tasks, left * 1000, count)
-            await self._take(req, "tasks", _DAY, take)
+            left = _DAY - int(time.time()) % _DAY  # a day of UTC
+            wanted = QuotaRequest(f"day:{caller.key_id}", caller.daily_tasks, left * 1000, count)
+            await self._count(req, "tasks", _DAY, wanted)
 
-    async def _take(self, req: falcon.asgi.Request, policy: str, seconds: int, take: QuotaRequest) -> None:
-        reading = await self._batcher.add(take)
-        reset = math.ceil(reading.left_ms / 1000)
-        remaining = max(0, take.quota - reading.used)
-        told = f'"{policy}";q={take.quota};w={seconds}', f'"{policy}";r={remaining};t={reset}'
+    async def _count(self, req: falcon.asgi.Request, policy: str, seconds: int, wanted: QuotaRequest) -> None:
+        use = await self._batcher.add(wanted)
+        reset = math.ceil(use.left_ms / 1000)
+        remaining = max(0, wanted.quota - use.used)
+        fields = f'"{policy}";q={wanted.quota};w={seconds}', f'"{policy}";r={remaining};t={reset}'
         limits = req.context.limits
-        limits[policy] = told
+        limits[policy] = fields
         policies, states = zip(*limits.values(), strict=True)
         req.context.headers |= {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
-        if not reading.fits:
+        if not use.fits:
             raise falcon.HTTPTooManyRequests(
-                description=f"more than {take.quota} {policy} in {seconds} s; wait {reset} s", retry_after=reset
+                description=f"more than {wanted.quota} {policy} in {seconds} s; wait {reset} s", retry_after=reset
             )
 
 
@@ -73,27 +73,27 @@ class _Counter:
         self._resumes = 0.0
         self._here: dict[str, tuple[int, float]] = {}
 
-    async def count(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
+    async def count(self, requests: Sequence[QuotaRequest]) -> list[QuotaUse]:
         if time.monotonic() >= self._resumes:
             try:
-                return await asyncio.wait_for(self._threads.run(self._quotas.take, takes), _PATIENCE)
+                return await asyncio.wait_for(self._threads.run(self._quotas.take, requests), _REDIS_TIMEOUT)
             except (RedisUnavailable, TimeoutError, Overloaded) as error:
-                self._resumes = time.monotonic() + _PAUSE
-                log.warning("allowances are counted by each process alone: Redis does not answer", error=str(error))
+                self._resumes = time.monotonic() + _REDIS_PAUSE
+                log.warning("quotas counted by each process alone: Redis unavailable", error=str(error))
             except Exception:
-                self._resumes = time.monotonic() + _PAUSE
-                log.exception("allowances are counted by each process alone")
-        return [self._count_here(take) for take in takes]
+                self._resumes = time.monotonic() + _REDIS_PAUSE
+                log.exception("quotas counted by each process alone")
+        return [self._count_here(wanted) for wanted in requests]
 
-    def _count_here(self, take: QuotaRequest) -> QuotaUse:
+    def _count_here(self, wanted: QuotaRequest) -> QuotaUse:
         now = time.monotonic()
-        used, ends = self._here.get(take.name, (0, 0.0))
+        used, ends = self._here.get(wanted.name, (0, 0.0))
         if ends <= now:
-            used, ends = 0, now + take.window_ms / 1000
-        fits = take.count <= 0 or used + take.count <= take.quota
+            used, ends = 0, now + wanted.window_ms / 1000
+        fits = wanted.count <= 0 or used + wanted.count <= wanted.quota
         if fits:
-            used = max(0, used + take.count)
-        if len(self._here) >= _COUNTED_HERE:
+            used = max(0, used + wanted.count)
+        if len(self._here) >= _MAX_COUNTED_HERE:
             self._here.clear()
-        self._here[take.name] = used, ends
+        self._here[wanted.name] = used, ends
         return QuotaUse(fits, used, math.ceil((ends - now) * 1000))

@@ -1,6 +1,5 @@
-"""The app as the server sees it: what is settled before and after Falcon.
+"""The ASGI app around Falcon: request id, trace, limits on the request body, and the response when all else fails.
 
-Owns the request id and the trace, the bounds on a request body (size and time) and the last answer when all else fails.
 Must not know any endpoint.
 """
 
@@ -25,7 +24,7 @@ from sytq.observability.metrics import Histogram
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-#: Begins a span of a request (method, trace parent); gives whom to tell route and status, and the new trace parent.
+#: Begins a span of a request (method, trace parent); yields a callback for route and status, and the new trace parent.
 Trace = Callable[[str, str | None], AbstractContextManager[tuple[Callable[[str, int], None], str | None]]]
 
 log = structlog.get_logger(__name__)
@@ -33,32 +32,32 @@ log = structlog.get_logger(__name__)
 SECONDS = Histogram(
     "sytq_http_seconds", "Requests to the API until their answer, by route.", ("method", "route", "status")
 )
-#: Where a request's route stands in its ASGI scope once Falcon has found it.
+#: The key of the request's route in its ASGI scope, once Falcon has found it.
 ROUTE = "sytq.route"
 _METHODS = frozenset(COMBINED_METHODS)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
 #: Version 00 of W3C Trace Context; neither id is all zeros.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-#: A body that is not there after this many seconds is not waited for, however it drips.
+#: Seconds that a whole request body may take, however it drips.
 BODY_SECONDS = 20.0
-#: Of a body that is too large so much more is read (and dropped), so that its sender gets to read the answer.
+#: A body up to so many times too large is read and dropped, so that its sender reads the response.
 _DRAINED = 8
-#: gunicorn closes a connection on which a body was left unread; the client should know.
+#: gunicorn closes a connection with an unread body; the client should know.
 _CLOSE = ((b"connection", b"close"),)
-#: Asked every few seconds by machines: no part of anybody's trace.
+#: Paths that are polled every few seconds: not traced.
 _PROBES = ("/health", "/metrics")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which request this is, and of which trace; it stands in the ASGI scope as `sytq.origin`."""
+    """The ids of a request and of its trace; in the ASGI scope as `sytq.origin`."""
 
     request_id: str
     traceparent: str | None
 
 
 class Refused(Exception):
-    """The request is answered here and goes no further."""
+    """The request is refused here and does not reach Falcon."""
 
     def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -67,7 +66,7 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """There is nobody to answer."""
+    """The client has disconnected."""
 
 
 class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
@@ -80,8 +79,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         self._reading = _Deadlines()
 
     def add_route(self, uri_template: str, resource: Any, **options: Any) -> None:
-        """As Falcon's; what answers GET answers HEAD likewise, and Falcon leaves the body out. Not a stream of events:
-        its answer has no length, and no end."""
+        """Add a resource; GET also answers HEAD, without the body, except for a stream, whose response has no end."""
         if hasattr(resource, "on_get") and not getattr(resource, "streams", False):
             resource.on_head = resource.on_get
         super().add_route(uri_template, resource, **options)
@@ -99,20 +97,20 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             return
         with self._trace(_method(scope), origin.traceparent) as (answered, traceparent):
 
-            async def noted(event: dict[str, Any]) -> None:
+            async def observe(event: dict[str, Any]) -> None:
                 if event["type"] == "http.response.start":
                     answered(scope.get(ROUTE, "none"), event["status"])
                 await send(event)
 
-            # What follows from the request is below it in the trace.
-            await self._serve(scope, receive, noted, replace(origin, traceparent=traceparent))
+            # Spans of the request's tasks are children of this one.
+            await self._serve(scope, receive, observe, replace(origin, traceparent=traceparent))
 
     async def _serve(self, scope: dict[str, Any], receive: Receive, send: Send, origin: Origin) -> None:
         scope["sytq.origin"] = origin
-        told = [(b"x-request-id", origin.request_id.encode())]
+        ids = [(b"x-request-id", origin.request_id.encode())]
         if origin.traceparent is not None:
             bind_contextvars(trace_id=origin.traceparent.split("-")[1])
-            told.append((b"traceparent", origin.traceparent.encode()))
+            ids.append((b"traceparent", origin.traceparent.encode()))
         started = False
         since = time.perf_counter()
 
@@ -122,34 +120,34 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
                 started = True
                 route, status = scope.get(ROUTE, "none"), str(event["status"])
                 SECONDS.observe(time.perf_counter() - since, _method(scope), route, status)
-                event["headers"] = [*event["headers"], *told]
+                event["headers"] = [*event["headers"], *ids]
             await send(event)
 
         try:
             if not scope["query_string"].isascii():
                 raise Refused(400, "query string: must be percent-encoded ASCII")
             body = await self._read(scope["headers"], receive)
-            scope["sytq.body"] = body  # what is read (body.py), and what an Idempotency-Key stands for
-            await super().__call__(scope, _whole(body, receive), answer)
+            scope["sytq.body"] = body  # for body.py and the fingerprint of an Idempotency-Key
+            await super().__call__(scope, _replay(body, receive), answer)
         except Refused as refusal:
             await _refuse(scope, refusal, answer)
         except ClientGone:
             pass
         except Exception:
-            log.exception("request failed outside of its resource", path=scope["path"])
+            log.exception("request failed outside its resource", path=scope["path"])
             if not started:
                 await _refuse(scope, Refused(500, "internal error"), answer)
 
     async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-        """The whole body. Raises Refused (413, 408) and ClientGone."""
+        """Return the whole body. Raises Refused (413, 408) and ClientGone."""
         declared = dict(headers)
         if b"expect" in declared and int(declared.get(b"content-length") or 0) > self._max_body:
-            raise self._too_large(ended=False)  # the sender asked first
+            raise self._too_large(ended=False)  # before the sender sends it
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(None) as patience:
-                self._reading.add(patience)
+            async with asyncio.timeout(None) as timeout:
+                self._reading.add(timeout)
                 while True:
                     event = await receive()
                     if event["type"] == "http.disconnect":
@@ -167,7 +165,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
                 raise self._too_large(ended=False) from None
             raise Refused(408, f"body: not complete within {BODY_SECONDS:g} s", headers=_CLOSE) from None
         finally:
-            self._reading.remove(patience)
+            self._reading.remove(timeout)
         if size > self._max_body:
             raise self._too_large(ended=True)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -178,31 +176,33 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
 
 
 class _Deadlines:
-    """Ends every wait for a body that is older than BODY_SECONDS, by looking now and then: nearly all of them have
-    ended at once, and a timer for each costs more than all else that the door does."""
+    """Ends reads of bodies that take longer than BODY_SECONDS.
+
+    One timer checks all reads: nearly all end at once, and a timer for each costs more than the rest of RequestContext.
+    """
 
     def __init__(self) -> None:
         self._since: dict[asyncio.Timeout, float] = {}  # the oldest first
-        self._looks = False
+        self._scheduled = False
 
     def add(self, wait: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
         self._since[wait] = loop.time()
-        if not self._looks:
-            self._looks = True
-            loop.call_later(BODY_SECONDS / 20, self._look, loop)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_later(BODY_SECONDS / 20, self._expire, loop)
 
     def remove(self, wait: asyncio.Timeout) -> None:
         self._since.pop(wait, None)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for wait in [wait for wait, since in self._since.items() if since <= now - BODY_SECONDS]:
             self.remove(wait)
             wait.reschedule(now)
-        self._looks = bool(self._since)
-        if self._looks:
-            loop.call_later(BODY_SECONDS / 20, self._look, loop)
+        self._scheduled = bool(self._since)
+        if self._scheduled:
+            loop.call_later(BODY_SECONDS / 20, self._expire, loop)
 
 
 def _method(scope: Mapping[str, Any]) -> str:
@@ -216,11 +216,11 @@ def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:
             request_id = value.decode()
         elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
             traceparent = value.decode()
-    # No secret, and unlike the system's generator this one does not give the interpreter's lock away.
+    # No secret; unlike the system's generator this one does not release the interpreter's lock.
     return Origin(request_id or f"{random.getrandbits(128):032x}", traceparent)
 
 
-def _whole(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     given = False
 
     async def one_event() -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
-"""What becomes of tasks that somebody waits for: one look at the stores for all of them.
+"""Watches the tasks that clients wait for, all of them in one loop.
 
-Owns the list of watched tasks and how often they are looked at. One loop a process asks Redis for all their states at
-once, however many wait, and the ledger for those that Redis does not know or that have ended there: a task has ended
-for us when its row says so, as the result is in the row. Must not know a request.
+The loop asks Redis for all their states at once, however many clients wait, and the ledger for tasks that Redis does
+not know or that have ended there: a task has ended once its row says so, as the result is in the row. Must not know a
+request.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sytq.states import TERMINAL
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks, and at least so many times what a look took.
-_EVERY, _SHARE = 0.1, 4
-#: Between two looks at the ledger for tasks that Redis does not know.
-_LEDGER_EVERY = 1.0
-_PATIENCE = 1.0
-_MOST = 2_000
+#: Seconds between two polls, and at least so many times what a poll took.
+_POLL_SECONDS, _POLL_SHARE = 0.1, 4
+#: Seconds between two polls of the ledger for tasks that Redis does not know.
+_LEDGER_SECONDS = 1.0
+_REDIS_TIMEOUT = 1.0
+_MAX_LISTENERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ class Snapshot:
 
 @dataclass(eq=False, slots=True)
 class Watched:
-    """A watched task: what was last seen of it, and a future that is done when that changes."""
+    """A watched task: its last snapshot, and a future that is done when that changes."""
 
     listeners: int = 0
-    sight: Snapshot | None = None
+    snapshot: Snapshot | None = None
     changed: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -69,22 +69,22 @@ class TaskWatcher:
         self._sql = sql
         self._watched: dict[str, Watched] = {}
         self._listeners = 0
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
 
-    def check_room(self) -> None:
-        """Raise Busy when too many wait in this process."""
-        if self._listeners >= _MOST:
-            raise Overloaded("too many wait for tasks; ask again later")
+    def check_capacity(self) -> None:
+        """Raise Overloaded when too many clients wait in this process."""
+        if self._listeners >= _MAX_LISTENERS:
+            raise Overloaded("too many clients wait for tasks; try again later")
 
     @asynccontextmanager
-    async def of(self, task_id: str) -> AsyncIterator[Watched]:
-        """Watch a task. Raises as `check_room`."""
-        self.check_room()
+    async def watch(self, task_id: str) -> AsyncIterator[Watched]:
+        """Watch a task. Raises Overloaded."""
+        self.check_capacity()
         watched = self._watched.setdefault(task_id, Watched())
         watched.listeners += 1
         self._listeners += 1
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_again_and_again())
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll_until_unwatched())
         try:
             yield watched
         finally:
@@ -93,36 +93,36 @@ class TaskWatcher:
             if not watched.listeners:
                 del self._watched[task_id]
 
-    async def ended(self, task_id: str, seconds: float, stop: asyncio.Event | None = None) -> bool:
-        """Wait until a task has ended; False when it has not within `seconds`, or `stop` is set. Raises Busy."""
-        async with self.of(task_id) as watched:
-            deadline = time.monotonic() + seconds
-            while watched.sight is None or not watched.sight.ended:
-                if not await changed(watched, deadline - time.monotonic(), stop):
+    async def ended(self, task_id: str, timeout: float, stop: asyncio.Event | None = None) -> bool:
+        """Wait until a task has ended; False after `timeout` seconds, or when `stop` is set. Raises Overloaded."""
+        async with self.watch(task_id) as watched:
+            deadline = time.monotonic() + timeout
+            while watched.snapshot is None or not watched.snapshot.ended:
+                if not await change(watched, deadline - time.monotonic(), stop):
                     return False
         return True
 
-    async def _look_again_and_again(self) -> None:
+    async def _poll_until_unwatched(self) -> None:
         asked_ledger = 0.0
         try:
             while self._watched:
                 began = time.monotonic()
-                ledger = began >= asked_ledger + _LEDGER_EVERY
+                ledger = began >= asked_ledger + _LEDGER_SECONDS
                 if ledger:
                     asked_ledger = began
                 try:
-                    await self._look(list(self._watched), unknown_too=ledger)
+                    await self._poll(list(self._watched), unknown_too=ledger)
                 except (DatabaseUnavailable, Overloaded) as error:
-                    log.warning("watched tasks cannot be looked at", error=str(error))
+                    log.warning("watched tasks not polled", error=str(error))
                 except Exception:
-                    log.exception("watched tasks cannot be looked at")
-                await asyncio.sleep(max(_EVERY, (time.monotonic() - began) * _SHARE))
+                    log.exception("watched tasks not polled")
+                await asyncio.sleep(max(_POLL_SECONDS, (time.monotonic() - began) * _POLL_SHARE))
         finally:
-            self._looking = None
+            self._polling = None
 
-    async def _look(self, ids: list[str], *, unknown_too: bool) -> None:
+    async def _poll(self, ids: list[str], *, unknown_too: bool) -> None:
         try:
-            live = await asyncio.wait_for(self._redis.run(self._inspection.live, ids), _PATIENCE)
+            live = await asyncio.wait_for(self._redis.run(self._inspection.live, ids), _REDIS_TIMEOUT)
         except (RedisUnavailable, TimeoutError, Overloaded):
             live = {}
         asked = [i for i in ids if (live[i].state in TERMINAL if i in live else unknown_too)]
@@ -130,31 +130,31 @@ class TaskWatcher:
         for task_id in ids:
             row, seen = rows.get(task_id), live.get(task_id)
             if row is not None and row.state in TERMINAL:
-                sight = Snapshot(row.state, row.attempts, _progress(row.progress), True)
+                snapshot = Snapshot(row.state, row.attempts, _progress(row.progress), True)
             elif seen is not None and seen.state not in TERMINAL:
-                sight = Snapshot(seen.state, seen.attempts, seen.progress, False)
+                snapshot = Snapshot(seen.state, seen.attempts, seen.progress, False)
             elif row is not None:
-                sight = Snapshot(row.state, row.attempts, _progress(row.progress), False)
+                snapshot = Snapshot(row.state, row.attempts, _progress(row.progress), False)
             else:
                 continue
             watched = self._watched.get(task_id)
-            if watched is not None and watched.sight != sight:
-                watched.sight = sight
-                told, watched.changed = watched.changed, asyncio.get_running_loop().create_future()
-                told.set_result(None)
+            if watched is not None and watched.snapshot != snapshot:
+                watched.snapshot = snapshot
+                changed, watched.changed = watched.changed, asyncio.get_running_loop().create_future()
+                changed.set_result(None)
 
 
-async def changed(watched: Watched, seconds: float, stop: asyncio.Event | None = None) -> bool:
-    """Wait for the next change; False after `seconds`, or when `stop` is set."""
-    if seconds <= 0 or (stop is not None and stop.is_set()):
+async def change(watched: Watched, timeout: float, stop: asyncio.Event | None = None) -> bool:
+    """Wait for the next change; False after `timeout` seconds, or when `stop` is set."""
+    if timeout <= 0 or (stop is not None and stop.is_set()):
         return False
-    change = watched.changed
+    changed = watched.changed
     stopped = asyncio.ensure_future(stop.wait()) if stop is not None else None
-    either: set[asyncio.Future[Any]] = {change, stopped} if stopped is not None else {change}
-    await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {changed, stopped} if stopped is not None else {changed}
+    await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     if stopped is not None:
         stopped.cancel()
-    return change.done()
+    return changed.done()
 
 
 def _progress(text: str | None) -> Any:

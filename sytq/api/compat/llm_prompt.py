@@ -21,7 +21,7 @@ from sytq.ledger.models import ValuationRecord
 
 #: The table that the rows go to, and the widths of its columns.
 _TABLE = "valuation_records"
-_CALLBACK_MAX = 255
+_MAX_CALLBACK = 255
 _FIELD_OF_COLUMN = {"user_message": "prompt", "sys_message": "system", "callback_url": "callback_url"}
 _COLLISIONS = 3  # of 62 random bits; more is a database that lies
 
@@ -48,7 +48,7 @@ class PromptTasks:
             "sys_message": text(fields, "system"),
             "callback_url": self._callback(fields),
         }
-        model = text(fields, "model", longest=200)
+        model = text(fields, "model", max_length=200)
         for again in range(_COLLISIONS):
             # Negative: the callers of contract A count up from 1.
             row["id"] = -1 - secrets.randbits(62)
@@ -66,7 +66,7 @@ class PromptTasks:
         resp.data = problems.encode({"task_id": task_id, "status": "enqueued"})
 
     def _callback(self, fields: dict[str, Any]) -> str | None:
-        url = text(fields, "callback_url", longest=_CALLBACK_MAX)
+        url = text(fields, "callback_url", max_length=_MAX_CALLBACK)
         if url is not None:
             try:
                 self._guard.check_url(url)

@@ -37,7 +37,7 @@ STATUS = {
 }
 _STATE = {status: state for state, status in STATUS.items()}
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_LIMIT, _LIMIT_MAX = 10, 100
+_LIMIT, _MAX_LIMIT = 10, 100
 
 
 class RecordTasks:
@@ -108,8 +108,8 @@ class TaskList(_Lookup):
             raise InvalidInput("status", f"{status[:64]!r} is not valid; valid: {', '.join(_STATE)}")
         if queue is not None and not _QUEUE.fullmatch(queue):
             raise InvalidInput("queue_name", "must be 1 to 64 letters, digits, '_', '.' or '-'")
-        limit = min(number(req, "limit", _LIMIT, least=1), _LIMIT_MAX)
-        offset = number(req, "offset", 0, least=0)
+        limit = min(number(req, "limit", _LIMIT, min_value=1), _MAX_LIMIT)
+        offset = number(req, "offset", 0, min_value=0)
         caller = req.context.caller
         rows, total = await self._parts.sql.run(
             self._parts.runtime.ledger.find,

@@ -39,12 +39,12 @@ class Operations:
         owner = None if caller.is_admin else (caller.owner or "")
         payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at, owner)
         if wanted.dry_run:
-            req.context.deed = None
+            req.context.audit_detail = None
             matched = await self._parts.sql.run(self._history.count, targets(wanted.action, wanted.q, now, owner))
             resp.data = problems.encode({"action": wanted.action, "q": wanted.q, "matched": matched})
             return
         task_id = await self._parts.submission.operation(req, payload)
-        req.context.deed = f"{wanted.action} as {task_id}: {wanted.q}"
+        req.context.audit_detail = f"{wanted.action} as {task_id}: {wanted.q}"
         resp.status = falcon.HTTP_202
         resp.set_header("Location", f"/v2/tasks/{task_id}")
         resp.data = problems.encode(

@@ -20,7 +20,7 @@ from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
 from sytq.service import status
 
-_LIMIT_MAX = 200
+_MAX_LIMIT = 200
 
 
 class Page:
@@ -65,9 +65,7 @@ class Unreadable:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ("limit", "cursor"))
-        limit = number(req, "limit", 20, least=1)
-        if limit > _LIMIT_MAX:
-            raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+        limit = number(req, "limit", 20, min_value=1, max_value=_MAX_LIMIT)
         inspection = self._parts.runtime.inspection
         try:
             page = await self._parts.redis.run(inspection.unreadable, limit=limit, after=parameter(req, "cursor"))

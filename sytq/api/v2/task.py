@@ -16,7 +16,7 @@ from sytq.api.body import read_object
 from sytq.api.parameters import only
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
-from sytq.api.v2.waiting import preferred, tagged
+from sytq.api.v2.waiting import add_etag, wait_preferred
 from sytq.broker.inspection import Live
 from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
 from sytq.ledger.models import Task
@@ -62,10 +62,10 @@ class OneTask(One):
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())
         row, live = await self._known(req, task_id)
-        if row.state not in TERMINAL and await preferred(self._parts, req, resp, row.id):
+        if row.state not in TERMINAL and await wait_preferred(self._parts, req, resp, row.id):
             row, live = await self._known(req, task_id)
         resp.data = await detail(self._parts, row, live)
-        tagged(req, resp)
+        add_etag(req, resp)
 
     async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ())

@@ -18,7 +18,7 @@ from sytq.api.parameters import flag, number, only, parameter
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
 from sytq.api.v2.task import detail
-from sytq.api.v2.waiting import preferred
+from sytq.api.v2.waiting import wait_preferred
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.ledger.insert import Acceptance, Existing, Refused
 from sytq.ledger.insert import NewTask as Prepared
@@ -28,7 +28,7 @@ from sytq.service.bulk import dead_or_cancelled
 from sytq.service.task_view import task_view
 from sytq.tasktypes.declaration import validated
 
-_LIMIT, _LIMIT_MAX = 20, 200
+_LIMIT, _MAX_LIMIT = 20, 200
 
 
 class Tasks:
@@ -51,7 +51,7 @@ class Tasks:
         resp.set_header("Location", f"/v2/tasks/{answer['id']}")
         resp.data = problems.encode(answer)
         caller = req.context.caller
-        if caller.may("read") and await preferred(self._parts, req, resp, answer["id"]):
+        if caller.may("read") and await wait_preferred(self._parts, req, resp, answer["id"]):
             row, live = await self._parts.data_loader.get(answer["id"])
             if row is not None and caller.can_see(row.owner):
                 resp.status, resp.data = falcon.HTTP_200, await detail(self._parts, row, live)
@@ -123,9 +123,7 @@ async def _page(
     only(req, ("q", "limit", "cursor", "total"))
     text = parameter(req, "q") or ""
     wanted = owned(req, read(text))
-    limit = number(req, "limit", _LIMIT, least=1)
-    if limit > _LIMIT_MAX:
-        raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+    limit = number(req, "limit", _LIMIT, min_value=1, max_value=_MAX_LIMIT)
     counted = flag(req, "total")
     try:
         page = await parts.sql.run(history.page, wanted, limit=limit, after=parameter(req, "cursor"))

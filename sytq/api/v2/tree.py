@@ -10,12 +10,11 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.parameters import number, only
 from sytq.api.v2.task import One
-from sytq.errors import InvalidInput
 from sytq.ledger.database import read
 from sytq.ledger.models import Task
 from sytq.service import tree
 
-_LIMIT, _LIMIT_MAX = 200, 1000
+_LIMIT, _MAX_LIMIT = 200, 1000
 
 
 class Tree(One):
@@ -23,9 +22,7 @@ class Tree(One):
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         only(req, ("limit",))
-        limit = number(req, "limit", _LIMIT, least=1)
-        if limit > _LIMIT_MAX:
-            raise InvalidInput("limit", f"{limit} is more than {_LIMIT_MAX}")
+        limit = number(req, "limit", _LIMIT, min_value=1, max_value=_MAX_LIMIT)
         row = await self._row(req, task_id)
         caller = req.context.caller
         visible = None if caller.is_admin else Task.owner == caller.owner

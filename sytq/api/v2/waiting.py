@@ -1,7 +1,4 @@
-"""Waiting for a task: `Prefer: wait=N` and ETags.
-
-Owns what a client may ask for. How changes are noticed is sytq.api.task_watcher.
-"""
+"""Waiting for a task: `Prefer: wait=N` and ETags."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ import falcon.asgi
 from sytq.api.parts import Parts
 from sytq.errors import Overloaded
 
-#: The most seconds that an answer is held back.
-WAIT_MOST = 60
+#: Seconds that a response is delayed at most.
+MAX_WAIT = 60
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
 
 
-async def preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> bool:
-    """Wait as the request prefers; whether the task has ended by then.
+async def wait_preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> bool:
+    """Wait for the task as the request prefers; return whether it has ended by then.
 
-    Where too many wait already, the answer comes at once, and without `Preference-Applied`.
+    Where too many clients wait already, the response comes at once and without `Preference-Applied`.
     """
     match = _WAIT.search(req.get_header("Prefer") or "")
     if match is None:
         return False
-    seconds = min(int(match[1]), WAIT_MOST)
+    seconds = min(int(match[1]), MAX_WAIT)
     try:
         ended = await parts.task_watcher.ended(task_id, seconds, draining(req))
     except Overloaded:
@@ -37,8 +34,8 @@ async def preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Re
     return ended
 
 
-def tagged(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Give an answer that is complete its ETag; 304 when the client has it already."""
+def add_etag(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Add the ETag of a complete response; make it a 304 where the client has it already."""
     assert resp.data is not None
     resp.etag = tag = hashlib.sha256(resp.data).hexdigest()[:32]
     resp.set_header("Cache-Control", "no-cache")
@@ -47,6 +44,6 @@ def tagged(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
 
 
 def draining(req: falcon.asgi.Request) -> asyncio.Event | None:
-    """The event that is set when this process is to end (sytq.api.worker)."""
+    """Return the event that sytq.api.worker sets when this process is to end."""
     event: asyncio.Event | None = req.scope.get("state", {}).get("draining")
     return event

@@ -77,7 +77,7 @@ def test_dead_tasks_have_a_list_of_their_own(hundred: Api) -> None:
         ("q=%ED%A0%80:1", "q", ""),
         ("q=a&q=b", "q", "given more than once"),
         ("limit=0", "limit", "whole number from 1"),
-        ("limit=201", "limit", "more than 200"),
+        ("limit=201", "limit", "whole number from 1 to 200"),
         ("limit=9999999999999999999999", "limit", "whole number"),
         ("cursor=x", "cursor", "is no cursor"),
         ("cursor=%00%FF", "cursor", "is no cursor"),

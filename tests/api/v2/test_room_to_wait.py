@@ -53,7 +53,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
             assert (await asked("GET", path, 0)).headers["preference-applied"] == "wait=0"
 
             for _ in range(2000):
-                await others.enter_async_context(made[0].of("another"))
+                await others.enter_async_context(made[0].watch("another"))
             at_once = await asked("GET", path, 60)
             assert (at_once.status_code, at_once.json["state"]) == (200, "scheduled")
             submitted = await asked("POST", "/v2/tasks", 60, task)
@@ -66,7 +66,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
 
             await others.aclose()
             for _ in range(1999):
-                await others.enter_async_context(made[0].of("another"))
+                await others.enter_async_context(made[0].watch("another"))
             async with client.simulate_get_stream(f"{path}/events", host="localhost") as stream:
                 assert stream.status_code == 200
                 assert await stream.stream.read()

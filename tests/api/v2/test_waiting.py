@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sytq.api.v2.waiting import WAIT_MOST
+from sytq.api.v2.waiting import MAX_WAIT
 from tests.api.conftest import Api
 from tests.api.v2.conftest import Service
 from tests.servers import poll
@@ -70,7 +70,7 @@ def test_a_post_that_waits_is_answered_with_the_task(service: Service) -> None:
 
 def test_nobody_waits_for_longer_than_a_minute_and_the_answer_says_so(service: Service) -> None:
     service.installation.start_worker()
-    assert WAIT_MOST == 60  # as docs/api.md says
+    assert MAX_WAIT == 60  # as docs/api.md says
     assert waiting(service, "/v2/tasks", 3600, plain(service)).headers["preference-applied"] == "wait=60"
     assert waiting(service, "/v2/tasks", 60, plain(service)).headers["preference-applied"] == "wait=60"
 
