@@ -22,6 +22,7 @@ from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, Overloaded, RedisUnavailable
 from sytq.ledger.ledger import Ledger
+from sytq.service.live_state import current
 from sytq.states import TERMINAL
 
 log = structlog.get_logger(__name__)
@@ -129,12 +130,11 @@ class TaskWatcher:
         rows = await self._sql.run(self._ledger.some, asked) if asked else {}
         for task_id in ids:
             row, seen = rows.get(task_id), live.get(task_id)
-            if row is not None and row.state in TERMINAL:
-                snapshot = Snapshot(row.state, row.attempts, _progress(row.progress), True)
+            if row is not None:
+                now = current(row, seen, with_result=True)
+                snapshot = Snapshot(now.state, now.attempts, now.progress, row.state in TERMINAL)
             elif seen is not None and seen.state not in TERMINAL:
                 snapshot = Snapshot(seen.state, seen.attempts, seen.progress, False)
-            elif row is not None:
-                snapshot = Snapshot(row.state, row.attempts, _progress(row.progress), False)
             else:
                 continue
             watched = self._watched.get(task_id)
@@ -155,10 +155,3 @@ async def change(watched: Watched, timeout: float, stop: asyncio.Event | None = 
     if stopped is not None:
         stopped.cancel()
     return changed.done()
-
-
-def _progress(text: str | None) -> Any:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return None

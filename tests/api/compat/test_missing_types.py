@@ -9,24 +9,23 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from sytq import config
+from sytq import config, plugins
 from sytq.api import create_app
 from sytq.ledger.migrations import migrate
 from sytq.runtime import build
-from sytq.tasktypes.registry import Quarantined, Registry
 
 PATHS = ("/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks")
 
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> config.Settings:
-    monkeypatch.setattr(Registry, "_modules", lambda self: iter(()))
+    monkeypatch.setattr(plugins, "_loaders", lambda folders: iter(()))
     environ = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "SYTQ_REDIS__URL": redis_url}
     settings = config.load(environ=environ)
     parts = build(settings)
     migrate(parts.database)
     parts.database.close_all()  # type: ignore[attr-defined]
-    parts.broker.close()
+    parts.redis.close()
     return settings
 
 
@@ -68,13 +67,10 @@ def test_other_endpoints_work_and_the_document_lacks_those_of_missing_types(sett
 def test_a_quarantined_plugin_makes_them_503_as_it_may_be_theirs(
     settings: config.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = Registry.load
+    def load_broken() -> None:
+        raise SyntaxError
 
-    def load_broken(*args: Any) -> Registry:
-        registry = load(*args)
-        registry.quarantined.append(Quarantined("plugins/broken.py", "SyntaxError"))
-        return registry
-
-    monkeypatch.setattr(Registry, "load", load_broken)
+    monkeypatch.setattr(plugins, "_loaders", lambda folders: iter([("plugins/broken.py", load_broken)]))
+    settings = config.load(environ={"SYTQ_DATABASE__URL": settings.database_url, "SYTQ_REDIS__URL": settings.redis.dsn})
     for response in responses(settings, *(("POST", path) for path in PATHS)):
         assert (response.status_code, response.headers["retry-after"]) == (503, "60")
