@@ -90,11 +90,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "standing": {"plugins/llm/*.py": SENSE + ": how far a row is"},
     "told(?! apart)": {
-        "sytq/api/*": VERB,
         "sytq/worker/middleware/*.py": VERB,
     },
-    "sights?": {"sytq/api/*": "a local name"},
-    "patience": {"sytq/api/*": "a local name", "sytq/executor/context.py": "a local name"},
     "doomed|trials?": {"sytq/testing/*.py": DEPRECATED},
     "meters?|metered": {
         "sytq/broker/*.py": KEY,
