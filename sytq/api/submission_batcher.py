@@ -7,7 +7,7 @@ committed; Redis only speeds things up and therefore never makes anyone wait. Mu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 #: Of one batch. The characters are those of payloads: a batch stays far below MySQL's max_allowed_packet.
 _MAX_TASKS, _MAX_CHARACTERS = 500, 4 << 20
 _MAX_WAITING = 10_000
-_MAX_UNDISPATCHED = 5_000
+#: Batches that were written and wait for Redis; later ones are left to the reconciler.
+_MAX_UNDISPATCHED = 10
 #: Seconds without a try after Redis did not take a batch; the reconciler dispatches what was accepted then.
 _REDIS_PAUSE = 1.0
 
@@ -65,7 +66,7 @@ class SubmissionBatcher:
         self._batcher = Batcher(
             self._accept, name="submissions", max_waiting=_MAX_WAITING, max_size=1.0, size=_share_of_batch
         )
-        self._dispatches = Batcher(self._dispatch, name="tasks", max_waiting=_MAX_UNDISPATCHED)
+        self._dispatches = Batcher(self._dispatch, name="batches", max_waiting=_MAX_UNDISPATCHED)
         self._since: float | None = None  # when the batch under way was begun
         self._redis_resumes = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
@@ -115,19 +116,16 @@ class SubmissionBatcher:
             results = await loop.run_in_executor(self._writer, self._write, batch)
         finally:
             self._since = None
-        with suppress(Overloaded):  # the reconciler dispatches the rest
-            for submission, result in zip(batch, results, strict=True):
-                if isinstance(result, Submitted) and result.repeats is None:
-                    for task, acceptance in zip(submission.tasks, result.tasks, strict=True):
-                        if isinstance(acceptance, Accepted):
-                            self._dispatches.add(task)
+        if new := list(_dispatchable(batch, results)):
+            with suppress(Overloaded):
+                self._dispatches.add(new)
         unavailable = next((result for result in results if isinstance(result, DatabaseUnavailable)), None)
         if unavailable is not None:  # later submissions would wait just as long for the same answer
             self._batcher.fail_waiting(unavailable)
         return results
 
-    async def _dispatch(self, tasks: list[NewTask]) -> list[None]:
-        loop = asyncio.get_running_loop()
+    async def _dispatch(self, batches: list[list[NewTask]]) -> list[None]:
+        loop, tasks = asyncio.get_running_loop(), [task for batch in batches for task in batch]
         if loop.time() >= self._redis_resumes:
             try:
                 dispatched = await loop.run_in_executor(self._dispatcher, self._submitter.dispatch, tasks)
@@ -136,7 +134,7 @@ class SubmissionBatcher:
                 dispatched = 0
             if not dispatched:
                 self._redis_resumes = loop.time() + _REDIS_PAUSE
-        return [None] * len(tasks)
+        return [None] * len(batches)
 
     # -- on the writer's thread
 
@@ -172,6 +170,15 @@ class SubmissionBatcher:
             else Submitted(_shown(one, list(islice(rest, len(one.tasks))), owners))
             for one in batch
         ]
+
+
+def _dispatchable(batch: list[_Submission], results: list[Submitted | Exception]) -> Iterator[NewTask]:
+    """The inserted tasks that wait for no other: Redis does not know the others yet."""
+    for submission, result in zip(batch, results, strict=True):
+        if isinstance(result, Submitted) and result.repeats is None:
+            for task, acceptance in zip(submission.tasks, result.tasks, strict=True):
+                if isinstance(acceptance, Accepted) and not task.after:
+                    yield task
 
 
 def _owners(ids: Collection[str]) -> dict[str, str | None]:
