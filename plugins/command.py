@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sytq import AsyncContext, Fail, Retry, TaskType, task
+from sytq import AsyncContext, Declaration, Fail, Retry, task
 from sytq.config.masking import mask_text
 from sytq.config.values import Size, problem
 from sytq.errors import InvalidInput
@@ -50,7 +50,7 @@ class CommandType(BaseModel):
         return self
 
 
-def _make(name: str, config: CommandType) -> TaskType:
+def _make(name: str, config: CommandType) -> Declaration:
     return task(name, payload=payload_model(name, config.payload), config=CommandType)(_run)
 
 

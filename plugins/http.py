@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sytq import AsyncContext, Fail, Retry, TaskType, task
+from sytq import AsyncContext, Declaration, Fail, Retry, task
 from sytq.config.values import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
@@ -66,7 +66,7 @@ class HttpType(BaseModel):
         return self
 
 
-def _make(name: str, config: HttpType) -> TaskType:
+def _make(name: str, config: HttpType) -> Declaration:
     return task(name, payload=payload_model(name, config.payload), config=HttpType)(_request)
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from sytq.plugins import Plugin
     from sytq.schedule import Schedule
     from sytq.service.tree import Outcome
-    from sytq.tasktypes.declaration import Backoff, Death, TaskType, task
+    from sytq.tasktypes.backoff import Backoff
+    from sytq.tasktypes.declaration import Death, Declaration, task
+    from sytq.tasktypes.tasktype import TaskType
 
 __all__ = [
     "AsyncContext",
@@ -27,6 +29,7 @@ __all__ = [
     "Context",
     "Counter",
     "Death",
+    "Declaration",
     "Fail",
     "Histogram",
     "Limiter",
@@ -48,7 +51,9 @@ _HOMES = {
     "executor.context": ("AsyncContext", "Context"),
     "errors": ("Cancelled", "Fail", "Lost", "Retry", "Waiting"),
     "observability.metrics": ("Counter", "Histogram"),
-    "tasktypes.declaration": ("Backoff", "Death", "TaskType", "task"),
+    "tasktypes.backoff": ("Backoff",),
+    "tasktypes.declaration": ("Death", "Declaration", "task"),
+    "tasktypes.tasktype": ("TaskType",),
     "plugins": ("Plugin",),
     "schedule": ("Schedule",),
     "executor.transaction": ("Transaction",),

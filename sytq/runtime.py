@@ -43,8 +43,9 @@ from sytq.service.prometheus import Scrape
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.streams.loop import StreamLoop
-from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.lifecycle import Lifecycle
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
@@ -86,7 +87,7 @@ class Runtime:
     audit: Audit
 
 
-def build(settings: Settings, also: Iterable[TaskType] = ()) -> Runtime:
+def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
     """Build the parts; `also` are types beside the installed ones. Raises ConfigError."""
     database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
     registry = _registry(settings, also)
@@ -158,7 +159,7 @@ def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventL
     )
 
 
-def _registry(settings: Settings, also: Iterable[TaskType]) -> Registry:
+def _registry(settings: Settings, also: Iterable[Declaration]) -> Registry:
     registry = Registry.load(settings, also)
     for number, stream in enumerate(settings.streams):
         try:
@@ -222,7 +223,7 @@ def _declare_actor(broker: StreamsBroker, runner: Runner, declared: TaskType) ->
     if declared.is_async:
         actor(runner=runner.async_runner(declared))(_on_the_event_loop)
     else:
-        actor(time_limit=declared.seconds * 1000)(runner.runner(declared))
+        actor(time_limit=declared.timeout * 1000)(runner.runner(declared))
 
 
 def _on_the_event_loop(delivery: Delivery) -> None:

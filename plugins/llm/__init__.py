@@ -17,7 +17,7 @@ from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Re
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable
 from sytq.ledger.models import Task, UniqueKey
-from sytq.tasktypes.declaration import encode
+from sytq.tasktypes.payload import encode
 
 from . import spend
 from .ask import Answered, Asking, Place

@@ -24,7 +24,8 @@ from sytq.executor.transaction import Transaction
 from sytq.http import Client
 from sytq.ids import new_id
 from sytq.runtime import Runtime, task_services
-from sytq.tasktypes.declaration import TaskType, encode
+from sytq.tasktypes.payload import encode
+from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.middleware.retry import decide
 
 app = typer.Typer(no_args_is_help=True)

@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
-from sytq.tasktypes import declaration
+from sytq.tasktypes.payload import encode as as_text
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ def encode(answer: object) -> bytes:
     try:
         return to_json(answer)
     except PydanticSerializationError:  # half of a surrogate pair
-        return declaration.encode(answer).encode()
+        return as_text(answer).encode()
 
 
 class Problems:

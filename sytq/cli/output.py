@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sytq.durations import format_duration
-from sytq.tasktypes.declaration import encode
+from sytq.tasktypes.payload import encode
 
 
 def as_json(value: object) -> None:

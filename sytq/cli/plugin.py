@@ -118,7 +118,7 @@ def _entries(parts: Runtime) -> list[dict[str, Any]]:
         found.append(
             {
                 **view,
-                "retry": asdict(declared.backoff) if declared else None,
+                "retry": asdict(declared.retry) if declared else None,
                 "payload_schema": declared.payload.model_json_schema() if declared else None,
                 "state": state if declared else "missing",
                 "source": declared.source if declared else None,

@@ -21,7 +21,7 @@ from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.query import parse
 from sytq.runtime import Runtime
 from sytq.states import PRIORITIES, SUCCEEDED
-from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.tasktype import TaskType
 
 #: Characters that the column holds besides the type's name.
 _MAX_KEY = 150

@@ -34,7 +34,8 @@ from sytq.service.control import Operator
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.states import RUNNING
-from sytq.tasktypes.declaration import TaskType, encode
+from sytq.tasktypes.payload import encode
+from sytq.tasktypes.tasktype import TaskType
 
 T = TypeVar("T")
 
@@ -68,13 +69,13 @@ class Attempt(OldContextMethods):
         self.id = delivery.id
         self.type = declared.name
         self.attempt = delivery.attempts  # 1 at the first run
-        self.max_attempts = delivery.max_attempts or declared.backoff.max_attempts
+        self.max_attempts = delivery.max_attempts or declared.retry.max_attempts
         self.token = delivery.token
         self.idempotency_key = delivery.id
         self.request_id = delivery.request_id  # of the request that the task came with, for calls made in its name
         self.traceparent = delivery.traceparent
         self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
-        self.timeout = declared.seconds
+        self.timeout = declared.timeout
         self.config = declared.config
         self.settings = services.settings
         self.operator = services.operator  # changes to other tasks, and

@@ -27,7 +27,7 @@ from sytq.executor.attempt import Attempt, Services
 from sytq.executor.transaction import Child, Transaction
 from sytq.http import BlockingClient, Client
 from sytq.service.tree import Outcome, outcomes
-from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.tasktype import TaskType
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from sytq.broker.delivery import Delivery
 from sytq.errors import TimedOut
 from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext, Context
-from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.tasktype import TaskType
 
 
 class Runner:
@@ -40,7 +40,7 @@ class Runner:
                 late = isinstance(error, TimeLimitExceeded)
                 late = late or (isinstance(error, TimeoutError) and context.remaining() <= 0)
                 # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
-                delivery.stuff_exception(TimedOut(f"timed out after {declared.seconds:g} s") if late else error)
+                delivery.stuff_exception(TimedOut(f"timed out after {declared.timeout:g} s") if late else error)
 
         return run
 
@@ -50,14 +50,14 @@ class Runner:
         async def run(delivery: Delivery) -> None:
             payload = declared.parse(delivery.payload, delivery.version)
             try:
-                async with asyncio.timeout(declared.seconds) as deadline, contextlib.AsyncExitStack() as around:
+                async with asyncio.timeout(declared.timeout) as deadline, contextlib.AsyncExitStack() as around:
                     context = AsyncContext(self._services, declared, delivery, deadline)
                     for middleware in declared.middleware:
                         await around.enter_async_context(middleware(context, payload))
                     delivery.result = await declared.function(context, payload)
             except TimeoutError:
                 if deadline.expired():
-                    raise TimedOut(f"timed out after {declared.seconds:g} s") from None
+                    raise TimedOut(f"timed out after {declared.timeout:g} s") from None
                 raise
 
         return run

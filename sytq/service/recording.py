@@ -25,7 +25,8 @@ from sytq.ledger.values import utcnow
 from sytq.service.submission import DISPATCH_WITHIN, Origin, Submitter
 from sytq.service.task_view import announcement
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
-from sytq.tasktypes.declaration import Death, encode
+from sytq.tasktypes.declaration import Death
+from sytq.tasktypes.payload import encode
 from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)

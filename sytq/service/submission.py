@@ -25,8 +25,9 @@ from sytq.ledger.models import Task
 from sytq.ledger.values import naive, to_ms
 from sytq.observability import tracing
 from sytq.states import PRIORITIES, SCHEDULED
-from sytq.tasktypes.declaration import TaskType, encode, written
+from sytq.tasktypes.payload import encode, written
 from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +163,7 @@ class Submitter:
             traceparent=task.traceparent,
             # Named, so that a row of another language does not pass for one of a later deployment.
             version=task.version or (declared.version if declared else None),
-            max_attempts=task.max_attempts or (declared.backoff.max_attempts or 0 if declared else 0),
+            max_attempts=task.max_attempts or (declared.retry.max_attempts or 0 if declared else 0),
         )
 
 

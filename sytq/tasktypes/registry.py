@@ -1,7 +1,6 @@
 """The registry: which task types this installation has.
 
-Owns the configuration's overrides and the quarantine of types that cannot be used. Must not know how tasks are carried
-or run.
+Types that cannot be used are quarantined.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from types import ModuleType
 from typing import Any
 
 import structlog
-from pydantic import BaseModel, ValidationError
 
-from sytq.config import Settings, problems
-from sytq.durations import parse_duration
+from sytq.config import Settings
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
 from sytq.plugins import Plugin, Quarantined
 from sytq.schedule import Schedule
-from sytq.states import NAME, PRIORITIES
+from sytq.tasktypes.backoff import Backoff
 from sytq.tasktypes.configured import TypeFactory
-from sytq.tasktypes.declaration import Backoff, Death, TaskType
+from sytq.tasktypes.declaration import Death, Declaration, task
+from sytq.tasktypes.resolution import own_config, resolve
+from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +44,7 @@ class Registry:
         self.schedules: dict[str, Scheduled] = {}
 
     @classmethod
-    def load(cls, settings: Settings, also: Iterable[TaskType] = ()) -> Registry:
+    def load(cls, settings: Settings, also: Iterable[Declaration] = ()) -> Registry:
         """Load every plugin, and the types of `also` that are not among them.
 
         Raises ConfigError (two of one name, a `types.*` section without its type).
@@ -81,30 +80,29 @@ class Registry:
         registry.schedules = registry._find_schedules()
         return registry
 
-    def add(self, declared: TaskType) -> None:
+    def add(self, declared: Declaration) -> None:
         """Add a type, resolved by its `types.<name>` section. Raises DuplicatePlugin, ConfigError."""
+        added = self._add(declared)
+        if added.on_dead is not None:
+            death = task(
+                f"{added.name}.dead",
+                payload=Death,
+                retry=Backoff(first="1s", factor=2, max="1m", max_age="24h"),
+                timeout=60.0,
+                queue=added.queue,
+                priority=added.priority,
+                internal=True,
+            )
+            self._add(Declaration(added.on_dead, death, added.source), config=added.config)
+
+    def _add(self, declared: Declaration, **changes: Any) -> TaskType:
         known = self._types.get(declared.name)
         if known is not None:
             raise DuplicatePlugin(
                 f"task type '{declared.name}' is declared twice: in {known.source} and in {declared.source}"
             )
-        resolved = self._resolve(declared)
-        self._types[resolved.name] = resolved
-        if resolved.on_dead is not None:
-            self.add(
-                TaskType(
-                    name=f"{resolved.name}.dead",
-                    function=resolved.on_dead,
-                    payload=Death,
-                    retry=Backoff(first="1s", factor=2, max="1m", max_age="24h"),
-                    timeout=60.0,
-                    queue=resolved.queue,
-                    priority=resolved.priority,
-                    internal=True,
-                    config=resolved.config,
-                    source=resolved.source,
-                )
-            )
+        added = self._types[declared.name] = dataclasses.replace(resolve(declared, self._settings), **changes)
+        return added
 
     def get(self, name: str) -> TaskType:
         """Return a type. Raises InvalidInput listing the valid names."""
@@ -126,54 +124,14 @@ class Registry:
     def __iter__(self) -> Iterator[TaskType]:
         return iter(self._types.values())
 
-    def _resolve(self, declared: TaskType) -> TaskType:
-        retry = declared.retry if isinstance(declared.retry, Backoff) else declared.retry(self._settings)
-        timeout = declared.timeout(self._settings) if callable(declared.timeout) else declared.timeout
-        resolved = dataclasses.replace(declared, retry=retry, timeout=parse_duration(timeout))
-        override = self._settings.types.get(declared.name)
-        if override is not None:
-            policy = override.retry.model_dump(exclude_none=True) if override.retry else {}
-            resolved = dataclasses.replace(
-                resolved,
-                retry=dataclasses.replace(retry, **policy),
-                timeout=resolved.timeout if override.timeout is None else float(override.timeout),
-                queue=override.queue or resolved.queue,
-                priority=override.priority or resolved.priority,
-            )
-        own = override.extra if override else {}
-        if declared.config_model is not None:
-            resolved = dataclasses.replace(resolved, config=self._own_config(declared.name, declared.config_model, own))
-        elif own:
-            resolved = dataclasses.replace(resolved, config=own)
-        for name in (resolved.name, resolved.queue):
-            if not NAME.fullmatch(name):
-                raise ConfigError(
-                    f"task type '{resolved.name}': '{name}' is not a name; valid: a letter or _, then letters, digits,"
-                    " . _ - (64 at most)"
-                )
-        if resolved.priority not in PRIORITIES:
-            raise ConfigError(
-                f"task type '{resolved.name}': priority '{resolved.priority}' is not valid;"
-                f" valid: {', '.join(PRIORITIES)}"
-            )
-        return resolved
-
     def _declare(self, factories: Mapping[str, TypeFactory]) -> None:
         """Add the types that the configuration alone declares."""
         for name, section in self._settings.types.items():
             keys = [key for key in factories if key in section.extra]
             if name not in self._types and keys:
                 factory = factories[keys[0]]
-                made = factory.make(name, self._own_config(name, factory.config, section.extra))
+                made = factory.make(name, own_config(self._settings, name, factory.config, section.extra))
                 self.add(dataclasses.replace(made, source=f"types.{name}"))
-
-    def _own_config(self, name: str, model: type[BaseModel], given: dict[str, Any]) -> BaseModel:
-        """A type's own keys by its model. Raises ConfigError naming each that is wrong."""
-        try:
-            return model.model_validate(given)
-        except ValidationError as error:
-            found = problems.lines(error, self._settings.origins, model, ("types", name))
-        raise ConfigError("\n".join(found))  # outside the except: its context would carry the raw values
 
     def _find_schedules(self) -> dict[str, Scheduled]:
         found = {t.name: Scheduled(t.name, t.schedule) for t in self if t.schedule is not None}
@@ -194,7 +152,7 @@ class Registry:
         log.error("plugin quarantined", source=plugin.source, error=plugin.error)
 
 
-def declared_in(module: ModuleType) -> list[TaskType]:
+def declared_in(module: ModuleType) -> list[Declaration]:
     """The types that a module declares itself."""
-    found = (each for each in vars(module).values() if isinstance(each, TaskType))
+    found = (each for each in vars(module).values() if isinstance(each, Declaration))
     return [each for each in found if each.function.__module__ == module.__name__]

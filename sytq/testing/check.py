@@ -22,7 +22,7 @@ from sytq.config import Settings, load
 from sytq.errors import ConfigError
 from sytq.plugins import load_file
 from sytq.tasktypes.configured import TypeFactory
-from sytq.tasktypes.declaration import TaskType
+from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing.reading import Problem, read
 from sytq.testing.suite import TypeSuite
@@ -90,25 +90,25 @@ def _examine(file: Path, settings: Settings, tests: bool) -> Report:
     return report
 
 
-def _faults(declared: TaskType, settings: Settings) -> Iterator[str]:
+def _faults(declared: Declaration, settings: Settings) -> Iterator[str]:
     """What is wrong with one type alone."""
     try:
         Registry(settings).add(declared)
     except Exception as error:
         yield _line(error).removeprefix(f"ConfigError: task type '{declared.name}': ")
-    for what, function in (("its function", declared.function), ("on_dead", declared.on_dead)):
+    for what, function in (("its function", declared.function), ("on_dead", declared.options.on_dead)):
         try:
             if function is not None:
                 inspect.signature(function).bind(None, None)
         except TypeError:
             yield f"{what} takes {inspect.signature(function)}; valid: (ctx, payload)"  # type: ignore[arg-type]
     try:
-        declared.payload.model_json_schema()
+        declared.options.payload.model_json_schema()
     except Exception as error:
         yield f"its payload has no JSON schema: {_line(error)}"
 
 
-def _neighbours(file: Path, declared: list[TaskType], settings: Settings) -> Iterator[str]:
+def _neighbours(file: Path, declared: list[Declaration], settings: Settings) -> Iterator[str]:
     """What is wrong with it beside the other plugins of this installation."""
     try:
         registry = Registry.load(settings)

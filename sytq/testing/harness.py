@@ -41,7 +41,9 @@ from sytq.ledger.values import utcnow
 from sytq.plugins import Plugin
 from sytq.runtime import Runtime, build, task_services
 from sytq.states import RETRYING, RUNNING, TERMINAL
-from sytq.tasktypes.declaration import TaskType, encode
+from sytq.tasktypes.declaration import Declaration
+from sytq.tasktypes.payload import encode
+from sytq.tasktypes.tasktype import TaskType
 from sytq.testing.fake_http import FakeHttp
 from sytq.worker.middleware.retry import decide
 
@@ -90,7 +92,7 @@ class Harness:
 
     def __init__(
         self,
-        type: TaskType | str,
+        type: Declaration | str,
         *,
         config: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,

@@ -17,7 +17,8 @@ import structlog
 from sytq.errors import InvalidInput
 from sytq.observability import logs
 from sytq.states import RETRYING, SUCCEEDED
-from sytq.tasktypes.declaration import TaskType, encode
+from sytq.tasktypes.declaration import Declaration
+from sytq.tasktypes.payload import encode
 from sytq.testing.crash import Crash, CrashingLedger
 from sytq.testing.fake_http import FakeHttp, Reply
 from sytq.testing.harness import Harness, Run
@@ -32,7 +33,7 @@ Failure = tuple[Reply | int, str]
 class TypeSuite:
     """Base of a test class: `class TestPing(TypeSuite)`, with the attributes below, in any file that pytest runs."""
 
-    type: ClassVar[TaskType | str]
+    type: ClassVar[Declaration | str]
     #: A payload that succeeds with the replies of `fake_http`.
     payload: ClassVar[Any] = {}
     #: The type's `types.<name>` section, and other settings.

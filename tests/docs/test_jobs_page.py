@@ -14,8 +14,8 @@ from sytq_plugins.command import CommandType
 from sytq_plugins.http import Request
 
 from sytq.config import load
-from sytq.tasktypes.declaration import TaskType
 from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.tasktype import TaskType
 from tests.receiver import Receiver
 from tests.workers import Installation
 
@@ -35,11 +35,11 @@ def test_every_field_of_the_payload_and_every_key_is_documented(declared: TaskTy
     text = SECTIONS[declared.name]
     said = set(re.findall(r"`(\w+)[`:]", text))
     assert set(declared.payload.model_fields) <= said
-    if declared.config_model is not None:
+    if isinstance(declared.config, BaseModel):
         table = text.partition(f"| `types.{declared.name}` |")[2].partition("\n\n")[0]
         rows = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
         keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-        assert keys == set(declared.config_model.model_fields)
+        assert keys == set(type(declared.config).model_fields)
 
 
 @pytest.mark.parametrize("declared", DOCUMENTED, ids=lambda declared: declared.name)

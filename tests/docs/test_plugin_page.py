@@ -118,18 +118,19 @@ def test_no_example_is_left_out() -> None:
 
 
 def test_what_the_examples_say_beside_the_result_is_so(tmp_path: Path) -> None:
-    def declared(name: str) -> sytq.TaskType:
+    def declared(name: str) -> sytq.Declaration:
         file = tmp_path / f"{name.replace('-', '_')}_said.py"
         file.write_text(example(f'@task("{name}"'))
         return declared_in(load_file(file))[0]
 
-    assert declared("order").shown({"customer": "Ada"}, {"cents": 300}) == {"customer": "Ada", "price": "3.00 EUR"}
-    assert declared("order").shown({"customer": "Ada"}, None) == {"customer": "Ada"}
+    with Harness(declared("order")) as harness:
+        assert harness.type.shown({"customer": "Ada"}, {"cents": 300}) == {"customer": "Ada", "price": "3.00 EUR"}
+        assert harness.type.shown({"customer": "Ada"}, None) == {"customer": "Ada"}
     with Harness(declared("look-up")) as harness:
         run = harness.submit({"key": "b"})
         assert (run.start(), run.error) == ("dead", "there is no 'b'")
     stock = declared("count-stock")
-    assert str(stock.schedule) == str(sytq.Schedule(cron="0 3 * * *", timezone="Europe/Berlin"))
+    assert str(stock.options.schedule) == str(sytq.Schedule(cron="0 3 * * *", timezone="Europe/Berlin"))
     with Harness(stock) as harness:
         assert "count-stock.dead" in harness.runtime.registry
 

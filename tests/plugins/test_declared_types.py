@@ -150,7 +150,7 @@ def test_payloads_are_checked_by_their_words() -> None:
 
 def test_an_installed_type_is_only_configured() -> None:
     declared = registry(webhook={"timeout": "7s"}).get("webhook")
-    assert declared.seconds == 7
+    assert declared.timeout == 7
     assert "types." not in declared.source
 
 

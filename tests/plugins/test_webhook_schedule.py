@@ -10,8 +10,8 @@ import pytest
 from sytq import Retry
 from sytq.broker.delivery import Outcome
 from sytq.errors import InvalidInput
-from sytq.tasktypes.declaration import TaskType
 from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.middleware import retry
 from tests.plugins.deliveries import settings, started
 

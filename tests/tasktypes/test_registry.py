@@ -38,7 +38,7 @@ def test_built_in_types_come_through_the_entry_points(tmp_path: Path) -> None:
 def test_a_file_in_a_folder_is_a_type(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(TYPE.format(name="one"))
     declared = load(tmp_path).get("one")
-    assert (declared.queue, declared.seconds, declared.backoff.max_attempts) == ("default", 10.0, 5)
+    assert (declared.queue, declared.timeout, declared.retry.max_attempts) == ("default", 10.0, 5)
     assert declared.source == str(tmp_path / "one.py")
     with pytest.raises(InvalidInput, match="n: Input should be a valid integer"):
         declared.parse({"n": "many"})
@@ -50,8 +50,8 @@ def test_configuration_overrides_a_type(tmp_path: Path) -> None:
         '{"retry": {"first": "3s", "max_attempts": 9}, "timeout": "1m", "queue": "slow", "priority": "low", "own": 7}'
     )
     declared = load(tmp_path, SYTQ_TYPES__ONE=section).get("one")
-    assert (declared.backoff.first, declared.backoff.max_attempts, declared.backoff.factor) == (3.0, 9, 2.0)
-    assert (declared.seconds, declared.queue, declared.priority) == (60.0, "slow", "low")
+    assert (declared.retry.first, declared.retry.max_attempts, declared.retry.factor) == (3.0, 9, 2.0)
+    assert (declared.timeout, declared.queue, declared.priority) == (60.0, "slow", "low")
     assert declared.config == {"own": 7}
 
 
@@ -80,7 +80,7 @@ def test_a_type_gets_the_keys_of_its_own_as_its_model(tmp_path: Path) -> None:
     section = {"SYTQ_TYPES__OWN__PORT": "26", "SYTQ_TYPES__OWN__PASSWORD": "1e5", "SYTQ_TYPES__OWN__TIMEOUT": "3s"}
     declared = load(tmp_path, **section).get("own")
     assert (declared.config.port, declared.config.password.get_secret_value()) == (26, "1e5")
-    assert declared.seconds == 3.0
+    assert declared.timeout == 3.0
 
 
 @pytest.mark.parametrize(

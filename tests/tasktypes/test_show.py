@@ -12,11 +12,13 @@ from pydantic import BaseModel
 
 from sytq import task
 from sytq.cli.task_view import print_task
+from sytq.config import load
 from sytq.ledger.events import Event
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.service.task_view import task_detail
 from sytq.states import SUCCEEDED
+from sytq.tasktypes.resolution import resolve
 from tests.plugins.running import runtime_of
 
 MESSAGE = {"to": ["a@example.com", "b@example.com", "c@example.com", "d@example.com"], "subject": "Hello", "text": "x"}
@@ -60,6 +62,7 @@ def test_a_payload_that_is_not_valid_or_a_fault_of_the_type_hides_no_task() -> N
     def item(ctx: Any, payload: Item) -> None:
         pass
 
-    assert item.shown({"name": " a\nb"}, {"size": 3}) == {"name": "a b", "size": "3"}
-    assert item.shown({"nome": "a"}, None) == {}
-    assert item.shown({"name": "a"}, None) == {"show": "failed: TypeError"}
+    shown = resolve(item, load(environ={})).shown
+    assert shown({"name": " a\nb"}, {"size": 3}) == {"name": "a b", "size": "3"}
+    assert shown({"nome": "a"}, None) == {}
+    assert shown({"name": "a"}, None) == {"show": "failed: TypeError"}

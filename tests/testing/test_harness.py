@@ -123,7 +123,7 @@ def test_configuration_and_payloads_are_checked_as_in_service() -> None:
     with pytest.raises(ConfigError, match=r"types\.fetching\.timeout"), Harness(fetching, config={"timeout": "soon"}):
         pass
     with Harness(fetching, config={"timeout": "7s"}) as harness:
-        assert harness.type.seconds == 7.0
+        assert harness.type.timeout == 7.0
         with pytest.raises(InvalidInput, match="item"):
             harness.submit({"item": 1})
     with Harness("default") as harness:  # one that is installed

@@ -24,8 +24,8 @@ from sytq.api.openapi.declared import (
     Operation,
 )
 from sytq.api.v2 import requests
-from sytq.tasktypes.declaration import TaskType
 from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.tasktype import TaskType
 
 _REF = "#/components/schemas/{model}"
 _ABOUT = """\

@@ -18,7 +18,7 @@ from sytq.api.v2.requests import NewOperation, when
 from sytq.api.v2.task import signed
 from sytq.ledger.search import Search
 from sytq.service.bulk import description, targets
-from sytq.tasktypes.declaration import validated
+from sytq.tasktypes.payload import validated
 
 
 class Operations:

@@ -23,7 +23,7 @@ from sytq.ledger.models import Task
 from sytq.ledger.values import iso
 from sytq.service.task_view import task_detail
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
-from sytq.tasktypes.declaration import validated
+from sytq.tasktypes.payload import validated
 
 
 async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:

@@ -26,7 +26,7 @@ from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import COUNT_MAX, Search
 from sytq.service.bulk import dead_or_cancelled
 from sytq.service.task_view import task_view
-from sytq.tasktypes.declaration import validated
+from sytq.tasktypes.payload import validated
 
 _LIMIT, _MAX_LIMIT = 20, 200
 

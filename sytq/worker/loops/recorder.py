@@ -20,7 +20,7 @@ from sytq.ledger.values import from_ms
 from sytq.observability.metrics import Counter
 from sytq.service.recording import Recording
 from sytq.states import RUNNING
-from sytq.tasktypes.declaration import encode
+from sytq.tasktypes.payload import encode
 from sytq.worker.loops.loop import LeasedLoop
 
 log = structlog.get_logger(__name__)

@@ -62,7 +62,7 @@ class Scheduler(LeasedLoop):
             return
         self._submitter.submit([task])
         _TICKS.add(1, name)
-        longest = self._registry.get(type_name).longest
+        longest = self._registry.get(type_name).max_duration
         sentry.check_in(name, self._registry.schedules[name].schedule, task.id, "in_progress", longest=longest)
         log.info("scheduled task submitted", schedule=name, task_id=task.id, tick=tick.isoformat())
 

@@ -33,8 +33,9 @@ from sytq.errors import (
     TimedOut,
     Waiting,
 )
-from sytq.tasktypes.declaration import TaskType, encode
+from sytq.tasktypes.payload import encode
 from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
 

@@ -94,7 +94,7 @@ class SentryReports(Middleware):
                 self._registry.schedules[name].schedule,
                 run.id,
                 "ok" if outcome.kind == "done" else "error",
-                longest=self._registry.get(run.type).longest,
+                longest=self._registry.get(run.type).max_duration,
                 seconds=max(0.0, time.time() - run.created_ms / 1000),
             )
 

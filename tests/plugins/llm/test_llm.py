@@ -491,6 +491,6 @@ def test_a_payload_that_is_none_is_refused(payload: dict[str, Any]) -> None:
 def test_policy_and_deadline_follow_the_configuration(desk: Desk) -> None:
     desk.configure(QUEUE__RETRY="5", PROVIDERS__SCRIPTED__TOTAL="20m")
     declared = desk.runtime.registry.get("llm")
-    assert declared.backoff.max_attempts == 6
-    assert declared.seconds == 2460  # an answer that is cut is asked for twice
+    assert declared.retry.max_attempts == 6
+    assert declared.timeout == 2460  # an answer that is cut is asked for twice
     assert (declared.queue, declared.is_async) == ("llm", True)

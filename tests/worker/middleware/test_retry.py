@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peewee import IntegrityError
 from pydantic import BaseModel, ValidationError
 
-from sytq import Backoff, Cancelled, Fail, Lost, Retry, TaskType
+from sytq import Backoff, Cancelled, Fail, Lost, Retry, TaskType, task
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
@@ -86,7 +86,7 @@ def test_retry_accepts_the_deprecated_counts_and_warns() -> None:
 def test_an_outcome_that_cannot_be_decided_is_an_end() -> None:
     settings, redis = load(environ={}), Redis("redis://x")
     registry = Registry(settings)
-    registry.add(type_with())
+    registry.add(task("t", payload=Nothing, retry=Backoff(max_attempts=3))(lambda: None))
     confused = run()
     RetryPolicy(registry).after_process_message(
         StreamsBroker(redis, redis, Keys("sytq"), settings), confused, exception=Retry(after="soon")

@@ -1,0 +1,48 @@
+"""Payloads and results: how they are checked, and how they are written as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from sytq.errors import InvalidFields
+
+_MAX_ERRORS = 20
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], value: object, whole: str) -> M:
+    """Return the value as an instance of the model. Raises InvalidFields, where `whole` names the value itself."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:_MAX_ERRORS]
+        raise InvalidFields(
+            [(".".join(map(str, each["loc"])) or whole, each["msg"].removeprefix("Value error, ")) for each in found]
+        ) from None
+
+
+def written(payload: BaseModel) -> str:
+    """Return a payload as the ledger stores it: JSON text of the given fields, without the defaults."""
+    try:
+        return payload.model_dump_json(exclude_unset=True)
+    except PydanticSerializationError:  # half of a surrogate pair
+        return encode(payload.model_dump(mode="json", exclude_unset=True))
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def encode(value: object) -> str:
+    """Return a payload or result as JSON text in UTF-8. Raises ValueError for values that JSON does not have (NaN)."""
+    text = _ENCODER.encode(value)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: only an escape can express it
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text

@@ -1,0 +1,76 @@
+"""Resolution: a declaration and the configuration become a task type."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sytq.config import Settings, problems
+from sytq.config import TaskType as Policy
+from sytq.durations import parse_duration
+from sytq.errors import ConfigError
+from sytq.states import NAME, PRIORITIES
+from sytq.tasktypes.backoff import Backoff
+from sytq.tasktypes.declaration import Declaration
+from sytq.tasktypes.tasktype import TaskType
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def resolve(declared: Declaration, settings: Settings) -> TaskType:
+    """Return the type with its `types.<name>` section applied. Raises ConfigError, and what its functions raise."""
+    options, name = declared.options, declared.name
+    policy = settings.types.get(name) or Policy()
+    queue, priority = policy.queue or options.queue, policy.priority or options.priority
+    for each in (name, queue):
+        if not NAME.fullmatch(each):
+            raise ConfigError(
+                f"task type '{name}': '{each}' is not a name; valid: a letter or _, then letters, digits,"
+                " . _ - (64 at most)"
+            )
+    if priority not in PRIORITIES:
+        raise ConfigError(f"task type '{name}': priority '{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
+    as_declared = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
+    return TaskType(
+        **as_declared
+        | {
+            "function": declared.function,
+            "source": declared.source,
+            "retry": _retry(declared, settings, policy),
+            "timeout": _timeout(declared, settings, policy),
+            "queue": queue,
+            "priority": priority,
+            "middleware": tuple(options.middleware),
+            "config": own_config(settings, name, options.config, policy.extra) if options.config else policy.extra,
+        }
+    )
+
+
+def _retry(declared: Declaration, settings: Settings, policy: Policy) -> Backoff:
+    retry = declared.options.retry
+    if retry is None:
+        retry = Backoff(first=settings.worker.retry_delay, max_attempts=settings.worker.retry_attempts + 1)
+    elif callable(retry):
+        retry = retry(settings)
+    return dataclasses.replace(retry, **policy.retry.model_dump(exclude_none=True))
+
+
+def _timeout(declared: Declaration, settings: Settings, policy: Policy) -> float:
+    timeout = declared.options.timeout
+    if timeout is None:
+        timeout = settings.worker.job_timeout
+    elif callable(timeout):
+        timeout = timeout(settings)
+    seconds = parse_duration(timeout)
+    return seconds if policy.timeout is None else float(policy.timeout)
+
+
+def own_config(settings: Settings, name: str, model: type[M], given: dict[str, Any]) -> M:
+    """Return a type's own keys as an instance of their model. Raises ConfigError naming each wrong key."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        found = problems.lines(error, settings.origins, model, ("types", name))
+    raise ConfigError("\n".join(found))  # outside the except: its context would carry the raw values

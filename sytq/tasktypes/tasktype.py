@@ -1,0 +1,112 @@
+"""The task type that an installation runs: its declaration with the configuration applied."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from sytq.errors import InvalidInput
+from sytq.schedule import Schedule
+from sytq.tasktypes.backoff import Backoff
+from sytq.tasktypes.payload import validated
+
+_MAX_SHOWN = 500  # characters of one line that a type shows of a task
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """A task type of this installation. What its fields mean stands at `task`."""
+
+    name: str
+    function: Callable[..., Any]
+    payload: type[BaseModel]
+    retry: Backoff
+    timeout: float
+    queue: str
+    priority: str
+    on_dead: Callable[..., Any] | None = None
+    config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
+    schedule: Schedule | None = None
+    unique: Callable[[Any], str] | None = None
+    url: Callable[[Any], str] | None = None
+    order: Callable[[Any], str | None] | None = None
+    retry_of: Callable[[Any, Backoff], Backoff] | None = None
+    internal: bool = False
+    admin_only: bool = False
+    version: int = 1
+    upgrade: Callable[[Any, int], Any] | None = None
+    middleware: Sequence[Callable[[Any, Any], Any]] = ()
+    show: Callable[[Any, Any], Mapping[str, object]] | None = None
+    source: str = ""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the event loop rather than on a thread."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def max_duration(self) -> float:
+        """The seconds after which a task has ended, if it waits for nothing."""
+        policy = replace(self.retry, jitter=0)
+        longest = math.inf if policy.max_age is None else float(policy.max_age) + self.timeout
+        if policy.max_attempts is None:
+            return longest
+        pauses = sum(policy.delay(attempts) for attempts in range(1, policy.max_attempts))
+        return min(longest, policy.max_attempts * self.timeout + pauses)
+
+    def policy(self, payload: object, version: int | None = None) -> Backoff:
+        """The policy of a task with this payload (parsed, or as submitted in that version)."""
+        if self.retry_of is None:
+            return self.retry
+        try:
+            parsed = payload if isinstance(payload, self.payload) else self.parse(payload, version)
+        except Exception:  # it cannot be used, or `upgrade` fails: the run said so
+            return self.retry
+        return self.retry_of(parsed, self.retry)
+
+    def unique_key(self, payload: BaseModel) -> str | None:
+        """The key of a task with this payload, over all types; None when the type declares none."""
+        return None if self.unique is None else _bounded(f"{self.name}:{self.unique(payload)}")
+
+    def owners_key(self, owner: str | None, key: str) -> str:
+        """A key that a caller chose, over all types: those of two owners are never the same."""
+        name = (owner or "").replace("%", "%25").replace(":", "%3A")
+        return _bounded(f"{self.name}:{name}:{key}")
+
+    def ordering_key(self, payload: BaseModel, owner: str | None) -> str | None:
+        """The key of the tasks that run one after the other; those of two owners never wait for each other."""
+        key = self.order(payload) if self.order is not None else None
+        return None if key is None else self.owners_key(owner, key)
+
+    def shown(self, payload: object, result: object, version: int | None = None) -> dict[str, str]:
+        """What `show` says of a task, as short lines by name; none where the payload (as submitted) is not valid."""
+        if self.show is None:
+            return {}
+        try:
+            said = self.show(self.parse(payload, version), result).items()
+            return {str(name): " ".join(str(value).split())[:_MAX_SHOWN] for name, value in said if value is not None}
+        except InvalidInput:
+            return {}
+        except Exception as error:  # what is wrong with it must not hide the task
+            return {"show": f"failed: {type(error).__name__}"}
+
+    def parse(self, payload: object, version: int | None = None) -> BaseModel:
+        """Validate a payload; one that was accepted in an older version is upgraded first. None: the present one.
+
+        Raises InvalidFields, and whatever `upgrade` does.
+        """
+        if version is not None and version < self.version and self.upgrade is not None:
+            payload = self.upgrade(payload, version)
+        return validated(self.payload, payload, "payload")
+
+
+def _bounded(key: str) -> str:
+    """A key as its column takes it and tells it from others: MySQL takes no notice of spaces at the end."""
+    fits = len(key) <= 255 and not key.endswith(" ")
+    return key if fits else f"{key[:190]}#{hashlib.sha256(key.encode()).hexdigest()}"
