@@ -55,6 +55,7 @@ class _Notes(BaseModel):
     timeout="24h",
     priority="high",
     internal=True,
+    role="operation",
 )
 def bulk(ctx: Context, payload: Bulk) -> dict[str, Any]:
     """Cancel, retry, reschedule or delete all tasks that match a query."""

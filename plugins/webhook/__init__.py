@@ -63,6 +63,7 @@ async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     timeout=_timeout,
     url=_url,
     order=_order,
+    role="announcement",
 )
 async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Announce the end of another task, with growing delays for up to 24 h, until the response is a 2xx."""

@@ -21,7 +21,6 @@ from sytq.api.submission_batcher import SubmissionBatcher, Submitted
 from sytq.errors import InvalidInput
 from sytq.ledger.idempotency import Claim
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
-from sytq.service import bulk
 from sytq.service.submission import Submitter
 from sytq.tasktypes.registry import Registry
 
@@ -79,7 +78,7 @@ class Submission:
 
     async def operation(self, req: falcon.asgi.Request, payload: object) -> str:
         """Accept a bulk operation and return its id. Raises as `accept`."""
-        (accepted,) = await self.accept(req, [self._prepare(req, bulk.TYPE, payload)])
+        (accepted,) = await self.accept(req, [self._prepare(req, self._registry.of_role("operation").name, payload)])
         return accepted.id
 
     def _prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:

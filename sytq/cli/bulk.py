@@ -90,7 +90,7 @@ def operate(
         else:
             typer.echo(f"{matched} would be {done}")
         return
-    task = parts.submitter.prepare(operations.TYPE, payload)
+    task = parts.submitter.prepare(parts.registry.of_role("operation").name, payload)
     parts.submitter.submit([task])
     noted(parts, f"bulk.{action}", task.id, query)
     hint = f"It continues without this command: `sytq wait {task.id}` follows it, `sytq cancel {task.id}` stops it."

@@ -9,7 +9,6 @@ from sytq.errors import InvalidInput
 from sytq.ledger.query import Filter, parse
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL, UNFINISHED
 
-TYPE = "bulk"
 #: action -> the states in which it does something; without a state in the query the first group alone.
 ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cancel": (UNFINISHED, UNFINISHED),

@@ -96,10 +96,11 @@ class Recording:
             yield self._submitter.prepare(f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{end}"), **origin)
         if task.callback is not None:
             try:
+                announcer = self._registry.of_role("announcement").name
                 callback = {**json.loads(task.callback), "body": encode(announcement(task))}
-                yield self._submitter.prepare("callback", callback, id=derived_id(task.id, f"callback:{end}"), **origin)
+                yield self._submitter.prepare(announcer, callback, id=derived_id(task.id, f"callback:{end}"), **origin)
             except (InvalidInput, ValueError, TypeError) as error:
-                # A row that another program wrote; it must not hold up the record of all others.
+                # Another program wrote the row, or no plugin announces; neither holds up the record of all others.
                 log.error("callback refused", task_id=task.id, error=str(error)[:200])
 
 

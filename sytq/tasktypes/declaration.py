@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -13,6 +13,9 @@ from sytq.config import Settings
 from sytq.config import TaskType as Policy
 from sytq.schedule import Schedule
 from sytq.tasktypes.backoff import Backoff
+
+#: What the service itself has done by a type: announcing ends to callbacks, and bulk operations.
+Role = Literal["announcement", "operation"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class task:
     internal: bool = False
     #: The type works on the whole installation, whoever owns the tasks: by HTTP only the scope admin submits it.
     admin_only: bool = False
+    #: What the service submits the type for; one type at most has a role. "announcement": a task with `callback` has
+    #: ended; the payload is `url`, `headers` and `body`. "operation": a bulk operation, as sytq.service.bulk describes.
+    role: Role | None = None
     #: The version of the payload's form, from 1. A task keeps the version it was accepted in; a newer one than the
     #: worker knows waits for a worker that knows it.
     version: int = 1

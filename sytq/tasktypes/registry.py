@@ -19,7 +19,7 @@ from sytq.plugins import Plugin, Quarantined
 from sytq.schedule import Schedule
 from sytq.tasktypes.backoff import Backoff
 from sytq.tasktypes.configured import TypeFactory
-from sytq.tasktypes.declaration import Death, Declaration, task
+from sytq.tasktypes.declaration import Death, Declaration, Role, task
 from sytq.tasktypes.resolution import own_config, resolve
 from sytq.tasktypes.tasktype import TaskType
 
@@ -101,7 +101,11 @@ class Registry:
             raise DuplicatePlugin(
                 f"task type '{declared.name}' is declared twice: in {known.source} and in {declared.source}"
             )
-        added = self._types[declared.name] = dataclasses.replace(resolve(declared, self._settings), **changes)
+        added = dataclasses.replace(resolve(declared, self._settings), **changes)
+        rival = next((each for each in self if each.role is not None and each.role == added.role), None)
+        if rival is not None:
+            raise DuplicatePlugin(f"task types '{rival.name}' and '{added.name}' both have the role '{added.role}'")
+        self._types[added.name] = added
         return added
 
     def get(self, name: str) -> TaskType:
@@ -112,6 +116,13 @@ class Registry:
             raise InvalidInput(
                 "type", f"'{name}' is not a task type; valid: {', '.join(sorted(self._types))}"
             ) from None
+
+    def of_role(self, role: Role) -> TaskType:
+        """Return the type with a role. Raises InvalidInput where no plugin brings one."""
+        found = next((each for each in self if each.role == role), None)
+        if found is None:
+            raise InvalidInput("type", f"no task type with the role '{role}' is installed")
+        return found
 
     @property
     def plugins(self) -> Sequence[Plugin]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sytq.errors import InvalidInput
 from sytq.schedule import Schedule
 from sytq.tasktypes.backoff import Backoff
+from sytq.tasktypes.declaration import Role
 from sytq.tasktypes.payload import validated
 
 _MAX_SHOWN = 500  # characters of one line that a type shows of a task
@@ -39,6 +40,7 @@ class TaskType:
     retry_of: Callable[[Any, Backoff], Backoff] | None = None
     internal: bool = False
     admin_only: bool = False
+    role: Role | None = None
     version: int = 1
     upgrade: Callable[[Any, int], Any] | None = None
     middleware: Sequence[Callable[[Any, Any], Any]] = ()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
+from sytq.config import load
 from sytq.ids import new_id
 from sytq.ledger.database import open_database
 from sytq.ledger.events import Event
@@ -14,6 +16,7 @@ from sytq.ledger.migrations import migrate
 from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from sytq.tasktypes.declaration import Death
+from sytq.tasktypes.registry import Registry
 
 
 @pytest.fixture
@@ -46,3 +49,15 @@ def test_on_dead_follows_only_from_a_task_that_is_dead(ledger: Ledger) -> None:
     assert ledger.get(follower.id) is not None
     assert recording.write([end(died, 1, "dead")]) == [follower]  # written again, it is the same task
     assert ledger.find()[1] == 3
+
+
+def test_an_end_is_recorded_though_no_installed_type_announces_it(ledger: Ledger) -> None:
+    registry = Registry(load(environ={}, plugins=False))
+    recording = Recording(registry, ledger, None)  # type: ignore[arg-type]
+    (task,) = ledger.accept([NewTask(new_id(), "t", "q", "high", "{}", callback='{"url": "https://example.com/"}')])
+    with capture_logs() as log:
+        assert recording.write([Event(task.id, "succeeded", 1, 1, finished_at=utcnow(), outcome="succeeded")]) == []
+    assert [(line["event"], line["task_id"]) for line in log] == [("callback refused", task.id)]
+    assert "no task type with the role 'announcement' is installed" in log[0]["error"]
+    row = ledger.get(task.id)
+    assert row is not None and row.state == "succeeded"

@@ -200,3 +200,17 @@ def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
 def test_a_version_that_cannot_be_meant_is_refused_where_it_is_declared(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         task("one", payload=BaseModel, **wrong)
+
+
+def test_a_role_is_one_types_alone() -> None:
+    registry = Registry(config.load(environ={}, plugins=False))
+    with pytest.raises(InvalidInput, match="no task type with the role 'operation' is installed"):
+        registry.of_role("operation")
+    first, second = (
+        task(name, payload=BaseModel, role="operation")(lambda ctx, payload: None) for name in ("one", "two")
+    )
+    registry.add(first)
+    assert registry.of_role("operation").name == "one"
+    with pytest.raises(DuplicatePlugin, match="'one' and 'two' both have the role 'operation'"):
+        registry.add(second)
+    assert "two" not in registry
