@@ -1,7 +1,7 @@
 """The sections of the configuration: their settings, the defaults and what must hold inside one section.
 
 A default is written here alone; docs/configuration.md and etc/sytq.yaml are tested against it. What holds between
-sections is settings.py, what only the replaced systems' files have is compat.py; plugins have sections of their own.
+sections is settings.py, what only the replaced systems' files have is compat; plugins have sections of their own.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from sytq.config import urls
+from sytq.config.compat import DEFAULT_GROUP, DEFAULT_TYPE
 from sytq.config.values import (
-    Address,
     AllowedHost,
     Count,
     DatabaseUrl,
@@ -63,31 +63,15 @@ class Api(Section):
 
 class Redis(Section):
     url: RedisUrl | None = Field(default=None, repr=False)
-    addr: Address = "localhost:6379"
     username: Text = ""
     password: Secret = SecretStr("")
-    db: int = Field(default=0, ge=0)
     prefix: Prefix = "sytq"
 
     @model_validator(mode="after")
-    def _one_address(self) -> Redis:
-        if self.url is None:
-            return self
-        if "addr" in self.model_fields_set:
-            raise problem("redis.addr says another address", "one of the two", key="url", value=self.url)
-        if self.db:
-            raise problem("redis.url has its own database number", "0 beside redis.url", key="db", value=self.db)
-        if urls.has_login(self.url) and (self.username or self.password.get_secret_value()):
+    def _one_login(self) -> Redis:
+        if self.url is not None and urls.has_login(self.url) and (self.username or self.password.get_secret_value()):
             raise problem("the login stands in redis.url already", "one of the two", key="password", value="***")
         return self
-
-    @property
-    def dsn(self) -> str:
-        """One URL with everything in it, the password included."""
-        password = self.password.get_secret_value()
-        if self.url is None:
-            return urls.redis_url(self.addr, self.username, password, self.db)
-        return urls.with_login(self.url, self.username, password)
 
 
 class Database(Section):
@@ -165,8 +149,8 @@ class Stream(Section):
     """A stream that other programs write to; each of its messages becomes a task."""
 
     stream: StreamName
-    group: StreamName = "scheduler_group"
-    type: Name = "default"
+    group: StreamName = DEFAULT_GROUP
+    type: Name = DEFAULT_TYPE
     payload: dict[str, Any] | None = None  # a template over the message's fields; None: the message itself
     max_retries: int = Field(default=3, ge=0)
     retry_delay: PositiveDuration | None = None  # None: as the type has it

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
 from sytq.config import sections, urls
-from sytq.config.compat import OldSections
+from sytq.config.compat.sections import OldSections, Redis
 from sytq.config.masking import MASK, is_secret_key, mask_text
 from sytq.config.sections import Section
 from sytq.config.values import Name, problem
@@ -27,7 +27,7 @@ class Settings(OldSections):
 
     # The order matters: a validator sees the sections above its own.
     api: sections.Api = Field(default=sections.Api(), validate_default=True)
-    redis: sections.Redis = sections.Redis()
+    redis: Redis = Redis()
     database: sections.Database = Field(default=sections.Database(), validate_default=True)
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)
     types: dict[Name, sections.TaskType] = Field(default_factory=dict)

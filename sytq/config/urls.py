@@ -147,11 +147,6 @@ def redis_hosts(url: str) -> list[tuple[str, int]]:
     return hosts
 
 
-def redis_url(addr: str, username: str, password: str, db: int) -> str:
-    """Join the parts of the old form to a redis:// URL."""
-    return with_login(f"redis://{addr}/{db}", username, password)
-
-
 def with_login(url: str, username: str, password: str) -> str:
     """Put user and password into a URL that has none; a URL with a login stays as it is."""
     if not (username or password) or has_login(url):

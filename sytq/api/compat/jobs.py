@@ -16,6 +16,7 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import parameter
 from sytq.api.parts import Parts
+from sytq.config.compat import DEFAULT_TYPE
 from sytq.durations import format_duration
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import DEAD, PRIORITIES, SUCCEEDED
@@ -33,7 +34,7 @@ class Jobs:
         self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        name = parameter(req, "type") or "default"
+        name = parameter(req, "type") or DEFAULT_TYPE
         if name not in self._types:
             raise InvalidInput("type", f"'{name[:64]}' is not a job type; valid: {', '.join(self._types)}")
         priority = parameter(req, "priority") or "normal"

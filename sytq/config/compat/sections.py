@@ -1,63 +1,16 @@
-"""The configuration of the replaced systems: their sections and environment variables, and what each means here.
-
-Contract A has the sections `app`, `mysql` and `queue` and `redis.addr`; C, D and E have the variables.
-"""
+"""The sections of contract A (`app`, `mysql`, `queue`, `redis.addr` and `redis.db`) and what each means here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sytq.config import urls
+from sytq.config import sections, urls
+from sytq.config.compat import DEFAULT_GROUP
 from sytq.config.sections import Api, Database, PositiveDuration, Section, Stream, Worker
-from sytq.config.values import Count, GoDsn, Port, StreamName, Text, problem
-
-#: Each with the setting it means; of two for one setting the later wins.
-VARIABLES: Mapping[str, str] = {
-    "ENV": "app.mode",
-    "APP_ENABLE_REDIS_QUEUE": "app.enable_redis_queue",
-    "APP_TASK_QUEUE_STREAM": "app.task_queue_stream",
-    "APP_TASK_QUEUE_GROUP": "app.task_queue_group",
-    "SERVER_HOST": "api.host",
-    "SERVER_PORT": "api.port",
-    "API_PORT": "api.port",
-    "REDIS_ADDR": "redis.addr",
-    "WORKER_NUM_WORKERS": "worker.threads",
-    "WORKER_CONCURRENCY": "worker.async_concurrency",
-    "WORKER_MAX_CONCURRENCY": "worker.async_concurrency",
-    "WORKER_RETRY_INTERVAL": "worker.retry_interval",
-    "WORKER_REQUEST_TIMEOUT": "worker.request_timeout",
-    "WORKER_JOB_TIMEOUT": "worker.job_timeout",
-    "WORKER_RETRY_ATTEMPTS": "worker.retry_attempts",
-    "WORKER_RETRY_DELAY": "worker.retry_delay",
-    "LOG_LEVEL": "logger.level",
-    "LOG_FORMAT": "logger.format",
-}
-#: Two ways to say one thing: the one given in a later layer replaces the others of the layers below.
-REPLACES: Mapping[str, tuple[str, ...]] = {
-    "redis.url": ("redis.addr", "redis.username", "redis.password", "redis.db"),
-    "redis.addr": ("redis.url",),
-    "database.url": ("mysql.dsn",),
-    "mysql.dsn": ("database.url",),
-    "api.port": ("app.port",),
-    "app.port": ("api.port",),
-}
-#: Shells and base images use ENV for things of their own; only these words are meant for us.
-_MODES = {
-    "production": "production",
-    "prod": "production",
-    "development": "development",
-    "dev": "development",
-    "test": "test",
-    "testing": "test",
-}
-
-
-def meaning(name: str, value: str) -> str:
-    """What an old variable's value means; empty for one that is not meant for us."""
-    return _MODES.get(value.lower(), "") if name == "ENV" else value
+from sytq.config.values import Address, Count, GoDsn, Port, StreamName, Text, problem
 
 
 class App(Section):
@@ -66,7 +19,7 @@ class App(Section):
     port: Port | None = None
     enable_redis_queue: bool = False
     task_queue_stream: StreamName = "goodshunter:task:queue"
-    task_queue_group: StreamName = "scheduler_group"
+    task_queue_group: StreamName = DEFAULT_GROUP
 
 
 class Mysql(Section):
@@ -84,6 +37,27 @@ class Queue(Section):
     def max_attempts(self) -> int:
         """The first attempt and `retry` more."""
         return self.retry + 1
+
+
+class Redis(sections.Redis):
+    """The section with the address in parts, beside `redis.url`."""
+
+    addr: Address = "localhost:6379"
+    db: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Redis:
+        if self.url is not None and "addr" in self.model_fields_set:
+            raise problem("redis.addr says another address", "one of the two", key="url", value=self.url)
+        if self.url is not None and self.db:
+            raise problem("redis.url has its own database number", "0 beside redis.url", key="db", value=self.db)
+        return self
+
+    @property
+    def dsn(self) -> str:
+        """One URL with everything in it, the password included."""
+        url = self.url or f"redis://{self.addr}/{self.db}"
+        return urls.with_login(url, self.username, self.password.get_secret_value())
 
 
 class OldSections(Section):
