@@ -29,7 +29,7 @@ def test_check_of_a_good_configuration_exits_0_with_one_line() -> None:
     }
     done = sytq_config("check", **environ)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "The configuration is valid; 4 settings given, the rest default.\n"
+    assert done.stdout == "The configuration is valid: 4 settings given, the others are defaults.\n"
 
 
 def test_check_of_a_bad_configuration_exits_2_with_every_problem_on_stderr() -> None:
@@ -55,7 +55,7 @@ def test_check_warns_of_what_is_probably_not_meant() -> None:
 
 def test_check_does_not_say_of_keys_what_it_cannot_know() -> None:
     done = sytq_config("check", SYTQ_AUTH__ENABLED="true")
-    assert "warning: auth.users is empty, so that only API keys are let in (`sytq key create`)" in done.stderr
+    assert "warning: auth.users is empty: only API keys are accepted (`sytq key create`)" in done.stderr
     assert "log in" not in done.stderr
     assert "auth" not in sytq_config("check", SYTQ_AUTH__ENABLED="true", SYTQ_AUTH__USERS__A="b").stderr
 
