@@ -30,9 +30,8 @@ from pathlib import Path
 from bench.broker import wait
 from bench.load import Measured, measure
 from sytq import config
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
-from tests.servers import MySQLServer, RedisServer, free_port
+from tests.servers import MySQLServer, RedisServer, free_port, make_tables
 
 REPO = Path(__file__).parents[1]
 #: What was measured, and the CPU time in us for each request (or task) of the API, the database server and Redis.
@@ -108,7 +107,7 @@ def stores(kind: str, folder: Path) -> Iterator[tuple[dict[str, str], tuple[int,
             mysql.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
             url = mysql.create_database("bench")
         environ = os.environ | {"SYTQ_DATABASE__URL": url, "SYTQ_REDIS__URL": redis.url}
-        migrate(build(config.load(environ=environ)).database)
+        make_tables(build(config.load(environ=environ)).database)
         yield environ, (mysql.pid if mysql else -1, redis.pid)
     finally:
         redis.remove()

@@ -25,8 +25,8 @@ from sytq import config
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.embedded import EmbeddedServer
 from sytq.ids import new_id
-from sytq.ledger.migrations import migrate
 from sytq.runtime import Runtime, build
+from tests.servers import make_tables
 
 TYPES = Path(__file__).parent / "types"
 
@@ -48,7 +48,7 @@ class Run:
         }
         self.ours: Runtime = build(config.load(environ=self.environ))
         self.dispatcher = Dispatcher(self.ours.redis, self.ours.keys)
-        migrate(self.ours.database)
+        make_tables(self.ours.database)
 
     def worker(self, module: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

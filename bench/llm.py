@@ -21,13 +21,12 @@ from pathlib import Path
 
 import requests
 from aiohttp import web
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import config
 from sytq.embedded import EmbeddedServer
-from sytq.ledger.migrations import migrate
-from sytq.ledger.models import ValuationRecord
 from sytq.runtime import Runtime, build
-from tests.servers import MySQLServer, free_port, poll
+from tests.servers import MySQLServer, free_port, make_tables, poll
 
 SECONDS = 2.0
 BEARS = 50
@@ -109,7 +108,7 @@ class Run:
             "SYTQ_LOGGER__LEVEL": "error",
         }
         self._runtime: Runtime = build(config.load(environ=environ))
-        migrate(self._runtime.database)
+        make_tables(self._runtime.database)
         self._workers = subprocess.Popen(
             [sys.executable, "-m", "dramatiq", "sytq.actors", "-p2", "-t4"],
             env=environ,

@@ -26,8 +26,8 @@ import aiohttp
 
 from sytq import config
 from sytq.embedded import EmbeddedServer
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
+from tests.servers import make_tables
 
 AT_ONCE = 100
 BODY = '{"type": "bench", "data": "' + "x" * 500 + '"}'
@@ -114,7 +114,7 @@ def ours(folder: Path, url: str, tasks: int, running: int, pipe: Connection) -> 
         "SYTQ_SCHEDULES__CLEANUP": '{"enabled": false}',
     }
     parts = build(config.load(environ=environ))
-    migrate(parts.database)
+    make_tables(parts.database)
     for start in range(0, tasks, 500):
         payload = {"url": url, "body": BODY}
         parts.submitter.submit([parts.submitter.prepare("webhook", payload) for _ in range(min(500, tasks - start))])

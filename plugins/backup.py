@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import peewee
 from pydantic import BaseModel, ConfigDict, Field
 
 from sytq import Context, task
@@ -22,6 +23,7 @@ from sytq.ledger.backup import Summary, check, dump
 from sytq.ledger.database import open_database
 
 from .llm.config import LlmSettings
+from .llm.row import ValuationRecord
 
 _NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -78,7 +80,7 @@ def _write(ctx: Context, file: Path) -> Summary:
         older.unlink(missing_ok=True)
     database = open_database(ctx.settings.database_url, pool=1, timeout=_TIMEOUT)
     try:
-        tables = list(ctx.settings.of(LlmSettings).llm.tables)
+        tables = [*ctx.settings.of(LlmSettings).llm.tables, *_of_plugins(ctx.settings, database)]
         written = dump(database, partial, tables, lambda done, of, table: ctx.progress(done, of, table))
         if check(partial) != written:
             raise OSError(f"{partial} does not read as it was written")
@@ -89,6 +91,14 @@ def _write(ctx: Context, file: Path) -> Summary:
     finally:
         database.close_all()  # type: ignore[attr-defined]
         partial.unlink(missing_ok=True)
+
+
+def _of_plugins(settings: Settings, database: peewee.Database) -> list[str]:
+    """The tables that plugins have made; a caller's rows are backed up where `llm.tables` lists their table."""
+    models = {model for plugin in settings.installed.plugins for model in plugin.models} - {ValuationRecord}
+    with database.connection_context():
+        there = set(database.get_tables())
+    return sorted({model._meta.table_name for model in models} & there)
 
 
 def _settle(folder: Path) -> None:

@@ -20,16 +20,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import peewee
 import pymysql
 import redis
 
+from sytq import plugins
 from sytq.embedded import EmbeddedServerError, find_server
+from sytq.ledger.migrations import migrate
 
 T = TypeVar("T")
 
 
 class ServerMissing(Exception):
     """The program is not installed; the message says which and how to get it."""
+
+
+def make_tables(database: peewee.Database) -> None:
+    """Apply the migrations of the core and of the built-in plugins."""
+    migrate(database, plugins.find(()).plugins)
 
 
 def poll(

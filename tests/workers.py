@@ -15,10 +15,9 @@ from prometheus_client import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from sytq import config
-from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime, build
-from tests.servers import poll
+from tests.servers import make_tables, poll
 
 TRIALS = Path(__file__).parent / "trial_plugins"
 
@@ -110,7 +109,7 @@ class Installation:
         self.journal = folder / "journal"
         self.journal.touch()
         self._workers: list[WorkerProcess] = []
-        migrate(self.runtime.database)
+        make_tables(self.runtime.database)
 
     def start_worker(self, threads: int = 4, **settings: str) -> WorkerProcess:
         log = self.folder / f"worker-{len(self._workers)}.log"

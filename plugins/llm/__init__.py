@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import peewee
@@ -24,7 +25,7 @@ from .ask import Answered, Asking, Place
 from .config import LlmSettings, Node, warnings
 from .pickup import pick_up
 from .pipeline import messages, nodes, output
-from .row import Rows, explain, is_written, line, mark_written, standing
+from .row import Rows, ValuationRecord, explain, is_written, line, mark_written, standing
 
 T = TypeVar("T")
 
@@ -46,7 +47,8 @@ plugin = Plugin(
     settings=LlmSettings,
     warnings=warnings,
     checks=_checks,
-    models=(spend.SpendRow, spend.BudgetRow),
+    models=(ValuationRecord, spend.SpendRow, spend.BudgetRow),
+    migrations=Path(__file__).parent / "migrations",
     loops={"pickup": pick_up},
     routes=_routes,
 )

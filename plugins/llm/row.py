@@ -10,12 +10,34 @@ import re
 from typing import Any
 
 import peewee
+from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Model, TextField
 
 from sytq.ledger.models import Step
 from sytq.ledger.values import utcnow
 
 _WRITTEN = "report"  # the checkpoint that says: this task has written the end of its row
 _LINE = 500  # characters of progress_info and failed_info
+
+
+class ValuationRecord(Model):
+    """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
+
+    id = BigIntegerField(primary_key=True)
+    status = CharField(null=True, max_length=50)
+    user_message = TextField(null=True)
+    sys_message = TextField(null=True)
+    report = TextField(null=True)
+    failed_times = IntegerField(null=True)
+    failed_info = TextField(null=True)
+    progress = CharField(null=True, max_length=50)
+    progress_info = TextField(null=True)
+    current_task_node = IntegerField(null=True)
+    callback_url = CharField(null=True)
+    created_at = DateTimeField(null=True)
+    updated_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "valuation_records"
 
 
 class Rows:

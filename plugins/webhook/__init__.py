@@ -6,6 +6,7 @@ what its answer leads to is delivery.py.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sytq import AsyncContext, Backoff, Plugin, task
@@ -19,7 +20,13 @@ from .verdict import retry_after
 
 __all__ = ["callback", "retry_after", "webhook"]
 
-plugin = Plugin("webhook", settings=WebhookSettings, warnings=warnings, models=(FailingHost,))
+plugin = Plugin(
+    "webhook",
+    settings=WebhookSettings,
+    warnings=warnings,
+    models=(FailingHost,),
+    migrations=Path(__file__).parent / "migrations",
+)
 
 
 def _every_ten_seconds(settings: Settings) -> Backoff:

@@ -39,6 +39,7 @@ def restore(
                     backup,
                     database,
                     lambda done, of, table: bar.update(shown, completed=done, total=of, description=table),
+                    settings.installed.plugins,
                 )
     except OSError as error:
         raise InvalidInput("BACKUP", f"'{backup}' cannot be read: {error.strerror}") from None

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from sytq_plugins.llm.config import LlmSettings
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq.config import Settings
 from sytq.dev.receiver import Callback, Receiver
 from sytq.ledger.database import read, transact
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.models import Task, ValuationRecord
+from sytq.ledger.models import Task
 from sytq.states import SUCCEEDED, TERMINAL
 
 TABLE = "valuation_records"

@@ -1,4 +1,4 @@
-"""Peewee models of our tables and of contract A's `valuation_records`.
+"""Peewee models of our tables.
 
 Owns column names and types as Python sees them (the tables themselves are made by `sytq.ledger.migrations`).
 All times are naive UTC. Must not hold logic.
@@ -198,28 +198,7 @@ class Idempotency(Model):
         primary_key = CompositeKey("owner", "idempotency_key")
 
 
-class ValuationRecord(Model):
-    """A caller's row of contract A; any column but `id` may be NULL, and the caller may change it meanwhile."""
-
-    id = BigIntegerField(primary_key=True)
-    status = CharField(null=True, max_length=50)
-    user_message = TextField(null=True)
-    sys_message = TextField(null=True)
-    report = TextField(null=True)
-    failed_times = IntegerField(null=True)
-    failed_info = TextField(null=True)
-    progress = CharField(null=True, max_length=50)
-    progress_info = TextField(null=True)
-    current_task_node = IntegerField(null=True)
-    callback_url = CharField(null=True)
-    created_at = DateTimeField(null=True)
-    updated_at = DateTimeField(null=True)
-
-    class Meta:
-        table_name = "valuation_records"
-
-
 MODELS = (
     Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
-    Idempotency, ValuationRecord,
+    Idempotency,
 )  # fmt: skip

@@ -21,8 +21,7 @@ import peewee
 import pytest
 
 from sytq.ledger.database import open_database
-from sytq.ledger.migrations import migrate
-from tests.servers import MySQLServer, RedisServer, free_port, poll
+from tests.servers import MySQLServer, RedisServer, free_port, make_tables, poll
 
 REPO = Path(__file__).parents[2]
 
@@ -85,7 +84,7 @@ class Api:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def migrated(self) -> Api:
-        migrate(self.database)
+        make_tables(self.database)
         return self
 
     def log(self) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from sytq.ledger.database import open_database
-from sytq.ledger.migrations import migrate
-from tests.servers import RedisServer, free_port, poll
+from tests.servers import RedisServer, free_port, make_tables, poll
 
 RUN = "from sytq.cli import main; main()"
 
@@ -90,7 +89,7 @@ def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: P
         "SYTQ_WORKER__THREADS": "3",
         "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "7.5s",
     }
-    migrate(open_database(environment(tmp_path)["SYTQ_DATABASE__URL"]))
+    make_tables(open_database(environment(tmp_path)["SYTQ_DATABASE__URL"]))
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, command],

@@ -22,10 +22,9 @@ from sytq import config
 from sytq.api import health
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.ledger.insert import Accepted
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
 from tests.api.conftest import Api
-from tests.servers import MySQLServer, poll
+from tests.servers import MySQLServer, make_tables, poll
 
 pytestmark = pytest.mark.faults
 #: Seconds that a probe may take, and a submission: database.timeout is 1 s here, and connecting anew, waiting for an
@@ -160,7 +159,7 @@ def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
         "SYTQ_REDIS__URL": redis_url,
     }
     parts = build(config.load(environ=environ))
-    migrate(parts.database)
+    make_tables(parts.database)
 
     async def scenario() -> None:
         batcher = SubmissionBatcher(parts.ledger, parts.submitter)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from sytq.cli import app
 from sytq.config import load
 from sytq.ledger.database import transact
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
+from tests.servers import make_tables
 
 
 def test_every_sum_of_the_ledger_can_be_asked_for() -> None:
@@ -24,7 +24,7 @@ def test_every_sum_of_the_ledger_can_be_asked_for() -> None:
 def test_spend_is_told_in_a_table_and_in_json(tmp_path: Path) -> None:
     environ = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "COLUMNS": "200"}
     database = build(load(environ=environ)).database
-    migrate(database)
+    make_tables(database)
 
     def three_calls() -> None:
         for number, (model, cost) in enumerate([("small", 5), ("large", 70_000_000_000), ("small", None)]):

@@ -15,8 +15,8 @@ import yaml
 
 from sytq import config
 from sytq.api import create_app
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
+from tests.servers import make_tables
 
 ROOT = Path(__file__).parents[2]
 IMAGE = dict(re.findall(r"(SYTQ_\w+)=(\S+)", (ROOT / "Dockerfile").read_text()))
@@ -57,7 +57,7 @@ def test_a_client_of_another_machine_is_served_once_it_has_a_key(
     assert not settings.auth.users, "nobody can guess a password that everybody got"
     environ |= {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "SYTQ_REDIS__URL": redis_url}
     settings = config.load(environ=environ)
-    migrate(build(settings).database)
+    make_tables(build(settings).database)
     made = subprocess.run(
         [sys.executable, "-m", "sytq.cli", "key", "create", "shop"],
         env=environ,

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from sytq import config
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
-from tests.servers import poll
+from tests.servers import make_tables, poll
 from tests.tools import required
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +204,7 @@ class Activated:
         }
         (folder / "sytq.yaml").write_text("")
         self.runtime = build(config.load(environ=self.environ))
-        migrate(self.runtime.database)
+        make_tables(self.runtime.database)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.port = self.listener.getsockname()[1]
         self.processes: list[subprocess.Popen[bytes]] = []

@@ -16,6 +16,7 @@ import pytest
 
 from sytq.ledger.database import open_database, read
 from sytq.ledger.migrations import migrate, pending
+from sytq.plugins import find
 from tests.plugins.llm.provider import ScriptedProvider
 from tests.releases import Process, Release, previous, this
 from tests.servers import poll
@@ -217,13 +218,14 @@ def fleet(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Fleet]:
 def test_p1_an_upgrade_and_the_way_back_lose_and_repeat_nothing(fleet: Fleet, before: Release) -> None:
     old, new = before.name, this().name
     before.run(fleet.settings, "db", "migrate")
-    lacking = pending(fleet.database)
+    plugins = find(()).plugins
+    lacking = pending(fleet.database, plugins)
     old_api, old_worker = fleet.start(before, "api"), fleet.start(before, "worker")
     fleet.begin()
     fleet.wait_for((old, old))
 
     # The tables of this release while only the previous one runs.
-    assert migrate(fleet.database) == lacking
+    assert migrate(fleet.database, plugins) == lacking
     fleet.wait_for((old, old))
 
     # Both side by side, each with the other's tasks; a type that only one of them has waits for that one.

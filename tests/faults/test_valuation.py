@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import standardwebhooks
+from sytq_plugins.llm.row import ValuationRecord
 from sytq_plugins.llm.spend import SpendRow
 
-from sytq.ledger.models import ValuationRecord
 from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, poll

@@ -9,21 +9,29 @@ import json
 import os
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peewee
 import pytest
+from sytq_plugins.llm.row import ValuationRecord
 
+from sytq import plugins
 from sytq.errors import BackupBroken, ConfigError
 from sytq.ids import new_id
-from sytq.ledger.backup import Summary, check, dump, restore
+from sytq.ledger.backup import Summary, check, dump
+from sytq.ledger.backup import restore as restore_with
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.migrations import migrate
-from sytq.ledger.models import Attempt, Step, Task, ValuationRecord
+from sytq.ledger.migrations import migrate, pending
+from sytq.ledger.models import Attempt, Step, Task
+from tests.servers import make_tables
 
 STRANGE = ["", "plain", 'quote " and \\ and \n line', "报告 🧾 é", "x" * 70_000, '{"a": 1}', "\x01\x7f", "NULL"]
+
+PLUGINS = plugins.find(()).plugins
+restore = partial(restore_with, plugins=PLUGINS)
 
 
 def quiet(done: int, of: int, table: str) -> None:
@@ -32,8 +40,9 @@ def quiet(done: int, of: int, table: str) -> None:
 
 def opened(url: str) -> Iterator[peewee.Database]:
     database = open_database(url)
-    migrate(database)
-    Ledger(database)  # binds the models
+    make_tables(database)
+    Ledger(database)  # binds the core's models
+    database.bind([ValuationRecord])
     yield database
     database.close_all()  # type: ignore[attr-defined]
 
@@ -180,7 +189,7 @@ def test_one_changed_character_is_noticed(backup: Path, tmp_path: Path) -> None:
 
 
 def test_a_database_with_rows_is_not_restored_into(backup: Path, target: peewee.Database) -> None:
-    migrate(target)
+    make_tables(target)
     with target.connection_context():
         target.execute_sql("INSERT INTO valuation_records (id) VALUES (1)")
     with pytest.raises(BackupBroken, match="table 'valuation_records' has rows"):
@@ -252,3 +261,28 @@ def test_a_table_that_is_not_there_is_named(database: peewee.Database, tmp_path:
 def test_only_its_owner_reads_a_backup(backup: Path) -> None:
     assert backup.stat().st_mode & 0o777 == 0o600
     assert isinstance(check(backup), Summary)
+
+
+def test_a_backup_brings_back_the_tables_of_a_plugin(
+    database: peewee.Database, target: peewee.Database, tmp_path: Path
+) -> None:
+    made = "CREATE TABLE sytq_shop (id INTEGER PRIMARY KEY, town VARCHAR(9))"
+    (tmp_path / "0001_shop.py").write_text(f"def up(migrator, db):\n    db.execute_sql('{made}')\n")
+    shop = plugins.Plugin("shop", migrations=tmp_path)
+    migrate(database, [shop])
+    with database.connection_context():
+        database.execute_sql("INSERT INTO sytq_shop VALUES (1, 'Wells')")
+    assert not [name for name in dump(database, tmp_path / "b", [], quiet).rows if "migrations" in name]
+    with pytest.raises(BackupBroken, match="'sytq_shop' is not there: install the plugin that makes it"):
+        restore(tmp_path / "b", target, quiet)
+    restore_with(tmp_path / "b", target, quiet, [*PLUGINS, shop])
+    assert content(target, ["sytq_shop"]) == {"sytq_shop": [{"id": 1, "town": "Wells"}]}
+    assert pending(target, [*PLUGINS, shop]) == []
+
+
+def test_unused_tables_of_a_missing_plugin_are_left_out(
+    database: peewee.Database, target: peewee.Database, tmp_path: Path
+) -> None:
+    dump(database, tmp_path / "b", [], quiet)
+    restore_with(tmp_path / "b", target, quiet)
+    assert {"sytq_spend", "sytq_failing_hosts", "valuation_records"}.isdisjoint(target.get_tables())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import peewee
 import pytest
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq.errors import DatabaseUnavailable, Lost
 from sytq.ids import derived_id, new_id
@@ -18,10 +19,11 @@ from sytq.ledger.database import is_mysql, open_database, transact
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.migrations import migrate, pending
-from sytq.ledger.models import Task, ValuationRecord
+from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow
+from sytq.plugins import find
 from sytq.service.recording import Recording
-from tests.servers import MySQLServer
+from tests.servers import MySQLServer, make_tables
 
 MIGRATIONS = sorted(file.stem for file in Path(migrations.__file__).parent.glob("[0-9]*.py"))
 LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
@@ -30,7 +32,8 @@ LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
 @pytest.fixture
 def ledger(database_url: str) -> Iterator[Ledger]:
     database = open_database(database_url)
-    migrate(database)
+    make_tables(database)
+    database.bind([ValuationRecord])
     yield Ledger(database)
     database.close_all()
 
@@ -64,6 +67,32 @@ def test_migrations_run_once_and_may_run_at_once(database_url: str) -> None:
     assert pending(databases[0]) == []
     for database in databases:
         database.close_all()
+
+
+def test_plugins_keep_the_tables_of_earlier_releases_and_of_callers(database_url: str) -> None:
+    database = open_database(database_url)
+    make_tables(database)
+    with database.connection_context():
+        for table in ("sytq_migrations_llm", "sytq_migrations_webhook", "valuation_records"):
+            database.execute_sql(f"DROP TABLE {table}")
+        database.execute_sql("CREATE TABLE valuation_records (id BIGINT PRIMARY KEY, area VARCHAR(9))")
+        database.execute_sql("INSERT INTO valuation_records VALUES (1, 'mine')")
+        database.execute_sql("INSERT INTO sytq_budgets VALUES ('2026-07-01', 'provider:p', 5)")
+        database.execute_sql("INSERT INTO sytq_failing_hosts VALUES ('host:h:443', '2026-07-01 00:00:00')")
+
+    def found() -> list[object]:
+        with database.connection_context():
+            tables = ("valuation_records", "sytq_spend", "sytq_budgets", "sytq_failing_hosts")
+            shape = [(database.get_columns(table), database.get_indexes(table)) for table in tables]
+            return [shape, [database.execute_sql(f"SELECT * FROM {table}").fetchall() for table in tables]]
+
+    before = found()
+    plugins = find(()).plugins
+    lacking = pending(database, plugins)
+    assert set(lacking) == {"llm/0001_llm", "webhook/0001_failing_hosts"}
+    assert migrate(database, plugins) == lacking
+    assert found() == before
+    database.close_all()
 
 
 def test_an_accepted_task_reads_as_it_was_written(ledger: Ledger) -> None:

@@ -15,9 +15,9 @@ from sytq.broker.delivery import Delivery
 from sytq.config import load
 from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext, Context
-from sytq.ledger.migrations import migrate
 from sytq.ledger.search import Search
 from sytq.runtime import Runtime, build
+from tests.servers import make_tables
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def runtime_of(database_url: str, redis_url: str, **settings: str) -> Iterator[R
     """The parts of an installation with a fresh ledger; `settings` are variables without SYTQ_."""
     environ = {"SYTQ_DATABASE__URL": database_url, "SYTQ_REDIS__URL": redis_url}
     made = build(load(environ=environ | {f"SYTQ_{name}": value for name, value in settings.items()}))
-    migrate(made.database)
+    make_tables(made.database)
     yield made
     made.database.close_all()  # type: ignore[attr-defined]
 

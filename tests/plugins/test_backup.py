@@ -16,9 +16,12 @@ from sytq_plugins.backup import Config, kept
 
 from sytq.ids import new_id
 from sytq.ledger.backup import check
+from sytq.ledger.database import open_database
+from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
+from tests.plugins.test_stranger_alone import MIGRATION, SHOP
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -119,7 +122,7 @@ def test_the_command_line_restores_it(runtime: Runtime, folder: Path, tmp_path: 
     target = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'new.db'}"}
     whole = sytq("restore", "--check", file, **target)
     assert whole.returncode == 0, whole.stderr
-    assert re.search(r"is whole: \d+ rows in \d+ tables$", whole.stdout.strip())
+    assert re.search(r"is intact: \d+ rows in \d+ tables$", whole.stdout.strip())
     assert not (tmp_path / "new.db").exists()
     done = sytq("restore", "--json", file, **target)
     assert (done.returncode, json.loads(done.stdout)["rows"]["sytq_tasks"]) == (0, 6)
@@ -133,6 +136,32 @@ def test_the_command_line_restores_it(runtime: Runtime, folder: Path, tmp_path: 
         assert (cut.returncode, "cut off or damaged" in cut.stderr) == (1, True)
     missing = sytq("restore", "/nowhere/at/all", **target)
     assert (missing.returncode, "cannot be read: No such file" in missing.stderr) == (1, True)
+
+
+def test_a_backup_of_a_strangers_tables_is_restored_by_the_command_line(
+    tmp_path: Path, redis_url: str, database_url: str, folder: Path
+) -> None:
+    (tmp_path / "plugins" / "migrations").mkdir(parents=True)
+    (tmp_path / "plugins" / "shop.py").write_text(SHOP)
+    (tmp_path / "plugins" / "migrations" / "0001_sales.py").write_text(MIGRATION)
+    own = {
+        "PLUGINS__PATHS": json.dumps([str(tmp_path / "plugins")]),
+        "TYPES__BACKUP": json.dumps({"folder": str(folder)}),
+    }
+    with runtime_of(database_url, redis_url, **own) as runtime:
+        migrate(runtime.database, runtime.registry.plugins)
+        with runtime.database.connection_context():
+            runtime.database.execute_sql("INSERT INTO shop_sales VALUES (1, 'tea', 'Wells')")
+        written = Run(runtime, "backup", {}).start()
+    assert written["rows"]["shop_sales"] == 1
+    target = {f"SYTQ_{name}": value for name, value in own.items()}
+    target["SYTQ_DATABASE__URL"] = f"sqlite:///{tmp_path / 'new.db'}"
+    done = sytq("restore", written["file"], **target)
+    assert done.returncode == 0, done.stderr
+    restored = open_database(target["SYTQ_DATABASE__URL"])
+    assert restored.execute_sql("SELECT item, town FROM shop_sales").fetchall() == [("tea", "Wells")]
+    assert pending(restored, runtime.registry.plugins) == []
+    restored.close_all()  # type: ignore[attr-defined]
 
 
 @pytest.mark.faults

@@ -105,7 +105,8 @@ print(json.dumps([sorted(declared.name for declared in registry), [str(each) for
 
 
 @pytest.fixture
-def shop(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
+def shop(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    monkeypatch.setattr("tests.workers.make_tables", lambda database: None)  # `sytq db migrate` makes them
     site, plugins = tmp_path / "site", tmp_path / "plugins"
     site.mkdir()
     (plugins / "migrations").mkdir(parents=True)
@@ -134,7 +135,11 @@ def run(shop: Installation, *command: str) -> str:
 
 
 def test_a_stranger_alone_has_settings_tables_a_loop_and_runs(shop: Installation) -> None:
-    assert "applied: shop/0001_sales" in run(shop, "-m", "sytq.cli", "db", "migrate")
+    assert "shop/0001_sales" in run(shop, "-m", "sytq.cli", "db", "migrate")
+    tables = set(shop.runtime.database.get_tables())
+    assert {"sytq_tasks", "sytq_migrations_shop", "shop_sales"} <= tables
+    assert not tables & {"valuation_records", "sytq_spend", "sytq_budgets", "sytq_failing_hosts"}
+    assert "up to date" in run(shop, "-m", "sytq.cli", "db", "check")
     assert json.loads(run(shop, "-c", PROBE).splitlines()[-1]) == [["sell"], []]
     shown = run(shop, "-m", "sytq.cli", "config", "show")
     assert [line.split()[1:] for line in shown.splitlines() if line.startswith("shop.town ")] == [

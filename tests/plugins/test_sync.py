@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import Fail
-from sytq.ledger.models import Step, Task, ValuationRecord
+from sytq.ledger.models import Step, Task
 from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of

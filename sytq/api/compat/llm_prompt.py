@@ -12,12 +12,12 @@ import falcon
 import falcon.asgi
 import peewee
 from sytq_plugins.llm.config import LlmSettings
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq.api import problems
 from sytq.api.body import read_object, text
 from sytq.api.parts import Parts
 from sytq.errors import InvalidInput, OutboundRefused
-from sytq.ledger.models import ValuationRecord
 
 #: The table that the rows go to, and the widths of its columns.
 _TABLE = "valuation_records"

@@ -18,7 +18,7 @@ from sytq.errors import ConfigError
 from sytq.ledger.backup.format import Header, Progress, Summary, Table, create
 from sytq.ledger.database import is_mysql
 
-#: Which migrations a database has is said in the header; the table is the target's own.
+#: The core's migrations are named in the header; these tables, the plugins' too, are the target's own.
 _MIGRATIONS = "sytq_migrations"
 _REPORT = 500  # rows between two reports of progress
 
@@ -33,7 +33,7 @@ def dump(database: peewee.Database, path: Path, others: Sequence[str], progress:
         for name in others:
             if name not in there:
                 raise ConfigError(f"table '{name}' is not in the database; llm.tables lists it")
-        names = sorted(name for name in there if name.startswith("sytq_") and name != _MIGRATIONS)
+        names = sorted(name for name in there if name.startswith("sytq_") and not name.startswith(_MIGRATIONS))
         tables = [_table(database, name, ours=True) for name in names]
         tables += [_table(database, name, ours=False) for name in others if name not in names]
         counts = (f"SELECT COUNT(*) FROM {quote(database, table.name)}" for table in tables)

@@ -5,6 +5,7 @@ Owns what must hold before a row is written, and the one transaction in which al
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,32 @@ import peewee
 
 from sytq.errors import BackupBroken
 from sytq.ledger.backup.dump import quote
-from sytq.ledger.backup.format import Header, Progress, Summary, check, read
+from sytq.ledger.backup.format import Progress, Summary, check, read
 from sytq.ledger.database import is_mysql, transact
 from sytq.ledger.migrations import migrate
+from sytq.plugins import Plugin
 
 _BATCH_ROWS = 200
 _BATCH_CHARACTERS = 2 << 20  # far below MySQL's max_allowed_packet
 
 
-def restore(path: Path, database: peewee.Database, progress: Progress) -> Summary:
-    """Check the file, make the tables, and write every row; returns what was written.
+def restore(path: Path, database: peewee.Database, progress: Progress, plugins: Iterable[Plugin] = ()) -> Summary:
+    """Check the file, make the tables, the plugins' too, and write every row; returns what was written.
 
     Raises BackupBroken when the file is not whole, when a table has rows already or does not fit; nothing is written
     then. DatabaseUnavailable and Peewee's errors leave the database empty too, and it can be tried again.
     """
     summary = check(path)
-    migrate(database)
+    migrate(database, plugins)
     with database.connection_context():
-        _prepare(database, summary.header)
+        _prepare(database, summary)
     transact(database, lambda: _write(path, database, summary, progress))
     return summary
 
 
-def _prepare(database: peewee.Database, header: Header) -> None:
+def _prepare(database: peewee.Database, summary: Summary) -> None:
     """Raise BackupBroken unless every table is there, takes the backup's columns, and is empty."""
+    header = summary.header
     applied = {row[0] for row in database.execute_sql("SELECT name FROM sytq_migrations")}
     if newer := [name for name in header.migrations if name not in applied]:
         raise BackupBroken(f"the backup is of a newer sytq (migration {newer[0]}); restore it with that version")
@@ -44,7 +47,11 @@ def _prepare(database: peewee.Database, header: Header) -> None:
     engine = "mysql" if is_mysql(database) else "sqlite"
     for table in header.tables:
         if table.name not in there:
-            if header.engine != engine or not table.ddl:
+            if not table.ddl and not summary.rows[table.name]:
+                continue  # of a plugin that is not installed here, and unused
+            if not table.ddl:
+                raise BackupBroken(f"table '{table.name}' is not there: install the plugin that makes it")
+            if header.engine != engine:
                 raise BackupBroken(f"table '{table.name}' is not there, and the backup is of {header.engine}: make it")
             for statement in table.ddl:
                 database.execute_sql(statement)

@@ -1,4 +1,4 @@
-"""The ledger: tasks, their attempts, checkpointed steps; and contract A's table where a caller has none."""
+"""The ledger: tasks, their attempts, checkpointed steps."""
 
 from typing import Any
 
@@ -13,7 +13,6 @@ MYSQL = {
     # UTC whatever the time zone of the session that inserts: any language may insert a task.
     "now": "DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))",
     "table": "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
-    "touched": "TIMESTAMP DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP",
 }
 SQLITE = {
     "id": "TEXT",
@@ -24,7 +23,6 @@ SQLITE = {
     # Six digits, as all times are written: they are compared as text.
     "now": "TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f000', 'now'))",
     "table": "",
-    "touched": "TIMESTAMP DEFAULT CURRENT_TIMESTAMP",
 }
 
 TABLES = (
@@ -73,17 +71,6 @@ TABLES = (
         started_at {time} NOT NULL,
         finished_at {time} NULL,
         PRIMARY KEY (task_id, name)
-    ) {table}""",
-    """CREATE TABLE IF NOT EXISTS valuation_records (
-        id BIGINT PRIMARY KEY,
-        status VARCHAR(50),
-        user_message TEXT, sys_message TEXT, report TEXT,
-        failed_times INT DEFAULT 0, failed_info TEXT,
-        progress VARCHAR(50), progress_info TEXT,
-        current_task_node INT DEFAULT 0,
-        callback_url VARCHAR(255),
-        created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
-        updated_at {touched}
     ) {table}""",
 )
 INDEXES = (

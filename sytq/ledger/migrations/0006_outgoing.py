@@ -29,13 +29,6 @@ def up(migrator: Any, db: peewee.Database) -> None:
     for table, column, kind in COLUMNS:
         if column not in {known.name for known in db.get_columns(table)}:
             db.execute_sql(f"ALTER TABLE {table} ADD COLUMN {column} {types[kind]} NULL")
-    engine = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4" if isinstance(db, peewee.MySQLDatabase) else ""
-    db.execute_sql(
-        f"""CREATE TABLE IF NOT EXISTS sytq_failing_hosts (
-            host {types["name"]} NOT NULL PRIMARY KEY,
-            since {types["time"]} NOT NULL
-        ) {engine}"""
-    )
     for name, table, columns in INDEXES:
         if name not in {index.name for index in db.get_indexes(table)}:
             db.execute_sql(f"CREATE INDEX {name} ON {table} ({columns})")

@@ -12,8 +12,8 @@ import pytest
 
 from sytq import config
 from sytq.api import app, task_watcher
-from sytq.ledger.migrations import migrate
 from sytq.runtime import build
+from tests.servers import make_tables
 
 
 def test_whoever_comes_on_top_is_answered_at_once(
@@ -30,7 +30,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
     environ = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "SYTQ_REDIS__URL": redis_url}
     settings = config.load(environ=environ)
     parts = build(settings)
-    migrate(parts.database)
+    make_tables(parts.database)
     parts.database.close_all()  # type: ignore[attr-defined]
     parts.redis.close()
 

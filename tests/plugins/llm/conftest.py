@@ -19,11 +19,11 @@ from sytq.config import load
 from sytq.executor.context import AsyncContext
 from sytq.http import Client
 from sytq.ledger.database import is_mysql
-from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Step, Task, UniqueKey
 from sytq.runtime import build, task_services
 from sytq.tasktypes.declaration import Death
 from tests.plugins.llm.provider import ScriptedProvider
+from tests.servers import make_tables
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ class Desk:
         self._urls = {"SYTQ_DATABASE__URL": database_url, "SYTQ_REDIS__URL": redis_url}
         self._environ: dict[str, str] = {}
         self.configure()
-        migrate(self.runtime.database)
+        make_tables(self.runtime.database)
         self._token = 0
 
     def configure(self, **environ: str) -> None:

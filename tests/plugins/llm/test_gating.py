@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import Fail, Retry, Waiting
-from sytq.ledger.models import Task, ValuationRecord
+from sytq.ledger.models import Task
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import ScriptedProvider, Stage, answers, later, refuses, says
 from tests.servers import poll

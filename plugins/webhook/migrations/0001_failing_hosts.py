@@ -1,0 +1,20 @@
+"""Hosts that only fail, and since when.
+
+Releases before 0.2 made this table by the core's migrations; a table that exists stays as it is.
+"""
+
+from typing import Any
+
+import peewee
+
+
+def up(migrator: Any, db: peewee.Database) -> None:
+    mysql = isinstance(db, peewee.MySQLDatabase)
+    host = "VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin" if mysql else "TEXT"
+    time = "DATETIME(6)" if mysql else "TEXT"
+    db.execute_sql(
+        f"""CREATE TABLE IF NOT EXISTS sytq_failing_hosts (
+            host {host} NOT NULL PRIMARY KEY,
+            since {time} NOT NULL
+        ) {"ENGINE=InnoDB DEFAULT CHARSET=utf8mb4" if mysql else ""}"""
+    )
