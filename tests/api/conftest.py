@@ -1,4 +1,4 @@
-"""A real API for the tests of this folder: gunicorn as it is deployed, on a free port, with stores of its own."""
+"""The API for the tests of this folder: gunicorn as deployed, on a free port, with stores of its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reply:
 
 
 class Api:
-    """gunicorn with our configuration file. `request` for what a client library can say, `raw` for the rest."""
+    """gunicorn with our configuration file. `request` sends what a client library can send, `raw` any bytes."""
 
     def __init__(self, database_url: str, redis_url: str, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sytq-api-"))
@@ -122,8 +122,8 @@ class Api:
 
     def task(self, task_id: str) -> tuple[str, str, Any]:
         """Type, state and parsed payload of a row."""
-        [(kind, state, payload)] = self.rows(f"SELECT type, state, payload FROM sytq_tasks WHERE id = '{task_id}'")
-        return kind, state, json.loads(payload)
+        [(type_name, state, payload)] = self.rows(f"SELECT type, state, payload FROM sytq_tasks WHERE id = '{task_id}'")
+        return type_name, state, json.loads(payload)
 
     def rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
         with self.database.connection_context():

@@ -1,4 +1,4 @@
-"""Who may: Basic auth when it is on, loopback alone when it is off; health and metrics for everyone."""
+"""Access: Basic auth when it is on, only loopback when it is off; health and metrics need no credentials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.api.conftest import Api, Reply
 from tests.servers import RedisServer
 
 ROWS = itertools.count(1)
-#: Keys alone change nothing while auth is off, nor does auth alone while there is nobody.
+#: Keys have no effect while auth is off, nor has auth without users.
 WHAT_TO_SET = "auth.enabled: true, and auth.users or keys (`sytq key create`)"
 OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
 
@@ -37,7 +37,10 @@ def basic(credentials: str, scheme: str = "Basic") -> dict[str, str]:
 
 
 def submit(api: Api, headers: dict[str, str]) -> Reply:
-    body = {"table_name": "valuation_records", "id": next(ROWS)}  # a row anew: the same one is the same task
+    body = {
+        "table_name": "valuation_records",
+        "id": next(ROWS),
+    }  # a new row each time: the same row would be the same task
     return api.request("POST", "/api/tasks/llm", body, headers)
 
 
@@ -66,7 +69,7 @@ def test_a_configured_user_is_served_and_owns_the_task(guarded: Api, credentials
         {"Authorization": "Basic " + "A" * 4000},
     ],
 )
-def test_anybody_else_is_401(guarded: Api, headers: dict[str, str]) -> None:
+def test_missing_or_wrong_credentials_are_401(guarded: Api, headers: dict[str, str]) -> None:
     reply = submit(guarded, headers)
     assert reply.status == 401
     assert reply.json["code"] == 401
@@ -76,7 +79,7 @@ def test_anybody_else_is_401(guarded: Api, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_metrics_are_open(guarded: Api, path: str) -> None:
+def test_health_and_metrics_need_no_credentials(guarded: Api, path: str) -> None:
     assert guarded.request("GET", path).status == 200
     assert guarded.request("GET", path + "/").status == 200
 
@@ -101,7 +104,7 @@ def outward_address() -> str:
     return address
 
 
-def test_without_auth_only_loopback_is_served(make_api: Any) -> None:
+def test_without_auth_only_loopback_clients_are_served(make_api: Any) -> None:
     api = make_api(SYTQ_API__HOST="0.0.0.0")
     assert submit(api, {}).status == 200
     assert "listening beyond loopback without auth" in api.log()
@@ -116,18 +119,18 @@ def test_without_auth_only_loopback_is_served(make_api: Any) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_without_auth_the_start_says_who_is_served(make_api: Any, host: str) -> None:
+def test_without_auth_the_start_logs_that_only_loopback_is_served(make_api: Any, host: str) -> None:
     api = make_api(SYTQ_API__HOST=host)
-    told = [json.loads(line) for line in api.log().splitlines() if "loopback" in line]
+    lines = [json.loads(line) for line in api.log().splitlines() if "loopback" in line]
     said = "auth is off: only loopback clients are served, and they may do everything"
-    assert [(line["level"], line["msg"]) for line in told] == [("info", said)]
+    assert [(line["level"], line["msg"]) for line in lines] == [("info", said)]
 
 
-def test_with_auth_the_start_says_nothing_of_loopback(guarded: Api) -> None:
+def test_with_auth_the_start_does_not_mention_loopback(guarded: Api) -> None:
     assert "loopback" not in guarded.log()
 
 
-def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -> None:
+def test_a_non_ascii_user_name_stops_the_start(folder: Path) -> None:
     from sytq.api.auth import check_users
     from sytq.config import load
     from sytq.errors import ConfigError
@@ -143,7 +146,7 @@ def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -
     [
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
-        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),  # a name that was made to point here
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),  # DNS rebinding
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1"}, 200),
         ({"Host": "[::1]:8080"}, 200),
@@ -152,7 +155,5 @@ def test_a_user_name_that_the_ledger_cannot_hold_stops_the_start(folder: Path) -
         ({"Host": "queue.internal"}, 200),
     ],
 )
-def test_a_web_page_of_another_site_cannot_submit_through_a_local_browser(
-    api: Api, headers: dict[str, str], status: int
-) -> None:
+def test_cross_site_requests_of_a_local_browser_are_refused(api: Api, headers: dict[str, str], status: int) -> None:
     assert submit(api, headers).status == status

@@ -1,4 +1,4 @@
-"""P7: bad input gets a 4xx that says what is wrong, in the form of its contract, and never a 5xx."""
+"""P7: bad input gets a 4xx that names the error, in the form of its contract, and never a 5xx."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = N
         (b'{"a": "\x00"}', "body: not JSON"),
     ],
 )
-def test_a_body_that_is_no_object_is_400(api: Api, path: str, body: bytes, says: str) -> None:
+def test_a_body_that_is_not_an_object_is_400(api: Api, path: str, body: bytes, says: str) -> None:
     reply, message = refused(api, path, body)
     assert reply.status == 400
     assert says in message
 
 
 @pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, "/v2/tasks", "/v2/operations"])
-def test_no_body_is_400(api: Api, path: str) -> None:
+def test_a_missing_body_is_400(api: Api, path: str) -> None:
     reply, message = refused(api, path, b"")
     assert reply.status == 400 and "body: empty" in message
 
@@ -184,7 +184,7 @@ def test_another_content_type_is_415(api: Api, content_type: str) -> None:
         assert "Content-Type" in message
 
 
-def test_what_json_can_say_and_a_column_cannot_is_kept_or_refused(api: Api) -> None:
+def test_unusual_json_values_are_stored_unchanged(api: Api) -> None:
     odd = {"n": 2**63, "m": -(2**200), "x": 1e308, "nul": "a\u0000b", "emoji": "\U0001f600", "": [[]], "\u0000": None}
     reply = api.request("POST", "/v2/tasks", {"type": "default", "payload": odd, "metadata": odd})
     assert reply.status == 202, reply
@@ -195,9 +195,9 @@ def test_what_json_can_say_and_a_column_cannot_is_kept_or_refused(api: Api) -> N
 @pytest.mark.parametrize(
     "content_type",
     ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"', "application/x+json",
-     "application/x-www-form-urlencoded"],  # what PHP's curl says unless told otherwise
+     "application/x-www-form-urlencoded"],  # the default of PHP's curl
 )  # fmt: skip
-def test_every_spelling_of_json_is_taken(api: Api, content_type: str) -> None:
+def test_every_json_content_type_is_accepted(api: Api, content_type: str) -> None:
     body = b'{"table_name": "valuation_records", "id": 1}'
     assert api.request("POST", RECORD, body, {"Content-Type": content_type}).status == 200
 
@@ -208,13 +208,13 @@ def test_a_missing_content_type_is_json(api: Api) -> None:
     assert b" 200 OK" in api.raw(head.encode() + body)
 
 
-def test_a_chunked_body_without_length_is_taken(api: Api) -> None:
+def test_a_chunked_body_without_length_is_accepted(api: Api) -> None:
     head = f"POST {RECORD} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     chunks = b'10\r\n{"table_name":"v\r\n19\r\naluation_records","id":1}\r\n0\r\n\r\n'
     assert b" 200 OK" in api.raw(head.encode() + chunks)
 
 
-def test_a_body_of_exactly_the_limit_is_read(api: Api) -> None:
+def test_a_body_of_exactly_the_limit_is_accepted(api: Api) -> None:
     body = b'{"url": "http://example.com/", "body": "%s"}'
     body = body % (b"x" * (1024 * 1024 - len(body) + 2))
     assert len(body) == 1024 * 1024
@@ -235,7 +235,7 @@ def test_a_chunked_body_over_the_limit_is_413(api: Api) -> None:
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"].startswith("body: ")
 
 
-def test_who_asks_before_sending_too_much_is_told_so_at_once(api: Api) -> None:
+def test_expect_continue_with_too_large_a_body_is_413_at_once(api: Api) -> None:
     head = f"POST {WEBHOOK} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
     reply = api.raw(head.encode())
     assert reply.startswith(b"HTTP/1.1 413 ")
@@ -265,7 +265,7 @@ def test_malformed_http_is_4xx(api: Api, data: bytes) -> None:
     assert api.raw(data).split(b" ")[1][:1] == b"4"
 
 
-def test_a_client_that_goes_away_in_the_middle_leaves_no_trace(api: Api) -> None:
+def test_a_disconnect_during_a_request_leaves_the_api_healthy(api: Api) -> None:
     for part in (b"POST /api/v1/tasks HT", b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"):
         with socket.create_connection(("127.0.0.1", api.port)) as connection:
             connection.sendall(part)

@@ -1,4 +1,4 @@
-"""P1 and P2 at the front: without Redis submissions are accepted, without the database nothing is."""
+"""P1 and P2 at the API: submissions are accepted without Redis and refused without the database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stored(api: Api, reply: Reply) -> bool:
     return bool(api.rows(f"SELECT 1 FROM sytq_tasks WHERE id = '{reply.json['task_id']}'"))
 
 
-def test_a_submission_while_redis_is_dead_is_accepted(make_api: Any, own_redis: RedisServer) -> None:
+def test_a_submission_without_redis_is_accepted(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url)
     assert submit(api).status == 200
     own_redis.kill()
@@ -38,7 +38,7 @@ def test_a_submission_while_redis_is_dead_is_accepted(make_api: Any, own_redis: 
     assert api.request("GET", "/api/tasks").json["data"]["total_count"] == 6
 
 
-def test_a_redis_that_hangs_makes_no_submission_slow(make_api: Any, own_redis: RedisServer) -> None:
+def test_a_hanging_redis_does_not_slow_submissions(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url)
     assert submit(api).status == 200
     own_redis.pause()
@@ -49,7 +49,7 @@ def test_a_redis_that_hangs_makes_no_submission_slow(make_api: Any, own_redis: R
             reply = submit(api)
             taken.append(time.monotonic() - began)
             assert (reply.status, stored(api, reply)) == (200, True)
-        # Nobody waits for Redis, whose time limit is 5 s; one may have met a machine that stood still.
+        # No submission waits for Redis, whose timeout is 5 s; one may be slow because the machine stalled.
         assert sorted(taken)[-2] < 1.0
         began = time.monotonic()
         assert api.request("GET", f"/api/tasks/{reply.json['task_id']}").status == 200
@@ -59,7 +59,7 @@ def test_a_redis_that_hangs_makes_no_submission_slow(make_api: Any, own_redis: R
         own_redis.resume()
 
 
-def test_dispatch_begins_again_when_redis_is_back(make_api: Any, own_redis: RedisServer) -> None:
+def test_dispatch_resumes_when_redis_is_back(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url)
     own_redis.kill()
     assert submit(api).status == 200
@@ -73,7 +73,7 @@ def test_dispatch_begins_again_when_redis_is_back(make_api: Any, own_redis: Redi
     poll(dispatched, interval=0.2)
 
 
-def test_a_submission_while_mysql_is_away_is_503_and_not_kept(
+def test_a_submission_without_mysql_is_503_and_not_stored(
     make_api: Any, own_mysql: MySQLServer, redis_server: RedisServer
 ) -> None:
     api = make_api(own_mysql.create_database("away"), SYTQ_DATABASE__TIMEOUT="1s")
@@ -97,7 +97,7 @@ def test_a_submission_while_mysql_is_away_is_503_and_not_kept(
     assert "Traceback" not in api.log()
 
 
-def test_all_who_wait_for_a_hanging_mysql_hear_of_it_together(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_submissions_to_a_hanging_mysql_fail_together_in_time(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("hangs"), SYTQ_DATABASE__TIMEOUT="1s")
     assert submit(api).status == 200
     own_mysql.pause()
@@ -106,15 +106,15 @@ def test_all_who_wait_for_a_hanging_mysql_hear_of_it_together(make_api: Any, own
             began = time.monotonic()
             replies = list(pool.map(lambda _: submit(api), range(50)))
         assert {reply.status for reply in replies} == {503}
-        assert time.monotonic() - began < 30  # one after the other they would wait for 50 s
+        assert time.monotonic() - began < 30  # in sequence they would wait for 50 s
     finally:
         own_mysql.resume()
     poll(lambda: submit(api).status == 200)
 
 
-def test_a_submission_while_sqlite_cannot_be_opened_is_503(make_api: Any, tmp_path: Path) -> None:
+def test_a_submission_is_503_if_sqlite_cannot_be_opened(make_api: Any, tmp_path: Path) -> None:
     api = make_api()
-    # The first request opens the file: now its place is a folder.
+    # The first request opens the file: now its path is a folder.
     api.database.close_all()
     os.rename(tmp_path / "sytq.db", tmp_path / "elsewhere.db")
     for leftover in tmp_path.glob("sytq.db-*"):
@@ -124,7 +124,7 @@ def test_a_submission_while_sqlite_cannot_be_opened_is_503(make_api: Any, tmp_pa
     assert (reply.status, reply.headers["retry-after"]) == (503, "5")
 
 
-def test_a_client_that_leaves_while_it_waits_hurts_nobody(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_disconnected_clients_do_not_affect_other_submissions(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("leaves"), SYTQ_DATABASE__TIMEOUT="60s")
     assert submit(api).status == 200
     body = b'{"url": "http://example.com/"}'
@@ -146,7 +146,7 @@ def test_a_client_that_leaves_while_it_waits_hurts_nobody(make_api: Any, own_mys
     assert "Traceback" not in api.log()
 
 
-def test_sigterm_answers_what_it_took_and_hands_it_to_redis(make_api: Any, redis_server: RedisServer) -> None:
+def test_sigterm_answers_and_dispatches_accepted_submissions(make_api: Any, redis_server: RedisServer) -> None:
     api = make_api(SYTQ_REDIS__PREFIX="sigterm")
     with concurrent.futures.ThreadPoolExecutor(30) as pool:
         waiting = [pool.submit(submit, api) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics: contracts A and D in one body, and numbers from the shared stores alone."""
+"""Health, readiness and metrics: contracts A and D in one body, and numbers only from the shared stores."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_health_is_a_superset_of_contracts_a_and_d(api: Api) -> None:
     assert api.request("HEAD", "/health").status == 200
 
 
-def test_live_and_ready(api: Api) -> None:
+def test_probes_are_200_while_healthy(api: Api) -> None:
     assert api.request("GET", "/healthz/startup").status == 200
     assert api.request("GET", "/healthz/live").status == 200
     reply = api.request("GET", "/healthz/ready")
     assert (reply.status, reply.json["data"]) == (200, {"database": "ok", "redis": "ok"})
 
 
-def test_not_ready_while_redis_is_away(make_api: Any, own_redis: RedisServer) -> None:
+def test_not_ready_while_redis_is_unavailable(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url)
     assert api.request("GET", "/healthz/ready").status == 200
     own_redis.kill()
@@ -46,7 +46,7 @@ def test_not_ready_while_redis_is_away(make_api: Any, own_redis: RedisServer) ->
     poll(lambda: api.request("GET", "/healthz/ready").status == 200)
 
 
-def test_a_probe_does_not_hang_with_redis(make_api: Any, own_redis: RedisServer) -> None:
+def test_a_probe_is_answered_while_redis_hangs(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url)
     own_redis.pause()
     try:
@@ -57,7 +57,7 @@ def test_a_probe_does_not_hang_with_redis(make_api: Any, own_redis: RedisServer)
         own_redis.resume()
 
 
-def test_not_ready_and_nothing_accepted_before_the_migrations(make_api: Any) -> None:
+def test_not_ready_and_submissions_are_503_before_migrations(make_api: Any) -> None:
     api = make_api()
     with api.database.atomic():
         for table in ("sytq_tasks", "sytq_migrations"):
@@ -95,8 +95,8 @@ def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer
     assert any(name.startswith("sytq_build_info{version=") for name in found)
 
 
-def test_redis_is_not_asked_more_than_once_a_second_for_metrics(api: Api, redis_client: redis.Redis) -> None:
-    # /metrics is open to everyone.
+def test_metrics_query_redis_at_most_once_a_second(api: Api, redis_client: redis.Redis) -> None:
+    # /metrics needs no credentials.
     api.request("GET", "/metrics")
     began, before = time.monotonic(), redis_client.info("stats")["total_commands_processed"]
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""One Idempotency-Key is one submission: whatever is repeated, at once or later, and whatever dies between."""
+"""One Idempotency-Key is one submission, for concurrent and later repeats and across crashes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tasks(api: Api) -> int:
         ("/v2/operations", {"action": "delete", "q": "id:nosuch"}),
     ],
 )
-def test_the_same_request_again_gets_the_first_answer(api: Api, path: str, body: dict[str, Any]) -> None:
+def test_a_repeated_request_gets_the_first_response(api: Api, path: str, body: dict[str, Any]) -> None:
     body = body | ({"id": next(ROWS)} if "id" in body else {})
     key, before = str(uuid.uuid4()), tasks(api)
     records = "SELECT COUNT(*) FROM valuation_records"
@@ -57,7 +57,7 @@ def test_the_same_request_again_gets_the_first_answer(api: Api, path: str, body:
 
 
 @pytest.mark.parametrize("spaces", ['"{} "', '" {}"', '"{}  x "', '"   "'])
-def test_a_key_with_a_space_at_an_end_is_refused(api: Api, spaces: str) -> None:
+def test_a_key_with_leading_or_trailing_space_is_refused(api: Api, spaces: str) -> None:
     key, before = str(uuid.uuid4()), tasks(api)
     assert send(api, key).status == 200
     refused = send(api, spaces.format(key))
@@ -66,7 +66,7 @@ def test_a_key_with_a_space_at_an_end_is_refused(api: Api, spaces: str) -> None:
     assert tasks(api) == before + 2
 
 
-def test_fifty_at_once_on_two_processes_are_one_task(make_api: Any, database_url: str) -> None:
+def test_concurrent_repeats_on_two_processes_are_one_task(make_api: Any, database_url: str) -> None:
     api = make_api(database_url, SYTQ_API__WORKERS="2")
     before = tasks(api)
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
@@ -77,7 +77,7 @@ def test_fifty_at_once_on_two_processes_are_one_task(make_api: Any, database_url
     assert tasks(api) == before + 1
 
 
-def test_fifty_keys_at_once_are_fifty_tasks(make_api: Any, database_url: str) -> None:
+def test_concurrent_keys_are_one_task_each(make_api: Any, database_url: str) -> None:
     api = make_api(database_url)
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
         replies = list(pool.map(lambda n: send(api, f"key {n % 50}"), range(100)))
@@ -85,7 +85,7 @@ def test_fifty_keys_at_once_are_fifty_tasks(make_api: Any, database_url: str) ->
     assert tasks(api) == 50
 
 
-def test_another_request_with_the_key_is_422_in_the_paths_shape(api: Api) -> None:
+def test_a_key_reused_for_another_request_is_422(api: Api) -> None:
     key = str(uuid.uuid4())
     assert send(api, key).status == 200
     other = send(api, key, body={"url": "http://example.com/other"})
@@ -97,17 +97,17 @@ def test_another_request_with_the_key_is_422_in_the_paths_shape(api: Api) -> Non
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "ä"])
-def test_a_key_that_is_none_is_400(api: Api, key: str) -> None:
+def test_an_invalid_key_is_400(api: Api, key: str) -> None:
     assert send(api, key).status == 400
 
 
-def test_a_refused_request_uses_no_key(api: Api) -> None:
+def test_a_refused_request_does_not_consume_its_key(api: Api) -> None:
     key = str(uuid.uuid4())
     assert send(api, key, body={"url": "no url"}).status == 400
     assert send(api, key).status == 200
 
 
-def test_while_the_first_is_under_way_the_second_is_409(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_a_repeat_during_the_first_request_is_409(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("flight"), SYTQ_DATABASE__TIMEOUT="60s")
     assert send(api, "warm").status == 200
     own_mysql.pause()
@@ -127,7 +127,9 @@ def test_while_the_first_is_under_way_the_second_is_409(make_api: Any, own_mysql
     assert tasks(api) == 2
 
 
-def test_a_key_outlives_the_process_and_redis(make_api: Any, tmp_path: Any, redis_server: RedisServer) -> None:
+def test_a_key_survives_a_restart_and_the_loss_of_redis(
+    make_api: Any, tmp_path: Any, redis_server: RedisServer
+) -> None:
     api = make_api()
     first = send(api, "lasting")
     assert api.stop() == 0
@@ -137,7 +139,7 @@ def test_a_key_outlives_the_process_and_redis(make_api: Any, tmp_path: Any, redi
     assert (again.status, again.body) == (200, first.body)
 
 
-def test_a_key_is_forgotten_after_a_day(api: Api) -> None:
+def test_a_key_expires_after_a_day(api: Api) -> None:
     key = str(uuid.uuid4())
     first = send(api, key)
     long_ago = (utcnow() - dt.timedelta(hours=24, seconds=1)).isoformat(" ", "microseconds")
@@ -151,7 +153,7 @@ def test_a_key_is_forgotten_after_a_day(api: Api) -> None:
     assert send(api, key).body == again.body
 
 
-def test_owners_have_keys_of_their_own_and_a_repeat_costs_nothing(make_api: Any) -> None:
+def test_keys_are_scoped_to_owners_and_a_repeat_uses_no_quota(make_api: Any) -> None:
     api = make_api(SYTQ_AUTH__ENABLED="true")
     Ledger(api.database)  # binds the models
     made = [ApiKeys(api.database).create(owner, owner, Grant(daily_tasks=5), by="test") for owner in ("a", "b")]
@@ -164,15 +166,15 @@ def test_owners_have_keys_of_their_own_and_a_repeat_costs_nothing(make_api: Any)
     assert send(api, "next", headers=mine).headers["ratelimit"].startswith('"tasks";r=3;')
 
 
-def test_a_task_that_stands_already_is_the_answer_again(api: Api) -> None:
+def test_a_repeat_returns_the_existing_task_again(api: Api) -> None:
     body = {"table_name": "valuation_records", "id": next(ROWS)}
-    standing = send(api, str(uuid.uuid4()), "/api/tasks/llm", body)
+    existing = send(api, str(uuid.uuid4()), "/api/tasks/llm", body)
     key = str(uuid.uuid4())
     first, again = (send(api, key, "/api/tasks/llm", body) for _ in range(2))
-    assert standing.body == first.body == again.body
+    assert existing.body == first.body == again.body
 
 
-def test_the_key_of_a_dead_database_is_free_again(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_a_key_is_usable_again_after_a_database_outage(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("dead"), SYTQ_DATABASE__TIMEOUT="1s")
     assert send(api, "warm").status == 200
     own_mysql.kill()
@@ -183,9 +185,7 @@ def test_the_key_of_a_dead_database_is_free_again(make_api: Any, own_mysql: MySQ
     assert tasks(api) == 2
 
 
-def test_a_batch_whose_types_are_not_what_they_were_is_not_answered_with_the_ids_of_others(
-    make_api: Any, tmp_path: Path
-) -> None:
+def test_a_repeated_batch_is_409_if_one_of_its_types_is_gone(make_api: Any, tmp_path: Path) -> None:
     more = tmp_path / "more"
     more.mkdir()
     (more / "extra.py").write_text(

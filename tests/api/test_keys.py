@@ -1,4 +1,4 @@
-"""API keys: proven by their hash, bounded by scope, type, rate and day, and seen by nobody else."""
+"""API keys: verified by their hash, limited by scope, type, rate and daily quota, and kept apart by owner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.servers import MySQLServer, RedisServer, poll
 
 ROWS = itertools.count(1)
 PROMPT = {"url": "http://example.com/"}
-#: Between two logins that may fail (seconds): more of them would be throttled.
+#: Seconds between two logins that may fail: more frequent ones are throttled.
 PATIENT = 0.5
 
 
@@ -60,7 +60,7 @@ def submit(api: Api, headers: dict[str, str]) -> Reply:
     return api.request("POST", "/api/v1/tasks", PROMPT, headers)
 
 
-def test_a_key_submits_under_its_owner_and_its_secret_is_kept_nowhere(guarded: Api) -> None:
+def test_a_key_submits_as_its_owner_and_its_secret_is_not_stored(guarded: Api) -> None:
     key_id, headers = made(guarded, "till-7")
     reply = submit(guarded, headers)
     assert reply.status == 200
@@ -75,7 +75,7 @@ def test_a_key_submits_under_its_owner_and_its_secret_is_kept_nowhere(guarded: A
 
 
 @pytest.mark.parametrize("path", ["/api/tasks/{}", "/api/tasks"])
-def test_anothers_task_does_not_exist(guarded: Api, path: str) -> None:
+def test_a_task_of_another_owner_is_404(guarded: Api, path: str) -> None:
     _, ours = made(guarded, "us")
     _, sisters = made(guarded, "us")
     _, theirs = made(guarded, "them")
@@ -93,7 +93,7 @@ def test_anothers_task_does_not_exist(guarded: Api, path: str) -> None:
     assert reply.status == (404 if "{}" in path else 200)
 
 
-def test_a_scope_and_a_type_that_a_key_lacks_are_403_that_names_them(guarded: Api) -> None:
+def test_a_missing_scope_or_type_is_403_and_named(guarded: Api) -> None:
     _, reader = made(guarded, scopes=("read",))
     _, sender = made(guarded, scopes=("submit",), types=("webhook",))
     refused = submit(guarded, reader)
@@ -107,7 +107,7 @@ def test_a_scope_and_a_type_that_a_key_lacks_are_403_that_names_them(guarded: Ap
     assert "'llm'" in other.json["error"] and "webhook" in other.json["error"]
 
 
-def test_the_basic_users_see_and_do_everything_as_before(guarded: Api) -> None:
+def test_basic_auth_users_may_see_and_do_everything(guarded: Api) -> None:
     _, headers = made(guarded, "somebody")
     task_id = submit(guarded, headers).json["task_id"]
     basic = {"Authorization": "Basic YWRtaW46YWRtaW4xMjM="}
@@ -129,7 +129,7 @@ def test_a_wrong_expired_or_revoked_key_is_401(guarded: Api) -> None:
     poll(lambda: submit(guarded, headers).status == 401, interval=PATIENT)
 
 
-def test_both_secrets_are_live_after_a_rotation_until_the_grace_ends(guarded: Api) -> None:
+def test_both_secrets_are_valid_until_the_rotation_grace_ends(guarded: Api) -> None:
     key_id, first = made(guarded)
     _, text = keys_of(guarded).rotate(key_id, 3600, by="test")
     second = bearer(text)
@@ -142,7 +142,7 @@ def test_both_secrets_are_live_after_a_rotation_until_the_grace_ends(guarded: Ap
     assert whats == ["key.create", "key.rotate", "key.rotate"]
 
 
-def test_a_rate_is_one_for_all_processes_and_told_in_every_answer(guarded: Api) -> None:
+def test_a_rate_limit_is_shared_by_processes_and_in_every_response(guarded: Api) -> None:
     _, headers = made(guarded, rate=(20, 3600))
     first = guarded.request("GET", "/api/tasks", headers=headers)
     assert first.headers["ratelimit-policy"] == '"requests";q=20;w=3600'
@@ -157,7 +157,7 @@ def test_a_rate_is_one_for_all_processes_and_told_in_every_answer(guarded: Api) 
     assert refused.headers["ratelimit"].startswith('"requests";r=0;t=')
 
 
-def test_a_days_tasks_are_counted_and_refused_ones_are_not(guarded: Api) -> None:
+def test_a_daily_quota_counts_accepted_tasks_only(guarded: Api) -> None:
     _, headers = made(guarded, daily_tasks=2)
     assert guarded.request("POST", "/api/v1/tasks", {"url": "x"}, headers).status == 400
     assert submit(guarded, headers).headers["ratelimit-policy"] == '"tasks";q=2;w=86400'
@@ -170,7 +170,7 @@ def test_a_days_tasks_are_counted_and_refused_ones_are_not(guarded: Api) -> None
     assert guarded.request("GET", "/api/tasks", headers=headers).json["data"]["total_count"] >= 2
 
 
-def test_without_redis_nobody_is_locked_out_and_the_rate_still_holds(make_api: Any, own_redis: RedisServer) -> None:
+def test_keys_work_and_quotas_hold_without_redis(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url, SYTQ_AUTH__ENABLED="true")
     _, headers = made(api, rate=(5, 3600), daily_tasks=3)
     assert submit(api, headers).status == 200
@@ -178,7 +178,7 @@ def test_without_redis_nobody_is_locked_out_and_the_rate_still_holds(make_api: A
     assert [submit(api, headers).status for _ in range(6)] == [200, 200, 200, 429, 429, 429]
 
 
-def test_an_address_that_guesses_is_slowed_and_whoever_is_known_is_not(make_api: Any) -> None:
+def test_failed_logins_throttle_an_address_but_not_verified_keys(make_api: Any) -> None:
     api = make_api(SYTQ_AUTH__ENABLED="true", SYTQ_AUTH__USERS__ADMIN="right")
     _, known = made(api)
     strangers = [headers for _, headers in (made(api) for _ in range(20))]
@@ -191,17 +191,17 @@ def test_an_address_that_guesses_is_slowed_and_whoever_is_known_is_not(make_api:
     assert 50 <= allowed <= 51 + (time.monotonic() - began) / 6
 
     def of_a_stranger() -> Reply:
-        """Right behind a guess that was refused: one login more is allowed every 6 s."""
+        """Directly after a refused guess: one more login is allowed every 6 s."""
         poll(lambda: submit(api, wrong).status == 429)
         return submit(api, strangers.pop())
 
     refused = poll(lambda: (reply := of_a_stranger()).status == 429 and reply)
     assert int(refused.headers["retry-after"]) <= 7
     assert submit(api, known).status == 200
-    assert submit(api, {}).status == 401  # says how to log in; nothing was guessed
+    assert submit(api, {}).status == 401  # the response says how to log in: no credentials are no guess
 
 
-def test_a_key_is_not_asked_of_the_database_at_every_request(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_a_key_is_cached_between_requests(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("cached"), SYTQ_AUTH__ENABLED="true")
     _, headers = made(api, scopes=("read",))
 

@@ -1,4 +1,4 @@
-"""Limiters among the metrics: those that matter, and a bounded number of them."""
+"""Metrics of limiters: the configured and the paused, and a bounded number of hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sytq.broker.keys import Keys
 from sytq.broker.limiter import Limiters
 
 
-def test_metrics_show_gates_and_not_every_host(make_api: Any, redis_url: str) -> None:
+def test_metrics_show_configured_limiters_and_not_every_host(make_api: Any, redis_url: str) -> None:
     limiters = Limiters(Redis(redis_url), Keys("sytq"), 4.0, [])
     for n in range(30):
         limiters.acquire(Permit(f"t{n}", 1, 1, [Limiter(f"host:h{n:02}.example.org:443")], 0))

@@ -1,4 +1,4 @@
-"""A full queue refuses, says so and forgets nothing; without Redis everything is accepted."""
+"""A full queue refuses submissions with 503; without Redis everything is accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bounded(make_api: Any, bound: int, **more: Any) -> Api:
     return api
 
 
-def test_a_full_queue_is_503_with_retry_after_and_nothing_is_kept(make_api: Any) -> None:
+def test_a_full_queue_is_503_with_retry_after_and_stores_nothing(make_api: Any) -> None:
     api = bounded(make_api, 5)
     replies = [submit(api) for _ in range(8)]
     assert [reply.status for reply in replies] == [200] * 5 + [503] * 3
@@ -29,14 +29,14 @@ def test_a_full_queue_is_503_with_retry_after_and_nothing_is_kept(make_api: Any)
     assert api.request("POST", "/api/v1/tasks/llm", {"prompt": "another queue"}).status == 200
 
 
-def test_many_at_once_do_not_pass_the_bound(make_api: Any) -> None:
+def test_concurrent_submissions_do_not_exceed_the_queue_limit(make_api: Any) -> None:
     api = bounded(make_api, 30)
     with concurrent.futures.ThreadPoolExecutor(60) as pool:
         statuses = [reply.status for reply in pool.map(lambda _: submit(api), range(100))]
     assert (statuses.count(200), statuses.count(503)) == (30, 70)
 
 
-def test_there_is_room_again_when_tasks_have_gone(make_api: Any, redis_server: RedisServer) -> None:
+def test_a_full_queue_accepts_again_once_it_has_drained(make_api: Any, redis_server: RedisServer) -> None:
     api = bounded(make_api, 2)
     assert [submit(api).status for _ in range(3)] == [200, 200, 503]
     with redis_server.client() as client:
@@ -44,7 +44,7 @@ def test_there_is_room_again_when_tasks_have_gone(make_api: Any, redis_server: R
     poll(lambda: submit(api).status == 200)
 
 
-def test_without_redis_the_bound_refuses_nobody(make_api: Any, own_redis: RedisServer) -> None:
+def test_without_redis_the_queue_limit_refuses_nothing(make_api: Any, own_redis: RedisServer) -> None:
     api = bounded(make_api, 2, redis_url=own_redis.url)
     assert [submit(api).status for _ in range(3)] == [200, 200, 503]
     own_redis.kill()

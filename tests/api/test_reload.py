@@ -1,4 +1,4 @@
-"""SIGHUP under load: the processes are replaced and no request fails, on kept-alive connections either."""
+"""SIGHUP under load: the processes are replaced and no request fails, not even on kept-alive connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBMIT = f"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {le
 
 
 class Clients(threading.Thread):
-    """Kept-alive connections that ask as fast as they are answered, and reconnect only when the answer says so."""
+    """Kept-alive connections that send without pause and reconnect only when a response says so."""
 
     def __init__(self, api: Api, requests: list[bytes]) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
     finally:
         seen = clients.end()
     assert set(seen) == {200}
-    assert clients.connections > 2 * 108  # they were moved, politely
+    assert clients.connections > 2 * 108  # they were asked to reconnect
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0] > 100
 
 
-def test_a_kept_alive_connection_that_was_promised_is_served_after_the_signal(make_api: Any) -> None:
+def test_a_kept_alive_connection_is_served_after_the_reload_signal(make_api: Any) -> None:
     api: Api = make_api()
     with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
 

@@ -1,4 +1,4 @@
-"""`sytq api` and `sytq worker`: exactly gunicorn and dramatiq, once the configuration is usable."""
+"""`sytq api` and `sytq worker`: they become gunicorn and dramatiq once the configuration is usable."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_unusable_configuration_is_one_message_and_exit_2(command: str, tmp_p
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_gunicorn_says_the_same_without_a_traceback(tmp_path: Path) -> None:
+def test_gunicorn_reports_invalid_configuration_without_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()"],
         env=environment(tmp_path, SYTQ_API__PORT="99999"),
@@ -55,7 +55,7 @@ def test_gunicorn_says_the_same_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_without_its_tables_says_what_to_do(tmp_path: Path) -> None:
+def test_a_worker_without_tables_names_the_migrate_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN, "worker"],
         env=environment(tmp_path),
@@ -79,7 +79,9 @@ def test_a_worker_without_its_tables_says_what_to_do(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_command_becomes_the_server(command: str, expected: str, tmp_path: Path, redis_server: RedisServer) -> None:
+def test_the_command_replaces_itself_with_the_server(
+    command: str, expected: str, tmp_path: Path, redis_server: RedisServer
+) -> None:
     settings = {
         "SYTQ_REDIS__URL": redis_server.url,
         "SYTQ_REDIS__PREFIX": f"serve-{command}",

@@ -1,4 +1,4 @@
-"""What a client that says nothing, or says it slowly, may hold: a connection for some seconds."""
+"""A silent or slow client may hold a connection for some seconds only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.api.conftest import REPO, Api
 from tests.servers import RedisServer, poll
 
-# The deployed configuration, with less patience than is deployed.
+# The deployed configuration with shorter timeouts.
 IMPATIENT = f"""
 import sytq.api.request_context, sytq.api.worker
 exec(open({str(REPO / "etc" / "gunicorn.conf.py")!r}).read())
@@ -26,7 +26,7 @@ worker_connections = 50
 
 
 @pytest.fixture(scope="module")
-def impatient(folder: Path, redis_server: RedisServer) -> Iterator[Api]:
+def short_timeouts(folder: Path, redis_server: RedisServer) -> Iterator[Api]:
     api = Api(f"sqlite:///{folder / 'sytq.db'}", redis_server.url)
     api.conf = folder / "impatient.conf.py"
     api.conf.write_text(IMPATIENT)
@@ -52,30 +52,30 @@ def everything(connection: socket.socket) -> bytes:
     [b"", b"POST /api/v1/tasks HTT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "],
     ids=["silent", "line", "head"],
 )
-def test_a_client_that_sends_no_whole_head_is_cut_off(impatient: Api, data: bytes) -> None:
-    with connected(impatient, data) as connection:
+def test_an_incomplete_request_head_closes_the_connection(short_timeouts: Api, data: bytes) -> None:
+    with connected(short_timeouts, data) as connection:
         assert everything(connection) == b""
 
 
-def test_an_idle_connection_is_closed(impatient: Api) -> None:
-    with connected(impatient, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
+def test_an_idle_connection_is_closed(short_timeouts: Api) -> None:
+    with connected(short_timeouts, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         assert everything(connection).startswith(b"HTTP/1.1 200 OK")
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"url": "http://'], ids=["none", "some"])
-def test_a_body_that_does_not_come_is_408(impatient: Api, sent: bytes) -> None:
+def test_a_body_that_never_arrives_is_408(short_timeouts: Api, sent: bytes) -> None:
     head = b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-    with connected(impatient, head + sent) as connection:
+    with connected(short_timeouts, head + sent) as connection:
         reply = everything(connection)
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert b"body: not complete" in reply
     assert b"x-request-id: " in reply
 
 
-def test_a_body_that_drips_is_408_all_the_same(impatient: Api) -> None:
+def test_a_slowly_sent_body_is_408(short_timeouts: Api) -> None:
     head = b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     began = time.monotonic()
-    with connected(impatient, head) as connection:
+    with connected(short_timeouts, head) as connection:
         # Nothing is sent once an answer is there: the reset that follows would take the answer with it.
         while not select.select([connection], [], [], 0.1)[0] and time.monotonic() - began < 8:
             connection.sendall(b"x")
@@ -83,14 +83,14 @@ def test_a_body_that_drips_is_408_all_the_same(impatient: Api) -> None:
     assert reply.startswith(b"HTTP/1.1 408 ")
 
 
-def test_silent_clients_leave_room_for_the_others(impatient: Api) -> None:
+def test_silent_clients_do_not_block_other_clients(short_timeouts: Api) -> None:
     with contextlib.ExitStack() as stack:
 
         def refused() -> bool:
-            """Of sixty, the last one: over worker_connections it is refused at once rather than left to hang."""
-            silent = [stack.enter_context(connected(impatient, b"GET /he")) for _ in range(60)]
+            """The last of sixty: beyond worker_connections it is refused at once and does not hang."""
+            silent = [stack.enter_context(connected(short_timeouts, b"GET /he")) for _ in range(60)]
             return everything(silent[-1]).startswith(b"HTTP/1.1 503 ")
 
         poll(refused, message="there are never fifty at once, as each is cut off after a second")
-        poll(lambda: impatient.request("GET", "/health").status == 200)
-    assert "Traceback" not in impatient.log()
+        poll(lambda: short_timeouts.request("GET", "/health").status == 200)
+    assert "Traceback" not in short_timeouts.log()

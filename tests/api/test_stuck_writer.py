@@ -1,4 +1,4 @@
-"""P1: a database that hangs, or reads but does not write: the probe and every refusal say so, in bounded time."""
+"""P1: a database that hangs, or reads but does not write: the probe and every refusal report it in bounded time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Stuck = tuple[str, Callable[[], AbstractContextManager[None]]]
 
 @contextlib.contextmanager
 def frozen(server: MySQLServer) -> Iterator[None]:
-    """Connections stay open and nothing answers."""
+    """Connections stay open and the server does not answer."""
     server.pause()
     try:
         yield
@@ -87,7 +87,7 @@ class Timed:
         return self("POST", "/api/v1/tasks", {"url": "http://example.com/"})
 
 
-def test_a_stuck_writer_is_not_ready_refuses_in_time_and_recovers_by_itself(make_api: Any, stuck: Stuck) -> None:
+def test_a_stuck_writer_is_not_ready_refuses_in_time_and_recovers(make_api: Any, stuck: Stuck) -> None:
     url, hang = stuck
     api = make_api(url, SYTQ_DATABASE__TIMEOUT="1s")
     ask = Timed(api)
@@ -106,7 +106,7 @@ def test_a_stuck_writer_is_not_ready_refuses_in_time_and_recovers_by_itself(make
             clients = [pool.submit(keep_submitting) for _ in range(4)]
             try:
                 poll(lambda: ask("GET", "/healthz/ready").status == 503, message="it is not ready")
-                for _ in range(3):  # and stays so, rather than now and then
+                for _ in range(3):  # and stays not ready
                     refused = ask("GET", "/healthz/ready")
                     assert (refused.status, refused.headers["retry-after"]) == (503, "2")
                     assert refused.json["data"]["database"] != "ok"
@@ -127,9 +127,7 @@ def test_a_stuck_writer_is_not_ready_refuses_in_time_and_recovers_by_itself(make
     assert "Traceback" not in api.log()
 
 
-def test_a_server_that_became_read_only_is_not_ready_and_refuses_with_503(
-    make_api: Any, own_mysql: MySQLServer
-) -> None:
+def test_a_read_only_database_is_not_ready_and_submissions_are_503(make_api: Any, own_mysql: MySQLServer) -> None:
     own_mysql.create_database("replica")
     for host in ("localhost", "127.0.0.1"):  # root may write to a read-only server
         own_mysql.execute(f"CREATE USER plain@'{host}'")
@@ -137,7 +135,7 @@ def test_a_server_that_became_read_only_is_not_ready_and_refuses_with_503(
     api = make_api(own_mysql.url("replica").replace("root@", "plain@"))
     ask = Timed(api)
     assert ask("GET", "/healthz/ready").status == 200
-    own_mysql.execute("SET GLOBAL read_only = ON")  # as a failover leaves the old primary
+    own_mysql.execute("SET GLOBAL read_only = ON")  # the state of the old primary after a failover
     refused = ask.submit()
     assert (refused.status, refused.headers.get("retry-after")) == (503, "5")
     assert ask("GET", "/healthz/ready").json["data"]["database"] == "does not answer"
@@ -147,7 +145,7 @@ def test_a_server_that_became_read_only_is_not_ready_and_refuses_with_503(
     assert "Traceback" not in api.log()
 
 
-def test_a_writer_that_hangs_for_longer_than_any_database_is_not_live(
+def test_a_writer_stuck_beyond_the_limit_is_not_live(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Only a thread of ours can hang for 120 s: the database's own limits are far below. Here the limit is below those.

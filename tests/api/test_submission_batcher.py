@@ -1,4 +1,4 @@
-"""Natural batching: many submissions share a transaction, and no one is hurt by a neighbour."""
+"""Natural batching: many submissions share a transaction, and an invalid one does not fail the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.api.conftest import Api, Reply
 from tests.servers import MySQLServer
 
 
-def test_a_hundred_at_once_are_all_accepted_once(api: Api) -> None:
+def test_a_hundred_concurrent_submissions_are_accepted_once(api: Api) -> None:
     def one(number: int) -> Reply:
         return api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": number})
 
@@ -28,7 +28,7 @@ def test_a_hundred_at_once_are_all_accepted_once(api: Api) -> None:
         assert json.loads(stored[reply.json["data"]["task_id"]])["id"] == number
 
 
-def test_submissions_at_once_share_transactions(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_concurrent_submissions_share_transactions(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("batches"))
 
     def ten(_: int) -> int:
@@ -54,9 +54,9 @@ def test_submissions_at_once_share_transactions(make_api: Any, own_mysql: MySQLS
     assert 0 < commits() - before < 300
 
 
-def test_only_the_guilty_submission_of_a_batch_fails(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_an_invalid_submission_does_not_fail_its_batch(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("guilty"))
-    # Contract A's column holds 65,535 bytes, which MySQL alone knows.
+    # Contract A's column holds 65,535 bytes, which only MySQL enforces.
     bodies = [{"prompt": "值" * 30_000 if number % 10 == 3 else f"prompt {number}"} for number in range(100)]
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
         replies = list(pool.map(lambda body: api.request("POST", "/api/v1/tasks/llm", body), bodies))
@@ -71,7 +71,7 @@ def test_only_the_guilty_submission_of_a_batch_fails(make_api: Any, own_mysql: M
     assert "值" not in api.log()
 
 
-def test_prompts_that_the_callers_character_set_lacks_are_400(make_api: Any, own_mysql: MySQLServer) -> None:
+def test_prompts_the_table_character_set_lacks_are_400(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database(f"c{os.urandom(3).hex()}"))
     with api.database.connection_context():
         api.database.execute_sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET latin1")

@@ -1,4 +1,4 @@
-"""A backup is the database at one moment, comes back equal on either engine, and is whole or refused."""
+"""A backup is a consistent snapshot, restores equal on either engine, and is complete or refused."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def fill(database: peewee.Database, tasks: int = 1200) -> None:
 
 
 def content(database: peewee.Database, tables: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table, times as text to the second or microsecond as they stand."""
+    """Every row of every table, times as text to the second or microsecond."""
 
     def plain(value: Any) -> Any:
         text = value.isoformat(" ") if isinstance(value, dt.datetime) else value
@@ -108,27 +108,29 @@ def content(database: peewee.Database, tables: list[str]) -> dict[str, list[dict
     return found
 
 
-def test_what_is_restored_is_what_was_there(database: peewee.Database, target: peewee.Database, tmp_path: Path) -> None:
+def test_a_restore_equals_the_backed_up_database(
+    database: peewee.Database, target: peewee.Database, tmp_path: Path
+) -> None:
     fill(database)
-    told: list[tuple[int, int, str]] = []
-    written = dump(database, tmp_path / "b", ["valuation_records"], lambda *report: told.append(report))
+    reports: list[tuple[int, int, str]] = []
+    written = dump(database, tmp_path / "b", ["valuation_records"], lambda *report: reports.append(report))
     assert (written.rows["sytq_tasks"], written.rows["valuation_records"]) == (1200, 9)
     assert check(tmp_path / "b") == written
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert told
-    assert {of for _, of, _ in told} == {written.total}
+    assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
+    assert reports
+    assert {of for _, of, _ in reports} == {written.total}
     assert restore(tmp_path / "b", target, quiet) == written
     assert "sytq_migrations" not in written.rows
     assert content(target, list(written.rows)) == content(database, list(written.rows))
 
 
-def test_a_backup_is_of_one_moment(database: peewee.Database, tmp_path: Path) -> None:
+def test_a_backup_is_a_consistent_snapshot(database: peewee.Database, tmp_path: Path) -> None:
     fill(database)
     before = content(database, ["sytq_tasks", "valuation_records"])
     meddled = False
 
     def meddle(done: int, of: int, table: str) -> None:
-        """Another connection writes while the dump reads, and waits for nothing."""
+        """Another connection writes without waiting while the dump reads."""
         nonlocal meddled
         if not meddled:
             meddled = True
@@ -163,11 +165,11 @@ def backup(tmp_path: Path) -> Iterator[Path]:
     made.close()  # type: ignore[attr-defined]
 
 
-def test_a_backup_that_is_cut_off_anywhere_is_refused_and_nothing_is_written(backup: Path, tmp_path: Path) -> None:
+def test_a_truncated_backup_is_refused_and_writes_nothing(backup: Path, tmp_path: Path) -> None:
     whole = backup.read_bytes()
     lines = gzip.decompress(whole).splitlines(keepends=True)
     broken = [whole[:size] for size in (0, 1, 20, len(whole) // 2, len(whole) - 1)]
-    # Whole as gzip, cut at a line; and all that is missing is one row, the end, or there is one too many.
+    # Valid gzip, cut at a line: one row is missing, or the end, or there is one row too many.
     broken += [gzip.compress(b"".join(part)) for part in ([], lines[:1], lines[:-1], lines[:9], lines[1:])]
     broken += [gzip.compress(b"".join([*lines[:5], *lines[6:]])), gzip.compress(b"".join([*lines, lines[-1]]))]
     broken += [b"no gzip at all", gzip.compress(b"no json\n"), gzip.compress(b"7\n"), gzip.compress(b'{"end": 1}\n')]
@@ -181,14 +183,14 @@ def test_a_backup_that_is_cut_off_anywhere_is_refused_and_nothing_is_written(bac
         assert target.get_tables() == [], number
 
 
-def test_one_changed_character_is_noticed(backup: Path, tmp_path: Path) -> None:
+def test_a_changed_character_in_a_backup_is_detected(backup: Path, tmp_path: Path) -> None:
     text = gzip.decompress(backup.read_bytes())
     (tmp_path / "changed").write_bytes(gzip.compress(text.replace(b'"queued"', b'"cancel"', 1)))
     with pytest.raises(BackupBroken, match="checksum"):
         check(tmp_path / "changed")
 
 
-def test_a_database_with_rows_is_not_restored_into(backup: Path, target: peewee.Database) -> None:
+def test_a_restore_into_a_database_with_rows_is_refused(backup: Path, target: peewee.Database) -> None:
     make_tables(target)
     with target.connection_context():
         target.execute_sql("INSERT INTO valuation_records (id) VALUES (1)")
@@ -197,9 +199,7 @@ def test_a_database_with_rows_is_not_restored_into(backup: Path, target: peewee.
     assert content(target, ["sytq_tasks"]) == {"sytq_tasks": []}
 
 
-def test_a_restore_that_fails_half_way_leaves_nothing_and_can_be_run_again(
-    backup: Path, target: peewee.Database
-) -> None:
+def test_a_failed_restore_leaves_nothing_and_can_be_repeated(backup: Path, target: peewee.Database) -> None:
     def fail(done: int, of: int, table: str) -> None:
         raise KeyboardInterrupt
 
@@ -227,7 +227,7 @@ def test_a_backup_of_a_newer_version_is_refused(backup: Path, tmp_path: Path, ta
         restore(tmp_path / "newer", target, quiet)
 
 
-def test_a_callers_own_table_comes_back_on_its_engine(
+def test_a_callers_table_is_restored_on_the_same_engine(
     database: peewee.Database, target: peewee.Database, tmp_path: Path
 ) -> None:
     with database.connection_context():
@@ -253,17 +253,17 @@ def test_a_callers_own_table_comes_back_on_its_engine(
     assert type(database) is not type(target) or "orders_by_select" in indexes
 
 
-def test_a_table_that_is_not_there_is_named(database: peewee.Database, tmp_path: Path) -> None:
+def test_a_missing_table_is_named(database: peewee.Database, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="table 'nosuch' is not in the database"):
         dump(database, tmp_path / "b", ["nosuch"], quiet)
 
 
-def test_only_its_owner_reads_a_backup(backup: Path) -> None:
+def test_a_backup_is_readable_only_by_its_owner(backup: Path) -> None:
     assert backup.stat().st_mode & 0o777 == 0o600
     assert isinstance(check(backup), Summary)
 
 
-def test_a_backup_brings_back_the_tables_of_a_plugin(
+def test_a_backup_restores_the_tables_of_a_plugin(
     database: peewee.Database, target: peewee.Database, tmp_path: Path
 ) -> None:
     made = "CREATE TABLE sytq_shop (id INTEGER PRIMARY KEY, town VARCHAR(9))"

@@ -1,4 +1,4 @@
-"""Who waits for whom, on SQLite and on MySQL: a task is released once, by the end of the last one it waits for."""
+"""Dependencies on SQLite and MySQL: a dependent is released once, by the end of its last dependency."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def insert_all(ledger: Ledger, number: int, after: tuple[str, ...] = (), **field
 
 
 def end(ledger: Ledger, *ids: str, state: str = "succeeded", token: int = 1, result: str = "null") -> list[str]:
-    """Record these ends, and return which tasks may run because of them."""
+    """Record these ends and return the tasks they release."""
     events = [Event(i, state, token, 1, finished_at=utcnow(), result=result, error=None) for i in ids]
     return [task.id for task in recording(ledger).write(events)]
 
@@ -55,7 +55,7 @@ def missed_ends(ledger: Ledger, *page: Any) -> tuple[list[str], tuple[str, str] 
 
 
 def recording(ledger: Ledger) -> Recording:
-    """Records on a ledger whose tasks have no followers."""
+    """Recording on a ledger whose tasks have no callbacks and no on_dead."""
     return Recording({}, ledger, None)  # type: ignore[arg-type]
 
 
@@ -83,7 +83,7 @@ def test_a_dependent_is_released_by_the_last_end_only(ledger: Ledger) -> None:
         assert end(ledger, child) == []
 
 
-def test_a_held_task_is_not_dispatched_by_the_reconciler(ledger: Ledger) -> None:
+def test_the_reconciler_does_not_dispatch_a_waiting_dependent(ledger: Ledger) -> None:
     child = insert(ledger)
     last = insert(ledger, child)
     since = utcnow() - dt.timedelta(minutes=1)
@@ -98,7 +98,7 @@ def test_a_held_task_is_not_dispatched_by_the_reconciler(ledger: Ledger) -> None
     assert row(ledger, last).scheduled_at is not None  # its age counts from there
 
 
-def test_a_released_task_keeps_a_later_time_of_its_own(ledger: Ledger) -> None:
+def test_a_released_task_keeps_its_own_later_run_time(ledger: Ledger) -> None:
     later = dt.datetime(2040, 1, 2, 3, 4, 5)
     child = insert(ledger)
     last = insert(ledger, child, run_at=later)
@@ -111,8 +111,8 @@ def test_a_failure_cancels_dependents_at_once_with_the_reason(ledger: Ledger, st
     children = insert_all(ledger, 3, type="part")
     last = insert(ledger, *children)
     after_that = insert(ledger, last, type="third")
-    told = insert(ledger, after_that, on_failure="run")
-    assert end(ledger, children[1], state=state) == [told]
+    dependent = insert(ledger, after_that, on_failure="run")
+    assert end(ledger, children[1], state=state) == [dependent]
     assert (row(ledger, last).state, row(ledger, last).error) == (
         "cancelled",
         f"not run: part {children[1]} is {state}",
@@ -123,7 +123,7 @@ def test_a_failure_cancels_dependents_at_once_with_the_reason(ledger: Ledger, st
     assert row(ledger, last).state == "cancelled"
 
 
-def test_on_failure_run_runs_after_failures_too(ledger: Ledger) -> None:
+def test_on_failure_run_dependents_run_after_failures(ledger: Ledger) -> None:
     children = insert_all(ledger, 3)
     last = insert(ledger, *children, on_failure="run")
     assert end(ledger, children[0], state="dead") == []
@@ -138,13 +138,13 @@ def test_on_failure_run_runs_after_failures_too(ledger: Ledger) -> None:
     assert found[2].result == {"n": 3}
 
 
-def test_ends_in_one_batch_release_a_dependent_once(ledger: Ledger) -> None:
+def test_ends_recorded_together_release_a_dependent_once(ledger: Ledger) -> None:
     children = insert_all(ledger, 500)
     last = insert(ledger, *children)
     assert end(ledger, *children) == [last]
 
 
-def test_two_last_ends_at_once_release_a_dependent_once(ledger: Ledger) -> None:
+def test_concurrent_last_ends_release_a_dependent_once(ledger: Ledger) -> None:
     for _ in range(10):
         first, second = insert_all(ledger, 2)
         last = insert(ledger, first, second)
@@ -163,15 +163,15 @@ def test_two_last_ends_at_once_release_a_dependent_once(ledger: Ledger) -> None:
         assert released == [last]
 
 
-def test_an_end_before_the_dependency_is_found_as_missed(ledger: Ledger) -> None:
+def test_an_end_recorded_before_its_dependency_is_found_as_missed(ledger: Ledger) -> None:
     early, late = insert_all(ledger, 2)
     end(ledger, early)
     last = insert(ledger, early, late)
     assert waiting(ledger, last)
     end(ledger, late)
-    assert waiting(ledger, last)  # only the later end was told
-    ended, behind = missed_ends(ledger, ("", ""), 10)
-    assert (ended, behind) == ([early], None)
+    assert waiting(ledger, last)  # only the later end was recorded
+    ended, position = missed_ends(ledger, ("", ""), 10)
+    assert (ended, position) == ([early], None)
     assert [task.id for task in recording(ledger).write((), ended=ended)] == [last]
     assert missed_ends(ledger, ("", ""), 10) == ([], None)
 
@@ -182,10 +182,10 @@ def test_missed_ends_are_found_page_by_page(ledger: Ledger) -> None:
     for one, other in zip(ended, going_on, strict=True):
         insert(ledger, one, other)
     found: list[str] = []
-    place: tuple[str, str] | None = ("", "")
+    position: tuple[str, str] | None = ("", "")
     pages = 0
-    while place:
-        page, place = missed_ends(ledger, place, 5)
+    while position:
+        page, position = missed_ends(ledger, position, 5)
         found += page
         pages += 1
     assert (sorted(found), pages) == (sorted(ended), 5)
@@ -208,14 +208,14 @@ def test_a_task_that_another_program_deleted_counts_as_failed(ledger: Ledger) ->
     assert [o.state for o in read(ledger.database, lambda: outcomes(careless))] == ["deleted"]
 
 
-def test_an_unknown_state_is_an_end_that_did_not_succeed(ledger: Ledger) -> None:
+def test_an_unknown_state_counts_as_failed(ledger: Ledger) -> None:
     child = insert(ledger)
     careful, careless = insert(ledger, child), insert(ledger, child, on_failure="run")
     transact(ledger.database, Task.update(state="failed").where(Task.id == child).execute)
     ended, _ = missed_ends(ledger, ("", ""), 10)
     assert [task.id for task in recording(ledger).write((), ended=ended)] == [careless]
     assert row(ledger, careful).error == f"not run: t {child} is failed"
-    assert missed_ends(ledger, ("", ""), 10) == ([], None)  # else it would be looked for again at once, for ever
+    assert missed_ends(ledger, ("", ""), 10) == ([], None)  # else it would be looked up again at once, forever
 
 
 def test_a_dependency_on_an_unknown_task_is_refused(ledger: Ledger) -> None:
@@ -235,14 +235,14 @@ def test_dependents_beyond_one_transaction_are_released_next(ledger: Ledger) -> 
     assert not any(waiting(ledger, task_id) for task_id in many)
 
 
-def test_an_ordering_key_does_not_wait_for_ones_own_dependent(ledger: Ledger) -> None:
+def test_an_ordering_key_does_not_wait_for_a_dependent(ledger: Ledger) -> None:
     child = insert(ledger, ordering_key="k")
     last = insert(ledger, child, ordering_key="k")
     transact(ledger.database, Task.update(created_at=dt.datetime(2020, 1, 1)).where(Task.id == last).execute)
     assert ledger.predecessors(child) == []
 
 
-def test_dependents_wait_for_an_extension_now_and_later(ledger: Ledger) -> None:
+def test_existing_and_later_dependents_wait_for_an_extension(ledger: Ledger) -> None:
     child, inner, innermost = insert_all(ledger, 3)
     before = insert(ledger, child)
     transact(ledger.database, lambda: dependencies.extend(ledger.database, child, inner))
@@ -257,20 +257,20 @@ def test_dependents_wait_for_an_extension_now_and_later(ledger: Ledger) -> None:
     assert read(ledger.database, lambda: outcomes(child)) == []
 
 
-def test_extensions_in_a_circle_hold_no_dependent_for_ever(ledger: Ledger) -> None:
+def test_circular_extensions_do_not_block_dependents_forever(ledger: Ledger) -> None:
     one, other = insert_all(ledger, 2)
     last = insert(ledger, one)
-    for task_id, also in ((one, other), (other, one), (one, last)):  # as unique keys of existing tasks may have it
+    for task_id, also in ((one, other), (other, one), (one, last)):  # possible with unique keys of existing tasks
         transact(ledger.database, lambda t=task_id, a=also: dependencies.extend(ledger.database, t, a))  # type: ignore[misc]
     late = insert(ledger, one, other)
     end(ledger, one)
     assert end(ledger, other) == [last]
-    assert end(ledger, last) == [late]  # which waits for all that joined
+    assert end(ledger, last) == [late]  # which waits for all extensions
     assert [o.id for o in read(ledger.database, lambda: outcomes(late))] == [one, last, other]
 
 
 def made(ledger: Ledger, parent: str, *after: str) -> str:
-    """What `ctx.enqueue(..., after=after, joins=True)` does in the parent's run."""
+    """What `ctx.enqueue(..., after=after, joins=True)` does in an attempt of the parent."""
 
     def work() -> str:
         task = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", parent=parent, after=after)
@@ -292,17 +292,17 @@ def test_a_chain_that_extends_its_parent_runs_in_order_first(ledger: Ledger) -> 
     assert [o.id for o in read(ledger.database, lambda: outcomes(last))] == [parent, first, second]
 
 
-def test_two_extensions_that_depend_on_their_parent_both_run(ledger: Ledger) -> None:
+def test_two_extensions_after_their_parent_run_in_order(ledger: Ledger) -> None:
     parent = insert(ledger)
     last = insert(ledger, parent)
     first = made(ledger, parent, parent)
-    second = made(ledger, parent, parent)  # the first is among what the parent is by now, so it comes after it
+    second = made(ledger, parent, parent)  # the first extends the parent, so the second runs after it
     assert end(ledger, parent) == [first]
     assert end(ledger, first) == [second]
     assert end(ledger, second) == [last]
 
 
-def test_a_task_inserted_again_does_not_wait_for_its_dependents(ledger: Ledger) -> None:
+def test_a_task_accepted_twice_does_not_wait_for_its_dependents(ledger: Ledger) -> None:
     outer = insert(ledger)
     again = NewTask(id=new_id(), type="t", queue="q", priority="high", payload="{}", after=(outer,))
     ledger.accept([again])
@@ -312,7 +312,7 @@ def test_a_task_inserted_again_does_not_wait_for_its_dependents(ledger: Ledger) 
     assert end(ledger, again.id) == [last]
 
 
-def test_an_extension_of_an_extension_is_waited_for_too(ledger: Ledger) -> None:
+def test_dependents_wait_for_nested_extensions(ledger: Ledger) -> None:
     parent, existing, inner = insert_all(ledger, 3)
     last = insert(ledger, parent)
     for task_id, also in ((existing, inner), (parent, existing)):
@@ -339,7 +339,7 @@ def test_a_dependency_added_during_an_extension_includes_it(ledger: Ledger, firs
     def both() -> None:
         one()
         thread.start()
-        thread.join(0.5)  # it waits for the end of this transaction, or sees nothing of it
+        thread.join(0.5)  # it waits for this transaction or does not see it
 
     transact(ledger.database, both)
     thread.join()
@@ -365,7 +365,7 @@ def test_every_task_of_a_random_workflow_ends(ledger: Ledger) -> None:
 
 
 def run(ledger: Ledger, task_id: str, ids: list[str], chance: random.Random) -> None:
-    """Let a task make some others, which it adds to `ids`, and end."""
+    """Let a task create others, which it adds to `ids`, and end."""
     for _ in range(chance.randrange(4) if len(ids) < 16 else 0):
         near = list(dict.fromkeys((task_id, *ids[-3:])))
         after = chance.sample(near, chance.randrange(len(near)))
@@ -400,7 +400,7 @@ def test_a_thousand_children_cost_a_few_statements_each(ledger: Ledger) -> None:
     assert len(statements) == 1
 
 
-def test_an_outcome_that_may_still_be_read_is_needed(ledger: Ledger) -> None:
+def test_outcomes_stay_needed_until_parents_and_dependents_end(ledger: Ledger) -> None:
     parent = insert(ledger)
     child, other = insert(ledger, parent=parent), insert(ledger)
     last = insert(ledger, other)

@@ -54,7 +54,7 @@ def state(ledger: Ledger, task_id: str) -> str:
     return str(row.state)
 
 
-def test_migrations_run_once_and_may_run_at_once(database_url: str) -> None:
+def test_concurrent_migrations_run_once(database_url: str) -> None:
     databases = [open_database(database_url) for _ in range(4)]
     assert pending(databases[0]) == MIGRATIONS
     applied: list[list[str]] = []
@@ -69,7 +69,7 @@ def test_migrations_run_once_and_may_run_at_once(database_url: str) -> None:
         database.close_all()
 
 
-def test_plugins_keep_the_tables_of_earlier_releases_and_of_callers(database_url: str) -> None:
+def test_plugin_migrations_keep_existing_tables(database_url: str) -> None:
     database = open_database(database_url)
     make_tables(database)
     with database.connection_context():
@@ -95,7 +95,7 @@ def test_plugins_keep_the_tables_of_earlier_releases_and_of_callers(database_url
     database.close_all()
 
 
-def test_an_accepted_task_reads_as_it_was_written(ledger: Ledger) -> None:
+def test_an_accepted_task_is_read_unchanged(ledger: Ledger) -> None:
     payload = json.dumps({"text": "价值 🙂 '\"\\ \u0001", "big": "x" * 300_000}, ensure_ascii=False)
     before = utcnow() - dt.timedelta(seconds=5)
     task_id = accepted(ledger, payload=payload, run_at=LATER, max_attempts=7, owner="me", parent=new_id())
@@ -106,7 +106,7 @@ def test_an_accepted_task_reads_as_it_was_written(ledger: Ledger) -> None:
     assert before < row.created_at < utcnow() + dt.timedelta(seconds=5)  # the database's clock, in UTC
 
 
-def test_a_batch_is_accepted_whole_or_not_at_all(ledger: Ledger) -> None:
+def test_a_batch_is_accepted_atomically(ledger: Ledger) -> None:
     good, bad = new(), new(type="x" * 100 if is_mysql(ledger.database) else None)
     with pytest.raises(peewee.PeeweeException):
         ledger.accept([good, bad])
@@ -141,7 +141,7 @@ def record(ledger: Ledger, *events: Event) -> None:
     Recording({}, ledger, None).write(events)  # type: ignore[arg-type]
 
 
-def test_the_recorder_writes_the_latest_state_once_and_each_attempt(ledger: Ledger) -> None:
+def test_the_recorder_writes_latest_state_and_each_attempt_once(ledger: Ledger) -> None:
     a, b = accepted(ledger), accepted(ledger)
     batch = [
         Event(a, "running", 1, 1, "w", started_at=utcnow()),
@@ -180,7 +180,7 @@ def test_p6_an_earlier_attempt_never_overwrites_a_later_one(ledger: Ledger) -> N
     assert (row.state, row.token, row.worker) == ("running", 9, "later")
 
 
-def test_p6_an_attempt_that_lost_its_task_writes_nothing(ledger: Ledger) -> None:
+def test_p6_a_stale_attempt_writes_nothing(ledger: Ledger) -> None:
     task_id = accepted(ledger)
     assert ledger.fenced(task_id, 5, lambda: "written") == "written"
     assert ledger.fenced(task_id, 5, lambda: "again") == "again"
@@ -195,7 +195,7 @@ def test_p6_an_attempt_that_lost_its_task_writes_nothing(ledger: Ledger) -> None
     assert ValuationRecord.select().count() == 0
 
 
-def test_p4_a_step_is_run_once_and_an_interrupted_one_is_on_record(ledger: Ledger) -> None:
+def test_p4_a_step_runs_once_and_an_interrupted_step_is_on_record(ledger: Ledger) -> None:
     task_id = accepted(ledger)
     assert ledger.begin_step(task_id, 1, "s").state == "started"
     assert ledger.begin_step(task_id, 1, "s").interrupted == 0  # the same start, a repeated transaction
@@ -211,7 +211,7 @@ def test_p4_a_step_is_run_once_and_an_interrupted_one_is_on_record(ledger: Ledge
     assert [step.name for step in ledger.steps(task_id)] == ["s"]
 
 
-def test_a_deadlock_runs_the_whole_transaction_again(mysql_url: str) -> None:
+def test_a_deadlock_repeats_the_whole_transaction(mysql_url: str) -> None:
     database = open_database(mysql_url)
     migrate(database)
     ledger = Ledger(database)
@@ -261,7 +261,7 @@ def test_a_locked_sqlite_raises_database_unavailable(tmp_path: object) -> None:
     ledger.accept([new()])
 
 
-def test_ids_sort_by_time_and_derived_ids_repeat() -> None:
+def test_ids_sort_by_time_and_derived_ids_are_stable() -> None:
     ids = [new_id() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert ids == sorted(ids)

@@ -1,4 +1,4 @@
-"""The pool of connections to MySQL: what it asks the server for, and when."""
+"""The pool of connections to MySQL: which commands it sends, and when."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def database(mysql_url: str) -> Iterator[peewee.Database]:
 
 
 def asked(database: peewee.Database, what: str) -> int:
-    """How often the pooled connection's session has sent such a command."""
+    """How often the session of the pooled connection has sent this command."""
     rows = read(database, lambda: list(database.execute_sql(f"SHOW SESSION STATUS LIKE 'Com_{what}'")))
     return int(rows[0][1])
 
@@ -32,10 +32,10 @@ def session(database: peewee.Database) -> int:
     return rows[0][0]
 
 
-def test_a_transaction_asks_the_server_for_nothing_besides(
+def test_a_transaction_is_only_begin_statements_and_commit(
     database: peewee.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sytq.ledger.pool._PING_AFTER", 3600.0)  # however long this machine stands still
+    monkeypatch.setattr("sytq.ledger.pool._PING_AFTER", 3600.0)  # even if the machine stalls
     before = {what: asked(database, what) for what in ("admin_commands", "begin", "rollback", "commit")}
     for number in range(5):
         transact(database, lambda n=number: database.execute_sql("INSERT INTO t (id) VALUES (%s)", (n,)))
@@ -43,9 +43,7 @@ def test_a_transaction_asks_the_server_for_nothing_besides(
     assert after == {"admin_commands": 0, "begin": 5, "rollback": 0, "commit": 5}
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
-    database: peewee.Database, mysql_server: MySQLServer
-) -> None:
+def test_a_connection_closed_by_the_server_is_not_reused(database: peewee.Database, mysql_server: MySQLServer) -> None:
     first = session(database)
     mysql_server.execute(f"KILL {first}")
     poll(lambda: not mysql_server.execute(f"SELECT 1 FROM information_schema.processlist WHERE id = {first}"))
@@ -53,7 +51,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
     assert session(database) != first
 
 
-def test_a_connection_that_rested_for_long_is_tried_before_it_is_used(
+def test_a_long_idle_connection_is_pinged_before_use(
     database: peewee.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = asked(database, "admin_commands")
@@ -62,7 +60,7 @@ def test_a_connection_that_rested_for_long_is_tried_before_it_is_used(
     assert asked(database, "admin_commands") > before
 
 
-def test_a_transaction_that_was_left_open_is_not_the_next_ones(database: peewee.Database) -> None:
+def test_an_open_transaction_is_rolled_back_before_reuse(database: peewee.Database) -> None:
     with database.connection_context():
         database.execute_sql("BEGIN")
         database.execute_sql("INSERT INTO t (id) VALUES (1)")
@@ -71,7 +69,7 @@ def test_a_transaction_that_was_left_open_is_not_the_next_ones(database: peewee.
     assert session(database) == first
 
 
-def test_rows_are_inserted_by_column_and_empty_columns_are_left_out(database: peewee.Database) -> None:
+def test_inserts_leave_out_empty_columns(database: peewee.Database) -> None:
     columns = {"id": (1, 2), "a": (None, 3), "b": (None, None)}
     transact(database, lambda: insert_ignore(database, "t", columns))
     transact(database, lambda: insert_ignore(database, "t", {"id": (), "a": (), "b": ()}))

@@ -19,7 +19,7 @@ from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
-#: What lists ask for: states, type, queue.
+#: Filters of lists: states, type, queue.
 ASKED = list(
     itertools.product([STATES, UNFINISHED, TERMINAL, *((state,) for state in STATES)], ["t1", None], ["q1", None])
 )
@@ -46,7 +46,7 @@ def database(database_url: str) -> Iterator[peewee.Database]:
 
 
 def selects(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
-    """The statements that read, as they are run from now on."""
+    """The SELECT statements run from now on."""
     seen: list[tuple[str, object]] = []
     run = database.execute_sql
 
@@ -65,10 +65,12 @@ def plan(database: peewee.Database, sql: str, params: object) -> str:
         return str(database.execute_sql(f"{explain} {sql}", params).fetchall())
 
 
-def test_no_list_sorts_what_it_reads(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_read_from_an_index_without_sorting(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = selects(database, monkeypatch)
-    for states, kind, queue in ASKED:
-        terms = {"state": ",".join(states), "type": kind, "queue": queue}
+    for states, type_name, queue in ASKED:
+        terms = {"state": ",".join(states), "type": type_name, "queue": queue}
         wanted = parse(" ".join(f"{field}:{value}" for field, value in terms.items() if value))
         page = Search(database).page(wanted, limit=20)
         assert len(page.tasks) == 20
@@ -83,7 +85,7 @@ def test_no_list_sorts_what_it_reads(database: peewee.Database, monkeypatch: pyt
         assert "filesort" not in found and "TEMP B-TREE" not in found, f"{sql} {params}: {found}"
 
 
-def test_what_changes_while_a_list_is_read_is_in_it_once(
+def test_a_task_that_changes_during_a_read_is_listed_once(
     database: peewee.Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, early = new_id(), new_id()
@@ -93,7 +95,7 @@ def test_what_changes_while_a_list_is_read_is_in_it_once(
     run = database.execute_sql
 
     def swapped(sql: str, params: object = None, *rest: object) -> object:
-        """Behind the first statement one task leaves the state that has been read, and one comes into it."""
+        """After the first statement one task leaves the state that was read, and another enters it."""
         done = run(sql, params, *rest)
         if sql.startswith("SELECT") and "sytq_tasks" in sql:
             monkeypatch.setattr(database, "execute_sql", run)

@@ -1,4 +1,4 @@
-"""The figures of a period, on both databases."""
+"""Statistics of a period, on both databases."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_a_period_is_counted_by_type(database, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 50.0), (95, 95.0), (99, 99.0), (100, 100.0)])
-def test_a_percentile_is_a_value_that_was_there(percent: int, value: float) -> None:
+def test_a_percentile_is_one_of_the_values(percent: int, value: float) -> None:
     assert statistics.percentile(array("d", range(100, 0, -1)), percent) == value
     assert statistics.percentile(array("d"), percent) is None

@@ -1,4 +1,4 @@
-"""What people do to tasks: cancel, reschedule, pause, replay, delete; and what a queue or a key allows."""
+"""Operations on tasks: cancel, reschedule, pause, replay, delete; limits of queues and unique keys."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_a_running_task_ends_at_its_next_step(make: Make, type_name: str) -> Non
     task = installation.submit(type_name, "a", seconds=60)
     installation.wait_note("start a")
     assert operator(installation).cancel(task, "ann") == "asked"
-    row = installation.wait_state(task, "cancelled", timeout=40)  # and not when its 60 s are over
+    row = installation.wait_state(task, "cancelled", timeout=40)  # well before its 60 s are over
     assert row.error == "cancelled by ann"
     assert installation.notes()["end a"] == 0
     assert installation.notes()["noticed a"] == (type_name == "checking")
 
 
-def test_on_dead_follows_a_cancelled_task_too(make: Make) -> None:
+def test_a_cancelled_task_runs_its_on_dead(make: Make) -> None:
     installation = make()
     installation.start_worker()
     task = installation.submit("lonely", "a", seconds=60)
@@ -90,7 +90,7 @@ def test_on_dead_follows_a_cancelled_task_too(make: Make) -> None:
     installation.wait_note("dead-1 a")
 
 
-def test_a_task_that_redis_forgot_can_be_cancelled(make: Make, redis_server: RedisServer) -> None:
+def test_a_task_unknown_to_redis_is_cancelled(make: Make, redis_server: RedisServer) -> None:
     installation = make()
     task = installation.submit("plain", "a")
     redis_server.client().flushall()
@@ -108,7 +108,7 @@ def test_a_task_dispatched_during_its_cancellation_does_not_run(make: Make, redi
         client.flushall()
 
     class Overtaken:
-        """Between the row that is read and its end, the task is entered again."""
+        """The task is dispatched again after its row is read and before its end is recorded."""
 
         def record(self, events: list[Event]) -> None:
             parts.submitter.dispatch(parts.ledger.still_unfinished([task]))
@@ -124,7 +124,7 @@ def test_a_task_dispatched_during_its_cancellation_does_not_run(make: Make, redi
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM sytq_tasks", "UPDATE sytq_tasks SET state = 'dead'"])
-def test_a_key_whose_task_another_program_ended_is_free(make: Make, statement: str) -> None:
+def test_a_unique_key_is_free_after_another_program_ends_its_task(make: Make, statement: str) -> None:
     installation = make()
     first = installation.submit("lonely", "k", run_at=in_seconds(3600).replace(tzinfo=None))
     again = installation.prepare("lonely", "k")
@@ -135,7 +135,7 @@ def test_a_key_whose_task_another_program_ended_is_free(make: Make, statement: s
     assert isinstance(accepted, Accepted) and existing == Existing(accepted.id)
 
 
-def test_a_running_task_that_redis_forgot_is_cancelled(make: Make, redis_server: RedisServer) -> None:
+def test_a_running_task_unknown_to_redis_is_cancelled(make: Make, redis_server: RedisServer) -> None:
     installation = make()
     installation.start_worker(SYTQ_WORKER__HEARTBEAT="15s", SYTQ_WORKER__LIVENESS="60s")
     task = installation.submit("checking", "a")
@@ -149,7 +149,7 @@ def test_a_running_task_that_redis_forgot_is_cancelled(make: Make, redis_server:
     assert installation.runtime.redis.ask("HLEN", installation.runtime.keys.cancels) == 0
 
 
-def test_a_waiting_task_that_redis_forgot_gets_another_time(make: Make, redis_server: RedisServer) -> None:
+def test_a_waiting_task_unknown_to_redis_is_rescheduled(make: Make, redis_server: RedisServer) -> None:
     installation = make()
     task = installation.submit("plain", "a", run_at=in_seconds(3600).replace(tzinfo=None))
     redis_server.client().flushall()
@@ -159,7 +159,7 @@ def test_a_waiting_task_that_redis_forgot_gets_another_time(make: Make, redis_se
     assert not operator(installation).reschedule(task, in_seconds(1))
 
 
-def test_a_waiting_task_gets_another_time(make: Make) -> None:
+def test_a_waiting_task_is_rescheduled(make: Make) -> None:
     installation = make()
     installation.start_worker()
     task = installation.submit("plain", "a", run_at=in_seconds(3600).replace(tzinfo=None))
@@ -172,7 +172,7 @@ def test_a_waiting_task_gets_another_time(make: Make) -> None:
     assert installation.runtime.inspection.live([far])[far].state == "scheduled"
 
 
-def test_a_paused_type_starts_nowhere_also_after_redis_was_emptied(make: Make, redis_server: RedisServer) -> None:
+def test_a_paused_type_stays_paused_after_redis_is_emptied(make: Make, redis_server: RedisServer) -> None:
     installation = make()
     operator(installation).pause("plain", by="ann", why="the target is being moved")
     installation.start_worker()
@@ -239,11 +239,11 @@ def test_a_unique_key_has_one_unfinished_task(make: Make) -> None:
 def test_dead_tasks_are_replayed_and_deleted(make: Make) -> None:
     installation = make()
     installation.start_worker()
-    dead = [installation.submit(kind, kind) for kind in ("hopeless", "failing")]
+    dead = [installation.submit(type_name, type_name) for type_name in ("hopeless", "failing")]
     for task in dead:
         installation.wait_state(task, "dead")
     operate = operator(installation)
-    assert operate.replay(dead) == 2  # at once: also while Redis remembers how they ended
+    assert operate.replay(dead) == 2  # at once, while Redis still has their ends
     poll(lambda: installation.notes()["start failing"] == 6, message="all its attempts again")
     for task in dead:
         row = installation.wait_state(task, "dead")
@@ -254,7 +254,7 @@ def test_dead_tasks_are_replayed_and_deleted(make: Make) -> None:
 
 
 @pytest.mark.parametrize("other", ["replay", "delete"])
-def test_two_operators_at_once_do_nothing_twice(make: Make, other: str) -> None:
+def test_concurrent_operators_change_each_task_once(make: Make, other: str) -> None:
     installation = make()
     ids = [installation.submit("plain", f"t{n}") for n in range(300)]
     ended = [Event(task, DEAD, 1, 1, finished_at=utcnow(), error="as told") for task in ids]
@@ -269,7 +269,7 @@ def test_two_operators_at_once_do_nothing_twice(make: Make, other: str) -> None:
         ended = [change for change in ended if change.id in ids]
 
 
-def test_a_replay_respects_a_key_that_another_task_has_by_now(make: Make) -> None:
+def test_a_replay_respects_a_unique_key_of_another_task(make: Make) -> None:
     installation = make()
     installation.start_worker()
     failed = installation.submit("lonely", "fails")
@@ -280,7 +280,7 @@ def test_a_replay_respects_a_key_that_another_task_has_by_now(make: Make) -> Non
     assert installation.row(failed).state == "dead"
 
 
-def test_low_moves_under_a_flood_and_strict_is_strict() -> None:
+def test_weighted_turns_include_low_and_strict_turns_keep_order() -> None:
     fair = [Turn({"urgent": 12, "high": 2, "normal": 1, "low": 1}).order() for _ in range(1)]
     assert fair[0] == list(PRIORITIES)
     turn = Turn({"urgent": 12, "high": 2, "normal": 1, "low": 1})
@@ -292,7 +292,7 @@ def test_low_moves_under_a_flood_and_strict_is_strict() -> None:
     assert all(strict.order() == list(PRIORITIES) for _ in range(50))
 
 
-def test_priorities_are_kept_by_a_worker(make: Make) -> None:
+def test_a_worker_starts_tasks_by_priority(make: Make) -> None:
     installation = make()
     for priority in ("low", "normal", "high", "urgent"):
         for n in range(3):
@@ -306,7 +306,7 @@ def test_priorities_are_kept_by_a_worker(make: Make) -> None:
     assert mean["urgent"] < mean["high"] < mean["low"]
 
 
-def test_a_crowd_of_far_tasks_holds_up_no_near_one(make: Make) -> None:
+def test_many_far_delayed_tasks_do_not_delay_due_tasks(make: Make) -> None:
     installation = make()
     redis, keys = installation.runtime.redis, installation.runtime.keys
     far = int(in_seconds(86_400).timestamp() * 1000)
@@ -316,12 +316,12 @@ def test_a_crowd_of_far_tasks_holds_up_no_near_one(make: Make) -> None:
         )
     installation.start_worker()
     near = [installation.submit("plain", f"t{n}", run_at=in_seconds(1).replace(tzinfo=None)) for n in range(250)]
-    for task in near:  # more than one pass of the promotion carries
+    for task in near:  # more than one pass of the promotion moves
         installation.wait_state(task, "succeeded")
     assert redis.ask("ZCARD", keys.delayed("plain")) == 20_000
 
 
-def test_resuming_one_type_leaves_another_paused_and_nothing_behind(make: Make) -> None:
+def test_resuming_a_type_runs_its_tasks_and_keeps_others_paused(make: Make) -> None:
     installation = make()
     for name in ("plain", "hopeless"):  # both in one queue
         operator(installation).pause(name, by="ann", why="maintenance")
@@ -350,7 +350,7 @@ def test_a_replayed_task_can_be_cancelled_while_it_waits(make: Make) -> None:
     assert installation.notes()["start a"] == 1
 
 
-def test_a_key_is_free_as_soon_as_its_task_has_ended(make: Make) -> None:
+def test_a_unique_key_is_free_once_its_task_has_ended(make: Make) -> None:
     installation = make()
     first = installation.prepare("lonely", "a")
     installation.runtime.submitter.submit([first])
@@ -359,7 +359,7 @@ def test_a_key_is_free_as_soon_as_its_task_has_ended(make: Make) -> None:
 
     def ended() -> bool:
         found = live([first.id]).get(first.id)
-        return (found or installation.row(first.id)).state == "succeeded"  # Redis forgets it after a while
+        return (found or installation.row(first.id)).state == "succeeded"  # Redis drops it after a while
 
     poll(ended, interval=0.001)
     again = installation.prepare("lonely", "a")  # before or after the end was recorded
@@ -367,6 +367,6 @@ def test_a_key_is_free_as_soon_as_its_task_has_ended(make: Make) -> None:
     installation.wait_state(again.id, "succeeded")
     assert installation.runtime.ledger.accept([again]) == [
         Accepted(again.id)
-    ]  # submitted once more after its end: it claims nothing
+    ]  # submitted once more after its end: it reserves nothing
     free = installation.prepare("lonely", "a")
     assert installation.runtime.submitter.submit([free]) == [Accepted(free.id)]

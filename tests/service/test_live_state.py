@@ -1,4 +1,4 @@
-"""Which of the two stores is right about a task."""
+"""Which of the two stores takes precedence about a task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def live(state: str, token: int = 1, progress: dict[str, int] | None = None) -> 
     return Live(state, "q", "high", 2, token, "new", progress, parked=state == "queued")
 
 
-def test_redis_counts_over_an_unfinished_row() -> None:
+def test_redis_takes_precedence_over_an_unfinished_row() -> None:
     now = current(row("queued"), live("running", 2, {"done": 5}))
     assert (now.state, now.attempts, now.worker, now.progress) == ("running", 2, "new", {"done": 5})
     assert current(row("queued"), live("running")).progress == {"done": 1}  # Redis has none: that of the row stays
@@ -25,11 +25,11 @@ def test_redis_counts_over_an_unfinished_row() -> None:
 
 
 @pytest.mark.parametrize("state", ["succeeded", "dead", "cancelled"])
-def test_a_row_that_has_ended_counts_over_redis(state: str) -> None:
+def test_an_ended_row_takes_precedence_over_redis(state: str) -> None:
     assert current(row(state), live("running", 9)).state == state
 
 
-def test_a_row_of_a_later_attempt_counts_over_redis() -> None:
+def test_a_row_of_a_later_attempt_takes_precedence_over_redis() -> None:
     now = current(row("retrying", 3), live("running", 2))
     assert (now.state, now.attempts, now.worker, now.set_aside) == ("retrying", 1, "old", False)
     assert current(row("queued"), None).state == "queued"
@@ -38,6 +38,6 @@ def test_a_row_of_a_later_attempt_counts_over_redis() -> None:
 @pytest.mark.parametrize(
     ("state", "shown"), [("succeeded", "running"), ("dead", "running"), ("cancelled", "cancelled")]
 )
-def test_a_task_has_ended_with_its_result_once_the_row_has_it(state: str, shown: str) -> None:
+def test_with_result_a_task_ends_once_its_row_has_the_result(state: str, shown: str) -> None:
     assert current(row("running"), live(state)).state == state
     assert current(row("running"), live(state), with_result=True).state == shown

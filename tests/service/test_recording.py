@@ -1,4 +1,4 @@
-"""What follows from a recorded end, on SQLite and on MySQL."""
+"""Effects of a recorded end, on SQLite and on MySQL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def accepted(ledger: Ledger) -> str:
     return task.id
 
 
-def test_on_dead_follows_only_from_a_task_that_is_dead(ledger: Ledger) -> None:
+def test_on_dead_runs_only_for_dead_tasks(ledger: Ledger) -> None:
     class Followers:
         def prepare(self, type_name: str, death: Death, *, id: str, **origin: object) -> NewTask:
             assert (type_name, origin["parent"]) == ("t.dead", death.task_id)
@@ -51,7 +51,7 @@ def test_on_dead_follows_only_from_a_task_that_is_dead(ledger: Ledger) -> None:
     assert ledger.find()[1] == 3
 
 
-def test_an_end_is_recorded_though_no_installed_type_announces_it(ledger: Ledger) -> None:
+def test_an_end_is_recorded_without_a_type_for_its_callback(ledger: Ledger) -> None:
     registry = Registry(load(environ={}, plugins=False))
     recording = Recording(registry, ledger, None)  # type: ignore[arg-type]
     (task,) = ledger.accept([NewTask(new_id(), "t", "q", "high", "{}", callback='{"url": "https://example.com/"}')])

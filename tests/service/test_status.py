@@ -1,4 +1,4 @@
-"""What people see: depths and ages, what runs, what waits, what was set aside, and lists of the ledger."""
+"""Inspection: depths and ages, running, delayed and parked tasks, dead letters, lists of the ledger."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def depth(inspection: Inspection, queue: str, priority: str = "normal") -> Depth
 
 
 def everything(page: Callable[..., Any], limit: int, **options: Any) -> list[Any]:
-    """All items of a list, read page by page; every page but the last is full."""
+    """All items of a list, read in pages; every page but the last is full."""
     found: list[Any] = []
     after: str | None = None
     while True:
@@ -49,7 +49,7 @@ def everything(page: Callable[..., Any], limit: int, **options: Any) -> list[Any
         assert len(items) == limit
 
 
-def test_a_redis_that_nobody_used_is_empty_and_no_error(installation: Installation) -> None:
+def test_an_unused_redis_is_empty_and_no_error(installation: Installation) -> None:
     inspection = installation.runtime.inspection
     assert {(d.waiting, d.running, d.oldest) for d in inspection.queues()} == {(0, 0, None)}
     assert set(inspection.delayed().values()) == set(inspection.parked().values()) == {0}
@@ -58,7 +58,7 @@ def test_a_redis_that_nobody_used_is_empty_and_no_error(installation: Installati
     assert inspection.workers() == []
 
 
-def test_waiting_tasks_are_counted_and_the_first_of_them_has_an_age(installation: Installation) -> None:
+def test_waiting_tasks_are_counted_with_the_age_of_the_oldest(installation: Installation) -> None:
     inspection = installation.runtime.inspection
     first = installation.submit("plain", "a", seconds=60)
     poll(lambda: (depth(inspection, "plain").oldest or 0) > 0.3, message="it grows older")
@@ -76,7 +76,7 @@ def test_waiting_tasks_are_counted_and_the_first_of_them_has_an_age(installation
     assert depth(inspection, "plain").waiting == 2
 
 
-def test_the_age_is_that_of_the_first_task_no_worker_was_given(redis_url: str, installation: Installation) -> None:
+def test_the_age_is_of_the_oldest_undelivered_task(redis_url: str, installation: Installation) -> None:
     inspection, keys = installation.runtime.inspection, installation.runtime.keys
     with redis.Redis.from_url(redis_url) as client:
         seconds, micros = client.time()
@@ -86,7 +86,7 @@ def test_the_age_is_that_of_the_first_task_no_worker_was_given(redis_url: str, i
             client.xadd(stream, {"id": "x", "message": "x"}, id=f"{now - ago}-0")
 
         def oldest() -> float:
-            """Seconds that the first one had waited when the clock was asked."""
+            """Seconds that the oldest task had waited when the clock was read."""
             since = time.time() * 1000 - now
             age = depth(inspection, "plain", "low").oldest
             assert age is not None
@@ -103,7 +103,7 @@ def test_the_age_is_that_of_the_first_task_no_worker_was_given(redis_url: str, i
         assert depth(inspection, "plain", "low").oldest is None
 
 
-def test_queues_of_types_that_are_not_installed_here_are_seen_too(installation: Installation) -> None:
+def test_queues_of_types_not_installed_are_listed(installation: Installation) -> None:
     inspection, redis, keys = installation.runtime.inspection, installation.runtime.redis, installation.runtime.keys
     later = int(dt.datetime.now(dt.UTC).timestamp() * 1000) + 3_600_000
     Dispatcher(redis, keys).dispatch(
@@ -119,16 +119,18 @@ def test_queues_of_types_that_are_not_installed_here_are_seen_too(installation: 
     with pytest.raises(InvalidInput, match="elsewhere"):
         inspection.running(queue="nowhere")
     parked = keys.parked("elsewhere")
-    redis.ask("HSET", parked, "gone", "{}")  # set aside by a worker that has the type, whose task then ended
+    redis.ask("HSET", parked, "gone", "{}")  # parked by a worker that has the type; the task then ended
     assert inspection.parked()["elsewhere"] == 1
     installation.runtime.operator.restore_pauses()
     assert inspection.parked()["elsewhere"] == 0, "also what is set aside there is looked through"
 
 
-def test_what_runs_is_listed_page_by_page_with_its_worker(installation: Installation) -> None:
+def test_running_tasks_are_listed_in_pages_with_their_worker(installation: Installation) -> None:
     inspection = installation.runtime.inspection
     names = {"plain": [f"p{n}" for n in range(3)], "gentle": [f"g{n}" for n in range(4)]}
-    tasks = {installation.submit(kind, name, seconds=60): kind for kind in names for name in names[kind]}
+    tasks = {
+        installation.submit(type_name, name, seconds=60): type_name for type_name in names for name in names[type_name]
+    }
     tasks[installation.submit("gentle", "gu", seconds=60, priority="urgent")] = "gentle"
     worker = installation.start_worker()
     for name in ("p0", "p1", "p2", "g0", "g1", "g2", "g3", "gu"):
@@ -143,7 +145,7 @@ def test_what_runs_is_listed_page_by_page_with_its_worker(installation: Installa
     for limit in (1, 2, 3, 4, 8):
         assert [task.id for task in everything(inspection.running, limit=limit)] == [task.id for task in whole]
     plain = everything(inspection.running, limit=2, queue="plain")
-    assert {task.id for task in plain} == {id for id, kind in tasks.items() if kind == "plain"}
+    assert {task.id for task in plain} == {id for id, type_name in tasks.items() if type_name == "plain"}
     (name,) = [info.name for info in inspection.workers()]
     assert {(task.worker, task.attempts, task.cancelled_by) for task in whole} == {(name, 1, None)}
     assert all(0 <= task.seconds < 30 and task.worker_age is not None and task.worker_age < 4 for task in whole)
@@ -154,7 +156,7 @@ def test_what_runs_is_listed_page_by_page_with_its_worker(installation: Installa
     poll(lambda: inspection.running(limit=1).items[0].worker_age > 0.5, message="its heartbeat grows old")
 
 
-def test_what_waits_for_a_time_is_listed_next_first(tmp_path: Path, redis_url: str) -> None:
+def test_delayed_tasks_are_listed_by_due_time(tmp_path: Path, redis_url: str) -> None:
     retry = '{"retry": {"first": "1h", "max": "2h"}}'
     installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, SYTQ_TYPES__FAILING=retry)
     try:
@@ -176,7 +178,7 @@ def test_what_waits_for_a_time_is_listed_next_first(tmp_path: Path, redis_url: s
         for limit in (1, 2, 3, 7):
             assert everything(inspection.delayed_tasks, limit=limit) == whole
         assert inspection.delayed() | {"gentle": 1, "plain": 6} == inspection.delayed()
-        # The last one of a page may leave before the next is asked for: then nothing is left out.
+        # Nothing is left out if the last task of a page leaves before the next page is read.
         page = inspection.delayed_tasks(queue="plain", limit=3)
         installation.runtime.operator.cancel(page.items[-1].id, "ann")
         rest = inspection.delayed_tasks(queue="plain", limit=10, after=page.next).items
@@ -185,7 +187,7 @@ def test_what_waits_for_a_time_is_listed_next_first(tmp_path: Path, redis_url: s
         installation.close()
 
 
-def test_tasks_of_a_paused_type_are_shown_as_set_aside(installation: Installation) -> None:
+def test_tasks_of_a_paused_type_are_shown_as_parked(installation: Installation) -> None:
     inspection = installation.runtime.inspection
     installation.runtime.operator.pause("plain", by="ann", why="moving")
     task = installation.submit("plain", "a")
@@ -196,10 +198,10 @@ def test_tasks_of_a_paused_type_are_shown_as_set_aside(installation: Installatio
     assert depth(inspection, "plain") == Depth("plain", "normal", 0, 0, None)
 
 
-def test_unreadable_messages_are_kept_with_their_bytes(redis_url: str, installation: Installation) -> None:
+def test_dead_letters_are_listed_with_their_bytes(redis_url: str, installation: Installation) -> None:
     inspection, keys = installation.runtime.inspection, installation.runtime.keys
     junk = [b"\xff\x00 no message"]
-    # A message by its form, but not one that was put there by us.
+    # Messages in form, but not of this service.
     odd = {"options": None}, {"options": {"traceparent": 1}}, {"args": 1}, {"message_timestamp": None}
     message = {"queue_name": "plain", "actor_name": "plain", "args": [{}], "kwargs": {}, "message_id": "x"}
     junk += [json.dumps(message | {"options": {}} | fields).encode() for fields in odd]
@@ -238,10 +240,10 @@ def ledger(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Instal
     made.close()
 
 
-def test_the_ledger_is_listed_latest_first_and_every_task_once(ledger: Installation) -> None:
+def test_the_ledger_lists_each_task_once_latest_first(ledger: Installation) -> None:
     history, submitter = Search(ledger.runtime.database), ledger.runtime.submitter
     batch = [ledger.prepare("plain" if n % 2 else "gentle", f"t{n}") for n in range(9)]
-    submitter.submit(batch)  # one statement: on MySQL all have one moment
+    submitter.submit(batch)  # one statement: on MySQL all have the same time
     last = ledger.submit("plain", "last")
     whole = everything(history.page, limit=100, wanted=parse(""))
     assert whole[0].id == last and {task.id for task in whole} == {last, *(task.id for task in batch)}
@@ -258,12 +260,14 @@ def test_the_ledger_is_listed_latest_first_and_every_task_once(ledger: Installat
     assert list(counts.oldest) == [QUEUED] and abs((utcnow() - counts.oldest[QUEUED]).total_seconds()) < 60
 
 
-def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger: Installation) -> None:
+def test_ended_tasks_are_listed_by_end_and_found_by_outcome(ledger: Installation) -> None:
     history, parts = Search(ledger.runtime.database), ledger.runtime
     tasks = [ledger.prepare("plain", f"t{n}") for n in range(8)]
     parts.ledger.accept(tasks)
     start = 1_700_000_000_000
-    ends = [start + 1000 * (n // 2) + (250 if n >= 4 else 0) for n in range(8)]  # twos at one moment, some without ms
+    ends = [
+        start + 1000 * (n // 2) + (250 if n >= 4 else 0) for n in range(8)
+    ]  # pairs with the same time, some without ms
     said = ["100% wrong", "a_b", "axb", "100 wrong"] * 2
     parts.recording.write(
         [
@@ -284,7 +288,7 @@ def test_ended_tasks_are_listed_by_their_end_and_found_by_how_they_ended(ledger:
     assert history.count(parse("state:dead"), max_per_state=3) == 4
 
 
-def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> None:
+def test_paging_continues_while_listed_tasks_are_deleted(ledger: Installation) -> None:
     history, parts = Search(ledger.runtime.database), ledger.runtime
     tasks = [ledger.prepare("hopeless", f"t{n}") for n in range(7)]
     parts.ledger.accept(tasks)
@@ -298,7 +302,7 @@ def test_pages_go_on_while_what_they_show_is_changed(ledger: Installation) -> No
     assert history.count(parse("")) == 0
 
 
-def test_counting_stops_where_it_would_cost(ledger: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_stop_at_the_maximum(ledger: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sytq.ledger.search.COUNT_MAX", 3)
     assert COUNT_MAX >= 1000
     ledger.runtime.ledger.accept([ledger.prepare("plain", f"t{n}") for n in range(6)])

@@ -1,5 +1,4 @@
-"""A newcomer's first hour, as docs/plugins.md has it: a task type of their own, written, running, called over HTTP,
-changed and tested."""
+"""The first hour with docs/plugins.md: a task type is written, run, called over HTTP, changed and tested."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ def folder(tmp_path: Path) -> Iterator[tuple[Path, list[Dev]]]:
         dev.kill_all()
 
 
-def test_a_new_type_runs_at_once_is_changed_and_tested(folder: tuple[Path, list[Dev]]) -> None:
+def test_a_new_type_runs_reloads_and_passes_its_tests(folder: tuple[Path, list[Dev]]) -> None:
     here, started = folder
     file = here / "plugins" / "greet.py"
     assert "ok (greet; 4 tests passed" in shell(here, WRITE)
@@ -93,7 +92,7 @@ def slow(ctx, payload):
 """
 
 
-def test_a_reload_loses_no_work_and_a_broken_file_changes_nothing(folder: tuple[Path, list[Dev]]) -> None:
+def test_a_reload_loses_no_task_and_ignores_a_broken_file(folder: tuple[Path, list[Dev]]) -> None:
     here, started = folder
     started.append(dev := Dev(here))
     dev.until_said("Running; Ctrl-C ends it", timeout=90)
@@ -104,7 +103,7 @@ def test_a_reload_loses_no_work_and_a_broken_file_changes_nothing(folder: tuple[
     answer = requests.post(f"{dev.api}/v2/tasks", json={"type": "slow"}, timeout=90)
     assert answer.status_code == 202, answer.text
 
-    # It runs longer than a worker may take to end, so that it is handed back.
+    # It runs longer than a worker's shutdown may take, so it is requeued.
     shell(here, "sytq plugin new greet")
     dev.until_said(r"Reloaded plugins/greet\.py\.", timeout=120)
     rested = finished(dev, answer.json()["id"])

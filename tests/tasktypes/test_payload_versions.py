@@ -1,4 +1,4 @@
-"""Payload versions: what was accepted before a deployment runs after it, and while two deployments run side by side."""
+"""Payload versions: tasks accepted before a deployment run after it, and while two deployments run side by side."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ GRACE = {"first": "Grace", "last": "Hopper"}
 
 @pytest.fixture
 def deployments(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[dict[int, Installation]]:
-    """One service, as the deployments of version 1 and of version 2 see it."""
+    """One service, seen by the deployments of version 1 and version 2."""
     made = {}
     for version, text in ((1, OLD), (2, NEW)):
         folder = tmp_path / f"v{version}"
@@ -70,12 +70,12 @@ def result(installation: Installation, task_id: str) -> object:
     return json.loads(installation.wait_state(task_id, "succeeded").result)
 
 
-def test_what_was_queued_before_a_deployment_is_upgraded_at_its_run(
+def test_an_older_payload_is_upgraded_when_its_task_runs(
     deployments: dict[int, Installation], redis_client: redis.Redis
 ) -> None:
     old, new = deployments[1], deployments[2]
     queued = submit(old, ADA)
-    redis_client.flushall()  # the version is in the row, not only in what Redis forgets
+    redis_client.flushall()  # the version is in the row, not only in Redis
     again = submit(old, ADA)
     new.start_worker()
     assert result(new, queued) == result(new, again) == {"by": 2, "greeted": "Lovelace"}
@@ -83,21 +83,24 @@ def test_what_was_queued_before_a_deployment_is_upgraded_at_its_run(
     assert (new.row(queued).version, new.row(queued).attempts) == (1, 1)
 
 
-def test_a_newer_payload_waits_for_a_worker_that_knows_it_and_uses_no_attempt(
+def test_a_newer_payload_waits_for_a_newer_worker_without_an_attempt(
     deployments: dict[int, Installation],
 ) -> None:
     old, new = deployments[1], deployments[2]
     worker = old.start_worker()
     task = submit(new, GRACE)
     poll(lambda: "no worker here knows version 2" in worker.text(), message="the old worker leaves it")
-    assert result(new, submit(old, ADA)) == {"by": 1, "greeted": "Ada Lovelace"}  # and goes on with what it knows
+    assert result(new, submit(old, ADA)) == {
+        "by": 1,
+        "greeted": "Ada Lovelace",
+    }  # and continues with the versions it knows
     new.start_worker()
     worker.terminate()
     assert result(new, task) == {"by": 2, "greeted": "Hopper"}
     assert new.row(task).attempts == 1
 
 
-def test_a_row_without_a_version_is_of_the_present_one(deployments: dict[int, Installation]) -> None:
+def test_a_row_without_a_version_has_the_current_version(deployments: dict[int, Installation]) -> None:
     new = deployments[2]
     new.start_worker()
     rows = {new_id(): (GRACE, None), new_id(): (ADA, 1)}

@@ -1,4 +1,4 @@
-"""The registry: what is loaded, what is refused, what is set aside."""
+"""The registry: what is loaded, refused or quarantined."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def load(folder: Path, **settings: str) -> Registry:
     return Registry.load(config.load(environ={"SYTQ_PLUGINS__PATHS": f'["{folder}"]', **settings}))
 
 
-def test_built_in_types_come_through_the_entry_points(tmp_path: Path) -> None:
+def test_built_in_types_are_loaded_from_entry_points(tmp_path: Path) -> None:
     names = {declared.name for declared in load(tmp_path)}
     assert {"llm", "webhook", "callback", "cleanup", "llm.dead"} <= names
 
 
-def test_a_file_in_a_folder_is_a_type(tmp_path: Path) -> None:
+def test_a_file_in_a_plugin_folder_is_loaded_as_a_type(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(TYPE.format(name="one"))
     declared = load(tmp_path).get("one")
     assert (declared.queue, declared.timeout, declared.retry.max_attempts) == ("default", 10.0, 5)
@@ -73,10 +73,10 @@ def own(ctx, payload):
 """
 
 
-def test_a_type_gets_the_keys_of_its_own_as_its_model(tmp_path: Path) -> None:
+def test_a_type_gets_its_own_configuration_as_its_model(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN.format(default=" = 25"))
     assert load(tmp_path).get("own").config.port == 25
-    # A password is text, whatever else it looks like.
+    # A password is text even if it looks like a number.
     section = {"SYTQ_TYPES__OWN__PORT": "26", "SYTQ_TYPES__OWN__PASSWORD": "1e5", "SYTQ_TYPES__OWN__TIMEOUT": "3s"}
     declared = load(tmp_path, **section).get("own")
     assert (declared.config.port, declared.config.password.get_secret_value()) == (26, "1e5")
@@ -96,19 +96,21 @@ def test_a_type_gets_the_keys_of_its_own_as_its_model(tmp_path: Path) -> None:
         ({"SYTQ_TYPES__OWN__TIMEOUT": "1s"}, r"types\.own\.port: missing; valid: a whole number"),
     ],
 )
-def test_a_key_that_its_model_refuses_stops_the_start(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+def test_a_configuration_key_its_model_refuses_stops_the_start(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
     (tmp_path / "own.py").write_text(OWN.format(default=""))
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, **settings)
 
 
-def test_a_key_of_the_policy_cannot_be_the_types_own(tmp_path: Path) -> None:
+def test_a_type_with_a_policy_key_in_its_config_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN.format(default=" = 25").replace("port: int", "timeout: int"))
     (found,) = load(tmp_path).quarantined
     assert found.error == "ValueError: task type 'own': its config cannot have 'timeout', which is a key of the policy"
 
 
-def test_a_type_that_needs_a_key_is_set_aside_where_it_is_not_configured(tmp_path: Path) -> None:
+def test_a_type_without_a_required_key_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN.format(default=""))
     registry = load(tmp_path)
     assert "own" not in registry
@@ -117,7 +119,7 @@ def test_a_type_that_needs_a_key_is_set_aside_where_it_is_not_configured(tmp_pat
     ]
 
 
-def test_one_name_twice_stops_the_start_and_names_both(tmp_path: Path) -> None:
+def test_a_duplicate_type_name_stops_the_start_and_names_both(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(TYPE.format(name="webhook"))
     with pytest.raises(DuplicatePlugin) as error:
         load(tmp_path)
@@ -125,7 +127,7 @@ def test_one_name_twice_stops_the_start_and_names_both(tmp_path: Path) -> None:
     assert "webhook/__init__.py" in str(error.value)
 
 
-def test_a_broken_file_is_set_aside_and_stops_nothing_else(tmp_path: Path) -> None:
+def test_a_broken_file_is_quarantined_and_other_types_load(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import nothing_of_this_name")
     (tmp_path / "good.py").write_text(TYPE.format(name="good"))
     registry = load(tmp_path)
@@ -142,14 +144,12 @@ def test_a_broken_file_is_set_aside_and_stops_nothing_else(tmp_path: Path) -> No
         ({"SYTQ_PLUGINS__PATHS": '["/nowhere/at/all"]'}, "plugins.paths: '/nowhere/at/all' is not a folder"),
     ],
 )
-def test_a_configuration_that_cannot_be_meant_stops_the_start(
-    tmp_path: Path, settings: dict[str, Any], words: str
-) -> None:
+def test_an_invalid_configuration_stops_the_start(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load(tmp_path, **settings)
 
 
-def test_a_file_may_have_several_types_and_one_that_cannot_be_used_is_set_aside_alone(tmp_path: Path) -> None:
+def test_only_the_unusable_type_of_a_file_is_quarantined(tmp_path: Path) -> None:
     bad = TYPE.format(name="bad").replace("retry=Backoff(", "priority='top', retry=Backoff(")
     text = "".join([TYPE.format(name="one"), bad, TYPE.format(name="two")])
     (tmp_path / "some.py").write_text(text)
@@ -163,7 +163,7 @@ def test_a_file_may_have_several_types_and_one_that_cannot_be_used_is_set_aside_
     )
 
 
-def test_a_package_brings_types_by_its_entry_point_and_a_broken_one_is_set_aside(
+def test_entry_point_types_load_and_broken_ones_are_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, folder = tmp_path / "site", tmp_path / "plugins"
@@ -184,7 +184,7 @@ def test_a_package_brings_types_by_its_entry_point_and_a_broken_one_is_set_aside
     assert "nothing_of_this_name" in found.error
 
 
-def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
+def test_an_unknown_type_is_refused_with_the_valid_types(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"valid: .*cleanup, .*llm"):
         load(tmp_path).get("nosuch")
 
@@ -197,12 +197,12 @@ def test_an_unknown_type_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
         ({"upgrade": lambda payload, version: payload}, "valid: a version from 2"),
     ],
 )
-def test_a_version_that_cannot_be_meant_is_refused_where_it_is_declared(wrong: dict[str, Any], words: str) -> None:
+def test_an_invalid_payload_version_is_refused_at_declaration(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         task("one", payload=BaseModel, **wrong)
 
 
-def test_a_role_is_one_types_alone() -> None:
+def test_a_second_type_with_the_same_role_is_refused() -> None:
     registry = Registry(config.load(environ={}, plugins=False))
     with pytest.raises(InvalidInput, match="no task type with the role 'operation' is installed"):
         registry.of_role("operation")

@@ -1,4 +1,4 @@
-"""What a type says of its tasks reaches people and programs, and what is wrong with it hides nothing."""
+"""The details a type shows of its tasks reach the API and the command; errors in them hide no task."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def accepted(runtime: Runtime, payload: dict[str, Any]) -> Task:
     return row
 
 
-def test_the_api_and_the_command_show_what_the_type_says(runtime: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+def test_api_and_command_show_the_details_of_the_type(runtime: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     row = accepted(runtime, MESSAGE)
     detail = task_detail(row, runtime.registry, None, None, [], [])
     assert detail["shown"] == {
@@ -57,7 +57,7 @@ def test_the_api_and_the_command_show_what_the_type_says(runtime: Runtime, capsy
     assert "outcome   3 sent, 1 refused\n" in capsys.readouterr().out
 
 
-def test_a_payload_that_is_not_valid_or_a_fault_of_the_type_hides_no_task() -> None:
+def test_an_invalid_payload_or_a_failing_type_hides_no_task() -> None:
     @task("item", payload=Item, show=lambda item, result: {"name": item.name, "size": result["size"], "none": None})
     def item(ctx: Any, payload: Item) -> None:
         pass

@@ -1,4 +1,4 @@
-"""What is wrong with a plugin's file is found without the service, and said by file, line and reason."""
+"""Errors in a plugin's file are found without the service and reported by file, line and reason."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def examine(folder: Path, text: str, head: str = HEAD, **environ: str) -> Report
         (GOOD.replace("Nothing)", "Nothing, timeout='soon')"), "11: task type 'one': ValueError: .*soon.*"),
     ],
 )
-def test_what_loading_it_finds(found: Callable[..., list[str]], text: str, pattern: str) -> None:
+def test_a_file_that_fails_to_load_is_reported(found: Callable[..., list[str]], text: str, pattern: str) -> None:
     (problem,) = found(text)
     assert re.fullmatch(pattern, problem), problem
 
 
-def test_what_its_text_shows(found: Callable[..., list[str]]) -> None:
+def test_blocking_calls_and_missing_awaits_are_reported(found: Callable[..., list[str]]) -> None:
     text = """
 @task("slow", payload=Nothing)
 async def slow(ctx, payload):
@@ -93,7 +93,7 @@ async def slow(ctx, payload):
     ]
 
 
-def test_its_standard_tests_are_run(tmp_path: Path) -> None:
+def test_the_standard_tests_of_the_file_are_run(tmp_path: Path) -> None:
     suite = "class TestOne(TypeSuite):\n    type = one\n"
     good = examine(tmp_path, GOOD + suite)
     assert (good.types, good.problems, good.passed, good.skipped) == (["one"], [], 3, 2)

@@ -1,4 +1,4 @@
-"""sytq.testing: a type is run as a worker would run it, with the clock and the answers of the test."""
+"""sytq.testing: a type runs as on a worker, with the clock and the replies of the test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fetching(ctx: Context, order: Order) -> dict[str, Any]:
 
 
 @task("gated", payload=Order, retry=Backoff(first="1h", max_age="24h", jitter=0))
-async def gated(ctx: AsyncContext, order: Order) -> int:
+async def limited(ctx: AsyncContext, order: Order) -> int:
     async with ctx.acquire(Limiter("shop", concurrency=1)) as permit:
         await ctx.progress(1)
         permit.report("ok")
@@ -46,7 +46,7 @@ async def gated(ctx: AsyncContext, order: Order) -> int:
     return answer.status_code
 
 
-def test_a_run_leaves_what_it_would_leave_in_service() -> None:
+def test_a_run_has_result_progress_steps_children_and_calls() -> None:
     with Harness(fetching) as harness:
         harness.http.answer(URL, Reply(json=42), method="POST")
         run = harness.run({"item": "elm"})
@@ -62,7 +62,7 @@ def test_a_run_leaves_what_it_would_leave_in_service() -> None:
         )  # fmt: skip
 
 
-def test_the_clock_moves_to_each_next_attempt_as_the_policy_says() -> None:
+def test_the_clock_moves_to_each_attempt_by_the_retry_policy() -> None:
     with Harness(fetching, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)) as harness:
         harness.http.answer(URL, 500, 502, 503, Reply(json=1))
         began = time.monotonic()
@@ -74,12 +74,12 @@ def test_the_clock_moves_to_each_next_attempt_as_the_policy_says() -> None:
         assert time.monotonic() - began < 60
 
 
-def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
+def test_a_task_is_dead_after_its_attempts_or_max_age() -> None:
     with Harness(fetching) as harness:
         harness.http.otherwise(503)
         assert (run := harness.run({})).error == "HTTP 503 (failed after 4 attempts)"
         assert run.state == "dead"
-    with Harness(gated, config={"retry": {"max": "6h"}}) as harness:
+    with Harness(limited, config={"retry": {"max": "6h"}}) as harness:
         harness.http.otherwise(503)
         run = harness.run({})
         assert (run.state, len(run.attempts)) == ("dead", 7)  # after 0, 1, 3, 7, 13, 19 and 24 hours
@@ -95,7 +95,7 @@ def test_it_ends_dead_after_its_attempts_or_at_its_age() -> None:
         (Reply(body=b"x" * (2 << 20)), "Expecting value"),
     ],
 )
-def test_the_outside_fails_as_it_would(reply: Reply, words: str) -> None:
+def test_fake_http_fails_as_a_real_server_does(reply: Reply, words: str) -> None:
     with Harness(fetching) as harness:
         harness.http.otherwise(reply)
         run = harness.submit({})
@@ -103,7 +103,7 @@ def test_the_outside_fails_as_it_would(reply: Reply, words: str) -> None:
         assert re.search(words, run.error or ""), run.error
 
 
-def test_the_guard_stands_before_the_answers() -> None:
+def test_the_outbound_guard_applies_before_fake_replies() -> None:
     with Harness(fetching) as harness:
         run = harness.submit({"url": "http://127.0.0.1/inside"})
         assert run.start() == "retrying"
@@ -111,10 +111,10 @@ def test_the_guard_stands_before_the_answers() -> None:
         assert harness.http.calls == []
 
 
-def test_a_call_that_no_answer_was_given_for_fails_the_test() -> None:
+def test_a_call_without_a_fake_reply_fails_the_test() -> None:
     with (
         pytest.raises(AssertionError, match=r"no reply was given for GET https://example\.com/prices"),
-        Harness(gated) as harness,
+        Harness(limited) as harness,
     ):
         assert harness.submit({}).start() == "retrying"
 

@@ -1,4 +1,4 @@
-"""The standard tests find what they are for: each faulty type fails the one test that names its fault."""
+"""Each faulty type fails exactly the standard test that names its fault."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ def test_a_faulty_type_fails_the_test_that_names_its_fault(name: str, fault: tup
         getattr(suite(function, **more), name)()
 
 
-def test_every_standard_test_is_shown_to_fail() -> None:
+def test_every_standard_test_has_a_faulty_type() -> None:
     assert sorted(TESTS) == sorted(FAULTS)
 
 
-def test_a_version_without_an_example_of_the_older_form_is_missed() -> None:
+def test_a_version_without_an_older_example_fails() -> None:
     made = suite(lambda ctx, order: fetched(ctx), version=3, upgrade=lambda payload, version: {"item": payload["what"]})
     with pytest.raises(AssertionError, match="give `older` a payload of version 1"):
         made.test_the_payload_survives_its_way_through_the_ledger()
@@ -145,7 +145,7 @@ def test_a_version_without_an_example_of_the_older_form_is_missed() -> None:
     made.test_the_payload_survives_its_way_through_the_ledger()
 
 
-def test_a_type_that_calls_nothing_skips_what_is_about_calls() -> None:
+def test_a_type_without_calls_skips_the_tests_of_calls() -> None:
     quiet = suite(lambda ctx, order: None)
     quiet.test_no_secret_is_seen()
     with pytest.raises(unittest.SkipTest):

@@ -46,19 +46,19 @@ def test_a_record_task_is_accepted_in_contract_a_form(api: Api) -> None:
         "message": "Success",
         "data": {"task_id": answer["data"]["task_id"], "status": "enqueued"},
     }
-    kind, state, payload = api.task(answer["data"]["task_id"])
-    assert (kind, state) == ("llm", "queued")
+    type_name, state, payload = api.task(answer["data"]["task_id"])
+    assert (type_name, state) == ("llm", "queued")
     assert payload == {"table_name": "valuation_records", "id": 123}
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 2**63 - 1])
-def test_every_signed_64_bit_id_is_taken(api: Api, number: int) -> None:
+def test_every_signed_64_bit_id_is_accepted(api: Api, number: int) -> None:
     reply = api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": number})
     assert reply.status == 200
     assert api.task(reply.json["data"]["task_id"])[2]["id"] == number
 
 
-def test_a_task_is_looked_up_in_contract_a_form(api: Api) -> None:
+def test_a_task_is_returned_in_contract_a_form(api: Api) -> None:
     made = api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 5}).json
     task_id = made["data"]["task_id"]
     status, _, body = split(api.raw(get(f"/api/tasks/{task_id}")))
@@ -97,7 +97,7 @@ def test_a_finished_task_is_404_after_its_retention(api: Api) -> None:
     assert (recent.status, recent.json["data"]["status"]) == (200, "completed")
 
 
-def test_the_same_row_again_is_the_same_task_until_it_has_ended(api: Api) -> None:
+def test_the_same_row_is_the_same_task_until_its_end(api: Api) -> None:
     def submit() -> str:
         body = {"table_name": "valuation_records", "id": 71}
         return str(api.request("POST", "/api/tasks/llm", body).json["data"]["task_id"])
@@ -167,7 +167,7 @@ def test_tasks_are_listed_with_filters_and_the_real_total(api: Api) -> None:
         ("queue_name=" + "q" * 65, ["queue_name"]),
     ],
 )
-def test_a_bad_list_parameter_is_400_and_named(api: Api, query: str, names: list[str]) -> None:
+def test_a_bad_list_parameter_is_400_and_names_the_parameter(api: Api, query: str, names: list[str]) -> None:
     reply = api.request("GET", f"/api/tasks?{query}")
     assert reply.status == reply.json["code"] == 400
     for name in names:
@@ -208,15 +208,15 @@ def test_only_the_prompt_is_required(api: Api) -> None:
     assert row == ("be brief", None)
 
 
-def test_a_http_request_is_accepted_in_contract_e_form(api: Api) -> None:
+def test_an_http_request_is_accepted_in_contract_e_form(api: Api) -> None:
     request = '{"url": "https://example.com/hook", "method": "PUT", "headers": {"X-A": "b"}, "body": "{\\"n\\":1}"}'
     status, headers, body = split(api.raw(post("/api/v1/tasks", request)))
     answer = json.loads(body)
     assert (status, headers["content-type"]) == (200, "application/json")
     assert answer == {"task_id": answer["task_id"], "message": "Task created successfully"}
     assert UUID.fullmatch(answer["task_id"])
-    kind, _, payload = api.task(answer["task_id"])
-    assert kind == "webhook"
+    type_name, _, payload = api.task(answer["task_id"])
+    assert type_name == "webhook"
     assert payload == json.loads(request)
 
 
@@ -226,7 +226,7 @@ def test_only_the_url_is_required_and_unknown_fields_are_ignored(api: Api) -> No
     assert api.task(reply.json["task_id"])[2] == {"url": "http://example.com/"}
 
 
-def test_a_schedule_and_an_order_of_its_own_are_taken_over(api: Api) -> None:
+def test_retry_and_ordering_key_of_a_request_are_applied(api: Api) -> None:
     own = {"url": "http://example.com/", "retry": {"max_attempts": 3, "first": "1m"}, "ordering_key": "order-7"}
     reply = api.request("POST", "/api/v1/tasks", own)
     assert api.task(reply.json["task_id"])[2] == own | {"retry": {"max_attempts": 3, "first": "1m0s"}}
@@ -238,7 +238,7 @@ def test_a_schedule_and_an_order_of_its_own_are_taken_over(api: Api) -> None:
     assert api.task(ignored.json["task_id"])[2] == {"url": "http://example.com/"}
 
 
-def test_the_log_says_which_task_was_enqueued_under_which_request(api: Api) -> None:
+def test_the_log_has_task_id_and_request_id_of_a_submission(api: Api) -> None:
     reply = api.request(
         "POST", "/api/v1/tasks", {"url": "http://example.com/?secret=1"}, {"X-Request-Id": "caller-7/a=b"}
     )
@@ -251,12 +251,12 @@ def test_the_log_says_which_task_was_enqueued_under_which_request(api: Api) -> N
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", '{"a":1}'])
-def test_a_strange_request_id_is_replaced(api: Api, given: str) -> None:
+def test_an_invalid_request_id_is_replaced(api: Api, given: str) -> None:
     reply = api.request("GET", "/health", headers={"X-Request-Id": given})
     assert re.fullmatch(r"[0-9a-f]{32}", reply.headers["x-request-id"])
 
 
-def test_a_trailing_slash_is_no_other_endpoint(api: Api) -> None:
+def test_a_trailing_slash_is_ignored(api: Api) -> None:
     assert api.request("GET", "/api/tasks/").status == 200
 
 
@@ -281,7 +281,7 @@ def test_unknown_paths_and_methods_are_json(
         assert reply.headers["allow"]
 
 
-def test_connections_are_kept_and_pipelining_works(api: Api) -> None:
+def test_keep_alive_and_pipelining_work(api: Api) -> None:
     one = post("/api/v1/tasks", '{"url": "http://example.com/"}').replace(b"Connection: close\r\n", b"")
     reply = api.raw(one + one + get("/health"))
     assert reply.count(b"HTTP/1.1 200 OK") == 3

@@ -24,12 +24,12 @@ def post(path: str, body: bytes = b"", method: str = "POST") -> bytes:
 
 
 def row(api: Api, job_id: str) -> tuple[str, str, Any]:
-    [(kind, priority, payload)] = api.rows(f"SELECT type, priority, payload FROM sytq_tasks WHERE id = '{job_id}'")
-    return kind, priority, json.loads(payload)
+    [(type_name, priority, payload)] = api.rows(f"SELECT type, priority, payload FROM sytq_tasks WHERE id = '{job_id}'")
+    return type_name, priority, json.loads(payload)
 
 
 @pytest.mark.parametrize(
-    ("query", "body", "kind", "priority", "payload"),
+    ("query", "body", "type_name", "priority", "payload"),
     [
         ("", b"", "default", "normal", {}),
         ("?type=&priority=", b"", "default", "normal", {}),
@@ -46,14 +46,14 @@ def row(api: Api, job_id: str) -> tuple[str, str, Any]:
     ],
 )
 def test_a_job_is_accepted_in_contract_d_form(
-    api: Api, query: str, body: bytes, kind: str, priority: str, payload: Any
+    api: Api, query: str, body: bytes, type_name: str, priority: str, payload: Any
 ) -> None:
     status, headers, answer = split(api.raw(post(f"/jobs{query}", body)))
     found = json.loads(answer)
     assert (status, headers["content-type"]) == (202, "application/json")
     assert found == {"job_id": found["job_id"], "status": "submitted"}
     assert UUID.fullmatch(found["job_id"])
-    assert row(api, found["job_id"]) == (kind, priority, payload)
+    assert row(api, found["job_id"]) == (type_name, priority, payload)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -81,17 +81,17 @@ def test_an_unknown_type_or_priority_is_400_with_the_valid_ones(api: Api, query:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"nonsense", b'{"a": 1, "a": 2}', b" ", b"\xff"])
-def test_a_body_that_is_no_json_object_is_400(api: Api, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_400(api: Api, body: bytes) -> None:
     assert api.request("POST", "/jobs", body).status == 400
 
 
-def test_a_payload_that_the_type_refuses_is_400_with_its_field(api: Api) -> None:
+def test_an_invalid_payload_is_400_with_its_field(api: Api) -> None:
     reply = api.request("POST", "/jobs?type=cleanup", {"older_than": "soon"})
     assert reply.status == 400
     assert reply.json["error"].startswith("older_than: ")
 
 
-def test_stats_and_workers_tell_of_what_really_runs(make_api: Any, tmp_path: Path, redis_url: str) -> None:
+def test_stats_and_workers_count_real_jobs_and_workers(make_api: Any, tmp_path: Path, redis_url: str) -> None:
     api = make_api(redis_url=redis_url)
     before = api.request("GET", "/stats").json
     assert before == {
@@ -127,9 +127,7 @@ def test_stats_and_workers_tell_of_what_really_runs(make_api: Any, tmp_path: Pat
     assert len(set(jobs)) == 3
 
 
-def test_each_type_of_contract_d_does_its_work_without_a_word_of_payload(
-    make_api: Any, tmp_path: Path, redis_url: str
-) -> None:
+def test_each_type_of_contract_d_runs_without_a_payload(make_api: Any, tmp_path: Path, redis_url: str) -> None:
     server = MailServer().start()
     types = {
         "backup": {"folder": str(tmp_path / "backups")},
@@ -138,14 +136,14 @@ def test_each_type_of_contract_d_does_its_work_without_a_word_of_payload(
     }
     api = make_api(redis_url=redis_url, SYTQ_TYPES=json.dumps(types))
     jobs = {
-        kind: api.request("POST", f"/jobs?type={kind}").json["job_id"]
-        for kind in ("email", "report", "backup", "sync", "cleanup", "default")
+        type_name: api.request("POST", f"/jobs?type={type_name}").json["job_id"]
+        for type_name in ("email", "report", "backup", "sync", "cleanup", "default")
     }
     worker = WorkerProcess(api.environment, tmp_path / "worker.log", threads=4).wait_ready()
     try:
 
         def states() -> dict[str, str]:
-            return {kind: api.task(job_id)[1] for kind, job_id in jobs.items()}
+            return {type_name: api.task(job_id)[1] for type_name, job_id in jobs.items()}
 
         done = dict.fromkeys(jobs, "succeeded")
         poll(lambda: states() == done, message=lambda: states())
@@ -157,7 +155,7 @@ def test_each_type_of_contract_d_does_its_work_without_a_word_of_payload(
     assert {file.suffix for file in (tmp_path / "reports").iterdir()} >= {".csv", ".json", ".html"}
 
 
-def test_without_redis_figures_are_503_and_jobs_are_accepted(make_api: Any) -> None:
+def test_without_redis_stats_are_503_and_jobs_are_accepted(make_api: Any) -> None:
     api = make_api(redis_url="redis://127.0.0.1:1/0")
     assert api.request("POST", "/jobs").status == 202
     for path in ("/stats", "/workers"):
@@ -166,7 +164,7 @@ def test_without_redis_figures_are_503_and_jobs_are_accepted(make_api: Any) -> N
         assert reply.headers["retry-after"] == "2"
 
 
-def test_timeout_attempts_and_delay_are_those_of_contract_d_environment(tmp_path: Path, redis_url: str) -> None:
+def test_contract_d_environment_sets_timeout_attempts_and_delay(tmp_path: Path, redis_url: str) -> None:
     (tmp_path / "types").mkdir()
     (tmp_path / "types" / "naps.py").write_text(
         "import time\nfrom pydantic import BaseModel\nfrom sytq import task\nclass Nothing(BaseModel): pass\n"

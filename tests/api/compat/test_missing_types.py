@@ -46,7 +46,7 @@ def responses(settings: config.Settings, *requests: tuple[str, str]) -> list[fal
     return asyncio.run(run())
 
 
-def test_the_endpoints_of_missing_types_are_404_in_their_envelope(settings: config.Settings) -> None:
+def test_endpoints_of_missing_types_are_404_in_their_envelope(settings: config.Settings) -> None:
     said = "the task type of this endpoint is not installed"
     record, prompt, request = responses(settings, *(("POST", path) for path in PATHS))
     assert (record.status_code, record.json) == (404, {"code": 404, "message": said})
@@ -54,7 +54,7 @@ def test_the_endpoints_of_missing_types_are_404_in_their_envelope(settings: conf
     assert (request.status_code, request.json) == (404, {"error": said})
 
 
-def test_other_endpoints_work_and_the_document_lacks_those_of_missing_types(settings: config.Settings) -> None:
+def test_other_endpoints_work_and_openapi_lacks_the_missing_ones(settings: config.Settings) -> None:
     tasks, job, stats, document = responses(
         settings, ("GET", "/api/tasks"), ("POST", "/jobs"), ("GET", "/stats"), ("GET", "/openapi.json")
     )
@@ -64,7 +64,7 @@ def test_other_endpoints_work_and_the_document_lacks_those_of_missing_types(sett
     assert not set(PATHS) & set(document.json["paths"])
 
 
-def test_a_quarantined_plugin_makes_them_503_as_it_may_be_theirs(
+def test_endpoints_of_missing_types_are_503_if_a_plugin_is_broken(
     settings: config.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load_broken() -> None:

@@ -31,7 +31,7 @@ def test_every_route_is_documented_with_a_curl(document: str) -> None:
                 assert "curl " in section, f"docs/api.md: {heading} has no curl"
 
 
-def test_every_status_word_is_documented(document: str) -> None:
+def test_every_task_state_is_documented(document: str) -> None:
     for word in STATUS.values():
         assert f"`{word}`" in document
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, committed as reviewed, and served as built."""
+"""The OpenAPI document is complete, committed as built and served as built."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def built() -> Any:
     return document(Registry.load(load(environ={})))
 
 
-def test_the_committed_document_is_the_one_that_is_built(built: Any) -> None:
+def test_the_committed_document_equals_the_built_document(built: Any) -> None:
     committed = json.loads((REPO / "docs" / "openapi.json").read_text("utf-8"))
     assert committed == built, "docs/openapi.json is not what the code says; see the difference after `make openapi`"
 
 
-def test_the_served_document_is_the_built_one_and_its_page_needs_nothing_else(api: Api, built: Any) -> None:
+def test_the_built_document_is_served_and_its_page_is_self_contained(api: Api, built: Any) -> None:
     reply = api.request("GET", "/openapi.json")
     assert (reply.status, reply.headers["content-type"], reply.json) == (200, "application/json", built)
     page = api.request("GET", "/docs")
@@ -46,7 +46,7 @@ def test_the_served_document_is_the_built_one_and_its_page_needs_nothing_else(ap
     assert b"http://" not in page.body and b"https://" not in page.body and b'fetch("openapi.json")' in page.body
 
 
-def test_every_route_is_declared_and_nothing_else(built: Any) -> None:
+def test_exactly_the_routes_are_declared(built: Any) -> None:
     routes = {
         (route.path, method.method.lower())
         for route in falcon.inspect.inspect_routes(create_app(load(environ={})))
@@ -70,14 +70,14 @@ def test_head_is_get_without_the_body(api: Api, built: Any) -> None:
 
     for path, methods in built["paths"].items():
         path = path.replace("{task_id}", "0" * 32)
-        if "get" in methods and not path.endswith("/events"):  # these have no end
-            *told, body = asked("GET", path)
-            assert body and asked("HEAD", path) == (*told, b""), path
+        if "get" in methods and not path.endswith("/events"):  # event streams have no end
+            *head, body = asked("GET", path)
+            assert body and asked("HEAD", path) == (*head, b""), path
         else:
             assert asked("HEAD", path)[0].startswith("HTTP/1.1 405"), path
 
 
-def test_a_new_task_is_one_of_the_types_with_their_payloads(built: Any, tmp_path: Path) -> None:
+def test_new_task_schemas_cover_the_types_and_their_payloads(built: Any, tmp_path: Path) -> None:
     schemas = built["components"]["schemas"]
     mapping = schemas["NewTask"]["discriminator"]["mapping"]
     assert {"callback", "cleanup", "default", "llm", "webhook"} <= set(mapping) and not {"bulk", "llm.dead"} & set(
@@ -93,11 +93,11 @@ def test_a_new_task_is_one_of_the_types_with_their_payloads(built: Any, tmp_path
     assert more["components"]["schemas"]["NewTask.mine"]["description"] == "It counts."
 
 
-def test_every_submission_declares_its_idempotency_key_and_what_it_may_be_answered_with(built: Any) -> None:
+def test_every_submission_declares_idempotency_key_and_responses(built: Any) -> None:
     submissions = {
         path: methods["post"]
         for path, methods in built["paths"].items()
-        if "post" in methods and "{task_id}" not in path  # what is done to one task changes nothing twice
+        if "post" in methods and "{task_id}" not in path  # operations on one task are idempotent
     }
     assert {"/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks", "/jobs", "/v2/tasks", "/v2/operations"} < set(
         submissions
@@ -114,7 +114,7 @@ def test_every_tag_is_described_and_used(built: Any) -> None:
     assert {tag["name"] for tag in built["tags"]} == used and all(tag["description"] for tag in built["tags"])
 
 
-def test_all_references_lead_somewhere(built: Any) -> None:
+def test_all_references_resolve(built: Any) -> None:
     text = json.dumps(built)
     for part in text.split('"$ref": "')[1:]:
         name = part.partition('"')[0].rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Requests made up from the document, good and bad, against the served API: never a 5xx, and answers as declared."""
+"""Requests generated from the document, valid and invalid, get a declared response and never a 5xx."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GOOD_DATA = CHECKS.get_one("positive_data_acceptance")
 BAD_DATA = CHECKS.get_one("negative_data_rejection")
 
 
-#: What is committed is what is served: test_document sees to it.
+#: test_document asserts that the committed document is the served one.
 DOCUMENT = schemathesis.openapi.from_path(REPO / "docs" / "openapi.json")
 
 
@@ -28,14 +28,16 @@ DOCUMENT = schemathesis.openapi.from_path(REPO / "docs" / "openapi.json")
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )
-def test_the_api_does_what_its_document_says(case: Any, api: Api) -> None:
+def test_responses_conform_to_the_document(case: Any, api: Api) -> None:
     excluded = [GOOD_DATA]
     if case.operation.path in ("/v2/tasks", "/v2/tasks/batch"):
-        excluded.append(BAD_DATA)  # how strict a payload is, its type decides; and each task of a batch is judged alone
+        excluded.append(
+            BAD_DATA
+        )  # the type decides how strict its payload is; each task of a batch is validated on its own
     response = case.call(base_url=f"http://127.0.0.1:{api.port}", timeout=90)
     if response.status_code != 414:  # gunicorn's own answer, before there is a request
         case.validate_response(response, excluded_checks=excluded)
 
 
-def test_nothing_was_our_fault(api: Api) -> None:
+def test_no_request_logs_a_traceback(api: Api) -> None:
     assert "Traceback" not in api.log()

@@ -28,7 +28,7 @@ class Service:
         return reply.json
 
     def submit(self, type_name: str, name: str = "-", seconds: float = 0.0, **options: Any) -> str:
-        """Submit a trial task by HTTP and return its id."""
+        """Submit a task by HTTP and return its id."""
         payload = {"journal": str(self.installation.journal), "name": name, "seconds": seconds}
         reply = self.post("/v2/tasks", {"type": type_name, "payload": payload, **options})
         assert reply.status == 202, reply

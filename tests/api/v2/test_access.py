@@ -1,4 +1,4 @@
-"""Keys and Idempotency-Keys on /v2: an owner's tasks are its own, whatever is asked."""
+"""Keys and Idempotency-Keys on /v2: each owner sees and changes only its own tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def submit(api: Api, headers: dict[str, str], path: str = "/v2/tasks", body: Any
     return api.request("POST", path, body or TASK, headers)
 
 
-def test_lists_show_the_owners_tasks_alone_whatever_is_asked(guarded: Api) -> None:
+def test_lists_show_only_the_owners_tasks_for_any_query(guarded: Api) -> None:
     ours, theirs, admin = key(guarded, "us"), key(guarded, "them"), key(guarded, "root", "admin")
     mine = submit(guarded, ours).json["id"]
     other = submit(guarded, theirs).json["id"]
@@ -51,7 +51,7 @@ def test_lists_show_the_owners_tasks_alone_whatever_is_asked(guarded: Api) -> No
     assert guarded.request("GET", "/v2/tasks?q=owner:them&total=true", headers=ours).json["total"] == 0
 
 
-def test_anothers_task_is_404_for_whatever_is_done_to_it(guarded: Api) -> None:
+def test_every_operation_on_a_task_of_another_owner_is_404(guarded: Api) -> None:
     task_id = submit(guarded, key(guarded, "victim")).json["id"]
     stranger = key(guarded, "stranger", "submit", "read", "operate")
     unknown = str(uuid.uuid4())
@@ -74,7 +74,7 @@ def test_anothers_task_is_404_for_whatever_is_done_to_it(guarded: Api) -> None:
     assert task_id in about
 
 
-def test_what_changes_tasks_needs_operate_and_what_may_be_anybodys_admin(guarded: Api) -> None:
+def test_changes_need_operate_and_dead_letters_need_admin(guarded: Api) -> None:
     plain = key(guarded, "plain")
     task_id = submit(guarded, plain).json["id"]
     refused = guarded.request("POST", f"/v2/tasks/{task_id}/cancel", {}, plain)
@@ -88,7 +88,7 @@ def test_what_changes_tasks_needs_operate_and_what_may_be_anybodys_admin(guarded
     assert guarded.request("POST", "/v2/operations", bulk, key(guarded, "root", "admin")).status == 200
 
 
-def test_an_operation_is_in_the_audit_with_what_it_did_and_a_count_is_not(guarded: Api) -> None:
+def test_an_operation_is_audited_and_a_dry_run_is_not(guarded: Api) -> None:
     admin = key(guarded, "boss", "admin")
     bulk = {"action": "cancel", "q": "type:webhook payload.n:7"}
     assert guarded.request("POST", "/v2/operations", bulk | {"dry_run": True}, admin).status == 200
@@ -98,14 +98,14 @@ def test_an_operation_is_in_the_audit_with_what_it_did_and_a_count_is_not(guarde
     assert noted == [("POST", "/v2/operations", f"cancel as {operation}: type:webhook payload.n:7")]
 
 
-def test_a_type_that_a_key_may_not_submit_is_refused(guarded: Api) -> None:
+def test_a_type_not_allowed_for_the_key_is_refused(guarded: Api) -> None:
     only_llm = key(guarded, "narrow", "submit", types=("llm",))
     assert submit(guarded, only_llm).status == 403
     assert submit(guarded, only_llm, "/v2/tasks/batch", {"tasks": [TASK]}).status == 403
 
 
 @pytest.mark.parametrize("type_name", ["cleanup", "backup", "report", "sync"])
-def test_what_works_on_the_whole_installation_is_submitted_by_admins_alone(guarded: Api, type_name: str) -> None:
+def test_only_admins_submit_installation_wide_types(guarded: Api, type_name: str) -> None:
     owner = key(guarded, "owner", "submit", "read", "operate", types=(type_name, "webhook"))
     whole: dict[str, Any] = {"type": type_name, "payload": {}}
     for path, body in (
@@ -114,7 +114,7 @@ def test_what_works_on_the_whole_installation_is_submitted_by_admins_alone(guard
         ("/v2/tasks", TASK | {"then": [TASK, whole | {"on_failure": "run"}]}),
         ("/v2/tasks/batch", {"tasks": [TASK, whole]}),
         (f"/jobs?type={type_name}", {}),
-        ("/v2/tasks", whole | {"payload": {"nonsense": 1}}),  # what is wrong with it is not said either
+        ("/v2/tasks", whole | {"payload": {"nonsense": 1}}),  # its validation errors are not reported either
     ):
         refused = submit(guarded, owner, path, body)
         assert refused.status == 403, (path, body)
@@ -126,7 +126,7 @@ def test_what_works_on_the_whole_installation_is_submitted_by_admins_alone(guard
     assert {one["type"] for one in listed if one["admin_only"]} == {"cleanup", "backup", "report", "sync"}
 
 
-def test_a_batch_counts_its_tasks_and_happens_once(guarded: Api) -> None:
+def test_a_repeated_batch_counts_and_is_accepted_once(guarded: Api) -> None:
     headers = key(guarded, "batcher", daily_tasks=5) | {"Idempotency-Key": str(uuid.uuid4())}
     batch = {"tasks": [TASK, TASK, TASK]}
     first = submit(guarded, headers, "/v2/tasks/batch", batch)
@@ -142,7 +142,7 @@ def test_a_batch_counts_its_tasks_and_happens_once(guarded: Api) -> None:
     assert changed.headers["content-type"].startswith("application/problem+json")
 
 
-def test_one_task_is_answered_again_as_it_was(guarded: Api) -> None:
+def test_a_repeated_submission_gets_the_same_response(guarded: Api) -> None:
     headers = key(guarded, "once") | {"Idempotency-Key": "one"}
     unique = TASK | {"unique_key": "order-7"}
     first = submit(guarded, headers, body=unique)
@@ -154,9 +154,9 @@ def test_one_task_is_answered_again_as_it_was(guarded: Api) -> None:
     assert (repeated.status, repeated.body) == (200, existing.body)
 
 
-def test_owners_have_unique_keys_of_their_own(guarded: Api) -> None:
+def test_unique_keys_are_scoped_to_owners(guarded: Api) -> None:
     owners = [key(guarded, owner) for owner in ("left", "right", "left:x")]
-    # The last two would be one text, were owner and key only written one behind the other.
+    # The last two would be equal if owner and key were only concatenated.
     named = [{"type": "default", "unique_key": name} for name in ("x:order-8", "order-8", "order-8")]
     alone = [submit(guarded, headers, body=body) for headers, body in zip(owners, named, strict=True)]
     assert [reply.status for reply in alone] == [202, 202, 202]
@@ -167,23 +167,23 @@ def test_owners_have_unique_keys_of_their_own(guarded: Api) -> None:
     assert again.json["results"][1]["id"] not in {reply.json["id"] for reply in alone}
 
 
-def test_who_submits_what_anothers_task_stands_for_is_told_so_without_its_id(guarded: Api) -> None:
+def test_a_unique_key_of_another_owner_is_409_without_its_task_id(guarded: Api) -> None:
     first, other, admin = key(guarded, "first"), key(guarded, "second"), key(guarded, "root", "admin")
     row: dict[str, Any] = {"type": "llm", "payload": {"table_name": "valuation_records", "id": 71}}
     mine = row | {"callback": {"url": "http://example.com/"}}
-    standing = submit(guarded, first, body=row).json["id"]
+    existing = submit(guarded, first, body=row).json["id"]
     count = "SELECT COUNT(*) FROM sytq_tasks"
     before = guarded.rows(count)
     for headers, body in (
         (other, mine),
         (other | {"Prefer": "wait=5"}, mine),
         (other | {"Idempotency-Key": "row-71"}, mine),
-        (other, row | {"then": [TASK]}),  # and nothing comes after a task that is not his
+        (other, row | {"then": [TASK]}),  # and no dependency on a task of another owner
         (other, TASK | {"then": [row]}),
     ):
         refused = submit(guarded, headers, body=body)
         assert (refused.status, refused.json["type"]) == (409, "urn:sytq:problem:unique-key-taken"), body
-        assert standing not in refused.body.decode()
+        assert existing not in refused.body.decode()
     old = submit(guarded, other, "/api/tasks/llm", row["payload"])
     assert (old.status, old.json["code"]) == (409, 409)
     job = submit(guarded, other, "/jobs?type=llm", row["payload"])
@@ -192,33 +192,33 @@ def test_who_submits_what_anothers_task_stands_for_is_told_so_without_its_id(gua
     assert guarded.rows(count) == before
     for sees in (first, admin):
         found = submit(guarded, sees, body=row)
-        assert (found.status, found.json["existing"], found.json["id"]) == (200, True, standing)
-    # Nothing of the refusal stays: the same request is good once the other's task has ended.
-    assert guarded.request("POST", f"/v2/tasks/{standing}/cancel", {}, admin).status == 200
+        assert (found.status, found.json["existing"], found.json["id"]) == (200, True, existing)
+    # A refusal leaves no trace: the same request is accepted once the other task has ended.
+    assert guarded.request("POST", f"/v2/tasks/{existing}/cancel", {}, admin).status == 200
     assert submit(guarded, other | {"Idempotency-Key": "row-71"}, body=mine).status == 202
 
 
-def test_a_task_of_a_batch_that_anothers_stands_for_is_refused_alone(guarded: Api) -> None:
+def test_a_taken_unique_key_refuses_only_its_task_of_a_batch(guarded: Api) -> None:
     first, other = key(guarded, "early"), key(guarded, "late", daily_tasks=5)
     rows = [{"type": "llm", "payload": {"table_name": "valuation_records", "id": n}} for n in (81, 82)]
-    standing = submit(guarded, first, body=rows[0]).json["id"]
+    existing = submit(guarded, first, body=rows[0]).json["id"]
     headers = other | {"Idempotency-Key": "rows"}
     mixed = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK, *rows]})
     assert (mixed.status, mixed.json["accepted"], mixed.json["refused"]) == (207, 2, 1)
     taken = mixed.json["results"][1]["error"]["errors"]
     assert [error["field"] for error in taken] == ["unique_key"]
-    assert standing not in mixed.body.decode()
+    assert existing not in mixed.body.decode()
     assert mixed.headers["ratelimit"].startswith('"tasks";r=3;')
     again = submit(guarded, headers, "/v2/tasks/batch", {"tasks": [TASK, *rows]})
     assert (again.status, again.body) == (207, mixed.body)
 
 
-def test_who_is_refused_for_anothers_task_takes_nobody_with_him(guarded: Api) -> None:
+def test_a_taken_unique_key_does_not_fail_concurrent_submissions(guarded: Api) -> None:
     first, other = key(guarded, "holder"), key(guarded, "many")
     row: dict[str, Any] = {"type": "llm", "payload": {"table_name": "valuation_records", "id": 91}}
     assert submit(guarded, first, body=row).status == 202
     bodies = [row if n % 3 == 0 else TASK | {"unique_key": f"n{n}"} for n in range(60)]
-    with concurrent.futures.ThreadPoolExecutor(30) as pool:  # so that many are written in one transaction
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:  # many share a transaction
         replies = list(pool.map(lambda body: submit(guarded, other, body=body), bodies))
     assert [reply.status for reply in replies] == [409 if body is row else 202 for body in bodies]
     assert guarded.rows("SELECT COUNT(*) FROM sytq_tasks WHERE owner = 'many'") == [(40,)]

@@ -1,4 +1,4 @@
-"""Tasks from the submission by HTTP to their end on real workers: attempts, changes, callbacks, bulk operations."""
+"""Tasks from submission by HTTP to their end on real workers: attempts, changes, callbacks, bulk operations."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Service) 
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("stepwise", "succeeded"), ("hopeless", "dead")])
-def test_a_task_that_is_shown_as_ended_is_shown_with_what_came_of_it(
-    service: Service, type_name: str, end: str
-) -> None:
+def test_an_ended_task_always_has_its_result_or_error(service: Service, type_name: str, end: str) -> None:
     service.installation.start_worker()
     for n in range(5):
         path = f"/v2/tasks/{service.submit(type_name, f't{n}')}"
@@ -73,7 +71,7 @@ def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Service) -
         assert service.api.request(method, path + below).status == 404
 
 
-def test_a_running_task_is_asked_to_end(service: Service) -> None:
+def test_a_running_task_is_cancelled_on_request(service: Service) -> None:
     service.installation.start_worker()
     task = service.submit("gentle", "a", seconds=60)
     service.installation.wait_note("start a")
@@ -83,7 +81,7 @@ def test_a_running_task_is_asked_to_end(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("plain", "succeeded"), ("hopeless", "dead"), ("gentle", "cancelled")])
-def test_a_callback_tells_of_the_end_however_it_came(
+def test_a_callback_announces_every_kind_of_end(
     start: Callable[..., Service], receiver: Receiver, type_name: str, end: str
 ) -> None:
     service = start(SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
@@ -101,22 +99,22 @@ def test_a_callback_tells_of_the_end_however_it_came(
         service.post(f"/v2/tasks/{task}/cancel")
     poll(lambda: receiver.received, message="the callback comes")
     shown = service.wait(task, end)
-    (told,) = receiver.received
-    said = json.loads(told.body)
+    (callback,) = receiver.received
+    said = json.loads(callback.body)
     assert (said["type"], said["timestamp"]) == (f"task.{end}", shown["finished_at"])
     assert said["data"] == {
         name: shown[name]
         for name in ("id", "type", "state", "attempts", "result", "error", "metadata", "created_at", "finished_at")
     }
     assert said["data"]["metadata"] == {"order": 7}
-    sent = {name: told.headers.get(name) for name in ("x-key", "authorization", "x-request-id", "traceparent")}
+    sent = {name: callback.headers.get(name) for name in ("x-key", "authorization", "x-request-id", "traceparent")}
     assert sent == {"x-key": "k", "authorization": "Bearer t", "x-request-id": "r-1", "traceparent": TRACE}
     (child,) = service.get(f"/v2/tasks?q=parent:{task}")["tasks"]
     assert (child["type"], child["request_id"]) == ("callback", "r-1")
     assert "Bearer t" not in json.dumps(shown)
 
 
-def test_the_workers_log_names_request_and_trace(service: Service) -> None:
+def test_the_worker_log_has_request_id_and_trace(service: Service) -> None:
     worker = service.installation.start_worker()
     body = {"type": "plain", "payload": {"journal": str(service.installation.journal)}}
     reply = service.api.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-2", "traceparent": TRACE})
@@ -126,7 +124,7 @@ def test_the_workers_log_names_request_and_trace(service: Service) -> None:
     assert (line["request_id"], line["trace_id"]) == ("r-2", TRACE.split("-")[1])
 
 
-def test_an_operation_survives_its_worker_and_does_everything_once(service: Service) -> None:
+def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Service) -> None:
     worker = service.installation.start_worker()
     tasks = [service.submit("hopeless", f"t{n}") for n in range(450)]
     poll(lambda: service.get("/v2/dead?total=true")["total"] == 450, timeout=60, message="all are dead")
@@ -150,14 +148,14 @@ def test_an_operation_survives_its_worker_and_does_everything_once(service: Serv
     poll(lambda: sum(notes().values()) >= 900, timeout=60, message="all have run again")
     for task in tasks[::50]:
         service.wait(task, "dead")
-    # Its own worker may have died in the middle of a task as well, which then starts once more.
+    # The killed worker may also have run tasks, which then start once more.
     starts = [notes()[f"start t{n}"] for n in range(450)]
     assert min(starts) == 2 and sum(starts) - 900 <= 8
     attempts = [service.get(f"/v2/tasks/{task}")["attempts"] for task in tasks[::50]]
     assert set(attempts) <= {1, 2}
 
 
-def test_operations_cancel_reschedule_and_delete_what_matches(service: Service) -> None:
+def test_operations_cancel_reschedule_and_delete_matching_tasks(service: Service) -> None:
     service.installation.start_worker()
     for group in ("a", "b"):
         for n in range(3):
@@ -195,7 +193,7 @@ def bearers(service: Service, *owners: str) -> dict[str, dict[str, str]]:
     return made
 
 
-def test_a_callback_is_its_tasks_owners(start: Callable[..., Service], receiver: Receiver) -> None:
+def test_a_callback_task_belongs_to_the_owner_of_its_task(start: Callable[..., Service], receiver: Receiver) -> None:
     service = start(SYTQ_AUTH__ENABLED="true", SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
     made = bearers(service, "ours", "theirs")
     task = {
@@ -214,7 +212,7 @@ def test_a_callback_is_its_tasks_owners(start: Callable[..., Service], receiver:
     assert (below("ours"), below("theirs")) == (["callback"], [])
 
 
-def test_an_operator_that_is_no_admin_changes_its_owners_tasks_alone(start: Callable[..., Service]) -> None:
+def test_an_operation_without_admin_changes_only_its_owners_tasks(start: Callable[..., Service]) -> None:
     service = start(SYTQ_AUTH__ENABLED="true")
     made = bearers(service, "ours", "theirs")
     task = {"type": "plain", "payload": {"journal": str(service.installation.journal)}, "delay": "1h"}

@@ -1,4 +1,4 @@
-"""GET /v2/...: pages of tasks, and what there is besides tasks."""
+"""GET /v2/...: lists of tasks and of everything else."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def get(api: Api, path: str) -> Any:
     return reply.json
 
 
-def made(place: str) -> str:
-    """A cursor as only somebody who knows the form makes it."""
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+def forged_cursor(position: str) -> str:
+    """A cursor in the right form with an invalid position."""
+    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def hundred(api: Api) -> Api:
     return api
 
 
-def test_pages_follow_each_other_by_link_and_by_cursor(hundred: Api) -> None:
+def test_pages_are_followed_by_link_and_by_cursor(hundred: Api) -> None:
     seen: list[str] = []
     path = "/v2/tasks?limit=30&q=created%3A2026-01-01&total=true"
     for number in range(4):
@@ -61,7 +61,7 @@ def test_a_query_finds_payload_fields(hundred: Api) -> None:
     assert len(get(hundred, "/v2/tasks?q=payload.n:%3E%3D90+-state:queued&limit=50")["tasks"]) == 8
 
 
-def test_dead_tasks_have_a_list_of_their_own(hundred: Api) -> None:
+def test_dead_tasks_are_listed(hundred: Api) -> None:
     assert get(hundred, "/v2/dead?total=true")["total"] == 25
     assert get(hundred, "/v2/dead?q=payload.n:%3C10")["tasks"][0]["state"] == "dead"
     assert get(hundred, "/v2/dead?q=state:cancelled&total=true")["total"] == 25
@@ -82,9 +82,9 @@ def test_dead_tasks_have_a_list_of_their_own(hundred: Api) -> None:
         ("cursor=x", "cursor", "is no cursor"),
         ("cursor=%00%FF", "cursor", "is no cursor"),
         ("cursor=YzIwMjYtMDEtMDEgMDA6MDA6MDAvJyBPUiAxPTE", "cursor", "is no cursor"),
-        (f"cursor={made('c9999-99-99 99:99:99/x')}", "cursor", "is no cursor"),
-        (f"cursor={made('c0000-01-01 00:00:00/x')}", "cursor", "is no cursor"),
-        (f"cursor={made('c2026-02-30 00:00:00.5/x')}", "cursor", "is no cursor"),
+        (f"cursor={forged_cursor('c9999-99-99 99:99:99/x')}", "cursor", "is no cursor"),
+        (f"cursor={forged_cursor('c0000-01-01 00:00:00/x')}", "cursor", "is no cursor"),
+        (f"cursor={forged_cursor('c2026-02-30 00:00:00.5/x')}", "cursor", "is no cursor"),
         ("total=maybe", "total", "valid: true, false"),
         ("limt=5", "limt", "is not a parameter here; valid: q, limit, cursor, total"),
     ],
@@ -95,7 +95,7 @@ def test_a_bad_parameter_is_a_problem_that_names_it(hundred: Api, query: str, fi
     assert reply.json["errors"][0]["field"] == field and says in reply.json["errors"][0]["message"]
 
 
-def test_a_bad_query_says_where(hundred: Api) -> None:
+def test_a_bad_query_is_400_with_its_position(hundred: Api) -> None:
     problem = hundred.request("GET", "/v2/tasks?q=state:dead+colour:red").json
     assert (problem["type"], problem["errors"][0]["position"]) == ("urn:sytq:problem:invalid-query", 11)
 
@@ -122,7 +122,7 @@ def test_queues_workers_and_schedules_are_listed(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/", "/v2/nothing", "/v2/tasks/nosuch", "/v2/tasks/%00", "/v2/tasks/a%2Fb"])
-def test_what_is_not_there_is_a_404_problem(api: Api, path: str) -> None:
+def test_a_missing_resource_is_a_404_problem(api: Api, path: str) -> None:
     reply = api.request("GET", path)
     assert (reply.status, reply.json["type"]) == (404, "urn:sytq:problem:not-found")
     assert reply.headers["content-type"] == "application/problem+json"
@@ -154,6 +154,6 @@ def test_spend_is_summed(api: Api) -> None:
 @pytest.mark.parametrize(
     ("query", "field"), [("by=colour", "by"), ("since=July", "since"), ("limit=0", "limit"), ("b=1", "b")]
 )
-def test_spend_names_what_is_wrong(api: Api, query: str, field: str) -> None:
+def test_a_bad_spend_parameter_is_named(api: Api, query: str, field: str) -> None:
     reply = api.request("GET", f"/v2/spend?{query}")
     assert (reply.status, reply.json["errors"][0]["field"]) == (400, field)

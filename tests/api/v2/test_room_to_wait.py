@@ -1,4 +1,4 @@
-"""How many may wait in a process: 2,000, filled here in process, as the bound is no setting and sockets are few."""
+"""At most 2,000 clients wait in a process; filled in process, as the limit is no setting and sockets are few."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sytq.runtime import build
 from tests.servers import make_tables
 
 
-def test_whoever_comes_on_top_is_answered_at_once(
+def test_a_wait_beyond_the_limit_is_answered_at_once(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[task_watcher.TaskWatcher] = []
@@ -37,7 +37,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
     served = app.create_app(settings)
 
     async def as_a_server(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        scope["headers"] = [tuple(pair) for pair in scope.get("headers", ())]  # of Falcon's client: to be read once
+        scope["headers"] = [tuple(pair) for pair in scope.get("headers", ())]  # Falcon's client gives an iterator
         await served(scope, receive, send)
 
     async def scenario() -> None:
@@ -70,7 +70,7 @@ def test_whoever_comes_on_top_is_answered_at_once(
             async with client.simulate_get_stream(f"{path}/events", host="localhost") as stream:
                 assert stream.status_code == 200
                 assert await stream.stream.read()
-                # A stream has taken the last place.
+                # A stream holds the last of the 2,000.
                 assert "preference-applied" not in (await asked("GET", path, 60)).headers
             await others.aclose()
             assert (await asked("GET", path, 0)).headers["preference-applied"] == "wait=0"

@@ -1,4 +1,4 @@
-"""Rows that another program wrote, or a plugin with half an emoji: each is shown, and none breaks a list."""
+"""Odd rows, of another program or with half an emoji, are shown and break no list."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def strict(body: bytes) -> Any:
         ({"callback": '"x"', "type": "of yesterday"}, {"callback_url": None, "type": "of yesterday"}),
     ],
 )  # fmt: skip
-def test_a_strange_row_is_shown_and_its_neighbours_are_listed(
-    api: Api, columns: dict[str, str], shown: dict[str, Any]
-) -> None:
+def test_an_odd_row_is_shown_and_does_not_break_lists(api: Api, columns: dict[str, str], shown: dict[str, Any]) -> None:
     written(api, "strange-1", **columns)
     written(api, "ordinary-1")
     one = api.request("GET", "/v2/tasks/strange-1")
@@ -66,7 +64,7 @@ def test_a_strange_row_is_shown_and_its_neighbours_are_listed(
     assert strict(data.removeprefix(b"data: "))["progress"] == shown.get("progress")
 
 
-def test_contract_a_finds_what_it_lists_whatever_its_id(api: Api) -> None:
+def test_contract_a_finds_a_task_with_an_odd_id(api: Api) -> None:
     written(api, "order:4711", state="queued")
     reply = api.request("GET", "/api/tasks/order:4711")
     assert (reply.status, reply.json["data"]["task_id"]) == (200, "order:4711")

@@ -1,4 +1,4 @@
-"""Contract C, replayed byte for byte over a socket to Redis; what became of it is seen by HTTP."""
+"""Contract C, replayed byte for byte over a socket to Redis; the result is read by HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = (
 STREAM = b"goodshunter:task:queue"
 
 
-def test_a_message_of_another_language_becomes_a_task(start: Callable[..., Service]) -> None:
+def test_a_message_of_an_external_program_becomes_a_task(start: Callable[..., Service]) -> None:
     stream = {"stream": STREAM.decode(), "group": "scheduler_group", "payload": {"order": "{task_id}"}}
     service = start(SYTQ_STREAMS=json.dumps([stream]))
     service.installation.start_worker()

@@ -1,4 +1,4 @@
-"""POST /v2/tasks and /v2/tasks/batch: what is accepted, and what is said of the rest."""
+"""POST /v2/tasks and /v2/tasks/batch: what is accepted, and how the rest is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stored(api: Api, task_id: str, *columns: str) -> tuple[Any, ...]:
     return row
 
 
-def test_a_task_is_accepted_with_all_that_it_may_say(api: Api) -> None:
+def test_a_task_with_every_field_is_accepted(api: Api) -> None:
     run_at = "2026-12-24T18:00:00.5+01:00"
     reply = post(
         api,
@@ -64,13 +64,13 @@ def test_a_delay_counts_from_now(api: Api) -> None:
     assert now["state"] == "queued"
 
 
-def test_a_unique_key_answers_with_the_task_that_stands(api: Api) -> None:
+def test_a_unique_key_returns_the_existing_task(api: Api) -> None:
     body = {"type": "default", "unique_key": "only-one"}
     first, again = post(api, body), post(api, body)
     assert (first.status, again.status) == (202, 200)
     assert again.json["id"] == first.json["id"] and again.json["existing"] is True
     assert again.headers["location"] == first.headers["location"]
-    assert post(api, {"type": "webhook", "payload": HOOK, "unique_key": "only-one"}).status == 202  # another type's
+    assert post(api, {"type": "webhook", "payload": HOOK, "unique_key": "only-one"}).status == 202  # of another type
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_unique_key_answers_with_the_task_that_stands(api: Api) -> None:
         ({"type": "default", "priorty": "high"}, "priorty", "not permitted"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_accepted_is_a_problem_that_names_the_field(
+def test_an_invalid_submission_is_a_problem_that_names_the_field(
     api: Api, fields: dict[str, Any], named: str, says: str
 ) -> None:
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")
@@ -131,12 +131,12 @@ def test_what_cannot_be_accepted_is_a_problem_that_names_the_field(
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == before
 
 
-def test_all_wrong_fields_are_named_at_once(api: Api) -> None:
+def test_all_invalid_fields_are_named_at_once(api: Api) -> None:
     reply = post(api, {"type": 1, "priority": "x", "unique_key": "", "more": 1})
     assert {error["field"] for error in reply.json["errors"]} == {"type", "priority", "unique_key", "more"}
 
 
-def test_a_batch_is_one_transaction_with_a_result_for_each(api: Api) -> None:
+def test_a_batch_has_a_result_for_each_task(api: Api) -> None:
     good: list[Any] = [{"type": "default", "payload": {"n": n}} for n in range(3)]
     reply = post(api, {"tasks": good}, "/v2/tasks/batch")
     assert (reply.status, reply.json["accepted"], reply.json["refused"]) == (202, 3, 0)
@@ -158,7 +158,7 @@ def test_a_batch_is_one_transaction_with_a_result_for_each(api: Api) -> None:
     assert reply.status == 400 and [e["field"] for e in reply.json["errors"]] == ["tasks.0.type", "tasks.1.type"]
 
 
-def test_a_batch_has_up_to_a_thousand(api: Api) -> None:
+def test_a_batch_has_at_most_a_thousand_tasks(api: Api) -> None:
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0]
     reply = post(api, {"tasks": [{"type": "default"}] * 1000}, "/v2/tasks/batch")
     assert (reply.status, reply.json["accepted"], len({r["id"] for r in reply.json["results"]})) == (202, 1000, 1000)
@@ -167,7 +167,7 @@ def test_a_batch_has_up_to_a_thousand(api: Api) -> None:
         assert post(api, {"tasks": tasks}, "/v2/tasks/batch").status == 400
 
 
-def test_request_id_and_trace_come_back_and_stay_with_the_task(api: Api) -> None:
+def test_request_id_and_trace_are_returned_and_stored(api: Api) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     headers = {"X-Request-Id": "caller-9", "traceparent": trace}
     for path, body in (
@@ -187,7 +187,7 @@ def test_request_id_and_trace_come_back_and_stay_with_the_task(api: Api) -> None
     assert api.rows(f"SELECT traceparent FROM sytq_tasks WHERE id = '{strange.json['id']}'") == [(None,)]
 
 
-def test_keys_that_differ_in_a_space_at_the_end_are_two(start: Callable[..., Service]) -> None:
+def test_unique_keys_that_differ_in_a_trailing_space_differ(start: Callable[..., Service]) -> None:
     service = start()
     tasks = [service.submit("lonely", name) for name in ("space", "space ", "space  ")]
     assert len(set(tasks)) == 3

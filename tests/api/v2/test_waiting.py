@@ -1,4 +1,4 @@
-"""Waiting for results: Prefer: wait, ETags and events, and that those who wait slow nobody."""
+"""Waiting for results: Prefer: wait, ETags and events; waiting clients do not slow others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stream:
         self.connection.close()
 
 
-def test_a_get_that_waits_is_answered_with_the_result(service: Service) -> None:
+def test_a_waiting_get_returns_the_result(service: Service) -> None:
     task_id = service.submit("plain", "a")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
@@ -61,28 +61,28 @@ def test_a_get_that_waits_is_answered_with_the_result(service: Service) -> None:
     assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (200, "succeeded", "wait=60")
 
 
-def test_a_post_that_waits_is_answered_with_the_task(service: Service) -> None:
+def test_a_waiting_post_returns_the_ended_task(service: Service) -> None:
     service.installation.start_worker()
     reply = waiting(service, "/v2/tasks", 60, plain(service))
     assert (reply.status, reply.json["state"]) == (200, "succeeded")
     assert reply.headers["location"] == f"/v2/tasks/{reply.json['id']}"
 
 
-def test_nobody_waits_for_longer_than_a_minute_and_the_answer_says_so(service: Service) -> None:
+def test_a_wait_is_capped_at_a_minute_and_the_response_says_so(service: Service) -> None:
     service.installation.start_worker()
     assert MAX_WAIT == 60  # as docs/api.md says
     assert waiting(service, "/v2/tasks", 3600, plain(service)).headers["preference-applied"] == "wait=60"
     assert waiting(service, "/v2/tasks", 60, plain(service)).headers["preference-applied"] == "wait=60"
 
 
-def test_what_has_not_ended_in_time_is_answered_as_it_is(service: Service) -> None:
+def test_an_unfinished_task_is_returned_when_the_wait_expires(service: Service) -> None:
     began = time.monotonic()
     reply = waiting(service, "/v2/tasks", 1, plain(service))
     assert time.monotonic() - began >= 1
     assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (202, "queued", "wait=1")
 
 
-def test_an_etag_spares_the_answer_while_nothing_changed(service: Service) -> None:
+def test_an_unchanged_task_is_304_by_its_etag(service: Service) -> None:
     task_id = service.submit("plain", "a")
     path = f"/v2/tasks/{task_id}"
     poll(lambda: service.get(path)["state"] == "queued")
@@ -93,7 +93,7 @@ def test_an_etag_spares_the_answer_while_nothing_changed(service: Service) -> No
     poll(lambda: service.api.request("GET", path, headers={"If-None-Match": tag}).status == 200)
 
 
-def test_events_tell_a_tasks_way_to_its_end_and_go_on_where_they_broke(service: Service) -> None:
+def test_events_follow_a_task_to_its_end_and_resume_after_a_break(service: Service) -> None:
     task_id = service.submit("plain", "a")
     path = f"/v2/tasks/{task_id}/events"
     broken = Stream(service.api, path)
@@ -112,7 +112,7 @@ def test_events_tell_a_tasks_way_to_its_end_and_go_on_where_they_broke(service: 
     assert [event["id"] for event in late] == [last["id"]]
 
 
-def test_events_tell_the_progress_of_a_task_that_runs(service: Service) -> None:
+def test_events_report_the_progress_of_a_running_task(service: Service) -> None:
     service.installation.hold("a")
     task_id = service.submit("gentle", "a")
     stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
@@ -130,25 +130,25 @@ def test_events_tell_the_progress_of_a_task_that_runs(service: Service) -> None:
     assert json.loads(list(stream.events())[-1]["data"])["state"] == "cancelled"
 
 
-def test_a_task_that_is_not_there_has_no_events(service: Service) -> None:
+def test_events_of_an_unknown_task_are_404(service: Service) -> None:
     assert service.api.request("GET", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/events").status == 404
 
 
-def test_a_reload_lets_those_who_wait_go(service: Service) -> None:
+def test_a_reload_ends_waits_and_event_streams(service: Service) -> None:
     task_id = service.submit("plain", "a")
     stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
     next(stream.events())
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
-        time.sleep(2)  # so that it waits; nothing tells when it does
+        time.sleep(2)  # until it waits, which nothing reports
         service.api.process.send_signal(signal.SIGHUP)
-        reply = asked.result(timeout=50)  # and not when its 60 s are over
+        reply = asked.result(timeout=50)  # well before its 60 s are over
     assert (reply.status, reply.json["state"]) == (200, "queued")
     assert list(stream.events()) == []
 
 
 @pytest.mark.faults
-def test_a_thousand_who_wait_do_not_slow_submissions(service: Service) -> None:
+def test_a_thousand_waiting_clients_do_not_slow_submissions(service: Service) -> None:
     def median(count: int = 60) -> float:
         taken = []
         for n in range(count):
@@ -159,16 +159,16 @@ def test_a_thousand_who_wait_do_not_slow_submissions(service: Service) -> None:
 
     ids = [service.submit("plain", f"w{n}") for n in range(20)]
     alone = median()
-    held = []
+    connections = []
     for n in range(1000):
         connection = socket.create_connection(("127.0.0.1", service.api.port))
         connection.sendall(
             f"GET /v2/tasks/{ids[n % 20]} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode()
         )
-        held.append(connection)
+        connections.append(connection)
     assert median() < 3 * alone + 0.02
     service.installation.start_worker()
-    for connection in held:
+    for connection in connections:
         connection.settimeout(60)
         assert connection.recv(12) == b"HTTP/1.1 200"
         connection.close()

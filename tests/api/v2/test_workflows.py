@@ -1,4 +1,4 @@
-"""Tasks that run one after the other, and the tree of a task, over the API."""
+"""Chains of tasks and the tree of a task, over the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def step(service: Service, type_name: str, name: str, **options: Any) -> dict[st
     return {"type": type_name, "payload": {"journal": str(service.installation.journal), "name": name}, **options}
 
 
-def test_tasks_run_one_after_the_other_and_the_tree_shows_them(start: Start) -> None:
+def test_a_chain_runs_in_order_and_the_tree_shows_it(start: Start) -> None:
     service = start()
     then = [step(service, "plain", "b"), step(service, "collect", "c", priority="high", metadata={"n": 3})]
     reply = service.post("/v2/tasks", step(service, "plain", "a", then=then))
@@ -41,7 +41,7 @@ def test_tasks_run_one_after_the_other_and_the_tree_shows_them(start: Start) -> 
     assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"], ["collect", "c"]]
 
 
-def test_a_step_that_fails_ends_those_behind_it_but_for_one_that_runs_all_the_same(start: Start) -> None:
+def test_a_failure_cancels_the_chain_except_on_failure_run(start: Start) -> None:
     service = start()
     service.installation.start_worker()
     then = [step(service, "plain", "b"), step(service, "collect", "c", on_failure="run")]
@@ -53,19 +53,19 @@ def test_a_step_that_fails_ends_those_behind_it_but_for_one_that_runs_all_the_sa
     assert service.installation.notes()["start b"] == 0
 
 
-def test_a_chain_behind_a_task_that_stands_already_waits_for_that_one(start: Start) -> None:
+def test_a_chain_after_an_existing_task_waits_for_it(start: Start) -> None:
     service = start()
-    standing = service.submit("plain", "a", unique_key="one")
+    existing = service.submit("plain", "a", unique_key="one")
     body = step(service, "plain", "again", unique_key="one", then=[step(service, "plain", "b")])
     reply = service.post("/v2/tasks", body)
-    assert (reply.status, reply.json["id"], reply.json["existing"]) == (200, standing, True)
+    assert (reply.status, reply.json["id"], reply.json["existing"]) == (200, existing, True)
     service.installation.start_worker()
     service.wait(reply.json["then"][0]["id"], "succeeded")
     words = [line.split()[:2] for line in service.installation.journal.read_text().splitlines()]
     assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"]]
 
 
-def test_the_same_request_again_makes_no_second_chain(start: Start) -> None:
+def test_a_repeated_request_creates_no_second_chain(start: Start) -> None:
     service = start()
     body = step(service, "plain", "a", then=[step(service, "plain", "b")])
     one, other = (service.post("/v2/tasks", body, **{"Idempotency-Key": "k"}) for _ in range(2))
@@ -89,7 +89,7 @@ def test_the_same_request_again_makes_no_second_chain(start: Start) -> None:
         ({}, "then", "valid list"),
     ],
 )
-def test_what_is_wrong_with_a_step_is_named(api: Any, then: Any, named: str, says: str) -> None:
+def test_an_invalid_task_of_a_chain_is_named(api: Any, then: Any, named: str, says: str) -> None:
     reply = api.request("POST", "/v2/tasks", {"type": "default", "then": then})
     assert reply.status == 400, reply
     (error,) = [entry for entry in reply.json["errors"] if entry["field"] == named]
@@ -103,7 +103,7 @@ def test_a_batch_has_no_chains(api: Any) -> None:
     assert reply.json["results"][1]["error"]["errors"][0]["field"] == "then"
 
 
-def test_a_tree_has_no_more_tasks_than_were_asked_for(start: Start) -> None:
+def test_a_tree_is_truncated_at_its_limit(start: Start) -> None:
     service = start()
     reply = service.post("/v2/tasks", step(service, "plain", "a", then=[step(service, "plain", "b")] * 5))
     root = reply.json["id"]
@@ -116,7 +116,7 @@ def test_a_tree_has_no_more_tasks_than_were_asked_for(start: Start) -> None:
     assert service.api.request("GET", "/v2/tasks/nosuch/tree").status == 404
 
 
-def test_a_caller_sees_its_own_part_of_a_tree_and_submits_its_own_types_alone(guarded: Any) -> None:  # noqa: F811
+def test_trees_and_chain_types_are_limited_to_the_key(guarded: Any) -> None:  # noqa: F811
     ours, theirs = key(guarded, "us", types=frozenset(("default",))), key(guarded, "them")
     chain = {"type": "default", "then": [{"type": "default"}]}
     root = guarded.request("POST", "/v2/tasks", chain, ours).json["id"]

@@ -1,4 +1,4 @@
-"""What the query language takes, and what it says of the rest."""
+"""What the query language accepts, and how it refuses the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sytq.states import STATES
 PAGE = (Path(__file__).parents[3] / "docs/query.md").read_text("utf-8")
 
 
-def test_terms_are_read_with_their_values() -> None:
+def test_terms_are_parsed_with_their_values() -> None:
     wanted = parse(' state:dead,cancelled -type:webhook attempts:>=3\tpayload.order.id:"12\\"3" error:"timed out" ')
     assert [(t.field, t.path, t.operator, t.negated) for t in wanted.terms] == [
         ("state", (), "=", False),
@@ -34,13 +34,13 @@ def test_terms_are_read_with_their_values() -> None:
     assert not wanted.needs_now
 
 
-def test_unquoted_json_values_are_what_they_look_like_and_quoted_ones_are_text() -> None:
+def test_unquoted_json_values_are_typed_and_quoted_values_are_text() -> None:
     for text, value in {"1": 1, "-1.5e3": -1500.0, "true": True, "null": None, "2026-01-01": "2026-01-01"}.items():
         assert parse(f"payload.x:{text}").terms[0].values[0].read == value
         assert parse(f'payload.x:"{text}"').terms[0].values[0].read == text
 
 
-def test_distances_count_from_the_databases_clock_until_somebody_says_from_when() -> None:
+def test_relative_times_need_the_clock_until_a_time_is_given() -> None:
     assert parse("age:>1h").needs_now and parse("finished:<2h").needs_now
     assert not parse("created:>2026-01-01").needs_now
     assert not parse("age:>1h").at(dt.datetime(2026, 1, 1)).needs_now
@@ -51,7 +51,7 @@ def test_distances_count_from_the_databases_clock_until_somebody_says_from_when(
     [("", STATES), ("state:*", STATES), ("-state:dead", tuple(s for s in STATES if s != "dead")),
      ("state:dead state:queued", ()), ("state:dead,queued -state:queued", ("dead",))],
 )  # fmt: skip
-def test_it_knows_which_states_are_left(text: str, states: tuple[str, ...]) -> None:
+def test_a_filter_knows_its_possible_states(text: str, states: tuple[str, ...]) -> None:
     assert parse(text).states == states
 
 
@@ -100,7 +100,7 @@ def test_it_knows_which_states_are_left(text: str, states: tuple[str, ...]) -> N
         ("error:a\x00", 8, "a space is needed"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_its_place_and_what_is_valid(text: str, position: int, says: str) -> None:
+def test_a_bad_query_is_refused_with_position_and_valid_values(text: str, position: int, says: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
         parse(text)
     assert caught.value.position == position - 1
@@ -117,12 +117,12 @@ def test_any_text_is_a_filter_or_a_bad_query(text: str) -> None:
         assert parse(wanted.text) == wanted
 
 
-def test_the_page_names_every_field() -> None:
+def test_the_documentation_names_every_field() -> None:
     for field in (*FIELDS, *NESTED):
         assert f"| `{field}" in PAGE, f"docs/query.md lacks {field}"
 
 
-def test_the_examples_of_the_page_are_queries() -> None:
+def test_the_documented_examples_are_valid_queries() -> None:
     examples = [line.strip() for line in PAGE.splitlines() if line.startswith("    ") and "sytq" not in line]
     assert len(examples) >= 5
     for example in examples:

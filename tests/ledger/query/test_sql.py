@@ -1,4 +1,4 @@
-"""A filter in SQL, on both databases, lets through exactly what a plain reading of it does."""
+"""A filter in SQL, on both databases, matches exactly the rows that a plain evaluation matches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def database(database_url: str) -> Iterator[peewee.Database]:
     made.close_all()
 
 
-# -- a plain reading
+# -- a plain evaluation
 
 
 def matches(row: dict[str, Any], wanted: Filter) -> bool:
@@ -202,7 +202,9 @@ QUERIES = st.lists(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(ROWS, min_size=1, max_size=8), query=QUERIES)
-def test_sql_says_what_the_filter_says(database: peewee.Database, rows: list[dict[str, Any]], query: str) -> None:
+def test_sql_matches_the_same_rows_as_the_filter(
+    database: peewee.Database, rows: list[dict[str, Any]], query: str
+) -> None:
     try:
         wanted = parse(query).at(NOW)
     except InvalidQuery:
@@ -224,7 +226,7 @@ def test_sql_says_what_the_filter_says(database: peewee.Database, rows: list[dic
     assert Search(database).count(wanted) == len(expected)
 
 
-def test_distances_in_time_are_measured_by_the_databases_clock(database: peewee.Database) -> None:
+def test_relative_times_use_the_database_clock(database: peewee.Database) -> None:
     with database.connection_context():
         Task.insert(id=new_id(), type="plain", payload="{}", created_at=NOW).execute()
         database.execute_sql(f"INSERT INTO sytq_tasks (id, type, payload) VALUES ('{new_id()}', 'now', '{{}}')")
@@ -239,7 +241,7 @@ def test_distances_in_time_are_measured_by_the_databases_clock(database: peewee.
     "evil",
     ["x' OR '1'='1", 'x" OR 1=1 --', "x\\' OR 1=1", "%", "_", "x; DROP TABLE sytq_tasks", "{}", "%s", "?", "%(x)s"],
 )
-def test_nothing_in_a_query_becomes_sql(database: peewee.Database, evil: str) -> None:
+def test_a_query_cannot_inject_sql(database: peewee.Database, evil: str) -> None:
     with database.connection_context():
         Task.insert(id=new_id(), type="plain", payload='{"a": 1}', error="b", created_at=NOW).execute()
     for query in (f"error:{quoted(evil)}", f"payload.a:{quoted(evil)}", f"payload.a:>{quoted(evil)}"):
