@@ -248,13 +248,13 @@ def test_a_public_url_in_a_plain_form_is_accepted(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", BAD_SYNTAX, ids=ascii)
-def test_a_url_whose_target_could_be_read_in_two_ways_is_refused(url: str) -> None:
+def test_malformed_or_ambiguous_url_is_refused(url: str) -> None:
     with pytest.raises(OutboundRefused):
         parse_url(url)
 
 
 @pytest.mark.parametrize("url", BAD_ADDRESS, ids=ascii)
-def test_a_url_that_names_a_special_address_is_refused(url: str) -> None:
+def test_url_with_a_special_address_is_refused(url: str) -> None:
     with pytest.raises(OutboundRefused):
         Guard().check_url(url)
 
@@ -269,7 +269,7 @@ def test_a_url_that_names_a_special_address_is_refused(url: str) -> None:
         ("http://[2606:4700:0:0::1111]/", "2606:4700::1111"),
     ],
 )
-def test_what_is_judged_is_what_is_connected_to(url: str, host: str) -> None:
+def test_host_is_normalized_before_it_is_checked(url: str, host: str) -> None:
     assert Guard().check_url(url).raw_host == host
 
 
@@ -279,7 +279,7 @@ def test_a_refusal_never_repeats_credentials() -> None:
     assert "hunter2" not in str(refused.value) and "abc" not in str(refused.value)
 
 
-def test_a_refusal_names_the_address_and_the_way_out() -> None:
+def test_refusal_names_the_address_and_the_setting_to_change() -> None:
     with pytest.raises(OutboundRefused, match=r"10\.0\.0\.1 .*private.*outbound\.allow_networks"):
         Guard().check_url("http://10.0.0.1/")
     with pytest.raises(OutboundRefused, match=r"db\.example is 10\.0\.0\.1, which is not a public address"):
@@ -305,7 +305,7 @@ def test_a_refusal_names_the_address_and_the_way_out() -> None:
         ("", False),
     ],
 )
-def test_allowed_networks_open_exactly_themselves(ip: str, allowed: bool) -> None:
+def test_allow_networks_adds_only_the_listed_networks(ip: str, allowed: bool) -> None:
     assert Guard(["10.0.0.0/8", "fd12::/16"]).is_allowed("some.example", ip) is allowed
 
 
@@ -320,17 +320,17 @@ def test_allowed_networks_open_exactly_themselves(ip: str, allowed: bool) -> Non
         ("a.hooks.internal", False),
     ],
 )
-def test_allowed_hosts_open_exactly_themselves(host: str, allowed: bool) -> None:
+def test_allow_hosts_adds_only_the_listed_hosts(host: str, allowed: bool) -> None:
     guard = Guard(allow_hosts=["Hooks.Internal", "bücher.example"])
     assert guard.is_allowed(host, "10.0.0.1") is allowed
 
 
-def test_localhost_is_open_to_those_who_allow_loopback() -> None:
+def test_localhost_is_allowed_when_loopback_is_allowed() -> None:
     for guard in (Guard(["127.0.0.0/8"]), Guard(["::1/128"]), Guard(allow_hosts=["localhost"])):
         assert guard.check_url("http://localhost:8080/").host == "localhost"
 
 
-def test_allowing_a_network_keeps_odd_spellings_out() -> None:
+def test_allowed_network_still_refuses_unusual_urls() -> None:
     for url in ("http://127.1/", "http://2130706433/", "http://u:p@127.0.0.1/"):
         with pytest.raises(OutboundRefused):
             Guard(["0.0.0.0/0"]).check_url(url)
@@ -367,7 +367,7 @@ NARROW = Guard(
         ("https://10.2.2.2/", "outbound.deny_networks"),
     ],
 )
-def test_lists_narrow_what_callers_may_name(url: str, refusal: str | None) -> None:
+def test_scheme_port_and_host_lists_restrict_urls(url: str, refusal: str | None) -> None:
     if refusal is None:
         assert NARROW.check_url(url)
         return
@@ -388,7 +388,7 @@ def test_lists_narrow_what_callers_may_name(url: str, refusal: str | None) -> No
         ("10.2.1.1", False),
     ],
 )
-def test_denied_network_stays_denied_in_every_form_and_for_allowed_hosts(ip: str, allowed: bool) -> None:
+def test_denied_network_is_refused_in_every_form_and_for_allowed_hosts(ip: str, allowed: bool) -> None:
     assert NARROW.is_allowed("a.example.org", ip) is allowed
     if not allowed:
         assert not NARROW.is_allowed("inside.example", ip)

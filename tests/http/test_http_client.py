@@ -142,7 +142,7 @@ def test_json_is_sent_as_json(serve: Any) -> None:
         ({"TE": "trailers"}, "TE"),
     ],
 )
-def test_a_header_that_would_break_the_request_is_refused_by_name(headers: dict[str, str], named: str) -> None:
+def test_invalid_header_is_refused_by_name(headers: dict[str, str], named: str) -> None:
     async def main() -> None:
         await once("http://127.0.0.1:9/", headers=headers)
 
@@ -152,7 +152,7 @@ def test_a_header_that_would_break_the_request_is_refused_by_name(headers: dict[
 
 
 @pytest.mark.parametrize("method", ["GET /\r\nX:", "", "GE T", "GET\x00"])
-def test_a_method_that_is_none_is_refused(method: str) -> None:
+def test_invalid_method_is_refused(method: str) -> None:
     with pytest.raises(InvalidInput, match="method"):
         asyncio.run(once("http://127.0.0.1:9/", method=method))
 
@@ -196,14 +196,14 @@ def test_proxies_from_the_environment_are_not_used(serve: Any, monkeypatch: pyte
     ],
     ids=["hang", "drip status", "drip headers", "endless 103", "drip body", "drip chunks"],
 )
-def test_a_slow_server_is_left_at_the_deadline(serve: Any, handler: Any) -> None:
+def test_slow_server_times_out_at_the_deadline(serve: Any, handler: Any) -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"timed out after 0\.4s"):
         call(serve, handler, timeout=0.4)
     assert time.monotonic() - started < 20
 
 
-def test_a_silent_tls_handshake_is_left_at_the_deadline() -> None:
+def test_silent_tls_handshake_times_out_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(TimeoutError):
         asyncio.run(once(f"https://127.0.0.1:{listening.getsockname()[1]}/", timeout=0.3))
 
@@ -248,7 +248,7 @@ def test_hanging_name_server_delays_neither_the_call_nor_other_threads(
     [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"],
     ids=["until close", "chunked"],
 )
-def test_an_endless_body_is_cut_and_costs_no_memory(serve: Any, head: bytes) -> None:
+def test_endless_body_is_truncated_in_bounded_memory(serve: Any, head: bytes) -> None:
     chunk = b"x" * 65536
     if b"chunked" in head:
         chunk = b"10000\r\n" + chunk + b"\r\n"
@@ -263,7 +263,7 @@ def test_an_endless_body_is_cut_and_costs_no_memory(serve: Any, head: bytes) -> 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_zip_bomb_is_cut_and_costs_no_memory(serve: Any, encoding: str) -> None:
+def test_zip_bomb_is_truncated_in_bounded_memory(serve: Any, encoding: str) -> None:
     zeros = bytes(200_000_000)
     bomb = gzip.compress(zeros, 9) if encoding == "gzip" else zlib.compress(zeros, 9)
     del zeros
@@ -278,7 +278,7 @@ def test_a_zip_bomb_is_cut_and_costs_no_memory(serve: Any, encoding: str) -> Non
     assert peak < 4_000_000
 
 
-def test_a_body_of_exactly_the_limit_is_whole(serve: Any) -> None:
+def test_body_of_exactly_the_limit_is_not_truncated(serve: Any) -> None:
     answer = call(serve, answering(OK), max_bytes=2)
     assert answer.content == b"ok" and not answer.truncated
 
@@ -295,7 +295,7 @@ def test_a_body_of_exactly_the_limit_is_whole(serve: Any) -> None:
     ],
     ids=["not HTTP", "long header", "many headers", "negative length", "not gzip", "not chunked"],
 )
-def test_a_server_that_does_not_speak_http_is_an_error_not_a_hang(serve: Any, data: bytes) -> None:
+def test_malformed_http_is_an_error_and_not_a_hang(serve: Any, data: bytes) -> None:
     with pytest.raises(aiohttp.ClientError):
         call(serve, answering(data), timeout=30)
 
@@ -317,7 +317,7 @@ def test_a_reset_and_a_refused_connection_are_client_errors(serve: Any) -> None:
     ],
     ids=["hang", "broken"],
 )
-def test_with_partial_body_the_status_survives_a_body_that_breaks_off(serve: Any, handler: Any) -> None:
+def test_partial_body_keeps_the_status_of_a_broken_answer(serve: Any, handler: Any) -> None:
     answer = call(serve, handler, timeout=2, partial_body=True)
     assert answer.status_code == 200 and answer.truncated
     with pytest.raises((TimeoutError, aiohttp.ClientError)):
@@ -335,7 +335,7 @@ def test_the_status_is_known_even_when_the_server_never_reads_the_body(serve: An
     assert answer.status_code == 413
 
 
-def test_more_calls_than_any_default_limit_run_at_once(serve: Any) -> None:
+def test_300_calls_run_concurrently(serve: Any) -> None:
     waiting = 0
     everyone = asyncio.Event()
 
@@ -379,14 +379,14 @@ def test_a_literal_address_is_refused_before_connecting(serve: Any, url: str) ->
         call(serve, _unreachable, url=url, guard=Guard())
 
 
-def test_a_name_is_refused_for_what_it_resolves_to(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_resolving_to_a_private_address_is_refused(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for answer in (["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::ffff:127.0.0.1"], ["fe80::1%lo"], ["::1"]):
         resolve_as(monkeypatch, answer)
         with pytest.raises(OutboundRefused, match=r"inside\.example is .* not a public address"):
             call(serve, _unreachable, url="http://inside.example:{}/", guard=Guard())
 
 
-def test_a_rebinding_name_is_connected_to_where_it_was_checked(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebinding_name_connects_to_the_checked_address(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = resolve_as(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
     guard = Guard(["127.0.0.1/32"])
     assert call(serve, answering(OK), url="http://rebind.example:{}/", guard=guard).status_code == 200
@@ -395,13 +395,13 @@ def test_a_rebinding_name_is_connected_to_where_it_was_checked(serve: Any, monke
         call(serve, _unreachable, url="http://rebind.example:{}/", guard=guard)
 
 
-def test_an_odd_number_that_only_the_resolver_understands_is_refused(serve: Any) -> None:
+def test_unusual_ipv4_notation_is_refused(serve: Any) -> None:
     for host in ("0x7f.1", "127.1", "0177.0.0.1", "2130706433"):
         with pytest.raises(OutboundRefused):
             call(serve, _unreachable, url=f"http://{host}:{{}}/", guard=Guard())
 
 
-def test_a_trusted_connection_is_not_lent_to_a_guarded_call(serve: Any) -> None:
+def test_guarded_call_does_not_reuse_a_trusted_connection(serve: Any) -> None:
     async def main() -> None:
         client = Client(Guard())
         async with serve(answering(OK)) as port:
@@ -415,7 +415,7 @@ def test_a_trusted_connection_is_not_lent_to_a_guarded_call(serve: Any) -> None:
     asyncio.run(main())
 
 
-def test_a_trusted_name_is_not_lent_to_a_guarded_call(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarded_call_does_not_reuse_a_trusted_name_lookup(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_as(monkeypatch, ["127.0.0.1"])
 
     async def main() -> None:
@@ -467,9 +467,7 @@ asyncio.run(main())
         ("hook.example", False, "ClientConnectorCertificateError"),
     ],
 )
-def test_tls_is_verified_for_the_name_asked_for_and_sni_and_host_carry_it(
-    serve: Any, name: str, trusted: bool, outcome: str
-) -> None:
+def test_tls_sni_and_host_header_use_the_requested_name(serve: Any, name: str, trusted: bool, outcome: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     names: list[str | None] = []
@@ -507,7 +505,7 @@ def test_tls_is_verified_for_the_name_asked_for_and_sni_and_host_carry_it(
 # What is given back
 
 
-def test_an_answer_never_shows_its_body_or_headers() -> None:
+def test_repr_of_an_answer_hides_its_body_and_headers() -> None:
     from sytq.http import Answer
 
     answer = Answer(200, {"Set-Cookie": "secret"}, b"secret", False, 0.1)
@@ -530,7 +528,7 @@ def test_text_follows_the_charset_and_never_fails(serve: Any, charset: str, cont
     assert call(serve, answering(reply)).text == text
 
 
-def test_a_stream_gives_lines_as_they_come_and_is_left_early_without_harm(serve: Any) -> None:
+def test_stream_yields_lines_as_they_arrive_and_can_be_left_early(serve: Any) -> None:
     async def main() -> list[bytes]:
         client = Client(Guard())
         async with serve(sending(b"HTTP/1.1 200 OK\r\n\r\n", b"data: x\n", 0.01)) as port:
@@ -549,7 +547,7 @@ def test_a_stream_gives_lines_as_they_come_and_is_left_early_without_harm(serve:
     assert asyncio.run(main()) == [b"data: x\n"] * 3
 
 
-def test_a_stream_is_not_waited_for_when_nobody_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_fails_at_the_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         client = Client(LOOPBACK)
         with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(TimeoutError):
@@ -561,7 +559,7 @@ def test_a_stream_is_not_waited_for_when_nobody_accepts(monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
-def test_a_plain_function_calls_the_same_client_from_a_thread(serve: Any) -> None:
+def test_blocking_client_calls_the_async_client_from_a_thread(serve: Any) -> None:
     body = json.dumps({"a": 1}).encode()
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 

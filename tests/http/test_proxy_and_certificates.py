@@ -175,7 +175,7 @@ def test_requests_go_through_the_proxy_with_tls_to_the_target(
     assert other.outcome.consumes_attempt and other.detail["error"] == "certificate"
 
 
-def test_the_guard_judges_the_target_before_the_proxy_hears_of_it(serve: Any, names_are_loopback: None) -> None:
+def test_guard_refuses_the_target_before_the_proxy_is_called(serve: Any, names_are_loopback: None) -> None:
     proxy = Proxy()
     for url in ("http://inside.example:{}/", "https://inside.example:{}/", "http://10.0.0.9:{}/"):
         made = through(serve, proxy, url)
@@ -185,7 +185,7 @@ def test_the_guard_judges_the_target_before_the_proxy_hears_of_it(serve: Any, na
     assert proxy.asked == []
 
 
-def test_a_proxy_at_a_private_address_is_the_operators_and_is_used(serve: Any, names_are_loopback: None) -> None:
+def test_proxy_at_a_private_address_is_allowed(serve: Any, names_are_loopback: None) -> None:
     """The guard is for URLs of callers: only the target's network is allowed here, not the proxy's."""
 
     async def main() -> Attempt:
@@ -198,7 +198,7 @@ def test_a_proxy_at_a_private_address_is_the_operators_and_is_used(serve: Any, n
     assert asyncio.run(main()).outcome.kind == "done"
 
 
-def test_faults_of_the_proxy_are_not_counted_and_those_of_the_target_are(serve: Any, names_are_loopback: None) -> None:
+def test_proxy_failures_consume_no_attempt_and_target_failures_do(serve: Any, names_are_loopback: None) -> None:
     target = "https://hook.example:{}/"
     made = through(serve, Proxy(login="me:pass"), target)
     assert (made.outcome.kind, made.outcome.consumes_attempt, made.detail["error"]) == ("retry", False, "proxy")
@@ -215,7 +215,7 @@ def test_faults_of_the_proxy_are_not_counted_and_those_of_the_target_are(serve: 
             assert made.outcome.error == "the outbound proxy cannot be used"
 
 
-def test_what_a_broken_proxy_delays_ends_with_the_tasks_age() -> None:
+def test_retries_for_a_broken_proxy_end_at_max_age() -> None:
     given = settings(outbound__proxy="http://127.0.0.1:1")
     made = asyncio.run(attempt({"url": "http://127.0.0.1/"}, given, age=86_400))
     assert made.outcome.kind == "dead" and "longer than 86400 s" in (made.outcome.error or "")

@@ -40,7 +40,7 @@ def records(code: str, **options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run(code, **options).splitlines()]
 
 
-def test_every_line_is_one_json_object_with_level_msg_time_logger_and_process() -> None:
+def test_each_line_is_a_json_object_with_the_standard_fields() -> None:
     (record,) = records("log.bind(task_id='t1').warning('slow\\ntask', duration=1.5, worker_id='w', job_id=7)")
     time = record.pop("time")
     assert record == {
@@ -59,13 +59,13 @@ def test_every_line_is_one_json_object_with_level_msg_time_logger_and_process() 
 
 
 @pytest.mark.parametrize("name", ["dramatiq.worker", "gunicorn.error", "gunicorn.access", "peewee", "aiohttp.access"])
-def test_records_of_libraries_have_the_same_form(name: str) -> None:
+def test_library_records_have_the_same_format(name: str) -> None:
     (record,) = records(f"logging.getLogger({name!r}).info('%s of %d', 'one', 2, extra={{'job_id': 7}})")
     assert (record["level"], record["msg"], record["logger"]) == ("info", "one of 2", name)
     assert (record["process"], record["job_id"]) == ("worker", 7)
 
 
-def test_the_handlers_of_gunicorn_itself_are_taken_over() -> None:
+def test_handlers_of_gunicorn_are_replaced() -> None:
     code = """
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
@@ -86,7 +86,7 @@ gunicorn.info("after a reload")
     ]
 
 
-def test_context_variables_are_in_our_records_and_in_those_of_libraries() -> None:
+def test_context_variables_are_in_sytq_and_library_records() -> None:
     code = """
 structlog.contextvars.bind_contextvars(task_id="t9")
 log.info("a")
@@ -112,7 +112,7 @@ log.info(f"once, after {first.getvalue().count(chr(10))} line there")
     assert (record["process"], record["msg"]) == ("two", "once, after 1 line there")
 
 
-def test_the_level_holds_for_all() -> None:
+def test_level_applies_to_all_loggers() -> None:
     code = """
 log.info("x")
 logging.getLogger("lib").info("x")
@@ -135,7 +135,7 @@ except ValueError:
         assert record["exception"].endswith("ValueError: redis://u:***@h:1 refused")
 
 
-def test_payloads_stay_out_of_what_libraries_print() -> None:
+def test_library_records_contain_no_payloads() -> None:
     code = """
 from dramatiq import Message
 message = Message("default", "llm", ({"prompt": "geheim"},), {"x": "geheim"}, {})
@@ -149,7 +149,7 @@ logging.getLogger("peewee").debug(("INSERT ...", ["geheim"]))
     assert re.fullmatch(r"Failed to process message llm [0-9a-f-]{36} with unhandled exception\.", record["msg"])
 
 
-def test_only_listed_fields_show_their_text_and_secrets_not_even_there() -> None:
+def test_only_listed_fields_show_text_and_secrets_are_always_masked() -> None:
     code = """
 log.info("key sk-geheim123456 of", error="Bearer geheimgeheim", api_key="geheim", max_tokens=2000, paid=True,
     payload={"prompt": "geheim"}, url="https://h/geheim", object=Exception("geheim"), at=None)
@@ -178,7 +178,7 @@ def test_every_field_that_sytq_logs_is_listed() -> None:
     assert found - SHOWN - numbers - {"exc_info"} == set()
 
 
-def test_further_fields_can_be_shown() -> None:
+def test_additional_fields_can_be_shown() -> None:
     code = """
 logs.configure("info", "json", "worker", ["customer"])
 log.info("a", customer="Miller", url="https://h")
@@ -187,7 +187,7 @@ log.info("a", customer="Miller", url="https://h")
     assert (record["customer"], record["url"]) == ("Miller", "***")
 
 
-def test_a_task_has_contract_ds_name_too_and_a_process_its_own() -> None:
+def test_lines_have_contract_ds_job_id_and_the_worker_id() -> None:
     code = """
 logs.identify(worker_id="host-1")
 log.info("a", task_id="t1")
@@ -198,7 +198,7 @@ log.info("b")
     assert (two["worker_id"], "job_id" in two) == ("host-1", False)
 
 
-def test_values_json_does_not_know_and_broken_text_do_not_lose_the_line() -> None:
+def test_unserializable_values_and_broken_text_do_not_lose_the_line() -> None:
     code = """
 from datetime import date
 log.info("处理中 \\udcff", tick=date(2026, 1, 9), data=b"x", queues={(1, 2): {3}})
@@ -208,7 +208,7 @@ log.info("处理中 \\udcff", tick=date(2026, 1, 9), data=b"x", queues={(1, 2): 
     assert (record["tick"], record["queues"], record["data"]) == ("2026-01-09", {"(1, 2)": [3]}, "***")
 
 
-def test_a_workers_lines_all_say_whose_they_are(installation: Installation) -> None:
+def test_all_lines_of_a_worker_have_its_worker_id(installation: Installation) -> None:
     worker = installation.start_worker()
     task = installation.submit("failing", "f")
     installation.wait_state(task, "dead")
@@ -225,7 +225,7 @@ def test_a_workers_lines_all_say_whose_they_are(installation: Installation) -> N
     }
 
 
-def test_console_lines_are_for_people_and_uncoloured_in_a_pipe() -> None:
+def test_console_lines_are_plain_text_without_colour_in_a_pipe() -> None:
     output = run("log.info('hello', task_id='t1', password='geheim')", form="console")
     assert "[info" in output and "hello" in output and "task_id=t1" in output and "process=worker" in output
     assert "\x1b[" not in output and "geheim" not in output
@@ -255,18 +255,18 @@ def test_console_lines_are_coloured_on_a_terminal() -> None:
     assert "hello" in output and "\x1b[" in output
 
 
-def test_warnings_are_logged_in_the_same_form() -> None:
+def test_warnings_are_logged_in_the_same_format() -> None:
     (record,) = records("import warnings; warnings.warn('old')")
     assert record["logger"] == "py.warnings" and "old" in record["msg"]
 
 
 @pytest.mark.parametrize("key", ["password", "api_key", "X-Api-Key", "Authorization", "Set-Cookie", "access_token"])
-def test_names_of_secrets_are_known(key: str) -> None:
+def test_secret_keys_are_recognized(key: str) -> None:
     assert is_secret_key(key)
 
 
 @pytest.mark.parametrize("key", ["max_tokens", "prompt_tokens", "idempotency_key", "token_bucket", "secretary", "key"])
-def test_other_names_are_not_taken_for_secrets(key: str) -> None:
+def test_other_keys_are_not_secret(key: str) -> None:
     assert not is_secret_key(key)
 
 
@@ -285,12 +285,12 @@ def test_other_names_are_not_taken_for_secrets(key: str) -> None:
         ("prompt_tokens=12 tokens: 4", "prompt_tokens=12 tokens: 4"),
     ],
 )
-def test_what_looks_secret_is_masked_and_nothing_else(text: str, masked: str) -> None:
+def test_only_secrets_in_text_are_masked(text: str, masked: str) -> None:
     assert mask_text(text) == masked
     assert mask_text(masked) == masked
 
 
-def test_a_password_with_unescaped_slashes_is_masked_in_an_address() -> None:
+def test_password_with_unescaped_slashes_is_masked_in_a_url() -> None:
     assert mask_url("redis://u:p/w@x@h:1/0") == "redis://u:***@h:1/0"
     assert mask_url("u:p@/w@unix(/s)/q?a=b") == "u:***@unix(/s)/q?a=b"
     assert mask_url("https://h/v1") == "https://h/v1"
@@ -302,7 +302,7 @@ def test_importing_changes_no_logging() -> None:
     assert done.stdout == "[] 30\n"
 
 
-def test_a_dramatiq_worker_process_logs_in_the_same_form(tmp_path: Path) -> None:
+def test_dramatiq_worker_process_logs_in_the_same_format(tmp_path: Path) -> None:
     (tmp_path / "logging_worker.py").write_text(
         """
 import dramatiq

@@ -75,7 +75,7 @@ def busy(tmp_path: Path, own_redis: RedisServer) -> Iterator[Busy]:
 
 
 @pytest.mark.faults
-def test_each_metric_moves_by_what_happened(busy: Busy) -> None:
+def test_each_metric_counts_its_events(busy: Busy) -> None:
     on, api = busy.on, busy.api
     # Calls out: a webhook that is refused at first, and one call of a provider with a price.
     assert api.request("POST", "/api/v1/tasks", {"url": busy.receiver.url}).status == 200
@@ -141,7 +141,7 @@ def test_each_metric_moves_by_what_happened(busy: Busy) -> None:
     assert wanted - shown <= {"sytq_gate_waiting"}, "nothing had to wait at a gate here: that is test_gate_metrics.py's"
 
 
-def test_a_database_that_is_away_shows(busy: Busy) -> None:
+def test_unavailable_database_is_reported_as_down(busy: Busy) -> None:
     assert busy.seen()["sytq_database_up"] == 1
     with busy.api.database.connection_context():
         busy.api.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO away")

@@ -56,21 +56,21 @@ def used(expression: str) -> set[str]:
     return {base if (base := re.sub(r"_(bucket|count|sum)$", "", name)) in histograms else name for name in names}
 
 
-def test_every_metric_is_documented_with_its_kind_and_labels_and_nothing_else_is() -> None:
+def test_documented_metrics_match_the_declared_metrics() -> None:
     documented = {}
     for name, kind, labels in re.findall(r"^\| `(sytq_\w+)` \| (\w+) \|([^|]*)\|", DOCS, re.MULTILINE):
         documented[name] = (kind, tuple(re.findall(r"`(\w+)`", labels)))
     assert documented == real()
 
 
-def test_names_follow_prometheus() -> None:
+def test_metric_names_follow_prometheus_conventions() -> None:
     for name, (kind, labels) in real().items():
         assert (kind == "counter") == name.endswith("_total"), name
         assert kind != "histogram" or name.endswith("_seconds"), name
         assert not {"id", "task_id", "host", "path", "worker"} & set(labels), name
 
 
-def test_alerts_name_existing_metrics_and_say_what_to_do() -> None:
+def test_alerts_use_existing_metrics_and_link_to_the_runbook() -> None:
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     made = {rule["record"]: used(rule["expr"]) for rule in rules if "record" in rule}
     assert set().union(*made.values()) <= set(real())
@@ -86,7 +86,7 @@ def test_alerts_name_existing_metrics_and_say_what_to_do() -> None:
         assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_alert_has_a_test_that_it_fires_and_one_that_it_does_not() -> None:
+def test_every_alert_has_a_firing_and_a_silent_test() -> None:
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     tests = yaml.safe_load(RULES.with_suffix(".test.yaml").read_text())["tests"]
     expected = [one for test in tests for one in test["alert_rule_test"]]
@@ -106,7 +106,7 @@ def test_dashboards_query_existing_metrics() -> None:
     assert set(real()) - shown <= {"sytq_build_info", "sytq_type_paused", "sytq_unreadable", "sytq_recorder_waiting"}
 
 
-def test_the_alerts_fire_as_their_tests_say(tmp_path: Path) -> None:
+def test_alert_rules_pass_their_promtool_tests(tmp_path: Path) -> None:
     promtool = required("promtool", "Debian's package prometheus has it")
     for command in (["check", "rules", str(RULES)], ["test", "rules", str(RULES.with_suffix(".test.yaml"))]):
         done = subprocess.run([promtool, *command], capture_output=True, text=True, cwd=RULES.parent, timeout=60)
@@ -133,7 +133,7 @@ def both(installation: Installation) -> Iterator[tuple[Installation, Api]]:
         api.remove()
 
 
-def test_each_api_process_answers_for_its_group_and_the_stores(both: tuple[Installation, Api]) -> None:
+def test_each_api_process_reports_metrics_of_its_group_and_the_stores(both: tuple[Installation, Api]) -> None:
     installation, api = both
     worker = installation.start_worker()
     tasks = [installation.submit("plain", f"t{n}") for n in range(5)]
@@ -170,7 +170,7 @@ def test_each_api_process_answers_for_its_group_and_the_stores(both: tuple[Insta
     )
 
 
-def test_a_killed_api_process_takes_no_count_along(both: tuple[Installation, Api]) -> None:
+def test_counts_of_killed_api_processes_are_kept(both: tuple[Installation, Api]) -> None:
     _, api = both
     (folder,) = api.folder.glob(f"sytq-*-{api.process.pid}")
     listed = 'sytq_http_seconds_count{method="GET",route="/api/tasks",status="200"}'
@@ -194,7 +194,7 @@ def test_a_killed_api_process_takes_no_count_along(both: tuple[Installation, Api
     assert not folder.exists()
 
 
-def test_a_killed_worker_shows_and_its_task_counts_as_reclaimed(both: tuple[Installation, Api]) -> None:
+def test_killed_worker_is_counted_as_lost_and_its_task_as_reclaimed(both: tuple[Installation, Api]) -> None:
     installation, api = both
     first = installation.start_worker()
     installation.hold("long")
@@ -258,7 +258,7 @@ print(len(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
     assert seen['trial_kept_seconds_bucket{le="0.1",of="b"}'] == 0
 
 
-def test_one_name_has_one_meaning() -> None:
+def test_metric_declared_twice_with_other_labels_is_refused() -> None:
     metrics.Counter("trial_once_total", "For this test.", ("a",))
     with pytest.raises(ValueError, match="declared twice"):
         metrics.Counter("trial_once_total", "For this test.", ("b",))

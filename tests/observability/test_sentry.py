@@ -69,9 +69,7 @@ def submit(on: Installation, type_name: str, **origin: str) -> str:
     return task.id
 
 
-def test_a_dead_task_is_one_event_with_its_attempts_and_nothing_confided(
-    reporting: Installation, ingest: Ingest
-) -> None:
+def test_dead_task_is_one_event_with_its_attempts_and_no_secrets(reporting: Installation, ingest: Ingest) -> None:
     worker = reporting.start_worker()
     dead = [submit(reporting, "careless"), submit(reporting, "careless"), submit(reporting, "careless-plain")]
     origin = {"request_id": "req-7", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
@@ -113,7 +111,7 @@ def test_a_dead_task_is_one_event_with_its_attempts_and_nothing_confided(
         assert secret not in sent
 
 
-def test_a_crash_of_ours_and_a_killing_task_are_told(reporting: Installation, ingest: Ingest) -> None:
+def test_loop_crash_and_worker_killing_task_are_reported(reporting: Installation, ingest: Ingest) -> None:
     for _ in range(3):
         worker = reporting.start_worker(threads=1)
         if not reporting.notes():
@@ -131,9 +129,7 @@ def test_a_crash_of_ours_and_a_killing_task_are_told(reporting: Installation, in
     assert event["exception"]["values"][-1]["type"] == "OperationalError"
 
 
-def test_a_tick_of_a_schedule_is_checked_in_as_it_begins_and_as_it_ends(
-    reporting: Installation, ingest: Ingest
-) -> None:
+def test_schedule_tick_checks_in_when_it_starts_and_ends(reporting: Installation, ingest: Ingest) -> None:
     for name in ("pulse", "ill", "rapid"):
         reporting.runtime.schedules.begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
     worker = reporting.start_worker()
@@ -169,7 +165,7 @@ def checks(ingest: Ingest, monitor: str) -> list[Any]:
     return [check for check in ingest.of("check_in") if check["monitor_slug"] == monitor]
 
 
-def test_sentry_names_the_callers_trace_and_makes_none_whatever_the_sample_rate(
+def test_sentry_names_the_callers_trace_and_makes_none_at_any_sample_rate(
     reporting: Installation, ingest: Ingest, receiver: Receiver
 ) -> None:
     worker = reporting.start_worker()
@@ -199,7 +195,7 @@ def test_sentry_names_the_callers_trace_and_makes_none_whatever_the_sample_rate(
     assert KEY not in ingest.raw.decode()
 
 
-def test_nothing_is_sent_and_nothing_patched_without_a_dsn(installation: Installation) -> None:
+def test_sentry_is_inactive_without_a_dsn(installation: Installation) -> None:
     worker = installation.start_worker()
     installation.wait_state(installation.submit("failing", "f"), "dead")
     assert worker.terminate() == 0

@@ -79,7 +79,7 @@ def header(span: Seen) -> str:
     return f"00-{span.trace}-{span.id}-01"
 
 
-def test_from_request_over_task_to_callback_is_one_trace(
+def test_request_task_and_callback_are_one_trace(
     install: Callable[..., tuple[Installation, Api]],
     collector: Collector,
     receiver: Receiver,
@@ -146,7 +146,7 @@ def test_from_request_over_task_to_callback_is_one_trace(
         assert secret not in collector.raw.decode(errors="replace"), secret
 
 
-def test_each_attempt_is_a_span_and_says_how_it_failed_without_its_words(
+def test_each_attempt_is_a_span_with_error_type_and_no_message(
     install: Callable[..., tuple[Installation, Api]], collector: Collector
 ) -> None:
     installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
@@ -165,7 +165,7 @@ def test_each_attempt_is_a_span_and_says_how_it_failed_without_its_words(
 
 
 @pytest.mark.parametrize(("type_name", "queue"), [("caller", "threads"), ("async-caller", "loop")])
-def test_calls_and_tasks_of_a_run_are_below_it(
+def test_calls_and_tasks_of_an_attempt_are_child_spans(
     install: Callable[..., tuple[Installation, Api]],
     collector: Collector,
     receiver: Receiver,
@@ -187,7 +187,7 @@ def test_calls_and_tasks_of_a_run_are_below_it(
     assert [one.headers["traceparent"] for one in receiver.received] == [header(call)]
 
 
-def test_a_call_says_what_was_answered_or_what_broke(
+def test_span_of_a_call_has_its_status_or_error_type(
     install: Callable[..., tuple[Installation, Api]], collector: Collector
 ) -> None:
     installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
@@ -208,7 +208,7 @@ def test_a_call_says_what_was_answered_or_what_broke(
     assert KEY not in collector.raw.decode(errors="replace")
 
 
-def test_a_caller_that_samples_nothing_is_followed_and_another_trace_is_left_alone(
+def test_unsampled_caller_is_respected_and_own_traceparent_is_kept(
     install: Callable[..., tuple[Installation, Api]], collector: Collector, receiver: Receiver
 ) -> None:
     installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
@@ -229,7 +229,7 @@ def test_a_caller_that_samples_nothing_is_followed_and_another_trace_is_left_alo
     assert not [span for span in collector.spans if span.kind == "CLIENT"]
 
 
-def test_where_it_traces_sentry_does_not_but_names_the_trace(
+def test_sentry_names_the_opentelemetry_trace_and_makes_none(
     install: Callable[..., tuple[Installation, Api]], collector: Collector
 ) -> None:
     ingest = Ingest()
@@ -255,7 +255,7 @@ def test_where_it_traces_sentry_does_not_but_names_the_trace(
         ingest.close()
 
 
-def test_probes_are_no_part_of_traces(install: Callable[..., tuple[Installation, Api]], collector: Collector) -> None:
+def test_probes_make_no_spans(install: Callable[..., tuple[Installation, Api]], collector: Collector) -> None:
     _, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     api.start()
     for path in ("/healthz/live", "/healthz/ready", "/health", "/metrics", "/stats"):
@@ -276,7 +276,7 @@ class Hung:
 
 
 @pytest.mark.parametrize("state", ["away", "hung"])
-def test_a_receiver_that_is_away_or_hangs_holds_up_neither_tasks_nor_the_end(
+def test_unavailable_collector_delays_neither_tasks_nor_shutdown(
     install: Callable[..., tuple[Installation, Api]], state: str
 ) -> None:
     hung = Hung()
@@ -301,7 +301,7 @@ def test_a_receiver_that_is_away_or_hangs_holds_up_neither_tasks_nor_the_end(
 
 
 @pytest.mark.parametrize("settings", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}])
-def test_nothing_is_loaded_unless_it_is_wanted(
+def test_opentelemetry_is_imported_only_when_enabled(
     install: Callable[..., tuple[Installation, Api]], settings: dict[str, str]
 ) -> None:
     installation, api = install(**settings)
@@ -322,7 +322,7 @@ def test_nothing_is_loaded_unless_it_is_wanted(
     assert worker.terminate() == 0
 
 
-def test_a_missing_extra_is_told_and_keeps_nobody_from_work(
+def test_missing_otel_extra_is_logged_and_tasks_still_run(
     install: Callable[..., tuple[Installation, Api]], tmp_path: Path
 ) -> None:
     (tmp_path / "without" / "opentelemetry").mkdir(parents=True)

@@ -46,7 +46,7 @@ def fill(runtime: Runtime, tasks: int, payload: str = "{}") -> None:
             Task.insert_many(rows[start : start + 200]).execute()
 
 
-def test_a_backup_is_written_checked_and_named_by_its_task(runtime: Runtime, folder: Path) -> None:
+def test_backup_is_verified_and_named_after_its_task(runtime: Runtime, folder: Path) -> None:
     fill(runtime, 700)
     run = Run(runtime, "backup", {}, dt.datetime(2026, 7, 1, 3, 0, tzinfo=dt.UTC))
     result = run.start()
@@ -59,7 +59,7 @@ def test_a_backup_is_written_checked_and_named_by_its_task(runtime: Runtime, fol
     assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_the_same_task_again_leaves_the_file_as_it_is(runtime: Runtime, folder: Path) -> None:
+def test_second_attempt_keeps_the_file_of_the_first(runtime: Runtime, folder: Path) -> None:
     run = Run(runtime, "backup", {})
     first = run.start()
     fill(runtime, 10)
@@ -67,7 +67,7 @@ def test_the_same_task_again_leaves_the_file_as_it_is(runtime: Runtime, folder: 
     assert len(list(folder.iterdir())) == 1
 
 
-def test_old_ones_go_only_once_a_new_one_is_good(runtime: Runtime, folder: Path) -> None:
+def test_old_backups_are_deleted_only_after_a_good_new_backup(runtime: Runtime, folder: Path) -> None:
     days = [dt.datetime(2026, 7, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
     first, second, third = (Run(runtime, "backup", {}, day) for day in days)
     first.start()
@@ -84,7 +84,7 @@ def test_old_ones_go_only_once_a_new_one_is_good(runtime: Runtime, folder: Path)
     assert len(list(folder.iterdir())) == 3
 
 
-def test_partial_files_of_the_dead_go(runtime: Runtime, folder: Path) -> None:
+def test_old_partial_files_are_deleted(runtime: Runtime, folder: Path) -> None:
     folder.mkdir(parents=True)
     run = Run(runtime, "backup", {}, dt.datetime(2026, 7, 1, tzinfo=dt.UTC))
     own = folder / f"backup-20260701T000000Z-{run.id[-12:]}.jsonl.gz.0.partial"
@@ -116,7 +116,7 @@ def sytq(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_command_line_restores_it(runtime: Runtime, folder: Path, tmp_path: Path) -> None:
+def test_cli_restores_a_backup(runtime: Runtime, folder: Path, tmp_path: Path) -> None:
     fill(runtime, 5, '{"secret": "hush"}')
     file = Run(runtime, "backup", {}).start()["file"]
     target = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'new.db'}"}
@@ -138,7 +138,7 @@ def test_the_command_line_restores_it(runtime: Runtime, folder: Path, tmp_path: 
     assert (missing.returncode, "cannot be read: No such file" in missing.stderr) == (1, True)
 
 
-def test_a_backup_of_a_strangers_tables_is_restored_by_the_command_line(
+def test_cli_restores_tables_of_a_third_party_plugin(
     tmp_path: Path, redis_url: str, database_url: str, folder: Path
 ) -> None:
     (tmp_path / "plugins" / "migrations").mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_a_backup_of_a_strangers_tables_is_restored_by_the_command_line(
 
 
 @pytest.mark.faults
-def test_a_backup_that_is_killed_half_way_is_no_backup_and_is_made_again(
+def test_backup_of_a_killed_worker_is_partial_and_written_again(
     tmp_path: Path, redis_url: str, mysql_url: str, folder: Path
 ) -> None:
     own = {"SYTQ_TYPES__BACKUP": json.dumps({"folder": str(folder)})}

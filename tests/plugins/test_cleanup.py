@@ -71,7 +71,7 @@ def left(runtime: Runtime, but: str = "") -> set[str]:
     return tasks
 
 
-def test_finished_tasks_older_than_the_retention_go_with_what_belongs_to_them(runtime: Runtime) -> None:
+def test_finished_tasks_past_retention_are_deleted_with_their_records(runtime: Runtime) -> None:
     for state in TERMINAL:
         add(runtime, f"old-{state}", state, 1.1)
         add(runtime, f"new-{state}", state, 0.9)
@@ -79,7 +79,7 @@ def test_finished_tasks_older_than_the_retention_go_with_what_belongs_to_them(ru
     assert left(runtime) == {f"new-{state}" for state in TERMINAL}
 
 
-def test_a_task_that_has_not_ended_stays_however_old(runtime: Runtime) -> None:
+def test_unfinished_tasks_are_kept_at_any_age(runtime: Runtime) -> None:
     unfinished = [state for state in STATES if state not in TERMINAL]
     for state in unfinished:
         add(runtime, state, state, 5)  # a time that another program wrote there makes no end of it
@@ -87,7 +87,7 @@ def test_a_task_that_has_not_ended_stays_however_old(runtime: Runtime) -> None:
     assert left(runtime) == set(unfinished)
 
 
-def test_an_age_of_ones_own(runtime: Runtime) -> None:
+def test_older_than_in_the_payload_replaces_the_retention(runtime: Runtime) -> None:
     add(runtime, "hour", "succeeded", 1)
     add(runtime, "day", "succeeded", 24)
     assert clean(runtime, older_than="12h") == NOTHING | {"tasks": 1}
@@ -100,7 +100,7 @@ def test_a_dry_run_counts_and_deletes_nothing(runtime: Runtime) -> None:
     assert left(runtime) == {"old"}
 
 
-def test_a_task_that_somebody_begins_to_wait_for_meanwhile_stays(runtime: Runtime) -> None:
+def test_task_that_gains_a_dependent_during_cleanup_is_kept(runtime: Runtime) -> None:
     add(runtime, "outer", "succeeded", 0.5)
     add(runtime, "inner", "succeeded", 2)
     with runtime.database.connection_context():
@@ -118,7 +118,7 @@ def test_a_task_that_somebody_begins_to_wait_for_meanwhile_stays(runtime: Runtim
     assert left(runtime, but=last.id) == {"outer", "inner"}
 
 
-def test_more_than_a_batch_goes_in_one_run(runtime: Runtime) -> None:
+def test_one_cleanup_deletes_more_than_one_batch(runtime: Runtime) -> None:
     long_ago = utcnow() - dt.timedelta(hours=2)
     rows = [
         {"id": f"t{number}", "type": "x", "state": "succeeded", "payload": "{}", "created_at": long_ago,
@@ -132,7 +132,7 @@ def test_more_than_a_batch_goes_in_one_run(runtime: Runtime) -> None:
     assert left(runtime) == set()
 
 
-def test_each_state_and_type_has_a_retention_of_its_own(database_url: str) -> None:
+def test_retention_can_be_set_per_state_and_type(database_url: str) -> None:
     own = {"states": {"dead": "100h"}, "types": {"llm": "200h", "report": "10m"}}
     with runtime_of(
         database_url, "redis://127.0.0.1:1/0", QUEUE__RETENTION="1h", TYPES__CLEANUP=json.dumps(own)
@@ -153,7 +153,7 @@ def test_each_state_and_type_has_a_retention_of_its_own(database_url: str) -> No
         assert clean(runtime, older_than="90h")["tasks"] == 3
 
 
-def test_audit_and_spend_go_after_their_own_time(runtime: Runtime) -> None:
+def test_audit_and_spend_have_their_own_retention(runtime: Runtime) -> None:
     now = utcnow()
     with runtime.database.connection_context():
         for statement in OLD_TABLES:
@@ -174,7 +174,7 @@ def test_audit_and_spend_go_after_their_own_time(runtime: Runtime) -> None:
     assert clean(runtime) == NOTHING
 
 
-def test_days_of_budgets_go_with_their_spend(runtime: Runtime) -> None:
+def test_budget_days_are_deleted_with_their_spend(runtime: Runtime) -> None:
     today = utcnow().date()
     with runtime.database.connection_context():
         for days in (0, 364, 366, 700):
@@ -187,7 +187,7 @@ def test_days_of_budgets_go_with_their_spend(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize(("disable_after", "kept"), [(None, 29), ("240h", 39)])
-def test_hosts_that_failed_and_are_not_called_any_more_are_forgotten(
+def test_failing_hosts_are_deleted_after_their_retention(
     database_url: str, disable_after: str | None, kept: int
 ) -> None:
     settings = {"WEBHOOK__DISABLE_AFTER": disable_after} if disable_after else {}
@@ -202,7 +202,7 @@ def test_hosts_that_failed_and_are_not_called_any_more_are_forgotten(
             assert FailingHost.select().order_by(FailingHost.since).get().host == f"host:h{kept}:443"
 
 
-def test_files_that_sytq_wrote_go_when_they_are_old(database_url: str, tmp_path: Path) -> None:
+def test_old_files_written_by_sytq_are_deleted(database_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "reports"
     folder.mkdir()
     for name in ("report-1.csv", "backup-1.jsonl.gz", "notes.txt", "report-new.html"):
@@ -219,7 +219,7 @@ def test_files_that_sytq_wrote_go_when_they_are_old(database_url: str, tmp_path:
 
 
 @pytest.mark.faults
-def test_a_cleanup_that_is_killed_half_way_is_ended_by_another_worker(installation: Installation) -> None:
+def test_cleanup_of_a_killed_worker_is_finished_by_another_worker(installation: Installation) -> None:
     runtime, total = installation.runtime, 20_000
     ended = utcnow() - dt.timedelta(days=2)
     rows = [
@@ -246,12 +246,12 @@ def test_a_cleanup_that_is_killed_half_way_is_ended_by_another_worker(installati
 
 
 @pytest.mark.parametrize("payload", [{"older_than": "-1s"}, {"older_than": "soon"}, {"dry_run": 7}, {"x": 1}])
-def test_a_payload_that_is_none_is_refused(payload: dict[str, Any]) -> None:
+def test_invalid_payload_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Cleanup.model_validate(payload)
 
 
-def test_idempotency_keys_of_yesterday_are_forgotten(runtime: Runtime) -> None:
+def test_idempotency_keys_older_than_a_day_are_deleted(runtime: Runtime) -> None:
     now = utcnow()
     with runtime.database.connection_context(), runtime.database.atomic():
         for number in range(1100):

@@ -49,7 +49,7 @@ def submit(installation: Installation, type_name: str, payload: Any) -> str:
 # -- http
 
 
-def test_a_request_is_filled_and_retried_by_its_policy() -> None:
+def test_http_type_fills_its_request_and_retries_by_its_policy() -> None:
     section = {
         "http": {
             "url": "https://shop.example/orders/{name}?q={name}",
@@ -72,7 +72,7 @@ def test_a_request_is_filled_and_retried_by_its_policy() -> None:
     assert first.headers["content-type"] == "application/json"
 
 
-def test_values_cannot_leave_their_place_in_the_request() -> None:
+def test_payload_values_cannot_alter_the_request_structure() -> None:
     says = {
         "the end": ({"x": "1", "y": "2"}, "HTTP 404 from shop.example"),
         "dots": ({"x": "..", "y": "2"}, "a value would be '.' or '..' in the URL's path"),
@@ -122,12 +122,12 @@ def test_values_cannot_leave_their_place_in_the_request() -> None:
         ({"comand": ["ls"]}, r"types\.one: no such task type; valid: .*one with one of the keys command, http"),
     ],
 )
-def test_a_declaration_that_cannot_be_meant_stops_the_start(section: dict[str, Any], words: str) -> None:
+def test_invalid_declaration_is_refused_at_startup(section: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         registry(one=section)
 
 
-def test_payloads_are_checked_by_their_words() -> None:
+def test_payloads_are_validated_by_their_declared_fields() -> None:
     fields = {
         "a": "text",
         "n": "integer",
@@ -148,7 +148,7 @@ def test_payloads_are_checked_by_their_words() -> None:
             declared.parse(wrong)
 
 
-def test_an_installed_type_is_only_configured() -> None:
+def test_section_of_an_installed_type_only_configures_it() -> None:
     declared = registry(webhook={"timeout": "7s"}).get("webhook")
     assert declared.timeout == 7
     assert "types." not in declared.source
@@ -164,7 +164,7 @@ def run(payload: Any = None, **section: Any) -> Any:
         return once.result if once.start() == "succeeded" else (once.state, once.error)
 
 
-def test_values_stay_one_argument_and_no_shell_reads_them(tmp_path: Path) -> None:
+def test_payload_values_are_single_arguments_without_a_shell(tmp_path: Path) -> None:
     nasty = "a b; touch /tmp/x $(id) `id` 'q' \"q\" | * \n é"
     shown = run({"x": nasty, "n": 5}, command=["printf", "[%s]", "{x}", "n={n}", "{x}{n}"])
     assert shown == {"exit": 0, "output": f"[{nasty}][n=5][{nasty}5]"}
@@ -179,12 +179,12 @@ def test_a_value_cannot_become_an_option() -> None:
         arguments(["ls", "{x}"], {"x": "a\0b"})
 
 
-def test_the_payload_is_on_its_input_and_json_from_its_output() -> None:
+def test_command_reads_the_payload_and_its_json_output_is_parsed() -> None:
     assert run({"a": ["é", 1]}, command=["cat"])["output"] == {"a": ["é", 1]}
     assert run({"a": "x" * 300_000}, command=["true"]) == {"exit": 0, "output": ""}  # it need not be read
 
 
-def test_its_environment_is_small_and_its_output_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_command_environment_is_minimal_and_output_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SYTQ_REDIS__PASSWORD", "hush")
     shown = run(command=["env"], environment={"SHOP": "7"})["output"]
     assert {line.partition("=")[0] for line in shown.splitlines()} == {
@@ -195,7 +195,7 @@ def test_its_environment_is_small_and_its_output_bounded(monkeypatch: pytest.Mon
     assert cut == "x" * 1024 + "\n[cut at 1024 bytes]"
 
 
-def test_its_exit_decides_and_its_last_words_are_told() -> None:
+def test_command_exit_status_decides_and_stderr_is_reported() -> None:
     failing = ["sh", "-c", "echo first >&2; echo 'token=abcdef123 is bad' >&2; exit 3"]
     assert run(command=failing) == ("retrying", "sh: exit status 3: token=*** is bad")
     assert run(command=failing, dead_on=[3]) == ("dead", "sh: exit status 3: token=*** is bad")
@@ -219,7 +219,7 @@ STUBBORN = "trap '' TERM; sleep 300 & echo $$ $! > {folder}/pids; wait; wait"
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 @pytest.mark.faults
-def test_at_the_time_limit_all_that_it_started_ends(installed: Callable[..., Installation], tmp_path: Path) -> None:
+def test_command_timeout_kills_all_its_child_processes(installed: Callable[..., Installation], tmp_path: Path) -> None:
     script = STUBBORN.replace("{folder}", str(tmp_path))
     installation = installed(
         one={"command": ["sh", "-c", script], "timeout": "10s", "retry": {"max_attempts": 1}},
@@ -238,7 +238,7 @@ def test_at_the_time_limit_all_that_it_started_ends(installed: Callable[..., Ins
 
 @pytest.mark.skipif(not Path("/usr/bin/setpriv").exists(), reason="needs util-linux")
 @pytest.mark.faults
-def test_a_worker_that_is_killed_takes_its_program_along_and_another_runs_it(
+def test_command_ends_with_its_killed_worker_and_runs_on_another(
     installed: Callable[..., Installation], tmp_path: Path
 ) -> None:
     script = f"echo $$ >> {tmp_path}/pids; test $SYTQ_ATTEMPT -gt 1 || exec sleep 300"

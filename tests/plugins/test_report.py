@@ -93,7 +93,7 @@ def test_tasks_are_counted_by_type_and_day_with_their_times(runtime: Runtime, mo
     assert rows == {("2026-07-02", "llm"): 1, ("2026-07-03", "email"): 40, ("2026-07-03", "llm"): 2}
 
 
-def test_a_period_in_which_nothing_ended_makes_a_report_too(runtime: Runtime) -> None:
+def test_empty_period_makes_a_report(runtime: Runtime) -> None:
     files = report(runtime)
     assert json.loads(files["json"])["total"]["run_p50"] is None
     assert "0 tasks" in files["html"]
@@ -135,7 +135,7 @@ def test_spend_is_counted_by_provider_type_and_day(runtime: Runtime) -> None:
     assert "LLM spend by day" in files["html"]
 
 
-def test_a_table_for_spreadsheets_holds_no_formula(runtime: Runtime) -> None:
+def test_csv_cells_contain_no_formulas(runtime: Runtime) -> None:
     add(runtime, "=1+1", "dead", UNTIL - dt.timedelta(hours=1))
     (row,) = csv.DictReader(report(runtime, formats=["csv"])["tasks.csv"].splitlines())
     assert (row["type"], row["dead"]) == ("'=1+1", "1")
@@ -155,7 +155,7 @@ class Links(HTMLParser):
         self.found += [name for name, _ in attributes if name in named or name.startswith("on")]
 
 
-def test_the_page_stands_by_itself_and_shows_what_is_there(runtime: Runtime) -> None:
+def test_html_report_is_self_contained_and_escaped(runtime: Runtime) -> None:
     for hour in range(1, 20):
         add(
             runtime,
@@ -181,7 +181,7 @@ def test_the_page_stands_by_itself_and_shows_what_is_there(runtime: Runtime) -> 
     assert max(heights) < 160  # the highest column has both outcomes
 
 
-def test_the_same_task_again_writes_the_same_files(runtime: Runtime, tmp_path: Path) -> None:
+def test_second_attempt_writes_the_same_files(runtime: Runtime, tmp_path: Path) -> None:
     add(runtime, "email", "succeeded", UNTIL - dt.timedelta(hours=1))
     run = Run(runtime, "report", {"until": UNTIL.isoformat(), "email": ["a@example.com"]})
     first = run.start()
@@ -199,7 +199,7 @@ def test_the_same_task_again_writes_the_same_files(runtime: Runtime, tmp_path: P
     assert payload["subject"] == "sytq: 1 tasks, 0 dead, 2026-07-02 to 2026-07-03"
 
 
-def test_a_report_without_a_word_is_of_the_day_before_its_submission(runtime: Runtime) -> None:
+def test_default_period_is_the_day_before_submission(runtime: Runtime) -> None:
     result = Run(runtime, "report", {}, dt.datetime(2026, 7, 3, 12, 0, 30, tzinfo=dt.UTC)).start()
     assert (result["since"], result["until"]) == ("2026-07-02T12:00:30Z", "2026-07-03T12:00:30Z")
 
@@ -216,13 +216,13 @@ def test_a_report_without_a_word_is_of_the_day_before_its_submission(runtime: Ru
         {"folder": "/etc"},
     ],
 )
-def test_a_payload_that_is_none_is_refused(runtime: Runtime, payload: dict[str, Any]) -> None:
+def test_invalid_payload_is_refused(runtime: Runtime, payload: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         runtime.submitter.prepare("report", payload)
 
 
 @pytest.mark.faults
-def test_a_report_that_is_killed_half_way_is_made_whole_by_another_worker(tmp_path: Path, redis_url: str) -> None:
+def test_report_of_a_killed_worker_is_completed_by_another_worker(tmp_path: Path, redis_url: str) -> None:
     folder = tmp_path / "reports"
     own = {"SYTQ_TYPES__REPORT__FOLDER": str(folder), "SYTQ_QUEUE__RETENTION": "999h"}
     installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **own)

@@ -134,7 +134,7 @@ def run(shop: Installation, *command: str) -> str:
     return done.stdout
 
 
-def test_a_stranger_alone_has_settings_tables_a_loop_and_runs(shop: Installation) -> None:
+def test_third_party_plugin_works_without_the_built_in_plugins(shop: Installation) -> None:
     assert "shop/0001_sales" in run(shop, "-m", "sytq.cli", "db", "migrate")
     tables = set(shop.runtime.database.get_tables())
     assert {"sytq_tasks", "sytq_migrations_shop", "shop_sales"} <= tables

@@ -93,7 +93,7 @@ def test_rows_without_a_task_are_submitted_once(runtime: Runtime) -> None:
     assert tasks(runtime) == submitted
 
 
-def test_rows_that_are_worked_on_or_done_or_young_are_left_alone(runtime: Runtime) -> None:
+def test_rows_in_progress_finished_or_recent_are_unchanged(runtime: Runtime) -> None:
     states = ("queued", "scheduled", "running", "retrying")
     for id, state in enumerate(states, start=1):
         add_row(runtime, id, "处理中")
@@ -110,7 +110,7 @@ def test_rows_that_are_worked_on_or_done_or_young_are_left_alone(runtime: Runtim
     assert tasks(runtime).keys() == {1}
 
 
-def test_a_row_whose_task_has_ended_gets_what_came_of_it(runtime: Runtime) -> None:
+def test_row_gets_the_outcome_of_its_finished_task(runtime: Runtime) -> None:
     add_row(runtime, 1, "处理中", failed_info="an earlier attempt")
     add_answer(runtime, add_task(runtime, 1, "succeeded"), "draft", "the report 报告")
     add_row(runtime, 2, "处理中")
@@ -129,14 +129,14 @@ def test_a_row_whose_task_has_ended_gets_what_came_of_it(runtime: Runtime) -> No
     assert sync(runtime) == {"rows": {}}
 
 
-def test_a_task_that_ended_before_the_row_changed_says_nothing_about_it(runtime: Runtime) -> None:
+def test_task_finished_before_the_row_changed_is_ignored(runtime: Runtime) -> None:
     add_row(runtime, 1, "待处理", minutes=20)
     add_answer(runtime, add_task(runtime, 1, "succeeded", minutes=30), "old")
     assert sync(runtime)["rows"] == {"resubmitted": [1]}
     assert row(runtime, 1).report is None
 
 
-def test_strange_payloads_and_other_tables_of_one_id_are_no_tasks_of_the_row(runtime: Runtime) -> None:
+def test_tasks_with_invalid_payloads_or_other_tables_are_ignored(runtime: Runtime) -> None:
     add_row(runtime, 7, "处理中")
     for number, payload in enumerate(
         [
@@ -152,16 +152,14 @@ def test_strange_payloads_and_other_tables_of_one_id_are_no_tasks_of_the_row(run
     assert sync(runtime)["rows"] == {"resubmitted": [7]}
 
 
-def test_more_rows_than_a_page_are_all_found(runtime: Runtime) -> None:
+def test_rows_beyond_one_page_are_found(runtime: Runtime) -> None:
     for id in range(1, 451):
         add_row(runtime, id, "处理中")
     found = sync(runtime, dry_run=True)
     assert (found["resubmitted"], found["rows"]["resubmitted"]) == (450, list(range(1, 21)))
 
 
-def test_a_report_that_the_table_cannot_take_is_told_and_the_rest_goes_on(
-    mysql_url: str, mysql_server: MySQLServer
-) -> None:
+def test_report_refused_by_the_table_is_listed_and_other_rows_go_on(mysql_url: str, mysql_server: MySQLServer) -> None:
     with runtime_of(mysql_url, REDIS, LLM__STATUS_LABELS="zh") as runtime:
         for id, content in ((1, "x" * 70_000), (2, "short")):
             add_row(runtime, id, "处理中")
@@ -171,7 +169,7 @@ def test_a_report_that_the_table_cannot_take_is_told_and_the_rest_goes_on(
         assert (row(runtime, 1).status, row(runtime, 1).report) == ("处理中", None)
 
 
-def test_a_table_that_is_not_there_or_not_configured_is_named(database_url: str) -> None:
+def test_missing_or_unconfigured_table_is_named(database_url: str) -> None:
     tables = json.dumps({"nosuch": {}, "valuation_records": {}})
     with runtime_of(database_url, REDIS, LLM__TABLES=tables) as runtime:
         assert Run(runtime, "sync", {}).start()["tables"] == {
@@ -182,7 +180,7 @@ def test_a_table_that_is_not_there_or_not_configured_is_named(database_url: str)
             Run(runtime, "sync", {"tables": ["users"]}).start()
 
 
-def test_submitting_can_be_switched_off(database_url: str) -> None:
+def test_resubmission_can_be_disabled(database_url: str) -> None:
     own = json.dumps({"resubmit": False, "stuck_after": "2h"})
     with runtime_of(database_url, REDIS, LLM__STATUS_LABELS="zh", TYPES__SYNC=own) as runtime:
         add_row(runtime, 1, "待处理")
@@ -192,7 +190,7 @@ def test_submitting_can_be_switched_off(database_url: str) -> None:
 
 
 @pytest.mark.faults
-def test_a_sync_that_is_killed_half_way_submits_each_row_once(
+def test_sync_of_a_killed_worker_submits_each_row_once(
     tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str
 ) -> None:
     """Through real workers; there is no provider, so that the submitted tasks wait."""

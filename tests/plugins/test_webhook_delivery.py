@@ -44,20 +44,20 @@ def deliver(serve: Any, data: bytes | None, payload: dict[str, Any] | None = Non
 
 
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "204 No Content", "299 Odd"])
-def test_any_2xx_is_delivered(serve: Any, status: str) -> None:
+def test_any_2xx_status_is_success(serve: Any, status: str) -> None:
     made = deliver(serve, answer(status))
     assert made.outcome.kind == "done" and made.result["status"] == int(status[:3])
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 307, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 504, 599])
-def test_any_other_status_is_tried_again(serve: Any, status: int) -> None:
+def test_any_other_status_is_retried(serve: Any, status: int) -> None:
     made = deliver(serve, answer(f"{status} X", "Location: http://127.0.0.1:1/"))
     assert (made.outcome.kind, made.outcome.delay, made.outcome.consumes_attempt) == ("retry", 10.0, True)
     assert f"HTTP {status} from 127.0.0.1" in (made.outcome.error or "")
     assert made.detail["status"] == status
 
 
-def test_410_and_what_is_configured_end_at_once(serve: Any) -> None:
+def test_410_and_configured_final_statuses_are_dead_at_once(serve: Any) -> None:
     assert deliver(serve, answer("410 Gone")).outcome.kind == "dead"
     final = {"webhook__final_statuses": [404, 422]}
     assert deliver(serve, answer("422 X"), **final).outcome.kind == "dead"
@@ -65,13 +65,13 @@ def test_410_and_what_is_configured_end_at_once(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable", "302 Found", "500 X"])
-def test_retry_after_decides_in_both_forms(serve: Any, status: str) -> None:
+def test_retry_after_sets_the_delay_in_both_forms(serve: Any, status: str) -> None:
     assert deliver(serve, answer(status, "Retry-After: 77")).outcome.delay == 77
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     assert 3500 < deliver(serve, answer(status, f"Retry-After: {date}")).outcome.delay <= 3600
 
 
-def test_the_detail_splits_the_time_and_keeps_the_answer(serve: Any) -> None:
+def test_attempt_detail_has_latencies_and_the_answer(serve: Any) -> None:
     made = deliver(serve, answer("503 X", "X-Own: yes", body="Zu viel: 太多".encode()))
     assert made.detail["host"] == "127.0.0.1"
     assert made.detail["body"] == "Zu viel: 太多" and made.detail["body_truncated"] is False
@@ -82,7 +82,7 @@ def test_the_detail_splits_the_time_and_keeps_the_answer(serve: Any) -> None:
     json.dumps(made.detail)
 
 
-def test_dns_and_tls_have_their_share(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_attempt_detail_has_dns_and_tls_latencies(serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
@@ -105,7 +105,7 @@ def test_dns_and_tls_have_their_share(serve: Any, monkeypatch: pytest.MonkeyPatc
     assert "first_byte" not in bad.detail["latency_ms"]
 
 
-def test_what_broke_is_named_and_kept(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_detail_names_the_connection_error(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = deliver(serve, None)
     assert made.outcome.kind == "retry" and made.detail["error"] in ("reset", "closed")
     assert deliver(serve, b"SSH-2.0\r\n\r\n").detail["error"] == "protocol"
@@ -122,14 +122,14 @@ def test_what_broke_is_named_and_kept(serve: Any, monkeypatch: pytest.MonkeyPatc
     assert lost.outcome.error == "nowhere.example cannot be resolved" and lost.detail["error"] == "dns"
 
 
-def test_a_silent_host_costs_the_request_timeout_and_no_more() -> None:
+def test_silent_host_times_out_after_request_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
         made = asyncio.run(attempt({"url": url}, settings(worker__request_timeout="300ms")))
     assert made.outcome.error == "127.0.0.1 timed out after 0.3s" and made.detail["error"] == "timeout"
 
 
-def test_a_private_address_ends_at_once_whatever_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_address_is_dead_at_once_under_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     made = asyncio.run(attempt({"url": "http://10.0.0.1/"}, guard=Guard()))
     assert made.outcome.kind == "dead" and "not a public address" in (made.outcome.error or "")
     real = socket.getaddrinfo
@@ -138,7 +138,7 @@ def test_a_private_address_ends_at_once_whatever_the_name(monkeypatch: pytest.Mo
     assert made.outcome.kind == "dead" and made.detail["error"] == "refused by the guard"
 
 
-def test_credentials_are_not_kept(serve: Any) -> None:
+def test_attempt_detail_hides_credentials(serve: Any) -> None:
     leaky = json.dumps(
         {"you_sent": "Bearer-of-hunter2", "api_key": "k-hunter3", "next": "https://x.example/?t=hunter4"}
     )
@@ -158,7 +158,7 @@ def test_credentials_are_not_kept(serve: Any) -> None:
     assert "hunter" not in json.dumps(made.detail)
 
 
-def test_what_is_kept_is_bounded(serve: Any) -> None:
+def test_attempt_detail_size_is_bounded(serve: Any) -> None:
     many = [f"X-{n}: {'y' * 5000}" for n in range(1)] + [f"X-A{n}: b" for n in range(60)]
     made = deliver(serve, answer("500 X", *many, body=b"\x00<script>" + b"x" * 100_000), webhook__keep_body=50)
     assert len(made.detail["body"]) == 50 and made.detail["body_truncated"] is True
@@ -167,7 +167,7 @@ def test_what_is_kept_is_bounded(serve: Any) -> None:
     assert "body" not in deliver(serve, answer("500 X", body=b"secret"), webhook__keep_body=0).detail
 
 
-def test_the_id_and_the_bytes_are_the_same_at_every_attempt(serve: Any) -> None:
+def test_webhook_id_and_body_are_the_same_at_every_attempt(serve: Any) -> None:
     seen: list[tuple[bytes, bytes]] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
@@ -201,12 +201,12 @@ def test_the_id_and_the_bytes_are_the_same_at_every_attempt(serve: Any) -> None:
         (None, "failed"),
     ],
 )
-def test_the_limiter_of_the_host_hears_how_it_went(serve: Any, data: bytes | None, said: str) -> None:
+def test_outcome_is_reported_to_the_limiter_of_the_host(serve: Any, data: bytes | None, said: str) -> None:
     ((limiter, outcome),) = deliver(serve, data).limiters
     assert limiter.name.startswith("host:127.0.0.1:") and outcome == said
 
 
-def test_what_is_no_fault_of_the_host_is_not_held_against_it() -> None:
+def test_failures_outside_the_host_are_ignored_by_its_limiter() -> None:
     blocked = asyncio.run(attempt({"url": "http://10.0.0.1/"}, guard=Guard()))
     proxy = asyncio.run(attempt({"url": "http://127.0.0.1/"}, settings(outbound__proxy="http://127.0.0.1:1")))
     assert [outcome for made in (blocked, proxy) for _, outcome in made.limiters] == ["ignored", "ignored"]

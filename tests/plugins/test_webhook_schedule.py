@@ -59,7 +59,7 @@ class Life:
                 self.end = outcome
 
 
-def test_contract_e_tries_every_ten_seconds_for_a_day_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contract_e_retries_every_ten_seconds_for_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared())
     assert len(life.starts) == 8641
     assert set(life.delays) == {10.0}
@@ -71,18 +71,18 @@ def test_contract_e_tries_every_ten_seconds_for_a_day_and_no_longer(monkeypatch:
     )
 
 
-def test_the_last_attempt_is_at_the_end_of_the_day_also_when_each_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_attempt_is_at_the_end_of_the_day_with_slow_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(), lasting=33.0)
     assert DAY - 43 < life.starts[-1] <= DAY
     assert len(life.starts) == 2010
 
 
-def test_the_old_variable_changes_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_environment_variable_sets_the_retry_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(worker__retry_interval="60s"))
     assert set(life.delays) == {60.0} and len(life.starts) == 1441
 
 
-def test_callbacks_are_tried_less_and_less_often_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callbacks_retry_with_exponential_backoff_and_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     task_type = declared("callback")
     lives = [Life(monkeypatch, task_type) for _ in range(5)]
     for life in lives:
@@ -92,12 +92,12 @@ def test_callbacks_are_tried_less_and_less_often_with_jitter(monkeypatch: pytest
     assert len({life.delays[0] for life in lives}) > 1
 
 
-def test_retry_after_is_kept_up_to_the_age(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_is_honoured_up_to_max_age(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(), after=50_000.0)
     assert life.starts == [0.0, 50_000.0, DAY] and life.delays == [50_000.0, 36_400.0]
 
 
-def test_what_is_not_the_tasks_fault_ends_with_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_that_consume_no_attempt_end_at_max_age(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(), {"retry": {"max_attempts": 3}}, counts=False)
     assert life.starts[-1] == DAY and "longer than 86400 s" in (life.end.error or "" if life.end else "")
 
@@ -111,7 +111,7 @@ def test_what_is_not_the_tasks_fault_ends_with_its_age(monkeypatch: pytest.Monke
         ({"first": "1h", "factor": 2, "max": "24h", "max_age": "7d"}, None, None),
     ],
 )
-def test_a_task_may_have_a_schedule_of_its_own(
+def test_payload_can_set_its_own_retry_policy(
     monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], starts: list[float] | None, end: str | None
 ) -> None:
     if own.get("max_age") == "7d":  # not a form of duration that we have; 168h is
@@ -140,7 +140,7 @@ def test_a_task_may_have_a_schedule_of_its_own(
         ("10s", "retry"),
     ],
 )
-def test_a_schedule_out_of_bounds_is_refused_by_name(own: object, named: str) -> None:
+def test_retry_policy_out_of_bounds_is_refused_naming_the_field(own: object, named: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         declared().parse({"url": URL, "retry": own})
     assert refused.value.field == named

@@ -34,7 +34,7 @@ def submit(hooks: Installation, url: str, **payload: Any) -> str:
     return task.id
 
 
-def test_every_attempt_is_in_the_ledger_and_can_be_searched(hooks: Installation, monkeypatch: Any) -> None:
+def test_every_attempt_is_recorded_and_searchable_by_host(hooks: Installation, monkeypatch: Any) -> None:
     receiver = Receiver(500, 503, 200)
     hooks.start_worker()
     task_id = submit(hooks, receiver.url, body="{}", headers={"Authorization": "Bearer hunter2-hunter2"})
@@ -63,7 +63,7 @@ def test_every_attempt_is_in_the_ledger_and_can_be_searched(hooks: Installation,
     assert shown["attempts_made"][0]["next_at"] and shown["host"] == "127.0.0.1"
 
 
-def test_a_url_that_is_refused_is_refused_when_it_is_submitted(hooks: Installation) -> None:
+def test_forbidden_url_is_refused_at_submission(hooks: Installation) -> None:
     for url in ("http://10.0.0.1/", "http://169.254.169.254/", "ftp://example.org/"):
         with pytest.raises(InvalidInput) as refused:
             submit(hooks, url)
@@ -71,7 +71,7 @@ def test_a_url_that_is_refused_is_refused_when_it_is_submitted(hooks: Installati
     assert not list(Task.select())
 
 
-def test_tasks_of_one_key_are_delivered_one_after_the_other(hooks: Installation) -> None:
+def test_webhooks_with_one_ordering_key_are_delivered_in_order(hooks: Installation) -> None:
     """Also while the first is tried again, and without holding up another key."""
     receiver = Receiver(500, 500, 500, 200)
     free = Receiver(200)
@@ -91,7 +91,7 @@ def test_tasks_of_one_key_are_delivered_one_after_the_other(hooks: Installation)
     assert time.monotonic() - began < 30
 
 
-def test_a_task_waits_no_longer_for_one_of_its_key_that_died(hooks: Installation) -> None:
+def test_dead_task_does_not_block_its_ordering_key(hooks: Installation) -> None:
     gone, fine = Receiver(410), Receiver(200)
     hooks.start_worker()
     first = submit(hooks, gone.url, ordering_key="k")
@@ -102,7 +102,7 @@ def test_a_task_waits_no_longer_for_one_of_its_key_that_died(hooks: Installation
     fine.close()
 
 
-def test_a_replayed_task_has_the_same_id_and_bytes(hooks: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replayed_webhook_has_the_same_id_and_body(hooks: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver, elsewhere = Receiver(410, 200), Receiver(410)
     hooks.environ["SYTQ_WEBHOOK__SECRET"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     hooks.start_worker()
@@ -123,7 +123,7 @@ def test_a_replayed_task_has_the_same_id_and_bytes(hooks: Installation, monkeypa
     assert first.body == again.body and first.headers["webhook-id"] == again.headers["webhook-id"] == f"msg_{task_id}"
 
 
-def test_a_host_that_only_fails_is_given_up_with_an_alert_until_a_person_resumes_it(hooks: Installation) -> None:
+def test_failing_host_is_paused_with_an_alert_until_it_is_resumed(hooks: Installation) -> None:
     receiver = Receiver(500)
     worker = hooks.start_worker(SYTQ_WEBHOOK__DISABLE_AFTER="2s", SYTQ_WEBHOOK__HOST__BREAKER__ENABLED="false")
     task_id = submit(hooks, receiver.url)

@@ -21,7 +21,7 @@ from tests.plugins.deliveries import settings
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def test_the_signature_is_the_golden_one_of_standard_webhooks() -> None:
+def test_signature_matches_the_standard_webhooks_example() -> None:
     assert sign([SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}') == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
@@ -31,7 +31,7 @@ def test_the_signature_is_the_golden_one_of_standard_webhooks() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", '{"报告": "完成"}'.encode(), b"not json\r\n"])
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_")])
-def test_a_receiver_verifies_what_is_signed(secret: str, body: bytes) -> None:
+def test_standard_webhooks_receiver_verifies_the_signature(secret: str, body: bytes) -> None:
     headers = dict(sign([secret], "msg_1", int(time.time()), body))
     receiver = standardwebhooks.Webhook(SECRET)
     receiver.verify(body, headers, json_parse=False)
@@ -40,7 +40,7 @@ def test_a_receiver_verifies_what_is_signed(secret: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_=", "whsec_a", "whsec_ü"])
-def test_a_secret_that_is_none_is_named_and_not_shown(secret: str) -> None:
+def test_invalid_secret_is_refused_without_being_shown(secret: str) -> None:
     with pytest.raises(ValueError, match=r"webhook\.secret") as error:
         sign([secret], "msg_1", 0, b"")
     assert secret not in str(error.value).replace("whsec_ and", "")
@@ -64,9 +64,7 @@ SECRETS = [
         ("https://evil.example/https://a.example.org/", "2026-07-01T00:00:00+00:00", [SECRET]),
     ],
 )
-def test_the_first_pattern_that_matches_names_the_secrets_and_both_sign_during_a_change(
-    url: str, at: str, expected: list[str]
-) -> None:
+def test_first_matching_pattern_selects_secrets_and_rotation_uses_both(url: str, at: str, expected: list[str]) -> None:
     given = settings(webhook__secret=SECRET, webhook__secrets=SECRETS)
     assert secrets_for(parse_url(url), given, datetime.fromisoformat(at)) == expected
     signed = sign(expected, "msg_1", int(time.time()), b"{}")
@@ -103,11 +101,11 @@ def test_a_caller_cannot_replace_the_signature() -> None:
     standardwebhooks.Webhook(SECRET).verify("{}", headers)
 
 
-def test_without_a_secret_a_caller_may_sign_for_itself() -> None:
+def test_caller_can_sign_when_no_secret_is_configured() -> None:
     assert headers_of(None, headers={"webhook-id": "x"}) == {"webhook-id": "x"}
 
 
-def test_headers_of_the_connection_are_not_taken_over() -> None:
+def test_connection_headers_of_the_payload_are_dropped() -> None:
     given = {"host": "inside", "Content-Length": "9", "Connection": "close", "Transfer-Encoding": "chunked"}
     assert headers_of(headers=given) == {}
 
@@ -155,7 +153,7 @@ def test_a_bad_payload_is_refused_naming_the_field(payload: dict[str, Any], name
     assert "hunter2" not in problem["msg"]
 
 
-def test_what_the_old_callers_send_is_accepted() -> None:
+def test_payloads_of_old_callers_are_accepted() -> None:
     url = "https://example.com/"
     plain = Webhook(url=url)
     assert (plain.method, plain.headers, plain.body) == ("POST", {}, "")

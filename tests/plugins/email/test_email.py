@@ -83,7 +83,7 @@ def test_a_message_arrives_with_both_bodies_and_its_recipients(runtime: Runtime,
     assert all(ord(c) < 128 for c in message.as_string())
 
 
-def test_only_those_refused_for_now_are_tried_again(runtime: Runtime, server: MailServer) -> None:
+def test_only_temporarily_refused_recipients_are_retried(runtime: Runtime, server: MailServer) -> None:
     server.replies = {"b@example.com": ["450 greylisted <b@example.com>"] * 2, "c@example.com": ["550 no such user"]}
     run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com", "c@example.com"], "subject": "x"})
     for _ in range(2):
@@ -101,14 +101,14 @@ def test_only_those_refused_for_now_are_tried_again(runtime: Runtime, server: Ma
 
 
 @pytest.mark.parametrize("key", ["a@example.com", "MAIL", "DATA"])
-def test_a_refusal_for_good_ends_it_and_its_error_quotes_nobody(runtime: Runtime, server: MailServer, key: str) -> None:
+def test_permanent_refusal_is_final_and_quotes_no_address(runtime: Runtime, server: MailServer, key: str) -> None:
     server.replies = {key: ["554 <a@example.com> is not wanted"]}
     with pytest.raises(Fail, match=r"^refused for good for all 1 recipients \(554\)$"):
         send(runtime)
     assert server.messages == []
 
 
-def test_a_message_refused_for_now_as_a_whole_is_sent_again_to_all(runtime: Runtime, server: MailServer) -> None:
+def test_temporarily_refused_mail_is_resent_to_all_recipients(runtime: Runtime, server: MailServer) -> None:
     server.replies = {"DATA": ["452 disk full"]}
     run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com"]})
     with pytest.raises(Retry, match=r"2 refused for now \(452\)"):
@@ -122,7 +122,7 @@ def assert_grow(pauses: list[float]) -> None:
         assert age - 5 <= pause < age + 30
 
 
-def test_the_pause_grows_with_the_age_and_ends_with_keep_trying(runtime: Runtime, server: MailServer) -> None:
+def test_retry_delay_grows_with_age_and_retries_end_at_keep_trying(runtime: Runtime, server: MailServer) -> None:
     server.replies = {"a@example.com": ["450 later"] * 9}
     pauses = []
     for age in (0, 100, 7200):
@@ -135,7 +135,7 @@ def test_the_pause_grows_with_the_age_and_ends_with_keep_trying(runtime: Runtime
         Run(runtime, "email", {"to": "a@example.com"}, old).start()
 
 
-def test_a_server_that_is_away_costs_no_attempt(tmp_path: Path) -> None:
+def test_unavailable_server_consumes_no_attempt(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with (
@@ -146,7 +146,7 @@ def test_a_server_that_is_away_costs_no_attempt(tmp_path: Path) -> None:
     assert not told.value.consumes_attempt
 
 
-def test_without_a_server_mail_waits_for_the_configuration_until_keep_trying(tmp_path: Path) -> None:
+def test_mail_without_a_configured_server_waits_until_keep_trying(tmp_path: Path) -> None:
     pauses = []
     with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0") as runtime:
         for age in (0, 100, 7200):
@@ -161,7 +161,7 @@ def test_without_a_server_mail_waits_for_the_configuration_until_keep_trying(tmp
             Run(runtime, "email", {"to": "a@example.com"}, old).start()
 
 
-def test_a_server_that_drips_meets_the_deadline(tmp_path: Path) -> None:
+def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -187,7 +187,7 @@ def test_a_server_that_drips_meets_the_deadline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_tls_and_login(tmp_path: Path, security: str) -> None:
+def test_tls_certificate_and_login_are_verified(tmp_path: Path, security: str) -> None:
     server = MailServer(tls=security, user="u", password="right").start()
     common = {"host": "localhost", "security": security, "username": "u"}
     try:
@@ -212,7 +212,7 @@ def test_tls_and_login(tmp_path: Path, security: str) -> None:
         server.stop()
 
 
-def test_where_the_server_offers_no_starttls_nothing_is_sent_in_the_clear(tmp_path: Path, server: MailServer) -> None:
+def test_missing_starttls_prevents_sending_in_plain_text(tmp_path: Path, server: MailServer) -> None:
     own = section(server.port, security="starttls", username="u", password="p")
     with (
         runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime,
@@ -241,12 +241,12 @@ def test_where_the_server_offers_no_starttls_nothing_is_sent_in_the_clear(tmp_pa
         {"sender": "boss@example.org"},
     ],
 )
-def test_what_could_inject_a_header_is_refused_at_submission(runtime: Runtime, payload: dict[str, Any]) -> None:
+def test_header_injection_is_refused_at_submission(runtime: Runtime, payload: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         runtime.submitter.prepare("email", {"to": "a@example.com"} | payload)
 
 
-def test_a_template_makes_subject_text_and_html(runtime: Runtime, server: MailServer, tmp_path: Path) -> None:
+def test_template_renders_subject_text_and_html(runtime: Runtime, server: MailServer, tmp_path: Path) -> None:
     templates = tmp_path / "templates"
     (templates / "hello.subject.txt").write_text("For {{ name }}\n")
     (templates / "hello.txt").write_text("Dear {{ name }}, {% include 'foot.txt' %}")
@@ -287,12 +287,12 @@ def test_a_template_cannot_leave_its_sandbox(
     assert server.messages == []
 
 
-def test_a_template_that_is_not_there_is_named(runtime: Runtime) -> None:
+def test_missing_template_is_named_in_the_error(runtime: Runtime) -> None:
     with pytest.raises(Fail, match=r"neither nosuch\.txt nor nosuch\.html"):
         send(runtime, template="nosuch")
 
 
-def test_attachments_come_from_the_listed_folder_alone(runtime: Runtime, server: MailServer, tmp_path: Path) -> None:
+def test_attachments_are_read_from_the_listed_folder(runtime: Runtime, server: MailServer, tmp_path: Path) -> None:
     files = tmp_path / "files"
     (files / "deep").mkdir()
     (files / "deep" / "r.pdf").write_bytes(b"%PDF\x00\xff")
@@ -313,7 +313,7 @@ def test_attachments_come_from_the_listed_folder_alone(runtime: Runtime, server:
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "link", "folder/secret", "pipe", ".", "nosuch", "a\0b"])
-def test_no_path_leads_out_of_the_listed_folder(
+def test_attachment_path_outside_the_folder_is_refused(
     runtime: Runtime, server: MailServer, tmp_path: Path, path: str
 ) -> None:
     (tmp_path / "secret").write_text("hush")
@@ -326,7 +326,7 @@ def test_no_path_leads_out_of_the_listed_folder(
     assert server.messages == []
 
 
-def test_attachments_have_a_bound_together(tmp_path: Path, server: MailServer) -> None:
+def test_total_size_of_attachments_is_limited(tmp_path: Path, server: MailServer) -> None:
     (tmp_path / "a").write_bytes(b"x" * 600)
     own = section(server.port, attachments=[str(tmp_path)], max_attachments="1KiB")
     with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime:
@@ -335,7 +335,7 @@ def test_attachments_have_a_bound_together(tmp_path: Path, server: MailServer) -
             send(runtime, attachments=[{"path": "a"}, {"path": "a"}])
 
 
-def test_who_gets_mail_that_names_nobody_is_configuration(tmp_path: Path, server: MailServer) -> None:
+def test_configured_recipient_gets_mail_without_recipients(tmp_path: Path, server: MailServer) -> None:
     with (
         runtime_of(f"sqlite:///{tmp_path / 'a'}", "redis://127.0.0.1:1/0", **section(server.port)) as runtime,
         pytest.raises(Fail, match=r"neither the payload nor types\.email\.to"),
@@ -358,14 +358,14 @@ def test_who_gets_mail_that_names_nobody_is_configuration(tmp_path: Path, server
         ({"to": "nobody"}, r"types\.email\.to\.0: value 'nobody' is not valid"),
     ],
 )
-def test_a_configuration_that_cannot_be_meant_stops_the_start(own: dict[str, Any], says: str) -> None:
+def test_invalid_configuration_is_refused_at_startup(own: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         Registry.load(load(environ={"SYTQ_TYPES__EMAIL": json.dumps(own)}))
     assert "hush" not in str(error.value)
 
 
 @pytest.mark.faults
-def test_a_worker_killed_before_the_server_answers_sends_the_same_message_again(
+def test_mail_of_a_killed_worker_is_resent_with_the_same_message_id(
     tmp_path: Path, redis_url: str, server: MailServer
 ) -> None:
     server.hold = threading.Event()

@@ -64,13 +64,13 @@ def failure(base_url: str, **settings: Any) -> ChatError:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_comes_back_whole_with_its_usage(provider: ScriptedProvider, stream: bool) -> None:
+def test_answer_is_returned_complete_with_its_usage(provider: ScriptedProvider, stream: bool) -> None:
     reply = ask(provider.base_url, stream=stream)
     assert reply == {"content": REPORT, "model": "scripted-1", "finish_reason": "stop", "usage": USAGE}
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_request_has_the_form_of_the_contract(provider: ScriptedProvider, stream: bool) -> None:
+def test_request_follows_the_contract(provider: ScriptedProvider, stream: bool) -> None:
     ask(provider.base_url, stream=stream)
     (asked,) = provider.calls
     assert asked.path == "/v1/chat/completions"
@@ -79,17 +79,17 @@ def test_the_request_has_the_form_of_the_contract(provider: ScriptedProvider, st
     assert asked.body == expected | ({"stream_options": {"include_usage": True}} if stream else {})
 
 
-def test_a_trailing_slash_of_base_url_does_no_harm(provider: ScriptedProvider) -> None:
+def test_trailing_slash_of_base_url_is_ignored(provider: ScriptedProvider) -> None:
     ask(f"{provider.base_url}/")
     assert provider.calls[0].path == "/v1/chat/completions"
 
 
-def test_a_provider_without_key_gets_no_authorization(provider: ScriptedProvider) -> None:
+def test_provider_without_api_key_gets_no_authorization_header(provider: ScriptedProvider) -> None:
     ask(provider.base_url, api_key=None)
     assert "authorization" not in provider.calls[0].headers
 
 
-def test_the_connection_serves_the_next_call(provider: ScriptedProvider) -> None:
+def test_connection_is_reused_for_the_next_call(provider: ScriptedProvider) -> None:
     async def twice() -> None:
         client = Client(Guard())
         await complete(client, configured(provider.base_url), REQUEST)
@@ -100,13 +100,13 @@ def test_the_connection_serves_the_next_call(provider: ScriptedProvider) -> None
     assert (len(provider.calls), provider.connections) == (2, 1)
 
 
-def test_json_instead_of_the_stream_that_was_asked_for_is_an_answer(provider: ScriptedProvider) -> None:
+def test_json_in_place_of_the_requested_stream_is_an_answer(provider: ScriptedProvider) -> None:
     choice = {"index": 0, "message": {"content": REPORT}, "finish_reason": "stop"}
     provider.play(says(json.dumps({"choices": [choice]}), "application/json"))
     assert ask(provider.base_url)["content"] == REPORT
 
 
-def test_characters_cut_in_two_by_the_stream_are_put_together(provider: ScriptedProvider) -> None:
+def test_characters_split_across_chunks_are_joined(provider: ScriptedProvider) -> None:
     text = "估价报告 🏠 420万"
 
     async def in_pieces(stage: Stage) -> None:
@@ -123,7 +123,7 @@ def test_characters_cut_in_two_by_the_stream_are_put_together(provider: Scripted
     assert ask(provider.base_url)["content"] == f"{text}😀"
 
 
-def test_half_a_surrogate_pair_becomes_text_that_can_be_stored(provider: ScriptedProvider) -> None:
+def test_lone_surrogate_becomes_storable_text(provider: ScriptedProvider) -> None:
     provider.play(answers("price \ud83d"))
     ask(provider.base_url)["content"].encode()
 
@@ -180,7 +180,7 @@ ONLY_STREAMED: dict[str, tuple[Scene, str]] = {
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", NOT_AN_ANSWER)
-def test_what_is_not_an_answer_is_never_success(provider: ScriptedProvider, name: str, stream: bool) -> None:
+def test_unusable_answer_is_an_error(provider: ScriptedProvider, name: str, stream: bool) -> None:
     scene, kind = NOT_AN_ANSWER[name]
     provider.play(scene)
     assert failure(provider.base_url, stream=stream).kind == kind
@@ -188,13 +188,13 @@ def test_what_is_not_an_answer_is_never_success(provider: ScriptedProvider, name
 
 
 @pytest.mark.parametrize("name", ONLY_STREAMED)
-def test_a_stream_that_is_not_an_answer_is_never_success(provider: ScriptedProvider, name: str) -> None:
+def test_unusable_stream_is_an_error(provider: ScriptedProvider, name: str) -> None:
     scene, kind = ONLY_STREAMED[name]
     provider.play(scene)
     assert failure(provider.base_url).kind == kind
 
 
-def test_content_without_end_is_bounded_in_memory(provider: ScriptedProvider) -> None:
+def test_endless_content_uses_bounded_memory(provider: ScriptedProvider) -> None:
     async def floods(stage: Stage) -> None:
         await stage.head()
         while True:
@@ -220,7 +220,7 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_each_status_has_its_kind_and_the_providers_words(provider: ScriptedProvider, status: int) -> None:
+def test_error_has_the_kind_of_its_status_and_the_providers_message(provider: ScriptedProvider, status: int) -> None:
     provider.play(refuses(status, "model\n not   found"))
     error = failure(provider.base_url)
     assert (error.kind, error.status) == (STATUSES[status], status)
@@ -232,7 +232,7 @@ def test_each_status_has_its_kind_and_the_providers_words(provider: ScriptedProv
     [PAGE, "{", "[]", "", '{"error": 7}', '{"error": null}', "[" * 100_000, "x" * 100_000],
     ids=["html", "cut", "list", "empty", "number", "null", "nested", "long"],
 )
-def test_an_error_without_words_is_told_by_its_status(provider: ScriptedProvider, body: str) -> None:
+def test_error_without_a_message_shows_its_status(provider: ScriptedProvider, body: str) -> None:
     provider.play(says(body, "application/json", 500) if body else empty_500)
     assert str(failure(provider.base_url)) == "HTTP 500 from the provider"
 
@@ -242,31 +242,31 @@ async def empty_500(stage: Stage) -> None:
     await stage.end()
 
 
-def test_what_the_provider_asks_for_comes_with_the_error(provider: ScriptedProvider) -> None:
+def test_error_carries_the_providers_retry_hints(provider: ScriptedProvider) -> None:
     provider.play(refuses(429, retry_after="7", x_should_retry="false"))
     error = failure(provider.base_url)
     assert (error.after, error.again) == (7, False)
 
 
-def test_a_spent_quota_is_no_rate_limit(provider: ScriptedProvider) -> None:
+def test_exceeded_quota_is_no_credit_and_not_a_rate_limit(provider: ScriptedProvider) -> None:
     body = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
     provider.play(says(json.dumps(body), "application/json", 429))
     assert failure(provider.base_url).kind == "no_credit"
 
 
-def test_a_failed_call_tells_the_usage_that_it_is_charged_with(provider: ScriptedProvider) -> None:
+def test_error_carries_the_usage_of_a_failed_call(provider: ScriptedProvider) -> None:
     provider.play(answers(finish="length"))
     assert failure(provider.base_url).usage == USAGE
 
 
-def test_without_retry_after_the_policy_decides(provider: ScriptedProvider) -> None:
+def test_error_without_retry_after_carries_no_delay(provider: ScriptedProvider) -> None:
     provider.play(refuses(503))
     error = failure(provider.base_url)
     assert (error.after, error.again, error.usage) == (None, None, {})
 
 
 @pytest.mark.parametrize("status", [200, 400])
-def test_the_providers_words_are_short_and_hold_neither_key_nor_prompt(provider: ScriptedProvider, status: int) -> None:
+def test_provider_message_is_short_and_hides_key_and_prompt(provider: ScriptedProvider, status: int) -> None:
     provider.play(refuses(status, f"bad key {KEY} for '{PROMPT[10:]}' " + "and so on " * 200))
     text = str(failure(provider.base_url))
     assert "bad key *** for '(here it quotes the prompt)" in text
@@ -293,7 +293,7 @@ LATE: dict[str, tuple[Scene, str]] = {
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_each_way_of_not_ending_has_its_deadline(provider: ScriptedProvider, name: str) -> None:
+def test_unfinished_call_fails_at_its_deadline(provider: ScriptedProvider, name: str) -> None:
     scene, kind = LATE[name]
     limits = {"first_content": 60, "silence": 60, "total": 60} | {kind: 1.0}
     provider.play(scene)
@@ -310,13 +310,13 @@ async def keep_alive_before_json(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("scene", [hangs, keep_alive_before_json, drips_headers])
-def test_a_whole_answer_has_the_total_deadline_alone(provider: ScriptedProvider, scene: Scene) -> None:
+def test_unstreamed_call_has_only_the_total_deadline(provider: ScriptedProvider, scene: Scene) -> None:
     provider.play(scene)
     error = failure(provider.base_url, stream=False, first_content=0.1, silence=0.1, total=0.5)
     assert error.kind == "total"
 
 
-def test_keep_alive_before_an_answer_in_time_is_skipped(provider: ScriptedProvider) -> None:
+def test_keep_alive_comments_before_an_answer_are_skipped(provider: ScriptedProvider) -> None:
     async def late(stage: Stage) -> None:
         await stage.head()
         for _ in range(10):
@@ -329,7 +329,7 @@ def test_keep_alive_before_an_answer_in_time_is_skipped(provider: ScriptedProvid
     assert ask(provider.base_url)["content"] == REPORT
 
 
-def test_reasoning_is_not_silence_and_not_the_report(provider: ScriptedProvider) -> None:
+def test_reasoning_is_neither_silence_nor_report(provider: ScriptedProvider) -> None:
     async def thinks(stage: Stage) -> None:
         await stage.head()
         for _ in range(10):
@@ -344,7 +344,7 @@ def test_reasoning_is_not_silence_and_not_the_report(provider: ScriptedProvider)
 
 
 @pytest.mark.parametrize("ending", [hangs, resets, drops], ids=["hang", "reset", "drop"])
-def test_what_happens_after_a_proper_end_is_not_paid_for_again(provider: ScriptedProvider, ending: Scene) -> None:
+def test_failure_after_the_finish_reason_keeps_the_answer(provider: ScriptedProvider, ending: Scene) -> None:
     async def ends(stage: Stage) -> None:
         await stage.head()
         await stage.delta(REPORT, finish="stop")
@@ -354,7 +354,7 @@ def test_what_happens_after_a_proper_end_is_not_paid_for_again(provider: Scripte
     assert ask(provider.base_url, silence=0.2)["content"] == REPORT
 
 
-def test_a_deadline_after_a_cut_answer_does_not_hide_the_cut(provider: ScriptedProvider) -> None:
+def test_deadline_after_a_cut_answer_is_reported_as_length(provider: ScriptedProvider) -> None:
     async def cut(stage: Stage) -> None:
         await stage.head()
         await stage.delta("Some", finish="length")
@@ -379,12 +379,12 @@ def test_an_unknown_host_is_a_network_error() -> None:
 
 
 @pytest.mark.parametrize("ending", [resets, drops], ids=["reset", "closed"])
-def test_a_connection_that_ends_without_an_answer_is_a_network_error(provider: ScriptedProvider, ending: Scene) -> None:
+def test_connection_closed_without_an_answer_is_a_network_error(provider: ScriptedProvider, ending: Scene) -> None:
     provider.play(ending)
     assert failure(provider.base_url).kind == "network"
 
 
-def test_something_that_is_not_http_is_a_network_error(provider: ScriptedProvider) -> None:
+def test_non_http_answer_is_a_network_error(provider: ScriptedProvider) -> None:
     async def ssh(stage: Stage) -> None:
         await stage.raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
 
@@ -392,7 +392,7 @@ def test_something_that_is_not_http_is_a_network_error(provider: ScriptedProvide
     assert failure(provider.base_url).kind == "network"
 
 
-def test_cancelling_a_call_ends_it_at_the_provider(provider: ScriptedProvider) -> None:
+def test_cancelled_call_closes_its_connection_to_the_provider(provider: ScriptedProvider) -> None:
     async def cancelled() -> None:
         client = Client(Guard())
         call = asyncio.create_task(complete(client, configured(provider.base_url), REQUEST))

@@ -40,6 +40,6 @@ LATER = NOW + timedelta(seconds=90)
         ({"x-ratelimit-limit-requests": "60"}, None),
     ],
 )
-def test_every_form_is_read(headers: dict[str, str], seconds: float | None) -> None:
+def test_every_form_of_retry_delay_is_parsed(headers: dict[str, str], seconds: float | None) -> None:
     found = asked_delay(headers, NOW)
     assert found == (None if seconds is None else pytest.approx(seconds))

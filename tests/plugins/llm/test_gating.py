@@ -48,7 +48,7 @@ def is_waiting(error: Exception | None, words: str) -> bool:
     return isinstance(error, Waiting) and not error.consumes_attempt and words in str(error)
 
 
-def test_failures_open_the_breaker_and_tasks_wait_without_an_attempt(sqlite_desk: Desk) -> None:
+def test_failures_open_the_breaker_and_waiting_consumes_no_attempt(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     desk.provider.play(refuses(500))
     for id in range(1, 6):
@@ -61,7 +61,7 @@ def test_failures_open_the_breaker_and_tasks_wait_without_an_attempt(sqlite_desk
     assert row["progress_info"] == str(error)
 
 
-def test_the_breaker_has_the_contracts_settings_and_probes_before_it_closes(sqlite_desk: Desk) -> None:
+def test_breaker_follows_contract_settings_and_closes_after_probes(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     breaker = {"enabled": True, "max_requests": 2, "interval": "1m", "timeout": "5s", "fail_threshold": 0.5}
     desk.configure(PROVIDERS__SCRIPTED__CIRCUIT_BREAKER=json.dumps(breaker))
@@ -75,7 +75,7 @@ def test_the_breaker_has_the_contracts_settings_and_probes_before_it_closes(sqli
     assert desk.limiter("provider:scripted").state == "closed"
 
 
-def test_a_breaker_that_is_switched_off_never_opens(sqlite_desk: Desk) -> None:
+def test_disabled_breaker_never_opens(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     desk.configure(PROVIDERS__SCRIPTED__CIRCUIT_BREAKER__ENABLED="false")
     desk.provider.play(refuses(500))
@@ -83,12 +83,12 @@ def test_a_breaker_that_is_switched_off_never_opens(sqlite_desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_what_is_the_callers_fault_does_not_open_the_breaker(sqlite_desk: Desk, status: int) -> None:
+def test_client_errors_do_not_open_the_breaker(sqlite_desk: Desk, status: int) -> None:
     sqlite_desk.provider.play(refuses(status))
     assert all(isinstance(attempt(sqlite_desk, id), Fail) for id in range(1, 9))
 
 
-def test_while_the_breaker_is_open_the_fallback_answers(sqlite_desk: Desk) -> None:
+def test_open_breaker_sends_calls_to_the_fallback(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     other = ScriptedProvider()
     try:
@@ -102,7 +102,7 @@ def test_while_the_breaker_is_open_the_fallback_answers(sqlite_desk: Desk) -> No
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_pauses_the_provider_for_all(
+def test_refused_api_key_pauses_the_provider_for_all_tasks(
     sqlite_desk: Desk, status: int, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = sqlite_desk
@@ -118,7 +118,7 @@ def test_a_refused_key_pauses_the_provider_for_all(
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 3
 
 
-def test_no_credit_pauses_until_the_balance_says_otherwise(sqlite_desk: Desk) -> None:
+def test_provider_without_credit_is_paused_until_its_balance_returns(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     paths: list[str] = []
     there = {"is_available": False, "balance_infos": [{"currency": "CNY", "total_balance": "0.00"}]}
@@ -146,7 +146,7 @@ def test_no_credit_pauses_until_the_balance_says_otherwise(sqlite_desk: Desk) ->
 
 
 @pytest.mark.parametrize("status", [404, 200])
-def test_without_a_balance_to_ask_a_call_tells(sqlite_desk: Desk, status: int) -> None:
+def test_balance_check_ends_when_no_balance_is_available(sqlite_desk: Desk, status: int) -> None:
     desk = sqlite_desk
     desk.provider.play(refuses(402), says("[]", "application/json", status))
     desk.configure(PROVIDERS__SCRIPTED__BALANCE_URL=f"{desk.provider.base_url}/balance")
@@ -156,7 +156,7 @@ def test_without_a_balance_to_ask_a_call_tells(sqlite_desk: Desk, status: int) -
     assert desk.run(looking.id)["opened"] is False
 
 
-def test_a_model_may_have_limits_beside_its_providers(sqlite_desk: Desk) -> None:
+def test_model_limits_apply_beside_the_providers_limits(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     models = {"valuer-1": {"limits": {"calls": 2}}}
     desk.configure(PROVIDERS__SCRIPTED__MODELS=json.dumps(models), PROVIDERS__SCRIPTED__LIMITS='{"calls": 3}')
@@ -169,7 +169,7 @@ def test_a_model_may_have_limits_beside_its_providers(sqlite_desk: Desk) -> None
         desk.run(desk.submit(5, model="valuer-2"))
 
 
-def test_tokens_per_minute_are_reserved_and_then_corrected_by_the_usage(sqlite_desk: Desk) -> None:
+def test_reserved_tokens_are_corrected_by_the_reported_usage(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     # Each call reserves some 506 tokens and uses 30.
     desk.configure(PROVIDERS__SCRIPTED__LIMITS='{"tokens": 600}', PROVIDERS__SCRIPTED__MAX_TOKENS="500")
@@ -178,7 +178,7 @@ def test_tokens_per_minute_are_reserved_and_then_corrected_by_the_usage(sqlite_d
     assert is_waiting(attempt(desk, 4), "cost") or desk.limiter("provider:scripted").units_in_window == 120
 
 
-def test_an_answer_that_is_asked_for_again_needs_no_second_place(sqlite_desk: Desk) -> None:
+def test_repeated_call_for_a_cut_answer_needs_no_second_permit(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     desk.configure(PROVIDERS__SCRIPTED__LIMITS='{"calls": 1}')
     desk.provider.play(answers("Half an", finish="length"), answers())
@@ -230,7 +230,7 @@ class Crowd(Installation):
 
 
 @pytest.mark.faults
-def test_many_workers_never_exceed_the_limit_also_after_one_is_killed(tmp_path: Path, redis_url: str) -> None:
+def test_workers_never_exceed_the_limit_even_after_one_is_killed(tmp_path: Path, redis_url: str) -> None:
     crowd = Crowd(tmp_path, redis_url, {"running": 4, "adaptive": False})
     try:
         workers = [crowd.start_worker() for _ in range(2)]

@@ -25,7 +25,7 @@ from tests.plugins.llm.provider import (
 ORIGIN = "https://hooks.example.com/done?id=1"
 
 
-def test_a_row_gets_its_report(desk: Desk) -> None:
+def test_completed_task_writes_the_report_to_its_row(desk: Desk) -> None:
     desk.add_row(sys_message="You are a valuer.", failed_info="an older error")
     result = desk.run(desk.submit())
     row = desk.row()
@@ -44,7 +44,7 @@ def test_a_row_gets_its_report(desk: Desk) -> None:
     assert [message["role"] for message in desk.provider.calls[0].body["messages"]] == ["system", "user"]
 
 
-def test_while_the_provider_thinks_the_row_says_so(desk: Desk) -> None:
+def test_row_is_processing_during_the_call(desk: Desk) -> None:
     seen: list[dict[str, Any]] = []
 
     async def looks(stage: Stage) -> None:
@@ -58,7 +58,7 @@ def test_while_the_provider_thinks_the_row_says_so(desk: Desk) -> None:
     assert seen[0]["progress_info"] == "waiting for the answer"
 
 
-def test_a_row_of_nulls_works_as_far_as_it_says_anything(desk: Desk) -> None:
+def test_row_with_null_columns_completes(desk: Desk) -> None:
     nulls = ("status", "sys_message", "report", "failed_times", "failed_info", "progress", "progress_info",
              "current_task_node", "callback_url", "created_at", "updated_at")  # fmt: skip
     desk.add_row(**dict.fromkeys(nulls))
@@ -70,7 +70,7 @@ def test_a_row_of_nulls_works_as_far_as_it_says_anything(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("words", [None, "", " \n"])
-def test_a_row_that_asks_nothing_fails_without_a_call(desk: Desk, words: str | None) -> None:
+def test_row_without_user_message_fails_without_a_call(desk: Desk, words: str | None) -> None:
     desk.add_row(user_message=words, failed_times=None)
     with pytest.raises(Fail, match="the row has no user_message"):
         desk.run(desk.submit())
@@ -78,7 +78,7 @@ def test_a_row_that_asks_nothing_fails_without_a_call(desk: Desk, words: str | N
     assert desk.row()["failed_times"] == 1
 
 
-def test_the_status_words_are_configuration(desk: Desk) -> None:
+def test_status_labels_are_configurable(desk: Desk) -> None:
     desk.configure(LLM__STATUS_LABELS="zh")
     desk.add_row()
     task = desk.submit()
@@ -93,7 +93,7 @@ def test_the_status_words_are_configuration(desk: Desk) -> None:
     assert desk.row()["status"] == "已完成"
 
 
-def test_text_of_every_script_survives(desk: Desk) -> None:
+def test_unicode_text_is_preserved(desk: Desk) -> None:
     text = "估价 🏠 \\ ' \" ; -- \x00é"
     desk.provider.play(answers(text))
     desk.add_row(user_message=text, callback_url=ORIGIN)
@@ -104,14 +104,14 @@ def test_text_of_every_script_survives(desk: Desk) -> None:
     assert desk.provider.calls[0].body["messages"][0]["content"] == text
 
 
-def test_ids_of_64_bits_with_a_sign(desk: Desk) -> None:
+def test_signed_64_bit_row_ids_work(desk: Desk) -> None:
     for id in (2**63 - 1, -(2**63)):
         desk.add_row(id)
         assert desk.run(desk.submit(id))["id"] == id
         assert desk.row(id)["report"] == REPORT
 
 
-def test_two_tables_with_the_same_id_are_two_rows(desk: Desk) -> None:
+def test_same_id_in_two_tables_is_two_rows(desk: Desk) -> None:
     desk.configure(LLM__TABLES='{"valuation_records": {}, "order": {}}')
     quote = "`" if is_mysql(desk.runtime.database) else '"'
     order = f"{quote}order{quote}"  # a word of SQL on purpose
@@ -130,7 +130,7 @@ def test_two_tables_with_the_same_id_are_two_rows(desk: Desk) -> None:
 # -- what cannot work
 
 
-def test_a_table_that_is_not_allowed_never_reaches_sql(desk: Desk) -> None:
+def test_table_outside_the_allow_list_never_reaches_sql(desk: Desk) -> None:
     name = "sytq_tasks; DROP TABLE valuation_records"
     task = desk.submit(1, name)
     with pytest.raises(Fail, match=r"is not on the allow-list llm\.tables; valid: valuation_records"):
@@ -139,7 +139,7 @@ def test_a_table_that_is_not_allowed_never_reaches_sql(desk: Desk) -> None:
     assert desk.sql("SELECT COUNT(*) FROM valuation_records")[0][0] == 0
 
 
-def test_a_missing_row_is_said(desk: Desk) -> None:
+def test_missing_row_is_reported(desk: Desk) -> None:
     task = desk.submit(77)
     with pytest.raises(Fail, match="valuation_records has no row with id 77"):
         desk.run(task)
@@ -147,7 +147,7 @@ def test_a_missing_row_is_said(desk: Desk) -> None:
     assert desk.children(task) == []
 
 
-def test_a_missing_table_is_said(desk: Desk) -> None:
+def test_missing_table_is_reported(desk: Desk) -> None:
     desk.configure(LLM__TABLES='{"nowhere": {}}')
     task = desk.submit(1, "nowhere")
     with pytest.raises(Fail, match="table nowhere does not exist"):
@@ -156,14 +156,14 @@ def test_a_missing_table_is_said(desk: Desk) -> None:
         desk.die(task, "dead")
 
 
-def test_a_table_without_a_column_is_said(desk: Desk) -> None:
+def test_missing_column_is_reported(desk: Desk) -> None:
     desk.configure(LLM__TABLES='{"small": {}}')
     desk.sql("CREATE TABLE small (id BIGINT PRIMARY KEY, status VARCHAR(50), user_message TEXT)")
     with pytest.raises(Fail, match=r"table small lacks a column of contract A: .*sys_message"):
         desk.run(desk.submit(1, "small"))
 
 
-def test_a_row_deleted_meanwhile_is_said_and_its_report_kept(desk: Desk) -> None:
+def test_row_deleted_during_the_call_is_reported_and_answer_kept(desk: Desk) -> None:
     async def deletes(stage: Stage) -> None:
         desk.sql("DELETE FROM valuation_records")
         await answers()(stage)
@@ -176,7 +176,7 @@ def test_a_row_deleted_meanwhile_is_said_and_its_report_kept(desk: Desk) -> None
     assert json.loads(desk.steps(task)["node-0"].value)["content"] == REPORT
 
 
-def test_a_callback_url_changed_meanwhile_is_the_one_that_counts(desk: Desk) -> None:
+def test_callback_url_changed_during_the_call_is_used(desk: Desk) -> None:
     async def changes(stage: Stage) -> None:
         desk.sql("UPDATE valuation_records SET callback_url = 'https://new.example.com/'")
         await answers()(stage)
@@ -214,7 +214,7 @@ def test_a_report_too_long_for_its_column_is_not_cut(mysql_desk: Desk) -> None:
     assert len(mysql_desk.row()["report"]) == 30_000
 
 
-def test_a_report_that_the_columns_charset_cannot_hold_is_not_mangled(mysql_desk: Desk) -> None:
+def test_report_outside_the_columns_charset_fails_the_task(mysql_desk: Desk) -> None:
     mysql_desk.sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET utf8mb3")
     mysql_desk.provider.play(answers("worth 🏠"))
     mysql_desk.add_row()
@@ -223,7 +223,7 @@ def test_a_report_that_the_columns_charset_cannot_hold_is_not_mangled(mysql_desk
     assert mysql_desk.row()["report"] is None
 
 
-def test_a_status_column_too_small_for_the_word_is_said(mysql_desk: Desk) -> None:
+def test_status_column_too_small_for_its_label_is_reported(mysql_desk: Desk) -> None:
     mysql_desk.sql("ALTER TABLE valuation_records MODIFY status VARCHAR(8)")
     mysql_desk.add_row()
     with pytest.raises(Fail, match=r"column status .* too small for 10 bytes.*MODIFY status VARCHAR\(255\)"):
@@ -234,7 +234,7 @@ def test_a_status_column_too_small_for_the_word_is_said(mysql_desk: Desk) -> Non
 # -- failed attempts
 
 
-def test_failed_attempts_are_counted_and_the_row_waits_as_processing(desk: Desk) -> None:
+def test_failed_attempts_are_counted_and_the_row_stays_processing(desk: Desk) -> None:
     desk.add_row()
     task = desk.submit()
     desk.provider.play(refuses(500, "overloaded"))
@@ -262,7 +262,7 @@ def test_without_a_provider_the_task_waits(desk: Desk) -> None:
     assert (desk.row()["failed_times"], desk.row()["status"]) == (0, "processing")
 
 
-def test_a_start_that_lost_the_task_changes_nothing(desk: Desk) -> None:
+def test_attempt_with_a_stale_fencing_token_changes_nothing(desk: Desk) -> None:
     async def overtaken(stage: Stage) -> None:
         desk.sql("UPDATE sytq_tasks SET token = 99")
         desk.sql("UPDATE valuation_records SET progress_info = 'of the later start'")
@@ -281,7 +281,7 @@ def test_a_start_that_lost_the_task_changes_nothing(desk: Desk) -> None:
 # -- never paid for twice
 
 
-def test_a_checkpointed_answer_is_not_asked_for_again(desk: Desk) -> None:
+def test_checkpointed_answer_is_not_requested_again(desk: Desk) -> None:
     async def hides(stage: Stage) -> None:
         desk.sql("ALTER TABLE valuation_records RENAME TO hidden")
         await answers()(stage)
@@ -298,7 +298,7 @@ def test_a_checkpointed_answer_is_not_asked_for_again(desk: Desk) -> None:
     assert (desk.row()["report"], desk.row()["status"]) == (REPORT, "completed")
 
 
-def test_a_start_after_the_end_changes_nothing(desk: Desk) -> None:
+def test_attempt_after_completion_changes_nothing(desk: Desk) -> None:
     desk.add_row(callback_url=ORIGIN)
     task = desk.submit()
     first = desk.run(task)
@@ -310,7 +310,7 @@ def test_a_start_after_the_end_changes_nothing(desk: Desk) -> None:
     assert len(desk.provider.calls) == 1
 
 
-def test_a_row_may_be_asked_about_again_by_another_task(desk: Desk) -> None:
+def test_second_task_replaces_the_report_of_its_row(desk: Desk) -> None:
     desk.add_row()
     desk.run(desk.submit())
     desk.provider.play(answers("second thoughts"))
@@ -321,7 +321,7 @@ def test_a_row_may_be_asked_about_again_by_another_task(desk: Desk) -> None:
 # -- callbacks
 
 
-def test_the_callback_stands_with_the_report_or_not_at_all(desk: Desk) -> None:
+def test_callback_is_submitted_with_the_report(desk: Desk) -> None:
     desk.add_row(callback_url=f" {ORIGIN} ")
     task = desk.submit()
     desk.run(task)
@@ -355,7 +355,7 @@ def test_no_url_means_no_callback(desk: Desk, url: str | None) -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9/", "http://localhost/", "ftp://example.com/", "nonsense", "http://u:p@example.com/"]
 )
-def test_a_refused_callback_url_costs_no_report_and_is_shown(desk: Desk, url: str) -> None:
+def test_refused_callback_url_is_shown_and_the_report_is_kept(desk: Desk, url: str) -> None:
     desk.add_row(callback_url=url)
     task = desk.submit()
     desk.run(task)
@@ -366,7 +366,7 @@ def test_a_refused_callback_url_costs_no_report_and_is_shown(desk: Desk, url: st
     assert desk.children(task) == []
 
 
-def test_a_network_that_the_operator_allows_is_called_back(desk: Desk) -> None:
+def test_callback_to_an_allowed_network_is_submitted(desk: Desk) -> None:
     desk.configure(OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
     desk.add_row(callback_url="http://127.0.0.1:9/")
     task = desk.submit()
@@ -383,7 +383,7 @@ def task_of(desk: Desk, task: str) -> str:
     return str(found)
 
 
-def test_a_dead_task_fails_its_row_and_says_so(desk: Desk) -> None:
+def test_dead_task_fails_its_row_and_submits_a_callback(desk: Desk) -> None:
     desk.add_row(callback_url=ORIGIN)
     task = desk.submit()
     desk.provider.play(refuses(500))
@@ -407,7 +407,7 @@ def test_a_dead_task_fails_its_row_and_says_so(desk: Desk) -> None:
     }
 
 
-def test_a_death_told_twice_is_called_back_once(desk: Desk) -> None:
+def test_death_handled_twice_submits_one_callback(desk: Desk) -> None:
     desk.add_row(callback_url=ORIGIN)
     dead = desk.die(desk.submit(), "gone")
     sent = desk.callback(dead)
@@ -426,7 +426,7 @@ def test_a_completed_row_stays_completed_when_its_task_dies(desk: Desk) -> None:
     assert desk.children(dead) == []
 
 
-def test_a_completed_row_stays_as_it_is_when_a_plain_insert_makes_a_second_task_that_dies(desk: Desk) -> None:
+def test_completed_row_is_unchanged_when_an_inserted_duplicate_dies(desk: Desk) -> None:
     desk.add_row(callback_url=ORIGIN)
     desk.run(desk.submit())
     desk.sql("DELETE FROM sytq_unique")  # the first task's end is recorded
@@ -438,7 +438,7 @@ def test_a_completed_row_stays_as_it_is_when_a_plain_insert_makes_a_second_task_
     assert desk.children(dead) == []
 
 
-def test_a_task_that_dies_after_its_end_leaves_the_row_to_the_next_task(desk: Desk) -> None:
+def test_late_death_of_a_completed_task_keeps_the_next_tasks_row(desk: Desk) -> None:
     desk.add_row(callback_url=ORIGIN)
     first = desk.submit()
     desk.run(first)
@@ -449,7 +449,7 @@ def test_a_task_that_dies_after_its_end_leaves_the_row_to_the_next_task(desk: De
     assert desk.row()["status"] == "processing"
 
 
-def test_a_refused_url_of_a_dead_task_is_shown(desk: Desk) -> None:
+def test_refused_callback_url_of_a_dead_task_is_shown(desk: Desk) -> None:
     desk.add_row(callback_url="http://10.0.0.1/")
     desk.die(desk.submit(), "gone")
     row = desk.row()
@@ -457,7 +457,7 @@ def test_a_refused_url_of_a_dead_task_is_shown(desk: Desk) -> None:
     assert row["progress_info"].startswith("failed: gone (the callback was not sent: 10.0.0.1 is not a public")
 
 
-def test_a_death_without_words_or_row_is_no_trouble(desk: Desk) -> None:
+def test_death_without_error_or_row_is_handled(desk: Desk) -> None:
     task = desk.submit()
     desk.die(task, None)  # no row
     desk.die(task, "never valid", payload={"table_name": 7})
@@ -483,7 +483,7 @@ def test_a_death_without_words_or_row_is_no_trouble(desk: Desk) -> None:
         {"table_name": "t", "id": 1, "modle": "x"},
     ],
 )
-def test_a_payload_that_is_none_is_refused(payload: dict[str, Any]) -> None:
+def test_invalid_payload_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Valuation.model_validate(payload)
 

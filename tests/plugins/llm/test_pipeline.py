@@ -30,7 +30,7 @@ def said(desk: Desk, call: int = -1) -> str:
     return str(desk.provider.calls[call].body["messages"][-1]["content"])
 
 
-def test_each_node_is_asked_with_the_row_and_the_outputs_before_it(desk: Desk) -> None:
+def test_each_node_gets_the_row_and_the_previous_outputs(desk: Desk) -> None:
     configure(desk, THREE)
     desk.provider.play(*ANSWERS)
     desk.add_row(user_message="12 Elm St", sys_message="You are a valuer.")
@@ -59,7 +59,7 @@ def test_each_node_is_asked_with_the_row_and_the_outputs_before_it(desk: Desk) -
         assert (kept["content"], kept["provider"], kept["usage"]["prompt_tokens"]) == (text, "scripted", 21)
 
 
-def test_the_row_tells_the_truth_at_each_moment(desk: Desk) -> None:
+def test_row_shows_the_current_node_during_each_call(desk: Desk) -> None:
     configure(desk, THREE)
     seen: list[tuple[Any, ...]] = []
 
@@ -81,7 +81,7 @@ def test_the_row_tells_the_truth_at_each_moment(desk: Desk) -> None:
     ]
 
 
-def test_a_failed_node_is_asked_again_and_no_finished_one(desk: Desk) -> None:
+def test_retry_repeats_only_the_failed_node(desk: Desk) -> None:
     configure(desk, THREE)
     desk.provider.play(ANSWERS[0], refuses(500), *ANSWERS[1:])
     desk.add_row()
@@ -95,7 +95,7 @@ def test_a_failed_node_is_asked_again_and_no_finished_one(desk: Desk) -> None:
     assert desk.row()["progress"] == "3/3"
 
 
-def test_an_answer_that_does_not_fit_is_asked_for_again_with_the_error(desk: Desk) -> None:
+def test_answer_violating_the_schema_is_requested_again_with_the_error(desk: Desk) -> None:
     configure(desk, [THREE[1] | {"prompt": "Price?"}])
     desk.provider.play(answers("About 420."), answers('{"price": "420"}'), answers('{"price": 420}'))
     desk.add_row()
@@ -110,7 +110,7 @@ def test_an_answer_that_does_not_fit_is_asked_for_again_with_the_error(desk: Des
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_it_is_asked_again_at_most_so_often_and_all_of_it_is_recorded(desk: Desk, retries: int) -> None:
+def test_schema_retries_are_limited_and_every_call_is_recorded(desk: Desk, retries: int) -> None:
     configure(desk, [THREE[1] | {"prompt": "Price?", "schema_retries": retries}])
     desk.provider.play(answers("About 420."))
     desk.add_row()
@@ -129,7 +129,7 @@ def test_it_is_asked_again_at_most_so_often_and_all_of_it_is_recorded(desk: Desk
         ("{}", "'required'"),
     ],
 )
-def test_what_is_wrong_is_told_without_quoting_the_answer(desk: Desk, answer: str, why: str) -> None:
+def test_schema_error_names_the_violation(desk: Desk, answer: str, why: str) -> None:
     configure(desk, [THREE[1] | {"prompt": "Price?", "schema_retries": 0}])
     desk.provider.play(answers(answer))
     desk.add_row()
@@ -137,7 +137,7 @@ def test_what_is_wrong_is_told_without_quoting_the_answer(desk: Desk, answer: st
         desk.run(desk.submit())
 
 
-def test_a_schema_is_never_fetched_from_anywhere(desk: Desk) -> None:
+def test_schema_reference_to_a_url_is_never_fetched(desk: Desk) -> None:
     configure(desk, [{"name": "n", "prompt": "p", "json_schema": {"$ref": f"{desk.provider.base_url}/schema"}}])
     desk.provider.play(answers("{}"))
     desk.add_row()
@@ -146,7 +146,7 @@ def test_a_schema_is_never_fetched_from_anywhere(desk: Desk) -> None:
     assert len(desk.provider.calls) == 1
 
 
-def test_templates_see_every_column_of_the_callers_table_and_null_is_nothing(desk: Desk) -> None:
+def test_templates_see_all_columns_and_render_null_as_empty(desk: Desk) -> None:
     desk.sql("ALTER TABLE valuation_records ADD COLUMN area INT")
     configure(desk, [{"name": "n", "prompt": "{{ row.area }} m2{{ row.sys_message }}"}])
     desk.add_row(area=120, user_message=None)
@@ -165,7 +165,7 @@ def test_templates_see_every_column_of_the_callers_table_and_null_is_nothing(des
         ("{{ row.sys_message }} ", "the prompt is blank"),
     ],
 )
-def test_a_template_that_cannot_be_filled_costs_no_call(desk: Desk, template: str, why: str) -> None:
+def test_template_error_fails_the_task_without_a_call(desk: Desk, template: str, why: str) -> None:
     configure(desk, [{"name": "n", "prompt": template}])
     desk.add_row(user_message="secret words of a caller " * 20)
     with pytest.raises(Fail, match=why) as caught:
@@ -174,7 +174,7 @@ def test_a_template_that_cannot_be_filled_costs_no_call(desk: Desk, template: st
     assert desk.provider.calls == []
 
 
-def test_each_node_may_have_a_provider_and_a_fallback_of_its_own(desk: Desk) -> None:
+def test_each_node_can_set_its_provider_and_fallback(desk: Desk) -> None:
     other = json.dumps({"base_url": desk.provider.base_url, "model": "other-1"})
     nodes = [
         {"name": "a", "prompt": "a", "provider": "other", "fallback": ["scripted"]},
@@ -189,7 +189,7 @@ def test_each_node_may_have_a_provider_and_a_fallback_of_its_own(desk: Desk) -> 
     assert [call.body["model"] for call in desk.provider.calls] == ["other-1", "valuer-1", "valuer-1"]
 
 
-def test_a_prompt_of_a_mebibyte_arrives_whole(desk: Desk) -> None:
+def test_prompt_of_one_mebibyte_arrives_complete(desk: Desk) -> None:
     if desk.is_mysql:
         desk.sql("ALTER TABLE valuation_records MODIFY user_message LONGTEXT")
     text = "价🏠" * 150_000

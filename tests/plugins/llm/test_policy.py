@@ -100,12 +100,12 @@ def configure(desk: Desk, name: str, **more: str) -> None:
     desk.configure(**more)
 
 
-def test_the_table_names_every_failure_and_no_other() -> None:
+def test_documented_table_lists_exactly_all_failures() -> None:
     assert sorted(TABLE) == sorted(get_args(Kind)) == sorted(SCENES)
 
 
 @pytest.mark.parametrize(("name", "scene"), PLAYED)
-def test_each_failure_leads_to_what_the_table_says(sqlite_desk: Desk, name: str, scene: Scene) -> None:
+def test_each_failure_is_handled_as_documented(sqlite_desk: Desk, name: str, scene: Scene) -> None:
     desk, row = sqlite_desk, TABLE[name]
     configure(desk, name)
     desk.provider.play(scene)
@@ -138,7 +138,7 @@ def test_each_failure_leads_to_what_the_table_says(sqlite_desk: Desk, name: str,
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_fallback_is_asked_where_the_table_says_so(sqlite_desk: Desk, name: str) -> None:
+def test_fallback_is_called_where_documented(sqlite_desk: Desk, name: str) -> None:
     desk = sqlite_desk
     second = ScriptedProvider()
     try:
@@ -165,9 +165,7 @@ def test_a_fallback_is_asked_where_the_table_says_so(sqlite_desk: Desk, name: st
     ("first", "second", "counts"),
     [(500, 429, False), (429, 500, False), (401, 500, False), (500, 400, True)],
 )
-def test_of_several_failures_the_one_with_most_hope_counts(
-    sqlite_desk: Desk, first: int, second: int, counts: bool
-) -> None:
+def test_most_lenient_of_several_failures_decides(sqlite_desk: Desk, first: int, second: int, counts: bool) -> None:
     desk = sqlite_desk
     other = json.dumps({"base_url": desk.provider.base_url, "model": "valuer-2"})
     more = {"LLM__PROVIDER": "scripted", "LLM__FALLBACK": '["other"]'}
@@ -191,7 +189,7 @@ DELAYS: dict[str, tuple[Scene, Any]] = {
 
 
 @pytest.mark.parametrize("name", DELAYS)
-def test_the_providers_delay_is_the_least_that_is_waited(sqlite_desk: Desk, name: str) -> None:
+def test_provider_delay_is_the_minimum_retry_delay(sqlite_desk: Desk, name: str) -> None:
     scene, (least, most) = DELAYS[name]
     sqlite_desk.provider.play(scene)
     sqlite_desk.add_row()
@@ -209,14 +207,14 @@ def test_the_providers_delay_is_the_least_that_is_waited(sqlite_desk: Desk, name
         (refuses(401, x_should_retry="false"), Retry),
     ],
 )
-def test_the_provider_may_say_whether_to_retry(sqlite_desk: Desk, scene: Scene, outcome: type[Exception]) -> None:
+def test_provider_can_decide_whether_to_retry(sqlite_desk: Desk, scene: Scene, outcome: type[Exception]) -> None:
     sqlite_desk.provider.play(scene)
     sqlite_desk.add_row()
     with pytest.raises(outcome):
         sqlite_desk.run(sqlite_desk.submit())
 
 
-def test_a_cut_answer_is_asked_for_once_more_with_twice_the_room(sqlite_desk: Desk) -> None:
+def test_cut_answer_is_requested_again_with_double_max_tokens(sqlite_desk: Desk) -> None:
     sqlite_desk.configure(PROVIDERS__SCRIPTED__MAX_TOKENS="100")
     sqlite_desk.provider.play(answers("Half an", finish="length"), answers())
     sqlite_desk.add_row()

@@ -59,20 +59,20 @@ def provider_of(prices: object, base_url: str = "http://127.0.0.1:9/v1") -> Prov
         ("2025-09-05T17:00:00", "0.0009"),
     ],
 )
-def test_a_call_costs_what_a_hand_calculation_says(moment: str, expected: str | None) -> None:
+def test_call_cost_matches_a_hand_calculation(moment: str, expected: str | None) -> None:
     at = dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)
     found = cost(provider_of(PRICES), "m", tokens(USAGE), at, "CNY")
     assert (None if found is None else money(found)) == expected
 
 
-def test_one_token_of_the_cheapest_model_is_exact() -> None:
+def test_cost_of_one_cheap_token_is_exact() -> None:
     at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     prices = [{"input": "0.000001", "output": "0.000001"}]
     assert cost(provider_of(prices), "m", Tokens(prompt=1), at, "USD") == 1
     assert money(1) == "0.000000000001"
 
 
-def test_known_providers_have_prices_without_configuration_in_dollars_alone() -> None:
+def test_known_providers_have_built_in_prices_in_usd_only() -> None:
     at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     known = Provider.model_validate({"base_url": "https://api.deepseek.com/v1", "model": "deepseek-chat"})
     assert (cost(known, "deepseek-chat", Tokens(prompt=10**6), at, "USD") or 0) > units(Decimal("0.01"))
@@ -91,11 +91,11 @@ def test_known_providers_have_prices_without_configuration_in_dollars_alone() ->
         ({"prompt_tokens": 5, "prompt_cache_hit_tokens": 9}, Tokens(5, 5, 0, 0)),
     ],
 )
-def test_usage_is_read_from_every_form_and_never_believed_blindly(usage: dict[str, Any], expected: Tokens) -> None:
+def test_usage_is_parsed_in_every_form_and_validated(usage: dict[str, Any], expected: Tokens) -> None:
     assert tokens(usage) == expected
 
 
-def test_the_bound_of_a_call_holds_whatever_its_tokens_are() -> None:
+def test_cost_bound_covers_the_most_expensive_usage() -> None:
     at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     provider = provider_of([{"input": 1, "cached": 0.1, "output": 2, "reasoning": 3}])
     bound = most(provider, "m", 100, 50, at, "USD")
@@ -105,7 +105,7 @@ def test_the_bound_of_a_call_holds_whatever_its_tokens_are() -> None:
     assert bound >= worst
 
 
-def test_every_call_is_kept_with_its_tokens_and_cost(desk: Desk) -> None:
+def test_every_call_is_recorded_with_its_tokens_and_cost(desk: Desk) -> None:
     desk.configure(PROVIDERS__SCRIPTED__MODELS=priced())
     desk.provider.play(answers("cut", finish="length", usage=USAGE), answers(usage=USAGE))
     desk.add_row(9)
@@ -128,7 +128,7 @@ def test_every_call_is_kept_with_its_tokens_and_cost(desk: Desk) -> None:
         assert (line["calls"], line["prompt"], line["cost"], line["unknown"]) == (2, 2000, "0.0032", 0), by
 
 
-def test_a_refused_call_costs_nothing_and_a_broken_one_nobody_knows_what(desk: Desk) -> None:
+def test_refused_call_costs_nothing_and_broken_call_cost_is_unknown(desk: Desk) -> None:
     desk.configure(PROVIDERS__SCRIPTED__MODELS=priced())
     desk.provider.play(refuses(500), then("Some", resets))
     desk.add_row()
@@ -144,7 +144,7 @@ def test_a_refused_call_costs_nothing_and_a_broken_one_nobody_knows_what(desk: D
 # -- budgets
 
 
-def test_a_hundred_calls_at_once_overspend_by_nothing(desk: Desk) -> None:
+def test_concurrent_calls_never_exceed_the_budget(desk: Desk) -> None:
     """Each may cost 7 and costs 5; the budget is 100."""
     database = desk.runtime.database
     limit = {"provider:p": 100, "owner:o": 1000}
@@ -177,7 +177,7 @@ def test_a_hundred_calls_at_once_overspend_by_nothing(desk: Desk) -> None:
     assert 94 <= sum(spent) <= 100  # as much as there is room for, and no more
 
 
-def test_tasks_wait_without_an_attempt_until_the_day_turns_or_the_budget_is_raised(desk: Desk) -> None:
+def test_spent_budget_delays_tasks_until_the_next_day_or_a_raise(desk: Desk) -> None:
     # One call may cost (18 + 1000) * 1 + 100 * 2 millionths and costs 0.00005.
     small = {"PROVIDERS__SCRIPTED__MAX_TOKENS": "100", "PROVIDERS__SCRIPTED__MODELS": priced()}
     desk.configure(PROVIDERS__SCRIPTED__BUDGET="0.00125", **small)
@@ -211,7 +211,7 @@ def test_tasks_wait_without_an_attempt_until_the_day_turns_or_the_budget_is_rais
         assert desk.row(3)["status"] == "completed"
 
 
-def test_the_bound_follows_the_longest_answer_that_extra_asks_for(desk: Desk) -> None:
+def test_cost_bound_includes_max_tokens_from_extra(desk: Desk) -> None:
     extra = '{"max_tokens": null, "max_completion_tokens": 50000}'
     desk.configure(PROVIDERS__SCRIPTED__MODELS=priced(), PROVIDERS__SCRIPTED__EXTRA=extra)
     desk.add_row()
@@ -219,7 +219,7 @@ def test_the_bound_follows_the_longest_answer_that_extra_asks_for(desk: Desk) ->
     assert calls(desk)[0].reserved > 50_000 * 2 * 10**6
 
 
-def test_each_owner_has_a_budget_of_its_own(desk: Desk) -> None:
+def test_each_owner_has_its_own_budget(desk: Desk) -> None:
     budgets = '{"*": 0.001, "rich": 1}'
     desk.configure(LLM__BUDGETS=budgets, PROVIDERS__SCRIPTED__MODELS=priced())
     for id, owner in ((1, "poor"), (2, "rich"), (3, None)):
@@ -235,7 +235,7 @@ def test_each_owner_has_a_budget_of_its_own(desk: Desk) -> None:
     assert {row.owner for row in calls(desk)} == {"rich", None}
 
 
-def test_a_budget_that_comes_during_the_day_counts_what_was_spent_before(desk: Desk) -> None:
+def test_new_budget_counts_spend_from_earlier_in_the_day(desk: Desk) -> None:
     desk.configure(PROVIDERS__SCRIPTED__MODELS=priced())
     desk.add_row(1)
     desk.run(desk.submit(1))
@@ -246,7 +246,7 @@ def test_a_budget_that_comes_during_the_day_counts_what_was_spent_before(desk: D
     assert budget.used == sum(row.cost for row in calls(desk)) > 0
 
 
-def test_a_budget_without_a_price_is_told_and_nothing_is_called(desk: Desk) -> None:
+def test_budget_without_a_price_is_reported_without_a_call(desk: Desk) -> None:
     desk.configure(PROVIDERS__SCRIPTED__BUDGET="1")
     desk.add_row()
     with pytest.raises(Retry, match=r"set providers\.scripted\.models") as caught:
@@ -254,7 +254,7 @@ def test_a_budget_without_a_price_is_told_and_nothing_is_called(desk: Desk) -> N
     assert (caught.value.consumes_attempt, desk.provider.calls) == (False, [])
 
 
-def test_what_a_killed_start_reserved_comes_back(desk: Desk) -> None:
+def test_budget_reserved_by_a_killed_attempt_is_released(desk: Desk) -> None:
     desk.configure(PROVIDERS__SCRIPTED__BUDGET="0.02", PROVIDERS__SCRIPTED__MODELS=priced())
     desk.add_row()
     task = desk.submit()
