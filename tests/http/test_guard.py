@@ -1,4 +1,4 @@
-"""What a caller's URL may name, and which addresses may be connected to."""
+"""The URLs that callers may name, and the addresses that may be connected to."""
 
 from __future__ import annotations
 

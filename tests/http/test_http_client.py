@@ -1,4 +1,4 @@
-"""Calls over real sockets: deadlines, bounds, and a guard that holds when connecting."""
+"""Calls over real sockets: deadlines, size limits, and the guard at connection time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def resolve_as(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str
     return queries
 
 
-# What is sent
+# Requests
 
 
 def test_the_request_arrives_as_given(serve: Any) -> None:
@@ -181,7 +181,7 @@ def test_proxies_from_the_environment_are_not_used(serve: Any, monkeypatch: pyte
     assert call(serve, answering(OK)).status_code == 200
 
 
-# How long and how much
+# Deadlines and size limits
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_300_calls_run_concurrently(serve: Any) -> None:
     assert asyncio.run(main()) == [200] * 300
 
 
-# Where to
+# Targets
 
 
 def test_redirects_are_not_followed(serve: Any) -> None:
@@ -390,7 +390,7 @@ def test_rebinding_name_connects_to_the_checked_address(serve: Any, monkeypatch:
     queries = resolve_as(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
     guard = Guard(["127.0.0.1/32"])
     assert call(serve, answering(OK), url="http://rebind.example:{}/", guard=guard).status_code == 200
-    assert queries == ["rebind.example"]  # one answer, judged and used; the second is never asked for
+    assert queries == ["rebind.example"]  # one answer, checked and used; there is no second query
     with pytest.raises(OutboundRefused, match=r"127\.0\.0\.2"):
         call(serve, _unreachable, url="http://rebind.example:{}/", guard=guard)
 
@@ -502,7 +502,7 @@ def test_tls_sni_and_host_header_use_the_requested_name(serve: Any, name: str, t
         assert hosts == [f"Host: hook.example:{port}".encode()]
 
 
-# What is given back
+# Answers
 
 
 def test_repr_of_an_answer_hides_its_body_and_headers() -> None:

@@ -27,7 +27,7 @@ async def answer_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
 
 
 def pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate and its key; the certificate is also the authority that vouches for it."""
+    """A self-signed certificate and its key; the certificate is also its own authority."""
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
     subprocess.run(
         [
@@ -98,7 +98,7 @@ def test_client_certificate_goes_only_to_servers_of_its_pattern(
 
 
 class Proxy:
-    """Speaks CONNECT and absolute URIs; connects every name to loopback, and keeps what it was asked."""
+    """Speaks CONNECT and absolute URIs; connects every name to loopback, and keeps the request lines."""
 
     def __init__(self, login: str | None = None, refuses: int | None = None) -> None:
         self.asked: list[str] = []
@@ -145,7 +145,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def through(serve: Any, proxy: Proxy, url: str, tls: ssl.SSLContext | None = None, **options: Any) -> Attempt:
-    """One delivery to a server behind the proxy; `url` has a place for its port, and may have login=..."""
+    """One attempt against a server behind the proxy; `url` has `{}` for its port; `login` goes into the proxy's URL."""
     login = options.pop("login", "")
 
     async def main() -> Attempt:

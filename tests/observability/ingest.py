@@ -1,4 +1,4 @@
-"""A Sentry that keeps what it is sent: the envelope endpoint on loopback, in a thread of its own."""
+"""A fake Sentry that keeps its envelopes: the endpoint on loopback, in its own thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector that keeps what it is sent: OTLP over HTTP on loopback, in a thread of its own."""
+"""A fake OpenTelemetry collector that keeps its spans: OTLP over HTTP on loopback, in its own thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Seen:
 
 
 class Collector:
-    """`spans` are what came; `raw` is every byte of it, `headers` those of the last request."""
+    """`spans` are the received spans, `raw` all received bytes, `headers` the headers of the last request."""
 
     def __init__(self, port: int = 0) -> None:
         self.spans: list[Seen] = []
@@ -57,7 +57,7 @@ class Collector:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def of(self, name: str, **said: Any) -> list[Seen]:
-        """The spans of this name that say all this; `__` in a key stands for a dot."""
+        """The spans of this name with these attributes; `__` in a key means a dot."""
         wanted = {key.replace("__", "."): value for key, value in said.items()}
         return [span for span in list(self.spans) if span.name == name and wanted.items() <= span.said.items()]
 

@@ -1,4 +1,4 @@
-"""Each test runs a process of its own: logging is global, and pytest has handlers in it too."""
+"""Structured logging. Each test runs its own process: logging is global, and pytest adds handlers to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric has the number of what happened: each one moves, and by what it should."""
+"""Every metric counts its events, each by the right number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"
 
 
 class Busy:
-    """An API and a worker to which everything happens that is counted."""
+    """An API and a worker on which every counted event happens."""
 
     def __init__(self, folder: Path, redis: RedisServer) -> None:
         self.redis = redis
@@ -51,10 +51,10 @@ class Busy:
         assert reply.status == 200, self.api.log()[-3000:]
         return samples(reply.body)
 
-    def wait(self, name: str, least: float = 1, timeout: float = 90) -> float:
-        """Until a series has at least that; what it has then."""
+    def wait(self, name: str, minimum: float = 1, timeout: float = 90) -> float:
+        """Wait until a series is at least `minimum`; returns its value."""
         return poll(
-            lambda: value if (value := self.seen().get(name, 0.0)) >= least else 0.0,
+            lambda: value if (value := self.seen().get(name, 0.0)) >= minimum else 0.0,
             timeout=timeout,
             interval=0.3,
             message=lambda: f"{name}: {[line for line in self.seen().items() if line[0][:12] == name[:12]]}",
@@ -77,7 +77,7 @@ def busy(tmp_path: Path, own_redis: RedisServer) -> Iterator[Busy]:
 @pytest.mark.faults
 def test_each_metric_counts_its_events(busy: Busy) -> None:
     on, api = busy.on, busy.api
-    # Calls out: a webhook that is refused at first, and one call of a provider with a price.
+    # Outgoing calls: a webhook that fails at first, and one call of a provider with a price.
     assert api.request("POST", "/api/v1/tasks", {"url": busy.receiver.url}).status == 200
     assert api.request("POST", "/api/v1/tasks/llm", {"prompt": "What is it worth?"}).status == 200
     assert busy.wait('sytq_outbound_seconds_count{answer="5xx",url="guarded"}') == 1
@@ -100,7 +100,7 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
     assert busy.wait('sytq_queue_limit{queue="plain"}') == 7
     assert busy.wait('sytq_schedule_ticks_total{schedule="pulse"}', 2) < 200
 
-    # What the reconciler finds: a row that nobody dispatched, and one that nobody can.
+    # The reconciler: a row that was not dispatched, and a row that cannot be dispatched.
     lost, hopeless = on.prepare("plain", "lost"), on.prepare("plain", "undispatchable")
     on.runtime.ledger.accept([lost, hopeless], also=lambda: None)
     with on.runtime.database.connection_context():
@@ -109,14 +109,14 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
     assert busy.wait('sytq_reconciled_total{finding="unknown_to_redis"}') >= 1
     assert busy.wait('sytq_reconciled_total{finding="not_dispatchable"}') == 1
 
-    # What is wrong with us: a task that blocks the loop, an event that cannot be read, a loop that fails.
+    # Faults of the service: a blocked event loop, an unreadable event, a failing loop.
     on.submit("blocking", seconds=2.5)
     assert busy.wait('sytq_event_loop_blocked_total{type="blocking"}') == 1
     keys, redis = on.runtime.keys, on.runtime.redis
     redis.ask("XADD", keys.events, "*", "kind", "of a newer release")
     assert busy.wait("sytq_events_set_aside_total") == 1
     on.wait_state(on.submit("plain", "behind it"), "succeeded")
-    assert busy.wait("sytq_unreadable") == 1, "it is set aside once"
+    assert busy.wait("sytq_unreadable") == 1, "the event is set aside once"
     spoil = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'no', 'lease')"
     redis.ask("EVAL", spoil, 1, keys.lease("schedule"))
     assert busy.wait('sytq_loop_failures_total{loop="schedule"}') >= 1
@@ -127,9 +127,9 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
     assert 0 < seen["sytq_heartbeat_age_seconds"] < 4
     assert seen["sytq_workers"] == 1
 
-    # Redis is away: the scrape says so, and afterwards how often it was missed.
+    # Redis is unavailable: the scrape shows it, and afterwards the number of faults.
     busy.redis.kill()
-    poll(lambda: busy.seen()["sytq_redis_up"] == 0, message="it says that Redis is away")
+    poll(lambda: busy.seen()["sytq_redis_up"] == 0, message="Redis is shown as down")
     poll(lambda: "loop waits" in busy.worker.text(), message="the worker notices")
     busy.redis.start()
     assert busy.wait("sytq_redis_up") == 1
@@ -138,11 +138,11 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
     shown = {name.partition("{")[0] for name in busy.seen()}
     counted = {f"{name}_count" if metric.kind == "histogram" else name for name, metric in metrics.declared.items()}
     wanted = set(READ) - {"sytq_tasks"} | {name for name in counted if name.startswith("sytq_")}
-    assert wanted - shown <= {"sytq_gate_waiting"}, "nothing had to wait at a gate here: that is test_gate_metrics.py's"
+    assert wanted - shown <= {"sytq_gate_waiting"}, "nothing waits for a limiter here: test_limiter_metrics.py tests it"
 
 
 def test_unavailable_database_is_reported_as_down(busy: Busy) -> None:
     assert busy.seen()["sytq_database_up"] == 1
     with busy.api.database.connection_context():
         busy.api.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO away")
-    poll(lambda: busy.seen()["sytq_database_up"] == 0, timeout=60, interval=1, message="it is asked every 30 s")
+    poll(lambda: busy.seen()["sytq_database_up"] == 0, timeout=60, interval=1, message="checked every 30 s")

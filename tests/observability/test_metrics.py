@@ -1,4 +1,4 @@
-"""Metrics: one answer for a group of processes, documented, and the only names that alerts and dashboards use."""
+"""Metrics: one answer for a group of processes; documentation, alerts and dashboards use the declared names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DOCS = (ROOT / "docs/metrics.md").read_text()
 
 @pytest.fixture(scope="module", autouse=True)
 def everything_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All metrics of ours are declared once the runtime is built and the API imported."""
+    """All metrics of sytq are declared once the runtime is built and the API imported."""
     import sytq.api.app  # noqa: F401
 
     url = f"sqlite:///{tmp_path_factory.mktemp('m') / 'sytq.db'}"
@@ -111,7 +111,7 @@ def test_alert_rules_pass_their_promtool_tests(tmp_path: Path) -> None:
     for command in (["check", "rules", str(RULES)], ["test", "rules", str(RULES.with_suffix(".test.yaml"))]):
         done = subprocess.run([promtool, *command], capture_output=True, text=True, cwd=RULES.parent, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
-    # The tests can fail: with a rule made blind one of them does.
+    # The rule tests can fail: with a broken rule one of them does.
     folder = tmp_path / "prometheus"
     shutil.copytree(RULES.parent, folder)
     blind = (folder / RULES.name).read_text().replace("max(sytq_workers) == 0", "max(sytq_workers) == 77")
@@ -149,14 +149,14 @@ def test_each_api_process_reports_metrics_of_its_group_and_the_stores(both: tupl
         listed = 'sytq_http_seconds_count{method="GET",route="/api/tasks",status="200"}'
         return seen if seen.get(listed) == 20 and seen.get("sytq_tasks_dead") == 1 else None
 
-    # Both processes of the API, and any number of answers from each.
+    # Either process of the API may answer.
     seen = poll(lambda: complete(api.request("GET", "/metrics").body), timeout=60, interval=0.5, message="all is there")
     assert seen['sytq_tasks_total{outcome="succeeded",type="plain"}'] == 5
     assert seen['sytq_tasks_total{outcome="dead",type="failing"}'] == 1
     assert seen['sytq_database_seconds_count{outcome="ok"}'] >= 20
     assert seen["sytq_workers"] == 1
     assert not [name for name in seen if dead in name or tasks[0] in name]
-    assert not [name for name in seen if name.startswith("sytq_task_seconds")], "the workers answer for these"
+    assert not [name for name in seen if name.startswith("sytq_task_seconds")], "the workers report these"
     counted = installation.counted()
     assert counted['sytq_task_seconds_count{outcome="failed",type="failing"}'] == 2
     assert counted['sytq_task_seconds_bucket{le="+Inf",outcome="succeeded",type="plain"}'] == 5
@@ -189,7 +189,7 @@ def test_counts_of_killed_api_processes_are_kept(both: tuple[Installation, Api])
             lambda gone=pids: not [pid for pid in gone if (folder / f"histogram_{pid}.db").exists()],
             message="their files are merged",
         )
-        # Until there are new ones a request waits in the master's queue.
+        # A request waits in the master's queue until there are new processes.
     assert api.stop() == 0
     assert not folder.exists()
 
@@ -244,7 +244,7 @@ seconds.observe(0.2, "b")
 print(len(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])))
 """
     environ = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    (tmp_path / f"sytq-{os.getuid()}-{2**22 + 1}").mkdir()  # of a master that is no more
+    (tmp_path / f"sytq-{os.getuid()}-{2**22 + 1}").mkdir()  # of a master that no longer exists
     for _ in range(4):
         done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Sentry: what ends for good and what breaks of ours, once each, told without anything that was confided to us."""
+"""Sentry: one event for each dead task and each crash, without payloads or secrets."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_dead_task_is_one_event_with_its_attempts_and_no_secrets(reporting: Inst
     retried = reporting.submit("patient", "q")
     for task in (succeeded, retried):
         reporting.wait_state(task, "succeeded")
-    assert worker.terminate() == 0  # sends what is left
+    assert worker.terminate() == 0  # sends the pending events
 
     events = ingest.of("event")
     assert sorted(event["tags"]["task_id"] for event in events) == sorted([*dead, with_reason])
@@ -122,7 +122,7 @@ def test_loop_crash_and_worker_killing_task_are_reported(reporting: Installation
     (event,) = ingest.wait("event", task_id=task)
     assert event["message"] == "a task killed its workers"
     assert event["level"] == "fatal"
-    # A table that is gone is a crash of the loops that need it.
+    # A missing table crashes the loops that need it.
     reporting.runtime.database.execute_sql("ALTER TABLE sytq_attempts RENAME TO gone")
     reporting.submit("plain", "p")
     event = ingest.wait("event", loop="record")[0]
@@ -149,16 +149,16 @@ def test_schedule_tick_checks_in_when_it_starts_and_ends(reporting: Installation
         assert config["schedule"] == {"type": "crontab", "value": "* * * * *"}
         assert config["timezone"] == ("Europe/Berlin" if name == "pulse" else "UTC")
         assert config["max_runtime"] >= 1
-        # It is the task's id, so that one is found by the other.
+        # The check-in id is the task's id.
         task = reporting.wait_state(str(uuid.UUID(begun["check_in_id"])), "succeeded", "dead")
         assert str(task.request_id).startswith(f"schedule:{name}:")
-    # Who says that he came from a schedule does not check in for it.
-    liar = reporting.runtime.submitter.prepare("cleanup", {}, request_id=str(task.request_id))
-    reporting.runtime.submitter.submit([liar])
-    reporting.wait_state(liar.id, "succeeded")
+    # A task with a forged request_id of a schedule makes no check-in.
+    forged = reporting.runtime.submitter.prepare("cleanup", {}, request_id=str(task.request_id))
+    reporting.runtime.submitter.submit([forged])
+    reporting.wait_state(forged.id, "succeeded")
     assert worker.terminate() == 0
     assert {check["monitor_slug"] for check in ingest.of("check_in")} == {"sytq-pulse", "sytq-ill"}
-    assert liar.id.replace("-", "") not in {check["check_in_id"] for check in ingest.of("check_in")}
+    assert forged.id.replace("-", "") not in {check["check_in_id"] for check in ingest.of("check_in")}
 
 
 def checks(ingest: Ingest, monitor: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""OpenTelemetry: from request over task to callback in one trace, and no cost."""
+"""OpenTelemetry: request, task and callback in one trace, and no cost when it is disabled."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_request_task_and_callback_are_one_trace(
     (told,) = collector.wait("POST", server__port=int(receiver.url.split(":")[2].split("/")[0]))
     assert (callback.trace, told.trace, told.parent) == (TRACE, TRACE, callback.id)
     assert [one.headers["traceparent"] for one in receiver.received] == [header(told)]
-    # Whatever is below something is below something that was sent too.
+    # Every parent span was sent too.
     of_the_trace = [span for span in collector.spans if span.trace == TRACE]
     assert {span.parent for span in of_the_trace} <= {span.id for span in of_the_trace} | {CALLER}
 
@@ -218,7 +218,7 @@ def test_unsampled_caller_is_respected_and_own_traceparent_is_kept(
     body: dict[str, Any] = {"type": "async-caller", "payload": {"url": receiver.url}}
     first = api.request("POST", "/v2/tasks", body, {"traceparent": unsampled}).json["id"]
     installation.wait_state(first, "succeeded")
-    body["payload"]["secret"] = PARENT.replace("0af7", "1af7")  # what this type takes for its header
+    body["payload"]["secret"] = PARENT.replace("0af7", "1af7")  # the type sends it as its own traceparent header
     second = api.request("POST", "/v2/tasks", body).json["id"]
     installation.wait_state(second, "succeeded")
     collector.wait("process loop", messaging__message__id=second)
@@ -265,7 +265,7 @@ def test_probes_make_no_spans(install: Callable[..., tuple[Installation, Api]], 
 
 
 class Hung:
-    """Takes connections and what they say, and never answers."""
+    """Accepts connections and never answers."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=100)
@@ -275,7 +275,7 @@ class Hung:
         self._listening.close()
 
 
-@pytest.mark.parametrize("state", ["away", "hung"])
+@pytest.mark.parametrize("state", ["unavailable", "hung"])
 def test_unavailable_collector_delays_neither_tasks_nor_shutdown(
     install: Callable[..., tuple[Installation, Api]], state: str
 ) -> None:
@@ -289,8 +289,8 @@ def test_unavailable_collector_delays_neither_tasks_nor_shutdown(
         ids = [one["id"] for one in api.request("POST", "/v2/tasks/batch", {"tasks": tasks}).json["results"]]
         for task in ids:
             installation.wait_state(task, "succeeded")
-        if state == "away":
-            poll(lambda: '"kind": "traces"' in worker.text(), timeout=60, message="the log says so")
+        if state == "unavailable":
+            poll(lambda: '"kind": "traces"' in worker.text(), timeout=60, message="the failed export is logged")
             assert worker.text().count('"kind": "traces"') == 1
         began = time.monotonic()
         assert api.stop() == 0
@@ -312,7 +312,7 @@ def test_opentelemetry_is_imported_only_when_enabled(
         done = subprocess.run([sys.executable, "-c", code], env=api.environment, cwd=ROOT, capture_output=True)
         return list(json.loads(done.stdout.splitlines()[-1]))
 
-    by_redis = loaded_by("import redis")  # looks for a part of it by itself, wherever it is installed
+    by_redis = loaded_by("import redis")  # redis imports a part of it wherever it is installed
     assert not [name for name in by_redis if name.startswith(("opentelemetry.sdk.trace", "opentelemetry.exporter"))]
     assert loaded_by("from sytq.api import create_app; create_app()") == by_redis
     worker = installation.start_worker()

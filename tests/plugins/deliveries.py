@@ -1,6 +1,6 @@
-"""One attempt of a webhook task: the plugin's own function with a real context and client, and what the policy decides.
+"""One attempt of a webhook task: the plugin's own function with a real context and client, and the policy's decision.
 
-No Redis and no database: what is seen is the request, the outcome and the attempt's detail.
+No Redis and no database: tests see the request, the outcome and the attempt's detail.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Attempt:
     outcome: Outcome
     detail: dict[str, Any]
     result: Any
-    limiters: list[tuple[Limiter, str]]  # a permit was acquired of, and what was reported there
+    limiters: list[tuple[Limiter, str]]  # of the acquired permits, with the reported outcome
 
 
 class Alone(AsyncContext):
-    """A context without a store: every limiter grants its permit, and keeps what it reports."""
+    """A context without a store: every limiter grants its permit and keeps the reported outcome."""
 
-    gone: list[tuple[Limiter, Permit]]
+    acquired: list[tuple[Limiter, Permit]]
 
     @asynccontextmanager
     async def acquire(self, *limiters: Limiter, cost: int = 0) -> AsyncIterator[Permit]:
-        made = Permit(self.id, 1, 0, limiters, cost)
-        self.gone = [(limiter, made) for limiter in limiters]
-        yield made
+        permit = Permit(self.id, 1, 0, limiters, cost)
+        self.acquired = [(limiter, permit) for limiter in limiters]
+        yield permit
 
 
 def settings(**given: object) -> Settings:
@@ -70,28 +70,28 @@ def started(payload: dict[str, Any], *, attempts: int = 1, age: float = 0.0, typ
 
 
 async def attempt(
-    payload: dict[str, Any], given: Settings | None = None, guard: Guard = LOOPBACK, **start: Any
+    payload: dict[str, Any], given: Settings | None = None, guard: Guard = LOOPBACK, **options: Any
 ) -> Attempt:
     """Make one attempt now, in the caller's loop."""
     given = given or settings()
-    declared = Registry.load(given).get(start.get("type_name", "webhook"))
+    declared = Registry.load(given).get(options.get("type_name", "webhook"))
     client = Client(guard, given.outbound.proxy)
     absent = dict.fromkeys((field.name for field in fields(Services)), cast(Any, None))
     services = Services(**absent | {"settings": given, "client": client})
-    delivery = started(payload, **start)
+    delivery = started(payload, **options)
     error: BaseException | None = None
     context = Alone(services, declared, delivery)
-    context.gone = []
+    context.acquired = []
     try:
         delivery.result = await declared.function(context, declared.parse(payload))
     except Exception as raised:
         error = raised
     finally:
         await client.close()
-    limiters = [(limiter, permit.outcome) for limiter, permit in context.gone]
+    limiters = [(limiter, permit.outcome) for limiter, permit in context.acquired]
     return Attempt(decide(declared, delivery, error), delivery.detail, delivery.result, limiters)
 
 
 def attempt_now(payload: dict[str, Any], given: Settings | None = None, **options: Any) -> Attempt:
-    """The same from a plain test."""
+    """`attempt` for tests without an event loop."""
     return asyncio.run(attempt(payload, given, **options))

@@ -1,4 +1,4 @@
-"""One run of a task in this process, against a real ledger: for what a test wants to see of a run from inside."""
+"""Attempts of a task in the test's own process, against a real ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def runtime_of(database_url: str, redis_url: str, **settings: str) -> Iterator[R
 
 
 class Run:
-    """One task. Each `start` runs its function once, with a higher token, as a worker would; it returns or raises."""
+    """One task. Each `start` is an attempt with a higher fencing token, as on a worker; it returns or raises."""
 
     def __init__(self, runtime: Runtime, type_name: str, payload: Any, created_at: dt.datetime | None = None) -> None:
         self._runtime = runtime
@@ -41,10 +41,10 @@ class Run:
         runtime.ledger.accept([new])
         self.id = new.id
         self._payload = payload
-        self._starts = 0
+        self._attempts = 0
 
     def start(self) -> Any:
-        self._starts += 1
+        self._attempts += 1
         message: Message[Any] = Message(
             queue_name=self._declared.queue,
             actor_name=self._declared.name,
@@ -54,7 +54,7 @@ class Run:
             message_id=self.id,
             message_timestamp=int(self._created_at.timestamp() * 1000),
         )
-        delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=self._starts)
+        delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=self._attempts)
         unused: Any = None
         with concurrent.futures.ThreadPoolExecutor(2) as threads:
             services = Services(

@@ -1,4 +1,4 @@
-"""The type `backup`: one whole file a task, however often it runs or is killed, and a policy of which stay."""
+"""The type `backup`: one complete file a task, whatever its attempts, and the policy that keeps files."""
 
 from __future__ import annotations
 
@@ -173,18 +173,18 @@ def test_backup_of_a_killed_worker_is_partial_and_written_again(
     try:
         runtime = installation.runtime
         fill(runtime, 6_000, json.dumps({"text": os.urandom(4000).hex()}))
-        for _ in range(5):  # it may be whole before this machine comes to kill anybody
+        for _ in range(5):  # the backup may be complete before the worker is killed
             worker = installation.start_worker()
             task = runtime.submitter.prepare("backup", {})
             runtime.submitter.submit([task])
-            poll(lambda: any(folder.glob("*")), interval=0.001, message="the file is begun")
+            poll(lambda: any(folder.glob("*")), interval=0.001, message="the file exists")
             worker.kill()
             (left,) = folder.iterdir()
             if left.name.endswith(".partial"):
                 break
             left.unlink()
-            runtime.operator.cancel(task.id, "a test")  # if it was killed before it could say that it is done
-        assert left.name.endswith(".partial"), "it was not killed half way"
+            runtime.operator.cancel(task.id, "a test")  # if the worker was killed before its acknowledgement
+        assert left.name.endswith(".partial"), "the backup was complete before the kill"
         installation.start_worker()
         row = installation.wait_state(task.id, "succeeded", timeout=60)
         (file,) = folder.iterdir()

@@ -1,4 +1,4 @@
-"""Retention: what is old and finished goes, with all that belongs to it; nothing else does."""
+"""Retention: finished tasks past their age are deleted with all their records, and nothing else is."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def runtime(database_url: str) -> Iterator[Runtime]:
         yield made
 
 
-def add(runtime: Runtime, name: str, state: str, hours: float, kind: str = "llm") -> None:
+def add(runtime: Runtime, name: str, state: str, hours: float, type_name: str = "llm") -> None:
     """A task with an attempt and a step that ended `hours` ago."""
     now = utcnow()
     ended = now - dt.timedelta(hours=hours)
     with runtime.database.connection_context():
         Task.create(
-            id=name, type=kind, state=state, payload="{}", created_at=now - dt.timedelta(days=9), finished_at=ended
+            id=name, type=type_name, state=state, payload="{}", created_at=now - dt.timedelta(days=9), finished_at=ended
         )
         Attempt.create(task_id=name, token=1, attempt=1, outcome="x")
         Step.create(task_id=name, name="s", token=1, state="done", started_at=now)
@@ -64,7 +64,7 @@ def clean(runtime: Runtime, **payload: Any) -> Any:
 
 
 def left(runtime: Runtime, but: str = "") -> set[str]:
-    """What is still there (beside one), the same in all three tables."""
+    """The tasks that are left except `but`, the same in all three tables."""
     with runtime.database.connection_context():
         tasks = {row.id for row in Task.select(Task.id).where(Task.id != but)}
         assert tasks == {row.task_id for row in Attempt.select()} == {row.task_id for row in Step.select()}
@@ -82,7 +82,7 @@ def test_finished_tasks_past_retention_are_deleted_with_their_records(runtime: R
 def test_unfinished_tasks_are_kept_at_any_age(runtime: Runtime) -> None:
     unfinished = [state for state in STATES if state not in TERMINAL]
     for state in unfinished:
-        add(runtime, state, state, 5)  # a time that another program wrote there makes no end of it
+        add(runtime, state, state, 5)  # finished_at alone, as another program may write it, is no end
     assert clean(runtime, older_than="0s") == NOTHING
     assert left(runtime) == set(unfinished)
 
@@ -111,7 +111,7 @@ def test_task_that_gains_a_dependent_during_cleanup_is_kept(runtime: Runtime) ->
     def wait() -> None:
         runtime.ledger.accept([last])
         thread.start()
-        thread.join(1)  # it waits for the end of this transaction
+        thread.join(1)  # cleanup waits for the end of this transaction
 
     transact(runtime.database, wait)
     thread.join()
@@ -137,19 +137,19 @@ def test_retention_can_be_set_per_state_and_type(database_url: str) -> None:
     with runtime_of(
         database_url, "redis://127.0.0.1:1/0", QUEUE__RETENTION="1h", TYPES__CLEANUP=json.dumps(own)
     ) as runtime:
-        for kind, state, hours in [
+        for type_name, state, hours in [
             ("email", "succeeded", 0.5), ("email", "succeeded", 2), ("email", "cancelled", 2),
             ("email", "dead", 99), ("email", "dead", 101),
             ("llm", "succeeded", 150), ("llm", "dead", 150), ("llm", "dead", 201),
             ("report", "succeeded", 0.1), ("report", "dead", 0.5),
         ]:  # fmt: skip
-            add(runtime, f"{kind}-{state}-{hours:g}", state, hours, kind)
+            add(runtime, f"{type_name}-{state}-{hours:g}", state, hours, type_name)
         going = {"email-succeeded-2", "email-cancelled-2", "email-dead-101", "llm-dead-201", "report-dead-0.5"}
         before = left(runtime)
         assert clean(runtime, dry_run=True)["tasks"] == clean(runtime)["tasks"] == len(going)
         assert before - left(runtime) == going
         assert clean(runtime) == NOTHING  # once more changes nothing
-        # An age that the payload names counts for all.
+        # An age in the payload holds for all states and types.
         assert clean(runtime, older_than="90h")["tasks"] == 3
 
 
@@ -238,7 +238,7 @@ def test_cleanup_of_a_killed_worker_is_finished_by_another_worker(installation: 
     worker = installation.start_worker()
     task = runtime.submitter.prepare("cleanup", {})
     runtime.submitter.submit([task])
-    poll(lambda: old() < total, message="the first batch goes")
+    poll(lambda: old() < total, message="the first batch is deleted")
     worker.kill()
     installation.start_worker()
     installation.wait_state(task.id, "succeeded", timeout=60)

@@ -1,4 +1,4 @@
-"""Types that the configuration alone declares: what reaches the request or the program, and what never does."""
+"""Types declared in the configuration: how payload values reach the request or the command."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_payload_values_cannot_alter_the_request_structure() -> None:
             assert run.start() == "dead"
             assert words in (run.error or "")
         (only,) = harness.http.calls
-        assert only.json() == {"x": "1", "y": "2"}  # without a body the payload is it
+        assert only.json() == {"x": "1", "y": "2"}  # without a body the payload is sent
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_section_of_an_installed_type_only_configures_it() -> None:
 
 
 def run(payload: Any = None, **section: Any) -> Any:
-    """Run a command type once: its result, or the state and error that it leaves."""
+    """Run a command type once: its result, or its state and error."""
     with Harness("one", config=section) as harness:
         once = harness.submit(payload or {})
         return once.result if once.start() == "succeeded" else (once.state, once.error)
@@ -181,7 +181,7 @@ def test_a_value_cannot_become_an_option() -> None:
 
 def test_command_reads_the_payload_and_its_json_output_is_parsed() -> None:
     assert run({"a": ["é", 1]}, command=["cat"])["output"] == {"a": ["é", 1]}
-    assert run({"a": "x" * 300_000}, command=["true"]) == {"exit": 0, "output": ""}  # it need not be read
+    assert run({"a": "x" * 300_000}, command=["true"]) == {"exit": 0, "output": ""}  # reading the input is optional
 
 
 def test_command_environment_is_minimal_and_output_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,13 +207,13 @@ def test_command_exit_status_decides_and_stderr_is_reported() -> None:
 
 def alive(pid: int) -> bool:
     try:
-        # A zombie is dead; only its parent has not looked yet.
+        # A zombie is dead; its parent has not waited for it yet.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-#: Starts a child, tells both pids, and ignores SIGTERM.
+#: Starts a child, writes both pids, and ignores SIGTERM.
 STUBBORN = "trap '' TERM; sleep 300 & echo $$ $! > {folder}/pids; wait; wait"
 
 
@@ -231,7 +231,7 @@ def test_command_timeout_kills_all_its_child_processes(installed: Callable[..., 
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     poll(lambda: not any(alive(pid) for pid in pids), message="both have ended")
-    # What a program leaves behind does not hold up its end.
+    # A child left in the background does not delay the end of the command.
     installation.wait_state(submit(installation, "two", {}), "succeeded")
     assert time.monotonic() - begun < 58
 

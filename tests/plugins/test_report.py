@@ -1,4 +1,4 @@
-"""Reports: the numbers are those of the rows, on both engines, and the page stands by itself."""
+"""Reports: their numbers match the rows on both engines, and the HTML page is self-contained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def runtime(database_url: str, tmp_path: Path) -> Iterator[Runtime]:
 
 def add(
     runtime: Runtime,
-    kind: str,
+    type_name: str,
     state: str,
     ended: dt.datetime,
     run: float | None = 1.0,
@@ -49,7 +49,11 @@ def add(
     begun = ended - dt.timedelta(seconds=run or 0)
     with runtime.database.connection_context():
         Task.create(
-            **({"id": new_id(), "type": kind, "state": state, "payload": '{"secret": "hush"}', "attempts": attempts}),
+            id=new_id(),
+            type=type_name,
+            state=state,
+            payload='{"secret": "hush"}',
+            attempts=attempts,
             created_at=begun - dt.timedelta(seconds=waited),
             started_at=None if run is None else begun,
             finished_at=ended,
@@ -58,7 +62,7 @@ def add(
 
 
 def report(runtime: Runtime, **payload: Any) -> dict[str, str]:
-    """The files of one run by their kind."""
+    """The files of one report by their format."""
     result = Run(runtime, "report", {"until": UNTIL.isoformat()} | payload).start()
     return {
         "".join(re.findall(r"-(\w+\.csv)$|\.(json|html)$", file)[0]): Path(file).read_text() for file in result["files"]
@@ -66,7 +70,7 @@ def report(runtime: Runtime, **payload: Any) -> dict[str, str]:
 
 
 def test_tasks_are_counted_by_type_and_day_with_their_times(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sytq_plugins.report.figures, "_PAGE", 7)  # so that paging is seen with a few rows
+    monkeypatch.setattr(sytq_plugins.report.figures, "_PAGE", 7)  # so that a few rows need several pages
     for number in range(1, 41):  # runs of 1 to 40 s; several end in the same moment
         add(runtime, "email", "succeeded", UNTIL - dt.timedelta(hours=1 + number % 3), run=float(number), attempts=2)
     add(runtime, "llm", "dead", UNTIL - dt.timedelta(hours=13), run=10, attempts=4)
@@ -142,7 +146,7 @@ def test_csv_cells_contain_no_formulas(runtime: Runtime) -> None:
 
 
 class Links(HTMLParser):
-    """What a page would load or run."""
+    """The elements and attributes of a page that load or run something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,17 +246,21 @@ def test_report_of_a_killed_worker_is_completed_by_another_worker(tmp_path: Path
             live = runtime.inspection.live([task_id]).get(task_id)
             return int(live.progress["done"]) if live and live.progress else 0
 
-        for _ in range(5):  # it may be written before this machine comes to kill anybody
+        for _ in range(5):  # the report may be written before the worker is killed
             worker = installation.start_worker()
             task = runtime.submitter.prepare("report", {})
             runtime.submitter.submit([task])
-            poll(lambda id=task.id: folder.exists() or counted(id) >= 5000, interval=0.005, message="it counts")
+            poll(
+                lambda id=task.id: folder.exists() or counted(id) >= 5000,
+                interval=0.005,
+                message="tasks are counted",
+            )
             worker.kill()
             if not folder.exists():
                 break
             shutil.rmtree(folder)
-            runtime.operator.cancel(task.id, "a test")  # if it was killed before it could say that it is done
-        assert not folder.exists(), "it was not killed half way"
+            runtime.operator.cancel(task.id, "a test")  # if the worker was killed before its acknowledgement
+        assert not folder.exists(), "the report was written before the kill"
         installation.start_worker()
         row = installation.wait_state(task.id, "succeeded", timeout=60)
         assert json.loads(row.result)["tasks"] >= total and row.attempts == 2

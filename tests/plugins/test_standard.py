@@ -31,7 +31,7 @@ class TestWebhook(TypeSuite):
         http.answer(self.payload["url"], 204)
 
 
-class TestHttpKind(TypeSuite):
+class TestHttpType(TypeSuite):
     type = "notify"
     config: ClassVar[Any] = {
         "http": {"url": "https://example.com/{room}", "headers": {"Authorization": "Bearer tok-5678"}},
@@ -45,7 +45,7 @@ class TestHttpKind(TypeSuite):
         http.answer("https://example.com/a%2Fb", Reply(json={"ok": True}))
 
 
-class TestCommandKind(TypeSuite):
+class TestCommandType(TypeSuite):
     type = "greet"
     config: ClassVar[Any] = {"command": ["printf", "hello %s", "{name}"], "payload": {"name": "text"}}
     payload: ClassVar[Any] = {"name": "Ada"}

@@ -1,4 +1,4 @@
-"""The service with one plugin of a stranger and none of the built-in ones: the core knows no plugin."""
+"""The service with one third-party plugin and without the built-in plugins: the core knows no plugin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.workers import Installation
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("llm", "webhook", "callback", "bulk")
-#: A column of `sytq_tasks`, which submissions fill, and no name of a type.
+#: A column of `sytq_tasks` filled by submissions, not the name of a type.
 COLUMN = "callback"
 HAVE_THE_COLUMN = ("sytq/ledger/", "sytq/service/submission.py")
 #: The replaced systems' API, the demonstration, and the list of commands, which `sytq --help` shows without imports.
@@ -121,7 +121,7 @@ def shop(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Ite
         SYTQ_PLUGINS__PATHS=json.dumps([str(plugins)]),
         SYTQ_SHOP__TOWN="Wells",
     )
-    del made.environ["SYTQ_SCHEDULES__CLEANUP__ENABLED"]  # of a type that is not there
+    del made.environ["SYTQ_SCHEDULES__CLEANUP__ENABLED"]  # its type is not installed
     yield made
     made.close()
 
@@ -147,8 +147,8 @@ def test_third_party_plugin_works_without_the_built_in_plugins(shop: Installatio
     ]
     assert "llm." not in shown
     shop.start_worker()
-    unannounced = {"url": "https://example.com/"}  # no type of this installation announces ends
-    sold = shop.runtime.submitter.prepare("sell", {"item": "tea"}, callback=unannounced)
+    callback = {"url": "https://example.com/"}  # no type of this installation sends callbacks
+    sold = shop.runtime.submitter.prepare("sell", {"item": "tea"}, callback=callback)
     shop.runtime.submitter.submit([sold])
     assert json.loads(shop.wait_state(sold.id, "succeeded").result) == "Wells"
 

@@ -1,4 +1,4 @@
-"""Rows that nobody works on are found and put right; rows that somebody works on are left alone. On both engines."""
+"""Rows without an unfinished task are found and repaired; rows in progress are unchanged. On both engines."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_rows_without_a_task_are_submitted_once(runtime: Runtime) -> None:
     submitted = tasks(runtime)
     assert submitted.keys() == {-3, 1, 2, 4}
     assert (row(runtime, 1).status, row(runtime, 1).progress_info) == ("待处理", "submitted again: it had no task")
-    # They have tasks now, and nothing is done a second time.
+    # The rows have tasks now, and nothing is submitted twice.
     with runtime.database.connection_context():
         ValuationRecord.update(updated_at=utcnow() - dt.timedelta(hours=1)).execute()
     assert sync(runtime) == {"rows": {}}
@@ -193,13 +193,13 @@ def test_resubmission_can_be_disabled(database_url: str) -> None:
 def test_sync_of_a_killed_worker_submits_each_row_once(
     tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str
 ) -> None:
-    """Through real workers; there is no provider, so that the submitted tasks wait."""
+    """With real workers and no provider, so that the submitted tasks wait."""
     installation = Installation(tmp_path, mysql_url, redis_url)
     try:
         runtime, total = installation.runtime, 600
         for id in range(1, total + 1):
             add_row(runtime, id, "processing")
-        # Somebody holds a row in the middle, so that it does not come to the end before it is killed.
+        # A lock on a row in the middle keeps the sync from finishing before the kill.
         other = mysql_server.connect(mysql_url.rpartition("/")[2].partition("?")[0], autocommit=False)
         with other.cursor() as cursor:
             cursor.execute("SELECT * FROM valuation_records WHERE id = %s FOR UPDATE", (total // 2,))
@@ -217,7 +217,7 @@ def test_sync_of_a_killed_worker_submits_each_row_once(
         other.close()
         installation.start_worker()
         installation.wait_state(task.id, "succeeded", timeout=60)
-        assert 0 < before < total  # else it was not killed half way
+        assert 0 < before < total  # else the sync was finished before the kill
         assert submitted() == total
     finally:
         installation.close()

@@ -1,4 +1,4 @@
-"""One attempt over a real socket: what the answer, or the lack of one, leads to, and what is kept of it."""
+"""One attempt over a real socket: the outcome of each answer or error, and the recorded detail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer(status: str = "200 OK", *headers: str, body: bytes = b"") -> bytes:
 
 
 def deliver(serve: Any, data: bytes | None, payload: dict[str, Any] | None = None, **given: Any) -> Attempt:
-    """One attempt against a server that answers `data` (None: breaks the connection)."""
+    """One attempt against a server that answers `data` (None: aborts the connection)."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         if data is None:
@@ -187,7 +187,7 @@ def test_webhook_id_and_body_are_the_same_at_every_attempt(serve: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reported"),
     [
         (answer("200 OK"), "ok"),
         (answer("302 Found"), "ok"),
@@ -201,9 +201,9 @@ def test_webhook_id_and_body_are_the_same_at_every_attempt(serve: Any) -> None:
         (None, "failed"),
     ],
 )
-def test_outcome_is_reported_to_the_limiter_of_the_host(serve: Any, data: bytes | None, said: str) -> None:
+def test_outcome_is_reported_to_the_limiter_of_the_host(serve: Any, data: bytes | None, reported: str) -> None:
     ((limiter, outcome),) = deliver(serve, data).limiters
-    assert limiter.name.startswith("host:127.0.0.1:") and outcome == said
+    assert limiter.name.startswith("host:127.0.0.1:") and outcome == reported
 
 
 def test_failures_outside_the_host_are_ignored_by_its_limiter() -> None:
@@ -230,5 +230,5 @@ def test_a_host_has_the_limits_of_its_pattern(url: str, running: int, calls: int
     limiter = limiter_of(parse_url(url), given)
     port = parse_url(url).port
     assert limiter.name == f"host:{parse_url(url).host}:{port}"
-    bears = limiter.concurrency, limiter.calls, limiter.window, limiter.breaker is not None
-    assert bears == (running, calls, window, breaks)
+    found = limiter.concurrency, limiter.calls, limiter.window, limiter.breaker is not None
+    assert found == (running, calls, window, breaks)

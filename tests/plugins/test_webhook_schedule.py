@@ -1,4 +1,4 @@
-"""When a webhook is tried again, over its whole life, with the policy's own clock."""
+"""The attempts of a webhook over its whole life, on the clock of the retry policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.plugins.deliveries import settings, started
 
 URL = "https://example.com/"
 DAY = 86_400.0
-BORN = 1_800_000_000.0
+CREATED = 1_800_000_000.0
 
 
 def declared(name: str = "webhook", **given: object) -> TaskType:
@@ -35,22 +35,24 @@ class Life:
         *,
         lasting: float = 0.0,
         after: float | None = None,
-        counts: bool = True,
+        consumes_attempt: bool = True,
     ) -> None:
-        now = BORN
+        now = CREATED
         monkeypatch.setattr(retry, "time", SimpleNamespace(time=lambda: now))
-        self.starts: list[float] = []
+        self.attempts: list[float] = []
         self.delays: list[float] = []
         self.end: Outcome | None = None
         payload = {"url": URL} | (payload or {})
         while self.end is None:
-            run = started(payload, attempts=len(self.starts) + 1 if counts else 1, type_name=task_type.name)
-            run._message = run._message.copy(message_timestamp=int(BORN * 1000))
+            run = started(payload, attempts=len(self.attempts) + 1 if consumes_attempt else 1, type_name=task_type.name)
+            run._message = run._message.copy(message_timestamp=int(CREATED * 1000))
             run.max_attempts = task_type.policy(payload).max_attempts or 0
-            self.starts.append(now - BORN)
+            self.attempts.append(now - CREATED)
             now += lasting
             outcome = retry.decide(
-                task_type, run, Retry(after=after, consumes_attempt=counts, reason="HTTP 500 from example.com")
+                task_type,
+                run,
+                Retry(after=after, consumes_attempt=consumes_attempt, reason="HTTP 500 from example.com"),
             )
             if outcome.kind == "retry":
                 self.delays.append(outcome.delay)
@@ -61,9 +63,9 @@ class Life:
 
 def test_contract_e_retries_every_ten_seconds_for_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared())
-    assert len(life.starts) == 8641
+    assert len(life.attempts) == 8641
     assert set(life.delays) == {10.0}
-    assert life.starts[-1] == DAY
+    assert life.attempts[-1] == DAY
     assert life.end == Outcome(
         "dead",
         error="HTTP 500 from example.com (failed for longer than 86400 s (8641 attempts))",
@@ -73,13 +75,13 @@ def test_contract_e_retries_every_ten_seconds_for_one_day(monkeypatch: pytest.Mo
 
 def test_last_attempt_is_at_the_end_of_the_day_with_slow_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(), lasting=33.0)
-    assert DAY - 43 < life.starts[-1] <= DAY
-    assert len(life.starts) == 2010
+    assert DAY - 43 < life.attempts[-1] <= DAY
+    assert len(life.attempts) == 2010
 
 
 def test_old_environment_variable_sets_the_retry_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(worker__retry_interval="60s"))
-    assert set(life.delays) == {60.0} and len(life.starts) == 1441
+    assert set(life.delays) == {60.0} and len(life.attempts) == 1441
 
 
 def test_callbacks_retry_with_exponential_backoff_and_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,23 +89,23 @@ def test_callbacks_retry_with_exponential_backoff_and_jitter(monkeypatch: pytest
     lives = [Life(monkeypatch, task_type) for _ in range(5)]
     for life in lives:
         full = [min(5.0 * 2**n, 3600.0) for n in range(len(life.delays))]
-        assert all(0.8 * most <= delay <= most for delay, most in zip(life.delays[:-1], full, strict=False))
-        assert 33 <= len(life.starts) <= 42 and life.starts[-1] == pytest.approx(DAY, abs=0.01)
+        assert all(0.8 * longest <= delay <= longest for delay, longest in zip(life.delays[:-1], full, strict=False))
+        assert 33 <= len(life.attempts) <= 42 and life.attempts[-1] == pytest.approx(DAY, abs=0.01)
     assert len({life.delays[0] for life in lives}) > 1
 
 
 def test_retry_after_is_honoured_up_to_max_age(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(monkeypatch, declared(), after=50_000.0)
-    assert life.starts == [0.0, 50_000.0, DAY] and life.delays == [50_000.0, 36_400.0]
+    assert life.attempts == [0.0, 50_000.0, DAY] and life.delays == [50_000.0, 36_400.0]
 
 
 def test_retries_that_consume_no_attempt_end_at_max_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    life = Life(monkeypatch, declared(), {"retry": {"max_attempts": 3}}, counts=False)
-    assert life.starts[-1] == DAY and "longer than 86400 s" in (life.end.error or "" if life.end else "")
+    life = Life(monkeypatch, declared(), {"retry": {"max_attempts": 3}}, consumes_attempt=False)
+    assert life.attempts[-1] == DAY and "longer than 86400 s" in (life.end.error or "" if life.end else "")
 
 
 @pytest.mark.parametrize(
-    ("own", "starts", "end"),
+    ("own", "attempts", "end"),
     [
         ({"max_attempts": 3}, [0, 10, 20], "failed after 3 attempts"),
         ({"first": "1m", "max_age": "2m"}, [0, 60, 120], "longer than 120 s"),
@@ -112,16 +114,16 @@ def test_retries_that_consume_no_attempt_end_at_max_age(monkeypatch: pytest.Monk
     ],
 )
 def test_payload_can_set_its_own_retry_policy(
-    monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], starts: list[float] | None, end: str | None
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], attempts: list[float] | None, end: str | None
 ) -> None:
-    if own.get("max_age") == "7d":  # not a form of duration that we have; 168h is
+    if own.get("max_age") == "7d":  # not a supported duration; 168h is
         with pytest.raises(InvalidInput, match=r"retry\.max_age"):
             declared().parse({"url": URL, "retry": own})
         own = own | {"max_age": "168h"}
-        assert Life(monkeypatch, declared(), {"retry": own}).starts[-1] == 7 * DAY
+        assert Life(monkeypatch, declared(), {"retry": own}).attempts[-1] == 7 * DAY
         return
     life = Life(monkeypatch, declared(), {"retry": own})
-    assert life.starts == starts and life.end and end in (life.end.error or "")
+    assert life.attempts == attempts and life.end and end in (life.end.error or "")
 
 
 @pytest.mark.parametrize(

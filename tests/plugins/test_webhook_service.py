@@ -1,4 +1,4 @@
-"""Webhooks through the whole service: a real worker, real receivers, and what the ledger says afterwards."""
+"""Webhooks through the whole service: a real worker, real receivers, and the ledger afterwards."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_forbidden_url_is_refused_at_submission(hooks: Installation) -> None:
 
 
 def test_webhooks_with_one_ordering_key_are_delivered_in_order(hooks: Installation) -> None:
-    """Also while the first is tried again, and without holding up another key."""
+    """Also while the first webhook is retried, and without delaying another key."""
     receiver = Receiver(500, 500, 500, 200)
     free = Receiver(200)
     hooks.start_worker()
@@ -132,14 +132,14 @@ def test_failing_host_is_paused_with_an_alert_until_it_is_resumed(hooks: Install
     def state() -> str | None:
         return next((g.state for g in hooks.runtime.inspection.limiters() if g.name == f"host:{host}"), None)
 
-    poll(lambda: state() == "paused", message="the host is given up")
-    poll(lambda: '"limiter paused"' in worker.text(), message="people are told")
+    poll(lambda: state() == "paused", message="the host is paused")
+    poll(lambda: '"limiter paused"' in worker.text(), message="the alert is logged")
     (alert,) = [json.loads(line) for line in worker.text().splitlines() if '"limiter paused"' in line]
     assert alert["level"] == "error" and alert["limiter"] == f"host:{host}" and "only failures since" in alert["reason"]
     poll(lambda: hooks.runtime.inspection.live([task_id])[task_id].state == "retrying", message="the task waits")
     tried = len(receiver.received)
     attempts = hooks.runtime.inspection.live([task_id])[task_id].attempts
-    time.sleep(1.0)  # five times the interval: nothing can be waited for here
+    time.sleep(1.0)  # five times the interval: there is no event to wait for
     assert len(receiver.received) == tried
     receiver.close()
     fine = Receiver(200, port=int(host.partition(":")[2]))

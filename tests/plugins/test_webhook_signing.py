@@ -1,4 +1,4 @@
-"""What leaves with a webhook: payload rules, signature, headers, and the reading of Retry-After."""
+"""Webhook payload rules, signature, headers, and the parsing of Retry-After."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task types that fail with what nobody else should read in their hands."""
+"""Task types that fail with secrets in their variables and messages."""
 
 from pydantic import BaseModel
 

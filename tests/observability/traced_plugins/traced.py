@@ -1,4 +1,4 @@
-"""Task types that call out and make tasks, on a thread and on the event loop, and one that tells what is loaded."""
+"""Task types that make calls and tasks, on a thread and on the event loop, and a type that lists imported modules."""
 
 import sys
 

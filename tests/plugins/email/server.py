@@ -1,4 +1,4 @@
-"""A real mail server on loopback that keeps what it takes and refuses whom it is told to."""
+"""A real mail server on loopback that keeps accepted mail and answers as a test sets it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PEM = Path(__file__).parent / "localhost.pem"
 
 
 class MailServer:
-    """`replies` maps a recipient (or MAIL, DATA) to what is answered instead of 250, each list in turn."""
+    """`replies` maps a recipient (or MAIL, DATA) to the answers instead of 250, each list in turn."""
 
     def __init__(self, *, tls: str = "none", user: str = "", password: str = "") -> None:
         self.messages: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
         self.replies: dict[str, list[str]] = {}
-        self.hold: threading.Event | None = None  # while set, DATA is taken and not answered until it is set
+        self.hold: threading.Event | None = None  # if present, DATA is not answered before the event is set
         self.reached = threading.Event()
         self._credentials = (user.encode(), password.encode())
         options: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Mail, against a real SMTP server: who gets it, who is tried again, and what can never get into it."""
+"""Mail, against a real SMTP server: recipients, retries, templates, attachments and refused input."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_only_temporarily_refused_recipients_are_retried(runtime: Runtime, serve
     server.replies = {"b@example.com": ["450 greylisted <b@example.com>"] * 2, "c@example.com": ["550 no such user"]}
     run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com", "c@example.com"], "subject": "x"})
     for _ in range(2):
-        with pytest.raises(Retry, match=r"^1 refused for now \(450\); 1 sent$") as told:
+        with pytest.raises(Retry, match=r"^1 refused for now \(450\); 1 sent$") as raised:
             run.start()
-        assert not told.value.consumes_attempt
+        assert not raised.value.consumes_attempt
     result = run.start()
     assert server.recipients == [["a@example.com"], ["b@example.com"]]
     assert result["sent"] == ["a@example.com", "b@example.com"]
     assert result["refused"] == {"c@example.com": "550 no such user"}
-    # The same message for both, and nothing more however often the task runs.
+    # The same message for both recipients, and further attempts send nothing.
     assert len({message["Message-ID"] for message in server.messages}) == 1
     assert run.start() == result
     assert len(server.messages) == 2
@@ -116,20 +116,20 @@ def test_temporarily_refused_mail_is_resent_to_all_recipients(runtime: Runtime, 
     assert run.start()["sent"] == ["a@example.com", "b@example.com"]
 
 
-def assert_grow(pauses: list[float]) -> None:
-    """As long as a message is old, from 10 s to 900 s; and it grows older while this test runs."""
-    for pause, age in zip(pauses, (10, 100, 900), strict=True):
-        assert age - 5 <= pause < age + 30
+def assert_delays_grow(delays: list[float]) -> None:
+    """Each delay is about the age of the message, between 10 s and 900 s; the age grows while the test runs."""
+    for delay, age in zip(delays, (10, 100, 900), strict=True):
+        assert age - 5 <= delay < age + 30
 
 
 def test_retry_delay_grows_with_age_and_retries_end_at_keep_trying(runtime: Runtime, server: MailServer) -> None:
     server.replies = {"a@example.com": ["450 later"] * 9}
-    pauses = []
+    delays = []
     for age in (0, 100, 7200):
-        with pytest.raises(Retry) as told:
+        with pytest.raises(Retry) as raised:
             Run(runtime, "email", {"to": "a@example.com"}, dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).start()
-        pauses.append(float(told.value.after or 0))
-    assert_grow(pauses)
+        delays.append(float(raised.value.after or 0))
+    assert_delays_grow(delays)
     old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
     with pytest.raises(Fail, match=r"given up after 90\d\d\d s: 1 refused for now \(450\)"):
         Run(runtime, "email", {"to": "a@example.com"}, old).start()
@@ -140,22 +140,22 @@ def test_unavailable_server_consumes_no_attempt(tmp_path: Path) -> None:
         port = closed.getsockname()[1]
     with (
         runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **section(port)) as runtime,
-        pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}") as told,
+        pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}") as raised,
     ):
         send(runtime)
-    assert not told.value.consumes_attempt
+    assert not raised.value.consumes_attempt
 
 
 def test_mail_without_a_configured_server_waits_until_keep_trying(tmp_path: Path) -> None:
-    pauses = []
+    delays = []
     with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0") as runtime:
         for age in (0, 100, 7200):
             created = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
-            with pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as told:
+            with pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as raised:
                 Run(runtime, "email", {"to": "a@example.com"}, created).start()
-            assert not told.value.consumes_attempt
-            pauses.append(float(told.value.after or 0))
-        assert_grow(pauses)
+            assert not raised.value.consumes_attempt
+            delays.append(float(raised.value.after or 0))
+        assert_delays_grow(delays)
         old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
         with pytest.raises(Fail, match=r"given up after 90\d\d\d s: no mail server is configured"):
             Run(runtime, "email", {"to": "a@example.com"}, old).start()
@@ -375,7 +375,7 @@ def test_mail_of_a_killed_worker_is_resent_with_the_same_message_id(
         worker = installation.start_worker()
         task = installation.runtime.submitter.prepare("email", {"to": "a@example.com", "text": "once"})
         installation.runtime.submitter.submit([task])
-        assert server.reached.wait(90)  # the server has the message, and the worker does not know it
+        assert server.reached.wait(90)  # the server has the message, without an answer to the worker
         worker.kill()
         server.hold.set()
         installation.start_worker()

@@ -28,7 +28,7 @@ from tests.servers import make_tables
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedProvider]:
-    """Answers properly until a test tells it otherwise."""
+    """Answers normally until a test changes the scene."""
     scripted = ScriptedProvider()
     yield scripted
     scripted.close()
@@ -43,13 +43,13 @@ def desk(provider: ScriptedProvider, database_url: str, redis_url: str) -> Itera
 
 @pytest.fixture
 def mysql_desk(provider: ScriptedProvider, mysql_url: str, redis_url: str) -> Iterator[Desk]:
-    """For what only MySQL refuses."""
+    """For errors that only MySQL raises."""
     with contextlib.closing(Desk(provider, mysql_url, redis_url)) as made:
         yield made
 
 
 class Desk:
-    """Rows, tasks and their runs, one start at a time, as a worker would make them."""
+    """Rows, tasks and their attempts, one at a time, as a worker would make them."""
 
     def __init__(self, provider: ScriptedProvider, database_url: str, redis_url: str) -> None:
         self.provider = provider
@@ -105,7 +105,7 @@ class Desk:
             return dict(zip([column[0] for column in cursor.description], values, strict=True))
 
     def submit(self, id: int = 1, table: str = "valuation_records", **more: Any) -> str:
-        """Accept a task, without telling Redis. An earlier one of the row counts as ended and recorded."""
+        """Accept a task without dispatching it. An earlier task of the row counts as finished and recorded."""
         with self.runtime.database.connection_context():
             UniqueKey.delete().execute()
         payload = {"table_name": table, "id": id, **more}
@@ -114,47 +114,47 @@ class Desk:
         return new.id
 
     def run(self, task_id: str, attempt: int = 1) -> Any:
-        """One start of the task; its result, or what it raised."""
+        """One attempt of the task; returns its result or raises."""
         task = self.runtime.ledger.get(task_id)
         assert task is not None
-        return self._start(task.type, task_id, json.loads(task.payload), attempt)
+        return self._attempt(task.type, task_id, json.loads(task.payload), attempt)
 
     def limiter(self, name: str) -> LimiterState:
-        """What is known of a limiter."""
+        """The state of a limiter."""
         found = self.runtime.inspection.limiter(name)
         assert found is not None
         return found
 
     def abandon(self, task_id: str, when: threading.Event) -> None:
-        """A start of the task that ends in the middle, without a chance to write anything."""
+        """An attempt of the task that is cut off in the middle and writes nothing more."""
         task = self.runtime.ledger.get(task_id)
         assert task is not None
         with pytest.raises(asyncio.CancelledError):
-            self._start("llm", task_id, json.loads(task.payload), 1, when)
+            self._attempt("llm", task_id, json.loads(task.payload), 1, when)
 
     def die(self, task_id: str, error: str | None, payload: object = None) -> str:
-        """What follows a task's death; returns the id of the task that does it."""
+        """Run the task that handles a task's death; returns its id."""
         task = self.runtime.ledger.get(task_id)
         assert task is not None
         payload = json.loads(task.payload) if payload is None else payload
         death = Death(task_id=task_id, payload=payload, error=error, attempts=4).model_dump(mode="json")
         new = self.runtime.submitter.prepare("llm.dead", death, parent=task_id)
         self.runtime.ledger.accept([new])
-        self._start("llm.dead", new.id, death, 1)
+        self._attempt("llm.dead", new.id, death, 1)
         return new.id
 
     def run_again(self, dead_id: str) -> None:
-        """A second start of what `die` ran."""
+        """A second attempt of the task that `die` ran."""
         task = self.runtime.ledger.get(dead_id)
         assert task is not None
-        self._start("llm.dead", dead_id, json.loads(task.payload), 2)
+        self._attempt("llm.dead", dead_id, json.loads(task.payload), 2)
 
     def children(self, task_id: str) -> list[Task]:
         with self.runtime.database.connection_context():
             return list(Task.select().where(Task.parent == task_id, Task.type == "callback"))
 
     def callback(self, task_id: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
-        """The payload of a task's one callback, and what its body says."""
+        """The payload of a task's one callback, and its decoded body."""
         (child,) = self.children(task_id)
         payload = json.loads(child.payload)
         return payload, json.loads(payload["body"])
@@ -162,7 +162,7 @@ class Desk:
     def steps(self, task_id: str) -> dict[str, Step]:
         return {step.name: step for step in self.runtime.ledger.steps(task_id)}
 
-    def _start(
+    def _attempt(
         self, type_name: str, task_id: str, payload: Any, attempt: int, cut: threading.Event | None = None
     ) -> Any:
         self._token += 1

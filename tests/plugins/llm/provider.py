@@ -1,6 +1,6 @@
-"""A scripted chat provider on loopback: plays what it is told, over real sockets, and counts what it was asked.
+"""A scripted chat provider on loopback: plays scenes over real sockets and records the requests.
 
-It runs in a thread of its own, so that plain tests, asyncio tests and worker processes can all call it.
+It runs in its own thread, so that plain tests, asyncio tests and worker processes can all call it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Asked:
 
 
 class Stage:
-    """What a scene plays on: one request, and the connection to answer it on."""
+    """One request, and the connection on which a scene answers it."""
 
     def __init__(self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.asked = asked
@@ -73,7 +73,7 @@ class Stage:
         self._writer.transport.abort()
 
     def drop(self) -> None:
-        """Close the connection in the middle of whatever was being sent."""
+        """Close the connection in the middle of the answer."""
         self._writer.transport.close()
 
 
@@ -86,7 +86,7 @@ class ScriptedProvider:
     def __init__(self) -> None:
         self.calls: list[Asked] = []
         self.connections = 0
-        self.running = self.peak = 0  # calls at this moment, and the most there ever were
+        self.running = self.peak = 0  # calls at this moment, and their maximum
         self.closed_by_client = threading.Event()
         self._scenes: list[Scene] = [answers()]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,7 +153,7 @@ async def _request(reader: asyncio.StreamReader) -> Asked:
 
 
 def answers(text: str = REPORT, *, finish: str | None = "stop", usage: dict[str, int] | None = USAGE) -> Scene:
-    """A proper answer, in the form that was asked for."""
+    """A normal answer in the requested form, streamed or whole."""
 
     async def scene(stage: Stage) -> None:
         if not stage.asked.body.get("stream"):
@@ -177,7 +177,7 @@ def answers(text: str = REPORT, *, finish: str | None = "stop", usage: dict[str,
 
 
 def later(seconds: float, scene: Scene) -> Scene:
-    """The same, after that time."""
+    """`scene` after `seconds`."""
 
     async def waits(stage: Stage) -> None:
         await asyncio.sleep(seconds)
@@ -203,7 +203,7 @@ def refuses(status: int, message: str = "as scripted", **headers: str) -> Scene:
 
 
 def then(text: str | None, ending: Scene) -> Scene:
-    """A stream that begins with `text` (None: not even headers) and goes on with `ending`."""
+    """A stream that begins with `text` (None: without headers) and continues with `ending`."""
 
     async def scene(stage: Stage) -> None:
         if text is not None:

@@ -1,4 +1,4 @@
-"""A call of a chat provider: what counts as an answer, and what every other ending is called."""
+"""A call of a chat provider: the accepted answers, and the error kind of every other outcome."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_only_the_first_of_several_choices_is_the_report(provider: ScriptedProvi
     assert ask(provider.base_url, stream=False)["content"] == "first"
 
 
-# -- answers that are none
+# -- unusable answers
 
 PAGE = "<!doctype html><title>Bad gateway</title>"
 

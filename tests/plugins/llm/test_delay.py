@@ -1,4 +1,4 @@
-"""How long a provider asks us to wait, in every form that is seen."""
+"""The retry delay that a provider asks for, in every known form."""
 
 from __future__ import annotations
 

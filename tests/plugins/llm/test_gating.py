@@ -1,4 +1,4 @@
-"""Calls go through limiters that all workers share: limits, the circuit breaker, pauses, and who waits for what."""
+"""Calls go through limiters that all workers share: limits, the circuit breaker, pauses and wait queues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sqlite_desk(provider: ScriptedProvider, tmp_path: Path, redis_url: str) -> I
 
 
 def attempt(desk: Desk, id: int, task: str = "") -> Exception | None:
-    """A start for this row; who waits is looked for by `waiting`."""
+    """One attempt for this row; `waiting` lists the tasks in the wait queue."""
     if not task:
         desk.add_row(id)
         task = desk.submit(id)
@@ -40,7 +40,7 @@ def attempt(desk: Desk, id: int, task: str = "") -> Exception | None:
 
 
 def waiting(desk: Desk, limiter: str = "provider:scripted") -> list[str]:
-    """The tasks in line, the oldest first."""
+    """The tasks in the wait queue, the oldest first."""
     return desk.limiter(limiter).line
 
 
@@ -111,9 +111,9 @@ def test_refused_api_key_pauses_the_provider_for_all_tasks(
         assert is_waiting(attempt(desk, id), f"HTTP {status} from the provider: no such key [unauthorized]")
         assert desk.row(id)["failed_times"] == 0
     assert len(desk.provider.calls) == 1
-    # Where the log goes is as the process has it by now.
+    # The log goes to stdout or to caplog, as logging is configured by now.
     assert "limiter paused" in capsys.readouterr().out + caplog.text
-    desk.runtime.limiters.resume("provider:scripted")  # the operator has mended it
+    desk.runtime.limiters.resume("provider:scripted")  # the operator has fixed the key
     desk.provider.play(answers())
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 3
 
@@ -135,12 +135,12 @@ def test_provider_without_credit_is_paused_until_its_balance_returns(sqlite_desk
     assert is_waiting(attempt(desk, 1), "Insufficient Balance [no_credit]")
     assert is_waiting(attempt(desk, 2), "Insufficient Balance [no_credit]")
     with desk.runtime.database.connection_context():
-        (looking,) = Task.select().where(Task.type == "llm.balance")
+        (balance_check,) = Task.select().where(Task.type == "llm.balance")
     with pytest.raises(Retry, match="no credit") as caught:
-        desk.run(looking.id)
+        desk.run(balance_check.id)
     assert (caught.value.consumes_attempt, desk.limiter("provider:scripted").state) == (False, "paused")
     there["is_available"] = True
-    assert desk.run(looking.id, 2) == {"opened": True}
+    assert desk.run(balance_check.id, 2) == {"opened": True}
     assert [attempt(desk, 0, task) for task in waiting(desk)] == [None] * 2
     assert paths == ["/v1/chat/completions", *["/user/balance"] * 2, *["/v1/chat/completions"] * 2]
 
@@ -152,8 +152,8 @@ def test_balance_check_ends_when_no_balance_is_available(sqlite_desk: Desk, stat
     desk.configure(PROVIDERS__SCRIPTED__BALANCE_URL=f"{desk.provider.base_url}/balance")
     attempt(desk, 1)
     with desk.runtime.database.connection_context():
-        (looking,) = Task.select().where(Task.type == "llm.balance")
-    assert desk.run(looking.id)["opened"] is False
+        (balance_check,) = Task.select().where(Task.type == "llm.balance")
+    assert desk.run(balance_check.id)["opened"] is False
 
 
 def test_model_limits_apply_beside_the_providers_limits(sqlite_desk: Desk) -> None:
@@ -191,12 +191,12 @@ def test_repeated_call_for_a_cut_answer_needs_no_second_permit(sqlite_desk: Desk
 
 
 class Crowd(Installation):
-    """Rows that are answered in half a second each, once `go_on` is set, by a provider that bears a few at once."""
+    """Rows answered in half a second each, once `go_on` is set, by a provider with a concurrency limit."""
 
     def __init__(self, folder: Path, redis_url: str, limits: dict[str, Any]) -> None:
         self.provider = ScriptedProvider()
         self.go_on = threading.Event()
-        self.provider.play(self.held_up)
+        self.provider.play(self.delayed)
         super().__init__(
             folder,
             f"sqlite:///{folder / 'sytq.db'}",
@@ -210,7 +210,7 @@ class Crowd(Installation):
         super().close()
         self.provider.close()
 
-    async def held_up(self, stage: Stage) -> None:
+    async def delayed(self, stage: Stage) -> None:
         while not self.go_on.is_set():
             await asyncio.sleep(0.02)
         await later(0.5, answers())(stage)
@@ -243,11 +243,11 @@ def test_workers_never_exceed_the_limit_even_after_one_is_killed(tmp_path: Path,
 
         poll(lambda: any("waiting for provider:scripted: 4 of 4 run" in text for text in said()), message=said)
         crowd.go_on.set()
-        poll(lambda: len(crowd.provider.calls) >= 6, message="others come through")
+        poll(lambda: len(crowd.provider.calls) >= 6, message="further calls are made")
         workers[0].kill()
         for task in tasks:
             row = crowd.wait_state(task, "succeeded", timeout=60)
-            assert row.attempts <= 2  # waiting used none, being killed did
+            assert row.attempts <= 2  # waiting consumed no attempt, the kill did
         assert crowd.provider.peak <= 4
     finally:
         crowd.close()

@@ -1,4 +1,4 @@
-"""The row's life: what a caller sees in its columns, and when it is called back."""
+"""The life of a row: its columns as the caller sees them, and its callback."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_signed_64_bit_row_ids_work(desk: Desk) -> None:
 def test_same_id_in_two_tables_is_two_rows(desk: Desk) -> None:
     desk.configure(LLM__TABLES='{"valuation_records": {}, "order": {}}')
     quote = "`" if is_mysql(desk.runtime.database) else '"'
-    order = f"{quote}order{quote}"  # a word of SQL on purpose
+    order = f"{quote}order{quote}"  # a reserved word of SQL on purpose
     desk.sql(
         f"CREATE TABLE {order} (id BIGINT PRIMARY KEY, status VARCHAR(50), user_message TEXT, sys_message TEXT,"
         " report TEXT, failed_times INT, failed_info TEXT, progress VARCHAR(50), progress_info TEXT,"
@@ -127,7 +127,7 @@ def test_same_id_in_two_tables_is_two_rows(desk: Desk) -> None:
     assert desk.row(1, order)["report"] == REPORT
 
 
-# -- what cannot work
+# -- invalid rows and tables
 
 
 def test_table_outside_the_allow_list_never_reaches_sql(desk: Desk) -> None:
@@ -289,7 +289,7 @@ def test_checkpointed_answer_is_not_requested_again(desk: Desk) -> None:
     desk.provider.play(hides)
     desk.add_row()
     task = desk.submit()
-    with pytest.raises(Fail):  # the answer is there, the row cannot be written
+    with pytest.raises(Fail):  # the call succeeds, the row cannot be written
         desk.run(task)
     desk.sql("ALTER TABLE hidden RENAME TO valuation_records")
     desk.provider.play(refuses(500))
@@ -303,7 +303,7 @@ def test_attempt_after_completion_changes_nothing(desk: Desk) -> None:
     task = desk.submit()
     first = desk.run(task)
     sent = desk.callback(task)
-    desk.sql("UPDATE valuation_records SET status = 'pending', report = NULL")  # the caller asks anew
+    desk.sql("UPDATE valuation_records SET status = 'pending', report = NULL")  # the caller resets the row
     assert desk.run(task, 2) == first
     assert (desk.row()["status"], desk.row()["report"]) == ("pending", None)
     assert desk.callback(task) == sent
@@ -378,7 +378,7 @@ def test_callback_to_an_allowed_network_is_submitted(desk: Desk) -> None:
 
 
 def task_of(desk: Desk, task: str) -> str:
-    """The id of the task that followed this one's death."""
+    """The id of the task that handled the death of this task."""
     ((found,),) = desk.sql(f"SELECT id FROM sytq_tasks WHERE type = 'llm.dead' AND parent = '{task}'")
     return str(found)
 
@@ -411,7 +411,7 @@ def test_death_handled_twice_submits_one_callback(desk: Desk) -> None:
     desk.add_row(callback_url=ORIGIN)
     dead = desk.die(desk.submit(), "gone")
     sent = desk.callback(dead)
-    desk.sql("UPDATE valuation_records SET status = 'pending'")  # the caller tries again
+    desk.sql("UPDATE valuation_records SET status = 'pending'")  # the caller resets the row
     desk.run_again(dead)
     assert desk.callback(dead) == sent
     assert desk.row()["status"] == "pending"

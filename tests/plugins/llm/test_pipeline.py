@@ -1,4 +1,4 @@
-"""A chain of nodes: what each is asked, what the row says meanwhile, and answers that must be JSON."""
+"""A pipeline of nodes: their prompts, the row during the calls, and answers that must be JSON."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Row(NamedTuple):
     calls: str
     fallback: str
     then: str
-    gate: str
+    limiter: str
 
 
 def table() -> Iterator[Row]:
@@ -114,7 +114,7 @@ def test_each_failure_is_handled_as_documented(sqlite_desk: Desk, name: str, sce
     with pytest.raises((Fail, Retry)) as caught:
         desk.run(task)
     assert f"[{name}]" in str(caught.value)
-    assert POLICIES[name].report == row.gate  # type: ignore[index]
+    assert POLICIES[name].report == row.limiter  # type: ignore[index]
     assert len(desk.provider.calls) == int(row.calls)
     word = row.then.partition(",")[0].partition(":")[0]
     dead = isinstance(caught.value, Fail)
@@ -177,7 +177,7 @@ def test_most_lenient_of_several_failures_decides(sqlite_desk: Desk, first: int,
     assert caught.value.consumes_attempt is counts
     assert [call.body["model"] for call in desk.provider.calls] == ["valuer-1", "valuer-2"]
     assert f"HTTP {first}" in str(caught.value)
-    if first != 401:  # who waits for a gate is told why that is closed
+    if first != 401:  # a task that waits for a paused limiter gets the reason of the pause
         assert f"HTTP {second}" in str(caught.value)
 
 
@@ -190,12 +190,12 @@ DELAYS: dict[str, tuple[Scene, Any]] = {
 
 @pytest.mark.parametrize("name", DELAYS)
 def test_provider_delay_is_the_minimum_retry_delay(sqlite_desk: Desk, name: str) -> None:
-    scene, (least, most) = DELAYS[name]
+    scene, (shortest, longest) = DELAYS[name]
     sqlite_desk.provider.play(scene)
     sqlite_desk.add_row()
     with pytest.raises(Retry) as caught:
         sqlite_desk.run(sqlite_desk.submit())
-    assert least <= float(caught.value.after or 0) <= most
+    assert shortest <= float(caught.value.after or 0) <= longest
 
 
 @pytest.mark.parametrize(

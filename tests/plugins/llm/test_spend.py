@@ -1,4 +1,4 @@
-"""What calls cost, to the last digit; and budgets, of which nothing is overspent."""
+"""The exact cost of calls, and budgets that are never overspent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sytq.ledger.database import transact
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses, resets, then
 
-#: DeepSeek's, in effect when its off-peak discount was.
+#: DeepSeek's prices from the time of its off-peak discount.
 PRICES = [
     {"since": "2025-02-08", "input": 0.27, "cached": 0.07, "output": 1.10},
     {"since": "2025-02-08", "hours": "16:30-00:30", "input": 0.135, "cached": 0.035, "output": 0.55},
@@ -171,10 +171,10 @@ def test_concurrent_calls_never_exceed_the_budget(desk: Desk) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(one, waiting))
     for number in range(100, 104):
-        one(number)  # the last may all have been refused while seven others held more than they used
+        one(number)  # the last calls may be refused while seven others reserve more than they use
     used = {row.subject: row.used for row in rows_of(desk, BudgetRow)}
     assert used == {"provider:p": sum(spent), "owner:o": sum(spent)}
-    assert 94 <= sum(spent) <= 100  # as much as there is room for, and no more
+    assert 94 <= sum(spent) <= 100  # the budget is used up and not exceeded
 
 
 def test_spent_budget_delays_tasks_until_the_next_day_or_a_raise(desk: Desk) -> None:
