@@ -9,9 +9,9 @@ from collections import Counter
 
 
 class Crowd:
-    """A call is one connection: it sends its name, waits, and reads "ok" or, above `room` at once, "full".
+    """A call is one connection: it sends its name, waits, and reads "ok" or, above `room` concurrent calls, "full".
 
-    It waits for `seconds`, as they are by then: to make them fewer ends what has waited for so long.
+    It waits for the current `seconds`: lowering them ends calls that have waited longer.
     """
 
     def __init__(self, seconds: float, room: int = 1_000_000) -> None:
@@ -42,12 +42,12 @@ class Crowd:
         try:
             self.calls[(await reader.readline()).decode().strip()] += 1
             if not full:
-                # Until it is done, or the caller is gone: what a killed worker had under way ends with its sockets.
+                # Until the end or the disconnect of the caller: calls of a killed worker end with its sockets.
                 began, gone = self._loop.time(), asyncio.ensure_future(reader.read())
                 while not gone.done() and (left := began + self.seconds - self._loop.time()) > 0:
                     await asyncio.wait([gone], timeout=min(left, 0.05))
                 if gone.done():
-                    gone.result()  # or what broke the connection
+                    gone.result()  # or a broken connection
                 else:
                     gone.cancel()
             answer = b"full" if full else self.answer

@@ -19,7 +19,7 @@ from tests.servers import free_port
 class LostReplies:
     """The replies to the next `times` requests that hold `request` vanish, and their connections with them.
 
-    With `reply` it begins with the first one whose reply holds that.
+    With `reply` it begins with the first reply that holds that text.
     """
 
     request: bytes
@@ -49,7 +49,7 @@ class _Link:
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`upstream`, faithfully until told otherwise."""
+    """Forwards 127.0.0.1:`port` to 127.0.0.1:`upstream`, without faults until one is set."""
 
     def __init__(self, upstream: int) -> None:
         self.port = free_port()
@@ -74,7 +74,7 @@ class Proxy:
             return len(self._links)
 
     def heal(self) -> None:
-        """End all faults: what is held flows, new connections are accepted."""
+        """End all faults: delayed bytes flow, new connections are accepted."""
         self._latency = 0.0
         self._flowing.set()
         if self._listener is None:
@@ -98,7 +98,7 @@ class Proxy:
         self._flowing.clear()
 
     def slow(self, seconds: float) -> None:
-        """Hold everything up by this long, in each direction."""
+        """Delay all bytes by this long, in each direction."""
         self._latency = seconds
 
     def lose_replies(self, request: bytes, times: int = 1, reply: bytes = b"") -> LostReplies:
@@ -109,11 +109,11 @@ class Proxy:
         return losing
 
     def close(self) -> None:
-        """End it."""
+        """Stop the proxy."""
         self.cut()
         self._flowing.set()
 
-    # -- what the threads do
+    # -- the threads
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -149,7 +149,7 @@ class Proxy:
             while data := link.server.recv(1 << 16):
                 self._hold_up()
                 if link.losing and self._loses(link.losing, data):
-                    break  # the server has done what it was asked, and nobody hears of it
+                    break  # the server has run the request, and its reply is lost
                 link.losing = None
                 link.client.sendall(data)
         self._drop(link)

@@ -1,4 +1,4 @@
-"""Two releases of sytq side by side: their source, and the processes that each is started with.
+"""Two releases of sytq side by side: their source and their processes.
 
 Finds and unpacks the previous release.
 """
@@ -33,7 +33,7 @@ class Release:
         return ours | settings | {"PYTHONPATH": str(self.folder)}
 
     def run(self, settings: dict[str, str], *arguments: str) -> str:
-        """A command of this release, to its end."""
+        """Run a command of this release and wait for its end."""
         done = subprocess.run(
             [sys.executable, "-m", "sytq.cli", *arguments],
             env=self.environ(settings),
@@ -51,7 +51,7 @@ def this() -> Release:
 
 
 def previous(folder: Path) -> Release:
-    """The release that tests/previous-release names, out of git's history. Skips where that is not there."""
+    """The release that tests/previous-release names, from git's history. Skips where it is missing."""
     lines = (ROOT / "tests/previous-release").read_text().splitlines()
     (ref,) = (line for line in lines if line and line[0] != "#")
     known = subprocess.run(["git", "cat-file", "-e", f"{ref}^{{commit}}"], cwd=ROOT, capture_output=True)
@@ -63,7 +63,7 @@ def previous(folder: Path) -> Release:
         ["git", "archive", ref, "sytq", "plugins", "setup.cfg"], cwd=ROOT, capture_output=True, check=True
     )
     subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
-    # As if it were installed there: the name of its plugins, and which of them are to be loaded.
+    # As if installed: the names of its plugins, and the plugins to load.
     (folder / "sytq_plugins").symlink_to("plugins")
     metadata = configparser.ConfigParser()
     metadata.read(folder / "setup.cfg")
@@ -113,7 +113,7 @@ class Process:
             connection.close()
 
     def stop(self) -> None:
-        """End it in order."""
+        """Terminate it and wait for its end."""
         self._process.terminate()
         assert self._process.wait(90) == 0, self.text()
 

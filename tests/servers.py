@@ -46,7 +46,7 @@ def poll(
     interval: float = 0.02,
     message: str | Callable[[], object] = "",
 ) -> T:
-    """Call `condition` until it gives something true and return that; AssertionError after `timeout` seconds.
+    """Call `condition` until its result is true and return it; AssertionError after `timeout` seconds.
 
     The limit only ends a test that has failed, for a busy machine may take long to start a process; what has to happen
     within a time, a test measures by itself. Exceptions of the condition pass through. `message` (or its result) is
@@ -114,7 +114,7 @@ class Server:
         assert self.running, self.log_tail()
 
     def stop(self) -> None:
-        """End it in an orderly way."""
+        """End it with SIGTERM."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -281,7 +281,7 @@ class MySQLServer(Server):
         else:
             command = [self.program, "--no-defaults", *self._account()]
             command += ["--initialize-insecure", f"--datadir={self.data}"]
-        # Two at once in one folder remove each other's temporary tables.
+        # Two servers with one temporary folder remove each other's temporary tables.
         environment = os.environ | {"TMPDIR": str(self.folder)}
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
@@ -290,7 +290,7 @@ class MySQLServer(Server):
 
     @staticmethod
     def _account() -> list[str]:
-        # MariaDB refuses to run as root unless told so by name.
+        # MariaDB runs as root only with an explicit --user.
         return ["--user=root"] if os.geteuid() == 0 else []
 
 

@@ -1,4 +1,4 @@
-"""The installed program `sytq` as a process: with pipes, as scripts run it, or on a terminal, as a person does."""
+"""The installed program `sytq` as a process, with pipes or on a terminal."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PROGRAM = str(Path(sys.executable).with_name("sytq"))
 
 
 def sytq(*arguments: str, environ: Mapping[str, str], stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """Run it to its end, with pipes."""
+    """Run `sytq` with pipes and wait for its end."""
     done = subprocess.run([PROGRAM, *arguments], env=dict(environ), input=stdin, capture_output=True, timeout=120)
     return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def _take_terminal() -> None:
-    """Make Ctrl-C a signal, and one that is not ignored, as a shell has it for what runs in the background."""
+    """Make Ctrl-C a signal, not ignored as in background processes of a shell."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
-    """It runs on a terminal of its own; `text` is all that was shown so far."""
+    """`sytq` on a terminal of its own; `text` is the output so far."""
 
     def __init__(self, *arguments: str, environ: Mapping[str, str], columns: int = 120, lines: int = 40) -> None:
         self._master, slave = pty.openpty()
@@ -77,7 +77,7 @@ class Terminal:
         os.close(self._master)
 
     def read(self, seconds: float = 0.1) -> bool:
-        """Take what is shown within some time; False when that is nothing."""
+        """Read the output of some time; False without output."""
         if not select.select([self._master], [], [], seconds)[0]:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Natural batching: what arrives while a batch is processed is the next batch."""
+"""Natural batching: items that arrive during a batch are the next batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sytq.errors import Overloaded
 
 
 class Processed:
-    """Batches in their order; each waits until it is let go, and doubles its numbers."""
+    """Records the batches in order; each waits for `go` and doubles its numbers."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -32,7 +32,7 @@ def running(test: Callable[[Processed], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_items_gather_while_a_batch_is_processed_and_share_the_next() -> None:
+def test_items_added_during_a_batch_share_the_next_batch() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_size=3)
         first = batcher.add(1)
@@ -45,7 +45,7 @@ def test_items_gather_while_a_batch_is_processed_and_share_the_next() -> None:
     running(test)
 
 
-def test_a_batch_ends_once_its_items_reach_the_size_and_has_at_least_one() -> None:
+def test_batch_stays_within_max_size_but_holds_at_least_one_item() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_size=10, size=lambda number: number)
         processed.go.set()
@@ -55,7 +55,7 @@ def test_a_batch_ends_once_its_items_reach_the_size_and_has_at_least_one() -> No
     running(test)
 
 
-def test_items_with_a_key_are_taken_in_its_order() -> None:
+def test_items_are_processed_in_the_order_of_their_key() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_size=2, key=lambda number: -number)
         processed.go.set()
@@ -65,7 +65,7 @@ def test_items_with_a_key_are_taken_in_its_order() -> None:
     running(test)
 
 
-def test_an_item_cancelled_before_its_turn_is_dropped_and_a_shielded_one_is_not() -> None:
+def test_items_cancelled_while_waiting_are_dropped_unless_shielded() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_size=1)
 
@@ -86,7 +86,7 @@ def test_an_item_cancelled_before_its_turn_is_dropped_and_a_shielded_one_is_not(
     running(test)
 
 
-def test_an_error_goes_to_its_item_alone_and_a_failed_batch_fails_all_of_it() -> None:
+def test_item_error_fails_one_item_and_batch_error_fails_all() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers")
         processed.go.set()
@@ -105,7 +105,7 @@ def test_an_error_goes_to_its_item_alone_and_a_failed_batch_fails_all_of_it() ->
     running(test)
 
 
-def test_a_full_batcher_refuses_and_those_who_wait_can_be_failed_at_once() -> None:
+def test_full_batcher_refuses_items_and_waiting_items_can_be_failed() -> None:
     async def test(processed: Processed) -> None:
         batcher = Batcher(processed, name="numbers", max_waiting=2)
         first = batcher.add(1)

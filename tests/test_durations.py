@@ -76,7 +76,7 @@ def test_go_durations_and_plain_seconds_are_read(text: object, seconds: float) -
         10**400,
     ],
 )
-def test_anything_else_is_refused_with_what_is_valid(text: object) -> None:
+def test_invalid_durations_are_refused_with_the_valid_form(text: object) -> None:
     with pytest.raises(ValueError, match=r"is not valid: .*; valid: a duration such as 200ms, 30s"):
         parse_duration(text)
 
@@ -112,13 +112,13 @@ def test_durations_are_written_as_go_writes_them(seconds: float, text: str) -> N
 
 
 @given(st.integers(0, 10**15))
-def test_what_is_written_reads_back_the_same_to_the_nanosecond(nanoseconds: int) -> None:
+def test_formatted_durations_parse_back_to_the_nanosecond(nanoseconds: int) -> None:
     seconds = nanoseconds / 10**9
     assert round(parse_duration(format_duration(seconds)) * 10**9) == round(seconds * 10**9)
 
 
 @given(st.text(max_size=20))
-def test_no_text_makes_it_fail_in_another_way(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_the_valid_form(text: str) -> None:
     try:
         assert 0 <= parse_duration(text) < math.inf
     except ValueError as error:
@@ -132,6 +132,6 @@ def test_the_pydantic_type_holds_seconds_and_dumps_the_written_form() -> None:
     assert wait.model_dump(mode="json") == {"wait": "1m30s", "longest": "2h0m0s"}
 
 
-def test_the_pydantic_type_says_what_is_valid() -> None:
+def test_pydantic_type_refuses_text_with_the_valid_form() -> None:
     with pytest.raises(ValidationError, match="not a duration; valid: a duration such as 200ms"):
         Wait.model_validate({"wait": "soon"})

@@ -73,7 +73,7 @@ def gone(pid: int) -> bool:
     return state.strip().startswith("Z") or not state.strip()
 
 
-def test_a_server_is_found() -> None:
+def test_server_program_is_found() -> None:
     assert os.access(find_server(), os.X_OK)
 
 
@@ -131,9 +131,7 @@ def test_path_too_long_for_a_socket_gets_a_loopback_port(make: Make, tmp_path: P
 
 @pytest.mark.parametrize("name", ["short", "x" * SOCKET_PATH_MAX], ids=["socket", "port"])
 @pytest.mark.faults
-def test_server_orphaned_by_a_sigkilled_owner_is_taken_over_with_its_data(
-    make: Make, tmp_path: Path, name: str
-) -> None:
+def test_server_of_a_sigkilled_owner_is_taken_over_with_its_data(make: Make, tmp_path: Path, name: str) -> None:
     server = make(tmp_path / name)
     assert server.program is not None
     owner, pid = run_owner(server.folder, server.program)
@@ -163,7 +161,7 @@ def test_orphan_that_does_not_answer_is_replaced(make: Make, tmp_path: Path, mon
 
 
 @pytest.mark.faults
-def test_killed_server_is_started_anew_with_its_data(make: Make, tmp_path: Path) -> None:
+def test_killed_server_restarts_with_its_data(make: Make, tmp_path: Path) -> None:
     server = make(tmp_path)
     server.start()
     redis.Redis.from_url(server.url).set("kept", "yes")
@@ -184,12 +182,12 @@ def test_second_owner_of_a_folder_is_refused_and_harms_nothing(make: Make, tmp_p
     assert redis.Redis.from_url(first.url).ping()
 
 
-def test_left_over_pid_file_of_another_process_is_not_believed(make: Make, tmp_path: Path) -> None:
+def test_stale_pid_file_of_another_process_is_ignored(make: Make, tmp_path: Path) -> None:
     (tmp_path / "redis.pid").write_text(f"{os.getpid()}\n")
     server = make(tmp_path)
     server.start()
     assert server.pid != os.getpid()
-    server.stop()  # and this process is still here to say so
+    server.stop()  # must not end this process
 
 
 def test_program_that_cannot_start_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Importing a module does nothing: no socket, thread, process or global broker, no look at the environment.
+"""Importing a module has no effect: no socket, thread, process, global broker or read of the environment.
 
 `sytq.actors` is the exception by design: importing it is how `dramatiq sytq.actors` starts a worker.
 `sytq.api.gunicorn_conf` is gunicorn's configuration file, which gunicorn reads by importing it.
@@ -85,7 +85,7 @@ print(json.dumps(result))
 
 
 def effects(folder: Path, modules: list[str], path: Path) -> dict[str, list[str]]:
-    """What importing each module, one after the other in one fresh process, does; `folder` holds our code."""
+    """The effects of importing each module, in order in one fresh process; `folder` holds our code."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, str(folder), *modules],
         capture_output=True,
@@ -135,7 +135,7 @@ def test_importing_has_no_effect(imported: dict[str, list[str]], module: str) ->
         ("import asyncio; asyncio.new_event_loop().close()", "socket.__new__"),
     ],
 )
-def test_the_probe_sees(tmp_path: Path, code: str, effect: str) -> None:
+def test_probe_detects_import_effects(tmp_path: Path, code: str, effect: str) -> None:
     (tmp_path / "guilty.py").write_text(code + "\n")
     (tmp_path / "innocent.py").write_text("import requests, redis, falcon, peewee, pymysql, dramatiq\n")
     seen = effects(tmp_path, ["innocent", "guilty"], tmp_path)

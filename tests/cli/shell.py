@@ -1,4 +1,4 @@
-"""The commands of these tests, run by one process."""
+"""`sytq` commands, run by one long-lived process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sytq audit`: whoever changes something with a command is in it, with the account that the command ran under."""
+"""`sytq audit` lists every change by a command, with the account that ran it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scheduled(installation: Installation) -> Installation:
 
 
 def entries(installation: Installation) -> list[tuple[str, str, str | None]]:
-    """What was done to what, the earliest first."""
+    """Action, subject and detail of every audit entry, the earliest first."""
     noted = found(installation, "audit")["entries"][::-1]
     assert all(entry["at"].endswith("Z") and entry["who"] == ACCOUNT for entry in noted)
     return [(entry["what"], entry["about"], entry["detail"]) for entry in noted]
@@ -78,7 +78,7 @@ def test_every_change_by_a_command_is_in_the_audit(scheduled: Installation) -> N
     assert details["bulk.cancel"] == "type:plain" and details["type.resume"] is None
 
 
-def test_what_changed_nothing_is_not_in_the_audit(scheduled: Installation) -> None:
+def test_commands_without_effect_are_not_in_the_audit(scheduled: Installation) -> None:
     installation = scheduled
     task = installation.submit("plain", "a")
     installation.start_worker()
@@ -94,7 +94,7 @@ def test_what_changed_nothing_is_not_in_the_audit(scheduled: Installation) -> No
     assert entries(installation) == []
 
 
-def test_the_environment_does_not_say_who_it_was_but_for_sudo(installation: Installation) -> None:
+def test_audit_ignores_user_variables_except_sudo_user(installation: Installation) -> None:
     installation.environ |= {"USER": "somebody", "LOGNAME": "somebody", "USERNAME": "somebody"}
     run(installation, "types", "pause", "plain", "--why", "x")
     assert [what for what, _, _ in entries(installation)] == ["type.pause"]

@@ -1,4 +1,4 @@
-"""`sytq bulk` and one change to all that match, done by a worker and looked on at."""
+"""`sytq bulk`: a worker changes all matching tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.servers import poll
 from tests.workers import Installation
 
 
-def test_all_that_match_are_cancelled_rescheduled_retried_and_deleted(installation: Installation) -> None:
+def test_matching_tasks_are_cancelled_rescheduled_retried_and_deleted(installation: Installation) -> None:
     for n in range(3):
         run(installation, "send", "plain", payload(installation, f"t{n}"), "--at", "1h")
     (moved, *_) = [entry["id"] for entry in found(installation, "ls", "type:plain")["tasks"]]
@@ -45,7 +45,7 @@ def test_all_that_match_are_cancelled_rescheduled_retried_and_deleted(installati
         (("cancel", "type:plain", "--to", "1h"), 2, "--to is required for reschedule and not valid otherwise"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_and_nothing_is_submitted(
+def test_invalid_bulk_commands_are_refused_and_submit_nothing(
     installation: Installation, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
     done = run(installation, "bulk", *arguments, status=status)
@@ -53,7 +53,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_submitted(
     assert found(installation, "ls", "type:bulk")["tasks"] == []
 
 
-def test_an_operation_that_was_left_to_itself_is_watched_and_stopped(installation: Installation) -> None:
+def test_detached_operation_can_be_awaited_and_cancelled(installation: Installation) -> None:
     for n in range(3):
         run(installation, "send", "plain", payload(installation, f"t{n}"), "--at", "1h")
     left = run(installation, "bulk", "cancel", "type:plain", "--detach")

@@ -1,4 +1,4 @@
-"""Completion as a shell asks for it: bash with the script that the program prints, and the protocol of the others."""
+"""Shell completion: bash with the printed script, and the protocol of zsh."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
-def asked(line: str, **environ: str) -> str:
-    """What zsh is told."""
+def completions(line: str, **environ: str) -> str:
+    """The completions of a line, as zsh gets them."""
     return sytq(environ={"_SYTQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line} | environ).stdout
 
 
@@ -42,25 +42,25 @@ def test_bash_completes_commands_and_types() -> None:
 
 
 def test_types_queues_priorities_and_queries_are_completed(tmp_path: Path) -> None:
-    send = asked("sytq send ")
-    assert '"email"' in send and "llm.balance" not in send  # which nobody sends
-    assert '"llm"' in asked("sytq send llm --queue l")
-    assert '"urgent"' in asked("sytq send llm --priority u")
-    assert '"state\\\\:"' in asked("sytq ls st")
-    assert '"state\\\\:dead"' in asked("sytq ls state:d")
-    assert '"held\\\\:false"' in asked("sytq ls held:f")
-    assert '"unique_key\\\\:"' in asked("sytq ls uni")
-    assert '"result."' in asked("sytq ls res")
-    assert '"type\\\\:webhook"' in asked("sytq dead list type:w")
-    assert '"webhook"' in asked("sytq stats --type w")
+    send = completions("sytq send ")
+    assert '"email"' in send and "llm.balance" not in send  # an internal type
+    assert '"llm"' in completions("sytq send llm --queue l")
+    assert '"urgent"' in completions("sytq send llm --priority u")
+    assert '"state\\\\:"' in completions("sytq ls st")
+    assert '"state\\\\:dead"' in completions("sytq ls state:d")
+    assert '"held\\\\:false"' in completions("sytq ls held:f")
+    assert '"unique_key\\\\:"' in completions("sytq ls uni")
+    assert '"result."' in completions("sytq ls res")
+    assert '"type\\\\:webhook"' in completions("sytq dead list type:w")
+    assert '"webhook"' in completions("sytq stats --type w")
     (tmp_path / "own.py").write_text(
         "from pydantic import BaseModel\nfrom sytq import task\n\nclass P(BaseModel): ...\n\n"
         "@task('own-type', payload=P)\ndef own(ctx, payload): ...\n"
     )
-    assert "own-type" in asked("sytq send own", SYTQ_PLUGINS__PATHS=json.dumps([str(tmp_path)]))
+    assert "own-type" in completions("sytq send own", SYTQ_PLUGINS__PATHS=json.dumps([str(tmp_path)]))
 
 
-def test_what_cannot_be_loaded_completes_nothing_and_says_nothing(tmp_path: Path) -> None:
+def test_broken_plugin_or_configuration_completes_without_errors(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError\n")
     broken = sytq(
         environ={

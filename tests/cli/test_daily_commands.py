@@ -24,7 +24,7 @@ def run(
 
 
 @pytest.fixture
-def busy(installation: Installation) -> Installation:
+def with_worker(installation: Installation) -> Installation:
     installation.start_worker()
     return installation
 
@@ -36,7 +36,7 @@ def on_mysql(tmp_path: Path, mysql_url: str, redis_url: str) -> Iterator[Install
     made.close()
 
 
-def test_a_payload_is_written_as_fields_and_files(installation: Installation, tmp_path: Path) -> None:
+def test_payload_is_built_from_fields_and_files(installation: Installation, tmp_path: Path) -> None:
     (tmp_path / "whole.json").write_text('{"from": "file", "inner": {"kept": true}}')
     (tmp_path / "letter.txt").write_text("line one\nline two\n")
     task = run(
@@ -60,7 +60,7 @@ def test_a_payload_is_written_as_fields_and_files(installation: Installation, tm
         assert json.loads(installation.row(task).payload) == {"a": "\u00e4"}
 
 
-def test_text_becomes_what_the_type_wants(installation: Installation) -> None:
+def test_field_text_is_converted_by_the_payload_model(installation: Installation) -> None:
     task = run(installation, "send", "plain", "journal=/dev/null", "seconds=0.5").stdout.strip()
     assert json.loads(installation.row(task).payload) == {"journal": "/dev/null", "seconds": 0.5}
 
@@ -85,7 +85,7 @@ def test_text_becomes_what_the_type_wants(installation: Installation) -> None:
         (("lonely", "journal=x", "--unique", "k"), ["unique_key: tasks of type 'lonely' have a key of their own"]),
     ],
 )
-def test_what_cannot_be_sent_names_the_field_and_what_is_valid(
+def test_refused_send_names_the_field_and_the_valid_values(
     installation: Installation, arguments: tuple[str, ...], lines: list[str]
 ) -> None:
     done = run(installation, "send", *arguments, status=1)
@@ -119,49 +119,53 @@ def test_a_task_is_sent_with_priority_time_key_and_queue(installation: Installat
         assert option[0] in run(installation, *send[:3], *option, status=2).stderr
 
 
-def test_a_sent_task_is_waited_for_and_its_result_printed(busy: Installation) -> None:
-    journal = f"journal={busy.journal}"
-    done = run(busy, "send", "plain", journal, "name=a", "--wait", "--queue", "gentle")
-    assert json.loads(done.stdout) == {"name": "a"} and busy.row(done.stderr.strip()).queue == "gentle"
-    died = run(busy, "send", "hopeless", journal, "--wait", "--json", status=3)
+def test_send_wait_prints_the_result_and_exits_by_outcome(with_worker: Installation) -> None:
+    journal = f"journal={with_worker.journal}"
+    done = run(with_worker, "send", "plain", journal, "name=a", "--wait", "--queue", "gentle")
+    assert json.loads(done.stdout) == {"name": "a"} and with_worker.row(done.stderr.strip()).queue == "gentle"
+    died = run(with_worker, "send", "hopeless", journal, "--wait", "--json", status=3)
     assert json.loads(died.stdout)["state"] == "dead"
-    assert "dead: " in run(busy, "send", "hopeless", journal, "--wait", status=3).stderr
-    slow = run(busy, "send", "plain", journal, "--at", "1h", "--wait", "--timeout", "100ms", status=5)
+    assert "dead: " in run(with_worker, "send", "hopeless", journal, "--wait", status=3).stderr
+    slow = run(with_worker, "send", "plain", journal, "--at", "1h", "--wait", "--timeout", "100ms", status=5)
     task = slow.stderr.split()[0]
     assert slow.stdout == "" and f"`sytq wait {task}` waits longer" in slow.stderr
-    run(busy, "cancel", task)
-    assert run(busy, "wait", task, status=4).stdout.startswith(f"{task}  cancelled  cancelled by ")
+    run(with_worker, "cancel", task)
+    assert run(with_worker, "wait", task, status=4).stdout.startswith(f"{task}  cancelled  cancelled by ")
 
 
-def test_wait_tells_by_its_exit_status_how_tasks_ended(busy: Installation) -> None:
-    good, dead, far = busy.submit("plain", "g"), busy.submit("hopeless"), busy.submit("plain", seconds=600)
-    run(busy, "wait", good)
-    busy.wait_state(dead, "dead")
-    busy.wait_state(far, "running")
-    lines = run(busy, "wait", good, dead, far, "--timeout", "2s", status=3).stdout.splitlines()
+def test_wait_exit_status_reports_how_tasks_ended(with_worker: Installation) -> None:
+    good, dead, far = (
+        with_worker.submit("plain", "g"),
+        with_worker.submit("hopeless"),
+        with_worker.submit("plain", seconds=600),
+    )
+    run(with_worker, "wait", good)
+    with_worker.wait_state(dead, "dead")
+    with_worker.wait_state(far, "running")
+    lines = run(with_worker, "wait", good, dead, far, "--timeout", "2s", status=3).stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [[good, "succeeded"], [dead, "dead"], [far, "not"]]
-    told = json.loads(run(busy, "wait", good, far, "--timeout", "100ms", "--json", status=5).stdout)
-    assert [task["state"] for task in told["tasks"]] == ["succeeded", "running"]
-    assert "there is no task 'nosuch'" in run(busy, "wait", good, "nosuch", status=1).stderr
+    report = json.loads(run(with_worker, "wait", good, far, "--timeout", "100ms", "--json", status=5).stdout)
+    assert [task["state"] for task in report["tasks"]] == ["succeeded", "running"]
+    assert "there is no task 'nosuch'" in run(with_worker, "wait", good, "nosuch", status=1).stderr
 
 
-def test_wait_says_that_there_is_no_worker(installation: Installation) -> None:
+def test_wait_reports_that_no_worker_is_running(installation: Installation) -> None:
     done = run(installation, "wait", installation.submit("plain"), "--timeout", "7s", status=5)
     assert done.stderr == "No worker is running; see `sytq doctor`.\n"
 
 
-def test_wait_shows_progress_and_ctrl_c_leaves_the_task_alone(busy: Installation) -> None:
-    task = busy.submit("gentle", "g", seconds=600)
-    busy.wait_note("start g")
-    terminal = Terminal("wait", task, environ=busy.environ)
+def test_wait_shows_progress_and_ctrl_c_leaves_the_task_running(with_worker: Installation) -> None:
+    task = with_worker.submit("gentle", "g", seconds=600)
+    with_worker.wait_note("start g")
+    terminal = Terminal("wait", task, environ=with_worker.environ)
     terminal.wait_for("running half way")
     terminal.type("\x03")
     assert terminal.ended() == 130
-    assert busy.row(task).state == "running" and "Traceback" not in terminal.text
+    assert with_worker.row(task).state == "running" and "Traceback" not in terminal.text
     terminal.close()
 
 
-def test_wait_outlasts_a_redis_that_is_away(installation: Installation) -> None:
+def test_wait_succeeds_while_redis_is_unavailable(installation: Installation) -> None:
     environ = installation.environ | {"SYTQ_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0"}
     task = installation.submit("plain", "a")
     waiting = subprocess.Popen([PROGRAM, "wait", task], env=environ, stdout=subprocess.PIPE, text=True)
@@ -182,16 +186,16 @@ def test_a_task_is_retried_by_its_id(on_mysql: Installation) -> None:
     assert outcomes == [(good, "refused"), (dead, "queued")]
 
 
-def test_a_task_whose_key_another_one_has_by_now_is_not_retried(busy: Installation) -> None:
-    dead = busy.submit("lonely", "fails")
-    busy.wait_state(dead, "dead")
-    run(busy, "send", "lonely", f"journal={busy.journal}", "name=fails", "--at", "1h")
-    assert "another unfinished task has its unique key" in run(busy, "retry", dead, status=1).stderr
+def test_retry_is_refused_while_another_task_has_the_unique_key(with_worker: Installation) -> None:
+    dead = with_worker.submit("lonely", "fails")
+    with_worker.wait_state(dead, "dead")
+    run(with_worker, "send", "lonely", f"journal={with_worker.journal}", "name=fails", "--at", "1h")
+    assert "another unfinished task has its unique key" in run(with_worker, "retry", dead, status=1).stderr
 
 
-def test_several_tasks_are_cancelled_or_none(installation: Installation) -> None:
+def test_cancel_of_several_tasks_is_all_or_nothing(installation: Installation) -> None:
     tasks = [installation.submit("plain", f"t{n}") for n in range(2)]
     assert "there is no task 'nosuch'" in run(installation, "cancel", *tasks, "nosuch", status=1).stderr
     assert [installation.row(task).state for task in tasks] == ["queued", "queued"]
-    told = json.loads(run(installation, "cancel", *tasks, "--why", "a test", "--json").stdout)
-    assert [task["outcome"] for task in told["tasks"]] == ["cancelled", "cancelled"]
+    report = json.loads(run(installation, "cancel", *tasks, "--why", "a test", "--json").stdout)
+    assert [task["outcome"] for task in report["tasks"]] == ["cancelled", "cancelled"]

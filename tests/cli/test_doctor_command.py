@@ -1,4 +1,4 @@
-"""`sytq doctor`: the installed program beside real servers, set up well and badly, running, hanging and away."""
+"""`sytq doctor`: the installed program beside real servers, healthy, misconfigured, hanging and unavailable."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SECRETS = ("hush-hush", "sk-1234567890abcdef")
 
 
 def examined(installation: Installation, status: int | None = None, **settings: str) -> dict[str, dict[str, Any]]:
-    """check -> what was found; of several of one name the last."""
+    """The finding of each check; of several with one name the last."""
     environ = installation.environ | {"SYTQ_API__PORT": str(free_port())} | settings
     done = sytq("doctor", "--json", environ=environ)
-    told = json.loads(done.stdout)
-    failed = any(finding["verdict"] == "fail" for finding in told["checks"])
-    assert done.stderr == "" and done.returncode == (1 if failed else 0) and told["ok"] is not failed
-    assert status is None or done.returncode == status, told
-    for finding in told["checks"]:
+    report = json.loads(done.stdout)
+    failed = any(finding["verdict"] == "fail" for finding in report["checks"])
+    assert done.stderr == "" and done.returncode == (1 if failed else 0) and report["ok"] is not failed
+    assert status is None or done.returncode == status, report
+    for finding in report["checks"]:
         assert bool(finding["todo"]) == (finding["verdict"] != "ok"), finding
     assert not any(secret in done.stdout for secret in SECRETS)
-    return {finding["check"]: finding for finding in told["checks"]}
+    return {finding["check"]: finding for finding in report["checks"]}
 
 
 def verdicts(found: dict[str, dict[str, Any]], word: str) -> dict[str, str]:
@@ -56,27 +56,29 @@ def provider() -> Iterator[ScriptedProvider]:
     scripted.close()
 
 
-def test_a_service_that_is_well_has_no_failure(installation: Installation) -> None:
+def test_healthy_service_has_no_failures(installation: Installation) -> None:
     installation.start_worker()
     api = Api(installation.environ["SYTQ_DATABASE__URL"], installation.environ["SYTQ_REDIS__URL"]).start()
     try:
 
         def undisturbed() -> dict[str, dict[str, Any]] | None:
-            """That Redis answers slowly is true, if this machine stands still just then."""
+            """The checks without a slow Redis, which a busy machine causes."""
             found = examined(installation, 0, SYTQ_API__PORT=str(api.port))
             return found if found["redis latency"]["verdict"] == "ok" else None
 
         found = poll(undisturbed, message="Redis answers quickly")
     finally:
         api.remove()
-    told = verdicts(found, "redis")
-    assert told.pop("redis latency") in ("ok", "warn")  # a busy machine is slow
-    assert told == dict.fromkeys(("redis", "redis persistence", "redis eviction", "redis memory", "redis clock"), "ok")
+    redis_verdicts = verdicts(found, "redis")
+    assert redis_verdicts.pop("redis latency") in ("ok", "warn")  # a busy machine is slow
+    assert redis_verdicts == dict.fromkeys(
+        ("redis", "redis persistence", "redis eviction", "redis memory", "redis clock"), "ok"
+    )
     for check in ("database", "migrations", "database clock", "plugins", "workers", "recorder", "api", "disk"):
         assert found[check]["verdict"] == "ok", found[check]
 
 
-def test_nothing_runs_and_it_says_what_to_start(tmp_path: Path) -> None:
+def test_findings_of_a_stopped_service_say_what_to_start(tmp_path: Path) -> None:
     environ = {
         "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}",
         "SYTQ_REDIS__URL": "redis://:hush-hush@127.0.0.1:1",
@@ -89,7 +91,7 @@ def test_nothing_runs_and_it_says_what_to_start(tmp_path: Path) -> None:
     assert "hush-hush" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_configuration_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
+def test_invalid_configuration_is_the_only_finding(tmp_path: Path) -> None:
     file = tmp_path / "sytq.yaml"
     file.write_text("colour: red\napi: {port: high}\n")
     done = sytq("doctor", "--file", str(file), "--json", environ={})
@@ -109,7 +111,7 @@ def test_a_configuration_that_cannot_be_read_is_the_only_finding(tmp_path: Path)
         (("--requirepass", "hush-hush"), "redis", "fail", "Authentication required"),
     ],
 )
-def test_a_redis_that_is_set_up_badly_is_named(
+def test_redis_misconfiguration_is_reported(
     tmp_path: Path, options: tuple[str, ...], check: str, verdict: str, words: str
 ) -> None:
     server = RedisServer(options=options)
@@ -118,7 +120,7 @@ def test_a_redis_that_is_set_up_badly_is_named(
         made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", server.url)
         if password is None:
             server.start()
-        else:  # it answers to nobody who asks without
+        else:  # Redis answers only with the password
             server.answers = lambda: bool(server.client(password=password).ping())  # type: ignore[method-assign]
             server.start()
         found = examined(made)
@@ -131,7 +133,7 @@ def test_a_redis_that_is_set_up_badly_is_named(
         server.remove()
 
 
-def test_a_full_redis_and_a_replica_are_named(own: Installation, own_redis: RedisServer) -> None:
+def test_full_redis_and_replica_are_reported(own: Installation, own_redis: RedisServer) -> None:
     with own_redis.client() as client:
         client.set("much", b"x" * (10 << 20))
         poll(lambda: client.info("memory")["used_memory"] < 15 << 20, message="its buffers are free again")
@@ -141,7 +143,7 @@ def test_a_full_redis_and_a_replica_are_named(own: Installation, own_redis: Redi
     assert "it is a slave" in examined(own, 1)["redis role"]["said"]
 
 
-def test_what_hangs_holds_up_nothing_else(
+def test_hanging_checks_do_not_delay_the_others(
     own: Installation, own_redis: RedisServer, provider: ScriptedProvider
 ) -> None:
     provider.play(drips_headers)
@@ -151,13 +153,13 @@ def test_what_hangs_holds_up_nothing_else(
         found = examined(own, 1, **providers(provider))
     finally:
         own_redis.resume()
-    assert time.monotonic() - since < 45  # all at once, each in its time
+    assert time.monotonic() - since < 45  # the checks run concurrently, each with its timeout
     assert "does not answer" in found["redis"]["said"]
     assert "within 8 s" in found["provider scripted"]["said"] or "does not answer" in found["provider scripted"]["said"]
     assert found["migrations"]["verdict"] == "ok"
 
 
-def test_a_port_where_nobody_answers_or_somebody_else(installation: Installation) -> None:
+def test_silent_api_port_fails_and_open_address_without_auth_warns(installation: Installation) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         found = examined(installation, 1, SYTQ_API__PORT=str(silent.getsockname()[1]))
     assert found["api"]["verdict"] == "fail" and "does not answer" in found["api"]["said"]
@@ -167,7 +169,7 @@ def test_a_port_where_nobody_answers_or_somebody_else(installation: Installation
     assert found["api address"]["verdict"] == "ok"
 
 
-def test_whether_anybody_can_log_in(tmp_path: Path, redis_url: str, database_url: str) -> None:
+def test_auth_without_usable_keys_or_users_warns(tmp_path: Path, redis_url: str, database_url: str) -> None:
     made = Installation(tmp_path, database_url, redis_url)
     keys = ApiKeys(made.runtime.database)
     keys.create("old", "shop", Grant(expires_at=utcnow() - dt.timedelta(hours=1)), by="test")
@@ -184,7 +186,9 @@ def test_whether_anybody_can_log_in(tmp_path: Path, redis_url: str, database_url
     made.close()
 
 
-def test_mysql_is_looked_at(tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str) -> None:
+def test_mysql_settings_and_login_are_checked(
+    tmp_path: Path, redis_url: str, mysql_server: MySQLServer, mysql_url: str
+) -> None:
     made = Installation(tmp_path, mysql_url, redis_url)
     found = examined(made, 0)
     assert found["database"]["said"].startswith(("MariaDB", "MySQL"))
@@ -200,9 +204,7 @@ def test_mysql_is_looked_at(tmp_path: Path, redis_url: str, mysql_server: MySQLS
     made.close()
 
 
-def test_a_database_without_our_tables_and_one_that_hangs(
-    tmp_path: Path, redis_url: str, own_mysql: MySQLServer
-) -> None:
+def test_unmigrated_and_hanging_databases_fail(tmp_path: Path, redis_url: str, own_mysql: MySQLServer) -> None:
     url = own_mysql.create_database("late")
     made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
     found = examined(made, 1, SYTQ_DATABASE__URL=url)
@@ -238,7 +240,7 @@ BALANCE = '{"is_available": %s, "balance_infos": [{"currency": "CNY", "total_bal
         (401, "{}", False, "fail", "refuses the key"),
     ],
 )
-def test_a_provider_is_asked_for_its_balance_or_its_models(
+def test_provider_check_requests_the_balance_or_the_models(
     tmp_path: Path, provider: ScriptedProvider, status: int, body: str, balance: bool, verdict: str, words: str
 ) -> None:
     provider.play(says(body, kind="application/json", status=status))
@@ -256,7 +258,7 @@ def test_a_provider_is_asked_for_its_balance_or_its_models(
     assert asked.headers["authorization"] == f"Bearer {SECRETS[1]}"
 
 
-def test_a_broken_plugin_is_named(installation: Installation, tmp_path: Path) -> None:
+def test_broken_plugin_is_reported(installation: Installation, tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     folder.mkdir()
     (folder / "broken.py").write_text("raise RuntimeError('out of order')\n")
@@ -264,7 +266,7 @@ def test_a_broken_plugin_is_named(installation: Installation, tmp_path: Path) ->
     assert "broken.py is quarantined: RuntimeError: out of order" in found["plugins"]["said"]
 
 
-def test_silent_workers_and_a_history_that_waits_are_named(installation: Installation) -> None:
+def test_lost_workers_and_unrecorded_events_are_reported(installation: Installation) -> None:
     assert "start `sytq worker`" in examined(installation)["workers"]["todo"]
     first, second = installation.start_worker(), installation.start_worker()
     first.kill()
@@ -272,17 +274,17 @@ def test_silent_workers_and_a_history_that_waits_are_named(installation: Install
     assert examined(installation)["workers"]["said"] == "1 alive, 1 lost"
     second.kill()
     installation.runtime.redis.ask("FLUSHALL")
-    old = f"{int((time.time() - 90) * 1000)}-0"  # an event that nobody has written for a minute and a half
+    old = f"{int((time.time() - 90) * 1000)}-0"  # an event that waits for the recorder for 90 s
     installation.runtime.redis.ask("XADD", installation.runtime.keys.events, old, "kind", "started")
     assert examined(installation, 1)["recorder"]["said"].startswith("1 events wait, the oldest for 1m")
 
 
-def test_few_open_files_are_named(installation: Installation) -> None:
+def test_low_open_file_limit_is_reported(installation: Installation) -> None:
     assert "ulimit -n" in examined(installation, SYTQ_WORKER__ASYNC_CONCURRENCY="10000000")["open files"]["todo"]
 
 
 @pytest.mark.parametrize(("ahead", "verdict"), [(0.2, "ok"), (-0.9, "ok"), (2.0, "warn"), (-30.0, "fail")])
-def test_a_clock_that_differs_is_named(ahead: float, verdict: str) -> None:
+def test_clock_skew_is_reported_by_size_and_direction(ahead: float, verdict: str) -> None:
     found = clock("redis clock", skew(lambda: time.time() + ahead))
     assert found.verdict == verdict
     assert ("ahead of" if ahead > 0 else "behind") in found.said

@@ -16,7 +16,7 @@ def key(folder: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_key_from_its_creation_to_its_end(tmp_path: Path) -> None:
+def test_key_is_created_rotated_listed_and_revoked(tmp_path: Path) -> None:
     run("db", "migrate", folder=tmp_path)
     options = ("--owner", "shop", "--scope", "submit", "--type", "webhook", "--rate", "100/min", "--daily", "5000")
     created = key(tmp_path, "create", "till 7", *options, "--expires", "720h")
@@ -38,7 +38,7 @@ def test_a_key_from_its_creation_to_its_end(tmp_path: Path) -> None:
     assert not any(secret in json.dumps(entries) for secret in secrets)
 
 
-def test_a_person_gets_the_key_alone_on_standard_output(tmp_path: Path) -> None:
+def test_only_the_key_is_on_standard_output(tmp_path: Path) -> None:
     run("db", "migrate", folder=tmp_path)
     done = run("key", "create", "shop", folder=tmp_path)
     assert done.stdout.startswith("sytq_") and len(done.stdout.split()) == 1
@@ -46,7 +46,7 @@ def test_a_person_gets_the_key_alone_on_standard_output(tmp_path: Path) -> None:
     assert "submit read" in run("key", "list", folder=tmp_path).stdout
 
 
-def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
+def test_invalid_key_commands_are_refused_without_a_traceback(tmp_path: Path) -> None:
     run("db", "migrate", folder=tmp_path)
     for arguments, status, said in (
         (("create", "x", "--scope", "root"), 1, "submit, read, operate, admin"),

@@ -20,53 +20,53 @@ def run(installation: Installation, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["limiters", *arguments], env=installation.environ)
 
 
-def told(installation: Installation, *arguments: str) -> str:
+def output(installation: Installation, *arguments: str) -> str:
     done = run(installation, *arguments)
     assert done.exit_code == 0, done.output
     return done.stdout
 
 
-def inside(installation: Installation, task: str, *limiters: Limiter) -> Permit:
+def acquire_permit(installation: Installation, task: str, *limiters: Limiter) -> Permit:
     permit = Permit(task, 1, 1, limiters, cost=100)
     installation.runtime.limiters.acquire(permit)
     return permit
 
 
-def test_gates_are_listed_and_shown(installation: Installation) -> None:
-    assert told(installation, "list").split() == ["limiter", "state", "held", "waiting", "calls", "cost"]
-    assert json.loads(told(installation, "list", "--json")) == []
+def test_limiters_are_listed_and_shown(installation: Installation) -> None:
+    assert output(installation, "list").split() == ["limiter", "state", "held", "waiting", "calls", "cost"]
+    assert json.loads(output(installation, "list", "--json")) == []
     host = Limiter("host:example.org:443")
-    inside(installation, "a", PROVIDER, host)
-    _header, first, second = told(installation, "list").splitlines()
+    acquire_permit(installation, "a", PROVIDER, host)
+    _header, first, second = output(installation, "list").splitlines()
     assert re.split(r"\s{2,}", first.strip()) == ["host:example.org:443", "closed", "1", "0"]
     assert re.split(r"\s{2,}", second.strip()) == ["provider:p", "closed", "1 of 2", "0", "1 of 10", "100 of 1000"]
-    (_, provider) = json.loads(told(installation, "list", "--json"))
+    (_, provider) = json.loads(output(installation, "list", "--json"))
     assert (provider["name"], provider["running"], provider["limit"]) == ("provider:p", 1, 2)
-    shown = told(installation, "show", "provider:p")
+    shown = output(installation, "show", "provider:p")
     assert re.search(r"^cost +100 of 1000 in 1m0s *$", shown, re.MULTILINE)
     assert re.search(r"^held by +a *$", shown, re.MULTILINE)
-    assert json.loads(told(installation, "show", "provider:p", "--json"))["inside"] == ["a"]
+    assert json.loads(output(installation, "show", "provider:p", "--json"))["inside"] == ["a"]
 
 
-def test_an_open_breaker_says_why_and_until_when(installation: Installation) -> None:
-    permit = inside(installation, "a", PROVIDER)
+def test_open_circuit_breaker_shows_its_reason_and_its_end(installation: Installation) -> None:
+    permit = acquire_permit(installation, "a", PROVIDER)
     permit.report("failed")
     installation.runtime.limiters.release(permit)
-    assert "open" in told(installation, "list") and "1 of 1 calls failed" in told(installation, "list")
-    seen = json.loads(told(installation, "show", "provider:p", "--json"))
+    assert "open" in output(installation, "list") and "1 of 1 calls failed" in output(installation, "list")
+    seen = json.loads(output(installation, "show", "provider:p", "--json"))
     assert seen["state"] == "open" and seen["until"] > seen["since"]
 
 
-def test_a_gate_is_paused_and_resumed(installation: Installation) -> None:
-    inside(installation, "a", PROVIDER)
-    assert told(installation, "pause", "provider:p", "--why", "moving \x1b[31m") == "provider:p is paused\n"
-    (row,) = told(installation, "list").splitlines()[1:]
+def test_limiter_is_paused_and_resumed(installation: Installation) -> None:
+    acquire_permit(installation, "a", PROVIDER)
+    assert output(installation, "pause", "provider:p", "--why", "moving \x1b[31m") == "provider:p is paused\n"
+    (row,) = output(installation, "list").splitlines()[1:]
     assert "paused" in row and ": moving" in row and "\x1b" not in row
-    seen = json.loads(told(installation, "show", "provider:p", "--json"))
+    seen = json.loads(output(installation, "show", "provider:p", "--json"))
     assert (seen["state"], seen["until"]) == ("paused", None) and seen["by"]
-    assert json.loads(told(installation, "resume", "provider:p", "--json")) == {"gate": "provider:p", "paused": False}
-    assert told(installation, "resume", "provider:p") == "provider:p is not paused\n"
-    said = told(installation, "pause", "provider:q", "--why", "it is not there yet")
+    assert json.loads(output(installation, "resume", "provider:p", "--json")) == {"gate": "provider:p", "paused": False}
+    assert output(installation, "resume", "provider:p") == "provider:p is not paused\n"
+    said = output(installation, "pause", "provider:q", "--why", "it is not there yet")
     assert said == "provider:q is paused; no task has used it within the last hour\n"
 
 
@@ -78,7 +78,7 @@ def test_a_gate_is_paused_and_resumed(installation: Installation) -> None:
         (["pause", "two words", "--why", "x"], "is not valid"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_says_so(
+def test_unused_and_invalid_limiter_names_are_refused(
     installation: Installation, arguments: list[str], message: str
 ) -> None:
     done = run(installation, *arguments)

@@ -1,4 +1,4 @@
-"""`sytq logs`: the story of tasks, from both stores, by the installed program."""
+"""`sytq logs`: the events of tasks from both stores, by the installed program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def events(output: str) -> list[str]:
     return [json.loads(line)["event"] for line in output.splitlines()]
 
 
-def test_what_happened_to_tasks_is_told_in_order(installation: Installation) -> None:
+def test_events_of_tasks_are_printed_in_order(installation: Installation) -> None:
     installation.start_worker()
     first, second = installation.submit("stepwise", "a"), installation.submit("failing", "b\x1b[31m")
     installation.wait_state(first, "succeeded")
@@ -39,24 +39,24 @@ def test_a_task_is_followed_to_its_end_with_its_progress(installation: Installat
         [PROGRAM, "logs", "-f", task, "--json"], env=installation.environ, stdout=subprocess.PIPE, text=True
     )
     assert following.stdout is not None
-    seen = following.stdout.readline()  # it has begun to look
+    seen = following.stdout.readline()  # the command follows the task
     installation.start_worker()
     while "half way" not in seen:
         seen += (line := following.stdout.readline())
         assert line, f"it ended: {seen}"
     installation.release("g")
-    told = events(seen + following.communicate(timeout=90)[0])
+    printed = events(seen + following.communicate(timeout=90)[0])
     assert following.returncode == 0
-    assert told[0] == "accepted" and told[-1] == "succeeded"
-    assert "progress 1 of 2 half way" in told
-    assert any(line.startswith("attempt 1 started on ") for line in told)
-    assert len(told) == len(set(told))
+    assert printed[0] == "accepted" and printed[-1] == "succeeded"
+    assert "progress 1 of 2 half way" in printed
+    assert any(line.startswith("attempt 1 started on ") for line in printed)
+    assert len(printed) == len(set(printed))
 
 
-def test_every_task_is_followed_until_ctrl_c(installation: Installation) -> None:
+def test_tasks_of_a_type_are_followed_until_ctrl_c(installation: Installation) -> None:
     installation.start_worker()
     terminal = Terminal("logs", "-f", "--type", "failing", environ=installation.environ, columns=200)
-    # It tells what happens from its start on: something happens until it does.
+    # Only events after its start are printed, so tasks are submitted until one is.
     poll(lambda: began(installation, terminal), timeout=60, interval=0.5, message=lambda: terminal.text)
     assert "ended, dead: ValueError: x fails" in terminal.wait_for("ended, dead")
     assert "  plain  " not in terminal.text

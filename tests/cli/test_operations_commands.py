@@ -1,4 +1,4 @@
-"""The commands that look at tasks, queues and types and change them, as a person or a script runs them."""
+"""The commands that show and change tasks, queues, types and schedules."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_task_is_scheduled_rescheduled_and_cancelled(installation: Installatio
     assert "has already ended" in run(installation, "cancel", near, status=1).stderr
 
 
-def test_what_runs_is_shown_and_cancelled(installation: Installation) -> None:
+def test_running_tasks_are_shown_and_cancelled(installation: Installation) -> None:
     installation.environ["SYTQ_QUEUES__PLAIN"] = '{"limit": 1, "rate": "100/s", "max_waiting": 500}'
     installation.start_worker()
     task = installation.submit("plain", "a", seconds=60)
@@ -149,7 +149,7 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     assert [entry["id"] for entry in found(installation, "dead", "list", 'error:"odd ONE"')["tasks"]] == [failing]
     assert found(installation, "dead", "list", "finished:>1h")["tasks"] == []
     assert found(installation, "show", failing)["attempts"] == 3
-    # Nobody replays or deletes everything by leaving something out.
+    # An omitted argument never replays or deletes everything.
     for command in (("dead", "replay"), ("dead", "delete"), ("dead", "delete", "--all", "type:hopeless")):
         assert "give either a query" in run(installation, *command, status=2).stderr
     assert run(installation, "dead", "delete", "--all", "--dry-run").stdout == "4 would be deleted\n"
@@ -170,7 +170,7 @@ def test_dead_tasks_are_listed_replayed_and_deleted(installation: Installation) 
     assert found(installation, "dead", "list")["tasks"] == []
 
 
-def test_unreadable_messages_are_shown_with_their_bytes(installation: Installation) -> None:
+def test_dead_letters_are_shown_with_their_bytes(installation: Installation) -> None:
     redis, keys = installation.runtime.redis, installation.runtime.keys
     junk = b"\xff\x1b[31m nothing"
     redis.ask("XADD", keys.stream("plain", "normal"), "*", "id", "x", "message", junk)
@@ -182,7 +182,7 @@ def test_unreadable_messages_are_shown_with_their_bytes(installation: Installati
     assert message["id"] in shown and "\\xff\\x1b[31m nothing" in shown
 
 
-def test_a_second_task_with_the_same_key_is_the_first(installation: Installation) -> None:
+def test_send_with_a_taken_unique_key_returns_the_existing_task(installation: Installation) -> None:
     submit = ("send", "lonely", payload(installation, "a"))
     first = run(installation, *submit).stdout
     again = run(installation, *submit)
@@ -208,7 +208,7 @@ def test_a_second_task_with_the_same_key_is_the_first(installation: Installation
         (("dead", "delete", "state:dead,queued"), 1, "'state:queued' is not valid here"),
     ],
 )
-def test_what_cannot_be_meant_is_said_with_what_can(
+def test_invalid_arguments_are_refused_with_the_valid_values(
     installation: Installation, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
     done = run(installation, *arguments, status=status)
@@ -217,7 +217,7 @@ def test_what_cannot_be_meant_is_said_with_what_can(
     assert words in last and (status == 2 or done.stderr.count("\n") == 1)
 
 
-def test_without_redis_tasks_are_shown_by_the_ledger_and_submitted(tmp_path: Path, redis_url: str) -> None:
+def test_tasks_are_shown_and_submitted_while_redis_is_unavailable(tmp_path: Path, redis_url: str) -> None:
     made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
     task = made.submit("plain", "a")
     made.environ["SYTQ_REDIS__URL"] = f"redis://127.0.0.1:{free_port()}/0"
@@ -226,7 +226,7 @@ def test_without_redis_tasks_are_shown_by_the_ledger_and_submitted(tmp_path: Pat
     shown = run(made, "show", task, "--json")
     assert json.loads(shown.stdout)["id"] == task and "Redis does not answer" in shown.stderr
     second = run(made, "send", "plain", payload(made, "b"))
-    assert second.stdout == f"{made.runtime.ledger.get(second.stdout.strip()).id}\n"  # and nothing else there
+    assert second.stdout == f"{made.runtime.ledger.get(second.stdout.strip()).id}\n"  # and nothing else
     assert "sytq: Redis does not answer" in run(made, "queues", "list", status=1).stderr
     made.close()
 

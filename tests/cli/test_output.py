@@ -1,4 +1,4 @@
-"""What commands print can be printed."""
+"""Output of commands is valid in the encoding of standard output."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import pytest
 from sytq.cli.output import as_json
 
 
-def test_half_an_emoji_in_a_task_is_no_error(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_lone_surrogate_is_printed_as_json(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     as_json({"result": "half \ud83d", "name": "Zoë"})
     assert json.loads(capsysbinary.readouterr().out) == {"result": "half \ud83d", "name": "Zoë"}

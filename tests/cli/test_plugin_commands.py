@@ -1,4 +1,4 @@
-"""`sytq plugin` as a person uses it: a new type, a check of it, the list of all."""
+"""`sytq plugin`: new, check and list."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sytq(folder: Path, *arguments: str, **variables: str) -> subprocess.Complete
     return subprocess.run(command, cwd=folder, env=environ | variables, capture_output=True, text=True, timeout=120)
 
 
-def test_a_new_type_is_one_file_that_is_good(tmp_path: Path) -> None:
+def test_new_plugin_is_one_file_that_passes_its_check(tmp_path: Path) -> None:
     made = sytq(tmp_path, "new", "nightly-import")
     assert made.returncode == 0, made.stderr
     assert made.stdout.startswith("Wrote plugins/nightly_import.py.\n")
@@ -44,7 +44,7 @@ def test_a_new_type_is_one_file_that_is_good(tmp_path: Path) -> None:
         ("test-it", "'test-it' cannot be a function name"),
     ],
 )
-def test_a_name_that_is_bad_or_taken_is_refused_and_nothing_is_written(
+def test_invalid_or_taken_name_is_refused_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,40 +56,40 @@ def test_a_name_that_is_bad_or_taken_is_refused_and_nothing_is_written(
     assert [file.read_text() for file in Path("plugins").iterdir()] == ["x = 1\n"]
 
 
-def test_a_refused_name_is_one_line_and_exit_1(tmp_path: Path) -> None:
+def test_refused_name_prints_one_line_and_exits_1(tmp_path: Path) -> None:
     refused = sytq(tmp_path, "new", "Upper")
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_type_is_told_to_scripts_as_json(tmp_path: Path) -> None:
+def test_new_plugin_is_reported_as_json(tmp_path: Path) -> None:
     made = sytq(tmp_path, "new", "nightly-import", "--json", "--folder", "mine")
     assert json.loads(made.stdout) == {"type": "nightly-import", "file": "mine/nightly_import.py"}
     assert (tmp_path / "mine" / "nightly_import.py").exists()
 
 
-def test_a_new_type_goes_where_types_are_configured(tmp_path: Path) -> None:
+def test_new_plugin_is_written_to_the_configured_folder(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     made = sytq(tmp_path, "new", "one", SYTQ_PLUGINS__PATHS=json.dumps([str(tmp_path / "mine")]))
     assert (made.returncode, (tmp_path / "mine" / "one.py").exists()) == (0, True)
     assert "is taken" in sytq(tmp_path, "new", "one", SYTQ_PLUGINS__PATHS=f'["{tmp_path / "mine"}"]').stderr
 
 
-def test_check_says_what_is_wrong_by_line_and_exit_status(tmp_path: Path) -> None:
+def test_check_reports_problems_by_line_and_exit_status(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import time\nasync def f(ctx):\n    time.sleep(1)\n")
     done = sytq(tmp_path, "check", "bad.py")
     assert (done.returncode, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
     assert first.startswith("bad.py:3: time.sleep blocks") and second.startswith("bad.py: it declares no task type")
-    told = json.loads(sytq(tmp_path, "check", "bad.py", "--json").stdout)
-    assert [problem["line"] for problem in told["problems"]] == [3, None]
+    report = json.loads(sytq(tmp_path, "check", "bad.py", "--json").stdout)
+    assert [problem["line"] for problem in report["problems"]] == [3, None]
     assert sytq(tmp_path, "check", "none.py").returncode == 2
     (tmp_path / "sytq.yaml").write_text("api: {port: high}\n")
     unusable = sytq(tmp_path, "check", "bad.py", "-f", "sytq.yaml")
     assert unusable.returncode == 2 and "api.port" in unusable.stderr
 
 
-def test_the_list_has_every_type_and_what_is_set_aside(tmp_path: Path) -> None:
+def test_list_shows_every_type_and_quarantined_files(tmp_path: Path) -> None:
     sytq(tmp_path, "new", "greet")
     (tmp_path / "plugins" / "broken.py").write_text("import nothing_of_this_name\n")
     environ = {"SYTQ_PLUGINS__PATHS": '["plugins"]', "SYTQ_DATABASE__URL": f"sqlite:///{tmp_path}/sytq.db"}

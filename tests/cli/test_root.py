@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, and how errors reach a person."""
+"""The command line as a whole: its commands and how they report errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-#: What help has no use for: the configuration, the stores, HTTP, tables, and whatever imports them.
+#: Packages that help must not import: configuration, stores, HTTP and tables.
 HEAVY = {
     "aiohttp",
     "dramatiq",
@@ -57,12 +57,12 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) 
         [sys.executable, "-X", "importtime", program, *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert {"typer", "sytq.cli"} <= imported  # so that the list is one
+    assert {"typer", "sytq.cli"} <= imported  # the output was parsed
     assert {name.partition(".")[0] for name in imported} & HEAVY == set()
     assert {name for name in imported if name.startswith("sytq.")} == {"sytq.cli", "sytq.cli.lazy", "sytq.errors"}
 
 
-def test_version(tmp_path: Path) -> None:
+def test_version_is_printed(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout == f"sytq {sytq.__version__}\n"
 
 
@@ -76,9 +76,7 @@ def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
     "command",
     [("dev",), ("dev", "--once"), ("api",), ("worker",), ("config", "check"), ("config", "show"), ("db", "check")],
 )
-def test_a_configuration_that_cannot_be_used_is_one_message_and_exit_2(
-    command: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_invalid_configuration_is_one_message_and_exit_2(command: tuple[str, ...], tmp_path: Path) -> None:
     done = run(*command, folder=tmp_path, SYTQ_API__PORT="high", SYTQ_REDIS__PASSWORD="hush-hush", SYTQ_REDIS__DB="x")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -89,13 +87,13 @@ def test_a_configuration_that_cannot_be_used_is_one_message_and_exit_2(
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "http"])
-def test_dev_refuses_a_port_that_is_none(value: str, tmp_path: Path) -> None:
+def test_dev_refuses_an_invalid_port(value: str, tmp_path: Path) -> None:
     done = run("dev", "--port", value, folder=tmp_path)
     assert done.returncode == 2
     assert f"'{value}' is not a port; valid: 1 to 65535" in done.stderr and "--port" in done.stderr
 
 
-def test_db_migrate_and_check(database_url: str, tmp_path: Path) -> None:
+def test_db_migrate_applies_the_migrations_that_db_check_lists(database_url: str, tmp_path: Path) -> None:
     (tmp_path / "sytq.yaml").write_text(f'database: {{url: "{database_url}"}}\n')
     before = run("db", "check", "--file", "sytq.yaml", folder=tmp_path)
     assert (before.returncode, before.stdout) == (1, "")
@@ -110,16 +108,16 @@ def test_db_migrate_and_check(database_url: str, tmp_path: Path) -> None:
     assert json.loads(run("db", "migrate", "--json", "-f", "sytq.yaml", folder=tmp_path).stdout) == {"applied": []}
 
 
-def test_config_check_says_in_json_what_is_wrong(tmp_path: Path) -> None:
+def test_config_check_reports_problems_as_json(tmp_path: Path) -> None:
     done = run("config", "check", "--json", folder=tmp_path, SYTQ_API__PORT="high", SYTQ_COLOUR="red")
-    told = json.loads(done.stdout)
-    assert done.returncode == 2 and told["valid"] is False and "api.port" in "".join(told["problems"])
+    report = json.loads(done.stdout)
+    assert done.returncode == 2 and report["valid"] is False and "api.port" in "".join(report["problems"])
     done = run("config", "check", "--json", folder=tmp_path)
-    told = json.loads(done.stdout)
-    assert done.returncode == 0 and told["valid"] and any("webhook.secret" in text for text in told["warnings"])
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["valid"] and any("webhook.secret" in text for text in report["warnings"])
 
 
-def test_a_database_that_is_away_is_one_line(tmp_path: Path) -> None:
+def test_unavailable_database_is_reported_in_one_line(tmp_path: Path) -> None:
     url = f"mysql://sytq:hush-hush@127.0.0.1:{free_port()}/sytq"
     for command in ("migrate", "check"):
         done = run("db", command, folder=tmp_path, SYTQ_DATABASE__URL=url)
@@ -128,14 +126,14 @@ def test_a_database_that_is_away_is_one_line(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1 and "hush-hush" not in done.stderr
 
 
-def test_a_database_that_refuses_is_one_line(mysql_url: str, tmp_path: Path) -> None:
+def test_refused_database_login_is_reported_in_one_line(mysql_url: str, tmp_path: Path) -> None:
     done = run("db", "migrate", folder=tmp_path, SYTQ_DATABASE__URL=mysql_url.replace("root@", "nobody:hush-hush@"))
     assert done.returncode == 1
     assert done.stderr.startswith("sytq: database: ") and "nobody" in done.stderr
     assert done.stderr.count("\n") == 1 and "hush-hush" not in done.stderr
 
 
-def test_a_migration_pending_in_sqlite_makes_no_file_elsewhere(tmp_path: Path) -> None:
+def test_db_check_of_a_missing_sqlite_file_creates_nothing(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "sytq.db"
     done = run("db", "check", folder=tmp_path, SYTQ_DATABASE__URL=f"sqlite:///{path}")
     assert done.returncode == 1

@@ -17,11 +17,11 @@ from sytq.runtime import build
 from tests.servers import make_tables
 
 
-def test_every_sum_of_the_ledger_can_be_asked_for() -> None:
+def test_command_offers_every_grouping_of_the_ledger() -> None:
     assert list(get_args(get_type_hints(command.spend)["by"])) == list(spend.GROUPS)
 
 
-def test_spend_is_told_in_a_table_and_in_json(tmp_path: Path) -> None:
+def test_spend_is_printed_as_table_and_json(tmp_path: Path) -> None:
     environ = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "COLUMNS": "200"}
     database = build(load(environ=environ)).database
     make_tables(database)
@@ -34,14 +34,14 @@ def test_spend_is_told_in_a_table_and_in_json(tmp_path: Path) -> None:
             spend.settle(reserved, "ok", Tokens(10, 1, 20, 2), cost)
 
     transact(database, three_calls)
-    told = CliRunner().invoke(app, ["spend", "--by", "model", "--since", "1h", "--json"], env=environ)
-    said = json.loads(told.output)
-    assert (said["currency"], said["by"]) == ("USD", "model")
-    assert said["sums"][0] == {
+    done = CliRunner().invoke(app, ["spend", "--by", "model", "--since", "1h", "--json"], env=environ)
+    report = json.loads(done.output)
+    assert (report["currency"], report["by"]) == ("USD", "model")
+    assert report["sums"][0] == {
         "provider": "p", "model": "large", "calls": 1, "prompt": 10, "cached": 1, "completion": 20, "reasoning": 2,
         "cost": "0.07", "unknown": 0,
     }  # fmt: skip
-    assert [(line["model"], line["calls"], line["cost"], line["unknown"]) for line in said["sums"]] == [
+    assert [(line["model"], line["calls"], line["cost"], line["unknown"]) for line in report["sums"]] == [
         ("large", 1, "0.07", 0),
         ("small", 2, "0.000000000005", 1),
     ]

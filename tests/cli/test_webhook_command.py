@@ -19,7 +19,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SYTQ_DATABASE__URL", f"sqlite:///{tmp_path / 'sytq.db'}")
-    monkeypatch.setenv("SYTQ_REDIS__URL", "redis://127.0.0.1:1")  # it needs neither store
+    monkeypatch.setenv("SYTQ_REDIS__URL", "redis://127.0.0.1:1")  # the command needs neither store
     monkeypatch.setenv("SYTQ_OUTBOUND__ALLOW_NETWORKS", '["127.0.0.0/8"]')
     monkeypatch.setenv("SYTQ_WEBHOOK__SECRET", SECRET)
 
@@ -30,28 +30,28 @@ def run(*words: str) -> Any:
 
 def test_a_test_delivery_is_signed_and_shows_the_answer() -> None:
     receiver = Receiver(204)
-    told = run(receiver.url, "--header", "X-Own: a:b")
+    done = run(receiver.url, "--header", "X-Own: a:b")
     receiver.close()
-    assert told.exit_code == 0, told.output
+    assert done.exit_code == 0, done.output
     (arrived,) = receiver.received
     standardwebhooks.Webhook(SECRET).verify(arrived.body, arrived.headers)
     assert arrived.headers["x-own"] == "a:b" and json.loads(arrived.body)["type"] == "test"
-    assert f"id        {arrived.headers['webhook-id']}" in told.output
-    assert "status    204" in told.output and "connect" in told.output and "delivered" in told.output
+    assert f"id        {arrived.headers['webhook-id']}" in done.output
+    assert "status    204" in done.output and "connect" in done.output and "delivered" in done.output
 
 
-def test_a_failed_one_exits_1_and_says_what_a_task_would_do() -> None:
+def test_failed_test_delivery_exits_1_with_the_error() -> None:
     receiver = Receiver(503)
-    told = run(receiver.url, "--json", "--body", "x")
+    done = run(receiver.url, "--json", "--body", "x")
     receiver.close()
-    assert told.exit_code == 1
-    known = json.loads(told.stdout)
+    assert done.exit_code == 1
+    known = json.loads(done.stdout)
     assert known["delivered"] is False and known["status"] == 503 and "HTTP 503" in known["error"]
     assert receiver.received[0].body == b"x"
     assert run("http://127.0.0.1:1/").exit_code == 1
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "nonsense"])
-def test_a_url_that_a_submission_would_be_refused_for_is_refused(url: str) -> None:
-    told = run(url)
-    assert told.exit_code == 1 and "url" in str(told.exception)
+def test_url_that_submissions_refuse_is_refused(url: str) -> None:
+    done = run(url)
+    assert done.exit_code == 1 and "url" in str(done.exception)

@@ -32,7 +32,7 @@ def test_check_of_a_good_configuration_exits_0_with_one_line() -> None:
     assert done.stdout == "The configuration is valid: 4 settings given, the others are defaults.\n"
 
 
-def test_check_of_a_bad_configuration_exits_2_with_every_problem_on_stderr() -> None:
+def test_check_of_a_bad_configuration_exits_2_with_all_problems() -> None:
     done = sytq_config("check", SYTQ_API__PORT="0", SYTQ_WORKR__THREADS="1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -41,7 +41,7 @@ def test_check_of_a_bad_configuration_exits_2_with_every_problem_on_stderr() -> 
     )
 
 
-def test_check_warns_of_what_is_probably_not_meant() -> None:
+def test_check_warns_of_probable_mistakes() -> None:
     done = sytq_config("check", SYTQ_MYSQL__DSN="u@/q?time_zone=x", SERVER_HOST="0.0.0.0")
     assert done.returncode == 0
     assert [line.split(" ")[1] for line in done.stderr.splitlines()] == [
@@ -53,7 +53,7 @@ def test_check_warns_of_what_is_probably_not_meant() -> None:
     assert "0.0.0.0, which others can reach" in done.stderr
 
 
-def test_check_does_not_say_of_keys_what_it_cannot_know() -> None:
+def test_check_without_users_says_that_only_api_keys_are_accepted() -> None:
     done = sytq_config("check", SYTQ_AUTH__ENABLED="true")
     assert "warning: auth.users is empty: only API keys are accepted (`sytq key create`)" in done.stderr
     assert "log in" not in done.stderr
@@ -74,7 +74,7 @@ def test_show_prints_key_value_and_origin_with_secrets_masked(tmp_path: Path) ->
     assert "geheim" not in done.stdout
 
 
-def test_show_as_json_is_for_programs() -> None:
+def test_show_json_has_key_value_and_origin() -> None:
     done = sytq_config("show", "--json", SYTQ_LLM__STATUS_LABELS="zh")
     entries = {entry["key"]: entry for entry in json.loads(done.stdout)}
     assert entries["llm.status_labels.failed"] == {

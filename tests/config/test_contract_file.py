@@ -1,4 +1,4 @@
-"""The old system's file and DSN mean here what they meant there."""
+"""The old system's file and DSN keep their meaning."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_old_file_loads_unchanged(settings: Settings) -> None:
     }
 
 
-def test_the_deepseek_block_becomes_the_provider_that_valuations_use(settings: Settings) -> None:
+def test_deepseek_block_becomes_the_provider_of_llm_tasks(settings: Settings) -> None:
     provider = settings.providers["deepseek"]
     assert settings.llm_provider == "deepseek"
     assert provider.base_url == "https://api.deepseek.com/v1"
@@ -111,7 +111,7 @@ def test_a_go_dsn_becomes_one_url(dsn: str, url: str) -> None:
         "u:geheim@tcp(h:1)/q?timeout=soon",
     ],
 )
-def test_a_dsn_that_cannot_be_meant_is_refused_without_its_password(dsn: str) -> None:
+def test_invalid_dsn_is_refused_without_quoting_its_password(dsn: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(environ={"SYTQ_MYSQL__DSN": dsn or "x"})
     assert str(caught.value).startswith("mysql.dsn: value '")
@@ -119,5 +119,5 @@ def test_a_dsn_that_cannot_be_meant_is_refused_without_its_password(dsn: str) ->
     assert "valid: user:password@tcp(host:3306)/database" in str(caught.value)
 
 
-def test_dsn_parameters_without_effect_are_named_and_those_of_go_are_not() -> None:
+def test_dsn_parameters_without_effect_are_named_except_go_client_ones() -> None:
     assert ignored_parameters("u@/q?parseTime=True&loc=Local&time_zone=%27%2B08:00%27&charset=utf8") == ["time_zone"]

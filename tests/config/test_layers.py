@@ -1,4 +1,4 @@
-"""Which value wins, and where it is said to come from."""
+"""Precedence and origin of configuration values."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_variables_reach_any_depth_and_take_json_for_lists_and_mappings() -> Non
     assert origin(settings, "llm.status_labels.failed") == "env SYTQ_LLM__STATUS_LABELS"
 
 
-def test_a_variable_finds_a_key_of_the_file_whatever_its_case_and_hyphens(file: Path) -> None:
+def test_variables_match_file_keys_ignoring_case_and_hyphens(file: Path) -> None:
     file.write_text("providers: {My-Gateway: {base_url: 'https://x/v1', model: m}}\n")
     settings = load(str(file), environ={"SYTQ_PROVIDERS__MY_GATEWAY__MODEL": "other"})
     assert [(name, provider.model) for name, provider in settings.providers.items()] == [("My-Gateway", "other")]
@@ -136,7 +136,7 @@ def test_the_well_known_provider_needs_only_its_key() -> None:
     assert settings.providers["deepseek"].first_content == 60.0
 
 
-def test_what_providers_says_of_deepseek_wins_over_the_block() -> None:
+def test_providers_section_wins_over_the_deepseek_block() -> None:
     settings = load(
         environ={
             "SYTQ_DEEPSEEK__API_KEY": "old",
@@ -159,7 +159,7 @@ def test_systemd_credentials_are_settings_in_either_case(tmp_path: Path) -> None
     assert origin(settings, "webhook.secret") == f"secret file {tmp_path / 'SYTQ_WEBHOOK__SECRET'}"
 
 
-def test_a_credential_directory_of_another_service_is_left_alone() -> None:
+def test_credentials_directory_of_another_service_is_ignored() -> None:
     assert load(environ={"CREDENTIALS_DIRECTORY": "/nowhere/at/all"}).origins == {}
 
 
@@ -190,7 +190,7 @@ def test_a_database_of_a_later_layer_replaces_the_file(file: Path) -> None:
     assert load(str(file), environ=environ).database_url == "mysql://u:p@h:1/q?charset=utf8mb4"
 
 
-def test_two_databases_in_one_place_stop_the_start_unless_they_are_the_same(file: Path) -> None:
+def test_different_databases_in_one_file_stop_the_start(file: Path) -> None:
     same = "database: {url: 'mysql://u:p@h:1/q?charset=utf8mb4'}\nmysql: {dsn: 'u:p@tcp(h:1)/q'}\n"
     file.write_text(same)
     assert load(str(file), environ={}).database_url == "mysql://u:p@h:1/q?charset=utf8mb4"

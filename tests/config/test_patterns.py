@@ -1,4 +1,4 @@
-"""A pattern matches what it says, and nothing that only looks like it."""
+"""URL patterns match the intended URLs and no look-alikes."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_a_pattern_is_compared_with_the_parts_of_a_url(pattern: str, url: str, e
     ["", " ", "https://", "ftp://example.org", "a b", "example.org?x", "https://u@example.org/", "a.*.example.org",
      "*example.org", "example.org:0", "example.org:99999", "http://example.org/#x", "**", "*.", "%41.example"],
 )  # fmt: skip
-def test_what_is_no_pattern_is_refused(text: str) -> None:
+def test_invalid_url_patterns_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         UrlPattern.parse(text)
 
 
 @pytest.mark.parametrize("text", ["*", "https://example.org", "example.org:80", "example.org/x"])
-def test_a_list_of_hosts_takes_hosts_alone(text: str) -> None:
+def test_host_list_accepts_only_hosts(text: str) -> None:
     with pytest.raises(ValueError):
         check_host_pattern(text)

@@ -1,4 +1,4 @@
-"""What stops the start, and the words it is said in."""
+"""Configuration problems that stop the start, and their messages."""
 
 from __future__ import annotations
 
@@ -143,16 +143,14 @@ def test_one_message_lists_every_problem_a_line_each(tmp_path: Path) -> None:
         ({"LOG_LEVEL": "loud"}, "logger.level: value 'loud'", "debug, info, warning, error (env LOG_LEVEL)"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_named_with_what_is_valid(
-    environ: dict[str, str], beginning: str, valid: str
-) -> None:
+def test_invalid_value_is_named_with_the_valid_ones(environ: dict[str, str], beginning: str, valid: str) -> None:
     message = refusal(environ)
     assert message.splitlines()[0].startswith(beginning)
     assert valid in message
     assert "geheim" not in message
 
 
-def test_what_kubernetes_injects_for_services_named_like_us_is_not_taken_for_settings() -> None:
+def test_kubernetes_service_variables_are_not_settings() -> None:
     environ = {
         "SYTQ_API_PORT": "tcp://10.0.0.1:80",
         "SYTQ_REDIS_SERVICE_HOST": "10.0.0.2",

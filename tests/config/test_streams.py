@@ -1,4 +1,4 @@
-"""Which external streams are read, as the configuration says it."""
+"""The configuration of external streams."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_streams_are_given_in_yaml_with_type_template_and_policy(tmp_path: Path)
             dead_letter: graveyard
         """
     )
-    (stream,) = load(str(file), environ={}).streams  # the entry says more about the same stream than `app` does
+    (stream,) = load(str(file), environ={}).streams  # the entry of `streams` wins over `app`
     assert (stream.group, stream.type, stream.max_retries, stream.retry_delay) == ("ours", "llm", 5, 90.0)
     assert stream.payload == {"table_name": "valuation_records", "id": "{task_id}"}
     assert stream.dead_letters == "graveyard"
@@ -74,7 +74,7 @@ def test_streams_are_given_in_yaml_with_type_template_and_policy(tmp_path: Path)
         ([{"stream": "a"}, {"stream": "a", "group": "g"}], "'a' is there twice; valid: each stream once"),
     ],
 )
-def test_a_stream_that_cannot_be_meant_is_refused(streams: list[object], said: str) -> None:
+def test_invalid_stream_is_refused(streams: list[object], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(environ={"SYTQ_STREAMS": json.dumps(streams)})
     assert said in str(caught.value)

@@ -1,7 +1,7 @@
-"""`python confine.py UNIT COMMAND ...`: become COMMAND under what the unit leaves a process.
+"""`python confine.py UNIT COMMAND ...`: run COMMAND under the restrictions of the unit.
 
-Owns the part of the hardening that can break a program at run time and that needs no systemd: the system call filter,
-no new privileges, no memory that is both written and executed. Exit 77 where the kernel does not let itself be asked.
+Applies the part of the hardening that can break a program at run time and needs no systemd: the system call filter,
+no new privileges, no memory that is both written and executed. Exits 77 where the kernel does not support it.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _REFUSED = 77
 
 
 def calls(word: str) -> set[str]:
-    """The system calls of a word of SystemCallFilter=, a group's one by one."""
+    """The system calls of a word of SystemCallFilter=; a group is expanded."""
     if not word.startswith("@"):
         return {word}
     command = ["systemd-analyze", "--no-pager", "syscall-filter", word]
@@ -43,7 +43,7 @@ def main() -> None:
         if number >= 0 and library.seccomp_rule_add(context, _ALLOW, number, 0):
             sys.exit(f"no rule for {name}")
     if "\nMemoryDenyWriteExecute=true\n" in unit:
-        libc.prctl(_MDWE, 1, 0, 0, 0)  # since Linux 6.3; an older one leaves it to systemd's own filter
+        libc.prctl(_MDWE, 1, 0, 0, 0)  # since Linux 6.3; on older kernels systemd's own filter does it
     if libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) or library.seccomp_load(context):
         sys.exit(_REFUSED)
     os.execvp(command[0], command)

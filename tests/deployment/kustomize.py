@@ -1,7 +1,6 @@
-"""What kustomize makes of a folder, for exactly the features that deploy/k8s uses; anything else is refused.
+"""Renders a folder as kustomize does, with the features that deploy/k8s uses; anything else is refused.
 
-Owns the rendering alone, so that a broken overlay shows where neither kubectl nor kustomize is installed. Where one is,
-a test compares the two.
+It finds a broken overlay where neither kubectl nor kustomize is installed. Where one is, a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import yaml
 
 Document = dict[str, Any]
 KEYS = {"apiVersion", "kind", "resources", "nameSuffix", "labels", "patches", "images"}
-#: Kinds that others name: kustomize would rename there too, which is not done here.
+#: Kinds that other objects refer to: kustomize renames the references too, this module does not.
 NAMED_BY_OTHERS = {"ConfigMap", "Secret", "Service", "ServiceAccount", "PersistentVolumeClaim"}
-#: Where includeSelectors puts labels, and whether the last field is made where it is missing.
+#: Where includeSelectors puts labels, and whether a missing last field is created.
 SELECTORS = {
     "Deployment": (("spec", "selector", "matchLabels"), True),
     "Service": (("spec", "selector"), True),
@@ -56,9 +55,9 @@ def _resource(folder: Path, name: str) -> list[Document]:
     path = (folder / name).resolve()
     if path.is_dir():
         return render(path)
-    if not path.is_file() or folder.resolve() not in path.parents:  # kustomize reads no file outside
+    if not path.is_file() or folder.resolve() not in path.parents:  # kustomize reads no file outside the folder
         raise Broken(f"{folder}: no resource {name}")
-    # Through JSON, so that what an anchor stands for is each one's own.
+    # Through JSON, so that objects do not share the value of an anchor.
     return [json.loads(json.dumps(document)) for document in yaml.safe_load_all(path.read_text()) if document]
 
 

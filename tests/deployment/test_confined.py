@@ -1,4 +1,4 @@
-"""The hardening of the units leaves the processes what they need: all that they do, they do within it."""
+"""API and workers run within the hardening of their units."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def possible() -> None:
 
 
 @pytest.mark.parametrize("unit", ["sytq-api.service", "sytq-worker@.service"])
-def test_what_the_filter_is_for_is_refused(unit: str) -> None:
+def test_filtered_system_calls_are_refused(unit: str) -> None:
     code = "import os\ntry: os.setpriority(os.PRIO_PROCESS, 0, 5)\nexcept PermissionError: print('refused')"
     done = subprocess.run(confined(unit, sys.executable, "-c", code), capture_output=True, text=True, timeout=60)
     assert done.stdout == "refused\n", done.stderr
 
 
 @pytest.fixture
-def outside() -> Iterator[tuple[ScriptedProvider, Receiver]]:
+def external_services() -> Iterator[tuple[ScriptedProvider, Receiver]]:
     provider, receiver = ScriptedProvider(), Receiver()
     yield provider, receiver
     provider.close()
     receiver.close()
 
 
-def test_api_and_workers_do_all_their_work_within_it(
-    tmp_path: Path, redis_url: str, outside: tuple[ScriptedProvider, Receiver]
+def test_api_and_workers_run_tasks_within_the_hardening(
+    tmp_path: Path, redis_url: str, external_services: tuple[ScriptedProvider, Receiver]
 ) -> None:
-    provider, receiver = outside
+    provider, receiver = external_services
     port, health = free_port(), free_port()
     settings = {
         "SYTQ_API__PORT": str(port),
@@ -68,7 +68,7 @@ def test_api_and_workers_do_all_their_work_within_it(
         "SYTQ_PROVIDERS__SCRIPTED__BASE_URL": provider.base_url,
         "SYTQ_PROVIDERS__SCRIPTED__API_KEY": "sk-scripted",
         "SYTQ_PROVIDERS__SCRIPTED__MODEL": "valuer-1",
-        # A program of the operator's: the worker starts a process.
+        # A command type: the worker starts a process.
         "SYTQ_TYPES__STAMP": json.dumps({"command": ["/bin/sh", "-c", "cat; echo done"]}),
         "RUNTIME_DIRECTORY": str(tmp_path),
     }

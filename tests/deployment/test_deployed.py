@@ -1,4 +1,4 @@
-"""What Compose and the manifests configure serves clients of other machines, if they log in."""
+"""Services configured by Compose and the manifests serve authenticated remote clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import make_tables
 
 ROOT = Path(__file__).parents[2]
 IMAGE = dict(re.findall(r"(SYTQ_\w+)=(\S+)", (ROOT / "Dockerfile").read_text()))
-PEER = "172.18.0.1"  # whom a container sees where a client of its host asks: never loopback
+PEER = "172.18.0.1"  # the peer address that a container sees for a client on its host: never loopback
 
 
 def of_compose(folder: Path) -> dict[str, str]:
@@ -48,9 +48,7 @@ def of_kubernetes(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("deployment", [of_compose, of_kubernetes], ids=lambda one: one.__name__.removeprefix("of_"))
-def test_a_client_of_another_machine_is_served_once_it_has_a_key(
-    deployment: Any, tmp_path: Path, redis_url: str
-) -> None:
+def test_remote_client_is_served_only_with_a_key(deployment: Any, tmp_path: Path, redis_url: str) -> None:
     environ = IMAGE | deployment(tmp_path)
     settings = config.load(environ=environ)
     assert settings.api.host == "0.0.0.0"
@@ -73,7 +71,7 @@ def test_a_client_of_another_machine_is_served_once_it_has_a_key(
     async def from_elsewhere(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             scope["client"] = (PEER, 40000)
-            scope["headers"] = [tuple(pair) for pair in scope["headers"]]  # Falcon's can be read once only
+            scope["headers"] = [tuple(pair) for pair in scope["headers"]]  # Falcon's iterator can be read only once
         await app(scope, receive, send)
 
     async def answers() -> list[int]:

@@ -1,4 +1,4 @@
-"""The image without Docker: its Dockerfile is clean, its steps are done in a folder, and what comes out runs."""
+"""The image without Docker: the Dockerfile is clean, its steps run in a folder, and the result runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def value(name: str) -> str:
 
 
 def context() -> list[Path]:
-    """The files that the build gets to see."""
+    """The files of the build context."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert lines[0] == "*"
     wanted = [line[1:] for line in lines if line[0] == "!"]
@@ -50,7 +50,7 @@ def test_hadolint_finds_no_fault() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_it_runs_as_nobody_and_stops_as_it_should() -> None:
+def test_image_runs_unprivileged_and_stops_on_sigterm() -> None:
     assert re.fullmatch(r"\d{4,}:\d{4,}", value("USER"))
     assert value("STOPSIGNAL") == "SIGTERM"
     assert json.loads(value("ENTRYPOINT"))[-1] == "sytq"
@@ -58,7 +58,7 @@ def test_it_runs_as_nobody_and_stops_as_it_should() -> None:
 
 
 def made(tmp_path: Path) -> Path:
-    """Do the Dockerfile's steps; returns the folder that stands for the image's root."""
+    """Run the steps of the Dockerfile; return the folder that is the image's root."""
     root, source = tmp_path / "root", tmp_path / "src"
     source.mkdir()
     tools = tmp_path / "bin"
@@ -78,8 +78,8 @@ def made(tmp_path: Path) -> Path:
                 if names == ["."] or str(file) in names:
                     (source / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(ROOT / file, source / file)
-        elif word == "RUN" and not rest.startswith("apt-get"):  # what this machine has by tools/test-servers
-            # Only root may give folders away.
+        elif word == "RUN" and not rest.startswith("apt-get"):  # tools/test-servers has installed it
+            # Only root may change the owner of a folder.
             command = real(rest) if os.getuid() == 0 else re.sub(r"-[og] \d+", "", real(rest))
             done = subprocess.run(
                 ["/bin/sh", "-euc", command],
@@ -94,7 +94,7 @@ def made(tmp_path: Path) -> Path:
     return root
 
 
-#: Runs a command in the first of two folders where nothing but these can be written (and devices, as in a container).
+#: Runs a command in the first of two folders; only these and devices are writable, as in a container.
 SEAL = """
 mount --bind "$1" "$1" && mount --bind "$2" "$2" || exit
 for at in $(cut -d" " -f2 /proc/mounts); do
@@ -107,7 +107,7 @@ exec "$@"
 
 
 def sealed(*writable: Path) -> list[str]:
-    """What a command is begun with to run like that; nothing where this account may not make such a place."""
+    """The command prefix for SEAL; empty where this account may not create mount namespaces."""
     rights = [] if os.getuid() == 0 else ["--map-root-user"]
     begin = ["unshare", "--mount", *rights, "/bin/sh", "-c", SEAL, "seal", *map(str, writable)]
     if not shutil.which("unshare") or subprocess.run([*begin, "true"], capture_output=True, timeout=60).returncode:
@@ -116,13 +116,13 @@ def sealed(*writable: Path) -> list[str]:
     probes = [there, writable[0].parent / "probe", Path("/var/tmp/sytq-probe")]
     wrote = [not subprocess.run([*begin, "touch", str(file)], capture_output=True).returncode for file in probes]
     there.unlink()
-    if os.getuid() != 0 and wrote != [True, False, False]:  # some mounts are not another account's to change
+    if os.getuid() != 0 and wrote != [True, False, False]:  # an ordinary account cannot remount every mount
         return []
     assert wrote == [True, False, False], SEAL
     return begin
 
 
-def test_the_steps_of_the_dockerfile_make_what_runs_with_a_read_only_root(tmp_path: Path, redis_url: str) -> None:
+def test_dockerfile_build_runs_with_a_read_only_root(tmp_path: Path, redis_url: str) -> None:
     root = made(tmp_path)
     state, temporary = root / value("WORKDIR")[1:], tmp_path / "tmp"
     temporary.mkdir()
@@ -131,7 +131,7 @@ def test_the_steps_of_the_dockerfile_make_what_runs_with_a_read_only_root(tmp_pa
     assert {"falcon", "dramatiq", "redis"} <= names
     assert not {"pytest", "ruff", "pip", "opentelemetry-sdk"} & names
 
-    # The container: nothing of the source is there, and the root cannot be written, as the manifests have it.
+    # The container: without the source, and with the read-only root of the manifests.
     seal = sealed(state, temporary)
     ports = {"api": free_port(), "worker": free_port()}
     environ = dict(re.findall(r"(SYTQ_\w+)=(\S+)", DOCKERFILE)) | {
@@ -150,7 +150,7 @@ def test_the_steps_of_the_dockerfile_make_what_runs_with_a_read_only_root(tmp_pa
     subprocess.run([*seal, *entry, "db", "migrate"], env=environ, cwd=state, check=True, timeout=60)
 
     def healthy(name: str) -> bool:
-        """Whether the check of that container is content: the other's port is not to be found in it."""
+        """Whether the check of the container passes; it does not know the port of the other."""
         own = {"SYTQ_API__PORT": str(free_port()), "SYTQ_WORKER__PORT": str(free_port())}
         own[f"SYTQ_{name.upper()}__PORT"] = str(ports[name])
         return subprocess.run([*seal, python, *check[1:]], env=environ | own, cwd=state, timeout=60).returncode == 0
@@ -195,9 +195,9 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="subreapers are Linux's")
-def test_the_first_process_passes_signals_on_and_reaps_orphans() -> None:
+def test_entrypoint_forwards_signals_and_reaps_orphans() -> None:
     entry = json.loads(value("ENTRYPOINT"))
-    init = [required(entry[0], "Debian's package tini"), "-s", *entry[1:-1]]  # -s: as if it were process 1
+    init = [required(entry[0], "Debian's package tini"), "-s", *entry[1:-1]]  # -s: as process 1
     process = subprocess.Popen(
         [*init, sys.executable, "-c", REAPED],
         stdin=subprocess.PIPE,
@@ -232,7 +232,7 @@ class Alive(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(("section", "other"), [("app", "worker"), ("api", "worker"), ("worker", "api")])
-def test_the_health_check_asks_at_the_port_of_the_configuration(section: str, other: str, tmp_path: Path) -> None:
+def test_health_check_requests_the_configured_port(section: str, other: str, tmp_path: Path) -> None:
     file = tmp_path / "sytq.yaml"
     check = json.loads(value("HEALTHCHECK").partition(" CMD ")[2])
 
@@ -248,7 +248,7 @@ def test_the_health_check_asks_at_the_port_of_the_configuration(section: str, ot
     assert not healthy()
 
 
-def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
+def test_compose_waits_for_health_and_for_graceful_shutdown() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = compose["services"]
     defaults = config.load(environ={})
@@ -264,7 +264,7 @@ def test_compose_waits_for_health_and_longer_than_the_processes_stop() -> None:
         assert waits["migrate"]["condition"] == "service_completed_successfully"
         assert services[name]["read_only"] is True
         assert "healthcheck" not in services[name], "the image's"
-        # What tasks write has a name, so that it outlives the container.
+        # Files of tasks are in a named volume, which outlives the container.
         assert f"state:{value('WORKDIR')}" in services[name]["volumes"]
     assert "state" in compose["volumes"]
     redis = " ".join(services["redis"]["command"])

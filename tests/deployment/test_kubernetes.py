@@ -1,4 +1,4 @@
-"""The manifests: valid by Kubernetes' own schemas, tight, and in step with the processes they run."""
+"""The manifests: valid by Kubernetes' own schemas, restrictive, and consistent with the processes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.observability.test_metrics import everything_imported, real, used  # 
 K8S = Path(__file__).parents[2] / "deploy/k8s"
 VERSIONS = ("1.27", "1.32", "1.37")
 OVERLAYS = (K8S, K8S / "overlays/queues")
-#: No object of a cluster: tests/deployment/kustomize.py refuses what it does not know.
+#: Not objects of a cluster: tests/deployment/kustomize.py refuses unknown fields.
 FOREIGN = {"Kustomization"}
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:
-    """Every object as it stands in the files."""
+    """Every object of the files, not rendered."""
     return [
         (f"{file.relative_to(K8S)}:{document['kind']}", document)
         for file in sorted(K8S.rglob("*.yaml"))
@@ -58,7 +58,7 @@ def strict(required: str, **properties: Any) -> dict[str, Any]:
 
 COUNT = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string", "minLength": 1}
-#: KEDA's ScaledObject as far as it is used here: its own definition lets unknown fields pass in silence.
+#: The used part of KEDA's ScaledObject: its own definition silently accepts unknown fields.
 SCALED_OBJECT = strict(
     "apiVersion kind metadata spec",
     apiVersion={"const": "keda.sh/v1alpha1"},
@@ -71,7 +71,7 @@ SCALED_OBJECT = strict(
         maxReplicaCount=COUNT,
         pollingInterval=COUNT,
         cooldownPeriod=COUNT,
-        # Redis and Prometheus may be away without that the workers of running calls are stopped.
+        # An outage of Redis or Prometheus must not stop workers with running calls.
         fallback=strict(
             "failureThreshold replicas behavior",
             failureThreshold=COUNT,
@@ -108,13 +108,13 @@ def test_every_object_is_valid(name: str, document: dict[str, Any]) -> None:
         validate(document)
 
 
-def test_an_invalid_one_would_be_found() -> None:
+def test_invalid_object_is_found() -> None:
     broken = of_kind("Deployment")[0] | {"spec": {"replicas": "two"}}
     with pytest.raises(kubernetes_validate.ValidationError):
         validate(broken)
 
 
-def test_every_file_is_part_of_something_and_every_part_is_there() -> None:
+def test_every_manifest_is_referenced_and_every_reference_exists() -> None:
     named = {K8S / "kustomization.yaml", OVERLAYS[1] / "kustomization.yaml"}
     for file in K8S.rglob("kustomization.yaml"):
         for resource in yaml.safe_load(file.read_text())["resources"]:
@@ -125,7 +125,7 @@ def test_every_file_is_part_of_something_and_every_part_is_there() -> None:
 
 
 def built(overlay: Path) -> list[dict[str, Any]]:
-    """What is applied to the cluster. Raises where that cannot be."""
+    """The rendered, valid objects of an overlay."""
     made = render(overlay)
     for document in made:
         assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", document["metadata"]["name"]), "no schema says so"
@@ -134,7 +134,7 @@ def built(overlay: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
-def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) -> None:
+def test_rendered_overlay_is_valid_and_consistent(overlay: Path) -> None:
     made = built(overlay)
     deployments = {one["metadata"]["name"]: one for one in made if one["kind"] == "Deployment"}
     assert len(deployments) >= 2
@@ -159,7 +159,7 @@ def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) ->
             name for name, one in deployments.items() if chosen <= one["spec"]["template"]["metadata"]["labels"].items()
         ]
         assert held, "it holds for somebody"
-    # What pods refer to is part of it, but for the Secret of the overlay, which the operator makes.
+    # References of pods exist, except the Secret of the overlay, which the operator creates.
     there = {(one["kind"], one["metadata"]["name"]) for one in made} | {("Secret", "sytq")}
     for owner in (one for one in made if one["kind"] in ("Deployment", "Job")):
         pod = owner["spec"]["template"]["spec"]
@@ -182,10 +182,10 @@ def test_what_kustomize_makes_of_it_is_valid_and_fits_together(overlay: Path) ->
 
 
 def kustomized(folder: Path) -> Iterable[dict[str, Any]]:
-    """What kustomize itself makes of it."""
+    """The objects that kustomize itself renders."""
     programs = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
     program = next((command for name, command in programs.items() if shutil.which(name)), None)
-    if program is None:  # no package of Debian has one that is new enough
+    if program is None:  # Debian's packages are too old
         pytest.skip(
             "neither kubectl nor kustomize is installed: the overlays were rendered by tests/deployment/kustomize.py"
         )
@@ -195,7 +195,7 @@ def kustomized(folder: Path) -> Iterable[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
-def test_kustomize_itself_makes_the_same(overlay: Path) -> None:
+def test_kustomize_renders_the_same_objects(overlay: Path) -> None:
     def by_name(documents: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
         return {(one["kind"], one["metadata"]["name"]): one for one in documents}
 
@@ -221,7 +221,7 @@ def test_kustomize_itself_makes_the_same(overlay: Path) -> None:
         ("worker/worker.yaml", "containers:\n", "container:\n"),
     ],
 )
-def test_a_broken_overlay_is_noticed(tmp_path: Path, file: str, old: str, new: str) -> None:
+def test_broken_overlay_is_refused(tmp_path: Path, file: str, old: str, new: str) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
     text = (tmp_path / "k8s" / file).read_text()
     assert old in text
@@ -231,13 +231,13 @@ def test_a_broken_overlay_is_noticed(tmp_path: Path, file: str, old: str, new: s
 
 
 def state_of(pod: dict[str, Any]) -> dict[str, Any]:
-    """The volume at the folder in which the image's processes start, and below which tasks write."""
+    """The volume of the working directory, where tasks write."""
     (container,) = pod["containers"]
     (name,) = [one["name"] for one in container["volumeMounts"] if one["mountPath"] == "/var/lib/sytq"]
     return {key: value for one in pod["volumes"] if one["name"] == name for key, value in one.items() if key != "name"}
 
 
-def test_what_tasks_write_can_be_kept_as_the_page_says(tmp_path: Path) -> None:
+def test_documented_volume_claim_keeps_the_files_of_tasks(tmp_path: Path) -> None:
     assert [state_of(pod) for pod in pods() if pod["containers"][0]["name"] == "worker"] == [{"emptyDir": {}}]
     page = (K8S.parents[1] / "docs/operations.md").read_text()
     claim, patch = re.findall(r"^```yaml\n(.*?)^```", page.partition("\n## Kubernetes\n")[2], re.MULTILINE | re.DOTALL)
@@ -254,7 +254,7 @@ def test_what_tasks_write_can_be_kept_as_the_page_says(tmp_path: Path) -> None:
     assert state_of(worker) == {"persistentVolumeClaim": {"claimName": name}}
 
 
-def test_pods_have_no_rights_that_they_do_not_need() -> None:
+def test_pods_have_least_privileges() -> None:
     for pod in pods():
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -269,7 +269,7 @@ def test_pods_have_no_rights_that_they_do_not_need() -> None:
             assert {"requests", "limits"} == set(container["resources"])
 
 
-def test_the_metadata_address_is_out_of_reach() -> None:
+def test_egress_to_the_metadata_address_is_blocked() -> None:
     policies = of_kind("NetworkPolicy")
     assert len(policies) == 2
     for policy in policies:
@@ -277,7 +277,7 @@ def test_the_metadata_address_is_out_of_reach() -> None:
         assert all("169.254.0.0/16" in one["except"] or ":" in one["cidr"] for one in blocks)
 
 
-def test_grace_probes_and_ports_are_those_of_the_processes() -> None:
+def test_grace_periods_probes_and_ports_match_the_processes() -> None:
     named = {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in of_kind("Deployment")}
     api, worker = named["sytq-api"], named["sytq-worker"]
     settings = config.load(environ={})
@@ -289,7 +289,7 @@ def test_grace_probes_and_ports_are_those_of_the_processes() -> None:
     for pod in (api, worker):
         (container,) = pod["containers"]
         assert container["ports"][0]["containerPort"] == ports[container["name"]]
-        # tests/api/test_health.py and tests/worker/test_health_server.py say what these answer. The API is ready for
+        # tests/api/test_health.py and tests/worker/test_health_server.py test these endpoints. The API is ready for
         # traffic as long as it answers: see the manifest.
         path = {probe: container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")}
         assert path["liveness"] == "/healthz/live"
@@ -297,7 +297,7 @@ def test_grace_probes_and_ports_are_those_of_the_processes() -> None:
         assert {container[f"{probe}Probe"]["httpGet"]["port"] for probe in path} == {container["ports"][0]["name"]}
 
 
-def test_keda_asks_for_metrics_that_there_are() -> None:
+def test_keda_queries_existing_metrics() -> None:
     scaled = of_kind("ScaledObject")
     assert len(scaled) == 2
     for one in scaled:

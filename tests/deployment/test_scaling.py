@@ -1,4 +1,4 @@
-"""Several machines on one Redis and one MySQL, and the connections they are said to take."""
+"""Several machines on one Redis and one MySQL, and their documented number of connections."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def machines(
         shared.close()
 
 
-def test_machines_share_the_work_and_the_view_of_it(
+def test_machines_share_tasks_and_see_the_same_state(
     machines: tuple[Installation, list[Machine]], own_redis: RedisServer
 ) -> None:
     shared, apis = machines
-    full = [f"plain-{n}" for n in range(12)]  # as many as the three have threads: each has to do some
+    full = [f"plain-{n}" for n in range(12)]  # as many as the threads of the three: each must run some
     shared.hold(*full)
     tasks = [shared.submit(kind, f"{kind}-{n}", seconds=0.2) for n in range(40) for kind in ("plain", "gentle")]
     for name in full:
@@ -96,7 +96,7 @@ def test_connections_stay_within_the_documented_budget(
     with shared.runtime.database.connection_context():
         count = "SELECT count(*) FROM information_schema.processlist WHERE db = DATABASE()"
         (mysql,) = shared.runtime.database.execute_sql(count).fetchone()
-    # docs/scaling.md; and what this test itself has open.
+    # The numbers of docs/scaling.md, and 10 for this test itself.
     assert redis <= 30 * 3 + 8 * len(apis) + 10
     assert mysql <= 20 * 3 + 9 * len(apis) + 10
     for task in tasks:

@@ -1,4 +1,4 @@
-"""No secret is committed, and the audit says when it knows nothing."""
+"""No secret is committed, and the dependency audit reports its failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-#: What keys look like. Tests and examples make theirs up, so that they do not look so.
+#: Formats of real keys. Keys of tests and examples have other formats.
 SECRETS = {
     "private key": r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----",
     "AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
@@ -28,7 +28,7 @@ SECRETS = {
     "signing secret": r"\bwhsec_[A-Za-z0-9+/]{40,}",
     "token": r"\beyJ[A-Za-z0-9_-]{20,}\.eyJ[A-Za-z0-9_-]{20,}\.",
 }
-#: Keys that tests made for themselves.
+#: Files with keys that were made for tests.
 KNOWN = {"tests/http/hook.example.pem", "tests/plugins/email/localhost.pem"}
 
 
@@ -62,12 +62,12 @@ def test_no_secret_is_committed() -> None:
         "whsec_" + "QUJD" * 12,
     ],
 )
-def test_the_search_finds(text: str) -> None:
+def test_secret_search_finds_common_key_formats(text: str) -> None:
     assert found(f"key = '{text}'")
 
 
 class Osv(http.server.BaseHTTPRequestHandler):
-    """A vulnerability database that knows something of `jinja2`, nothing bad of others."""
+    """A vulnerability database with one vulnerability, of `jinja2`."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -99,7 +99,7 @@ def audit(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environ, timeout=120)
 
 
-def test_the_audit_asks_about_every_locked_dependency(osv: str, tmp_path: Path) -> None:
+def test_dependency_audit_checks_every_locked_dependency(osv: str, tmp_path: Path) -> None:
     done = audit(OSV_URL=osv)
     count = len([line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line])
     assert (done.returncode, done.stderr.count("PYSEC-1")) == (1, 1)
@@ -114,7 +114,7 @@ def test_the_audit_asks_about_every_locked_dependency(osv: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("strict", "code"), [("", 0), ("1", 3)])
-def test_the_audit_says_when_it_knows_nothing(strict: str, code: int) -> None:
+def test_dependency_audit_reports_an_unavailable_database(strict: str, code: int) -> None:
     done = audit(OSV_URL=f"http://127.0.0.1:{free_port()}/v1/query", STRICT=strict)
     assert (done.returncode, done.stdout) == (code, "")
     assert "could not be asked about" in done.stderr

@@ -1,4 +1,4 @@
-"""The units: what systemd says of them, what they are started with, and that a restart refuses nobody."""
+"""The units: verification, settings, installation, and restarts without refused requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def analyze() -> str:
     return required("systemd-analyze", "package systemd")
 
 
-def test_systemd_finds_no_fault(tmp_path: Path) -> None:
+def test_systemd_analyze_verifies_the_units(tmp_path: Path) -> None:
     for unit in UNITS:
         (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/sytq/bin/sytq", sys.executable))
     names = [str(tmp_path / unit.name.replace("@", "@llm")) for unit in UNITS]
@@ -51,7 +51,7 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
-def test_the_exposure_is_small(unit: Path) -> None:
+def test_security_exposure_of_each_service_is_low(unit: Path) -> None:
     done = subprocess.run(
         [analyze(), "security", "--offline=true", "--no-pager", "--threshold=20", str(unit)],
         capture_output=True,
@@ -63,7 +63,7 @@ def test_the_exposure_is_small(unit: Path) -> None:
     assert float(found[1]) <= 2.0
 
 
-def test_the_service_waits_longer_than_the_process() -> None:
+def test_stop_timeout_exceeds_the_graceful_shutdown() -> None:
     defaults = config.load(environ={})
     api, worker = (settings_of(ROOT / "systemd" / name) for name in ("sytq-api.service", "sytq-worker@.service"))
     assert int(api["TimeoutStopSec"]) > defaults.api.graceful_timeout
@@ -73,8 +73,8 @@ def test_the_service_waits_longer_than_the_process() -> None:
         assert (unit["KillMode"], unit["Restart"], unit["Type"]) == ("mixed", "always", "notify")
 
 
-def test_a_command_as_the_service_sees_what_the_units_see(tmp_path: Path) -> None:
-    # systemd is not the first process here: what it would be asked for is compared with the units.
+def test_sytq_as_service_runs_with_the_settings_of_the_units(tmp_path: Path) -> None:
+    # systemd does not run here: the properties given to systemd-run are compared with the units.
     (tmp_path / "systemd-run").write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
     (tmp_path / "systemd-run").chmod(0o755)
     given = ["send", "webhook", "body=$HOME costs 5$", "two words"]
@@ -102,8 +102,8 @@ def test_a_command_as_the_service_sees_what_the_units_see(tmp_path: Path) -> Non
         assert said <= set(asked), unit.name
 
 
-def test_credentials_as_systemd_hands_them_out_are_settings(tmp_path: Path) -> None:
-    # LoadCredential=sytq:/etc/sytq/credentials makes sytq_redis__password of the file redis__password.
+def test_credentials_loaded_by_systemd_are_settings(tmp_path: Path) -> None:
+    # LoadCredential=sytq:/etc/sytq/credentials loads the file redis__password as sytq_redis__password.
     assert settings_of(ROOT / "systemd/sytq-api.service")["LoadCredential"] == "sytq:/etc/sytq/credentials"
     (tmp_path / "sytq_redis__password").write_text("geheim\n")
     settings = config.load(environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
@@ -171,7 +171,7 @@ def test_install_rollback_and_uninstall(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes accounts")
-def test_the_account_and_its_folders_are_made_as_the_units_want_them(tmp_path: Path) -> None:
+def test_account_and_folders_match_the_units(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     for program, *arguments in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
         file = ROOT / "systemd" / f"{program.removeprefix('systemd-')}.d" / "sytq.conf"
@@ -189,7 +189,7 @@ def test_the_account_and_its_folders_are_made_as_the_units_want_them(tmp_path: P
 
 
 class Activated:
-    """API processes that are handed a listening socket, one after the other, as systemd does it."""
+    """API processes that inherit a listening socket, one after the other, as with systemd."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.folder = folder
@@ -234,7 +234,7 @@ class Activated:
         return process
 
     def reload(self) -> int:
-        """As `systemctl reload` does it: one command after the other, until one fails."""
+        """Run the reload commands in order until one fails, as `systemctl reload` does."""
         for line in re.findall(r"^ExecReload=(.*)$", (ROOT / "systemd/sytq-api.service").read_text(), re.MULTILINE):
             command = line.replace("$MAINPID", str(self.processes[-1].pid)).split()
             if command[0] == "/opt/sytq/bin/sytq":
@@ -282,7 +282,7 @@ def submit(port: int) -> str:
 
 
 @pytest.mark.faults
-def test_a_reload_with_a_configuration_that_cannot_be_used_leaves_what_runs(activated: Activated) -> None:
+def test_reload_with_invalid_configuration_keeps_the_processes(activated: Activated) -> None:
     running = activated.start()
     activated.wait_booted(2)
     (activated.folder / "sytq.yaml").write_text("api: {port: 99999}\n")
@@ -300,7 +300,7 @@ def test_a_reload_with_a_configuration_that_cannot_be_used_leaves_what_runs(acti
 
 
 @pytest.mark.faults
-def test_reloads_and_restarts_behind_the_socket_refuse_and_lose_nothing(activated: Activated) -> None:
+def test_reloads_and_restarts_refuse_and_lose_no_request(activated: Activated) -> None:
     old = activated.start()
     answers: Counter[str] = Counter()
     ended = threading.Event()
@@ -323,7 +323,7 @@ def test_reloads_and_restarts_behind_the_socket_refuse_and_lose_nothing(activate
             so_far = answers["200"]
             poll(lambda so_far=so_far: answers["200"] > so_far + 50, message="load")
             old.terminate()
-            assert old.wait(90) == 0  # as systemctl restart: the new one comes when the old one has gone
+            assert old.wait(90) == 0  # as systemctl restart: start after the end of the old process
             old = activated.start()
         so_far = answers["200"]
         poll(lambda: answers["200"] > so_far + 50, message="load")

@@ -1,7 +1,4 @@
-"""A real `sytq dev` in a folder, and every process that came of it.
-
-Owns how these tests start it, read its output and find what it leaves. Must not know what it should do.
-"""
+"""A real `sytq dev` in a folder: starts it, reads its output and finds its processes."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ class Dev:
         return self._output.read_text(errors="replace")
 
     def until_said(self, pattern: str, times: int = 1, timeout: float = 120.0) -> re.Match[str]:
-        """Wait until it has printed this so often; the last match."""
+        """Wait until the output has the pattern this many times; return the last match."""
 
         def found() -> re.Match[str] | None:
             matches = list(re.finditer(pattern, self.said))
@@ -64,7 +61,7 @@ class Dev:
             raise AssertionError(f"still runs after {timeout:g} s: {self.said}") from None
 
     def processes(self) -> dict[int, str]:
-        """Pid and command line of everything that lives of this run, Redis and guard included."""
+        """Pid and command line of every live process of this run, including Redis and the guard."""
         return dict(_all_with(self.mark, self._folder / ".sytq" / "redis"))
 
     def pid_of(self, *words: str) -> int:
@@ -75,7 +72,7 @@ class Dev:
         return min(found)
 
     def kill_all(self) -> None:
-        """For the end of a test, however it went."""
+        """Kill every process of this run."""
         while processes := self.processes():
             for pid in processes:
                 with contextlib.suppress(ProcessLookupError):
@@ -96,6 +93,6 @@ def _all_with(mark: str, redis_folder: Path) -> Iterator[tuple[int, str]]:
         if process.name.isdecimal():
             with contextlib.suppress(OSError):
                 ours = wanted.encode() in (process / "environ").read_bytes().split(b"\0")
-                # Redis writes its title over its environment; it is known by its folder.
+                # Redis overwrites its environment with its title; it is found by its folder.
                 if ours or (process / "cwd").readlink() == redis_folder:
                     yield int(process.name), (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()

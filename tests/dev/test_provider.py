@@ -1,4 +1,4 @@
-"""The practice provider: as OpenAI's API to a client, and never mistaken for a model by a person."""
+"""The practice provider: OpenAI's API with answers that are clearly not from a model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def ask(provider: Running, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_our_own_client_gets_a_whole_answer(stream: bool) -> None:
+def test_chat_client_gets_a_complete_answer(stream: bool) -> None:
     async def use(provider: Running, _: aiohttp.ClientSession) -> tuple[Any, int]:
         return await ask(provider, stream=stream), provider.calls
 
@@ -58,7 +58,7 @@ def test_our_own_client_gets_a_whole_answer(stream: bool) -> None:
     assert calls == 1
 
 
-def test_both_forms_say_the_same_and_each_time_again() -> None:
+def test_streamed_and_plain_answers_are_equal_and_repeatable() -> None:
     async def use(provider: Running, _: aiohttp.ClientSession) -> set[str]:
         return {(await ask(provider, stream=stream))["content"] for stream in (True, False, True)}
 
@@ -66,13 +66,13 @@ def test_both_forms_say_the_same_and_each_time_again() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_keeps_its_pace(stream: bool) -> None:
+def test_answer_takes_the_configured_time(stream: bool) -> None:
     async def use(provider: Running, _: aiohttp.ClientSession) -> float:
         started = time.monotonic()
         await ask(provider, stream=stream)
         return time.monotonic() - started
 
-    assert 0.5 <= serving(use, seconds=0.5) < 10  # were it the pace of each word, it would be more
+    assert 0.5 <= serving(use, seconds=0.5) < 10  # the time of the whole answer, not of each word
 
 
 def test_words_arrive_one_by_one() -> None:
@@ -91,7 +91,7 @@ def test_words_arrive_one_by_one() -> None:
     assert arrivals[-1] - arrivals[0] > 0.4
 
 
-def test_max_tokens_cuts_as_a_real_one_does() -> None:
+def test_max_tokens_ends_the_answer_with_reason_length() -> None:
     async def use(provider: Running, _: aiohttp.ClientSession) -> str:
         with pytest.raises(ChatError) as caught:
             await ask(provider, max_tokens=3)
@@ -100,12 +100,12 @@ def test_max_tokens_cuts_as_a_real_one_does() -> None:
     assert serving(use) == "length"
 
 
-def test_a_call_that_is_given_up_is_neither_counted_nor_an_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_abandoned_call_is_neither_counted_nor_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def use(provider: Running, session: aiohttp.ClientSession) -> int:
         body = {**ASKED, "stream": True}
         async with session.post(f"{provider.base_url}/chat/completions", json=body) as cut:
             await cut.content.readline()
-        await ask(provider)  # takes as long as the other would have
+        await ask(provider)  # takes as long as the abandoned call
         async with session.get(provider.base_url.replace("/v1", "/calls")) as answer:
             return int((await answer.json())["calls"])
 
@@ -148,7 +148,7 @@ def test_bad_input_gets_openais_error_object(body: str | bytes, field: str | Non
         ("GET", "/v1/chat/completions", KEY, 405),
     ],
 )
-def test_other_refusals_have_the_same_form(method: str, path: str, headers: dict[str, str], status: int) -> None:
+def test_http_errors_have_openais_error_object(method: str, path: str, headers: dict[str, str], status: int) -> None:
     async def use(provider: Running, session: aiohttp.ClientSession) -> tuple[int, Any]:
         url = provider.base_url.removesuffix("/v1") + path
         async with session.request(method, url, headers=headers, json=ASKED) as answer:
@@ -159,7 +159,7 @@ def test_other_refusals_have_the_same_form(method: str, path: str, headers: dict
     assert "message" in answer["error"]
 
 
-def test_it_names_its_model() -> None:
+def test_models_endpoint_lists_the_practice_model() -> None:
     async def use(provider: Running, session: aiohttp.ClientSession) -> Any:
         async with session.get(f"{provider.base_url}/models") as answer:
             return await answer.json()
@@ -167,7 +167,7 @@ def test_it_names_its_model() -> None:
     assert [model["id"] for model in serving(use)["data"]] == [MODEL]
 
 
-def test_a_taken_port_is_an_error_and_a_closed_one_is_free_again() -> None:
+def test_taken_port_is_an_error_and_close_frees_the_port() -> None:
     async def use(provider: Running, _: aiohttp.ClientSession) -> None:
         port = int(provider.base_url.split(":")[2].split("/")[0])
         with pytest.raises(OSError):

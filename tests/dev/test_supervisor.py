@@ -1,4 +1,4 @@
-"""`sytq dev`: one command in any folder, the real processes behind it, and nothing left of them afterwards."""
+"""`sytq dev`: one command in any folder, its real processes, and their end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Start = Callable[..., Dev]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start `sytq dev`; whatever is left of it is killed after the test."""
+    """Start `sytq dev`; its processes are killed after the test."""
     started: list[Dev] = []
 
     def begin(folder: Path, *arguments: str, **options: str | int) -> Dev:
@@ -47,7 +47,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a blank and an umlaut, in which the first run was `--once`."""
+    """A folder whose name has a blank and an umlaut; its first run is `--once`."""
     return tmp_path_factory.mktemp("a folder für dev")
 
 
@@ -61,7 +61,7 @@ def once(folder: Path) -> Iterator[Dev]:
 
 @pytest.fixture(scope="module")
 def running(folder: Path, once: Dev) -> Iterator[Dev]:
-    """The next run in that folder, which stays; its worker was killed in the middle of the sample."""
+    """The next run in the folder; its worker is killed during the sample."""
     provider = ScriptedProvider()
     provider.play(hangs, later(2, answers()))
     dev = Dev(folder, **asking(provider))
@@ -70,7 +70,7 @@ def running(folder: Path, once: Dev) -> Iterator[Dev]:
         poll(lambda: provider.calls, message=lambda: dev.said)
         poll(lambda: state_of(dev, "llm") == "active", message=lambda: dev.said)
         workers = [pid for pid, command in dev.processes().items() if "sytq.actors" in command]
-        os.kill(max(workers), signal.SIGKILL)  # the one that works; the smaller number is its master's
+        os.kill(max(workers), signal.SIGKILL)  # the worker process; the smaller pid is its master
         yield dev
     finally:
         dev.kill_all()
@@ -78,8 +78,8 @@ def running(folder: Path, once: Dev) -> Iterator[Dev]:
 
 
 @pytest.fixture
-def mute() -> Iterator[ScriptedProvider]:
-    """A provider that answers nobody: a sample goes on for as long as a test wants."""
+def silent_provider() -> Iterator[ScriptedProvider]:
+    """A provider that never answers, so that the sample keeps running."""
     provider = ScriptedProvider()
     provider.play(hangs)
     yield provider
@@ -87,7 +87,7 @@ def mute() -> Iterator[ScriptedProvider]:
 
 
 def asking(provider: ScriptedProvider) -> dict[str, str]:
-    """The practice provider's answer takes 2 s, in which a busy machine may not come to do anything."""
+    """Settings that replace the practice provider, whose answer of 2 s is too short on a busy machine."""
     return {"SYTQ_PROVIDERS__SCRIPTED__BASE_URL": provider.base_url, "SYTQ_PROVIDERS__SCRIPTED__MODEL": "valuer-1"}
 
 
@@ -100,7 +100,7 @@ def status(dev: Dev, task_id: str) -> str:
     return str(requests.get(f"{dev.api}/api/tasks/{task_id}", timeout=60).json()["data"]["status"])
 
 
-def test_once_ends_with_0_and_prints_the_report(once: Dev) -> None:
+def test_once_exits_0_and_prints_the_report(once: Dev) -> None:
     assert once.process.returncode == 0, once.said
     assert "Practice valuation (no real model was asked)" in once.said
     assert WENT_THROUGH in once.said
@@ -112,7 +112,7 @@ def test_the_practice_provider_is_named_as_such(once: Dev) -> None:
     assert "A sample valuation, asked of the practice provider" in once.said
 
 
-def test_the_timeline_tells_every_stage_in_order(once: Dev) -> None:
+def test_timeline_lists_every_stage_in_order(once: Dev) -> None:
     stages = re.findall(r"^ +(\d+\.\d{3})  (.*)$", once.said, re.MULTILINE)
     words = ["accepted", "attempt 1 started", "provider 'practice' answered", "report written", "callback received"]
     assert [next(word for word in words if word in text) for _, text in stages] == words
@@ -122,7 +122,7 @@ def test_the_timeline_tells_every_stage_in_order(once: Dev) -> None:
     assert 0 <= seconds[0] < seconds[-1] < 60
 
 
-def test_the_folder_is_for_this_account_only(once: Dev, folder: Path) -> None:
+def test_data_folder_is_private_to_the_account(once: Dev, folder: Path) -> None:
     assert stat.S_IMODE((folder / ".sytq").stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / ".sytq" / "webhook.secret").stat().st_mode) == 0o600
     assert not list(folder.glob("sytq.ledger.database*")), "data belongs into .sytq"
@@ -166,7 +166,7 @@ def test_the_printed_php_works_when_pasted(running: Dev) -> None:
     assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n", pasted.stdout), pasted
 
 
-def test_other_commands_find_the_service_by_the_file_that_is_named(running: Dev) -> None:
+def test_printed_env_file_connects_other_commands(running: Dev) -> None:
     line = running.until_said(r"\n(\. \S.*/env'?)\n", timeout=60)[1]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = f"{line} && sytq ls --json && sytq send default a=1 --wait"
@@ -177,13 +177,13 @@ def test_other_commands_find_the_service_by_the_file_that_is_named(running: Dev)
     assert json.loads(result) == {"a": "1"}
 
 
-def test_the_readme_shows_what_is_printed() -> None:
+def test_readme_shows_the_printed_snippets() -> None:
     readme = (ROOT / "README.md").read_text()
     assert snippets.curl("http://127.0.0.1:8080") in readme
     assert snippets.php("http://127.0.0.1:8080") in readme
 
 
-def test_a_second_one_in_the_same_folder_is_refused(running: Dev, folder: Path) -> None:
+def test_second_dev_in_the_same_folder_is_refused(running: Dev, folder: Path) -> None:
     second = Dev(folder)
     try:
         assert second.wait() == 1
@@ -195,7 +195,7 @@ def test_a_second_one_in_the_same_folder_is_refused(running: Dev, folder: Path) 
         second.process.kill()
 
 
-def test_redis_killed_is_replaced_with_its_data(running: Dev) -> None:
+def test_killed_redis_is_replaced_with_its_data(running: Dev) -> None:
     running.until_said(WENT_THROUGH)
     os.kill(running.pid_of("/.sytq/redis/redis.sock"), signal.SIGKILL)
     running.until_said("Redis ended unexpectedly")
@@ -204,7 +204,7 @@ def test_redis_killed_is_replaced_with_its_data(running: Dev) -> None:
     poll(lambda: status(running, answer.json()["task_id"]) == "completed")
 
 
-def test_sigterm_ends_everything(running: Dev) -> None:
+def test_sigterm_ends_every_process(running: Dev) -> None:
     running.until_said(WENT_THROUGH)
     began = time.monotonic()
     running.process.terminate()
@@ -213,24 +213,24 @@ def test_sigterm_ends_everything(running: Dev) -> None:
     assert running.processes() == {}
 
 
-def test_ctrl_c_in_the_middle_of_the_sample_ends_everything(
-    tmp_path: Path, start: Start, mute: ScriptedProvider
+def test_ctrl_c_during_the_sample_ends_every_process(
+    tmp_path: Path, start: Start, silent_provider: ScriptedProvider
 ) -> None:
     deep = tmp_path / ("n" * 120)  # too deep for a Unix socket
     deep.mkdir()
-    dev = start(deep, **asking(mute))
+    dev = start(deep, **asking(silent_provider))
     poll(lambda: "A sample" in dev.said and state_of(dev, "llm") == "active", message=lambda: dev.said)
     assert re.search(r"redis +\S+, redis://127\.0\.0\.1:\d+/0", dev.said)
-    os.killpg(dev.process.pid, signal.SIGINT)  # as a terminal does: to its whole foreground group
+    os.killpg(dev.process.pid, signal.SIGINT)  # to the whole foreground group, as a terminal does
     assert dev.wait(10) == 0, dev.said
     assert dev.processes() == {}
     assert "Traceback" not in dev.said
 
 
-def test_a_run_killed_with_9_leaves_nothing_that_stops_the_next(
-    tmp_path: Path, start: Start, mute: ScriptedProvider
+def test_sigkilled_dev_does_not_block_the_next_start(
+    tmp_path: Path, start: Start, silent_provider: ScriptedProvider
 ) -> None:
-    first = start(tmp_path, **asking(mute))
+    first = start(tmp_path, **asking(silent_provider))
     first.until_said("A sample valuation")
     poll(lambda: state_of(first, "llm") == "active", message=lambda: first.said)
     first.process.kill()
@@ -238,12 +238,12 @@ def test_a_run_killed_with_9_leaves_nothing_that_stops_the_next(
     second = start(tmp_path, port=first.port)
     second.until_said(WENT_THROUGH)
     assert [command for command in first.processes().values() if "redis" not in command] == []
-    # What the first had begun ends as well.
+    # The task of the first run ends as well.
     tasks = requests.get(f"{second.api}/api/tasks", {"queue_name": "llm"}, timeout=60).json()["data"]["tasks"]
     assert len(tasks) == 2
     poll(lambda: [status(second, task["task_id"]) for task in tasks] == ["completed"] * 2)
 
-    # This time with the guard that would have told worker and API to end.
+    # The same with the guard killed, which terminates worker and API.
     os.kill(second.pid_of("/bin/sh"), signal.SIGKILL)
     second.process.kill()
     second.process.wait()
@@ -252,13 +252,13 @@ def test_a_run_killed_with_9_leaves_nothing_that_stops_the_next(
     third.until_said(r"api +http")
     assert [command for command in second.processes().values() if "redis" not in command] == []
 
-    # And when none comes after it, its Redis at most stays.
+    # Without a next run, at most Redis stays.
     third.process.kill()
     third.process.wait()
     poll(lambda: all("redis" in command for command in third.processes().values()), message=third.processes)
 
 
-def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, start: Start) -> None:
+def test_taken_port_is_reported_before_anything_starts(tmp_path: Path, start: Start) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -274,7 +274,7 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, start: Star
     assert not (tmp_path / ".sytq" / "redis").exists()
 
 
-def test_a_sample_that_fails_is_said_with_its_reason(tmp_path: Path, start: Start) -> None:
+def test_failed_sample_is_reported_with_its_reason(tmp_path: Path, start: Start) -> None:
     closed = f"http://127.0.0.1:{free_port()}/v1"
     own = {"SYTQ_PROVIDERS__MINE__BASE_URL": closed, "SYTQ_PROVIDERS__MINE__MODEL": "m", "SYTQ_QUEUE__RETRY": "0"}
     dev = start(tmp_path, "--once", **own)
@@ -285,7 +285,7 @@ def test_a_sample_that_fails_is_said_with_its_reason(tmp_path: Path, start: Star
     assert dev.processes() == {}
 
 
-def test_a_configuration_that_cannot_be_used_is_one_message(tmp_path: Path, start: Start) -> None:
+def test_invalid_configuration_is_one_message(tmp_path: Path, start: Start) -> None:
     dev = start(tmp_path, "--once", SYTQ_WORKER__THREADS="many")
     assert dev.wait() == 2
     assert "worker.threads" in dev.said
@@ -293,7 +293,9 @@ def test_a_configuration_that_cannot_be_used_is_one_message(tmp_path: Path, star
     assert not (tmp_path / ".sytq").exists()
 
 
-def test_what_is_configured_is_not_embedded(redis_url: str, mysql_url: str, tmp_path: Path, start: Start) -> None:
+def test_configured_redis_and_database_are_not_embedded(
+    redis_url: str, mysql_url: str, tmp_path: Path, start: Start
+) -> None:
     configured = f"""
         redis: {{url: "{redis_url}"}}
         database: {{url: "{mysql_url}"}}

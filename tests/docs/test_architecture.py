@@ -1,4 +1,4 @@
-"""docs/architecture.md names every folder, and the layers that the import contract has."""
+"""docs/architecture.md names every folder and the layers of the import contract."""
 
 from __future__ import annotations
 

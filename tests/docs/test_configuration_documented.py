@@ -1,4 +1,4 @@
-"""Every setting of the model stands in docs/configuration.md and etc/sytq.yaml, with its true default."""
+"""docs/configuration.md and etc/sytq.yaml have every setting of the model with its default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE = ROOT / "etc/sytq.yaml"
 
 
 def keys(place: Place | None = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of the model; `<name>` stands for a key of the reader's choice, `<n>` for a place in a list."""
+    """Every key of the model; `<name>` is a key that the user chooses, `<n>` an index of a list."""
     place = place or Place(MODEL)
     if place.model and place.model.model_fields and place.model is not StatusLabels:
         for name in place.model.model_fields:
@@ -39,7 +39,7 @@ def keys(place: Place | None = None, path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _innermost(place: Place) -> Any:
-    """The model of the entries of a mapping or list, or of such a one inside it."""
+    """The model of the entries of a mapping or list, also of a nested one."""
     while get_origin(place.type) in (dict, list):
         place = Place(get_args(place.type)[-1])
     return place.model or BaseModel
@@ -79,7 +79,7 @@ def test_every_setting_is_documented_and_nothing_else_is() -> None:
         assert all(cells[index] for index in (0, 1, 4)), f"{key} needs a type and a meaning"
 
 
-def test_documented_defaults_are_the_real_ones() -> None:
+def test_documented_defaults_match_the_model() -> None:
     real = {key: value for key, value, _ in load(environ={}).describe()}
     for name in ("base_url", "model"):
         real[f"providers.<name>.{name}"] = "required"
@@ -151,7 +151,7 @@ def test_the_sample_loads_with_its_examples_uncommented(tmp_path: Path) -> None:
     assert settings.types["webhook"].retry.max == 600.0
 
 
-def test_every_documented_variable_of_ours_is_a_setting() -> None:
+def test_every_documented_sytq_variable_is_a_setting() -> None:
     for name in re.findall(r"SYTQ_(\w+__\w+)", DOCS + SAMPLE.read_text()):
         assert place_at(tuple(name.lower().removesuffix("_file").split("__")), MODEL), name
 

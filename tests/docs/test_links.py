@@ -1,4 +1,4 @@
-"""Every relative link of the pages leads to a file, and every anchor to a heading of it."""
+"""Every relative link of the pages leads to a file, every anchor to a heading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+def test_links_of_a_page_resolve(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]*)\)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL))
     for link in links:
         if re.match(r"[a-z]+:", link):

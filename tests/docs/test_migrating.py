@@ -1,4 +1,4 @@
-"""docs/migrating.md speaks of what there is: its paths are served, its settings and variables are known."""
+"""docs/migrating.md: its paths are served, its settings and variables are known."""
 
 from __future__ import annotations
 

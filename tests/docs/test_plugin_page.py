@@ -28,7 +28,7 @@ from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-#: Of each type: a payload (and the version in which it was submitted), and the result.
+#: For each type: a payload, the version in which it was submitted, and the result.
 RUNS: dict[str, tuple[Any, int | None, Any]] = {
     "tidy": ({}, None, None),
     "parcel": ({"address": "1, High Street, Bath"}, 1, "Bath"),
@@ -41,7 +41,7 @@ RUNS: dict[str, tuple[Any, int | None, Any]] = {
 
 
 def example(words: str) -> str:
-    """The page's one example that has these words."""
+    """The only example of the page with these words."""
     (found,) = [text for text in EXAMPLES if words in text]
     return str(found)
 
@@ -54,7 +54,7 @@ class Greeter(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Of a server that answers GET with 204."""
+    """The URL of a server that answers GET with 204."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Greeter) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -87,7 +87,7 @@ def test_the_complete_type_runs_as_printed(with_example: Installation, address: 
     assert json.loads(row.result) == {"status": 204}
 
 
-def test_its_tests_and_the_harness_pass_as_printed(tmp_path: Path) -> None:
+def test_example_tests_pass_as_printed(tmp_path: Path) -> None:
     (tmp_path / "ping.py").write_text(example('@task("ping"'))
     (tmp_path / "test_morning.py").write_text(example("def test_a_slow_morning"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ping.py", "test_morning.py"]
@@ -112,12 +112,12 @@ def test_an_example_runs_as_printed(name: str, tmp_path: Path) -> None:
 def test_no_example_is_left_out() -> None:
     run = {"ping", *RUNS}
     assert sorted(re.findall(r'@task\("([^"]+)"', "".join(EXAMPLES))) == sorted(run)
-    assert len(EXAMPLES) == len(run) + 1  # the one that tests `ping`
+    assert len(EXAMPLES) == len(run) + 1  # the tests of `ping`
     for name, (_, version, _) in RUNS.items():
         assert version is None or "upgrade=" in example(f'@task("{name}"')
 
 
-def test_what_the_examples_say_beside_the_result_is_so(tmp_path: Path) -> None:
+def test_examples_behave_as_their_text_says(tmp_path: Path) -> None:
     def declared(name: str) -> sytq.Declaration:
         file = tmp_path / f"{name.replace('-', '_')}_said.py"
         file.write_text(example(f'@task("{name}"'))
@@ -135,7 +135,7 @@ def test_what_the_examples_say_beside_the_result_is_so(tmp_path: Path) -> None:
         assert "count-stock.dead" in harness.runtime.registry
 
 
-def test_the_entry_point_is_in_the_group_that_is_read() -> None:
+def test_entry_point_is_in_the_group_that_sytq_loads() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert tomllib.loads(text) == {"project": {"entry-points": {GROUP: {"shop": "shop.tasks"}}}}
 
@@ -149,7 +149,7 @@ def test_a_type_that_checks_its_configuration_runs_as_printed(tmp_path: Path, re
         Registry.load(load(environ=environ | {"SYTQ_TYPES__TIDY__KEPT": "2h"}))
 
 
-def test_every_public_name_and_every_offer_of_the_context_is_explained() -> None:
+def test_every_public_name_and_context_member_is_explained() -> None:
     offers = {name for name in vars(sytq.Context) | vars(sytq.AsyncContext) if not name.startswith("_")}
     for name in offers:
         assert f"ctx.{name}" in PAGE, name
@@ -157,18 +157,18 @@ def test_every_public_name_and_every_offer_of_the_context_is_explained() -> None
         assert name in PAGE, name
 
 
-def test_everything_that_a_type_may_declare_is_explained() -> None:
+def test_every_option_of_task_is_explained() -> None:
     for name in set(inspect.signature(sytq.task).parameters) - {"name"}:
         assert re.search(rf"\b{name}=|`{name}`", PAGE), name
 
 
-def test_everything_that_a_plugin_may_bring_is_explained() -> None:
+def test_every_argument_of_plugin_is_explained() -> None:
     table = PAGE.partition("## More than task types")[2].partition("\n## ")[0]
     for name in set(inspect.signature(sytq.Plugin).parameters) - {"name"}:
         assert f"| `{name}` |" in table, name
 
 
-def test_everything_for_tests_is_explained() -> None:
+def test_every_member_of_sytq_testing_is_explained() -> None:
     for name in set(testing.__all__) - {"Clock", "FakeHttp", "Run"}:
         assert f"`{name}" in PAGE, name
     for name in ("Harness", "Run", "Clock", "FakeHttp"):

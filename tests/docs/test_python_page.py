@@ -45,7 +45,7 @@ def test_the_example_accepts_a_thousand_tasks(installation: Installation) -> Non
     assert installation.runtime.redis.ask("HLEN", installation.runtime.keys.live) == 1000
 
 
-def test_a_batch_is_one_transaction_and_one_round_trip_for_200(installation: Installation) -> None:
+def test_batch_takes_one_transaction_and_a_round_trip_per_200_tasks(installation: Installation) -> None:
     submitter = installation.runtime.submitter
     submitter.submit([submitter.prepare("default", {})])  # connects and loads the script
     tasks = [submitter.prepare("default", {"n": n}) for n in range(1000)]

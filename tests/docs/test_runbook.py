@@ -29,7 +29,7 @@ def test_each_section_says_what_to_do() -> None:
 
 
 def test_every_command_of_the_page_works(installation: Installation, redis_server: RedisServer) -> None:
-    # A task that is dead, so that what is listed, replayed and resumed is there.
+    # A dead task gives the commands something to list and replay.
     api = Api(installation.environ["SYTQ_DATABASE__URL"], installation.environ["SYTQ_REDIS__URL"])
     try:
         api.start()
@@ -62,7 +62,7 @@ def test_every_command_of_the_page_works(installation: Installation, redis_serve
 
 
 @pytest.mark.parametrize("word", sorted(set(re.findall(r"`sytq [a-z ]+[a-z]", PAGE))))
-def test_commands_within_sentences_exist(word: str) -> None:
+def test_commands_in_the_text_exist(word: str) -> None:
     words = word.removeprefix("`sytq ").split()
     done = subprocess.run([sys.executable, "-m", "sytq.cli", *words, "--help"], capture_output=True, timeout=60)
     assert done.returncode == 0, word

@@ -1,4 +1,4 @@
-"""docs/task-life.md names every script, key and state, its diagram is of these, and its commands work."""
+"""docs/task-life.md names every script, key and state, its diagram uses them, and its commands work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_script_is_named() -> None:
     assert set() == SCRIPTS - CODE
 
 
-def test_the_keys_are_those_of_the_code() -> None:
+def test_documented_keys_match_the_code() -> None:
     documented = re.findall(r"^\| `(\{sytq\}:[^`]+)` \|", DOCS, re.MULTILINE)
     assert sorted(documented) == sorted(keys())
 
@@ -56,7 +56,7 @@ def test_every_state_has_a_place_and_a_row() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_are_understood(redis_url: str, command: str) -> None:
+def test_redis_accepts_the_documented_commands(redis_url: str, command: str) -> None:
     bench = Bench(redis_url)
     bench.enter("ID")
     bench.enter("later", due_ms=bench.now_ms() + 60_000)
@@ -71,7 +71,7 @@ def test_the_commands_are_understood(redis_url: str, command: str) -> None:
         assert answer not in (None, 0, []), "it shows nothing"
 
 
-def test_the_example_of_the_live_index_has_its_fields() -> None:
+def test_state_index_example_has_all_fields() -> None:
     example, names = re.findall(r"^    (\w+ *\|.*)$", DOCS, re.MULTILINE)
     assert len(example.split("|")) == len(names.split("|")) == 9
     assert example.split("|")[0] in STATES

@@ -1,4 +1,4 @@
-"""One word for one thing: words that gave way to the field's own return to code and docs for listed reasons only."""
+"""One word for one thing: replaced words occur in code and docs only for listed reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXTS = {".py", ".lua", ".md", ".html", ".js", ".sql", ".json"}
 
-#: The word that is not used (a pattern), and the one that is.
+#: The replaced word (a pattern), and its replacement.
 INSTEAD = {
     "gates?": "limiter",
     "passages?": "permit",
@@ -39,7 +39,7 @@ INSTEAD = {
     "patience": "timeout",
 }
 
-#: Names that callers, operators and stores rely on: they are passed over wherever they stand.
+#: Names that callers, operators and stores rely on: they are ignored everywhere.
 KEPT = (
     r"sytq gates?\b",  # metrics `sytq_gate_*`, and the command's former name
     r":gates(:\w+)*|:bell\b|:meter\b",  # keys in Redis
@@ -53,7 +53,7 @@ DEPRECATED = "the former name works until 0.3"
 KEY = "named as the key in Redis is"
 SENSE = "another sense of the word"
 VERB = "an everyday verb"
-#: Where a word stays: word, file (a pattern), reason.
+#: Where a replaced word is allowed: word, file (a pattern), reason.
 ALLOWED: dict[str, dict[str, str]] = {
     "gates?": {
         "sytq/__init__.py": DEPRECATED,
@@ -106,7 +106,7 @@ def files() -> list[Path]:
 
 
 def words_of(path: Path) -> str:
-    """The text with the words of every name apart: `OpenGate` and `open_gate` are two words each."""
+    """The text with names split into words: `OpenGate` and `open_gate` are two words each."""
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", path.read_text("utf-8")).replace("_", " ")
     return re.sub("|".join(KEPT), "", text)
 
@@ -115,7 +115,7 @@ TEXT = {path.relative_to(ROOT).as_posix(): words_of(path) for path in files()}
 
 
 @pytest.mark.parametrize("word", INSTEAD)
-def test_a_word_that_gave_way_stands_only_where_listed(word: str) -> None:
+def test_replaced_word_occurs_only_in_listed_files(word: str) -> None:
     pattern = re.compile(rf"(?<![A-Za-z])(?:{word})(?![A-Za-z])", re.IGNORECASE)
     found = {path for path, text in TEXT.items() if pattern.search(text)}
     allowed = ALLOWED.get(word, {})

@@ -1,4 +1,4 @@
-"""docs/webhooks.md: what it tells receivers to paste verifies a real delivery, and refuses a changed one."""
+"""docs/webhooks.md: its receivers accept a real delivery and refuse a changed one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def php(tmp_path: Path) -> Iterator[str]:
         server.wait(10)
 
 
-def test_the_php_of_the_page_takes_a_real_delivery_and_no_other(php: str) -> None:
+def test_php_receiver_accepts_only_genuine_deliveries(php: str) -> None:
     payload = {"url": php, "body": BODY}
     other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
     assert attempt_now(payload, settings(webhook__secret=SECRET)).result["status"] == 204
@@ -72,7 +72,7 @@ def test_the_php_of_the_page_takes_a_real_delivery_and_no_other(php: str) -> Non
     assert "HTTP 401" in (attempt_now(payload, settings(webhook__secret=other)).outcome.error or "")
 
 
-def test_the_python_of_the_page_takes_a_real_delivery_and_no_other() -> None:
+def test_python_receiver_accepts_only_genuine_deliveries() -> None:
     found: dict[str, Any] = {}
     exec(snippet("python"), found)
     receiver = Receiver(204)
@@ -87,7 +87,7 @@ def test_the_python_of_the_page_takes_a_real_delivery_and_no_other() -> None:
     assert not found["is_genuine"](SECRET, arrived.body, {})
 
 
-def test_the_go_of_the_page_takes_a_real_delivery_and_no_other(tmp_path: Path) -> None:
+def test_go_receiver_accepts_only_genuine_deliveries(tmp_path: Path) -> None:
     if shutil.which("go") is None:
         pytest.skip("no go here")
     receiver = Receiver(204)

@@ -49,7 +49,7 @@ def test_the_example_fans_out_and_its_tree_looks_as_printed(with_example: Instal
     wanted = [uuid.sub("ID", line.removeprefix("    ")).rstrip() for line in printed.splitlines()]
     lines = [uuid.sub("ID", line).rstrip() for line in sytq(with_example, "tasks", "tree", root).splitlines()]
     assert lines[:2] == wanted[:2]
-    assert sorted(lines) == sorted(wanted)  # the pictures came to be at one moment
+    assert sorted(lines) == sorted(wanted)  # the pictures were submitted together, in any order
     assert json.loads(sytq(with_example, "tasks", "tree", root, "--json"))["truncated"] is False
     below = sytq(with_example, "tasks", "tree", root, "--limit", "2")
     assert "3 more below it" in below
