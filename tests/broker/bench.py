@@ -1,6 +1,6 @@
-"""The scripts as workers, the recorder and the reconciler call them, on one queue.
+"""The scripts on one queue, called as workers, the recorder and the reconciler call them, and their effects.
 
-Owns the calls and the reading of what they leave behind; what is right is the tests' affair.
+It asserts nothing about the results: the tests do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sytq.broker.keys import GROUP, RECORDER, Keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
 
-LIVENESS_MS = 4000
+LEASE_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
 FIRST = 12
 
-#: One start as fetch.lua answers it: stream index, entry, id, message, attempts, max attempts, token.
+#: One attempt as fetch.lua returns it: stream index, entry, id, message, attempts, max attempts, fencing token.
 Item = list[Any]
 
 
@@ -29,9 +29,9 @@ class Seen:
     """Everything of the queue at one moment. Tasks by id, entries as text."""
 
     live: dict[str, list[str]]
-    waiting: list[tuple[str, str, str]]  # (stream, entry, id) that no worker was given
+    waiting: list[tuple[str, str, str]]  # (stream, entry, id) not yet fetched
     pending: list[tuple[str, str, str, str, int]]  # (stream, entry, id or "" when deleted, consumer, deliveries)
-    lost: list[tuple[str, str, str]]  # given to a worker, and of no worker now
+    lost: list[tuple[str, str, str]]  # fetched, and pending for no worker
     delayed: dict[str, int]
     bodies: dict[str, bytes]
     parked: dict[str, bytes]
@@ -53,17 +53,23 @@ class Bench:
             self.redis.ask("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
         self.redis.ask("XGROUP", "CREATE", self.keys.events, RECORDER, "0", "MKSTREAM")
 
-    def enter(
-        self, task_id: str, priority: str = "normal", due_ms: int = 0, attempts: int = 0, most: int = 3, token: int = 0
+    def dispatch(
+        self,
+        task_id: str,
+        priority: str = "normal",
+        due_ms: int = 0,
+        attempts: int = 0,
+        max_attempts: int = 3,
+        token: int = 0,
     ) -> int:
         return self.dispatcher.dispatch(
-            [Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, most, token=token)]
+            [Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, max_attempts, token=token)]
         )
 
     def fetch(
         self,
         worker: str,
-        room: int = 10,
+        slots: int = 10,
         limit: int = 0,
         sweep: bool = False,
         held: Iterable[tuple[int, str]] = (),
@@ -74,7 +80,7 @@ class Bench:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
         names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), *self.streams]
-        args = [GROUP, worker, room, limit, rate, window_ms, LIVENESS_MS, max_deaths, int(sweep)]
+        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_deaths, int(sweep)]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, *rest = self.redis.call("fetch", names, args)
         items = {item[2].decode(): item for item in rest} if found else {}
@@ -91,7 +97,7 @@ class Bench:
         event: str = "{}",
         if_cancelled: str = "{}",
     ) -> int:
-        index, entry, task_id, message, used, _most, token = item
+        index, entry, task_id, message, used, _max_attempts, token = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
         names.append(keys.waiting)
@@ -115,31 +121,31 @@ class Bench:
         """The number by which fetch.lua calls the stream of a priority."""
         return FIRST + PRIORITIES.index(priority)
 
-    # -- who is alive
+    # -- heartbeats
 
-    def beat(self, worker: str, leaving: bool = False, held: Iterable[str] = ()) -> list[bool]:
+    def heartbeat(self, worker: str, leaving: bool = False, held: Iterable[str] = ()) -> list[bool]:
         """Return which of the held tasks are to be cancelled."""
         names = [self.keys.workers, self.keys.epoch, self.keys.cancels]
-        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, int(leaving), LIVENESS_MS, *held])
+        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, int(leaving), LEASE_MS, *held])
         return [bool(by) for by in asked]
 
-    def silence(self, worker: str) -> None:
-        """Make a worker's last heartbeat older than the limit, while another one goes on."""
+    def expire_lease(self, worker: str) -> None:
+        """Expire the lease of a worker, while another worker stays alive."""
         self.redis.ask("ZADD", self.keys.workers, 1, worker, self.now_ms(), "bystander")
 
     # -- Redis is emptied
 
     def flush(self) -> None:
-        """Empty Redis and make the queue's groups, as consumers do. Later times are later than all before."""
+        """Empty Redis and create the groups of the queue, as consumers do. Later timestamps exceed all earlier ones."""
         now = self.now_ms()
         self.redis.ask("FLUSHALL")
         self.make_groups()
         self.wait_until_after(now)
 
     def reregister(self, worker: str, item: Item) -> bytes | None:
-        index, _entry, task_id, message, attempts, most, token = item
+        index, _entry, task_id, message, attempts, max_attempts, token = item
         stream = self.streams[index - FIRST]
-        args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, most, token, message]
+        args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, max_attempts, token, message]
         entry: bytes | None = self.redis.call("reregister", [self.keys.live, stream, self.keys.queues], args)
         return entry
 
@@ -154,12 +160,12 @@ class Bench:
         return int(self.redis.ask("GET", self.keys.epoch) or 0)
 
     def wait_until_after(self, ms: int) -> None:
-        """A start may be numbered a little ahead of the clock: wait until that is past."""
+        """A fencing token may be a little ahead of the clock: wait until that is past."""
         while (ahead := ms - self.now_ms()) >= 0:
             time.sleep((ahead + 1) / 1000)
 
     def hasten(self, task_id: str) -> None:
-        """Let a delayed task's time have come."""
+        """Make a delayed task due."""
         self.redis.ask("ZADD", self.keys.delayed("q"), "XX", 1, task_id)
 
     # -- the recorder
@@ -172,9 +178,9 @@ class Bench:
             self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
         return [fields for _, fields in events]
 
-    def forget(self, most: int = 100) -> int:
+    def forget(self, max_events: int = 100) -> int:
         names = [self.keys.events, self.keys.live, self.keys.progress]
-        return int(self.redis.call("forget", names, [RECORDER, 0, most]))
+        return int(self.redis.call("forget", names, [RECORDER, 0, max_events]))
 
     # -- looking
 

@@ -1,4 +1,4 @@
-"""Fixtures of the broker's tests: the scripts must do the same on every server program that is supported."""
+"""Fixtures of the broker's tests, on every supported server program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.topologies import server_programs
 
 @pytest.fixture(scope="module", params=server_programs().values(), ids=server_programs())
 def every_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """Each server program that is here, in turn."""
+    """Each installed server program, in turn."""
     server = RedisServer(request.param)
     try:
         server.start()
@@ -33,5 +33,5 @@ def bench(every_server: RedisServer) -> Bench:
 
 @pytest.fixture
 def play(bench: Bench) -> Play:
-    """Tasks at limiters, on that queue."""
+    """Workers with tasks at limiters, on that queue."""
     return Play(bench)

@@ -1,7 +1,4 @@
-"""Workers with tasks at limiters, played on the scripts; Redis is real.
-
-Owns the calls; what is right is the tests' affair.
-"""
+"""Workers with tasks at limiters, on the scripts and a real Redis. It asserts nothing about limits: the tests do."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ import pytest
 from sytq import Breaker, Limiter, Permit, Waiting
 from sytq.broker.limiter import Limiters, PermitOutcome, limiter_keys
 from sytq.broker.limiter_states import LimiterState, read_limiters
-from tests.broker.bench import LIVENESS_MS, Bench, Item
+from tests.broker.bench import LEASE_MS, Bench, Item
 
 ONE = Limiter("provider:one", concurrency=1)
 TWO = Limiter("provider:two", concurrency=2)
-#: Its times are longer than a machine stands still; `Play.later` lets them pass.
+#: Its times are longer than any stall of the machine; `Play.later` lets them pass.
 BREAKER = Breaker(max_requests=2, interval=60, timeout=60, fail_threshold=0.5, min_calls=4)
 
 
@@ -27,18 +24,18 @@ class Play:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.epoch: bytes | None = None  # of the Redis that the workers know
-        self.limiters = Limiters(bench.redis, bench.keys, LIVENESS_MS / 1000, ["q"], lambda: self.epoch)
+        self.limiters = Limiters(bench.redis, bench.keys, LEASE_MS / 1000, ["q"], lambda: self.epoch)
         self.started: dict[str, tuple[str, Item]] = {}
-        self.created: dict[str, int] = {}  # whoever is first to ask is the oldest, unless a test says otherwise
+        self.created: dict[str, int] = {}  # the first task to acquire is the oldest, unless a test says otherwise
 
     def submit(self, *names: str) -> None:
         for name in names:
-            self.bench.enter(name, most=0)
+            self.bench.dispatch(name, max_attempts=0)
 
-    def start(self, worker: str = "w", room: int = 1000, sweep: bool = False) -> list[str]:
-        """Fetch what waits, and return its names."""
+    def start(self, worker: str = "w", slots: int = 1000, sweep: bool = False) -> list[str]:
+        """Fetch waiting tasks, and return their names."""
         held = [(item[0], item[1].decode()) for by, item in self.started.values() if by == worker]
-        found = self.bench.fetch(worker, room=room, sweep=sweep, held=held, max_deaths=1000)
+        found = self.bench.fetch(worker, slots=slots, sweep=sweep, held=held, max_deaths=1000)
         for name, item in found.items():
             self.started[name] = (worker, item)
         return list(found)
@@ -72,24 +69,24 @@ class Play:
         assert self.bench.ack(worker, item, kind, delay_ms=int(after * 1000)) == 1
 
     def wait(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
-        """Be refused, and wait as the worker lets it."""
+        """Be refused, and retry as the worker does it."""
         refusal = self.refused(name, *limiters, cost=cost, created=created)
         assert isinstance(refusal.after, float)
         self.ack(name, "retry", refusal.after)
         return refusal
 
     def called(self) -> list[str]:
-        """The waiting tasks whose time is now, in the order in which they start."""
+        """Promote due tasks and start them; return their names in the order of their start."""
         self.bench.promote()
         return self.start()
 
     def tend(self) -> None:
         keys = self.bench.keys
         self.bench.redis.ask("ZADD", keys.limiters_due, "XX", 0, *self._known()) if self._known() else None
-        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), keys.delayed("q")], [LIVENESS_MS, 1000, "q"])
+        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), keys.delayed("q")], [LEASE_MS, 1000, "q"])
 
     def later(self, limiter: str, seconds: float = 61) -> None:
-        """Let all that a limiter remembers be that much older, as if so much time had passed."""
+        """Make the state of a limiter older, as if so much time had passed."""
         redis, keys, ms = self.bench.redis, self.bench.keys, int(seconds * 1000)
         record: dict[str, Any] = json.loads(redis.ask("HGET", keys.limiters, limiter))
         for times in (record, record.get("pause", {})):

@@ -1,7 +1,7 @@
 """A hypothesis state machine of a queue: workers, clients, operators and faults, in any order.
 
-Owns what each step must do to the model (model.py) and what must hold after it. The changes that are legal are the
-arrows of the diagram in docs/task-life.md, each by the script that is named there.
+Each step updates the model (model.py) and checks it. The legal changes are the arrows of the diagram in
+docs/task-life.md, each by the script that is named there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.broker.world import World
 
 class TaskLife(World):
     @rule(seed=st.integers(0, 2**32))
-    def goes_on(self, seed: int) -> None:
+    def operate(self, seed: int) -> None:
         """Twenty steps. Their randomness is not hypothesis' own, which likes to repeat itself: faults take variety."""
         self.rounds += 1
         random = Random(f"{seed} {self.rounds}")
@@ -38,40 +38,42 @@ class TaskLife(World):
 
     # -- clients and the reconciler
 
-    def accept(self, priority: str, delayed: bool, most: int, arrives: bool) -> None:
+    def accept(self, priority: str, delayed: bool, max_attempts: int, arrives: bool) -> None:
         if len(self.ledger) == 12:
             return
         task_id = f"t{len(self.ledger)}"
-        self.ledger[task_id] = Row(priority, most)
+        self.ledger[task_id] = Row(priority, max_attempts)
         if arrives:
             due = self.bench.now_ms() + HOUR if delayed else 0
-            assert self.bench.enter(task_id, priority, due, most=most) == 1
-            self._entered(task_id, SCHEDULED if delayed else QUEUED)
+            assert self.bench.dispatch(task_id, priority, due, max_attempts=max_attempts) == 1
+            self._dispatched(task_id, SCHEDULED if delayed else QUEUED)
         else:
             self.absent.add(task_id)
         for known in self.known:
-            assert self.bench.enter(known) == 0, "entered twice"
+            assert self.bench.dispatch(known) == 0, "dispatched twice"
 
     def reconcile(self) -> None:
         for n, worker in enumerate(self.workers):
-            if not worker.entered and not worker.silent:  # the reconciler gives them the time
-                self.beats(n)
+            if not worker.reregistered and not worker.silent:  # the reconciler gives them the time
+                self.heartbeat(n)
                 self.all_is_well()
         for task_id, row in self.ledger.items():
             if row.state not in TERMINAL and task_id not in self.known:
-                assert self._enter_again(task_id) == 1
-                self._entered(task_id, QUEUED)
+                assert self._dispatch_again(task_id) == 1
+                self._dispatched(task_id, QUEUED)
         self.absent.clear()
 
-    def _enter_again(self, task_id: str) -> int:
+    def _dispatch_again(self, task_id: str) -> int:
         row = self.ledger[task_id]
-        return self.bench.enter(task_id, row.priority, attempts=row.attempts, most=row.most, token=row.token)
+        return self.bench.dispatch(
+            task_id, row.priority, attempts=row.attempts, max_attempts=row.max_attempts, token=row.token
+        )
 
-    def _entered(self, task_id: str, state: str) -> None:
+    def _dispatched(self, task_id: str, state: str) -> None:
         self.script = "dispatch"
         row = self.ledger[task_id]
         entry = self._entry(task_id) if state == QUEUED else ""
-        self.known[task_id] = Known(state, row.priority, row.attempts, row.most, row.token, entry=entry)
+        self.known[task_id] = Known(state, row.priority, row.attempts, row.max_attempts, row.token, entry=entry)
 
     def _entry(self, task_id: str) -> str:
         live = self.bench.live(task_id)
@@ -98,36 +100,36 @@ class TaskLife(World):
 
     # -- workers
 
-    def fetch(self, n: int, room: int, sweep: bool, reply_lost: bool) -> None:
-        self._fetch(self.workers[n], room, sweep, reply_lost)
+    def fetch(self, n: int, slots: int, sweep: bool, reply_lost: bool) -> None:
+        self._fetch(self.workers[n], slots, sweep, reply_lost)
 
-    def _fetch(self, worker: Worker, room: int, sweep: bool, reply_lost: bool) -> list[Item]:
+    def _fetch(self, worker: Worker, slots: int, sweep: bool, reply_lost: bool) -> list[Item]:
         self.script = "fetch"
         held = {(item[0], item[1].decode()) for item in worker.runs()}
-        if worker.entering:
+        if worker.reregistering:
             held |= {(item[0], item[2].decode()) for item in worker.runs()}
         worker.fresh, worker.silent = True, False
         running = self._count(RUNNING)
         orphans, fates = self._orphans(worker, held) if sweep else (set(), {})
         queued = {task_id for task_id, known in self.known.items() if known.state == QUEUED and not known.parked}
 
-        items = self.bench.fetch(worker.name, room, self.limit, sweep, held, MAX_DEATHS)
+        items = self.bench.fetch(worker.name, slots, self.limit, sweep, held, MAX_DEATHS)
 
-        assert len(items) <= room
+        assert len(items) <= slots
         assert items.keys() <= queued | orphans
         after = self.bench.see()
         for task_id, fate in fates.items():
             if after.live[task_id][0] == fate:
                 known = self.known[task_id]
-                known.attempts -= known.consumer == worker.name  # it was never told
+                known.attempts -= known.consumer == worker.name  # the reply never arrived
                 known.state, known.consumer, known.entry, known.parked = fate, "", "", fate == QUEUED
                 self.asked.discard(task_id)
         for task_id, item in items.items():
             known, token = self.known[task_id], int(item[6])
-            # What was given to this worker before and never reached it uses no attempt.
+            # A task fetched by this worker in a lost reply consumes no attempt.
             used = known.attempts + ((known.state, known.consumer) != (RUNNING, worker.name))
-            assert (item[1].decode(), item[4], item[5]) == (known.entry, used, known.most)
-            assert token > self.started[task_id], "a later start has a larger token"
+            assert (item[1].decode(), item[4], item[5]) == (known.entry, used, known.max_attempts)
+            assert token > self.started[task_id], "a later attempt has a larger fencing token"
             self.started[task_id] = token
             known.state, known.consumer, known.attempts, known.token = RUNNING, worker.name, item[4], token
             if not reply_lost:
@@ -139,22 +141,22 @@ class TaskLife(World):
             for task_id in met:
                 self.known[task_id].parked, self.known[task_id].entry = True, ""
             queued -= met
-        spare = room - len(items)
+        spare = slots - len(items)
         if spare > 0 and len(orphans | fates.keys()) <= 7:
-            assert orphans <= items.keys(), "what nobody holds is found"
+            assert orphans <= items.keys(), "orphans are found"
             assert all(self.known[task_id].state == fate for task_id, fate in fates.items())
         if self.limit:
             now = self._count(RUNNING)
             assert now <= max(self.limit, running)
             spare = min(spare, self.limit - now)
         taken, left = queued & items.keys(), queued - items.keys()
-        assert spare <= 0 or not left, "nothing waits while there is room"
+        assert spare <= 0 or not left, "nothing waits while a slot is free"
         if taken and left:
             assert max(map(self._rank, taken)) <= min(map(self._rank, left)), "the most urgent first"
         return list(items.values())
 
     def _orphans(self, worker: Worker, held: set[tuple[int, str]]) -> tuple[set[str], dict[str, str]]:
-        """Running tasks that `worker` takes over, and what becomes of those that nobody is to start again."""
+        """Running tasks that `worker` takes over, and the states of the orphans that do not start again."""
         fresh = {other.name for other in self.workers if other.fresh}
         deliveries = {task_id: times for _, _, task_id, _, times in self.seen.pending}
         orphans: set[str] = set()
@@ -166,7 +168,9 @@ class TaskLife(World):
                 continue
             if task_id in self.asked:
                 fates[task_id] = CANCELLED
-            elif not mine and (known.attempts >= known.most if known.most else deliveries[task_id] >= MAX_DEATHS):
+            elif not mine and (
+                known.attempts >= known.max_attempts if known.max_attempts else deliveries[task_id] >= MAX_DEATHS
+            ):
                 fates[task_id] = DEAD
             elif self.paused:
                 fates[task_id] = QUEUED
@@ -175,7 +179,7 @@ class TaskLife(World):
         return orphans, fates
 
     def ack(self, which: int, kind: str, counts: bool = True, times: int = 1, reply_lost: bool = False) -> None:
-        """One of the starts that a worker believes to hold ends, once or as a repetition after a lost reply."""
+        """End an attempt that a worker believes to hold, once or repeatedly after a lost reply."""
         starts = self._starts()
         if not starts:
             return
@@ -192,17 +196,17 @@ class TaskLife(World):
         known = self.known.get(task_id)
         started = known is None or (known.state, known.token) == (RUNNING, token)
         progress = self.bench.touch(item)
-        assert bool(progress) == started, "progress is the latest start's alone"
+        assert bool(progress) == started, "progress is accepted from the latest attempt only"
         assert (progress == 2) == (started and task_id in self.asked)
-        # An end that Redis knows nothing of counts there when it was emptied after the start, as the ledger refuses a
-        # second one; otherwise the task has ended and is forgotten.
+        # An end of an unknown task counts when Redis was emptied after the start of the attempt, as the ledger refuses
+        # a second end; otherwise the task has ended and is forgotten.
         emptied = not self.bench.epoch() or token <= self.bench.epoch()
         unknown_end = known is None and emptied and state in TERMINAL
         mine = known is not None and (known.state, known.consumer, known.token) == (RUNNING, worker.name, token)
         used = item[4] - (kind == "return" or (kind == "retry" and not counts))
         event, if_cancelled = (json.dumps({"state": end, "attempts": used}) for end in (state, CANCELLED))
         accepted = self.bench.ack(worker.name, item, kind, HOUR, used, event, if_cancelled)
-        assert accepted == (mine or unknown_end), "who holds the task acknowledges it, and nobody else"
+        assert accepted == (mine or unknown_end), "only the holder acknowledges a task"
         asked = accepted and task_id in self.asked
         if asked:
             self.asked.remove(task_id)
@@ -236,7 +240,7 @@ class TaskLife(World):
         assert self.bench.operations.cancel("nobody's", "somebody") == "unknown"
 
     def replay(self, dispatched: bool) -> None:
-        """As the operator's replay: the ledger first. When that is all that happens, the reconciler does the rest."""
+        """Replay as the operator does: the ledger first. Without a dispatch, the reconciler does the rest."""
         again = {task_id: row for task_id, row in self.ledger.items() if row.state in (DEAD, CANCELLED)}
         for task_id, row in again.items():
             row.state, row.attempts, row.token = QUEUED, 0, row.token + 1
@@ -252,11 +256,11 @@ class TaskLife(World):
             self.all_is_well()
             self.script = "dispatch"
             for task_id in again.keys() - self.known.keys():
-                assert self._enter_again(task_id) == 1
-                self._entered(task_id, QUEUED)
+                assert self._dispatch_again(task_id) == 1
+                self._dispatched(task_id, QUEUED)
 
     def pause(self, n: int, resume: bool) -> None:
-        """Pause the type, let a worker meet its tasks, and resume now or another time."""
+        """Pause the type, let a worker fetch its tasks, and resume at once or later."""
         if not self.paused:
             self.bench.operations.pause("t", "{}")
             self.paused = True
@@ -273,25 +277,25 @@ class TaskLife(World):
 
     # -- faults
 
-    def falls_silent(self, n: int, how: str) -> None:
+    def lose_lease(self, n: int, how: str) -> None:
         worker = self.workers[n]
         if how == "leaves":
-            self.bench.beat(worker.name, leaving=True)
+            self.bench.heartbeat(worker.name, leaving=True)
         else:
-            self.bench.silence(worker.name)
+            self.bench.expire_lease(worker.name)
         worker.fresh, worker.silent = False, True
         if how == "killed":
             self.workers[n] = Worker(f"w{self.names}")
             self.names += 1
 
-    def beats(self, n: int, reply_lost: bool = False) -> None:
-        """Alive, or back again; after Redis was emptied it enters what it runs. A lost reply: once more, later."""
+    def heartbeat(self, n: int, reply_lost: bool = False) -> None:
+        """Renew the lease; after Redis was emptied, re-register the running tasks, again when the reply is lost."""
         worker = self.workers[n]
         runs = [item[2].decode() for item in worker.runs()]
-        asked = self.bench.beat(worker.name, held=runs)
+        asked = self.bench.heartbeat(worker.name, held=runs)
         assert asked == [task_id in self.asked for task_id in runs]
         worker.fresh, worker.silent = True, False
-        if worker.entered:
+        if worker.reregistered:
             return
         self.script = "reregister"
         for item in worker.runs():
@@ -306,10 +310,10 @@ class TaskLife(World):
                 self.known[task_id] = Known(RUNNING, priority, item[4], item[5], token, worker.name, entry.decode())
             if entry and not reply_lost:
                 item[1] = entry
-        worker.entering = reply_lost
+        worker.reregistering = reply_lost
         if reply_lost:
             return
-        worker.entered = True
+        worker.reregistered = True
 
     def redis_is_emptied(self, ends: list[dict[str, Any]], noticed_by: set[int]) -> None:
         if self.flushes == 2:
@@ -320,22 +324,22 @@ class TaskLife(World):
         self.paused = False  # the reconciler pauses it again; the next rule may
         self.absent = {task_id for task_id, row in self.ledger.items() if row.state not in TERMINAL}
         for worker in self.workers:
-            worker.fresh, worker.entered = False, False
+            worker.fresh, worker.reregistered = False, False
         for forgotten in (self.known, self.ends, self.before, self.asked):
             forgotten.clear()
         self.read = self.written = "-"
         for end in ends:
             self.ack(**end)
         for n in noticed_by:
-            self.beats(n)
+            self.heartbeat(n)
             self.all_is_well()
 
     def teardown(self) -> None:
-        """Whatever happened before: with one worker left, every accepted task ends."""
+        """With one worker left, every accepted task ends."""
         if not hasattr(self, "seen") or sys.exc_info()[0]:  # it has failed already
             return
         for n in range(3):
-            self.falls_silent(n, "killed")
+            self.lose_lease(n, "killed")
         for worker in self.workers:
             worker.silent = True
         if self.paused:

@@ -1,7 +1,4 @@
-"""What the machine knows of a queue, and what may happen to one.
-
-Owns the model's nouns and the odds; machine.py plays them.
-"""
+"""The model of a queue, and the operations of machine.py with their odds."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from sytq.states import CANCELLED, DEAD, PRIORITIES, QUEUED, RETRYING, TERMINAL
 from tests.broker.bench import Item
 
 DOCS = Path(__file__).parents[2] / "docs/task-life.md"
-#: What stands for a task that Redis does not know, as in the diagram.
+#: The state of a task unknown to Redis, as in the diagram.
 UNKNOWN = "[*]"
 OUTCOMES = {"done": "succeeded", "dead": DEAD, "cancelled": CANCELLED, "retry": RETRYING, "return": QUEUED}
-#: Most attempts of a task; 0 is without a bound, and then MAX_DEATHS counts.
+#: The max_attempts of a task; 0 means unbounded, and then MAX_DEATHS counts.
 BOUNDS = (1, 2, 3, 0)
 MAX_DEATHS = 2
 SILENT = ("stopped", "leaves", "killed")
@@ -35,21 +32,21 @@ def documented_changes() -> set[Change]:
 
 @dataclass
 class Known:
-    """What the live index must say of a task. The token is that of its latest start."""
+    """The expected state index entry of a task. The fencing token belongs to its latest attempt."""
 
     state: str
     priority: str
     attempts: int
-    most: int
+    max_attempts: int
     token: int = 0
     consumer: str = ""
     entry: str = ""
     recorded: bool = False  # the ledger has its end
-    parked: bool = False  # met while its type was paused
+    parked: bool = False  # fetched while its type was paused
 
     def value(self) -> list[str]:
         queue = "q" if self.priority else ""
-        numbers = map(str, (self.attempts, self.most, self.token))
+        numbers = map(str, (self.attempts, self.max_attempts, self.token))
         return [self.state, "t", queue, self.priority, *numbers, self.consumer, self.entry]
 
 
@@ -58,13 +55,13 @@ class Row:
     """A task in the ledger."""
 
     priority: str
-    most: int
+    max_attempts: int
     state: str = QUEUED
     token: int = 0
     attempts: int = 0
 
     def record(self, state: str, token: int, attempts: int) -> None:
-        """As the ledger's UPDATE: an end stays, and an older start writes nothing over a later one."""
+        """As the ledger's UPDATE: an end stays, and an older attempt does not overwrite a later one."""
         if self.state not in TERMINAL and self.token <= token:
             self.state, self.token, self.attempts = state, token, attempts
 
@@ -73,13 +70,15 @@ class Row:
 class Worker:
     name: str
     fresh: bool = False  # its heartbeat is
-    silent: bool = False  # stopped or cut off: it does nothing until it returns
-    entered: bool = True  # the tasks that it runs, since Redis was emptied
-    entering: bool = False  # it does not know all their new entries yet
-    held: dict[tuple[str, int], Item] = field(default_factory=dict)  # (id, token) -> a start it has not released
+    silent: bool = False  # stopped or disconnected: it does nothing until it returns
+    reregistered: bool = True  # its running tasks, since Redis was emptied
+    reregistering: bool = False  # it does not know all their new entries yet
+    held: dict[tuple[str, int], Item] = field(
+        default_factory=dict
+    )  # (id, token) -> an attempt without an acknowledgement
 
     def runs(self) -> list[Item]:
-        """Its latest start of each task."""
+        """Its latest attempt of each task."""
         return list({task_id: item for (task_id, _), item in sorted(self.held.items())}.values())
 
 
@@ -87,14 +86,14 @@ def _task(random: Random) -> dict[str, Any]:
     return {
         "priority": random.choice(PRIORITIES),
         "delayed": random.random() < 0.3,
-        "most": random.choice(BOUNDS),
+        "max_attempts": random.choice(BOUNDS),
         "arrives": random.random() < 0.9,
     }
 
 
 def _fetch(random: Random) -> dict[str, Any]:
     lost = random.random() < 0.2
-    return {"n": random.randrange(3), "room": random.randint(1, 4), "sweep": random.random() < 0.6, "reply_lost": lost}
+    return {"n": random.randrange(3), "slots": random.randint(1, 4), "sweep": random.random() < 0.6, "reply_lost": lost}
 
 
 def _end(random: Random) -> dict[str, Any]:
@@ -117,8 +116,8 @@ MENU: tuple[tuple[int, str, Callable[[Random], dict[str, Any]]], ...] = (
     (10, "fetch", _fetch),
     (10, "ack", _end),
     (4, "promote", lambda random: {"which": _some(random)}),
-    (3, "falls_silent", lambda random: {"n": random.randrange(3), "how": random.choice(SILENT)}),
-    (3, "beats", lambda random: {"n": random.randrange(3), "reply_lost": random.random() < 0.3}),
+    (3, "lose_lease", lambda random: {"n": random.randrange(3), "how": random.choice(SILENT)}),
+    (3, "heartbeat", lambda random: {"n": random.randrange(3), "reply_lost": random.random() < 0.3}),
     (4, "record", lambda random: {"write": random.random() < 0.6, "forget": random.random() < 0.6}),
     (3, "reconcile", lambda random: {}),
     (2, "cancel", lambda random: {"which": _some(random)}),

@@ -1,4 +1,4 @@
-"""One address, three kinds of Redis: what is refused, what is opened when, and what every kind answers alike."""
+"""Connections to a single server, Sentinels and a cluster: their URLs, when they open, and equal replies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def node() -> Iterator[ClusterNode]:
         ("redis+cluster://a?db=1", "unknown parameter db"),
     ],
 )
-def test_an_address_that_cannot_be_meant_is_refused_with_the_valid_forms(url: str, said: str) -> None:
+def test_invalid_redis_url_is_refused_with_the_valid_forms(url: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Redis(url)
     text = str(refused.value)
@@ -57,19 +57,19 @@ def test_an_address_that_cannot_be_meant_is_refused_with_the_valid_forms(url: st
 
 
 @pytest.mark.parametrize("form", ["redis://{}/0", "redis+sentinel://{}/main", "redis+cluster://{}"])
-def test_nothing_is_opened_before_the_first_use(form: str) -> None:
+def test_no_connection_is_opened_before_the_first_command(form: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         connection = Redis(form.format(f"127.0.0.1:{listener.getsockname()[1]}"), timeout=0.2)
         with pytest.raises(BlockingIOError):
             listener.accept()
-        with pytest.raises(RedisUnavailable):  # nobody answers there
+        with pytest.raises(RedisUnavailable):  # no reply comes
             connection.ask("PING")
         listener.accept()[0].close()
 
 
 @pytest.mark.parametrize("form", ["redis://{}/0", "redis+sentinel://{}/main", "redis+cluster://{}"])
-def test_where_nobody_listens_redis_is_unavailable(form: str) -> None:
+def test_unreachable_address_raises_redis_unavailable(form: str) -> None:
     with pytest.raises(RedisUnavailable):
         Redis(form.format(f"127.0.0.1:{free_port()}")).call("lease", [LEASE], ["me", 3000])
 
@@ -110,7 +110,7 @@ def test_a_cluster_answers_every_command_as_a_single_server_does(redis_url: str,
         assert not connection.call("lease", [f"{LEASE}:alike"], ["you", 60_000])
 
 
-def test_a_plain_address_of_a_cluster_says_which_form_is_needed(node: ClusterNode) -> None:
+def test_plain_url_of_a_cluster_fails_and_names_the_cluster_url(node: ClusterNode) -> None:
     slot, other = key_slot(b"{elsewhere}"), ClusterNode()
     try:
         other.start()
@@ -124,7 +124,7 @@ def test_a_plain_address_of_a_cluster_says_which_form_is_needed(node: ClusterNod
         other.remove()
 
 
-def test_scripts_are_known_again_after_they_were_forgotten(redis_url: str, redis_client: redis.Redis) -> None:
+def test_flushed_scripts_are_loaded_again(redis_url: str, redis_client: redis.Redis) -> None:
     connection = Redis(redis_url)
     for holder in ("one", "one"):
         redis_client.script_flush()
@@ -134,7 +134,7 @@ def test_scripts_are_known_again_after_they_were_forgotten(redis_url: str, redis
     assert redis_client.info("commandstats")["cmdstat_eval"] == calls["cmdstat_eval"], "its text is not sent each time"
 
 
-def test_a_group_that_another_has_made_is_made(redis_url: str, redis_client: redis.Redis) -> None:
+def test_existing_consumer_group_is_accepted(redis_url: str, redis_client: redis.Redis) -> None:
     connection = Redis(redis_url)
     redis_client.xadd("s", {"a": "b"})
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_a_group_that_another_has_made_is_made(redis_url: str, redis_client: red
     assert (group["name"], group["last-delivered-id"]) == (b"g", b"0-0")
 
 
-def test_a_connection_to_a_server_that_became_a_replica_is_given_up(own_redis: RedisServer) -> None:
+def test_connection_to_a_demoted_server_is_dropped(own_redis: RedisServer) -> None:
     connection = Redis(own_redis.url)
     before = connection.ask("CLIENT", "ID")
     assert connection.ask("CLIENT", "ID") == before
@@ -177,7 +177,7 @@ def test_a_blocked_read_ends_when_its_server_becomes_a_replica(own_redis: RedisS
     assert len(errors) == 1
 
 
-def test_logins_with_any_characters_reach_server_and_sentinel(own_redis: RedisServer) -> None:
+def test_credentials_with_special_characters_reach_server_and_sentinel(own_redis: RedisServer) -> None:
     with own_redis.client() as client:
         client.acl_setuser("sy@tq", enabled=True, passwords=["+p:w/%"], commands=["+@all"], keys=["*"])
     sentinel = Sentinel(own_redis, more="requirepass s?cret\n")
@@ -195,7 +195,7 @@ def test_logins_with_any_characters_reach_server_and_sentinel(own_redis: RedisSe
         sentinel.remove()
 
 
-def test_a_cluster_with_a_password(node: ClusterNode) -> None:
+def test_cluster_with_a_password_refuses_a_wrong_password(node: ClusterNode) -> None:
     with node.client() as client:
         client.config_set("requirepass", "p@w")
         try:

@@ -1,4 +1,4 @@
-"""Places at a limiter and the line before it."""
+"""Permits of a limiter and its wait queue."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from sytq import Breaker, Limiter, Permit, Retry
 from sytq.errors import Lost
-from tests.broker.bench import LIVENESS_MS
+from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import ONE, TWO, Play
 from tests.servers import poll
 
-# -- running
+# -- permits
 
 
-def test_no_more_than_the_limit_are_inside(play: Play) -> None:
+def test_concurrency_limit_refuses_further_acquires(play: Play) -> None:
     play.running("a", "b", "c")
     inside = [play.acquire("a", TWO), play.acquire("b", TWO)]
     refusal = play.refused("c", TWO)
@@ -27,7 +27,7 @@ def test_no_more_than_the_limit_are_inside(play: Play) -> None:
     assert play.state(TWO).running == 1
 
 
-def test_all_gates_or_none(play: Play) -> None:
+def test_permit_is_granted_by_all_limiters_or_none(play: Play) -> None:
     play.running("a", "b", "c")
     wide = Limiter("host:wide", concurrency=5)
     play.acquire("a", wide, ONE)
@@ -37,7 +37,7 @@ def test_all_gates_or_none(play: Play) -> None:
     assert play.state(wide).running == 2
 
 
-def test_a_script_that_ran_twice_lets_in_and_out_once(play: Play) -> None:
+def test_repeated_acquire_and_release_count_once(play: Play) -> None:
     limiter = Limiter("g", concurrency=2, calls=10, cost=100, breaker=Breaker(min_calls=100))
     play.running("a")
     permit = play.permit("a", limiter, cost=5)
@@ -53,19 +53,19 @@ def test_a_script_that_ran_twice_lets_in_and_out_once(play: Play) -> None:
     assert (state.running, state.units_in_window, state.failures) == (0, 7, 1)
 
 
-def test_a_later_start_of_a_task_has_the_place_of_the_one_before(play: Play) -> None:
+def test_next_attempt_reuses_the_permit_of_the_previous_attempt(play: Play) -> None:
     play.running("a", worker="dead")
     play.acquire("a", ONE)
-    play.bench.silence("dead")
+    play.bench.expire_lease("dead")
     assert play.start("w", sweep=True) == ["a"]
     play.acquire("a", ONE)
     assert play.state(ONE).running == 1
 
 
-def test_a_start_that_lost_its_task_goes_through_no_gate(play: Play) -> None:
+def test_superseded_attempt_acquires_no_permit(play: Play) -> None:
     play.running("a", worker="frozen")
     woken = play.permit("a", ONE)
-    play.bench.silence("frozen")
+    play.bench.expire_lease("frozen")
     assert play.start("w", sweep=True) == ["a"]
     inside = play.acquire("a", ONE)
     with pytest.raises(Lost):
@@ -77,7 +77,7 @@ def test_a_start_that_lost_its_task_goes_through_no_gate(play: Play) -> None:
         play.limiters.acquire(woken)
 
 
-def test_the_place_of_a_start_that_ended_without_leaving_is_free(play: Play) -> None:
+def test_permit_of_an_ended_attempt_is_freed_without_release(play: Play) -> None:
     play.running("a", "b")
     play.acquire("a", ONE)
     play.ack("a")
@@ -85,29 +85,29 @@ def test_the_place_of_a_start_that_ended_without_leaving_is_free(play: Play) -> 
     assert play.state(ONE).running == 1
 
 
-def test_the_place_of_a_killed_worker_is_free_once_its_heartbeat_is_stale(play: Play) -> None:
+def test_permit_of_a_killed_worker_is_freed_once_its_lease_expires(play: Play) -> None:
     play.running("a", worker="dead")
     play.running("b")
     play.acquire("a", ONE)
     play.refused("b", ONE)
-    play.bench.silence("dead")
-    time.sleep(0.25)  # places are looked through at most five times a second
+    play.bench.expire_lease("dead")
+    time.sleep(0.25)  # permits are checked at most five times a second
     play.acquire("b", ONE)
     assert play.state(ONE).running == 1
 
 
-def test_while_nobody_could_give_a_heartbeat_nobody_is_taken_for_dead(play: Play) -> None:
+def test_permits_stay_held_after_an_outage_without_heartbeats(play: Play) -> None:
     play.running("a", "b")
     play.acquire("a", ONE)
     keys = play.bench.keys
-    play.bench.redis.ask("ZADD", keys.workers, play.bench.now_ms() - 3 * LIVENESS_MS, "w")  # Redis was away so long
+    play.bench.redis.ask("ZADD", keys.workers, play.bench.now_ms() - 3 * LEASE_MS, "w")  # Redis was unavailable so long
     play.refused("b", ONE)
 
 
-# -- the line
+# -- the wait queue
 
 
-def test_who_waits_is_called_when_a_passage_ends(play: Play) -> None:
+def test_released_permit_is_reserved_for_the_oldest_waiting_task(play: Play) -> None:
     play.running("a", "b", "c")
     first = play.acquire("a", ONE)
     for name in ("b", "c"):
@@ -117,12 +117,12 @@ def test_who_waits_is_called_when_a_passage_ends(play: Play) -> None:
     assert play.called() == ["b"]
     play.release(play.acquire("b", ONE, created=2))
     assert play.called() == ["c"]
-    assert play.state(ONE).waiting == 1  # and the place is kept for it
+    assert play.state(ONE).waiting == 1  # and a permit is reserved for it
     play.acquire("c", ONE, created=3)
     assert (play.state(ONE).waiting, play.state(ONE).running) == (0, 1)
 
 
-def test_who_is_called_starts_before_what_waits_in_its_queue(play: Play) -> None:
+def test_task_with_a_reserved_permit_starts_before_its_queue(play: Play) -> None:
     play.running("a", "b")
     inside = play.acquire("a", ONE)
     play.wait("b", ONE)
@@ -130,10 +130,10 @@ def test_who_is_called_starts_before_what_waits_in_its_queue(play: Play) -> None
     play.release(inside)
     play.ack("a")
     play.bench.promote()
-    assert play.start(room=1) == ["b"]
+    assert play.start(slots=1) == ["b"]
     permit = play.acquire("b", ONE)
-    # Others meet its entry on their way: it stays where it is.
-    assert play.start("other", room=2) == ["c", "d"]
+    # Other workers fetch past its entry, which stays where it is.
+    assert play.start("other", slots=2) == ["c", "d"]
     assert play.start("other") == ["e"]
     assert play.start("other", sweep=True) == play.start("w", sweep=True) == []
     play.release(permit)
@@ -144,7 +144,7 @@ def test_who_is_called_starts_before_what_waits_in_its_queue(play: Play) -> None
     assert (seen.waiting, seen.pending, seen.lost, seen.delayed) == ([], [], [], {})
 
 
-def test_of_who_was_called_nobody_starts_that_was_cancelled_or_paused_since(play: Play) -> None:
+def test_cancelled_or_paused_task_does_not_start_despite_a_reservation(play: Play) -> None:
     play.running("a", "b")
     two = [play.acquire("a", TWO), play.acquire("b", TWO)]
     play.submit("c", "d")
@@ -163,17 +163,17 @@ def test_of_who_was_called_nobody_starts_that_was_cancelled_or_paused_since(play
     assert play.start() == ["d"]
 
 
-def test_a_newcomer_does_not_overtake(play: Play) -> None:
+def test_newer_task_does_not_take_a_reserved_permit(play: Play) -> None:
     play.running("a", "b", "new")
     first = play.acquire("a", ONE)
     play.wait("b", ONE, created=50)
-    play.release(first)  # the place is b's now, which is on its way
+    play.release(first)  # the permit is reserved for b, which is promoted
     assert "1 ahead" in str(play.refused("new", ONE, created=60))
     play.called()
     play.acquire("b", ONE, created=50)
 
 
-def test_an_older_task_need_not_wait_behind_younger_ones(play: Play) -> None:
+def test_older_task_takes_a_permit_reserved_for_a_newer_task(play: Play) -> None:
     play.running("a", "b", "old")
     first = play.acquire("a", ONE)
     play.wait("b", ONE, created=50)
@@ -184,7 +184,7 @@ def test_an_older_task_need_not_wait_behind_younger_ones(play: Play) -> None:
     assert play.state(ONE).running == 1
 
 
-def test_a_place_that_becomes_free_before_the_refused_task_is_settled_does_not_strand_it(play: Play) -> None:
+def test_permit_released_before_the_refusal_is_acked_wakes_the_task(play: Play) -> None:
     play.running("a", "b")
     first = play.acquire("a", ONE)
     refusal = play.refused("b", ONE)
@@ -194,13 +194,13 @@ def test_a_place_that_becomes_free_before_the_refused_task_is_settled_does_not_s
     assert play.called() == ["b"]
 
 
-def test_its_own_retry_is_not_hastened_by_a_promise_of_before(play: Play) -> None:
+def test_earlier_reservation_does_not_shorten_a_tasks_own_retry(play: Play) -> None:
     play.running("a", "b")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
     play.release(first)
     assert play.called() == ["b"]
-    play.ack("b", "retry", 30)  # the database was away, say, before it came to the limiter
+    play.ack("b", "retry", 30)  # say, the database was unavailable before the acquire
     play.tend()
     assert play.called() == []
     play.running("c", "d")
@@ -211,16 +211,16 @@ def test_its_own_retry_is_not_hastened_by_a_promise_of_before(play: Play) -> Non
     play.ack("d", "retry", 30)
     play.release(second)
     assert play.called() == []
-    assert play.state(ONE).waiting == 1  # b's place is still kept
+    assert play.state(ONE).waiting == 1  # b's permit is still reserved
 
 
-def test_a_promise_that_nobody_keeps_goes_to_the_next(play: Play) -> None:
+def test_unused_reservation_passes_to_the_next_waiting_task(play: Play) -> None:
     play.running("a", "b", "c")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
     play.wait("c", ONE)
     play.release(first)
-    assert play.called() == ["b"]  # and does not come to the limiter
+    assert play.called() == ["b"]  # and does not acquire
     redis, keys = play.bench.redis, play.bench.keys
     redis.ask("ZADD", keys.reservations, play.bench.now_ms() - 1, "b")  # 5 s later
     play.tend()
@@ -229,7 +229,7 @@ def test_a_promise_that_nobody_keeps_goes_to_the_next(play: Play) -> None:
     play.refused("b", ONE, created=2)
 
 
-def test_a_cancelled_task_is_passed_over(play: Play) -> None:
+def test_cancelled_task_is_skipped_in_the_wait_queue(play: Play) -> None:
     play.running("a", "b", "c")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
@@ -240,7 +240,7 @@ def test_a_cancelled_task_is_passed_over(play: Play) -> None:
     assert play.bench.redis.ask("HLEN", play.bench.keys.waiting) == 1
 
 
-def test_who_waits_for_one_gate_holds_no_place_at_another(play: Play) -> None:
+def test_task_waiting_for_one_limiter_holds_no_permit_of_another(play: Play) -> None:
     provider = Limiter("provider:p", concurrency=2)
     narrow, wide = Limiter("model:narrow", concurrency=1), Limiter("model:wide", concurrency=5)
     play.running(*"abcdef")
@@ -251,7 +251,7 @@ def test_who_waits_for_one_gate_holds_no_place_at_another(play: Play) -> None:
     assert play.state(provider).waiting == 0
 
 
-def test_a_task_is_called_only_when_all_its_gates_have_room(play: Play) -> None:
+def test_permit_is_reserved_only_when_all_limiters_have_one(play: Play) -> None:
     provider, model = Limiter("provider:p", concurrency=2), Limiter("model:m", concurrency=1)
     play.running(*"abcd")
     a, b = play.acquire("a", provider, model), play.acquire("b", provider)
@@ -262,7 +262,7 @@ def test_a_task_is_called_only_when_all_its_gates_have_room(play: Play) -> None:
     play.wait("d", provider, model, created=11)
     play.running("e")
     play.wait("e", provider, created=12)
-    play.release(b)  # room at the provider: not for d, whose model is full
+    play.release(b)  # the provider has a permit: not for d, whose model is full
     assert play.called() == ["e"]
     e = play.acquire("e", provider, created=12)
     play.running("f")
@@ -273,12 +273,12 @@ def test_a_task_is_called_only_when_all_its_gates_have_room(play: Play) -> None:
     play.release(e)
 
 
-def test_who_is_next_at_a_full_gate_moves_to_its_line(play: Play) -> None:
+def test_waiting_task_moves_to_the_wait_queue_of_a_full_limiter(play: Play) -> None:
     provider, model = Limiter("provider:p", concurrency=2), Limiter("model:m", concurrency=1)
     play.running(*"abcd")
     a, b = play.acquire("a", provider, model), play.acquire("b", provider)
     play.wait("d", provider, model, created=11)
-    play.ack("a")  # its worker never said that it left, and somebody else has its place at the provider
+    play.ack("a")  # without release, and x gets its permit of the provider
     assert a.acquired_ms
     play.running("x")
     time.sleep(0.25)
@@ -290,22 +290,22 @@ def test_who_is_next_at_a_full_gate_moves_to_its_line(play: Play) -> None:
     assert play.called() == ["d"]
 
 
-def test_tasks_of_other_queues_are_called_too(play: Play) -> None:
+def test_waiting_task_of_another_queue_is_promoted_by_limiter_tend(play: Play) -> None:
     play.running("a", "b")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
-    play.limiters._queues = ["other"]  # a worker that does not know the queue of b leaves that to others
+    play.limiters._queues = ["other"]  # a worker without the queue of b leaves its promotion to others
     play.release(first)
     assert play.called() == []
     play.tend()
     assert play.called() == ["b"]
 
 
-# -- all together
+# -- many tasks
 
 
-def test_many_at_a_gate_are_refused_about_once_each(play: Play) -> None:
-    """Fifty at once of five hundred: who waits is called one by one, and hardly ever in vain."""
+def test_many_tasks_at_a_limiter_are_refused_about_once_each(play: Play) -> None:
+    """Fifty permits for five hundred tasks: nearly every reservation is used."""
     limiter = Limiter("g", concurrency=50)
     names = [f"t{n:04}" for n in range(500)]
     for start in range(0, 500, 200):
@@ -330,12 +330,12 @@ def test_many_at_a_gate_are_refused_about_once_each(play: Play) -> None:
     assert sum(refusals.values()) <= 500
 
 
-def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
+def test_many_tasks_at_a_window_are_refused_at_most_three_times(play: Play) -> None:
     limiter = Limiter("g", calls=20, window=1)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
     refusals: Counter[str] = Counter()
-    entered: list[float] = []
+    acquired: list[float] = []
     todo = list(names)
     deadline = time.monotonic() + 60
 
@@ -348,16 +348,16 @@ def test_many_at_a_window_are_not_refused_time_and_again(play: Play) -> None:
                 play.ack(name, "retry", float(refusal.after or 0))
             else:
                 assert permit.acquired_ms
-                entered.append(permit.acquired_ms)
+                acquired.append(permit.acquired_ms)
                 play.release(permit)
                 play.ack(name)
         play.tend()
         todo[:] = play.called()
         assert time.monotonic() < deadline
-        return len(entered) == len(names)
+        return len(acquired) == len(names)
 
     poll(turn, interval=0.1)
     assert max(refusals.values()) <= 3
     assert sum(refusals.values()) <= 150
-    for n, moment in enumerate(entered[20:]):
-        assert moment - entered[n] >= 1000, "more than 20 began within a second"
+    for n, moment in enumerate(acquired[20:]):
+        assert moment - acquired[n] >= 1000, "more than 20 began within a second"

@@ -1,4 +1,4 @@
-"""What else a limiter bears: windows, the adaptive limit, the circuit breaker."""
+"""Windows, the adaptive limit and the circuit breaker of a limiter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.broker.limiter_play import BREAKER, Play
 # -- windows
 
 
-def test_calls_within_a_window(play: Play) -> None:
+def test_calls_beyond_the_window_limit_wait(play: Play) -> None:
     limiter = Limiter("g", calls=3, window=60)
     names = [f"t{n}" for n in range(5)]
     play.running(*names)
@@ -30,7 +30,7 @@ def test_calls_within_a_window(play: Play) -> None:
         play.acquire(names[n], limiter, created=n + 1)
 
 
-def test_units_are_reserved_and_corrected(play: Play) -> None:
+def test_cost_is_reserved_at_acquire_and_corrected_at_release(play: Play) -> None:
     limiter = Limiter("g", cost=100, window=60)
     play.running("a", "b", "c", "d")
     a = play.acquire("a", limiter, cost=60)
@@ -42,14 +42,14 @@ def test_units_are_reserved_and_corrected(play: Play) -> None:
     play.acquire("d", limiter, cost=20, created=0)
 
 
-def test_what_wants_more_than_a_whole_window_goes_alone(play: Play) -> None:
+def test_cost_above_the_window_limit_is_granted_alone(play: Play) -> None:
     limiter = Limiter("g", cost=100, window=60)
     play.running("a", "b")
     play.acquire("a", limiter, cost=500)
     play.refused("b", limiter, cost=1)
 
 
-def test_waiting_for_a_window_is_given_a_time_by_the_position(play: Play) -> None:
+def test_wait_for_a_window_grows_with_the_wait_queue_position(play: Play) -> None:
     limiter = Limiter("g", calls=2, window=10)
     play.running(*(f"t{n}" for n in range(10)))
     for n in range(2):
@@ -64,7 +64,7 @@ def test_waiting_for_a_window_is_given_a_time_by_the_position(play: Play) -> Non
 # -- adaptive
 
 
-def test_an_adaptive_limit_rises_with_success_and_halves_once_a_round(play: Play) -> None:
+def test_adaptive_limit_rises_on_success_and_halves_once_per_round(play: Play) -> None:
     limiter = Limiter("g", concurrency=40, adaptive=True)
     play.running(*(f"t{n}" for n in range(100)))
     inside = [play.acquire(f"t{n}", limiter) for n in range(10)]
@@ -92,7 +92,7 @@ def test_an_adaptive_limit_does_not_rise_while_hardly_used(play: Play) -> None:
     assert play.state(limiter).limit_now == 10
 
 
-def test_an_adaptive_limit_stays_between_one_and_the_configured(play: Play) -> None:
+def test_an_adaptive_limit_stays_between_one_and_the_configured_limit(play: Play) -> None:
     limiter = Limiter("g", concurrency=3, adaptive=True)
     play.running(*(f"t{n}" for n in range(40)))
     for n in range(10):
@@ -122,7 +122,7 @@ def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
     fail(play, limiter, 2, "ok")
     fail(play, limiter, 1)
     assert play.state(limiter).state == "closed"
-    fail(play, limiter, 1, "ignored")  # says nothing
+    fail(play, limiter, 1, "ignored")  # does not count
     assert play.state(limiter).state == "closed"
     fail(play, limiter, 1, "overloaded")
     state = play.state(limiter)
@@ -132,7 +132,7 @@ def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
     assert str(refusal) == "waiting for g: its circuit breaker is open, 2 of 4 calls failed"
 
 
-def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
+def test_failure_count_of_a_breaker_resets_after_the_interval(play: Play) -> None:
     limiter = Limiter("g", breaker=Breaker(interval=60, min_calls=4))
     fail(play, limiter, 3)
     play.later("g")
@@ -142,7 +142,7 @@ def test_an_old_count_is_forgotten_after_the_interval(play: Play) -> None:
     assert play.state(limiter).state == "open"
 
 
-def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) -> None:
+def test_half_open_breaker_grants_max_requests_and_closes_on_success(play: Play) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     fail(play, limiter, 4)
     play.later("g")
@@ -157,7 +157,7 @@ def test_half_open_lets_so_many_through_and_closes_when_all_succeed(play: Play) 
     assert play.state(limiter).state == "closed"
 
 
-def test_half_open_opens_again_when_one_fails(play: Play) -> None:
+def test_half_open_breaker_opens_again_when_a_probe_fails(play: Play) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     fail(play, limiter, 4)
     play.later("g")
@@ -165,12 +165,12 @@ def test_half_open_opens_again_when_one_fails(play: Play) -> None:
     probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
     play.release(probes[0], "failed")
     assert play.state(limiter).state == "open"
-    play.release(probes[1])  # late: it says nothing any more
+    play.release(probes[1])  # late: it is ignored
     assert play.state(limiter).state == "open"
 
 
 @pytest.mark.parametrize("how", ["ignored", "killed"])
-def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
+def test_probe_without_outcome_does_not_block_the_half_open_breaker(play: Play, how: str) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     fail(play, limiter, 4)
     play.later("g")
@@ -182,8 +182,8 @@ def test_a_probe_that_says_nothing_does_not_block(play: Play, how: str) -> None:
         for permit in probes:
             play.limiters.release(permit)
     else:
-        play.bench.silence("dead")
-        time.sleep(0.25)  # places are looked through at most five times a second
+        play.bench.expire_lease("dead")
+        time.sleep(0.25)  # permits are checked at most five times a second
     assert play.state(limiter).state == "half_open"
     for name in ("c", "d"):
         play.release(play.acquire(name, limiter, created=0))
@@ -216,7 +216,7 @@ def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) 
     assert (state.state, state.failures) == ("closed", 0)
 
 
-def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play) -> None:
+def test_waiting_tasks_start_gradually_after_an_open_breaker(play: Play) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
@@ -232,7 +232,7 @@ def test_after_an_open_breaker_the_waiting_are_let_through_gradually(play: Play)
     play.release(permits[0])
     assert play.called() == []
     play.release(permits[1])
-    assert play.called() == names[2:4]  # a success calls two
+    assert play.called() == names[2:4]  # a success reserves two permits
     play.tend()
     assert play.called() == names[4:24]
     assert play.state(limiter).waiting == 98

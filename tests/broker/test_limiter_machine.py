@@ -1,4 +1,4 @@
-"""Whatever workers, faults and people do: no limit is exceeded, and nobody who waits is forgotten."""
+"""Random workers, faults and operators exceed no limit, and no waiting task is forgotten."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ LIMITERS = [
     Limiter("host:h", calls=4, window=0.3),
     Limiter("free"),
 ]
-#: No test waits for a fallback: who is not called is stranded.
+#: No test waits for a fallback: a task without a reservation is stranded.
 NEVER = 3600.0
 
 
 class Life:
-    """Random workers on a real Redis, beside what is true outside: whose calls are under way."""
+    """Random workers on a real Redis, and the calls in progress as the workers know them."""
 
     def __init__(self, play: Play, random: Random) -> None:
         self.play = play
         self.random = random
         self.wants: dict[str, list[Limiter]] = {}
         self.inside: dict[str, Permit] = {}
-        self.refused: set[str] = set()  # and not settled yet
+        self.refused: set[str] = set()  # and not acknowledged yet
         self.begun: dict[str, list[int]] = defaultdict(list)
         self.workers = 3
         self.dead: set[str] = set()
@@ -42,60 +42,60 @@ class Life:
         self.wants[name] = self.random.sample(LIMITERS, self.random.randint(1, 3))
         self.play.submit(name)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         for worker in range(self.workers - 3, self.workers):
-            self.play.bench.beat(f"w{worker}")
+            self.play.bench.heartbeat(f"w{worker}")
 
     def fetch(self) -> None:
-        self.beat()
+        self.heartbeat()
         worker = f"w{self.random.randrange(self.workers - 3, self.workers)}"
-        # The tasks of killed workers start anew, and what these had under way is gone.
-        for name in self.play.start(worker, room=self.random.randint(1, 5), sweep=self.random.random() < 0.3):
+        # The tasks of killed workers start again, and their calls in progress are gone.
+        for name in self.play.start(worker, slots=self.random.randint(1, 5), sweep=self.random.random() < 0.3):
             self.inside.pop(name, None)
             self.refused.discard(name)
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         ready = sorted(self.play.started.keys() - self.inside.keys() - self.refused)
         names = self.random.sample(ready, min(len(ready), self.random.randint(1, 3)))
         permits = [self.play.permit(name, *self.wants[name]) for name in names]
         refusals = self.play.limiters.acquire_all(permits)
-        entered = [permit for permit in permits if permit.acquired_ms]
-        if entered and self.random.random() < 0.1:
-            self.play.limiters._acquire(entered)  # the reply was lost
+        acquired = [permit for permit in permits if permit.acquired_ms]
+        if acquired and self.random.random() < 0.1:
+            self.play.limiters._acquire(acquired)  # the reply was lost
         for name, permit, refusal in zip(names, permits, refusals, strict=True):
             if refusal is not None:
                 self.refused.add(name)
                 if self.random.random() < 0.7:
-                    self.settle_refused(name)
+                    self.ack_refused(name)
                 continue
             self.inside[name] = permit
             assert permit.acquired_ms
             for limiter in permit.limiters:
                 self.begun[limiter.name].append(permit.acquired_ms)
 
-    def settle_refused(self, name: str) -> None:
+    def ack_refused(self, name: str) -> None:
         self.refused.discard(name)
         worker, item = self.play.started.pop(name)
         if self.play.bench.ack(worker, item, "retry", delay_ms=int(NEVER * 1000)) == 0:
             assert worker in self.dead
 
-    def leave(self) -> None:
+    def release(self) -> None:
         names = self.random.sample(sorted(self.inside), min(len(self.inside), self.random.randint(1, 3)))
         permits = [self.inside.pop(name) for name in names]
         for permit in permits:
             permit.report(self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
-        if self.random.random() < 0.8:  # else Redis did not hear of it
+        if self.random.random() < 0.8:  # else the release never reaches Redis
             self.play.limiters.release_all(permits)
         for name in names:
             if self.random.random() < 0.8:
                 self.play.ack(name)
 
     def kill(self) -> None:
-        self.beat()  # so that no other is taken for dead when this machine stands still
+        self.heartbeat()  # so that no other lease expires when this machine stalls
         worker = f"w{self.workers - 3}"
-        self.workers += 1  # another one comes in its place
+        self.workers += 1  # a new worker replaces it
         self.dead.add(worker)
-        self.play.bench.silence(worker)
+        self.play.bench.expire_lease(worker)
         for name, (held_by, _item) in list(self.play.started.items()):
             if held_by == worker:
                 del self.play.started[name]
@@ -130,8 +130,8 @@ class Life:
 OPS = [
     *["submit"] * 6,
     *["fetch"] * 8,
-    *["enter"] * 12,
-    *["leave"] * 8,
+    *["acquire"] * 12,
+    *["release"] * 8,
     *["promote"] * 4,
     *["tend"] * 3,
     "kill",
@@ -140,7 +140,7 @@ OPS = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_limit_is_exceeded_and_nobody_is_stranded(play: Play, seed: int) -> None:
+def test_no_limit_is_exceeded_and_no_waiting_task_is_stranded(play: Play, seed: int) -> None:
     life = Life(play, Random(seed))
     for _ in range(400):
         getattr(life, life.random.choice(OPS))()
@@ -149,12 +149,12 @@ def test_no_limit_is_exceeded_and_nobody_is_stranded(play: Play, seed: int) -> N
     while life.unfinished():
         assert time.monotonic() < deadline, f"stranded: {stranded(life)}"
         for name in sorted(life.refused):
-            life.settle_refused(name)
+            life.ack_refused(name)
         for _ in range(10):
-            life.enter()
+            life.acquire()
             life.check()
-            life.leave()
-        life.beat()
+            life.release()
+        life.heartbeat()
         life.tend()
         life.promote()
         for worker in range(life.workers - 3, life.workers):
@@ -164,7 +164,7 @@ def test_no_limit_is_exceeded_and_nobody_is_stranded(play: Play, seed: int) -> N
         time.sleep(0.005)
 
     def forgotten() -> bool:
-        life.tend()  # a place may still be kept for one that was cancelled
+        life.tend()  # a permit may still be reserved for a cancelled task
         return not any(life.play.bench.redis.ask("EXISTS", key) for key in left)
 
     keys = life.play.bench.keys

@@ -7,14 +7,14 @@ import pytest
 from sytq import Limiter
 from sytq.broker.limiter import limiter_keys
 from sytq.errors import InvalidInput, RedisUnavailable
-from tests.broker.bench import LIVENESS_MS
+from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import BREAKER, ONE, Play
 from tests.servers import poll
 
 # -- paused
 
 
-def test_a_paused_gate_lets_nobody_through_until_it_is_opened(play: Play) -> None:
+def test_paused_limiter_grants_no_permit_until_resumed(play: Play) -> None:
     play.running("a", "b")
     assert play.limiters.pause(ONE.name, "ann", "moving")
     assert not play.limiters.pause(ONE.name, "bob", "moving house")
@@ -33,7 +33,7 @@ def test_a_paused_gate_lets_nobody_through_until_it_is_opened(play: Play) -> Non
     play.acquire("a", ONE, created=1)
 
 
-def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -> None:
+def test_automatic_pause_expires_and_does_not_replace_a_manual_pause(play: Play) -> None:
     play.running("a")
     assert play.limiters.pause(ONE.name, "llm 1", "402", seconds=60, person=False)
     assert not play.limiters.pause(ONE.name, "llm 2", "402", seconds=60, person=False)
@@ -56,14 +56,14 @@ def test_a_finding_ends_by_itself_and_leaves_a_persons_pause_alone(play: Play) -
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a|b", "ä", "x" * 301, "a\n"])
-def test_strange_names_are_refused(play: Play, name: str) -> None:
+def test_invalid_limiter_names_are_refused(play: Play, name: str) -> None:
     with pytest.raises(InvalidInput):
         Limiter(name)
     with pytest.raises(InvalidInput):
         play.limiters.pause(name, "ann", "why")
 
 
-def test_task_ids_and_gates_with_strange_characters_are_kept_apart(play: Play) -> None:
+def test_limiters_and_task_ids_with_special_characters_stay_distinct(play: Play) -> None:
     limiters = [
         Limiter(name, concurrency=1) for name in ("host:[::1]:80", "host:[::1]:8", "model:a/b~c", "model:a/b", "a{b}(")
     ]
@@ -84,9 +84,9 @@ def test_task_ids_and_gates_with_strange_characters_are_kept_apart(play: Play) -
 # -- Redis was emptied
 
 
-def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play: Play) -> None:
+def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(play: Play) -> None:
     redis, keys = play.bench.redis, play.bench.keys
-    play.bench.beat("w")
+    play.bench.heartbeat("w")
     play.epoch = redis.ask("GET", keys.epoch)
     play.running("a", "b")
     a = play.acquire("a", ONE)
@@ -95,14 +95,14 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
         play.acquire("b", ONE)
     for name in ("a", "b"):
         play.bench.reregister("w", play.started[name][1])
-    play.bench.beat("w")
+    play.bench.heartbeat("w")
     play.epoch = redis.ask("GET", keys.epoch)
     play.limiters._liveness = 3.0
     play.limiters.reregister()
     assert play.state(ONE).running == 1
     assert "Redis was emptied" in str(play.refused("b", ONE))
     poll(lambda: "1 of 1 run" in str(play.refused("b", ONE)), message="the workers had their time to enter theirs")
-    play.limiters._liveness = LIVENESS_MS / 1000
+    play.limiters._liveness = LEASE_MS / 1000
     play.release(a)
     play.acquire("b", ONE, created=2)
 
@@ -110,7 +110,7 @@ def test_nobody_enters_an_emptied_redis_before_the_running_are_known_again(play:
 # -- housekeeping
 
 
-def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
+def test_idle_limiter_leaves_no_keys_behind(play: Play) -> None:
     limiter = Limiter("g", concurrency=1, adaptive=True, calls=5, cost=5, window=60, breaker=BREAKER)
     redis, keys = play.bench.redis, play.bench.keys
     play.running("a", "b")
@@ -128,7 +128,7 @@ def test_an_idle_gate_leaves_nothing_behind(play: Play) -> None:
     assert left == []
 
 
-def test_a_gate_that_nobody_came_through_is_forgotten_too(play: Play) -> None:
+def test_limiter_without_acquisitions_is_scheduled_for_cleanup(play: Play) -> None:
     redis, keys = play.bench.redis, play.bench.keys
     play.limiters.pause(ONE.name, "ann", "why")
     play.running("a")
@@ -137,19 +137,19 @@ def test_a_gate_that_nobody_came_through_is_forgotten_too(play: Play) -> None:
     assert known == set(redis.ask("ZRANGE", keys.limiters_due, 0, -1)) == {b"provider:one", b"model:never"}
 
 
-def test_a_paused_gate_is_not_forgotten(play: Play) -> None:
+def test_paused_limiter_is_not_forgotten(play: Play) -> None:
     play.limiters.pause("g", "ann", "why")
     redis, keys = play.bench.redis, play.bench.keys
     play.tend()
     assert b"idle" not in redis.ask("HGET", keys.limiters, "g")
 
 
-def test_the_loop_is_told_when_to_come_again(play: Play) -> None:
+def test_limiter_tend_returns_when_to_run_next(play: Play) -> None:
     keys = play.bench.keys
     names = [*limiter_keys(keys), keys.delayed("q")]
-    assert play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"]) == [0, -1]
+    assert play.bench.redis.call("limiter_tend", names, [LEASE_MS, 20, "q"]) == [0, -1]
     play.running("a", "b")
     play.acquire("a", ONE)
     play.wait("b", ONE)
-    looked, wait = play.bench.redis.call("limiter_tend", names, [LIVENESS_MS, 20, "q"])
+    looked, wait = play.bench.redis.call("limiter_tend", names, [LEASE_MS, 20, "q"])
     assert (looked, 0 < wait <= 500) == (0, True)

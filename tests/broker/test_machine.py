@@ -1,4 +1,4 @@
-"""Whatever workers, clients, operators and faults do to a queue, every task stays in exactly one place and ends."""
+"""Under random workers, clients, operators and faults, every task stays in exactly one place and ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def life(bench: Bench) -> type[TaskLife]:
     return Life
 
 
-def test_every_task_is_in_one_place_whatever_happens(life: type[TaskLife]) -> None:
+def test_random_operations_keep_every_task_in_one_place(life: type[TaskLife]) -> None:
     run_state_machine_as_test(
         life,
         settings=settings(
@@ -39,16 +39,16 @@ def test_every_task_is_in_one_place_whatever_happens(life: type[TaskLife]) -> No
     )
 
 
-def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
+def test_every_transition_of_the_documented_diagram_occurs(life: type[TaskLife]) -> None:
     one = life()
 
     def start(*tasks: str) -> None:
         one.begin(0)
         for kind in tasks:
-            one.do("accept", priority="normal", delayed=kind == "delayed", most=2, arrives=True)
+            one.do("accept", priority="normal", delayed=kind == "delayed", max_attempts=2, arrives=True)
 
     def fetch(n: int = 0) -> None:
-        one.do("fetch", n=n, room=1, sweep=True, reply_lost=False)
+        one.do("fetch", n=n, slots=1, sweep=True, reply_lost=False)
 
     def ack(kind: str) -> None:
         one.do("ack", which=0, kind=kind)
@@ -78,14 +78,14 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     start("now")
     for n in range(3):
         fetch(n)
-        one.do("falls_silent", n=n, how="killed")
+        one.do("lose_lease", n=n, how="killed")
     start("now")
     fetch()
-    one.do("falls_silent", n=0, how="killed")
+    one.do("lose_lease", n=0, how="killed")
     one.do("pause", n=1, resume=True)
     fetch(1)
     one.do("cancel", which={0})
-    one.do("falls_silent", n=1, how="killed")
+    one.do("lose_lease", n=1, how="killed")
     fetch(2)
     start("now", "now")
     one.do("cancel", which={0})
@@ -97,12 +97,12 @@ def test_every_arrow_of_the_diagram_happens(life: type[TaskLife]) -> None:
     assert one.legal == one.observed
 
 
-# -- what random order meets too seldom
+# -- cases that random operations seldom reach
 
 
-def test_the_events_of_an_earlier_start_do_not_forget_a_later_end(life: type[TaskLife]) -> None:
+def test_events_of_an_earlier_attempt_do_not_forget_a_later_end(life: type[TaskLife]) -> None:
     bench = life.bench
-    bench.enter("a")
+    bench.dispatch("a")
     bench.ack("w", bench.fetch("w")["a"], "retry")
     bench.promote()
     bench.read_events()
@@ -112,67 +112,67 @@ def test_the_events_of_an_earlier_start_do_not_forget_a_later_end(life: type[Tas
     assert (bench.live("a") or [])[0] == "succeeded"
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_a_replayed_task_is_not_cancelled_by_a_request_from_before(life: type[TaskLife], most: int) -> None:
+@pytest.mark.parametrize("max_attempts", [1, 2])
+def test_replayed_task_ignores_an_earlier_cancel_request(life: type[TaskLife], max_attempts: int) -> None:
     bench = life.bench
-    bench.enter("a", most=most)
+    bench.dispatch("a", max_attempts=max_attempts)
     bench.fetch("w")
     assert bench.operations.cancel("a", "somebody") == "asked"
-    bench.silence("w")
+    bench.expire_lease("w")
     assert bench.fetch("v", sweep=True) == {}
     assert (bench.live("a") or [])[0] == "cancelled"
     assert json.loads(bench.events()[-1][b"data"])["error"] == "cancelled by somebody"
     bench.operations.revive(["a"])
-    bench.enter("a")
+    bench.dispatch("a")
     assert list(bench.fetch("v")) == ["a"]
-    assert bench.beat("v", held=["a"]) == [False]
+    assert bench.heartbeat("v", held=["a"]) == [False]
 
 
-def test_only_what_has_ended_is_revived(life: type[TaskLife]) -> None:
+def test_revive_ignores_unfinished_tasks(life: type[TaskLife]) -> None:
     bench = life.bench
-    bench.enter("a")
+    bench.dispatch("a")
     bench.fetch("w")
     bench.operations.revive(["a"])
     assert (bench.live("a") or [])[0] == "running"
 
 
-def test_a_cancelled_task_is_not_forgotten_before_the_ledger_has_its_end(life: type[TaskLife]) -> None:
+def test_cancelled_task_stays_known_until_its_end_is_recorded(life: type[TaskLife]) -> None:
     bench = life.bench
-    bench.enter("a")
+    bench.dispatch("a")
     bench.ack("w", bench.fetch("w")["a"], "return")
     bench.read_events()
     assert bench.operations.cancel("a", "somebody") == "cancelled"
     bench.wait_until_after(bench.now_ms())
     bench.forget()
-    assert bench.enter("a") == 0
+    assert bench.dispatch("a") == 0
 
 
-def test_an_outcome_written_before_its_worker_knew_the_new_entry_leaves_nothing_behind(life: type[TaskLife]) -> None:
+def test_ack_with_the_old_entry_after_a_flush_leaves_nothing_behind(life: type[TaskLife]) -> None:
     bench = life.bench
-    bench.enter("a")
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     bench.flush()
-    bench.beat("w")
+    bench.heartbeat("w")
     assert bench.reregister("w", item)
     assert bench.ack("w", item, "done") == 1
     assert bench.fetch("w", sweep=True) == {}
     assert bench.waiting() == 0
 
 
-def test_a_worker_does_not_start_again_what_it_is_entering(life: type[TaskLife]) -> None:
+def test_sweep_does_not_restart_a_task_during_its_reregistration(life: type[TaskLife]) -> None:
     bench = life.bench
-    bench.enter("a")
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     bench.flush()
-    bench.beat("w")
+    bench.heartbeat("w")
     bench.reregister("w", item)
     assert bench.fetch("w", sweep=True, held=[(item[0], item[1].decode()), (item[0], "a")]) == {}
 
 
-def test_set_aside_tasks_stay_while_their_type_is_paused_and_can_be_cancelled(life: type[TaskLife]) -> None:
+def test_parked_tasks_wait_for_resume_and_can_be_cancelled(life: type[TaskLife]) -> None:
     bench = life.bench
-    bench.enter("a")
-    bench.enter("b")
+    bench.dispatch("a")
+    bench.dispatch("b")
     bench.operations.pause("t", "{}")
     assert bench.fetch("w") == {}
     bench.operations.unpark()
@@ -183,10 +183,10 @@ def test_set_aside_tasks_stay_while_their_type_is_paused_and_can_be_cancelled(li
     assert bench.see().parked == {}
 
 
-def test_a_request_from_when_redis_did_not_know_the_task_is_not_left_behind(life: type[TaskLife]) -> None:
+def test_early_cancel_request_is_removed_by_cancel_and_revive(life: type[TaskLife]) -> None:
     bench = life.bench
     bench.operations.ask("a", "somebody")
-    bench.enter("a")
+    bench.dispatch("a")
     assert bench.operations.cancel("a", "somebody else") == "cancelled"
     assert bench.see().cancels == {}
     bench.operations.ask("a", "somebody")

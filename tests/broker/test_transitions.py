@@ -1,4 +1,4 @@
-"""The scripts, called as two workers would: every task in one place, and only its holder moves it."""
+"""The scripts, called as two workers call them: each task has one place, and only its holder moves it."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import pytest
 from sytq.broker.dispatcher import Envelope
 from sytq.broker.keys import GROUP, RECORDER
 from sytq.states import PRIORITIES
-from tests.broker.bench import LIVENESS_MS, Bench
+from tests.broker.bench import LEASE_MS, Bench
 
 
-def test_entering_twice_is_entering_once(bench: Bench) -> None:
-    assert (bench.enter("a"), bench.enter("a")) == (1, 0)
+def test_repeated_dispatch_enqueues_once(bench: Bench) -> None:
+    assert (bench.dispatch("a"), bench.dispatch("a")) == (1, 0)
     assert bench.waiting() == 1
 
 
-def test_the_message_in_the_stream_is_dramatiqs(bench: Bench) -> None:
-    bench.enter("a")
+def test_message_in_the_stream_is_a_dramatiq_message(bench: Bench) -> None:
+    bench.dispatch("a")
     ((_, fields),) = bench.redis.ask("XRANGE", bench.streams[2], "-", "+")
     message = dramatiq.Message.decode(fields[b"message"])
     assert (message.message_id, message.actor_name, message.queue_name) == ("a", "t", "q")
     assert message.args == ({},)
 
 
-def test_priorities_are_taken_in_order_and_room_is_respected(bench: Bench) -> None:
+def test_fetch_follows_priority_order_and_free_slots(bench: Bench) -> None:
     for priority in reversed(PRIORITIES):
-        bench.enter(priority, priority)
-    assert [next(iter(bench.fetch("w", room=1))) for _ in PRIORITIES] == list(PRIORITIES)
+        bench.dispatch(priority, priority)
+    assert [next(iter(bench.fetch("w", slots=1))) for _ in PRIORITIES] == list(PRIORITIES)
     assert bench.fetch("w") == {}
 
 
-def test_operators_commands_mean_what_they_say(bench: Bench) -> None:
+def test_xlen_lag_and_xpending_show_the_state_of_a_queue(bench: Bench) -> None:
     for name in "abc":
-        bench.enter(name)
-    taken = bench.fetch("w", room=1)
+        bench.dispatch(name)
+    taken = bench.fetch("w", slots=1)
     stream = bench.streams[2]
     assert bench.redis.ask("XLEN", stream) == 3  # not yet finished
     groups = bench.redis.client.xinfo_groups(stream)
-    assert groups[0].get("lag", 2) == 2  # not yet taken (Redis 6.2 does not say)
+    assert groups[0].get("lag", 2) == 2  # not yet fetched (Redis 6.2 has no lag)
     assert bench.redis.ask("XPENDING", stream, GROUP)["pending"] == 1  # being worked on
     bench.ack("w", taken["a"], "done")
     assert bench.redis.ask("XLEN", stream) == 2
@@ -50,46 +50,46 @@ def test_operators_commands_mean_what_they_say(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("kind", "state", "waiting"), [("done", "succeeded", 0), ("dead", "dead", 0), ("cancelled", "cancelled", 0)]
 )
-def test_an_end_leaves_a_mark_and_one_event(bench: Bench, kind: str, state: str, waiting: int) -> None:
-    bench.enter("a")
+def test_ended_task_keeps_its_state_and_writes_one_event(bench: Bench, kind: str, state: str, waiting: int) -> None:
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     assert bench.ack("w", item, kind) == 1
     assert bench.live("a")[0] == state
     assert bench.waiting() == waiting
     assert [event[b"kind"] for event in bench.events()] == [b"started", b"ended"]
-    assert bench.enter("a") == 0  # a finished task does not look unknown
+    assert bench.dispatch("a") == 0  # a finished task does not look unknown
 
 
 def test_a_repeated_acknowledgement_changes_nothing(bench: Bench) -> None:
-    bench.enter("a")
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     assert [bench.ack("w", item, "retry", 1000) for _ in range(3)] == [1, 0, 0]
     assert bench.redis.ask("ZCARD", bench.keys.delayed("q")) == 1
     assert len(bench.events()) == 2
 
 
-def test_a_retry_waits_outside_the_worker_and_keeps_its_attempts(bench: Bench) -> None:
-    bench.enter("a")
+def test_retrying_task_leaves_the_worker_and_keeps_its_attempts(bench: Bench) -> None:
+    bench.dispatch("a")
     first = bench.fetch("w")["a"]
     bench.ack("w", first, "retry", 0)
     assert bench.live("a")[0] == "retrying"
     assert bench.promote()[0] == 1
     second = bench.fetch("v")["a"]
     assert (first[4], second[4]) == (1, 2)
-    assert int(second[6]) > int(first[6])  # each start raises the token
+    assert int(second[6]) > int(first[6])  # each attempt raises the fencing token
 
 
-def test_a_return_uses_no_attempt(bench: Bench) -> None:
-    bench.enter("a")
+def test_returned_task_consumes_no_attempt(bench: Bench) -> None:
+    bench.dispatch("a")
     bench.ack("w", bench.fetch("w")["a"], "return", attempts=0)
     assert bench.fetch("v")["a"][4] == 1
 
 
 @pytest.mark.parametrize("kind", ["done", "retry", "dead", "cancelled", "return"])
-def test_p6_who_lost_a_task_cannot_acknowledge_it(bench: Bench, kind: str) -> None:
-    bench.enter("a")
+def test_p6_worker_cannot_acknowledge_a_lost_task(bench: Bench, kind: str) -> None:
+    bench.dispatch("a")
     lost = bench.fetch("gone")["a"]
-    bench.silence("gone")
+    bench.expire_lease("gone")
     taken = bench.fetch("heir", sweep=True)["a"]
     before = bench.live("a"), bench.events()
     assert bench.ack("gone", lost, kind) == 0
@@ -97,40 +97,40 @@ def test_p6_who_lost_a_task_cannot_acknowledge_it(bench: Bench, kind: str) -> No
     assert bench.ack("heir", taken, "done") == 1
 
 
-def test_a_living_workers_tasks_are_not_taken(bench: Bench) -> None:
-    bench.enter("a")
+def test_tasks_of_a_live_worker_are_not_taken_over(bench: Bench) -> None:
+    bench.dispatch("a")
     bench.fetch("w")
     assert bench.fetch("v", sweep=True) == {}
 
 
-def test_the_reply_of_a_fetch_that_was_lost_is_found_again(bench: Bench) -> None:
-    bench.enter("a")
-    bench.enter("b")
-    lost = bench.fetch("w", room=1)["a"]
-    held = bench.fetch("w", room=1)["b"]
+def test_lost_fetch_reply_is_recovered_by_the_next_sweep(bench: Bench) -> None:
+    bench.dispatch("a")
+    bench.dispatch("b")
+    lost = bench.fetch("w", slots=1)["a"]
+    held = bench.fetch("w", slots=1)["b"]
     again = bench.fetch("w", sweep=True, held=[(held[0], held[1].decode())])
     assert list(again) == ["a"]
     assert (again["a"][1], again["a"][4]) == (lost[1], 1), "the same entry, and still its first attempt"
     assert int(again["a"][6]) > int(lost[6])
 
 
-def test_lost_replies_use_no_attempt_and_are_no_deaths(bench: Bench) -> None:
-    for name, most in (("once", 1), ("unbounded", 0)):
-        bench.enter(name, most=most)
+def test_lost_fetch_replies_consume_no_attempt_and_count_no_death(bench: Bench) -> None:
+    for name, max_attempts in (("once", 1), ("unbounded", 0)):
+        bench.dispatch(name, max_attempts=max_attempts)
     bench.fetch("w")
     for _ in range(6):  # one more than the deaths that end a task without a bound
         assert set(bench.fetch("w", sweep=True)) == {"once", "unbounded"}
-    bench.silence("w")
+    bench.expire_lease("w")
     assert list(bench.fetch("v", sweep=True)) == ["unbounded"]
     assert bench.live("once")[0] == "dead"
 
 
-def test_p8_after_its_attempts_a_dead_workers_task_is_dead(bench: Bench) -> None:
-    bench.enter("a", most=2)
+def test_p8_task_is_dead_when_worker_deaths_use_up_its_attempts(bench: Bench) -> None:
+    bench.dispatch("a", max_attempts=2)
     bench.fetch("w1")
-    bench.silence("w1")
+    bench.expire_lease("w1")
     assert "a" in bench.fetch("w2", sweep=True)
-    bench.silence("w2")
+    bench.expire_lease("w2")
     assert bench.fetch("w3", sweep=True) == {}
     assert bench.live("a")[0] == "dead"
     assert bench.waiting() == 0
@@ -138,10 +138,10 @@ def test_p8_after_its_attempts_a_dead_workers_task_is_dead(bench: Bench) -> None
 
 
 @pytest.mark.parametrize(("heir", "attempts"), [("heir", 1), ("w", 0)])
-def test_a_task_of_a_paused_type_whose_worker_lost_it_is_set_aside(bench: Bench, heir: str, attempts: int) -> None:
-    bench.enter("a", most=2)
+def test_lost_task_of_a_paused_type_is_parked(bench: Bench, heir: str, attempts: int) -> None:
+    bench.dispatch("a", max_attempts=2)
     bench.fetch("w")
-    bench.silence("w")
+    bench.expire_lease("w")
     bench.operations.pause("t", "{}")
     assert bench.fetch(heir, sweep=True) == {}
     assert bench.live("a")[:1] + bench.live("a")[4:5] == ["queued", str(attempts)]
@@ -152,33 +152,33 @@ def test_a_task_of_a_paused_type_whose_worker_lost_it_is_set_aside(bench: Bench,
     assert bench.fetch(heir)["a"][4] == attempts + 1
 
 
-def test_p8_a_type_without_bound_dies_after_five_worker_deaths_in_a_row(bench: Bench) -> None:
-    bench.enter("a", most=0)
+def test_p8_task_without_max_attempts_is_dead_after_five_worker_deaths(bench: Bench) -> None:
+    bench.dispatch("a", max_attempts=0)
     bench.fetch("w0")
     for n in range(4):
-        bench.silence(f"w{n}")
+        bench.expire_lease(f"w{n}")
         assert "a" in bench.fetch(f"w{n + 1}", sweep=True)
-    bench.silence("w4")
+    bench.expire_lease("w4")
     assert bench.fetch("w5", sweep=True) == {}
     assert bench.live("a")[0] == "dead"
 
 
-def test_a_limit_counts_what_all_workers_run_and_a_crash_gives_the_place_back(bench: Bench) -> None:
+def test_queue_limit_spans_all_workers_and_a_crash_frees_its_slots(bench: Bench) -> None:
     for name in "abcd":
-        bench.enter(name)
+        bench.dispatch(name)
     assert len(bench.fetch("w", limit=2)) == 2
     assert bench.fetch("v", limit=2) == {}
-    bench.silence("w")
+    bench.expire_lease("w")
     assert set(bench.fetch("v", limit=2, sweep=True)) == {"a", "b"}
     assert bench.fetch("v", limit=2) == {}
 
 
-def test_delayed_tasks_are_promoted_when_due_and_rung_for_when_nearer(bench: Bench) -> None:
+def test_due_tasks_are_promoted_and_an_earlier_due_time_notifies(bench: Bench) -> None:
     seconds, micros = bench.redis.ask("TIME")
     now = seconds * 1000 + micros // 1000
-    bench.enter("far", due_ms=now + 60_000)
-    bench.enter("near", due_ms=now + 40_000)
-    bench.enter("between", due_ms=now + 50_000)
+    bench.dispatch("far", due_ms=now + 60_000)
+    bench.dispatch("near", due_ms=now + 40_000)
+    bench.dispatch("between", due_ms=now + 50_000)
     assert bench.redis.ask("XLEN", bench.keys.bell) == 1
     ((_, bell),) = bench.redis.ask("XRANGE", bench.keys.bell, "-", "+")
     assert int(bell[b"due"]) == now + 40_000
@@ -189,11 +189,11 @@ def test_delayed_tasks_are_promoted_when_due_and_rung_for_when_nearer(bench: Ben
     assert list(bench.fetch("w")) == ["near"]
 
 
-def test_a_running_task_is_entered_again_after_a_flush_and_stays_its_workers(bench: Bench) -> None:
-    bench.enter("a")
+def test_running_task_reregisters_after_a_flush_and_keeps_its_worker(bench: Bench) -> None:
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     bench.flush()
-    bench.enter("before")  # new tasks came first
+    bench.dispatch("before")  # new tasks came first
     entry = bench.reregister("w", item)
     assert bench.reregister("w", item) == entry  # the reply may get lost
     assert list(bench.fetch("v")) == ["before"]
@@ -202,8 +202,8 @@ def test_a_running_task_is_entered_again_after_a_flush_and_stays_its_workers(ben
     assert bench.live("a")[0] == "succeeded"
 
 
-def test_a_running_task_is_entered_whole_where_there_is_no_group_yet(bench: Bench) -> None:
-    bench.enter("a")
+def test_reregistering_creates_a_missing_consumer_group(bench: Bench) -> None:
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     bench.redis.ask("FLUSHALL")
     entry = bench.reregister("w", item)
@@ -212,26 +212,26 @@ def test_a_running_task_is_entered_whole_where_there_is_no_group_yet(bench: Benc
 
 
 @pytest.mark.parametrize(("kind", "accepted"), [("done", 1), ("dead", 1), ("retry", 0), ("return", 0)])
-def test_an_end_counts_in_an_emptied_redis_and_another_try_does_not(bench: Bench, kind: str, accepted: int) -> None:
-    bench.enter("a")
+def test_emptied_redis_accepts_ends_and_refuses_retries_and_returns(bench: Bench, kind: str, accepted: int) -> None:
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     bench.redis.ask("FLUSHALL")
     assert bench.ack("w", item, kind) == accepted
     assert len(bench.events()) == accepted
 
 
-def test_an_end_counts_in_an_emptied_redis_that_other_workers_use_already(bench: Bench) -> None:
-    bench.enter("a")
+def test_emptied_redis_in_use_by_other_workers_accepts_an_end(bench: Bench) -> None:
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     bench.flush()
     bench.fetch("v")
     assert bench.ack("w", item, "done") == 1
 
 
-def test_p6_an_end_that_comes_after_its_task_was_forgotten_does_not_count_again(bench: Bench) -> None:
-    bench.enter("a")
+def test_p6_late_end_of_a_forgotten_task_is_refused(bench: Bench) -> None:
+    bench.dispatch("a")
     lost = bench.fetch("frozen")["a"]
-    bench.silence("frozen")
+    bench.expire_lease("frozen")
     bench.ack("heir", bench.fetch("heir", sweep=True)["a"], "done")
     bench.read_events()
     bench.wait_until_after(bench.now_ms())
@@ -242,15 +242,15 @@ def test_p6_an_end_that_comes_after_its_task_was_forgotten_does_not_count_again(
     assert (bench.live("a"), bench.events()) == (None, [])
 
 
-def test_a_start_is_younger_than_its_redis_also_when_the_clock_was_set_back(bench: Bench) -> None:
+def test_fencing_token_exceeds_the_epoch_when_the_clock_is_set_back(bench: Bench) -> None:
     ahead = bench.now_ms() + 60_000
     bench.redis.ask("SET", bench.keys.epoch, ahead)  # as seen by the server before a failover
-    bench.enter("a")
+    bench.dispatch("a")
     assert int(bench.fetch("w")["a"][6]) > ahead
 
 
-def test_progress_is_the_holders_alone(bench: Bench) -> None:
-    bench.enter("a")
+def test_progress_is_accepted_from_the_current_attempt_only(bench: Bench) -> None:
+    bench.dispatch("a")
     item = bench.fetch("w")["a"]
     touch: Callable[[int], int] = lambda token: bench.redis.call(  # noqa: E731
         "touch", [bench.keys.live, bench.keys.progress, bench.keys.cancels], ["a", token, "{}"]
@@ -261,14 +261,14 @@ def test_progress_is_the_holders_alone(bench: Bench) -> None:
     assert touch(int(item[6])) == 0
 
 
-def test_nothing_is_entered_on_knowledge_that_is_too_old(bench: Bench) -> None:
+def test_expired_dispatch_is_refused(bench: Bench) -> None:
     envelope = Envelope("a", "t", "q", "normal", "{}", 1)
     assert bench.dispatcher.dispatch([envelope], not_after_ms=1) == 0
     assert bench.live("a") is None
 
 
-def test_marks_stay_until_the_recorder_is_through_and_then_go(bench: Bench) -> None:
-    bench.enter("a")
+def test_ended_tasks_stay_in_the_state_index_until_recorded(bench: Bench) -> None:
+    bench.dispatch("a")
     bench.ack("w", bench.fetch("w")["a"], "done")
     forget: Callable[[], int] = lambda: bench.redis.call(  # noqa: E731
         "forget", [bench.keys.events, bench.keys.live, bench.keys.progress], [RECORDER, 0, 100]
@@ -283,18 +283,18 @@ def test_marks_stay_until_the_recorder_is_through_and_then_go(bench: Bench) -> N
 
 
 def test_one_fetch_starts_a_dead_workers_task_once(bench: Bench) -> None:
-    bench.enter("a")
+    bench.dispatch("a")
     bench.fetch("a-worker")  # Redis names it before the heir, which then finds the entry among its own
-    bench.silence("a-worker")
+    bench.expire_lease("a-worker")
     bench.fetch("heir", sweep=True)
     assert (bench.live("a") or [])[4] == "2"
 
 
-def test_p3_an_outage_is_not_the_death_of_all_workers(bench: Bench) -> None:
-    bench.enter("a")
+def test_p3_outage_does_not_expire_the_leases_of_live_workers(bench: Bench) -> None:
+    bench.dispatch("a")
     bench.fetch("lives")
     past = bench.now_ms() - 60_000
-    bench.redis.ask("ZADD", bench.keys.workers, past, "lives", past - LIVENESS_MS - 1, "died-before")
+    bench.redis.ask("ZADD", bench.keys.workers, past, "lives", past - LEASE_MS - 1, "died-before")
     assert bench.fetch("first-back", sweep=True) == {}
     assert bench.redis.ask("ZSCORE", bench.keys.workers, "lives") >= past + 60_000
     assert bench.redis.ask("ZSCORE", bench.keys.workers, "died-before") < past

@@ -1,7 +1,7 @@
-"""The queue that the state machine (machine.py) drives, as the test sees it, and what must hold after every step.
+"""The queue that the state machine (machine.py) drives: its model, a recorder, and the checks after every step.
 
-Owns the model's state, the recorder's part, which is to read events whenever it likes, and the checks: every task in
-exactly one place, only the changes of the diagram in docs/task-life.md, one end each, nothing accepted and lost.
+The checks: every task in exactly one place, only the changes of the diagram in docs/task-life.md, one end each,
+no accepted task lost.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class World(RuleBasedStateMachine):
         self.limit = limit
         self.ledger: dict[str, Row] = {}
         self.known: dict[str, Known] = {}
-        self.absent: set[str] = set()  # accepted, and Redis may know nothing of them: it was away or emptied
+        self.absent: set[str] = set()  # accepted, but perhaps unknown to Redis, which was unavailable or emptied
         self.workers = [Worker(f"w{n}") for n in range(3)]
         self.names = 3
-        self.started: Counter[str] = Counter()  # the highest token so far
+        self.started: Counter[str] = Counter()  # the highest fencing token so far
         self.ends: Counter[str] = Counter()  # since Redis was emptied
         self.flushes = 0
         self.rounds = 0
         self.paused = False
-        self.asked: set[str] = set()  # to be cancelled by whoever runs them
+        self.asked: set[str] = set()  # to be cancelled by their workers
         self.replayed: set[str] = set()
         self.script = ""
         self.before: dict[str, list[str]] = {}
@@ -80,14 +80,14 @@ class World(RuleBasedStateMachine):
 
     def _forget(self) -> None:
         self.script = "forget"
-        self.bench.forget(most=1000)
+        self.bench.forget(max_events=1000)
         for task_id in [task_id for task_id, known in self.known.items() if known.recorded]:
             del self.known[task_id]
             if self.ledger[task_id].state not in TERMINAL:
-                # Replayed; or the end of a start that was no longer the last one when Redis was emptied.
+                # Replayed; or the end of an attempt that was not the latest when Redis was emptied.
                 assert self.flushes or task_id in self.replayed
                 self.absent.add(task_id)
-                self.ends[task_id] = 0  # the ledger refused that one
+                self.ends[task_id] = 0  # the ledger refused that end
 
     # -- what must hold after each of these
 
@@ -101,7 +101,7 @@ class World(RuleBasedStateMachine):
         now = self.seen.live
         for task_id in self.before.keys() | now.keys():
             before, after = self.before.get(task_id), now.get(task_id)
-            if not (before and after and (before[0], before[6]) == (after[0], after[6])):  # another state or start
+            if not (before and after and (before[0], before[6]) == (after[0], after[6])):  # another state or attempt
                 change = (before[0] if before else UNKNOWN, after[0] if after else UNKNOWN, self.script)
                 assert change in self.legal, f"{task_id}: {before} became {after} by {self.script}"
                 self.observed.add(change)

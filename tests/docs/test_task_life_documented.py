@@ -58,8 +58,8 @@ def test_every_state_has_a_place_and_a_row() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_redis_accepts_the_documented_commands(redis_url: str, command: str) -> None:
     bench = Bench(redis_url)
-    bench.enter("ID")
-    bench.enter("later", due_ms=bench.now_ms() + 60_000)
+    bench.dispatch("ID")
+    bench.dispatch("later", due_ms=bench.now_ms() + 60_000)
     bench.fetch("w")
     live = bench.live("ID") or []
     words = [live[8] if word == "ENTRY" else word for word in command.split()]

@@ -1,4 +1,4 @@
-"""What a worker keeps of ended runs, to tell an emptied Redis: the latest, in bounded memory, and not for ever."""
+"""A worker keeps its latest acknowledgements, in bounded memory and time, to repeat them to an emptied Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 
 class Ends:
-    """Ends of runs that Redis does not know (they began before it), and what it has heard of them."""
+    """Ends of attempts that are older than this Redis, and the events that it has of them."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
@@ -30,7 +30,7 @@ class Ends:
         self._redis.ask("DEL", self._keys.events, self._keys.live)
         self._redis.ask("SET", self._keys.epoch, 10)
 
-    def heard(self) -> list[str]:
+    def event_ids(self) -> list[str]:
         return [fields[b"id"].decode() for _, fields in self._redis.ask("XRANGE", self._keys.events, "-", "+")]
 
     def end(self, name: str, size: int = 0) -> None:
@@ -39,14 +39,14 @@ class Ends:
         run = Delivery(message, stream=stream, entry=b"1-1", body=b"x" * size, attempts=1, max_attempts=1, token=5)
         run.outcome = Outcome("done")
         self.acks.put(run)
-        poll(lambda: name in self.heard(), message="Redis takes the end")
+        poll(lambda: name in self.event_ids(), message="Redis takes the end")
 
-    def told_again(self, then: str) -> list[str]:
-        """What an emptied Redis hears before the next end, `then`."""
+    def repeated(self, then: str) -> list[str]:
+        """The ends that an emptied Redis gets before the next end, `then`."""
         self.empty()
         self.acks.repeat()
         self.end(then)
-        return self.heard()[:-1]
+        return self.event_ids()[:-1]
 
 
 @pytest.fixture
@@ -58,17 +58,17 @@ def ends(redis_url: str) -> Iterator[Ends]:
     redis.close()
 
 
-def test_p2_the_latest_ends_are_told_again_as_far_as_they_fit(ends: Ends) -> None:
+def test_p2_latest_ends_are_repeated_within_the_memory_limit(ends: Ends) -> None:
     for name in ("a", "b", "c", "d"):
-        ends.end(name, size=3 * MIB)  # each is there as text and as what it says
-    assert ends.told_again("e") == ["c", "d"]
-    assert ends.told_again("f") == ["c", "d", "e"]  # Redis may be emptied a second time
+        ends.end(name, size=3 * MIB)  # each is held as bytes and decoded
+    assert ends.repeated("e") == ["c", "d"]
+    assert ends.repeated("f") == ["c", "d", "e"]  # Redis may be emptied a second time
 
 
-def test_ends_that_redis_has_had_for_long_are_not_kept(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ends_past_their_retention_are_not_repeated(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     ends.end("a")
     ends.acks.forget()
-    assert ends.told_again("b") == ["a"]
+    assert ends.repeated("b") == ["a"]
     monkeypatch.setattr(sytq.executor.acks, "_KEPT", 0.0)
     ends.acks.forget()
-    assert ends.told_again("c") == []
+    assert ends.repeated("c") == []

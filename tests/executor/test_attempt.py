@@ -1,4 +1,4 @@
-"""What a task may keep with its attempt."""
+"""The details of an attempt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def context() -> Context:
     return Context(services, Registry.load(given).get("webhook"), started({"url": "http://example.com/"}))
 
 
-def test_details_add_up(context: Context) -> None:
+def test_details_of_several_calls_are_merged(context: Context) -> None:
     context.detail(status=200, tokens=7)
     context.detail(status=503, host="example.com")
     assert context._delivery.detail == {"status": 503, "tokens": 7, "host": "example.com"}
@@ -38,7 +38,7 @@ def test_details_add_up(context: Context) -> None:
         {"own": float("nan")},
     ],
 )
-def test_what_no_column_takes_is_refused_and_changes_nothing(context: Context, fields: dict[str, Any]) -> None:
+def test_invalid_detail_is_refused_and_changes_nothing(context: Context, fields: dict[str, Any]) -> None:
     context.detail(status=200)
     with pytest.raises(ValueError):
         context.detail(**fields)

@@ -1,4 +1,4 @@
-"""Passages of one event loop share round trips."""
+"""Acquires and releases of one event loop share round trips."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_those_who_ask_while_a_batch_is_at_redis_share_the_next_round_trip(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_acquires_share_the_next_round_trip(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     play.running(*NAMES)
     wide = Limiter("host:wide", concurrency=100)
 
@@ -69,7 +67,7 @@ def test_those_who_ask_while_a_batch_is_at_redis_share_the_next_round_trip(
     assert play.state(wide).running == 0
 
 
-def test_in_one_batch_who_leaves_makes_room_and_the_oldest_has_it(play: Play) -> None:
+def test_permit_released_in_a_batch_goes_to_the_oldest_acquire(play: Play) -> None:
     play.running("a", "b", "c")
     old, young = play.permit("b", ONE, created=5), play.permit("c", ONE, created=7)
 
@@ -77,18 +75,16 @@ def test_in_one_batch_who_leaves_makes_room_and_the_oldest_has_it(play: Play) ->
         batcher = PermitBatcher(play.limiters)
         inside = play.permit("a", ONE)
         await batcher.acquire(inside)
-        asked = batcher.release(inside), batcher.acquire(young), batcher.acquire(old)
-        return list(await asyncio.gather(*asked, return_exceptions=True))
+        calls = batcher.release(inside), batcher.acquire(young), batcher.acquire(old)
+        return list(await asyncio.gather(*calls, return_exceptions=True))
 
-    left, refused, entered = asyncio.run(run())
-    assert (left, entered) == (None, None)
+    released, refused, acquired = asyncio.run(run())
+    assert (released, acquired) == (None, None)
     assert isinstance(refused, Waiting)
     assert play.state(ONE).running == 1
 
 
-def test_who_is_cancelled_before_its_turn_never_enters_and_who_is_cancelled_inside_leaves(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancelled_acquires_hold_no_permit(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     play.running("a", "b")
     permits = [play.permit("a", TWO), play.permit("b", TWO)]
 
@@ -101,31 +97,31 @@ def test_who_is_cancelled_before_its_turn_never_enters_and_who_is_cancelled_insi
     async def run() -> list[str]:
         batcher = PermitBatcher(play.limiters)
         with held_up(play, monkeypatch, only="limiter_acquire") as (calls, go):
-            entering = asyncio.create_task(through(batcher, permits[0]))
+            first = asyncio.create_task(through(batcher, permits[0]))
             await until(lambda: calls)
-            behind = asyncio.create_task(through(batcher, permits[1]))
+            second = asyncio.create_task(through(batcher, permits[1]))
             await asyncio.sleep(0)
-            entering.cancel()
-            behind.cancel()
+            first.cancel()
+            second.cancel()
             await asyncio.sleep(0)
             go.set()
-            await asyncio.wait([entering, behind])
+            await asyncio.wait([first, second])
             return calls
 
     assert asyncio.run(run()) == ["limiter_acquire", "limiter_release"]
     assert play.state(TWO).running == 0
 
 
-def test_all_of_a_batch_hear_that_redis_is_away(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_redis_fails_every_acquire_of_a_batch(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     play.running("a", "b")
     permits = [play.permit("a", TWO), play.permit("b", TWO)]
 
-    def away(*_: Any) -> Any:
+    def unavailable(*_: Any) -> Any:
         raise RedisUnavailable("away")
 
     async def run() -> list[object]:
         batcher = PermitBatcher(play.limiters)
-        monkeypatch.setattr(play.bench.redis, "call", away)
+        monkeypatch.setattr(play.bench.redis, "call", unavailable)
         return list(await asyncio.gather(*map(batcher.acquire, permits), return_exceptions=True))
 
     assert [type(answer) for answer in asyncio.run(run())] == [RedisUnavailable, RedisUnavailable]

@@ -1,4 +1,4 @@
-"""A task's children: the same key is one task, however often their parent runs."""
+"""The children of a task: one key is one task in every attempt of the parent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def accept(runtime: Runtime, type_name: str, payload: Any) -> str:
 
 
 def enqueue(runtime: Runtime, parent: str, token: int, **payloads: Any) -> list[str]:
-    """What one run of the parent does."""
+    """One attempt of the parent."""
     message = Message[Any]("default", "default", ({},), {}, {}, message_id=parent)
     delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=token, max_attempts=5, token=token)
 
@@ -62,7 +62,7 @@ def test_an_existing_task_replaces_a_child_at_every_attempt(runtime: Runtime) ->
     assert llm_tasks(runtime) == before
     assert len(before) == 2
     other = accept(runtime, "default", {})
-    assert enqueue(runtime, other, 1, a=ROW)[0] not in before  # the promise is that of one parent
+    assert enqueue(runtime, other, 1, a=ROW)[0] not in before  # only one parent remembers it
 
 
 def test_an_existing_task_is_a_checkpoint_of_the_parent(runtime: Runtime) -> None:

@@ -1,4 +1,4 @@
-"""Middleware that a type brings: around every run of that type, in both lanes."""
+"""Middleware of a task type: around every attempt of that type, on threads and on the event loop."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def shop(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     made.close()
 
 
-def test_every_run_is_within_the_types_middleware_the_first_outermost(shop: Installation) -> None:
+def test_middleware_of_a_type_wraps_every_attempt_first_outermost(shop: Installation) -> None:
     shop.start_worker()
     for kind in ("plain-order", "async-order"):
         tasks = {}

@@ -1,4 +1,4 @@
-"""No worker stays alive without consuming: what has lost a thread ends, and its tasks go on elsewhere."""
+"""A worker that lost a thread ends, and its tasks restart on other workers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def harmed(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     [
         ("plain", True),  # the consumer of that queue
         ("promote", True),  # a housekeeping loop
-        ("WorkerThread", True),  # one on which plain tasks run
+        ("WorkerThread", True),  # a thread that runs sync tasks
         ("acks", False),
         ("heartbeat", False),
         ("event-loop", False),
     ],
 )
-def test_p3_a_worker_that_lost_a_thread_ends_and_its_tasks_go_on_elsewhere(
+def test_p3_worker_with_a_dead_thread_ends_and_its_tasks_restart(
     harmed: Installation, thread: str, orderly: bool
 ) -> None:
     first = harmed.start_worker()
@@ -65,13 +65,13 @@ def test_p3_a_worker_that_lost_a_thread_ends_and_its_tasks_go_on_elsewhere(
     harmed.start_worker()
     ready = time.time()
     harmed.wait_note("start running", times=2)
-    assert harmed.moments("start running")[1] - max(ready, ended + 4) < 5  # the liveness limit is 4 s
+    assert harmed.moments("start running")[1] - max(ready, ended + 4) < 5  # the lease is 4 s
     harmed.release("running")
     row = harmed.wait_state(running, "succeeded")
     assert row.attempts == (1 if orderly else 2)
 
 
-def test_a_task_that_blocks_the_event_loop_is_named_and_ends_nothing(harmed: Installation) -> None:
+def test_task_blocking_the_event_loop_is_logged_and_ends_no_worker(harmed: Installation) -> None:
     worker = harmed.start_worker()
     task = harmed.submit("blocking", "b", seconds=2.5)
     harmed.wait_state(task, "succeeded")
@@ -83,17 +83,17 @@ def test_a_task_that_blocks_the_event_loop_is_named_and_ends_nothing(harmed: Ins
     assert worker.alive
 
 
-def test_p3_a_worker_whose_connections_are_all_busy_goes_on_beating(harmed: Installation) -> None:
+def test_p3_worker_without_free_connections_keeps_its_lease(harmed: Installation) -> None:
     worker = harmed.start_worker()
     task = harmed.submit("hoarder", "h", seconds=7)
     poll(lambda: worker.text().count("fetch failed") > 5, message="the others get no connection")
-    harmed.start_worker()  # which would take the task over after 4 s
+    harmed.start_worker()  # which would take the task over after the lease, 4 s
     assert harmed.wait_state(task, "succeeded").attempts == 1
     assert harmed.notes() == {"start h": 1, "end h": 1}
     assert "heartbeat failed" not in worker.text()
 
 
-def test_the_name_of_a_worker_on_a_host_with_a_long_name_fits_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_name_on_a_long_hostname_fits_its_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "h" * 64)
     redis = Redis("redis://127.0.0.1:1")
     worker = StreamsBroker(redis, redis, Keys("sytq"), load(environ={})).executor
@@ -130,7 +130,7 @@ while True:
 """
 
 
-def test_a_thread_that_goes_round_no_more_is_noticed_and_a_process_that_stood_still_is_not(
+def test_hung_thread_ends_the_process_and_a_suspension_does_not(
     harmed: Installation,
 ) -> None:
     with subprocess.Popen(

@@ -17,7 +17,7 @@ from tests.workers import Installation
 pytestmark = pytest.mark.faults
 
 
-def test_a_reload_of_the_workers_takes_another_budget_and_forgets_nothing_that_was_spent(
+def test_worker_reload_applies_a_new_budget_and_keeps_the_spend(
     tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
     provider, file = ScriptedProvider(), tmp_path / "sytq.yaml"

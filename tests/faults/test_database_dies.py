@@ -1,4 +1,4 @@
-"""P1: the database goes away while tasks are accepted, run and recorded."""
+"""P1: the database is unavailable while tasks are accepted, run and recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def breakable(tmp_path: Path, own_mysql: MySQLServer, redis_url: str) -> Iterato
     made.close()
 
 
-def test_p1_what_ends_while_the_database_is_away_is_recorded_when_it_is_back(
+def test_p1_ends_during_a_database_outage_are_recorded_after_it(
     breakable: Installation, own_mysql: MySQLServer
 ) -> None:
     worker = breakable.start_worker()
@@ -46,7 +46,7 @@ def test_p1_what_ends_while_the_database_is_away_is_recorded_when_it_is_back(
     assert worker.alive
 
 
-def test_p1_a_task_that_needs_the_database_waits_for_it_and_uses_no_attempt(
+def test_p1_task_waits_for_the_database_and_consumes_no_attempt(
     breakable: Installation, own_mysql: MySQLServer
 ) -> None:
     breakable.start_worker()
@@ -59,7 +59,7 @@ def test_p1_a_task_that_needs_the_database_waits_for_it_and_uses_no_attempt(
     assert set(breakable.notes().values()) == {1}
 
 
-def test_p1_what_ends_while_the_database_takes_no_writes_is_recorded_when_it_does_again(
+def test_p1_ends_on_a_read_only_database_are_recorded_afterwards(
     tmp_path: Path, own_mysql: MySQLServer, redis_url: str
 ) -> None:
     own_mysql.create_database("sytq")
@@ -85,7 +85,7 @@ def test_p1_what_ends_while_the_database_takes_no_writes_is_recorded_when_it_doe
 
 
 @pytest.mark.parametrize(("type_name", "steps"), [("keeper", 1), ("gentle-keeper", 2)])
-def test_p4_a_result_that_waits_for_the_database_is_not_ended_by_the_time_limit(
+def test_p4_checkpoint_waiting_for_the_database_outlives_the_timeout(
     breakable: Installation, own_mysql: MySQLServer, type_name: str, steps: int
 ) -> None:
     worker = breakable.start_worker()
@@ -105,14 +105,14 @@ def test_p4_a_result_that_waits_for_the_database_is_not_ended_by_the_time_limit(
     assert breakable.notes() == {"step a": steps}
 
 
-def test_the_time_limit_goes_on_behind_a_step(breakable: Installation) -> None:
+def test_timeout_continues_after_a_step(breakable: Installation) -> None:
     breakable.start_worker()
     task = breakable.submit("overdue", "a")
     assert breakable.wait_state(task, "dead").error.startswith("timed out")
     assert breakable.notes() == {"step a": 1}
 
 
-def test_users_of_a_frozen_database_wait_side_by_side_and_not_one_after_the_other(own_mysql: MySQLServer) -> None:
+def test_queries_on_a_frozen_database_time_out_in_parallel(own_mysql: MySQLServer) -> None:
     users = 16
     database = open_database(own_mysql.create_database("sytq"), pool=users, timeout=1)
 
@@ -134,9 +134,9 @@ def test_users_of_a_frozen_database_wait_side_by_side_and_not_one_after_the_othe
             waited = [done.result() for done in [threads.submit(use) for _ in range(users)]]
         finally:
             own_mysql.resume()
-        # 2 s each, the time limit of a read: one after the other that would be 30 s.
+        # 2 s each, the timeout of a read: in sequence that would be 30 s.
         assert max(waited) < 20
         poll(lambda: read(database, lambda: database.execute_sql("SELECT 1").fetchone()) == (1,), message="it answers")
         for done in [threads.submit(read, database, idle) for _ in range(4)]:
-            done.result()  # nobody has kept a place
+            done.result()  # every connection is back in the pool
     database.close_all()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Limiters under real workers that are killed, and a Redis that is: what runs at once is counted where it runs."""
+"""Limiters while workers and Redis are killed: concurrency is counted by the called service."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def limiter(installation: Installation, name: str = "provider:crowd") -> Limiter
     return state
 
 
-def runs(installation: Installation, type_name: str, outcome: str) -> int:
-    """How many ended so, by the metric of their durations."""
+def counted(installation: Installation, type_name: str, outcome: str) -> int:
+    """The number of attempts with this outcome, from the metrics."""
     return int(installation.counted().get(f'sytq_task_seconds_count{{outcome="{outcome}",type="{type_name}"}}', 0))
 
 
@@ -60,7 +60,7 @@ def wait_all(installation: Installation, tasks: list[str], timeout: float = 60) 
 
 
 @pytest.mark.parametrize("type_name", ["called", "called-plain"])
-def test_two_workers_together_keep_the_limit_and_waiting_uses_no_attempt(
+def test_two_workers_keep_the_limit_and_waiting_consumes_no_attempt(
     installation: Installation, crowd: Crowd, type_name: str
 ) -> None:
     tasks = submit(installation, crowd, 40, type_name, running=4)
@@ -74,13 +74,13 @@ def test_two_workers_together_keep_the_limit_and_waiting_uses_no_attempt(
     assert 0 < refused <= 2 * len(tasks)
     totals = installation.runtime.inspection.totals()
     assert (totals[type_name, "waited"], (type_name, "retried") in totals) == (refused, False)
-    poll(lambda: runs(installation, type_name, "waited") == refused, message="the workers count it")
-    assert runs(installation, type_name, "failed") == 0
+    poll(lambda: counted(installation, type_name, "waited") == refused, message="the workers count it")
+    assert counted(installation, type_name, "failed") == 0
     state = limiter(installation)
     assert (state.running, state.waiting, state.state) == (0, 0, "closed")
 
 
-def test_the_limit_holds_when_a_worker_is_killed_and_its_tasks_go_on(installation: Installation, crowd: Crowd) -> None:
+def test_the_limit_holds_when_a_killed_workers_tasks_restart(installation: Installation, crowd: Crowd) -> None:
     crowd.seconds = 600
     first = installation.start_worker()
     tasks = submit(installation, crowd, 24, running=4)
@@ -90,11 +90,11 @@ def test_the_limit_holds_when_a_worker_is_killed_and_its_tasks_go_on(installatio
     crowd.seconds = 0.3
     wait_all(installation, tasks)
     assert crowd.peak == 4
-    assert sum(crowd.calls.values()) in range(25, 29)  # those of the killed worker were made again
+    assert sum(crowd.calls.values()) in range(25, 29)  # the calls of the killed worker are repeated
     assert limiter(installation).running == 0
 
 
-def test_a_frozen_worker_keeps_its_places_until_it_is_taken_for_dead(
+def test_frozen_worker_keeps_its_permits_until_its_lease_expires(
     tmp_path: Path, mysql_url: str, redis_url: str, crowd: Crowd
 ) -> None:
     # On MySQL: a process that is stopped in the middle of a write to SQLite holds up everybody's.
@@ -103,7 +103,7 @@ def test_a_frozen_worker_keeps_its_places_until_it_is_taken_for_dead(
     try:
         frozen = installation.start_worker()
         tasks = submit(installation, crowd, 8, running=2)
-        # Not before both have said what they want: what is sent of a call when its worker freezes ends by itself.
+        # Not before both calls have arrived: a half-sent call of a frozen worker ends by itself.
         poll(lambda: crowd.calls.total() == 2, message="its calls are under way")
         frozen.signal(signal.SIGSTOP)
         crowd.seconds = 1.0
@@ -116,7 +116,7 @@ def test_a_frozen_worker_keeps_its_places_until_it_is_taken_for_dead(
         installation.close()
 
 
-def test_the_limit_holds_when_redis_is_killed_and_comes_back_with_its_data(
+def test_the_limit_holds_when_redis_restarts_with_its_data(
     breakable: Installation, own_redis: RedisServer, crowd: Crowd
 ) -> None:
     crowd.seconds = 0.5
@@ -125,7 +125,7 @@ def test_the_limit_holds_when_redis_is_killed_and_comes_back_with_its_data(
     tasks = submit(breakable, crowd, 40, running=4)
     poll(lambda: sum(crowd.calls.values()) > 8, message="it is under way")
     own_redis.kill()
-    time.sleep(1.5)  # permits end meanwhile, and cannot say so
+    time.sleep(1.5)  # calls end meanwhile, and cannot release their permits
     own_redis.start()
     wait_all(breakable, tasks, timeout=90)
     assert crowd.peak == 4
@@ -146,9 +146,7 @@ def test_the_limit_holds_when_redis_is_emptied_while_calls_run(
     assert set(crowd.calls.values()) == {1}
 
 
-def test_a_breaker_holds_everybody_back_and_lets_them_through_when_it_is_over(
-    installation: Installation, crowd: Crowd
-) -> None:
+def test_open_breaker_delays_all_tasks_until_the_service_recovers(installation: Installation, crowd: Crowd) -> None:
     crowd.seconds, crowd.answer = 0.05, b"no"
     for _ in range(2):
         installation.start_worker()
@@ -179,7 +177,7 @@ def test_a_probe_of_a_killed_worker_does_not_keep_the_breaker_half_open(
     assert limiter(installation).state == "closed"
 
 
-def test_calls_in_any_window_are_bounded_over_all_workers(installation: Installation, crowd: Crowd) -> None:
+def test_window_limit_holds_across_all_workers(installation: Installation, crowd: Crowd) -> None:
     crowd.seconds = 0.01
     for _ in range(2):
         installation.start_worker()
@@ -192,7 +190,7 @@ def test_calls_in_any_window_are_bounded_over_all_workers(installation: Installa
 
 
 @pytest.mark.parametrize("type_name", ["closing", "closing-plain"])
-def test_a_finding_pauses_a_gate_and_is_told_once(installation: Installation, crowd: Crowd, type_name: str) -> None:
+def test_limiter_paused_by_a_task_is_logged_once(installation: Installation, crowd: Crowd, type_name: str) -> None:
     worker = installation.start_worker()
     for _ in range(2):
         (task,) = submit(installation, crowd, 1, type_name)
@@ -211,9 +209,7 @@ def test_a_finding_pauses_a_gate_and_is_told_once(installation: Installation, cr
     assert {installation.row(task).attempts for task in waiting} == {1}
 
 
-def test_a_cancelled_call_frees_its_place_and_a_cancelled_waiting_task_needs_none(
-    installation: Installation, crowd: Crowd
-) -> None:
+def test_cancelled_running_and_waiting_tasks_leave_no_permit_behind(installation: Installation, crowd: Crowd) -> None:
     crowd.seconds = 60
     installation.start_worker()
     tasks = submit(installation, crowd, 1, running=1)

@@ -1,4 +1,4 @@
-"""P1, P5: an upgrade from the previous release and the way back, under load, with both releases on the same stores."""
+"""P1, P5: upgrade from the previous release and downgrade, under load, with both releases on the same stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEWCOMER = Path(__file__).parent / "newcomer_plugins"
 
 
 class Row(NamedTuple):
-    """What both releases have of a task."""
+    """The columns of a task that both releases have."""
 
     id: str
     state: str
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 class Target:
-    """Where webhooks and callbacks arrive. A path that begins with /flaky is refused at first."""
+    """A receiver of webhooks and callbacks. It refuses the first request to a path that begins with /flaky."""
 
     def __init__(self) -> None:
         self.arrived: Counter[str] = Counter()
@@ -65,7 +65,7 @@ class Target:
 
 
 class Fleet:
-    """The stores, the processes of either release, and clients that go on submitting to whichever API serves."""
+    """The stores, the processes of both releases, and clients that keep submitting to any running API."""
 
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self.folder = folder
@@ -107,7 +107,7 @@ class Fleet:
         return process
 
     def stop(self, process: Process) -> None:
-        """As a deployment does it: an API is asked no more before it is stopped."""
+        """As a deployment does it: an API gets no more requests before it is stopped."""
         with self._lock:
             if process in self._serving:
                 self._serving.remove(process)
@@ -162,7 +162,7 @@ class Fleet:
         return Counter((by, self._pids.get(str(row.worker).split("-")[-2], "?")) for row, by in ended)
 
     def wait_for(self, *ways: tuple[str, str]) -> None:
-        """Until from now on some tasks have gone each of these ways."""
+        """Wait until some new tasks have gone each of these ways."""
         new = len(self.accepted)
         poll(
             lambda: all(self.ways(new)[way] >= 5 for way in ways),
@@ -215,7 +215,7 @@ def fleet(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Fleet]:
     one.close()
 
 
-def test_p1_an_upgrade_and_the_way_back_lose_and_repeat_nothing(fleet: Fleet, before: Release) -> None:
+def test_p1_upgrade_and_downgrade_lose_and_repeat_no_task(fleet: Fleet, before: Release) -> None:
     old, new = before.name, this().name
     before.run(fleet.settings, "db", "migrate")
     plugins = find(()).plugins
@@ -240,7 +240,7 @@ def test_p1_an_upgrade_and_the_way_back_lose_and_repeat_nothing(fleet: Fleet, be
     for n in range(3):
         poll(lambda n=n: fleet.target.arrived[f"/newcomer-{n}"], message="the newcomers ran")
 
-    # And back: the tables stay as they are.
+    # Downgrade: the tables stay as they are.
     before.run(fleet.settings, "db", "check")
     old_worker, old_api = fleet.start(before, "worker"), fleet.start(before, "api")
     fleet.stop(new_worker)
@@ -248,7 +248,7 @@ def test_p1_an_upgrade_and_the_way_back_lose_and_repeat_nothing(fleet: Fleet, be
     fleet.stop(new_api)
     fleet.wait_for((old, old))
 
-    # What the previous release does not know has waited.
+    # Tasks of a type unknown to the previous release have waited.
     fleet.start(this(), "worker")
     fleet.assert_nothing_lost_or_repeated()
     for task in newcomers:

@@ -1,4 +1,4 @@
-"""P2, P3, P6: the network between a worker and Redis breaks, and heals."""
+"""P2, P3, P6: the network between a worker and Redis fails and recovers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def remote_worker(installation: Installation, proxy: Proxy, **settings: str) -> 
 
 def lose(installation: Installation, proxy: Proxy, script: str, times: int = 1, reply: bytes = b"") -> LostReplies:
     redis = installation.runtime.redis
-    redis.ask("SCRIPT", "LOAD", redis._scripts[script])  # or it is the answer NOSCRIPT that is lost
+    redis.ask("SCRIPT", "LOAD", redis._scripts[script])  # else the NOSCRIPT reply is lost
     return proxy.lose_replies(redis._digests[script].encode(), times, reply)
 
 
@@ -75,11 +75,9 @@ def test_p2_tasks_that_end_during_a_network_cut_end_once(installation: Installat
     assert_nothing_is_left(installation)
 
 
-def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
-    installation: Installation, proxy: Proxy
-) -> None:
+def test_p6_disconnected_worker_cannot_change_tasks_taken_over(installation: Installation, proxy: Proxy) -> None:
     soon = {"SYTQ_WORKER__LIVENESS": "2s", "SYTQ_WORKER__HEARTBEAT": "500ms"}
-    cut_off = remote_worker(installation, proxy, **soon)
+    disconnected = remote_worker(installation, proxy, **soon)
     installation.hold("plain", "gentle")
     tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
     for name in tasks:
@@ -93,20 +91,18 @@ def test_p6_a_worker_that_was_cut_off_changes_nothing_of_what_another_took_over(
     installation.release(*tasks)
     for name in tasks:
         installation.wait_note(f"end {name}")
-    proxy.heal()  # both runs of each task are under way or at their end
-    poll(lambda: cut_off.text().count("belongs to another attempt") == 2, message="both outcomes are refused")
+    proxy.heal()  # both attempts of each task are in progress or ended
+    poll(lambda: disconnected.text().count("belongs to another attempt") == 2, message="both outcomes are refused")
     for task in tasks.values():
         row = installation.wait_state(task, "succeeded")
         lost, last = installation.runtime.ledger.attempts(task)
         assert (lost.outcome, last.outcome, last.token, row.attempts) == ("lost", "succeeded", row.token, 2)
         assert row.worker == last.worker != lost.worker
     assert_nothing_is_left(installation)
-    assert cut_off.alive
+    assert disconnected.alive
 
 
-def test_p2_tasks_whose_fetch_reply_was_lost_run_soon_on_the_same_worker(
-    installation: Installation, proxy: Proxy
-) -> None:
+def test_p2_tasks_of_a_lost_fetch_reply_run_soon_on_the_same_worker(installation: Installation, proxy: Proxy) -> None:
     # Four times: the client's own repetitions meet the fault too.
     worker = remote_worker(installation, proxy, SYTQ_WORKER__LIVENESS="5m")
     replies = lose(installation, proxy, "fetch", times=4, reply=b"plain-")
@@ -114,7 +110,7 @@ def test_p2_tasks_whose_fetch_reply_was_lost_run_soon_on_the_same_worker(
     tasks = {f"{kind}-{n}": installation.submit(kind, f"{kind}-{n}") for kind in ("plain", "gentle") for n in range(3)}
     for name in tasks:
         installation.wait_note(f"end {name}")
-    assert time.monotonic() - submitted < 60  # and not after a liveness limit: the worker lives
+    assert time.monotonic() - submitted < 60  # and not after a lease: the worker lives
     assert replies.done
     for name, task in tasks.items():
         assert installation.wait_state(task, "succeeded").attempts == 1
@@ -127,9 +123,7 @@ def test_p2_tasks_whose_fetch_reply_was_lost_run_soon_on_the_same_worker(
 
 
 @pytest.mark.parametrize("times", [1, 4], ids=["bridged by the client", "and its repetitions"])
-def test_p2_a_lost_reply_of_an_acknowledgement_runs_nothing_again(
-    installation: Installation, proxy: Proxy, times: int
-) -> None:
+def test_p2_lost_ack_reply_repeats_no_task(installation: Installation, proxy: Proxy, times: int) -> None:
     worker = remote_worker(installation, proxy)
     installation.hold("plain", "gentle")
     tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
@@ -141,14 +135,14 @@ def test_p2_a_lost_reply_of_an_acknowledgement_runs_nothing_again(
     assert replies.done
     failing = installation.submit("failing", "f")
     lose(installation, proxy, "ack", times)
-    assert installation.wait_state(failing, "dead").attempts == 3  # each retry is entered once
+    assert installation.wait_state(failing, "dead").attempts == 3  # each retry is scheduled once
     installation.wait_note("dead-3 f")
     assert installation.notes()["start f"] == 3
     assert_nothing_is_left(installation)
     assert worker.alive
 
 
-def test_p2_a_lost_reply_of_promotion_starts_a_delayed_task_once(installation: Installation, proxy: Proxy) -> None:
+def test_p2_lost_promote_reply_starts_a_delayed_task_once(installation: Installation, proxy: Proxy) -> None:
     remote_worker(installation, proxy)
     replies = lose(installation, proxy, "promote", times=4)
     at = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
@@ -157,9 +151,7 @@ def test_p2_a_lost_reply_of_promotion_starts_a_delayed_task_once(installation: I
     assert replies.done
 
 
-def test_p2_a_worker_on_a_frozen_connection_recovers_by_its_own_time_limits(
-    installation: Installation, proxy: Proxy
-) -> None:
+def test_p2_worker_recovers_from_a_frozen_connection_by_timeouts(installation: Installation, proxy: Proxy) -> None:
     worker = remote_worker(installation, proxy)
     installation.hold("plain", "gentle")
     tasks = {kind: installation.submit(kind, kind) for kind in ("plain", "gentle")}
@@ -170,7 +162,7 @@ def test_p2_a_worker_on_a_frozen_connection_recovers_by_its_own_time_limits(
     tasks["meanwhile"] = installation.submit("plain", "meanwhile")
     poll(lambda: "fetch failed" in worker.text(), message="the fetch gives up")
     poll(lambda: "acknowledgements postponed" in worker.text(), message="so do the outcomes")
-    proxy.heal()  # what was held arrives late, from connections that nobody listens on
+    proxy.heal()  # the delayed bytes arrive late, from abandoned connections
     assert_ran_once(installation, tasks)
     assert_nothing_is_left(installation)
     assert worker.alive
@@ -185,9 +177,7 @@ def test_p2_a_slow_network_only_delays(installation: Installation, proxy: Proxy)
 
 
 @pytest.mark.parametrize("times", [1, 4], ids=["bridged by the client", "and its repetitions"])
-def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twice(
-    tmp_path: Path, own_redis: RedisServer, times: int
-) -> None:
+def test_p2_lost_reregister_reply_starts_no_task_twice(tmp_path: Path, own_redis: RedisServer, times: int) -> None:
     proxy = Proxy(own_redis.port)
     installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url)
     try:
@@ -199,7 +189,7 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
         replies = lose(installation, proxy, "reregister", times)
         with own_redis.client() as client:
             client.flushdb()
-        poll(lambda: replies.done, message="they are entered again")
+        poll(lambda: replies.done, message="they are re-registered")
         installation.release(*tasks)
         assert_ran_once(installation, tasks)
         assert replies.done
@@ -209,11 +199,11 @@ def test_p2_a_lost_reply_when_running_tasks_are_entered_again_starts_nothing_twi
         proxy.close()
 
 
-def test_p5_a_task_that_the_network_hands_over_late_is_not_entered(redis_url: str, proxy: Proxy) -> None:
+def test_p5_dispatch_delayed_by_the_network_is_refused(redis_url: str, proxy: Proxy) -> None:
     near, keys = Redis(redis_url), Keys("sytq")
     far = Dispatcher(Redis(proxy.url, timeout=3), keys)
 
-    def entered_calls() -> int:
+    def script_calls() -> int:
         said = near.ask("INFO", "commandstats").get("cmdstat_evalsha", {})
         return int(said.get("calls", 0))
 
@@ -222,9 +212,9 @@ def test_p5_a_task_that_the_network_hands_over_late_is_not_entered(redis_url: st
     proxy.freeze()
     with pytest.raises(RedisUnavailable):
         far.dispatch([Envelope("late", "t", "q", "normal", "{}", 1)])
-    given_up, before = near.now_ms(), entered_calls()
-    # Elsewhere the reconciler may have entered it by now, and it may have ended and been forgotten.
+    given_up, before = near.now_ms(), script_calls()
+    # By now the reconciler may have dispatched it elsewhere, and it may have ended and been forgotten.
     poll(lambda: near.now_ms() > given_up + KEEP_MS // 2)
     proxy.heal()
-    poll(lambda: entered_calls() > before, message="the network hands it over")
+    poll(lambda: script_calls() > before, message="the dispatch arrives late")
     assert not near.ask("HEXISTS", keys.live, "late")

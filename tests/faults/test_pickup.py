@@ -1,4 +1,4 @@
-"""Plain INSERTs: rows that have the pending word become tasks by themselves."""
+"""Plain INSERTs: rows with the pending status become tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 
 
 class Callers(Installation):
-    """A table of a caller's own, and one that does not exist."""
+    """An installation with a table of a caller, and a configured table that does not exist."""
 
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self.provider = ScriptedProvider()
@@ -77,7 +77,7 @@ def callers(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Calle
     made.close()
 
 
-def test_an_inserted_row_is_taken_up_and_answered(callers: Callers) -> None:
+def test_inserted_row_is_picked_up_and_answered(callers: Callers) -> None:
     callers.start_worker()
     callers.insert(-5, 1, 7)
     inserted = utcnow()
@@ -89,7 +89,7 @@ def test_an_inserted_row_is_taken_up_and_answered(callers: Callers) -> None:
     assert len(callers.provider.calls) == 3
 
 
-def test_only_pending_rows_of_tables_that_want_it_are_taken_up(callers: Callers) -> None:
+def test_only_pending_rows_of_enabled_tables_are_picked_up(callers: Callers) -> None:
     callers.start_worker()
     callers.insert(1, status="已完成")
     callers.insert(2, status="draft")
@@ -99,7 +99,7 @@ def test_only_pending_rows_of_tables_that_want_it_are_taken_up(callers: Callers)
     assert len(callers.tasks()) == 1
 
 
-def test_many_rows_become_one_task_each_while_they_wait(callers: Callers) -> None:
+def test_many_pending_rows_become_one_task_each(callers: Callers) -> None:
     callers.provider.play(later(1, answers()))
     callers.insert(*range(1, 1101))
     for _ in range(2):
@@ -113,8 +113,8 @@ def test_many_rows_become_one_task_each_while_they_wait(callers: Callers) -> Non
     assert len(callers.provider.calls) == 1100
 
 
-def test_a_row_whose_task_has_ended_since_it_was_read_as_pending_is_not_asked_about_again(callers: Callers) -> None:
-    """Between its look at the rows and its transaction the pick-up may stand still for longer than a task takes."""
+def test_pickup_of_outdated_rows_creates_no_further_task(callers: Callers) -> None:
+    """Between its read of the rows and its transaction, the pickup may stall for longer than a task takes."""
     parts = callers.runtime
     late = PickUp(parts, ["order"], "待处理")
     callers.insert(1, 2, 3)
@@ -131,7 +131,7 @@ def test_a_row_whose_task_has_ended_since_it_was_read_as_pending_is_not_asked_ab
         assert [row.unique_key for row in UniqueKey.select()] == ["llm:order:2"]
 
 
-def test_a_row_that_is_set_back_to_pending_is_asked_about_again(callers: Callers) -> None:
+def test_row_reset_to_pending_is_picked_up_again(callers: Callers) -> None:
     callers.provider.play(refuses(400), answers())
     callers.start_worker()
     callers.insert(1)
@@ -141,7 +141,7 @@ def test_a_row_that_is_set_back_to_pending_is_asked_about_again(callers: Callers
     assert len(callers.tasks()) == 2
 
 
-def test_a_completed_row_stays_as_it_is_when_plain_sql_makes_a_second_task_that_never_runs(callers: Callers) -> None:
+def test_cancelled_second_task_leaves_a_completed_row_unchanged(callers: Callers) -> None:
     callers.start_worker()
     callers.insert(1)
     poll(lambda: callers.ended("llm"), message="the row is answered")
@@ -153,13 +153,13 @@ def test_a_completed_row_stays_as_it_is_when_plain_sql_makes_a_second_task_that_
     callers.sql(f"INSERT INTO sytq_tasks (id, type, payload) VALUES ('{second}', 'llm', '{payload}')")
     callers.runtime.operator.cancel(second, "ann")
     callers.wait_state(second, "cancelled")
-    poll(lambda: callers.ended("llm.dead"), message="the row would be told")
+    poll(lambda: callers.ended("llm.dead"), message="the row would be updated")
     assert callers.sql("SELECT * FROM {order}") == before
     assert len(callers.provider.calls) == 1
 
 
-def test_a_task_of_plain_sql_that_nobody_can_read_ends_dead_and_holds_up_no_other(callers: Callers) -> None:
-    """Also where the row is odd in a way that only SQLite lets in."""
+def test_undecodable_sql_task_ends_dead_and_blocks_no_other_task(callers: Callers) -> None:
+    """Also for rows that only SQLite accepts."""
     task, time_, value = callers.runtime.ledger.database, "2026-11-22 10:00:00", "('{}', 'default', '{}', {})"
     odd = {new_id(): ("[" * 5000 + "]" * 5000, f"'{time_}'")}
     if not is_mysql(task):
@@ -177,25 +177,25 @@ def test_a_task_of_plain_sql_that_nobody_can_read_ends_dead_and_holds_up_no_othe
         assert ("scheduled_at: is not a time" if payload == "{{}}" else "payload: ") in said
 
 
-def test_a_row_that_cannot_be_written_is_not_taken_up_without_end(callers: Callers) -> None:
+def test_unwritable_row_is_not_picked_up_endlessly(callers: Callers) -> None:
     callers.sql("ALTER TABLE {order} DROP COLUMN progress_info")
     callers.start_worker()
     callers.insert(1)
     poll(lambda: len(callers.tasks()) >= 3, message="it is tried at once")
-    time.sleep(3)  # as many looks as would have made six more
+    time.sleep(3)  # long enough for six more pickups without back-off
     made = sorted(task.created_at for task in callers.tasks())
     assert [moment for moment in made[3:] if moment < made[2] + dt.timedelta(seconds=3)] == []
     assert callers.provider.calls == []
 
 
-def test_a_table_that_is_not_there_is_said_once_and_holds_up_nothing(callers: Callers) -> None:
+def test_missing_table_is_logged_once_and_blocks_no_other_table(callers: Callers) -> None:
     worker = callers.start_worker()
     callers.insert(1)
     poll(lambda: callers.statuses()[1] == "已完成", message="the other table's row is answered")
     assert worker.text().count("pending rows of a table cannot be looked for") == 1
 
 
-def test_the_same_row_is_taken_up_at_once_a_few_times_and_then_less_and_less_often() -> None:
+def test_repeated_pickups_of_a_row_back_off_after_three() -> None:
     pacing = Pacing()
     assert [pacing.allows("t", 1, now) for now in (0, 1, 2, 3, 11, 12.5, 31, 33)] == [
         True, True, True, False, False, True, False, True,

@@ -1,4 +1,4 @@
-"""P1, P2: Redis is killed, emptied or away."""
+"""P1, P2: Redis is killed, emptied or unavailable."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def breakable(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
     made.close()
 
 
-def test_p2_submissions_while_redis_is_away_are_accepted_and_run_when_it_is_back(
-    breakable: Installation, own_redis: RedisServer
-) -> None:
+def test_p2_submissions_during_a_redis_outage_run_after_it(breakable: Installation, own_redis: RedisServer) -> None:
     worker = breakable.start_worker()
     own_redis.kill()
     tasks = [breakable.submit("plain", f"t{n}") for n in range(5)]
@@ -43,7 +41,7 @@ def test_p2_submissions_while_redis_is_away_are_accepted_and_run_when_it_is_back
 
 
 @pytest.mark.parametrize("type_name", ["plain", "gentle"])
-def test_p2_a_running_task_survives_an_emptied_redis_and_is_not_run_twice(
+def test_p2_running_task_survives_an_emptied_redis_and_runs_once(
     breakable: Installation, own_redis: RedisServer, type_name: str
 ) -> None:
     breakable.start_worker()
@@ -54,25 +52,25 @@ def test_p2_a_running_task_survives_an_emptied_redis_and_is_not_run_twice(
     breakable.wait_note("start running")
     own_redis.client().flushall()
     breakable.wait_state(delayed, "dead")
-    time.sleep(6)  # longer than a living worker's silence would be taken for its death
+    time.sleep(6)  # longer than the lease of a worker
     breakable.release("running")
     assert breakable.wait_state(running, "succeeded").attempts == 1
     assert breakable.notes()["start running"] == 1
 
 
-def test_p2_an_end_that_meets_an_emptied_redis_is_kept(breakable: Installation, own_redis: RedisServer) -> None:
+def test_p2_end_acknowledged_to_an_emptied_redis_is_recorded(breakable: Installation, own_redis: RedisServer) -> None:
     breakable.start_worker(SYTQ_WORKER__HEARTBEAT="20s", SYTQ_WORKER__LIVENESS="60s")
     breakable.hold("a")
     task = breakable.submit("plain", "a")
     breakable.wait_note("start a")
-    own_redis.client().flushall()  # and no heartbeat enters the task again before it ends
+    own_redis.client().flushall()  # and no heartbeat re-registers the task before it ends
     breakable.release("a")
     assert breakable.wait_state(task, "succeeded").attempts == 1
     assert breakable.notes() == {"start a": 1, "end a": 1}
 
 
 @pytest.mark.parametrize("type_name", ["plain", "gentle", "hopeless"])
-def test_p2_an_end_that_only_redis_knew_when_it_was_emptied_is_kept(
+def test_p2_unrecorded_end_survives_an_emptied_redis(
     breakable: Installation, own_redis: RedisServer, type_name: str
 ) -> None:
     worker = breakable.start_worker()
@@ -83,7 +81,7 @@ def test_p2_an_end_that_only_redis_knew_when_it_was_emptied_is_kept(
             breakable.wait_state(one, "running")
         redis, events = breakable.runtime.redis, breakable.runtime.keys.events
         poll(lambda: redis.ask("XPENDING", events, RECORDER)["pending"] == 0, message="both starts are recorded")
-        other.execute("BEGIN IMMEDIATE")  # the database is away, and the recorder waits for it with the first end
+        other.execute("BEGIN IMMEDIATE")  # the database is locked, and the recorder waits for it with the first end
         breakable.release("first")
         poll(lambda: redis.ask("XPENDING", events, RECORDER)["pending"] == 1, message="the recorder has the first end")
         breakable.release("a")
@@ -110,7 +108,7 @@ def test_p2_waiting_and_delayed_tasks_survive_an_emptied_redis(breakable: Instal
     assert set(breakable.notes().values()) == {1}
 
 
-def test_p2_redis_killed_under_work_and_restarted_with_its_file(
+def test_p2_redis_killed_under_load_and_restarted_loses_no_task(
     breakable: Installation, own_redis: RedisServer
 ) -> None:
     worker = breakable.start_worker()
@@ -138,9 +136,7 @@ def test_p2_a_stalled_redis_only_delays(breakable: Installation, own_redis: Redi
     assert breakable.notes()["start late"] == 1
 
 
-def test_p2_a_worker_that_starts_before_redis_works_once_it_is_there(
-    breakable: Installation, own_redis: RedisServer
-) -> None:
+def test_p2_worker_started_before_redis_works_once_redis_is_up(breakable: Installation, own_redis: RedisServer) -> None:
     task = breakable.submit("plain", "a")
     own_redis.kill()
     worker = breakable.start_worker()

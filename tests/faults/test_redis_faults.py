@@ -1,4 +1,4 @@
-"""P2: Redis restarts, fails over, is full or does not know the scripts; accepted tasks go on without help."""
+"""P2: Redis restarts, fails over, is full or loses the scripts; accepted tasks still run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def breakable(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
 
 
 class Load:
-    """Tasks in every state at the moment of the fault: running in both lanes, waiting, delayed, about to fail.
+    """Tasks in every state at the moment of the fault: running (sync and async), waiting, delayed, about to fail.
 
-    Those that run go on until `release`, or until it is asserted that all goes on.
+    The running tasks continue until `release` or `assert_goes_on`.
     """
 
     def __init__(self, installation: Installation) -> None:
@@ -52,7 +52,7 @@ class Load:
             self._on.release(*self.running)
 
     def assert_goes_on(self) -> None:
-        """All of it ends as if nothing had been; and the worker still takes new work."""
+        """All tasks end as without the fault, and the worker still takes new tasks."""
         self.release()
         for name, task in (self.running | self.others).items():
             row = self._on.wait_state(task, "succeeded")
@@ -64,7 +64,7 @@ class Load:
 
 
 def assert_consumes(installation: Installation, worker: WorkerProcess) -> None:
-    """The worker's process is the same, and each of its queues and lanes takes new work."""
+    """The worker's process is the same, and takes new tasks on its threads and its event loop."""
     assert worker.alive
     assert worker.text().count("worker started") == 1
     for kind in ("plain", "gentle"):
@@ -72,7 +72,7 @@ def assert_consumes(installation: Installation, worker: WorkerProcess) -> None:
 
 
 @pytest.mark.parametrize("options", [(), WITHOUT_FILE], ids=["with its file", "emptied"])
-def test_p2_redis_is_restarted_under_load(
+def test_p2_redis_restarted_under_load_loses_no_task(
     breakable: Installation, own_redis: RedisServer, options: tuple[str, ...]
 ) -> None:
     own_redis.stop()
@@ -81,21 +81,21 @@ def test_p2_redis_is_restarted_under_load(
     load = Load(breakable)
     own_redis.stop()
     poll(lambda: "fetch failed" in load.worker.text(), message="the worker notices")
-    load.release()  # so that they end while it is away
+    load.release()  # so that they end while it is unavailable
     own_redis.start()
     load.assert_goes_on()
 
 
-def test_p2_redis_forgets_the_scripts(breakable: Installation, own_redis: RedisServer) -> None:
+def test_p2_scripts_flushed_under_load_are_loaded_again(breakable: Installation, own_redis: RedisServer) -> None:
     load = Load(breakable)
     with own_redis.client() as client:
         for _ in range(5):
             client.script_flush()
     load.assert_goes_on()
-    assert "waits for Redis" not in load.worker.text()  # nobody notices: they are sent again
+    assert "waits for Redis" not in load.worker.text()  # the worker does not notice: they are sent again
 
 
-def test_p2_redis_is_still_loading_its_data(breakable: Installation, own_redis: RedisServer) -> None:
+def test_p2_redis_loading_its_data_only_delays_tasks(breakable: Installation, own_redis: RedisServer) -> None:
     load = Load(breakable)
     with own_redis.client() as client:
         client.mset({f"ballast-{n}": "x" * 100 for n in range(2000)})
@@ -110,7 +110,7 @@ def test_p2_redis_is_still_loading_its_data(breakable: Installation, own_redis: 
     load.assert_goes_on()
 
 
-def test_p2_redis_fails_over_to_an_empty_replica(breakable: Installation, own_redis: RedisServer) -> None:
+def test_p2_failover_to_an_empty_replica_loses_no_task(breakable: Installation, own_redis: RedisServer) -> None:
     load = Load(breakable)
     empty = RedisServer()
     empty.start()
@@ -129,13 +129,13 @@ def test_p2_redis_fails_over_to_an_empty_replica(breakable: Installation, own_re
         empty.remove()
 
 
-def test_p2_redis_is_full_and_then_not(breakable: Installation, own_redis: RedisServer) -> None:
+def test_p2_full_redis_only_delays_tasks(breakable: Installation, own_redis: RedisServer) -> None:
     load = Load(breakable)
     with own_redis.client() as client:
         client.config_set("maxmemory", 1)
         late = breakable.submit("plain", "late")
         poll(lambda: "maxmemory" in load.worker.text(), message="the worker is refused")
-        # What was finished meanwhile is acknowledged all the same: that makes room rather than taking it.
+        # Ended tasks are still acknowledged, as that frees memory rather than using it.
         load.release()
         for name in load.running:
             breakable.wait_note(f"end {name}")
@@ -152,7 +152,7 @@ def test_p2_redis_is_full_and_then_not(breakable: Installation, own_redis: Redis
 
 
 @pytest.mark.parametrize("fault", ["away", "full"])
-def test_p2_an_outage_beyond_the_liveness_limit_makes_no_living_worker_a_dead_one(
+def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
     breakable: Installation, own_redis: RedisServer, fault: str
 ) -> None:
     proxy = Proxy(own_redis.port)

@@ -15,13 +15,13 @@ from tests.workers import Installation, WorkerProcess
 
 pytestmark = pytest.mark.faults
 
-#: As in `Installation`; what comes on top is Dramatiq's pace (it looks for its end once a second) and the flush: 15 s,
-#: as the units and manifests grant it.
+#: The shutdown timeout of `Installation`, and 15 s for Dramatiq, which polls once a second, and for the flush, as in
+#: the units and manifests.
 BUDGET = 2.0 + 15.0
 
 
 class Stream:
-    """Submits tasks of 50 to 200 ms in both lanes, 40 a second, until it is ended."""
+    """Submits sync and async tasks of 50 to 200 ms, 40 a second, until it is ended."""
 
     def __init__(self, installation: Installation) -> None:
         self._on = installation
@@ -46,13 +46,13 @@ class Stream:
             self.tasks[name] = self._on.submit(kind, name, seconds=next(lengths))
 
     def wait_for_work(self) -> None:
-        """Until what is submitted from now on is under way too."""
+        """Wait until a task submitted from now on runs."""
         last = next(reversed(self.tasks), None)
         poll(lambda: next(reversed(self.tasks), None) != last, message="a submission")
         self._on.wait_note(f"start {next(reversed(self.tasks))}")
 
     def assert_all_succeed(self, *, restarts: int = 0) -> None:
-        """Nothing is lost, each task has one end, and at most `restarts` of them started more than once."""
+        """No task is lost, each has one end, and at most `restarts` tasks started more than once."""
         ledger = self._on.runtime.ledger
         again = []
         for name, task in self.tasks.items():
@@ -114,7 +114,7 @@ def test_p1_sigterm_under_load_loses_and_repeats_nothing(
 
 
 @pytest.mark.parametrize("type_name", ["plain", "gentle"])
-def test_p1_what_outlasts_the_budget_is_handed_back_at_once_and_uses_no_attempt(
+def test_p1_task_outlasting_the_shutdown_timeout_is_returned_at_once(
     installation: Installation, type_name: str
 ) -> None:
     old = installation.start_worker(threads=2)

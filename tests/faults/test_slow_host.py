@@ -1,4 +1,4 @@
-"""P9: one host that hangs does not hold back the others."""
+"""P9: a hanging host does not delay the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.workers import Installation
 
 HELD = 1000
 RUNNING = 100  # as configured by default
-SPARE = 20  # places of the worker that are left for the others
+SPARE = 20  # slots of the worker that are left for the others
 MEASURED = 300
 PACE = 0.02  # seconds between two submissions
 ROUNDS = 3
@@ -24,7 +24,7 @@ FLOOR = 0.05  # seconds: below it a p99 says more about a shared machine than ab
 
 
 class Hosts:
-    """Two hosts on loopback: one that answers at once and notes when, one that takes requests and never answers."""
+    """Two hosts on loopback: a quick host that replies and notes when, a slow host that never replies."""
 
     def __init__(self) -> None:
         self.arrived: dict[str, float] = {}
@@ -79,7 +79,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 class Side(Installation):
-    """An installation of its own on the Redis of both, whose worker has few more places than a host may have."""
+    """An installation on the shared Redis, whose worker has a few more slots than the limit of a host."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
         folder.mkdir()
@@ -95,21 +95,21 @@ class Side(Installation):
     def deliver(self, *urls: str) -> None:
         self.runtime.submitter.submit([self.runtime.submitter.prepare("webhook", {"url": url}) for url in urls])
 
-    def held(self) -> int:
-        """Tasks that take a place in the worker."""
+    def slots(self) -> int:
+        """Tasks that use a slot of the worker."""
         return sum(depth.running for depth in self.runtime.inspection.queues())
 
     def limiter(self, url: str) -> LimiterState | None:
         return self.runtime.inspection.limiter("host:" + url.removeprefix("http://").strip("/"))
 
     def refused(self) -> int:
-        """Starts that found no room at their host."""
+        """Attempts that got no permit of their host."""
         return self.runtime.inspection.totals().get(("webhook", "waited"), 0)
 
 
 def p99_side_by_side(alone: Side, beside: Side, hosts: Hosts, name: str) -> tuple[float, float]:
-    """The 99th percentile of the seconds from submission to arrival, at a steady pace and in turn: whatever else the
-    machine does meets both."""
+    """The 99th percentile of the seconds from submission to arrival, at a steady pace and in turn, so that
+    other load on the machine affects both."""
     submitted: dict[str, float] = {}
     for number in range(MEASURED):
         for side in (alone, beside):
@@ -124,7 +124,7 @@ def p99_side_by_side(alone: Side, beside: Side, hosts: Hosts, name: str) -> tupl
 
 
 @pytest.mark.faults
-def test_p9_a_host_that_hangs_with_a_thousand_tasks_does_not_slow_the_others(
+def test_p9_hanging_host_with_1000_tasks_does_not_slow_other_hosts(
     tmp_path: Path, redis_url: str, hosts: Hosts
 ) -> None:
     alone, beside = Side(tmp_path / "alone", redis_url), Side(tmp_path / "beside", redis_url)
@@ -139,9 +139,9 @@ def test_p9_a_host_that_hangs_with_a_thousand_tasks_does_not_slow_the_others(
             return hosts.hanging == RUNNING and limiter is not None and limiter.waiting == HELD - RUNNING
 
         poll(settled, timeout=60, message="some hang, the others wait")
-        poll(lambda: beside.held() == RUNNING, message="who waits takes no place in the worker")
+        poll(lambda: beside.slots() == RUNNING, message="waiting tasks use no slot of the worker")
         refused = beside.refused()
-        # One measurement may be disturbed by something that meets one side only, not each of them.
+        # Other load may disturb one side in one measurement, but not in each.
         for number in range(ROUNDS):
             without, with_it = p99_side_by_side(alone, beside, hosts, f"round{number}")
             print(f"p99 {with_it:.4f} s beside a host that hangs, {without:.4f} s without")
@@ -150,7 +150,7 @@ def test_p9_a_host_that_hangs_with_a_thousand_tasks_does_not_slow_the_others(
                 break
         else:
             pytest.fail(f"p99 {with_it:.3f} s beside a host that hangs, {without:.3f} s without, {ROUNDS} times")
-        assert beside.refused() - refused < HELD, "who waits is not started over and over"
+        assert beside.refused() - refused < HELD, "waiting tasks are not started repeatedly"
     finally:
         beside.close()
         alone.close()

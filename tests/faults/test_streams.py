@@ -1,4 +1,4 @@
-"""Contract C under faults: a message stays pending until its work has ended, whoever dies meanwhile."""
+"""Contract C under faults: a message stays pending until its task has ended."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def states(runtime: Runtime) -> Counter[str]:
 
 
 @pytest.mark.parametrize("type_name", ["plain", "gentle"])
-def test_a_message_whose_worker_is_killed_is_finished_by_another_once(
+def test_message_of_a_killed_worker_is_finished_once_by_another(
     make: Make, redis_client: redis.Redis, type_name: str
 ) -> None:
     installation = make(type_name)
@@ -83,12 +83,10 @@ def test_a_message_whose_worker_is_killed_is_finished_by_another_once(
     poll(lambda: states(installation.runtime) == {"succeeded": 1}, message="one task")
 
 
-def test_a_task_that_ended_elsewhere_is_not_run_again_when_its_messages_worker_died(
-    make: Make, redis_client: redis.Redis
-) -> None:
+def test_dead_consumer_does_not_repeat_tasks_ended_on_other_workers(make: Make, redis_client: redis.Redis) -> None:
     installation = make("gentle")
     installation.hold(*(f"t{n}" for n in range(1, 21)))
-    # It has room for all the messages, and leaves all tasks but perhaps the first to others.
+    # It reads all the messages, and leaves all tasks but perhaps the first to others.
     holding = installation.start_worker(SYTQ_QUEUES__GENTLE='{"limit": 1}')
     name = poll(installation.runtime.inspection.workers, message="the first heartbeat")[0].name
     installation.start_worker(SYTQ_STREAMS="[]")  # runs tasks and reads no stream
@@ -117,7 +115,7 @@ def test_a_task_that_ended_elsewhere_is_not_run_again_when_its_messages_worker_d
     )
 
 
-def test_a_message_whose_task_ended_long_ago_is_only_acknowledged(make: Make, redis_client: redis.Redis) -> None:
+def test_message_of_an_ended_task_is_only_acknowledged(make: Make, redis_client: redis.Redis) -> None:
     installation = make("plain")
     gone = Consumer(installation.environ["SYTQ_REDIS__URL"], STREAM, name="gone")
     producer(installation).submit_tasks([(1, "system"), (2, "system")])
@@ -134,7 +132,7 @@ def test_a_message_whose_task_ended_long_ago_is_only_acknowledged(make: Make, re
     assert installation.row(message_task_id(STREAM, new.id)).attempts <= 1
 
 
-def test_messages_of_a_worker_that_stops_are_taken_over_at_once(make: Make, redis_client: redis.Redis) -> None:
+def test_messages_of_a_stopped_worker_are_claimed_at_once(make: Make, redis_client: redis.Redis) -> None:
     installation = make("gentle", SYTQ_WORKER__LIVENESS="10m")
     installation.hold("t7")
     first = installation.start_worker(SYTQ_WORKER__SHUTDOWN_TIMEOUT="0s")
@@ -142,14 +140,14 @@ def test_messages_of_a_worker_that_stops_are_taken_over_at_once(make: Make, redi
     installation.wait_note("start t7")
     assert first.terminate() == 0
     second = installation.start_worker()
-    poll(lambda: "messages taken over" in second.text(), message="the message is handed over")
+    poll(lambda: "messages taken over" in second.text(), message="the message is claimed")
     installation.wait_note("start t7", times=2)
     installation.release("t7")
     wait_empty(redis_client)
     assert installation.notes() == {"start t7": 2, "end t7": 1}
 
 
-def test_a_stop_whose_worker_is_killed_still_stops(make: Make, redis_client: redis.Redis) -> None:
+def test_stop_read_by_a_killed_worker_still_cancels_its_task(make: Make, redis_client: redis.Redis) -> None:
     installation = make("gentle", seconds=60)
     gone = Consumer(installation.environ["SYTQ_REDIS__URL"], STREAM, name="gone")
     mine = producer(installation)
@@ -171,7 +169,7 @@ def test_a_lost_reply_loses_no_message(make: Make, own_redis: RedisServer) -> No
     installation.wait_note("end t1")
     wait_empty(client)
     (consumer,) = (each["name"] for each in client.xinfo_consumers(STREAM, GROUP))
-    with client.pipeline() as pipe:  # handed to the worker, which never hears of it
+    with client.pipeline() as pipe:  # delivered to the worker, which never gets the reply
         pipe.xadd(STREAM, {"data": '{"task_id": 2, "action": "execute"}'})
         pipe.xreadgroup(GROUP, consumer, {STREAM: ">"})
         pipe.execute()
@@ -180,7 +178,7 @@ def test_a_lost_reply_loses_no_message(make: Make, own_redis: RedisServer) -> No
     assert worker.alive
 
 
-def test_streams_go_on_after_redis_was_emptied_or_restarted(make: Make, own_redis: RedisServer) -> None:
+def test_streams_recover_after_redis_is_emptied_or_restarted(make: Make, own_redis: RedisServer) -> None:
     installation = make("plain", own_redis.url, seconds=0.5)
     worker = installation.start_worker()
     mine = producer(installation)
@@ -211,7 +209,7 @@ def cluster() -> Iterator[RedisCluster]:
         made.remove()
 
 
-def test_on_a_cluster_a_stream_lives_in_a_slot_of_its_own(cluster: RedisCluster, make: Make) -> None:
+def test_external_stream_works_in_a_cluster_slot_of_its_own(cluster: RedisCluster, make: Make) -> None:
     installation = make("gentle", cluster.url)
     installation.hold("t1", "t2")
     client = Redis(cluster.url)

@@ -1,4 +1,4 @@
-"""P1, P2, P3 on every kind of Redis: a cluster, a master that Sentinels watch, and each server program there is."""
+"""P1, P2, P3 on every kind of Redis: a cluster, a master with Sentinels, and each supported server program."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def install(tmp_path: Path) -> Iterator[Callable[[str], Installation]]:
 
 
 def assert_tasks_run(installation: Installation) -> None:
-    """Both lanes, a retry through the delayed set with its death told, a delayed start, and nothing left behind."""
+    """Sync and async tasks, retries up to the dead state, a delayed task, and nothing left behind."""
     soon = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
     plain = installation.submit("plain", "p")
     gentle = installation.submit("gentle", "g")
@@ -94,7 +94,7 @@ def test_p1_tasks_run_on_every_server_program(install: Callable[[str], Installat
         server.remove()
 
 
-def test_p3_tasks_run_on_a_cluster_and_a_killed_workers_start_elsewhere(
+def test_p3_killed_workers_tasks_restart_on_a_cluster(
     cluster: RedisCluster, install: Callable[[str], Installation]
 ) -> None:
     installation = install(cluster.url)
@@ -110,7 +110,7 @@ def test_p3_tasks_run_on_a_cluster_and_a_killed_workers_start_elsewhere(
     assert installation.notes()["end a"] == 1
 
 
-def test_p2_a_cluster_node_that_has_not_our_slot_dies_unnoticed(
+def test_p2_death_of_a_cluster_node_without_our_slot_has_no_effect(
     cluster: RedisCluster, install: Callable[[str], Installation]
 ) -> None:
     installation = install(cluster.url)
@@ -123,14 +123,14 @@ def test_p2_a_cluster_node_that_has_not_our_slot_dies_unnoticed(
     poll(lambda: b"fail" in owner.ask("CLUSTER", "NODES"), message="the cluster notices")
     assert_tasks_run_through(installation, "after")
     assert installation.wait_state(running, "succeeded").attempts == 1
-    late = install(cluster.url)  # and who comes now finds its way past the dead one
+    late = install(cluster.url)  # and a new client connects despite the dead node
     late.runtime.inspection.ping()
     late.start_worker()
     assert_tasks_run_through(late, "late")
     assert "Redis" not in worker.text()
 
 
-def test_p2_our_slot_moves_to_another_node_under_work(
+def test_p2_slot_migration_under_load_loses_no_task(
     cluster: RedisCluster, install: Callable[[str], Installation]
 ) -> None:
     installation = install(cluster.url)
@@ -149,7 +149,7 @@ def test_p2_our_slot_moves_to_another_node_under_work(
     assert worker.alive
 
 
-def test_p2_the_cluster_node_with_our_slot_dies_and_its_replica_takes_over(
+def test_p2_replica_takes_over_when_the_cluster_node_of_our_slot_dies(
     cluster: RedisCluster, install: Callable[[str], Installation]
 ) -> None:
     installation = install(cluster.url)
@@ -159,9 +159,7 @@ def test_p2_the_cluster_node_with_our_slot_dies_and_its_replica_takes_over(
     assert cluster.owner(OURS) is replica
 
 
-def test_p2_a_failover_by_sentinels_needs_no_help(
-    watched: SentinelGroup, install: Callable[[str], Installation]
-) -> None:
+def test_p2_sentinel_failover_loses_no_task(watched: SentinelGroup, install: Callable[[str], Installation]) -> None:
     installation = install(watched.url)
     master = watched.master()
     assert_survives_failover(installation, master)
@@ -171,7 +169,7 @@ def test_p2_a_failover_by_sentinels_needs_no_help(
     assert_tasks_run_through(installation, "after")
 
 
-def test_sentinels_that_die_and_come_back_are_asked_again(watched: SentinelGroup) -> None:
+def test_restarted_sentinels_are_asked_again(watched: SentinelGroup) -> None:
     connection = Redis(watched.url)
     first, second, third = watched.sentinels
     first.kill()
@@ -205,8 +203,8 @@ def assert_tasks_run_through(installation: Installation, name: str) -> None:
 
 
 def assert_survives_failover(installation: Installation, master: RedisServer) -> None:
-    """Kill the server that has our keys while its replica is in step: all goes on there, and nothing runs twice."""
-    # A busy machine may take seconds to elect; whose heartbeat cannot arrive is not dead.
+    """Kill the server of our keys while its replica is in sync: all tasks continue there, and none runs twice."""
+    # A busy machine may take seconds to elect; no lease may expire meanwhile.
     workers = [installation.start_worker(SYTQ_WORKER__LIVENESS="7s") for _ in range(2)]
     running = [installation.submit(type_name, f"{type_name}-running", seconds=5) for type_name in ("plain", "gentle")]
     soon = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=4)
@@ -226,7 +224,7 @@ def assert_survives_failover(installation: Installation, master: RedisServer) ->
     assert all(worker.alive for worker in workers)
 
 
-def test_p6_a_start_that_a_promoted_replica_never_saw_is_repeated_once_and_ends(
+def test_p6_attempt_unknown_to_a_promoted_replica_is_repeated_once(
     own_redis: RedisServer, install: Callable[[str], Installation]
 ) -> None:
     installation = install(own_redis.url)
@@ -239,7 +237,7 @@ def test_p6_a_start_that_a_promoted_replica_never_saw_is_repeated_once_and_ends(
         assert before is not None
         installation.start_worker()
         installation.wait_note("start a")
-        with client.pipeline() as pipe:  # what a replica shows that lags behind by this start
+        with client.pipeline() as pipe:  # the state of a replica that lags behind by this attempt
             pipe.hset(keys.live, task, before)
             ((entry, _),) = client.xrange(stream)
             pipe.xack(stream, GROUP, entry)

@@ -1,4 +1,4 @@
-"""P2, P3, P4, P5 for the main job: one report, one billed call, one signed callback, whatever dies meanwhile."""
+"""P2, P3, P4, P5 for valuations: one report, one billed call and one signed callback under every fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "whsec_" + "c3l0cS10ZXN0cy1zaWduaW5nLXNlY3JldC0="
 
 
 class Desk(Installation):
-    """An installation with a provider that can be held up, and a receiver of callbacks."""
+    """An installation with a provider that can be delayed, and a receiver of callbacks."""
 
     def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: str) -> None:
         self.provider = ScriptedProvider()
@@ -50,8 +50,8 @@ class Desk(Installation):
         self.provider.close()
         self.receiver.close()
 
-    async def held_up(self, stage: Stage) -> None:
-        """Answers when the test says so."""
+    async def delayed(self, stage: Stage) -> None:
+        """Answer once `go_on` is set."""
         while not self.go_on.is_set():
             await asyncio.sleep(0.02)
         await answers()(stage)
@@ -71,7 +71,7 @@ class Desk(Installation):
             return ValuationRecord.get_by_id(row_id)
 
     def assert_done_once(self, task_id: str, calls: int) -> None:
-        """One report, `calls` provider calls, one callback that says the same and is signed."""
+        """One report, `calls` provider calls, one signed callback with the same report."""
         row = self.wait_state(task_id, "succeeded")
         record = self.record()
         assert (record.status, record.report, record.current_task_node) == ("completed", REPORT, 1)
@@ -100,7 +100,7 @@ def fragile(tmp_path: Path, own_redis: RedisServer) -> Iterator[Desk]:
     made.close()
 
 
-def test_p3_p4_worker_killed_while_the_provider_thinks(desk: Desk) -> None:
+def test_p3_p4_worker_killed_during_a_provider_call_reports_once(desk: Desk) -> None:
     desk.provider.play(hangs, answers())
     worker = desk.start_worker()
     task = desk.valuate()
@@ -113,9 +113,9 @@ def test_p3_p4_worker_killed_while_the_provider_thinks(desk: Desk) -> None:
     assert (step.name, step.state, step.interrupted) == ("node-0", "done", 1)
 
 
-def test_p4_worker_killed_after_the_answer_was_checkpointed(desk: Desk) -> None:
+def test_p4_worker_killed_after_the_checkpoint_repeats_no_call(desk: Desk) -> None:
     worker = desk.start_worker()
-    desk.provider.play(desk.held_up)
+    desk.provider.play(desk.delayed)
     task = desk.valuate()
     poll(lambda: desk.provider.calls, message="the provider is asked")
     desk.go_on.set()
@@ -132,7 +132,9 @@ def test_p4_worker_killed_after_the_answer_was_checkpointed(desk: Desk) -> None:
 THREE = [{"name": name, "prompt": f"{name} of {{{{ row.user_message }}}}"} for name in ("facts", "price", "report")]
 
 
-def test_p4_worker_killed_in_the_second_of_three_nodes(tmp_path: Path, database_url: str, redis_url: str) -> None:
+def test_p4_worker_killed_in_the_second_node_repeats_only_that_node(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
     pipeline = {
         "SYTQ_LLM__PIPELINES": json.dumps({"three": THREE}),
         "SYTQ_LLM__TABLES": '{"valuation_records": {"pipeline": "three"}}',
@@ -163,16 +165,14 @@ def test_p4_worker_killed_in_the_second_of_three_nodes(tmp_path: Path, database_
         desk.close()
 
 
-def test_p6_a_stopped_worker_that_comes_back_writes_neither_row_nor_checkpoint(
-    tmp_path: Path, database_url: str, redis_url: str
-) -> None:
+def test_p6_resumed_worker_writes_neither_row_nor_checkpoint(tmp_path: Path, database_url: str, redis_url: str) -> None:
     desk = Desk(tmp_path, database_url, redis_url)
     try:
-        desk.provider.play(desk.held_up, answers("the report of the other worker"))
+        desk.provider.play(desk.delayed, answers("the report of the other worker"))
         stopped = desk.start_worker()
         task = desk.valuate()
         poll(lambda: desk.provider.calls, message="the provider is asked")
-        desk.wait_state(task, "running")  # else it may be stopped in the middle of this write, which SQLite has one of
+        desk.wait_state(task, "running")  # else it may be suspended within this write, and SQLite allows one writer
         stopped.signal(signal.SIGSTOP)
         desk.start_worker()
         desk.wait_state(task, "succeeded")
@@ -189,7 +189,7 @@ def test_p6_a_stopped_worker_that_comes_back_writes_neither_row_nor_checkpoint(
         desk.close()
 
 
-def test_while_the_answer_streams_the_live_state_tells_how_far_it_is(desk: Desk) -> None:
+def test_progress_counts_tokens_while_the_answer_streams(desk: Desk) -> None:
     async def slowly(stage: Stage) -> None:
         await stage.head()
         while not desk.go_on.is_set():
@@ -203,20 +203,20 @@ def test_while_the_answer_streams_the_live_state_tells_how_far_it_is(desk: Desk)
     task = desk.valuate()
     seen: list[int] = []
 
-    def told() -> list[int]:
+    def token_counts() -> list[int]:
         live = desk.runtime.inspection.live([task]).get(task)
         found = re.search(r"scripted answers, (\d+) tokens so far", str(live.progress if live else ""))
         if found and int(found[1]) not in seen:
             seen.append(int(found[1]))
         return seen
 
-    poll(lambda: len(told()) >= 3, message="it is told three times")
+    poll(lambda: len(token_counts()) >= 3, message="three token counts")
     assert seen == sorted(seen)
     desk.go_on.set()
     desk.wait_state(task, "succeeded")
 
 
-def test_p7_neither_prompt_nor_key_stands_in_a_log_an_error_or_redis(desk: Desk) -> None:
+def test_p7_logs_errors_and_redis_contain_neither_prompt_nor_api_key(desk: Desk) -> None:
     quoting = f"the key sk-scripted is no good for '{PROMPT}' and for {PROMPT[10:]}"
     desk.provider.play(
         refuses(500, quoting),
@@ -252,13 +252,13 @@ def everything_in(client: Any) -> list[Any]:
         b"zset": lambda key: client.zrange(key, 0, -1),
         b"list": lambda key: client.lrange(key, 0, -1),
         b"stream": client.xrange,
-        b"none": lambda key: None,  # it ran out since it was listed
+        b"none": lambda key: None,  # it expired since it was listed
     }
     return [(key, read[client.type(key)](key)) for key in client.scan_iter()]
 
 
-def test_p2_redis_killed_and_emptied_while_the_provider_thinks(fragile: Desk, own_redis: RedisServer) -> None:
-    fragile.provider.play(fragile.held_up)
+def test_p2_redis_emptied_during_a_provider_call_repeats_no_call(fragile: Desk, own_redis: RedisServer) -> None:
+    fragile.provider.play(fragile.delayed)
     fragile.start_worker()
     task = fragile.valuate()
     poll(lambda: fragile.provider.calls, message="the provider is asked")
@@ -269,8 +269,8 @@ def test_p2_redis_killed_and_emptied_while_the_provider_thinks(fragile: Desk, ow
     fragile.assert_done_once(task, calls=1)
 
 
-def test_p2_redis_away_for_good_long_while_the_answer_comes(fragile: Desk, own_redis: RedisServer) -> None:
-    fragile.provider.play(fragile.held_up)
+def test_p2_redis_outage_at_the_answer_repeats_no_call(fragile: Desk, own_redis: RedisServer) -> None:
+    fragile.provider.play(fragile.delayed)
     fragile.start_worker()
     task = fragile.valuate()
     poll(lambda: fragile.provider.calls, message="the provider is asked")
@@ -281,10 +281,12 @@ def test_p2_redis_away_for_good_long_while_the_answer_comes(fragile: Desk, own_r
     fragile.assert_done_once(task, calls=1)
 
 
-def test_p4_database_away_when_the_answer_comes(tmp_path: Path, own_mysql: MySQLServer, redis_url: str) -> None:
+def test_p4_database_outage_at_the_answer_repeats_no_call(
+    tmp_path: Path, own_mysql: MySQLServer, redis_url: str
+) -> None:
     desk = Desk(tmp_path, own_mysql.create_database("desk"), redis_url)
     try:
-        desk.provider.play(desk.held_up)
+        desk.provider.play(desk.delayed)
         worker = desk.start_worker()
         task = desk.valuate()
         poll(lambda: desk.provider.calls, message="the provider is asked")
@@ -297,7 +299,7 @@ def test_p4_database_away_when_the_answer_comes(tmp_path: Path, own_mysql: MySQL
         desk.close()
 
 
-def test_p5_a_callback_repeats_the_same_bytes_until_it_is_taken(desk: Desk) -> None:
+def test_p5_callback_repeats_the_same_bytes_until_accepted(desk: Desk) -> None:
     desk.receiver.close()
     desk.receiver = Receiver(503, 500, 200)
     desk.start_worker(SYTQ_TYPES__CALLBACK='{"retry": {"first": "100ms", "factor": 1}}')
@@ -309,7 +311,7 @@ def test_p5_a_callback_repeats_the_same_bytes_until_it_is_taken(desk: Desk) -> N
     assert desk.wait_state(child.id, "succeeded").attempts == 3
 
 
-def test_p1_a_valuation_that_cannot_succeed_ends_in_its_row_and_callback(desk: Desk) -> None:
+def test_p1_failed_valuation_is_written_to_its_row_and_callback(desk: Desk) -> None:
     desk.provider.play(refuses(400, "the model does not exist"))
     desk.start_worker()
     task = desk.valuate()

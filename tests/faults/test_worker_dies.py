@@ -1,4 +1,4 @@
-"""P3, P6, P8: a worker is killed, paused or poisoned."""
+"""P3, P6, P8: a worker is killed, suspended or poisoned."""
 
 from __future__ import annotations
 
@@ -47,21 +47,19 @@ def test_p4_finished_steps_of_a_killed_worker_are_not_run_again(installation: In
     assert row.result == '{"done":["one","two","three"]}'
     assert installation.notes() == {"step-one a": 1, "step-two a": 2, "step-three a": 1}
     interrupted = {step.name: step.interrupted for step in installation.runtime.ledger.steps(task)}
-    assert interrupted == {"one": 0, "two": 1, "three": 0}  # two may have been paid for twice, and that is on record
+    assert interrupted == {"one": 0, "two": 1, "three": 0}  # two may have been paid for twice, and that is recorded
 
 
-def test_p6_a_worker_that_was_paused_changes_nothing_when_it_wakes(
-    tmp_path: Path, mysql_url: str, redis_url: str
-) -> None:
+def test_p6_suspended_worker_changes_nothing_when_it_resumes(tmp_path: Path, mysql_url: str, redis_url: str) -> None:
     # On MySQL: a process that is stopped in the middle of a write to SQLite holds up everybody's.
     installation = Installation(tmp_path, mysql_url, redis_url)
     try:
-        _pause_and_wake(installation)
+        _suspend_and_resume(installation)
     finally:
         installation.close()
 
 
-def _pause_and_wake(installation: Installation) -> None:
+def _suspend_and_resume(installation: Installation) -> None:
     paused = installation.start_worker()
     installation.hold("a")
     task = installation.submit("plain", "a")
@@ -74,13 +72,13 @@ def _pause_and_wake(installation: Installation) -> None:
     paused.signal(signal.SIGCONT)
     poll(lambda: "belongs to another attempt" in paused.text(), message="the paused worker's outcome is refused")
     assert paused.alive
-    again = installation.submit("plain", "b")  # it has taken part again since, or the other one has
+    again = installation.submit("plain", "b")  # it runs on this worker or on the other one
     installation.wait_state(again, "succeeded")
     row = installation.row(task)
     assert (row.state, row.token, row.attempts) == ("succeeded", token, attempts)
 
 
-def test_p8_a_task_that_kills_its_worker_ends_dead_after_its_attempts(installation: Installation) -> None:
+def test_p8_task_that_kills_its_worker_is_dead_after_max_attempts(installation: Installation) -> None:
     task = installation.submit("poison", "a")
     for start in range(1, 4):
         worker = installation.start_worker()
@@ -94,7 +92,7 @@ def test_p8_a_task_that_kills_its_worker_ends_dead_after_its_attempts(installati
     installation.assert_redis_forgets()
 
 
-def test_sigterm_hands_back_what_cannot_end_in_time_and_uses_no_attempt(installation: Installation) -> None:
+def test_sigterm_returns_unfinished_tasks_and_consumes_no_attempt(installation: Installation) -> None:
     worker = installation.start_worker()
     quick = installation.submit("plain", "quick", seconds=0.5)
     endless = installation.submit("gentle", "endless", seconds=20)
@@ -111,7 +109,7 @@ def test_sigterm_hands_back_what_cannot_end_in_time_and_uses_no_attempt(installa
     assert installation.notes()["start quick"] == 1
 
 
-def test_second_sigterm_to_the_group_still_loses_nothing(installation: Installation) -> None:
+def test_second_sigterm_to_the_group_loses_no_task(installation: Installation) -> None:
     worker = installation.start_worker()
     installation.hold("a")
     task = installation.submit("gentle", "a")
@@ -124,7 +122,7 @@ def test_second_sigterm_to_the_group_still_loses_nothing(installation: Installat
     assert installation.wait_state(task, "succeeded").result == '{"name":"a"}'
 
 
-def test_what_a_killed_worker_ran_is_not_started_again_when_its_cancel_was_asked_or_its_type_paused(
+def test_killed_workers_cancelled_and_paused_tasks_do_not_restart(
     installation: Installation,
 ) -> None:
     operator = installation.runtime.operator

@@ -76,7 +76,7 @@ def rows(installation: Installation) -> list[Task]:
 def test_a_message_of_the_contract_runs_and_leaves_the_stream(
     make: Make, redis_client: redis.Redis, database_url: str
 ) -> None:
-    redis_client.execute_command("XADD", STREAM, "*", "data", BYTES)  # before anybody made the group
+    redis_client.execute_command("XADD", STREAM, "*", "data", BYTES)  # before the group exists
     installation = make(database_url=database_url, APP_ENABLE_REDIS_QUEUE="true")
     installation.start_worker()
     wait_empty(redis_client)
@@ -88,7 +88,7 @@ def test_a_message_of_the_contract_runs_and_leaves_the_stream(
     assert group["name"] == GROUP.encode()
 
 
-def test_the_operators_numbers_mean_what_they_meant(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+def test_xlen_lag_and_xpending_keep_their_meaning(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
     installation = make(trial(tmp_path, "plain"))
     installation.hold(*(f"t{n}" for n in range(1, 7)))
     worker = installation.start_worker(threads=2)
@@ -96,7 +96,7 @@ def test_the_operators_numbers_mean_what_they_meant(make: Make, redis_client: re
     Producer(installation.environ["SYTQ_REDIS__URL"]).submit_tasks([(n, "periodic") for n in range(1, 7)])
     for name in ("t1", "t2"):
         installation.wait_note(f"start {name}")
-    assert seen(redis_client) == (6, 4, 2)  # not finished, not taken, being worked on
+    assert seen(redis_client) == (6, 4, 2)  # unfinished, not yet read, in progress
     assert {c["name"].decode() for c in redis_client.xpending(STREAM, GROUP)["consumers"]} == {
         found.name for found in installation.runtime.inspection.workers()
     }
@@ -135,15 +135,15 @@ def test_stop_cancels_a_running_task(make: Make, redis_client: redis.Redis, tmp_
     assert dead_letters(redis_client) == []
 
 
-def test_stop_reaches_a_worker_that_has_no_room(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+def test_stop_reaches_a_worker_without_free_slots(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
     installation = make(trial(tmp_path, "checking"))
     worker = installation.start_worker(threads=1)
     producer = Producer(installation.environ["SYTQ_REDIS__URL"])
     producer.submit_task(1, "system")
     installation.wait_note("start t1")
     producer.submit_tasks([(2, "system"), (3, "system")])
-    producer.stop_task(2)  # waits in the stream, before it was taken
-    producer.stop_task(1)  # runs, and everything in front of this message has to wait for it
+    producer.stop_task(2)  # it waits in the stream, not yet read
+    producer.stop_task(1)  # it runs, and every message in front of this one waits for it
     installation.wait_note("start t3")
     producer.stop_task(3)
     wait_empty(redis_client)
@@ -151,7 +151,7 @@ def test_stop_reaches_a_worker_that_has_no_room(make: Make, redis_client: redis.
     assert "task stopped before its start" in worker.text()
 
 
-def test_stop_cancels_a_task_that_was_taken_and_waits(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+def test_stop_cancels_an_accepted_waiting_task(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
     installation = make(trial(tmp_path, "plain"))
     installation.runtime.operator.pause("plain", by="ann", why="a test")
     installation.start_worker()
@@ -159,7 +159,7 @@ def test_stop_cancels_a_task_that_was_taken_and_waits(make: Make, redis_client: 
     producer.submit_task(7, "user_create")
     poll(lambda: rows(installation), message="it is accepted")
     producer.stop_task(7)
-    producer.submit_task(7, "user_create")  # another one, behind the stop
+    producer.submit_task(7, "user_create")  # another message, after the stop
     poll(lambda: redis_client.xlen(STREAM) == 1, message="execute and stop are gone")
     installation.runtime.operator.resume("plain")
     wait_empty(redis_client)
@@ -168,7 +168,7 @@ def test_stop_cancels_a_task_that_was_taken_and_waits(make: Make, redis_client: 
     assert installation.notes()["start t7"] == 1
 
 
-def test_stop_of_nothing_is_acknowledged(make: Make, redis_client: redis.Redis) -> None:
+def test_stop_without_a_task_is_acknowledged(make: Make, redis_client: redis.Redis) -> None:
     installation = make({"stream": STREAM})
     worker = installation.start_worker()
     producer = Producer(installation.environ["SYTQ_REDIS__URL"])
@@ -199,7 +199,7 @@ def test_a_failing_task_is_retried_and_then_its_message_is_a_dead_letter(
 
 
 @pytest.mark.parametrize(("max_retries", "retry", "attempts"), [(3, 0, 4), (0, 0, 1), (3, 1, 3), (3, 9, 1)])
-def test_the_stream_says_how_often_its_messages_are_retried(
+def test_stream_settings_and_retry_field_bound_the_attempts(
     make: Make, redis_client: redis.Redis, tmp_path: Path, max_retries: int, retry: int, attempts: int
 ) -> None:
     installation = make(trial(tmp_path, "failing", max_retries=max_retries, retry_delay="300ms"))
@@ -213,7 +213,7 @@ def test_the_stream_says_how_often_its_messages_are_retried(
     assert all(0.3 <= later - earlier < 2 for earlier, later in itertools.pairwise(starts))
 
 
-def test_what_cannot_be_parsed_is_a_dead_letter_at_once_and_disturbs_nobody(
+def test_unparsable_message_becomes_a_dead_letter_at_once(
     make: Make, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
     good = json.loads(BYTES)
@@ -252,7 +252,7 @@ def test_what_cannot_be_parsed_is_a_dead_letter_at_once_and_disturbs_nobody(
     assert installation.notes() == {f"{w} t{n}": 1 for n in range(1, len(bad) + 1) for w in ("start", "end")}
 
 
-def test_a_payload_that_its_type_refuses_is_a_dead_letter(make: Make, redis_client: redis.Redis) -> None:
+def test_payload_refused_by_its_type_becomes_a_dead_letter(make: Make, redis_client: redis.Redis) -> None:
     installation = make(
         {"stream": "a", "type": "plain", "payload": {"journal": "{task_id}"}},
         {"stream": "b", "type": "plain", "payload": {"journal": "{path}"}, "dead_letter": "graveyard"},
@@ -304,7 +304,7 @@ def test_messages_of_one_unique_key_end_with_one_task(make: Make, redis_client: 
     assert [row.state for row in rows(installation) if row.type == "lonely"] == ["cancelled"]
 
 
-def test_a_batch_of_a_thousand_runs_each_once(make: Make, redis_client: redis.Redis, database_url: str) -> None:
+def test_each_message_of_a_batch_of_1000_runs_once(make: Make, redis_client: redis.Redis, database_url: str) -> None:
     installation = make({"stream": STREAM}, database_url=database_url)
     for _ in range(2):
         installation.start_worker()
@@ -318,7 +318,7 @@ def test_a_batch_of_a_thousand_runs_each_once(make: Make, redis_client: redis.Re
     assert {row.attempts for row in done} == {1}
 
 
-def test_the_producer_writes_what_the_contract_says(redis_url: str, redis_client: redis.Redis) -> None:
+def test_producer_writes_the_format_of_the_contract(redis_url: str, redis_client: redis.Redis) -> None:
     producer = Producer(redis_url)
     assert producer.queue_length() == 0
     first = producer.submit_task((1 << 64) - 1, "user_create")
@@ -342,7 +342,7 @@ def test_the_producer_writes_what_the_contract_says(redis_url: str, redis_client
     producer.close()
 
 
-def test_the_consumer_reads_acknowledges_and_sees_what_is_pending(redis_url: str, redis_client: redis.Redis) -> None:
+def test_consumer_reads_acknowledges_and_lists_pending_messages(redis_url: str, redis_client: redis.Redis) -> None:
     producer, consumer = Producer(redis_url), Consumer(redis_url, name="one")
     assert consumer.pending() == []
     sent = producer.submit_tasks([(n, "periodic") for n in range(1, 6)])
@@ -358,11 +358,11 @@ def test_the_consumer_reads_acknowledges_and_sees_what_is_pending(redis_url: str
     assert not consumer.ack(sent[0])
     assert consumer.ack_batch(sent[:3]) == 2
     assert (producer.queue_length(), len(consumer.pending())) == (2, 2)
-    # A consumer of the same name takes up where the last one fell; another one once they have waited long enough.
+    # A consumer of the same name continues at once; another consumer claims the messages after `takeover`.
     again = Consumer(redis_url, name="one")
     assert [m.id for m in again.read(wait=0)] == sent[3:]
     other = Consumer(redis_url, takeover=0.2)
-    taken = poll(lambda: other.read(wait=0.01), message="what nobody finishes is taken over")
+    taken = poll(lambda: other.read(wait=0.01), message="unfinished messages are claimed")
     assert [m.id for m in taken] == sent[3:]
     assert other.ack_batch(m.id for m in taken) == 2
     assert seen(redis_client) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""A worker group's probes: live means that all its threads go round, ready that Redis takes its heartbeats too."""
+"""The probes of a worker group: live means that all threads make progress, ready that leases are renewed too."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"
 
 
 class Group:
-    """A real `sytq worker` with its health server, as systemd or an orchestrator has it."""
+    """A real `sytq worker` with its health server, as systemd or an orchestrator runs it."""
 
     def __init__(self, on: Installation, **settings: str) -> None:
         self.on = on
         self.port = free_port()
         self.log = on.folder / f"group-{self.port}.log"
-        self.told: list[str] = []  # what systemd was told so far
+        self.notifications: list[str] = []  # what systemd received so far
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(on.folder / f"notify-{self.port}"))
         threading.Thread(target=self._listen, daemon=True).start()
@@ -55,12 +55,12 @@ class Group:
         )
 
     def counted(self) -> dict[str, float]:
-        """What a scrape of the group is answered."""
+        """The metrics of the group."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as reply:
             return samples(reply.read())
 
     def answer(self, path: str) -> int:
-        """The status of an answer; 0 when nobody answers."""
+        """The HTTP status; 0 without a reply."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
                 return int(reply.status)
@@ -74,12 +74,12 @@ class Group:
 
     def _listen(self) -> None:
         while data := self._socket.recv(4096):
-            self.told += data.decode().splitlines()
+            self.notifications += data.decode().splitlines()
 
     @property
     def workers(self) -> list[int]:
         return sorted(
-            sign.pid for sign in liveness.read_liveness(self.on.folder / f"sytq-{os.getuid()}-{self.process.pid}")
+            file.pid for file in liveness.read_liveness(self.on.folder / f"sytq-{os.getuid()}-{self.process.pid}")
         )
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def groups(tmp_path: Path, own_redis: RedisServer) -> Iterator[tuple[Installatio
     on.close()
 
 
-def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
+def test_readiness_needs_redis_and_liveness_does_not(
     groups: tuple[Installation, list[Group]], own_redis: RedisServer
 ) -> None:
     on, started = groups
@@ -108,13 +108,13 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
     started.append(group)
     group.wait("/healthz/live", 200)
     assert group.answer("/healthz/ready") == 503
-    assert "READY=1" not in group.told
+    assert "READY=1" not in group.notifications
     own_redis.start()
     group.wait("/healthz/ready", 200)
-    poll(lambda: "READY=1" in group.told, message="systemd is told")
+    poll(lambda: "READY=1" in group.notifications, message="systemd is notified")
     assert len(group.workers) == 2
     assert group.answer("/nothing") == 404
-    # An orderly end is answered for until the last task has ended.
+    # During an orderly shutdown it stays live until the last task has ended.
     on.hold("last")
     task = on.submit("plain", "last")
     on.wait_note("start last")
@@ -122,7 +122,7 @@ def test_ready_once_redis_takes_the_heartbeats_and_live_without_redis(
     assert group.answer("/healthz/live") == 200
     on.release("last")
     assert group.process.wait(60) == 0
-    live = on.runtime.inspection.live([task])  # nobody may be left to record it
+    live = on.runtime.inspection.live([task])  # perhaps no worker is left to record it
     assert (live[task] if task in live else on.row(task)).state == "succeeded"
     assert not (on.folder / f"sytq-{os.getuid()}-{group.process.pid}").exists()
 
@@ -140,7 +140,7 @@ def test_folder_of_a_killed_group_is_deleted_by_the_next_start(installation: Ins
     assert not process_group.folder(ended.pid).exists()
 
 
-def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
+def test_hung_process_fails_liveness_and_stops_watchdog_pings(
     groups: tuple[Installation, list[Group]],
 ) -> None:
     on, started = groups
@@ -151,28 +151,28 @@ def test_a_process_that_hangs_as_a_whole_ends_the_pings_and_the_liveness(
     os.kill(stopped, signal.SIGSTOP)
     try:
         group.wait("/healthz/live", 503, timeout=2 * liveness.FRESH)
-        before = group.told.count("WATCHDOG=1")
+        before = group.notifications.count("WATCHDOG=1")
         assert before > 0
         on.submit("plain", "p")
         on.wait_note("end p")  # the other process goes on
-        assert group.told.count("WATCHDOG=1") == before
+        assert group.notifications.count("WATCHDOG=1") == before
     finally:
         os.kill(stopped, signal.SIGCONT)
     group.wait("/healthz/live", 200)
-    poll(lambda: group.told.count("WATCHDOG=1") > before, message="it pings again")
+    poll(lambda: group.notifications.count("WATCHDOG=1") > before, message="it pings again")
 
 
 @pytest.mark.parametrize(
     ("harm", "said"), [("end-thread", "a thread died"), ("hang-thread", "a thread made no progress")]
 )
-def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
+def test_dead_or_hung_thread_fails_liveness_despite_heartbeats(
     groups: tuple[Installation, list[Group]], harm: str, said: str
 ) -> None:
     on, started = groups
     group = Group(on, SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="10m")
     started.append(group)
     group.wait("/healthz/ready", 200)
-    # A housekeeping loop ends, or stands still, while a task that ignores everything holds up the orderly end.
+    # A housekeeping loop ends or hangs, while a task that ignores everything delays the orderly shutdown.
     on.hold("long")
     on.submit("plain", "long")
     on.wait_note("start long")
@@ -182,13 +182,13 @@ def test_a_dead_or_hung_thread_is_not_live_though_redis_has_its_heartbeats(
     assert any(worker.age < 4 for worker in on.runtime.inspection.workers()), "its heart beats"
 
 
-def test_a_reload_takes_the_new_configuration_and_loses_nothing(groups: tuple[Installation, list[Group]]) -> None:
+def test_reload_applies_the_new_configuration_and_loses_no_task(groups: tuple[Installation, list[Group]]) -> None:
     on, started = groups
     file = on.folder / "sytq.yaml"
     file.write_text("logger: {level: error}\n")
     group = Group(on, SYTQ_CONFIG=str(file))
     started.append(group)
-    poll(lambda: group.told.count("READY=1") == 1, message="systemd is told")
+    poll(lambda: group.notifications.count("READY=1") == 1, message="systemd is notified")
     before = group.workers
     tasks = [on.submit(kind, f"{kind}-{n}", seconds=0.3) for n in range(20) for kind in ("plain", "gentle")]
     on.wait_note("start plain-0")
@@ -201,10 +201,10 @@ def test_a_reload_takes_the_new_configuration_and_loses_nothing(groups: tuple[In
     group.wait("/healthz/ready", 200)
     assert group.process.poll() is None
     assert group.log.read_text().count("worker started") == 2, "those of the new configuration"
-    poll(lambda: group.told.count("READY=1") == 2, message="systemd is told again")
+    poll(lambda: group.notifications.count("READY=1") == 2, message="systemd is notified again")
 
 
-def test_every_line_of_a_group_is_one_object_whatever_process_wrote_it(
+def test_every_log_line_of_a_worker_group_is_one_json_object(
     groups: tuple[Installation, list[Group]],
 ) -> None:
     on, started = groups
@@ -244,7 +244,7 @@ def test_a_worker_consumes_only_its_queues(groups: tuple[Installation, list[Grou
     assert "'gentel' is not a queue; valid: " in wrong.stderr
 
 
-def test_a_scrape_counts_the_tasks_of_all_processes_of_the_group(groups: tuple[Installation, list[Group]]) -> None:
+def test_metrics_count_the_tasks_of_all_processes_of_a_group(groups: tuple[Installation, list[Group]]) -> None:
     on, started = groups
     group = Group(on, SYTQ_WORKER__THREADS="1")
     started.append(group)
@@ -255,7 +255,7 @@ def test_a_scrape_counts_the_tasks_of_all_processes_of_the_group(groups: tuple[I
         on.wait_state(task, "succeeded")
     poll(lambda: group.counted().get(ended) == 10, message=lambda: str(group.counted()))
     assert "sytq_workers" not in group.counted(), "the API answers for the installation"
-    # A reload begins anew, as a restart does.
+    # A reload resets the metrics, as a restart does.
     group.process.send_signal(signal.SIGHUP)
     poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
     group.wait("/healthz/ready", 200)

@@ -1,4 +1,4 @@
-"""What happens to a task between its submission and its end, with real workers."""
+"""The life of a task from its submission to its end, with real workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.servers import poll
 from tests.workers import Installation
 
 
-def test_both_lanes_run_and_are_recorded(installation: Installation) -> None:
+def test_sync_and_async_tasks_run_and_are_recorded(installation: Installation) -> None:
     installation.start_worker()
     for type_name in ("plain", "gentle"):
         row = installation.wait_state(installation.submit(type_name, type_name), "succeeded")
@@ -25,7 +25,7 @@ def test_both_lanes_run_and_are_recorded(installation: Installation) -> None:
     installation.assert_redis_forgets()
 
 
-def test_a_failing_task_is_tried_as_its_policy_says_and_its_death_is_told_once(installation: Installation) -> None:
+def test_failing_task_uses_its_attempts_and_its_death_is_reported_once(installation: Installation) -> None:
     installation.start_worker()
     row = installation.wait_state(installation.submit("failing", "a"), "dead")
     assert row.attempts == 3
@@ -36,7 +36,7 @@ def test_a_failing_task_is_tried_as_its_policy_says_and_its_death_is_told_once(i
     assert outcomes == ["failed", "failed", "dead"]
 
 
-def test_fail_ends_at_once_and_retry_may_cost_no_attempt(installation: Installation) -> None:
+def test_fail_ends_a_task_at_once_and_retry_may_consume_no_attempt(installation: Installation) -> None:
     installation.start_worker()
     hopeless, patient = installation.submit("hopeless", "h"), installation.submit("patient", "p")
     row = installation.wait_state(hopeless, "dead")
@@ -45,14 +45,14 @@ def test_fail_ends_at_once_and_retry_may_cost_no_attempt(installation: Installat
     assert installation.notes() == {"start h": 1, "start p": 6}
 
 
-def test_time_limits_end_both_kinds(installation: Installation) -> None:
+def test_timeout_ends_sync_and_async_tasks(installation: Installation) -> None:
     installation.start_worker()
     slow, slowly = installation.submit("slow"), installation.submit("slowly")
     assert "timed out after 1 s" in installation.wait_state(slow, "dead").error
     assert "timed out after 0.5 s" in installation.wait_state(slowly, "dead").error
 
 
-def test_a_run_that_is_out_of_time_stops_at_its_next_call_of_the_context_or_when_it_waits(
+def test_timeout_stops_sync_tasks_in_context_calls_and_blocking_calls(
     installation: Installation,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the connection and never answers
@@ -67,7 +67,7 @@ def test_a_run_that_is_out_of_time_stops_at_its_next_call_of_the_context_or_when
         assert installation.notes()["end s"] == 0
 
 
-def test_a_child_is_made_once_however_often_its_parent_runs(installation: Installation) -> None:
+def test_child_is_created_once_when_its_parent_retries(installation: Installation) -> None:
     installation.start_worker()
     row = installation.wait_state(installation.submit("parent", "p"), "succeeded")
     assert row.attempts == 2
@@ -90,7 +90,7 @@ def test_a_delayed_task_starts_on_time(installation: Installation) -> None:
     assert installation.row(far).state == "scheduled"
 
 
-def test_a_row_inserted_by_any_program_is_a_submission(installation: Installation) -> None:
+def test_row_inserted_by_plain_sql_runs_as_a_task(installation: Installation) -> None:
     installation.start_worker()
     task_id = new_id()
     poll(lambda: (installation.runtime.inspection.epoch_age() or 0) > 4, message="the reconciler begins")
@@ -104,7 +104,7 @@ def test_a_row_inserted_by_any_program_is_a_submission(installation: Installatio
     assert installation.wait_state(task_id, "succeeded").attempts == 1
 
 
-def test_rows_that_cannot_run_end_dead_and_disturb_nobody(installation: Installation) -> None:
+def test_invalid_rows_end_dead_and_do_not_affect_other_tasks(installation: Installation) -> None:
     installation.start_worker()
     bad = (
         {"type": "no|name", "payload": "{}"},
@@ -122,7 +122,7 @@ def test_rows_that_cannot_run_end_dead_and_disturb_nobody(installation: Installa
     installation.wait_state(installation.submit("plain", "good"), "succeeded")
 
 
-def test_an_unknown_type_waits_until_a_worker_knows_it(installation: Installation) -> None:
+def test_task_of_an_unknown_type_waits_for_a_worker_with_that_type(installation: Installation) -> None:
     worker = installation.start_worker(SYTQ_PLUGINS__PATHS="[]")
     task = installation.submit("gentle", "a", priority="high")
     task2 = installation.prepare("plain", "b")
@@ -135,7 +135,7 @@ def test_an_unknown_type_waits_until_a_worker_knows_it(installation: Installatio
     assert installation.wait_state(moved.id, "succeeded").attempts == 1
 
 
-def test_nothing_private_is_logged(installation: Installation) -> None:
+def test_payloads_and_secrets_are_not_logged(installation: Installation) -> None:
     worker = installation.start_worker()
     installation.wait_state(installation.submit("failing", "sk-0123456789abcdef0123456789"), "dead")
     installation.wait_state(installation.submit("plain", "payload-word"), "succeeded")
@@ -143,7 +143,7 @@ def test_nothing_private_is_logged(installation: Installation) -> None:
     assert "0123456789abcdef" not in worker.text()
 
 
-def test_half_an_emoji_harms_nobody(installation: Installation) -> None:
+def test_lone_surrogates_in_results_and_errors_are_tolerated(installation: Installation) -> None:
     worker = installation.start_worker()
     done, dead = installation.submit("broken-emoji"), installation.submit("broken-emoji", "fails")
     assert json.loads(installation.wait_state(done, "succeeded").result) == {"cut": "half \ud83d"}
@@ -152,13 +152,13 @@ def test_half_an_emoji_harms_nobody(installation: Installation) -> None:
     assert worker.alive
 
 
-def test_a_task_that_awaits_something_cancelled_fails_like_any_other(installation: Installation) -> None:
+def test_awaiting_a_cancelled_future_fails_the_task(installation: Installation) -> None:
     installation.start_worker()
     assert "CancelledError" in installation.wait_state(installation.submit("impatient", "a"), "dead").error
     assert installation.notes() == {"start a": 3}
 
 
-def test_tasks_in_a_queue_that_no_type_uses_any_more_are_run(installation: Installation) -> None:
+def test_tasks_in_an_undeclared_queue_run(installation: Installation) -> None:
     moved = [
         dataclasses.replace(installation.prepare(kind, kind), queue=queue)
         for kind in ("plain", "gentle")
@@ -173,7 +173,7 @@ def test_tasks_in_a_queue_that_no_type_uses_any_more_are_run(installation: Insta
     assert worker.alive
 
 
-def test_a_row_with_an_id_of_another_kind_is_a_task_too(installation: Installation) -> None:
+def test_row_with_a_custom_id_runs_as_a_task(installation: Installation) -> None:
     installation.start_worker()
     payload = json.dumps({"journal": str(installation.journal), "name": "own"})
     for task_id, type_name in (("order-4711", "parent"), ("order-4712", "failing")):

@@ -1,4 +1,4 @@
-"""Task types that harm the worker process from within, as only a bug could."""
+"""Task types that damage their worker process, as only a bug could."""
 
 import asyncio
 import ctypes
@@ -28,13 +28,13 @@ def note(harm: Harm, word: str) -> None:
 
 @task("end-thread", payload=Harm, queue="harm", retry=TWICE)
 def end_thread(ctx: Context, harm: Harm) -> None:
-    """Make the thread of that name or class (or the consumer of that queue) end without a word; once."""
+    """End the thread of that name or class (or the consumer of that queue) silently; once."""
     if ctx.attempt == 1:
         interrupt(harm, SystemExit)
 
 
 class Stuck(BaseException):
-    """Whoever is to get it never comes to have it."""
+    """Hang the thread that raises it."""
 
     def __init__(self) -> None:
         threading.Event().wait()
@@ -42,7 +42,7 @@ class Stuck(BaseException):
 
 @task("hang-thread", payload=Harm, queue="harm", retry=TWICE)
 def hang_thread(ctx: Context, harm: Harm) -> None:
-    """Make that thread stand still for ever; once. The watchdog believes it after 3 s rather than a minute."""
+    """Hang that thread for ever; once. The watchdog detects it after 3 s rather than a minute."""
     for thread in threading.enumerate():
         if isinstance(thread, Watchdog):
             thread._stalled = 3.0
@@ -75,7 +75,7 @@ async def blocking(ctx: AsyncContext, harm: Harm) -> None:
 
 @task("hoarder", payload=Harm, queue="harm", retry=TWICE)
 def hoarder(ctx: Context, harm: Harm) -> None:
-    """Keep every connection that this process may have to Redis."""
+    """Take every Redis connection of this process."""
     note(harm, "start")
     pool = ctx._services.operations._redis.client.connection_pool
     kept = []

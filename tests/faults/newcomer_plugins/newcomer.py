@@ -11,5 +11,5 @@ class News(BaseModel):
 
 @task("newcomer", payload=News, queue="webhook")
 async def newcomer(ctx: AsyncContext, news: News) -> None:
-    """Tell that it ran."""
+    """Report that it ran."""
     await ctx.http.post(news.url)

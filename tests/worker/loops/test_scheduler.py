@@ -1,4 +1,4 @@
-"""Schedules with real workers: each tick once, paused and triggered from the command line."""
+"""Schedules with real workers: one task per tick, paused and triggered from the command line."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def listed(installation: Installation) -> dict[str, Any]:
     return {entry["name"]: entry for entry in json.loads(sytq(installation, "list", "--json"))}
 
 
-def test_each_tick_is_one_task_however_many_workers_run(ticking: Installation) -> None:
+def test_each_tick_submits_one_task_with_several_workers(ticking: Installation) -> None:
     workers = [ticking.start_worker() for _ in range(2)]
     ticking.wait_note("end tick", times=3)
-    workers[0].kill()  # perhaps the one that submits: the other takes over
+    workers[0].kill()  # perhaps it has the lease of the scheduler: the other worker takes over
     ticking.wait_note("end tick", times=7)
     started = [float(line.split()[2]) for line in ticking.journal.read_text().splitlines() if line.startswith("start")]
     with ticking.runtime.database.connection_context():
         tasks = Task.select().count()
-    # One a second and one each, but for a late tick and the one that the killed worker may have been running.
+    # One task a second, except for a late tick and a task that the killed worker may have been running.
     assert len({int(moment) for moment in started}) >= len(started) - 2
     assert len(started) <= tasks + 1
 
@@ -83,7 +83,7 @@ def test_a_schedule_is_listed_paused_triggered_and_resumed(ticking: Installation
     assert "nightly" in sytq(ticking, "list")
 
 
-def test_an_unknown_schedule_is_said_with_the_known_ones(ticking: Installation) -> None:
+def test_unknown_schedule_is_refused_with_the_valid_names(ticking: Installation) -> None:
     assert "valid: nightly, often" in sytq(ticking, "trigger", "nosuch", status=1)
 
 
@@ -96,6 +96,6 @@ def test_an_unknown_schedule_is_said_with_the_known_ones(ticking: Installation) 
         ('{"type": "plain"}', "exactly one of every and cron"),
     ],
 )
-def test_a_schedule_that_cannot_run_stops_the_start(ticking: Installation, entry: str, words: str) -> None:
+def test_invalid_schedule_fails_the_startup(ticking: Installation, entry: str, words: str) -> None:
     ticking.environ["SYTQ_SCHEDULES__X"] = entry
     assert words in sytq(ticking, "list", status=2)

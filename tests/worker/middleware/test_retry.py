@@ -1,4 +1,4 @@
-"""The one decision of what follows from a run."""
+"""The outcome of an attempt."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def type_with(**policy: Any) -> TaskType:
     return TaskType("t", lambda: None, Nothing, backoff, 10.0, "q", "normal")
 
 
-def run(attempts: int = 1, age: float = 0.0, most: int = 0) -> Delivery:
+def run(attempts: int = 1, age: float = 0.0, max_attempts: int = 0) -> Delivery:
     created = int((time.time() - age) * 1000)
     message: Message[Any] = Message("q", "t", ({},), {}, {}, "id", created)
-    return Delivery(message, stream="s", entry=b"1-1", body=b"", attempts=attempts, max_attempts=most, token=1)
+    return Delivery(message, stream="s", entry=b"1-1", body=b"", attempts=attempts, max_attempts=max_attempts, token=1)
 
 
 @pytest.mark.parametrize(
@@ -54,27 +54,27 @@ def run(attempts: int = 1, age: float = 0.0, most: int = 0) -> Delivery:
         (Fail("never"), "dead", 0, True),
         (InvalidInput("url", "is missing"), "dead", 0, True),
         (Cancelled("by hand"), "cancelled", 0, True),
-        (asyncio.CancelledError(), "retry", 2, True),  # of something it awaited: nobody cancelled the task
+        (asyncio.CancelledError(), "retry", 2, True),  # of an awaited future: the task itself was not cancelled
         (Lost("another holds it"), "retry", 5, False),
         (Lost("it has ended", ended=True), "cancelled", 5, False),
     ],
 )
-def test_each_end_of_a_run_has_one_outcome(error: BaseException, kind: str, delay: float, counts: bool) -> None:
+def test_each_error_of_an_attempt_has_one_outcome(error: BaseException, kind: str, delay: float, counts: bool) -> None:
     outcome = decide(type_with(), run(), error)
     assert (outcome.kind, outcome.delay, outcome.consumes_attempt) == (kind, delay, counts)
     assert outcome.error
 
 
-def test_a_run_that_the_stopping_worker_cancelled_goes_back() -> None:
+def test_attempt_cancelled_by_shutdown_is_returned() -> None:
     stopped = run()
     stopped.returned = True
     outcome = decide(type_with(), stopped, asyncio.CancelledError())
     assert (outcome.kind, outcome.consumes_attempt) == ("return", False)
 
 
-def test_a_tasks_own_number_of_attempts_counts() -> None:
-    assert decide(type_with(), run(attempts=3, most=5), ValueError()).kind == "retry"
-    assert decide(type_with(max_attempts=9), run(attempts=5, most=5), ValueError()).kind == "dead"
+def test_max_attempts_of_a_task_override_its_type() -> None:
+    assert decide(type_with(), run(attempts=3, max_attempts=5), ValueError()).kind == "retry"
+    assert decide(type_with(max_attempts=9), run(attempts=5, max_attempts=5), ValueError()).kind == "dead"
 
 
 def test_retry_accepts_the_deprecated_counts_and_warns() -> None:
@@ -83,7 +83,7 @@ def test_retry_accepts_the_deprecated_counts_and_warns() -> None:
     assert not error.consumes_attempt
 
 
-def test_an_outcome_that_cannot_be_decided_is_an_end() -> None:
+def test_invalid_retry_delay_ends_the_task() -> None:
     settings, redis = load(environ={}), Redis("redis://x")
     registry = Registry(settings)
     registry.add(task("t", payload=Nothing, retry=Backoff(max_attempts=3))(lambda: None))
@@ -115,7 +115,7 @@ def test_attempts_end_a_task_but_waiting_does_not() -> None:
     assert decide(type_with(), run(attempts=3), Retry(consumes_attempt=False)).kind == "retry"
 
 
-def test_age_ends_a_task_and_the_last_attempt_is_at_its_end() -> None:
+def test_max_age_ends_a_task_after_a_last_attempt() -> None:
     day = type_with(first="10s", factor=1, max_attempts=None, max_age="24h")
     assert decide(day, run(attempts=8000, age=86300), ValueError()).delay == 10
     assert 0 < decide(day, run(attempts=8000, age=86396), ValueError()).delay <= 4
@@ -124,7 +124,7 @@ def test_age_ends_a_task_and_the_last_attempt_is_at_its_end() -> None:
     assert decide(day, run(age=86000), Retry(after="24h")).delay <= 400
 
 
-def test_results_that_cannot_travel_do_not_run_the_work_again() -> None:
+def test_invalid_results_do_not_repeat_the_task() -> None:
     for result, words in ((object(), "not JSON"), (float("nan"), "not JSON"), ("x" * 2_000_000, "at most")):
         delivery = run()
         delivery.result = result
@@ -140,16 +140,16 @@ def test_fingerprints_group_by_cause() -> None:
 
 
 @given(
-    first=st.floats(0, 1e6), factor=st.floats(1, 1e3), most=st.floats(0, 1e6), jitter=st.floats(0, 1),
+    first=st.floats(0, 1e6), factor=st.floats(1, 1e3), maximum=st.floats(0, 1e6), jitter=st.floats(0, 1),
     attempts=st.integers(0, 10**9),
 )  # fmt: skip
 def test_delays_are_never_negative_and_never_above_the_maximum(
-    first: float, factor: float, most: float, jitter: float, attempts: int
+    first: float, factor: float, maximum: float, jitter: float, attempts: int
 ) -> None:
-    backoff = Backoff(first=first, factor=factor, max=most, max_attempts=1, jitter=jitter)
-    assert 0 <= backoff.delay(attempts) <= most
+    backoff = Backoff(first=first, factor=factor, max=maximum, max_attempts=1, jitter=jitter)
+    assert 0 <= backoff.delay(attempts) <= maximum
 
 
-def test_a_policy_without_end_is_refused() -> None:
+def test_unbounded_retry_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="never ends"):
         Backoff(max_attempts=None, max_age=None)
