@@ -16,7 +16,7 @@ from typing import Any
 import peewee
 from peewee import BigIntegerField, CharField, CompositeKey, DateTimeField, IntegerField, Model
 
-from sytq.ledger.database import read
+from sytq.ledger.database import insert_ignore, read
 from sytq.ledger.values import utcnow
 
 UNIT = Decimal("1e-12")
@@ -238,7 +238,8 @@ def _open(day: str, subject: str) -> None:
     kind, _, name = subject.partition(":")
     cost = peewee.Case(None, [(SpendRow.outcome == BEGUN, SpendRow.reserved)], peewee.fn.COALESCE(SpendRow.cost, 0))
     spent = SpendRow.select(peewee.fn.SUM(cost)).where(SpendRow.day == day, getattr(SpendRow, kind) == name).scalar()
-    BudgetRow.insert(day=day, subject=subject, used=int(spent or 0)).on_conflict_ignore().execute()
+    row: dict[str, list[Any]] = {"day": [day], "subject": [subject], "used": [int(spent or 0)]}
+    insert_ignore(BudgetRow._meta.database, "sytq_budgets", row)
 
 
 def _sums(names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from yarl import URL
 from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction
 from sytq.config.patterns import UrlPattern
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.ledger.database import insert_ignore
 
 from .config import WebhookSettings
 
@@ -73,7 +74,7 @@ async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
         given_up.clear()
         row = FailingHost.host == limiter
         if not delivered:
-            FailingHost.insert(host=limiter, since=now).on_conflict_ignore().execute()
+            insert_ignore(tx.database, "sytq_failing_hosts", {"host": [limiter], "since": [now]})
             since = FailingHost.get(row).since
             if now - since < timedelta(seconds=limit):
                 return
