@@ -201,7 +201,7 @@ def test_send_with_a_taken_unique_key_returns_the_existing_task(installation: In
         (("cancel", "nosuch"), 1, "id: there is no task 'nosuch'"),
         (("tasks", "reschedule", "nosuch", "2026-07-01 12:00"), 2, "valid: now, a duration such as 10m"),
         (("send", "plain", "{}"), 1, "journal: Field required"),
-        (("send", "plain", '{"a": 1, "a": 2}'), 1, "a: the key stands twice"),
+        (("send", "plain", '{"a": 1, "a": 2}'), 1, "a: the key occurs twice in one object"),
         (("send", "plain", "{}", "--priority", "top"), 2, "valid: urgent, high, normal, low"),
         (("types", "pause", "nosuch", "--why", "x"), 1, "type: 'nosuch' is not a task type; valid: "),
         (("dead", "list", "finished:<yesterday"), 1, "query: at character 11: finished: 'yesterday' is not valid"),

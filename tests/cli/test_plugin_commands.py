@@ -80,7 +80,8 @@ def test_check_reports_problems_by_line_and_exit_status(tmp_path: Path) -> None:
     done = sytq(tmp_path, "check", "bad.py")
     assert (done.returncode, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
-    assert first.startswith("bad.py:3: time.sleep blocks") and second.startswith("bad.py: it declares no task type")
+    assert first.startswith("bad.py:3: Async functions should not call `time.sleep`")
+    assert second.startswith("bad.py: it declares no task type")
     report = json.loads(sytq(tmp_path, "check", "bad.py", "--json").stdout)
     assert [problem["line"] for problem in report["problems"]] == [3, None]
     assert sytq(tmp_path, "check", "none.py").returncode == 2

@@ -92,7 +92,7 @@ def test_p2_scripts_flushed_under_load_are_loaded_again(breakable: Installation,
         for _ in range(5):
             client.script_flush()
     load.assert_goes_on()
-    assert "waits for Redis" not in load.worker.text()  # the worker does not notice: they are sent again
+    assert "fetch failed" not in load.worker.text()  # the worker does not notice: they are sent again
 
 
 def test_p2_redis_loading_its_data_only_delays_tasks(breakable: Installation, own_redis: RedisServer) -> None:
@@ -167,7 +167,7 @@ def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
             own_redis.stop()
         else:
             client.config_set("maxmemory", 1)
-        poll(lambda: "waits for Redis" in idle.text(), message="it notices")
+        poll(lambda: "fetch failed" in idle.text(), message="a failed fetch is logged")
         noticed = time.monotonic()
         poll(lambda: time.monotonic() - noticed > 3, message="longer than the liveness limit")
         proxy.cut()  # so that the idle worker comes back first
