@@ -1,7 +1,4 @@
-"""Task type `backup`: the database as it is at one moment, in one file that is whole or not there.
-
-Owns the file's name, the order write, check, rename, rotate, and which old ones stay. The format is sytq.ledger.backup.
-"""
+"""Task type `backup`: the database as of one moment in one file, which is complete or absent."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ from .llm.row import ValuationRecord
 
 _NAME = re.compile(r"backup-(\d{8}T\d{6}Z)-[0-9a-f]{12}\.jsonl\.gz")
 _TIME = "%Y%m%dT%H%M%SZ"
-_FORGOTTEN = 86400.0  # seconds after which a partial file is nobody's
-_AT_LEAST = 3600.0  # seconds that one may take: a job's five minutes are not for gigabytes
-_TIMEOUT = 60.0  # seconds that the database may take to answer, such as for the number of rows
+_FORGOTTEN = 86400.0  # seconds after which a partial file is deleted
+_AT_LEAST = 3600.0  # seconds for an attempt at least: the default of five minutes is too short for gigabytes
+_TIMEOUT = 60.0  # seconds for one statement, such as the count of a table's rows
 
 Number = Annotated[int, Field(ge=0)]
 
@@ -41,7 +38,7 @@ class Backup(BaseModel):
 
 
 class Config(BaseModel):
-    """`types.backup`: where to, and how many stay: the last ones, and the newest of so many days, weeks and months."""
+    """`types.backup`: the folder, and how many backups stay: the last ones, and the newest of days, weeks, months."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,7 +59,7 @@ def backup(ctx: Context, payload: Backup) -> dict[str, Any]:
     config: Config = ctx.config
     config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = config.folder / f"backup-{ctx.created_at:{_TIME}}-{ctx.id[-12:]}.jsonl.gz"
-    summary = check(file) if file.exists() else _write(ctx, file)  # there: a start before this one had come to its end
+    summary = check(file) if file.exists() else _write(ctx, file)  # exists: an earlier attempt finished it
     removed = _rotate(config)
     return {
         "file": str(file.resolve()),
@@ -74,7 +71,7 @@ def backup(ctx: Context, payload: Backup) -> dict[str, Any]:
 
 
 def _write(ctx: Context, file: Path) -> Summary:
-    # Of this start alone: one that was taken for dead and is not may still be writing its own, which it cannot rename.
+    # Each attempt has its own: an earlier attempt presumed dead may still write its file, which it cannot rename.
     partial = file.with_name(f"{file.name}.{ctx.token}.partial")
     for older in file.parent.glob(f"{file.name}.*.partial"):
         older.unlink(missing_ok=True)
@@ -84,7 +81,7 @@ def _write(ctx: Context, file: Path) -> Summary:
         written = dump(database, partial, tables, lambda done, of, table: ctx.progress(done, of, table))
         if check(partial) != written:
             raise OSError(f"{partial} does not read as it was written")
-        ctx.progress(written.total, written.total, "checked")  # raises Lost where another start is at it by now
+        ctx.progress(written.total, written.total, "checked")  # raises Lost when another attempt has taken over
         partial.rename(file)
         _settle(file.parent)
         return written
@@ -94,7 +91,7 @@ def _write(ctx: Context, file: Path) -> Summary:
 
 
 def _of_plugins(settings: Settings, database: peewee.Database) -> list[str]:
-    """The tables that plugins have made; a caller's rows are backed up where `llm.tables` lists their table."""
+    """The tables of plugins; a caller's rows are backed up if `llm.tables` lists their table."""
     models = {model for plugin in settings.installed.plugins for model in plugin.models} - {ValuationRecord}
     with database.connection_context():
         there = set(database.get_tables())
@@ -102,7 +99,7 @@ def _of_plugins(settings: Settings, database: peewee.Database) -> list[str]:
 
 
 def _settle(folder: Path) -> None:
-    """Make a rename last through a power cut."""
+    """Make a rename survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -111,7 +108,7 @@ def _settle(folder: Path) -> None:
 
 
 def _rotate(config: Config) -> list[str]:
-    """Delete what the policy does not keep, and partial files of workers that died; returns the backups' names."""
+    """Delete expired backups and the partial files of dead workers; return the names of the deleted backups."""
     for partial in config.folder.glob("backup-*.partial"):
         with contextlib.suppress(FileNotFoundError):
             if partial.stat().st_mtime < time.time() - _FORGOTTEN:
@@ -124,7 +121,7 @@ def _rotate(config: Config) -> list[str]:
 
 
 def kept(names: list[str], config: Config) -> set[str]:
-    """The names that stay, of `names` with the newest first."""
+    """The names that the policy keeps; `names` are sorted, newest first."""
     keep = set(names[: config.last])
     periods: list[tuple[int, Callable[[dt.datetime], object]]] = [
         (config.daily, lambda moment: moment.date()),

@@ -1,7 +1,6 @@
-"""Task type `bulk`: one change to all tasks that match a query, in small batches.
+"""Task type `bulk`: applies one change to all tasks that match a query, in small batches.
 
-Owns the order: a batch is written down, changed, and counted. A worker that dies in between leaves the batch to the
-next start, which changes what is left of it. Must not decide what a change is: `ctx.operator` does it.
+A batch is checkpointed, changed and counted, in this order: after a crash the next attempt finishes the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sytq.ledger.values import utcnow
 from sytq.service.bulk import targets
 
 _BATCH = 200
-_NOTES = "batches"  # the checkpoint's name; one row, as there may be thousands of batches
+_NOTES = "batches"  # name of the checkpoint; a single row, as there may be thousands of batches
 
 
 class Bulk(BaseModel):
@@ -37,7 +36,7 @@ class Bulk(BaseModel):
 
 
 class _Notes(BaseModel):
-    """How far it is: what is done, and the batch under way."""
+    """Progress: the counts so far, and the current batch."""
 
     matched: int
     done: int = 0
@@ -84,7 +83,7 @@ def bulk(ctx: Context, payload: Bulk) -> dict[str, Any]:
 
 
 def _change(ctx: Context, payload: Bulk, wanted: Filter, ids: list[str], resumed: bool) -> int:
-    """Change those of `ids` that still match and return how many; those that an earlier start changed count as well."""
+    """Change the `ids` that still match and return how many; those that an earlier attempt changed count as well."""
     left = ctx.history.matching(wanted, ids)
     changed = len(ids) - len(left) if resumed else 0
     if payload.action == "retry":
@@ -99,7 +98,7 @@ def _change(ctx: Context, payload: Bulk, wanted: Filter, ids: list[str], resumed
                 assert payload.run_at is not None
                 changed += ctx.operator.reschedule(task_id, payload.run_at)
         except InvalidInput:
-            pass  # it was deleted in between
+            pass  # deleted in between
     return changed
 
 
@@ -113,7 +112,7 @@ def _recall(ctx: Context) -> _Notes | None:
 
 
 def _note(ctx: Context, notes: _Notes) -> None:
-    """Write down how far it is; only while this start holds the task."""
+    """Checkpoint the progress; only while this attempt holds the task."""
 
     def write(tx: Transaction) -> None:
         key = {"task_id": ctx.id, "name": _NOTES}

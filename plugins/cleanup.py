@@ -1,7 +1,7 @@
-"""Task type `cleanup`: what is finished and older than its retention leaves the ledger and the disk.
+"""Task type `cleanup`: deletes ended tasks, records and files that are past their retention.
 
-Old rows are searched without any lock; a transaction deletes one batch by its keys. Must not touch a task that has not
-ended or that an unfinished task may still read, nor a caller's table.
+Rows are searched without a lock and deleted by key, one batch per transaction. Tasks that have not ended or that
+unfinished tasks may still read, and callers' tables, stay untouched.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from sytq.states import TERMINAL
 
 from .webhook.config import WebhookSettings
 
-_BATCH = 500  # rows in one transaction: short, so that its locks hold up no other transaction
+_BATCH = 500  # rows per transaction: few, so that its locks block no other transaction
 _DAY = 86400.0
 _YEAR = 365 * _DAY
-#: What outlasts its task: its key in the configuration, the table, its key, and its time with so many characters.
+#: Records that outlast their task: configuration key, table, key column, time column and its length in characters.
 _OTHERS = (
     ("audit", "sytq_audit", "id", "at", 26),
     ("spend", "sytq_spend", "task_id", "day", 10),
     ("spend", "sytq_budgets", "day", "day", 10),
     ("hosts", "sytq_failing_hosts", "host", "since", 26),
 )
-#: Only files that our own types have written.
+#: Only files that built-in types write.
 _FILES = ("report-*", "backup-*")
 
 
@@ -50,7 +50,8 @@ class Cleanup(BaseModel):
 
 
 class Config(BaseModel):
-    """`types.cleanup`: how long what is kept; a task's type before its state, else `queue.retention`."""
+    """`types.cleanup`: retention times; a task's type takes precedence over its state, and both over
+    `queue.retention`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,7 +73,7 @@ class Config(BaseModel):
 )
 def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
     """Delete what is past its retention: tasks with attempts and steps, audit, spend, hosts, files."""
-    # Fixed at the start, so that tasks which end meanwhile do not keep it running.
+    # Fixed at the start, so that tasks that end meanwhile do not prolong the run.
     now = utcnow()
     found: dict[str, Any] = {"dry_run": payload.dry_run, "tasks": 0, "audit": 0, "spend": 0, "hosts": 0, "files": 0}
     for condition in _old_tasks(ctx, payload, now):
@@ -80,11 +81,11 @@ def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
     for key, table, column, moment, length in _OTHERS:
         if ctx.read(lambda database, table=table: database.table_exists(table)):  # type: ignore[misc]
             age = getattr(ctx.config, key)
-            if key == "hosts":  # until it is given up it is still counted on
+            if key == "hosts":  # a row is in use until its host is given up
                 age += ctx.settings.of(WebhookSettings).webhook.disable_after or 0.0
             before = (now - dt.timedelta(seconds=age)).isoformat(" ", "microseconds")[:length]
             found[key] += _rows(ctx, peewee.Table(table), column, moment, before, payload.dry_run)
-    # Not a retention of anybody's choice: an Idempotency-Key is promised to be kept so long, and no longer.
+    # Not configurable: the API promises to keep an Idempotency-Key exactly this long.
     before = (now - KEPT).isoformat(" ", "microseconds")
     _rows(ctx, peewee.Table("sytq_idempotency"), "idempotency_key", "created_at", before, payload.dry_run)
     for folder, age in ctx.config.files.items():
@@ -96,7 +97,7 @@ def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
 
 
 def _old_tasks(ctx: Context, payload: Cleanup, now: dt.datetime) -> Iterator[peewee.Expression]:
-    """A condition for each retention: so that an index gives the rows by their end."""
+    """One condition per retention, so that an index yields the rows by their end."""
 
     def ended(state: str, age: float) -> peewee.Expression:
         return (Task.state == state) & (Task.finished_at < now - dt.timedelta(seconds=age))
@@ -117,7 +118,7 @@ def _tasks(ctx: Context, condition: peewee.Expression, dry_run: bool) -> int:
     deleted = 0
     last: dt.datetime | None = None
     while True:
-        # From where the last batch ended: what is kept longer is not looked at again for each batch.
+        # Continues where the last batch ended, so that kept rows are not read again for each batch.
         later = condition & (Task.finished_at >= last) if last else condition
         query = Task.select(Task.id, Task.finished_at).where(later, ~needed()).order_by(Task.finished_at).limit(_BATCH)
         rows = ctx.read(lambda database, query=query: list(query.execute(database)))  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""Types with the key `command`: a task type that runs a program, declared in the configuration alone.
+"""Types with the key `command`: task types that run a program, declared in the configuration alone.
 
-Owns how a payload becomes arguments (each place stays inside its argument, and no shell reads them), and the end of the
-program with all that it started. The payload is on its standard input as JSON.
+The program gets the payload as JSON on standard input. A placeholder stays within its argument, and no shell is
+involved. The program and all processes that it started end with the attempt.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sytq.tasktypes.templates import fill_text, places
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-_LAST_WORDS = 2000  # bytes of standard error that are looked at
+_LAST_WORDS = 2000  # bytes kept of standard error
 
 
 class CommandType(BaseModel):
-    """`types.<name>` with `command`; arguments may have places such as `{order_id}`."""
+    """`types.<name>` with `command`; arguments may have placeholders such as `{order_id}`."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -65,7 +65,7 @@ async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
     program = shutil.which(argv[0], path=_PATH)
     if program is None:
         raise Fail(f"command: there is no program {config.command[0]}")
-    # Where util-linux has it: the program ends with its worker, which runs it again elsewhere.
+    # With util-linux: the program ends with its worker; another worker runs it again.
     leash = shutil.which("setpriv", path=_PATH)
     loop = asyncio.get_running_loop()
     transport, talk = await loop.subprocess_exec(
@@ -81,7 +81,7 @@ async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
     try:
         stdin: Any = transport.get_pipe_transport(0)
         stdin.write(json.dumps(fields).encode())
-        stdin.close()  # once all is written, or the program has closed it
+        stdin.close()  # after all is written, or the program has closed it
         await asyncio.shield(talk.exited)
     finally:
         await _end(transport, talk)
@@ -92,12 +92,12 @@ async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
 
 
 class _Talk(asyncio.SubprocessProtocol):
-    """What a program says, the first of its output and the last of its errors; and when it has ended."""
+    """The beginning of a program's output, the end of its errors, and its exit."""
 
     def __init__(self, most: int) -> None:
         loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[None] = loop.create_future()
-        self.silent: asyncio.Future[None] = loop.create_future()  # nobody can say anything any more
+        self.silent: asyncio.Future[None] = loop.create_future()  # both pipes are closed
         self.output = self.words = b""
         self._most = most
         self._open = {1, 2}
@@ -105,7 +105,7 @@ class _Talk(asyncio.SubprocessProtocol):
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:
             self.words = (self.words + data)[-_LAST_WORDS:]
-        elif len(self.output) <= self._most:  # one more, to see that it was cut; the rest is read and dropped
+        elif len(self.output) <= self._most:  # one byte more shows that the output was cut; the rest is dropped
             self.output = (self.output + data)[: self._most + 1]
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
@@ -118,18 +118,18 @@ class _Talk(asyncio.SubprocessProtocol):
 
 
 async def _end(transport: asyncio.SubprocessTransport, talk: _Talk) -> None:
-    """End the program, if it has not, and what it started: that would hold the pipes open."""
+    """End the program and the processes that it started, which would hold the pipes open."""
     if transport.get_returncode() is None:
         _signal(transport, signal.SIGTERM)
         await asyncio.wait({talk.exited}, timeout=_GRACE)
     _signal(transport, signal.SIGKILL)
     await talk.exited
-    await asyncio.wait({talk.silent}, timeout=_GRACE)  # not for one that left the group with a pipe in its hand
+    await asyncio.wait({talk.silent}, timeout=_GRACE)  # bounded: a process that left the group may keep a pipe open
     transport.close()
 
 
 def arguments(template: list[str], fields: dict[str, Any]) -> list[str]:
-    """The arguments with their places filled. Raises InvalidInput for a value that would be read as an option."""
+    """Fill the placeholders. Raises InvalidInput for a value that would be read as an option."""
     filled = [fill_text(argument, fields) for argument in template]
     for written, argument in zip(template, filled, strict=True):
         if argument.startswith("-") and not written.startswith("-"):

@@ -1,8 +1,4 @@
-"""Task type `default`: records what it was given.
-
-It is what a job or a stream gets that names no type: the payload becomes the result, so that a caller sees it go
-through before there is a type that does something with it.
-"""
+"""Task type `default`: returns its payload, for jobs and stream entries that name no type."""
 
 from __future__ import annotations
 

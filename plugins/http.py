@@ -1,7 +1,7 @@
-"""Types with the key `http`: a task type that is one HTTP request, declared in the configuration alone.
+"""Types with the key `http`: task types that make one HTTP request, declared in the configuration alone.
 
-Owns how a payload gets into the request: never into its host, and into a path or query only as one encoded part. The
-URL is the operator's and may therefore lead anywhere.
+The payload never reaches the host of the URL, and enters a path or query only as one encoded part. The URL is the
+operator's and may therefore lead anywhere.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from sytq.tasktypes.templates import fill, fill_text, places, text
 
 from .webhook import retry_after
 
-_KEPT_BYTES = 16 * 1024  # of an answer, in the result
+_KEPT_BYTES = 16 * 1024  # of a response, kept in the result
 
 
 class Request(BaseModel):
-    """The request; every text in it may have places such as `{order_id}`."""
+    """The request; every text may have placeholders such as `{order_id}`."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     url: str = Field(min_length=1)
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
     headers: dict[str, str] = {}
-    body: Any = None  # a mapping or a list is sent as JSON, a text as it is; not given: the payload as JSON
+    body: Any = None  # a mapping or list is sent as JSON, a text unchanged; not given: the payload as JSON
     timeout: Annotated[Duration, Field(gt=0)] = 30.0
     dead_on: list[Annotated[int, Field(ge=300, le=599)]] = [400, 404, 410, 422]
 
@@ -109,7 +109,7 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
 
 
 def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:
-    """The headers with their places filled. Raises InvalidInput for a value that would end its line."""
+    """Fill the placeholders. Raises InvalidInput for a value with a line break."""
     filled = {name: fill_text(value, fields) for name, value in template.items()}
     for name, value in filled.items():
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
@@ -118,7 +118,7 @@ def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, 
 
 
 def _encoded(value: Any) -> str:
-    """A value as one part of a path or query: no slash, no question mark, no ampersand of its own."""
+    """A value as one part of a path or query, with `/`, `?` and `&` encoded."""
     return quote(text(value), safe="")
 
 

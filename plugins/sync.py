@@ -1,7 +1,7 @@
-"""Task type `sync`: the callers' rows and the queue are compared, and rows that nobody works on are put right.
+"""Task type `sync`: finds callers' rows whose task is missing or ended, and repairs or submits them.
 
-Owns what counts as left behind and what is done about it. Must not touch a row whose task has not ended, nor one
-that changed since it was looked at. Reads tables of contract A as they are; times there are UTC, as our sessions are.
+Rows with an unfinished task, and rows that change meanwhile, stay untouched. Times in contract A's tables are UTC, as
+sytq's sessions are.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Config(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row that is not done, and the last task about it that has ended, if any."""
+    """An unfinished row, and the last ended task about it, if any."""
 
     id: int
     status: str
@@ -89,7 +89,7 @@ def _table(ctx: Context, name: str, dry_run: bool) -> dict[str, Any]:
 
 
 def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
-    """Rows that have said pending or processing for long and have no unfinished task, by id."""
+    """Rows, by id, that have been pending or processing for long and have no unfinished task."""
     labels, now = ctx.settings.of(LlmSettings).llm.labels, utcnow()
     table = peewee.Table(name)
     old = [
@@ -110,7 +110,7 @@ def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
             tasks = found.get(id, [])
             if not any(task.state in UNFINISHED for task in tasks):
                 changed = _time(updated_at)
-                # One that ended before the row last changed says nothing about what the row says now.
+                # A task that ended before the row's last change says nothing about the row now.
                 since = [task for task in tasks if changed is None or (task.finished_at or changed) >= changed]
                 yield Row(id, status, changed, max(since, key=lambda task: task.created_at, default=None))
 
@@ -124,7 +124,7 @@ def _tasks(ctx: Context, name: str, ids: list[int]) -> dict[int, list[Task]]:
         named: Any = extract(Task.payload, "$.table_name")
         if is_mysql(database):
             number, named = number.cast("SIGNED"), peewee.fn.JSON_UNQUOTE(named)
-        # CASE, as the order of AND is the database's choice.
+        # CASE, as the database chooses the order of AND.
         valid = peewee.fn.JSON_VALID(Task.payload) == 1
         right = peewee.Case(None, [(valid, (named == name) & number.in_(ids))], False)
         found: dict[int, list[Task]] = {}
@@ -132,7 +132,7 @@ def _tasks(ctx: Context, name: str, ids: list[int]) -> dict[int, list[Task]]:
             found.setdefault(int(json.loads(one.payload)["id"]), []).append(one)
         ended = {one.id: one for tasks in found.values() for one in tasks if one.state in TERMINAL}
         query = Task.select().where(Task.parent.in_(list(ended)), Task.type == "llm.dead", Task.state.in_(UNFINISHED))
-        for obituary in query.execute(database) if ended else ():  # it is about to write the row
+        for obituary in query.execute(database) if ended else ():  # the task is about to write the row
             found[int(json.loads(ended[obituary.parent].payload)["id"])].append(obituary)
         return found
 
@@ -140,7 +140,7 @@ def _tasks(ctx: Context, name: str, ids: list[int]) -> dict[int, list[Task]]:
 
 
 def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
-    """Put one row right and say how: completed, failed, resubmitted, or left."""
+    """Repair one row and return how: completed, failed, resubmitted, or left."""
     labels = ctx.settings.of(LlmSettings).llm.labels
     values: dict[str, Any]
     answer = _answer(ctx, row.ended.id) if row.ended is not None and row.ended.state == SUCCEEDED else None
@@ -178,7 +178,7 @@ def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
 
 
 def _answer(ctx: Context, task_id: str) -> tuple[str, int] | None:
-    """What the last node of a finished task answered, and how many nodes there are, from their checkpoints."""
+    """The last node's answer of a finished task, and the number of nodes, from their checkpoints."""
     nodes = Step.select().where(Step.task_id == task_id, Step.state == "done", Step.name.startswith("node-"))
     steps = ctx.read(lambda database: list(nodes.execute(database)))
     if not steps:
@@ -193,5 +193,5 @@ def _text(now: dt.datetime, age: float) -> str:
 
 
 def _time(value: Any) -> dt.datetime | None:
-    """MySQL gives a time, SQLite the text that it was written as."""
+    """MySQL returns a time, SQLite the stored text."""
     return dt.datetime.fromisoformat(value) if isinstance(value, str) else value

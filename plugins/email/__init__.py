@@ -1,7 +1,6 @@
-"""Task type `email`: one message to several recipients, each of whom gets it, refuses it, or is tried again.
+"""Task type `email`: sends one message to several recipients, each of whom accepts it, refuses it, or is retried.
 
-Owns the payload, the configuration and what follows from each recipient's outcome. The message is message.py, the
-talk with the server delivery.py. A round of delivery is a step: whoever has taken the message is not sent it again.
+A round of delivery is a step: a recipient whose server has accepted the message does not get it again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sytq.durations import Duration
 from .delivery import Server, Undelivered, deliver
 from .message import Line, Mailbox, Unbuildable, address, build
 
-_RETRY_BOUNDS = (10.0, 900.0)  # seconds between rounds; between them as long as the message is old
+_RETRY_BOUNDS = (10.0, 900.0)  # seconds between rounds; within them, the age of the message
 
 
 def _one_or_many(value: object) -> object:
@@ -69,9 +68,9 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     host: str | None = None
-    port: Port | None = None  # None: 587, 465 or 25, by `security`
+    port: Port | None = None  # None: 587, 465 or 25, according to `security`
     security: Literal["starttls", "tls", "none"] = "starttls"
-    ca_file: Path | None = None  # None: the system's
+    ca_file: Path | None = None  # None: the system's certificates
     username: str = ""
     password: Secret = SecretStr("")
     sender: Mailbox | None = None
@@ -92,7 +91,7 @@ class Config(BaseModel):
 
 
 def show(payload: Email, result: Any) -> dict[str, object]:
-    """What a person wants to see of a message."""
+    """The fields of a message to show to a person."""
     to = [address(mailbox) for mailbox in payload.to]
     more = f" and {len(to) - 3} more" if len(to) > 3 else ""
     sent = f"{len(result['sent'])} sent, {len(result['refused'])} refused" if result else None
@@ -158,12 +157,12 @@ def _final(outcome: str) -> bool:
 
 
 def _codes(refusals: Iterable[str]) -> str:
-    """Their codes alone: what a server says beside them often quotes the recipient."""
+    """The codes alone: the text of a refusal often quotes the recipient."""
     return ", ".join(sorted({refusal[:3] for refusal in refusals}))
 
 
 def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str]) -> NoReturn:
-    """Try again once the message is twice as old, until it is `keep_trying` old: such an answer is no failure."""
+    """Retry when the message is twice as old, until it is `keep_trying` old; a deferral is no failed attempt."""
     age = (dt.datetime.now(dt.UTC) - ctx.created_at).total_seconds()
     sent = sum(outcome == "sent" for outcome in outcomes.values())
     so_far = f"; {sent} sent" if sent else ""

@@ -1,7 +1,6 @@
-"""One talk with the mail server: who takes the message, who refuses it for good, who for now.
+"""One SMTP session: which recipients the server accepts, refuses for good, or defers.
 
-Owns SMTP and what its replies mean. Must not retry. Everything from the look-up of the name to the last reply has
-one deadline, which a server that drips its answers cannot stretch.
+One deadline covers everything from the DNS lookup to the last reply, so a slow server cannot extend it.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import aiosmtplib
 
 from .message import Message
 
-_REPLY = 200  # characters kept of what a server said
+_REPLY = 200  # characters kept of a reply
 
 
 class Undelivered(Exception):
-    """The server took the message for nobody, for reasons that have nothing to do with a recipient."""
+    """The server accepted the message for nobody, for reasons unrelated to the recipients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to, how secured, as whom, from whom, and the seconds that all of it may take."""
+    """Address, security, credentials and sender, and the seconds for the whole session."""
 
     host: str
     port: int
@@ -90,14 +89,14 @@ def _client(server: Server) -> aiosmtplib.SMTP:
         password=server.password if server.username else None,
         local_hostname=server.sender.partition("@")[2],
         use_tls=server.security == "tls",
-        start_tls=server.security == "starttls",  # not "if the server offers it", which an attacker can take away
+        start_tls=server.security == "starttls",  # not opportunistic: an attacker could strip the offer
         tls_context=tls,
         timeout=server.seconds,
     )
 
 
 async def _leave(smtp: aiosmtplib.SMTP) -> None:
-    """Say goodbye where that is quick; the message has been taken or not by now."""
+    """Send QUIT if that is quick; the outcome is known by now."""
     with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
         async with asyncio.timeout(1.0):
             if smtp.is_connected:
@@ -106,7 +105,7 @@ async def _leave(smtp: aiosmtplib.SMTP) -> None:
 
 
 def _reply(refusal: aiosmtplib.SMTPResponseException) -> str:
-    """Code and words in one line; a code that SMTP does not have counts as "for now"."""
+    """Code and text in one line; an invalid code counts as temporary."""
     code = refusal.code if 400 <= refusal.code <= 599 else 451
     return f"{code} {' '.join(refusal.message.split())}"[:_REPLY]
 

@@ -1,7 +1,6 @@
-"""One message as bytes: headers that nobody can inject into, bodies from templates, attachments from listed folders.
+"""One message as bytes: headers safe from injection, bodies from templates, attachments from listed folders.
 
-Owns what goes into the message and every refusal to put it there. Must not talk to a server. A message made again
-for the same task has the same Message-ID and Date, so that a receiver recognises it.
+A message built again for the same task has the same Message-ID and Date, so that a receiver recognises it.
 """
 
 from __future__ import annotations
@@ -28,18 +27,16 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
-_RENDERED_MOST = 4 << 20  # characters of one template's output
-_PLAIN = SMTP.clone(cte_type="7bit")  # for servers that know nothing else
+_RENDERED_MOST = 4 << 20  # characters of one rendered template
+_PLAIN = SMTP.clone(cte_type="7bit")  # for servers without 8BITMIME
 
 
 class Unbuildable(Exception):
-    """The message cannot be made; trying again would not mend it."""
+    """The message cannot be built, and a retry would not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A finished message and its Message-ID."""
-
     id: str
     data: bytes
 
@@ -61,7 +58,7 @@ Mailbox = Annotated[str, AfterValidator(_mailbox), Field(max_length=320)]
 
 
 def address(mailbox: str) -> str:
-    """The bare address of a mailbox, its domain in ASCII and lower case. Raises ValueError."""
+    """The bare address of a mailbox, with its domain in ASCII and lower case. Raises ValueError."""
     _, found = parseaddr(mailbox)
     local, _, domain = found.rpartition("@")
     try:
@@ -75,7 +72,7 @@ def address(mailbox: str) -> str:
 
 
 def build(payload: Email, config: Config, to: list[str], task_id: str, created_at: dt.datetime) -> Message:
-    """Return the message. Raises Unbuildable."""
+    """Raises Unbuildable."""
     assert config.sender
     message = EmailMessage(policy=_PLAIN)
     subject, text, html = payload.subject, payload.text, payload.html
@@ -117,7 +114,7 @@ def _header(mailboxes: list[str]) -> list[Address]:
 
 
 def _render(folder: Path | None, name: str, data: dict[str, object]) -> dict[str, str | None]:
-    """The output of `<name>.subject.txt`, `<name>.txt` and `<name>.html`; None where there is no such file."""
+    """The output of `<name>.subject.txt`, `<name>.txt` and `<name>.html`; None for a missing file."""
     if folder is None:
         raise Unbuildable("a template is named, and types.email.templates names no folder")
     environment = ImmutableSandboxedEnvironment(
@@ -155,7 +152,7 @@ def _bounded(template: jinja2.Template, data: dict[str, object]) -> str:
 
 
 def _read(folders: list[Path], attachment: Attachment, most: int) -> tuple[str, bytes]:
-    """Name and content of a file below one of `folders`, wherever links lead. Raises Unbuildable."""
+    """Name and content of a file inside one of `folders`, after resolving links. Raises Unbuildable."""
     if not folders:
         raise Unbuildable("types.email.attachments names no folder")
     for folder in folders:
@@ -164,7 +161,7 @@ def _read(folders: list[Path], attachment: Attachment, most: int) -> tuple[str, 
             file = (inside / attachment.path).resolve(strict=True)
             if not file.is_relative_to(inside):
                 continue
-            # The real path: whatever has become a link since is not followed, and a pipe is not waited for.
+            # The real path: no later symlink is followed, and opening a pipe does not block.
             descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (OSError, ValueError, RuntimeError):
             continue

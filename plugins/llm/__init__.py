@@ -1,7 +1,6 @@
-"""Task type `llm`: a row's messages go to a chat provider, the report comes into the row, a callback says so.
+"""Task type `llm`: asks a chat provider about a row, writes the report into the row and sends a callback.
 
-Owns the order of things: row, nodes, row and callback together. The questions are pipeline.py, the calls and what
-each failure leads to ask.py, the row's SQL row.py. No transaction is open while the provider thinks.
+The report and its callback are one transaction. No transaction is open during a provider's call.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ plugin = Plugin(
     routes=_routes,
 )
 
-_MARGIN = 60.0  # seconds beside the calls: the row's transactions and a database that is briefly away
+_MARGIN = 60.0  # seconds beyond the calls: the row's transactions, and a database that is briefly unavailable
 _LONGEST = 24 * 3600.0
 
 
@@ -83,7 +82,7 @@ def _unique(payload: Valuation) -> str:
 
 
 def _timeout(settings: Settings) -> float:
-    """Room for every call that a start can make: each node, each provider of its chain, each answer asked for again."""
+    """Time for every call that an attempt can make: each node, each provider of its chain, each repeated question."""
     own = settings.of(LlmSettings)
     total = max((provider.total for provider in own.providers.values()), default=300.0)
     calls = [_calls(own, nodes(own, table)) for table in own.llm.tables]
@@ -116,7 +115,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
             return
         again = UniqueKey.unique_key == f"llm:{_unique(payload)}", UniqueKey.task_id != dead.task_id
         if UniqueKey.get_or_none(*again) is not None:
-            return  # it was submitted again meanwhile: the row is the new task's
+            return  # submitted again meanwhile: the row belongs to the new task
         said = f"failed: {error}"
         rows.update(payload.id, status=labels.failed, failed_info=error, progress_info=said)
         if refused := _announce(ctx, tx, row["callback_url"], body):
@@ -135,7 +134,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     try:
         return await _valuate(ctx, payload)
     except (Lost, Cancelled, DatabaseUnavailable, RedisUnavailable):
-        raise  # says nothing about the row
+        raise  # does not concern the row
     except Exception as error:
         await _count_failure(ctx, payload, error)
         raise
@@ -177,7 +176,7 @@ async def _answer(
     row: dict[str, Any],
     outputs: dict[str, Any],
 ) -> Answered:
-    """A node's answer: from its checkpoint, or asked for now."""
+    """A node's answer, from its checkpoint or from the provider."""
 
     async def ask() -> Answered:
         return await asking.ask(place, node, messages(node, row, outputs), payload.model)
@@ -186,7 +185,7 @@ async def _answer(
 
 
 class Start(NamedTuple):
-    """What a start finds: the row, the task's owner, the nodes that are done, and whether the row's end is written."""
+    """The state at the beginning of an attempt: row, owner, finished nodes, and whether the row's end is written."""
 
     row: dict[str, Any]
     owner: str | None
@@ -195,7 +194,7 @@ class Start(NamedTuple):
 
 
 async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> Start:
-    """Read the row and show in it that it is being worked on."""
+    """Read the row and mark it as processing."""
     values: dict[str, Any] = {"status": ctx.settings.of(LlmSettings).llm.labels.processing}
     whole = ctx.settings.of(LlmSettings).llm.tables[payload.table_name].pipeline is not None
 
@@ -222,7 +221,7 @@ async def _show(ctx: AsyncContext, payload: Valuation, place: Place) -> None:
 
 
 def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]:
-    """What the row says once `done` nodes are done."""
+    """The row's columns once `done` nodes are done."""
     again = f" (attempt {_attempt(ctx)})" if ctx.attempt > 1 else ""
     said = "writing the report"
     if done < len(plan):
@@ -260,7 +259,7 @@ async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int)
 async def _in_table(
     ctx: AsyncContext, payload: Valuation, work: Callable[[Transaction], T], values: dict[str, Any]
 ) -> T:
-    """Run a transaction that writes `values`; a table that cannot take them is for the caller to mend."""
+    """Run a transaction that writes `values`. Raises Fail when the caller's table cannot hold them."""
     try:
         return await ctx.transaction(work)
     except peewee.PeeweeException as problem:
@@ -271,10 +270,10 @@ async def _in_table(
 
 
 async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception) -> None:
-    """Tell the row of a failed attempt. Raises Lost; if the row cannot be written, a log line says so."""
+    """Record a failed attempt in the row. Raises Lost; a row that cannot be written is only logged."""
     counts = not isinstance(error, Retry) or error.consumes_attempt
-    queues = isinstance(error, Waiting)  # for room: nothing has failed
-    # Only our own words are known to hold no prompt.
+    queues = isinstance(error, Waiting)  # for a permit: nothing has failed
+    # Only sytq's own messages are known to contain no prompt.
     info = str(error) if isinstance(error, Retry | Fail) else f"unexpected {type(error).__name__}"
     said = f"attempt {_attempt(ctx)} failed: {info}" if counts else info if queues else f"waiting: {info}"
 
@@ -298,11 +297,11 @@ def _attempt(ctx: AsyncContext) -> str:
 
 
 def _announce(ctx: AsyncContext, tx: Transaction, url: str | None, body: str) -> str | None:
-    """Insert the callback beside the row it announces; return why not, though the row names a URL."""
+    """Insert the callback in the row's transaction; return the reason if its URL is refused."""
     url = (url or "").strip()
     if not url:
         return None
-    try:  # the guard refuses now what delivery would refuse; a name's addresses are judged when it connects
+    try:  # refuses early what delivery would refuse; addresses of a name are checked on connecting
         headers = {"Content-Type": "application/json"}
         tx.enqueue("callback", {"url": url, "method": "POST", "headers": headers, "body": body}, key="callback")
     except InvalidInput as error:
@@ -311,7 +310,7 @@ def _announce(ctx: AsyncContext, tx: Transaction, url: str | None, body: str) ->
 
 
 def _callback_body(payload: Valuation, task_id: str, *, report: str | None, error: str | None) -> str:
-    """The announcement, made once: it is stored as text, so that every delivery sends the same bytes."""
+    """The callback's body, stored as text so that every delivery sends the same bytes."""
     return encode(
         {
             "task_id": task_id,

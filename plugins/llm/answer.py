@@ -1,7 +1,6 @@
-"""The answer of a chat provider, as it comes in, and whether it is one: `stop` and content, nothing less.
+"""A chat provider's answer as it arrives, and whether it is complete; defines the names of all failures.
 
-Owns the names of everything that can be wrong with a call. Must not know connections or deadlines; what a
-provider says about an error passes only as one short line without the key and without the prompt.
+A provider's error text passes only as one short line without the key and the prompt.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
-#: How a call failed. Each name stands in docs/llm.md with what follows from it.
+#: How a call failed. docs/llm.md says what follows from each.
 Kind = Literal[
     "first_content", "silence", "total", "network", "broken_off",
     "rejected", "unauthorized", "no_credit", "rate_limited", "overloaded", "unavailable", "redirect",
@@ -23,12 +22,12 @@ Kind = Literal[
 # stays under the 16 MiB packet that MySQL and MariaDB accept by default.
 MAX_CONTENT = 2 << 20
 _MAX_SAID = 300
-_ECHO = 24  # characters of a prompt that count as quoting it
+_ECHO = 24  # characters of a prompt that count as a quotation
 
 
 class ChatError(Exception):
-    """The call gave no complete answer. `after` is the delay in seconds that the provider asked for, `again` whether
-    it said that repeating the call makes sense (None: it did not say), `usage` what it says to have charged."""
+    """The call gave no complete answer. `after` is the delay in seconds that the provider asked for, `again` its
+    statement on whether a repetition makes sense (None: no statement), `usage` the usage it reports."""
 
     def __init__(
         self,
@@ -48,7 +47,7 @@ class ChatError(Exception):
 
 
 class Reply(TypedDict):
-    """A complete answer. `usage` is the provider's own object, empty when it gave none."""
+    """A complete answer. `usage` is the provider's own object, empty if absent."""
 
     content: str
     model: str
@@ -57,7 +56,7 @@ class Reply(TypedDict):
 
 
 class Answer:
-    """What has come so far. `secrets` are the key and the prompts, which no error may repeat."""
+    """The answer so far. No error may repeat `secrets`, the key and the prompts."""
 
     def __init__(self, model: str, key: str, prompts: Sequence[str]) -> None:
         self.finish_reason: str | None = None
@@ -73,7 +72,7 @@ class Answer:
         return bool(self._parts)
 
     def take(self, event: dict[str, Any]) -> bool:
-        """Take in one event of a stream, or a whole answer; say whether that brought it forward.
+        """Process one event of a stream, or a whole answer; return whether it made progress.
 
         Raises ChatError (error_in_answer, too_large).
         """
@@ -95,11 +94,11 @@ class Answer:
         finished = self.finish_reason is None and isinstance(choice.get("finish_reason"), str)
         if finished:
             self.finish_reason = choice["finish_reason"]
-        # Reasoning is not part of the report, but it is work: a model that thinks aloud is not silent.
+        # Reasoning is not part of the report, but it counts as progress.
         return finished or bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
 
     def reply(self) -> Reply:
-        """The complete answer. Raises ChatError when it is not one."""
+        """The complete answer. Raises ChatError when it is incomplete."""
         reason = self.finish_reason
         if reason is None:
             raise ChatError("no_finish_reason", "the answer ended without a finish_reason")
@@ -111,17 +110,17 @@ class Answer:
             raise ChatError("no_resource", "the provider ran out of resources and broke the answer off")
         if reason != "stop":
             raise ChatError("other_finish_reason", f"finish_reason is '{self.say(reason)[:50]}', not 'stop'")
-        # Half a surrogate pair is no text and cannot be stored; two halves in two events are one character.
+        # Half a surrogate pair cannot be stored; two halves from two events are one character.
         content = "".join(self._parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if not content.strip():
             raise ChatError("blank", "the answer is blank")
         return Reply(content=content, model=self._model, finish_reason=reason, usage=self.usage)
 
     def say(self, error: object) -> str:
-        """What an error object or text of the provider says, fit to be shown."""
+        """A provider's error object or text as one line that is safe to show."""
         if isinstance(error, dict):
             error = error.get("message") or error.get("code") or error.get("type") or "no message"
-        # The key goes before anything is cut, so that no part of it stays behind at the end.
+        # Mask the key before cutting, so that no part of it remains at the end.
         said = str(error)[: _MAX_SAID * 4]
         if self._key:
             said = said.replace(self._key, "***")
@@ -133,7 +132,7 @@ class Answer:
 
 
 def parse(text: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ChatError (html, not_json, malformed)."""
+    """Parse a JSON object. Raises ChatError (html, not_json, malformed)."""
     if text.lstrip()[:1] == b"<":
         raise ChatError("html", "the provider answered with a web page")
     try:

@@ -1,7 +1,4 @@
-"""GET /v2/spend: what the calls of providers cost, summed.
-
-Owns the path; the sums are spend.py's. A caller that is no admin sees the spend of its own tasks alone.
-"""
+"""GET /v2/spend: the cost of provider calls, summed. Callers other than admins see only their own tasks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""A node's question is asked: of each provider of its chain, within budgets, until one gives a proper answer.
+"""Asks a node's question: of each provider of its chain, within budgets, until one gives a valid answer.
 
-Owns the calls of one start and their record in the ledger. What a failure leads to is policy.py, the call itself
-chat.py. Must not know the row's columns.
+Records every call in the ledger. policy.py decides what a failure leads to; the row's columns are unknown here.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ _TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.
 _COST = Counter("sytq_llm_cost_total", "What calls cost whose price is known.", ("provider", "model", "currency"))
 
 _NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
-_OVER_BUDGET = 300.0  # seconds until a task looks again, at most
-_BYTES = 3  # of a prompt for a token, about
-_TELLS = 100.0  # reports of progress in a second, of all calls of this process together
+_OVER_BUDGET = 300.0  # seconds at most until the task checks the budget again
+_BYTES = 3  # of a prompt per token, roughly
+_TELLS = 100.0  # progress reports per second, over all calls of this process
 
 
 class Answered(Reply):
-    """A node's answer as it is checkpointed; `cost` is that of the answering call, None when no price is known."""
+    """A checkpointed answer; `cost` is the cost of the answering call, None without a known price."""
 
     provider: str
     cost: str | None
@@ -44,7 +43,7 @@ class Answered(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a pipeline a question stands, for those who watch."""
+    """The position of a question in its pipeline, for progress reports."""
 
     number: int
     of: int
@@ -55,20 +54,20 @@ class Place:
 
 
 class Asking:
-    """The calls of one start of a task; `table` and `row_id` are what it is about."""
+    """The calls of one attempt; `table` and `row_id` identify the row."""
 
-    _running = 0  # calls of this process that tell of their progress
+    _running = 0  # calls of this process that report progress
 
     def __init__(self, ctx: AsyncContext, table: str, row_id: int, owner: str | None) -> None:
         self._ctx = ctx
         self._about = (table, row_id)
         self._owner = owner
         self._calls = 0
-        self._cost = 0  # tokens of the conversation that is under way
+        self._cost = 0  # tokens of the current conversation
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
     async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
-        """The answer to a node's question. Raises Retry or Fail, as the policy says."""
+        """The answer to a node's question. Raises Retry or Fail, according to the policy."""
         failures: list[Failure] = []
         targets = chain(self._ctx.settings.of(LlmSettings), node, model)
         paused: Target | None = None
@@ -76,7 +75,7 @@ class Asking:
             try:
                 return await self._converse(place, node, messages, target)
             except Waiting as waiting:
-                # Only an unavailable provider is passed over; a busy one is waited for, as that is soon over.
+                # Only an unavailable provider is skipped; a busy provider is waited for, as that is soon over.
                 if not waiting.unavailable or (target is targets[-1] and not failures):
                     raise
                 failures.append(Failure(str(waiting), "wait", float(waiting.after or 0)))
@@ -87,20 +86,20 @@ class Asking:
                 if not POLICIES[error.kind].fallback:
                     break
         if paused is not None:
-            async with self._ctx.acquire(*paused.limiters):  # so that the task starts again as soon as it is resumed
+            async with self._ctx.acquire(*paused.limiters):  # the task runs again as soon as the limiter is resumed
                 pass
         raise conclude(failures) if failures else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
 
     def settle(self, outcome: str = spend.OK) -> None:
-        """Write what the last answer cost; inside a transaction."""
+        """Record the cost of the last answer; inside a transaction."""
         if self._last is not None:
             call, used, cost = self._last
             spend.settle(call, outcome, used, cost)
 
     async def _converse(self, place: Place, node: Node, messages: Sequence[Message], target: Target) -> Answered:
-        """Ask one provider, and again with the error while the answer is not what the node's schema wants.
+        """Ask one provider, and again with the error while the answer does not match the node's schema.
 
-        One permit serves all calls: were a later one refused, the task would wait and pay for the first one anew.
+        One permit covers all calls: if a later call had to wait for one, the task would pay for the first call again.
         """
         asked = list(messages)
         cost = Request(target.model, messages, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
@@ -120,7 +119,7 @@ class Asking:
         raise AssertionError("unreachable")
 
     async def _roomy(self, permit: Permit, place: Place, messages: Sequence[Message], target: Target) -> Answered:
-        """Ask, and where max_tokens cuts the answer, once more with twice as many."""
+        """Ask, and when max_tokens cuts the answer, once more with twice as many."""
         try:
             return await self._call(permit, place, messages, target, target.max_tokens)
         except ChatError as error:
@@ -154,7 +153,7 @@ class Asking:
         return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
 
     def _spent(self, target: Target, usage: Mapping[str, Any], at: dt.datetime) -> tuple[spend.Tokens, int | None]:
-        """The tokens of a call and what they cost; None when that is not known."""
+        """The tokens and cost of a call; the cost is None when unknown."""
         used = prices.tokens(usage)
         if not usage:
             return used, None
@@ -166,12 +165,12 @@ class Asking:
         return used, cost
 
     def _report(self, permit: Permit, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
-        """Report to the limiters how a call went, and the tokens of the conversation so far where they are known."""
+        """Report the call's outcome to the limiters, with the tokens of the conversation so far if known."""
         self._cost += used.prompt + used.completion
         permit.report(outcome, cost=self._cost if usage else None)
 
     async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
-        """Record the call before it begins, with what it may cost at most. Raises Retry when a budget has no room."""
+        """Record the call and reserve its maximum cost before it begins. Raises Retry when a budget is exhausted."""
         ctx, settings = self._ctx, self._ctx.settings.of(LlmSettings)
         table, row_id = self._about
         self._calls += 1
@@ -211,7 +210,7 @@ class Asking:
 
     @asynccontextmanager
     async def _telling(self, place: Place, target: Target, meter: Meter) -> AsyncIterator[None]:
-        """Show on the task's live state how the answer grows."""
+        """Show the growth of the answer in the task's live state."""
 
         async def tell() -> None:
             shown = 0
@@ -234,7 +233,7 @@ class Asking:
 
 
 def over_budget(spent: spend.Spent, currency: str, needed: int) -> Retry:
-    """What a start raises whose call does not fit into a budget any more."""
+    """The Retry for a call that does not fit into a budget."""
     tomorrow = dt.datetime.combine(dt.date.fromisoformat(spent.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
     left = (tomorrow - dt.datetime.now(dt.UTC)).total_seconds()
     kind, _, name = spent.subject.partition(":")
@@ -247,5 +246,5 @@ def over_budget(spent: spend.Spent, currency: str, needed: int) -> Retry:
 
 
 def _may_have_cost(error: ChatError) -> bool:
-    """Whether a call that failed without usage numbers may have been charged all the same."""
+    """Whether a call that failed without usage numbers may have been charged."""
     return error.kind != "network" and (error.status is None or error.status < 300)

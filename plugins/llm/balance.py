@@ -1,6 +1,6 @@
-"""Task type `llm.balance`: while a provider wants money its balance is looked at, and its limiter resumed by itself.
+"""Task type `llm.balance`: pauses a provider that lacks credit, and resumes it once it has credit again.
 
-Owns the pauses of a provider: why, for how long, and what ends them. Must not call a model.
+Calls no model.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .answer import ChatError
 from .config import LlmSettings, Provider
 from .targets import Target
 
-#: Seconds after which a refused key, or money without a balance to ask for, is tried again with a call.
+#: Seconds until a call tries a refused key again, or a provider without credit and without a balance endpoint.
 _TRY_AGAIN = 300.0
 _LOOK = 30.0
-#: Longer than a look, so that the limiter stays paused from one to the next, and resumes if nobody looks any more.
+#: Longer than the interval, so that the pause holds between two checks, and ends if the checks stop.
 _HOLD = 4 * _LOOK
 
 
@@ -33,11 +33,11 @@ class Balance(BaseModel):
 
 
 async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
-    """Pause a provider's limiter for everybody, as its key or its balance is no good."""
+    """Pause a provider's limiter because of its key or its balance."""
     looked_at = error.kind == "no_credit" and target.provider.balance_url is not None
     await ctx.pause_limiter(target.limiter, f"{error} [{error.kind}]", seconds=_HOLD if looked_at else _TRY_AGAIN)
     if looked_at:
-        # One task for each provider, however many calls find out at once.
+        # One task per provider, however many calls fail at once.
         await ctx.enqueue("llm.balance", {"provider": target.name}, key=f"balance:{target.name}:{ctx.token}")
 
 
@@ -68,7 +68,7 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
 
 
 async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
-    """Whether there is money; None when the endpoint does not say so in DeepSeek's form."""
+    """Whether there is credit; None when the answer is not in DeepSeek's form."""
     headers = {"Authorization": f"Bearer {provider.key}"} if provider.key else {}
     try:
         answer = await ctx.http.get(provider.balance_url or "", headers=headers, timeout=15, trusted=True)

@@ -1,8 +1,4 @@
-"""One chat completion of an OpenAI-compatible provider: the request, its deadlines, bounded memory.
-
-Owns the connection's side of a call; what the answer says is answer.py. Must not know rows or tasks, nor what
-a failure leads to.
-"""
+"""One chat completion of an OpenAI-compatible provider: request, deadlines, bounded memory."""
 
 from __future__ import annotations
 
@@ -27,13 +23,13 @@ Wait = Literal["first_content", "silence", "total"]
 _MAX_LINE = 1 << 20
 _MAX_BODY = 8 << 20
 _MAX_ERROR_BODY = 64 << 10
-_AFTERGLOW = 5.0  # seconds for the usage numbers once the answer is complete
-_CLOSING = 0.1  # seconds for the end of the body after that: read to its end, the connection can serve again
+_AFTERGLOW = 5.0  # seconds for the usage numbers after the answer is complete
+_CLOSING = 0.1  # seconds for the rest of the body after that: a connection read to its end can be reused
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of which model; `extra` goes into the request's body as it is."""
+    """A model and its messages; `extra` is added to the request's body unchanged."""
 
     model: str
     messages: Sequence[Message]
@@ -47,12 +43,11 @@ class Request:
 
     @property
     def most_tokens(self) -> int:
-        """The longest answer that is asked for, under whatever name a provider knows it."""
+        """The requested limit of the answer in tokens, under any name that providers use."""
         named = [self.extra.get(name) for name in ("max_tokens", "max_completion_tokens")]
         return max([self.max_tokens, *(value for value in named if isinstance(value, int))])
 
     def body(self, stream: bool) -> str:
-        """The request as JSON text."""
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": list(self.messages),
@@ -60,18 +55,18 @@ class Request:
             "stream": stream,
             "stream_options": {"include_usage": True} if stream else None,
         }
-        # A null in `extra` takes a field out, for providers that do not know it.
+        # A null in `extra` removes a field, for providers that reject it.
         return json.dumps({name: value for name, value in (fields | dict(self.extra)).items() if value is not None})
 
 
 class Meter:
-    """How far an answer is: `tokens` counts the pieces in which it comes, which is what providers send tokens as."""
+    """The progress of an answer: `tokens` counts its chunks, as providers send one token per chunk."""
 
     tokens = 0
 
 
 async def complete(client: Client, provider: Provider, request: Request, meter: Meter | None = None) -> Reply:
-    """Ask once and return the whole answer. Raises ChatError; no other error is to be expected."""
+    """Ask once and return the whole answer. Raises ChatError only."""
     answer = Answer(request.model, provider.key, [message["content"] for message in request.messages])
     try:
         return await _complete(client, provider, request, answer, meter or Meter())
@@ -106,7 +101,7 @@ async def _complete(client: Client, provider: Provider, request: Request, answer
     except (aiohttp.ClientError, OSError) as error:
         if answer.finish_reason is None:
             raise _broken(error, answer) from None
-    # The answer ended properly; a stream that hung or broke after that has cost at most its usage numbers.
+    # The answer was complete; a stream that hangs or breaks afterwards loses at most its usage numbers.
     return answer.reply()
 
 
@@ -119,13 +114,13 @@ def _headers(provider: Provider) -> dict[str, str]:
 
 
 class _Clock:
-    """One timer from DNS to the last byte: each piece of content moves it on, up to the total."""
+    """One timer from DNS to the last byte; each piece of content extends it, up to the total."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._now = asyncio.get_running_loop().time
         self._end = self._now() + provider.total
-        # A whole answer has no first content: it comes when the thinking is over.
+        # An unstreamed answer has no first content: it arrives when the reasoning is over.
         first = provider.first_content if provider.stream else provider.total
         self._wait: Wait = "first_content" if first < provider.total else "total"
         self.timer = asyncio.timeout(min(first, provider.total))
@@ -154,13 +149,13 @@ class _Clock:
 
 
 async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, meter: Meter) -> None:
-    """Read server-sent events until the provider says that it has ended, or closes."""
+    """Read server-sent events until the provider marks the end or closes."""
     async for line in _lines(response.content):
         if line.lstrip()[:1] == b"<":
             raise ChatError("html", "the provider answered with a web page", status=response.status)
         field, _, value = line.partition(b":")
         if field != b"data":
-            continue  # comments (keep-alive), event names and ids: none of them moves the clock
+            continue  # comments (keep-alive), event names and ids do not extend the timer
         if value.strip() != b"[DONE]":
             if answer.take(parse(value)):
                 meter.tokens += 1
@@ -172,7 +167,7 @@ async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Cloc
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines without their end, also the last one that has none."""
+    """Lines without their line ends; the last line needs none."""
     rest = b""
     while chunk := await content.readany():
         *lines, rest = (rest + chunk).split(b"\n")
@@ -193,7 +188,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
-    """What an answer that is not a 2xx means."""
+    """The error for a response that is not a 2xx."""
     status, kind = response.status, _kind(response.status)
     said = ""
     try:
@@ -202,9 +197,9 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatErro
         error = body.get("error") or body.get("message") or body.get("detail")
         said = f": {answer.say(error)}" if isinstance(error, str | dict) else ""
         if isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type")):
-            kind = "no_credit"  # what others say with a 402, OpenAI says with a 429
+            kind = "no_credit"  # OpenAI reports missing credit with a 429, others with a 402
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
-        pass  # the status says enough, and a web page would add nothing
+        pass  # the status is enough; an HTML page adds nothing
     return ChatError(
         kind,
         f"HTTP {status} from the provider{said}",
@@ -229,7 +224,7 @@ def _kind(status: int) -> Kind:
 
 
 def _broken(error: Exception, answer: Answer) -> ChatError:
-    """A failed connection; the library's own text may quote the URL or the answer, so it is not passed on."""
+    """The error for a broken connection, without the library's text, which may quote the URL or the answer."""
     if answer.has_content or isinstance(error, aiohttp.ClientPayloadError):
         return ChatError("broken_off", "the connection broke in the middle of the answer")
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -1,7 +1,4 @@
-"""`sytq spend`: what calls of providers cost, as the ledger has it.
-
-Owns the words. The sums are spend.py's.
-"""
+"""`sytq spend`: the cost of provider calls."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ def _template(text: str) -> str:
     return text
 
 
-#: From the first time to the second, which may be on the next day.
+#: Start and end of a period; the end may be on the next day.
 Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
-#: Six decimals of a price per million tokens make the cost of one token exact in the ledger.
+#: Six decimals of a price per million tokens keep the cost of one token exact in the ledger.
 Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amount with at most 6 decimals"]
 Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
 
@@ -55,16 +55,16 @@ class Deepseek(Section):
 
 
 class Limits(Section):
-    """What a provider, or one model of it, takes from all workers together; None is no limit."""
+    """Limits of a provider or one of its models, over all workers; None is no limit."""
 
     running: Count | None = None
     adaptive: bool = True
-    calls: Count | None = None  # begun in any minute
-    tokens: Count | None = None  # of the calls begun in any minute
+    calls: Count | None = None  # started per minute
+    tokens: Count | None = None  # of the calls started per minute
 
 
 class Price(Section):
-    """What a million tokens cost, from a day on and at some hours of the day."""
+    """The price of a million tokens, from a day on and for some hours of the day."""
 
     since: dt.date = dt.date(1970, 1, 1)
     hours: Hours | None = None
@@ -75,7 +75,7 @@ class Price(Section):
 
 
 class Model(Section):
-    """What is different for one model of a provider."""
+    """Overrides for one model of a provider."""
 
     max_tokens: Count | None = None
     extra: dict[str, Any] = {}
@@ -97,11 +97,11 @@ class Provider(Section):
     limits: Limits = Limits()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     balance_url: WebUrl | None = None
-    budget: Money | None = None  # of one UTC day
+    budget: Money | None = None  # per UTC day
 
     @property
     def key(self) -> str:
-        """The bearer token; empty when the provider wants none."""
+        """The bearer token; empty when the provider needs none."""
         return (self.api_key or SecretStr("")).get_secret_value()
 
     def of(self, model: str) -> Model:
@@ -192,7 +192,7 @@ _LABELS = "en, zh, or the four words {pending, processing, completed, failed}"
 class Llm(Section):
     provider: Name | None = None
     fallback: list[Text] = []
-    # Callers of the table that is there without being named submit every row themselves.
+    # Callers submit every row of the implied table themselves.
     tables: dict[Identifier, Table] = {"valuation_records": Table(pickup=False)}
     pipelines: dict[Name, Pipeline] = {}
     status_labels: Annotated[StatusLabels, BeforeValidator(_preset), _LABELS] = STATUS_LABELS["en"]
@@ -201,16 +201,15 @@ class Llm(Section):
 
     @property
     def labels(self) -> StatusLabels:
-        """The four words to write into the status column."""
         return self.status_labels
 
     def pipeline(self, table: str) -> list[Node] | None:
-        """The nodes of a table's rows; None for the one question that the row itself asks."""
+        """The nodes for a table's rows; None for the single question in the row itself."""
         name = self.tables[table].pipeline
         return self.pipelines[name] if name else None
 
     def budget(self, owner: str) -> Decimal | None:
-        """What one owner may spend in a UTC day."""
+        """The budget of one owner per UTC day."""
         return self.budgets.get(owner, self.budgets.get("*"))
 
 
@@ -286,7 +285,7 @@ class LlmSettings(Section):
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """What is allowed but probably not meant."""
+    """Settings that are allowed but probably unintended."""
     own = settings.of(LlmSettings)
     if own.llm_provider is None:
         yield "no provider is configured; LLM tasks cannot run (see providers and deepseek)"

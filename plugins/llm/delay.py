@@ -1,7 +1,4 @@
-"""How long a provider asks us to wait: the headers in which they say it, and the forms of their times.
-
-Owns reading them. Must not decide whether there is a next call.
-"""
+"""Parses the headers in which providers ask for a delay."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ from email.utils import parsedate_to_datetime
 
 from sytq.durations import parse_duration
 
-#: Seconds; a provider can neither make us spin nor park a task for good.
+#: Seconds; a provider can cause neither a busy loop nor an endless wait.
 _SHORTEST, _LONGEST = 0.05, 86400.0
 _RESET = re.compile(r"x-ratelimit-reset(-\w+)?|anthropic-ratelimit-\w+-reset")
 
 
 def asked_delay(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The seconds that the headers ask for, within bounds, or None when they ask for nothing that can be read.
+    """The delay in seconds, within bounds, or None when no header asks for one.
 
-    `retry-after-ms` goes before `Retry-After` (seconds or a date), and both before the rate limits' resets, of which
-    the latest counts; a reset of a limit that still has room (`...remaining...` above 0) does not.
+    `retry-after-ms` takes precedence over `Retry-After` (seconds or a date), and both over the resets of rate limits.
+    Of these the latest counts; a limit with room left (`...remaining...` above 0) is ignored.
     """
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     seconds = _number(lower.get("retry-after-ms", ""))
@@ -34,7 +31,8 @@ def asked_delay(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def _seconds(value: str, now: datetime) -> float | None:
-    """Seconds, `1s`, `6m0s`, `120ms`, unix seconds or milliseconds, an HTTP or ISO 8601 date, as seconds from now."""
+    """Convert seconds, `1s`, `6m0s`, `120ms`, unix seconds or milliseconds, an HTTP or ISO 8601 date to seconds from
+    now."""
     seconds = _number(value)
     if seconds is not None:
         unix = seconds / 1000 if seconds > 1e11 else seconds

@@ -1,7 +1,4 @@
-"""Checks providers: connection, key and credit.
-
-Asks for the balance where a provider has one, otherwise for the list of models, which is free everywhere.
-"""
+"""Checks providers: connection, key and credit, by the balance endpoint or the list of models, which are free."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ def _provider(name: str, provider: Provider) -> Finding:
             answer = session.get(url, headers=headers, timeout=_TIMEOUT, allow_redirects=False, stream=True)
             body = answer.raw.read(_MAX_BYTES, decode_content=True)
     except (requests.RequestException, OSError) as error:
-        # The text of the error may contain secrets of the URL.
+        # The error's text may contain secrets of the URL.
         said = f"does not answer: {type(error).__name__}"
         return Finding(check, FAIL, said, f"check the network and {where}")
     status = answer.status_code

@@ -1,7 +1,4 @@
-"""The pick-up: rows of callers' tables that have the pending word become tasks, without an API call.
-
-Owns the look at those tables. A row that a task has already is not submitted again: the task's unique key says so.
-"""
+"""The pick-up: submits pending rows of callers' tables without an API call; unique keys prevent duplicates."""
 
 from __future__ import annotations
 
@@ -26,23 +23,23 @@ log = structlog.get_logger(__name__)
 _TYPE = "llm"
 _LOOK = 0.5
 _PAGE = 500
-#: Seconds of one pass over a table; what it did not come to is next.
+#: Seconds per pass over a table; the next pass continues where it stopped.
 _PASS = 1.0
-_COMPLAIN = 60.0  # seconds between two words about the same table
-#: A row whose tasks end without being able to write to it stays pending. It is taken up so often at once, then less and
-#: less often.
+_COMPLAIN = 60.0  # seconds between two warnings about the same table
+#: A row whose tasks end without writing to it stays pending. It is submitted this often at once, then with growing
+#: delays.
 _AT_ONCE = 3
 _LATER, _LATEST = 10.0, 600.0
 
 
 class Pacing:
-    """How soon the same row may be taken up again."""
+    """Limits how often the same row is submitted."""
 
     def __init__(self) -> None:
         self._taken: dict[tuple[str, int], tuple[int, float]] = {}
 
     def allows(self, table: str, id: int, now: float) -> bool:
-        """Say whether the row may be taken up, and count it if so."""
+        """Whether the row may be submitted now; counts it if so."""
         times, last = self._taken.get((table, id), (0, now))
         if now - last > 2 * _LATEST:
             times = 0
@@ -52,13 +49,13 @@ class Pacing:
         return True
 
     def forget(self, now: float) -> None:
-        """Drop what is too long ago to matter."""
+        """Drop outdated entries."""
         if len(self._taken) > 20 * _PAGE:
             self._taken = {row: taken for row, taken in self._taken.items() if now - taken[1] <= 2 * _LATEST}
 
 
 def pick_up(runtime: Runtime) -> Callable[[], float] | None:
-    """The loop over the watched tables; None without one."""
+    """The loop over the watched tables; None without any."""
     settings = runtime.settings.of(LlmSettings).llm
     watched = [name for name, table in settings.tables.items() if table.pickup]
     if not watched or _TYPE not in runtime.registry:
@@ -67,8 +64,6 @@ def pick_up(runtime: Runtime) -> Callable[[], float] | None:
 
 
 class PickUp:
-    """Looks at each table in turn, page by page."""
-
     def __init__(self, runtime: Runtime, tables: list[str], pending: str) -> None:
         self._declared = runtime.registry.get(_TYPE)
         self._ledger = runtime.ledger
@@ -83,12 +78,12 @@ class PickUp:
             try:
                 self._pass(table)
             except peewee.PeeweeException as error:
-                # A table that is not there yet, or lacks a column, is its owner's to mend; the others go on.
+                # A missing table or column is for its owner to fix; other tables continue.
                 self._complain(table, type(error).__name__)
         return _LOOK
 
     def _pass(self, table: str) -> None:
-        """Look at the pending rows from where the last pass ended, page by page."""
+        """Submit pending rows, page by page, from where the last pass ended."""
         end = time.monotonic() + _PASS
         while time.monotonic() < end:
             ids = self._page(table, self._cursors[table])
@@ -105,7 +100,7 @@ class PickUp:
         return read(self._ledger.database, lambda: [int(id) for (id,) in query.tuples()])
 
     def _pending_of(self, table: str) -> tuple[Any, Any]:
-        """The column `id`, and the query for the ids of the pending rows."""
+        """The column `id`, and the query for the ids of pending rows."""
         rows = peewee.Table(table).bind(self._ledger.database)
         return rows.c.id, rows.select(rows.c.id).where(rows.c.status == self._pending)
 
@@ -125,8 +120,8 @@ class PickUp:
             log.info("rows picked up", table=table, tasks=len(accepted))
 
     def _accept(self, table: str, tasks: Mapping[int, NewTask]) -> list[NewTask]:
-        """Inside the caller's transaction: insert those whose row is still pending once they have its key. The task of
-        a row that was read as pending may have come and ended since: it would be asked, and paid, a second time."""
+        """Inside the caller's transaction: insert the tasks whose rows are still pending now that their keys are
+        reserved. A row read as pending may have had a task meanwhile; a second one would be paid for again."""
         existing = self._ledger.reserve({task.id: task.unique_key for task in tasks.values() if task.unique_key})
         column, query = self._pending_of(table)
         pending = {int(id) for (id,) in query.where(column.in_(list(tasks))).tuples()}

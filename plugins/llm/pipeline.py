@@ -1,7 +1,4 @@
-"""The nodes of a valuation: which there are, the messages each sends, and whether its answer has the wanted form.
-
-Owns the rendering of prompt templates and their bounds, and JSON schemas. Must not call a provider nor know SQL.
-"""
+"""The nodes of a valuation: prompts, rendered with bounds, and validation of answers by JSON schemas."""
 
 from __future__ import annotations
 
@@ -26,12 +23,12 @@ _SINGLE = Node(name="report", prompt="{{ row.user_message }}", system="{{ row.sy
 
 
 def nodes(settings: LlmSettings, table: str) -> Sequence[Node]:
-    """The nodes that a table's rows go through: its pipeline's, or the one question that the row itself asks."""
+    """The nodes for a table's rows: its pipeline, or the single question in the row itself."""
     return settings.llm.pipeline(table) or [_SINGLE]
 
 
 def messages(node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Message]:
-    """What a node sends, given the row's columns and the outputs of the nodes before it. Raises Fail."""
+    """A node's messages, from the row's columns and the outputs of earlier nodes. Raises Fail."""
     if node is _SINGLE and not (row["user_message"] or "").strip():
         raise Fail("the row has no user_message: nothing to ask")
     prompt = _render(node, node.prompt, row, outputs)
@@ -43,36 +40,36 @@ def messages(node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> 
 
 
 def output(node: Node, reply: Reply) -> Any:
-    """What later nodes see of an answer: its text, or its JSON value where the node has a schema."""
+    """The answer for later nodes: its text, or its JSON value if the node has a schema."""
     return reply["content"] if node.json_schema is None else _value(reply["content"])
 
 
 def check(node: Node, reply: Reply) -> None:
-    """Raises ChatError (schema) saying where an answer is not as the node's schema wants it."""
+    """Raises ChatError (schema) saying where an answer violates the node's schema."""
     if node.json_schema is None:
         return
     try:
         value = _value(reply["content"])
     except (ValueError, RecursionError):
         raise ChatError("schema", "the answer is not JSON") from None
-    # The registry of its own keeps a `$ref` from being fetched from anywhere.
+    # An own registry prevents fetching a remote `$ref`.
     validator = jsonschema.Draft202012Validator(node.json_schema, registry=referencing.Registry())
     try:
         problem = jsonschema.exceptions.best_match(validator.iter_errors(value))
     except referencing.exceptions.Unresolvable as error:
         raise Fail(f"node '{node.name}': json_schema refers to '{error.ref[:100]}', which is not in it") from None
     if problem is not None:
-        # Its own message quotes the answer.
+        # The library's message quotes the answer.
         raise ChatError("schema", f"{problem.json_path[:200]} is not as the schema's '{problem.validator}' wants it")
 
 
 def correction(error: ChatError) -> str:
-    """What is said to a provider whose answer did not have the wanted form."""
+    """The message to a provider whose answer violated the schema."""
     return f"That is not what was asked for: {error}. Answer again, with nothing but JSON that fits the schema."
 
 
 def _value(text: str) -> Any:
-    """The JSON of an answer, also out of the fence in which models like to put it."""
+    """The JSON of an answer, with or without a code fence."""
     text = text.strip()
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json")
@@ -84,7 +81,7 @@ def _no_number(name: str) -> Any:
 
 
 class _Templates(ImmutableSandboxedEnvironment):
-    """Templates are the operator's and see nothing but values; a slip in one is not to fill the memory."""
+    """The operator's templates see only values, and a mistake in a template cannot exhaust the memory."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -96,7 +93,7 @@ class _Templates(ImmutableSandboxedEnvironment):
 
 _TEMPLATES = _Templates(
     undefined=jinja2.StrictUndefined,
-    finalize=lambda value: "" if value is None else value,  # NULL is nothing, not the word None
+    finalize=lambda value: "" if value is None else value,  # NULL renders as nothing, not as None
     keep_trailing_newline=True,
 )
 _compiled = functools.lru_cache(256)(_TEMPLATES.from_string)

@@ -1,7 +1,4 @@
-"""What each failure of a call leads to: one table, which docs/llm.md tells in words.
-
-Owns that decision for one call and for a whole chain of providers. Must not call anything nor know rows.
-"""
+"""Decides what each failed call leads to, for one call and for a chain of providers; docs/llm.md explains the table."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ Report = Literal["ok", "overloaded", "failed", "ignored"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`then` ends the start; before that the `fallback`, where there is one, is asked. `report` is for the limiters."""
+    """`then` ends the attempt, after the `fallback` if there is one. `report` is for the limiters."""
 
     then: Then
     report: Report
@@ -54,13 +51,13 @@ POLICIES: Mapping[Kind, Policy] = {
     "schema": Policy("dead", "ok"),
 }
 
-_PAUSE = 1.0  # seconds, where the provider's limiter was resumed meanwhile
-_HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the one that gives most hope counts
+_PAUSE = 1.0  # seconds, for a limiter that was resumed meanwhile
+_HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the most promising one decides
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one provider gave no answer, and what that leads to. `after` is in seconds, None is the type's policy."""
+    """Why one provider gave no answer, and the consequence. `after` is in seconds; None means the type's policy."""
 
     reason: str
     then: Then
@@ -68,9 +65,8 @@ class Failure:
 
 
 def judge(provider: str, error: ChatError) -> Failure:
-    """What a failed call leads to."""
     then, after = POLICIES[error.kind].then, error.after
-    if error.again is not None and then != "pause":  # the provider knows better, but not whether it is paid
+    if error.again is not None and then != "pause":  # the provider knows better, except about its credit
         then = "dead" if not error.again else "retry" if then == "dead" else then
     if then == "wait" and after is None:
         after = random.uniform(3, 10)  # noqa: S311
@@ -82,7 +78,7 @@ def judge(provider: str, error: ChatError) -> Failure:
 
 
 def conclude(failures: Sequence[Failure]) -> Retry | Fail:
-    """What a start raises when no provider of its chain answered."""
+    """The exception for an attempt when no provider of the chain answered."""
     reason = "; ".join(failure.reason for failure in failures)
     best = min(failures, key=lambda failure: _HOPE.index(failure.then))
     if best.then == "dead":

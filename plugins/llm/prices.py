@@ -1,8 +1,4 @@
-"""What a call costs: the provider's usage numbers, times the price that holds at its moment.
-
-Owns reading usage and choosing the price: the configured one, else the one that the library genai-prices knows for
-the provider's address. Must not know budgets.
-"""
+"""The cost of a call: its usage times the price at that moment, configured or from the library genai-prices."""
 
 from __future__ import annotations
 
@@ -17,12 +13,12 @@ from .config import Price, Provider
 from .spend import Tokens, units
 
 _MILLION = 1_000_000
-_FRAME = 1000  # tokens with which a provider surrounds the messages
-_MOST = 10**9  # tokens of one call that can be believed
+_FRAME = 1000  # tokens that a provider adds around the messages
+_MOST = 10**9  # plausible tokens of one call
 
 
 def tokens(usage: Mapping[str, Any]) -> Tokens:
-    """A provider's usage object; what is missing or no number is 0."""
+    """Parse a provider's usage object; missing or invalid numbers are 0."""
     prompt = _count(usage, "prompt_tokens")
     completion = _count(usage, "completion_tokens")
     # DeepSeek's name, then OpenAI's.
@@ -32,7 +28,7 @@ def tokens(usage: Mapping[str, Any]) -> Tokens:
 
 
 def cost(provider: Provider, model: str, used: Tokens, at: dt.datetime, currency: str) -> int | None:
-    """What `used` costs at the UTC moment `at`, in the unit of spend.py; None when no price is known."""
+    """The cost of `used` at the UTC moment `at`, in the unit of spend.py; None when no price is known."""
     price = _price(provider.of(model).prices, at)
     if price is None:
         return _known(provider.base_url, model, used, at) if currency == "USD" else None
@@ -44,8 +40,8 @@ def cost(provider: Provider, model: str, used: Tokens, at: dt.datetime, currency
 
 
 def most(provider: Provider, model: str, size: int, max_tokens: int, at: dt.datetime, currency: str) -> int | None:
-    """More than a call can cost whose messages have `size` bytes; None when no price is known."""
-    prompt = size + _FRAME  # no token is shorter than a byte
+    """An upper bound for a call with messages of `size` bytes; None when no price is known."""
+    prompt = size + _FRAME  # a token has at least one byte
     dearest = [
         cost(provider, model, Tokens(prompt, 0, max_tokens, reasoning), at, currency) for reasoning in (0, max_tokens)
     ]
@@ -55,7 +51,7 @@ def most(provider: Provider, model: str, size: int, max_tokens: int, at: dt.date
 def _price(prices: list[Price], at: dt.datetime) -> Price | None:
     holding = [price for price in prices if price.since <= at.date() and _in(price.hours, at)]
     latest = max((price.since for price in prices if price.since <= at.date()), default=None)
-    # A later day replaces all prices of the days before it, those of other hours too.
+    # A later day replaces all earlier prices, for every hour.
     holding = [price for price in holding if price.since == latest]
     return max(holding, key=lambda price: price.hours is not None, default=None)
 

@@ -1,7 +1,6 @@
-"""A caller's row: reading it, and every write to it, inside a transaction of the task.
+"""A caller's row: reads and writes it inside a transaction of the task, and explains errors of the caller's table.
 
-Owns the columns of contract A and what the database's refusals mean to the caller. Table names come from the
-allow-list only; columns may all be NULL. Must not know providers, nor decide what happens next.
+Table names come from the allow-list only; columns may all be NULL.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Mode
 from sytq.ledger.models import Step
 from sytq.ledger.values import utcnow
 
-_WRITTEN = "report"  # the checkpoint that says: this task has written the end of its row
+_WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
 _LINE = 500  # characters of progress_info and failed_info
 
 
@@ -41,13 +40,13 @@ class ValuationRecord(Model):
 
 
 class Rows:
-    """One caller's table. Every method belongs inside a transaction; errors are Peewee's (see `explain`)."""
+    """One caller's table. Call methods inside a transaction; errors are Peewee's (see `explain`)."""
 
     def __init__(self, database: peewee.Database, table: str) -> None:
         self._table = peewee.Table(table).bind(database)
 
     def get(self, id: int, *, whole: bool = False) -> dict[str, Any] | None:
-        """Return the columns that a valuation reads, or all that the caller's table has; None without such a row."""
+        """The columns that a valuation reads, or with `whole` all of the caller's table; None without such a row."""
         column = self._table.c
         read = [peewee.SQL("*")] if whole else [column.status, column.user_message, column.sys_message,
                                                 column.callback_url]  # fmt: skip
@@ -56,18 +55,18 @@ class Rows:
         return None
 
     def update(self, id: int, **values: Any) -> bool:
-        """Write columns; False when the row is not there (any more). Lines for people are kept short."""
+        """Write columns, with short texts for people cut to length; False when the row does not exist (any more)."""
         for column in ("progress_info", "failed_info"):
             if isinstance(values.get(column), str):
                 values[column] = line(values[column])
-        # SQLite, unlike the callers' MySQL table, does not do this by itself; the time is the database's.
+        # SQLite lacks MySQL's automatic update; the time is the database's.
         values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
         column = self._table.c
         columns = {getattr(column, name): value for name, value in values.items()}
         return bool(self._table.update(columns).where(column.id == id).execute())
 
     def count_failure(self, id: int, info: str, progress_info: str, *, counts: bool) -> bool:
-        """Write an attempt's error, in failed_times too if it `counts`. False when the row is not there."""
+        """Record an attempt's error, in failed_times too if it `counts`. False when the row does not exist."""
         values: dict[str, Any] = {"failed_info": info, "progress_info": progress_info}
         if counts:
             values["failed_times"] = peewee.fn.COALESCE(self._table.c.failed_times, 0) + 1
@@ -75,8 +74,8 @@ class Rows:
 
 
 def standing(task_id: str) -> tuple[int, bool]:
-    """How many nodes of the task have a checkpointed answer, and whether it has written the end of its row: then no
-    start must touch the row again."""
+    """The number of the task's answered nodes, and whether it has written the end of its row; then no attempt may
+    touch the row again."""
     done = {step.name for step in Step.select(Step.name).where(Step.task_id == task_id, Step.state == "done")}
     return sum(name.startswith("node-") for name in done), _WRITTEN in done
 
@@ -107,9 +106,9 @@ def line(text: str) -> str:
 
 
 def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -> str | None:
-    """Say what is wrong with the caller's table when that is why a statement failed, else None.
+    """The defect of the caller's table that made a statement fail, or None.
 
-    `values` are what was to be written; the error names only their size.
+    `values` are the written values; the message names only their size.
     """
     code, text = _code(error)
     if code == 1146 or text.startswith("no such table"):

@@ -1,8 +1,7 @@
-"""Spend: what each call of a provider cost, and the budgets that calls are reserved from.
+"""Records each provider call with its cost, and reserves budgets before calls.
 
-Owns every write to `sytq_spend` and `sytq_budgets`, and their sums. Money is a whole number of 10^-12 of
-`llm.currency`, so that sums are exact in any database. Must not know prices nor providers. All but `summary` belongs
-inside a transaction of the caller's.
+Money is a whole number of 10^-12 of `llm.currency`, so that sums are exact in any database. All functions but `summary`
+belong inside a transaction of the caller.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sytq.ledger.values import utcnow
 
 UNIT = Decimal("1e-12")
 BEGUN, OK, LOST = "begun", "ok", "lost"
-#: What sums can be made by, and the columns that they go by.
+#: Groupings of sums, and their columns.
 GROUPS: Mapping[str, Sequence[str]] = {
     "day": ("day",),
     "provider": ("provider",),
@@ -38,7 +37,7 @@ class SpendRow(Model):
     """One call of a provider, from before it begins; money is in 10^-12 of `llm.currency`."""
 
     task_id = CharField()
-    token = BigIntegerField()  # of the attempt that made it
+    token = BigIntegerField()  # of the attempt
     number = IntegerField()  # within that attempt
     step = CharField()
     type = CharField()
@@ -50,7 +49,7 @@ class SpendRow(Model):
     day = CharField()  # UTC, as 2026-07-01
     outcome = CharField()  # begun, ok, lost, or the name of the failure
     reserved = BigIntegerField()
-    cost = BigIntegerField(null=True)  # NULL: not known
+    cost = BigIntegerField(null=True)  # NULL: unknown
     prompt_tokens = BigIntegerField(default=0)
     cached_tokens = BigIntegerField(default=0)
     completion_tokens = BigIntegerField(default=0)
@@ -64,7 +63,7 @@ class SpendRow(Model):
 
 
 class BudgetRow(Model):
-    """What of a budget is spent or reserved on a day."""
+    """The spent and reserved amount of a budget on a day."""
 
     day = CharField()
     subject = CharField()  # provider:<name> or owner:<name>
@@ -77,7 +76,7 @@ class BudgetRow(Model):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a call used: `cached` are among the `prompt`, `reasoning` among the `completion`."""
+    """The tokens of a call; `cached` are part of `prompt`, `reasoning` is part of `completion`."""
 
     prompt: int = 0
     cached: int = 0
@@ -87,7 +86,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: the `number`-th of start `token` of a task, and whom it is for."""
+    """The `number`-th call of the attempt `token`, and its owner."""
 
     task_id: str
     token: int
@@ -103,7 +102,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A call that has begun, and the budgets (`subjects`) that hold `amount` for it on `day`."""
+    """A started call, and the budgets (`subjects`) that hold `amount` for it on `day`."""
 
     task_id: str
     token: int
@@ -115,7 +114,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """A budget that has no room: its subject, the day, and amounts in our unit."""
+    """An exhausted budget: its subject, the day, and amounts in 10^-12."""
 
     subject: str
     day: str
@@ -124,19 +123,19 @@ class Spent:
 
 
 def money(amount: int) -> str:
-    """An amount of ours in the currency, as people write it."""
+    """An amount in 10^-12 as text in the currency."""
     return f"{(amount * UNIT).normalize():f}"
 
 
 def units(amount: Decimal) -> int:
-    """An amount of the currency in our unit."""
+    """An amount of the currency in 10^-12."""
     return int((amount / UNIT).to_integral_value())
 
 
 def begin(call: Call, amount: int, budgets: Mapping[str, int]) -> Reservation | Spent:
-    """Record that a call begins, and reserve `amount` for it from each budget (subject -> limit of a day).
+    """Record the start of a call and reserve `amount` from each budget (subject -> limit per day).
 
-    Returns the budget instead that has no room for it; the transaction is to be rolled back then.
+    Returns the exhausted budget instead, if any; roll the transaction back then.
     """
     now = utcnow()
     day = now.date().isoformat()
@@ -165,7 +164,7 @@ def begin(call: Call, amount: int, budgets: Mapping[str, int]) -> Reservation | 
 
 
 def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None) -> None:
-    """Record how a call ended, and give back what it did not use of its reservations; once, however often called."""
+    """Record the end of a call and release the unused part of its reservations. Idempotent."""
     changed = SpendRow.update(
         outcome=outcome,
         cost=cost,
@@ -187,9 +186,9 @@ def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | N
 
 
 def release(task_id: str, before: int | None = None) -> None:
-    """Give back what starts of a task (those with a token below `before`) reserved and did not live to settle.
+    """Release what attempts of a task (with a token below `before`) reserved and did not settle.
 
-    Such a call may have been answered and charged: its outcome is `lost`, its cost is not known.
+    Such a call may have been answered and charged: its outcome is `lost`, its cost unknown.
     """
     rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
     for row in rows if before is None else rows.where(SpendRow.token < before):
@@ -207,8 +206,8 @@ def summary(
     owner: str | None = None,
     limit: int = 1000,
 ) -> list[dict[str, Any]]:
-    """Calls, tokens and cost by one of GROUPS, the costliest first (days in order). `unknown` counts the calls whose
-    cost is not known. Raises DatabaseUnavailable."""
+    """Calls, tokens and cost by one of GROUPS, the costliest first (days in order). `unknown` counts calls with
+    unknown cost. Raises DatabaseUnavailable."""
     columns = [getattr(SpendRow, name) for name in GROUPS[by]]
     unknown = peewee.Case(None, [(SpendRow.cost.is_null(), 1)], 0)
     cost = peewee.fn.COALESCE(peewee.fn.SUM(SpendRow.cost), 0)
@@ -232,7 +231,7 @@ def summary(
 
 
 def _open(day: str, subject: str) -> None:
-    """See that a budget's row is there; one that is new begins with what the day has cost already."""
+    """Ensure that a budget's row exists; a new row begins with the day's cost so far."""
     if BudgetRow.get_or_none(BudgetRow.day == day, BudgetRow.subject == subject) is not None:
         return
     kind, _, name = subject.partition(":")

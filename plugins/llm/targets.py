@@ -1,7 +1,4 @@
-"""Whom a node asks: the chain of providers and models, and what of the configuration holds for each.
-
-Owns the order of the chain. Must not call anything.
-"""
+"""The chain of providers and models that a node asks, with their settings."""
 
 from __future__ import annotations
 
@@ -27,12 +24,11 @@ class Target:
 
     @property
     def limiter(self) -> str:
-        """The name of the provider's limiter."""
         return f"provider:{self.name}"
 
     @property
     def limiters(self) -> list[Limiter]:
-        """The limiters of a call: the provider's, and the model's where it has limits of its own."""
+        """The limiters of a call: the provider's, and the model's if it has limits of its own."""
         settings = self.provider.circuit_breaker
         breaker = Breaker(
             max_requests=settings.max_requests,
@@ -59,7 +55,7 @@ def _limiter(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
 
 
 def chain(settings: LlmSettings, node: Node, model: str | None) -> list[Target]:
-    """Whom to ask for a node, the first choice first; `model` is the task's own. Empty without any provider."""
+    """The targets for a node, the first choice first; `model` is the task's own. Empty without any provider."""
     name = node.provider or settings.llm_provider
     if name is None:
         return []

@@ -1,7 +1,4 @@
-"""Task type `report`: what was done in a period, as files for people and programs.
-
-Owns the period, the files and handing them on. The numbers are figures.py, how they look page.py.
-"""
+"""Task type `report`: what was done in a period, as files for people and programs."""
 
 from __future__ import annotations
 
@@ -76,7 +73,7 @@ def report(ctx: Context, payload: Report) -> dict[str, Any]:
 
 
 def _write(ctx: Context, file: Path, text: str) -> str:
-    """Write a file so that its name stands for all of it, also when two starts of this task write it."""
+    """Write a file atomically, even when two attempts of this task write it."""
     partial = file.with_name(f"{file.name}.{ctx.token}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="")
@@ -91,7 +88,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(out, fieldnames=list(rows[0]))
     writer.writeheader()
     for row in rows[1:]:
-        # A name that a spreadsheet would take for a formula: another program may have inserted the task.
+        # A spreadsheet would evaluate such a name: another program may have inserted the task.
         writer.writerow({key: f"'{value}" if str(value)[:1] in "=+-@" else value for key, value in row.items()})
     return out.getvalue()
 

@@ -1,6 +1,6 @@
-"""The numbers of a period: tasks by type and day, and what LLM calls cost by provider, type and day.
+"""The numbers of a period: tasks by type and day, and the cost of LLM calls by provider, type and day (UTC).
 
-Owns the queries and the arithmetic. Reads page by page; of each task only two durations stay in memory. Days are UTC.
+Rows are read page by page; only two durations per task stay in memory.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sytq.states import TERMINAL
 from ..llm.config import LlmSettings
 
 _PAGE = 5000
-_PARTS = 10**12  # in which sytq_spend counts money
+_PARTS = 10**12  # unit of money in sytq_spend
 
 
 @dataclass(slots=True)
 class Group:
-    """Tasks that ended. `run`: seconds of each last run; `whole`: from its submission (or its time) to its end."""
+    """Ended tasks. `run`: seconds of each last attempt; `whole`: seconds from submission (or due time) to the end."""
 
     tasks: int = 0
     succeeded: int = 0
@@ -45,7 +45,7 @@ class Group:
         self.whole.append(whole)
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, and the percentiles in seconds (None without a single one)."""
+        """The counts, and the percentiles in seconds (None without a value)."""
         counts = {name: getattr(self, name) for name in ("tasks", "succeeded", "dead", "cancelled", "retries")}
         return counts | {
             "run_p50": percentile(self.run, 50),
@@ -70,7 +70,7 @@ class Spend:
 
 @dataclass(slots=True)
 class Figures:
-    """All of it. `spend` is None where nothing records it."""
+    """All numbers. `spend` is None when nothing records it."""
 
     since: dt.datetime
     until: dt.datetime
@@ -82,20 +82,19 @@ class Figures:
     spend: list[Spend] | None = None
 
     def task_rows(self) -> list[dict[str, Any]]:
-        """The header (names as keys and values), then a row for each day and type."""
+        """A header (names as keys and values), then a row for each day and type."""
         rows = [
             {"day": day, "type": name} | group.as_json() for (day, name), group in sorted(self.by_day_and_type.items())
         ]
         return [dict.fromkeys({"day": "", "type": ""} | Group().as_json(), ""), *rows]
 
     def spend_rows(self) -> list[dict[str, Any]]:
-        """As `task_rows`, for each day, provider and type."""
+        """A header, then a row for each day, provider and type."""
         names = [name for name in Spend.__dataclass_fields__]
         rows = [{name: getattr(one, name) for name in names} for one in self.spend or ()]
         return [dict.fromkeys([*names, "currency"], ""), *(row | {"currency": self.currency} for row in rows)]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for programs."""
         return {
             "since": f"{self.since.isoformat()}Z",
             "until": f"{self.until.isoformat()}Z",
@@ -113,7 +112,7 @@ def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
     for state in TERMINAL:
         for name, attempts, created, due, started, ended in _tasks(ctx, state, since, until):
             begun = max(created, due) if due and due < ended else created
-            # Its last start; a task that was cancelled before it ran has none.
+            # The last attempt; a task cancelled before it ran has none.
             run = (ended - started).total_seconds() if started else None
             day = str(ended.date())
             groups = (
@@ -131,14 +130,14 @@ def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
 
 
 def percentile(values: array[float], percent: int) -> float | None:
-    """The smallest value that at least `percent` of them do not exceed, to the millisecond."""
+    """The smallest value that at least `percent` of the values do not exceed, to the millisecond."""
     if not values:
         return None
     return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)
 
 
 def _tasks(ctx: Context, state: str, since: dt.datetime, until: dt.datetime) -> Iterator[tuple[Any, ...]]:
-    exact = Task.finished_at.cast("CHAR")  # as the database has it: the digits of a second differ between writers
+    exact = Task.finished_at.cast("CHAR")  # as stored: writers differ in the digits of a second
     columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
     period = (Task.state == state) & (Task.finished_at >= since) & (Task.finished_at < until)
     last: tuple[str, str] | None = None
@@ -165,7 +164,7 @@ def _spend(ctx: Context, since: dt.datetime, until: dt.datetime) -> list[Spend] 
         keys = (column.day, column.provider, column.type)
         sums = (total(column.prompt_tokens), total(column.completion_tokens), total(column.cost))
         began = (column.began_at >= since.isoformat(" ")) & (column.began_at < until.isoformat(" "))
-        # The days are indexed.
+        # `day` is indexed.
         days = (column.day >= str(since.date())) & (column.day <= str(until.date()))
         query = table.select(*keys, peewee.fn.COUNT(column.task_id), *sums).where(days & began)
         rows = query.group_by(*keys).order_by(*keys).tuples().execute(database)

@@ -1,7 +1,4 @@
-"""The report as one page: tables and drawn charts in a single file that needs no script and no network.
-
-Owns the drawing. Must not compute a figure.
-"""
+"""The report as one HTML page: tables and charts in a single file without script and network."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _OUTCOMES = ("succeeded", "dead", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A rectangle with its tooltip; `kind` is its colour's name."""
+    """A rectangle with its tooltip; `kind` names its colour."""
 
     x: float
     y: float
@@ -31,7 +28,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Stacked bars, one for each label, under the largest sum."""
+    """Stacked bars, one per label; `most` labels the top."""
 
     bars: list[Bar]
     labels: list[tuple[float, str]]
@@ -40,7 +37,6 @@ class Chart:
 
 
 def page(figures: Figures) -> str:
-    """The whole page."""
     days = sorted(figures.by_day)
     outcomes = {
         day: {
@@ -85,7 +81,7 @@ def _chart(stacks: dict[str, dict[str, float]], kinds: list[str], form: str) -> 
     bars: list[Bar] = []
     labels: list[tuple[float, str]] = []
     step = _WIDTH / max(len(stacks), 1)
-    every = -(-len(stacks) // 12)  # no more labels than there is room for
+    every = -(-len(stacks) // 12)  # no more labels than fit
     for number, (label, parts) in enumerate(stacks.items()):
         x, y = step * number + step * _GAP / 2, _HEIGHT
         for kind in kinds:

@@ -1,8 +1,4 @@
-"""Task types `webhook` and `callback`: one HTTP request that must get through.
-
-Owns the two types, which differ in their schedule alone. What a request may say is payload.py, how one is made and
-what its answer leads to is delivery.py.
-"""
+"""Task types `webhook` and `callback`: one HTTP request, repeated until it succeeds, on two schedules."""
 
 from __future__ import annotations
 

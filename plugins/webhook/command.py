@@ -1,7 +1,4 @@
-"""`sytq webhook`: one test delivery from this process.
-
-Request, signature and verdict come from the task type; only waiting for permits is left out.
-"""
+"""`sytq webhook`: one test delivery from this process, as the task type makes it but without waiting for permits."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ def test(
         body = encode({"type": "test", "timestamp": int(time.time()), "message": "a test delivery from sytq"})
     payload = {"url": url, "method": method, "headers": dict(headers or []), "body": body}
     message_id = new_id()
-    parts.submitter.prepare("webhook", payload, id=message_id)  # the same checks as at a submission
+    parts.submitter.prepare("webhook", payload, id=message_id)  # the same checks as on submission
     message = Message[Any](declared.queue, "webhook", (payload,), {}, {}, message_id, int(time.time() * 1000))
     delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=0, token=0)
     outcome = asyncio.run(_run(parts, declared, delivery))
@@ -92,7 +89,7 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
 
 
 class _TestContext(AsyncContext):
-    """Calls a disabled receiver too, waits for no permit, and counts nothing against the receiver."""
+    """Also calls a disabled receiver, waits for no permit, and reports nothing to limiters."""
 
     async def turn(self) -> None:
         pass

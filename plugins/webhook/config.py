@@ -1,4 +1,4 @@
-"""The section `webhook` of the configuration: signatures, what a host bears, client certificates."""
+"""The section `webhook` of the configuration: signatures, limits per host, client certificates."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
 
 
 class EndpointSecret(Section):
-    """What signs requests to the URLs that match; `previous` signs too until then."""
+    """The secrets that sign requests to matching URLs; `previous` signs too until `until`."""
 
     match: UrlPattern
     secret: SigningSecret
     previous: SigningSecret | None = None
-    until: Moment | None = None  # None: as long as `previous` stands here
+    until: Moment | None = None  # None: as long as `previous` is configured
 
 
 class ClientCertificate(Section):
-    """What we show to the servers behind the URLs that match (PEM files)."""
+    """The certificate for servers behind matching URLs (PEM files)."""
 
     match: UrlPattern
     cert: Path
@@ -67,16 +67,16 @@ class HostBreaker(Section):
 
 
 class HostLimits(Section):
-    """What one host bears of us, over all workers."""
+    """Limits for one host, over all workers."""
 
-    running: int = Field(default=100, ge=0)  # 0: any number
+    running: int = Field(default=100, ge=0)  # 0: unlimited
     adaptive: bool = False
     rate: Rate | None = None
     breaker: HostBreaker = HostBreaker()
 
 
 class HostException(Section):
-    """The same for the hosts that match; what is not given is as for the others."""
+    """Limits for matching hosts; what is not given is as for the others."""
 
     match: UrlPattern
     running: int | None = Field(default=None, ge=0)
@@ -87,13 +87,13 @@ class HostException(Section):
 
 class Webhook(Section):
     secret: SigningSecret | None = None
-    secrets: list[EndpointSecret] = Field(default=[])  # the first that matches; `secret` where none does
+    secrets: list[EndpointSecret] = Field(default=[])  # the first match wins; `secret` if none matches
     final_statuses: list[FinalStatus] = Field(default=[410])
-    keep_body: int = Field(default=1000, ge=0, le=8000)  # characters of an answer
+    keep_body: int = Field(default=1000, ge=0, le=8000)  # characters of a response
     host: HostLimits = HostLimits()
-    hosts: list[HostException] = Field(default=[])  # the first that matches
+    hosts: list[HostException] = Field(default=[])  # the first match wins
     disable_after: PositiveDuration | None = None
-    client_certificates: list[ClientCertificate] = Field(default=[])  # the first that matches
+    client_certificates: list[ClientCertificate] = Field(default=[])  # the first match wins
 
 
 class WebhookSettings(Section):
@@ -101,6 +101,6 @@ class WebhookSettings(Section):
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """What is allowed but probably not meant."""
+    """Settings that are allowed but probably unintended."""
     if settings.of(WebhookSettings).webhook.secret is None:
         yield "webhook.secret is not set; webhooks and callbacks are sent without a signature"

@@ -1,7 +1,4 @@
-"""One delivery: the signed request, its answer, and what follows.
-
-Owns their order. Must not repeat a request itself (the policy does).
-"""
+"""One delivery: the signed request, its response, and the verdict. The retry policy repeats it, not this file."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ from .config import WebhookSettings
 from .payload import Webhook
 from .verdict import bearing, judge, what_broke
 
-_KEPT_BYTES = 64 * 1024  # read of an answer, so that the connection can be used again
+_KEPT_BYTES = 64 * 1024  # read of a response, so that the connection can be reused
 
 
 async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
-    """Make the request and return how a 2xx answered. Raises Retry and Fail."""
+    """Make the request and return the details of a 2xx response. Raises Retry and Fail."""
     if payload.ordering_key is not None:
         await ctx.turn()
     url = parse_url(payload.url)
@@ -52,7 +49,7 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     except (ProxyFailed, CertificateUnusable) as error:
         ctx.detail(error="proxy" if isinstance(error, ProxyFailed) else "client certificate")
         ctx.log.warning("no delivery can be made", host=host, error=str(error))
-        raise Retry(consumes_attempt=False, reason=str(error)) from None  # ours to mend: it costs the task no attempt
+        raise Retry(consumes_attempt=False, reason=str(error)) from None  # the configuration is at fault, not the task
     except (TimeoutError, aiohttp.ClientError) as error:
         kind, words = what_broke(error, host)
         ctx.detail(error=kind, **record.of_timing(timing))
@@ -74,21 +71,21 @@ async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing
         body=body or None,
         timeout=ctx.settings.worker.request_timeout,
         max_bytes=_KEPT_BYTES,
-        partial_body=True,  # the status is the verdict: a 2xx with a broken body has been received
+        partial_body=True,  # the status decides: a 2xx with a broken body has been received
         certificate=_certificate_for(url, own),
         timing=timing,
     )
 
 
 def _with_origin(ctx: AsyncContext, headers: dict[str, str]) -> dict[str, str]:
-    """The headers and, unless the caller gave them, the request and the trace that the delivery follows from."""
+    """Add the ids of the request and trace that caused the delivery, unless the caller gave them."""
     given = {name.lower() for name in headers}
     known = {"X-Request-Id": ctx.request_id, "traceparent": ctx.traceparent}
     return headers | {name: value for name, value in known.items() if value and name.lower() not in given}
 
 
 def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], message_id: str) -> dict[str, str]:
-    """The caller's headers but those that are ours, a Content-Type, and the signature given secrets."""
+    """The caller's headers without reserved ones, a Content-Type, and the signature if there are secrets."""
     ours = MANAGED_HEADERS | signing.HEADERS if secrets else MANAGED_HEADERS
     headers = {name: value for name, value in payload.headers.items() if name.lower() not in ours}
     if body and not any(name.lower() == "content-type" for name in headers):

@@ -1,7 +1,4 @@
-"""The host as something that many deliveries share: what it bears, and when it is given up.
-
-Owns the limiter of a URL's host and the record of hosts that only fail. Must not judge an answer.
-"""
+"""The limiter of a URL's host, and the record of hosts that only fail."""
 
 from __future__ import annotations
 
@@ -19,18 +16,18 @@ from sytq.ledger.database import insert_ignore
 
 from .config import WebhookSettings
 
-_LOOKS = 10  # in the time after which a host is given up, at least this often in each process
+_LOOKS = 10  # checks per process, at least, within `webhook.disable_after`
 _LONGEST_PAUSE = 30.0
 _MOST = 10_000
 
-#: When this process last wrote that a host (its limiter's name) failed or answered well, by `time.monotonic`.
+#: When this process last recorded a failure or success of a host (limiter name), by `time.monotonic`.
 _written: dict[tuple[str, bool], float] = {}
 
 
 class FailingHost(Model):
-    """A host that has answered no webhook with success since then; other hosts have no row."""
+    """A host without a successful webhook since then; other hosts have no row."""
 
-    host = CharField(primary_key=True)  # the name of its limiter
+    host = CharField(primary_key=True)  # name of its limiter
     since = DateTimeField()
 
     class Meta:
@@ -38,7 +35,7 @@ class FailingHost(Model):
 
 
 def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
-    """The limiter of the URL's host and port, with the limits that are configured for it."""
+    """The limiter of the URL's host and port, with its configured limits."""
     usual = settings.webhook.host
     running, adaptive, rate, breaker = usual.running, usual.adaptive, usual.rate, usual.breaker.enabled
     for entry in settings.webhook.hosts:
@@ -60,9 +57,9 @@ def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
 
 
 async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
-    """Remember since when a host has only failed; after `webhook.disable_after` of that pause its limiter.
+    """Record since when a host has only failed; after `webhook.disable_after`, pause its limiter.
 
-    Changes nothing for the delivery that is over, whatever store is away. Costs nothing where it is not configured.
+    Unavailable stores are ignored: the delivery is over. Does nothing when not configured.
     """
     limit = ctx.settings.of(WebhookSettings).webhook.disable_after
     if limit is None or not _due(limiter, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
@@ -78,7 +75,7 @@ async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
             since = FailingHost.get(row).since
             if now - since < timedelta(seconds=limit):
                 return
-            given_up.append(since)  # and once a person lets it go on, its time begins anew
+            given_up.append(since)  # after a person resumes the host, the time begins anew
         FailingHost.delete().where(row).execute()
 
     with contextlib.suppress(DatabaseUnavailable, RedisUnavailable, Lost, Cancelled):

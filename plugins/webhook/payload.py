@@ -1,6 +1,6 @@
-"""What a webhook task may say: the request, and how often it is tried.
+"""The payload of a webhook task: the request and its retry schedule, with their bounds.
 
-Owns the bounds of both. Must not know the configuration; whether the URL may be reached is the guard's.
+Independent of the configuration; the guard decides whether the URL may be reached.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ class Webhook(BaseModel):
 
 
 def own_policy(payload: Webhook, policy: Backoff) -> Backoff:
-    """The type's policy with what this task asks for."""
+    """The type's policy with this task's overrides."""
     if payload.retry is None:
         return policy
     asked = payload.retry.model_dump(exclude_none=True)
-    # A pause that was asked for is not cut to the longest one of the type.
+    # A requested delay is not cut to the type's maximum.
     asked.setdefault("max", max(asked.get("first", 0.0), float(policy.max)))
     return dataclasses.replace(policy, **asked)

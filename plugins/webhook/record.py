@@ -1,7 +1,4 @@
-"""What is kept of an attempt, beside its outcome: how long each part took, and how the receiver answered.
-
-Owns its shape and what is masked in it: credentials of the answer's headers and body, and queries of URLs.
-"""
+"""The details kept of an attempt: timings and the receiver's response, with credentials masked."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ from sytq.http import Answer, Timing
 _QUERY = re.compile(r"((?:https?://|^/)[^\s?#\"'<>]*)\?[^\s#\"'<>]+")
 _MOST_HEADERS = 30
 _HEADER_LENGTH = 200
-_SECRET_LENGTH = 8  # shorter values would mask words that happen to be the same
+_SECRET_LENGTH = 8  # shorter values would mask words that are equal by chance
 
 
 def of_timing(timing: Timing) -> dict[str, Any]:
-    """Milliseconds by part; a part that did not happen (a reused connection has no `connect`) is absent."""
+    """Milliseconds by phase; a phase that did not happen is absent (a reused connection has no `connect`)."""
     return {"latency_ms": timing.milliseconds()}
 
 
@@ -33,7 +30,7 @@ def of_answer(answer: Answer, sent: Mapping[str, str], keep: int) -> dict[str, A
     }
     known: dict[str, Any] = {"status": answer.status_code, "headers": headers}
     if keep and answer.content:
-        # More than is kept, so that what is masked is masked before the cut.
+        # More than is kept, so that masking happens before the cut.
         text = answer.content[: 4 * keep + 1024].decode(answer.charset, "replace")
         known["body"] = _clean(text, secrets, keep)
         known["body_truncated"] = answer.truncated or len(text) > keep

@@ -1,7 +1,4 @@
-"""The signature of Standard Webhooks, and which secrets sign for which URL.
-
-Owns the three headers. Must not show a secret.
-"""
+"""The signature of Standard Webhooks, and which secrets sign for which URL."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
 
 def secrets_for(url: URL, settings: WebhookSettings, now: datetime) -> list[str]:
-    """The secrets that sign a request to `url`: those of the first pattern that matches, else the default; the
-    previous one too while both are valid. Empty where none is configured."""
+    """The secrets that sign a request to `url`: of the first matching pattern, else the default; with the previous
+    secret while it is valid. Empty if none is configured."""
     for entry in settings.webhook.secrets:
         if UrlPattern.parse(entry.match).matches(url):
             secrets = [entry.secret]

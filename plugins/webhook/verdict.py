@@ -1,7 +1,4 @@
-"""What an answer, or the lack of one, means for the task.
-
-Owns the verdict and its words for a person. Must not put a body, a header or a URL's query in them.
-"""
+"""Translates a response, or its absence, into a verdict. Messages contain no body, header or URL query."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import aiohttp
 from sytq import Fail, Retry
 from sytq.http import Answer, UnknownHost
 
-_RETRY_AFTER_BOUNDS = (1.0, 24 * 3600.0)  # seconds; a receiver can neither make us spin nor park us for good
+_RETRY_AFTER_BOUNDS = (1.0, 24 * 3600.0)  # seconds; a receiver can cause neither a busy loop nor an endless wait
 _OS_ERRORS = {
     errno.ECONNREFUSED: ("refused", "connection refused by"),
     errno.ECONNRESET: ("reset", "connection reset by"),
@@ -28,7 +25,7 @@ _OS_ERRORS = {
 
 
 def bearing(answer: Answer | None) -> Literal["ok", "overloaded", "failed"]:
-    """What an answer (None: there was none) says of the host. One that refuses a request is alive."""
+    """What a response (None: there was none) says of the host. A host that refuses a request is alive."""
     if answer is None:
         return "failed"
     if answer.status_code in (429, 503):
@@ -37,7 +34,7 @@ def bearing(answer: Answer | None) -> Literal["ok", "overloaded", "failed"]:
 
 
 def judge(answer: Answer, host: str, final: Collection[int], now: datetime) -> None:
-    """Return for a 2xx; raise Fail for a status that `final` names, and Retry for every other, redirects included."""
+    """Return for a 2xx; raise Fail for a status in `final`, and Retry for every other, redirects included."""
     if answer.ok:
         return
     reason = f"HTTP {answer.status_code} from {host}"
@@ -49,7 +46,7 @@ def judge(answer: Answer, host: str, final: Collection[int], now: datetime) -> N
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """The seconds that a Retry-After header (seconds or an HTTP date) asks for, within bounds; else None."""
+    """The delay in seconds of a Retry-After header (seconds or an HTTP date), within bounds; else None."""
     if value is None:
         return None
     try:
@@ -66,7 +63,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[str, str]:
-    """A class to search for, and one line a person can act on; the library's own text may quote the URL or answer."""
+    """A class to search for, and one line for a person; the library's own text may quote the URL or the response."""
     if isinstance(error, TimeoutError):
         return "timeout", f"{host} {error}" if str(error) else f"{host} timed out"
     if isinstance(error, UnknownHost | aiohttp.ClientConnectorDNSError):

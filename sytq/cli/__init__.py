@@ -1,7 +1,6 @@
 """The command line: `sytq ...`.
 
-Lists the commands and turns an error into one message without a traceback. Each command has a module of its own, which
-is imported only when the command is given.
+Turns an error into one message without a traceback. Each command's module is imported only when the command is given.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from sytq.errors import ConfigError, SytqError
 
 
 class Root(LazyGroup):
-    """The commands, in the order of `sytq --help`."""
-
     sections = MappingProxyType(
         {
             "Tasks": {
@@ -103,6 +100,6 @@ def main() -> None:
 
         if not isinstance(error, peewee.PeeweeException):
             raise
-        # The server refused: a wrong password, a missing database, a missing privilege.
+        # The server refused: wrong password, missing database or privilege.
         typer.echo(f"sytq: database: {' '.join(str(error.args[-1] if error.args else error).split())}", err=True)
         sys.exit(1)

@@ -1,7 +1,4 @@
-"""`sytq cancel` and `sytq retry`: change single tasks by their ids, in this process.
-
-`sytq bulk` changes all tasks that match a query; a worker does that.
-"""
+"""`sytq cancel` and `sytq retry`: change single tasks by their ids, in this process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`sytq bulk`: one change to all tasks that match a query; `sytq dead` shares it.
+"""`sytq bulk`, shared by `sytq dead`: one change to all tasks that match a query, made by a worker's task.
 
-The operation is a task that a worker runs; the command follows it. A query with an unknown type or id changes nothing.
+A query with an unknown type or id changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sytq.states import SUCCEEDED
 Detach = Annotated[bool, typer.Option("--detach", help="Print the operation's id and return without waiting.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the matching tasks; change nothing.")]
 
-#: action -> its past participle, and why some of the matching tasks may stay unchanged.
+#: action -> its past participle, and the reason why matching tasks may stay unchanged.
 _WORDS = {
     "cancel": ("cancelled", "they ended in the meantime"),
     "retry": ("retried", "unfinished tasks have their unique keys, or they have changed in the meantime"),

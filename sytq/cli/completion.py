@@ -1,7 +1,4 @@
-"""Candidates for shell completion.
-
-An unusable configuration or plugin offers none; the command itself reports the reason.
-"""
+"""Candidates for shell completion; an unusable configuration or plugin offers none."""
 
 from __future__ import annotations
 
@@ -22,12 +19,11 @@ def complete_type(ctx: typer.Context) -> list[str]:
 
 
 def complete_queue(ctx: typer.Context) -> list[str]:
-    """The queues of the installed types."""
     return sorted({declared.queue for declared in _registry(ctx)} | {"default"})
 
 
 def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """The fields of a query, and the values of a field that has few."""
+    """The fields of a query, and the values of fields that have few."""
     field, colon, _ = incomplete.partition(":")
     if not colon:
         yield from (f"{name}:" for name in FIELDS)

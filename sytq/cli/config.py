@@ -1,7 +1,4 @@
-"""`sytq config`: check the configuration, and show it with the origin of every value.
-
-Shows no secret: `Settings.describe` masks them.
-"""
+"""`sytq config`: check the configuration, and show it with the origin of every value. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -68,7 +65,7 @@ def show(json_wanted: AsJson = False, file: File = None) -> None:
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each setting that is allowed but probably unintended."""
+    """Settings that are allowed but probably unintended."""
     if not settings.auth.enabled:
         if is_loopback(settings.api.host):
             yield "auth.enabled is false: every local caller is served without a key"

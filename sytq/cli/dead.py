@@ -1,7 +1,4 @@
-"""`sytq dead`: list, replay and delete dead tasks.
-
-Replaying or deleting all of them needs an explicit --all.
-"""
+"""`sytq dead`: list, replay and delete dead tasks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`sytq key`: create, list, revoke and rotate API keys.
-
-Only `create` and `rotate` print a key's text, once.
-"""
+"""`sytq key`: create, list, revoke and rotate API keys. Only `create` and `rotate` print a key, once."""
 
 from __future__ import annotations
 

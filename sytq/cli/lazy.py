@@ -16,8 +16,8 @@ MARKUP = None
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command is ("module:function", or "module:app" for a group; a module without dots is in `sytq.cli`), and
-    its line in the list."""
+    """Where a command is ("module:function", or "module:app" for a group; a module without dots is in `sytq.cli`),
+    and its line in the list."""
 
     where: str
     help: str

@@ -1,4 +1,4 @@
-"""`sytq limiters`: what tasks share (providers, models, hosts) and how much of it is used; pause and resume one."""
+"""`sytq limiters`: list and show limiters, pause and resume one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""`sytq logs`: the timelines of tasks, also live.
-
-The lines come from the ledger and from Redis, which is newer. A worker's own log lines go to its standard output, which
-systemd, Docker or Kubernetes keeps.
-"""
+"""`sytq logs`: the timelines of tasks, also live, from the ledger and from Redis, which is newer."""
 
 from __future__ import annotations
 
@@ -53,7 +49,7 @@ def logs(
     json_wanted: AsJson = False,
     file: Annotated[
         str | None, typer.Option("--file", help="The YAML file. Default: the file that SYTQ_CONFIG names.")
-    ] = None,  # without -f, which is --follow here
+    ] = None,  # without -f, which means --follow here
 ) -> None:
     """Print the events of tasks, one per line; with --follow also the new ones.
 

@@ -11,7 +11,7 @@ from sytq.runtime import Runtime
 
 
 def noted(parts: Runtime, what: str, about: str, detail: str | None = None) -> None:
-    """Add an audit entry for a change that is already made; an unavailable database is therefore only a warning."""
+    """Add an audit entry for a completed change; an unavailable database is therefore only a warning."""
     try:
         parts.audit.add(utcnow(), person(), what, about, detail or None)
     except DatabaseUnavailable as error:

@@ -46,7 +46,6 @@ def open_runtime(file: str | None) -> Runtime:
 
 
 def seconds(text: str) -> float:
-    """Parse a duration."""
     try:
         return parse_duration(text)
     except ValueError:
@@ -86,7 +85,7 @@ def refuse_unknown(parts: Runtime, wanted: Filter) -> None:
 
 
 def person() -> str:
-    """Name who gives the command: the account that it runs under, and behind `sudo` also who used it."""
+    """The account that runs the command, and behind `sudo` also its user."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # an account without a name, as in containers
@@ -96,5 +95,5 @@ def person() -> str:
 
 
 def signed(why: str) -> str:
-    """Name who gives the command, and why."""
+    """`why`, after the name of `person`."""
     return f"{person()}: {why}" if why else person()

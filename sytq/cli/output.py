@@ -15,7 +15,6 @@ from sytq.tasktypes.payload import encode
 
 
 def as_json(value: object) -> None:
-    """Print one line of JSON."""
     typer.echo(encode(value))
 
 
@@ -52,7 +51,6 @@ def cell(value: object) -> str:
 
 
 def age(seconds: float | None) -> str | None:
-    """A duration for a table, rounded."""
     if seconds is None:
         return None
     return format_duration(round(seconds, 1) if seconds < 60 else round(seconds))

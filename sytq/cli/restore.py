@@ -16,7 +16,7 @@ from sytq.ledger.backup import check
 from sytq.ledger.backup import restore as bring_back
 from sytq.ledger.database import open_database
 
-#: Seconds for one statement, such as the commit of everything.
+#: Seconds for one statement, such as the final commit.
 _TIMEOUT = 600.0
 
 

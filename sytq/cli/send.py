@@ -118,7 +118,6 @@ def send(
 
 
 def _in(parts: Runtime, task: NewTask, queue: str | None) -> NewTask:
-    """The task in the given queue. Raises InvalidInput for an unknown queue."""
     if queue is None:
         return task
     try:

@@ -37,8 +37,8 @@ def worker(file: File = None) -> None:
         *("-p", str(settings.worker.processes)),
         *("-t", str(settings.worker.threads)),
         *("--worker-shutdown-timeout", str(round(settings.worker.shutdown_timeout * 1000))),
-        # The master watches its workers once all have booted or this time (ms) is up; a worker that is killed by its
-        # first task never reports that it has booted.
+        # The master watches its workers once all have booted or this time (ms) is up; a worker killed by its first task
+        # never reports its boot.
         *("--worker-fork-timeout", "5000"),
         *(("--queues", *settings.worker.queues) if settings.worker.queues else ()),
         # Only on request: it costs a process.
@@ -53,7 +53,7 @@ def worker(file: File = None) -> None:
 def _usable(file: str | None) -> Runtime:
     """Build the runtime, or exit 2 with the problems of the configuration."""
     if file is not None:
-        os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # the processes to come read the file again
+        os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # child processes read the same file
     try:
         return build(load())
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The data of `sytq top` at one moment. An unavailable store is named, and the rest is still there."""
+"""The data of `sytq top` at one moment. An unavailable store is named; the rest is still shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sytq types`: pause and resume a task type. Other types in the same queue go on; `sytq plugin list` lists both."""
+"""`sytq types`: pause and resume a task type."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`sytq wait`: wait until tasks have ended, with an exit status that says how.
-
-A task has ended when its row says so, because the row has the result.
-"""
+"""`sytq wait`: wait until tasks have ended by their rows, which hold the results."""
 
 from __future__ import annotations
 

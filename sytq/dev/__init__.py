@@ -1,1 +1,1 @@
-"""What `sytq dev` adds to the real service: a practice provider, a sample, a supervisor. Production uses none of it."""
+"""`sytq dev`: a practice provider, a sample and a supervisor around the real service. Production uses none of it."""

@@ -1,4 +1,4 @@
-"""Decides what `sytq dev` embeds: the database, Redis and provider that the configuration does not name.
+"""Decides which of database, Redis and provider `sytq dev` embeds, because the configuration does not name them.
 
 The API and the worker get the result as SYTQ_ variables. Starts nothing.
 """

@@ -49,7 +49,6 @@ class Folder:
         self.env.write_text("".join(lines))
 
     def log(self, name: str) -> Path:
-        """The log file of one child."""
         return self.path / "log" / f"{name}.log"
 
     def alive(self, name: str) -> Path:

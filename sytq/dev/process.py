@@ -102,7 +102,6 @@ class Child:
         return True
 
     def last_lines(self) -> list[str]:
-        """The last lines of the log."""
         with contextlib.suppress(OSError), self.log.open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
             return log.read().decode(errors="replace").splitlines()[-_LAST_LINES:]

@@ -1,6 +1,6 @@
-"""The practice provider: serves the OpenAI chat API on loopback, with deterministic text instead of a model.
+"""The practice provider: serves the OpenAI chat API on loopback, with deterministic text at the pace of a real one.
 
-Answers arrive at the pace of a real provider. Failures are not simulated: the tests have a scripted provider for them.
+Failures are not simulated: the tests have a scripted provider for them.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -
 
 
 async def _question(request: web.Request) -> dict[str, Any]:
-    """Parse the request's body; only the fields that the answer needs are checked."""
+    """Parse the request's body; only fields that the answer needs are checked."""
     if not request.headers.get("Authorization", "").startswith("Bearer "):
         raise _refusal(web.HTTPUnauthorized, "no API key: send 'Authorization: Bearer <any key>'")
     try:
@@ -173,7 +173,7 @@ def _error(message: str, field: str | None = None) -> str:
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Give refusals of the router (path, method, size) the format of all other errors."""
+    """Give the router's refusals (path, method, size) the format of all other errors."""
     try:
         refused: web.StreamResponse = await handler(request)
         return refused

@@ -30,7 +30,6 @@ class Receiver:
     _runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Serve on a free port."""
         app = web.Application()
         app.router.add_post("/callback", self._take)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -1,7 +1,4 @@
-"""Watches plugin files for changes, and checks that worker and API can load them.
-
-A file that cannot be loaded is reported with the reason, and the running processes stay as they are.
-"""
+"""Watches plugin files, and checks that worker and API can load them before a restart."""
 
 from __future__ import annotations
 
@@ -88,7 +85,7 @@ class Saved:
         return found
 
     def _problems(self, file: Path) -> list[str]:
-        """Return a line for each reason why a worker could not load this file."""
+        """One line for each reason why a worker could not load this file."""
         try:
             report = check(file, self._environ | self.variables(), tests=False)
         except (OSError, ConfigError) as error:

@@ -1,7 +1,4 @@
-"""The sample valuation of `sytq dev`: acts as a caller (a row, a request, a callback) and reports the result.
-
-Uses the service only through HTTP and SQL, as a caller does.
-"""
+"""The sample valuation of `sytq dev`: acts as a caller, through HTTP and SQL only, and reports the result."""
 
 from __future__ import annotations
 

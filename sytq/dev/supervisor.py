@@ -1,4 +1,4 @@
-"""The supervisor of `sytq dev`: starts every part of the service in order, restarts what dies, and ends all of them."""
+"""The supervisor of `sytq dev`: starts all parts of the service in order, restarts dead ones, and ends them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ _EXTRA = 2.5  # seconds beyond a server's own grace period before it is killed
 
 
 class Supervisor:
-    """One run of `sytq dev`."""
-
     def __init__(self, folder: Path, port: int | None = None, once: bool = False) -> None:
         self._folder = Folder(folder)
         self._port = port

@@ -1,7 +1,4 @@
-"""What is wrong with a plugin's file: what its text shows, and what loading it in a separate process finds.
-
-Owns these findings. The process that asks never runs the file; `python -m sytq.testing.check` does.
-"""
+"""Checks a plugin's file: reads its text, and loads it in a separate process (`python -m sytq.testing.check`)."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ _DEADLINE = 120.0
 
 @dataclass
 class Report:
-    """What was found. `passed` and `skipped` are its standard tests."""
+    """The findings. `passed` and `skipped` are its standard tests."""
 
     types: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -41,9 +38,9 @@ class Report:
 
 
 def check(file: Path, environ: Mapping[str, str], *, tests: bool = True) -> Report:
-    """Read a file and, where it can be read, load it in a process with these variables; with its `tests`.
+    """Read a file and, if it is readable, load it in a process with these variables; with its `tests`.
 
-    Raises ConfigError for a configuration that cannot be used, and OSError for a file that cannot be read.
+    Raises ConfigError for an unusable configuration, and OSError for an unreadable file.
     """
     problems = read(file.read_bytes())
     if any(problem.fatal for problem in problems):
@@ -91,7 +88,7 @@ def _examine(file: Path, settings: Settings, tests: bool) -> Report:
 
 
 def _faults(declared: Declaration, settings: Settings) -> Iterator[str]:
-    """What is wrong with one type alone."""
+    """Defects of one type alone."""
     try:
         Registry(settings).add(declared)
     except Exception as error:
@@ -109,7 +106,7 @@ def _faults(declared: Declaration, settings: Settings) -> Iterator[str]:
 
 
 def _neighbours(file: Path, declared: list[Declaration], settings: Settings) -> Iterator[str]:
-    """What is wrong with it beside the other plugins of this installation."""
+    """Conflicts with other plugins of this installation."""
     try:
         registry = Registry.load(settings)
     except ConfigError as error:

@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 class Crash(BaseException):
-    """The worker is dead: no handler of the type's may hold this up."""
+    """The worker is dead: no handler of the type may stop this exception."""
 
 
 class CrashingLedger(Ledger):
-    """The ledger of a run that dies at `moment`: each write of a run has two, before it (even) and after it (odd).
+    """A ledger that dies at `moment`: each write of an attempt has two, before it (even) and after it (odd).
 
     With None it lives, and `moments` counts them.
     """
@@ -26,7 +26,7 @@ class CrashingLedger(Ledger):
         self._moment = moment
 
     def fenced(self, task_id: str, token: int, work: Callable[[], T]) -> T:
-        """As the ledger's: every write of a running task comes here."""
+        """Every write of a running task passes here."""
         self._pass()
         done = super().fenced(task_id, token, work)
         self._pass()

@@ -27,7 +27,7 @@ _NOBODY = "http://127.0.0.1:1/"  # nothing listens there
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response: a status with `json` or `body`; or an `error` in place of one."""
+    """A response: a status with `json` or `body`, or an `error` instead."""
 
     status: int = 200
     json: Any = None

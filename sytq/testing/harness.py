@@ -1,7 +1,7 @@
 """The harness for a task type: accepts, runs and records its tasks in this process, one attempt at a time.
 
-The harness replaces the worker. Everything that the type sees is the service's own, on a ledger (SQLite) and a Redis of
-the harness. Tasks that the type enqueues are accepted but not run.
+The harness replaces the worker. All other parts are the service's own, on an SQLite ledger and a Redis of the harness.
+Tasks that the type enqueues are accepted but not run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TIMEOUT = 600.0
 class Clock:
     """The wall clock of a harness: `time.time()` and `datetime.now()` of the whole process, ticking from `now`.
 
-    `time.monotonic()`, and so every deadline, is not affected.
+    `time.monotonic()` and deadlines are not affected.
     """
 
     def __init__(self, now: dt.datetime | None) -> None:

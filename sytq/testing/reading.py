@@ -1,4 +1,4 @@
-"""What the text of a plugin's file shows without being run: syntax errors, blocking calls, forgotten awaits."""
+"""Finds in a plugin's text, without running it: syntax errors, blocking calls, forgotten awaits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sytq.executor.context import AsyncContext
 #: Calls in an `async def` that block the event loop: HTTP, subprocesses, time.sleep and input.
 _BLOCKING = "ASYNC210,ASYNC212,ASYNC22,ASYNC25"
 _TIMEOUT = 30.0
-#: What an AsyncContext offers that does nothing until it is awaited.
+#: Names of an AsyncContext that do nothing until awaited.
 _AWAITED = {name for name, each in vars(AsyncContext).items() if inspect.iscoroutinefunction(each)}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, at a line where there is one; with what is `fatal` the file cannot be used."""
+    """A defect, with its line if known; a `fatal` defect makes the file unusable."""
 
     line: int | None
     text: str
@@ -31,7 +31,7 @@ class Problem:
 
 
 def read(content: bytes) -> list[Problem]:
-    """Return the problems of a file's text, in its order. Blocking calls are found where ruff is installed."""
+    """The problems of a file's text, in order. Blocking calls are found if ruff is installed."""
     try:
         tree = ast.parse(content)
     except SyntaxError as error:
@@ -66,7 +66,7 @@ def _not_awaited(function: ast.AsyncFunctionDef) -> Iterator[Problem]:
 
 
 def _own(function: ast.AsyncFunctionDef) -> Iterator[ast.AST]:
-    """The nodes of a coroutine function without those of functions within it: these may run on a thread."""
+    """The nodes of a coroutine function without nested functions, which may run on a thread."""
     waiting: list[ast.AST] = list(function.body)
     while waiting:
         node = waiting.pop()

@@ -23,7 +23,7 @@ from sytq.testing.crash import Crash, CrashingLedger
 from sytq.testing.fake_http import FakeHttp, Reply
 from sytq.testing.harness import Harness, Run
 
-#: Former name of a method -> its name; the former ones go with 0.3.
+#: Former name of a method -> its name; the former names go with 0.3.
 _RENAMED = {"outside": "fake_http", "trial": "harness"}
 
 #: A reply to every call, and the state of the task after one attempt with it.
@@ -109,7 +109,7 @@ class TypeSuite:
             self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail, "texts of `show`": shown})
             self._assert_hidden({"log": log.getvalue()})
             calls = harness.http.calls
-        # The reply of a peer may appear in the detail of the attempt, and nowhere else.
+        # A peer's reply may appear in the attempt's detail, and nowhere else.
         for code in (400, 503) if calls else ():
             with _captured_log() as log, self._failed(Reply(code, body=" ".join(self.secrets))) as run:
                 self._assert_hidden({"error": run.error, "progress": run.row.progress, "log": log.getvalue()})

@@ -1,7 +1,4 @@
-"""The tables of `llm`: contract A's table where a caller has none, and spend: every call of a provider, and budgets.
-
-Releases before 0.2 made these tables by the core's migrations; a table that exists stays as it is.
-"""
+"""The tables of `llm`: contract A's table, spend and budgets. Existing tables, such as those made before 0.2, stay."""
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""Hosts that only fail, and since when.
-
-Releases before 0.2 made this table by the core's migrations; a table that exists stays as it is.
-"""
+"""The table of hosts that only fail. An existing table, such as one made before 0.2, stays."""
 
 from typing import Any
 

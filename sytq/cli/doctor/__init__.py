@@ -1,7 +1,4 @@
-"""`sytq doctor`: checks everything that sytq depends on, and suggests a fix for each problem. Changes nothing.
-
-Each module beside this one checks one subject.
-"""
+"""`sytq doctor`: checks everything that sytq depends on and suggests fixes. Changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares a server's clock with this machine's, and its version with the oldest supported one."""
+"""Compares clocks and versions of servers with this machine's clock and the oldest supported version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WARN, _FAIL = 1.0, 10.0  # seconds
 
 
 def skew(ask: Callable[[], float]) -> float:
-    """Seconds by which a server's clock is ahead of ours: the sample with the shortest round trip of three."""
+    """Seconds by which a server's clock is ahead of ours, from the fastest of three samples."""
     best = (float("inf"), 0.0)
     for _ in range(3):
         before = time.time()
@@ -23,7 +23,6 @@ def skew(ask: Callable[[], float]) -> float:
 
 
 def clock(check: str, ahead: float) -> Finding:
-    """The finding for a server's clock that is `ahead` seconds ahead of ours."""
     said = f"{abs(ahead) * 1000:.0f} ms {'ahead of' if ahead > 0 else 'behind'} this machine's"
     if abs(ahead) < _WARN:
         return Finding(check, OK, said)
@@ -32,5 +31,4 @@ def clock(check: str, ahead: float) -> Finding:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

@@ -77,7 +77,7 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
     said = f"{'MariaDB' if maria else 'MySQL'} {version}"
     old = numbers(version) < oldest
     yield Finding("database", FAIL if old else OK, said, "use MySQL 8 or MariaDB 10.5, or newer" if old else "")
-    # Every connection of ours sets these; a proxy in between may undo it.
+    # Every connection of sytq sets these; a proxy in between may reset them.
     strict = "STRICT_ALL_TABLES" in str(seen["sql_mode"]) and str(seen["time_zone"]) in ("+00:00", "UTC")
     if strict:
         yield Finding("database session", OK, "strict SQL mode, UTC")
@@ -109,7 +109,6 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
 
 
 def _logins(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
-    """Check that a user or a valid key exists."""
     if settings.auth.enabled and not settings.auth.users:
         with base.bind_ctx([ApiKey]):
             live = ApiKeys(base).any_live()

@@ -14,7 +14,7 @@ from sytq.config.masking import mask_text
 from sytq.errors import SytqError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-#: Seconds for all findings of one check; a check that hangs longer is reported and abandoned.
+#: Seconds for all findings of one check; a check that takes longer is reported and abandoned.
 DEADLINE = 8.0
 
 
@@ -32,7 +32,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 
 def examined(checks: Mapping[str, Check], settings: Settings) -> list[Finding]:
-    """Run all checks at once and return what they found, in their order."""
+    """Run all checks concurrently and return their findings in order."""
     found: dict[str, list[Finding]] = {name: [] for name in checks}
     threads = {
         # A thread that hangs ends with the process.

@@ -1,6 +1,6 @@
-"""This machine: who can reach the API, how many files a process may open, how much room there is.
+"""Checks this machine: ports and API protection, open files, free space.
 
-Owns these limits. The limits of open files are those of this shell; systemd's units and images set their own.
+The limit of open files is this shell's; systemd units and images set their own.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
 
 _TIMEOUT = 3.0
-#: Connections from clients that one API process takes, and what a process has open besides: Redis, files, pipes.
+#: Client connections of one API process, and its other open files: Redis, files, pipes.
 _CLIENTS, _BESIDES = 1000, 250
 _LITTLE, _TOO_LITTLE = 1 << 30, 100 << 20  # bytes
 
 
 def ports(settings: Settings) -> Iterator[Finding]:
-    """Check what listens at the configured ports, and whether the API is protected."""
     host, port = settings.api.host, settings.api.port
     open_to_others = not is_loopback(host)
     if open_to_others and not settings.auth.enabled:
@@ -65,7 +64,6 @@ def _answering(check: str, host: str, port: int, todo: str) -> Finding:
 
 
 def files(settings: Settings) -> Iterator[Finding]:
-    """Check that a process may open as many files as its connections need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     pool = settings.database.pool
     api, worker = _CLIENTS + pool, settings.worker.async_concurrency + settings.worker.threads + pool

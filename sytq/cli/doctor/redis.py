@@ -1,7 +1,4 @@
-"""Checks Redis: latency, persistence, eviction, memory.
-
-Uses only INFO, PING and TIME, which every hosted Redis allows.
-"""
+"""Checks Redis with INFO, PING and TIME, which every hosted Redis allows."""
 
 from __future__ import annotations
 

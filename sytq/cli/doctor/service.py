@@ -17,7 +17,6 @@ _BEHIND_WARN, _BEHIND_FAIL = 5.0, 60.0
 
 
 def plugins(settings: Settings) -> Iterator[Finding]:
-    """Check that every plugin can be loaded."""
     try:
         registry = Registry.load(settings)
     except ConfigError as error:
