@@ -1,7 +1,7 @@
-"""A client of a Redis Cluster: sends each command to the node of its key, and finds that node again when it moved.
+"""A client of a Redis Cluster: sends each command to the node of its key, also after the slot has moved.
 
-redis-py's RedisCluster is not used: it opens connections when it is made, asks any node (also a dead one) for the keys
-of an XREAD, loads scripts on all nodes or none, and discovers the whole cluster when one slot is needed.
+redis-py's RedisCluster is not used: it connects when constructed, asks any node (also a dead one) for the keys of an
+XREAD, loads scripts on all nodes or none, and discovers the whole cluster when one slot is needed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from redis.retry import Retry
 
 Address = tuple[str, int]
 
-#: Redirections of one command; more of them go in a circle, as the nodes do not agree yet.
+#: Redirections of one command; more mean a circle, because the nodes do not agree yet.
 _HOPS = 5
 
 
 class Cluster:
-    """`execute_command` of redis-py's clients. `home` is a key; a command without a key goes to its node."""
+    """Has `execute_command` like redis-py's clients. Commands without a key go to the node of the key `home`."""
 
     def __init__(self, seeds: Sequence[Address], home: str, options: dict[str, Any]) -> None:
         self._seeds = list(seeds)
         self._home = home
         self._options = options
-        self._known: list[Address] = []  # by the last answer
+        self._known: list[Address] = []  # from the last CLUSTER SLOTS
         self._owners: dict[int, Address] = {}
         self._nodes: dict[Address, redis.Redis] = {}
 
@@ -46,7 +46,7 @@ class Cluster:
             except exceptions.AskError as ask:
                 return self._ask((ask.host or address[0], ask.port), command)
             except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ClusterDownError):
-                # A replica may have its place by now. When not, the next command looks again.
+                # A replica may have been promoted by now. If not, the next command looks again.
                 self._owners.pop(slot, None)
                 found = self._find(slot, without=address)
                 if found == address:
@@ -55,19 +55,18 @@ class Cluster:
         raise exceptions.ClusterDownError(f"the nodes do not agree who has slot {slot}")
 
     def close(self) -> None:
-        """Close all connections."""
         for node in self._nodes.values():
             node.close()
 
     def _node(self, address: Address) -> redis.Redis:
         node = self._nodes.get(address)
         if node is None:
-            # Opens nothing yet, so that one too many does no harm.
+            # Opens nothing yet, so a surplus client does no harm.
             node = self._nodes.setdefault(address, redis.Redis(host=address[0], port=address[1], **self._options))
         return node
 
     def _ask(self, address: Address, command: tuple[Any, ...]) -> Any:
-        """Run a command at the node to which its slot is just moving."""
+        """Run a command at the node that its slot is migrating to."""
         with self._node(address).pipeline(transaction=False) as pipe:
             pipe.execute_command("ASKING")  # type: ignore[no-untyped-call]
             pipe.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -77,7 +76,7 @@ class Cluster:
         return reply
 
     def _find(self, slot: int, without: Address | None = None) -> Address:
-        """Who has the slot, by the first node that answers, and `without` not unless it is the only one."""
+        """Return the slot's owner as the first answering node says; `without` is asked only if it is the only node."""
         nodes = dict.fromkeys((*random.sample(self._known, len(self._known)), *self._seeds))
         failure: redis.RedisError = exceptions.ClusterDownError(f"no node has slot {slot}")
         for host, port in [node for node in nodes if node != without] or nodes:
@@ -101,7 +100,7 @@ class Cluster:
 
 
 def _key(command: tuple[Any, ...]) -> Any:
-    """The first key of a command (all of one command share their slot), None when it has none."""
+    """Return the first key of a command (all its keys share a slot), or None."""
     match str(command[0]).upper():
         case "EVAL" | "EVALSHA":
             return command[3]

@@ -1,7 +1,6 @@
-"""The connection to Redis, and the scripts.
+"""The connection to Redis, and the scripts; connection faults become `RedisUnavailable`.
 
-The client's options are all set here, as redis-py's own defaults change between releases; faults become
-`RedisUnavailable`.
+All client options are set here, as redis-py's defaults change between releases.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from sytq.observability.metrics import Counter, Histogram
 
 _SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
 _FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
-#: "Not now": a restart, a failover, a full memory. Everything accepted waits for their end. redis-py has a class for
-#: some of these answers, and takes the word off their text; Redis 6 has the word in the middle of a script's error.
+#: Temporary errors: a restart, a failover, a full memory. Accepted tasks wait for the end. redis-py has classes for
+#: some of these errors and strips the word from their text; Redis 6 has the word inside a script's error.
 _UNAVAILABLE = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -39,14 +38,14 @@ _UNAVAILABLE = (
 )
 _NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY ", "NOREPLICAS")
 _CLOCK_AGE = 30.0
-#: What a master says that became a replica: the new one is somewhere else.
+#: Errors of a master that became a replica: the new master is another server.
 _DEMOTED = ("READONLY", "UNBLOCKED")
 
 
 class Redis:
     """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when Redis does not answer.
 
-    `home` is any key of ours: in a cluster, commands without a key (TIME, PING) go to the node that has it.
+    `home` is any key of sytq: in a cluster, commands without a key (TIME, PING) go to the node of `home`.
     Raises ConfigError for an invalid URL.
     """
 
@@ -55,9 +54,9 @@ class Redis:
             check_redis_url(url)
         except ValueError as error:
             raise ConfigError(f"redis.url: {error}; valid: {REDIS_FORMS}") from None
-        # Opens nothing yet. Two quick tries replace a connection that died in the pool; every script is harmless
-        # when it runs twice. Longer outages are the caller's to wait for, and a silent server is not tried again
-        # here: redis-py repeats the connecting within the repetitions of the command, nine times 5 s in all.
+        # Opens nothing yet. Two quick tries replace a connection that died in the pool; running a script twice is
+        # harmless. Callers wait for longer outages. A silent server is not retried here: redis-py retries connecting
+        # within each retry of the command, nine times 5 s in all.
         options: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": min(timeout, 2.0),
@@ -82,20 +81,19 @@ class Redis:
         self._digests = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._scripts.items()
         }
-        self._clock = -_CLOCK_AGE - 1.0, 0  # when Redis' clock was asked, and what it said
+        self._clock = -_CLOCK_AGE - 1.0, 0  # when Redis' clock was asked, and its answer
 
     def call(self, script: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
-        """Run one script by name."""
         rest = (len(keys), *keys, *args)
         with _SECONDS.time(script):
             try:
                 return self.ask("EVALSHA", self._digests[script], *rest)
             except exceptions.NoScriptError:
-                # A server that was restarted or promoted: with its text the script is run and known again.
+                # The server was restarted or promoted: EVAL runs the script and loads it again.
                 return self.ask("EVAL", self._scripts[script], *rest)
 
     def ask(self, *command: Any) -> Any:
-        """Run one command and return redis-py's reading of the reply."""
+        """Run one command and return the reply as redis-py parses it."""
         try:
             return self.client.execute_command(*command)
         except redis.RedisError as error:
@@ -107,7 +105,7 @@ class Redis:
             raise problem from error
 
     def now_ms(self) -> int:
-        """Redis' clock in Unix milliseconds; it is asked twice a minute, as a failover may change it."""
+        """Return Redis' clock in Unix milliseconds; read twice a minute, as a failover may change it."""
         mine = time.monotonic()
         if mine - self._clock[0] > _CLOCK_AGE:
             seconds, micros = self.ask("TIME")
@@ -116,7 +114,7 @@ class Redis:
         return then + int((mine - asked) * 1000)
 
     def make_group(self, stream: str, group: str) -> None:
-        """Create stream and group where they are missing, from id 0, so that present entries are not skipped."""
+        """Create stream and group if missing, from id 0, so that existing entries are not skipped."""
         try:
             self.ask("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
         except redis.ResponseError as error:
@@ -124,16 +122,15 @@ class Redis:
                 raise
 
     def close(self) -> None:
-        """Close all connections."""
         self.client.close()
 
 
 class NoGroup(RedisUnavailable):
-    """A stream or its consumer group is gone (Redis was emptied): make it again."""
+    """A stream or its consumer group is gone (Redis was emptied): create it again."""
 
 
 class _Sentinels(Sentinel):
-    """redis-py reorders its list while it asks; two threads at it at once lose entries for good."""
+    """redis-py reorders its list of Sentinels while asking; two threads at once lose entries for good."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         asked = copy.copy(self)
@@ -149,7 +146,7 @@ class _Sentinels(Sentinel):
 
 
 def _master(url: str, options: dict[str, Any]) -> redis.Redis:
-    """A client of the master that the Sentinels name; they are asked again at every new connection."""
+    """Return a client of the master that the Sentinels name; every new connection asks them again."""
     parts = urlsplit(url)
     service, _, db = parts.path[1:].partition("/")
     query = dict(parse_qsl(parts.query))
@@ -163,7 +160,7 @@ def _master(url: str, options: dict[str, Any]) -> redis.Redis:
         "password": query.get("sentinel_password"),
     }
     sentinels = _Sentinels(redis_hosts(url), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-    # Fewer tries: each asks all Sentinels, and it is connecting and command that are repeated.
+    # Fewer tries: each asks all Sentinels, and both connecting and the command are retried.
     options = options | _login(url) | {"db": int(db or 0), "retry": _retry(1)}
     master: redis.Redis = sentinels.master_for(unquote(service), **options)  # type: ignore[no-untyped-call]
     return master
@@ -195,11 +192,11 @@ def _unavailable(error: redis.RedisError) -> Exception:
         return RedisUnavailable(f"a Redis Cluster answers ({text}): redis.url needs redis+cluster://")
     if isinstance(error, _UNAVAILABLE) or any(word in text for word in _NOT_NOW):
         return RedisUnavailable(f"Redis does not answer: {text}")
-    return error  # a fault of ours: let it be seen
+    return error  # a bug of sytq: not hidden
 
 
 def _text(name: str) -> str:
-    """A script with the parts that it needs in front of it."""
+    """Return a script preceded by the parts that it includes."""
     parts = ["_state_index.lua"]
     if name == "fetch.lua":
         parts += ["_start.lua", "_reclaim.lua"]

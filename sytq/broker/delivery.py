@@ -15,7 +15,7 @@ OutcomeKind = Literal["done", "retry", "dead", "cancelled", "return", "unreadabl
 
 @dataclass(slots=True)
 class Outcome:
-    """What follows from an attempt; the one argument of the acknowledgement."""
+    """The outcome of an attempt, the only argument of the acknowledgement."""
 
     kind: OutcomeKind
     delay: float = 0.0  # seconds until the next attempt, for retry
@@ -26,7 +26,7 @@ class Outcome:
 
 
 class Delivery(MessageProxy):
-    """The message of one attempt. `token` is the fencing token: larger than that of every earlier attempt."""
+    """The message of one attempt. `token`, the fencing token, is larger than in every earlier attempt."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Delivery(MessageProxy):
         self.token = token
         self.started = time.time()
         self.ended = 0.0  # when the outcome was known
-        self.acked = False  # Redis took its end, at least once
-        self.returned = False  # the worker stops and cancelled the attempt: the task returns to its queue
+        self.acked = False  # Redis took the outcome, at least once
+        self.returned = False  # the stopping worker cancelled the attempt: the task returns to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for
         self.progress: dict[str, Any] | None = None
         self.detail: dict[str, Any] = {}  # for the ledger
@@ -65,23 +65,23 @@ class Delivery(MessageProxy):
 
     @property
     def version(self) -> int | None:
-        """The version in which the payload was accepted; None is the present one."""
+        """The payload's version at acceptance; None is the current version."""
         version = self._message.options.get("version")
         return version if isinstance(version, int) else None
 
     @property
     def request_id(self) -> str | None:
-        """The request that submitted the task."""
+        """The id of the request that submitted the task."""
         return self._message.options.get("request_id")
 
     @property
     def traceparent(self) -> str | None:
-        """The trace (W3C) of that request."""
+        """The submitting request's trace (W3C)."""
         return self._message.options.get("traceparent")
 
     @property
     def origin(self) -> dict[str, str]:
-        """The log fields of where the task came from."""
+        """Log fields about the submitting request."""
         fields = {"request_id": self.request_id, "trace_id": (self.traceparent or "--").split("-")[1]}
         return {name: value for name, value in fields.items() if value}
 
@@ -92,17 +92,16 @@ class Delivery(MessageProxy):
 
     @property
     def exception(self) -> BaseException | None:
-        """What the attempt raised."""
+        """The exception that the attempt raised."""
         return self._exception
 
     @property
     def args(self) -> tuple[Any, ...]:  # type: ignore[override]
-        """The actor is called with this delivery."""
+        """The actor's only argument is this delivery."""
         return (self,)
 
     @property
     def kwargs(self) -> dict[str, Any]:  # type: ignore[override]
-        """None."""
         return {}
 
     def __str__(self) -> str:
@@ -113,5 +112,5 @@ class Delivery(MessageProxy):
 
 
 def cancellation(run: Delivery) -> str:
-    """One line about why an attempt was cancelled."""
+    """Return one line about why an attempt was cancelled."""
     return f"cancelled by {run.cancelled_by}" if run.cancelled_by else "cancelled"

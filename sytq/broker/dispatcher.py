@@ -1,7 +1,4 @@
-"""The dispatcher: hands accepted tasks to Redis.
-
-Owns the form in which a task travels and the names that can travel. It needs no Dramatiq and no worker.
-"""
+"""The dispatcher: writes accepted tasks to Redis, without Dramatiq or a worker."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
 from sytq.states import NAME, PRIORITIES
 
-#: How long after its call a task may still be dispatched: half of what the marks of finished tasks stay for.
+#: How long after its call a task may still be dispatched: half the life of the marks of finished tasks.
 _LATEST_MS = 5_000
 #: Bounds one script call.
 _BATCH = 200
@@ -24,7 +21,7 @@ _BATCH = 200
 
 @dataclass(slots=True)
 class Envelope:
-    """A task as it is handed to Redis. `payload` is JSON text; `due_ms` 0 is now; `max_attempts` 0 is no bound."""
+    """A task as written to Redis. `payload` is JSON text; `due_ms` 0 is now; `max_attempts` 0 is no bound."""
 
     id: str
     type: str
@@ -35,15 +32,15 @@ class Envelope:
     due_ms: int = 0
     attempts: int = 0
     max_attempts: int = 0
-    retry_delay: float | None = None  # seconds, in place of the type's
+    retry_delay: float | None = None  # seconds, instead of the type's
     token: int = 0  # of the latest attempt; the next one is larger
     request_id: str | None = None
     traceparent: str | None = None
     version: int | None = None  # of the payload
 
     def message(self) -> str:
-        """The Dramatiq message, as the stream carries it."""
-        # Joined as text: the payload is JSON already.
+        """Return the Dramatiq message as the stream carries it."""
+        # Joined as text, because the payload is JSON already.
         more = ""
         if self.request_id is not None:
             more += f', "request_id": {json.dumps(self.request_id)}'
@@ -56,7 +53,7 @@ class Envelope:
 
 @lru_cache(maxsize=1000)
 def _head(queue: str, type_name: str, priority: str, retry_delay: float | None, version: int | None) -> str:
-    """The part that many messages share: JSON that ends inside `options`."""
+    """Return the part that many messages share: JSON that ends inside `options`."""
     options: dict[str, Any] = {"priority": priority}
     if retry_delay is not None:
         options["retry_delay"] = retry_delay
@@ -67,25 +64,25 @@ def _head(queue: str, type_name: str, priority: str, retry_delay: float | None, 
 
 
 class Dispatcher:
-    """Hands tasks to the Redis of one prefix. Thread-safe."""
+    """Dispatches tasks below one prefix. Thread-safe."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
 
     def dispatch(self, envelopes: Sequence[Envelope], *, not_after_ms: int = 0) -> int:
-        """Dispatch the tasks that Redis does not know yet and return how many; repeating it is harmless.
+        """Dispatch the tasks that Redis does not know yet and return their number; repeating it is harmless.
 
-        Redis refuses tasks that arrive later than `not_after_ms` by its clock (0: some seconds from now), however long
-        the network delays the call: by then the reconciler may have dispatched them, and they may have ended and been
-        forgotten. Raises RedisUnavailable, and InvalidInput for a name that cannot be carried.
+        Redis refuses tasks that arrive after `not_after_ms` by its clock (0: some seconds from now): a call that the
+        network delayed could repeat tasks that the reconciler dispatched meanwhile, and that ended and were forgotten.
+        Raises RedisUnavailable, and InvalidInput for an invalid name.
         """
         not_after_ms = not_after_ms or self._redis.now_ms() + _LATEST_MS
         starts = range(0, len(envelopes), _BATCH)
         return sum(self._dispatch(envelopes[start : start + _BATCH], not_after_ms) for start in starts)
 
     def _dispatch(self, envelopes: Sequence[Envelope], not_after_ms: int) -> int:
-        # What most tasks have in common is sent once.
+        # The parts that most tasks share are sent once.
         kinds: dict[tuple[str, str, str, int, int, int], int] = {}
         tasks: list[str | int] = []
         for one in envelopes:

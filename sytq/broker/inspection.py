@@ -1,7 +1,7 @@
 """Reads the present state from Redis, for people, metrics and answers; changes nothing.
 
-All methods raise RedisUnavailable. The work of none grows with the number of tasks: Redis keeps the counts, and a list
-is a page of `limit` entries with the cursor of the next. Docstrings name the round trips; Q is the number of queues.
+All methods raise RedisUnavailable. No method's work grows with the number of tasks: Redis keeps the counts, and lists
+are pages of `limit` entries with the next page's cursor. Docstrings name the round trips; Q is the number of queues.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Unwritten:
 
 
 class Inspection:
-    """Reads one Redis; `queues` are those of the installed task types, shown also while empty."""
+    """Reads one Redis; the `queues` of the installed task types are shown also while empty."""
 
     def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
         self._redis = redis
@@ -101,7 +101,7 @@ class Inspection:
         return {task_id: state.decode().split("|")[1] for task_id, state in zip(ids, states, strict=True) if state}
 
     def over(self, ids: Sequence[str]) -> set[str]:
-        """Return which of `ids` have ended, perhaps not yet in SQL; none while Redis is unavailable."""
+        """Return the `ids` that have ended, perhaps not yet in SQL; none while Redis is unavailable."""
         try:
             return {task_id for task_id, task in self.live(ids).items() if task.state in TERMINAL}
         except RedisUnavailable:
@@ -115,7 +115,7 @@ class Inspection:
     def running(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[InFlight]:
         """Return a page of the running tasks, by queue and priority. Raises InvalidInput for a malformed cursor.
 
-        A round trip for each stream that is looked at (4 Q at most) and three more; work in proportion to `limit`.
+        One round trip for each stream read (4 Q at most) and three more; work in proportion to `limit`.
         """
         places = [(name, priority) for name in self._asked(queue) for priority in PRIORITIES]
         where, behind = pages.cursor(after, re.compile(r"([^/]+)/(urgent|high|normal|low)/(\d+-\d+)"))
@@ -141,7 +141,7 @@ class Inspection:
     def delayed_tasks(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[Delayed]:
         """Return a page of the delayed tasks, by queue, the next due first. Raises InvalidInput for a malformed cursor.
 
-        Two to four round trips for each queue that is looked at; work in proportion to `limit`.
+        Two to four round trips for each queue read; work in proportion to `limit`.
         """
         where, behind = pages.cursor(after, re.compile(r"([^/]+)/(\d+)/(.+)"))
         found: list[Delayed] = []
@@ -155,7 +155,7 @@ class Inspection:
             due = {task_id.decode(): float(ms) / 1000 for task_id, ms in zip(pairs[::2], pairs[1::2], strict=True)}
             states = self._redis.ask("HMGET", self._keys.live, *due) if due else []
             for (task_id, moment), state in zip(due.items(), states, strict=True):
-                if state is not None:  # else it has gone in between
+                if state is not None:  # else the task has left meanwhile
                     word, kind, _queue, priority, attempts, *_ = state.decode().split("|")
                     found.append(Delayed(task_id, kind, name, priority, word, int(attempts), moment))
             if len(found) > limit:
@@ -167,10 +167,7 @@ class Inspection:
     # -- queues
 
     def names(self) -> list[str]:
-        """Return every queue: of the installed types, and of every task that was dispatched.
-
-        One round trip.
-        """
+        """Return the queues of the installed types and of all tasks ever dispatched. One round trip."""
         return sorted(self._queues | {name.decode() for name in self._redis.ask("SMEMBERS", self._keys.queues)})
 
     def queues(self) -> list[Depth]:
@@ -183,8 +180,7 @@ class Inspection:
         return depths
 
     def backlog(self, queue: str) -> int:
-        """Return how many tasks of a queue wait: for a worker, for their time, for their type's resume. Three round
-        trips."""
+        """Return how many tasks wait for a worker, their time or their type's resume. Three round trips."""
         depths = self._redis.call("depth", self._keys.streams(queue), [GROUP])
         delayed = self._redis.ask("ZCARD", self._keys.delayed(queue))
         return (
@@ -194,7 +190,7 @@ class Inspection:
         )
 
     def paused(self) -> list[str]:
-        """Return the task types that are paused, by name."""
+        """Return the names of the paused task types, sorted."""
         return sorted(name.decode() for name in self._redis.ask("HKEYS", self._keys.paused))
 
     def delayed(self) -> dict[str, int]:
@@ -202,21 +198,20 @@ class Inspection:
         return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}
 
     def parked(self) -> dict[str, int]:
-        """Return how many queued tasks were set aside because their type is paused, per queue. Q round trips and
-        one."""
+        """Return how many queued tasks are parked (their type is paused), per queue. Q round trips and one."""
         return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
 
     # -- limiters
 
     def limiters(self) -> list[LimiterState]:
-        """Return every limiter that was used within about an hour, is paused or waited for, by name.
+        """Return the limiters used within about an hour, paused or waited for, by name.
 
-        One round trip for some 100 limiters; there are seldom more than 2,000 of them.
+        One round trip for some 100 limiters; there are seldom more than 2,000.
         """
         return read_limiters(self._redis, self._keys)
 
     def limiter(self, name: str) -> LimiterState | None:
-        """Return one limiter, with the first tasks that hold a permit or wait for one. One round trip."""
+        """Return one limiter, with the first tasks that hold or await a permit. One round trip."""
         return next(iter(read_limiters(self._redis, self._keys, name)), None)
 
     # -- the whole
@@ -235,13 +230,13 @@ class Inspection:
         return {_split(name.decode()): int(count) for name, count in pairs}
 
     def unwritten(self) -> Unwritten:
-        """Return how far the recorder is behind. One round trip."""
+        """Return the recorder's backlog. One round trip."""
         names = [self._keys.events, self._keys.deadletters]
         count, age, aside = self._redis.call("backlog", names, [RECORDER])
         return Unwritten(count, age / 1000, aside)
 
     def events(self, after: str, wait: float) -> list[tuple[str, dict[bytes, bytes]]]:
-        """Return the events after entry `after`, waiting up to `wait` seconds for one.
+        """Return the events after entry `after`, waiting up to `wait` seconds for the first.
 
         Events stay for some seconds after they are in the ledger. One round trip; 500 events at most.
         """
@@ -256,7 +251,7 @@ class Inspection:
         return found[0][0].decode() if found else "0-0"
 
     def unreadable(self, *, limit: int = 20, after: str | None = None) -> Page[Unreadable]:
-        """Return a page of the messages set aside because they cannot be read, latest first. One round trip.
+        """Return a page of the dead letters, latest first. One round trip.
 
         Raises InvalidInput for a malformed cursor.
         """
@@ -268,7 +263,7 @@ class Inspection:
         return Page(items, items[-1].id if len(found) > limit else None)
 
     def epoch_age(self) -> float | None:
-        """Return for how many seconds this Redis has been known, None when it never was."""
+        """Return the seconds since this Redis was first seen, None before that."""
         epoch = self._redis.ask("GET", self._keys.epoch)
         return None if epoch is None else max(0.0, self._now() - int(epoch) / 1000)
 
@@ -289,7 +284,7 @@ class Inspection:
         return [queue]
 
     def _rank_behind(self, key: str, score: str, member: str) -> int:
-        """Where to go on behind a member; when it has left meanwhile, at the first with its time."""
+        """Return the rank behind a member, or of the first member with its time if it has left meanwhile."""
         rank = self._redis.ask("ZRANK", key, member)
         if rank is not None:
             return int(rank) + 1

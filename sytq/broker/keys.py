@@ -1,6 +1,6 @@
-"""Every key in Redis. All share one hash tag, so that a script may use any of them in a cluster.
+"""All keys in Redis. They share one hash tag, so that a script may use any of them in a cluster.
 
-Scripts get keys as KEYS and never build them.
+Scripts receive keys as KEYS and never build them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RECORDER = "recorder"
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys below one prefix (`redis.prefix`)."""
+    """The keys below one `redis.prefix`."""
 
     prefix: str
 
@@ -50,12 +50,12 @@ class Keys:
 
     @property
     def bell(self) -> str:
-        """STREAM of one entry, the wake-up stream of promoters: a task was delayed that is due before all others."""
+        """STREAM of one entry, wakes the promoters: a delayed task is due before all others."""
         return self._key("bell")
 
     @property
     def queues(self) -> str:
-        """SET of every queue that a task was dispatched to."""
+        """SET of all queues that ever had a task."""
         return self._key("queues")
 
     @property
@@ -70,7 +70,7 @@ class Keys:
 
     @property
     def paused(self) -> str:
-        """HASH task type -> who paused it, when and why, as JSON. The ledger has it too."""
+        """HASH task type -> who paused it, when and why, as JSON. The ledger keeps a copy."""
         return self._key("paused")
 
     @property
@@ -90,7 +90,7 @@ class Keys:
 
     @property
     def permits(self) -> str:
-        """ZSET "limiter|task|token|permit|acquired": the permits that are held."""
+        """ZSET "limiter|task|token|permit|acquired": the held permits."""
         return self._key("gates", "places")
 
     @property
@@ -100,7 +100,7 @@ class Keys:
 
     @property
     def waiting(self) -> str:
-        """HASH task -> the permit that it waits for, as JSON."""
+        """HASH task -> the awaited permit, as JSON."""
         return self._key("gates", "waiting")
 
     @property
@@ -110,7 +110,7 @@ class Keys:
 
     @property
     def limiters_due(self) -> str:
-        """ZSET limiter -> when the loop looks at it next, in ms."""
+        """ZSET limiter -> the loop's next visit, in ms."""
         return self._key("gates", "due")
 
     @property
@@ -135,7 +135,7 @@ class Keys:
         return self._key("bodies", queue)
 
     def parked(self, queue: str) -> str:
-        """HASH task id -> message, of the tasks that were fetched while their type was paused."""
+        """HASH task id -> message, of the tasks fetched while their type was paused."""
         return self._key("parked", queue)
 
     def called(self, queue: str) -> str:
@@ -147,13 +147,13 @@ class Keys:
         return self._key("rate", queue)
 
     def queue_bell(self, queue: str) -> str:
-        """STREAM of one entry, the wake-up stream of a queue with a limit: a task has ended."""
+        """STREAM of one entry, wakes the consumers of a queue with a limit: a task has ended."""
         return self._key("free", queue)
 
     def meter(self, name: str) -> str:
-        """STRING: how much of a caller's quota is used; expires with its window."""
+        """STRING: the used part of a caller's quota; expires with its window."""
         return self._key("meter", name)
 
     def lease(self, loop: str) -> str:
-        """STRING: the worker that runs this housekeeping loop."""
+        """STRING: the worker that holds this loop's lease."""
         return self._key("lease", loop)

@@ -1,7 +1,7 @@
-"""Limiters: what many tasks share (a provider, one model of it, a host), with the load that it bears.
+"""Limiters: limits on resources that many tasks share, such as a provider, a model or a host.
 
-Owns Limiter, Breaker and Permit, and a worker's calls to acquire and release permits. Redis decides, for all workers
-and all limiters of a permit at once (`_limiters.lua`, `limiter_*.lua`); docs/limiters.md says what is counted.
+Redis decides, for all workers and all limiters of a permit at once (`_limiters.lua`, `limiter_*.lua`);
+docs/limiters.md says what is counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
 
 _NAME = re.compile(r"[!-{}~]{1,300}")
 _MAX_LIMITERS = 8
-#: A waiting task starts as soon as a permit is reserved for it, so its own time is a fallback: the estimate, times a
+#: A waiting task starts as soon as a permit is reserved for it; its due time is a fallback: the estimate times a
 #: factor, plus seconds.
 _FALLBACK = (1.2, 5.0)
 _MAX_WAIT = 600.0
@@ -120,7 +120,7 @@ class Permit:
 
 
 class Limiters:
-    """Acquires and releases permits; `queues` are those whose waiting tasks a release may start."""
+    """Acquires and releases permits; a release may start waiting tasks of `queues`."""
 
     def __init__(
         self,
@@ -135,22 +135,22 @@ class Limiters:
         self._names = limiter_keys(keys)
         self._liveness = liveness
         self._queues = queues
-        self._epoch = epoch  # in a worker: the Redis that it knows
+        self._epoch = epoch  # of the Redis that this worker knows
         self._held: dict[str, Permit] = {}
         self._suspended_until = 0.0
 
     def acquire(self, permit: Permit) -> None:
         """Acquire a permit of all its limiters at once.
 
-        Raises Waiting (a limiter has none free), Lost (another attempt has the task) and RedisUnavailable; none of
-        them uses an attempt.
+        Raises Waiting (no permit is free), Lost (another attempt has the task) and RedisUnavailable; none uses an
+        attempt.
         """
         (refusal,) = self.acquire_all([permit])
         if refusal is not None:
             raise refusal
 
     def acquire_all(self, permits: Sequence[Permit]) -> list[Exception | None]:
-        """Acquire each permit, in this order and in one round trip; return what `acquire` would raise for each."""
+        """Acquire permits in this order, in one round trip; return the exception of `acquire` or None for each."""
         with _locked(permits):
             wanted = [permit for permit in permits if permit.limiters and not permit.released]
             refusals = dict(zip(wanted, self._refusals(wanted), strict=True)) if wanted else {}
@@ -182,12 +182,12 @@ class Limiters:
     def release(self, permit: Permit) -> None:
         """Release a permit and count its outcome; harmless when it is not held.
 
-        When Redis does not answer the permit is free once the attempt has ended, and the outcome is not counted.
+        While Redis is unavailable the outcome is not counted; the end of the attempt frees the permit.
         """
         self.release_all([permit])
 
     def release_all(self, permits: Sequence[Permit]) -> None:
-        """Release each permit, in one round trip."""
+        """Release permits in one round trip."""
         with _locked(permits):
             args: list[Any] = []
             for permit in permits:
@@ -213,7 +213,7 @@ class Limiters:
             write("circuit breaker changed", limiter=name.decode(), state=state.decode())
 
     def reregister(self) -> None:
-        """Enter the held permits into a Redis that was emptied; acquire none until other workers have done the same."""
+        """Enter the held permits into an emptied Redis; acquire none until other workers have done the same."""
         self._suspended_until = time.monotonic() + self._liveness
         for permit in list(self._held.values()):
             with permit.lock:
@@ -236,8 +236,8 @@ class Limiters:
     def pause(self, name: str, by: str, why: str, *, seconds: float | None = None, person: bool = True) -> bool:
         """Grant no permit of a limiter until `resume`, or for `seconds`; False when it was paused already.
 
-        A task's pause (not a `person`) prolongs an earlier pause by a task and changes none by a person. Raises
-        InvalidInput for a name that no limiter can have, and RedisUnavailable.
+        A task's pause (not a `person`'s) prolongs a task's earlier pause and leaves a person's unchanged. Raises
+        InvalidInput for an invalid name, and RedisUnavailable.
         """
         check_limiter_name(name)
         length = 0 if seconds is None else max(1, int(seconds * 1000))
@@ -245,7 +245,7 @@ class Limiters:
         return bool(self._redis.call("limiter_pause", self._names, args))
 
     def resume(self, name: str, *, person: bool = True) -> bool:
-        """End a limiter's pause; False when it was not paused, or by a person and this is a task."""
+        """End a limiter's pause; False when it was not paused, or when a task would end a person's pause."""
         check_limiter_name(name)
         args = [self._liveness_ms, name, "resume", int(person), "", "", 0]
         return bool(self._redis.call("limiter_pause", self._names, args))
@@ -264,21 +264,21 @@ def _locked(permits: Iterable[Permit]) -> Iterator[None]:
 
 
 def limiter_keys(keys: Keys) -> list[str]:
-    """The keys that every limiter script takes, in its order."""
+    """Return the keys that every limiter script takes, in order."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
     own += [keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations]
     return [keys.live, keys.workers, keys.bell, keys.epoch, *own]
 
 
 def check_limiter_name(name: str) -> None:
-    """Raise InvalidInput for a name that no limiter can have."""
+    """Raise InvalidInput for an invalid name."""
     if not _NAME.fullmatch(name):
         raise InvalidInput("limiter", f"{name[:80]!r} is not valid; valid: up to 300 ASCII characters but space and |")
 
 
 @functools.lru_cache(maxsize=1000)
 def _settings(limiter: Limiter) -> str:
-    # Kept in Redis, where workers of both versions read it during an upgrade: the names stay.
+    # Workers of both versions read this from Redis during an upgrade: the names stay.
     settings: dict[str, Any] = {
         "running": limiter.concurrency,
         "adaptive": limiter.adaptive,

@@ -21,7 +21,7 @@ class LimiterState:
     name: str
     state: str  # closed (calls pass), open or half_open (its circuit breaker), paused
     running: int  # permits held
-    limit_now: int  # permits that may be held: less than `limit` when that adapts
+    limit_now: int  # permits that may be held: less than `limit` when adaptive
     limit: int
     waiting: int  # tasks in the wait queue, including those with a reserved permit
     calls_in_window: int
@@ -30,17 +30,17 @@ class LimiterState:
     units: int  # the limit
     window: float  # seconds
     failures: int  # within the breaker's interval
-    took: float | None  # seconds that a permit is held, on average of late
-    since: float  # of the state
+    took: float | None  # recent average of the seconds that a permit is held
+    since: float  # start of the state
     until: float | None  # when a pause or an open breaker ends by itself
     reason: str | None
     by: str | None  # who paused it
-    inside: list[str]  # ids of the first tasks that hold a permit, and
-    line: list[str]  # of the first in the wait queue; both only of a limiter that was asked for by name
+    inside: list[str]  # ids of the first tasks that hold a permit
+    line: list[str]  # ids of the first tasks in the wait queue; like `inside`, only of a limiter read by name
 
 
 def read_limiters(redis: Redis, keys: Keys, *names: str) -> list[LimiterState]:
-    """Return these limiters, or all of them, sorted by name; a limiter that was idle for an hour is not known."""
+    """Return these limiters, or all, sorted by name; a limiter idle for an hour is not known."""
     found = {}
     cursor = b"0"
     while True:
@@ -52,9 +52,9 @@ def read_limiters(redis: Redis, keys: Keys, *names: str) -> list[LimiterState]:
 
 
 def that_matter(limiters: Iterable[LimiterState]) -> list[LimiterState]:
-    """Return the limiters worth a series of metrics each: first those that are not closed, then the longest queues.
+    """Return a bounded number of limiters for metrics: first those not closed, then the longest wait queues.
 
-    Their number is bounded, as callers name hosts and models. Hosts come and go, so fewer of them are among these.
+    Callers name hosts and models, so their number is open. Hosts come and go, so fewer hosts than others are returned.
     """
     ranked = sorted(limiters, key=lambda one: (one.state == "closed", -one.waiting, -one.running, one.name))
     hosts = [limiter for limiter in ranked if limiter.name.startswith("host:")]

@@ -1,6 +1,6 @@
 """Changes of tasks that are in Redis: cancel, reschedule, revive, pause, resume, progress.
 
-Each change is one script or command; what the ledger must know, sytq.service.control writes.
+Each change is one script or command; sytq.service.control writes the ledger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Operations:
         self._keys = keys
 
     def cancel(self, task_id: str, by: str) -> str:
-        """Cancel a task and return what came of it: cancelled, asked (it runs), ended or unknown."""
+        """Cancel a task and return the result: cancelled, asked (it runs), ended or unknown."""
         keys = self._keys
         while True:
             live = self._redis.ask("HGET", keys.live, task_id)
@@ -48,7 +48,7 @@ class Operations:
         self._redis.ask("HSETNX", self._keys.cancels, task_id, by)
 
     def reschedule(self, task_id: str, due_ms: int) -> bool | None:
-        """Give a scheduled or retrying task another time (the past: now); False when the task waits for no time.
+        """Change the due time of a scheduled or retrying task (the past: now); False for a task in another state.
 
         None when Redis does not know the task.
         """
@@ -71,7 +71,7 @@ class Operations:
         self._redis.ask("HSET", self._keys.paused, type_name, note)
 
     def resume(self, type_name: str) -> None:
-        """Start tasks of this type again, and return the parked ones to their streams."""
+        """Start tasks of this type again, and return its parked tasks to their streams."""
         self._redis.ask("HDEL", self._keys.paused, type_name)
         self.unpark()
 
@@ -86,10 +86,7 @@ class Operations:
                 cursor, _ = self._redis.call("unpark", names, [cursor, _BATCH])
 
     def report_progress(self, delivery: Delivery, progress: str) -> bool:
-        """Store progress (JSON text); False when another attempt has the task.
-
-        Notices at once a cancellation that was asked for; without it the next heartbeat does.
-        """
+        """Store progress (JSON text) and notice a cancellation at once; False when another attempt has the task."""
         keys = [self._keys.live, self._keys.progress, self._keys.cancels]
         answer = self._redis.call("touch", keys, [delivery.id, delivery.token, progress])
         if answer == 2 and delivery.cancelled_by is None:

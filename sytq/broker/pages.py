@@ -1,7 +1,4 @@
-"""Pages of what Redis holds: the entries of its lists, as people see them, and where the next page begins.
-
-Owns the shape of each entry and of the cursors. Must not ask Redis: that is the inspection's.
-"""
+"""Pages of the lists in Redis: their entries as people see them, and their cursors. Does not call Redis."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ class InFlight:
     priority: str
     attempts: int
     worker: str
-    worker_age: float | None  # seconds since the worker's last heartbeat; None: it has left, or an hour ago
-    seconds: float  # since this start
-    cancelled_by: str | None  # somebody asked for its cancellation
+    worker_age: float | None  # seconds since the worker's last heartbeat; None: it left, or beat an hour ago
+    seconds: float  # since the start of this attempt
+    cancelled_by: str | None  # who asked for its cancellation
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +53,14 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A part of a list, and the cursor of the part behind it (None: this was the last)."""
+    """A part of a list, and the next part's cursor (None: this is the last)."""
 
     items: list[T]
     next: str | None
 
 
 def cursor(text: str | None, form: re.Pattern[str]) -> tuple[tuple[str, str] | None, str]:
-    """The place (two parts) at which a page before this ended, and the last entry there."""
+    """Parse a cursor: the place (two parts) at which the page before ended, and its last entry."""
     if text is None:
         return None, ""
     match = form.fullmatch(text)
@@ -73,12 +70,11 @@ def cursor(text: str | None, form: re.Pattern[str]) -> tuple[tuple[str, str] | N
 
 
 def strange(cursor: str) -> InvalidInput:
-    """The error for an invalid cursor."""
     return InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")
 
 
 def in_flight(place: tuple[str, str], now: int, worker: bytes, idle: int, task_id: bytes, state: bytes) -> InFlight:
-    """What `inflight.lua` says of one entry, as far as it goes."""
+    """Parse an entry of `inflight.lua`; `completed` adds the rest."""
     kind, attempts, started = "", 0, now - idle
     if state:
         _word, kind, _queue, _priority, given, _max, token, *_ = state.decode().split("|")
@@ -90,16 +86,16 @@ def in_flight(place: tuple[str, str], now: int, worker: bytes, idle: int, task_i
 
 
 def completed(task: InFlight, ages: Mapping[str, float], asked: Mapping[str, str]) -> InFlight:
-    """With the age of its worker's heartbeat and who wants it cancelled."""
+    """Return the task with its worker's age and the requester of its cancellation."""
     return replace(task, worker_age=ages.get(task.worker), cancelled_by=asked.get(task.id))
 
 
 def unreadable(entry: str, fields: dict[bytes, bytes]) -> Unreadable:
-    """One entry of the dead letters."""
+    """Parse an entry of the dead letters."""
     at = int(entry.partition("-")[0]) / 1000
-    if b"message" in fields:  # ack.lua: what a worker met in a stream
+    if b"message" in fields:  # from ack.lua: a message of a task stream
         source = fields.get(b"stream", b"").decode(errors="replace")
         return Unreadable(entry, at, source, "the message cannot be decoded", fields[b"message"])
-    # The recorder: an event that cannot be written, with its own fields.
+    # From the recorder: an event that cannot be written, with its own fields.
     reason = fields.get(b"reason", b"").decode(errors="replace")
     return Unreadable(entry, at, "events", reason, fields.get(b"data", b""))

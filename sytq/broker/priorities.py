@@ -1,6 +1,6 @@
 """The order in which a fetch serves the priorities of a queue.
 
-A weight is how often its priority comes first; the others follow from the highest down.
+A weight is how often its priority comes first; the other priorities follow from the highest down.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from sytq.states import PRIORITIES
 
 
 class Turn:
-    """Smooth weighted round robin: turns are spread evenly rather than drawn, so no priority starves by chance.
+    """Smooth weighted round robin: even turns rather than random ones, so no priority starves by chance.
 
-    A weight of 0 is never first; with weights for urgent alone the order is strict.
+    A priority of weight 0 is never first; if only urgent has a weight, the order is strict.
     """
 
     def __init__(self, weights: Mapping[str, int]) -> None:
@@ -21,7 +21,7 @@ class Turn:
         self._credit = dict.fromkeys(PRIORITIES, 0)
 
     def order(self) -> list[str]:
-        """Return the priorities in the order of this turn."""
+        """Take a turn and return the priorities in its order."""
         for priority, weight in self._weights.items():
             self._credit[priority] += weight
         first = max(PRIORITIES, key=lambda priority: self._credit[priority])

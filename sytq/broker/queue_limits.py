@@ -1,7 +1,4 @@
-"""What a queue may do at most, over all workers.
-
-Owns the shape of a limit; fetch.lua keeps it, so that waiting for it costs no slot of a worker and no attempt.
-"""
+"""Limits of a queue over all workers; fetch.lua enforces them, so waiting uses neither a slot nor an attempt."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Allowances of callers, one count for all processes.
-
-Owns the counts in Redis. Must not know whose they are; what happens without Redis is the caller's to decide.
-"""
+"""Quotas of callers, counted in Redis for all processes. Callers decide what happens while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _BATCH = 100
 
 @dataclass(frozen=True, slots=True)
 class QuotaRequest:
-    """Of the quota `name`, which allows `quota` in a window of `window_ms`: `count`, or give back when negative."""
+    """Takes `count` (negative: returns) of the quota `name`, which allows `quota` within `window_ms`."""
 
     name: str
     quota: int
@@ -26,7 +23,7 @@ class QuotaRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuotaUse:
-    """Whether a take did fit, what is used of the quota now, and the ms until its window ends."""
+    """Whether the request fit, the used part of the quota, and the ms until its window ends."""
 
     fits: bool
     used: int
@@ -34,14 +31,12 @@ class QuotaUse:
 
 
 class Quotas:
-    """See the module."""
-
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
 
     def take(self, takes: Sequence[QuotaRequest]) -> list[QuotaUse]:
-        """Take from each quota what fits, in order. One round trip a hundred. Raises RedisUnavailable."""
+        """Take the requests that fit, in order, a hundred in a round trip. Raises RedisUnavailable."""
         readings: list[QuotaUse] = []
         for start in range(0, len(takes), _BATCH):
             part = takes[start : start + _BATCH]

@@ -1,7 +1,4 @@
-"""Acknowledgements: one thread writes the outcomes of attempts to Redis, in batches, until Redis has taken them.
-
-The latest ends are kept for a while, to be written again when Redis is emptied before SQL has them.
-"""
+"""Acknowledgements: one thread writes the outcomes of attempts to Redis, in batches, until Redis has taken them."""
 
 from __future__ import annotations
 
@@ -22,16 +19,16 @@ from sytq.executor.watchdog import turn
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
-#: How long ends are kept (seconds, and bytes of them at most) after Redis took them. The recorder normally writes them
-#: to SQL within a second; an emptied Redis gets the rest again.
+#: How long (seconds) and how many (bytes) ends are kept after Redis took them. The recorder normally writes them to SQL
+#: within a second; if Redis is emptied before, they are written again.
 _KEPT = 10.0
 _KEPT_BYTES = 16 << 20
-_DELIVERY_BYTES = 2000  # of a delivery without its texts, which it has encoded and decoded
+_DELIVERY_BYTES = 2000  # of a delivery without its texts, which are held encoded and decoded
 _ENDS = ("done", "dead", "cancelled")
 
 
 class Acks(threading.Thread):
-    """While one batch is written the next one gathers: busy workers share round trips, idle ones do not wait."""
+    """The next batch gathers while one is written: busy workers share round trips, idle workers do not wait."""
 
     def __init__(
         self,
@@ -45,7 +42,7 @@ class Acks(threading.Thread):
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
-        self._limited = limited  # queues with a limit: its waiters are notified when a task ends
+        self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
         self._acked = acked
         self._waiting: list[Delivery] = []
         self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
@@ -55,19 +52,19 @@ class Acks(threading.Thread):
         self._stopping = False
 
     def put(self, delivery: Delivery) -> None:
-        """Acknowledge an attempt, soon."""
+        """Acknowledge an attempt with the next batch."""
         delivery.ended = time.time()
         with self._changed:
             self._waiting.append(delivery)
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """Drop the ends that SQL has by now: Redis was not emptied since it took them."""
+        """Drop the ends that SQL has by now; call it only while Redis was not emptied."""
         with self._changed:
             self._forget(lambda at: at < time.monotonic() - _KEPT)
 
     def repeat(self) -> None:
-        """Acknowledge once more what ended lately: Redis was emptied, perhaps before SQL had the ends."""
+        """Acknowledge the latest ends again: Redis was emptied, perhaps before SQL had them."""
         with self._changed:
             self._waiting += [delivery for _, _, delivery in self._taken]
             self._taken.clear()
@@ -75,7 +72,7 @@ class Acks(threading.Thread):
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
-        """Write what is waiting, for at most `timeout` seconds, and end. False when something was left."""
+        """Write the waiting outcomes, for at most `timeout` seconds, and end. False when some were left."""
         with self._changed:
             empty = self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout)
             self._stopping = True
@@ -96,7 +93,7 @@ class Acks(threading.Thread):
             try:
                 self._write(batch)
             except RedisUnavailable as error:
-                # The work is done and must not be done again: its outcome stays here until Redis answers.
+                # The work must not be repeated: its outcome stays here until Redis answers.
                 log.warning(
                     "acknowledgements postponed: Redis does not answer", waiting=len(self._waiting), error=str(error)
                 )
@@ -132,7 +129,7 @@ class Acks(threading.Thread):
                 self._event(run, outcome, attempts),
                 run.body,
                 int(run.queue_name in self._limited),
-                # A task that goes on ends here if its cancellation was asked for.
+                # A retry ends here if the task's cancellation was requested.
                 self._event(run, Outcome("cancelled", error=cancellation(run)), attempts)
                 if outcome.kind in ("retry", "return")
                 else "",
@@ -180,7 +177,7 @@ class Acks(threading.Thread):
         )
 
 
-#: The task's state after each outcome (as in ack.lua), and the word for the attempt in the ledger.
+#: The task's state after each outcome (as in ack.lua), and the attempt's outcome in the ledger.
 STATES = {
     "done": "succeeded",
     "retry": "retrying",
@@ -193,5 +190,5 @@ OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
 
 
 def named(outcome: Outcome) -> str:
-    """The outcome in the words of the ledger."""
+    """Return the attempt's outcome in the ledger."""
     return OUTCOMES[outcome.kind] if outcome.consumes_attempt or outcome.kind != "retry" else "waited"

@@ -1,7 +1,6 @@
-"""One start of a task: what it is given, and the writes that only the start that holds the task may do.
+"""The base of both contexts (sytq.executor.context): one start of a task, with the writes that its fence guards.
 
-Owns the fence and what both contexts (sytq.executor.context) share. Blocks; must not know on what thread or loop it
-runs.
+Blocks; must not know its thread or event loop.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _MOST_DETAIL = 64 << 10
 
 @dataclass(frozen=True)
 class Services:
-    """What the contexts of one process share; made by `sytq.runtime`."""
+    """The parts that all contexts of a process share, built by sytq.runtime."""
 
     settings: Settings
     ledger: Ledger
@@ -57,12 +56,10 @@ class Services:
     history: Search
     client: Client
     blocking_client: BlockingClient
-    threads: Executor  # where async tasks do their short blocking work (SQL, Redis)
+    threads: Executor  # for async tasks' short blocking work (SQL, Redis)
 
 
 class Attempt(OldContextMethods):
-    """What a context is made of."""
-
     def __init__(self, services: Services, declared: TaskType, delivery: Delivery) -> None:
         self._services = services
         self._delivery = delivery
@@ -72,14 +69,14 @@ class Attempt(OldContextMethods):
         self.max_attempts = delivery.max_attempts or declared.retry.max_attempts
         self.token = delivery.token
         self.idempotency_key = delivery.id
-        self.request_id = delivery.request_id  # of the request that the task came with, for calls made in its name
+        self.request_id = delivery.request_id  # of the submitting request, for calls in its name
         self.traceparent = delivery.traceparent
         self.created_at = dt.datetime.fromtimestamp(delivery.created_ms / 1000, dt.UTC)
         self.timeout = declared.timeout
         self.config = declared.config
         self.settings = services.settings
-        self.operator = services.operator  # changes to other tasks, and
-        self.history = services.history  # finding them
+        self.operator = services.operator  # changes other tasks
+        self.history = services.history  # finds other tasks
         self.log = structlog.get_logger(f"sytq.task.{declared.name}").bind(
             task_id=delivery.id, type=declared.name, attempt=delivery.attempts, **delivery.origin
         )
@@ -90,7 +87,6 @@ class Attempt(OldContextMethods):
         return self._delivery.cancelled_by is not None
 
     def remaining(self) -> float:
-        """As in the contexts below."""
         raise NotImplementedError
 
     def detail(self, **fields: Any) -> None:
@@ -127,7 +123,7 @@ class Attempt(OldContextMethods):
         try:
             held = self._services.operations.report_progress(self._delivery, encode(state))
         except RedisUnavailable:
-            return  # a report of progress is not worth failing the task for
+            return  # lost progress is no reason to fail the task
         if not held:
             raise Lost(f"start {self.token} of task {self.id} no longer holds it")
         self._delivery.progress = state
@@ -139,7 +135,7 @@ class Attempt(OldContextMethods):
 
         def guarded() -> T:
             nonlocal transaction
-            # Anew at each try: a deadlock runs the whole again.
+            # New at each try: a deadlock repeats everything.
             transaction = Transaction(self._services.ledger, self._services.submitter, self._delivery)
             return work(transaction)
 
@@ -147,7 +143,7 @@ class Attempt(OldContextMethods):
         assert transaction is not None
         self._services.submitter.dispatch(transaction.tasks)
         if awaited := [on_id for task in transaction.tasks for on_id in task.after]:
-            with contextlib.suppress(DatabaseUnavailable):  # then the reconciler sees those that had ended before
+            with contextlib.suppress(DatabaseUnavailable):  # then the reconciler finds the tasks that had ended before
                 self._services.recording.record((), awaited)
         return value
 
@@ -186,8 +182,7 @@ class Attempt(OldContextMethods):
 
 
 def _until_turn(before: list[Task], now: dt.datetime) -> float:
-    """Seconds until looking again is worth it: when the first of those before this one can have ended at the
-    earliest, and later the more there are."""
+    """Return the seconds until the next look at the tasks before this one: the more tasks, the later."""
     first = before[0]
     wait = 0.0
     if first.state == RUNNING and first.started_at:

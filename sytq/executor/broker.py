@@ -1,7 +1,4 @@
-"""Dramatiq's broker interface on our streams, with the executor that runs the tasks.
-
-A worker process builds it; whoever only submits tasks needs the dispatcher alone.
-"""
+"""Dramatiq's broker interface on sytq's streams, for worker processes; submitting needs the dispatcher alone."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from sytq.executor.executor import Executor
 
 
 class StreamsBroker(dramatiq.Broker):
-    """Nothing connects and no thread runs before `executor.start`."""
+    """No connection is opened and no thread runs before `executor.start`."""
 
     def __init__(self, redis: Redis, heartbeat_redis: Redis, keys: Keys, settings: Settings) -> None:
         super().__init__(middleware=[])
@@ -43,7 +40,7 @@ class StreamsBroker(dramatiq.Broker):
         return StreamConsumer(self.executor, queue_name, self.actors)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
-        """Dispatch a message that has no row in the ledger (`actor.send`): it runs, but leaves no history."""
+        """Dispatch a message without a row in the ledger (`actor.send`): it runs, but leaves no history."""
         due = int(time.time() * 1000) + delay if delay else 0
         self.emit_before("enqueue", message, delay)
         self._dispatcher.dispatch(

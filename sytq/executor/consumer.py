@@ -1,6 +1,6 @@
 """The consumer of one queue: acquires slots, fetches tasks in priority order and passes them to threads and event loop.
 
-Never raises on a Redis fault: the consumer can wait better than its caller.
+Never raises on a Redis fault: it waits itself.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from sytq.executor.watchdog import turn
 
 log = structlog.get_logger(__name__)
 
-#: Seconds of the longest wait for new tasks, and the period at which the tasks of dead workers are reclaimed.
+#: Longest wait for new tasks, and the period at which dead workers' tasks are reclaimed, in seconds.
 _TICK = 0.5
 _TICK_MS = 500
 #: Bounds one script call.
 _MAX_TASKS = 100
-#: A type without a bound of attempts is dead after this many worker deaths in a row.
+#: Without a bound of attempts a task is dead after this many worker deaths in a row.
 _MAX_DEATHS = 5
-#: How long a task of a type that this worker does not know (a rolling deploy) waits before it is tried again.
+#: Seconds until a task of a type unknown to this worker (a rolling deploy) is tried again.
 _UNKNOWN_DELAY = 5.0
 #: The types of the optional options of a message.
 _OPTIONS = {"request_id": str, "traceparent": str, "retry_delay": int | float}
 
 
 class StreamConsumer(Consumer):
-    """One per queue, used by one thread; `ack` and `nack` may come from any."""
+    """One per queue, used by one thread; any thread may call `ack` and `nack`."""
 
     def __init__(self, executor: Executor, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
         self._executor = executor
@@ -64,13 +64,13 @@ class StreamConsumer(Consumer):
                 self._make_groups()
             except RedisUnavailable as error:
                 log.warning("fetch failed: Redis does not answer", queue=self._queue, error=str(error))
-                self._swept = 0.0  # the lost reply may have carried tasks: reclaim them at once
+                self._swept = 0.0  # the lost reply may have held tasks: reclaim them at once
                 self._executor.stopping.wait(self._pause)
                 self._pause = min(self._pause * 2, _TICK)
         if self._buffer:
             return self._buffer.popleft()
         if self._executor.stopping.is_set():
-            time.sleep(0.05)  # Dramatiq asks on until its threads have ended
+            time.sleep(0.05)  # Dramatiq keeps asking until its threads have ended
         return None
 
     def ack(self, message: MessageProxy) -> None:
@@ -81,13 +81,13 @@ class StreamConsumer(Consumer):
     nack = ack  # a delivery carries its outcome
 
     def requeue(self, messages: Any) -> None:
-        """Return tasks that were fetched and not started to their queue, without an attempt used."""
+        """Return tasks that were fetched but not started to their queue, without using an attempt."""
         for message in messages:
             message.outcome = Outcome("return", consumes_attempt=False)
             self.ack(message)
 
     def close(self) -> None:
-        """Return the tasks that Dramatiq never asked for."""
+        """Return the tasks that Dramatiq did not ask for."""
         self.requeue(self._buffer)
         self._buffer.clear()
 
@@ -109,12 +109,12 @@ class StreamConsumer(Consumer):
                 else:
                     self._buffer.append(delivery)
         finally:
-            # A task may need a kind of slot that its queue's own types do not use (its type moved to another queue
-            # while it waited): then that kind runs below zero.
+            # A task whose type moved to another queue while it waited may need a kind of slot that this queue's types
+            # do not use: that kind goes below zero.
             for kind in kinds | used.keys():
                 self._executor.slots.release(kind, (slots if kind in kinds else 0) - used[kind])
         if not found:
-            # Whatever is added after the fetch ends the wait.
+            # An entry added after the fetch ends the wait.
             names, ids = zip(*wakers, strict=True)
             self._executor.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(wait_ms, 1), "STREAMS", *names, *ids)
 
@@ -127,7 +127,7 @@ class StreamConsumer(Consumer):
         return kinds or {"thread"}
 
     def _fetch(self, slots: int) -> tuple[list[tuple[Any, ...]], list[tuple[str, bytes]], int]:
-        """One call of fetch.lua: the fetched tasks, or the streams to wait for and the milliseconds to wait at most."""
+        """Call fetch.lua: return tasks, or the streams to wait for and the longest wait in milliseconds."""
         executor, keys, limit = self._executor, self._executor.keys, self._limit
         wake_up = keys.queue_bell(self._queue)
         streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
@@ -153,7 +153,7 @@ class StreamConsumer(Consumer):
         return [], wakers, min(allowed_in, _TICK_MS) if allowed_in >= 0 else _TICK_MS
 
     def _read(self, items: list[tuple[Any, ...]]) -> list[Delivery]:
-        """The deliveries that can run here; the others are postponed or become dead letters."""
+        """Return the deliveries that can run here; others are postponed or become dead letters."""
         deliveries = []
         for stream, entry, task_id, body, attempts, max_attempts, token in items:
             delivery = Delivery(
@@ -183,7 +183,7 @@ class StreamConsumer(Consumer):
         return deliveries
 
     def _missing(self, delivery: Delivery) -> str | None:
-        """The type or version that only a worker of a later deployment may know."""
+        """Return the type or version that this worker does not know but a later deployment may."""
         actor = self._actors.get(delivery.type)
         if actor is None:
             return f"the task type '{delivery.type}'"

@@ -1,8 +1,6 @@
-"""What a running task may do: the `ctx` of every plugin function.
+"""The `ctx` of every plugin function: `Context` on a thread, `AsyncContext` on the event loop, with the same methods.
 
-Owns `Context` (plain functions, on a thread) and `AsyncContext` (async functions, on the event loop), which
-offer the same: in the second, whatever waits is awaited. Must not decide what a failure means (that is the
-retry middleware) nor how a task is carried.
+Must not decide what a failure means: that is worker/middleware/retry.py.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from sytq.tasktypes.tasktype import TaskType
 
 T = TypeVar("T")
 
-#: Seconds between two tries to write the checkpoint of a result that exists already.
+#: Seconds between two tries to write a step's checkpoint.
 _CHECKPOINT_PAUSE = 0.5
 
 
@@ -42,7 +40,7 @@ class Context(Attempt):
         self, services: Services, declared: TaskType, delivery: Delivery, limit: TimeLimit | None = None
     ) -> None:
         super().__init__(services, declared, delivery)
-        self._limit = limit  # which interrupts the thread that this is made on
+        self._limit = limit  # interrupts the thread that constructs this context
         self._thread = threading.get_ident()
         self._deadline = time.monotonic() + self.timeout
 
@@ -124,7 +122,7 @@ class Context(Attempt):
         try:
             value = function()
         except Exception:
-            with contextlib.suppress(DatabaseUnavailable):  # it counts as interrupted then; the cause is what matters
+            with contextlib.suppress(DatabaseUnavailable):  # a step not forgotten counts as interrupted
                 self._forget_step(name)
             raise
         with self._off_the_clock():
@@ -133,13 +131,13 @@ class Context(Attempt):
                     self._finish_step(name, value, also)
                     return value
                 except DatabaseUnavailable as error:
-                    # The result exists and may have cost money: it waits here rather than being made again.
+                    # The result may have cost money: it waits here instead of being repeated.
                     self.log.warning("checkpoint waits for the database", step=name, error=str(error))
                     time.sleep(_CHECKPOINT_PAUSE)
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:
-        """The time limit ends no run that has a result to keep, and the time that this takes is not the run's."""
+        """Suspend the time limit while a result is written."""
         if self._limit is None:
             yield
             return
@@ -162,8 +160,8 @@ class AsyncContext(Attempt):
     ) -> None:
         super().__init__(services, declared, delivery)
         self._deadline = deadline
-        self._keeping = 0  # results of steps that are being kept, as several may run at once
-        self._left = 0.0  # seconds of the run's time when the first of them began
+        self._keeping = 0  # number of step results being written: several steps may run at once
+        self._left = 0.0  # seconds left of the time limit when the first write began
 
     def remaining(self) -> float:
         """As `Context.remaining`."""
@@ -256,7 +254,6 @@ class AsyncContext(Attempt):
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:
-        """As `Context._off_the_clock`."""
         if self._deadline is None or self._deadline.expired():
             yield
             return

@@ -1,6 +1,6 @@
 """The event loop of a worker process, on which `async def` tasks run without holding a thread.
 
-Runs the same middleware hooks as Dramatiq's worker threads do.
+Calls the same middleware hooks as Dramatiq's worker threads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RunDelivery = Callable[[Delivery], Awaitable[None]]
 
 
 class EventLoop(threading.Thread):
-    """Runs deliveries and calls `finished` with each when it has ended."""
+    """Runs deliveries and calls `finished` after each."""
 
     def __init__(self, broker: Broker, finished: Callable[[Delivery], None]) -> None:
         super().__init__(name="event-loop", daemon=True)
@@ -45,7 +45,7 @@ class EventLoop(threading.Thread):
         self.loop.call_soon_threadsafe(self._cancel, delivery.id)
 
     def drain(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for the running tasks, then cancel the rest (which return to their queues)."""
+        """Wait up to `timeout` seconds for the running tasks, then cancel the rest, which return to their queues."""
         waiting = asyncio.run_coroutine_threadsafe(self._drain(timeout), self.loop)
         try:
             waiting.result(timeout + 10)
@@ -53,7 +53,6 @@ class EventLoop(threading.Thread):
             log.error("async tasks ignored their cancellation", running=len(self._running))
 
     def stop(self) -> None:
-        """End the loop."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.join(5)
 
@@ -83,7 +82,7 @@ class EventLoop(threading.Thread):
 
     def _before(self, delivery: Delivery) -> None:
         for middleware in self._broker.middleware:
-            # TimeLimit interrupts the thread a task runs on; here the runner's own deadline ends the task.
+            # TimeLimit interrupts threads; on the loop the runner's own deadline ends the task.
             if not isinstance(middleware, TimeLimit):
                 middleware.before_process_message(self._broker, delivery)
 

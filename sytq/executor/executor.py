@@ -1,7 +1,4 @@
-"""The executor of a worker process: its name, the tracked deliveries, and the start and the orderly end of its threads.
-
-Fetching is the consumer's matter, the outcome of an attempt the retry middleware's.
-"""
+"""The executor of a worker process: its name, the tracked deliveries, and the start and end of its threads."""
 
 from __future__ import annotations
 
@@ -27,15 +24,15 @@ from sytq.executor.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that the last outcomes may take to reach Redis at the end.
+#: Seconds that the last outcomes may take to reach Redis at the stop.
 _FLUSH = 10.0
-#: A thread without progress for this long is lost. Every loop turns within seconds, also while Redis or the database
-#: is unavailable: their timeouts are 5 s each.
+#: A thread without progress for this long (seconds) is lost. Every loop turns within seconds, also while Redis or the
+#: database is unavailable: their timeouts are 5 s each.
 _STALLED = 60.0
 
 
 class Executor:
-    """The event loop, the slots and the service threads of one process; made with its broker, started by `start`."""
+    """The event loop, slots and service threads of one process."""
 
     def __init__(self, broker: Broker, redis: Redis, heartbeat_redis: Redis, keys: Keys, settings: Settings) -> None:
         self.name = f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
@@ -90,7 +87,7 @@ class Executor:
         return watchdog
 
     def stop(self, timeout: float) -> None:
-        """End the async tasks (waiting up to `timeout` seconds), write the last outcomes and leave."""
+        """End the async tasks (waiting up to `timeout` seconds), write the last outcomes and give up the lease."""
         self.event_loop.drain(timeout)
         self._return_unfinished()
         if not self.acks.stop(_FLUSH):
@@ -104,16 +101,15 @@ class Executor:
             self._tracked.setdefault(delivery.stream, {})[delivery.entry] = delivery
 
     def tracked(self, stream: str) -> list[bytes]:
-        """The tracked entries of a stream and the ids of their tasks: a task may get another entry."""
+        """Return the tracked entries of a stream and their task ids (a task's entry may change)."""
         with self._lock:
             return [part for entry, one in self._tracked.get(stream, {}).items() for part in (entry, one.id.encode())]
 
     def find(self, task_id: str) -> Delivery | None:
-        """The tracked delivery of a task."""
         return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)
 
     def _return_unfinished(self) -> None:
-        """Return the plain tasks that did not end in time to their queues: their threads end with the process."""
+        """Return plain tasks that did not end in time to their queues: their threads end with the process."""
         for delivery in self._deliveries():
             if delivery.outcome is None:
                 delivery.outcome = Outcome("return", consumes_attempt=False, error="the worker is stopping")
@@ -126,7 +122,7 @@ class Executor:
     def _untrack(self, delivery: Delivery) -> None:
         with self._lock:
             tracked = self._tracked.get(delivery.stream, {})
-            if tracked.get(delivery.entry) is delivery:  # a later attempt of the same entry may be ours too
+            if tracked.get(delivery.entry) is delivery:  # this worker may have a later attempt of the same entry
                 del tracked[delivery.entry]
 
     def _deliveries(self) -> list[Delivery]:
@@ -134,7 +130,7 @@ class Executor:
             return [delivery for entries in self._tracked.values() for delivery in entries.values()]
 
     def _reregister(self) -> None:
-        """Tell an emptied Redis what ended lately, what runs here and which permits that holds."""
+        """Enter the latest ends, the running tasks and their permits into an emptied Redis."""
         self.acks.repeat()
         for delivery in self._deliveries():
             priority = delivery.stream.rpartition(":")[2]
@@ -148,7 +144,7 @@ class Executor:
             )
             if entry:
                 with self._lock:
-                    # Unless its outcome was written meanwhile (a tombstone then, which reregister.lua leaves alone).
+                    # Unless its outcome was written meanwhile: reregister.lua leaves that tombstone alone.
                     if self._tracked[delivery.stream].pop(delivery.entry, None):
                         delivery.entry = entry
                         self._tracked[delivery.stream][entry] = delivery

@@ -1,7 +1,7 @@
 """The heartbeat: one thread per worker process renews its lease.
 
-Each beat returns whether Redis was emptied (the running tasks are registered again as this worker's own, so that nobody
-runs them a second time) and which of them are to be cancelled.
+Each beat tells which running tasks to cancel, and whether Redis was emptied: then this worker registers its running
+tasks again, so that no other worker starts them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Heartbeat(threading.Thread):
 
     @property
     def fresh(self) -> bool:
-        """Whether the lease holds."""
+        """Whether the lease is valid."""
         return time.monotonic() - self._beaten < self._lease_ms / 1000
 
     def run(self) -> None:
@@ -86,7 +86,7 @@ class Heartbeat(threading.Thread):
             self._ended.wait(self._interval)
 
     def stop(self) -> None:
-        """Stop beating and give up the lease, so that others may reclaim at once what is left here."""
+        """Stop beating and give up the lease, so that others may reclaim the remaining tasks at once."""
         self._ended.set()
         try:
             self.beat(leaving=True)

@@ -1,7 +1,4 @@
-"""Permits of the tasks of one event loop, acquired and released together: busy executors share round trips to Redis.
-
-Must not decide who gets a permit (the scripts do).
-"""
+"""Permits of the tasks of one event loop, acquired and released together: busy executors share round trips to Redis."""
 
 from __future__ import annotations
 
@@ -18,19 +15,19 @@ _Request = tuple[bool, Permit]  # whether it is an acquisition
 
 
 class PermitBatcher:
-    """`Limiters` for the tasks of one event loop. A release need not be waited for."""
+    """`Limiters` for the tasks of one event loop. Callers need not wait for a release."""
 
     def __init__(self, limiters: Limiters) -> None:
         self._limiters = limiters
-        # Releases first: they make room. Then the oldest task, as in the wait queue.
+        # Releases first, to make room; then the oldest task, as in the wait queue.
         self._batcher = Batcher(
             self._process, name="permits", max_size=_MAX_BATCH, key=lambda request: (request[0], request[1].created)
         )
-        # Its own: the others may all wait for a database. One, so that a permit is released after it was acquired.
+        # A thread of its own, as others may all wait for a database; one, so that a release follows its acquisition.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="permits")
 
     async def acquire(self, permit: Permit) -> None:
-        """Acquire a permit. Raises as `Limiters.acquire`; a caller cancelled before its turn acquires nothing."""
+        """Acquire a permit; raises like `Limiters.acquire`. A caller cancelled before its turn acquires nothing."""
         await self._batcher.add((True, permit))
 
     async def release(self, permit: Permit) -> None:

@@ -1,7 +1,4 @@
-"""Calls a type's function for a delivery, with its context and the type's own middleware.
-
-Decides neither what follows (middleware/retry.py) nor on which thread or loop it runs (the consumer).
-"""
+"""Calls a type's function for a delivery, with its context and the type's own middleware."""
 
 from __future__ import annotations
 
@@ -19,14 +16,12 @@ from sytq.tasktypes.tasktype import TaskType
 
 
 class Runner:
-    """Runs the tasks of one process."""
-
     def __init__(self, services: Services, limit: TimeLimit | None = None) -> None:
         self._services = services
-        self._limit = limit  # which interrupts the thread that a plain function runs on
+        self._limit = limit  # interrupts the threads of plain functions
 
     def runner(self, declared: TaskType) -> Callable[[Delivery], None]:
-        """The function of a plain type's actor."""
+        """Return the function of a plain type's actor."""
 
         def run(delivery: Delivery) -> None:
             context = Context(self._services, declared, delivery, self._limit)
@@ -39,13 +34,13 @@ class Runner:
             except (TimeLimitExceeded, Exception) as error:
                 late = isinstance(error, TimeLimitExceeded)
                 late = late or (isinstance(error, TimeoutError) and context.remaining() <= 0)
-                # Not raised on: Dramatiq would log it with a traceback at every attempt. RetryPolicy reads it.
+                # Not raised: Dramatiq would log a traceback at every attempt. RetryPolicy reads it.
                 delivery.stuff_exception(TimedOut(f"timed out after {declared.timeout:g} s") if late else error)
 
         return run
 
     def async_runner(self, declared: TaskType) -> Callable[[Delivery], Awaitable[None]]:
-        """The coroutine function of an async type's actor."""
+        """Return the coroutine function of an async type's actor."""
 
         async def run(delivery: Delivery) -> None:
             payload = declared.parse(delivery.payload, delivery.version)

@@ -1,7 +1,7 @@
 """One SQL transaction of a running task: its own rows, and tasks that exist exactly if it commits.
 
-Owns the ids of a task's children, what they inherit, and the checkpoints of tasks that exist in place of some of them:
-an attempt after another repeats nothing. Must not begin or end the transaction: that is `ctx.transaction`.
+Children's ids follow from their keys, so a later attempt repeats none. Must not begin or end the transaction:
+`ctx.transaction` does.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Transaction:
         self, type_name: str, payloads: Mapping[str, object], **options: Unpack[SubmissionOptions]
     ) -> list[str]:
         ids = {derived_id(self._parent.id, key): payload for key, payload in payloads.items()}
-        # An earlier attempt may have inserted the child, even with another payload: that child is what was promised. So
-        # is the task that existed in its place then, also if that has ended since.
+        # A child (or the task that existed in its place) of an earlier attempt stays, even with another payload, and
+        # even if it has ended since.
         earlier = self._earlier(list(ids))
         wanted = [*ids, *earlier.values()]
         there = {row.id for row in Task.select(Task.id).where(Task.id.in_(wanted))}
@@ -105,14 +105,14 @@ class Transaction:
         return [existing.get(task_id, task_id) for task_id in ids]
 
     def _earlier(self, ids: Sequence[str]) -> dict[str, str]:
-        """The tasks that existed in place of children with these ids in an earlier attempt."""
+        """Return the tasks that existed in place of these children in an earlier attempt."""
         names = {_EXISTING + task_id: task_id for task_id in ids}
         found = Step.task_id == self._parent.id, Step.name.in_(list(names))
         rows: Any = Step.select(Step.name, Step.value).where(*found).tuples()
         return {names[name]: json.loads(found) for name, found in rows}
 
     def _remember(self, existing: Mapping[str, str]) -> None:
-        """Write as checkpoints of the parent which tasks exist in place of children, whose ids have no rows."""
+        """Write checkpoints of the parent: the tasks that exist in place of children, whose ids have no rows."""
         now = utcnow()
         common = {"task_id": self._parent.id, "token": self._parent.token, "state": "done"}
         common |= {"started_at": now, "finished_at": now}

@@ -1,7 +1,6 @@
-"""The watchdog ends a worker process that has lost one of its threads, so that a whole one is started in its place.
+"""The watchdog ends a worker process with a dead or stalled thread, so that a whole process replaces it.
 
-A thread is lost when it died or makes no progress. The watchdog also names the task that blocks the event loop. It
-repairs nothing: other workers reclaim what ran here.
+It also names the task that blocks the event loop. It repairs nothing: other workers reclaim the tasks.
 """
 
 from __future__ import annotations
@@ -34,19 +33,18 @@ _turns: weakref.WeakKeyDictionary[threading.Thread, int] = weakref.WeakKeyDictio
 
 
 def turn() -> None:
-    """Note that the calling thread makes progress. From its first call on it has to go on calling."""
+    """Note that the calling thread makes progress. After its first call a thread must keep calling."""
     thread = threading.current_thread()
     _turns[thread] = _turns.get(thread, 0) + 1
 
 
 class Watchdog(threading.Thread):
-    """Watches `vital` and `others()`: every thread is alive, and a thread that has called `turn` goes on calling it.
+    """Watches `vital` and `others()`: every thread is alive, and a thread that has called `turn` keeps calling it.
 
-    `healthy` is called after each look that found nothing, and while the process ends in an orderly way.
-
-    Without a vital thread nothing that runs here can be finished, and the process ends at once; without another thread
-    it ends in an orderly way, within `shutdown_timeout` seconds. `stalled` is how long a thread may go without a turn;
-    time in which the whole process was stopped (SIGSTOP, a suspended machine) does not count.
+    `healthy` is called after each look without a finding, and during an orderly end. Without a vital thread no task
+    here can finish, and the process ends at once; without another thread it ends in an orderly way, within
+    `shutdown_timeout` seconds. `stalled` is the longest time without a turn (seconds); time in which the whole process
+    was stopped (SIGSTOP, a suspended machine) does not count.
     """
 
     def __init__(
@@ -68,18 +66,18 @@ class Watchdog(threading.Thread):
         self._healthy = healthy
         self._shutdown_timeout = shutdown_timeout
         self._stalled = stalled
-        self._quiet: dict[threading.Thread, tuple[int, float]] = {}  # its turns, and for how long they are the same
-        self._probed = 0.0  # when the event loop was probed; 0.0 when it has answered
-        self._reported = False  # that it has not
+        self._quiet: dict[threading.Thread, tuple[int, float]] = {}  # its turns, and the seconds since the last
+        self._probed = 0.0  # when the event loop was probed; 0.0 once it has answered
+        self._reported = False  # that the event loop has not answered
         self._terminated = False
         self._ended = threading.Event()
 
     def stop(self) -> None:
-        """From now on threads may end: the process ends in an orderly way."""
+        """Let threads end from now on: the process ends in an orderly way."""
         self._ended.set()
 
     def exit(self) -> None:
-        """At the very end of that: raise SystemExit when the watchdog began it."""
+        """Call it last in an orderly end: raises SystemExit if the watchdog began the end."""
         if self._terminated:
             raise SystemExit(EXIT)
 
@@ -91,7 +89,7 @@ class Watchdog(threading.Thread):
             self._probe(now)
             before = now
             self._healthy()
-        while True:  # running tasks come to their end
+        while True:  # running tasks finish
             self._healthy()
             time.sleep(_TICK)
 
@@ -119,7 +117,7 @@ class Watchdog(threading.Thread):
         os._exit(EXIT)
 
     def _probe(self, now: float) -> None:
-        """Ask the event loop for an answer, and name the task that blocks it."""
+        """Probe the event loop, and name the task that blocks it."""
         if not self._probed:
             self._probed, self._reported = now, False
             self._event_loop.loop.call_soon_threadsafe(self._answer)

@@ -1,7 +1,6 @@
-"""Outbound HTTP: who may be reached (guard) and how (client).
+"""Outbound HTTP, except to Redis and the database: the client, and the guard that decides which hosts it may reach.
 
-Owns every call that leaves the service except those to Redis and the database. Knows nothing of tasks,
-queues or settings; must not follow redirects, read proxies from the environment or keep cookies.
+Must not know tasks, queues or settings.
 """
 
 from sytq.http.client import MANAGED_HEADERS, Answer, BlockingClient, Client, check_headers

@@ -27,7 +27,7 @@ from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
 from sytq.observability import tracing
 
-# Headers of the connection, or computed from the request; a caller's value would only break the request.
+# Headers of the connection, or computed from the request; a caller's value would break the request.
 MANAGED_HEADERS = frozenset(
     {
         "connection",
@@ -98,8 +98,8 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def _of_the_proxy(error: Exception) -> bool:
-    """Whether a fault before there was a connection to the target is the proxy's own. A proxy says 502 to 504 for a
-    target that it cannot reach."""
+    """Whether a fault before the connection to the target is the proxy's own: a proxy answers 502 to 504 for an
+    unreachable target."""
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return error.status == 407
     return not isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
@@ -171,7 +171,7 @@ class Client:
             current.reset(before)
             timing.total = time.monotonic() - started
             if response is not None:
-                response.close()  # a body that was read to its end has already released its connection
+                response.close()  # a body read to its end has already released its connection
         charset = (response.charset or "utf-8").lower()
         return Answer(
             status_code=response.status,
@@ -247,7 +247,7 @@ class Client:
 
 
 class BlockingClient:
-    """The client for a `def` task, which runs in a thread; `loop` is the event loop of `client`."""
+    """The client for a plain task, which runs on a thread; `loop` is the event loop of `client`."""
 
     def __init__(
         self, client: Client, loop: asyncio.AbstractEventLoop, remaining: Callable[[], float] = lambda: math.inf
@@ -257,7 +257,7 @@ class BlockingClient:
         self._remaining = remaining
 
     def within(self, remaining: Callable[[], float]) -> BlockingClient:
-        """The same client with a deadline: its calls end when no seconds remain."""
+        """Return the same client with a deadline: its calls end when no seconds remain."""
         return BlockingClient(self._client, self._loop, remaining)
 
     def request(self, method: str, url: str, **options: Any) -> Answer:

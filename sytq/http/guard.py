@@ -1,6 +1,6 @@
 """The SSRF guard: which URLs and addresses a caller may make this service reach.
 
-The guard neither resolves names nor connects: the client's resolver checks a name when it connects, so that the checked
+It neither resolves nor connects: the client's resolver checks a name's addresses when it connects, so the checked
 address is the address in use.
 """
 
@@ -19,8 +19,8 @@ from sytq.errors import OutboundRefused
 
 Address = IPv4Address | IPv6Address
 
-# Everything in IANA's special-purpose registries, whether they call it globally reachable or not: nobody
-# receives a webhook on an anycast service address. `ipaddress.is_global` is wrong on many of these.
+# All of IANA's special-purpose registries, globally reachable or not: nobody receives a webhook on an anycast service
+# address. `ipaddress.is_global` is wrong on many of these.
 _SPECIAL_IPV4 = [
     (IPv4Network(network), meaning)
     for network, meaning in (
@@ -70,7 +70,7 @@ _MAX_AUTHORITY = 600  # characters before IDNA, whose cost grows faster than its
 def parse_url(url: str) -> URL:
     """Parse a URL. Raises OutboundRefused when the syntax leaves any doubt about the target.
 
-    The client connects to the result: no second parser ever sees the text.
+    The client connects to the result: no second parser sees the text.
     """
     plain = url.isascii() and url.isprintable() and " " not in url and "\\" not in url
     if not plain and any(c == "\\" or unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") for c in url):
@@ -105,11 +105,11 @@ def parse_url(url: str) -> URL:
 
 
 class Guard:
-    """Decides where calls with a caller's URL may go: public addresses, and what the operator listed.
+    """Decides where calls with a caller's URL may go: public addresses, and those the operator listed.
 
-    `allow_networks` are CIDRs, `allow_hosts` exact host names (with any address). The others restrict, these too: only
-    `schemes`, `ports` and `only_hosts` (when not empty) are allowed, `deny_hosts` and `deny_networks` never. Hosts of
-    the restrictions may be patterns such as `*.example.org`.
+    `allow_networks` are CIDRs, `allow_hosts` exact host names (with any address). The other options restrict, also the
+    allowed: only `schemes`, `ports` and `only_hosts` (when not empty) pass, `deny_hosts` and `deny_networks` never.
+    `only_hosts` and `deny_hosts` may be patterns such as `*.example.org`.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ def _literal(text: str) -> Address:
 
 
 def _unwrap(address: Address) -> tuple[Address, ...]:
-    """The addresses that a packet to this address reaches: the embedded ones, or the address itself."""
+    """Return the addresses that a packet to this address reaches: embedded addresses, or the address itself."""
     if isinstance(address, IPv4Address):
         return (address,)
     low = IPv4Address(int(address) & 0xFFFFFFFF)
@@ -216,7 +216,7 @@ def _unwrap(address: Address) -> tuple[Address, ...]:
 
 
 def _special(address: Address) -> str | None:
-    """The reason why this address is not public, or None."""
+    """Return why this address is not public, or None."""
     if isinstance(address, IPv4Address):
         return next((meaning for network, meaning in _SPECIAL_IPV4 if address in network), None)
     if address not in _PUBLIC_IPV6:

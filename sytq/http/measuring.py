@@ -1,7 +1,4 @@
-"""How long calls out take, and what is answered.
-
-Owns that metric. Must not know a call's URL beyond whose it is.
-"""
+"""The metric of outbound calls: duration and status. Must not know a call's URL, only whether it is a caller's."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _SECONDS = Histogram(
 
 @contextmanager
 def measuring(trusted: bool) -> Iterator[Callable[[int], None]]:
-    """Time one call: until the end of the block, which tells the status once it has one."""
+    """Time one call, until the end of the block, which passes on the status once known."""
     since, said = time.monotonic(), "refused"
 
     def answered(status: int) -> None:

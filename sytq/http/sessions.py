@@ -35,7 +35,7 @@ class CertificateUnusable(Exception):
 
 
 class Sessions:
-    """Sessions of one event loop, that of the first use. `proxy` is used for URLs of callers."""
+    """Sessions of one event loop (of the first use). `proxy` is used for URLs of callers."""
 
     def __init__(self, guard: Guard, proxy: str | None = None) -> None:
         self._guard = guard
@@ -46,13 +46,13 @@ class Sessions:
         self._tls: dict[tuple[Path, Path, float, float], ssl.SSLContext] = {}
 
     def get(self, trusted: bool) -> aiohttp.ClientSession:
-        """The session for trusted URLs, or for those of callers."""
+        """Return the session for trusted URLs or for callers' URLs."""
         if trusted not in self._sessions:
             self._resolvers[trusted] = resolver = _Resolver(None if trusted else self._guard)
             # With a proxy, only the proxy's own name is resolved here; `options` has checked the target.
             own = self._proxy is not None and not trusted
             self._sessions[trusted] = aiohttp.ClientSession(
-                # No limit here: queues and slots limit concurrency, not a hidden default of 100.
+                # No limit: queues and slots limit concurrency, not a hidden default of 100.
                 connector=aiohttp.TCPConnector(
                     resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
                 ),
@@ -111,12 +111,11 @@ class Sessions:
 
 
 class _Resolver(AbstractResolver):
-    """getaddrinfo in threads of its own: dead name servers hold up neither each other nor asyncio.to_thread, and
-    names that callers made up and nobody answers do not hold up the look-up of a provider.
+    """Calls getaddrinfo in threads of its own: dead name servers hold up neither each other nor asyncio.to_thread, and
+    callers' unanswered names do not hold up the look-up of a provider.
 
-    Every address must pass the guard, and aiohttp connects to what is returned here, so a name that
-    answers differently the second time gains nothing. aiohttp does not ask for literal addresses:
-    `Guard.check_url` has judged those.
+    Every address must pass the guard, and aiohttp connects to the returned addresses, so a name with another answer the
+    second time gains nothing. aiohttp does not resolve literal addresses: `Guard.check_url` has checked them.
     """
 
     def __init__(self, guard: Guard | None) -> None:

@@ -13,10 +13,9 @@ import aiohttp
 
 @dataclass(slots=True)
 class Timing:
-    """Seconds by part; None for a part that did not happen, such as connecting where a connection was used again.
+    """Seconds by part; None for a part that did not happen, such as connecting when a connection was reused.
 
-    `connect` includes the TLS handshake; `first_byte` is from the connection being there to the last header of the
-    answer; `total` is everything.
+    `connect` includes the TLS handshake; `first_byte` is from the connection to the last header of the response.
     """
 
     dns: float | None = None
@@ -24,29 +23,29 @@ class Timing:
     first_byte: float | None = None
     total: float | None = None
     connected: bool = False
-    mark: float = 0.0  # when the part began that is going on
+    mark: float = 0.0  # when the current part began
 
     def begin(self) -> None:
         self.mark = time.perf_counter()
 
     def end(self) -> float:
-        """The seconds of the part that ends here; the next one begins."""
+        """End the current part, begin the next, and return the seconds."""
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now
         return seconds
 
     def milliseconds(self) -> dict[str, float]:
-        """The parts that there were, to a tenth."""
+        """Return the parts that happened, to a tenth."""
         parts = ("dns", "connect", "first_byte", "total")
         return {part: round(value * 1000, 1) for part in parts if (value := getattr(self, part)) is not None}
 
 
-#: Of the call that this task is making.
+#: The timing of the current call of this asyncio task.
 current: ContextVar[Timing | None] = ContextVar("sytq_http_timing", default=None)
 
 
 def tracing() -> aiohttp.TraceConfig:
-    """What a session needs so that `current` is filled in."""
+    """Return the trace hooks with which a session fills in `current`."""
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(_begin)
     trace.on_dns_resolvehost_start.append(_begin)

@@ -1,7 +1,6 @@
 """The wire format of a task stream, and a producer and a consumer in Python.
 
-A worker that turns messages into tasks (sytq.streams.loop) and a `Consumer` must not share a group, as each message is
-delivered to one of the two.
+A `Consumer` must not share a group with sytq.streams.loop, as each message is delivered to one of the two.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def read_message(entry: bytes, fields: Mapping[bytes, bytes]) -> Message:
         raise InvalidInput("data", "missing; valid: the message as JSON")
     try:
         value = json.loads(data.decode(), parse_constant=_refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is text in JSON and nowhere else
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid only in JSON
     except (ValueError, RecursionError):
         raise InvalidInput("data", "not JSON in UTF-8") from None
     if not isinstance(value, dict):
@@ -121,7 +120,7 @@ class Producer:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A message that is being worked on: by whom, for how many seconds, and how often it was handed out."""
+    """A message being worked on: its consumer, for how many seconds, and how often it was handed out."""
 
     id: str
     consumer: str
@@ -132,8 +131,8 @@ class Pending:
 class Consumer:
     """Reads a task stream in a group, for programs that do the work themselves.
 
-    What another consumer has not acknowledged for `takeover` seconds is handed out again, and so is what an earlier
-    consumer of the same `name` left. All methods raise RedisUnavailable.
+    Messages that another consumer has not acknowledged for `takeover` seconds, or that an earlier consumer of the same
+    `name` left, are handed out again. All methods raise RedisUnavailable.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Consumer:
     def read(self, count: int = 10, wait: float = 1.0) -> list[Message]:
         """Take up to `count` messages, waiting up to `wait` seconds (at most 4) for the first.
 
-        What cannot be parsed goes to the dead letters, and is not among them.
+        Messages that cannot be parsed go to the dead letters instead.
         """
         try:
             entries = self._external.take_over(self._unfinished, (), self._takeover, count)
@@ -179,7 +178,7 @@ class Consumer:
         return done
 
     def pending(self, limit: int = 1000) -> list[Pending]:
-        """Return what is being worked on, by all consumers of the group, oldest first."""
+        """Return the pending messages of all consumers of the group, oldest first."""
         try:
             rows = self._redis.call("pending", [self._stream], [self._group, limit])
         except NoGroup:
@@ -187,12 +186,12 @@ class Consumer:
         return [Pending(id.decode(), name.decode(), idle / 1000, times) for id, name, idle, times in rows]
 
     def close(self) -> None:
-        """Close the connection; what was not acknowledged is handed out again after `takeover`."""
+        """Close the connection; unacknowledged messages are handed out again after `takeover`."""
         self._redis.close()
 
 
 def raw(fields: Mapping[bytes, bytes]) -> bytes | str:
-    """What an entry holds, for the dead letters."""
+    """Return the content of an entry, for the dead letters."""
     if b"data" in fields:
         return fields[b"data"]
     return json.dumps({name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()})

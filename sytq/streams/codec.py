@@ -1,7 +1,7 @@
 """An external stream, as one consumer of its group sees it: read, take over, finish, dead-letter and release messages.
 
-Must not know what a message means. On a Redis Cluster the stream may be in another slot than sytq's keys, so no script
-here touches any of those.
+Must not know what a message means. In a Redis Cluster the stream may be in another slot, so no script here uses sytq's
+keys.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class ExternalStream:
         self._apart = len(slots) > 1 and isinstance(redis.client, Cluster)
 
     def make_group(self) -> None:
-        """Create the stream and the group if they do not exist."""
         self._redis.make_group(self._stream, self._group)
 
     def read(self, count: int, wait: float) -> list[Entry]:
@@ -44,7 +43,7 @@ class ExternalStream:
         return list(reply[0][1]) if reply else []
 
     def take_over(self, held: Collection[bytes], living: Collection[str], idle: float, count: int) -> list[Entry]:
-        """Take messages of this consumer that are not `held`, or idle ones of consumers not `living`."""
+        """Take this consumer's messages that are not `held`, and idle messages of consumers not `living`."""
         args = [self._group, self._consumer, int(idle * 1000), count, len(living), *living, *held]
         claimed = self._redis.call("claim", [self._stream], args)
         return [(entry, dict(zip(parts[::2], parts[1::2], strict=True))) for entry, parts in claimed]
@@ -57,29 +56,28 @@ class ExternalStream:
         return done
 
     def dead_letter(self, entry: bytes, payload: bytes | str, reason: str) -> None:
-        """Move a message to the dead letters."""
         failed_at = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         fields = ["original_id", entry, "payload", payload, "reason", reason, "failed_at", failed_at]
         if self._apart:
-            # A crash between the two steps leaves the message pending: it is moved again, and there twice at most.
+            # A crash between the two steps leaves the message pending: it is moved again, a duplicate at worst.
             self._redis.ask("XADD", self._dead_letters, "*", *fields)
             self.finish([entry])
         else:
             self._redis.call("dead_letter", [self._stream, self._dead_letters], [self._group, entry, *fields])
 
     def release(self, entries: Sequence[bytes], idle: float) -> None:
-        """Let other consumers take over these messages at once, as if they had been idle for `idle` seconds."""
+        """Let other consumers take over these messages at once, by setting their idle time to `idle` seconds."""
         if entries:
             args = [self._group, self._consumer, int(idle * 1000), *entries]
             self._redis.call("release", [self._stream], args)
 
     def last_taken(self) -> bytes:
-        """Return the id of the last entry that was delivered to a consumer."""
+        """Return the id of the last entry delivered to a consumer."""
         groups = self._redis.call("groups", [self._stream])
         return next((bytes(last) for name, last in groups if name.decode() == self._group), b"0-0")
 
     def taken_before(self, entry: bytes) -> Iterator[Entry]:
-        """Yield the unfinished messages before an entry that were delivered to any consumer."""
+        """Yield the unfinished messages before an entry, of all consumers."""
         start, end = b"-", min(b"(" + entry, self.last_taken(), key=lambda id: order(id.removeprefix(b"(")))
         while page := self._range(start, end):
             yield from page

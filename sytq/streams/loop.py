@@ -1,7 +1,7 @@
 """The loop of an external stream: each message becomes a task, and leaves the stream when that task has ended.
 
-Keeps this order: message taken, task accepted, task ended, message acknowledged. The id of a task follows from its
-message, so a step that is repeated after a crash does nothing twice. Retries, limits and history are the task's.
+The order is: message taken, task accepted, task ended, message acknowledged. A task's id follows from its message, so
+repeating a step after a crash is harmless.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 #: Messages of one read, and of one transaction.
 _MAX_BATCH = 100
 _PAGE = 500
-#: Seconds that a read waits for a message when no message is held, and between two looks at the held ones.
+#: Seconds that a read waits for a message when no message is held, and between two looks at the held messages.
 _IDLE, _QUICK, _SLOW = 0.5, 0.005, 0.1
 #: Seconds between two looks for messages of dead consumers.
 _TAKEOVER = 0.5
@@ -57,7 +57,7 @@ class _Held:
 
 
 class StreamLoop(Loop):
-    """Reads one stream in one worker process. It takes no more messages than this worker can start tasks."""
+    """Reads one stream in one worker process, and takes no more messages than this worker can start."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class StreamLoop(Loop):
         self._inspection = inspection
         self._held: dict[bytes, _Held] = {}
         self._stops = Stops(self._stream, self._cancel)
-        self._waiting: set[str] = set()  # ids of held tasks that no worker has started: they will need slots
+        self._waiting: set[str] = set()  # ids of held tasks that need a slot: no worker has started them
         self._pause = _QUICK
         self._taken_over = self._asked = 0.0
         self._log = log.bind(stream=settings.stream)
@@ -91,13 +91,13 @@ class StreamLoop(Loop):
         try:
             return self._read_and_finish()
         except NoGroup:
-            # A new stream, or Redis was emptied: lost messages cannot be acknowledged, their tasks go on.
+            # A new stream, or an emptied Redis: lost messages cannot be acknowledged; their tasks continue.
             self._held.clear()
             self._stops.clear()
             self._stream.make_group()
             return 0.0
         except (RedisUnavailable, DatabaseUnavailable):
-            self._taken_over = 0.0  # a message that was read and not kept is pending for this worker
+            self._taken_over = 0.0  # a message read but not kept is pending for this worker
             raise
 
     def run(self) -> None:
@@ -116,7 +116,7 @@ class StreamLoop(Loop):
                 self._take_over()
             wait = 0.0 if ended else self._pause if self._held or self._stops.unfinished else _IDLE
             free = self._free_slots(wait)
-        # Read before anything is deleted: Redis 7 does not know the lag once the entry that it delivered last is gone.
+        # Read before deleting: Redis 7 does not know the lag once the last delivered entry is gone.
         entries = self._stream.read(free, wait) if free else []
         self._take(entries)
         if not free:
@@ -135,7 +135,7 @@ class StreamLoop(Loop):
         return max(0, free - len(self._waiting))
 
     def _take_over(self) -> None:
-        """Take over messages of dead consumers, and messages of this one that a lost reply or a fault left behind."""
+        """Take over messages of dead consumers, and this consumer's own after a lost reply or a fault."""
         lease = self._executor.lease
         living = [worker.name for worker in self._inspection.workers() if worker.age < lease]
         found = self._stream.take_over(self._ours(), living, lease, _MAX_BATCH)
@@ -156,7 +156,7 @@ class StreamLoop(Loop):
                 new[entry] = pair
         if not new:
             return
-        # Before the takeover the task of a message may have been accepted, have ended and been forgotten in Redis.
+        # A message's task may have been accepted, ended and forgotten in Redis before the takeover.
         known = self._rows(held.task_id for held, _ in new.values()) if again else {}
         self._accept({entry: task for entry, (_, task) in new.items() if task.id not in known}, new)
         for entry, (held, _) in new.items():
@@ -164,7 +164,7 @@ class StreamLoop(Loop):
             self._waiting.add(held.task_id)
 
     def _read(self, entry: bytes, fields: Mapping[bytes, bytes]) -> tuple[_Held, NewTask] | None:
-        """Return the task of a message; None when the message asks for none, or is invalid."""
+        """Return the task of a message; None for a stop or an invalid message."""
         try:
             message = read_message(entry, fields)
             if message.action == STOP:
@@ -188,7 +188,7 @@ class StreamLoop(Loop):
         return dataclasses.replace(task, max_attempts=attempts, retry_delay=settings.retry_delay)
 
     def _accept(self, tasks: Mapping[bytes, NewTask], new: dict[bytes, tuple[_Held, NewTask]]) -> None:
-        """Submit tasks; a task that cannot be stored leaves `new` and does not hold up the others."""
+        """Submit tasks; a task that cannot be stored is removed from `new` and does not hold up the others."""
         if not tasks:
             return
         try:
@@ -206,19 +206,19 @@ class StreamLoop(Loop):
             self._dead_letter(entry, held.message.raised(0), f"its task cannot be stored ({type(error).__name__})")
             return
         for entry, accepted in zip(tasks, acceptances, strict=True):
-            # The id of an existing task when the unique key is taken: this message ends with that task.
+            # If the unique key is taken, the id of the existing task: this message ends with it.
             new[entry][0].task_id = accepted.id
 
     # -- finishing messages
 
     def _ended(self) -> list[tuple[bytes, Task | None]]:
-        """Return the messages of tasks that have ended, each with the row of a dead task."""
+        """Return the messages of ended tasks, each with its row if the task is dead."""
         live: dict[str, Live] = {}
         ids = sorted({held.task_id for held in self._held.values()})
         for start in range(0, len(ids), _PAGE):
             live |= self._inspection.live(ids[start : start + _PAGE])
         self._waiting = {id for id in ids if id not in live or live[id].state == QUEUED}
-        # Only the row has the error of a dead task, and the state of a task that Redis does not know.
+        # Only the row has a dead task's error, and the state of a task that Redis does not know.
         unclear = {id for id in ids if id not in live or live[id].state == DEAD}
         ended: list[tuple[bytes, Task | None]] = [
             (entry, None)
@@ -228,7 +228,7 @@ class StreamLoop(Loop):
         return ended + self._ended_in_rows(unclear)
 
     def _ended_in_rows(self, ids: set[str]) -> list[tuple[bytes, Task | None]]:
-        """`_ended` for these tasks, by their rows, at most every `_SLOW` seconds."""
+        """Return the same for these tasks by their rows, at most every `_SLOW` seconds."""
         if not ids or time.monotonic() - self._asked < _SLOW:
             return []
         rows = self._rows(ids)
@@ -236,7 +236,7 @@ class StreamLoop(Loop):
         ended: list[tuple[bytes, Task | None]] = []
         for entry, held in self._held.items():
             row = rows.get(held.task_id)
-            # A task without a row has ended, and was deleted since.
+            # A task without a row has ended and was deleted.
             if held.task_id in ids and (row is None or row.state in TERMINAL):
                 ended.append((entry, row if row is not None and row.state == DEAD else None))
         return ended
@@ -255,7 +255,7 @@ class StreamLoop(Loop):
         self._log.error("message moved to the dead letters", entry=entry.decode(), reason=reason[:200])
 
     def _cancel(self, entry: bytes, message: Message) -> bool:
-        """Cancel the task of a message; False when the worker that took the message has not accepted the task yet."""
+        """Cancel a message's task; False when the worker with the message has not accepted the task yet."""
         held = self._held.get(entry)
         by = f"stop from {self._settings.stream}"
         try:
@@ -271,7 +271,7 @@ class StreamLoop(Loop):
             return False
 
     def _holder(self, message: Message) -> str | None:
-        """The unfinished task whose unique key the task of this message would have."""
+        """Return the unfinished task with the unique key of this message's task."""
         try:
             key = self._prepare(message).unique_key
         except InvalidInput:
@@ -291,5 +291,5 @@ class StreamLoop(Loop):
 
 
 def message_task_id(stream: str, entry: str) -> str:
-    """The id of the task of one message."""
+    """Return the id of a message's task."""
     return derived_id(_SERIES, f"{stream}:{entry}")

@@ -1,7 +1,6 @@
 """Stop messages of an external stream: each cancels the tasks of earlier messages with its `task_id`.
 
-Finds them, also behind messages that no worker has a slot for yet, and keeps each until it was applied.
-`sytq.streams.loop` knows how the task of a message is cancelled.
+Stops are found also behind messages that no worker has a slot for yet, and kept until applied.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _AGAIN = 0.1
 
 @dataclass(slots=True)
 class _Stop:
-    """A stop message: `taken` by this worker, or only seen while there was no slot for the messages before it."""
+    """A stop message: `taken` by this worker, or only seen behind messages without a slot."""
 
     message: Message
     taken: bool
-    applied: bool = False  # all tasks that it cancels, as far as they exist, are cancelled
+    applied: bool = False  # all its existing tasks are cancelled
 
 
 class Stops:
@@ -48,7 +47,7 @@ class Stops:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a stop is to be tried again soon."""
+        """Whether a stop needs another try soon."""
         return any(not stop.applied for stop in self._stops.values())
 
     def clear(self) -> None:
@@ -65,14 +64,14 @@ class Stops:
         self._seen = max((self._seen, *entries), key=order)
 
     def covers(self, entry: bytes, message: Message) -> bool:
-        """Whether a stop was seen behind this message, so that its task need not start."""
+        """Whether a stop was seen behind this message: its task need not start."""
         return any(
             stop.message.task_id == message.task_id and not stop.taken and order(entry) < order(id)
             for id, stop in self._stops.items()
         )
 
     def look_ahead(self) -> None:
-        """Find stops among the next messages that no worker has taken; each message is looked at once."""
+        """Find stops among the next messages that no worker has taken; each message is read once."""
         for entry, fields in self._stream.after(self._seen):
             self._seen = entry
             message = _message(entry, fields) if b"stop" in fields.get(b"data", b"") else None
@@ -80,7 +79,7 @@ class Stops:
                 self._stops[entry] = _Stop(message, taken=False)
 
     def apply(self) -> None:
-        """Cancel the tasks that the stops ask for, and finish the stops that are done."""
+        """Cancel the tasks of the stops, and finish the applied stops."""
         pending = {entry: stop for entry, stop in self._stops.items() if stop.taken or not stop.applied}
         if not pending or time.monotonic() - self._tried < _AGAIN:
             return
@@ -107,14 +106,14 @@ class Stops:
             log.info("tasks stopped" if executes else "nothing to stop", stream_task=stop.message.task_id)
 
     def _forget(self, done: list[bytes]) -> None:
-        """Forget the stops that are done, and those that Redis has delivered to another worker since."""
+        """Forget these stops, and the stops that Redis has delivered to another worker since."""
         last = order(self._stream.last_taken())
         kept = {entry: stop for entry, stop in self._stops.items() if stop.taken or order(entry) > last}
         self._stops = {entry: stop for entry, stop in kept.items() if entry not in done}
 
 
 def _message(entry: bytes, fields: dict[bytes, bytes]) -> Message | None:
-    """Return the message of an entry; None when it is invalid: its consumer moves it to the dead letters."""
+    """Parse an entry; None when it is invalid (its consumer moves it to the dead letters)."""
     try:
         return read_message(entry, fields)
     except InvalidInput:

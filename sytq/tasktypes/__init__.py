@@ -1,1 +1,1 @@
-"""Task types: their declaration, the registry that loads them, and those that the configuration alone declares."""
+"""Task types: declaration, registry, and types that the configuration alone declares."""

@@ -1,7 +1,4 @@
-"""Task types that the configuration alone declares: `types.<name>: {<key>: ...}`.
-
-A plugin offers a `TypeFactory` for them; the payload model of such a type may be written in words.
-"""
+"""Task types that the configuration alone declares, `types.<name>: {<key>: ...}`, built by a plugin's `TypeFactory`."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ def _field(name: str) -> str:
     return name
 
 
-#: What a payload holds: field -> one of the words above, with "optional" before it where the field may be absent.
+#: The fields of a payload: field -> one of the words above, after "optional" where the field may be absent.
 PayloadFields = dict[
     Annotated[str, AfterValidator(_field), _FIELD],
     Annotated[str, Field(pattern=rf"^(optional )?({'|'.join(_WORDS)})$"), f"{_VALID}; or optional and one of these"],
@@ -44,9 +41,9 @@ PayloadFields = dict[
 
 @dataclass(frozen=True, slots=True)
 class TypeFactory:
-    """A module-level one of these makes a task type of every `types.<name>` that has `key` and is no type otherwise.
+    """A module-level factory makes a task type of every `types.<name>` that has `key` and is no type otherwise.
 
-    `config` is the model of everything below `types.<name>` that is not policy; `make(name, config)` returns the type.
+    `config` is the model of all keys below `types.<name>` except policy; `make(name, config)` returns the type.
     """
 
     key: str
@@ -68,7 +65,7 @@ class Anything(BaseModel):
 
 
 def payload_model(name: str, fields: PayloadFields | None) -> type[BaseModel]:
-    """The model of a payload with exactly these fields; None takes any object."""
+    """Return the model of a payload with exactly these fields; None takes any object."""
     if fields is None:
         return Anything
     typed: dict[str, Any] = {}
@@ -76,12 +73,12 @@ def payload_model(name: str, fields: PayloadFields | None) -> type[BaseModel]:
         kind = _WORDS[word.removeprefix("optional ")]
         typed[field] = (kind | None, None) if word.startswith("optional ") else (kind, ...)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a field may be called as a method that nobody calls: copy, json
+        warnings.simplefilter("ignore", UserWarning)  # a field may have the name of an unused method: copy, json
         return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **typed)
 
 
 def check_places(used: Iterable[str], fields: PayloadFields | None, key: str) -> None:
-    """Raise for a place below `key` that is no field of the payload, where its fields are known."""
+    """Raise for a place below `key` that is no field of the payload, if its fields are known."""
     for name in used:
         if fields is not None and name not in fields:
             raise problem(

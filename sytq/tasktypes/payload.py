@@ -1,4 +1,4 @@
-"""Payloads and results: how they are checked, and how they are written as JSON."""
+"""Checks of payloads, and JSON of payloads and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validated(model: type[M], value: object, whole: str) -> M:
-    """Return the value as an instance of the model. Raises InvalidFields, where `whole` names the value itself."""
+    """Return the value as an instance of the model. Raises InvalidFields, in which `whole` names the value itself."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -29,7 +29,7 @@ def written(payload: BaseModel) -> str:
     """Return a payload as the ledger stores it: JSON text of the given fields, without the defaults."""
     try:
         return payload.model_dump_json(exclude_unset=True)
-    except PydanticSerializationError:  # half of a surrogate pair
+    except PydanticSerializationError:  # half a surrogate pair
         return encode(payload.model_dump(mode="json", exclude_unset=True))
 
 
@@ -43,6 +43,6 @@ def encode(value: object) -> str:
         return text
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: only an escape can express it
+    except UnicodeEncodeError:  # half a surrogate pair: only an escape can express it
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text

@@ -1,7 +1,4 @@
-"""The registry: which task types this installation has.
-
-Types that cannot be used are quarantined.
-"""
+"""The registry: the task types of this installation. Unusable types are quarantined."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A type that is submitted at times."""
+    """A type with a schedule."""
 
     type: str
     schedule: Schedule
@@ -45,9 +42,9 @@ class Registry:
 
     @classmethod
     def load(cls, settings: Settings, also: Iterable[Declaration] = ()) -> Registry:
-        """Load every plugin, and the types of `also` that are not among them.
+        """Load every plugin, and the types of `also` that no plugin brings.
 
-        Raises ConfigError (two of one name, a `types.*` section without its type).
+        Raises ConfigError (duplicate names, a `types.*` section without its type).
         """
         registry = cls(settings)
         for folder in settings.plugins.paths:
@@ -65,7 +62,7 @@ class Registry:
                     raise
                 except Exception as error:
                     if declared.name in settings.types:
-                        raise  # the operator's own section may be at fault, and the operator is here
+                        raise  # the operator's section may be at fault, and the operator sees this
                     registry._quarantine(Quarantined(declared.source, f"{type(error).__name__}: {error}"))
         for declared in also:
             known = registry._types.get(declared.name)
@@ -126,7 +123,7 @@ class Registry:
 
     @property
     def plugins(self) -> Sequence[Plugin]:
-        """What the installed plugins bring beside their types."""
+        """The installed plugins' parts other than types."""
         return self._settings.installed.plugins
 
     def __contains__(self, name: object) -> bool:
@@ -164,6 +161,6 @@ class Registry:
 
 
 def declared_in(module: ModuleType) -> list[Declaration]:
-    """The types that a module declares itself."""
+    """Return the types declared in this module rather than imported."""
     found = (each for each in vars(module).values() if isinstance(each, Declaration))
     return [each for each in found if each.function.__module__ == module.__name__]

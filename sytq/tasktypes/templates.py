@@ -1,7 +1,4 @@
-"""Templates as they stand in the configuration: values with places such as `{order_id}`.
-
-Owns how places are found and filled. Must not know what a template is for.
-"""
+"""Templates of the configuration: values with places such as `{order_id}`. Must not know a template's purpose."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def places(template: Any) -> Iterator[str]:
-    """The names of all places in a template."""
+    """Yield the names of all places in a template."""
     if isinstance(template, dict):
         template = list(template.values())
     if isinstance(template, list):
@@ -27,16 +24,16 @@ def places(template: Any) -> Iterator[str]:
 
 
 def text(value: Any) -> str:
-    """A value inside a text: nothing for null, JSON for what is neither text nor number."""
+    """Format a value inside a text: nothing for null, text as it is, JSON for the rest."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def fill(template: Any, fields: Mapping[str, Any], inside: Callable[[Any], str] = text) -> Any:
-    """The template with its places filled; a text that is one place takes the field's value as it is.
+    """Fill the places of a template; a text of one place becomes the field's value as it is.
 
-    `inside` makes a value a part of a longer text. Raises InvalidInput naming a field that is missing.
+    `inside` formats a value within a longer text. Raises InvalidInput naming a missing field.
     """
     if isinstance(template, dict):
         return {key: fill(value, fields, inside) for key, value in template.items()}
@@ -51,7 +48,7 @@ def fill(template: Any, fields: Mapping[str, Any], inside: Callable[[Any], str] 
 
 
 def fill_text(template: str, fields: Mapping[str, Any], inside: Callable[[Any], str] = text) -> str:
-    """As `fill`, for what stays a text in any case."""
+    """Fill a text that stays a text, also if it is one place. Raises InvalidInput naming a missing field."""
     for name in places(template):
         if name not in fields:
             raise InvalidInput(name, "missing, and the template has a place for it")

@@ -1,9 +1,8 @@
 """The health server of a worker group: a process beside the workers that says whether all of them are alive.
 
-`dramatiq sytq.actors --fork-function sytq.worker.health_server:main`, which `sytq worker` adds where somebody asks:
-an orchestrator over HTTP (`worker.port`) or systemd (`NOTIFY_SOCKET`). It judges by the liveness file of each process
-and nothing else, so it is right about a process that hangs as a whole, and while Redis is down. `/metrics` is what the
-processes of the group have counted.
+`sytq worker` adds it (`--fork-function sytq.worker.health_server:main`) when an orchestrator asks over HTTP
+(`worker.port`) or systemd does (`NOTIFY_SOCKET`). It judges by the liveness files alone, so it also notices a process
+that hangs as a whole, and works while Redis is down. `/metrics` has the counts of all processes of the group.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sytq.worker import liveness
 log = structlog.get_logger(__name__)
 
 _TICK = 0.5
-#: How long the port of the health server before (after a reload) may take to become free.
+#: Seconds that the previous health server (before a reload) may take to free its port.
 _BIND_TIMEOUT = 15.0
 
 
@@ -44,7 +43,7 @@ def main() -> int:
 
 
 class HealthServer:
-    """`master` is Dramatiq's main process, whose children are the health server and the workers."""
+    """`master` is Dramatiq's main process, the parent of the health server and the workers."""
 
     def __init__(self, settings: Settings, master: int) -> None:
         self._settings = settings
@@ -54,18 +53,18 @@ class HealthServer:
 
     @property
     def alive(self) -> bool:
-        """Whether there are processes and every one of them is alive."""
+        """Whether all worker processes, at least one, are alive."""
         found = liveness.read_liveness(self._folder)
         return bool(found) and all(process.alive for process in found)
 
     @property
     def ready(self) -> bool:
-        """Alive, and Redis takes every process's heartbeats."""
+        """Whether all are alive and Redis takes their heartbeats."""
         found = liveness.read_liveness(self._folder)
         return bool(found) and all(process.alive and process.ready for process in found)
 
     def watch(self) -> int:
-        """Answer and notify until the group has ended, which includes the time its last tasks take."""
+        """Answer and notify until the group has ended, its last tasks included."""
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._end)
         server = self._serve()
@@ -84,7 +83,7 @@ class HealthServer:
         return 0
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        # The second signal comes from the master at its own end, or from an impatient operator.
+        # The master sends a second signal at its own end, and so may an impatient operator.
         if self._ending.is_set():
             raise SystemExit(0)
         self._ending.set()
@@ -119,7 +118,7 @@ class _Server6(_Server):
 
 def _handler(health: HealthServer) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 5.0  # for a client that sends nothing
+        timeout = 5.0  # seconds, for a client that sends nothing
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -154,7 +153,7 @@ def _handler(health: HealthServer) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 def _notify(text: str) -> None:
-    """Notify systemd (sd_notify(3)), where there is one."""
+    """Notify systemd (sd_notify(3)), if present."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Lifecycle(Middleware):
-    """Starts the executor and the loops with Dramatiq's worker, and ends them after it."""
+    """Starts the executor and the loops with Dramatiq's worker, and ends them after the worker."""
 
     def __init__(self, executor: Executor, settings: WorkerSettings, loops: Sequence[Loop]) -> None:
         self._executor = executor
@@ -37,7 +37,7 @@ class Lifecycle(Middleware):
         _ignore_second_sigterm()
         self._executor.start(threads=worker.worker_threads, loop_slots=self._settings.async_concurrency)
         logs.identify(worker_id=self._executor.name)
-        # Loaded modules stay: the garbage collector need not visit them again and again.
+        # Loaded modules stay: the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
         log.info("worker started", queues=sorted(broker.queues))
@@ -69,7 +69,7 @@ class Lifecycle(Middleware):
         self._watchdog.exit()
 
     def _healthy(self) -> Callable[[], None]:
-        """What the watchdog calls while all threads make progress."""
+        """Return the watchdog's callback for healthy threads."""
         try:
             self._liveness_file = file = LivenessFile(process_group.create(os.getppid()))
         except OSError as error:
@@ -77,7 +77,7 @@ class Lifecycle(Middleware):
             return lambda: None
 
         def healthy() -> None:
-            with contextlib.suppress(OSError):  # a full disk ends no worker, but the file's age grows
+            with contextlib.suppress(OSError):  # a full disk ends no worker, but its file ages
                 file.touch(ready=self._executor.heartbeat.fresh)
 
         return healthy

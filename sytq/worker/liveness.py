@@ -1,7 +1,6 @@
-"""Liveness files: one for each worker process of a group, touched as long as all its threads make progress.
+"""Liveness files: one per worker process of a group, touched by its watchdog while all its threads make progress.
 
-The watchdog of a process touches its file, the group's health server reads all of them; neither asks Redis. A process
-that hangs as a whole touches nothing, which nothing inside of it could notice.
+The group's health server reads them, so it also notices a process that hangs as a whole. Neither asks Redis.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ FRESH = 20.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessLiveness:
-    """The file of one process: its `age` in seconds, and whether Redis took the last heartbeat."""
+    """One process: the `age` of its file in seconds, and whether Redis took the last heartbeat."""
 
     pid: int
     age: float
@@ -42,15 +41,15 @@ class LivenessFile:
             self._file.write_text("ready" if ready else "")
 
     def remove(self) -> None:
-        """Remove the file for good: from now on nobody expects this process to be alive."""
+        """Remove the file: this process is no longer expected to be alive."""
         self._removed = True
         self._file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # until the last process of the group has removed its file
+        with contextlib.suppress(OSError):  # not empty before the group's last process has removed its file
             self._file.parent.rmdir()
 
 
 def read_liveness(place: Path) -> list[ProcessLiveness]:
-    """The files of a group's processes, without those of dead ones."""
+    """Return the liveness of a group's existing processes."""
     found = []
     for file in place.glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -10,7 +10,6 @@ from sytq.errors import ConfigError
 
 
 def main() -> int:
-    """Ask at the ports of the API and of the worker group."""
     for port in _ports():
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz/live", timeout=2):

@@ -1,7 +1,7 @@
-"""`python -m sytq.worker.process`: Dramatiq's command line, whose own few lines have the form of all our logs.
+"""`python -m sytq.worker.process`: Dramatiq's command line, logging in sytq's format.
 
-Owns nothing else: processes, signals and exit status are Dramatiq's. Started without it (`dramatiq sytq.actors`) a
-group does the same, but its first process, which never imports what the workers do, logs plain text.
+Processes, signals and exit status are Dramatiq's. With `dramatiq sytq.actors` instead, the group's first process logs
+plain text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> int:
     except ConfigError as error:
         sys.exit(f"sytq: {error}")
     logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
-    # What Dramatiq becomes anew at a SIGHUP.
+    # The command that Dramatiq executes again at a SIGHUP.
     sys.argv = [sys.executable, "-m", "sytq.worker.process", *arguments]
     given = make_argument_parser().parse_args([*arguments, "--skip-logging"])  # type: ignore[no-untyped-call]
     return int(dramatiq(given))  # type: ignore[no-untyped-call]

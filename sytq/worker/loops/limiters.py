@@ -1,7 +1,5 @@
-"""Limiters: what time alone changes.
-
-Frees the permits of dead workers, reserves permits for waiting tasks when a window, a pause or a circuit breaker's
-timeout ends, and forgets idle limiters. One worker at a time does it; two at once are harmless.
+"""The limiters' loop: frees dead workers' permits, reserves permits for waiting tasks when a window, a pause or a
+circuit breaker's timeout ends, and forgets idle limiters. One worker at a time runs it; two at once are harmless.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ class LimiterLoop(LeasedLoop):
     """Calls `limiter_tend` as often as limiters are due."""
 
     def __init__(self, redis: Redis, keys: Keys, holder: str, broker: Broker, liveness: float) -> None:
-        super().__init__("gates", redis, keys, holder)  # the name of its lease, which workers of 0.1 share
+        super().__init__("gates", redis, keys, holder)  # the lease's name, shared with workers of 0.1
         self._broker = broker
         self._liveness_ms = int(liveness * 1000)
 

@@ -16,12 +16,12 @@ from sytq.observability.metrics import Counter
 log = structlog.get_logger(__name__)
 
 _FAILED = Counter("sytq_loop_failures_total", "Steps of a housekeeping loop that a fault of ours ended.", ("loop",))
-#: How long a holder may be silent before another worker takes its loop.
+#: Milliseconds of a holder's silence before another worker takes its loop.
 _LEASE_MS = 3000
 
 
 class Loop(threading.Thread):
-    """Calls `step` until stopped; `step` returns the seconds to wait before the next."""
+    """Calls `step` until stopped."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -58,14 +58,14 @@ class LeasedLoop(Loop):
         self.redis = redis
         self.keys = keys
         self._holder = holder
-        self.fresh = False  # whether the lease was taken anew at this step
+        self.fresh = False  # whether this step took the lease anew
 
     def work(self) -> float:
         """Do one bounded piece of work while the lease is held, and return the pause after it in seconds."""
         raise NotImplementedError
 
     def step(self) -> float:
-        fresh, self.fresh = self.fresh, True  # unless this step ends well, another may hold the lease before the next
+        fresh, self.fresh = self.fresh, True  # if this step fails, another may hold the lease meanwhile
         held = self.redis.call("lease", [self.keys.lease(self.name)], [self._holder, _LEASE_MS])
         if not held:
             return 1.0
@@ -81,7 +81,7 @@ class LeasedLoop(Loop):
     def run(self) -> None:
         self.fresh = True
         super().run()
-        try:  # let another worker go on at once
+        try:  # let another worker continue at once
             if self.redis.ask("GET", self.keys.lease(self.name)) == self._holder.encode():
                 self.redis.ask("DEL", self.keys.lease(self.name))
         except RedisUnavailable:

@@ -1,7 +1,7 @@
-"""Promotion: delayed tasks enter their stream when their time has come.
+"""The promoter: moves delayed tasks into their stream when they are due.
 
-Any worker does it, and finds the queues to look after in Redis. It sleeps until the next is due or the bell rings for
-an earlier one, so a million delayed tasks cost nothing and near ones start on time.
+Every worker runs it. It sleeps until the next task is due or the bell rings for an earlier task, so a million delayed
+tasks cost nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ _TICK_MS = 500
 
 
 class Promoter(Loop):
-    """See the module."""
-
     def __init__(self, redis: Redis, keys: Keys, broker: Broker) -> None:
         super().__init__("promote")
         self._redis = redis
@@ -28,12 +26,12 @@ class Promoter(Loop):
 
     def step(self) -> float:
         wait, heard = _TICK_MS, None
-        # Also queues that no task type of this worker uses (by now): tasks wait there that somebody must find.
+        # Also queues that no task type of this worker uses (any more): tasks may wait there.
         for name in self._redis.ask("SMEMBERS", self._keys.queues):
             self._broker.declare_queue(name.decode())
         for queue in sorted(self._broker.queues):
             moved, due, bell = self._promote(queue)
-            heard = heard or bell  # the first: a bell that rings for a queue already looked at must wake us
+            heard = heard or bell  # the first: a bell for a queue already promoted must end the wait
             while moved == _MOST:
                 moved, due, _ = self._promote(queue)
             if due >= 0:

@@ -1,7 +1,7 @@
-"""The reconciler: tasks that SQL has accepted and Redis does not know are dispatched again.
+"""The reconciler: dispatches accepted tasks that Redis does not know.
 
-That is the recovery after Redis was unavailable or emptied, and how rows that other programs insert come to run. It
-also releases the dependents of ends that nobody handled. It compares, and never decides an outcome.
+They are missing after Redis was unavailable or emptied, or were inserted by other programs. It also releases the
+dependents of ends that nobody handled. It never decides an outcome.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NEW = dt.timedelta(seconds=60)
 
 
 class Reconciler(LeasedLoop):
-    """Compares new tasks at each round, and all unfinished ones page by page."""
+    """Compares the new tasks in each round, and all unfinished tasks page by page."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Reconciler(LeasedLoop):
         released = self._release_dependents()
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
-            return 0.5  # workers re-register the tasks that they run; no other worker may start those
+            return 0.5  # workers first register their running tasks again; no other worker may start those
         dispatched = 0
         since, after = utcnow() - _NEW, ""
         for _ in range(_NEW_PAGES):
@@ -82,7 +82,7 @@ class Reconciler(LeasedLoop):
         page = self._ledger.unfinished(self._cursor, _PAGE)
         dispatched += self._dispatch_missing(page)
         self._cursor = page[-1] if len(page) == _PAGE else ""
-        # While tasks are missing (Redis was emptied) it goes on at once.
+        # While tasks are missing (Redis was emptied) the next round follows at once.
         return 0.0 if released or (dispatched and self._cursor) else _INTERVAL
 
     def _release_dependents(self) -> bool:
@@ -100,8 +100,8 @@ class Reconciler(LeasedLoop):
         missing = [task_id for task_id in ids if task_id not in known]
         if not missing:
             return 0
-        # Read after Redis was asked: a task that ended meanwhile was written to SQL before Redis forgot it.
-        # The answer holds only for as long as the marks of finished tasks stay.
+        # Read after Redis: a task that ended meanwhile was written to SQL before Redis forgot it.
+        # The result is valid only while the marks of finished tasks stay.
         good = self._dispatchable(self._ledger.still_unfinished(missing))
         dispatched = self._submitter.dispatch(good, not_after_ms=not_after)
         if dispatched:
@@ -110,7 +110,7 @@ class Reconciler(LeasedLoop):
         return dispatched
 
     def _dispatchable(self, rows: list[Task]) -> list[Task]:
-        """The rows that can be a message; others, as another program may have inserted anything, end dead."""
+        """Return the rows that can be a message; others (another program may insert anything) end dead."""
         good = []
         for row in rows:
             try:
@@ -136,6 +136,6 @@ def _check_payload(text: str) -> None:
 
 def _check_times(row: Task) -> None:
     for name in ("created_at", "scheduled_at", "revived_at"):
-        # SQLite keeps any text, and Peewee hands back what it cannot read.
+        # SQLite stores any text, and Peewee returns what it cannot parse.
         if not isinstance(getattr(row, name), dt.datetime | None):
             raise InvalidInput(name, "is not a time; valid: YYYY-MM-DD HH:MM:SS, in UTC")

@@ -25,15 +25,15 @@ from sytq.worker.loops.loop import LeasedLoop
 
 log = structlog.get_logger(__name__)
 
-#: Errors of an event whose content cannot be written, by any worker at any time.
+#: Errors of an event with content that no worker can ever write.
 _CONTENT = (peewee.DataError, ValueError, KeyError, TypeError)
 _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the ledger takes.")
 #: fetch.lua's mark of a task that is dead because its workers died.
 WORKER_DIED = "worker-died"
 _BATCH = 500
 _BLOCK_MS = 500
-#: How long the mark of a finished task stays in Redis after it was written to SQL: longer than any reader may
-#: act on what it read before (see `reconcile`).
+#: How long the mark of a finished task stays in Redis after SQL has the end: longer than a reader (the reconciler) may
+#: act on an earlier read.
 KEEP_MS = 10_000
 
 
@@ -48,7 +48,7 @@ class Recorder(LeasedLoop):
 
     def work(self) -> float:
         try:
-            # Events that were read and not written (by an earlier holder, or before a fault) come first and in order.
+            # Events read but not written (by an earlier holder, or before a fault) come first and in order.
             unfinished = self._read("0") if self.fresh or self._unwritten else []
             events = unfinished or self._read(">")
         except NoGroup:
@@ -72,8 +72,10 @@ class Recorder(LeasedLoop):
         return list(reply[0][1]) if reply else []
 
     def _record_or_set_aside(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        """Record all events. An event with content that no column takes must not hold up the others: only its state is
-        recorded. After any other fault the events are read again: none is skipped."""
+        """Record all events, and only the state of an event with content that no column takes.
+
+        After any other fault the events are read again: none is skipped.
+        """
         try:
             self._record(events)
             return
@@ -94,7 +96,7 @@ class Recorder(LeasedLoop):
         parsed = [event for _, fields in events for event in events_of(fields)]
         self._recording.record(parsed)
         for event in parsed:
-            if event.fingerprint == WORKER_DIED:  # no process saw it end
+            if event.fingerprint == WORKER_DIED:  # no process logged its end
                 log.critical("a task killed its workers", task_id=event.id, attempts=event.attempts)
 
     def _trim(self) -> None:
@@ -104,7 +106,7 @@ class Recorder(LeasedLoop):
 
 
 def events_of(fields: Mapping[bytes, bytes]) -> list[Event]:
-    """The events of one entry of the stream."""
+    """Parse the events of one entry of the stream."""
     data: Any = json.loads(fields[b"data"])
     if fields[b"kind"] == b"started":
         worker, at = fields[b"worker"].decode(), from_ms(int(fields[b"at"]))
@@ -137,7 +139,7 @@ def events_of(fields: Mapping[bytes, bytes]) -> list[Event]:
 
 
 def _readable(fields: dict[bytes, bytes]) -> list[Event]:
-    """The events of one entry; none of an entry by a newer release, or that is no event at all."""
+    """Parse the events of one entry; none of a newer release's entry or of an invalid entry."""
     try:
         return events_of(fields)
     except _CONTENT:
@@ -145,6 +147,6 @@ def _readable(fields: dict[bytes, bytes]) -> list[Event]:
 
 
 def _without_content(event: Event) -> Event:
-    """The state alone, and that the rest could not be written."""
+    """Return the event's state, with an error in place of its content."""
     error = "what this run left (result, error or progress) cannot be written to the database"
     return Event(event.id, event.state, event.token, event.attempts, finished_at=event.finished_at, error=error)

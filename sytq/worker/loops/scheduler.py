@@ -1,6 +1,6 @@
 """The scheduler: submits each tick of each schedule once, however many workers run.
 
-The id of a tick's task follows from the schedule's name and the tick, so submitting it twice is submitting it once.
+A task's id follows from the schedule's name and the tick, so submitting it twice inserts it once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ _SERIES = "schedules"
 
 
 class Scheduler(LeasedLoop):
-    """Submits the ticks that are due."""
-
     def __init__(
         self, redis: Redis, keys: Keys, holder: str, registry: Registry, submitter: Submitter, schedules: Schedules
     ) -> None:
@@ -68,12 +66,12 @@ class Scheduler(LeasedLoop):
 
 
 def origin(name: str, tick: dt.datetime) -> str:
-    """The request id of the task of one tick."""
+    """Return the request id of a tick's task."""
     return f"schedule:{name}:{tick.astimezone(dt.UTC).isoformat()}"
 
 
 def schedule_of(task_id: str, request_id: str | None) -> str | None:
-    """The schedule that submitted a task, if its id is that of the tick too: a request id alone may be anybody's."""
+    """Return the schedule that submitted a task. Its task id must match too: anybody may send a request id."""
     kind, _, rest = (request_id or "").partition(":")
     name, _, tick = rest.partition(":")
     if kind != "schedule":
@@ -85,5 +83,5 @@ def schedule_of(task_id: str, request_id: str | None) -> str | None:
 
 
 def tick_id(name: str, tick: dt.datetime) -> str:
-    """The id of the task of one tick."""
+    """Return the id of a tick's task."""
     return derived_id(_SERIES, f"{name}:{tick.astimezone(dt.UTC).isoformat()}")

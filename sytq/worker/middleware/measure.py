@@ -18,11 +18,11 @@ WAIT = Histogram("sytq_task_wait_seconds", "From being ready to run until the st
 
 
 class Measure(Middleware):
-    """Must come after the retry policy when an attempt ends: it counts the policy's outcome."""
+    """Must run after the retry policy when an attempt ends: it counts the policy's outcome."""
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
-        # An entry's id begins with the time at which it was added, by Redis' clock.
+        # An entry's id begins with its time of insertion, by Redis' clock.
         entered = int(message.entry.partition(b"-")[0]) / 1000
         WAIT.observe(message.started - entered, message.queue_name, message.stream.rpartition(":")[2])
 

@@ -1,4 +1,4 @@
-"""Log fields of the running task: id, type, attempt and request, in every line that is logged while it runs."""
+"""Log fields of the running task in each of its log lines: id, type, attempt and request."""
 
 from __future__ import annotations
 

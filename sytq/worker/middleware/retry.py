@@ -39,9 +39,9 @@ from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
 
-#: Seconds until the next attempt when this one ended because Redis or the database was unavailable.
+#: Seconds until the next attempt after Redis or the database was unavailable.
 _STORE_UNAVAILABLE = 2.0
-#: Results travel through Redis; what is larger belongs into a table of the task type.
+#: Bytes. Results travel through Redis; larger data belongs in a table of the task type.
 _MAX_RESULT = 256 << 10
 _MAX_ERROR = 1000
 
@@ -66,7 +66,7 @@ class RetryPolicy(Middleware):
         try:
             outcome = decide(declared, message, error)
         except Exception as problem:
-            # Such as Retry(after="soon"): trying again would not mend it.
+            # Such as Retry(after="soon"): another attempt would fail again.
             log.exception("outcome not decided", task_id=message.id, type=message.type)
             outcome = Outcome("dead", error=f"{describe(error) if error else 'done'}; then {describe(problem)}")
         message.outcome = outcome
@@ -92,7 +92,7 @@ class RetryPolicy(Middleware):
 
 
 def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Outcome:
-    """Return what follows from a run that raised `error` (None: it returned `run.result`)."""
+    """Return the outcome of a run that raised `error` (None: it returned `run.result`)."""
     if error is None:
         return _done(declared, run)
     text = describe(error)
@@ -104,14 +104,14 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
     if isinstance(error, asyncio.CancelledError) and run.returned:
         return Outcome("return", consumes_attempt=False, error="the worker is stopping")
     if isinstance(error, Lost):
-        # Whatever this writes is refused wherever another start holds the task. Where the row has ended already
-        # (Redis forgot its last second), this ends the copy in Redis and the row stays as it is.
+        # Redis refuses this outcome where another start holds the task. Where the row has ended already (Redis lost its
+        # last second), it ends the copy in Redis, and the row stays as it is.
         return Outcome("cancelled" if error.ended else "retry", delay=5.0, consumes_attempt=False, error=text)
     if isinstance(error, Fail | InvalidInput):
         return Outcome("dead", error=text, fingerprint=mark)
     age = time.time() - run.created_ms / 1000
     policy = declared.policy(run.payload, run.version)
-    if run.max_attempts:  # the row's own, which a submission may have set
+    if run.max_attempts:  # set by the submission
         policy = dataclasses.replace(policy, max_attempts=run.max_attempts)
     consumes_attempt = not isinstance(error, DatabaseUnavailable | RedisUnavailable)
     delay = policy.delay(run.attempts) if consumes_attempt else _STORE_UNAVAILABLE
@@ -122,7 +122,7 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         if error.after is not None:
             delay = parse_duration(error.after)
     if policy.max_age is not None:
-        delay = min(delay, max(0.0, float(policy.max_age) - age))  # the last attempt is at the end, not beyond it
+        delay = min(delay, max(0.0, float(policy.max_age) - age))  # the last attempt is at `max_age`, not later
     ended = policy.ended(run.attempts if consumes_attempt else 0, age)
     if ended:
         return Outcome("dead", error=f"{text} ({ended})"[:_MAX_ERROR], fingerprint=mark)
@@ -146,7 +146,7 @@ def describe(error: BaseException) -> str:
 
 
 def fingerprint(type_name: str, error: BaseException) -> str:
-    """The same for all errors of one cause: the type, the error's class, and its words without numbers."""
+    """Return a text that errors of one cause share: the type, the error's class, its text without numbers."""
     words = re.sub(r"\d+", "#", str(error))[:200]
     return hashlib.sha256(f"{type_name}|{type(error).__name__}|{words}".encode(errors="replace")).hexdigest()[:16]
 
@@ -155,7 +155,7 @@ def _done(declared: TaskType, run: Delivery) -> Outcome:
     try:
         result = None if run.result is None else encode(run.result)
     except (TypeError, ValueError) as error:
-        # The work is done; running it again would only do it twice.
+        # The work is done; another attempt would only repeat it.
         log.error("result is not JSON", task_id=run.id, type=declared.name, error=str(error))
         return Outcome("done", result=encode({"omitted": f"the result is not JSON: {error}"}))
     if result is not None and len(result) > _MAX_RESULT:
@@ -164,7 +164,7 @@ def _done(declared: TaskType, run: Delivery) -> Outcome:
 
 
 def _unexpected(error: BaseException) -> BaseException | None:
-    """The error when its traceback tells more than its one line."""
+    """Return the error if its traceback tells more than its one line."""
     expected = Retry | Fail | Cancelled | Lost | TimedOut | InvalidInput | DatabaseUnavailable | RedisUnavailable
-    expected |= ValidationError | PeeweeException  # a traceback ends with what these quote
+    expected |= ValidationError | PeeweeException  # a traceback ends with their text, which quotes values
     return None if isinstance(error, expected | TimeoutError | OSError) else error

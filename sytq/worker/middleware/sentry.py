@@ -1,7 +1,6 @@
-"""Sentry for tasks: one event for each dead task, with its attempts, and the check-ins of schedules.
+"""Sentry for tasks: one event for each dead task, and the check-ins of schedules.
 
-An attempt that is followed by another is no event but a breadcrumb of the last one, read from the ledger, as earlier
-attempts ran in other processes. Must not send what is in a payload or result.
+Earlier attempts, which ran in other processes, are breadcrumbs read from the ledger. Must not send payloads or results.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from sytq.worker.loops.scheduler import schedule_of
 log = structlog.get_logger(__name__)
 
 _BREADCRUMBS = 50
-#: Reports that wait to be sent: when everything dies at once, the first ones are enough.
+#: Reports waiting to be sent: when everything dies at once, the first reports are enough.
 _MAX_WAITING = 200
 
 
 class SentryReports(Middleware):
-    """Must come after the retry policy when an attempt ends: it reports the policy's outcome."""
+    """Must run after the retry policy when an attempt ends: it reports the policy's outcome."""
 
     def __init__(self, ledger: Ledger, registry: Registry) -> None:
         self._ledger = ledger
@@ -121,7 +120,7 @@ class SentryReports(Middleware):
 
 
 def _cause(error: str | None) -> str | None:
-    """What an attempt's line says in our own words, or the class of the exception whose words it quotes."""
+    """Return an attempt's error in sytq's words, or only the class of a quoted exception."""
     foreign = re.match(r"([A-Z]\w+): ", error or "")
     return foreign[1] if foreign else error
 

@@ -1,6 +1,6 @@
-"""Tracing: each attempt at a task is a span, the parent of the spans of the plugin's calls.
+"""Tracing: each attempt is a span, the parent of the spans of the plugin's calls.
 
-Must come after the retry policy when an attempt ends: the span has the policy's outcome.
+Must run after the retry policy when an attempt ends: the span has the policy's outcome.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tracing(Middleware):
         run = tracing.run(message.queue_name, message.started, message.traceparent, said)
         if run is not None:
             self._runs[message.id, message.token] = run
-            # What the run makes and calls is below it.
+            # The run's children and calls are below this span.
             message.options["traceparent"] = run.traceparent
 
     def after_process_message(
