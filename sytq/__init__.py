@@ -1,7 +1,4 @@
-"""sytq: an asynchronous task service. The names a plugin needs.
-
-Owns nothing but the list of public names, each imported when it is first used: the command line starts without them.
-"""
+"""sytq: an asynchronous task service. The names a plugin needs, each imported when it is first used."""
 
 from __future__ import annotations
 

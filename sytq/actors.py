@@ -1,7 +1,4 @@
-"""The module for `dramatiq sytq.actors`, the only one whose import has effects.
-
-The import reads the configuration, configures the logs and sets Dramatiq's broker. It connects to nothing.
-"""
+"""The module for `dramatiq sytq.actors`: its import configures logs and the broker, and connects to nothing."""
 
 from __future__ import annotations
 

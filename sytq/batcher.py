@@ -1,7 +1,4 @@
-"""Natural batching: items that arrive while one batch is being processed are the next batch.
-
-A busy process shares its round trips, an idle one waits for nobody. Must not know what an item is.
-"""
+"""Natural batching: items that arrive while a batch is processed form the next batch; an idle process never waits."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ class Batcher(Generic[T, R]):
     """Processes items in batches, one batch at a time. Belongs to one event loop.
 
     `process` returns a result for each item of a batch, in order. An exception among the results goes to its item
-    alone, one that `process` raises goes to the whole batch. A batch is full once the sizes of its items (1 each by
-    default) reach `max_size`. Items are taken by their `key`, without one as they came.
+    alone, an exception that `process` raises to the whole batch. A batch is full once the sizes of its items (1 each
+    by default) reach `max_size`. Items are taken in order of their `key`, else of arrival.
     """
 
     def __init__(
@@ -44,10 +41,7 @@ class Batcher(Generic[T, R]):
         self._running: asyncio.Task[None] | None = None
 
     def add(self, item: T) -> asyncio.Future[R]:
-        """Return the future result of an item; an item whose future is cancelled before its turn is dropped.
-
-        Raises Overloaded when too many items wait.
-        """
+        """Return the future result of an item; cancelling it drops the item. Raises Overloaded when too many wait."""
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"too many {self._name} wait; try again later")
         loop = asyncio.get_running_loop()
@@ -58,7 +52,7 @@ class Batcher(Generic[T, R]):
         return result
 
     def fail_waiting(self, error: Exception) -> None:
-        """Raise `error` to all whose items wait for a later batch."""
+        """Fail the items that wait for a later batch."""
         waiting, self._waiting = self._waiting, []
         for _, result in waiting:
             _answer(result, error)
@@ -99,6 +93,6 @@ def _answer(result: asyncio.Future[R], outcome: R | Exception) -> None:
         return
     if isinstance(outcome, Exception):
         result.set_exception(outcome)
-        result.exception()  # whoever waited may be gone: not worth asyncio's warning
+        result.exception()  # the caller may be gone: not worth asyncio's warning
     else:
         result.set_result(outcome)

@@ -16,7 +16,7 @@ def warn(old: str, new: str) -> None:
 
 
 def renamed_arguments(**names: str) -> Callable[[T], T]:
-    """Let a function, or a class at its construction, take keyword arguments by their old names too: old="new"."""
+    """Let a function, or a class's constructor, take keyword arguments by their old names too: old="new"."""
 
     def decorate(target: T) -> T:
         function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]

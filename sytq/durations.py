@@ -24,7 +24,7 @@ _NANOSECONDS = {
 }
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _PART = re.compile(rf"({_NUMBER.pattern})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)", re.ASCII)
-#: Some three hundred years, the maximum of Go; dates beyond cannot be computed.
+#: About 300 years, the maximum of Go; later dates cannot be computed.
 _LONGEST = 292 * 365.25 * 86400
 
 

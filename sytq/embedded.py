@@ -1,7 +1,4 @@
-"""The embedded Redis of `sytq dev` and of test harnesses: finds a server program, starts it in a folder, stops it.
-
-A server with another data folder is never touched.
-"""
+"""The embedded Redis of `sytq dev` and test harnesses. A server with another data folder is never touched."""
 
 from __future__ import annotations
 
@@ -62,10 +59,9 @@ def bundled_server() -> str | None:
 class EmbeddedServer:
     """A server process with its data in `folder`, which has one owner at a time.
 
-    Two locks replace a pid file: `redis.lock` is held by the owner,
-    `redis.alive` is inherited by the server and held for as long as it lives. The server is a session of its
-    own: Ctrl-C in the terminal does not reach it before its clients, and it outlives an owner killed with -9.
-    The next owner of the folder then takes it over instead of starting a second one on the same data.
+    Two locks replace a pid file: the owner holds `redis.lock`, the server inherits `redis.alive` and holds it while it
+    lives. The server has its own session: Ctrl-C does not reach it before its clients, and it outlives a killed owner.
+    The folder's next owner takes it over instead of starting a second server on the same data.
     """
 
     def __init__(self, folder: Path, program: str | None = None) -> None:
@@ -127,7 +123,7 @@ class EmbeddedServer:
         return held is None
 
     def _take_over(self) -> bool:
-        """Take over the server of a killed owner. False when there is none, or when it hung and is stopped now."""
+        """Take over the server of a killed owner; False without one, or when it hung and was stopped."""
         if not self._lives():
             return False
         with contextlib.suppress(FileNotFoundError, ValueError):
@@ -208,7 +204,7 @@ class EmbeddedServer:
         return os.fsencode(answer) == os.fsencode(self.folder)
 
     def _client(self) -> redis.Redis:
-        # No retries: the callers have a deadline of their own.
+        # No retries: the callers have their own deadlines.
         return redis.Redis.from_url(
             self.url, socket_timeout=2.0, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 0)
         )

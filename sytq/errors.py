@@ -23,7 +23,7 @@ class InvalidInput(SytqError):
 
 
 class InvalidFields(InvalidInput):
-    """Several fields are invalid; the message is that of the first."""
+    """Several fields are invalid; the message is the first field's."""
 
     def __init__(self, fields: list[tuple[str, str]]) -> None:
         super().__init__(*fields[0])

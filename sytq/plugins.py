@@ -1,7 +1,4 @@
-"""Plugins: what one may bring beside its task types, and where those of an installation are found.
-
-Each part of the service takes what concerns it from here; this module looks into none of it.
-"""
+"""Plugins: what a plugin may bring beside its task types, and where installed plugins are found."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ class Plugin:
     """What a module brings beside its task types: `plugin = Plugin("shop", ...)` at its top.
 
     `settings` is a model whose fields are sections of the configuration; `warnings(settings)` yields a sentence for
-    whatever is allowed there and probably not meant; `checks(settings)` are what `sytq doctor` looks at, by name.
+    each setting that is valid but probably a mistake; `checks(settings)` are the checks of `sytq doctor`, by name.
     `models` are bound to the database and `migrations` is the folder of its numbered migrations (functions
     `up(migrator, db)`), which `sytq db migrate` applies after the core's.
-    `loops` run in one worker at a time: `loops["shop.watch"](runtime)` returns a function that is called again and
-    again and returns the seconds until the next call, or None where there is nothing to do.
-    `routes()` returns path -> class of an API resource, which is made with `sytq.api.parts.Parts` and declares its
-    `operations` for the OpenAPI document.
+    `loops` run in one worker at a time: `loops["shop.watch"](runtime)` returns a function that is called repeatedly
+    and returns the seconds until its next call, or None where there is nothing to do.
+    `routes()` returns path -> class of an API resource, which is constructed with `sytq.api.parts.Parts` and declares
+    its `operations` for the OpenAPI document.
     """
 
     name: str
@@ -58,20 +55,19 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Installed:
-    """The modules of all plugins that could be loaded, and those that could not."""
+    """The modules of the loaded plugins, and the plugins that failed to load."""
 
     modules: Sequence[ModuleType] = ()
     quarantined: Sequence[Quarantined] = ()
 
     @property
     def plugins(self) -> list[Plugin]:
-        """What the modules bring beside their types."""
         found = (vars(module).get("plugin") for module in self.modules)
         return list({id(each): each for each in found if isinstance(each, Plugin)}.values())
 
 
 def find(folders: Iterable[Path], also: Iterable[ModuleType] = ()) -> Installed:
-    """Load the modules of the entry-point group and of the folders; `also` are loaded already."""
+    """Load the modules of the entry-point group and of the folders; the modules in `also` are loaded already."""
     modules, quarantined = list(also), []
     for source, load in _loaders(folders):
         try:
@@ -92,7 +88,7 @@ def _loaders(folders: Iterable[Path]) -> Iterator[tuple[str, Callable[[], Any]]]
 
 
 def load_file(file: Path) -> ModuleType:
-    """A plugin's file as a module. Raises what running it raises."""
+    """Load a plugin's file as a module. Raises whatever its code raises."""
     name = f"sytq_folder_plugins.{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

@@ -1,7 +1,6 @@
 """Builds the parts of a process from the settings.
 
-`build` makes what every process needs, `build_worker` what a worker process adds. Nothing here connects, starts a
-thread or touches a global: Dramatiq starts the executor and the loops when it boots the worker.
+Nothing here connects, starts a thread or touches a global: Dramatiq starts executor and loops when it boots the worker.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _BLOCKING_THREADS = 8
 
 @dataclass(frozen=True)
 class Runtime:
-    """What API, worker and command line have in common."""
+    """The parts that API, worker and command line share."""
 
     settings: Settings
     database: peewee.Database
@@ -88,7 +87,7 @@ class Runtime:
 
 
 def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
-    """Build the parts; `also` are types beside the installed ones. Raises ConfigError."""
+    """Build what every process needs; `also` are further task types. Raises ConfigError."""
     database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
     registry = _registry(settings, also)
     for plugin in registry.plugins:
@@ -126,7 +125,7 @@ def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
 def build_worker(runtime: Runtime) -> StreamsBroker:
     """Build the broker of a worker process, with an actor for every task type, the middleware and the loops."""
     settings = runtime.settings
-    # A heartbeat waits neither for a free connection of the pool nor for a dead one until the lease has expired.
+    # Heartbeats have their own connection: waiting for a free or dead one could outlast the lease.
     timeout = settings.worker.liveness / 3
     heartbeat_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=4, timeout=timeout)
     broker = StreamsBroker(runtime.redis, heartbeat_redis, runtime.keys, settings)
@@ -142,7 +141,7 @@ def build_worker(runtime: Runtime) -> StreamsBroker:
 
 
 def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop, limiters: Limiters) -> Services:
-    """What the contexts of one process share; `loop` is the one that `client` belongs to."""
+    """What the contexts of one process share; `loop` is the event loop of `client`."""
     return Services(
         settings=runtime.settings,
         ledger=runtime.ledger,
@@ -184,7 +183,7 @@ def _guard(settings: Settings) -> Guard:
 
 
 def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) -> Iterator[Middleware]:
-    """After an attempt they are called in reverse: the policy decides the outcome before the others report it."""
+    """After an attempt these are called in reverse: the policy decides the outcome before the others report it."""
     settings, executor = runtime.settings, broker.executor
     yield Naming()
     yield time_limit

@@ -13,10 +13,10 @@ from cronsim import CronSim, CronSimError
 
 from sytq.durations import parse_duration
 
-#: What happens to missed ticks: the latest one runs late, or none.
+#: What happens to missed ticks: the latest runs late, or none runs.
 Missed = Literal["once", "skip"]
 MISSED: tuple[Missed, ...] = ("once", "skip")
-#: A tick that is noticed this late (seconds) counts as missed.
+#: A tick noticed this late (seconds) counts as missed.
 _LATE = 60.0
 
 

@@ -1,7 +1,4 @@
-"""The words of a task's life: states, priorities, names.
-
-Owns these names, as they stand in SQL, Redis and every answer; must import nothing of sytq.
-"""
+"""States, priorities and names, as they stand in SQL, Redis and every response. Must import nothing of sytq."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ STATES = UNFINISHED + TERMINAL
 #: Highest first: the order in which a worker looks.
 PRIORITIES = ("urgent", "high", "normal", "low")
 
-#: How often each comes first, in sixteen turns: urgent nearly always, and low is never starved.
+#: How often each priority comes first, in sixteen turns: urgent nearly always, and low never starves.
 WEIGHTS = {"urgent": 12, "high": 2, "normal": 1, "low": 1}
 
-#: What a queue or a task type may be called: safe in a key of Redis, a metric's label and a URL.
+#: A valid name of a queue or task type: safe in a Redis key, a metric's label and a URL.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")

@@ -1,7 +1,4 @@
-"""The HTTP API: /v2, contracts A, B, D and E, health and metrics, on Falcon's ASGI app under gunicorn.
-
-Resources are async and await blocking calls on bounded threads.
-"""
+"""The HTTP API: /v2, contracts A, B, D and E, health and metrics, on Falcon's ASGI app under gunicorn."""
 
 from sytq.api.app import create_app
 

@@ -1,7 +1,4 @@
-"""The app: every resource on its path, and the parts that resources share.
-
-Must not open a connection before the first request.
-"""
+"""The app: every resource on its path. Must not open a connection before the first request."""
 
 from __future__ import annotations
 
@@ -83,10 +80,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
 
 class _Lifespan:
-    """Falcon middleware for start and end of the process: accepted tasks and metrics are written before the end.
-
-    Notes the route of each request for RequestContext's metrics.
-    """
+    """Falcon middleware: writes submitted tasks before the end, notes routes for RequestContext's metrics."""
 
     def __init__(self, batcher: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
         self._batcher = batcher

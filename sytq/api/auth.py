@@ -1,8 +1,7 @@
 """Authentication and authorization: API keys and Basic users, or, without auth, loopback clients only.
 
-Checks every request except those to health and metrics, and writes the audit. A resource declares the scopes of its
-methods in `scopes` (method -> scope); by default safe methods require `read` and others `operate`. Must not know what
-an endpoint does.
+Checks every request except to health and metrics, and writes the audit log. A resource declares the scopes of its
+methods in `scopes` (method -> scope); by default safe methods require `read` and others `operate`.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".test", ".lan", ".home.a
 class Auth:
     """Falcon middleware; leaves the Caller in `req.context.caller` and its owner in `req.context.owner`.
 
-    Later parts put response headers into `req.context.headers`, and what the audit should say besides method and path
-    into `req.context.audit_detail`, None when nothing was changed.
+    Later parts put response headers into `req.context.headers`, and further text for the audit log into
+    `req.context.audit_detail`, None when nothing was changed.
     """
 
     def __init__(self, settings: Settings, keys: ApiKeys, quota: Quota, audit: Audit, sql: Threads) -> None:
@@ -65,7 +64,7 @@ class Auth:
             return
         origin = req.get_header("Origin")
         if origin is not None and urlsplit(origin).netloc != req.netloc:
-            # The page of another site in a browser on this machine is no client of ours.
+            # Refuse pages of other sites in a browser on this machine.
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
         client = req.scope.get("client")
         if self._enabled:

@@ -1,7 +1,6 @@
 """Request bodies: JSON in, a dict out, or a 4xx that names what is wrong.
 
-A body is one JSON object in UTF-8 without duplicate keys, NaN, numbers beyond a float or lone surrogates. Must not know
-any endpoint.
+A body is one JSON object in UTF-8 without duplicate keys, NaN, numbers beyond a float or lone surrogates.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ _CONTAINERS = (dict, list)
 
 
 def read_object(req: falcon.asgi.Request, *, required: bool = True) -> dict[str, Any]:
-    """Return the JSON object of a request; where none is required, no body is an empty object.
+    """Return the JSON object of a request; unless required, a missing body is an empty object.
 
     Raises InvalidInput, HTTPUnsupportedMediaType.
     """
-    data: bytes = req.scope["sytq.body"]  # complete: RequestContext has read it
+    data: bytes = req.scope["sytq.body"]  # read by RequestContext
     if not data and not required:
         return {}
     if req.content_type is not None:
@@ -49,7 +48,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise InvalidInput("body", f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise InvalidInput("body", f"nested deeper than {_MAX_DEPTH} levels") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput("body", "not JSON: a number is too long") from None
@@ -94,7 +93,7 @@ def record_id(fields: dict[str, Any], name: str) -> int:
 @lru_cache(maxsize=100)
 def _check_content_type(content_type: str) -> None:
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    # PHP's curl declares a form by default, and old callers do not change that.
+    # PHP's curl declares a form by default, and old callers rely on it.
     forgiven = kind == "application/x-www-form-urlencoded"
     if not forgiven and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise falcon.HTTPUnsupportedMediaType(
@@ -125,13 +124,13 @@ def _no_constant(word: str) -> Any:
 
 def _finite(text: str) -> float:
     number = float(text)
-    if math.isinf(number):  # can be neither stored nor sent: JSON has no infinity
+    if math.isinf(number):  # JSON has no infinity
         raise InvalidInput("body", f"the number '{text[:64]}' is too large")
     return number
 
 
 def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
-    """Whether there are this many levels of objects and arrays; the value itself is the first."""
+    """Whether a value has this many levels of objects and arrays, itself included."""
     if levels == 1:
         return True
     for inner in value.values() if isinstance(value, dict) else value:
@@ -141,7 +140,7 @@ def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
 
 
 def _check(value: object, where: str, depth: int) -> None:
-    """Refuse what the parser accepts and UTF-8 or a database does not: depth, lone surrogates."""
+    """Refuse depth and lone surrogates, which the parser accepts but UTF-8 or a database does not."""
     if depth > _MAX_DEPTH:
         raise InvalidInput(where or "body", f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, str):
@@ -161,7 +160,7 @@ def _check(value: object, where: str, depth: int) -> None:
 
 
 def _shown(name: str) -> str:
-    """Return a caller's key as part of a message."""
+    """Format a caller's key for a message."""
     return name[:64].encode("utf-8", "backslashreplace").decode()
 
 

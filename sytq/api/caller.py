@@ -1,7 +1,4 @@
-"""The caller of a request and its scopes.
-
-Must not know how a caller was authenticated.
-"""
+"""The caller of a request and its scopes."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import falcon
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`owner` is what its tasks are submitted under; None is no limit."""
+    """`owner` is the owner of its tasks; None in the other fields is no limit."""
 
     name: str
     owner: str | None
@@ -32,7 +29,6 @@ class Caller:
         return self.is_admin or owner == self.owner
 
     def may(self, scope: str) -> bool:
-        """Whether the caller has a scope."""
         return scope in self.scopes or self.is_admin
 
     def require_scope(self, scope: str, why: str = "") -> None:
@@ -49,5 +45,5 @@ class Caller:
             )
 
 
-#: Every client of this machine while auth is off.
+#: All clients on this machine while auth is off.
 LOCAL = Caller("local", None, frozenset(("admin",)))

@@ -1,7 +1,6 @@
 """From an Authorization header to a caller: Basic users and API keys.
 
-Valid credentials are cached for some seconds; wrong guesses are limited per address. Must not know what the caller
-requests.
+Valid credentials are cached for some seconds; wrong guesses are limited per address.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from sytq.ledger.values import utcnow
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which a verified key is cached: a revoked key is refused after that at the latest.
+#: Seconds for which a verified key is cached, thus the longest that a revoked key is accepted.
 CACHE_SECONDS = 5.0
 _MAX_CACHED = 10_000
-#: Wrong guesses of one address: so many at once, and one more after so many seconds.
+#: Wrong guesses of an address: the burst, and the seconds after which one more is allowed.
 _MAX_GUESSES, _GUESS_SECONDS = 50, 6.0
 
 
@@ -44,7 +43,7 @@ class Credentials:
         self._bearer = f'Bearer realm="{realm}", error="invalid_token"'
         self._keys = keys
         self._threads = threads
-        # By the digest of the header: neither the time of a lookup nor a memory dump reveals a secret.
+        # By the header's digest, so that neither lookup times nor a memory dump reveal a secret.
         self._verified: dict[bytes, tuple[Caller, float]] = {}
         self._lookups: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._guesses: dict[str, float] = {}
@@ -61,7 +60,7 @@ class Credentials:
             self._touch(caller)
             return caller
         address = _address(client)
-        if caller is None:  # credentials that were valid lately are not blocked by a neighbour's guesses
+        if caller is None:  # cached credentials are not blocked by a neighbour's guesses
             self._check_guesses(address)
         caller = await self._look_up(digest, header)
         if caller is None:
@@ -76,7 +75,7 @@ class Credentials:
         return caller
 
     async def _look_up(self, digest: bytes, header: str) -> Caller | None:
-        """Look a header up, once for all requests that send it now."""
+        """Look a header up, once for all concurrent requests with it."""
         scheme, _, credentials = header.partition(" ")
         if scheme.lower() == "basic":
             caller = self._user(credentials)
@@ -104,7 +103,7 @@ class Credentials:
         known = self._users.get(name)
         # An unknown name costs the same as a wrong password.
         matches = hmac.compare_digest(known or bytes(32), hashlib.sha256(password.encode()).digest())
-        # The users of old systems could do everything, and still can.
+        # The users of the old systems could do everything, and still can.
         return Caller(name, name, frozenset(("admin",))) if known is not None and matches else None
 
     async def _key(self, text: str) -> Caller | None:
@@ -161,7 +160,7 @@ def _caller(row: ApiKey) -> Caller:
 
 
 def _address(client: object) -> str:
-    """Return what guesses are counted by: an address, for IPv6 the /64 network of one customer."""
+    """Return the key for counting guesses: the address, for IPv6 its /64 network (one customer)."""
     if not isinstance(client, tuple | list) or not client:
         return "local"
     try:

@@ -1,7 +1,6 @@
-"""Lookups of tasks by id: many in one query, and with what Redis knows newer.
+"""Lookups of tasks by id, many in one query, with the newer states from Redis.
 
-A thread for each lookup costs more than the lookup, and there are too few threads when all clients that wait for tasks
-wake at once. Must not know whose task it is.
+A thread for each lookup costs more than the lookup, and threads run out when all waiting clients wake at once.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from sytq.states import TERMINAL
 
 T = TypeVar("T")
 
-#: Ids of ours are UUIDs; a program that inserts rows itself may choose others.
+#: sytq's ids are UUIDs; a program that inserts rows may choose others.
 _ID = re.compile(r"[!-.0-~]{1,36}")
 _MAX_BATCH = 50  # a row may have megabytes of payload and result
 _MAX_WAITING = 5_000
-#: Seconds that Redis has for an answer, and for which it is not asked after it had none: the rows alone must do.
+#: Seconds that Redis has for an answer, and for which it is not asked after it gave none: only rows are used then.
 _REDIS_TIMEOUT, _REDIS_PAUSE = 1.0, 5.0
 
 
 class DataLoader:
-    """Reads tasks: their rows, and what Redis knows newer. Belongs to one event loop.
+    """Belongs to one event loop.
 
     The methods raise Overloaded and DatabaseUnavailable.
     """
@@ -47,7 +46,7 @@ class DataLoader:
         self._histories = _Lookups("lookups of attempts", self._read_histories)
 
     async def get(self, task_id: str) -> tuple[Task | None, Live | None]:
-        """Return the row and the newer state, if there is one; no row for an id that no task can have."""
+        """Return the row and the newer state, if any; no row for an invalid id."""
         found = await self._rows.get(task_id) if _ID.fullmatch(task_id) else None
         return found or (None, None)
 
@@ -56,7 +55,7 @@ class DataLoader:
         return await self._histories.get(task_id) or ([], [])
 
     async def newer(self, rows: Iterable[Task]) -> dict[str, Live]:
-        """Return what Redis knows newer than the rows; nothing while it does not answer."""
+        """Return the states that are newer in Redis than in the rows; none while Redis does not answer."""
         unfinished = [row for row in rows if row.state not in TERMINAL]
         if not unfinished or time.monotonic() < self._redis_resumes:
             return {}
@@ -77,7 +76,7 @@ class DataLoader:
 
 
 class _Lookups(Generic[T]):
-    """Lookups of one kind; those of the same id share one until it is taken to the database."""
+    """Lookups of one kind; lookups of the same id are shared until the query starts."""
 
     def __init__(self, name: str, read: Callable[[list[str]], Awaitable[dict[str, T]]]) -> None:
         self._read = read

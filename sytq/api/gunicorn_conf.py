@@ -1,7 +1,7 @@
 """gunicorn's configuration: `gunicorn -c python:sytq.api.gunicorn_conf 'sytq.api:create_app()'`.
 
-gunicorn takes a module's names as its settings: importing this module reads the configuration, as importing
-`sytq.actors` does. Nothing is preloaded: connections are opened after the fork.
+gunicorn takes a module's names as its settings: importing this module reads the configuration, as `sytq.actors` does.
+Nothing is preloaded: connections are opened after the fork.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sytq.errors import ConfigError
 from sytq.observability import logs, process_group
 
 try:
-    # Without plugins: a reload would keep the code of those that this process has loaded.
+    # Without plugins: a reload would keep the plugin code loaded in this process.
     _settings = load(plugins=False)
 except ConfigError as error:
     sys.exit(f"sytq: {error}")
@@ -52,12 +52,12 @@ def on_starting(server: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Keep what an ended process has counted."""
+    """Keep the metrics of an ended process."""
     process_group.merge_dead()
 
 
 def on_exit(server: Any) -> None:
-    """Leave nothing behind."""
+    """Remove the group's folder."""
     shutil.rmtree(process_group.folder(os.getpid()), ignore_errors=True)
 
 
@@ -72,7 +72,7 @@ worker_connections = 3000  # of which 2,000 may wait for tasks
 backlog = 2048
 keepalive = 5
 graceful_timeout = max(1, round(_settings.api.graceful_timeout))
-# A worker that shuts down sends no heartbeat to the master, and must not be killed for that.
+# A worker that shuts down sends the master no heartbeat, and must not be killed for that.
 timeout = graceful_timeout + 30
 asgi_lifespan = "on"
 limit_request_line = 8190  # a query of 2,000 characters, percent-encoded

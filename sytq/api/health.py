@@ -1,7 +1,4 @@
-"""Health: /health (contracts A and D in one body) and the probes.
-
-Must not need a store, except to say that it is unavailable.
-"""
+"""Health: /health (contracts A and D in one body) and the probes."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ from sytq.ledger.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that a store has for its answer; probes give up soon after.
+#: Seconds that a store has for its answer; probes time out soon after.
 _TIMEOUT = 4.0
-#: Seconds after which a batch is stuck rather than slow: the database's own time limits are far shorter.
+#: Seconds after which a batch is stuck rather than slow: the database's timeouts are far shorter.
 _STUCK = 120.0
 
 
@@ -109,7 +106,7 @@ class Ready:
     async def _database_state(self) -> str:
         try:
             missing = await self._sql.run(self._missing)
-            if not missing:  # a locked table or file, or a former primary, still answers reads
+            if not missing:  # a locked table or file, or a demoted primary, still answers reads
                 await self._sql.run(self._ledger.try_write)
         except DatabaseUnavailable:
             return "does not answer"

@@ -1,7 +1,6 @@
 """The Idempotency-Key of a request: a repeated request gets the response of the first.
 
-Knows the requests that run in this process; finished ones are in sytq.ledger.idempotency. Must not know what is
-submitted.
+Knows the requests that run in this process; finished ones are in sytq.ledger.idempotency.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sytq.ledger.idempotency import Claim
 
 #: Seconds that a request waits for an earlier one with its key before it is refused.
 _TIMEOUT = 2.0
-#: No space at the ends: MySQL ignores a space at the end when it compares texts.
+#: No spaces at the ends: MySQL ignores trailing spaces in comparisons.
 _KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
@@ -32,9 +31,9 @@ class IdempotencyGuard:
         self._running: dict[tuple[str, str], tuple[Claim, asyncio.Future[Submitted | None]]] = {}
 
     async def run(self, req: falcon.asgi.Request, submit: Callable[[Claim | None], Awaitable[Submitted]]) -> Submitted:
-        """Call `submit` with the request's claim, unless a request with the same key has been answered already.
+        """Call `submit` with the request's claim, unless a request with the same key was answered before.
 
-        Raises HTTPUnprocessableEntity for a key of another request, InUse for a key whose request still runs.
+        Raises HTTPUnprocessableEntity for another request's key, InUse while the first request still runs.
         """
         wanted = _claim(req)
         if wanted is None:
@@ -57,7 +56,7 @@ class IdempotencyGuard:
             submitted = await submit(wanted)
         finally:
             del self._running[place]
-            # Requests that waited for one that failed, or was refused, try it themselves.
+            # When the first request failed or was refused, the waiting ones run themselves.
             good = submitted is not None and submitted.repeats in (None, wanted.fingerprint)
             ended.set_result(submitted if good else None)
         if submitted.repeats is not None:
@@ -69,7 +68,7 @@ def _claim(req: falcon.asgi.Request) -> Claim | None:
     given = req.get_header("Idempotency-Key")
     if given is None:
         return None
-    key = given[1:-1] if len(given) > 2 and given[0] == given[-1] == '"' else given  # quoted in the draft's form
+    key = given[1:-1] if len(given) > 2 and given[0] == given[-1] == '"' else given  # the draft's form is quoted
     if not _KEY.fullmatch(key):
         raise InvalidInput("Idempotency-Key", "must be 1 to 255 printable ASCII characters, no space first or last")
     head = f"{req.method} {req.path}?{req.query_string}\n".encode("utf-8", "surrogatepass")

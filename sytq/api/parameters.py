@@ -1,7 +1,4 @@
-"""Query parameters: one value each, or a 400 that names the parameter.
-
-Must not know any endpoint.
-"""
+"""Query parameters: one value each, or a 400 that names the parameter."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ _NUMBER_MAX = 2**63 - 1
 
 
 def only(req: falcon.asgi.Request, names: Collection[str]) -> None:
-    """Raise InvalidInput for a parameter that is none of `names`: a misspelt filter must not widen the result."""
+    """Raise InvalidInput for other parameters than `names`: a misspelt filter must not widen the result."""
     for name in req.params:
         if name not in names:
             raise InvalidInput(name[:64], f"is not a parameter here; valid: {', '.join(names) or 'none'}")
 
 
 def flag(req: falcon.asgi.Request, name: str) -> bool:
-    """A parameter that is true or false; absent and empty are false. Raises InvalidInput."""
+    """A boolean; absent and empty are false. Raises InvalidInput."""
     value = parameter(req, name) or "false"
     if value not in ("true", "false"):
         raise InvalidInput(name, f"{value[:32]!r} is not valid; valid: true, false")
@@ -30,7 +27,7 @@ def flag(req: falcon.asgi.Request, name: str) -> bool:
 
 
 def parameter(req: falcon.asgi.Request, name: str) -> str | None:
-    """A query parameter; absent and empty are None. Raises InvalidInput."""
+    """A text; absent and empty are None. Raises InvalidInput."""
     value = req.params.get(name)
     if isinstance(value, list):
         raise InvalidInput(name, "given more than once")
@@ -42,7 +39,7 @@ def number(req: falcon.asgi.Request, name: str, default: int, *, min_value: int,
     value = parameter(req, name)
     if value is None:
         return default
-    # isdecimal alone takes the digits of every script, and int() a number of any length.
+    # isdecimal alone accepts the digits of every script, and int() any length.
     if not (value.isascii() and value.isdecimal() and len(value) <= 19):
         raise InvalidInput(name, f"{value[:32]!r} is not a whole number from {min_value}")
     number = int(value)

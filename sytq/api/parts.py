@@ -1,4 +1,4 @@
-"""What the resources of the API share."""
+"""The parts that all resources of the API share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sytq.runtime import Runtime
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one process of the API; `sql` and `redis` are threads for calls of the two stores."""
+    """The parts of one API process; `sql` and `redis` are the threads for calls to each store."""
 
     runtime: Runtime
     submission: Submission

@@ -1,4 +1,4 @@
-"""Error responses: which exception becomes which status, and its JSON by the contract that owns the path.
+"""Error responses: the status of each exception, and its JSON by the contract of the path.
 
 Must never put a traceback, a payload or a secret into a response.
 """
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 #: Seconds after which a caller may try again while the database is unavailable.
 _DATABASE_RETRY_AFTER = 5
 
-#: status -> the last part of a problem's type, which is stable, and its title; docs/problems.md lists the types.
+#: status -> the stable last part of a problem's type, and its title; docs/problems.md lists the types.
 TYPES: dict[int, tuple[str, str]] = {
     400: ("invalid-request", "Bad Request"),
     401: ("unauthorized", "Unauthorized"),
@@ -54,7 +54,7 @@ def field_errors(error: InvalidInput) -> list[dict[str, Any]]:
 
 
 class Invalid(falcon.HTTPBadRequest):
-    """A 400 that says which fields are wrong: `{"field", "message"}` each, and for a query the `position`."""
+    """A 400 with its invalid fields: `{"field", "message"}` each, and for a query the `position`."""
 
     def __init__(self, error: InvalidInput) -> None:
         super().__init__(description=str(error))
@@ -93,10 +93,8 @@ def refusal(
     type: tuple[str, str] | None = None,
     errors: list[dict[str, Any]] | None = None,
 ) -> tuple[str, bytes]:
-    """Return the media type and the JSON of an error.
-
-    That is RFC 9457 under /v2, contract A's envelope under /api/ except /api/v1/, else `{"error": ...}`.
-    """
+    """Return the media type and the JSON of an error: RFC 9457 under /v2, contract A's envelope under /api/ except
+    /api/v1/, else `{"error": ...}`."""
     if path == "/v2" or path.startswith("/v2/"):
         slug, title = type or TYPES.get(status, ("other", "Error"))
         problem: dict[str, Any] = {"type": f"urn:sytq:problem:{slug}", "title": title, "status": status}
@@ -169,7 +167,7 @@ class Problems:
     async def _schema(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
     ) -> None:
-        """Handle a statement that the database rejects: most likely its tables do not exist yet."""
+        """Handle a statement that the database rejects, most likely for lack of its tables."""
         try:
             missing = await self._threads.run(self._missing)
         except (DatabaseUnavailable, Overloaded):

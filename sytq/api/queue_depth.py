@@ -1,7 +1,4 @@
-"""The limit on waiting tasks of a queue (`queues.<name>.max_waiting`): a submission beyond it is refused.
-
-Must not know a request.
-"""
+"""The limit on waiting tasks of a queue (`queues.<name>.max_waiting`): a submission beyond it is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from sytq.ledger.ledger import NewTask
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which a count is used, with what this process accepts meanwhile added to it.
+#: Seconds for which a count is used; tasks that this process accepts meanwhile are added.
 _COUNTED_FOR = 1.0
 #: Seconds that Redis has for a count.
 _REDIS_TIMEOUT = 1.0
@@ -30,8 +27,8 @@ _RETRY_AFTER = 5
 class QueueDepthLimit:
     """Belongs to one event loop.
 
-    What other processes accept within a second is not counted: a limit may be exceeded by that. While Redis is
-    unavailable nothing is counted and everything accepted.
+    Tasks that other processes accept within a second are not counted, so they may exceed a limit. While Redis is
+    unavailable everything is accepted.
     """
 
     def __init__(self, limits: Mapping[str, int], inspection: Inspection, threads: Threads) -> None:
@@ -43,7 +40,7 @@ class QueueDepthLimit:
         self._counting: dict[str, asyncio.Task[None]] = {}
 
     async def check(self, tasks: Iterable[NewTask]) -> None:
-        """Count the tasks as waiting in their queues. Raises HTTPServiceUnavailable where one has no room for them."""
+        """Count the tasks as waiting in their queues. Raises HTTPServiceUnavailable for a full queue."""
         if not self._limits:
             return
         asked = Counter(task.queue for task in tasks if task.queue in self._limits)

@@ -1,7 +1,6 @@
 """Quotas of a caller: requests in a window, tasks in a day.
 
-Responses have the RateLimit fields of draft-ietf-httpapi-ratelimit-headers-10. Without Redis each process counts alone,
-and nobody is locked out. Must not know how a caller was authenticated.
+Responses have the RateLimit fields of draft-ietf-httpapi-ratelimit-headers-10. Without Redis each process counts alone.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sytq.errors import Overloaded, RedisUnavailable
 log = structlog.get_logger(__name__)
 
 _DAY = 86_400
-#: Seconds that Redis has for an answer, and for which it is not asked after it had none.
+#: Seconds that Redis has for an answer, and for which it is not asked after it gave none.
 _REDIS_TIMEOUT, _REDIS_PAUSE = 0.5, 5.0
 _MAX_COUNTED_HERE = 10_000
 
@@ -42,7 +41,7 @@ class Quota:
             await self._count(req, "requests", seconds, QuotaRequest(f"rate:{caller.key_id}", quota, seconds * 1000))
 
     async def tasks(self, req: falcon.asgi.Request, count: int) -> None:
-        """Count tasks of the request's caller; a negative count returns them. Raises HTTPTooManyRequests."""
+        """Count tasks of the request's caller; a negative count gives them back. Raises HTTPTooManyRequests."""
         caller: Caller = req.context.caller
         if caller.daily_tasks is not None:
             left = _DAY - int(time.time()) % _DAY  # a day of UTC

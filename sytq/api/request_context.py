@@ -1,7 +1,4 @@
-"""The ASGI app around Falcon: request id, trace, limits on the request body, and the response when all else fails.
-
-Must not know any endpoint.
-"""
+"""The ASGI app around Falcon: request id, trace, limits on the request body, and the response when all else fails."""
 
 from __future__ import annotations
 
@@ -32,17 +29,17 @@ log = structlog.get_logger(__name__)
 SECONDS = Histogram(
     "sytq_http_seconds", "Requests to the API until their answer, by route.", ("method", "route", "status")
 )
-#: The key of the request's route in its ASGI scope, once Falcon has found it.
+#: The key of the request's route in its ASGI scope, set by routing.
 ROUTE = "sytq.route"
 _METHODS = frozenset(COMBINED_METHODS)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@,~-]{1,128}")
 #: Version 00 of W3C Trace Context; neither id is all zeros.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-#: Seconds that a whole request body may take, however it drips.
+#: Maximum seconds for a whole request body.
 BODY_SECONDS = 20.0
-#: A body up to so many times too large is read and dropped, so that its sender reads the response.
+#: A body up to this many times the limit is read and dropped, so that its sender reads the response.
 _DRAINED = 8
-#: gunicorn closes a connection with an unread body; the client should know.
+#: gunicorn closes a connection with an unread body; this tells the client.
 _CLOSE = ((b"connection", b"close"),)
 #: Paths that are polled every few seconds: not traced.
 _PROBES = ("/health", "/metrics")
@@ -57,7 +54,7 @@ class Origin:
 
 
 class Refused(Exception):
-    """The request is refused here and does not reach Falcon."""
+    """The request is refused before Falcon."""
 
     def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -79,7 +76,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         self._reading = _Deadlines()
 
     def add_route(self, uri_template: str, resource: Any, **options: Any) -> None:
-        """Add a resource; GET also answers HEAD, without the body, except for a stream, whose response has no end."""
+        """Add a resource; GET also answers HEAD, without the body, except for endless streams."""
         if hasattr(resource, "on_get") and not getattr(resource, "streams", False):
             resource.on_head = resource.on_get
         super().add_route(uri_template, resource, **options)
@@ -142,7 +139,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         """Return the whole body. Raises Refused (413, 408) and ClientGone."""
         declared = dict(headers)
         if b"expect" in declared and int(declared.get(b"content-length") or 0) > self._max_body:
-            raise self._too_large(ended=False)  # before the sender sends it
+            raise self._too_large(ended=False)  # before the client sends it
         chunks: list[bytes] = []
         size = 0
         try:
@@ -176,10 +173,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
 
 
 class _Deadlines:
-    """Ends reads of bodies that take longer than BODY_SECONDS.
-
-    One timer checks all reads: nearly all end at once, and a timer for each costs more than the rest of RequestContext.
-    """
+    """Ends reads of bodies that take longer than BODY_SECONDS, with one timer: a timer for each is too costly."""
 
     def __init__(self) -> None:
         self._since: dict[asyncio.Timeout, float] = {}  # the oldest first
@@ -216,7 +210,7 @@ def _origin(headers: list[tuple[bytes, bytes]]) -> Origin:
             request_id = value.decode()
         elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
             traceparent = value.decode()
-    # No secret; unlike the system's generator this one does not release the interpreter's lock.
+    # Not secret; unlike the system's generator this one keeps the interpreter's lock.
     return Origin(request_id or f"{random.getrandbits(128):032x}", traceparent)
 
 

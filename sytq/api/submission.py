@@ -1,7 +1,4 @@
-"""The steps between a payload and an accepted task that every submitting endpoint shares.
-
-Must not know the form of any request or answer.
-"""
+"""The steps from a payload to an accepted task that every submitting endpoint shares."""
 
 from __future__ import annotations
 
@@ -25,12 +22,10 @@ from sytq.service.submission import Submitter
 from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)
-_STDLIB = logging.getLogger(__name__)  # to ask it for the level once for all tasks of a batch
+_STDLIB = logging.getLogger(__name__)  # to check the level once for all tasks of a batch
 
 
 class Submission:
-    """Turns payloads of requests into accepted tasks."""
-
     def __init__(
         self,
         registry: Registry,
@@ -56,15 +51,15 @@ class Submission:
         priority: str | None = None,
         also: Callable[[], Any] | None = None,
     ) -> str:
-        """Return the id of the accepted task. Raises InvalidInput naming the field, and as `prepare` and `accept`."""
+        """Prepare and accept one task and return its id. Raises what `prepare` and `accept` raise."""
         task = self.prepare(req, type_name, payload, priority=priority)
         (accepted,) = await self.accept(req, [task], also=also)
         return accepted.id
 
     def prepare(self, req: falcon.asgi.Request, type_name: str, payload: object, **options: Any) -> NewTask:
-        """Return a task of this request, not accepted yet; `options` as Submitter.prepare.
+        """Return a task of this request, not accepted yet; `options` are those of Submitter.prepare.
 
-        Raises InvalidInput, and HTTPForbidden for a type that the caller may not submit.
+        Raises InvalidInput naming the field, and HTTPForbidden for a type that the caller may not submit.
         """
         caller: Caller = req.context.caller
         caller.require_type(type_name)
@@ -77,7 +72,7 @@ class Submission:
         return self._prepare(req, type_name, payload, **options)
 
     async def operation(self, req: falcon.asgi.Request, payload: object) -> str:
-        """Accept a bulk operation and return its id. Raises as `accept`."""
+        """Accept a bulk operation and return its id. Raises what `accept` raises."""
         (accepted,) = await self.accept(req, [self._prepare(req, self._registry.of_role("operation").name, payload)])
         return accepted.id
 
@@ -97,14 +92,14 @@ class Submission:
     ) -> list[Accepted | Existing]:
         """Accept prepared tasks, all or none, within the caller's quota and once per Idempotency-Key.
 
-        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and as
-        `SubmissionBatcher.submit`.
+        Raises HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and what
+        `SubmissionBatcher.submit` raises.
         """
         accepted = await self._accept(req, tasks, also=also, all_or_none=True)
         return [task for task in accepted if not isinstance(task, Refused)]
 
     async def accept_each(self, req: falcon.asgi.Request, tasks: Sequence[NewTask]) -> Sequence[Acceptance]:
-        """Accept those of the prepared tasks that can be; else as `accept`."""
+        """Like `accept`, but accept every prepared task that can be accepted."""
         return await self._accept(req, tasks, also=None, all_or_none=False)
 
     async def _accept(
@@ -126,7 +121,7 @@ class Submission:
                 used = 0 if submitted.repeats else reserved - submitted.tasks.count(Refused())
                 return submitted
             except (falcon.HTTPTooManyRequests, falcon.HTTPServiceUnavailable):
-                # The tasks of an earlier request need neither quota nor room.
+                # A repeated request needs neither quota nor room in the queue.
                 earlier = await self._batcher.earlier(claim) if claim is not None else None
                 if earlier is None:
                     raise

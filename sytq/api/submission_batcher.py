@@ -1,7 +1,6 @@
 """Accepts tasks: the submissions of many requests share one transaction and one dispatch.
 
-Owns the one thread that writes to the ledger and the one that dispatches. A caller is answered once its row is
-committed; Redis only speeds things up and therefore never makes anyone wait. Must not know what a task is for.
+A response is sent once the rows are committed; it never waits for Redis.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from sytq.service.submission import Submitter
 
 log = structlog.get_logger(__name__)
 
-#: Of one batch. The characters are those of payloads: a batch stays far below MySQL's max_allowed_packet.
+#: Limits of a batch; the characters are of payloads, to stay far below MySQL's max_allowed_packet.
 _MAX_TASKS, _MAX_CHARACTERS = 500, 4 << 20
 _MAX_WAITING = 10_000
-#: Batches that were written and wait for Redis; later ones are left to the reconciler.
+#: Maximum of written batches that wait for Redis; the reconciler dispatches later ones.
 _MAX_UNDISPATCHED = 10
-#: Seconds without a try after Redis did not take a batch; the reconciler dispatches what was accepted then.
+#: Seconds without dispatch after Redis failed; the reconciler dispatches tasks accepted meanwhile.
 _REDIS_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of the tasks of a submission, in their order.
+    """The results of a submission's tasks, in their order.
 
     `repeats` is None, or the fingerprint of the earlier request with the same Idempotency-Key that submitted them.
     """
@@ -58,7 +57,7 @@ class _Submission:
 
 
 class SubmissionBatcher:
-    """Accepts tasks in batches. Belongs to one event loop."""
+    """Belongs to one event loop."""
 
     def __init__(self, ledger: Ledger, submitter: Submitter) -> None:
         self._ledger = ledger
@@ -67,7 +66,7 @@ class SubmissionBatcher:
             self._accept, name="submissions", max_waiting=_MAX_WAITING, max_size=1.0, size=_share_of_batch
         )
         self._dispatches = Batcher(self._dispatch, name="batches", max_waiting=_MAX_UNDISPATCHED)
-        self._since: float | None = None  # when the batch under way was begun
+        self._since: float | None = None  # start of the current batch
         self._redis_resumes = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-writer")
         self._dispatcher = ThreadPoolExecutor(1, thread_name_prefix="sytq-api-dispatcher")
@@ -81,27 +80,27 @@ class SubmissionBatcher:
         can_see: Callable[[str | None], bool] = lambda owner: True,
         all_or_none: bool = True,
     ) -> Submitted:
-        """Return once `tasks`, and what `also` writes, are committed, or what an earlier request with the claim got.
+        """Return once `tasks`, and what `also` writes, are committed, or the result of an earlier one with the claim.
 
         `also` runs in the batch's transaction, on another thread and perhaps several times. `can_see(owner)` says
-        whether the caller may know of an owner's tasks: a task whose unique key an invisible task has is Refused.
-        Raises Taken where that refuses the whole submission, Overloaded, DatabaseUnavailable and whatever the database
-        says against these tasks (never against another submission's).
+        whether the caller may see an owner's tasks: a task whose unique key belongs to an invisible task is Refused.
+        Raises Taken where that refuses the whole submission, Overloaded, DatabaseUnavailable and the database's errors
+        about these tasks (never about another submission's).
         """
         return await self._batcher.add(_Submission(tasks, also, claim, can_see, all_or_none))
 
     async def earlier(self, claim: Claim) -> Submitted | None:
-        """Return what an earlier request with the same Idempotency-Key got. Raises DatabaseUnavailable."""
+        """Return the result of an earlier request with the same Idempotency-Key. Raises DatabaseUnavailable."""
         look = partial(read, self._ledger.database, partial(find, claim))
         answer = await asyncio.get_running_loop().run_in_executor(self._writer, look)
         return Submitted(answer.tasks, answer.fingerprint) if answer else None
 
     def writing_for(self) -> float:
-        """For how many seconds the batch under way has been being written; 0 when none is."""
+        """Seconds since the current batch began; 0 without one."""
         return 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since
 
     async def close(self) -> None:
-        """Wait until everything that was taken is written and dispatched."""
+        """Wait until all submissions are written and dispatched."""
         await self._batcher.drain()
         await self._dispatches.drain()
         self._writer.shutdown()
@@ -120,7 +119,7 @@ class SubmissionBatcher:
             with suppress(Overloaded):
                 self._dispatches.add(new)
         unavailable = next((result for result in results if isinstance(result, DatabaseUnavailable)), None)
-        if unavailable is not None:  # later submissions would wait just as long for the same answer
+        if unavailable is not None:  # later submissions would wait as long for the same error
             self._batcher.fail_waiting(unavailable)
         return results
 
@@ -139,7 +138,7 @@ class SubmissionBatcher:
     # -- on the writer's thread
 
     def _write(self, batch: list[_Submission]) -> list[Submitted | Exception]:
-        """Write a batch in one transaction; return for each submission what became of it, or its error."""
+        """Write a batch in one transaction; return the result or error of each submission."""
         try:
             return [*transact(self._ledger.database, lambda: self._insert(batch))]
         except DatabaseUnavailable as error:
@@ -147,12 +146,12 @@ class SubmissionBatcher:
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-            # The error is one submission's, and only that one gets it.
+            # One submission causes the error, and only that one gets it.
             half = len(batch) // 2
             return self._write(batch[:half]) + self._write(batch[half:])
 
     def _insert(self, batch: list[_Submission]) -> list[Submitted]:
-        """Insert a batch inside a transaction. Raises Taken for a submission that is refused as a whole."""
+        """Insert a batch inside a transaction. Raises Taken for a submission refused as a whole."""
         answers = reserve(
             self._ledger.database, [(one.claim, [task.id for task in one.tasks]) for one in batch if one.claim]
         )
@@ -173,7 +172,7 @@ class SubmissionBatcher:
 
 
 def _dispatchable(batch: list[_Submission], results: list[Submitted | Exception]) -> Iterator[NewTask]:
-    """The inserted tasks that wait for no other: Redis does not know the others yet."""
+    """The inserted tasks without open dependencies: held tasks are not in Redis yet."""
     for submission, result in zip(batch, results, strict=True):
         if isinstance(result, Submitted) and result.repeats is None:
             for task, acceptance in zip(submission.tasks, result.tasks, strict=True):
@@ -188,7 +187,7 @@ def _owners(ids: Collection[str]) -> dict[str, str | None]:
 def _shown(
     submission: _Submission, inserted: list[Accepted | Existing], owners: Mapping[str, str | None]
 ) -> tuple[Acceptance, ...]:
-    """What the submitter may know of its inserted tasks; its claim gets the same. Raises Taken."""
+    """The result that the submitter may see; its claim gets the same. Raises Taken."""
     if all(isinstance(task, Accepted) for task in inserted):
         return tuple(inserted)
     hidden = {task_id for task_id, owner in owners.items() if not submission.can_see(owner)}

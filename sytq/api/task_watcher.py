@@ -1,8 +1,7 @@
-"""Watches the tasks that clients wait for, all of them in one loop.
+"""Watches all tasks that clients wait for in one loop.
 
-The loop asks Redis for all their states at once, however many clients wait, and the ledger for tasks that Redis does
-not know or that have ended there: a task has ended once its row says so, as the result is in the row. Must not know a
-request.
+The loop asks Redis for all their states at once, and the ledger for tasks that Redis does not know or that have ended
+there: a task has ended once its row says so, as the result is in the row.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sytq.states import TERMINAL
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two polls, and at least so many times what a poll took.
+#: Minimum seconds between two polls, and the minimum as a multiple of a poll's duration.
 _POLL_SECONDS, _POLL_SHARE = 0.1, 4
 #: Seconds between two polls of the ledger for tasks that Redis does not know.
 _LEDGER_SECONDS = 1.0
@@ -46,14 +45,14 @@ class Snapshot:
 
     @property
     def version(self) -> str:
-        """A short word that changes with the task."""
+        """A short text that changes with the task."""
         text = json.dumps([self.state, self.attempts, self.progress, self.ended], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(eq=False, slots=True)
 class Watched:
-    """A watched task: its last snapshot, and a future that is done when that changes."""
+    """A watched task: its last snapshot, and a future that is done when the task changes."""
 
     listeners: int = 0
     snapshot: Snapshot | None = None

@@ -1,7 +1,4 @@
-"""Blocking calls on threads, in a bounded number.
-
-One small pool per store: a store that hangs does not block calls to the other.
-"""
+"""Blocking calls on bounded threads, one pool per store: a hanging store does not block calls to the other."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ class Threads:
             raise Overloaded(f"too many requests wait for {self._name}; try again")
         context = contextvars.copy_context()
         self._free -= 1
-        # Released when the call has ended, not when its caller has gone.
+        # Released when the call ends, not when its caller is gone.
         call = self._pool.submit(lambda: context.run(function, *args, **kwargs))
         loop = asyncio.get_running_loop()
         call.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._release))

@@ -1,8 +1,8 @@
-"""gunicorn's asgi worker with bounds on silent clients, and an end that breaks no request.
+"""gunicorn's asgi worker with limits for silent clients and a graceful end.
 
 gunicorn 27's worker lacks these: a connection must send a whole request head within HEAD_SECONDS, a process has at most
-`worker_connections` connections, and a connection is closed only after a response that said so. An app that ends long
-responses early finds the event `draining` in the ASGI state.
+`worker_connections` connections, and a connection is closed only after a response that announced it. The event
+`draining` in the ASGI state lets an app end long responses early.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
-#: gunicorn's worker itself closes connections that stay idle after a request (keepalive).
+#: Only for the first request: gunicorn's worker closes connections that stay idle after one (keepalive).
 HEAD_SECONDS = 10.0
-#: Open files of a process besides its clients' connections: to the stores, the log, listening sockets.
+#: Open files of a process besides clients' connections: to the stores, the log, listening sockets.
 _OTHER_FILES = 500
-#: Seconds of `graceful_timeout`, after which the master kills the worker, that are left for the app's own end.
+#: Seconds of `graceful_timeout` (then the master kills the worker) that are left for the app's shutdown.
 _LAST_SECONDS = 2.0
 
 
 def _allow_files(count: int) -> None:
-    """Raise the soft limit as far as the hard one permits: a shell's is 1,024, and at the limit nobody is accepted."""
+    """Raise the soft limit (1,024 in a shell) if the hard one permits: at the limit no connection is accepted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -43,17 +43,17 @@ class _Protocol(ASGIProtocol):  # type: ignore[misc]
         self._keepalive_handle = self.worker.loop.call_later(HEAD_SECONDS, self._keepalive_timeout)
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        # Called when the head of a response is written. gunicorn checks the worker's `alive` again after the response
-        # and would close a connection that was promised to stay, perhaps with the client's next request on its way; so
-        # `alive` stays true while the worker drains, and this method alone decides.
+        # Called when the head of a response is written. gunicorn checks the worker's `alive` after the response and
+        # would close a keep-alive connection, perhaps with the next request on its way; so `alive` stays true while the
+        # worker drains, and this method alone decides.
         return self.worker.draining.is_set() or bool(super()._will_close(request, response_requires_close))
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
-    """The worker class of `sytq.api.gunicorn_conf`."""
+    """The worker class set in `sytq.api.gunicorn_conf`."""
 
     def init_process(self) -> Any:
-        # The worker has no other way to choose its protocol; this process serves nothing else.
+        # There is no other way to choose the protocol; this process serves nothing else.
         gasgi.ASGIProtocol = _Protocol
         self.draining = self.state["draining"] = asyncio.Event()
         _allow_files(self.cfg.worker_connections + _OTHER_FILES)
@@ -61,26 +61,26 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     def _setup_event_loop(self) -> None:
         super()._setup_event_loop()
-        # asyncio would listen again with a queue of 100: too short for all clients while the processes change.
+        # asyncio would listen again with a backlog of 100: too short for all clients during a reload.
         self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        # Loaded modules stay: the collector need not go through them again and again.
+        # Loaded modules stay: the collector need not scan them.
         gc.collect()
         gc.freeze()
-        # Requests of waiting clients live long and are not frozen: a collection with a thousand of them takes 0.1 s,
-        # and came again and again under load.
+        # Requests of waiting clients live long and are not frozen: a collection with a thousand takes 0.1 s, and
+        # recurs under load.
         gc.set_threshold(10_000, 10, 10)
 
     def handle_exit_signal(self) -> None:
-        """Handle SIGTERM, of a stop or a reload: accept no more connections, and let the open ones end."""
+        """Handle SIGTERM (stop or reload): accept no more connections, and let the open ones end."""
         if not self.draining.is_set():
             self.draining.set()
             self._drainer = self.loop.create_task(self._drain())
 
     async def _drain(self) -> None:
-        # In two steps: closing a server resets connections that it has accepted and not yet set up.
+        # In two steps: closing a server resets connections that are accepted but not yet set up.
         for server in self.servers:
             for listening in server.sockets:
                 self.loop.remove_reader(listening)
@@ -88,7 +88,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         for server in self.servers:
             server.close()
         deadline = self.loop.time() + max(0.5, self.cfg.graceful_timeout - _LAST_SECONDS)
-        # Idle connections keep their time: a request that is on its way on one of them is answered.
+        # Idle connections keep their timeout: a request on its way is answered.
         while self.nr_conns > 0 and self.loop.time() < deadline and not self._quick_shutdown:
             await asyncio.sleep(0.05)
         self.cfg.set("graceful_timeout", 1)

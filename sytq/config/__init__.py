@@ -1,7 +1,4 @@
-"""The configuration: `load()` reads it once at the start of a process, `Settings` carries it from there.
-
-`load` is the only reader of the environment and of configuration files in the whole package.
-"""
+"""The configuration: `load()`, called once in a process, alone reads the environment and the configuration files."""
 
 from __future__ import annotations
 
@@ -32,30 +29,30 @@ def load(
 ) -> Settings:
     """Read defaults < YAML file < old variables < SYTQ_ variables < secret files.
 
-    `path` names the YAML file and defaults to SYTQ_CONFIG; without either there is no file. `environ` defaults to the
-    environment as it is now. The installed plugins are loaded for their sections, `modules` are such beside them;
-    without `plugins` the core's sections are read alone. Raises ConfigError with one line for every problem.
+    `path` names the YAML file and defaults to SYTQ_CONFIG; without either no file is read. `environ` defaults to the
+    current environment. The installed plugins are loaded for their sections, and `modules` in addition; without
+    `plugins` only the core's sections are read. Raises ConfigError with one line for every problem.
     """
     environ = os.environ if environ is None else environ
     installed = find(_folders(path, environ), modules) if plugins else Installed()
     model = _model(tuple(each for each in installed.plugins if each.settings is not None))
     found: list[str] = []
     tree, origins = layers.read(model, path, environ, found)
-    if not plugins or installed.quarantined:  # a section may be that of a plugin that is not loaded
+    if not plugins or installed.quarantined:  # a section may belong to a plugin that is not loaded
         tree = {name: section for name, section in tree.items() if name in model.model_fields}
     try:
         settings = model.model_validate(tree)
     except ValidationError as error:
         found += problems.lines(error, origins, model)
     if found:
-        raise ConfigError("\n".join(found))  # outside the except: its context would carry the raw values
+        raise ConfigError("\n".join(found))  # outside the except, whose context would carry the raw values
     settings.origins.update(origins)
     settings._installed = installed
     return settings
 
 
 def _folders(path: str | None, environ: Mapping[str, str]) -> list[Path]:
-    """plugins.paths, before anything is checked."""
+    """`plugins.paths`, unchecked."""
     tree, _ = layers.read(Settings, path, environ, [])
     section: Any = tree.get("plugins")
     paths = section.get("paths") if isinstance(section, dict) else None
@@ -64,7 +61,7 @@ def _folders(path: str | None, environ: Mapping[str, str]) -> list[Path]:
 
 @functools.lru_cache(8)
 def _model(plugins: tuple[Plugin, ...]) -> type[Settings]:
-    """The core's sections and those of the plugins in one model. Raises ConfigError for a section of two."""
+    """One model with the core's and the plugins' sections. Raises ConfigError for a section of two plugins."""
     owners = dict.fromkeys(Settings.model_fields, "the core")
     for plugin in plugins:
         assert plugin.settings is not None

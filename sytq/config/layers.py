@@ -1,7 +1,6 @@
-"""Where settings come from: the YAML file, other systems' variables, SYTQ_ variables, secret files.
+"""Reads the layers of settings: the YAML file, other systems' variables, SYTQ_ variables, secret files.
 
-Owns reading them and laying them over each other with the origin of each value. What it finds wrong goes
-into a list, so that one message can name every problem. Must not judge values; the model (of all sections) does.
+Problems go into a list, so that one message can name all. Must not judge values; the model (of all sections) does.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from sytq.config import compat
 from sytq.config.masking import is_secret_key
 from sytq.config.problems import Path, place_at
 
-#: What the whole world calls these settings.
+#: The usual names of these settings.
 USUAL_VARIABLES: Mapping[str, str] = {
     "SENTRY_DSN": "sentry.dsn",
     "SENTRY_ENVIRONMENT": "sentry.environment",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "otel.endpoint",
 }
 
-#: One setting of one layer: where it goes, its value, where it came from.
+#: One setting of one layer: its path, its value, its origin.
 Given = tuple[Path, Any, str]
 Model = type[BaseModel]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and leaves dates, octals and the like as the text they are."""
+    """Safe YAML that refuses duplicate keys and leaves dates, octals and the like as text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (the name and shape are PyYAML's)
         first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "int")]
@@ -51,14 +50,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# `007` is a password, not the number 7; what starts with another digit is a number.
+# `007` is a password, not the number 7; text that starts with another digit is a number.
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
 def read(
     model: Model, path: str | None, environ: Mapping[str, str], problems: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return (settings as a tree, dotted key -> origin); what cannot be read is added to problems."""
+    """Return (settings as a tree, dotted key -> origin); adds what cannot be read to `problems`."""
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in (
@@ -84,7 +83,7 @@ def _put(tree: dict[str, Any], origins: dict[str, str], path: Path, value: Any, 
         key = _same_key(node, key)
         real.append(key)
         below = node.setdefault(key, {})
-        if not isinstance(below, dict):  # a text where a section belongs: the model will say so
+        if not isinstance(below, dict):  # text instead of a section: the model reports it
             return
         node = below
     last = _same_key(node, path[-1])
@@ -96,7 +95,7 @@ def _put(tree: dict[str, Any], origins: dict[str, str], path: Path, value: Any, 
 
 
 def _same_key(node: Mapping[str, Any], key: str) -> str:
-    """Find the key as it is spelled already: variables know neither case nor hyphens."""
+    """Find the existing spelling of a key: variables have neither case nor hyphens."""
     if key in node:
         return key
     folded = key.lower().replace("-", "_")
@@ -108,7 +107,7 @@ def _file(model: Model, path: str | None, problems: list[str]) -> Iterator[Given
         return
     try:
         text = File(path).read_text(encoding="utf-8")
-        if text.lstrip().startswith("{"):  # JSON is YAML, but for the tabs between its parts
+        if text.lstrip().startswith("{"):  # JSON is YAML, except for tabs between its parts
             text = text.replace("\t", " ")
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
@@ -119,7 +118,7 @@ def _file(model: Model, path: str | None, problems: list[str]) -> Iterator[Given
         # Never str(error): it quotes the line, which may hold a password.
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        # For the same reason what its words quote: in `password: *abc` the alias is one.
+        # Likewise what its words quote: in `password: *abc` the alias is a password.
         why = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "'...'", getattr(error, "problem", None) or "it cannot be parsed")
         problems.append(f"configuration file: '{path}'{where} is not YAML: {why}; valid: a YAML file")
     else:
@@ -154,7 +153,7 @@ def _other_variables(environ: Mapping[str, str]) -> Iterator[Given]:
 
 
 def _is_link(value: str) -> bool:
-    # Kubernetes sets API_PORT=tcp://10.0.0.1:80 in every pod beside a service that is named "api".
+    # Kubernetes sets API_PORT=tcp://10.0.0.1:80 in every pod beside a service named "api".
     return re.match(r"(tcp|udp|sctp)://", value) is not None
 
 
@@ -180,7 +179,7 @@ def _credentials(model: Model, environ: Mapping[str, str], problems: list[str]) 
     try:
         files = sorted(File(folder).iterdir()) if folder else []
     except OSError:
-        return  # inherited from the unit of another service, whose credentials are not for us
+        return  # inherited from another service's unit, whose credentials are not ours
     for file in files:
         path = _path_of(file.name.upper())
         if file.name.upper().startswith("SYTQ_") and len(path) > 1:
@@ -205,7 +204,7 @@ def _path_of(name: str) -> Path:
 
 
 def _file_of(model: Model, name: str) -> Path | None:
-    """The setting whose value stands in the file that the variable SYTQ_..._FILE names."""
+    """The setting whose value is in the file that the variable SYTQ_..._FILE names."""
     if not name.startswith("SYTQ_") or not name.endswith("_FILE") or "__" not in name:
         return None
     above = place_at(_path_of(name)[:-1], model)
@@ -224,7 +223,7 @@ def _with_one_underscore(model: Model, name: str) -> str | None:
 
 
 def _entries(model: Model, path: Path, text: str, origin: str) -> Iterator[Given]:
-    """Yield what a variable's text means at this place: JSON for mappings and lists, else the text."""
+    """Yield the settings of a variable's text: JSON for mappings and lists, else the text."""
     place = place_at(path, model)
     value: Any = text
     guessed = place is not None and place.type is Any and not is_secret_key(path[-1])  # a password is text: `1e5`

@@ -1,7 +1,4 @@
-"""What counts as secret by its name or its look, and how it is shown instead.
-
-Owns the patterns that logs, error messages and `sytq config show` share. Must import nothing of sytq.
-"""
+"""Masks secrets, by their name or form, in logs, error messages and `sytq config show`. Must import nothing of sytq."""
 
 from __future__ import annotations
 
@@ -39,14 +36,14 @@ _WORTH_A_LOOK = re.compile(
 )
 
 
-@lru_cache(maxsize=1000)  # the same few keys stand in every log line
+@lru_cache(maxsize=1000)  # every log line has the same few keys
 def is_secret_key(key: str) -> bool:
-    """Say whether a value under this key (header, field, setting) must never be shown."""
+    """Whether a value under this key (header, field, setting) must never be shown."""
     return _SECRET_KEY.search(key) is not None
 
 
 def mask_text(text: str) -> str:
-    """Return the text with everything that looks like a key, a token or a password in a URL masked."""
+    """Mask everything that looks like a key, a token or a password in a URL."""
     if _WORTH_A_LOOK.search(text):
         for pattern, instead in _LOOKS_SECRET:
             text = pattern.sub(instead, text)
@@ -54,6 +51,6 @@ def mask_text(text: str) -> str:
 
 
 def mask_url(url: str) -> str:
-    """Return a URL or Go DSN with its password masked, also when the password holds `/` or `@` unescaped."""
+    """Mask the password of a URL or Go DSN, also when it contains `/` or `@` unescaped."""
     masked = re.sub(r"^([a-z][a-z0-9+.-]*://)?([^:@/]*):(.*)@", rf"\1\2:{MASK}@", url, flags=re.IGNORECASE | re.S)
     return mask_text(masked)

@@ -1,7 +1,7 @@
-"""Patterns over host names and URLs, as the configuration writes them: `*.example.org`, `https://example.org/hooks/*`.
+"""Patterns over host names and URLs in the configuration: `*.example.org`, `https://example.org/hooks/*`.
 
-Owns their syntax and what they match. A pattern is compared with the parts of a parsed URL, never with its text, so
-that no path or query of a caller can look like another host.
+A pattern is compared with the parts of a parsed URL, never with its text, so that no path or query of a caller can
+look like another host.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _HOST = re.compile(r"\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]+
 
 
 def normal_host(host: str) -> str:
-    """One spelling for each host name, IDN included, so that lists compare what is meant. ValueError for none."""
+    """Return the canonical spelling of a host name, IDN included. Raises ValueError for an invalid one."""
     host = host.rstrip(".").lower()
     return host if host.isascii() else (URL.build(scheme="http", host=host).raw_host or host)
 
 
 @dataclass(frozen=True, slots=True)
 class UrlPattern:
-    """What is left out matches anything. `*.` before a host means all names below it, at any depth, and not itself;
-    `*` in a path any characters; a path that ends with / all below it. The query is not looked at."""
+    """A part left out matches anything. `*.` before a host means all names below it, at any depth, but not itself; `*`
+    in a path any characters; a path that ends with / all below it. The query is ignored."""
 
     host: str
     scheme: str | None = None
@@ -53,7 +53,7 @@ class UrlPattern:
         return cls(host, found[1], int(found[3]) if found[3] else None, path)
 
     def matches(self, url: URL) -> bool:
-        """Whether this URL, which `sytq.http.parse_url` returned, is meant."""
+        """Whether a URL, parsed by `sytq.http.parse_url`, matches."""
         return (
             self.matches_host(url.raw_host or "")
             and self.scheme in (None, url.scheme)
@@ -62,7 +62,7 @@ class UrlPattern:
         )
 
     def matches_host(self, host: str) -> bool:
-        """Whether this host name, whatever its spelling, is meant."""
+        """Whether a host name, in any spelling, matches."""
         host = normal_host(host)
         if self.host.startswith("*."):
             return host.endswith(self.host[1:]) and len(host) > len(self.host) - 1
@@ -70,13 +70,13 @@ class UrlPattern:
 
 
 def check_host_pattern(text: str) -> str:
-    """The text; ValueError when it says more than a host or all hosts."""
+    """Return the text; ValueError when it is more than a host or all hosts."""
     if text == "*" or UrlPattern.parse(text) != UrlPattern(UrlPattern.parse(text).host):
         raise ValueError("not a host")
     return text
 
 
 def check_url_pattern(text: str) -> str:
-    """The text; ValueError when it is no pattern."""
+    """Return the text; ValueError when it is not a pattern."""
     UrlPattern.parse(text)
     return text

@@ -1,7 +1,6 @@
-"""What may stand at a dotted key, and what went wrong there, in one line a person can act on.
+"""The wording of configuration errors, and what may stand at a dotted key.
 
-Owns the wording of every configuration error. Must never put a secret into one, nor a value under a key
-that nobody knows (a mistyped `pasword` is a password).
+Must never put a secret into a message, nor the value of an unknown key (a mistyped `pasword` is a password).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _REASONS = {
 
 
 class Place:
-    """What the model says about one dotted key: its type without Optional, and the notes beside the type."""
+    """A dotted key in the model: its type without Optional, and the annotations beside the type."""
 
     def __init__(self, annotation: Any, notes: tuple[Any, ...] = ()) -> None:
         while True:
@@ -56,11 +55,11 @@ class Place:
 
     @property
     def is_container(self) -> bool:
-        """True for what a single text can only give as JSON."""
+        """Whether a single text can give the value only as JSON."""
         return self.model is not None or get_origin(self.type) in (dict, list)
 
     def below(self, key: str) -> Place | None:
-        """The place under this key or list index; None when nothing can stand there."""
+        """The place under this key or list index; None when the model has none."""
         if self.type is Any:
             return self
         if get_origin(self.type) in (dict, list):
@@ -109,7 +108,7 @@ def _bound(note: object) -> str:
 
 
 def place_at(path: Path, model: type[BaseModel]) -> Place | None:
-    """Return what the model says about this key; None when there is no such setting."""
+    """Return the place of a key; None when the setting does not exist."""
     place: Place | None = Place(model)
     for key in path:
         if place is None:
@@ -119,14 +118,14 @@ def place_at(path: Path, model: type[BaseModel]) -> Place | None:
 
 
 def unknown(path: Path, model: type[BaseModel], section: Path = ()) -> str:
-    """Say that no such setting exists, with the nearest that does."""
+    """Say that a setting does not exist, and name the nearest that does."""
     for depth, key in enumerate(path):
         above = place_at(path[:depth], model)
         if above is not None and above.below(key) is None:
             known = list(above.model.model_fields) if above.model else []
             rest = path[depth + 1 :]
             near = difflib.get_close_matches(key, known, 3, cutoff=0.6)
-            # The right section is the one in which the rest of the key makes sense.
+            # The right section is where the rest of the key exists.
             near.sort(key=lambda name, rest=rest: place_at((*path[:depth], name, *rest), model) is None)  # type: ignore[misc]
             prefix = ".".join((*section, *path[:depth]))
             if near:
@@ -137,9 +136,9 @@ def unknown(path: Path, model: type[BaseModel], section: Path = ()) -> str:
 
 
 def lines(error: ValidationError, origins: Mapping[str, str], model: type[BaseModel], section: Path = ()) -> list[str]:
-    """Turn pydantic's findings into lines `key: value 'x' is not valid: why; valid: what (where from)`.
+    """Turn pydantic's errors into lines `key: value 'x' is not valid: why; valid: what (where from)`.
 
-    `section` is where `model` stands in the settings, for the keys that a task type declares itself.
+    `section` is the place of `model` in the settings, for keys that a task type declares.
     """
     return [_line(found, origins, model, section) for found in error.errors(include_url=False)]
 
@@ -148,7 +147,7 @@ def _line(found: Any, origins: Mapping[str, str], model: type[BaseModel], sectio
     path = tuple(str(part) for part in found["loc"])
     context = found.get("ctx", {})
     value = found["input"]
-    mapping_key = path[-1:] == ("[key]",)  # what is wrong is a key, not the value under it
+    mapping_key = path[-1:] == ("[key]",)  # the key is wrong, not the value under it
     if mapping_key:
         path, value = path[:-2], path[-2]
     if context.get("key"):
@@ -179,7 +178,7 @@ def _shown(path: Path, place: Place | None, value: object, exact: bool) -> str:
         return f"'{MASK}'"
     if isinstance(value, (dict, list, BaseModel)):
         return "with several parts"
-    # A text where a mapping belongs may be a whole section with its passwords in one line.
+    # Text instead of a mapping may be a whole section with its passwords.
     if not exact and place is not None and place.is_container and place.valid.startswith("a mapping"):
         return "in one piece"
     text = mask_url(str(value))

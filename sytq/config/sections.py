@@ -1,7 +1,7 @@
-"""The sections of the configuration: their settings, the defaults and what must hold inside one section.
+"""The sections of the configuration: their settings, defaults and validation within a section.
 
-A default is written here alone; docs/configuration.md and etc/sytq.yaml are tested against it. What holds between
-sections is settings.py, what only the replaced systems' files have is compat; plugins have sections of their own.
+Defaults are written only here; docs/configuration.md and etc/sytq.yaml are tested against them. Validation between
+sections is in settings.py, the sections of the replaced systems in compat.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATI
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    #: Of a model of sections: setting -> the older one that gives its value while it is not given itself.
+    #: In a model of sections: setting -> the older setting that gives its value while it is not set.
     older: ClassVar[Mapping[str, str]] = {}
 
 
@@ -87,7 +87,7 @@ class QueueLimits(Section):
 
 
 class RetryPolicy(Section):
-    """What a type's own policy is overridden with; None leaves it as the type has it."""
+    """Overrides a type's own policy; None keeps the type's value."""
 
     first: PositiveDuration | None = None
     factor: Annotated[float, Field(ge=1, le=100)] | None = None
@@ -118,7 +118,7 @@ class TaskType(Section):
 
 
 class ScheduleEntry(Section):
-    """A task submitted at times: a new one, or in place of the one that a type of this name declares."""
+    """A scheduled task: a new schedule, or the replacement of the schedule that a type of this name declares."""
 
     type: Name | None = None  # None: the schedule's own name
     every: PositiveDuration | None = None
@@ -139,21 +139,20 @@ class ScheduleEntry(Section):
         return self
 
     def schedule(self) -> Schedule:
-        """The ticks of this entry."""
         return Schedule(
             every=self.every, cron=self.cron, timezone=self.timezone, payload=self.payload, missed=self.missed
         )
 
 
 class Stream(Section):
-    """A stream that other programs write to; each of its messages becomes a task."""
+    """An external stream; each of its messages becomes a task."""
 
     stream: StreamName
     group: StreamName = DEFAULT_GROUP
     type: Name = DEFAULT_TYPE
-    payload: dict[str, Any] | None = None  # a template over the message's fields; None: the message itself
+    payload: dict[str, Any] | None = None  # a template with the message's fields; None: the message itself
     max_retries: int = Field(default=3, ge=0)
-    retry_delay: PositiveDuration | None = None  # None: as the type has it
+    retry_delay: PositiveDuration | None = None  # None: the type's value
     dead_letter: StreamName | None = None
 
     @model_validator(mode="after")
@@ -164,7 +163,7 @@ class Stream(Section):
 
     @property
     def dead_letters(self) -> str:
-        """The stream for messages that cannot be done."""
+        """The stream for messages that cannot become tasks."""
         return self.dead_letter or f"{self.stream}:dlq"
 
 

@@ -1,7 +1,4 @@
-"""Settings: all sections together, what holds between them, and the values that others should read.
-
-Must read no file and no environment; `load` does.
-"""
+"""Settings: all sections together, the validation between them, and derived values."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class Settings(OldSections):
-    """All sections. Where plugins have sections of their own, `load` returns an heir that has those too."""
+    """The core's sections; with plugins `load` returns a subclass that has their sections too."""
 
     # The order matters: a validator sees the sections above its own.
     api: sections.Api = Field(default=sections.Api(), validate_default=True)
@@ -55,23 +52,23 @@ class Settings(OldSections):
 
     @property
     def origins(self) -> dict[str, str]:
-        """Dotted key -> "file /path", "env NAME" or "secret file /path"; a key not in it has its default."""
+        """Dotted key -> "file /path", "env NAME" or "secret file /path"; other keys have their defaults."""
         return self._origins
 
     @property
     def installed(self) -> Installed:
-        """The plugins that were found when these settings were loaded."""
+        """The plugins found when these settings were loaded."""
         return self._installed
 
     def of(self, model: type[S]) -> S:
-        """These settings with the sections of a plugin's model. Raises ConfigError without the plugin."""
+        """These settings as a plugin's model. Raises ConfigError without the plugin."""
         if not isinstance(self, model):
             raise ConfigError(f"the plugin with the sections {', '.join(model.model_fields)} is not installed")
         return self
 
     @property
     def database_url(self) -> str:
-        """The one address of the ledger, its password included."""
+        """The URL of the ledger, its password included."""
         if self.database.url:
             return self.database.url
         if self.mysql.dsn:
@@ -80,7 +77,7 @@ class Settings(OldSections):
 
     @property
     def retention(self) -> float:
-        """Seconds for which a finished task can still be looked up."""
+        """Seconds for which an ended task can be looked up."""
         return self.queue.retention
 
     @property

@@ -1,7 +1,6 @@
 """Addresses of the database and Redis: checked, and turned from the old systems' forms into one URL.
 
-Owns what these URLs may look like. Must open no connection and read no setting.
-Every error is a ValueError whose text never holds the address itself, as that may carry a password.
+Every error is a ValueError whose text never contains the address, which may have a password.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 _TLS = ("true", "false", "skip-verify", "preferred")
 _TIMEOUTS = ("timeout", "readTimeout", "writeTimeout")
 _QUERY = ("charset", "tls", *_TIMEOUTS, "unix_socket")
-#: What only concerns the Go driver's own data types and buffers.
+#: Parameters that only concern the Go driver's data types and buffers.
 _GO_ONLY = (
     *("allowAllFiles", "allowCleartextPasswords", "allowFallbackToPlaintext", "allowNativePasswords"),
     *(
@@ -41,7 +40,7 @@ _GO_DSN = re.compile(r"(?:(?P<login>.*)@)?(?:(?P<net>[^(@]*)(?:\((?P<address>[^)
 
 
 def check_database_url(url: str) -> str:
-    """Return the URL when it is one that the ledger can live at, else raise ValueError."""
+    """Return a URL of a supported database, else raise ValueError."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         if parts.netloc or not parts.path.startswith("/"):
@@ -71,7 +70,7 @@ def check_database_url(url: str) -> str:
 
 
 def database_url_of_go_dsn(dsn: str) -> str:
-    """Turn `user:pw@tcp(host:port)/db?params`, as the Go driver reads it, into a mysql:// URL; ValueError."""
+    """Turn the Go driver's `user:pw@tcp(host:port)/db?params` into a mysql:// URL; ValueError."""
     before, slash, after = dsn.rpartition("/")
     if not slash:
         raise ValueError("no / before the database name")
@@ -104,13 +103,13 @@ def database_url_of_go_dsn(dsn: str) -> str:
 
 
 def ignored_parameters(dsn: str) -> list[str]:
-    """Name the parameters of a Go DSN that would change the session there and have no effect here."""
+    """Name the parameters of a Go DSN that change the session in Go and have no effect here."""
     names = [key for key, _ in parse_qsl(dsn.rpartition("/")[2].partition("?")[2], keep_blank_values=True)]
     return [name for name in names if name not in _GO_ONLY and name not in _QUERY]
 
 
 def check_redis_url(url: str) -> str:
-    """Return the URL when its scheme, hosts and database number can be meant, else raise ValueError."""
+    """Return the URL when scheme, hosts and database number are valid, else raise ValueError."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         if len(parts.path) < 2:
@@ -148,7 +147,7 @@ def redis_hosts(url: str) -> list[tuple[str, int]]:
 
 
 def with_login(url: str, username: str, password: str) -> str:
-    """Put user and password into a URL that has none; a URL with a login stays as it is."""
+    """Put user and password into a URL; a URL with a login stays unchanged."""
     if not (username or password) or has_login(url):
         return url
     login = quote(username, safe="") + (":" + quote(password, safe="") if password else "")

@@ -1,7 +1,6 @@
-"""The kinds of value that settings have: names, ports, sizes, secrets, addresses.
+"""The types of settings: names, ports, sizes, secrets, addresses.
 
-Owns reading one value and saying what is valid (the bare text in each Annotated, which error messages
-quote). Must not know any section.
+Error messages quote the bare text in each Annotated, which says what is valid.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from sytq.config.patterns import VALID_HOST_PATTERN, VALID_URL_PATTERN, check_ho
 
 
 def problem(reason: str, valid: str, *, key: str = "", value: object = None) -> PydanticCustomError:
-    """Return an error that says what is wrong; `key` and `value` name a setting inside the section."""
+    """Return an error with a reason; `key` and `value` name a setting inside the section."""
     return PydanticCustomError(
         "setting", "{reason}; valid: {valid}", {"reason": reason, "valid": valid, "key": key, "value": value}
     )
 
 
 def _whole_number_as_text(value: object) -> object:
-    # `password: 123456` in YAML is a number; the old systems took it as the text that it is.
+    # `password: 123456` in YAML is a number; the old systems took it as text.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -75,7 +74,7 @@ def _sentry_dsn(secret: SecretStr) -> SecretStr:
 
 
 def _level(value: object) -> object:
-    """Take the level names of zap, logrus and slog, which the old systems' LOG_LEVEL spoke."""
+    """Accept the level names of zap, logrus and slog, as in the old systems' LOG_LEVEL."""
     if not isinstance(value, str):
         return value
     word = value.strip().lower()
@@ -90,7 +89,7 @@ def _log_format(value: object) -> object:
 
 
 def _rate(value: object) -> object:
-    """Starts and the seconds within which they are counted."""
+    """A number of starts, and the seconds within which they are counted."""
     form = r"\s*([0-9]{1,7})\s*/\s*([0-9]*)\s*(s|sec|m|min|h|hour|d|day)\s*"
     found = re.fullmatch(form, value) if isinstance(value, str) else None
     if found is None or int(found[1]) < 1 or found[2] == "0":

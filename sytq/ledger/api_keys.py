@@ -1,8 +1,7 @@
-"""API keys: `sytq_<id>_<secret>`, made, verified, rotated and revoked.
+"""API keys: `sytq_<id>_<secret>`, created, verified, rotated and revoked.
 
-Owns the form of a key and every access to `sytq_api_keys`. The secret is 256 random bits, so one round of SHA-256
-is all the hash it needs; it is shown once and kept nowhere. Must not know HTTP. Times are naive UTC; every method
-raises DatabaseUnavailable.
+The secret is 256 random bits, so one round of SHA-256 is enough; it is shown once and kept nowhere. Times are naive
+UTC; every method raises DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from sytq.ledger.models import ApiKey
 from sytq.ledger.values import utcnow
 from sytq.states import NAME
 
-#: What a key may: submit tasks; read its owner's tasks; operate (change) them; admin is all of that on everybody's.
+#: Scopes: submit tasks; read the owner's tasks; operate (change) them; admin is all of these for all owners.
 SCOPES = ("submit", "read", "operate", "admin")
-#: The last use is written at most so often (seconds).
+#: Minimum seconds between two writes of the last use.
 TOUCH_EVERY = 60.0
 _OWNER = re.compile(r"[!-~]{1,64}")
 _FORM = re.compile(r"sytq_([0-9a-f]{12})_([0-9a-f]{64})")
@@ -34,7 +33,7 @@ _FORM = re.compile(r"sytq_([0-9a-f]{12})_([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a new key may. `rate` is (requests, seconds); None and an empty `types` are no bound."""
+    """Permissions of a new key. `rate` is (requests, seconds); None and an empty `types` set no limit."""
 
     scopes: Sequence[str] = ("submit", "read")
     types: Sequence[str] = ()
@@ -44,13 +43,11 @@ class Grant:
 
 
 class ApiKeys:
-    """The keys of one database."""
-
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
     def create(self, name: str, owner: str, grant: Grant, by: str) -> tuple[ApiKey, str]:
-        """Make a key and return it with its text, which is not kept. Raises InvalidInput."""
+        """Create a key and return it with its text, which is not stored. Raises InvalidInput."""
         _check(name, owner, grant)
         calls, seconds = grant.rate or (None, None)
         secret = secrets.token_hex(32)
@@ -76,22 +73,22 @@ class ApiKeys:
         return row, _text(row.id, secret)
 
     def all(self) -> list[ApiKey]:
-        """Return every key, the oldest first."""
+        """Return all keys, oldest first."""
         return read(self._database, lambda: list(ApiKey.select().order_by(ApiKey.created_at, ApiKey.id)))
 
     def any_live(self) -> bool:
-        """Whether there is a key that may be used now."""
+        """Whether any key is usable now."""
         lasting = ApiKey.expires_at.is_null() | (ApiKey.expires_at > utcnow())
         return read(self._database, ApiKey.select().where(ApiKey.revoked_at.is_null(), lasting).exists)
 
     def verify(self, text: str) -> ApiKey | None:
-        """Return the key whose text this is, if it may be used now."""
+        """Return the key with this text, if it is usable now."""
         match = _FORM.fullmatch(text)
         if match is None:
             return None
         row = read(self._database, lambda: ApiKey.get_or_none(ApiKey.id == match[1]))
         given, now = _hash(match[2]), utcnow()
-        # Both are compared whatever the first says, and an unknown id costs the same.
+        # Both are always compared, and an unknown id costs the same.
         current = hmac.compare_digest(given, row.secret if row else "0" * 64)
         before = hmac.compare_digest(given, (row.previous if row else None) or "0" * 64)
         if row is None or row.revoked_at is not None or (row.expires_at and row.expires_at <= now):
@@ -99,7 +96,7 @@ class ApiKeys:
         return row if current or (before and row.previous_until and now < row.previous_until) else None
 
     def revoke(self, key_id: str, by: str) -> bool:
-        """Revoke a key with both of its secrets; False if that was done before. Raises InvalidInput."""
+        """Revoke a key with both of its secrets; False if it was revoked before. Raises InvalidInput."""
 
         def work() -> bool:
             row = _row(key_id)
@@ -113,9 +110,9 @@ class ApiKeys:
         return transact(self._database, work)
 
     def rotate(self, key_id: str, grace: float, by: str) -> tuple[ApiKey, str]:
-        """Give a key another secret; the present one stays valid for `grace` seconds. Raises InvalidInput.
+        """Give a key a new secret; the current one stays valid for `grace` seconds. Raises InvalidInput.
 
-        At most two secrets are valid: an older one still in its grace ends now.
+        At most two secrets are valid: an older one still in its grace period expires now.
         """
         secret = secrets.token_hex(32)
 
@@ -133,7 +130,7 @@ class ApiKeys:
         return transact(self._database, work), _text(key_id, secret)
 
     def touch(self, key_id: str, at: dt.datetime) -> None:
-        """Write the last use, unless that was done within TOUCH_EVERY."""
+        """Write the last use, unless it was written within TOUCH_EVERY seconds."""
         lately = at - dt.timedelta(seconds=TOUCH_EVERY)
         stale = ApiKey.last_used_at.is_null() | (ApiKey.last_used_at < lately)
         query = ApiKey.update(last_used_at=at).where(ApiKey.id == key_id, stale)

@@ -1,6 +1,6 @@
-"""The audit log: who did what to what, and when.
+"""The audit log: who did what to what, and when. It holds no secrets or payloads.
 
-Holds no secret and no payload. Times are naive UTC. Every method raises DatabaseUnavailable.
+Times are naive UTC. Every method raises DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from sytq.ledger.models import AuditEntry
 
 
 def note(at: dt.datetime, who: str, what: str, about: str, detail: str | None = None) -> None:
-    """Write one entry inside the caller's transaction, so that it is kept exactly if the change is."""
+    """Write one entry inside the caller's transaction, so that both or neither are kept."""
     AuditEntry.insert(at=at, who=who[:64], what=what[:64], about=about[:255], detail=detail).execute()
 
 
 class Audit:
-    """The entries of one database."""
-
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
@@ -29,6 +27,6 @@ class Audit:
         transact(self._database, lambda: note(at, who, what, about, detail))
 
     def latest(self, limit: int) -> list[AuditEntry]:
-        """Return the latest entries, the newest first."""
+        """Return the latest entries, newest first."""
         query = AuditEntry.select().order_by(AuditEntry.id.desc()).limit(limit)
         return read(self._database, lambda: list(query))

@@ -1,8 +1,4 @@
-"""The database: one URL in, one pooled Peewee database out; transactions, locks and inserts in both dialects.
-
-Whole transactions are retried on a conflict; a database that does not answer is DatabaseUnavailable. Must not know any
-table.
-"""
+"""The pooled Peewee database of a URL; transactions, locks and inserts in both dialects. Must not know any table."""
 
 from __future__ import annotations
 
@@ -30,14 +26,14 @@ _SECONDS = Histogram(
     "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
 )
 
-#: MySQL error codes of a server that cannot be reached, or takes no writes: full, read-only.
+#: MySQL error codes of a server that is unreachable or refuses writes: full, read-only.
 _MYSQL_UNAVAILABLE = {0, 1021, 1040, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
-#: Deadlock and lock wait timeout: the transaction was rolled back whole and may simply run again.
+#: Deadlock and lock wait timeout: the whole transaction was rolled back and may run again.
 _MYSQL_RETRY = {1205, 1213}
 _SQLITE_RETRY = ("database is locked", "database table is locked", "database is busy")
 _SQLITE_UNAVAILABLE = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
 _MAX_TRIES = 6
-#: Seconds after which nothing is tried again: a caller waits, and each try may wait for a lock on its own.
+#: Seconds after which nothing is retried: a caller waits, and each retry may wait for a lock.
 _RETRY_WITHIN = 10.0
 
 
@@ -84,7 +80,7 @@ def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.D
             connect_timeout=max(1, int(seconds("timeout", timeout))),
             read_timeout=seconds("readTimeout", timeout * 2),
             write_timeout=seconds("writeTimeout", timeout * 2),
-            # An UPDATE reports the rows it matched, also those it left as they were.
+            # An UPDATE reports matched rows, also unchanged ones.
             client_flag=CLIENT.FOUND_ROWS,
             **where,
             **_tls(query.get("tls")),
@@ -93,7 +89,7 @@ def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.D
 
 
 def _tls(mode: str | None) -> dict[str, Any]:
-    """PyMySQL's arguments for the Go driver's `tls` parameter; without one TLS is used where the server has it."""
+    """PyMySQL's arguments for the Go driver's `tls` parameter; by default TLS is used if the server has it."""
     if mode in (None, "preferred"):
         return {}
     if mode == "false":
@@ -105,12 +101,12 @@ def _tls(mode: str | None) -> dict[str, Any]:
 
 
 def is_mysql(database: peewee.Database) -> bool:
-    """Whether this database speaks MySQL's (or MariaDB's) dialect rather than SQLite's."""
+    """Whether this is MySQL or MariaDB rather than SQLite."""
     return isinstance(database, peewee.MySQLDatabase)
 
 
 def transact(database: peewee.Database, work: Callable[[], T]) -> T:
-    """Run `work` in one transaction and return what it returns; on a deadlock run the whole of it again.
+    """Run `work` in one transaction and return its result; on a deadlock run it again.
 
     `work` must change nothing but the database, as it may run several times.
     Raises DatabaseUnavailable when the database does not answer.
@@ -119,15 +115,12 @@ def transact(database: peewee.Database, work: Callable[[], T]) -> T:
 
 
 def read(database: peewee.Database, work: Callable[[], T]) -> T:
-    """Run `work`, which only reads, on one pooled connection without a transaction. Errors as `transact`."""
+    """Run `work`, which only reads, on a pooled connection without a transaction. Raises DatabaseUnavailable."""
     return _timed(database, work, None)
 
 
 def read_snapshot(database: peewee.Database, work: Callable[[], T]) -> T:
-    """Run `work`, which only reads, on one snapshot: no statement sees what is committed after the first.
-
-    Errors as `transact`.
-    """
+    """Run `work`, which only reads, on one snapshot, taken at its first statement. Raises DatabaseUnavailable."""
     moment = "REPEATABLE READ" if is_mysql(database) else "DEFERRED"
     return _timed(database, work, lambda: database.atomic(moment))
 
@@ -179,7 +172,7 @@ def _verdict(error: peewee.PeeweeException) -> str:
 
 
 def _code(error: peewee.PeeweeException) -> int | None:
-    """The server's error number: Peewee keeps the driver's exception first, the driver its number."""
+    """The server's error number: Peewee keeps the driver's exception in args[0], the driver its number."""
     for argument in error.args:
         if isinstance(argument, int):
             return argument
@@ -192,7 +185,7 @@ def _brief(error: peewee.PeeweeException) -> str:
     return str(error.args[-1] if error.args else error)[:200]
 
 
-# -- SQL without an ORM row for each: building those costs more than the server
+# -- SQL without ORM rows: building them costs more than the server's work
 
 
 def marks(database: peewee.Database, count: int) -> str:
@@ -201,22 +194,19 @@ def marks(database: peewee.Database, count: int) -> str:
 
 
 def locked(query: peewee.ModelSelect[M]) -> list[M]:
-    """Return the rows of a query, locked until the caller's transaction ends.
-
-    SQLite knows no locks of rows: its transactions lock the whole database from their start.
-    """
+    """Return the rows of a query, locked until the caller's transaction ends; SQLite locks the whole database."""
     return list(query.for_update() if is_mysql(query.model._meta.database) else query)
 
 
 def execute_many(database: peewee.Database, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Run one statement for many rows. Plain placeholders only: PyMySQL sends anything else row by row."""
+    """Run one statement for many rows. Only plain placeholders: PyMySQL sends anything else row by row."""
     if values := [tuple(map(plain, row)) for row in rows]:
         with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
             database.cursor().executemany(sql, values)
 
 
 def insert_ignore(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Insert rows, given as the values of each column; a row whose key is taken stays as it is."""
+    """Insert rows, given as the values of each column; rows with a taken key stay unchanged."""
     any_column = next(iter(columns), "")
     keep = f"ON DUPLICATE KEY UPDATE {any_column} = {any_column}" if is_mysql(database) else "ON CONFLICT DO NOTHING"
     _insert(database, table, columns, keep)
@@ -240,7 +230,7 @@ def upsert(
 
 
 def _insert(database: peewee.Database, table: str, columns: Mapping[str, Sequence[Any]], tail: str) -> None:
-    # A column without a value is left out, as each costs PyMySQL as much as a value: its default must be NULL.
+    # An empty column costs PyMySQL as much as a full one, so it is left out: its default must be NULL.
     used = {name: values for name, values in columns.items() if values.count(None) < len(values)}
     sql = f"INSERT INTO {table} ({', '.join(used)}) VALUES ({marks(database, len(used))}) {tail}"  # noqa: S608
     execute_many(database, sql, zip(*used.values(), strict=True))

@@ -1,4 +1,4 @@
-"""Deletion of tasks that have ended, with all that the ledger keeps of them."""
+"""Deletion of ended tasks, with everything that the ledger keeps of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sytq.states import TERMINAL, UNFINISHED
 
 
 def needed() -> peewee.Expression:
-    """The condition on `Task` that an unfinished task may still read its outcome: its parent, or a dependent."""
+    """The condition on `Task` that an unfinished parent or dependent may still read its outcome."""
     parent, dependent = Task.alias("parent"), Task.alias("dependent")
     by_parent = parent.select(peewee.SQL("1")).where(parent.id == Task.parent, parent.state.in_(UNFINISHED))
     by_dependent = (
@@ -24,9 +24,9 @@ def needed() -> peewee.Expression:
 
 
 def delete_ended(ids: Sequence[str]) -> int:
-    """Delete those of `ids` that have ended and are not needed, inside the caller's transaction; return how many."""
+    """Delete the ended tasks of `ids` that are not needed, inside the caller's transaction; return their number."""
     ended = Task.id.in_(list(ids)), Task.state.in_(TERMINAL)
-    # Locked before the condition is read: meanwhile none of them is replayed, and none gets a dependent.
+    # Locked before the condition is read, so that no task is replayed or gets a dependent meanwhile.
     locked(Task.select(Task.id).where(*ended))
     deletable = [row.id for row in Task.select(Task.id).where(*ended, ~needed())]
     for model in (Attempt, Step, Wait):

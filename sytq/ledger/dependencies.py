@@ -1,18 +1,15 @@
 """Dependencies: a task with `after` runs only once those tasks have ended.
 
 A row of `sytq_waits` says that `task_id` depends on `on_id`, and is `ended` once that end was handled. A dependent is
-`scheduled` and `held` by a rule: `run` (once all have ended) or `cancel` (the same, but it is cancelled as soon as one
+`scheduled` and `held` by a rule: `run` (once all have ended) or `cancel` (the same, but cancelled as soon as one
 has not succeeded, and `held` is `skipped` then). `held` is NULL once it may run.
 
-- `add` writes the dependencies of tasks that were just inserted.
-- `release` handles ends: it marks dependencies as ended, and finds the dependents that may run or are cancelled.
-- `reopen` makes dependents wait again for tasks that are to run again.
-- `extend` makes the dependents of a running task depend on a child of it too. A row with the place EXTENSION keeps
-  that for dependents that come later: `add` gives them the extensions of whatever they depend on.
-- `missed_ends` finds ends that `release` has not handled: another program wrote them, or they came before `add`.
+`extend` makes the dependents of a running task depend on a child of it too. A row with the place EXTENSION keeps that
+for later dependents: `add` gives them the extensions of whatever they depend on. `missed_ends` finds ends that
+`release` has not handled: another program wrote them, or they came before `add`.
 
-A task whose state is not an unfinished one has ended, also when another program deleted it or wrote a state of its own.
-Must not begin a transaction, record an end or dispatch a task: it says which, and recording does that.
+A task in any other than an unfinished state has ended, also when another program deleted it or wrote its own state.
+Must not begin a transaction, record an end or dispatch a task; recording does.
 """
 
 from __future__ import annotations
@@ -31,30 +28,30 @@ from sytq.ledger.events import Event
 from sytq.ledger.models import EXTENSION, Task, Wait
 from sytq.states import CANCELLED, SCHEDULED, SUCCEEDED, UNFINISHED
 
-#: What becomes of a task when one that it depends on does not succeed.
+#: What happens to a task when a dependency does not succeed.
 OnFailure = Literal["cancel", "run"]
 RULES: tuple[OnFailure, ...] = ("cancel", "run")
 SKIPPED = "skipped"
-#: Dependents that one transaction releases at most; those beyond are left to `missed_ends`.
+#: Dependents that one transaction releases at most; `missed_ends` finds the rest.
 MAX_RELEASED = 500
 
 
 @dataclass
 class Released:
-    """Ids of the dependents that may run now, and the ends of those that never will."""
+    """Ids of the dependents that may run now, and the ends of the cancelled ones."""
 
     ready: list[str] = field(default_factory=list)
     cancelled: list[Event] = field(default_factory=list)
 
 
 def add(database: peewee.Database, dependencies: Mapping[str, Sequence[str]]) -> None:
-    """Write what tasks that were just inserted depend on (id -> ids, in order). Raises InvalidInput."""
+    """Write the dependencies of tasks just inserted (id -> ids, in order). Raises InvalidInput."""
     asked = {on_id for after in dependencies.values() for on_id in after}
     extensions = _extensions(asked)
     known = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(asked)))}
     if missing := asked - known:
         raise InvalidInput("after", f"there is no task '{min(missing)[:64]}'")
-    # A new task has no dependents, but a row that existed before may have got some by an extension since.
+    # A new task has no dependents, but an existing row may have got some by an extension since.
     query = Wait.select(Wait.on_id).where(Wait.on_id.in_(list(dependencies)), Wait.ended == 0).distinct()
     with_dependents = {row.on_id for row in query} if extensions else set()
     for task_id, after in dependencies.items():
@@ -71,9 +68,9 @@ def add(database: peewee.Database, dependencies: Mapping[str, Sequence[str]]) ->
 
 
 def extend(database: peewee.Database, task_id: str, child: str) -> None:
-    """Make the dependents of `task_id`, whose row the caller has locked, depend on `child` too, now and later.
+    """Make all present and later dependents of `task_id`, whose row the caller has locked, depend on `child` too.
 
-    Except for those that `child` itself depends on (inserted before it by the same task, say): neither would ever run.
+    Dependents that `child` itself depends on (inserted earlier by the same task, say) are left out: neither could run.
     """
     query = Wait.select(Wait.task_id, Wait.place).where(Wait.on_id == task_id, Wait.ended == 0)
     dependents = {row.task_id: row.place for row in query}
@@ -86,11 +83,11 @@ def extend(database: peewee.Database, task_id: str, child: str) -> None:
 
 
 def _extensions(ids: Collection[str]) -> dict[str, list[str]]:
-    """The children that extend these tasks, and those that extend them in turn, by the extended task."""
+    """The children that extend these tasks, directly or through others, by the extended task."""
     extensions: dict[str, list[str]] = {}
     level, seen = set(ids), set(ids)
     while level:
-        # Locked before the read, so that meanwhile none of them is extended or deleted.
+        # Locked before the read, so that none is extended or deleted meanwhile.
         locked(Task.select(Task.id).where(Task.id.in_(list(level))))
         pairs = Wait.select(Wait.task_id, Wait.on_id).where(Wait.task_id.in_(list(level)), Wait.place == EXTENSION)
         found: list[tuple[str, str]] = list(pairs.tuples())  # type: ignore[arg-type]
@@ -102,7 +99,7 @@ def _extensions(ids: Collection[str]) -> dict[str, list[str]]:
 
 
 def _open_closure(task_id: str) -> set[str]:
-    """A task and all that it depends on, directly or through others, as far as those depend on something themselves."""
+    """A task and the tasks that it depends on, directly or through others, that have open dependencies themselves."""
     further = Wait.alias()
     depends_too = peewee.fn.EXISTS(
         further.select(peewee.SQL("1")).where(further.task_id == Wait.on_id, further.ended == 0)
@@ -123,7 +120,7 @@ def _insert(database: peewee.Database, rows: Sequence[tuple[str, str, int, int]]
 def release(ids: Sequence[str], now: dt.datetime) -> Released:
     """Handle the ends of `ids` for their dependents; unfinished ids are ignored.
 
-    Each dependent is released by one transaction alone, however often and by whomever this is called.
+    Concurrent and repeated calls release each dependent once.
     """
     released = Released()
     if not ids:
@@ -132,7 +129,7 @@ def release(ids: Sequence[str], now: dt.datetime) -> Released:
     dependents = [row.task_id for row in Wait.select(Wait.task_id).where(*of_these).distinct().limit(MAX_RELEASED)]
     if not dependents:
         return released
-    # Locked before their dependencies are read: when two of these end at once, the second transaction sees the first.
+    # Locked before their dependencies are read: when two end at once, the second transaction sees the first.
     held = Task.id.in_(dependents), Task.state == SCHEDULED, Task.held.in_(RULES)
     query = Task.select(Task.id, Task.held, Task.token, Task.attempts).where(*held)
     tasks: dict[str, Task] = {row.id: row for row in locked(query)}
@@ -160,14 +157,14 @@ def release(ids: Sequence[str], now: dt.datetime) -> Released:
     open_one = Wait.select(peewee.SQL("1")).where(Wait.task_id == Task.id, Wait.ended == 0)
     still = {row.id for row in Task.select(Task.id).where(Task.id.in_(rest), peewee.fn.EXISTS(open_one))}
     released.ready = [task_id for task_id in rest if task_id not in still]
-    # Its age counts from here; a later time that it was given holds.
+    # Its age counts from here, or from its own later time.
     due = peewee.Case(None, [(Task.scheduled_at > now, Task.scheduled_at)], now)
     Task.update(held=None, scheduled_at=due).where(Task.id.in_(released.ready)).execute()
     return released
 
 
 def reopen(ids: Sequence[str]) -> list[str]:
-    """Make the dependents of tasks that are to run again wait for them; return those among them that were skipped."""
+    """Make the dependents of tasks that will run again wait for them; return the dependents that were skipped."""
     dependents = [row.task_id for row in Wait.select(Wait.task_id).where(Wait.on_id.in_(list(ids))).distinct()]
     if not dependents:
         return []
@@ -188,7 +185,7 @@ def reopen(ids: Sequence[str]) -> list[str]:
 
 
 def missed_ends(after: tuple[str, str], limit: int) -> tuple[list[str], tuple[str, str] | None]:
-    """The ended tasks among the next open dependencies behind `after`, and where to go on (None: at the start)."""
+    """The ended tasks among the next open dependencies above `after`, and where to continue (None: at the start)."""
     behind = (Wait.task_id > after[0]) | ((Wait.task_id == after[0]) & (Wait.on_id > after[1]))
     query = Wait.select(Wait.task_id, Wait.on_id).where(Wait.ended == 0, behind)
     page = list(query.order_by(Wait.task_id, Wait.on_id).limit(limit))

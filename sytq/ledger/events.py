@@ -1,7 +1,7 @@
-"""Events of tasks: attempts that began and ended, and the SQL that writes many of them at once.
+"""Events of tasks, and the SQL that writes many of them at once.
 
-Owns the guard that only legal state changes happen: a terminal row never changes, a smaller token never overwrites a
-larger one. Must not begin a transaction: recording does.
+Only legal state changes happen: a terminal row never changes, a smaller token never overwrites a larger one. Must not
+begin a transaction: recording does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sytq.states import RUNNING, TERMINAL
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a task's life, as the recorder writes it. `state` is the state after it."""
+    """One event of a task; `state` is the state after it."""
 
     id: str
     state: str
@@ -31,7 +31,7 @@ class Event:
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     scheduled_at: dt.datetime | None = None  # of the next attempt
-    outcome: str | None = None  # of the attempt that ended: succeeded, retry, dead, cancelled, returned
+    outcome: str | None = None  # of the ended attempt: succeeded, retry, dead, cancelled, returned
     result: str | None = None
     error: str | None = None
     fingerprint: str | None = None
@@ -39,11 +39,11 @@ class Event:
     detail: str | None = None  # of the attempt, JSON text
     status: int | None = None
     host: str | None = None
-    again: bool = False  # a start in place of an attempt whose end will not be reported
+    again: bool = False  # a start replacing an attempt whose end will not be reported
 
 
 _TERMINAL = ", ".join(map(repr, TERMINAL))
-#: The new value of each column of sytq_tasks: `event` is what the event says, `task` the row before it.
+#: The new value of each column of sytq_tasks, from the `event` and the row (`task`) before it.
 _ASSIGNMENTS = {
     "state": "event.state",
     "token": "event.token",
@@ -64,7 +64,7 @@ _MAY_CHANGE = f"task.state NOT IN ({_TERMINAL}) AND task.token <= event.token"
 
 
 def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
-    """Write one event for each task, inside the caller's transaction; a row that must not change stays as it is."""
+    """Write one event for each task, inside the caller's transaction; rows that must not change stay unchanged."""
     for part in _parts(events):
         values = [plain(value) for event in part for value in _VALUES(event)]
         # The first row names the columns.
@@ -81,7 +81,7 @@ def write_states(database: peewee.Database, events: Sequence[Event]) -> None:
 
 
 def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
-    """Write how attempts began and ended, inside the caller's transaction; repeating it is harmless."""
+    """Write the starts and ends of attempts, inside the caller's transaction. Idempotent."""
     began, ended = [], []
     for event in events:
         if event.state == RUNNING:
@@ -89,7 +89,7 @@ def write_attempts(database: peewee.Database, events: Iterable[Event]) -> None:
         elif event.token and event.outcome:
             ended.append(event)
     insert_ignore(database, "sytq_attempts", _attempts(began))
-    # An attempt after another that never ended: the worker died or was cut off, or Redis was emptied.
+    # The previous attempt never ended: its worker died or lost its connection, or Redis was emptied.
     lost = [(event.started_at, event.id, event.token) for event in began if event.again or event.attempts > 1]
     mark = marks(database, 1)
     where = f"task_id = {mark} AND token < {mark} AND outcome = 'running'"
@@ -116,7 +116,7 @@ def _attempts(events: Sequence[Event]) -> dict[str, Sequence[Any]]:
 
 
 def _parts(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """Parts that one statement can carry: MySQL refuses those above max_allowed_packet (16 MiB by default)."""
+    """Split into statements below MySQL's max_allowed_packet (16 MiB by default)."""
     part: list[Event] = []
     size = 0
     for event in events:

@@ -1,7 +1,7 @@
-"""Idempotency keys: the answer that a caller's Idempotency-Key repeats.
+"""Idempotency keys: the answer that a repeated Idempotency-Key gets.
 
 A key is reserved in the transaction that inserts its tasks, so that both are kept or neither, also when the process
-dies or Redis is emptied. Must not know HTTP.
+dies or Redis is emptied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sytq.ledger.insert import Acceptance, Accepted, Existing, Refused
 from sytq.ledger.models import Idempotency
 from sytq.ledger.values import utcnow
 
-#: For how long a key is remembered.
+#: How long a key is remembered.
 KEPT = dt.timedelta(hours=24)
 
 
@@ -35,19 +35,19 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the first request with a key got: what became of each of its tasks."""
+    """The answer to the first request with a key: the result for each of its tasks."""
 
     fingerprint: str
     tasks: tuple[Acceptance, ...]
 
 
 def reserve(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
-    """Reserve keys for requests whose tasks will have these ids; return the answers of those that are taken.
+    """Reserve keys for requests with these task ids; return the answers of keys that are already taken.
 
-    Runs in the caller's transaction, and waits for a reservation of another transaction that has not ended.
+    Runs in the caller's transaction, and waits for another transaction's reservation of the same key.
     """
     taken: dict[Claim, Answer] = {}
-    # In one order, so that two transactions with the same keys wait for each other rather than deadlock.
+    # In a fixed order, so that two transactions with the same keys wait for each other rather than deadlock.
     wanted = sorted(wanted, key=lambda pair: (pair[0].owner, pair[0].key))
     for _, theirs in groupby(wanted, key=lambda pair: pair[0].owner):
         taken |= _reserve_of_owner(database, list(theirs), utcnow())
@@ -83,7 +83,7 @@ def find(one: Claim) -> Answer | None:
 
 
 def correct(one: Claim, tasks: Sequence[Acceptance]) -> None:
-    """Write the answer of a key reserved by this transaction, where not all of its tasks were accepted."""
+    """Correct the answer of a key reserved by this transaction, when not all of its tasks were accepted."""
     this = (Idempotency.owner == one.owner) & (Idempotency.idempotency_key == one.key)
     Idempotency.update(answer=_text(tasks)).where(this).execute()
 

@@ -1,7 +1,4 @@
-"""New tasks: their rows, and what becomes of each submitted task.
-
-Must not begin a transaction, nor know who may submit what.
-"""
+"""New tasks: their rows, and the result of each submitted task. Must not begin a transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from sytq.ledger.dependencies import OnFailure
 from sytq.states import QUEUED, SCHEDULED
 
 
-@dataclass(slots=True)  # not frozen: that alone makes it three times as costly to make one
+@dataclass(slots=True)  # not frozen: that triples the cost of construction
 class NewTask:
     """A task to be accepted. `payload` is JSON text; `run_at` None means now; times are naive UTC.
 
@@ -37,18 +34,18 @@ class NewTask:
     unique_key: str | None = None
     host: str | None = None
     ordering_key: str | None = None
-    metadata: str | None = None  # JSON text, as are the next
+    metadata: str | None = None  # JSON text, like the next ones
     callback: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
     after: tuple[str, ...] = ()
     on_failure: OnFailure = "cancel"
-    version: int | None = None  # of the payload's form
-    retry_delay: float | None = None  # seconds, in place of the type's; its message has it, the row has not
+    version: int | None = None  # of the payload's schema
+    retry_delay: float | None = None  # seconds, instead of the type's; in the message, not in the row
     made: float = field(default_factory=time.monotonic, compare=False)
 
     def redirected(self, existing: Mapping[str, str]) -> NewTask:
-        """The same task, depending on the `existing` tasks instead of those that were not inserted (id -> id)."""
+        """The same task, with dependencies that were not inserted replaced by the `existing` ones (id -> id)."""
         if not self.after:
             return self
         after = tuple(existing.get(on_id, on_id) for on_id in self.after)
@@ -57,28 +54,28 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The submitted task has a row: a new one, or that of an earlier submission with the same id."""
+    """The submitted task has a row, new or from an earlier submission with the same id."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """An unfinished task has the same unique key: this one, and nothing was inserted."""
+    """This unfinished task has the same unique key; nothing was inserted."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An unfinished task that the submitter may not see has the same unique key, and nothing was inserted."""
+    """An unfinished task that the submitter may not see has the same unique key; nothing was inserted."""
 
 
-#: What became of one submitted task.
+#: The result for one submitted task.
 Acceptance = Accepted | Existing | Refused
 
 
-#: What a new row takes from its task as it is, by column.
+#: The columns that a new row takes unchanged from its task.
 _COLUMNS = (
     "id", "type", "queue", "priority", "payload", "max_attempts", "scheduled_at", "owner", "parent", "host",
     "ordering_key", "unique_key", "metadata", "callback", "request_id", "traceparent", "version",

@@ -1,6 +1,6 @@
 """The ledger: tasks are accepted and read, and attempts write their steps, fenced by their tokens.
 
-Must not know Redis, HTTP or any task type. All times are naive UTC; payloads and results are JSON text.
+All times are naive UTC; payloads and results are JSON text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Ledger:
     def __init__(
         self, database: peewee.Database, ended: Callable[[Sequence[str]], Collection[str]] = lambda ids: ()
     ) -> None:
-        """`ended(ids)` returns the tasks that have ended, though their rows may not say so yet."""
+        """`ended(ids)` returns the tasks that have ended, even if their rows do not say so yet."""
         self.database = database
         self._has_ended = ended
         database.bind(MODELS)
@@ -37,9 +37,9 @@ class Ledger:
     # -- submission
 
     def accept(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> list[Accepted | Existing]:
-        """Insert `tasks`, and whatever `also` writes before them, in one transaction: all or nothing.
+        """Insert `tasks`, after whatever `also` writes, in one transaction; return the result for each, in their order.
 
-        Returns what became of each task, in their order. Raises as `insert`.
+        Raises InvalidInput for an `after` that is no task.
         """
 
         def work() -> list[Accepted | Existing]:
@@ -50,13 +50,13 @@ class Ledger:
         return transact(self.database, work)
 
     def insert(self, tasks: Sequence[NewTask]) -> list[Accepted | Existing]:
-        """Insert `tasks` inside the caller's transaction and return what became of each, in their order.
+        """Insert `tasks` inside the caller's transaction and return the result for each, in their order.
 
-        A row with the same id stays as it is. A task whose unique key an unfinished task has is not inserted, and what
-        was to come after it comes after that one. Raises InvalidInput for an `after` that is no task.
+        An existing row stays as it is. A task whose unique key belongs to an unfinished task is not inserted, and
+        its dependents depend on that task. Raises InvalidInput for an `after` that is no task.
         """
         keys = {task.id: task.unique_key for task in tasks if task.unique_key}
-        if keys:  # a task that is there already has its key, or has ended with it
+        if keys:  # an existing row has its key, or has ended with it
             there = {row.id for row in Task.select(Task.id).where(Task.id.in_(list(keys)))}
             keys = {task_id: key for task_id, key in keys.items() if task_id not in there}
         existing = self.reserve(keys)
@@ -71,11 +71,11 @@ class Ledger:
         transact(self.database, lambda: Task.update(state=Task.state).where(Task.id == "").execute())
 
     def reserve(self, keys: dict[str, str]) -> dict[str, str]:
-        """Reserve unique keys (task id -> key) inside the caller's transaction; return the unfinished task that has the
-        key already, by the id of the task that does not get it."""
+        """Reserve unique keys (task id -> key) inside the caller's transaction; return, for each task that does not get
+        its key, the unfinished task that has it."""
         if not keys:
             return {}
-        # In one order, so that two batches with the same keys wait for each other rather than deadlock.
+        # In a fixed order, so that two batches with the same keys wait for each other rather than deadlock.
         wanted = sorted(keys, key=lambda task_id: keys[task_id])
         columns = {"task_id": wanted, "unique_key": [keys[task_id] for task_id in wanted]}
         insert_ignore(self.database, "sytq_unique", columns)
@@ -88,19 +88,18 @@ class Ledger:
             here = UniqueKey.unique_key == keys[task_id]
             if UniqueKey.update(task_id=task_id).where(here, UniqueKey.task_id == existing[task_id]).execute():
                 del existing[task_id]
-            else:  # another task has taken the key over, of this batch or not
+            else:  # another task, perhaps of this batch, has taken the key over
                 existing[task_id] = UniqueKey.get(here).task_id
         return existing
 
     def _ended_holders(self, holders: set[str]) -> set[str]:
-        """The holders of unique keys that have ended, or have no row: another program may write either."""
+        """The holders of unique keys that have ended or have no row, as other programs write rows too."""
         there = {row.id for row in Task.select(Task.id).where(Task.id.in_(holders), Task.state.in_(UNFINISHED))}
         return (holders - there) | set(self._has_ended(list(there)) if there else ())
 
     # -- reading
 
     def get(self, task_id: str) -> Task | None:
-        """Return one task's row, or None."""
         found: Task | None = read(self.database, lambda: Task.get_or_none(Task.id == task_id))
         return found
 
@@ -118,7 +117,7 @@ class Ledger:
         limit: int = 10,
         offset: int = 0,
     ) -> tuple[list[Task], int]:
-        """Return the newest tasks that match, and how many match in all."""
+        """Return the newest matching tasks, and the number of all matching ones."""
         where = [Task.state.in_(states)] if states else []
         if queue is not None:
             where.append(Task.queue == queue)
@@ -133,7 +132,7 @@ class Ledger:
         return read(self.database, work)
 
     def count_dead(self) -> int:
-        """Return how many tasks are dead; read from an index."""
+        """Return the number of dead tasks, from an index."""
         return read(self.database, lambda: int(Task.select().where(Task.state == DEAD).count()))
 
     def attempts(self, task_id: str) -> list[Attempt]:
@@ -142,7 +141,7 @@ class Ledger:
         return read(self.database, lambda: list(query))
 
     def steps(self, task_id: str) -> list[Step]:
-        """Return a task's checkpoints in the order in which they began."""
+        """Return the steps of a task in the order in which they began."""
         query = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
         return read(self.database, lambda: list(query))
 
@@ -163,13 +162,13 @@ class Ledger:
         def work() -> list[Task]:
             found = list(query)
             ended = set(self._has_ended([row.id for row in found])) if found else set()
-            # When all of these have ended and there may be more, the last one is returned for those.
+            # When all of these have ended and more may follow, the last one stands for the rest.
             return [row for row in found if row.id not in ended] or found[limit - 1 :]
 
         return read(self.database, work)
 
     def histories(self, ids: Sequence[str]) -> dict[str, tuple[list[Attempt], list[Step]]]:
-        """Return the attempts and the steps of these tasks, each in order."""
+        """Return the attempts and steps of these tasks, each in order."""
         wanted = list(ids)
         attempts = Attempt.select().where(Attempt.task_id.in_(wanted)).order_by(Attempt.task_id, Attempt.token)
         steps = Step.select().where(Step.task_id.in_(wanted)).order_by(Step.task_id, Step.started_at, Step.name)
@@ -185,14 +184,14 @@ class Ledger:
         return read(self.database, work)
 
     def unfinished(self, after: str, limit: int) -> list[str]:
-        """Return the ids of up to `limit` unfinished tasks that may run, in order from behind `after`."""
+        """Return up to `limit` ids above `after`, in order, of unfinished tasks that may run."""
         may_run = Task.state.in_(UNFINISHED), Task.held.is_null(), Task.id > after
         query = Task.select(Task.id).where(*may_run).order_by(Task.id).limit(limit)
         return read(self.database, lambda: [task.id for task in query])
 
     def newcomers(self, since: dt.datetime, after: str, limit: int) -> list[tuple[str, dt.datetime]]:
-        """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; from
-        that moment itself only ids behind `after`."""
+        """Return ids and times of tasks never started (nor held) that were created from `since` on, oldest first; of
+        those created exactly then only ids above `after`."""
         later = (Task.created_at > since) | ((Task.created_at == since) & (Task.id > after))
         query = Task.select(Task.id, Task.created_at)
         may_start = Task.state.in_((QUEUED, SCHEDULED)), Task.held.is_null()
@@ -201,7 +200,6 @@ class Ledger:
         return read(self.database, lambda: list(found))
 
     def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
-        """Return the unfinished tasks among `ids`."""
         query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
         return read(self.database, lambda: list(query))
 
@@ -214,7 +212,7 @@ class Ledger:
         """
 
         def guarded() -> T:
-            # The first statement locks the row (and SQLite's database), so no later attempt can slip in between.
+            # The first statement locks the row (in SQLite the database), so no later attempt can slip in.
             held = (
                 Task.update(token=token)
                 .where(Task.id == task_id, Task.token <= token, Task.state.not_in(TERMINAL))
@@ -231,7 +229,7 @@ class Ledger:
     def begin_step(self, task_id: str, token: int, name: str) -> Step:
         """Return the step to run or, when its `state` is done, to replay. Raises Lost.
 
-        A step that an earlier attempt started may have been completed (and paid for) outside: it counts as interrupted.
+        A step started by an earlier attempt counts as interrupted: its call may have succeeded (and cost money).
         """
 
         def work() -> Step:
@@ -264,6 +262,6 @@ class Ledger:
         self.fenced(task_id, token, work)
 
     def forget_step(self, task_id: str, token: int, name: str) -> None:
-        """Remove a step that failed with an answer, so that it does not count as interrupted next time. Raises Lost."""
+        """Remove a step that failed with an answer, so that it does not count as interrupted. Raises Lost."""
         query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
         self.fenced(task_id, token, lambda: query.execute())

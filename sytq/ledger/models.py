@@ -1,8 +1,4 @@
-"""Peewee models of our tables.
-
-Owns column names and types as Python sees them (the tables themselves are made by `sytq.ledger.migrations`).
-All times are naive UTC. Must not hold logic.
-"""
+"""Peewee models of the tables that `sytq.ledger.migrations` creates. All times are naive UTC. Must not hold logic."""
 
 from __future__ import annotations
 
@@ -23,31 +19,31 @@ class Task(Model):
 
     id = CharField(primary_key=True)
     type = CharField()
-    queue = CharField(null=True)  # NULL: the type's own (rows inserted by other languages)
+    queue = CharField(null=True)  # NULL: the type's queue (rows inserted by other languages)
     priority = CharField(null=True)
     state = CharField(default="queued")
     payload = TextField()
-    version = IntegerField(null=True)  # of the payload's form; NULL: the present one (rows of other languages)
+    version = IntegerField(null=True)  # of the payload's schema; NULL: the current one (rows of other languages)
     result = TextField(null=True)
     error = TextField(null=True)
     error_fingerprint = CharField(null=True)
     progress = TextField(null=True)
     attempts = IntegerField(default=0)
     max_attempts = IntegerField(null=True)
-    token = BigIntegerField(default=0)  # the fencing token: raised by every attempt; an older one has lost the task
+    token = BigIntegerField(default=0)  # the fencing token: raised by every attempt, writes of an older one are refused
     owner = CharField(null=True)
     parent = CharField(null=True)
     worker = CharField(null=True)
-    host = CharField(null=True)  # that it calls, if its type names one
+    host = CharField(null=True)  # that the task calls, if its type names one
     ordering_key = CharField(null=True)
     metadata = TextField(null=True)  # the caller's own, as JSON
     callback = TextField(null=True)  # {"url", "headers"} as JSON
     unique_key = CharField(null=True)  # as in sytq_unique, for a replay
     request_id = CharField(null=True)
     traceparent = CharField(null=True)
-    held = CharField(null=True)  # it depends on other tasks, by this rule: see sytq.ledger.dependencies
+    held = CharField(null=True)  # waits for dependencies by this rule, see sytq.ledger.dependencies
     created_at = DateTimeField()
-    revived_at = DateTimeField(null=True)  # when it was last replayed: its age counts from there
+    revived_at = DateTimeField(null=True)  # the last replay; the task's age counts from there
     scheduled_at = DateTimeField(null=True)
     started_at = DateTimeField(null=True)
     finished_at = DateTimeField(null=True)
@@ -65,11 +61,11 @@ class Attempt(Model):
     outcome = CharField()
     worker = CharField(null=True)
     error = TextField(null=True)
-    status = IntegerField(null=True)  # of the HTTP answer
+    status = IntegerField(null=True)  # of the HTTP response
     detail = TextField(null=True)
     started_at = DateTimeField(null=True)
     finished_at = DateTimeField(null=True)
-    next_at = DateTimeField(null=True)  # when the attempt after it was to start
+    next_at = DateTimeField(null=True)  # the scheduled start of the next attempt
 
     class Meta:
         table_name = "sytq_attempts"
@@ -94,13 +90,13 @@ class Step(Model):
         primary_key = CompositeKey("task_id", "name")
 
 
-#: The place of a row of `sytq_waits` that is no dependency: the child `on_id` extends `task_id`, so that dependents of
-#: the one depend on the other too (see `sytq.ledger.dependencies`).
+#: The place of a row of `sytq_waits` that is an extension: the child `on_id` extends `task_id`, so that dependents of
+#: `task_id` depend on the child too (see `sytq.ledger.dependencies`).
 EXTENSION = -1
 
 
 class Wait(Model):
-    """A dependency: `task_id` waits for `on_id`, at this place among its dependencies; `ended` once that is handled."""
+    """`task_id` depends on `on_id`, at this place among its dependencies; `ended` once that end is handled."""
 
     task_id = CharField()
     on_id = CharField()
@@ -138,7 +134,7 @@ class Pause(Model):
 
 
 class UniqueKey(Model):
-    """The one unfinished task that has this key."""
+    """The unfinished task that has this key."""
 
     unique_key = CharField(primary_key=True)
     task_id = CharField()
@@ -148,7 +144,7 @@ class UniqueKey(Model):
 
 
 class ApiKey(Model):
-    """An API key; `secret` and `previous` (the one before a rotation) are SHA-256 in hex."""
+    """An API key; `secret` and `previous` (before a rotation) are SHA-256 in hex."""
 
     id = CharField(primary_key=True)
     name = CharField()
@@ -156,7 +152,7 @@ class ApiKey(Model):
     secret = CharField()
     previous = CharField(null=True)
     previous_until = DateTimeField(null=True)
-    scopes = CharField()  # words with spaces between them
+    scopes = CharField()  # separated by spaces
     types = CharField(null=True)  # likewise; NULL: every type
     rate_calls = IntegerField(null=True)
     rate_seconds = IntegerField(null=True)
@@ -185,7 +181,7 @@ class AuditEntry(Model):
 
 
 class Idempotency(Model):
-    """The answer that a caller's Idempotency-Key repeats; `answer` is JSON: its tasks' ids."""
+    """The answer of an Idempotency-Key; `answer` is JSON: the ids of its tasks."""
 
     owner = CharField()
     idempotency_key = CharField()

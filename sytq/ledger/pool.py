@@ -1,7 +1,4 @@
-"""Connections to MySQL (and MariaDB): their session, and their pool, in which a caller waits only for a free one.
-
-Must not know a URL, nor what is asked.
-"""
+"""Connections to MySQL (and MariaDB): their session and their pool."""
 
 from __future__ import annotations
 
@@ -18,20 +15,20 @@ from pymysql.constants import SERVER_STATUS
 
 __all__ = ["MaxConnectionsExceeded", "MySQL"]
 
-#: Seconds after which the server is asked whether an idle connection lives: a firewall may have forgotten it.
+#: Seconds after which an idle connection is checked before use: a firewall may have forgotten it.
 _PING_AFTER = 10.0
 
 
 class MySQL(PooledMySQLDatabase):
     """Peewee's pool, without a lock held while the server is asked.
 
-    Peewee connects, checks whether an idle connection still lives, and rolls back, under a lock: when the server stops
-    answering (frozen, cut off), every user of a process would wait for the timeouts of all users before it.
+    Peewee connects, checks idle connections and rolls back under a lock: when the server stops answering, every thread
+    of the process would wait for the timeouts of all threads before it.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._lock = contextlib.nullcontext()  # what it guards is each thread's own; the pool has another
+        self._lock = contextlib.nullcontext()  # guards what each thread has for itself; the pool has its own lock
 
     def _connect(self) -> object:
         reserved = object()
@@ -59,7 +56,7 @@ class MySQL(PooledMySQLDatabase):
         return True  # `_close` has asked
 
     def _at_rest(self, connection: Any) -> bool:
-        """Whether it can be put back; Peewee would roll back each time, also where there is no transaction."""
+        """Whether a connection can be pooled again; Peewee would roll back even without a transaction."""
         if not connection.open:
             return False
         connection.rests_since = time.monotonic()
@@ -67,7 +64,7 @@ class MySQL(PooledMySQLDatabase):
         return not in_transaction or bool(super()._can_reuse(connection))
 
     def _idle(self) -> tuple[float, Any] | None:
-        """An idle connection that lives, and since when it does."""
+        """A live idle connection and the time it was opened, or None."""
         while True:
             with self._pool_lock:
                 if not self._connections:
@@ -82,10 +79,10 @@ class MySQL(PooledMySQLDatabase):
             self._close_raw(connection)
 
     def _open(self) -> Any:
-        """A new connection, with the session that sytq relies on, whatever the server's defaults are."""
+        """A new connection with the session settings that sytq relies on, whatever the server's defaults."""
         connection = peewee.MySQLDatabase._connect(self)  # type: ignore[attr-defined]
         with connection.cursor() as cursor:
-            # Strict: a value too long for its column is an error, never cut in silence.
+            # Strict: a value too long for its column is an error, never truncated silently.
             cursor.execute(
                 "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO',"
                 " SESSION time_zone = '+00:00', SESSION innodb_lock_wait_timeout = 10"
@@ -95,11 +92,11 @@ class MySQL(PooledMySQLDatabase):
 
 
 def _lives(connection: Any) -> bool:
-    """Whether an idle connection can be used. Raises pymysql.Error when the server is asked and does not answer."""
+    """Whether an idle connection can be used. Raises pymysql.Error when the server does not answer."""
     if time.monotonic() - connection.rests_since > _PING_AFTER:
         connection.ping(reconnect=False)
         return True
-    # The server says nothing on one that is idle, unless it has closed it.
+    # The server sends nothing on an idle connection unless it closes it.
     socket = select.poll()
     socket.register(connection._sock, select.POLLIN)
     return not socket.poll(0)

@@ -1,6 +1,6 @@
-"""Schedules: which tick of each was submitted last, and which are paused, by whom and why.
+"""The last submitted tick and the pause of each schedule.
 
-Must not compute ticks (sytq.schedule does) nor submit. All methods raise DatabaseUnavailable; times are aware, UTC.
+All methods raise DatabaseUnavailable; times are aware, UTC.
 """
 
 from __future__ import annotations
@@ -17,35 +17,33 @@ from sytq.ledger.values import naive
 
 
 class Schedules:
-    """The schedules of one database."""
-
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
     def rows(self) -> dict[str, ScheduleRow]:
-        """Return every schedule with a submitted tick, by name."""
+        """Return the rows by name; a schedule has one once `begin` was called."""
         return read(self._database, lambda: {row.name: row for row in ScheduleRow.select()})
 
     def begin(self, name: str, now: dt.datetime) -> None:
-        """Add a new schedule, whose ticks count from now on."""
+        """Add a new schedule, with ticks from now on."""
         row: dict[str, Sequence[Any]] = {"name": [name], "last_tick": [naive(now)]}
         transact(self._database, lambda: insert_ignore(self._database, "sytq_schedules", row))
 
     def ticked(self, name: str, tick: dt.datetime) -> None:
-        """Write that a tick was submitted (or skipped)."""
+        """Record that a tick was submitted (or skipped)."""
         query = ScheduleRow.update(last_tick=naive(tick)).where(
             ScheduleRow.name == name, ScheduleRow.last_tick < naive(tick)
         )
         transact(self._database, query.execute)
 
     def pause(self, name: str, now: dt.datetime, by: str, why: str) -> None:
-        """Pause a schedule; ticks that come due meanwhile are missed."""
+        """Pause a schedule; ticks due meanwhile are missed."""
         self.begin(name, now)
         query = ScheduleRow.update(paused_at=naive(now), paused_by=by[:64], paused_why=why[:255])
         transact(self._database, query.where(ScheduleRow.name == name).execute)
 
     def resume(self, name: str) -> bool:
-        """End a pause; False when there was none."""
+        """Resume a schedule; False when it was not paused."""
         query = ScheduleRow.update(paused_at=None, paused_by=None, paused_why=None)
         where = (ScheduleRow.name == name) & ScheduleRow.paused_at.is_null(False)
         return bool(transact(self._database, query.where(where).execute))

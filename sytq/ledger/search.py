@@ -1,7 +1,6 @@
-"""Reads of the ledger for people: tasks that match, page by page, and how many there are.
+"""Searches of the ledger: matching tasks, page by page, and their number. A row is at most a second behind Redis.
 
-Owns the order of such a list and its cursor. Changes nothing; must not know Redis: a row is at most a second behind.
-There is a statement for each state and tasks move between them, hence all statements of a list see the same moment.
+There is a statement for each state and tasks move between states, so all statements of a list use one snapshot.
 Every method raises DatabaseUnavailable.
 """
 
@@ -21,16 +20,16 @@ from sytq.ledger.models import Task
 from sytq.ledger.query import Filter, condition
 from sytq.states import STATES, TERMINAL, UNFINISHED
 
-#: Counting stops here, so that it costs no more than this many entries of an index.
+#: Counting stops here, to read no more than this many entries of an index.
 COUNT_MAX = 10_000
-#: A list carries neither payloads nor results: they may have a megabyte each.
+#: Lists leave out payloads and results, which may have a megabyte each.
 _COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
 _PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)/([!-~]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """A page of a list, and the cursor of the next page (None: this is the last)."""
+    """A page of a list, and the cursor of the next page (None on the last page)."""
 
     tasks: list[Task]
     next: str | None
@@ -38,28 +37,26 @@ class TaskPage:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tasks by state, each number up to COUNT_MAX + 1; and when the oldest of each unfinished state was created."""
+    """Tasks by state, each up to COUNT_MAX + 1, and when the oldest task of each unfinished state was created."""
 
     by_type: dict[str, dict[str, int]]
     oldest: dict[str, dt.datetime] = field(default_factory=dict)
 
 
 class Search:
-    """Searches one database."""
-
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
         self._mysql = is_mysql(database)
 
     def page(self, wanted: Filter, *, limit: int, after: str | None = None) -> TaskPage:
-        """Return the latest matching tasks: by end when the filter lets only ended tasks through, else by creation.
+        """Return the latest matching tasks: by end when the filter admits only ended tasks, else by creation.
 
-        Raises InvalidInput for an invalid cursor. One statement for each state, which reads `limit` rows unless a
-        condition beside the state leaves out many.
+        Raises InvalidInput for an invalid cursor. One statement for each state reads `limit` rows, or more when further
+        conditions exclude many.
         """
         ended = set(wanted.states) <= set(TERMINAL)
         moment = Task.finished_at if ended else Task.created_at
-        # As the database has it: SQLite compares text, and the digits of a second differ between writers.
+        # As stored: SQLite compares text, and the digits of a second differ between writers.
         exact = moment.cast("CHAR")
         where = []
         if after is not None:
@@ -79,7 +76,7 @@ class Search:
         return TaskPage(tasks[:limit], _cursor(last_shown, ended) if last_shown else None)
 
     def pages(self, wanted: Filter, size: int = 500) -> Iterator[list[Task]]:
-        """Yield all matching tasks, latest first, in pages; a task that changes meanwhile does not come twice."""
+        """Yield all matching tasks in pages, latest first; a task that changes meanwhile appears once."""
         after: str | None = None
         while True:
             page = self.page(wanted, limit=size, after=after)
@@ -90,7 +87,7 @@ class Search:
             after = page.next
 
     def count(self, wanted: Filter, max_per_state: int | None = None) -> int:
-        """Return how many tasks match; with `max_per_state` counting stops one above it in each state."""
+        """Return the number of matching tasks; counting stops one above `max_per_state` in each state."""
 
         def work() -> int:
             parts = (Task.select(Task.id).where(matches) for matches in self._each_state(wanted))
@@ -101,8 +98,6 @@ class Search:
         return read_snapshot(self._database, work)
 
     def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
-        """Return the matching ids among `ids`."""
-
         def work() -> list[str]:
             parts = (Task.select(Task.id).where(m, Task.id.in_(list(ids))) for m in self._each_state(wanted))
             return [task.id for part in parts for task in part]
@@ -114,7 +109,7 @@ class Search:
         return read(self._database, self._now)
 
     def counts(self, types: Iterable[str]) -> Counts:
-        """Return how many tasks of these types are in each state. Seven small statements a type, bounded each."""
+        """Count the tasks of these types by state, with seven small, bounded statements a type."""
 
         def number(type_name: str, state: str) -> int:
             query = Task.select(Task.id).where(Task.type == type_name, Task.state == state)
@@ -154,7 +149,7 @@ def _cursor(last: Task, ended: bool) -> str:
 
 
 def _place(cursor: str, ended: bool) -> tuple[str, str]:
-    """The moment and the id at which a page before this ended. Raises InvalidInput."""
+    """The time and the id at which the previous page ended. Raises InvalidInput."""
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except ValueError:
@@ -162,7 +157,7 @@ def _place(cursor: str, ended: bool) -> tuple[str, str]:
     match = _PLACE.fullmatch(text)
     try:
         if match is not None and match[1] == ("f" if ended else "c"):
-            dt.datetime.fromisoformat(match[2])  # what is no time is an error of the database
+            dt.datetime.fromisoformat(match[2])  # an invalid time would be an error of the database
             return match[2], match[3]
     except ValueError:
         pass

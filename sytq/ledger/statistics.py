@@ -1,7 +1,4 @@
-"""Statistics of a period by task type: tasks accepted and ended, retries, and how long they waited and ran.
-
-Reads page by page; of each task only three durations stay in memory.
-"""
+"""Statistics of a period by task type. Tasks are read page by page; only three durations of each stay in memory."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ _PAGE = 5000
 
 @dataclass(slots=True)
 class Statistics:
-    """Statistics of one type, or of all. Seconds: `waited` from submission (or its time) to the last start, `ran` from
-    there to the end, `took` both."""
+    """Statistics of one type or all. In seconds: `waited` from submission (or the scheduled time) to the last start,
+    `ran` from there to the end, `took` both."""
 
     accepted: int = 0
     ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TERMINAL, 0))
@@ -34,7 +31,7 @@ class Statistics:
     took: array[float] = field(default_factory=lambda: array("d"))
 
     def as_json(self, seconds: float) -> dict[str, Any]:
-        """The counts, ends per minute of the period, and percentiles in seconds (None without a single one)."""
+        """The counts, ends per minute of the period, and percentiles in seconds (None without values)."""
         ends = sum(self.ended.values())
         shown: dict[str, Any] = {"accepted": self.accepted, **self.ended, "retries": self.retries}
         shown["per_minute"] = round(ends * 60 / seconds, 3) if seconds else 0.0
@@ -50,7 +47,7 @@ def of_period(
     type_name: str | None = None,
     seen: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Statistics]:
-    """Return the statistics of [since, until), naive UTC, by type; `seen` gets the number of tasks read so far.
+    """Return statistics of [since, until), naive UTC, by type; `seen` gets the number of tasks read so far.
 
     Raises DatabaseUnavailable.
     """
@@ -103,7 +100,7 @@ def percentile(values: array[float], percent: int) -> float | None:
 
 
 def _pages(database: peewee.Database, period: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
-    exact = Task.finished_at.cast("CHAR")  # as the database has it: the digits of a second differ between writers
+    exact = Task.finished_at.cast("CHAR")  # as stored: the digits of a second differ between writers
     columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
     where = period
     while True:

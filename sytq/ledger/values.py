@@ -9,12 +9,11 @@ from typing import Any
 
 
 def utcnow() -> dt.datetime:
-    """The time as the ledger writes it: naive UTC."""
     return naive(dt.datetime.now(dt.UTC))
 
 
 def naive(moment: dt.datetime) -> dt.datetime:
-    """An aware time as naive UTC."""
+    """Convert an aware time to naive UTC."""
     return moment.astimezone(dt.UTC).replace(tzinfo=None)
 
 
@@ -24,12 +23,12 @@ def from_ms(ms: int) -> dt.datetime:
 
 
 def to_ms(moment: dt.datetime) -> int:
-    """A time of a row as unix milliseconds; a row of another program may name an offset."""
+    """A row's time as unix milliseconds; rows of other programs may have an offset."""
     return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 
 def iso(moment: dt.datetime | float) -> str:
-    """A time of the ledger, or of Redis (unix seconds), as people and programs see it: RFC 3339 to the millisecond."""
+    """A time of the ledger, or of Redis (unix seconds), in RFC 3339 to the millisecond."""
     if not isinstance(moment, dt.datetime):
         moment = dt.datetime.fromtimestamp(moment, dt.UTC)
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
@@ -41,7 +40,7 @@ def plain(value: Any) -> Any:
 
 
 def parsed(text: str | None) -> Any:
-    """The value of a JSON column; text that is not JSON, as another program may have written anything, stays text."""
+    """The value of a JSON column; text of another program that is not JSON stays text."""
     try:
         return None if text is None else json.loads(text, parse_constant=str, parse_float=_float)
     except (ValueError, RecursionError):
@@ -49,6 +48,6 @@ def parsed(text: str | None) -> Any:
 
 
 def _float(text: str) -> float | str:
-    """A number, or its text where no float has its value: JSON could not say it again."""
+    """A number, or its text where no float has its value, as JSON could not repeat it."""
     number = float(text)
     return text if math.isinf(number) else number

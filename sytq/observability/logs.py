@@ -1,7 +1,6 @@
-"""Logging: one form for every record of the process, ours and every library's, on standard error.
+"""Logging: one format for all records of the process, ours and every library's, on standard error.
 
-Owns the form (JSON or console), the levels of noisy libraries and which fields are shown. Must not decide
-what is logged, and changes nothing until `configure` is called.
+Changes nothing until `configure` is called.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from sytq.config.masking import MASK, is_secret_key, mask_text
 
-#: At debug level these print SQL parameters, messages or headers, which are prompts, payloads and keys.
+#: At debug level these print SQL parameters, messages or headers: prompts, payloads and keys.
 _NEVER_BELOW_INFO = ("aiohttp", "asyncio", "dramatiq", "peewee", "pymysql", "redis", "requests", "urllib3")
-#: The fields whose text is shown; of any other only numbers are, so that what somebody logs in passing (a payload, a
-#: header, a URL) is not. `logger.fields` adds to them. A test finds every field that sytq itself logs here.
+#: The fields whose text is shown; other fields show only numbers, so that a payload, header or URL logged in passing
+#: stays out. `logger.fields` adds to them. A test checks that every field logged by sytq is here.
 SHOWN = frozenset(
     {
         *("level", "msg", "time", "logger", "process", "exception", "stack"),
@@ -30,23 +29,22 @@ SHOWN = frozenset(
         *("key", "limiter", "row", "table", "thread", "tick", "token", "caller"),
     }
 )
-#: What every line of this process says besides, see `identify`.
+#: Further fields of every line of this process, set by `identify`.
 _identity: dict[str, str] = {}
-#: These come with handlers of their own and do not propagate.
+#: Loggers with their own handlers that do not propagate.
 _WITH_OWN_HANDLERS = ("gunicorn.error", "gunicorn.access")
 
 
 def identify(**fields: str) -> None:
-    """Put these fields into every line of this process from now on."""
+    """Add these fields to every later line of this process."""
     _identity.update(fields)
 
 
 def configure(level: str, format: Literal["json", "console"] | str, process: str, fields: Collection[str] = ()) -> None:
     """Send all logging of this process to the present `sys.stderr`, from `level` (debug ... error) upwards.
 
-    `fields` are further ones whose text is shown. `process` names the process in every line (api, worker, dev). Call
-    it again after a fork, or when a library has replaced `sys.stderr` or the handlers: handlers are replaced, never
-    added to.
+    The text of `fields` is shown too. `process` names the process in every line (api, worker, dev). Call again after a
+    fork, or when a library has replaced `sys.stderr` or the handlers: handlers are replaced, never added.
     """
     stream = sys.stderr
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -87,7 +85,7 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
 
 
 class _Frame:
-    """Adds what every line has: level, time, logger, process."""
+    """Adds level, time, logger and process to every line."""
 
     def __init__(self, process: str) -> None:
         self._process = process
@@ -117,13 +115,13 @@ def _console(colors: bool) -> Processor:
         colors=colors,
         event_key="msg",
         timestamp_key="time",
-        exception_formatter=structlog.dev.plain_traceback,  # the pretty ones print local variables
+        exception_formatter=structlog.dev.plain_traceback,  # the pretty formatters print local variables
         sort_keys=False,
     )
 
 
 class _Redaction:
-    """Shows the text of the fields on the list, without what looks like a secret; of others only numbers."""
+    """Shows the text of allowed fields, with secrets masked, and only the numbers of other fields."""
 
     def __init__(self, shown: Collection[str]) -> None:
         self._shown = shown
@@ -149,7 +147,7 @@ def _masked(key: str, value: Any) -> Any:
 
 
 def _without_payload(record: logging.LogRecord) -> bool:
-    """Replace Dramatiq messages among the arguments, whose text is the whole payload, by type and id."""
+    """Replace Dramatiq messages among the arguments, whose text has the payload, by type and id."""
     if isinstance(record.args, tuple) and any(hasattr(value, "message_id") for value in record.args):
         record.args = tuple(
             f"{getattr(value, 'actor_name', '?')} {value.message_id}" if hasattr(value, "message_id") else value

@@ -1,4 +1,4 @@
-"""Counting and timing, with prometheus_client."""
+"""Counters and histograms, with prometheus_client."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from prometheus_client import CollectorRegistry
 
 #: Upper bounds in seconds, for everything from a Redis call to an LLM call: 10 ms to 10 min.
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-#: The label value of what exceeds the series that a metric may have: a label must not hold what callers make up.
+#: The label value beyond a metric's maximum of series: callers must not fill labels with made-up values.
 OTHER = "other"
 _MAX_SERIES = 500
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
-#: What this process has counted.
+#: The metrics of this process.
 registry = CollectorRegistry()
 _lock = threading.Lock()
-#: Every metric of the modules imported by now, by name.
+#: The metrics of all imported modules, by name.
 declared: dict[str, Series] = {}
 
 prometheus_client.disable_created_metrics()
 
 
 class Series(dict[tuple[str, ...], Any]):
-    """The series of one metric by their label values, each made when it is first counted."""
+    """The series of one metric by their label values, each created at its first use."""
 
     def __init__(self, kind: str, name: str, help: str, labels: tuple[str, ...]) -> None:
         if not _NAME.fullmatch(name):
@@ -60,10 +60,9 @@ class Series(dict[tuple[str, ...], Any]):
 
 
 class Counter:
-    """Something that only grows. Its name ends in `_total`.
+    """A counter, named `..._total`, declared at the top of the module that counts it.
 
-    A metric is declared at the top of the module that counts it. A second declaration of a name with other labels
-    raises ValueError.
+    A second declaration of a name with other labels raises ValueError.
     """
 
     def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
@@ -76,7 +75,7 @@ class Counter:
 
 
 class Histogram:
-    """Durations in seconds. Its name ends in `_seconds`. Declared like a counter."""
+    """A histogram of seconds, named `..._seconds`, declared like a counter."""
 
     def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
         self._series = _declare("histogram", name, help, labels)

@@ -1,7 +1,6 @@
-"""A process group: a master (gunicorn's or Dramatiq's) and its children, of which one is scraped for all.
+"""A process group: a master (gunicorn's or Dramatiq's) and its children; a scrape of one process covers all.
 
-Its processes share a folder. They count in files there (prometheus_client's multiprocess mode), and a worker process
-has its liveness file in it.
+Its processes share a folder with their metrics (prometheus_client's multiprocess mode) and liveness files.
 """
 
 from __future__ import annotations
@@ -28,15 +27,12 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def folder(master: int) -> Path:
-    """Return where the folder of the group with this master process is."""
+    """Return the path of the folder of this master's group."""
     return _base() / f"{_prefix()}{master}"
 
 
 def create(master: int) -> Path:
-    """Return the group's folder, made if it is not there, and remove those of dead masters.
-
-    Raises OSError where it cannot be written.
-    """
+    """Create the group's folder if needed and return it; remove folders of dead masters. Raises OSError."""
     for other in _base().glob(f"{_prefix()}*"):
         if not alive(other.name.removeprefix(_prefix())):
             shutil.rmtree(other, ignore_errors=True)
@@ -48,7 +44,7 @@ def create(master: int) -> Path:
 
 
 def alive(pid: str) -> bool:
-    """Whether there is a process of this id; True for what is no id."""
+    """Whether a process has this id; True for an invalid id."""
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -59,11 +55,11 @@ def alive(pid: str) -> bool:
 
 
 def share(master: int) -> None:
-    """Count in the folder of this master's group, or in the one that PROMETHEUS_MULTIPROC_DIR names already."""
+    """Count in the folder of this master's group, or in PROMETHEUS_MULTIPROC_DIR if that is set."""
     try:
         if _FOLDER not in os.environ:
             os.environ[_FOLDER] = str(create(master))
-            # prometheus_client looks at the variable when it is imported, which has happened.
+            # prometheus_client reads the variable at import, which has happened.
             values.ValueClass = values.get_value_class()
         merge_dead()
     except OSError as error:
@@ -71,7 +67,7 @@ def share(master: int) -> None:
 
 
 def merge_dead() -> None:
-    """Put what ended processes of the group have counted into one file, so that their number does not matter."""
+    """Merge the metrics of ended processes of the group into one file, so that files do not accumulate."""
     place = os.environ.get(_FOLDER)
     if place is None:
         return
@@ -80,7 +76,7 @@ def merge_dead() -> None:
             kind, _, pid = file.stem.rpartition("_")
             if alive(pid):
                 continue
-            if file.stat().st_size:  # else it was killed just as it made the file
+            if file.stat().st_size:  # else the process was killed while creating the file
                 total = MmapedDict(str(file.with_name(f"{kind}_ended.db")))
                 for key, amount, _, _ in MmapedDict.read_all_values_from_file(str(file)):
                     total.write_value(key, total.read_value(key)[0] + amount, 0.0)
@@ -89,7 +85,7 @@ def merge_dead() -> None:
 
 
 class GroupCollector(Collector):
-    """What the processes of this group have counted; without a folder that they share, what this process has."""
+    """The metrics of this group's processes, or of this process alone without a shared folder."""
 
     def collect(self) -> Iterable[Metric]:
         place = os.environ.get(_FOLDER)
@@ -101,7 +97,7 @@ class GroupCollector(Collector):
 
 @contextmanager
 def _locked(place: str) -> Iterator[None]:
-    """Nobody else reads or merges the files of the folder: what is being merged would be counted twice."""
+    """Exclude other readers and mergers of the folder, which would count files twice during a merge."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

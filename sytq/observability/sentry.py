@@ -1,10 +1,8 @@
-"""Sentry: what goes there, and what never does.
+"""Sentry: the SDK's settings, the scrubbing of events, and crashes of sytq itself. Ends of tasks are reported by
+`sytq.worker.middleware.sentry`. Without `sentry.dsn` nothing is sent.
 
-Owns the SDK's settings, the scrubbing of every event, and the crashes of our own that the log knows of. The end of
-tasks is `sytq.worker.middleware.sentry`'s. Nothing here does anything without `sentry.dsn`.
-
-An exception's own words may quote a payload, a prompt or a key, so only those of our own classes go out; of others
-the class, the place in the code and the task's id do, which `sytq show` and the log complete.
+An exception's text may quote a payload, a prompt or a key, so only texts of our own classes are sent; of others the
+class, the place in the code and the task's id, which `sytq show` and the log complete.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ from sytq.config.masking import MASK, is_secret_key, mask_text
 from sytq.schedule import Schedule
 
 _WITHHELD = "(withheld: the text of an exception may quote a payload)"
-#: Their texts are made for people: a reason, an address, a limit.
+#: Exceptions with texts made for people: a reason, an address, a limit.
 _OWN_WORDS = "sytq.errors"
-#: Everything else of an event is dropped: an allow-list, so that no version of the SDK adds what we do not know.
+#: The allow-list of an event's fields, so that no version of the SDK adds unknown ones.
 _KEPT = frozenset(
     {
         *("event_id", "type", "timestamp", "platform", "sdk", "release", "environment"),
@@ -46,23 +44,23 @@ _FRAME = frozenset(
         *("pre_context", "context_line", "post_context"),  # source code
     }
 )
-#: Whose errors are crashes of ours. Tasks report their own end, and a task type's own log is its own affair.
+#: Loggers whose errors are crashes of sytq. Tasks report their own end, and task types' logs are their own.
 _LOGGERS = ("sytq", "dramatiq", "gunicorn.error")
-#: Minutes that a monitor waits for an end at most: four weeks.
+#: Minutes that a monitor waits at most for an end: four weeks.
 _MOST_RUNTIME = 40_320
 CheckIn = Literal["in_progress", "ok", "error"]
 _NOT_CRASHES = ("sytq.task.", "sytq.worker.middleware.retry")
 
 
 def start(settings: Settings, process: str, version: str) -> bool:
-    """Begin to report from this process (api or worker), after a fork; False when no DSN is configured."""
+    """Begin to report from this process (api or worker), after a fork; False without a DSN."""
     if settings.sentry.dsn is None:
         return False
     sentry_sdk.init(
         dsn=settings.sentry.dsn.get_secret_value(),
         release=f"sytq@{version}",
         environment=settings.sentry.environment or settings.app.mode,
-        # Chosen one by one: the others send arguments, SQL, headers or every attempt of a task.
+        # The other integrations send arguments, SQL, headers or every attempt of a task.
         default_integrations=False,
         auto_enabling_integrations=False,
         integrations=[
@@ -92,9 +90,9 @@ def start(settings: Settings, process: str, version: str) -> bool:
 def check_in(
     name: str, schedule: Schedule, task_id: str, status: CheckIn, *, longest: float, seconds: float | None = None
 ) -> None:
-    """Tell the monitor of a schedule how the task of one tick stands, and at its end after how many seconds.
+    """Report the state of a tick's task to its schedule's monitor, and at the end the seconds it took.
 
-    The monitor is made at the first tick; it misses an end after `longest` seconds.
+    The first tick creates the monitor; an end is missed after `longest` seconds.
     """
     if not sentry_sdk.get_client().is_active():
         return
@@ -105,7 +103,7 @@ def check_in(
     elif schedule.every is not None and float(schedule.every) >= 60:
         config["schedule"] = {"type": "interval", "value": round(float(schedule.every) / 60), "unit": "minute"}
     else:
-        return  # a monitor knows nothing shorter than minutes
+        return  # monitors have no interval below a minute
     capture_checkin(
         monitor_slug=f"sytq-{name}",
         check_in_id=task_id.replace("-", ""),
@@ -116,7 +114,7 @@ def check_in(
 
 
 class _Crashes(logging.Handler):
-    """Records with a traceback, and critical ones: something of ours broke, whatever task it was about."""
+    """Reports records with a traceback, and critical ones, as crashes of sytq."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith(_NOT_CRASHES):
@@ -135,7 +133,7 @@ class _Crashes(logging.Handler):
             for name in ("request_id", "trace_id"):
                 if said := get_contextvars().get(name):
                     scope.set_tag(name, said)
-            words = str(fields.get("event"))  # ours are constant: what varies is in the fields
+            words = str(fields.get("event"))  # constant in sytq: variable parts are in the fields
             if isinstance(error, BaseException):
                 scope.fingerprint = [record.name, words, type(error).__name__]
                 sentry_sdk.capture_exception(error)
@@ -143,7 +141,7 @@ class _Crashes(logging.Handler):
                 scope.fingerprint = [record.name, words]
                 sentry_sdk.capture_message(words, level="fatal")
         if record.levelno >= logging.CRITICAL:
-            sentry_sdk.flush(1.0)  # what says so is about to end the process
+            sentry_sdk.flush(1.0)  # the process is about to end
 
 
 def _scrub(event: Any, hint: dict[str, Any]) -> Any:

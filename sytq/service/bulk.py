@@ -1,4 +1,4 @@
-"""Bulk operations, one change to all tasks that match a query: which tasks, and the payload of the task doing it."""
+"""Bulk operations, one change to all tasks that match a query: their filter, and the payload of their task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sytq.errors import InvalidInput
 from sytq.ledger.query import Filter, parse
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL, UNFINISHED
 
-#: action -> the states in which it does something; without a state in the query the first group alone.
+#: action -> the states in which it has an effect; without a state in the query only the first group.
 ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cancel": (UNFINISHED, UNFINISHED),
     "retry": ((DEAD,), (DEAD, CANCELLED)),
@@ -19,10 +19,10 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def targets(action: str, query: str, now: dt.datetime, owner: str | None = None) -> Filter:
-    """Return the tasks that `action` on `query` changes, as of `now` (naive UTC): none that came or ended later, and
-    with an `owner` only theirs.
+    """Return the filter of the tasks that `action` on `query` changes, without those that came or ended after `now`
+    (naive UTC), and with an `owner` only theirs.
 
-    Raises InvalidInput for an empty query, and for one that lets no task through that the action could change.
+    Raises InvalidInput for an empty query, and for a query that excludes every task that the action could change.
     """
     wanted = parse(query)
     if not wanted.terms:
@@ -32,7 +32,7 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
     wanted = wanted.within(f"state:{','.join(possible if says_state else usual)}")
     if not wanted.states:
         raise InvalidInput("q", f"it lets no task through that {action} could change; valid: {', '.join(possible)}")
-    # Fixed here, so that a task that dies again after its retry is not retried again by the same operation.
+    # Fixed here, so that a task that dies after its retry is not retried again by the same operation.
     if owner is not None:
         wanted = wanted.owned_by(owner)
     moment = "finished" if set(wanted.states) <= set(TERMINAL) else "created"
@@ -42,7 +42,7 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
 def description(
     action: str, query: str, now: dt.datetime, by: str, run_at: dt.datetime | None, owner: str | None = None
 ) -> dict[str, Any]:
-    """The payload of the task that does it. `run_at` (aware) is for reschedule alone. Raises as `targets`."""
+    """The payload of the operation's task. `run_at` (aware) is for reschedule only. Raises InvalidInput."""
     targets(action, query, now)
     if (run_at is not None) != (action == "reschedule"):
         raise InvalidInput("run_at", "needed for reschedule, and for nothing else")
@@ -52,7 +52,7 @@ def description(
 
 
 def dead_or_cancelled(query: str) -> Filter:
-    """Return the filter of a query over dead tasks, or cancelled ones if it says so. Raises InvalidInput."""
+    """Return a query's filter, of dead tasks unless it asks for cancelled ones. Raises InvalidInput."""
     wanted = parse(query)
     if not any(term.field == "state" for term in wanted.terms):
         return wanted.within(f"state:{DEAD}")

@@ -1,7 +1,6 @@
 """Control of tasks: cancel, reschedule, replay, delete; pause and resume a type.
 
-Each keeps an order of the two stores in which the reconciler repairs a fault between them. Must not know HTTP or a
-command line: those come through here.
+Each writes the two stores in an order in which the reconciler repairs a fault between them.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Operator:
         self._registry = registry
 
     def cancel(self, task_id: str, by: str) -> str:
-        """Cancel a task: cancelled (it waited), asked (it runs, and ends at its next step), or ended (too late).
+        """Cancel a task: returns cancelled (it waited), asked (it ends at its next step), or ended (too late).
 
         Raises InvalidInput for an unknown id.
         """
@@ -56,22 +55,22 @@ class Operator:
             return answer
         row = self._row(task_id)
         if row.state in (QUEUED, SCHEDULED, RETRYING):
-            # Redis does not know it (it was emptied, or the dispatch is still to come), so the row alone decides; if it
-            # is dispatched all the same, its row has ended.
+            # Redis does not know the task (it was emptied, or the dispatch is to come), so the row decides; a later
+            # dispatch finds that the row has ended.
             error = f"cancelled by {by}"
             end = Event(task_id, CANCELLED, row.token, row.attempts, finished_at=utcnow(), error=error)
             self._recording.record([end])
-            # It may have been dispatched since: then it must not run.
+            # The task may have been dispatched since, and must not run.
             answer = self._operations.cancel(task_id, by)
             return "cancelled" if answer == "unknown" else answer
         if row.state != RUNNING:
             return "ended"
-        # Its worker re-registers it soon, or has died and another one starts it: either finds the request.
+        # Its worker re-registers it, or has died and another starts it: both find the request.
         self._operations.ask(task_id, by)
         return "asked"
 
     def reschedule(self, task_id: str, when: dt.datetime) -> bool:
-        """Give a task that waits for a time another one (aware; the past runs it now); False when it does not wait."""
+        """Move a scheduled task to `when` (aware; the past runs it now); False when it does not wait for a time."""
         moment = when.astimezone(dt.UTC)
         query = Task.update(scheduled_at=moment.replace(tzinfo=None)).where(
             Task.id == self._row(task_id).id, Task.state.in_((SCHEDULED, RETRYING))
@@ -82,10 +81,10 @@ class Operator:
         return in_row if moved is None else moved
 
     def replay(self, ids: Sequence[str]) -> int:
-        """Run dead or cancelled tasks again, with all their attempts; return how many.
+        """Run dead or cancelled tasks again, with all their attempts; return their number.
 
-        A task whose unique key another unfinished task has by now stays as it is. Tasks that were skipped because one
-        of these did not succeed wait for it again.
+        A task whose unique key now belongs to another unfinished task stays as it is. Tasks that were skipped because
+        of these tasks wait for them again.
         """
         revived = 0
         for start in range(0, len(ids), _BATCH):
@@ -96,15 +95,15 @@ class Operator:
         return revived
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete tasks that have ended, with all that is kept of them; return how many.
+        """Delete ended tasks, with everything kept of them; return their number.
 
-        A task whose outcome an unfinished task may still read stays: its parent, or a dependent.
+        A task stays while an unfinished parent or dependent may read its outcome.
         """
         parts = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
         return sum(transact(self._ledger.database, partial(delete_ended, part)) for part in parts)
 
     def pause(self, type_name: str, by: str, why: str) -> None:
-        """Start no task of a type, anywhere, until `resume`; running ones go on. Raises InvalidInput."""
+        """Start no task of a type until `resume`; running tasks continue. Raises InvalidInput."""
         self._registry.get(type_name)
         pause = {"paused_at": utcnow(), "paused_by": by[:64], "paused_why": why[:255]}
         query = Pause.insert(type=type_name, **pause).on_conflict_replace()
@@ -112,17 +111,17 @@ class Operator:
         self.restore_pauses()
 
     def resume(self, type_name: str) -> bool:
-        """Start tasks of a type again; False when it was not paused."""
+        """Resume a type; False when it was not paused."""
         gone = transact(self._ledger.database, Pause.delete().where(Pause.type == type_name).execute)
         self._operations.resume(type_name)
         return bool(gone)
 
     def pauses(self) -> list[Pause]:
-        """Return the paused types, by whom and why."""
+        """Return the pauses of types."""
         return read(self._ledger.database, lambda: list(Pause.select().order_by(Pause.type)))
 
     def restore_pauses(self) -> None:
-        """Write the ledger's pauses to Redis, which may have been emptied."""
+        """Write the ledger's pauses to Redis, which may have lost them."""
         wanted = {row.type: json.dumps({"by": row.paused_by, "why": row.paused_why}) for row in self.pauses()}
         known = self._operations.paused()
         for type_name in known.keys() - wanted.keys():
@@ -133,7 +132,7 @@ class Operator:
         self._operations.unpark()  # tasks that an interrupted resume left behind
 
     def _replay(self, ids: list[str]) -> list[Task]:
-        # Tasks of one workflow run in its order: those that depend on another of these wait for it again.
+        # Tasks of a workflow run in its order: those that depend on others of `ids` wait again.
         dependents = skipped_among(ids)
         rows = self._revive([task_id for task_id in ids if task_id not in dependents])
         again = [row.id for row in rows]
@@ -149,13 +148,13 @@ class Operator:
         rows = [row for row in rows if row.id not in taken]
         for row in rows:
             row.state, row.attempts, row.finished_at, row.revived_at = QUEUED, 0, None, now
-            row.scheduled_at = None  # it runs now, also when it was cancelled before its time
+            row.scheduled_at = None  # runs now, even if cancelled before its time
             row.held = held
-            row.token += 1  # so that an older event that is read again changes nothing
+            row.token += 1  # so that a re-read older event changes nothing
         fields: dict[str, Any] = {"state": SCHEDULED if held else QUEUED, "held": held, "attempts": 0}
         fields |= {"finished_at": None, "scheduled_at": None, "revived_at": now}
         if held:
-            fields["error"] = None  # it said why it would not be run
+            fields["error"] = None  # the reason why it was skipped
         fields["token"] = Task.token + 1
         Task.update(fields).where(Task.id.in_([row.id for row in rows])).execute()
         return rows
@@ -167,7 +166,7 @@ class Operator:
         try:
             return declared.unique_key(declared.parse(json.loads(row.payload), row.version))
         except Exception:  # may come from the type's own `upgrade`
-            return None  # the task will end dead again, with the reason
+            return None  # the task will die again, with the reason
 
     def _row(self, task_id: str) -> Task:
         row = self._ledger.get(task_id)

@@ -1,8 +1,4 @@
-"""A task's state over both stores: its row, and what Redis knows newer.
-
-The one rule: Redis counts, unless the row has ended or belongs to a later attempt. Must not know how long a caller
-waits for Redis, nor what a Redis that does not answer means to it.
-"""
+"""A task's state from both stores: Redis takes precedence, unless the row has ended or has a later attempt."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from sytq.states import DEAD, RUNNING, SUCCEEDED, TERMINAL
 
 @dataclass(frozen=True, slots=True)
 class LiveState:
-    """A task at this moment; `set_aside` while its type is paused."""
+    """The current state of a task; `set_aside` while its type is paused."""
 
     state: str
     attempts: int
@@ -28,17 +24,17 @@ class LiveState:
 
 
 def newer(inspection: Inspection, rows: Iterable[Task]) -> dict[str, Live]:
-    """Return what Redis knows newer than these rows, by id. Raises RedisUnavailable."""
+    """Return the states that are newer in Redis than in these rows, by id. Raises RedisUnavailable."""
     unfinished = {row.id: row for row in rows if row.state not in TERMINAL}
     live = inspection.live(list(unfinished))
     return {task_id: seen for task_id, seen in live.items() if _is_newer(seen, unfinished[task_id])}
 
 
 def current(row: Task, live: Live | None, *, with_result: bool = False) -> LiveState:
-    """Return the state of a task of which Redis knows `live`.
+    """Return the state of a task with the state `live` in Redis.
 
-    `with_result` is for a reader of what came of it: the task runs until its row has the result or the error, which is
-    at most a second after its end.
+    `with_result` is for readers of the result: the task counts as running until its row has the result or error, at
+    most a second after its end.
     """
     if live is None or not _is_newer(live, row):
         return LiveState(row.state, row.attempts, row.worker, parsed(row.progress), False)

@@ -1,8 +1,4 @@
-"""What a scrape of the API is answered: the gauges of the whole installation, read from the stores, and what the
-processes of this group have counted.
-
-Must not know HTTP.
-"""
+"""The answer to a scrape: gauges of the whole installation, read from the stores, and metrics of this process group."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ from sytq.observability.process_group import GroupCollector
 
 log = structlog.get_logger(__name__)
 
-#: What is read from the stores: name -> labels and meaning. `sytq_tasks` is a counter, the others are gauges.
+#: The metrics from the stores: name -> labels and meaning. `sytq_tasks` is a counter, the others are gauges.
 READ: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
     {
         "sytq_build_info": (("version",), "The version that answers; always 1."),
@@ -61,9 +57,9 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
         "sytq_unreadable": ((), "Messages and events set aside because they cannot be read or written."),
     }
 )
-#: At most one look at the stores in so many seconds, however many scrape: /metrics is open to everyone.
+#: Minimum seconds between two reads of the stores, as /metrics is open to everyone.
 _FRESH = 1.0
-#: Counting rows is the one question whose cost grows with the ledger.
+#: Longer for counting rows, whose cost grows with the ledger.
 _FRESH_ROWS = 30.0
 
 
@@ -88,7 +84,7 @@ class Scrape(Collector):
         self._rows_until = 0.0
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format, without what an unavailable store knows."""
+        """Return all metrics in Prometheus' text format, without those of an unavailable store."""
         with self._lock:
             if time.monotonic() >= self._fresh_until:
                 self._text = generate_latest(self._registry)
@@ -96,7 +92,6 @@ class Scrape(Collector):
             return self._text
 
     def collect(self) -> Iterator[Metric]:
-        """Read the stores."""
         build = _family("sytq_build_info")
         build.add_metric([self._version], 1)
         yield build
@@ -150,7 +145,7 @@ class Scrape(Collector):
     def _of_ledger(self) -> Iterator[Metric]:
         try:
             dead = self._ledger.count_dead()
-        except (DatabaseUnavailable, peewee.PeeweeException) as error:  # the second: not migrated yet
+        except (DatabaseUnavailable, peewee.PeeweeException) as error:  # PeeweeException: not migrated yet
             log.warning("metrics without the database", error=type(error).__name__)
             yield _one("sytq_database_up", 0)
             return

@@ -1,7 +1,7 @@
-"""Recording: events become rows, and what follows from an end happens in the same transaction.
+"""Recording: events become rows; followers are inserted and dependents released in the same transaction.
 
-Followers of an ended task are its callback and the `on_dead` task of its type; its dependents are released. Must not
-know how events arrive, nor dispatch a task before its row is committed.
+Followers of an ended task are its callback and the `on_dead` task of its type. Must not dispatch a task before its row
+is committed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Recording:
         self._submitter = submitter
 
     def record(self, events: Sequence[Event], ended: Sequence[str] = ()) -> None:
-        """Write a batch of events with all that follows from it, then dispatch the tasks that may run now.
+        """Write a batch of events with its consequences, then dispatch the tasks that may run now. Idempotent.
 
-        `ended` are tasks whose dependents may not have been released yet; unfinished ones among them change nothing.
-        Recording an event twice changes nothing either. Raises DatabaseUnavailable.
+        `ended` are tasks whose dependents may not have been released yet; unfinished ones are ignored.
+        Raises DatabaseUnavailable.
         """
         began = time.monotonic()
         tasks = self.write(events, ended)
@@ -52,7 +52,7 @@ class Recording:
             self._submitter.dispatch(tasks)
 
     def write(self, events: Sequence[Event], ended: Sequence[str] = ()) -> list[NewTask | Task]:
-        """Do what `record` does in the database, in one transaction; return the tasks to dispatch."""
+        """Do the database part of `record`, in one transaction; return the tasks to dispatch."""
         return transact(self._ledger.database, partial(self._write, events, ended))
 
     def _write(self, events: Sequence[Event], ended: Sequence[str]) -> list[NewTask | Task]:
@@ -66,7 +66,7 @@ class Recording:
             followers += self._followers([task_id for task_id, is_followed in ends.items() if is_followed])
             released = dependencies.release([*ended, *ends], utcnow())
             ready += released.ready
-            # Dependents that were cancelled because of these ends have ended too, and have dependents of their own.
+            # Dependents cancelled because of these ends have ended too, and have dependents themselves.
             latest, ended = released.cancelled, []
         self._ledger.insert(followers)
         return [*followers, *(Task.select().where(Task.id.in_(ready)) if ready else ())]
@@ -76,7 +76,7 @@ class Recording:
         return [follower for task in rows for follower in self._followers_of(task)]
 
     def _followers_of(self, task: Task) -> Iterator[NewTask]:
-        # Their ids follow from the end: a task that was revived and ended again has others.
+        # Their ids are derived from the end: a task that was replayed and ended again has others.
         end = f"{task.token}:{task.revived_at or ''}"
         origin: Origin = {
             "owner": task.owner,
@@ -100,7 +100,7 @@ class Recording:
                 callback = {**json.loads(task.callback), "body": encode(announcement(task))}
                 yield self._submitter.prepare(announcer, callback, id=derived_id(task.id, f"callback:{end}"), **origin)
             except (InvalidInput, ValueError, TypeError) as error:
-                # Another program wrote the row, or no plugin announces; neither holds up the record of all others.
+                # Another program wrote the row, or no plugin sends callbacks; other events are recorded all the same.
                 log.error("callback refused", task_id=task.id, error=str(error)[:200])
 
 
@@ -115,7 +115,7 @@ def _latest(events: Iterable[Event]) -> list[Event]:
 
 
 def _end(ids: list[str]) -> dict[str, bool]:
-    """Return which of these tasks have ended, with whether others may follow from that; free their unique keys."""
+    """Free the unique keys of the ended tasks; return each with whether it may have followers."""
     if not ids:
         return {}
     followed = Task.state.in_((DEAD, CANCELLED)) | Task.callback.is_null(False)
@@ -126,7 +126,7 @@ def _end(ids: list[str]) -> dict[str, bool]:
 
 
 def _payload(task: Task) -> object:
-    """A row's payload; another program may have written anything."""
+    """A row's payload, which another program may have written."""
     try:
         return json.loads(task.payload)
     except ValueError:

@@ -1,7 +1,6 @@
-"""Submission: a type's name and a payload become a row in the ledger, then a message in Redis.
+"""Submission, for the API, `ctx.enqueue`, the command line and loops: a task's row in the ledger, then its message.
 
-The row is the promise, the message only speeds it up. Must not know HTTP: the API, `ctx.enqueue`, the command line and
-the loops all come here.
+The row is the promise; without the message the reconciler dispatches it later.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from sytq.tasktypes.tasktype import TaskType
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after which a new task is left to the reconciler; half of what the marks of finished tasks stay for.
+#: Seconds after which a new task is left to the reconciler; half the lifetime of finished tasks' marks.
 DISPATCH_WITHIN = 5.0
 #: Bytes of a task's metadata as JSON.
 METADATA_MAX = 4096
-#: Tasks that one task depends on.
+#: Maximum dependencies of a task.
 AFTER_MAX = 10_000
 
 
 class Origin(TypedDict, total=False):
-    """Where a submission comes from."""
+    """The origin of a submission."""
 
     owner: str | None
     parent: str | None
@@ -49,14 +48,14 @@ class Origin(TypedDict, total=False):
 
 
 class SubmissionOptions(Origin, total=False):
-    """What a submission may say of a task beside its type and payload."""
+    """Options of a submission beside type and payload."""
 
     id: str
     priority: str | None
-    run_at: dt.datetime | None  # UTC, where it names no time zone
-    after: Sequence[str]  # ids of the tasks that it depends on
-    on_failure: OnFailure  # what becomes of it when a dependency does not succeed
-    unique_key: str | None  # for types without their own: unique among unfinished tasks of type and owner
+    run_at: dt.datetime | None  # UTC if it has no time zone
+    after: Sequence[str]  # ids of its dependencies
+    on_failure: OnFailure  # what happens when a dependency does not succeed
+    unique_key: str | None  # for types without their own; unique among unfinished tasks of a type and owner
     metadata: Mapping[str, Any] | None
     callback: Mapping[str, Any] | None  # {"url", "headers"}; the URL is not checked here
 
@@ -105,7 +104,7 @@ class Submitter:
     def _host(self, declared: TaskType, payload: BaseModel) -> str | None:
         if declared.url is None:
             return None
-        try:  # so that the caller learns of it at once; the guard checks again when the task connects
+        try:  # an early check for the caller; the guard checks again when the task connects
             return self._guard.check_url(declared.url(payload)).raw_host
         except OutboundRefused as error:
             raise InvalidInput("url", str(error)) from None
@@ -113,16 +112,16 @@ class Submitter:
     def submit(self, tasks: Sequence[NewTask], also: Callable[[], None] | None = None) -> list[Accepted | Existing]:
         """Accept `tasks` in one transaction (with what `also` writes), then dispatch. Raises DatabaseUnavailable.
 
-        Returns what became of each task, in their order: accepted, or the existing task with the same unique key.
+        Returns for each task, in order, that it was accepted, or the existing task with the same unique key.
         """
         acceptances = self._ledger.accept(tasks, also)
         self.dispatch([task for task, found in zip(tasks, acceptances, strict=True) if isinstance(found, Accepted)])
         return acceptances
 
     def dispatch(self, tasks: Iterable[NewTask | Task], *, not_after_ms: int = 0) -> int:
-        """Dispatch accepted tasks to Redis and return how many it did not know; a failure is left to the reconciler."""
-        # A new task this late (the process was stopped) has been dispatched by the reconciler, and may have ended and
-        # been forgotten since: dispatching it again would run it again. Redis does not know held tasks.
+        """Dispatch accepted tasks and return how many Redis did not know; the reconciler repeats it after a failure."""
+        # After such a delay (the process was stopped) the reconciler has dispatched the task, which may have ended and
+        # been forgotten since: dispatching it would run it again. Held tasks are not dispatched.
         oldest, now_ms = time.monotonic() - DISPATCH_WITHIN, int(time.time() * 1000)
         now = [task for task in tasks if isinstance(task, Task) or (task.made > oldest and not task.after)]
         envelopes = [self._envelope(task, now_ms) for task in now]
@@ -135,8 +134,8 @@ class Submitter:
             return 0
 
     def _envelope(self, task: NewTask | Task, now_ms: int) -> Envelope:
-        # A row that another language inserted may leave queue and priority to the type; of an unknown
-        # type (a rolling deploy) it waits in the default queue until a worker knows it.
+        # A row inserted by another language may leave queue and priority to the type; with an unknown type (a rolling
+        # deploy) it waits in the default queue until a worker knows it.
         declared = self._registry.get(task.type) if task.type in self._registry else None
         if isinstance(task, NewTask):
             run_at, waits, created_ms = task.run_at, True, now_ms
@@ -147,7 +146,7 @@ class Submitter:
             attempts, token, retry_delay = task.attempts, task.token, None
         due_ms = to_ms(run_at) if run_at else 0
         if waits:
-            created_ms = max(created_ms, due_ms)  # its age counts from when it is to run
+            created_ms = max(created_ms, due_ms)  # its age counts from its scheduled time
         return Envelope(
             id=task.id,
             type=task.type,
@@ -161,7 +160,7 @@ class Submitter:
             retry_delay=retry_delay,
             request_id=task.request_id,
             traceparent=task.traceparent,
-            # Named, so that a row of another language does not pass for one of a later deployment.
+            # Set, so that a row of another language is not taken for one of a later deployment.
             version=task.version or (declared.version if declared else None),
             max_attempts=task.max_attempts or (declared.retry.max_attempts or 0 if declared else 0),
         )

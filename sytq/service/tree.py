@@ -1,7 +1,4 @@
-"""Workflows as people and programs see them: the outcomes of a task's dependencies, and the tree below a task.
-
-Must not know Redis: a row is at most a second behind.
-"""
+"""The outcomes of a task's dependencies, and the tree below a task, from rows at most a second behind Redis."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from sytq.ledger.values import iso, parsed
 from sytq.service.task_view import is_held
 from sytq.states import SUCCEEDED
 
-#: Dependencies of a task that are named.
+#: Maximum dependencies of a task that are named.
 _NAMED = 20
-#: A parent's children are counted up to this many.
+#: A parent's children are counted up to this number.
 _COUNTED = 10_000
 
 
@@ -108,7 +105,7 @@ def tree(root: Task, limit: int, visible: peewee.Expression | None = None) -> Tr
         room = limit - len(rows)
         found = list(Task.select(*_COLUMNS).where(mine).order_by(Task.created_at, Task.id).limit(room + 1))
         truncated = truncated or len(found) > room
-        fresh = [task for task in found[:room] if task.id not in rows]  # a row of another program may be its own parent
+        fresh = [task for task in found[:room] if task.id not in rows]  # another program's row may be its own parent
         for task in fresh:
             rows[task.id] = task
             below.setdefault(str(task.parent), []).append(task.id)

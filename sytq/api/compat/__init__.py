@@ -1,1 +1,1 @@
-"""The endpoints of the systems before this one, as their callers use them."""
+"""The endpoints of the replaced systems, as their callers use them."""

@@ -1,7 +1,4 @@
-"""Contract E: an HTTP request that must get through.
-
-Must not make that request: the `webhook` plugin does.
-"""
+"""Contract E: an HTTP request that is repeated until it succeeds, as a task of the `webhook` plugin."""
 
 from __future__ import annotations
 
@@ -28,9 +25,9 @@ class WebhookTasks:
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         fields = read_object(req)
-        # The old system ignored what it did not know, and took null for absent.
+        # The old system ignored unknown fields, and treated null as absent.
         payload = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
-        # Newer than the contract; a value of another kind is an old caller's own, and ignored.
+        # Newer than the contract; other kinds of value are old callers' own, and ignored.
         for name, kind in _NEWER.items():
             if isinstance(fields.get(name), kind) and fields[name]:
                 payload[name] = fields[name]

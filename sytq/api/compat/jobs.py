@@ -1,7 +1,4 @@
-"""Contract D: jobs with priorities, and statistics of the whole installation.
-
-Must not run anything: a job is a task of an installed type.
-"""
+"""Contract D: jobs (tasks of an installed type) with priorities, and statistics of the whole installation."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ class Jobs:
         resp.data = problems.encode({"job_id": job_id, "status": "submitted"})
 
     async def on_options(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> NoReturn:
-        raise falcon.HTTPMethodNotAllowed(["POST"])  # else Falcon answers by itself
+        raise falcon.HTTPMethodNotAllowed(["POST"])  # else Falcon answers
 
 
 class _Statistics:

@@ -1,7 +1,4 @@
-"""Contract B: an LLM task from a prompt, whose row this endpoint inserts.
-
-Must not run anything: the `llm` plugin does.
-"""
+"""Contract B: an LLM task from a prompt, whose row this endpoint inserts."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from sytq.api.body import read_object, text
 from sytq.api.parts import Parts
 from sytq.errors import InvalidInput, OutboundRefused
 
-#: The table that the rows go to, and the widths of its columns.
+#: The table of the rows, and the widths of its columns.
 _TABLE = "valuation_records"
 _MAX_CALLBACK = 255
 _FIELD_OF_COLUMN = {"user_message": "prompt", "sys_message": "system", "callback_url": "callback_url"}
-_COLLISIONS = 3  # of 62 random bits; more is a database that lies
+_COLLISIONS = 3  # of 62 random bits; more means a faulty database
 
 
 class PromptTasks:
@@ -76,7 +73,7 @@ class PromptTasks:
 
 
 def _unfit(error: peewee.DataError) -> Exception:
-    """The table is the caller's and may be too narrow; the database's own text may quote the prompt."""
+    """An error for a value too long for the caller's table; the database's own text may quote the prompt."""
     for column, field in _FIELD_OF_COLUMN.items():
         if column in str(error):
             return InvalidInput(

@@ -1,7 +1,4 @@
-"""Contract A: an LLM task for a row that the caller inserted, and lookups of tasks.
-
-Must not run anything: the `llm` plugin does.
-"""
+"""Contract A: an LLM task for a row that the caller inserted, and lookups of tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from sytq.ledger.values import utcnow
 from sytq.service.live_state import current
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
 
-#: Our states in contract A's words.
+#: States in contract A's words.
 STATUS = {
     QUEUED: "pending",
     RUNNING: "active",
@@ -77,7 +74,7 @@ class _Lookup:
             "status": STATUS[now.state],
             "queue_name": row.queue or self._default_queue(row.type),
             "created_at": calendar.timegm(row.created_at.timetuple()),
-            # Before its next attempt every attempt so far was a failure.
+            # While a task waits for its next attempt, all attempts so far have failed.
             "retry_count": now.attempts if now.state == RETRYING else max(0, now.attempts - 1),
             "type": row.type,
         }
@@ -119,7 +116,7 @@ class TaskList(_Lookup):
             limit=limit,
             offset=offset,
         )
-        # A list by status is the ledger's, so that it shows what it was asked for.
+        # A list by status shows the ledger's states, so that they match the filter.
         live = {} if status else await self._parts.data_loader.newer(rows)
         tasks = [self._shown(row, live.get(row.id)) for row in rows]
         data = {"tasks": tasks, "total_count": total, "limit": limit, "offset": offset}

@@ -1,4 +1,4 @@
-"""The paths of the contracts A, B, D and E; those that submit a task of one type exist where that type is installed."""
+"""The paths of the contracts A, B, D and E; those for one task type exist only if the type is installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
 
 
 class _NotInstalled:
-    """POST to a path whose task type is not installed, or not at this moment: its plugin may be one that is broken."""
+    """POST to a path whose task type is not installed, perhaps because its plugin is broken."""
 
     scopes: ClassVar = {"POST": "submit"}
 

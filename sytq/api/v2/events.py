@@ -17,7 +17,7 @@ from sytq.api.task_watcher import Snapshot, change
 from sytq.api.v2.task import One
 from sytq.api.v2.waiting import draining
 
-#: Seconds after which a stream ends (its client reconnects by itself), and between two keep-alive comments.
+#: Seconds until a stream ends (clients reconnect by themselves), and between two keep-alive comments.
 _STREAM_SECONDS, _KEEP_ALIVE_SECONDS = 300.0, 15.0
 _RECONNECT_MS = 1000
 
@@ -25,8 +25,8 @@ _RECONNECT_MS = 1000
 class Events(One):
     """GET /v2/tasks/{task_id}/events
 
-    An event has the whole state of the task, so a client that missed events has lost nothing: with `Last-Event-ID` it
-    gets an event once the task differs from that one, and 204 (do not reconnect) when that was the last one.
+    An event has the whole state of the task, so missed events are harmless: with `Last-Event-ID` a client gets an event
+    once the task differs from that one, and 204 (do not reconnect) if that was the last.
     """
 
     streams = True

@@ -1,7 +1,4 @@
-"""POST /v2/operations: one change to all tasks that match.
-
-Owns the request. The operation is a task of the type `bulk`: watched, stopped and carried on as any other.
-"""
+"""POST /v2/operations: one change to all matching tasks, done by a task of the type `bulk`."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from sytq.tasktypes.payload import validated
 
 
 class Operations:
-    """POST /v2/operations. To a caller who is no admin only its owner's tasks are there."""
+    """POST /v2/operations. Without the scope admin, limited to the owner's tasks."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts

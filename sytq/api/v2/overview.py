@@ -1,7 +1,4 @@
-"""GET /v2/dead, types, queues, workers and schedules: what there is besides single tasks.
-
-Owns the paths; what stands in the answers is `sytq.service.status`.
-"""
+"""GET /v2/dead/unreadable, types, queues, workers and schedules."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _MAX_LIMIT = 200
 
 
 class Page:
-    """A list that is never long: GET only, without pages."""
+    """A short list without pages, GET only."""
 
     def __init__(self, name: str, threads: Threads, read: Callable[[], list[Any]]) -> None:
         self._name = name
@@ -37,7 +34,7 @@ class Page:
 
 
 class Types:
-    """GET /v2/types: what can be submitted, with the JSON Schema of each payload."""
+    """GET /v2/types: the task types, with the JSON Schema of each payload."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -53,10 +50,7 @@ class Types:
 
 
 class Unreadable:
-    """GET /v2/dead/unreadable: messages that could not be decoded, events that could not be recorded.
-
-    The messages may be anybody's.
-    """
+    """GET /v2/dead/unreadable: undecodable messages and unrecordable events, of any owner."""
 
     scopes: ClassVar = {"GET": "admin"}
 

@@ -1,7 +1,4 @@
-"""GET and DELETE /v2/tasks/{id}, and what is done to one task: cancel, retry, reschedule.
-
-Owns which outcome is which status. Every change is sytq.service.control's.
-"""
+"""GET and DELETE /v2/tasks/{id}, and cancel, retry and reschedule of one task."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from sytq.tasktypes.payload import validated
 
 
 async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
-    """All that is known of a task, as JSON."""
+    """All details of a task, as JSON."""
     asked = None
     if live is not None and live.state == RUNNING:
         with contextlib.suppress(RedisUnavailable, Overloaded):
@@ -49,7 +46,7 @@ class One:
         return (await self._known(req, task_id))[0]
 
     async def _known(self, req: falcon.asgi.Request, task_id: str) -> tuple[Task, Live | None]:
-        """The row and what Redis knows newer. Raises as `_row`."""
+        """The row and the newer state from Redis. Raises HTTPNotFound."""
         row, live = await self._parts.data_loader.get(task_id)
         if row is None or not req.context.caller.can_see(row.owner):
             raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r}")
@@ -125,7 +122,7 @@ class Reschedule(One):
 
 
 def signed(req: falcon.asgi.Request, why: str) -> str:
-    """Who wants something, and why, as one line that is shown with the task."""
+    """The caller and its reason, as one line that is shown with the task."""
     owner = req.context.owner or "the API"
     words = " ".join(why.split())
     return f"{owner}: {words}" if words else owner

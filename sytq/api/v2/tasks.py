@@ -1,7 +1,4 @@
-"""POST /v2/tasks, POST /v2/tasks/batch and GET /v2/tasks.
-
-Owns what a submission is answered with, and the pages of a list. What the ledger says is what a list says.
-"""
+"""POST /v2/tasks, POST /v2/tasks/batch, GET /v2/tasks and GET /v2/dead. Lists are read from the ledger alone."""
 
 from __future__ import annotations
 
@@ -61,7 +58,7 @@ class Tasks:
 
 
 class Dead:
-    """GET /v2/dead: the same list of dead tasks alone, or of cancelled ones with `state:cancelled`."""
+    """GET /v2/dead: the list of dead tasks, or of cancelled ones with `state:cancelled`."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -100,7 +97,7 @@ class Batch:
                 [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
             )
         accepted = await self._parts.submission.accept_each(req, good)
-        if len(accepted) != len(good):  # an earlier request's, made when other types were installed
+        if len(accepted) != len(good):  # from an earlier request, made when other types were installed
             raise falcon.HTTPConflict(
                 description=f"Idempotency-Key: {len(accepted)} tasks of this batch were accepted when others of it"
                 f" were valid than the {len(good)} now; see GET /v2/tasks"
@@ -119,7 +116,7 @@ async def _page(
     resp: falcon.asgi.Response,
     read: Callable[[str], Filter],
 ) -> None:
-    """Answer with a page of the tasks that the query lets through as `read` has it."""
+    """Answer with a page of the tasks that match the query as parsed by `read`."""
     only(req, ("q", "limit", "cursor", "total"))
     text = parameter(req, "q") or ""
     wanted = owned(req, read(text))
@@ -141,13 +138,13 @@ async def _page(
 
 
 def owned(req: falcon.asgi.Request, wanted: Filter) -> Filter:
-    """The filter, of the caller's own tasks."""
+    """The filter, restricted to the tasks that the caller may see."""
     caller = req.context.caller
     return wanted if caller.is_admin else wanted.owned_by(caller.owner or "")
 
 
 def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> list[Prepared]:
-    """The task that a request's object describes and those to run after it, not accepted yet. Raises InvalidInput."""
+    """The task of a request's object and its `then` tasks, not accepted yet. Raises InvalidInput."""
     wanted = validated(NewTask, fields, "body")
     run_at = when(wanted)
     first = _prepared(
@@ -181,12 +178,12 @@ def _prepared(parts: Parts, req: falcon.asgi.Request, wanted: NewTask | NextTask
             **options,
         )
     except InvalidFields as error:
-        # The type's own model knows nothing of what its payload stands in.
+        # The type's own model does not know the path of its payload.
         raise InvalidFields(
             [(f"payload.{name}".removesuffix(".payload"), said) for name, said in error.fields]
         ) from None
     except InvalidInput as error:
-        if error.field == "url":  # the guard's word on where the task would call
+        if error.field == "url":  # the guard refuses the URL that the task would call
             raise InvalidInput("payload.url", error.message) from None
         raise
 

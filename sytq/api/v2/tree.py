@@ -1,7 +1,4 @@
-"""GET /v2/tasks/{id}/tree: what a task started, what that started, and who waits for whom.
-
-Owns how much of it is shown to whom. What stands in it is `sytq.service.tree`.
-"""
+"""GET /v2/tasks/{id}/tree: a task, its descendants and their dependencies, as far as the caller may see them."""
 
 from __future__ import annotations
 

@@ -12,15 +12,15 @@ import falcon.asgi
 from sytq.api.parts import Parts
 from sytq.errors import Overloaded
 
-#: Seconds that a response is delayed at most.
+#: Maximum delay of a response in seconds.
 MAX_WAIT = 60
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?=$|[,;])", re.IGNORECASE)
 
 
 async def wait_preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> bool:
-    """Wait for the task as the request prefers; return whether it has ended by then.
+    """Wait for the task as the request prefers; return whether it has ended.
 
-    Where too many clients wait already, the response comes at once and without `Preference-Applied`.
+    When too many clients wait already, the response is immediate and without `Preference-Applied`.
     """
     match = _WAIT.search(req.get_header("Prefer") or "")
     if match is None:
@@ -35,7 +35,7 @@ async def wait_preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.as
 
 
 def add_etag(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Add the ETag of a complete response; make it a 304 where the client has it already."""
+    """Add the ETag of a complete response; make it a 304 if the client has it already."""
     assert resp.data is not None
     resp.etag = tag = hashlib.sha256(resp.data).hexdigest()[:32]
     resp.set_header("Cache-Control", "no-cache")
@@ -44,6 +44,6 @@ def add_etag(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
 
 
 def draining(req: falcon.asgi.Request) -> asyncio.Event | None:
-    """Return the event that sytq.api.worker sets when this process is to end."""
+    """Return the event that sytq.api.worker sets when this process shuts down."""
     event: asyncio.Event | None = req.scope.get("state", {}).get("draining")
     return event

@@ -1,17 +1,14 @@
-"""The configuration of the replaced systems: their environment variables, their names, and what each means here.
-
-Contracts C, D and E have the variables; the sections of contract A are in sections.py.
-"""
+"""The environment variables of the replaced systems (contracts C, D and E) and their meaning here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: The type of a job or of a stream's message that names none (contracts C and D).
+#: The type of a job or a stream's message that names none (contracts C and D).
 DEFAULT_TYPE = "default"
 #: The consumer group of a stream (contract C).
 DEFAULT_GROUP = "scheduler_group"
-#: Each with the setting it means; of two for one setting the later wins.
+#: Variable -> setting; of two variables for one setting the later wins.
 VARIABLES: Mapping[str, str] = {
     "ENV": "app.mode",
     "APP_ENABLE_REDIS_QUEUE": "app.enable_redis_queue",
@@ -32,7 +29,7 @@ VARIABLES: Mapping[str, str] = {
     "LOG_LEVEL": "logger.level",
     "LOG_FORMAT": "logger.format",
 }
-#: Two ways to say one thing: the one given in a later layer replaces the others of the layers below.
+#: Alternatives: a setting given in a later layer replaces the others in the layers below.
 REPLACES: Mapping[str, tuple[str, ...]] = {
     "redis.url": ("redis.addr", "redis.username", "redis.password", "redis.db"),
     "redis.addr": ("redis.url",),
@@ -41,7 +38,7 @@ REPLACES: Mapping[str, tuple[str, ...]] = {
     "api.port": ("app.port",),
     "app.port": ("api.port",),
 }
-#: Shells and base images use ENV for things of their own; only these words are meant for us.
+#: Shells and base images use ENV too; only these words are meant for sytq.
 _MODES = {
     "production": "production",
     "prod": "production",
@@ -53,5 +50,5 @@ _MODES = {
 
 
 def meaning(name: str, value: str) -> str:
-    """What an old variable's value means; empty for one that is not meant for us."""
+    """The meaning of an old variable's value; empty for a value that is not meant for sytq."""
     return _MODES.get(value.lower(), "") if name == "ENV" else value

@@ -1,4 +1,4 @@
-"""The sections of contract A (`app`, `mysql`, `queue`, `redis.addr` and `redis.db`) and what each means here."""
+"""The sections of contract A (`app`, `mysql`, `queue`, `redis.addr` and `redis.db`) and their meaning here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Queue(Section):
 
     @property
     def max_attempts(self) -> int:
-        """The first attempt and `retry` more."""
+        """The first attempt and the retries."""
         return self.retry + 1
 
 
@@ -55,13 +55,13 @@ class Redis(sections.Redis):
 
     @property
     def dsn(self) -> str:
-        """One URL with everything in it, the password included."""
+        """One URL with all parts, the password included."""
         url = self.url or f"redis://{self.addr}/{self.db}"
         return urls.with_login(url, self.username, self.password.get_secret_value())
 
 
 class OldSections(Section):
-    """The old sections, and the settings that take their value from one while they are not given themselves."""
+    """The old sections, and the settings that take their value from these while they are not set."""
 
     app: App = App()
     mysql: Mysql = Mysql()

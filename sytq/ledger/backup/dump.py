@@ -1,7 +1,4 @@
-"""Writing a backup: our tables and those that are named, all as they were at one moment.
-
-Owns the moment (one snapshot on either engine) and the reading, row by row. Holds no lock that a writer waits for.
-"""
+"""Writing a backup: the tables of one snapshot, row by row, without a lock that a writer waits for."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from sytq.errors import ConfigError
 from sytq.ledger.backup.format import Header, Progress, Summary, Table, create
 from sytq.ledger.database import is_mysql
 
-#: The core's migrations are named in the header; these tables, the plugins' too, are the target's own.
+#: The header names the core's migrations; the target keeps its own tables of migrations, the plugins' too.
 _MIGRATIONS = "sytq_migrations"
 _REPORT = 500  # rows between two reports of progress
 
 
 def dump(database: peewee.Database, path: Path, others: Sequence[str], progress: Progress) -> Summary:
-    """Write the tables `sytq_*` and `others` to `path`. The connection is used for nothing else meanwhile.
+    """Write the tables `sytq_*` and `others` to `path`. The connection must not be used meanwhile.
 
-    Raises ConfigError for a table that is not there, OSError, and Peewee's errors; the file is worthless then.
+    Raises ConfigError for a missing table, OSError, and Peewee's errors; the file is unusable then.
     """
     with database.connection_context(), _snapshot(database):
         there = set(database.get_tables())
@@ -58,7 +55,7 @@ def dump(database: peewee.Database, path: Path, others: Sequence[str], progress:
 
 
 def quote(database: peewee.Database, name: str) -> str:
-    """A name of a table or column inside a statement."""
+    """Quote the name of a table or column."""
     return f"`{name.replace('`', '``')}`" if is_mysql(database) else '"{}"'.format(name.replace('"', '""'))
 
 
@@ -69,7 +66,7 @@ def _snapshot(database: peewee.Database) -> Iterator[None]:
         database.execute_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
     else:
         database.execute_sql("BEGIN DEFERRED")
-        database.execute_sql("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # the moment is that of the first read
+        database.execute_sql("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # the first read takes the snapshot
     try:
         yield
     finally:
@@ -88,7 +85,7 @@ def _table(database: peewee.Database, name: str, *, ours: bool) -> Table:
 
 
 def _rows(database: peewee.Database, table: Table) -> Iterator[tuple[Any, ...]]:
-    """Row by row from the server: neither side ever holds the table."""
+    """Stream the rows: neither side holds the whole table."""
     connection = database.connection()
     cursor = connection.cursor(SSCursor) if is_mysql(database) else connection.cursor()
     columns = ", ".join(quote(database, column) for column in table.columns)

@@ -1,7 +1,4 @@
-"""The format of a backup file: lines that are counted and hashed on their way in, and checked on their way out.
-
-Owns the bytes. Must not know a database.
-"""
+"""The format of a backup file: lines are counted and hashed when written, and checked when read."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ from typing import Any
 from sytq.errors import BackupBroken
 
 FORMAT = 1
-#: Called now and then with the rows done, the rows in all, and a table.
+#: Called now and then with the rows done, the total of rows, and the current table.
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a backup; `ddl` are the statements that make it on the engine that it comes from (none: ours)."""
+    """A table of a backup; `ddl` are the statements that create it on its engine (empty for tables of sytq)."""
 
     name: str
     columns: list[str]
@@ -38,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a backup is of: when (RFC 3339), the engine, its migrations, and its tables with the rows they had."""
+    """A backup's time (RFC 3339), engine, migrations, and tables with their numbers of rows."""
 
     created_at: str
     engine: str
@@ -49,7 +46,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A whole backup: its header, the rows of each table, and the SHA-256 of its lines."""
+    """A complete backup: its header, the number of rows of each table, and the SHA-256 of its lines."""
 
     header: Header
     rows: dict[str, int]
@@ -61,7 +58,7 @@ class Summary:
 
 
 class Writer:
-    """Writes one backup; `finish` makes it whole."""
+    """Writes one backup; `finish` completes it."""
 
     def __init__(self, sink: io.BufferedWriter[gzip.GzipFile], header: Header) -> None:
         self._sink = sink
@@ -73,7 +70,7 @@ class Writer:
         self._line({"sytq_backup": FORMAT, **rest, "migrations": header.migrations, "tables": tables})
 
     def begin(self, table: str) -> None:
-        """The rows that follow are this table's."""
+        """Start a table; the next rows are its rows."""
         self._table = table
         self._rows[table] = 0
         self._line({"table": table})
@@ -97,7 +94,7 @@ class Writer:
 
 @contextmanager
 def create(path: Path, header: Header) -> Iterator[Writer]:
-    """A writer of a new file that only its owner can read; on the disk when the block ends."""
+    """A writer of a new file that only its owner can read; flushed to disk when the block ends."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "wb") as raw:
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
@@ -111,7 +108,7 @@ def create(path: Path, header: Header) -> Iterator[Writer]:
 def read(path: Path) -> Iterator[Header | tuple[str, list[Any]] | Summary]:
     """Yield the header, each row as (table, values), and last the summary. Raises BackupBroken, OSError.
 
-    Only the summary says that the file is whole: what came before must not be kept without it.
+    Only the summary says that the file is complete: discard the rows without it.
     """
     try:
         yield from _read(path)
@@ -150,7 +147,7 @@ def _read(path: Path) -> Iterator[Header | tuple[str, list[Any]] | Summary]:
 
 
 def check(path: Path) -> Summary:
-    """Read a whole backup and return what it holds. Raises BackupBroken, OSError."""
+    """Read a whole backup and return its summary. Raises BackupBroken, OSError."""
     for part in read(path):
         if isinstance(part, Summary):
             return part
@@ -169,7 +166,7 @@ def _encode(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A value of either database as JSON; times as the ledger writes them."""
+    """A value of either database as JSON, times in the ledger's format."""
     if isinstance(value, bytes | bytearray):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dt.datetime):

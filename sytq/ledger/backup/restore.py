@@ -1,7 +1,4 @@
-"""Bringing a backup back: into an empty database of either engine, whole or not at all.
-
-Owns what must hold before a row is written, and the one transaction in which all are.
-"""
+"""Restoring a backup into an empty database of either engine, in one transaction."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ _BATCH_CHARACTERS = 2 << 20  # far below MySQL's max_allowed_packet
 
 
 def restore(path: Path, database: peewee.Database, progress: Progress, plugins: Iterable[Plugin] = ()) -> Summary:
-    """Check the file, make the tables, the plugins' too, and write every row; returns what was written.
+    """Check the file, create the tables, the plugins' too, and write every row.
 
-    Raises BackupBroken when the file is not whole, when a table has rows already or does not fit; nothing is written
-    then. DatabaseUnavailable and Peewee's errors leave the database empty too, and it can be tried again.
+    Raises BackupBroken when the file is incomplete, or a table has rows or does not fit; nothing is written then.
+    DatabaseUnavailable and Peewee's errors leave the database empty too, and the call can be repeated.
     """
     summary = check(path)
     migrate(database, plugins)
@@ -38,7 +35,7 @@ def restore(path: Path, database: peewee.Database, progress: Progress, plugins: 
 
 
 def _prepare(database: peewee.Database, summary: Summary) -> None:
-    """Raise BackupBroken unless every table is there, takes the backup's columns, and is empty."""
+    """Raise BackupBroken unless every table exists, has the backup's columns, and is empty."""
     header = summary.header
     applied = {row[0] for row in database.execute_sql("SELECT name FROM sytq_migrations")}
     if newer := [name for name in header.migrations if name not in applied]:
@@ -48,7 +45,7 @@ def _prepare(database: peewee.Database, summary: Summary) -> None:
     for table in header.tables:
         if table.name not in there:
             if not table.ddl and not summary.rows[table.name]:
-                continue  # of a plugin that is not installed here, and unused
+                continue  # an empty table of a plugin that is not installed here
             if not table.ddl:
                 raise BackupBroken(f"table '{table.name}' is not there: install the plugin that makes it")
             if header.engine != engine:
@@ -64,7 +61,7 @@ def _prepare(database: peewee.Database, summary: Summary) -> None:
 
 def _write(path: Path, database: peewee.Database, summary: Summary, progress: Progress) -> None:
     off = "SET SESSION foreign_key_checks = 0" if is_mysql(database) else "PRAGMA defer_foreign_keys = ON"
-    database.execute_sql(off)  # rows come table by table
+    database.execute_sql(off)  # the file has its rows table by table
     mark = "%s" if is_mysql(database) else "?"
     statements = {}
     for table in summary.header.tables:
@@ -85,7 +82,7 @@ def _write(path: Path, database: peewee.Database, summary: Summary, progress: Pr
                 batch, size = [], 0
                 progress(done, summary.total, name)
         done += _insert(cursor, statements[name], batch)
-    if done != summary.total:  # the file was another one a moment ago
+    if done != summary.total:  # the file has changed since the check
         raise BackupBroken(f"{path}: it changed while it was read")
 
 

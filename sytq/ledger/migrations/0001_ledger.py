@@ -10,7 +10,7 @@ MYSQL = {
     "step": "VARCHAR(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "text": "LONGTEXT",
     "time": "DATETIME(6)",
-    # UTC whatever the time zone of the session that inserts: any language may insert a task.
+    # UTC whatever the inserting session's time zone: any language may insert a task.
     "now": "DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))",
     "table": "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
 }
@@ -89,6 +89,6 @@ def up(migrator: Any, db: peewee.Database) -> None:
         db.execute_sql(statement.format(**types))
     for table, columns in INDEXES:
         name = "_".join((table, *columns))
-        # MySQL has no IF NOT EXISTS here, and a migration cut off half-way (DDL commits itself) runs again.
+        # MySQL has no IF NOT EXISTS here, and an interrupted migration (DDL commits itself) runs again.
         if name not in {index.name for index in db.get_indexes(table)}:
             db.execute_sql(f"CREATE INDEX {name} ON {table} ({', '.join(columns)})")

@@ -1,4 +1,4 @@
-"""Schedules: which tick was last submitted, and who paused one and why."""
+"""Schedules: the tick last submitted, and pauses, by whom and why."""
 
 from typing import Any
 

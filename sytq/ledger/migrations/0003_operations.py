@@ -1,4 +1,4 @@
-"""What people do to tasks: types that are paused, and keys that only one unfinished task may have."""
+"""Paused types, and unique keys of unfinished tasks."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""Indexes from which every list of tasks is read in its order, a page at a time."""
+"""Indexes that give every list of tasks in its order, a page at a time."""
 
 from typing import Any
 
 import peewee
 
-#: What a list asks for alone, then its order. The old ones are the beginnings of these, or were not used.
+#: A list's filter, then its order. The old indexes are prefixes of these, or were unused.
 NEW = (
     ("created_at", "id"),
     ("queue", "created_at", "id"),
@@ -18,7 +18,7 @@ OLD = (("queue", "state", "id"), ("type", "state", "id"), ("state", "created_at"
 
 
 def up(migrator: Any, db: peewee.Database) -> None:
-    # A migration of MySQL that is cut off half-way (DDL commits itself) runs again.
+    # In MySQL an interrupted migration (DDL commits itself) runs again.
     there = {index.name for index in db.get_indexes("sytq_tasks")}
     for columns in NEW:
         if (name := "_".join(("sytq_tasks", *columns))) not in there:

@@ -1,4 +1,4 @@
-"""Nothing any more: the plugin `llm` makes the tables of spend. The name stays, as databases have it recorded."""
+"""Does nothing: the plugin `llm` creates the tables of spend. The name stays, as databases have recorded it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What tasks call and how it answered: hosts, HTTP statuses, the next attempt; keys of tasks that run in order."""
+"""Outgoing calls: hosts, HTTP statuses, the next attempt; ordering keys."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SQLITE = {"name": "TEXT", "key": "TEXT", "number": "INTEGER", "time": "TEXT"}
 
 def up(migrator: Any, db: peewee.Database) -> None:
     types = MYSQL if isinstance(db, peewee.MySQLDatabase) else SQLITE
-    # A migration that was cut off half-way (MySQL commits DDL by itself) runs again.
+    # In MySQL an interrupted migration (DDL commits itself) runs again.
     for table, column, kind in COLUMNS:
         if column not in {known.name for known in db.get_columns(table)}:
             db.execute_sql(f"ALTER TABLE {table} ADD COLUMN {column} {types[kind]} NULL")

@@ -1,4 +1,4 @@
-"""What a submission may say beside its payload: metadata, a callback, a unique key; and which request it came with."""
+"""Options of a submission: metadata, a callback, a unique key; and the request that it came with."""
 
 from typing import Any
 
@@ -16,6 +16,6 @@ def up(migrator: Any, db: peewee.Database) -> None:
     }
     there = {column.name for column in db.get_columns("sytq_tasks")}
     for name, kind in columns.items():
-        # A migration that was cut off half-way (DDL commits itself) runs again.
+        # An interrupted migration (DDL commits itself) runs again.
         if name not in there:
             db.execute_sql(f"ALTER TABLE sytq_tasks ADD COLUMN {name} {kind} NULL")

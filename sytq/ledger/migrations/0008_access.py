@@ -1,4 +1,4 @@
-"""Who may, and what was done: API keys (hashes only), the audit, and the answers that an Idempotency-Key repeats."""
+"""Access: API keys (hashes only), the audit log, and the answers of Idempotency-Keys."""
 
 from typing import Any
 

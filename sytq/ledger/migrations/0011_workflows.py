@@ -1,4 +1,4 @@
-"""Tasks that wait for others: who waits for whom, and by which rule a task is held back."""
+"""Workflows: the dependencies of tasks, and the rule by which a task is held."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ def up(migrator: Any, db: peewee.Database) -> None:
     mysql = isinstance(db, peewee.MySQLDatabase)
     id_ = "CHAR(36) CHARACTER SET ascii COLLATE ascii_bin" if mysql else "TEXT"
     name = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin" if mysql else "TEXT"
-    # A migration of MySQL that is cut off half-way (DDL commits itself) runs again.
+    # In MySQL an interrupted migration (DDL commits itself) runs again.
     if "held" not in {column.name for column in db.get_columns("sytq_tasks")}:
         db.execute_sql(f"ALTER TABLE sytq_tasks ADD COLUMN held {name} NULL")
     db.execute_sql(

@@ -18,7 +18,7 @@ _LOCK = "sytq_migrate"
 
 
 def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
-    """Return the names of the migrations, the core's and the plugins', that this database still lacks."""
+    """Return the names of the core's and the plugins' migrations that this database lacks."""
 
     def missing() -> list[str]:
         return [
@@ -32,16 +32,16 @@ def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[s
 
 
 def migrate(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
-    """Apply what is pending, the core's before the plugins', and return the names; two at once wait for each other.
+    """Apply pending migrations, the core's first, and return their names. Raises DatabaseUnavailable.
 
-    Raises DatabaseUnavailable.
+    Concurrent migrators wait for each other.
     """
 
     def apply() -> list[str]:
         return [prefix + name for prefix, runner in _runners(database, plugins) for name in runner.up()]
 
     def locked() -> list[str]:
-        # MySQL commits at every DDL statement, so a transaction would not keep two migrators apart.
+        # MySQL commits at every DDL statement, so a transaction would not exclude a second migrator.
         (held,) = database.execute_sql("SELECT GET_LOCK(%s, 60)", (_LOCK,)).fetchone()
         if held != 1:
             raise peewee.OperationalError(1205, "another migration holds the lock")
@@ -54,7 +54,7 @@ def migrate(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[s
 
 
 def _runners(database: peewee.Database, plugins: Iterable[Plugin]) -> Iterator[tuple[str, Runner]]:
-    """The core's migrations and those of each plugin, which has a table of its own for what is applied."""
+    """The core's migrations and each plugin's, which are recorded in a table of their own."""
     yield "", Runner(database, directory=str(Path(__file__).parent), table_name="sytq_migrations")
     for plugin in plugins:
         if plugin.migrations is not None:

@@ -1,7 +1,6 @@
-"""The query language for tasks: `state:dead type:webhook age:>1h payload.order_id:123`.
+"""The query language for tasks: `state:dead type:webhook age:>1h payload.order_id:123` (docs/query.md), and its SQL.
 
-Owns what may be asked and how it is said in SQL; docs/query.md is its page. Reads no database, and must not know where
-a query came from: the API, the command line and bulk operations all ask in these words.
+Reads no database. The API, the command line and bulk operations share it.
 """
 
 from sytq.ledger.query.parse import Filter, Term, Value, parse

@@ -1,7 +1,4 @@
-"""The fields that a query may name, and what a value of each may be.
-
-Owns these names. Must not know SQL.
-"""
+"""The fields of a query, and their valid values."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from sytq.states import NAME, PRIORITIES, STATES
 
 Kind = Literal["word", "text", "number", "moment", "flag", "json"]
 
-#: field -> what its values are. A word is compared whole, a text is searched for a part of it, a flag is true or false.
+#: field -> kind of its values. A word is compared whole, a text by a part of it, a flag is true or false.
 FIELDS: dict[str, Kind] = {
     "id": "word",
     "type": "word",
@@ -58,7 +55,7 @@ VALID_MOMENT = f"{VALID_DURATION}; a date such as 2026-01-31; or a time such as 
 
 
 def valid_fields() -> str:
-    """What a field may be, for a message."""
+    """The valid fields, for a message."""
     return ", ".join([*FIELDS, *(f"{name}.<field>" for name in NESTED)])
 
 
@@ -98,7 +95,7 @@ def read_moment(field: str, text: str) -> dt.datetime | dt.date | dt.timedelta:
 
 
 def read_json(text: str) -> Any:
-    """What unquoted text stands for in JSON: a number, true, false or null; anything else is itself."""
+    """Unquoted text as JSON: a number, true, false or null; anything else is a string."""
     if text in ("true", "false", "null"):
         return json.loads(text)
     if _NUMBER.fullmatch(text) and len(text) <= 40:

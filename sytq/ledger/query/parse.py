@@ -1,7 +1,4 @@
-"""Text to a validated filter, or an error that names the place, the field and what is valid.
-
-Owns the grammar: terms that must all hold, `field:value`, `-` in front for "not", values separated by commas for "any".
-"""
+"""Parses a query: terms that must all hold, `field:value`, `-` in front for "not", commas between values for "any"."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a field is compared with. `read` is the text as the field's kind has it; quoted text is a string."""
+    """A value to compare with. `read` is the text converted to the field's kind; quoted text is a string."""
 
     text: str
     quoted: bool
@@ -37,7 +34,7 @@ class Value:
 class Term:
     """One condition: the field (with the `path` below it) compares by `operator` to any of `values`.
 
-    `operator` is "=", "<", "<=", ">" or ">="; no values at all asks whether the field is set.
+    `operator` is "=", "<", "<=", ">" or ">="; without values the condition is that the field is set.
     """
 
     field: str
@@ -49,7 +46,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Terms that must all hold. Distances in time count from `now` (naive UTC); None: from the database's clock."""
+    """Terms that must all hold. Relative times count from `now` (naive UTC); None: from the database's clock."""
 
     text: str = ""
     terms: tuple[Term, ...] = ()
@@ -57,7 +54,7 @@ class Filter:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The states that the filter lets through."""
+        """The states that the filter admits."""
         left = set(STATES)
         for term in self.terms:
             if term.field == "state" and term.values:
@@ -67,31 +64,31 @@ class Filter:
 
     @property
     def needs_now(self) -> bool:
-        """Whether it has a distance in time, and `now` is not set."""
+        """Whether the filter has a relative time, and no `now`."""
         return self.now is None and any(
             isinstance(value.read, dt.timedelta) for term in self.terms for value in term.values
         )
 
     def named(self, field: str) -> tuple[str, ...]:
-        """The values that the filter wants a word field to have."""
+        """The values that the filter requires of a word field."""
         return tuple(v.text for term in self.terms if term.field == field and not term.negated for v in term.values)
 
     def at(self, now: dt.datetime) -> Filter:
-        """The same filter with its distances counted from `now` (naive UTC)."""
+        """The same filter, with relative times counted from `now` (naive UTC)."""
         return replace(self, now=now)
 
     def owned_by(self, owner: str) -> Filter:
-        """This filter, for one owner's tasks alone."""
+        """This filter, restricted to one owner's tasks."""
         return replace(self, terms=(*self.terms, Term("owner", (), "=", (Value(owner, True, owner),))))
 
     def within(self, query: str) -> Filter:
-        """This filter with another query's terms as well."""
+        """This filter with another query's terms added."""
         other = parse(query)
         return replace(self, text=f"{self.text} {query}".strip(), terms=self.terms + other.terms)
 
 
 def parse(text: str) -> Filter:
-    """Return the filter that `text` says; an empty one lets everything through. Raises InvalidQuery."""
+    """Return the filter; an empty text matches all tasks. Raises InvalidQuery."""
     if len(text) > LONGEST:
         raise InvalidQuery(LONGEST, f"longer than {LONGEST} characters")
     try:
@@ -135,7 +132,7 @@ class _Reader:
         return Term(field, path, operator[1] or "=", self._values(field, operator[1]), negated)
 
     def _field(self) -> tuple[str, tuple[str, ...] | None]:
-        """The field and the path below it; None for the path when there is no such field."""
+        """The field and the path below it; the path is None for an unknown field."""
         start = self._at
         name = _NAME.match(self._text, start)
         self._at = name.end() if name else start

@@ -1,6 +1,6 @@
 """A filter as a condition on `sytq_tasks`, for MySQL, MariaDB and SQLite. Every value is bound, none becomes SQL.
 
-Owns how JSON is compared: numbers as numbers, strings by their code points, whatever the collation of the table.
+JSON numbers are compared as numbers, strings by their code points, whatever the collation of the table.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REALS = ("REAL", "DOUBLE", "DECIMAL")
 
 
 def condition(wanted: Filter, *, mysql: bool) -> peewee.Node | None:
-    """Return the condition on a row, None for any row. A filter with distances in time needs its `now`."""
+    """Return the condition on a row, None for any row. A filter with relative times needs its `now`."""
     parts = [_term(term, wanted.now, mysql) for term in wanted.terms]
     return functools.reduce(operator.and_, parts) if parts else None
 
@@ -68,7 +68,7 @@ def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any
         reads = [value.read for value in term.values]
         return column.in_(reads) if len(reads) > 1 else column == reads[0]
     if kind == "flag":
-        # As a task shows it: a task cancelled while it was held keeps the mark.
+        # As task views show it: a task cancelled while held keeps the mark.
         held = column.is_null(False) & (Task.state == SCHEDULED)
         return _any(held if value.read == "true" else ~held for value in term.values)
     if kind == "text":
@@ -79,7 +79,7 @@ def _plain(term: Term, column: Any, now: dt.datetime | None, mysql: bool) -> Any
 
 
 def _callback_url(mysql: bool) -> Any:
-    """The URL alone: headers are never shown, so they are not searched either."""
+    """The URL alone: headers are never shown, hence never searched."""
     found = fn.JSON_EXTRACT(Task.callback, _bound("$.url"))
     return peewee.Case(None, [(fn.JSON_VALID(Task.callback), fn.JSON_UNQUOTE(found) if mysql else found)])
 
@@ -122,7 +122,7 @@ def _json(term: Term, mysql: bool) -> Any:
 
 
 def _compare(relation: str, value: Value, kind: Any, text: Any, mysql: bool) -> Any:
-    """Whether the value in the row compares to a term's: as the JSON of its text, or as a string."""
+    """Compare the row's value to a term's, as the JSON of its text or as a string."""
     compare = _RELATION[relation]
     read = value.read
     if read is None:
@@ -159,12 +159,12 @@ def _any(parts: Any) -> Any:
 
 
 def _binary(node: Any) -> Any:
-    """Bytes, so that neither case, accents nor spaces at the end are taken for equal."""
+    """Bytes, so that case, accents and trailing spaces differ."""
     return peewee.Cast(node, "BINARY")
 
 
 def _bound(value: Any) -> Any:
-    """A parameter as it is, without the conversion that belongs to the other side of a comparison."""
+    """A parameter without the conversion of the comparison's other side."""
     return peewee.Value(value, converter=False)
 
 

@@ -1,7 +1,6 @@
-"""OpenTelemetry: where a trace begins, goes on and is handed over, as the rest of sytq sees it.
+"""OpenTelemetry for the rest of sytq: without `otel.endpoint` each function here does nothing.
 
-Owns the one place where this process asks whether there is any. Must not import opentelemetry, which is an optional
-extra, before `start` has found that it is wanted: without `otel.endpoint` each function here is a look at a name.
+Must not import opentelemetry, an optional extra, before `start` finds it configured.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Tells the span of a request the route and the status of its answer.
+#: Called with the route and the status of a request's response.
 Answered = Callable[[str, int], None]
 
 _spans: Spans | None = None
@@ -31,13 +30,13 @@ _export: Export | None = None
 
 
 def start(settings: Settings, process: str, version: str) -> None:
-    """Begin to export from this process (api or worker), after a fork, if that is configured."""
+    """Begin to export from this process (api or worker) if configured; call it after a fork."""
     global _export, _spans
     if settings.otel.endpoint is None or os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
     try:
         from sytq.observability.tracing.export import Export
-    except ImportError as error:  # an address that a whole cluster is given must not keep a service from its work
+    except ImportError as error:  # an address set for a whole cluster must not stop a service
         log.error("otel.endpoint is set, but nothing is exported: pip install 'sytq[otel]'", error=str(error))
         return
     _export = Export(settings, process, version)
@@ -45,7 +44,7 @@ def start(settings: Settings, process: str, version: str) -> None:
 
 
 def stop() -> None:
-    """Send what is left, within a bound of a second, however the receiver is."""
+    """Send what is left, for a second at most, whatever the receiver does."""
     global _export, _spans
     if _export is not None:
         _export.stop()
@@ -58,23 +57,23 @@ def tracing() -> bool:
 
 
 def request(method: str, traceparent: str | None) -> AbstractContextManager[tuple[Answered, str | None]]:
-    """A request of the API: the block says how it was answered, and gets the trace parent for what follows from it."""
+    """A span of an API request; yields a callback for route and status, and the trace parent of its tasks."""
     return nullcontext((nothing, traceparent)) if _spans is None else _spans.request(method, traceparent)
 
 
 def created(task_id: str, type_name: str, queue: str, traceparent: str | None) -> str | None:
-    """A task is made in the trace of `traceparent`, or begins one: the trace parent that it carries."""
+    """Record a new task, in the trace of `traceparent` or a new one; return the task's trace parent."""
     return traceparent if _spans is None else _spans.created(task_id, type_name, queue, traceparent)
 
 
 def run(queue: str, started: float, traceparent: str | None, said: Mapping[str, str | int]) -> Run | None:
-    """A run of a task begins (`started`, in Unix seconds); it ends in the same context. `said` are attributes."""
+    """Begin an attempt's span at `started` (Unix seconds); end it in the same context. `said` are attributes."""
     return None if _spans is None else _spans.run(queue, started, traceparent, said)
 
 
 def call(method: str, url: URL, headers: MutableMapping[str, str]) -> AbstractContextManager[Callable[[int], None]]:
-    """An HTTP request of a run: the block says the status of the answer. Its trace parent is put into the `headers`,
-    unless they name another trace."""
+    """A span of an HTTP request of an attempt; yields a callback for the status. Adds the trace parent to `headers`,
+    unless they have one."""
     return _UNTOLD if _spans is None else _spans.call(method, url, headers)
 
 

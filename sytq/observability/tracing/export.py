@@ -1,7 +1,6 @@
-"""How spans leave the process: OTLP over HTTP, by the standard's environment variables.
+"""Exports spans with OTLP over HTTP, by the standard's environment variables.
 
-Owns the SDK's set-up, the thread that sends and its end. Whatever the receiver does, nothing here may hold up
-a task, nor the end of the process for more than a second.
+Whatever the receiver does, nothing here may delay a task, nor the end of the process by more than a second.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from sytq.observability.tracing.spans import Spans
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that the end of a process waits for the receiver.
+#: Seconds that an ending process waits for the receiver.
 _TIMEOUT = 1.0
 
 
 class Export:
-    """What one process sends; begins with this."""
+    """The export of one process, which starts with construction."""
 
     def __init__(self, settings: Settings, process: str, version: str) -> None:
-        # Their own lines name the receiver's whole URL, once for every span while it is away.
+        # Their log lines contain the receiver's whole URL, once for every span while it is unavailable.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._settings = settings.otel
         self._about = {"service.version": version, "deployment.environment.name": settings.app.mode}
@@ -46,14 +45,14 @@ class Export:
             )
             exporter = OTLPSpanExporter(endpoint=self._endpoint("traces"), headers=self._headers())
             self._provider.add_span_processor(BatchSpanProcessor(_Logged(exporter, self._endpoint("traces"))))
-            # A plugin that makes spans of its own finds them here.
+            # For plugins that make their own spans.
             trace.set_tracer_provider(self._provider)
             self.spans = Spans(self._provider.get_tracer("sytq", version))
 
     def stop(self) -> None:
         """Send what is left, for a second at most."""
         if self._provider is not None:
-            # It would wait for 30 s; this way what it waits for ends with the process.
+            # It would wait for 30 s; as a daemon it ends with the process.
             ending = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
             ending.start()
             ending.join(_TIMEOUT)
@@ -66,7 +65,7 @@ class Export:
         return {name: value.get_secret_value() for name, value in self._settings.headers.items()} or None
 
     def _resource(self, name: str, more: Mapping[str, str]) -> Resource:
-        """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say more than we know."""
+        """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
         ours = Resource({"service.name": name, **self._about, **more})
         return Resource.create().merge(ours).merge(OTELResourceDetector().detect())
 
@@ -76,7 +75,7 @@ def _exported(signal: str) -> bool:
 
 
 class _Logged(SpanExporter):
-    """An exporter that logs once that the receiver takes nothing, and once that it does again."""
+    """Logs once when the receiver fails, and once when it recovers."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         self._exporter = exporter

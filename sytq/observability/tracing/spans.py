@@ -1,7 +1,7 @@
 """Spans by the semantic conventions for messaging and HTTP.
 
-Owns what a span says. Must not say what was confided to us: no payload, result, prompt, header, path or query of a
-URL, nor the words of an exception, which may quote any of these.
+A span must not contain payloads, results, prompts, headers, paths or queries of URLs, nor the text of an exception,
+which may quote any of these.
 """
 
 from __future__ import annotations
@@ -27,14 +27,11 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTION
 
 
 class Spans:
-    """Makes them with one tracer."""
-
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
 
     @contextmanager
     def request(self, method: str, traceparent: str | None) -> Iterator[tuple[Answered, str | None]]:
-        """As `sytq.observability.tracing.request`."""
         said = {"http.request.method": _known(method)}
         if request_id := get_contextvars().get("request_id"):
             said["sytq.request_id"] = request_id
@@ -52,15 +49,14 @@ class Spans:
             span.end()
 
     def created(self, task_id: str, type_name: str, queue: str, traceparent: str | None) -> str:
-        """A moment, as what the conventions call "create" is for messages sent in batches."""
+        """An instantaneous span: the conventions' "create" of messages sent in batches."""
         said = _messaging("create", queue) | {"messaging.message.id": task_id, "sytq.task.type": type_name}
         span = self._tracer.start_span(f"create {queue}", _below(traceparent), SpanKind.PRODUCER, said)
         span.end()
         return traceparent_of(span)
 
     def run(self, queue: str, started: float, traceparent: str | None, said: Mapping[str, str | int]) -> Run:
-        """Below what made the task, so that all of a task is one trace, and linked to it, as the conventions want it of
-        every consumer."""
+        """A child of the task's creation, so that a task is one trace, and linked to it, as conventions require."""
         above = _below(traceparent)
         maker = trace.get_current_span(above).get_span_context()
         return Run(
@@ -76,7 +72,6 @@ class Spans:
 
     @contextmanager
     def call(self, method: str, url: URL, headers: MutableMapping[str, str]) -> Iterator[Callable[[int], None]]:
-        """As `sytq.observability.tracing.call`."""
         run = trace.get_current_span().get_span_context()
         given = headers.get("traceparent")
         if not run.is_valid or (given is not None and _context(given).trace_id != run.trace_id):
@@ -98,7 +93,7 @@ class Spans:
         try:
             yield answered
         except BaseException as error:
-            # Who reads a stream leaves it when he has what he wants, or has waited for too long, which the run tells.
+            # A reader leaves a stream when it has enough or waited too long, which the attempt's span shows.
             if known is None or not isinstance(error, asyncio.CancelledError | GeneratorExit):
                 _failed(span, type(error).__qualname__)
             raise
@@ -107,7 +102,7 @@ class Spans:
 
 
 class Run:
-    """The span of a run, and that it is the current one; begins with this."""
+    """The span of an attempt, current from its construction to `end`."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -115,7 +110,7 @@ class Run:
         self.traceparent = traceparent_of(span)
 
     def end(self, outcome: str | None, failed: str | None) -> None:
-        """End with an outcome (None: it was skipped) and, if it failed, of what kind of error."""
+        """End with an outcome (None: skipped) and, after a failure, the kind of error."""
         contexts.detach(self._token)
         if outcome is not None:
             self._span.set_attribute("sytq.task.outcome", outcome)
@@ -125,13 +120,13 @@ class Run:
 
 
 def traceparent_of(span: Span) -> str:
-    """A span as a W3C trace parent, for what follows from it elsewhere."""
+    """The W3C trace parent of a span."""
     about = span.get_span_context()
     return f"00-{about.trace_id:032x}-{about.span_id:016x}-{about.trace_flags & 1:02x}"
 
 
 def _below(traceparent: str | None) -> Context:
-    """The context of what follows from it; another one than that of whoever happens to call."""
+    """The context below a trace parent, independent of the caller's context."""
     return trace.set_span_in_context(NonRecordingSpan(_context(traceparent)), Context())
 
 
@@ -148,7 +143,7 @@ def _known(method: str) -> str:
 
 
 def _name(method: str) -> str:
-    """Of a span, before the route of a request."""
+    """The name of a request's span, before its route."""
     return _known(method).replace("_OTHER", "HTTP")
 
 
