@@ -40,7 +40,7 @@ class Report:
 def check(file: Path, environ: Mapping[str, str], *, tests: bool = True) -> Report:
     """Read a file and, if it is readable, load it in a process with these variables; with its `tests`.
 
-    Raises ConfigError for an unusable configuration, and OSError for an broken file.
+    Raises ConfigError for an unusable configuration, and OSError for a file it cannot read.
     """
     problems = read(file.read_bytes())
     if any(problem.fatal for problem in problems):
