@@ -157,7 +157,7 @@ class Fleet:
     def ways(self, new: int) -> Counter[tuple[str, str]]:
         """Of the tasks from the `new`th on: which release accepted and which finished them, and how many."""
         rows = self.rows()
-        recent = [(task, by) for task, (_, by) in list(self.accepted.items())[new:]]
+        recent = [(task, by) for task, (_, by) in list(self.accepted.copy().items())[new:]]  # clients add to it
         ended = [(rows[task], by) for task, by in recent if task in rows and rows[task].state == "succeeded"]
         return Counter((by, self._pids.get(str(row.worker).split("-")[-2], "?")) for row, by in ended)
 
