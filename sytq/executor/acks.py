@@ -126,11 +126,11 @@ class Acks(threading.Thread):
                 outcome.kind if outcome.consumes_attempt or outcome.kind != "retry" else "wait",
                 attempts,
                 int(outcome.delay * 1000),
-                self._event(run, outcome, attempts),
+                end_event(run, outcome, attempts, self._consumer),
                 run.body,
                 int(run.queue_name in self._limited),
                 # A retry ends here if the task's cancellation was requested.
-                self._event(run, Outcome("cancelled", error=cancellation(run)), attempts)
+                end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
                 if outcome.kind in ("retry", "return")
                 else "",
             ]
@@ -157,25 +157,6 @@ class Acks(threading.Thread):
         while self._taken and obsolete(self._taken[0][0]):
             self._taken_bytes -= self._taken.popleft()[1]
 
-    def _event(self, run: Delivery, outcome: Outcome, attempts: int) -> str:
-        now = int(time.time() * 1000)
-        return json.dumps(
-            {
-                "state": STATES[outcome.kind],
-                "attempts": attempts,
-                "worker": self._consumer,
-                "outcome": named(outcome),
-                "started": int(run.started * 1000),
-                "finished": int(run.ended * 1000),
-                "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
-                "result": outcome.result,
-                "error": outcome.error,
-                "fingerprint": outcome.fingerprint,
-                "progress": run.progress,
-                "detail": run.detail,
-            },
-        )
-
 
 #: The task's state after each outcome (as in ack.lua), and the attempt's outcome in the ledger.
 STATES = {
@@ -192,3 +173,24 @@ OUTCOMES = STATES | {"retry": "failed", "return": "returned"}
 def named(outcome: Outcome) -> str:
     """Return the attempt's outcome in the ledger."""
     return OUTCOMES[outcome.kind] if outcome.consumes_attempt or outcome.kind != "retry" else "waited"
+
+
+def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> str:
+    """Return the data of the event of an attempt's end, as the recorder reads it."""
+    now = int(time.time() * 1000)
+    return json.dumps(
+        {
+            "state": STATES[outcome.kind],
+            "attempts": attempts,
+            "worker": worker,
+            "outcome": named(outcome),
+            "started": int(run.started * 1000),
+            "finished": int(run.ended * 1000),
+            "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
+            "result": outcome.result,
+            "error": outcome.error,
+            "fingerprint": outcome.fingerprint,
+            "progress": run.progress,
+            "detail": run.detail,
+        },
+    )

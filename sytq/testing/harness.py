@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
 from pathlib import Path
@@ -29,25 +30,25 @@ from sytq.config import load
 from sytq.durations import parse_duration
 from sytq.embedded import EmbeddedServer
 from sytq.errors import InvalidInput, SytqError
-from sytq.executor.acks import STATES, named
+from sytq.executor.acks import STATES, end_event
 from sytq.executor.runner import Runner
 from sytq.http import Client
-from sytq.ledger.events import Event
 from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
-from sytq.ledger.values import utcnow
 from sytq.plugins import Plugin
 from sytq.runtime import Runtime, build, task_services
-from sytq.states import RETRYING, RUNNING, TERMINAL
+from sytq.states import TERMINAL
 from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 from sytq.testing.fake_http import FakeHttp
+from sytq.worker.loops.recorder import events_of
 from sytq.worker.middleware.retry import decide
 
 _MAX_STARTS = 1000
+_WORKER = "harness"
 #: Seconds that one attempt may take, whatever the timeout of the type.
 _TIMEOUT = 600.0
 
@@ -193,39 +194,17 @@ class Run:
         assert self.state not in TERMINAL, f"the task is {self.state}"
         self._starts += 1
         self._attempts += 1
-        record, began = self._harness.runtime.recording.record, utcnow()
-        again = self._starts > 1
-        record([Event(self.id, RUNNING, self._starts, self._attempts, "harness", started_at=began, again=again)])
         delivery = self._delivery()
+        start = [self.id, self._starts, self._attempts, self._starts > 1]
+        self._record(kind="started", at=int(delivery.started * 1000), data=json.dumps([start]))
         error = self._harness.call(delivery, ledger or self._harness.runtime.ledger)
+        delivery.ended = time.time()
         self.outcome = outcome = decide(self._harness.type, delivery, error)
-        state = STATES[outcome.kind]
         if not outcome.consumes_attempt:
             self._attempts -= 1
-        due = utcnow() + dt.timedelta(seconds=outcome.delay) if state == RETRYING else None
-        record(
-            [
-                Event(
-                    self.id,
-                    state,
-                    self._starts,
-                    self._attempts,
-                    "harness",
-                    started_at=began,
-                    finished_at=utcnow(),
-                    scheduled_at=due,
-                    outcome=named(outcome),
-                    result=outcome.result,
-                    error=outcome.error,
-                    fingerprint=outcome.fingerprint,
-                    progress=encode(delivery.progress) if delivery.progress else None,
-                    detail=encode(delivery.detail) if delivery.detail else None,
-                    status=delivery.detail.get("status"),
-                    host=delivery.detail.get("host"),
-                )
-            ]
-        )
-        return state
+        data = end_event(delivery, outcome, self._attempts, _WORKER)
+        self._record(kind="ended", id=self.id, token=self._starts, data=data)
+        return STATES[outcome.kind]
 
     def finish(self) -> str:
         """Run attempts until the task has ended, moving the clock to each, and return the final state."""
@@ -277,6 +256,11 @@ class Run:
         """The tasks that this task enqueued, in the order of their ids."""
         with self._harness.runtime.database.connection_context():
             return list(Task.select().where(Task.parent == self.id).order_by(Task.id))
+
+    def _record(self, **fields: object) -> None:
+        """Record an entry of the event stream as the recorder does."""
+        entry = {name.encode(): str(value).encode() for name, value in fields.items()}
+        self._harness.runtime.recording.record(events_of({b"worker": _WORKER.encode(), **entry}))
 
     def _delivery(self) -> Delivery:
         options = {} if self._new.version is None else {"version": self._new.version}
