@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 from sytq.api.threads import Threads
 from sytq.batcher import Batcher
-from sytq.broker.inspection import Inspection, Live
+from sytq.broker.inspection import Inspection
+from sytq.broker.state_index import Live
 from sytq.errors import Overloaded, RedisUnavailable
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Attempt, Step, Task

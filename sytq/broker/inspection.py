@@ -6,33 +6,18 @@ are pages of `limit` entries with the next page's cursor. Docstrings name the ro
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sytq.broker import pages
 from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP, RECORDER, Keys
 from sytq.broker.limiter_states import LimiterState, read_limiters
 from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
+from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput, RedisUnavailable
-from sytq.states import PRIORITIES, QUEUED, TERMINAL
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """A task's state at this moment, possibly newer than its row."""
-
-    state: str
-    queue: str
-    priority: str
-    attempts: int
-    token: int
-    worker: str | None
-    progress: dict[str, Any] | None
-    parked: bool = False  # queued, but in no stream: fetched while its type was paused
+from sytq.states import PRIORITIES, TERMINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +64,13 @@ class Inspection:
             return {}
         states = self._redis.ask("HMGET", self._keys.live, *ids)
         progress = self._redis.ask("HMGET", self._keys.progress, *ids)
-        found = {}
-        for task_id, state, shown in zip(ids, states, progress, strict=True):
-            if state is not None:
-                word, _type, queue, priority, attempts, _max, token, worker, entry = state.decode().split("|")
-                found[task_id] = Live(
-                    word,
-                    queue,
-                    priority,
-                    int(attempts),
-                    int(token),
-                    worker or None,
-                    json.loads(shown) if shown else None,
-                    parked=word == QUEUED and not entry,
-                )
-        return found
+        found = zip(ids, states, progress, strict=True)
+        return {task_id: Live.parse(state, shown) for task_id, state, shown in found if state}
 
     def types(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the type of each of `ids` that Redis knows. One round trip."""
         states = self._redis.ask("HMGET", self._keys.live, *ids) if ids else []
-        return {task_id: state.decode().split("|")[1] for task_id, state in zip(ids, states, strict=True) if state}
+        return {task_id: Live.parse(state).type for task_id, state in zip(ids, states, strict=True) if state}
 
     def over(self, ids: Sequence[str]) -> set[str]:
         """Return the `ids` that have ended, perhaps not yet in SQL; none while Redis is unavailable."""
@@ -156,8 +128,10 @@ class Inspection:
             states = self._redis.ask("HMGET", self._keys.live, *due) if due else []
             for (task_id, moment), state in zip(due.items(), states, strict=True):
                 if state is not None:  # else the task has left meanwhile
-                    word, kind, _queue, priority, attempts, *_ = state.decode().split("|")
-                    found.append(Delayed(task_id, kind, name, priority, word, int(attempts), moment))
+                    live = Live.parse(state)
+                    found.append(
+                        Delayed(task_id, live.type, name, live.priority, live.state, live.attempts, due=moment)
+                    )
             if len(found) > limit:
                 break
         shown = found[:limit]
@@ -226,8 +200,7 @@ class Inspection:
     def totals(self) -> dict[tuple[str, str], int]:
         """Return counts since this Redis was first seen, by (type, outcome)."""
         stats = self._redis.ask("HGETALL", self._keys.stats)
-        pairs = stats.items() if isinstance(stats, dict) else zip(stats[::2], stats[1::2], strict=True)
-        return {_split(name.decode()): int(count) for name, count in pairs}
+        return {_split(name.decode()): int(count) for name, count in stats.items()}
 
     def unwritten(self) -> Unwritten:
         """Return the recorder's backlog. One round trip."""

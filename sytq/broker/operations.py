@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP, Keys
+from sytq.broker.state_index import Live
 
 _BATCH = 200
 
@@ -27,19 +28,21 @@ class Operations:
         """Cancel a task and return the result: cancelled, asked (it runs), ended or unknown."""
         keys = self._keys
         while True:
-            live = self._redis.ask("HGET", keys.live, task_id)
-            if live is None:
+            found = self._redis.ask("HGET", keys.live, task_id)
+            if found is None:
                 return "unknown"
-            _state, _type, queue, priority, attempts, *_ = live.decode().split("|")
+            live = Live.parse(found)
             event = {
                 "state": "cancelled",
-                "attempts": int(attempts),
+                "attempts": live.attempts,
                 "finished": int(time.time() * 1000),
                 "error": f"cancelled by {by}",
             }
             names = [keys.live, keys.events, keys.stats, keys.cancels]
-            names += [keys.stream(queue, priority), keys.delayed(queue), keys.bodies(queue), keys.parked(queue)]
-            answer = self._redis.call("cancel", names, [GROUP, task_id, queue, priority, by, json.dumps(event)])
+            names += [keys.stream(live.queue, live.priority), keys.delayed(live.queue), keys.bodies(live.queue)]
+            names.append(keys.parked(live.queue))
+            args = [GROUP, task_id, live.queue, live.priority, by, json.dumps(event)]
+            answer = self._redis.call("cancel", names, args)
             if answer != b"moved":
                 return str(answer.decode())
 
@@ -53,10 +56,10 @@ class Operations:
         None when Redis does not know the task.
         """
         keys = self._keys
-        live = self._redis.ask("HGET", keys.live, task_id)
-        if live is None:
+        found = self._redis.ask("HGET", keys.live, task_id)
+        if found is None:
             return None
-        queue = live.decode().split("|")[2]
+        queue = Live.parse(found).queue
         names = [keys.live, keys.delayed(queue), keys.bell]
         return bool(self._redis.call("reschedule", names, [task_id, queue, due_ms]))
 
@@ -97,5 +100,4 @@ class Operations:
     def paused(self) -> dict[str, str]:
         """Return the note of every paused type."""
         notes = self._redis.ask("HGETALL", self._keys.paused)
-        pairs = notes.items() if isinstance(notes, dict) else zip(notes[::2], notes[1::2], strict=True)
-        return {name.decode(): note.decode() for name, note in pairs}
+        return {name.decode(): note.decode() for name, note in notes.items()}

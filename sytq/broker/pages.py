@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput
 
 T = TypeVar("T")
@@ -77,9 +78,9 @@ def in_flight(place: tuple[str, str], now: int, worker: bytes, idle: int, task_i
     """Parse an entry of `inflight.lua`; `completed` adds the rest."""
     kind, attempts, started = "", 0, now - idle
     if state:
-        _word, kind, _queue, _priority, given, _max, token, *_ = state.decode().split("|")
-        # A start's token is its time, unless two fell on one millisecond.
-        attempts, started = int(given), int(token)
+        live = Live.parse(state)
+        # An attempt's token is the time of its start, unless two fell on one millisecond.
+        kind, attempts, started = live.type, live.attempts, live.token
     shown_id = task_id.decode(errors="replace")
     seconds = max(0.0, (now - started) / 1000)
     return InFlight(shown_id, kind, *place, attempts, worker.decode(), None, seconds, None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from sytq.broker.inspection import Live
+from sytq.broker.state_index import Live
 from sytq.cli.output import as_json, cell, table
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.ledger.models import Task

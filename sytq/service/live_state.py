@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sytq.broker.inspection import Inspection, Live
+from sytq.broker.inspection import Inspection
+from sytq.broker.state_index import Live
 from sytq.ledger.models import Task
 from sytq.ledger.values import parsed
 from sytq.states import DEAD, RUNNING, SUCCEEDED, TERMINAL

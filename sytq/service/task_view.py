@@ -11,7 +11,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from sytq.broker.inspection import Live
+from sytq.broker.state_index import Live
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.ledger.values import iso, parsed
 from sytq.service.live_state import current

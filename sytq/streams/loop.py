@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import structlog
 
 from sytq.broker.connection import NoGroup, Redis
-from sytq.broker.inspection import Inspection, Live
+from sytq.broker.inspection import Inspection
+from sytq.broker.state_index import Live
 from sytq.config.sections import Stream
 from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable
 from sytq.executor.executor import Executor

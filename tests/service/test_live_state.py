@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sytq.broker.inspection import Live
+from sytq.broker.state_index import Live
 from sytq.ledger.models import Task
 from sytq.service.live_state import current
 
@@ -14,7 +14,7 @@ def row(state: str, token: int = 1) -> Task:
 
 
 def live(state: str, token: int = 1, progress: dict[str, int] | None = None) -> Live:
-    return Live(state, "q", "high", 2, token, "new", progress, parked=state == "queued")
+    return Live(state, "plain", "q", "high", 2, token, "new", parked=state == "queued", progress=progress)
 
 
 def test_redis_takes_precedence_over_an_unfinished_row() -> None:

@@ -15,7 +15,7 @@ from sytq.api import problems
 from sytq.api.body import read_object, record_id, text
 from sytq.api.parameters import number, parameter
 from sytq.api.parts import Parts
-from sytq.broker.inspection import Live
+from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow

@@ -14,7 +14,7 @@ from sytq.api.parameters import only
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
 from sytq.api.v2.waiting import add_etag, wait_preferred
-from sytq.broker.inspection import Live
+from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.ledger.values import iso
