@@ -22,5 +22,9 @@ PRIORITIES = ("urgent", "high", "normal", "low")
 #: How often each priority comes first, in sixteen turns: urgent nearly always, and low never starves.
 WEIGHTS = {"urgent": 12, "high": 2, "normal": 1, "low": 1}
 
+#: Of a task where neither its type nor its submission names one.
+DEFAULT_QUEUE = "default"
+DEFAULT_PRIORITY = "normal"
+
 #: A valid name of a queue or task type: safe in a Redis key, a metric's label and a URL.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")

@@ -15,11 +15,13 @@ from sytq.tasktypes.registry import Registry
 
 def complete_type(ctx: typer.Context) -> list[str]:
     """The installed task types, without internal ones."""
-    return sorted(declared.name for declared in _registry(ctx) if not declared.internal)
+    registry = _registry(ctx)
+    return sorted(declared.name for declared in registry if not declared.internal) if registry else []
 
 
 def complete_queue(ctx: typer.Context) -> list[str]:
-    return sorted({declared.queue for declared in _registry(ctx)} | {"default"})
+    registry = _registry(ctx)
+    return sorted(registry.queues) if registry else []
 
 
 def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -36,9 +38,9 @@ def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         yield from (f"queue:{name}" for name in complete_queue(ctx))
 
 
-def _registry(ctx: typer.Context) -> Registry | tuple[()]:
+def _registry(ctx: typer.Context) -> Registry | None:
     logs.configure("critical", "console", "cli")  # log lines must not appear in the prompt
     try:
         return Registry.load(load(ctx.params.get("file")))
     except SytqError:
-        return ()
+        return None

@@ -78,7 +78,7 @@ def refuse_unknown(parts: Runtime, wanted: Filter) -> None:
     """Raise InvalidInput with the valid names when the query names an unknown type or queue."""
     for name in wanted.named("type"):
         parts.registry.get(name)
-    queues = sorted({declared.queue for declared in parts.registry} | {"default"})
+    queues = sorted(parts.registry.queues)
     for queue in wanted.named("queue"):
         if queue not in queues:
             raise InvalidInput("queue", f"'{queue[:64]}' is not a queue; valid: {', '.join(queues)}")

@@ -26,7 +26,7 @@ def worker(file: File = None) -> None:
     parts = _usable(file)
     settings = parts.settings
     _refuse_without_tables(parts)
-    known = {declared.queue for declared in parts.registry} | {"default"}
+    known = parts.registry.queues
     for queue in settings.worker.queues:
         if queue not in known:
             typer.echo(f"worker.queues: '{queue}' is not a queue; valid: {', '.join(sorted(known))}", err=True)

@@ -16,6 +16,7 @@ from sytq.broker.keys import Keys
 from sytq.config import Settings
 from sytq.executor.consumer import StreamConsumer
 from sytq.executor.executor import Executor
+from sytq.states import DEFAULT_PRIORITY
 
 
 class StreamsBroker(dramatiq.Broker):
@@ -49,7 +50,7 @@ class StreamsBroker(dramatiq.Broker):
                     id=message.message_id,
                     type=message.actor_name,
                     queue=message.queue_name,
-                    priority=message.options.get("priority", "normal"),
+                    priority=message.options.get("priority", DEFAULT_PRIORITY),
                     payload=json.dumps(message.args[0] if message.args else None),
                     created_ms=message.message_timestamp,
                     due_ms=due,

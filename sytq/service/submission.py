@@ -150,8 +150,8 @@ class Submitter:
         return Envelope(
             id=task.id,
             type=task.type,
-            queue=task.queue or (declared.queue if declared else "default"),
-            priority=task.priority or (declared.priority if declared else "normal"),
+            queue=task.queue or self._registry.queue_of(task.type),
+            priority=task.priority or self._registry.priority_of(task.type),
             payload=task.payload,
             created_ms=created_ms,
             due_ms=due_ms,

@@ -102,12 +102,11 @@ class TaskDetail(TaskView):
 def task_view(task: Task, registry: Registry, live: Live | None = None) -> TaskView:
     """The fields of a list entry. `live`, the state in Redis, takes precedence over the row."""
     now = current(task, live, with_result=True)
-    declared = registry.get(task.type) if task.type in registry else None
     return {
         "id": task.id,
         "type": task.type,
-        "queue": task.queue or (declared.queue if declared else "default"),
-        "priority": task.priority or (declared.priority if declared else "normal"),
+        "queue": task.queue or registry.queue_of(task.type),
+        "priority": task.priority or registry.priority_of(task.type),
         "state": now.state,
         "attempts": now.attempts,
         "max_attempts": task.max_attempts,

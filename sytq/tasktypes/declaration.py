@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sytq.config import Settings
 from sytq.config import TaskType as Policy
 from sytq.schedule import Schedule
+from sytq.states import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from sytq.tasktypes.backoff import Backoff
 
 #: What the service itself has done by a type: announcing ends to callbacks, and bulk operations.
@@ -29,8 +30,8 @@ class task:
     retry: Backoff | Callable[[Settings], Backoff] | None = None
     #: How long one attempt may take.
     timeout: float | str | Callable[[Settings], float] | None = None
-    queue: str = "default"
-    priority: str = "normal"
+    queue: str = DEFAULT_QUEUE
+    priority: str = DEFAULT_PRIORITY
     #: `on_dead(ctx, dead)` runs, as a task of its own, once a task of this type is dead or cancelled. It is plain or
     #: `async` as the function is, and `dead` is a `Death`.
     on_dead: Callable[..., Any] | None = None

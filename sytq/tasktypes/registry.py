@@ -14,6 +14,7 @@ from sytq.config import Settings
 from sytq.errors import ConfigError, DuplicatePlugin, InvalidInput
 from sytq.plugins import Plugin, Quarantined
 from sytq.schedule import Schedule
+from sytq.states import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from sytq.tasktypes.backoff import Backoff
 from sytq.tasktypes.configured import TypeFactory
 from sytq.tasktypes.declaration import Death, Declaration, Role, task
@@ -125,6 +126,21 @@ class Registry:
     def plugins(self) -> Sequence[Plugin]:
         """The installed plugins' parts other than types."""
         return self._settings.installed.plugins
+
+    @property
+    def queues(self) -> set[str]:
+        """The queues of all types, and the default queue."""
+        return {declared.queue for declared in self} | {DEFAULT_QUEUE}
+
+    def queue_of(self, type_name: str) -> str:
+        """Return the queue of a type; the default queue for an unknown type."""
+        declared = self._types.get(type_name)
+        return declared.queue if declared else DEFAULT_QUEUE
+
+    def priority_of(self, type_name: str) -> str:
+        """Return the priority of a type; the default priority for an unknown type."""
+        declared = self._types.get(type_name)
+        return declared.priority if declared else DEFAULT_PRIORITY
 
     def __contains__(self, name: object) -> bool:
         return name in self._types

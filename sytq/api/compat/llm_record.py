@@ -72,16 +72,12 @@ class _Lookup:
         return {
             "task_id": row.id,
             "status": STATUS[now.state],
-            "queue_name": row.queue or self._default_queue(row.type),
+            "queue_name": row.queue or self._parts.runtime.registry.queue_of(row.type),
             "created_at": calendar.timegm(row.created_at.timetuple()),
             # While a task waits for its next attempt, all attempts so far have failed.
             "retry_count": now.attempts if now.state == RETRYING else max(0, now.attempts - 1),
             "type": row.type,
         }
-
-    def _default_queue(self, type_name: str) -> str:
-        registry = self._parts.runtime.registry
-        return registry.get(type_name).queue if type_name in registry else "default"
 
 
 class OneTask(_Lookup):

@@ -27,7 +27,7 @@ from sytq.observability.metrics import Counter
 from sytq.service.control import Operator
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
-from sytq.states import DEAD
+from sytq.states import DEAD, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from sytq.worker.loops.loop import LeasedLoop
 from sytq.worker.loops.recorder import KEEP_MS
 
@@ -114,7 +114,7 @@ class Reconciler(LeasedLoop):
         good = []
         for row in rows:
             try:
-                check_names(row.type, row.queue or "default", row.priority or "normal")
+                check_names(row.type, row.queue or DEFAULT_QUEUE, row.priority or DEFAULT_PRIORITY)
                 _check_payload(row.payload)
                 _check_times(row)
                 good.append(row)
