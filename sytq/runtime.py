@@ -15,7 +15,6 @@ import dramatiq
 import peewee
 from dramatiq.middleware import Middleware, TimeLimit
 
-import sytq
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.dispatcher import Dispatcher
@@ -23,7 +22,6 @@ from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.broker.limiter import Limiters
 from sytq.broker.operations import Operations
-from sytq.broker.quotas import Quotas
 from sytq.config import Settings
 from sytq.errors import ConfigError, InvalidInput
 from sytq.executor.attempt import Services
@@ -31,14 +29,11 @@ from sytq.executor.broker import StreamsBroker
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.runner import Runner
 from sytq.http import BlockingClient, Client, Guard
-from sytq.ledger.api_keys import ApiKeys
-from sytq.ledger.audit import Audit
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
 from sytq.service.control import Operator
-from sytq.service.prometheus import Scrape
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.streams.loop import StreamLoop
@@ -72,18 +67,12 @@ class Runtime:
     registry: Registry
     redis: Redis
     keys: Keys
-    operations: Operations
     limiters: Limiters
     inspection: Inspection
-    quotas: Quotas
     guard: Guard
     submitter: Submitter
     recording: Recording
     operator: Operator
-    schedules: Schedules
-    scrape: Scrape
-    apikeys: ApiKeys
-    audit: Audit
 
 
 def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
@@ -94,8 +83,7 @@ def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
         database.bind(plugin.models)
     keys = Keys(settings.redis.prefix)
     redis = Redis(settings.redis.dsn, home=keys.epoch, connections=200)
-    operations = Operations(redis, keys)
-    inspection = Inspection(redis, keys, {declared.queue for declared in registry} | {"default"})
+    inspection = Inspection(redis, keys, registry.queues)
     ledger = Ledger(database, inspection.over)
     guard = _guard(settings)
     submitter = Submitter(registry, ledger, Dispatcher(redis, keys), guard)
@@ -107,18 +95,12 @@ def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
         registry=registry,
         redis=redis,
         keys=keys,
-        operations=operations,
         limiters=Limiters(redis, keys, settings.worker.liveness),
         inspection=inspection,
-        quotas=Quotas(redis, keys),
         guard=guard,
         submitter=submitter,
         recording=recording,
-        operator=Operator(ledger, operations, submitter, recording, registry),
-        schedules=Schedules(database),
-        scrape=Scrape(sytq.__version__, settings, ledger, inspection, operations),
-        apikeys=ApiKeys(database),
-        audit=Audit(database),
+        operator=Operator(ledger, Operations(redis, keys), submitter, recording, registry),
     )
 
 
@@ -145,7 +127,7 @@ def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventL
     return Services(
         settings=runtime.settings,
         ledger=runtime.ledger,
-        operations=runtime.operations,
+        operations=Operations(runtime.redis, runtime.keys),
         limiters=limiters,
         permits=PermitBatcher(limiters),
         submitter=runtime.submitter,
@@ -204,7 +186,7 @@ def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
     yield Recorder(redis, keys, worker, runtime.recording)
     yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
     yield LimiterLoop(redis, keys, worker, broker, lease)
-    yield Scheduler(redis, keys, worker, registry, submitter, runtime.schedules)
+    yield Scheduler(redis, keys, worker, registry, submitter, Schedules(runtime.database))
     for plugin in registry.plugins:
         for name, make in plugin.loops.items():
             if (work := make(runtime)) is not None:

@@ -28,9 +28,13 @@ from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
 from sytq.api.v2 import routes as v2
+from sytq.broker.quotas import Quotas
 from sytq.config import Settings, load
+from sytq.ledger.api_keys import ApiKeys
+from sytq.ledger.audit import Audit
 from sytq.ledger.migrations import pending
 from sytq.observability import logs, sentry, tracing
+from sytq.service.prometheus import Scrape
 
 _SQL_THREADS = 8
 _REDIS_THREADS = 4
@@ -46,7 +50,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
     counting = Threads("the quotas", size=1)
-    quota = Quota(parts.quotas, counting)
+    quota = Quota(Quotas(parts.redis, parts.keys), counting)
     limits = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
     queue_depth = QueueDepthLimit(limits, parts.inspection, redis)
     batcher = SubmissionBatcher(parts.ledger, parts.submitter)
@@ -60,7 +64,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         trace=tracing.request if tracing.tracing() else None,
         media_type=falcon.MEDIA_JSON,
         middleware=[
-            Auth(settings, parts.apikeys, quota, parts.audit, sql),
+            Auth(settings, ApiKeys(parts.database), quota, Audit(parts.database), sql),
             _Lifespan(batcher, [sql, redis, counting], parts),
         ],
     )
@@ -75,7 +79,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/healthz/startup", Health(sytq.__version__))
     app.add_route("/healthz/live", Live(sytq.__version__, batcher))
     app.add_route("/healthz/ready", Ready(parts.ledger, parts.inspection, sql, redis, missing))
-    app.add_route("/metrics", Metrics(parts.scrape, redis))
+    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection)
+    app.add_route("/metrics", Metrics(scrape, redis))
     return app
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from sytq.cli.options import AsJson, File, Limit, open_runtime
 from sytq.cli.output import as_json, table
+from sytq.ledger.audit import Audit
 from sytq.ledger.values import iso
 
 
 def audit(limit: Limit = 100, json_wanted: AsJson = False, file: File = None) -> None:
     """Show who changed what, latest first."""
-    rows = open_runtime(file).audit.latest(limit)
+    rows = Audit(open_runtime(file).database).latest(limit)
     columns = ("at", "who", "what", "about", "detail")
     found = [(iso(row.at), row.who, row.what, row.about, row.detail) for row in rows]
     if json_wanted:

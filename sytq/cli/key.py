@@ -11,7 +11,7 @@ from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, pe
 from sytq.cli.output import as_json, cell, table
 from sytq.config.values import Rate
 from sytq.durations import VALID_DURATION, parse_duration
-from sytq.ledger.api_keys import Grant
+from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.models import ApiKey
 from sytq.ledger.values import iso, utcnow
 
@@ -43,14 +43,14 @@ def create(
     """Create a key and print it. You cannot see it again later."""
     until = ahead(expires).replace(tzinfo=None) if expires is not None else None
     grant = Grant(tuple(scopes or ("submit", "read")), tuple(types or ()), _rate(rate), daily, until)
-    keys = open_runtime(file).apikeys
+    keys = ApiKeys(open_runtime(file).database)
     _print(*keys.create(name, name if owner is None else owner, grant, by=person()), json_wanted)
 
 
 @app.command("list")
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """List all keys, without their secrets."""
-    rows = open_runtime(file).apikeys.all()
+    rows = ApiKeys(open_runtime(file).database).all()
     found = [_shown(row) for row in rows]
     if json_wanted:
         as_json({"keys": found, "next": None})
@@ -73,7 +73,7 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
 @app.command()
 def revoke(key_id: Id, json_wanted: AsJson = False, file: File = None) -> None:
     """Revoke a key. Every API process refuses it within 5 s."""
-    revoked = open_runtime(file).apikeys.revoke(key_id, by=person())
+    revoked = ApiKeys(open_runtime(file).database).revoke(key_id, by=person())
     if json_wanted:
         as_json({"id": key_id, "revoked": revoked})
     else:
@@ -92,7 +92,8 @@ def rotate(
         seconds = parse_duration(grace)
     except ValueError:
         raise typer.BadParameter(f"'{grace[:64]}' is not valid; valid: {VALID_DURATION}") from None
-    _print(*open_runtime(file).apikeys.rotate(key_id, seconds, by=person()), json_wanted)
+    keys = ApiKeys(open_runtime(file).database)
+    _print(*keys.rotate(key_id, seconds, by=person()), json_wanted)
 
 
 def _print(row: ApiKey, text: str, json_wanted: bool) -> None:

@@ -12,6 +12,7 @@ from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import as_json, table
 from sytq.errors import InvalidInput
 from sytq.ledger.insert import Accepted
+from sytq.ledger.schedules import Schedules
 from sytq.runtime import Runtime
 from sytq.service import status
 
@@ -28,7 +29,7 @@ def list_(
 ) -> None:
     """List all schedules with their last and next runs."""
     parts = open_runtime(file)
-    found = status.schedules(parts.registry, parts.schedules, count)
+    found = status.schedules(parts.registry, Schedules(parts.database), count)
     if json_wanted:
         as_json(found)
         return
@@ -50,7 +51,7 @@ def pause(
 ) -> None:
     """Pause a schedule until `resume`. Runs that fall due meanwhile count as missed."""
     parts = _with(name, file)
-    parts.schedules.pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
+    Schedules(parts.database).pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
     noted(parts, "schedule.pause", name, why)
     if json_wanted:
         as_json({"schedule": name, "paused": True})
@@ -62,7 +63,7 @@ def pause(
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Resume a paused schedule."""
     parts = _with(name, file)
-    resumed = parts.schedules.resume(name)
+    resumed = Schedules(parts.database).resume(name)
     if resumed:
         noted(parts, "schedule.resume", name)
     if json_wanted:

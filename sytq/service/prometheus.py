@@ -16,7 +16,6 @@ from prometheus_client.registry import Collector
 
 from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import that_matter
-from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.ledger import Ledger
@@ -66,14 +65,11 @@ _FRESH_ROWS = 30.0
 class Scrape(Collector):
     """Thread-safe."""
 
-    def __init__(
-        self, version: str, settings: Settings, ledger: Ledger, inspection: Inspection, operations: Operations
-    ) -> None:
+    def __init__(self, version: str, settings: Settings, ledger: Ledger, inspection: Inspection) -> None:
         self._version = version
         self._settings = settings
         self._ledger = ledger
         self._inspection = inspection
-        self._operations = operations
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(GroupCollector())
@@ -123,7 +119,7 @@ class Scrape(Collector):
         yield _each("sytq_queue_parked", asked.parked())
         limits = {name: queue.limit for name, queue in self._settings.queues.items() if queue.limit}
         yield _each("sytq_queue_limit", limits)
-        yield _each("sytq_type_paused", dict.fromkeys(self._operations.paused(), 1))
+        yield _each("sytq_type_paused", dict.fromkeys(asked.paused(), 1))
         limiters = list(that_matter(asked.limiters()))
         yield _each("sytq_gate_running", {limiter.name: limiter.running for limiter in limiters})
         yield _each("sytq_gate_limit", {limiter.name: limiter.limit_now for limiter in limiters})

@@ -13,6 +13,7 @@ import pytest
 import sentry_sdk
 
 import sytq
+from sytq.ledger.schedules import Schedules
 from sytq.observability import sentry
 from tests.api.conftest import Api
 from tests.observability.ingest import Ingest
@@ -131,7 +132,7 @@ def test_loop_crash_and_worker_killing_task_are_reported(reporting: Installation
 
 def test_schedule_tick_checks_in_when_it_starts_and_ends(reporting: Installation, ingest: Ingest) -> None:
     for name in ("pulse", "ill", "rapid"):
-        reporting.runtime.schedules.begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
+        Schedules(reporting.runtime.database).begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
     worker = reporting.start_worker()
     for name, end in (("pulse", "ok"), ("ill", "error")):
         monitor = f"sytq-{name}"

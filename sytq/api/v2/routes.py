@@ -14,6 +14,7 @@ from sytq.api.v2.overview import Page, Types, Unreadable
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.tasks import Batch, Dead, Tasks
 from sytq.api.v2.tree import Tree
+from sytq.ledger.schedules import Schedules
 from sytq.service import status
 
 
@@ -38,7 +39,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/types", Types(parts))
     queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
     workers = partial(status.workers, runtime.inspection, runtime.settings.worker.liveness)
-    schedules = partial(status.schedules, runtime.registry, runtime.schedules)
+    schedules = partial(status.schedules, runtime.registry, Schedules(runtime.database))
     app.add_route("/v2/queues", Page("queues", parts.redis, queues))
     app.add_route("/v2/workers", Page("workers", parts.redis, workers))
     app.add_route("/v2/schedules", Page("schedules", parts.sql, schedules))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sytq.ledger.api_keys import Grant
+from sytq.ledger.api_keys import ApiKeys, Grant
 from tests.api.conftest import Reply
 from tests.api.v2.conftest import Service
 from tests.receiver import Receiver
@@ -188,7 +188,7 @@ def bearers(service: Service, *owners: str) -> dict[str, dict[str, str]]:
     made = {}
     for owner in owners:
         grant = Grant(("submit", "read", "operate"))
-        _, text = service.installation.runtime.apikeys.create(owner, owner, grant, by="test")
+        _, text = ApiKeys(service.installation.runtime.database).create(owner, owner, grant, by="test")
         made[owner] = {"Authorization": f"Bearer {text}"}
     return made
 
