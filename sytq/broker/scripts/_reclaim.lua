@@ -1,15 +1,15 @@
--- Prepended to fetch.lua, behind _start.lua: running <- running of a dead consumer, within the room that there is. What
--- must not run again is cancelled, dead or queued instead.
-local held = {}  -- what this worker runs, or is given by this call
+-- Prepended to fetch.lua, behind _start.lua: running <- running of a dead consumer, while there are slots. A task that
+-- must not run again becomes cancelled, dead or queued instead.
+local held = {}  -- the entries that this worker tracks, or gets by this call
 
--- Whether an entry is only a copy: its task has ended, or has another entry.
+-- Whether an entry is an old copy: its task has ended, or has another entry.
 local function is_copy(entry, fields)
   local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
   return l and (TERMINAL[l.state] or l.entry ~= entry)
 end
 
--- What becomes of a reclaimed task that must not run again, as the event to record; nil when it is to run. `mine`: the
--- reply that gave it to this worker was lost.
+-- The event to record for a reclaimed task that must not run again; nil when it may run. `mine`: this worker fetched it
+-- before, and the reply was lost.
 local function other_end(id, l, deaths, mine)
   local cancelled_by = redis.call('HGET', cancels, id)
   if cancelled_by then
@@ -46,19 +46,19 @@ local function reclaim_entry(k, entry, fields, deaths, mine)
   start(k, entry, fields, true, not mine)
 end
 
--- Takes over a consumer's entries but those in `skip`.
+-- Claims a consumer's entries, except those in `skip`.
 local function take_over(k, consumer, skip)
   for _, pending in ipairs(redis.call('XPENDING', KEYS[k], group, '-', '+', room + #ARGV, consumer)) do
     if room <= 0 then return end
     local entry = pending[1]
     if not skip[k .. ':' .. entry] then
-      -- A lost reply is no death of a worker and uses no attempt.
+      -- A lost reply is not a worker's death and uses no attempt.
       local mine = consumer == me
       local deliveries = pending[4] + (mine and 0 or 1)
       local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry, 'RETRYCOUNT', deliveries)[1]
       if not claimed then
         redis.call('XACK', KEYS[k], group, entry)
-      elseif not skip[k .. ':' .. field(claimed[2], 'id')] then  -- else its holder will soon know that this is its entry
+      elseif not skip[k .. ':' .. field(claimed[2], 'id')] then  -- else reregister.lua has just added the entry
         reclaim_entry(k, entry, claimed[2], pending[4], mine)
       end
     end
@@ -72,7 +72,7 @@ local function reclaim()
     for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
       local name, pending = field(info, 'name'), field(info, 'pending')
       if name == me then
-        -- Entries of this worker that it does not hold: the reply of an earlier fetch was lost.
+        -- Entries of this worker that it does not track: the reply of an earlier fetch was lost.
         if pending > 0 then take_over(k, me, held) end
       else
         local seen = tonumber(redis.call('ZSCORE', workers, name) or 0)

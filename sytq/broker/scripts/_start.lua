@@ -1,10 +1,10 @@
 -- Prepended to fetch.lua, behind _state_index.lua: its arguments, and how an entry becomes a running task.
 -- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called, then the queue's four streams in
 --      the order to look
--- ARGV group consumer room limit rate window_ms liveness_ms max_deaths reclaim held...
---      limit: most running in this queue; rate: most starts in any window_ms; 0 is none. reclaim: 1 to look for entries
---      of dead consumers. held: stream index ':' entry, and stream index ':' task id, as reregister.lua may have made
---      an entry anew whose id this worker does not know yet
+-- ARGV group consumer room limit rate window_ms lease_ms max_deaths reclaim tracked...
+--      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. reclaim: 1 to look for
+--      entries of dead consumers. tracked: stream index ':' entry, and stream index ':' task id, as reregister.lua may
+--      have added an entry whose id this worker does not know yet
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, wake_up = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local cancels, called = KEYS[10], KEYS[11]
@@ -15,7 +15,7 @@ local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local liveness, max_deaths = tonumber(ARGV[7]), tonumber(ARGV[8])
 local now = now_ms()
 local out, started = { 1 }, {}
--- The token of every start here is above this Redis' epoch, also on a clock that was set back: ack.lua relies on it.
+-- Every token given here is above this Redis' epoch, also on a clock that was set back: ack.lua relies on it.
 local min_token = tonumber(alive(workers, KEYS[9], me, now, liveness)) + 1
 
 local function field(fields, name)
@@ -34,7 +34,7 @@ local function is_paused(l) return any_paused and redis.call('HEXISTS', paused, 
 -- A task of a paused type waits beside its stream.
 local function park(id, fields) redis.call('HSET', parked, id, field(fields, 'message')) end
 
--- reclaimed: how an earlier start of the task ended is not known and never will be. consumes_attempt: this start uses one.
+-- reclaimed: the outcome of an earlier attempt is not known and never will be. consumes_attempt: this one counts.
 local function start(k, entry, fields, reclaimed, consumes_attempt)
   local id, message = field(fields, 'id'), field(fields, 'message')
   local l = unpack_live(redis.call('HGET', live, id))
@@ -47,7 +47,7 @@ local function start(k, entry, fields, reclaimed, consumes_attempt)
     if reclaimed and consumes_attempt then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
     if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
-    l = { attempts = 1, max = 0, token = now }  -- not made by dispatch.lua: the broker moves it to the dead letters
+    l = { attempts = 1, max = 0, token = now }  -- not added by dispatch.lua: the consumer moves it to the dead letters
   end
   room = room - 1
   out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token) }

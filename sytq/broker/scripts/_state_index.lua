@@ -35,9 +35,9 @@ local function delay(delayed, bodies, bell, id, due, body)
   end
 end
 
--- A sign of life of `me`. When nobody gave one for a while, it was Redis that was away (or full, or read-only) rather
--- than all of them: those who lived until then get their time anew, or the first to come back would take over what the
--- others run. Returns the epoch: when this Redis was first seen. Another one means that it was emptied.
+-- Renews the lease of `me`. If no worker has renewed its lease for a while, Redis was unavailable (or full, or read-only):
+-- the leases that were valid until then are renewed too, or the first worker to come back would reclaim the others' tasks.
+-- Returns the epoch: when this Redis was first seen. A changed epoch means that Redis was emptied.
 local function alive(workers, epoch, me, now, liveness)
   local newest = tonumber(redis.call('ZREVRANGE', workers, 0, 0, 'WITHSCORES')[2])
   if newest and now - newest > liveness / 2 then

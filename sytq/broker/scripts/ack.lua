@@ -1,11 +1,12 @@
--- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from a
--- run happens here or not at all, and only while the run still holds its task. A run that was to be cancelled and
--- did not end by itself ends so: ARGV "event" is for its own kind, "if_cancelled" for that case. One that a limiter refused
--- and that has a reserved permit meanwhile is due at once.
+-- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from an
+-- attempt happens here or not at all, and only while the attempt still holds its task. If a cancellation was requested and
+-- the outcome is no end, the task is cancelled: "event" is for the outcome itself, "if_cancelled" for this case. A task
+-- that a limiter refused is due at once if a permit has been reserved for it meanwhile.
 -- KEYS live events stats wake-up deadletters cancels epoch waiting, then per slot: stream delayed bodies queue-wake-up
--- ARGV group consumer, then per run: slot id type entry token kind attempts delay_ms event message ring if_cancelled
---      kind: as in STATE; wait is a retry after a run that used no attempt
--- -> per run 1 (done) or 0 (no longer ours: nothing changed)
+-- ARGV group consumer, then per attempt: slot id type entry token kind attempts delay_ms event message notify
+--      if_cancelled
+--      kind: as in STATE; wait is a retry that uses no attempt
+-- -> per attempt 1 (done), or 0 (another attempt has the task: nothing changed)
 local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me = ARGV[1], ARGV[2]
 local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', wait = 'retrying',
@@ -28,9 +29,9 @@ for a = 3, #ARGV, 12 do
     end
     if l and not (l.state == 'running' and l.consumer == me) then l = nil end
   elseif not l then
-    -- A start that is older than this Redis: it was emptied while the task ran. Nobody else has it, so an end is an
-    -- end (SQL refuses a second one); for another try the reconciler enters it again. A younger start's task has
-    -- ended elsewhere and is forgotten.
+    -- Redis does not know the task. If the attempt is older than this Redis, Redis was emptied while the task ran: no
+    -- other worker has the task, so an end counts (SQL refuses a second one), and a retry is left to the reconciler,
+    -- which dispatches the task again. The task of a younger attempt has ended elsewhere and was forgotten.
     done = tonumber(token) <= epoch and TERMINAL[STATE[kind]]
     l = { type = type_name, queue = '', priority = '', attempts = 0, max = 0, token = tonumber(token) }
   else
@@ -44,7 +45,7 @@ for a = 3, #ARGV, 12 do
     redis.call('XACK', stream, group, entry)
     redis.call('XDEL', stream, entry)
     if l then
-      if l.entry and l.entry ~= '' and l.entry ~= entry then  -- entered anew after Redis was emptied
+      if l.entry and l.entry ~= '' and l.entry ~= entry then  -- registered again after Redis was emptied
         redis.call('XACK', stream, group, l.entry)
         redis.call('XDEL', stream, l.entry)
       end

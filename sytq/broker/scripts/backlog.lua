@@ -1,5 +1,5 @@
--- Reads only. How far the recorder is behind: how many events the ledger lacks, and for how many ms the first of them.
--- KEYS events deadletters  ARGV group    -> {count, ms, how many messages and events were set aside}
+-- Reads only. How far the recorder is behind: how many events the ledger lacks, and the age of the first.
+-- KEYS events deadletters   ARGV group   -> {count, ms, number of dead letters}
 local function field(fields, name)
   for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
 end

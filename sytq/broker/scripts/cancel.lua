@@ -1,7 +1,7 @@
--- cancelled <- queued | scheduled | retrying, at once; of a running task it is asked for and its worker ends it.
+-- cancelled <- queued | scheduled | retrying, at once; for a running task the request is noted, and its worker ends it.
 -- KEYS live events stats cancels stream delayed bodies parked   (of the queue and priority the caller read from the index)
 -- ARGV group id queue priority by event
--- -> cancelled | asked | ended | unknown | moved (its queue or priority changed meanwhile: look again)
+-- -> cancelled | asked | ended | unknown | moved (its queue or priority has changed: read them again)
 local id = ARGV[2]
 local l = unpack_live(redis.call('HGET', KEYS[1], id))
 if not l then return 'unknown' end
@@ -17,9 +17,9 @@ else
   redis.call('ZREM', KEYS[6], id)
   redis.call('HDEL', KEYS[7], id)
 end
-redis.call('HDEL', KEYS[4], id)  -- asked for when Redis did not know the task
+redis.call('HDEL', KEYS[4], id)  -- requested when Redis did not know the task
 l.state, l.entry = 'cancelled', ''
-l.token = l.token + 1  -- its event shares no token with the last start's, which forget.lua may meet first
+l.token = l.token + 1  -- not the last attempt's token, whose event forget.lua may meet first
 redis.call('HSET', KEYS[1], id, pack_live(l))
 redis.call('XADD', KEYS[2], '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', ARGV[6])
 redis.call('HINCRBY', KEYS[3], l.type .. ':cancelled', 1)

@@ -1,6 +1,6 @@
--- Takes over messages of an external stream: of dead consumers, and of this one after a lost reply.
+-- Claims messages of an external stream: those of dead consumers, and this consumer's own after a lost reply.
 -- KEYS stream   ARGV group consumer idle_ms most living living... held...
---      living: how many names follow; another consumer's message is taken once it was idle for idle_ms
+--      living: the number of names, and the names; other consumers' messages are claimed after idle_ms
 -- -> {entry, fields}...
 local group, me, idle, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local living, held, out = {}, {}, {}

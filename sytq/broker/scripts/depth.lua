@@ -1,4 +1,4 @@
--- Reads only. How much waits and runs in each stream of a queue, and for how long its first waiting task has.
+-- Reads only. How many tasks of each stream of a queue wait and run, and how long the first has waited.
 -- KEYS the streams   ARGV group    -> per stream {waiting, running, ms or -1}
 local function field(fields, name)
   for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end

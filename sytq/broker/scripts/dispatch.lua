@@ -1,8 +1,8 @@
--- queued | scheduled <- (nothing): enter tasks that Redis does not know. Idempotent by task id.
+-- queued | scheduled <- (nothing): dispatches the tasks that Redis does not know. Idempotent by task id.
 -- KEYS live stats bell queues, then per slot: stream delayed bodies
 -- ARGV not_after_ms, number of kinds, then per kind: type queue priority attempts max token slot,
 --   then per task: kind id due_ms message
--- -> number entered, or -1 when it is later than `not_after_ms`, as the caller's knowledge is too old then
+-- -> number dispatched, or -1 when it is later than `not_after_ms`: the caller's knowledge is too old
 local now, entered = now_ms(), 0
 if now > tonumber(ARGV[1]) then return -1 end
 local kinds, a = {}, 3

@@ -1,6 +1,6 @@
--- running <- queued, and running <- running of a dead consumer: takes at most what there is room for.
+-- running <- queued, and running <- running of a dead consumer: starts at most as many tasks as there are slots.
 -- KEYS and ARGV as in _start.lua
--- -> {0, ms until the rate allows one or -1, wake-up id, last ids...} when there is nothing,
+-- -> {0, ms until the rate allows one or -1, wake-up id, last ids...} when there is no task,
 --    else {1, {stream index, entry, id, message, attempts, max, token}...}
 if ARGV[9] == '1' then reclaim() end
 
@@ -26,7 +26,7 @@ local function stream_of(priority)
 end
 
 -- Tasks with a reserved permit (promote.lua) start first: the permit is idle until they do. The read below meets their
--- entries again, as it does those that reregister.lua made.
+-- entries again, and those that reregister.lua added.
 if room > 0 then
   for _, id in ipairs(redis.call('LPOP', called, int(room)) or {}) do
     local l = unpack_live(redis.call('HGET', live, id))
@@ -42,7 +42,7 @@ local function take(k, entry, fields)
   if l and l.entry ~= entry then
     drop(KEYS[k], entry)  -- a second copy: the task has another entry by now
   elseif l and l.state == 'running' then
-    -- Started above, or entered by the worker that runs it (reregister.lua): the entry stays with that worker.
+    -- Started above, or registered again by its worker (reregister.lua): the entry stays with that worker.
     redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
   elseif l and is_paused(l) then
     park(id, fields)
@@ -54,7 +54,7 @@ local function take(k, entry, fields)
   end
 end
 
-local looked_at = 0  -- parking takes no room, but a script must end
+local looked_at = 0  -- parking takes no slot, but a script must end
 for k = FIRST, #KEYS do
   while room > 0 and looked_at < 500 do
     local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')

@@ -1,4 +1,4 @@
--- The recorder wrote these events to SQL a while ago: remove them and the tombstones of the tasks that ended.
+-- Removes the events that the recorder wrote to SQL some time ago, and the tombstones of the tasks that ended.
 -- KEYS events live progress   ARGV group keep_ms most    -> number removed
 local min_pending, last = nil, '0-0'
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do

@@ -1,4 +1,5 @@
--- How far the groups of a stream are.  KEYS stream   -> {group, last entry handed out}...
+-- Reads only. How far the groups of a stream have read.
+-- KEYS stream   -> {group, last entry read}...
 local groups = {}
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local g = {}

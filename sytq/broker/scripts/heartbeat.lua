@@ -1,7 +1,9 @@
--- A worker lives. KEYS workers epoch cancels  ARGV consumer leaving liveness_ms ids it holds...  -> {epoch, now, by whom each of these is to be cancelled or ''}
+-- A heartbeat: renews the lease of a worker, or ends it when the worker is leaving.
+-- KEYS workers epoch cancels   ARGV consumer leaving lease_ms ids of its tasks...
+-- -> {epoch, now, who requested the cancellation of each task or ''}
 local now, epoch = now_ms(), false
 if ARGV[2] == '1' then
-  redis.call('ZREM', KEYS[1], ARGV[1])  -- what it still holds may be taken over at once
+  redis.call('ZREM', KEYS[1], ARGV[1])  -- its remaining tasks may be reclaimed at once
 else
   epoch = alive(KEYS[1], KEYS[2], ARGV[1], now, tonumber(ARGV[3]))
 end

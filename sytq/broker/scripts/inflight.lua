@@ -1,6 +1,6 @@
--- Reads only. A page of what workers hold of one stream, in the order of its entries, without the messages.
+-- Reads only. A page of the running tasks of one stream, in the order of its entries, without the messages.
 -- KEYS live stream   ARGV group behind most   (behind: an entry id, exclusive, or -)
--- -> {now_ms, {entry, worker, ms since it was handed over, task id or '', its place in the state index or ''}...}
+-- -> {now_ms, {entry, worker, ms since it was fetched, task id or '', its state index entry or ''}...}
 local out = { now_ms() }
 local behind = ARGV[2] == '-' and '-' or '(' .. ARGV[2]
 local reply = redis.pcall('XPENDING', KEYS[2], ARGV[1], behind, '+', tonumber(ARGV[3]))

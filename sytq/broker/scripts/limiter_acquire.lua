@@ -1,4 +1,4 @@
--- Permits are acquired, each of all its limiters at once or of none. Harmless twice: a permit that is held is held.
+-- Acquires permits, each from all its limiters at once or from none. Harmless twice.
 -- KEYS as in _limiters.lua
 -- ARGV liveness_ms epoch force, then per permit: task token created cost permit number_of_limiters, then per limiter:
 --      name settings

@@ -1,7 +1,7 @@
--- A limiter is paused or resumed, by a person or by a task. A task's pause neither replaces nor ends a person's; a second
--- one prolongs the first.
+-- Pauses or resumes a limiter, for a person or a task. A task neither replaces nor ends a person's pause; it prolongs an
+-- earlier pause of a task.
 -- KEYS as in _limiters.lua   ARGV liveness_ms limiter action person by why for_ms
---      action: pause or resume; person: 1 when it is one; for_ms: 0 is until it is resumed
+--      action: pause or resume; person: 1 for a person, 0 for a task; for_ms: 0 is until it is resumed
 -- -> 1 when the limiter is paused (resumed) now and was not before, else 0
 local limiter = get(ARGV[2])
 local s, pause = limiter.state, limiter.state.pause

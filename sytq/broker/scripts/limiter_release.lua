@@ -1,4 +1,4 @@
--- Permits are released: their outcomes are counted, and permits are reserved for the tasks that wait. Harmless twice.
+-- Releases permits: counts their outcomes, and reserves permits for waiting tasks. Harmless twice.
 -- KEYS as in _limiters.lua, then the delayed sets of these queues
 -- ARGV liveness_ms number_of_queues, queues..., then per permit: task token permit acquired_ms outcome reserved cost
 --      number_of_limiters, limiters...

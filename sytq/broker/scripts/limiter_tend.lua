@@ -1,5 +1,5 @@
--- What time alone changes: permits of dead workers and expired reservations become free, tasks that wait for a time get
--- their reservations, idle limiters are forgotten. Any worker may run it, any number of times.
+-- Does what time alone brings about: frees the permits of dead workers and expired reservations, reserves permits for
+-- tasks whose window, pause or breaker timeout is over, forgets idle limiters. Any worker may run it, any number of times.
 -- KEYS as in _limiters.lua, then the delayed sets of these queues   ARGV liveness_ms most queues...
 -- -> {number of limiters looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])

@@ -1,7 +1,7 @@
--- queued <- scheduled | retrying: move what is due into its stream, a bounded number at a time.
+-- queued <- scheduled | retrying: moves due tasks into their streams, a bounded number at a time.
 -- Tasks with a reserved permit are noted for fetch.lua.
--- KEYS live delayed bodies bell urgent high normal low waiting called    ARGV most
--- -> {moved, ms until the next is due or -1, bell id}
+-- KEYS live delayed bodies wake-up urgent high normal low waiting called    ARGV most
+-- -> {moved, ms until the next is due or -1, wake-up id}
 local STREAM = { urgent = KEYS[5], high = KEYS[6], normal = KEYS[7], low = KEYS[8] }
 local now = now_ms()
 local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(now), 'LIMIT', 0, tonumber(ARGV[1]))

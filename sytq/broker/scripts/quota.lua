@@ -1,6 +1,6 @@
--- Take from allowances, each as a whole or not at all. A window begins with the first take and ends with its key.
--- KEYS counts   ARGV per count: quota, count (0 only looks, below 0 gives back), window in ms
---   -> per count {1 or 0 when it would not fit, used, ms until the window ends}
+-- Uses quotas, each request as a whole or not at all. A window begins with the first use and ends with its key.
+-- KEYS quotas   ARGV per quota: quota, count (0 only reads, below 0 returns), window in ms
+-- -> per quota {1 or 0 when it would not fit, used, ms until the window ends}
 local out = {}
 for i, key in ipairs(KEYS) do
   local quota, count, window = tonumber(ARGV[i * 3 - 2]), tonumber(ARGV[i * 3 - 1]), tonumber(ARGV[i * 3])

@@ -1,4 +1,4 @@
--- A consumer leaves: what it still has may be taken over at once.
+-- A consumer leaves: its remaining messages may be claimed at once.
 -- KEYS stream   ARGV group consumer idle_ms entry...   -> number released
 local released = 0
 for a = 4, #ARGV do

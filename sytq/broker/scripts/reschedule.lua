@@ -1,4 +1,4 @@
--- scheduled | retrying stay so, with another time; now or earlier runs it at once.
+-- scheduled | retrying, unchanged: the task gets another due time; a past time runs it at once.
 -- KEYS live delayed bell   ARGV id queue due_ms    -> 1, or 0 when it does not wait for a time in this queue
 local l = unpack_live(redis.call('HGET', KEYS[1], ARGV[1]))
 if not l or l.queue ~= ARGV[2] or not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end

@@ -1,4 +1,4 @@
--- (nothing) <- dead | cancelled: forget how these tasks ended, so that they may be entered again.
+-- (nothing) <- dead | cancelled: forgets the ends of these tasks, so that they can be dispatched again.
 -- KEYS live progress cancels   ARGV ids...   -> number forgotten
 local forgotten = 0
 for _, id in ipairs(ARGV) do
@@ -6,7 +6,7 @@ for _, id in ipairs(ARGV) do
   if l and (l.state == 'dead' or l.state == 'cancelled') then
     redis.call('HDEL', KEYS[1], id)
     redis.call('HDEL', KEYS[2], id)
-    redis.call('HDEL', KEYS[3], id)  -- asked for when Redis did not know the task
+    redis.call('HDEL', KEYS[3], id)  -- requested when Redis did not know the task
     forgotten = forgotten + 1
   end
 end

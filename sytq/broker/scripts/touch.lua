@@ -1,4 +1,6 @@
--- Progress of a running task. KEYS live progress cancels   ARGV id token progress    -> 1, 0 when another start holds it, 2 when its cancellation was asked for
+-- Stores the progress of a running task.
+-- KEYS live progress cancels   ARGV id token progress
+-- -> 1, 0 when another attempt has the task, 2 when its cancellation was requested
 local l = unpack_live(redis.call('HGET', KEYS[1], ARGV[1]))
 if l and (l.state ~= 'running' or int(l.token) ~= ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])

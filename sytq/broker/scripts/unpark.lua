@@ -1,5 +1,4 @@
--- queued stays so: tasks that were met while their type was paused, and whose type is not paused now, enter their
--- streams again, a bounded number at a time.
+-- queued, unchanged: parked tasks whose type is no longer paused return to their streams, a bounded number at a time.
 -- KEYS live parked paused urgent high normal low   ARGV cursor most   -> {cursor of the rest, "0" at the end; number moved}
 local STREAM = { urgent = KEYS[4], high = KEYS[5], normal = KEYS[6], low = KEYS[7] }
 local reply = redis.call('HSCAN', KEYS[2], ARGV[1], 'COUNT', tonumber(ARGV[2]))
