@@ -26,14 +26,7 @@ class Measure(Middleware):
         entered = int(message.entry.partition(b"-")[0]) / 1000
         WAIT.observe(message.started - entered, message.queue_name, message.stream.rpartition(":")[2])
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: Any = None,
-        exception: BaseException | None = None,
-    ) -> None:
+    def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
         if message.outcome is not None:
             RUN.observe(time.time() - message.started, message.type, named(message.outcome))

@@ -18,13 +18,10 @@ class Naming(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
         bind_contextvars(task_id=message.id, type=message.type, attempt=message.attempts)
-        if request_id := message.options.get("request_id"):
-            bind_contextvars(request_id=request_id)
+        if message.request_id:
+            bind_contextvars(request_id=message.request_id)
 
-    def after_process_message(
-        self, broker: Broker, message: MessageProxy, *, result: Any = None, exception: BaseException | None = None
-    ) -> None:
+    def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         unbind_contextvars("task_id", "type", "attempt", "request_id")
 
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        unbind_contextvars("task_id", "type", "attempt", "request_id")
+    after_skip_message = after_process_message

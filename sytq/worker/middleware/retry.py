@@ -52,17 +52,10 @@ class RetryPolicy(Middleware):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: Any = None,
-        exception: BaseException | None = None,
-    ) -> None:
+    def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
         declared = self._registry.get(message.type)
-        error = exception or message.exception
+        error = message.exception
         try:
             outcome = decide(declared, message, error)
         except Exception as problem:

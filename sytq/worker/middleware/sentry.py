@@ -55,21 +55,14 @@ class SentryReports(Middleware):
         stack = self._runs[message.id, message.token] = contextlib.ExitStack()
         stack.enter_context(sentry_sdk.isolation_scope())
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: Any = None,
-        exception: BaseException | None = None,
-    ) -> None:
+    def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
         outcome = message.outcome
         with self._runs.pop((message.id, message.token), contextlib.ExitStack()):
             if outcome is None:
                 return
             self._check_in(message, outcome)
-            error = exception or message.exception
+            error = message.exception
             if outcome.kind == "dead" and error is not None and self._waiting < _MAX_WAITING:
                 self._waiting += 1
                 event, _ = event_from_exception(error, client_options=sentry_sdk.get_client().options)
@@ -81,9 +74,7 @@ class SentryReports(Middleware):
                 event["fingerprint"] = [message.type, outcome.fingerprint or type(error).__name__]
                 self._sender.submit(self._send, message.id, message.token, event)
 
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        assert isinstance(message, Delivery)
-        self._runs.pop((message.id, message.token), contextlib.ExitStack()).close()
+    after_skip_message = after_process_message  # without an outcome
 
     def _check_in(self, run: Delivery, outcome: Outcome) -> None:
         name = schedule_of(run.id, run.request_id)
@@ -131,6 +122,6 @@ def _tags(run: Delivery) -> dict[str, str]:
         "type": run.type,
         "attempt": str(run.attempts),
         "queue": run.queue_name,
-        "request_id": str(run.options.get("request_id") or ""),
+        "request_id": run.request_id or "",
     }
     return {name: value for name, value in tags.items() if value}

@@ -48,24 +48,14 @@ class Tracing(Middleware):
             # The run's children and calls are below this span.
             message.options["traceparent"] = run.traceparent
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: Any = None,
-        exception: BaseException | None = None,
-    ) -> None:
+    def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
         run = self._runs.pop((message.id, message.token), None)
         if run is None:
             return
-        outcome, error = message.outcome, exception or message.exception
+        outcome, error = message.outcome, message.exception
         failed = outcome is not None and outcome.kind in ("retry", "dead") and not isinstance(error, Waiting)
         kind = type(error).__qualname__ if error else "_OTHER"
         run.end(named(outcome) if outcome else None, kind if failed else None)
 
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        assert isinstance(message, Delivery)
-        if run := self._runs.pop((message.id, message.token), None):
-            run.end(None, None)
+    after_skip_message = after_process_message  # without an outcome

@@ -88,9 +88,8 @@ def test_invalid_retry_delay_ends_the_task() -> None:
     registry = Registry(settings)
     registry.add(task("t", payload=Nothing, retry=Backoff(max_attempts=3))(lambda: None))
     confused = run()
-    RetryPolicy(registry).after_process_message(
-        StreamsBroker(redis, redis, Keys("sytq"), settings), confused, exception=Retry(after="soon")
-    )
+    confused.stuff_exception(Retry(after="soon"))
+    RetryPolicy(registry).after_process_message(StreamsBroker(redis, redis, Keys("sytq"), settings), confused)
     assert confused.outcome is not None
     assert confused.outcome.kind == "dead"
 
