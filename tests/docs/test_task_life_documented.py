@@ -23,11 +23,10 @@ COMMANDS = sorted(code for code in CODE if re.match(r"[A-Z]+( [A-Z]+)? \{sytq\}"
 def keys() -> list[str]:
     one = Keys("sytq")
     found = [one.stream("<queue>", "<priority>"), one.lease("<loop>"), one.meter("<caller>")]
-    for name, made in vars(Keys).items():
-        if isinstance(made, property):
-            found.append(getattr(one, name))
-        elif name not in ("stream", "streams", "lease", "meter") and not name.startswith("_") and callable(made):
-            found.append(made(one, "<queue>"))
+    found += [key for name, key in vars(one).items() if not name.startswith("_")]
+    for name, method in vars(Keys).items():
+        if name not in ("stream", "streams", "lease", "meter") and not name.startswith("_"):
+            found.append(method(one, "<queue>"))
     return found
 
 
