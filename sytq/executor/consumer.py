@@ -19,9 +19,8 @@ from sytq.broker.connection import NoGroup
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP
 from sytq.broker.priorities import Turn
-from sytq.broker.queue_limits import QueueLimit
 from sytq.errors import RedisUnavailable
-from sytq.executor.executor import Executor
+from sytq.executor.executor import Executor, QueueLimit
 from sytq.executor.slots import SlotKind
 from sytq.executor.watchdog import turn
 

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import structlog
 from dramatiq import Broker
@@ -14,7 +15,6 @@ from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiter import Limiters
-from sytq.broker.queue_limits import QueueLimit
 from sytq.config import Settings
 from sytq.executor.acks import Acks
 from sytq.executor.event_loop import EventLoop
@@ -29,6 +29,15 @@ _FLUSH = 10.0
 #: A thread without progress for this long (seconds) is lost. Every loop turns within seconds, also while Redis or the
 #: database is unavailable: their timeouts are 5 s each.
 _STALLED = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimit:
+    """Of a queue, over all workers: `running` tasks at once, `starts` within any `window` seconds; 0 is no limit."""
+
+    running: int = 0
+    starts: int = 0
+    window: float = 60.0
 
 
 class Executor:
