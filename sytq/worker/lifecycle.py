@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 import structlog
@@ -45,9 +45,13 @@ class Lifecycle(Middleware):
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         for loop in self._loops:
             loop.start()
+        try:
+            self._liveness_file = LivenessFile(process_group.create(os.getppid()))
+        except OSError as error:
+            log.warning("liveness file not created: probes will find no worker here", error=str(error))
         self._watchdog = self._executor.watch(
             lambda: [*worker.consumers.values(), *worker.workers, *self._loops],
-            self._healthy(),
+            self._touch_liveness_file,
             self._settings.shutdown_timeout,
         )
 
@@ -68,19 +72,10 @@ class Lifecycle(Middleware):
         log.info("worker stopped")
         self._watchdog.exit()
 
-    def _healthy(self) -> Callable[[], None]:
-        """Return the watchdog's callback for healthy threads."""
-        try:
-            self._liveness_file = file = LivenessFile(process_group.create(os.getppid()))
-        except OSError as error:
-            log.warning("liveness file not created: probes will find no worker here", error=str(error))
-            return lambda: None
-
-        def healthy() -> None:
+    def _touch_liveness_file(self) -> None:
+        if self._liveness_file is not None:
             with contextlib.suppress(OSError):  # a full disk ends no worker, but its file ages
-                file.touch(ready=self._executor.heartbeat.fresh)
-
-        return healthy
+                self._liveness_file.touch(ready=self._executor.heartbeat.fresh)
 
 
 def _ignore_second_sigterm() -> None:

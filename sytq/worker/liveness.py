@@ -17,15 +17,11 @@ FRESH = 20.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessLiveness:
-    """One process: the `age` of its file in seconds, and whether Redis took the last heartbeat."""
+    """Whether one process makes progress, and whether Redis took its last heartbeat."""
 
     pid: int
-    age: float
+    alive: bool
     ready: bool
-
-    @property
-    def alive(self) -> bool:
-        return self.age < FRESH
 
 
 class LivenessFile:
@@ -54,6 +50,6 @@ def read_liveness(place: Path) -> list[ProcessLiveness]:
     for file in place.glob("[0-9]*"):
         with contextlib.suppress(OSError):
             os.kill(int(file.name), 0)
-            age = time.time() - file.stat().st_mtime
-            found.append(ProcessLiveness(int(file.name), max(age, 0.0), file.read_text() == "ready"))
+            alive = time.time() - file.stat().st_mtime < FRESH
+            found.append(ProcessLiveness(int(file.name), alive, ready=file.read_text() == "ready"))
     return found
