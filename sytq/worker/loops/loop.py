@@ -58,28 +58,22 @@ class LeasedLoop(Loop):
         self.redis = redis
         self.keys = keys
         self._holder = holder
-        self.fresh = False  # whether this step took the lease anew
+        self.fresh = True  # whether this step took the lease anew
+        self._continues = False  # whether the step before succeeded; if not, another may have held the lease meanwhile
 
     def work(self) -> float:
         """Do one bounded piece of work while the lease is held, and return the pause after it in seconds."""
         raise NotImplementedError
 
     def step(self) -> float:
-        fresh, self.fresh = self.fresh, True  # if this step fails, another may hold the lease meanwhile
-        held = self.redis.call("lease", [self.keys.lease(self.name)], [self._holder, _LEASE_MS])
-        if not held:
+        self.fresh, self._continues = not self._continues, False
+        if not self.redis.call("lease", [self.keys.lease(self.name)], [self._holder, _LEASE_MS]):
             return 1.0
-        self.fresh = fresh
-        try:
-            pause = self.work()
-        except BaseException:
-            self.fresh = True
-            raise
-        self.fresh = False
+        pause = self.work()
+        self._continues = True
         return pause
 
     def run(self) -> None:
-        self.fresh = True
         super().run()
         try:  # let another worker continue at once
             if self.redis.ask("GET", self.keys.lease(self.name)) == self._holder.encode():

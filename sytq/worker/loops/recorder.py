@@ -44,21 +44,20 @@ class Recorder(LeasedLoop):
         super().__init__("record", redis, keys, holder)
         self._recording = recording
         self._trimmed = 0.0
-        self._unwritten = False
+        self._unfinished = False
 
     def work(self) -> float:
         try:
             # Events read but not written (by an earlier holder, or before a fault) come first and in order.
-            unfinished = self._read("0") if self.fresh or self._unwritten else []
+            unfinished = self._read("0") if self.fresh or self._unfinished else []
             events = unfinished or self._read(">")
         except NoGroup:
             self.redis.make_group(self.keys.events, RECORDER)
             return 0.0
-        self._unwritten = True
         if events:
             self._record_or_set_aside(events)
             self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
-        self._unwritten = bool(unfinished)
+        self._unfinished = bool(unfinished)
         if time.monotonic() - self._trimmed > 1.0:
             self._trim()
             self._trimmed = time.monotonic()
