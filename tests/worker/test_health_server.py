@@ -11,7 +11,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,23 +89,33 @@ class Group:
 
 
 @pytest.fixture
-def groups(tmp_path: Path, own_redis: RedisServer) -> Iterator[tuple[Installation, list[Group]]]:
+def on(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
     paths = f'["{TRIALS}", "{HARM}"]'
-    on = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url, SYTQ_PLUGINS__PATHS=paths)
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url, SYTQ_PLUGINS__PATHS=paths)
+    yield made
+    made.close()
+
+
+Start = Callable[..., Group]
+
+
+@pytest.fixture
+def start(on: Installation) -> Iterator[Start]:
+    """Starts a group with further settings; its processes end with the test."""
     started: list[Group] = []
-    yield on, started
+
+    def start_group(**settings: str) -> Group:
+        started.append(Group(on, **settings))
+        return started[-1]
+
+    yield start_group
     for group in started:
         group.close()
-    on.close()
 
 
-def test_readiness_needs_redis_and_liveness_does_not(
-    groups: tuple[Installation, list[Group]], own_redis: RedisServer
-) -> None:
-    on, started = groups
+def test_readiness_needs_redis_and_liveness_does_not(on: Installation, start: Start, own_redis: RedisServer) -> None:
     own_redis.kill()
-    group = Group(on, SYTQ_WORKER__SHUTDOWN_TIMEOUT="5m")
-    started.append(group)
+    group = start(SYTQ_WORKER__SHUTDOWN_TIMEOUT="5m")
     group.wait("/healthz/live", 200)
     assert group.answer("/healthz/ready") == 503
     assert "READY=1" not in group.notifications
@@ -140,12 +150,8 @@ def test_folder_of_a_killed_group_is_deleted_by_the_next_start(installation: Ins
     assert not process_group.folder(ended.pid).exists()
 
 
-def test_hung_process_fails_liveness_and_stops_watchdog_pings(
-    groups: tuple[Installation, list[Group]],
-) -> None:
-    on, started = groups
-    group = Group(on)
-    started.append(group)
+def test_hung_process_fails_liveness_and_stops_watchdog_pings(on: Installation, start: Start) -> None:
+    group = start()
     group.wait("/healthz/ready", 200)
     stopped = group.workers[0]
     os.kill(stopped, signal.SIGSTOP)
@@ -166,11 +172,9 @@ def test_hung_process_fails_liveness_and_stops_watchdog_pings(
     ("harm", "said"), [("end-thread", "a thread died"), ("hang-thread", "a thread made no progress")]
 )
 def test_dead_or_hung_thread_fails_liveness_despite_heartbeats(
-    groups: tuple[Installation, list[Group]], harm: str, said: str
+    on: Installation, start: Start, harm: str, said: str
 ) -> None:
-    on, started = groups
-    group = Group(on, SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="10m")
-    started.append(group)
+    group = start(SYTQ_WORKER__PROCESSES="1", SYTQ_WORKER__SHUTDOWN_TIMEOUT="10m")
     group.wait("/healthz/ready", 200)
     # A housekeeping loop ends or hangs, while a task that ignores everything delays the orderly shutdown.
     on.hold("long")
@@ -182,12 +186,10 @@ def test_dead_or_hung_thread_fails_liveness_despite_heartbeats(
     assert any(worker.age < 4 for worker in on.runtime.inspection.workers()), "its heart beats"
 
 
-def test_reload_applies_the_new_configuration_and_loses_no_task(groups: tuple[Installation, list[Group]]) -> None:
-    on, started = groups
+def test_reload_applies_the_new_configuration_and_loses_no_task(on: Installation, start: Start) -> None:
     file = on.folder / "sytq.yaml"
     file.write_text("logger: {level: error}\n")
-    group = Group(on, SYTQ_CONFIG=str(file))
-    started.append(group)
+    group = start(SYTQ_CONFIG=str(file))
     poll(lambda: group.notifications.count("READY=1") == 1, message="systemd is notified")
     before = group.workers
     tasks = [on.submit(kind, f"{kind}-{n}", seconds=0.3) for n in range(20) for kind in ("plain", "gentle")]
@@ -204,12 +206,8 @@ def test_reload_applies_the_new_configuration_and_loses_no_task(groups: tuple[In
     poll(lambda: group.notifications.count("READY=1") == 2, message="systemd is notified again")
 
 
-def test_every_log_line_of_a_worker_group_is_one_json_object(
-    groups: tuple[Installation, list[Group]],
-) -> None:
-    on, started = groups
-    group = Group(on)
-    started.append(group)
+def test_every_log_line_of_a_worker_group_is_one_json_object(on: Installation, start: Start) -> None:
+    group = start()
     group.wait("/healthz/ready", 200)
     before = group.workers
     group.process.send_signal(signal.SIGHUP)
@@ -225,10 +223,8 @@ def test_every_log_line_of_a_worker_group_is_one_json_object(
     assert {"dramatiq.MainProcess", "dramatiq.ForkProcess(0)"} <= {line["logger"] for line in lines}
 
 
-def test_a_worker_consumes_only_its_queues(groups: tuple[Installation, list[Group]]) -> None:
-    on, started = groups
-    group = Group(on, SYTQ_WORKER__QUEUES='["gentle"]', SYTQ_WORKER__PROCESSES="1")
-    started.append(group)
+def test_a_worker_consumes_only_its_queues(on: Installation, start: Start) -> None:
+    group = start(SYTQ_WORKER__QUEUES='["gentle"]', SYTQ_WORKER__PROCESSES="1")
     group.wait("/healthz/ready", 200)
     other = on.submit("plain", "other")
     on.wait_state(on.submit("gentle", "mine"), "succeeded")
@@ -244,10 +240,8 @@ def test_a_worker_consumes_only_its_queues(groups: tuple[Installation, list[Grou
     assert "'gentel' is not a queue; valid: " in wrong.stderr
 
 
-def test_metrics_count_the_tasks_of_all_processes_of_a_group(groups: tuple[Installation, list[Group]]) -> None:
-    on, started = groups
-    group = Group(on, SYTQ_WORKER__THREADS="1")
-    started.append(group)
+def test_metrics_count_the_tasks_of_all_processes_of_a_group(on: Installation, start: Start) -> None:
+    group = start(SYTQ_WORKER__THREADS="1")
     group.wait("/healthz/ready", 200)
     before = group.workers
     ended = 'sytq_task_seconds_count{outcome="succeeded",type="plain"}'
