@@ -13,6 +13,7 @@ from rich.text import Text
 from sytq.cli.options import AsJson, File
 from sytq.cli.output import as_json
 from sytq.config import Settings, load
+from sytq.config.compat import NO_EFFECT
 from sytq.config.urls import ignored_parameters
 from sytq.errors import ConfigError
 from sytq.observability import logs
@@ -52,12 +53,18 @@ def show(json_wanted: AsJson = False, file: File = None) -> None:
     """Show every setting with its value and origin. Secrets are masked."""
     rows = list(load(file).describe())
     if json_wanted:
-        as_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+        as_json(
+            [
+                {"key": key, "value": value, "origin": origin, "has_effect": key not in NO_EFFECT}
+                for key, value, origin in rows
+            ]
+        )
         return
     table = Table("key", "value", "origin", box=None, pad_edge=False)
     for key, value, origin in rows:
+        said = f"{origin} (accepted, has no effect)" if key in NO_EFFECT else origin
         # As Text, so that a value in [brackets] is not read as markup.
-        table.add_row(Text(key), Text(value), Text(origin, style="dim" if origin == "default" else ""))
+        table.add_row(Text(key), Text(value), Text(said, style="dim" if origin == "default" else ""))
     console = Console()
     if not console.is_terminal:
         console.width = 10_000  # in a pipe or a file, one line per setting, whatever its length

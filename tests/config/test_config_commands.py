@@ -71,14 +71,22 @@ def test_show_prints_key_value_and_origin_with_secrets_masked(tmp_path: Path) ->
     assert rows["outbound.allow_hosts"] == f'["b", "c"] file {file}'
     assert rows["api.port"] == "81 env API_PORT"
     assert rows["api.workers"] == "2 default"
+    assert rows["app.name"] == "sytq default (accepted, has no effect)"
     assert "geheim" not in done.stdout
 
 
-def test_show_json_has_key_value_and_origin() -> None:
-    done = sytq_config("show", "--json", SYTQ_LLM__STATUS_LABELS="zh")
+def test_show_json_has_key_value_origin_and_effect() -> None:
+    done = sytq_config("show", "--json", SYTQ_LLM__STATUS_LABELS="zh", SYTQ_MYSQL__MAX_IDLE_CONNS="7")
     entries = {entry["key"]: entry for entry in json.loads(done.stdout)}
     assert entries["llm.status_labels.failed"] == {
         "key": "llm.status_labels.failed",
         "value": "失败",
         "origin": "env SYTQ_LLM__STATUS_LABELS",
+        "has_effect": True,
+    }
+    assert entries["mysql.max_idle_conns"] == {
+        "key": "mysql.max_idle_conns",
+        "value": "7",
+        "origin": "env SYTQ_MYSQL__MAX_IDLE_CONNS",
+        "has_effect": False,
     }

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sytq_plugins.llm.config import StatusLabels
 
 from sytq.config import Settings, load
-from sytq.config.compat import VARIABLES
+from sytq.config.compat import NO_EFFECT, VARIABLES
 from sytq.config.layers import USUAL_VARIABLES
 from sytq.config.problems import Place, place_at
 
@@ -120,6 +120,10 @@ def test_documented_defaults_match_the_model() -> None:
 
 def _said(value: object) -> str:
     return json.dumps(value) if isinstance(value, dict | list) else str(value)
+
+
+def test_settings_without_effect_are_documented_as_such() -> None:
+    assert {key for key, cells in rows().items() if re.match("accepted.*no effect", cells[4])} == NO_EFFECT
 
 
 def test_every_old_variable_is_documented_with_its_setting() -> None:

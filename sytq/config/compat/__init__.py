@@ -29,6 +29,8 @@ VARIABLES: Mapping[str, str] = {
     "LOG_LEVEL": "logger.level",
     "LOG_FORMAT": "logger.format",
 }
+#: Settings that are checked and have no effect, so that a file with them stays valid.
+NO_EFFECT = frozenset({"app.name", "mysql.max_idle_conns", "sentry.traces_sample_rate"})
 #: Alternatives: a setting given in a later layer replaces the others in the layers below.
 REPLACES: Mapping[str, tuple[str, ...]] = {
     "redis.url": ("redis.addr", "redis.username", "redis.password", "redis.db"),
