@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sytq.executor.context import AsyncContext, Context
     from sytq.executor.transaction import Transaction
     from sytq.observability.metrics import Counter, Histogram
-    from sytq.plugins import Plugin
+    from sytq.plugins import Command, Plugin
     from sytq.schedule import Schedule
     from sytq.service.tree import Outcome
     from sytq.tasktypes.backoff import Backoff
@@ -23,6 +23,7 @@ __all__ = [
     "Backoff",
     "Breaker",
     "Cancelled",
+    "Command",
     "Context",
     "Counter",
     "Death",
@@ -51,7 +52,7 @@ _HOMES = {
     "tasktypes.backoff": ("Backoff",),
     "tasktypes.declaration": ("Death", "Declaration", "task"),
     "tasktypes.tasktype": ("TaskType",),
-    "plugins": ("Plugin",),
+    "plugins": ("Command", "Plugin"),
     "schedule": ("Schedule",),
     "executor.transaction": ("Transaction",),
     "service.tree": ("Outcome",),

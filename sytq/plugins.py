@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel  # `sytq --help` imports this module, and pydantic is slow to import
 
 GROUP = "sytq.plugins"
+COMMANDS = "sytq.commands"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,20 @@ class Plugin:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", self.name):
             raise ValueError(f"plugin '{self.name}': not a name; valid: a small letter, then small letters, digits, _")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that a plugin adds to `sytq`: the target of an entry point of the group `sytq.commands`.
+
+    The entry point's name is the command's. `section` is its heading in `sytq --help`, `help` its line there. `target`
+    ("module:name") is a function with Typer's annotations, or a `typer.Typer` for a group of commands. It is imported
+    only when the command is given; `sytq --help` imports the module of the Command itself, which should import little.
+    """
+
+    section: str
+    target: str
+    help: str
 
 
 @dataclass(frozen=True)
@@ -102,3 +118,17 @@ def load_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def commands() -> dict[str, Command]:
+    """The commands of the installed packages, by name. One that cannot be loaded says so in its help."""
+    found = {}
+    for point in sorted(importlib.metadata.entry_points(group=COMMANDS), key=lambda point: point.name):
+        try:
+            command = point.load()
+            if not isinstance(command, Command):
+                raise TypeError("not a sytq.Command")
+        except Exception as error:
+            command = Command("Broken", point.value, f"Cannot be loaded: {type(error).__name__}: {error}")
+        found[point.name] = command
+    return found

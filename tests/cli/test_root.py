@@ -59,8 +59,9 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) 
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert {"typer", "sytq.cli"} <= imported  # the output was parsed
     assert {name.partition(".")[0] for name in imported} & HEAVY == set()
-    ours = {"sytq.cli", "sytq.cli.lazy", "sytq.deprecated", "sytq.errors"}
+    ours = {"sytq.cli", "sytq.cli.commands", "sytq.deprecated", "sytq.errors", "sytq.plugins"}
     assert {name for name in imported if name.startswith("sytq.")} == ours
+    assert {name for name in imported if name.startswith("sytq_plugins.")} <= {"sytq_plugins.cli"}
 
 
 def test_version_is_printed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import sytq
 from sytq import testing
 from sytq.config import load
 from sytq.errors import ConfigError
-from sytq.plugins import GROUP, load_file
+from sytq.plugins import COMMANDS, GROUP, load_file
 from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing import Harness
 from tests.workers import Installation
@@ -112,7 +112,7 @@ def test_an_example_runs_as_printed(name: str, tmp_path: Path) -> None:
 def test_no_example_is_left_out() -> None:
     run = {"ping", *RUNS}
     assert sorted(re.findall(r'@task\("([^"]+)"', "".join(EXAMPLES))) == sorted(run)
-    assert len(EXAMPLES) == len(run) + 1  # the tests of `ping`
+    assert len(EXAMPLES) == len(run) + 2  # the tests of `ping`, and a command
     for name, (_, version, _) in RUNS.items():
         assert version is None or "upgrade=" in example(f'@task("{name}"')
 
@@ -135,9 +135,16 @@ def test_examples_behave_as_their_text_says(tmp_path: Path) -> None:
         assert "count-stock.dead" in harness.runtime.registry
 
 
-def test_entry_point_is_in_the_group_that_sytq_loads() -> None:
-    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert tomllib.loads(text) == {"project": {"entry-points": {GROUP: {"shop": "shop.tasks"}}}}
+def test_entry_points_are_in_the_groups_that_sytq_loads() -> None:
+    types, commands = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert tomllib.loads(types) == {"project": {"entry-points": {GROUP: {"shop": "shop.tasks"}}}}
+    assert tomllib.loads(commands) == {"project": {"entry-points": {COMMANDS: {"sales": "shop.commands:sales"}}}}
+
+
+def test_command_example_is_a_command(tmp_path: Path) -> None:
+    file = tmp_path / "commands_example.py"
+    file.write_text(example("Command("))
+    assert load_file(file).sales == sytq.Command("Shop", "shop.sales:sales", "Count the sales of a day.")
 
 
 def test_a_type_that_checks_its_configuration_runs_as_printed(tmp_path: Path, redis_url: str) -> None:
