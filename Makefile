@@ -11,8 +11,10 @@ BIN := $(VENV)/bin
 IMAGE ?= sytq:latest
 PYTEST ?=
 export PYTHON
+# A test run starts some thousand Python processes, each of which would compile sytq anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-test run demo test lint openapi audit sbom lock clean install uninstall \
+.PHONY: help setup setup-test run demo test test-faults lint openapi audit sbom lock clean install uninstall \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -32,7 +34,11 @@ demo: setup ## run it once and exit; status 0 when the sample valuation succeede
 
 test: setup-test ## run the tests on real servers of their own
 	@tools/test-servers
-	@$(BIN)/python -m pytest -n 6 --dist worksteal $(PYTEST)
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -m "not faults" $(PYTEST)
+
+test-faults: setup-test ## run the tests that kill processes and servers, or run long
+	@tools/test-servers
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -m faults $(PYTEST)
 
 lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/ruff check .

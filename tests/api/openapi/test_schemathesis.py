@@ -1,42 +1,74 @@
-"""Requests generated from the document, valid and invalid, get a declared response and never a 5xx."""
+"""Requests generated from the document, valid and invalid, get a declared response and never a 5xx.
+
+schemathesis and its cases are built inside the tests: at collection each process of a parallel run would pay for all.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import Any
 
-import schemathesis
+import pytest
+import requests
 from hypothesis import HealthCheck, Phase, settings
-from schemathesis.checks import CHECKS, load_all_checks
 
 from tests.api.conftest import REPO, Api
 
-load_all_checks()
-#: What JSON Schema cannot say (the query language, URLs that may be reached) makes good data be refused.
-GOOD_DATA = CHECKS.get_one("positive_data_acceptance")
-BAD_DATA = CHECKS.get_one("negative_data_rejection")
-
-
 #: test_document asserts that the committed document is the served one.
-DOCUMENT = schemathesis.openapi.from_path(REPO / "docs" / "openapi.json")
+DOCUMENT = REPO / "docs" / "openapi.json"
+METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
+OPERATIONS = [
+    (method, path)
+    for path, methods in json.loads(DOCUMENT.read_text("utf-8"))["paths"].items()
+    for method in METHODS
+    if method in methods
+]
 
 
-@DOCUMENT.parametrize()
-@settings(
-    max_examples=12,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate],
-)
-def test_responses_conform_to_the_document(case: Any, api: Api) -> None:
-    excluded = [GOOD_DATA]
-    if case.operation.path in ("/v2/tasks", "/v2/tasks/batch"):
-        excluded.append(
-            BAD_DATA
-        )  # the type decides how strict its payload is; each task of a batch is validated on its own
-    response = case.call(base_url=f"http://127.0.0.1:{api.port}", timeout=90)
-    if response.status_code != 414:  # gunicorn's own answer, before there is a request
-        case.validate_response(response, excluded_checks=excluded)
+@functools.cache
+def schema() -> Any:
+    import schemathesis
+    from schemathesis.checks import load_all_checks
+
+    load_all_checks()
+    return schemathesis.openapi.from_path(DOCUMENT)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_responses_conform_to_the_document(method: str, path: str, api: Api) -> None:
+    from schemathesis.checks import CHECKS
+    from schemathesis.generation.feedback import NO_FEEDBACK
+    from schemathesis.pytest._test_builder import build_operation_test  # what its own parametrization calls
+
+    operation = schema()[path][method]
+    # What JSON Schema cannot say (the query language, URLs that may be reached) makes good data be refused.
+    excluded = [CHECKS.get_one("positive_data_acceptance")]
+    if path in ("/v2/tasks", "/v2/tasks/batch"):
+        # The type decides how strict its payload is; each task of a batch is validated on its own.
+        excluded.append(CHECKS.get_one("negative_data_rejection"))
+    asked = []
+    session = requests.Session()
+    session.trust_env = False
+
+    @settings(
+        max_examples=12,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],
+    )
+    def conform(case: Any) -> None:
+        response = case.call(base_url=f"http://127.0.0.1:{api.port}", session=session, timeout=90)
+        asked.append(response.status_code)
+        if response.status_code != 414:  # gunicorn's own answer, before there is a request
+            case.validate_response(response, excluded_checks=excluded)
+
+    build_operation_test(
+        config=schema().config, operation=operation, test_func=conform, given_kwargs={}, feedback=NO_FEEDBACK
+    )()
+    session.close()
+    assert asked
 
 
 def test_no_request_logs_a_traceback(api: Api) -> None:
