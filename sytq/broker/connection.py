@@ -104,12 +104,16 @@ class Redis:
                 _FAULTS.add()
             raise problem from error
 
+    def time(self) -> float:
+        """Return Redis' clock, the one that all workers share, in Unix seconds."""
+        seconds, micros = self.ask("TIME")
+        return float(seconds) + float(micros) / 1e6
+
     def now_ms(self) -> int:
         """Return Redis' clock in Unix milliseconds; read twice a minute, as a failover may change it."""
         mine = time.monotonic()
         if mine - self._clock[0] > _CLOCK_AGE:
-            seconds, micros = self.ask("TIME")
-            self._clock = mine, int(seconds * 1000 + micros // 1000)
+            self._clock = mine, int(self.time() * 1000)
         asked, then = self._clock
         return then + int((mine - asked) * 1000)
 
@@ -197,10 +201,13 @@ def _unavailable(error: redis.RedisError) -> Exception:
 
 def _text(name: str) -> str:
     """Return a script preceded by the parts that it includes."""
-    parts = ["_state_index.lua"]
+    parts = ["_clock.lua", "_state_index.lua"]
     if name == "fetch.lua":
         parts += ["_start.lua", "_reclaim.lua"]
     elif name.startswith("limiter_"):
         parts += ["_limiters.lua", "_wait_queue.lua"]
-    folder = files("sytq.broker").joinpath("scripts")
-    return "".join(folder.joinpath(part).read_text("utf-8") for part in (*parts, name))
+    return "".join(_part(part) for part in (*parts, name))
+
+
+def _part(name: str) -> str:
+    return files("sytq.broker").joinpath("scripts", name).read_text("utf-8")

@@ -192,7 +192,7 @@ class Inspection:
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers with a heartbeat within the last hour. Two round trips."""
-        now = self._now()
+        now = self._redis.time()
         beats = self._redis.ask("ZRANGE", self._keys.workers, 0, -1, "WITHSCORES")
         pairs = zip(beats[::2], beats[1::2], strict=True)
         return [WorkerInfo(name.decode(), max(0.0, now - float(score) / 1000)) for name, score in pairs]
@@ -238,15 +238,11 @@ class Inspection:
     def epoch_age(self) -> float | None:
         """Return the seconds since this Redis was first seen, None before that."""
         epoch = self._redis.ask("GET", self._keys.epoch)
-        return None if epoch is None else max(0.0, self._now() - int(epoch) / 1000)
+        return None if epoch is None else max(0.0, self._redis.time() - int(epoch) / 1000)
 
     def ping(self) -> None:
         """Raise RedisUnavailable when Redis does not answer."""
         self._redis.ask("PING")
-
-    def _now(self) -> float:
-        seconds, micros = self._redis.ask("TIME")
-        return float(seconds + micros / 1e6)
 
     def _asked(self, queue: str | None) -> list[str]:
         names = self.names()

@@ -1,11 +1,6 @@
 -- Prepended to every script. The state index: HASH task id -> "state|type|queue|priority|attempts|max|token|consumer|entry".
 -- A terminal state stays as a mark (a tombstone) until the recorder has written it to SQL (forget.lua), so that a finished
 -- task never looks unknown.
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-
 local function int(n) return string.format('%.0f', n) end
 
 local function unpack_live(value)

@@ -31,7 +31,7 @@ def redis(settings: Settings) -> Iterator[Finding]:
             server.ask("PING")
             times.append((time.perf_counter() - since) * 1000)
         info: Mapping[str, Any] = server.ask("INFO")
-        ahead = skew(lambda: _time(server))
+        ahead = skew(server.time)
     except RedisUnavailable as error:
         yield Finding(
             "redis",
@@ -95,8 +95,3 @@ def _memory(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("redis memory", verdict, said, todo)
     else:
         yield Finding("redis memory", OK, f"{used >> 20} MiB used, no limit")
-
-
-def _time(server: Redis) -> float:
-    seconds, micros = server.ask("TIME")
-    return float(seconds) + float(micros) / 1e6

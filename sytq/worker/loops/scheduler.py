@@ -38,8 +38,7 @@ class Scheduler(LeasedLoop):
         self._schedules = schedules
 
     def work(self) -> float:
-        seconds, micros = self.redis.ask("TIME")  # one clock for all workers
-        now = dt.datetime.fromtimestamp(seconds + micros / 1e6, dt.UTC)
+        now = dt.datetime.fromtimestamp(self.redis.time(), dt.UTC)
         rows = self._schedules.rows()
         for name, scheduled in self._registry.schedules.items():
             row = rows.get(name)
