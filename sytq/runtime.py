@@ -37,7 +37,7 @@ from sytq.service.control import Operator
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
 from sytq.streams.loop import StreamLoop
-from sytq.tasktypes.declaration import Declaration
+from sytq.tasktypes.declaration import ANNOUNCEMENT, Declaration
 from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.lifecycle import Lifecycle
@@ -202,9 +202,11 @@ def _declare_actor(broker: StreamsBroker, runner: Runner, declared: TaskType) ->
         dramatiq.actor, actor_name=declared.name, queue_name=declared.queue, broker=broker, version=declared.version
     )
     if declared.is_async:
-        actor(runner=runner.async_runner(declared))(_on_the_event_loop)
+        made = actor(runner=runner.async_runner(declared))(_on_the_event_loop)
     else:
-        actor(time_limit=declared.timeout * 1000)(runner.runner(declared))
+        made = actor(time_limit=declared.timeout * 1000)(runner.runner(declared))
+    if declared.role == "announcement":
+        broker.actors[ANNOUNCEMENT] = made
 
 
 def _on_the_event_loop(delivery: Delivery) -> None:

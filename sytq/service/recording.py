@@ -6,7 +6,6 @@ is committed.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -21,11 +20,11 @@ from sytq.ledger.database import transact
 from sytq.ledger.events import Event, write_attempts, write_states
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task, UniqueKey
-from sytq.ledger.values import utcnow
+from sytq.ledger.values import parsed, utcnow
 from sytq.service.submission import DISPATCH_WITHIN, Origin, Submitter
 from sytq.service.task_view import announcement
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
-from sytq.tasktypes.declaration import Death
+from sytq.tasktypes.declaration import ANNOUNCEMENT, Death
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.registry import Registry
 
@@ -87,7 +86,7 @@ class Recording:
         if task.state in (DEAD, CANCELLED) and f"{task.type}.dead" in self._registry:
             death = Death(
                 task_id=task.id,
-                payload=_payload(task),
+                payload=parsed(task.payload),
                 version=task.version,
                 error=task.error,
                 attempts=task.attempts,
@@ -96,12 +95,19 @@ class Recording:
             yield self._submitter.prepare(f"{task.type}.dead", death, id=derived_id(task.id, f"dead:{end}"), **origin)
         if task.callback is not None:
             try:
-                announcer = self._registry.of_role("announcement").name
-                callback = {**json.loads(task.callback), "body": encode(announcement(task))}
-                yield self._submitter.prepare(announcer, callback, id=derived_id(task.id, f"callback:{end}"), **origin)
+                yield self._callback(task, derived_id(task.id, f"callback:{end}"), origin)
             except (InvalidInput, ValueError, TypeError) as error:
-                # Another program wrote the row, or no plugin sends callbacks; other events are recorded all the same.
+                # Another program wrote the row; other events are recorded all the same.
                 log.error("callback refused", task_id=task.id, error=str(error)[:200])
+
+    def _callback(self, task: Task, callback_id: str, origin: Origin) -> NewTask:
+        payload = {**parsed(task.callback), "body": encode(announcement(task))}
+        try:
+            announcer = self._registry.of_role("announcement")
+        except InvalidInput:
+            log.warning("no task type announces ends here: callback left to other workers", task_id=task.id)
+            return NewTask(callback_id, ANNOUNCEMENT, "default", "normal", encode(payload), **origin)
+        return self._submitter.prepare(announcer.name, payload, id=callback_id, **origin)
 
 
 def _latest(events: Iterable[Event]) -> list[Event]:
@@ -123,11 +129,3 @@ def _end(ids: list[str]) -> dict[str, bool]:
     ended = dict(query)
     UniqueKey.delete().where(UniqueKey.task_id.in_(list(ended))).execute()
     return ended
-
-
-def _payload(task: Task) -> object:
-    """A row's payload, which another program may have written."""
-    try:
-        return json.loads(task.payload)
-    except ValueError:
-        return None

@@ -17,6 +17,8 @@ from sytq.tasktypes.backoff import Backoff
 
 #: What the service itself has done by a type: announcing ends to callbacks, and bulk operations.
 Role = Literal["announcement", "operation"]
+#: Stands for the type with the role "announcement" where a worker could not load it: a worker with that type runs it.
+ANNOUNCEMENT = "role.announcement"
 
 
 @dataclass(frozen=True)

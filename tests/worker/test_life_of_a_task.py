@@ -7,8 +7,10 @@ import datetime as dt
 import json
 import socket
 import time
+from pathlib import Path
 
 from sytq.ids import new_id
+from tests.receiver import Receiver
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -133,6 +135,28 @@ def test_task_of_an_unknown_type_waits_for_a_worker_with_that_type(installation:
     installation.start_worker()
     installation.wait_state(task, "succeeded")
     assert installation.wait_state(moved.id, "succeeded").attempts == 1
+
+
+def test_p5_callback_is_sent_by_another_worker_if_its_recorder_cannot(
+    installation: Installation, tmp_path: Path
+) -> None:
+    broken = tmp_path / "sytq_plugins" / "webhook.py"
+    broken.parent.mkdir()
+    (broken.parent / "__init__.py").touch()
+    broken.write_text("raise ImportError('a broken file')")
+    environ = {"SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]'}
+    worker = installation.start_worker(PYTHONPATH=f"{tmp_path}:{installation.environ['PYTHONPATH']}", **environ)
+    receiver = Receiver()
+    try:
+        task = installation.submit("gentle", "a", callback={"url": receiver.url})
+        installation.wait_state(task, "succeeded")
+        poll(lambda: "callback left to other workers" in worker.text(), message="the callback is left")
+        worker.terminate()
+        installation.start_worker(**environ)
+        poll(lambda: receiver.received, message="the callback arrives")
+        assert json.loads(receiver.received[0].body)["data"]["id"] == task
+    finally:
+        receiver.close()
 
 
 def test_payloads_and_secrets_are_not_logged(installation: Installation) -> None:
