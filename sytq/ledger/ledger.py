@@ -103,7 +103,7 @@ class Ledger:
         found: Task | None = read(self.database, lambda: Task.get_or_none(Task.id == task_id))
         return found
 
-    def some(self, ids: Sequence[str]) -> dict[str, Task]:
+    def some(self, ids: Collection[str]) -> dict[str, Task]:
         """Return the rows of these tasks, by id; missing ids are left out."""
         query = Task.select().where(Task.id.in_(list(ids)))
         return read(self.database, lambda: {row.id: row for row in query})

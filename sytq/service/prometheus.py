@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 import peewee
 import structlog
@@ -24,38 +23,36 @@ from sytq.observability.process_group import GroupCollector
 log = structlog.get_logger(__name__)
 
 #: The metrics from the stores: name -> labels and meaning. `sytq_tasks` is a counter, the others are gauges.
-READ: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
-    {
-        "sytq_build_info": (("version",), "The version that answers; always 1."),
-        "sytq_redis_up": ((), "Whether Redis answered this scrape."),
-        "sytq_database_up": ((), "Whether the database answered when it was last asked."),
-        "sytq_tasks_dead": ((), "Tasks in the ledger that are dead."),
-        "sytq_tasks": (("type", "outcome"), "Tasks by type and outcome since this Redis was first seen."),
-        "sytq_queue_waiting": (("queue", "priority"), "Tasks that wait for a worker."),
-        "sytq_queue_running": (("queue", "priority"), "Tasks that a worker holds."),
-        "sytq_queue_oldest_seconds": (
-            ("queue", "priority"),
-            "For how long the first waiting task has; 0 when none waits.",
-        ),
-        "sytq_queue_delayed": (("queue",), "Tasks that wait for their time or their next attempt."),
-        "sytq_queue_parked": (("queue",), "Tasks set aside because their type is paused."),
-        "sytq_queue_limit": (("queue",), "Most tasks that may run at once (queues.<name>.limit)."),
-        "sytq_type_paused": (("type",), "1 for every type that is paused."),
-        "sytq_gate_running": (("gate",), "Permits of a limiter that are held."),
-        "sytq_gate_limit": (("gate",), "Permits that may be held at once now; 0 is no limit."),
-        "sytq_gate_waiting": (("gate",), "Tasks that wait for a permit of a limiter."),
-        "sytq_gate_state": (
-            ("gate", "state"),
-            "1 for the state it is in: closed (calls pass), open, half_open, paused.",
-        ),
-        "sytq_workers": ((), "Worker processes with a fresh heartbeat."),
-        "sytq_workers_lost": ((), "Worker processes of the last hour that fell silent without leaving."),
-        "sytq_heartbeat_age_seconds": ((), "The age of the oldest heartbeat that is still fresh."),
-        "sytq_recorder_waiting": ((), "Events that are not written to the ledger yet."),
-        "sytq_recorder_lag_seconds": ((), "The age of the first of them; 0 when all are written."),
-        "sytq_unreadable": ((), "Messages and events set aside because they cannot be read or written."),
-    }
-)
+READ: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "sytq_build_info": (("version",), "The version that answers; always 1."),
+    "sytq_redis_up": ((), "Whether Redis answered this scrape."),
+    "sytq_database_up": ((), "Whether the database answered when it was last asked."),
+    "sytq_tasks_dead": ((), "Tasks in the ledger that are dead."),
+    "sytq_tasks": (("type", "outcome"), "Tasks by type and outcome since this Redis was first seen."),
+    "sytq_queue_waiting": (("queue", "priority"), "Tasks that wait for a worker."),
+    "sytq_queue_running": (("queue", "priority"), "Tasks that a worker holds."),
+    "sytq_queue_oldest_seconds": (
+        ("queue", "priority"),
+        "For how long the first waiting task has; 0 when none waits.",
+    ),
+    "sytq_queue_delayed": (("queue",), "Tasks that wait for their time or their next attempt."),
+    "sytq_queue_parked": (("queue",), "Tasks set aside because their type is paused."),
+    "sytq_queue_limit": (("queue",), "Most tasks that may run at once (queues.<name>.limit)."),
+    "sytq_type_paused": (("type",), "1 for every type that is paused."),
+    "sytq_gate_running": (("gate",), "Permits of a limiter that are held."),
+    "sytq_gate_limit": (("gate",), "Permits that may be held at once now; 0 is no limit."),
+    "sytq_gate_waiting": (("gate",), "Tasks that wait for a permit of a limiter."),
+    "sytq_gate_state": (
+        ("gate", "state"),
+        "1 for the state it is in: closed (calls pass), open, half_open, paused.",
+    ),
+    "sytq_workers": ((), "Worker processes with a fresh heartbeat."),
+    "sytq_workers_lost": ((), "Worker processes of the last hour that fell silent without leaving."),
+    "sytq_heartbeat_age_seconds": ((), "The age of the oldest heartbeat that is still fresh."),
+    "sytq_recorder_waiting": ((), "Events that are not written to the ledger yet."),
+    "sytq_recorder_lag_seconds": ((), "The age of the first of them; 0 when all are written."),
+    "sytq_unreadable": ((), "Messages and events set aside because they cannot be read or written."),
+}
 #: Minimum seconds between two reads of the stores, as /metrics is open to everyone.
 _FRESH = 1.0
 #: Longer for counting rows, whose cost grows with the ledger.

@@ -143,6 +143,7 @@ def task_detail(
     A task that has ended here has its result or error.
     """
     callback = _object(parsed(task.callback))
+    timeline = sorted(_moments(task, attempts, steps), key=lambda moment: moment[0])
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
         "callback_url": str(callback.get("url")) if callback else None,
@@ -150,7 +151,7 @@ def task_detail(
         "cancelled_by": cancelled_by,
         "attempts_made": [_attempt(attempt) for attempt in attempts],
         "steps": [_step(step, contents) for step in steps],
-        "timeline": [{"at": iso(at), "event": said} for at, said in _timeline(task, attempts, steps)],
+        "timeline": [{"at": iso(at), "event": said} for at, said in timeline],
     }
     if contents:
         detail["payload"], detail["result"] = parsed(task.payload), parsed(task.result)
@@ -220,10 +221,6 @@ def _step(step: Step, contents: bool) -> StepView:
     if contents:
         shown["value"] = parsed(step.value)
     return shown
-
-
-def _timeline(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> list[tuple[dt.datetime, str]]:
-    return sorted(_moments(task, attempts, steps), key=lambda entry: entry[0])
 
 
 def _moments(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> Iterator[tuple[dt.datetime, str]]:

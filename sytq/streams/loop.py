@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -158,7 +158,7 @@ class StreamLoop(Loop):
         if not new:
             return
         # A message's task may have been accepted, ended and forgotten in Redis before the takeover.
-        known = self._rows(held.task_id for held, _ in new.values()) if again else {}
+        known = self._ledger.some([held.task_id for held, _ in new.values()]) if again else {}
         self._accept({entry: task for entry, (_, task) in new.items() if task.id not in known}, new)
         for entry, (held, _) in new.items():
             self._held[entry] = held
@@ -232,7 +232,7 @@ class StreamLoop(Loop):
         """Return the same for these tasks by their rows, at most every `_SLOW` seconds."""
         if not ids or time.monotonic() - self._asked < _SLOW:
             return []
-        rows = self._rows(ids)
+        rows = self._ledger.some(ids)
         self._asked = time.monotonic()
         ended: list[tuple[bytes, Task | None]] = []
         for entry, held in self._held.items():
@@ -281,14 +281,6 @@ class StreamLoop(Loop):
             return None
         row = read(self._ledger.database, lambda: UniqueKey.get_or_none(UniqueKey.unique_key == key))
         return None if row is None else str(row.task_id)
-
-    def _rows(self, ids: Iterable[str]) -> dict[str, Task]:
-        wanted = list(ids)
-        rows: list[Task] = []
-        for start in range(0, len(wanted), _PAGE):
-            query = Task.select().where(Task.id.in_(wanted[start : start + _PAGE]))
-            rows += read(self._ledger.database, lambda query=query: list(query))  # type: ignore[misc]
-        return {row.id: row for row in rows}
 
 
 def message_task_id(stream: str, entry: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pymysql.cursors import SSCursor
 from sytq.errors import ConfigError
 from sytq.ledger.backup.format import Header, Progress, Summary, Table, create
 from sytq.ledger.database import is_mysql
+from sytq.ledger.values import iso, utcnow
 
 #: The header names the core's migrations; the target keeps its own tables of migrations, the plugins' too.
 _MIGRATIONS = "sytq_migrations"
@@ -36,7 +36,7 @@ def dump(database: peewee.Database, path: Path, others: Sequence[str], progress:
         counts = (f"SELECT COUNT(*) FROM {quote(database, table.name)}" for table in tables)
         expected = sum(database.execute_sql(count).fetchone()[0] for count in counts)
         header = Header(
-            created_at=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            created_at=iso(utcnow()),
             engine="mysql" if is_mysql(database) else "sqlite",
             migrations=[row[0] for row in database.execute_sql(f"SELECT name FROM {_MIGRATIONS} ORDER BY name")],
             tables=tables,

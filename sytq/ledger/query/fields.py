@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sytq.config.patterns import normal_host
 from sytq.durations import VALID_DURATION, parse_duration
+from sytq.ledger.values import naive
 from sytq.states import NAME, PRIORITIES, STATES
 
 Kind = Literal["word", "text", "number", "moment", "flag", "json"]
@@ -73,7 +74,7 @@ def read_word(field: str, text: str) -> str:
     return normal_host(text) if field == "host" else text
 
 
-def read_number(field: str, text: str) -> int:
+def read_number(text: str) -> int:
     """A whole number from 0. Raises ValueError."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
         raise ValueError(f"'{text[:64]}' is not valid; valid: a whole number from 0")
@@ -87,7 +88,7 @@ def read_moment(field: str, text: str) -> dt.datetime | dt.date | dt.timedelta:
             return _bounded(dt.datetime.fromisoformat(text)).date()
         if field != "age" and _RFC3339.fullmatch(text):
             moment = dt.datetime.fromisoformat(text.upper())
-            return _bounded(moment.astimezone(dt.UTC).replace(tzinfo=None))
+            return _bounded(naive(moment))
         return dt.timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
         valid = VALID_DURATION if field == "age" else VALID_MOMENT

@@ -202,7 +202,7 @@ def _read(field: str, text: str, quoted: bool, operator: str) -> Any:
             raise ValueError("a part of the text is needed")
         return text
     if kind == "number":
-        return read_number(field, text)
+        return read_number(text)
     moment = read_moment(field, text)
     if not operator and not (isinstance(moment, dt.date) and not isinstance(moment, dt.datetime)):
         raise ValueError(f"it is compared with <, <=, > or >=, as in {field}:>{text[:64]}; a day may stand alone")
