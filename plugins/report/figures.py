@@ -6,21 +6,20 @@ Rows are read page by page; only two durations per task stay in memory.
 from __future__ import annotations
 
 import datetime as dt
-import math
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import peewee
 
 from sytq import Context
-from sytq.ledger.models import Task
+from sytq.ledger.statistics import ended_pages, percentile
 from sytq.states import TERMINAL
 
 from ..llm.config import LlmSettings
 
-_PAGE = 5000
+_REPORT = 5000  # tasks between two reports of progress
 _PARTS = 10**12  # unit of money in sytq_spend
 
 
@@ -110,7 +109,8 @@ def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
     """The numbers of the tasks that ended in [since, until), naive UTC."""
     found = Figures(since, until, ctx.settings.of(LlmSettings).llm.currency)
     for state in TERMINAL:
-        for name, attempts, created, due, started, ended in _tasks(ctx, state, since, until):
+        pages = ended_pages(ctx.read, state, since, until)
+        for name, attempts, created, due, started, ended in chain.from_iterable(pages):
             begun = max(created, due) if due and due < ended else created
             # The last attempt; a task cancelled before it ran has none.
             run = (ended - started).total_seconds() if started else None
@@ -123,36 +123,10 @@ def count(ctx: Context, since: dt.datetime, until: dt.datetime) -> Figures:
             )
             for group in groups:
                 group.add(state, attempts, run, max(0.0, (ended - begun).total_seconds()))
-            if found.total.tasks % _PAGE == 0:
+            if found.total.tasks % _REPORT == 0:
                 ctx.progress(found.total.tasks, text=f"{found.total.tasks} tasks counted")
     found.spend = _spend(ctx, since, until)
     return found
-
-
-def percentile(values: array[float], percent: int) -> float | None:
-    """The smallest value that at least `percent` of the values do not exceed, to the millisecond."""
-    if not values:
-        return None
-    return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)
-
-
-def _tasks(ctx: Context, state: str, since: dt.datetime, until: dt.datetime) -> Iterator[tuple[Any, ...]]:
-    exact = Task.finished_at.cast("CHAR")  # as stored: writers differ in the digits of a second
-    columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
-    period = (Task.state == state) & (Task.finished_at >= since) & (Task.finished_at < until)
-    last: tuple[str, str] | None = None
-    while True:
-        where = period
-        if last is not None:
-            moment = peewee.AsIs(last[0], converter=False)
-            where = period & ((Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last[1])))
-        query = Task.select(*columns, exact, Task.id).where(where).order_by(Task.finished_at, Task.id).limit(_PAGE)
-        rows = ctx.read(lambda database, query=query: list(query.tuples().execute(database)))  # type: ignore[misc]
-        for row in rows:
-            yield row[:6]
-        if len(rows) < _PAGE:
-            return
-        last = rows[-1][6], rows[-1][7]
 
 
 def _spend(ctx: Context, since: dt.datetime, until: dt.datetime) -> list[Spend] | None:

@@ -51,20 +51,18 @@ def of_period(
 
     Raises DatabaseUnavailable.
     """
-    of_type = [] if type_name is None else [Task.type == type_name]
     found: dict[str, Statistics] = {}
 
     def accepted() -> list[Any]:
-        came = (Task.created_at >= since, Task.created_at < until, *of_type)
-        query = Task.select(Task.type, peewee.fn.COUNT(Task.id)).where(*came).group_by(Task.type)
+        came = _between(Task.created_at, since, until, type_name)
+        query = Task.select(Task.type, peewee.fn.COUNT(Task.id)).where(came).group_by(Task.type)
         return list(query.tuples())
 
     for name, count in read(database, accepted):
         found.setdefault(name, Statistics()).accepted = count
     read_so_far = 0
     for state in TERMINAL:
-        period = [Task.state == state, Task.finished_at >= since, Task.finished_at < until, *of_type]
-        for page in _pages(database, period):
+        for page in ended_pages(lambda work: read(database, lambda: work(database)), state, since, until, type_name):
             for name, attempts, created, due, started, finished in page:
                 statistics = found.setdefault(name, Statistics())
                 statistics.ended[state] += 1
@@ -99,16 +97,29 @@ def percentile(values: array[float], percent: int) -> float | None:
     return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)
 
 
-def _pages(database: peewee.Database, period: list[Any]) -> Iterator[list[tuple[Any, ...]]]:
+def ended_pages(
+    read_page: Callable[[Callable[[peewee.Database], list[Any]]], list[Any]],
+    state: str,
+    since: dt.datetime,
+    until: dt.datetime,
+    type_name: str | None = None,
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the tasks that ended in [since, until) in this state, page by page: type, attempts, and the times of
+    creation, schedule, start and end. `read_page` calls its argument on a connection."""
     exact = Task.finished_at.cast("CHAR")  # as stored: the digits of a second differ between writers
     columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
+    period = (Task.state == state) & _between(Task.finished_at, since, until, type_name)
     where = period
     while True:
-        query = Task.select(*columns, exact, Task.id).where(*where).order_by(Task.finished_at, Task.id).limit(_PAGE)
-        rows: list[tuple[Any, ...]] = read(database, lambda query=query: list(query.tuples()))  # type: ignore[misc]
+        query = Task.select(*columns, exact, Task.id).where(where).order_by(Task.finished_at, Task.id).limit(_PAGE)
+        rows = read_page(lambda database, query=query: list(query.tuples().execute(database)))  # type: ignore[misc]
         yield [row[:6] for row in rows]
         if len(rows) < _PAGE:
             return
         moment, last = peewee.AsIs(rows[-1][6], converter=False), rows[-1][7]
-        behind = (Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last))
-        where = [*period, behind]
+        where = period & ((Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last)))
+
+
+def _between(moment: Any, since: dt.datetime, until: dt.datetime, type_name: str | None) -> Any:
+    within = (moment >= since) & (moment < until)
+    return within if type_name is None else within & (Task.type == type_name)

@@ -14,10 +14,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import sytq_plugins.report.figures
 
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
+from sytq.ledger import statistics
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
@@ -70,7 +70,7 @@ def report(runtime: Runtime, **payload: Any) -> dict[str, str]:
 
 
 def test_tasks_are_counted_by_type_and_day_with_their_times(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sytq_plugins.report.figures, "_PAGE", 7)  # so that a few rows need several pages
+    monkeypatch.setattr(statistics, "_PAGE", 7)  # so that a few rows need several pages
     for number in range(1, 41):  # runs of 1 to 40 s; several end in the same moment
         add(runtime, "email", "succeeded", UNTIL - dt.timedelta(hours=1 + number % 3), run=float(number), attempts=2)
     add(runtime, "llm", "dead", UNTIL - dt.timedelta(hours=13), run=10, attempts=4)
