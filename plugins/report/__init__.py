@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from sytq import Context, task
 from sytq.durations import Duration
 
 from ..email.message import Mailbox
-from .figures import Figures, count
+from .figures import SPEND_COLUMNS, TASK_COLUMNS, Figures, count
 from .page import page
 
 Format = Literal["csv", "json", "html"]
@@ -62,11 +63,11 @@ def report(ctx: Context, payload: Report) -> dict[str, Any]:
     if "json" in payload.formats:
         texts[f"{stem}.json"] = json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n"
     if "csv" in payload.formats:
-        texts[f"{stem}-tasks.csv"] = _csv(found.task_rows())
+        texts[f"{stem}-tasks.csv"] = _csv(TASK_COLUMNS, found.by_day_and_type)
         if found.spend is not None:
-            texts[f"{stem}-spend.csv"] = _csv(found.spend_rows())
+            texts[f"{stem}-spend.csv"] = _csv(SPEND_COLUMNS, found.spend)
     files = [_write(ctx, folder / name, text) for name, text in texts.items()]
-    result = {"since": _rfc3339(since), "until": _rfc3339(until), "tasks": found.total.tasks, "files": files}
+    result = {"since": _rfc3339(since), "until": _rfc3339(until), "tasks": found.total["tasks"], "files": files}
     if payload.email:
         result["email"] = ctx.enqueue("email", _mail(found, payload, files, since, until), key="email")
     return result
@@ -83,11 +84,11 @@ def _write(ctx: Context, file: Path, text: str) -> str:
     return str(file.resolve())
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(out, columns)
     writer.writeheader()
-    for row in rows[1:]:
+    for row in rows:
         # A spreadsheet would evaluate such a name: another program may have inserted the task.
         writer.writerow({key: f"'{value}" if str(value)[:1] in "=+-@" else value for key, value in row.items()})
     return out.getvalue()
@@ -96,12 +97,13 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 def _mail(found: Figures, payload: Report, files: list[str], since: dt.datetime, until: dt.datetime) -> dict[str, Any]:
     total = found.total
     lines = [
-        f"{total.tasks} tasks ended from {_rfc3339(since)} to {_rfc3339(until)}:",
-        f"{total.succeeded} succeeded, {total.dead} dead, {total.cancelled} cancelled; {total.retries} retries.",
+        f"{total['tasks']} tasks ended from {_rfc3339(since)} to {_rfc3339(until)}:",
+        f"{total['succeeded']} succeeded, {total['dead']} dead, {total['cancelled']} cancelled;"
+        f" {total['retries']} retries.",
     ]
     return {
         "to": payload.email,
-        "subject": f"sytq: {total.tasks} tasks, {total.dead} dead, {since:%Y-%m-%d} to {until:%Y-%m-%d}",
+        "subject": f"sytq: {total['tasks']} tasks, {total['dead']} dead, {since:%Y-%m-%d} to {until:%Y-%m-%d}",
         "text": "\n".join(lines) + "\n",
         "attachments": [{"path": file} for file in files],
     }

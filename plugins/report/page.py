@@ -37,21 +37,14 @@ class Chart:
 
 
 def page(figures: Figures) -> str:
-    days = sorted(figures.by_day)
-    outcomes = {
-        day: {
-            name: float(getattr(figures.by_day[day], name)) for name in _OUTCOMES if getattr(figures.by_day[day], name)
-        }
-        for day in days
-    }
+    outcomes = {day: {name: float(group[name]) for name in _OUTCOMES} for day, group in figures.by_day.items()}
     times = {
-        name: {"p50": shown["run_p50"] or 0.0, "to p95": (shown["run_p95"] or 0.0) - (shown["run_p50"] or 0.0)}
-        for name, group in sorted(figures.by_type.items())
-        if (shown := group.as_json())
+        name: {"p50": group["run_p50"] or 0.0, "to p95": (group["run_p95"] or 0.0) - (group["run_p50"] or 0.0)}
+        for name, group in figures.by_type.items()
     }
     costs: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for one in figures.spend or ():
-        costs[one.day][one.provider] += one.cost
+    for row in figures.spend or ():
+        costs[row["day"]][row["provider"]] += row["cost"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -61,8 +54,6 @@ def page(figures: Figures) -> str:
     )
     return environment.get_template("page.html").render(
         figures=figures,
-        types=sorted(figures.by_type.items()),
-        rows=figures.task_rows()[1:],
         charts=[
             ("Tasks by day", _chart(outcomes, list(_OUTCOMES), "{:.0f}")),
             ("Run time by type, seconds", _chart(times, ["p50", "to p95"], "{:.3g}")),

@@ -47,7 +47,7 @@ def stats(
             parts.database, start, end, type_name, lambda count: bar.update(shown, completed=count)
         )
     by_type = {name: one.as_json(seconds) for name, one in sorted(found.items())}
-    whole = statistics.total(found).as_json(seconds)
+    whole = statistics.total(found.values()).as_json(seconds)
     if json_wanted:
         as_json({"since": iso(start), "until": iso(end), "types": by_type, "total": whole})
         return

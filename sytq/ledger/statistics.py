@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee
 
@@ -16,6 +16,18 @@ from sytq.ledger.models import Task
 from sytq.states import TERMINAL
 
 _PAGE = 5000
+
+
+class Ended(NamedTuple):
+    """The end of a task. A task that was cancelled before its start has neither `waited` nor `ran`."""
+
+    type: str
+    state: str
+    finished_at: dt.datetime
+    retries: int
+    waited: float | None
+    ran: float | None
+    took: float
 
 
 @dataclass(slots=True)
@@ -29,6 +41,14 @@ class Statistics:
     waited: array[float] = field(default_factory=lambda: array("d"))
     ran: array[float] = field(default_factory=lambda: array("d"))
     took: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, end: Ended) -> None:
+        self.ended[end.state] += 1
+        self.retries += end.retries
+        self.took.append(end.took)
+        if end.waited is not None and end.ran is not None:
+            self.waited.append(end.waited)
+            self.ran.append(end.ran)
 
     def as_json(self, seconds: float) -> dict[str, Any]:
         """The counts, ends per minute of the period, and percentiles in seconds (None without values)."""
@@ -61,26 +81,18 @@ def of_period(
     for name, count in read(database, accepted):
         found.setdefault(name, Statistics()).accepted = count
     read_so_far = 0
-    for state in TERMINAL:
-        for page in ended_pages(lambda work: read(database, lambda: work(database)), state, since, until, type_name):
-            for name, attempts, created, due, started, finished in page:
-                statistics = found.setdefault(name, Statistics())
-                statistics.ended[state] += 1
-                statistics.retries += max(attempts - 1, 0)
-                begun = max(created, due) if due and due < finished else created
-                statistics.took.append(max((finished - begun).total_seconds(), 0.0))
-                if started:  # a task cancelled before its time never did
-                    statistics.waited.append(max((started - begun).total_seconds(), 0.0))
-                    statistics.ran.append(max((finished - started).total_seconds(), 0.0))
-            read_so_far += len(page)
-            seen(read_so_far)
+    for page in ended_tasks(lambda work: read(database, lambda: work(database)), since, until, type_name):
+        for end in page:
+            found.setdefault(end.type, Statistics()).add(end)
+        read_so_far += len(page)
+        seen(read_so_far)
     return found
 
 
-def total(statistics: dict[str, Statistics]) -> Statistics:
-    """All types as one."""
+def total(statistics: Iterable[Statistics]) -> Statistics:
+    """The sum of several groups."""
     whole = Statistics()
-    for one in statistics.values():
+    for one in statistics:
         whole.accepted += one.accepted
         whole.retries += one.retries
         for state, count in one.ended.items():
@@ -97,29 +109,46 @@ def percentile(values: array[float], percent: int) -> float | None:
     return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 3)
 
 
-def ended_pages(
+def ended_tasks(
     read_page: Callable[[Callable[[peewee.Database], list[Any]]], list[Any]],
-    state: str,
     since: dt.datetime,
     until: dt.datetime,
     type_name: str | None = None,
-) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the tasks that ended in [since, until) in this state, page by page: type, attempts, and the times of
-    creation, schedule, start and end. `read_page` calls its argument on a connection."""
+) -> Iterator[list[Ended]]:
+    """Yield the tasks that ended in [since, until), page by page. `read_page` calls its argument on a connection."""
     exact = Task.finished_at.cast("CHAR")  # as stored: the digits of a second differ between writers
     columns = (Task.type, Task.attempts, Task.created_at, Task.scheduled_at, Task.started_at, Task.finished_at)
-    period = (Task.state == state) & _between(Task.finished_at, since, until, type_name)
-    where = period
-    while True:
-        query = Task.select(*columns, exact, Task.id).where(where).order_by(Task.finished_at, Task.id).limit(_PAGE)
-        rows = read_page(lambda database, query=query: list(query.tuples().execute(database)))  # type: ignore[misc]
-        yield [row[:6] for row in rows]
-        if len(rows) < _PAGE:
-            return
-        moment, last = peewee.AsIs(rows[-1][6], converter=False), rows[-1][7]
-        where = period & ((Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last)))
+    for state in TERMINAL:
+        period = where = (Task.state == state) & _between(Task.finished_at, since, until, type_name)
+        while True:
+            query = Task.select(*columns, exact, Task.id).where(where).order_by(Task.finished_at, Task.id).limit(_PAGE)
+            rows = read_page(lambda database, query=query: list(query.tuples().execute(database)))  # type: ignore[misc]
+            yield [_ended(state, *row[:6]) for row in rows]
+            if len(rows) < _PAGE:
+                break
+            moment, last = peewee.AsIs(rows[-1][6], converter=False), rows[-1][7]
+            where = period & ((Task.finished_at > moment) | ((Task.finished_at == moment) & (Task.id > last)))
 
 
 def _between(moment: Any, since: dt.datetime, until: dt.datetime, type_name: str | None) -> Any:
     within = (moment >= since) & (moment < until)
     return within if type_name is None else within & (Task.type == type_name)
+
+
+def _ended(
+    state: str,
+    type_name: str,
+    attempts: int,
+    created: dt.datetime,
+    due: dt.datetime | None,
+    started: dt.datetime | None,
+    finished: dt.datetime,
+) -> Ended:
+    begun = max(created, due) if due and due < finished else created
+
+    def between(start: dt.datetime, end: dt.datetime) -> float:
+        return max((end - start).total_seconds(), 0.0)
+
+    waited = between(begun, started) if started else None
+    ran = between(started, finished) if started else None
+    return Ended(type_name, state, finished, max(attempts - 1, 0), waited, ran, between(begun, finished))
