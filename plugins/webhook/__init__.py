@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,7 @@ def _timeout(settings: Settings) -> float:
     return settings.worker.request_timeout + 5
 
 
-def _url(payload: Webhook) -> str:
-    return payload.url
-
-
-def _order(payload: Webhook) -> str | None:
-    return payload.ordering_key
+_url, _order = attrgetter("url"), attrgetter("ordering_key")
 
 
 @task(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr
+from yarl import URL
 
-from sytq.config import Section, Settings
+from sytq.config import Section, Settings, patterns
 from sytq.config.sections import PositiveDuration
 from sytq.config.values import Count, Rate, Secret, UrlPattern, problem
 
@@ -40,19 +41,30 @@ Moment = Annotated[dt.datetime, AfterValidator(_aware), _MOMENT]
 SigningSecret = Annotated[Secret, AfterValidator(_signing_secret), _WHSEC]
 
 
-class EndpointSecret(Section):
-    """The secrets that sign requests to matching URLs; `previous` signs too until `until`."""
+class Matching(Section):
+    """A setting for some URLs; of a list of them the first match counts."""
 
     match: UrlPattern
+
+
+M = TypeVar("M", bound=Matching)
+
+
+def first_match(entries: Iterable[M], url: URL) -> M | None:
+    return next((entry for entry in entries if patterns.UrlPattern.parse(entry.match).matches(url)), None)
+
+
+class EndpointSecret(Matching):
+    """The secrets that sign requests to matching URLs; `previous` signs too until `until`."""
+
     secret: SigningSecret
     previous: SigningSecret | None = None
     until: Moment | None = None  # None: as long as `previous` is configured
 
 
-class ClientCertificate(Section):
+class ClientCertificate(Matching):
     """The certificate for servers behind matching URLs (PEM files)."""
 
-    match: UrlPattern
     cert: Path
     key: Path
 
@@ -75,10 +87,9 @@ class HostLimits(Section):
     breaker: HostBreaker = HostBreaker()
 
 
-class HostException(Section):
+class HostException(Matching):
     """Limits for matching hosts; what is not given is as for the others."""
 
-    match: UrlPattern
     running: int | None = Field(default=None, ge=0)
     adaptive: bool | None = None
     rate: Rate | None = None
@@ -87,13 +98,13 @@ class HostException(Section):
 
 class Webhook(Section):
     secret: SigningSecret | None = None
-    secrets: list[EndpointSecret] = Field(default=[])  # the first match wins; `secret` if none matches
+    secrets: list[EndpointSecret] = Field(default=[])  # `secret` if none matches
     final_statuses: list[FinalStatus] = Field(default=[410])
     keep_body: int = Field(default=1000, ge=0, le=8000)  # characters of a response
     host: HostLimits = HostLimits()
-    hosts: list[HostException] = Field(default=[])  # the first match wins
+    hosts: list[HostException] = Field(default=[])
     disable_after: PositiveDuration | None = None
-    client_certificates: list[ClientCertificate] = Field(default=[])  # the first match wins
+    client_certificates: list[ClientCertificate] = Field(default=[])
 
 
 class WebhookSettings(Section):

@@ -6,19 +6,17 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from sytq import AsyncContext, Fail, Retry
-from sytq.config.patterns import UrlPattern
 from sytq.errors import OutboundRefused
 from sytq.http import MANAGED_HEADERS, Answer, CertificateUnusable, ProxyFailed, Timing, parse_url
 
 from . import hosts, record, signing
-from .config import WebhookSettings
+from .config import WebhookSettings, first_match
 from .payload import Webhook
 from .verdict import bearing, judge, what_broke
 
@@ -52,10 +50,10 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
         raise Retry(consumes_attempt=False, reason=str(error)) from None  # the configuration is at fault, not the task
     except (TimeoutError, aiohttp.ClientError) as error:
         kind, words = what_broke(error, host)
-        ctx.detail(error=kind, **record.of_timing(timing))
+        ctx.detail(error=kind, latency_ms=timing.milliseconds())
         await hosts.note(ctx, limiter.name, delivered=False)
         raise Retry(reason=words) from None
-    ctx.detail(**record.of_timing(timing), **record.of_answer(answer, payload.headers, own.webhook.keep_body))
+    ctx.detail(latency_ms=timing.milliseconds(), **record.of_answer(answer, payload.headers, own.webhook.keep_body))
     await hosts.note(ctx, limiter.name, delivered=answer.ok)
     judge(answer, host, own.webhook.final_statuses, datetime.now(UTC))
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
@@ -64,6 +62,7 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
 async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing) -> Answer:
     own, body = ctx.settings.of(WebhookSettings), payload.body.encode()
     secrets = signing.secrets_for(url, own, datetime.now(UTC))
+    known = first_match(own.webhook.client_certificates, url)
     return await ctx.http.request(
         payload.method,
         payload.url,
@@ -72,7 +71,7 @@ async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing
         timeout=ctx.settings.worker.request_timeout,
         max_bytes=_KEPT_BYTES,
         partial_body=True,  # the status decides: a 2xx with a broken body has been received
-        certificate=_certificate_for(url, own),
+        certificate=(known.cert, known.key) if known else None,
         timing=timing,
     )
 
@@ -93,13 +92,6 @@ def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], mess
     if secrets:
         headers.update(signing.sign(secrets, message_id, int(time.time()), body))
     return headers
-
-
-def _certificate_for(url: URL, settings: WebhookSettings) -> tuple[Path, Path] | None:
-    for entry in settings.webhook.client_certificates:
-        if UrlPattern.parse(entry.match).matches(url):
-            return entry.cert, entry.key
-    return None
 
 
 def _is_json(body: bytes) -> bool:

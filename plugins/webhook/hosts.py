@@ -10,11 +10,10 @@ from peewee import CharField, DateTimeField, Model
 from yarl import URL
 
 from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction
-from sytq.config.patterns import UrlPattern
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.database import insert_ignore
 
-from .config import WebhookSettings
+from .config import WebhookSettings, first_match
 
 _LOOKS = 10  # checks per process, at least, within `webhook.disable_after`
 _LONGEST_PAUSE = 30.0
@@ -36,23 +35,20 @@ class FailingHost(Model):
 
 def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
     """The limiter of the URL's host and port, with its configured limits."""
-    usual = settings.webhook.host
-    running, adaptive, rate, breaker = usual.running, usual.adaptive, usual.rate, usual.breaker.enabled
-    for entry in settings.webhook.hosts:
-        if UrlPattern.parse(entry.match).matches(url):
-            running = running if entry.running is None else entry.running
-            adaptive = adaptive if entry.adaptive is None else entry.adaptive
-            breaker = breaker if entry.breaker is None else entry.breaker
-            rate = entry.rate or rate
-            break
-    calls, window = rate or (0, 60.0)
+    limits = settings.webhook.host
+    breaker, has_breaker = limits.breaker, limits.breaker.enabled
+    if entry := first_match(settings.webhook.hosts, url):
+        has_breaker = has_breaker if entry.breaker is None else entry.breaker
+        own = entry.model_dump(include={"running", "adaptive", "rate"}, exclude_none=True)
+        limits = limits.model_copy(update=own)
+    calls, window = limits.rate or (0, 60.0)
     return Limiter(
         f"host:{url.raw_host}:{url.port}",
-        concurrency=running,
-        adaptive=adaptive,
+        concurrency=limits.running,
+        adaptive=limits.adaptive,
         calls=calls,
         window=window,
-        breaker=Breaker(**usual.breaker.model_dump(exclude={"enabled"})) if breaker else None,
+        breaker=Breaker(**breaker.model_dump(exclude={"enabled"})) if has_breaker else None,
     )
 
 

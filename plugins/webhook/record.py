@@ -1,4 +1,4 @@
-"""The details kept of an attempt: timings and the receiver's response, with credentials masked."""
+"""The details kept of a receiver's response, with credentials masked."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sytq.config.masking import MASK, is_secret_key, mask_text
-from sytq.http import Answer, Timing
+from sytq.http import Answer
 
 _QUERY = re.compile(r"((?:https?://|^/)[^\s?#\"'<>]*)\?[^\s#\"'<>]+")
 _MOST_HEADERS = 30
 _HEADER_LENGTH = 200
 _SECRET_LENGTH = 8  # shorter values would mask words that are equal by chance
-
-
-def of_timing(timing: Timing) -> dict[str, Any]:
-    """Milliseconds by phase; a phase that did not happen is absent (a reused connection has no `connect`)."""
-    return {"latency_ms": timing.milliseconds()}
 
 
 def of_answer(answer: Answer, sent: Mapping[str, str], keep: int) -> dict[str, Any]:

@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 import standardwebhooks
 from yarl import URL
 
-from sytq.config.patterns import UrlPattern
-
-from .config import WebhookSettings
+from .config import WebhookSettings, first_match
 
 HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
@@ -18,14 +16,11 @@ HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 def secrets_for(url: URL, settings: WebhookSettings, now: datetime) -> list[str]:
     """The secrets that sign a request to `url`: of the first matching pattern, else the default; with the previous
     secret while it is valid. Empty if none is configured."""
-    for entry in settings.webhook.secrets:
-        if UrlPattern.parse(entry.match).matches(url):
-            secrets = [entry.secret]
-            if entry.previous is not None and (entry.until is None or now < entry.until):
-                secrets.append(entry.previous)
-            return [secret.get_secret_value() for secret in secrets]
-    default = settings.webhook.secret
-    return [default.get_secret_value()] if default else []
+    entry = first_match(settings.webhook.secrets, url)
+    secrets = [entry.secret if entry else settings.webhook.secret]
+    if entry and entry.previous and (entry.until is None or now < entry.until):
+        secrets.append(entry.previous)
+    return [secret.get_secret_value() for secret in secrets if secret]
 
 
 def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
