@@ -6,7 +6,6 @@ A batch is checkpointed, changed and counted, in this order: after a crash the n
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -103,12 +102,8 @@ def _change(ctx: Context, payload: Bulk, wanted: Filter, ids: list[str], resumed
 
 
 def _recall(ctx: Context) -> _Notes | None:
-    def read(tx: Transaction) -> str | None:
-        row = Step.get_or_none(Step.task_id == ctx.id, Step.name == _NOTES)
-        return None if row is None else row.value
-
-    found = ctx.transaction(read)
-    return None if found is None else _Notes.model_validate(json.loads(found))
+    found = ctx.read(lambda database: Step.get_or_none(Step.task_id == ctx.id, Step.name == _NOTES))
+    return _Notes.model_validate_json(found.value) if found and found.value else None
 
 
 def _note(ctx: Context, notes: _Notes) -> None:

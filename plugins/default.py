@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from sytq import AsyncContext, task
-
-
-class Anything(BaseModel):
-    """Any JSON object."""
-
-    model_config = ConfigDict(extra="allow")
+from sytq.tasktypes.configured import Anything
 
 
 @task("default", payload=Anything)
