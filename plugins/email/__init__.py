@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from sytq import AsyncContext, Fail, Retry, task
+from sytq.config import Section
 from sytq.config.values import Port, Secret, Size, problem
 from sytq.durations import Duration
 
-from .delivery import Server, Undelivered, deliver
+from .delivery import Undelivered, deliver
 from .message import Line, Mailbox, Unbuildable, address, build
 
 _RETRY_BOUNDS = (10.0, 900.0)  # seconds between rounds; within them, the age of the message
@@ -62,10 +63,8 @@ class Email(BaseModel):
         return self
 
 
-class Config(BaseModel):
+class Config(Section):
     """`types.email`."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     host: str | None = None
     port: Port | None = None  # None: 587, 465 or 25, according to `security`
@@ -74,12 +73,16 @@ class Config(BaseModel):
     username: str = ""
     password: Secret = SecretStr("")
     sender: Mailbox | None = None
-    to: Mailboxes = []
+    to: Mailboxes = Field(default=[])
     templates: Path | None = None
-    attachments: list[Path] = []
+    attachments: list[Path] = Field(default=[])
     max_attachments: Size = 20 << 20
     deadline: Annotated[Duration, Field(gt=0)] = 60.0
     keep_trying: Duration = 86400.0
+
+    @property
+    def server_port(self) -> int:
+        return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
@@ -102,7 +105,8 @@ def show(payload: Email, result: Any) -> dict[str, object]:
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     """Send a message by SMTP; only recipients whose server said "later" are retried."""
     config: Config = ctx.config
-    server = _server(ctx, config)
+    if not config.host or not config.sender:
+        _later(ctx, config, "no mail server is configured: set types.email.host and .sender", {})
     to = payload.to or config.to
     wanted = list(dict.fromkeys(address(mailbox) for mailbox in (*to, *payload.cc, *payload.bcc)))
     if not wanted:
@@ -121,7 +125,7 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
         async def deliver_round(pending: list[str] = pending) -> dict[str, str]:
             nonlocal delivered_now
             delivered_now = True
-            return await deliver(server, pending, message)
+            return await deliver(config, pending, message, min(config.deadline, ctx.remaining()))
 
         try:
             outcomes |= await ctx.step(f"round-{number}", deliver_round)
@@ -135,21 +139,6 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     if not sent:
         raise Fail(f"refused for good for all {len(lost)} recipients ({_codes(lost.values())})")
     return {"message_id": message.id, "sent": sent, "refused": lost}
-
-
-def _server(ctx: AsyncContext, config: Config) -> Server:
-    if not config.host or not config.sender:
-        _later(ctx, config, "no mail server is configured: set types.email.host and .sender", {})
-    return Server(
-        host=config.host,
-        port=config.port or {"starttls": 587, "tls": 465, "none": 25}[config.security],
-        security=config.security,
-        ca_file=config.ca_file,
-        username=config.username,
-        password=config.password.get_secret_value(),
-        sender=address(config.sender),
-        seconds=min(config.deadline, ctx.remaining()),
-    )
 
 
 def _final(outcome: str) -> bool:

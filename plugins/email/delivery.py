@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiosmtplib
 
-from .message import Message
+from .message import Message, address
+
+if TYPE_CHECKING:
+    from . import Config
 
 _REPLY = 200  # characters kept of a reply
 
@@ -22,32 +24,20 @@ class Undelivered(Exception):
     """The server accepted the message for nobody, for reasons unrelated to the recipients."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Address, security, credentials and sender, and the seconds for the whole session."""
-
-    host: str
-    port: int
-    security: str
-    ca_file: Path | None
-    username: str
-    password: str = field(repr=False)
-    sender: str
-    seconds: float
-
-
-async def deliver(server: Server, recipients: list[str], message: Message) -> dict[str, str]:
+async def deliver(config: Config, recipients: list[str], message: Message, seconds: float) -> dict[str, str]:
     """Return each recipient's outcome: "sent", or the refusal ("5.." for good, "4.." for now). Raises Undelivered."""
+    assert config.sender
     outcomes: dict[str, str] = {}
-    where = f"{server.host}:{server.port}"
+    sender = address(config.sender)
+    where = f"{config.host}:{config.server_port}"
     try:
-        smtp = await asyncio.to_thread(_client, server)
+        smtp = await asyncio.to_thread(_client, config, sender, seconds)
     except OSError:
         raise Undelivered("types.email.ca_file cannot be read as certificates") from None
     try:
-        async with asyncio.timeout(server.seconds):
+        async with asyncio.timeout(seconds):
             await smtp.connect()
-            await smtp.mail(server.sender)
+            await smtp.mail(sender)
             for recipient in recipients:
                 try:
                     await smtp.rcpt(recipient)
@@ -67,7 +57,7 @@ async def deliver(server: Server, recipients: list[str], message: Message) -> di
             return dict.fromkeys(recipients, _reply(error))
         raise Undelivered(f"{where} refuses the conversation ({error.code})") from None
     except TimeoutError:
-        raise Undelivered(f"{where} was not done within {server.seconds:.0f} s") from None
+        raise Undelivered(f"{where} was not done within {seconds:.0f} s") from None
     except ssl.SSLCertVerificationError:
         raise Undelivered(f"the TLS certificate of {where} is not valid") from None
     except (aiosmtplib.SMTPException, OSError) as error:
@@ -80,18 +70,18 @@ async def deliver(server: Server, recipients: list[str], message: Message) -> di
     return outcomes
 
 
-def _client(server: Server) -> aiosmtplib.SMTP:
-    tls = ssl.create_default_context(cafile=server.ca_file) if server.security != "none" else None
+def _client(config: Config, sender: str, seconds: float) -> aiosmtplib.SMTP:
+    tls = ssl.create_default_context(cafile=config.ca_file) if config.security != "none" else None
     return aiosmtplib.SMTP(
-        hostname=server.host,
-        port=server.port,
-        username=server.username or None,
-        password=server.password if server.username else None,
-        local_hostname=server.sender.partition("@")[2],
-        use_tls=server.security == "tls",
-        start_tls=server.security == "starttls",  # not opportunistic: an attacker could strip the offer
+        hostname=config.host,
+        port=config.server_port,
+        username=config.username or None,
+        password=config.password.get_secret_value() if config.username else None,
+        local_hostname=sender.partition("@")[2],
+        use_tls=config.security == "tls",
+        start_tls=config.security == "starttls",  # not opportunistic: an attacker could strip the offer
         tls_context=tls,
-        timeout=server.seconds,
+        timeout=seconds,
     )
 
 
