@@ -15,7 +15,7 @@ import peewee
 from pydantic import BaseModel, ConfigDict, Field
 
 from sytq import Context, task
-from sytq.config import Settings
+from sytq.config import Section, Settings
 from sytq.ledger.backup import Summary, check, dump
 from sytq.ledger.database import open_database
 
@@ -37,10 +37,8 @@ class Backup(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Config(BaseModel):
+class Config(Section):
     """`types.backup`: the folder, and how many backups stay: the last ones, and the newest of days, weeks, months."""
-
-    model_config = ConfigDict(extra="forbid")
 
     folder: Path = Path("backups")
     last: Annotated[int, Field(ge=1)] = 7

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import peewee
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sytq import Context, Schedule, task
+from sytq.config import Section
 from sytq.config.values import Name
 from sytq.durations import Duration
 from sytq.ledger.deletion import delete_ended, needed
@@ -49,18 +50,16 @@ class Cleanup(BaseModel):
     dry_run: bool = False
 
 
-class Config(BaseModel):
+class Config(Section):
     """`types.cleanup`: retention times; a task's type takes precedence over its state, and both over
     `queue.retention`."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    states: dict[Literal["succeeded", "dead", "cancelled"], Duration] = {}
-    types: dict[Name, Duration] = {}
+    states: dict[Literal["succeeded", "dead", "cancelled"], Duration] = Field(default={})
+    types: dict[Name, Duration] = Field(default={})
     audit: Duration = _YEAR
     spend: Duration = _YEAR
     hosts: Duration = 30 * _DAY
-    files: dict[Path, Duration] = {}
+    files: dict[Path, Duration] = Field(default={})
 
 
 @task(

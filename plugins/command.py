@@ -15,9 +15,10 @@ import signal
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from sytq import AsyncContext, Declaration, Fail, Retry, task
+from sytq.config import Section
 from sytq.config.masking import mask_text
 from sytq.config.values import Size, problem
 from sytq.errors import InvalidInput
@@ -29,16 +30,14 @@ _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _LAST_WORDS = 2000  # bytes kept of standard error
 
 
-class CommandType(BaseModel):
+class CommandType(Section):
     """`types.<name>` with `command`; arguments may have placeholders such as `{order_id}`."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
     command: list[str] = Field(min_length=1)
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default={})
     folder: Path | None = None
     max_output: Size = 64 << 10
-    dead_on: list[Annotated[int, Field(ge=1, le=255)]] = []
+    dead_on: list[Annotated[int, Field(ge=1, le=255)]] = Field(default=[])
     payload: PayloadFields | None = None
 
     @model_validator(mode="after")

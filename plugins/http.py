@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from sytq import AsyncContext, Declaration, Fail, Retry, task
+from sytq.config import Section
 from sytq.config.values import problem
 from sytq.durations import Duration
 from sytq.errors import InvalidInput
@@ -27,23 +28,19 @@ from .webhook import retry_after
 _KEPT_BYTES = 16 * 1024  # of a response, kept in the result
 
 
-class Request(BaseModel):
+class Request(Section):
     """The request; every text may have placeholders such as `{order_id}`."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     url: str = Field(min_length=1)
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field(default={})
     body: Any = None  # a mapping or list is sent as JSON, a text unchanged; not given: the payload as JSON
     timeout: Annotated[Duration, Field(gt=0)] = 30.0
-    dead_on: list[Annotated[int, Field(ge=300, le=599)]] = [400, 404, 410, 422]
+    dead_on: list[Annotated[int, Field(ge=300, le=599)]] = Field(default=[400, 404, 410, 422])
 
 
-class HttpType(BaseModel):
+class HttpType(Section):
     """`types.<name>` with `http`."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     http: Request
     payload: PayloadFields | None = None

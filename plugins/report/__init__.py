@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from sytq import Context, task
+from sytq.config import Section
 from sytq.durations import Duration
 
 from ..email.message import Mailbox
@@ -40,10 +41,8 @@ class Report(BaseModel):
         return self
 
 
-class Config(BaseModel):
+class Config(Section):
     """`types.report`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     folder: Path = Path("reports")
 
