@@ -17,6 +17,7 @@ import peewee
 from pydantic import BaseModel, ConfigDict, Field
 
 from sytq import Context, Fail, Transaction, task
+from sytq.config import Section
 from sytq.config.values import Identifier
 from sytq.durations import Duration
 from sytq.ledger.database import is_mysql
@@ -40,10 +41,8 @@ class Sync(BaseModel):
     dry_run: bool = False
 
 
-class Config(BaseModel):
+class Config(Section):
     """`types.sync`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     stuck_after: Duration = 600.0
     pending_after: Duration = 600.0
@@ -90,7 +89,7 @@ def _table(ctx: Context, name: str, dry_run: bool) -> dict[str, Any]:
 
 def _left_behind(ctx: Context, name: str) -> Iterator[Row]:
     """Rows, by id, that have been pending or processing for long and have no unfinished task."""
-    labels, now = ctx.settings.of(LlmSettings).llm.labels, utcnow()
+    labels, now = ctx.settings.of(LlmSettings).llm.status_labels, utcnow()
     table = peewee.Table(name)
     old = [
         (table.c.status == label) & (table.c.updated_at.is_null() | (table.c.updated_at < _text(now, age)))
@@ -141,7 +140,7 @@ def _tasks(ctx: Context, name: str, ids: list[int]) -> dict[int, list[Task]]:
 
 def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
     """Repair one row and return how: completed, failed, resubmitted, or left."""
-    labels = ctx.settings.of(LlmSettings).llm.labels
+    labels = ctx.settings.of(LlmSettings).llm.status_labels
     values: dict[str, Any]
     answer = _answer(ctx, row.ended.id) if row.ended is not None and row.ended.state == SUCCEEDED else None
     if answer is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +24,7 @@ from . import spend
 from .ask import Answered, Asking, Place
 from .config import LlmSettings, Node, warnings
 from .pickup import pick_up
-from .pipeline import messages, nodes, output
+from .pipeline import nodes, output
 from .row import Rows, ValuationRecord, explain, is_written, line, mark_written, standing
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         return  # it never had a row
     if payload.table_name not in ctx.settings.of(LlmSettings).llm.tables:
         return
-    labels = ctx.settings.of(LlmSettings).llm.labels
+    labels = ctx.settings.of(LlmSettings).llm.status_labels
     error = line(dead.error or "the task ended without saying why")
     body = _callback_body(payload, dead.task_id, report=None, error=error)
 
@@ -150,7 +151,8 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         place = Place(number, len(plan), node.name)
         if number > start.done:
             await _show(ctx, payload, place)
-        answer = await _answer(ctx, payload, asking, place, node, start.row, outputs)
+        ask = partial(asking.ask, place, node, start.row, outputs, payload.model)
+        answer = await ctx.step(f"node-{number}", ask, also=asking.settle)
         answers.append(answer)
         outputs[node.name] = output(node, answer)
     last = answers[-1]
@@ -167,23 +169,6 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     }
 
 
-async def _answer(
-    ctx: AsyncContext,
-    payload: Valuation,
-    asking: Asking,
-    place: Place,
-    node: Node,
-    row: dict[str, Any],
-    outputs: dict[str, Any],
-) -> Answered:
-    """A node's answer, from its checkpoint or from the provider."""
-
-    async def ask() -> Answered:
-        return await asking.ask(place, node, messages(node, row, outputs), payload.model)
-
-    return await ctx.step(f"node-{place.number}", ask, also=asking.settle)
-
-
 class Start(NamedTuple):
     """The state at the beginning of an attempt: row, owner, finished nodes, and whether the row's end is written."""
 
@@ -195,7 +180,7 @@ class Start(NamedTuple):
 
 async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> Start:
     """Read the row and mark it as processing."""
-    values: dict[str, Any] = {"status": ctx.settings.of(LlmSettings).llm.labels.processing}
+    values: dict[str, Any] = {"status": ctx.settings.of(LlmSettings).llm.status_labels.processing}
     whole = ctx.settings.of(LlmSettings).llm.tables[payload.table_name].pipeline is not None
 
     def write(tx: Transaction) -> Start:
@@ -232,7 +217,7 @@ def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]
 async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int) -> None:
     """Write the report and insert its callback, once."""
     values = {
-        "status": ctx.settings.of(LlmSettings).llm.labels.completed,
+        "status": ctx.settings.of(LlmSettings).llm.status_labels.completed,
         "report": report,
         "progress": f"{done}/{done}",
         "progress_info": "done",

@@ -1,6 +1,6 @@
 """Asks a node's question: of each provider of its chain, within budgets, until one gives a valid answer.
 
-Records every call in the ledger. policy.py decides what a failure leads to; the row's columns are unknown here.
+Records every call in the ledger. policy.py decides what a failure leads to; nothing here writes the row.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .answer import ChatError, Reply
 from .balance import pause
 from .chat import Message, Meter, Request, complete
 from .config import LlmSettings, Node
-from .pipeline import check, correction
+from .pipeline import check, correction, messages
 from .policy import POLICIES, Failure, Report, conclude, judge
-from .spend import Call, Reservation
+from .spend import Reservation
 from .targets import Target, chain
 
 _TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))
@@ -66,14 +66,17 @@ class Asking:
         self._cost = 0  # tokens of the current conversation
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
-    async def ask(self, place: Place, node: Node, messages: Sequence[Message], model: str | None) -> Answered:
+    async def ask(
+        self, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any], model: str | None
+    ) -> Answered:
         """The answer to a node's question. Raises Retry or Fail, according to the policy."""
+        question = messages(node, row, outputs)
         failures: list[Failure] = []
         targets = chain(self._ctx.settings.of(LlmSettings), node, model)
         paused: Target | None = None
         for target in targets:
             try:
-                return await self._converse(place, node, messages, target)
+                return await self._converse(place, node, question, target)
             except Waiting as waiting:
                 # Only an unavailable provider is skipped; a busy provider is waited for, as that is soon over.
                 if not waiting.unavailable or (target is targets[-1] and not failures):
@@ -96,13 +99,13 @@ class Asking:
             call, used, cost = self._last
             spend.settle(call, outcome, used, cost)
 
-    async def _converse(self, place: Place, node: Node, messages: Sequence[Message], target: Target) -> Answered:
+    async def _converse(self, place: Place, node: Node, question: Sequence[Message], target: Target) -> Answered:
         """Ask one provider, and again with the error while the answer does not match the node's schema.
 
         One permit covers all calls: if a later call had to wait for one, the task would pay for the first call again.
         """
-        asked = list(messages)
-        cost = Request(target.model, messages, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
+        asked = list(question)
+        cost = Request(target.model, question, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
         async with self._ctx.acquire(*target.limiters, cost=cost) as permit:
             self._cost = 0
             for left in range(node.schema_retries, -1, -1):
@@ -115,7 +118,7 @@ class Asking:
                     if not left:
                         raise
                     said: Message = {"role": "assistant", "content": answer["content"]}
-                    asked = [*messages, said, {"role": "user", "content": correction(error)}]
+                    asked = [*question, said, {"role": "user", "content": correction(error)}]
         raise AssertionError("unreachable")
 
     async def _roomy(self, permit: Permit, place: Place, messages: Sequence[Message], target: Target) -> Answered:
@@ -174,7 +177,7 @@ class Asking:
         ctx, settings = self._ctx, self._ctx.settings.of(LlmSettings)
         table, row_id = self._about
         self._calls += 1
-        call = Call(
+        call = spend.SpendRow(
             task_id=ctx.id,
             token=ctx.token,
             number=self._calls,

@@ -199,15 +199,6 @@ class Llm(Section):
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$"), "three capital letters such as USD"] = "USD"
     budgets: dict[Text, Money] = {}
 
-    @property
-    def labels(self) -> StatusLabels:
-        return self.status_labels
-
-    def pipeline(self, table: str) -> list[Node] | None:
-        """The nodes for a table's rows; None for the single question in the row itself."""
-        name = self.tables[table].pipeline
-        return self.pipelines[name] if name else None
-
     def budget(self, owner: str) -> Decimal | None:
         """The budget of one owner per UTC day."""
         return self.budgets.get(owner, self.budgets.get("*"))

@@ -60,7 +60,7 @@ def pick_up(runtime: Runtime) -> Callable[[], float] | None:
     watched = [name for name, table in settings.tables.items() if table.pickup]
     if not watched or _TYPE not in runtime.registry:
         return None
-    return PickUp(runtime, watched, settings.labels.pending).work
+    return PickUp(runtime, watched, settings.status_labels.pending).work
 
 
 class PickUp:

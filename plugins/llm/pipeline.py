@@ -24,7 +24,8 @@ _SINGLE = Node(name="report", prompt="{{ row.user_message }}", system="{{ row.sy
 
 def nodes(settings: LlmSettings, table: str) -> Sequence[Node]:
     """The nodes for a table's rows: its pipeline, or the single question in the row itself."""
-    return settings.llm.pipeline(table) or [_SINGLE]
+    name = settings.llm.tables[table].pipeline
+    return settings.llm.pipelines[name] if name else [_SINGLE]
 
 
 def messages(node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Message]:

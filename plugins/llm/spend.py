@@ -85,30 +85,10 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """The `number`-th call of the attempt `token`, and its owner."""
-
-    task_id: str
-    token: int
-    number: int
-    step: str
-    type: str
-    provider: str
-    model: str
-    owner: str | None = None
-    table_name: str | None = None
-    row_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Reservation:
-    """A started call, and the budgets (`subjects`) that hold `amount` for it on `day`."""
+    """A started call, and the budgets (`subjects`) that hold its reserved amount."""
 
-    task_id: str
-    token: int
-    number: int
-    day: str
-    amount: int
+    call: SpendRow
     subjects: tuple[str, ...]
 
 
@@ -132,8 +112,8 @@ def units(amount: Decimal) -> int:
     return int((amount / UNIT).to_integral_value())
 
 
-def begin(call: Call, amount: int, budgets: Mapping[str, int]) -> Reservation | Spent:
-    """Record the start of a call and reserve `amount` from each budget (subject -> limit per day).
+def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservation | Spent:
+    """Insert a call as begun now, and reserve `amount` from each budget (subject -> limit per day).
 
     Returns the exhausted budget instead, if any; roll the transaction back then.
     """
@@ -144,27 +124,14 @@ def begin(call: Call, amount: int, budgets: Mapping[str, int]) -> Reservation | 
         row = (BudgetRow.day == day) & (BudgetRow.subject == subject)
         if not BudgetRow.update(used=BudgetRow.used + amount).where(row, BudgetRow.used + amount <= limit).execute():
             return Spent(subject, day, BudgetRow.get(row).used, limit)
-    SpendRow.insert(
-        task_id=call.task_id,
-        token=call.token,
-        number=call.number,
-        step=call.step,
-        type=call.type,
-        owner=call.owner,
-        table_name=call.table_name,
-        row_id=call.row_id,
-        provider=call.provider,
-        model=call.model,
-        day=day,
-        outcome=BEGUN,
-        reserved=amount,
-        began_at=now,
-    ).execute()
-    return Reservation(call.task_id, call.token, call.number, day, amount, tuple(budgets))
+    call.day, call.outcome, call.reserved, call.began_at = day, BEGUN, amount, now
+    call.save(force_insert=True)
+    return Reservation(call, tuple(budgets))
 
 
 def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None) -> None:
     """Record the end of a call and release the unused part of its reservations. Idempotent."""
+    call = reservation.call
     changed = SpendRow.update(
         outcome=outcome,
         cost=cost,
@@ -174,14 +141,14 @@ def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | N
         reasoning_tokens=tokens.reasoning,
         ended_at=utcnow(),
     ).where(
-        SpendRow.task_id == reservation.task_id,
-        SpendRow.token == reservation.token,
-        SpendRow.number == reservation.number,
+        SpendRow.task_id == call.task_id,
+        SpendRow.token == call.token,
+        SpendRow.number == call.number,
         SpendRow.outcome == BEGUN,
     )
     if changed.execute() and reservation.subjects:
-        BudgetRow.update(used=BudgetRow.used - reservation.amount + (cost or 0)).where(
-            BudgetRow.day == reservation.day, BudgetRow.subject.in_(reservation.subjects)
+        BudgetRow.update(used=BudgetRow.used - call.reserved + (cost or 0)).where(
+            BudgetRow.day == call.day, BudgetRow.subject.in_(reservation.subjects)
         ).execute()
 
 
@@ -193,8 +160,7 @@ def release(task_id: str, before: int | None = None) -> None:
     rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
     for row in rows if before is None else rows.where(SpendRow.token < before):
         subjects = (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ()))
-        lost = Reservation(task_id, row.token, row.number, row.day, row.reserved, subjects)
-        settle(lost, LOST, Tokens(), None)
+        settle(Reservation(row, subjects), LOST, Tokens(), None)
 
 
 def summary(

@@ -30,13 +30,8 @@ class Target:
     def limiters(self) -> list[Limiter]:
         """The limiters of a call: the provider's, and the model's if it has limits of its own."""
         settings = self.provider.circuit_breaker
-        breaker = Breaker(
-            max_requests=settings.max_requests,
-            interval=settings.interval,
-            timeout=settings.timeout,
-            fail_threshold=settings.fail_threshold,
-        )
-        limiters = [_limiter(self.limiter, self.provider.limits, breaker if settings.enabled else None)]
+        breaker = Breaker(**settings.model_dump(exclude={"enabled"})) if settings.enabled else None
+        limiters = [_limiter(self.limiter, self.provider.limits, breaker)]
         special = self.provider.of(self.model).limits
         if special != Limits():
             limiters.append(_limiter(f"model:{self.name}/{self.model}", special, None))

@@ -75,7 +75,7 @@ class Sample:
     def _insert(self) -> None:
         row = {
             "id": self.row_id,
-            "status": self._settings.of(LlmSettings).llm.labels.pending,
+            "status": self._settings.of(LlmSettings).llm.status_labels.pending,
             "user_message": _QUESTION,
             "sys_message": _ROLE,
             "callback_url": self._receiver.url,

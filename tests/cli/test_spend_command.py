@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from sytq_plugins.llm import command, spend
-from sytq_plugins.llm.spend import Call, Reservation, Tokens
+from sytq_plugins.llm.spend import Reservation, SpendRow, Tokens
 from typer.testing import CliRunner
 
 from sytq.cli import app
@@ -28,7 +28,10 @@ def test_spend_is_printed_as_table_and_json(tmp_path: Path) -> None:
 
     def three_calls() -> None:
         for number, (model, cost) in enumerate([("small", 5), ("large", 70_000_000_000), ("small", None)]):
-            call = Call("0198c0de-0000-7000-8000-000000000001", 1, number, "node-0", "llm", "p", model)
+            call = SpendRow(
+                task_id="0198c0de-0000-7000-8000-000000000001", token=1, number=number, step="node-0", type="llm",
+                provider="p", model=model,
+            )  # fmt: skip
             reserved = spend.begin(call, 0, {})
             assert isinstance(reserved, Reservation)
             spend.settle(reserved, "ok", Tokens(10, 1, 20, 2), cost)

@@ -33,7 +33,7 @@ def test_without_any_file_or_variable_the_defaults_hold() -> None:
     assert settings.providers == {}
     assert settings.llm_provider is None
     assert list(settings.llm.tables) == ["valuation_records"]
-    assert settings.llm.labels.completed == "completed"
+    assert settings.llm.status_labels.completed == "completed"
     assert settings.worker.threads == 8
     assert settings.origins == {}
 
@@ -120,7 +120,7 @@ def test_variables_reach_any_depth_and_take_json_for_lists_and_mappings() -> Non
     assert (settings.types["llm"].retry.first, settings.types["llm"].retry.max) == (2.0, 60.0)
     assert settings.types["llm"].extra == {"style": "short", "depth": 3}
     assert list(settings.llm.tables) == ["orders", "reports"]
-    assert settings.llm.labels.completed == "已完成"
+    assert settings.llm.status_labels.completed == "已完成"
     assert origin(settings, "llm.status_labels.failed") == "env SYTQ_LLM__STATUS_LABELS"
 
 

@@ -31,7 +31,7 @@ class PromptTasks:
     def __init__(self, parts: Parts) -> None:
         settings = parts.runtime.settings.of(LlmSettings).llm
         self._enabled = _TABLE in settings.tables
-        self._pending = settings.labels.pending
+        self._pending = settings.status_labels.pending
         self._submission = parts.submission
         self._guard = parts.runtime.guard
 

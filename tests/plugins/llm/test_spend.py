@@ -14,7 +14,7 @@ import time_machine
 from sytq_plugins.llm import spend
 from sytq_plugins.llm.config import Provider
 from sytq_plugins.llm.prices import cost, most, tokens
-from sytq_plugins.llm.spend import BudgetRow, Call, Reservation, SpendRow, Spent, Tokens, money, units
+from sytq_plugins.llm.spend import BudgetRow, Reservation, SpendRow, Spent, Tokens, money, units
 
 from sytq.errors import Fail, Retry
 from sytq.ledger.database import transact
@@ -152,7 +152,10 @@ def test_concurrent_calls_never_exceed_the_budget(desk: Desk) -> None:
     waiting = list(range(100))
 
     def one(number: int) -> None:
-        call = Call(f"task-{number:031d}", 1, 1, "node-0", "llm", "p", "m", owner="o")
+        call = SpendRow(
+            task_id=f"task-{number:031d}", token=1, number=1, step="node-0", type="llm",
+            provider="p", model="m", owner="o",
+        )  # fmt: skip
 
         def begin() -> Reservation:
             reserved = spend.begin(call, 7, limit)
