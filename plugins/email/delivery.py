@@ -58,12 +58,7 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
         raise Undelivered(f"{where} refuses the conversation ({error.code})") from None
     except TimeoutError:
         raise Undelivered(f"{where} was not done within {seconds:.0f} s") from None
-    except ssl.SSLCertVerificationError:
-        raise Undelivered(f"the TLS certificate of {where} is not valid") from None
     except (aiosmtplib.SMTPException, OSError) as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise Undelivered(f"the TLS certificate of {where} is not valid") from None
         raise Undelivered(_what_broke(error, where)) from None
     finally:
         await _leave(smtp)
@@ -101,6 +96,8 @@ def _reply(refusal: aiosmtplib.SMTPResponseException) -> str:
 
 
 def _what_broke(error: Exception, where: str) -> str:
+    if any(isinstance(one, ssl.SSLCertVerificationError) for one in (error, error.__cause__ or error.__context__)):
+        return f"the TLS certificate of {where} is not valid"
     if isinstance(error, aiosmtplib.SMTPServerDisconnected):
         return f"{where} closed the connection"
     if isinstance(error, aiosmtplib.SMTPConnectError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -35,33 +36,27 @@ def _timeout(settings: Settings) -> float:
     return settings.worker.request_timeout + 5
 
 
-_url, _order = attrgetter("url"), attrgetter("ordering_key")
-
-
-@task(
-    "webhook",
+#: Both types make the same request; their schedules differ.
+_request = partial(
+    task,
     payload=Webhook,
     queue="webhook",
-    retry=_every_ten_seconds,
     retry_of=own_policy,
     timeout=_timeout,
-    url=_url,
-    order=_order,
+    url=attrgetter("url"),
+    order=attrgetter("ordering_key"),
 )
+
+
+@_request("webhook", retry=_every_ten_seconds)
 async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Make an HTTP request, every 10 s for up to 24 h, until the response is a 2xx."""
     return await deliver(ctx, payload)
 
 
-@task(
+@_request(
     "callback",
-    payload=Webhook,
-    queue="webhook",
     retry=Backoff(first="5s", factor=2, max="1h", max_age="24h", jitter=0.2),
-    retry_of=own_policy,
-    timeout=_timeout,
-    url=_url,
-    order=_order,
     role="announcement",
 )
 async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
