@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from sytq_plugins.cleanup import Cleanup
-from sytq_plugins.llm.spend import BudgetRow
+from sytq_plugins.llm.spend import BudgetRow, SpendRow
 from sytq_plugins.webhook.hosts import FailingHost
 
 from sytq.ledger import dependencies
 from sytq.ledger.database import transact
-from sytq.ledger.models import Attempt, Idempotency, Step, Task
+from sytq.ledger.models import Attempt, AuditEntry, Idempotency, Step, Task
 from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
@@ -27,14 +27,6 @@ from tests.servers import poll
 from tests.workers import Installation
 
 NOTHING = {"dry_run": False, "tasks": 0, "audit": 0, "spend": 0, "hosts": 0, "files": 0}
-OLD_TABLES = (
-    "CREATE TABLE IF NOT EXISTS sytq_audit (id INTEGER PRIMARY KEY, at VARCHAR(32), who VARCHAR(64), what VARCHAR(64),"
-    " about VARCHAR(64))",
-    "CREATE TABLE IF NOT EXISTS sytq_spend (task_id VARCHAR(36), token BIGINT, number INTEGER, step VARCHAR(64),"
-    " type VARCHAR(64), provider VARCHAR(64), model VARCHAR(64), day VARCHAR(10), outcome VARCHAR(64), reserved BIGINT,"
-    " prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, reasoning_tokens BIGINT,"
-    " began_at VARCHAR(32), PRIMARY KEY (task_id, token, number))",
-)
 
 
 @pytest.fixture
@@ -155,20 +147,12 @@ def test_retention_can_be_set_per_state_and_type(database_url: str) -> None:
 
 def test_audit_and_spend_have_their_own_retention(runtime: Runtime) -> None:
     now = utcnow()
-    with runtime.database.connection_context():
-        for statement in OLD_TABLES:
-            runtime.database.execute_sql(statement)
-        for number, days in enumerate((0, 364, 366, 700) * 300):
-            at = now - dt.timedelta(days=days)
-            runtime.database.execute_sql(
-                f"INSERT INTO sytq_audit (id, at, who, what, about) VALUES ({number + 1}, '{at}', 'x', 'y', 'z')"
-            )
-            runtime.database.execute_sql(
-                "INSERT INTO sytq_spend (task_id, token, number, step, type, provider, model, day, outcome, reserved,"
-                " prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, began_at) VALUES"
-                f" ('t{number // 8}', 1, {number % 8}, 's', 'llm', 'p', 'm', '{at.date()}', 'ok', 0, 1, 1, 1, 1,"
-                f" '{at}')"
-            )
+    ages = [now - dt.timedelta(days=days) for days in (0, 364, 366, 700) * 300]
+    call = {"token": 1, "step": "s", "type": "llm", "provider": "p", "model": "m", "outcome": "ok", "reserved": 0}
+    with runtime.database.connection_context(), runtime.database.atomic():
+        for number, at in enumerate(ages):
+            AuditEntry.create(at=at, who="x", what="y", about="z")
+            SpendRow.create(task_id=f"t{number // 8}", number=number % 8, day=str(at.date()), began_at=at, **call)
     assert clean(runtime, dry_run=True) == NOTHING | {"dry_run": True, "audit": 600, "spend": 600}
     assert clean(runtime) == NOTHING | {"audit": 600, "spend": 600}
     assert clean(runtime) == NOTHING

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
@@ -21,7 +22,6 @@ from sytq.ledger import statistics
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from tests.plugins.running import Run, runtime_of
-from tests.plugins.test_cleanup import OLD_TABLES
 from tests.servers import poll
 from tests.workers import Installation
 
@@ -105,11 +105,11 @@ def test_empty_period_makes_a_report(runtime: Runtime) -> None:
 
 
 def test_spend_is_counted_by_provider_type_and_day(runtime: Runtime) -> None:
+    call = {
+        "token": 1, "number": 1, "step": "s", "type": "llm", "model": "m", "outcome": "ok", "reserved": 0,
+        "prompt_tokens": 100, "completion_tokens": 10,
+    }  # fmt: skip
     with runtime.database.connection_context():
-        for statement in OLD_TABLES:
-            runtime.database.execute_sql(statement)
-        if "cost" not in {column.name for column in runtime.database.get_columns("sytq_spend")}:
-            runtime.database.execute_sql("ALTER TABLE sytq_spend ADD COLUMN cost BIGINT NULL")
         for number, (provider, hours, cost) in enumerate(
             [
                 ("deepseek", 1, 25 * 10**10),
@@ -120,12 +120,9 @@ def test_spend_is_counted_by_provider_type_and_day(runtime: Runtime) -> None:
             ]
         ):
             at = (UNTIL - dt.timedelta(hours=hours)).replace(tzinfo=None)
-            runtime.database.execute_sql(
-                "INSERT INTO sytq_spend (task_id, token, number, step, type, provider, model, day, outcome, reserved,"
-                " cost, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, began_at) VALUES"
-                f" ('t{number}', 1, 1, 's', 'llm', '{provider}', 'm', '{at.date()}', 'ok', 0, {cost or 'NULL'},"
-                f" 100, 0, 10, 0, '{at}')"
-            )
+            SpendRow.create(
+                task_id=f"t{number}", provider=provider, cost=cost, day=str(at.date()), began_at=at, **call
+            )  # fmt: skip
     files = report(runtime)
     rows = list(csv.DictReader(files["spend.csv"].splitlines()))
     shown = [tuple(row[name] for name in ("day", "provider", "type", "calls", "prompt_tokens")) for row in rows]
