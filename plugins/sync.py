@@ -26,10 +26,10 @@ from sytq.ledger.values import utcnow
 from sytq.states import SUCCEEDED, TERMINAL, UNFINISHED
 
 from .llm.config import LlmSettings
+from .llm.row import Rows, completed, failed
 
 _PAGE = 200
 _SHOWN = 20  # ids of each kind in the result
-_LINE = 500  # characters of failed_info and progress_info
 
 
 class Sync(BaseModel):
@@ -144,12 +144,9 @@ def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
     values: dict[str, Any]
     answer = _answer(ctx, row.ended.id) if row.ended is not None and row.ended.state == SUCCEEDED else None
     if answer is not None:
-        report, nodes = answer
-        done, values = "completed", {"status": labels.completed, "report": report, "failed_info": None}
-        values |= {"progress": f"{nodes}/{nodes}", "progress_info": "done", "current_task_node": nodes}
+        done, values = "completed", completed(labels, *answer)
     elif row.ended is not None and row.ended.state != SUCCEEDED:
-        error = (row.ended.error or "the task ended without saying why")[:_LINE]
-        done, values = "failed", {"status": labels.failed, "failed_info": error, "progress_info": f"failed: {error}"}
+        done, values = "failed", failed(labels, row.ended.error)
     elif ctx.config.resubmit:
         done, values = "resubmitted", {"status": labels.pending, "progress_info": "submitted again: it had no task"}
     else:
@@ -158,13 +155,10 @@ def _mend(ctx: Context, name: str, row: Row, dry_run: bool) -> str:
         return done
 
     def write(tx: Transaction) -> bool:
-        table = peewee.Table(name)
-        same = (table.c.id == row.id) & (table.c.status == row.status)
-        seen = row.updated_at
-        same &= table.c.updated_at.is_null() if seen is None else table.c.updated_at == seen.isoformat(" ")
-        values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
-        columns = {getattr(table.c, column): value for column, value in values.items()}
-        changed = bool(table.update(columns).where(same).execute(tx.database))
+        rows, seen = Rows(tx.database, name), row.updated_at
+        changed_at = rows.columns.updated_at
+        same_time = changed_at.is_null() if seen is None else changed_at == seen.isoformat(" ")
+        changed = rows.update(row.id, rows.columns.status == row.status, same_time, **values)
         if changed and done == "resubmitted":
             tx.enqueue("llm", {"table_name": name, "id": row.id}, key=f"{name}:{row.id}")
         return changed

@@ -25,7 +25,7 @@ from .ask import Answered, Asking, Place
 from .config import LlmSettings, Node, warnings
 from .pickup import pick_up
 from .pipeline import nodes, output
-from .row import Rows, ValuationRecord, explain, is_written, line, mark_written, standing
+from .row import Rows, ValuationRecord, completed, explain, failed, is_written, mark_written, standing
 
 T = TypeVar("T")
 
@@ -105,8 +105,8 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     if payload.table_name not in ctx.settings.of(LlmSettings).llm.tables:
         return
     labels = ctx.settings.of(LlmSettings).llm.status_labels
-    error = line(dead.error or "the task ended without saying why")
-    body = _callback_body(payload, dead.task_id, report=None, error=error)
+    values = failed(labels, dead.error)
+    body = _callback_body(payload, dead.task_id, report=None, error=values["failed_info"])
 
     def write(tx: Transaction) -> None:
         spend.release(dead.task_id)
@@ -117,13 +117,12 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         again = UniqueKey.unique_key == f"llm:{_unique(payload)}", UniqueKey.task_id != dead.task_id
         if UniqueKey.get_or_none(*again) is not None:
             return  # submitted again meanwhile: the row belongs to the new task
-        said = f"failed: {error}"
-        rows.update(payload.id, status=labels.failed, failed_info=error, progress_info=said)
+        rows.update(payload.id, **values)
         if refused := _announce(ctx, tx, row["callback_url"], body):
-            rows.update(payload.id, progress_info=f"{said} ({refused})")
+            rows.update(payload.id, progress_info=f"{values['progress_info']} ({refused})")
         mark_written(ctx.id, ctx.token)
 
-    await _in_table(ctx, payload, write, {"status": labels.failed})
+    await _in_table(ctx, payload, write, values)
 
 
 @task("llm", payload=Valuation, queue="llm", retry=_retry, timeout=_timeout, on_dead=on_dead, unique=_unique)
@@ -150,7 +149,7 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     for number, node in enumerate(plan):
         place = Place(number, len(plan), node.name)
         if number > start.done:
-            await _show(ctx, payload, place)
+            await _show(ctx, payload, _shown(ctx, plan, number))
         ask = partial(asking.ask, place, node, start.row, outputs, payload.model)
         answer = await ctx.step(f"node-{number}", ask, also=asking.settle)
         answers.append(answer)
@@ -198,10 +197,7 @@ async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) ->
     return await _in_table(ctx, payload, write, values)
 
 
-async def _show(ctx: AsyncContext, payload: Valuation, place: Place) -> None:
-    """Show in the row that the node before `place` is done."""
-    plan = nodes(ctx.settings.of(LlmSettings), payload.table_name)
-    values = _shown(ctx, plan, place.number)
+async def _show(ctx: AsyncContext, payload: Valuation, values: dict[str, Any]) -> None:
     await _in_table(ctx, payload, lambda tx: Rows(tx.database, payload.table_name).update(payload.id, **values), values)
 
 
@@ -216,14 +212,7 @@ def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]
 
 async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int) -> None:
     """Write the report and insert its callback, once."""
-    values = {
-        "status": ctx.settings.of(LlmSettings).llm.status_labels.completed,
-        "report": report,
-        "progress": f"{done}/{done}",
-        "progress_info": "done",
-        "current_task_node": done,
-        "failed_info": None,
-    }
+    values = completed(ctx.settings.of(LlmSettings).llm.status_labels, report, done)
     body = _callback_body(payload, ctx.id, report=report, error=None)
 
     def write(tx: Transaction) -> None:
@@ -266,10 +255,12 @@ async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception
         if is_written(ctx.id):
             return
         rows = Rows(tx.database, payload.table_name)
-        if queues:
-            rows.update(payload.id, progress_info=said)
-        else:
-            rows.count_failure(payload.id, info, said, counts=counts)
+        values: dict[str, Any] = {"progress_info": said}
+        if not queues:
+            values["failed_info"] = info
+        if counts:
+            values["failed_times"] = peewee.fn.COALESCE(rows.columns.failed_times, 0) + 1
+        rows.update(payload.id, **values)
 
     try:
         await ctx.transaction(write)

@@ -14,6 +14,8 @@ from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Mode
 from sytq.ledger.models import Step
 from sytq.ledger.values import utcnow
 
+from .config import StatusLabels
+
 _WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
 _LINE = 500  # characters of progress_info and failed_info
 
@@ -44,33 +46,44 @@ class Rows:
 
     def __init__(self, database: peewee.Database, table: str) -> None:
         self._table = peewee.Table(table).bind(database)
+        self.columns = self._table.c
 
     def get(self, id: int, *, whole: bool = False) -> dict[str, Any] | None:
         """The columns that a valuation reads, or with `whole` all of the caller's table; None without such a row."""
-        column = self._table.c
+        column = self.columns
         read = [peewee.SQL("*")] if whole else [column.status, column.user_message, column.sys_message,
                                                 column.callback_url]  # fmt: skip
         for values in self._table.select(*read).where(column.id == id).dicts():
             return dict(values)
         return None
 
-    def update(self, id: int, **values: Any) -> bool:
-        """Write columns, with short texts for people cut to length; False when the row does not exist (any more)."""
+    def update(self, id: int, *only: peewee.Expression, **values: Any) -> bool:
+        """Write columns, with short texts for people cut to length; False without such a row that is as `only` says."""
         for column in ("progress_info", "failed_info"):
             if isinstance(values.get(column), str):
                 values[column] = line(values[column])
         # SQLite lacks MySQL's automatic update; the time is the database's.
         values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
-        column = self._table.c
-        columns = {getattr(column, name): value for name, value in values.items()}
-        return bool(self._table.update(columns).where(column.id == id).execute())
+        columns = {getattr(self.columns, name): value for name, value in values.items()}
+        return bool(self._table.update(columns).where(self.columns.id == id, *only).execute())
 
-    def count_failure(self, id: int, info: str, progress_info: str, *, counts: bool) -> bool:
-        """Record an attempt's error, in failed_times too if it `counts`. False when the row does not exist."""
-        values: dict[str, Any] = {"failed_info": info, "progress_info": progress_info}
-        if counts:
-            values["failed_times"] = peewee.fn.COALESCE(self._table.c.failed_times, 0) + 1
-        return self.update(id, **values)
+
+def completed(labels: StatusLabels, report: str, nodes: int) -> dict[str, Any]:
+    """The columns of a row that has its report."""
+    return {
+        "status": labels.completed,
+        "report": report,
+        "progress": f"{nodes}/{nodes}",
+        "progress_info": "done",
+        "current_task_node": nodes,
+        "failed_info": None,
+    }
+
+
+def failed(labels: StatusLabels, error: str | None) -> dict[str, Any]:
+    """The columns of a row whose task is dead or cancelled."""
+    error = line(error or "the task ended without saying why")
+    return {"status": labels.failed, "failed_info": error, "progress_info": f"failed: {error}"}
 
 
 def standing(task_id: str) -> tuple[int, bool]:
