@@ -27,7 +27,7 @@ _ECHO = 24  # characters of a prompt that count as a quotation
 
 class ChatError(Exception):
     """The call gave no complete answer. `after` is the delay in seconds that the provider asked for, `again` its
-    statement on whether a repetition makes sense (None: no statement), `usage` the usage it reports."""
+    statement on whether a repetition makes sense (None: no statement)."""
 
     def __init__(
         self,
@@ -43,7 +43,6 @@ class ChatError(Exception):
         self.status = status
         self.after = after
         self.again = again
-        self.usage: dict[str, Any] = {}
 
 
 class Reply(TypedDict):
@@ -56,11 +55,12 @@ class Reply(TypedDict):
 
 
 class Answer:
-    """The answer so far. No error may repeat `secrets`, the key and the prompts."""
+    """The answer so far, and the `usage` that the provider reports. No error may repeat the key and the prompts."""
 
     def __init__(self, model: str, key: str, prompts: Sequence[str]) -> None:
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
+        self.chunks = 0  # with progress; providers send one token per chunk
         self._model = model
         self._key = key
         self._prompts = prompts

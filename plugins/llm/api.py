@@ -17,7 +17,6 @@ from sytq.errors import InvalidInput
 
 from . import spend
 from .config import LlmSettings
-from .spend import GROUPS
 
 _MAX_LIMIT = 1000
 
@@ -26,7 +25,7 @@ _BY: JsonSchema = {
     "name": "by",
     "in": "query",
     "description": "What to group the calls by",
-    "schema": {"type": "string", "enum": ["", *GROUPS]},
+    "schema": {"type": "string", "enum": ["", *spend.GROUPS]},
 }
 _SINCE: JsonSchema = {
     "name": "since",
@@ -38,7 +37,7 @@ _LIMIT: JsonSchema = {
     "name": "limit",
     "in": "query",
     "description": "Maximum number of groups",
-    "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
+    "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
 }
 
 
@@ -92,8 +91,8 @@ class Sums:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         only(req, ("by", "since", "limit"))
         by = parameter(req, "by") or "day"
-        if by not in GROUPS:
-            raise InvalidInput("by", f"{by[:32]!r} is not valid; valid: {', '.join(GROUPS)}")
+        if by not in spend.GROUPS:
+            raise InvalidInput("by", f"{by[:32]!r} is not valid; valid: {', '.join(spend.GROUPS)}")
         limit = number(req, "limit", 100, min_value=1, max_value=_MAX_LIMIT)
         caller = req.context.caller
         owner = None if caller.is_admin else (caller.owner or "")

@@ -16,9 +16,9 @@ from typing import Any
 from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
 
 from . import prices, spend
-from .answer import ChatError, Reply
+from .answer import Answer, ChatError, Reply
 from .balance import pause
-from .chat import Message, Meter, Request, complete
+from .chat import Message, Request, complete
 from .config import LlmSettings, Node
 from .pipeline import check, correction, messages
 from .policy import POLICIES, Failure, Report, conclude, judge
@@ -136,22 +136,22 @@ class Asking:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
         call = await self._begin(place, target, request, now)
-        meter = Meter()
+        answer = Answer(target.model, target.provider.key, [message["content"] for message in messages])
         try:
-            async with self._telling(place, target, meter):
-                reply = await complete(self._ctx.http, target.provider, request, meter)
+            async with self._telling(place, target, answer):
+                reply = await complete(self._ctx.http, target.provider, request, answer)
         except ChatError as error:
-            used, cost = self._spent(target, error.usage, now)
+            used, cost = self._spent(target, answer.usage, now)
             kind = error.kind
-            self._report(permit, POLICIES[kind].report, error.usage, used)
-            if not error.usage and not _may_have_cost(error):
+            self._report(permit, POLICIES[kind].report, answer.usage, used)
+            if not answer.usage and not _may_have_cost(error):
                 cost = 0
             await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
             if POLICIES[kind].then == "pause":
                 await pause(self._ctx, target, error)
             raise
-        used, cost = self._spent(target, reply["usage"], now)
-        self._report(permit, "ok", reply["usage"], used)
+        used, cost = self._spent(target, answer.usage, now)
+        self._report(permit, "ok", answer.usage, used)
         self._last = call, used, cost
         return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
 
@@ -212,15 +212,15 @@ class Asking:
         return await ctx.transaction(work)
 
     @asynccontextmanager
-    async def _telling(self, place: Place, target: Target, meter: Meter) -> AsyncIterator[None]:
+    async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:
         """Show the growth of the answer in the task's live state."""
 
         async def tell() -> None:
             shown = 0
             while True:
                 await asyncio.sleep(max(1.0, Asking._running / _TELLS))
-                if meter.tokens != shown:
-                    shown = meter.tokens
+                if answer.chunks != shown:
+                    shown = answer.chunks
                     said = place.say(f"{target.name} answers, {shown} tokens so far")
                     await self._ctx.progress(place.number, place.of, said)
 

@@ -69,9 +69,9 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
 
 async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     """Whether there is credit; None when the answer is not in DeepSeek's form."""
-    headers = {"Authorization": f"Bearer {provider.key}"} if provider.key else {}
+    headers, url = provider.authorization, provider.balance_url or ""
     try:
-        answer = await ctx.http.get(provider.balance_url or "", headers=headers, timeout=15, trusted=True)
+        answer = await ctx.http.get(url, headers=headers, timeout=15, trusted=True)
     except (TimeoutError, aiohttp.ClientError) as error:
         raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: {type(error).__name__}") from None
     if answer.status_code >= 500 or answer.status_code == 429:

@@ -59,23 +59,8 @@ class Request:
         return json.dumps({name: value for name, value in (fields | dict(self.extra)).items() if value is not None})
 
 
-class Meter:
-    """The progress of an answer: `tokens` counts its chunks, as providers send one token per chunk."""
-
-    tokens = 0
-
-
-async def complete(client: Client, provider: Provider, request: Request, meter: Meter | None = None) -> Reply:
-    """Ask once and return the whole answer. Raises ChatError only."""
-    answer = Answer(request.model, provider.key, [message["content"] for message in request.messages])
-    try:
-        return await _complete(client, provider, request, answer, meter or Meter())
-    except ChatError as error:
-        error.usage = answer.usage
-        raise
-
-
-async def _complete(client: Client, provider: Provider, request: Request, answer: Answer, meter: Meter) -> Reply:
+async def complete(client: Client, provider: Provider, request: Request, answer: Answer) -> Reply:
+    """Ask once, fill in `answer` as it arrives, and return it whole. Raises ChatError only."""
     clock = _Clock(provider)
     try:
         async with (
@@ -83,7 +68,11 @@ async def _complete(client: Client, provider: Provider, request: Request, answer
             client.stream(
                 "POST",
                 f"{provider.base_url.rstrip('/')}/chat/completions",
-                headers=_headers(provider),
+                headers={
+                    "Content-Type": "application/json",
+                    "Accept": "text/event-stream" if provider.stream else "application/json",
+                    **provider.authorization,
+                },
                 body=request.body(provider.stream),
                 connect_timeout=min(10.0, provider.first_content),
                 trusted=True,
@@ -94,7 +83,7 @@ async def _complete(client: Client, provider: Provider, request: Request, answer
             if not provider.stream or response.content_type == "application/json":
                 answer.take(parse(await _body(response, _MAX_BODY)))
             else:
-                await _stream(response, answer, clock, meter)
+                await _stream(response, answer, clock)
     except TimeoutError:
         if answer.finish_reason is None:
             raise clock.error() from None
@@ -103,14 +92,6 @@ async def _complete(client: Client, provider: Provider, request: Request, answer
             raise _broken(error, answer) from None
     # The answer was complete; a stream that hangs or breaks afterwards loses at most its usage numbers.
     return answer.reply()
-
-
-def _headers(provider: Provider) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    headers["Accept"] = "text/event-stream" if provider.stream else "application/json"
-    if provider.key:
-        headers["Authorization"] = f"Bearer {provider.key}"
-    return headers
 
 
 class _Clock:
@@ -148,7 +129,7 @@ class _Clock:
         return ChatError(self._wait, said[self._wait])
 
 
-async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock, meter: Meter) -> None:
+async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock) -> None:
     """Read server-sent events until the provider marks the end or closes."""
     async for line in _lines(response.content):
         if line.lstrip()[:1] == b"<":
@@ -158,7 +139,7 @@ async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Cloc
             continue  # comments (keep-alive), event names and ids do not extend the timer
         if value.strip() != b"[DONE]":
             if answer.take(parse(value)):
-                meter.tokens += 1
+                answer.chunks += 1
                 clock.content(last=answer.finish_reason is not None)
         elif answer.finish_reason is None:
             return

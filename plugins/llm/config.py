@@ -104,6 +104,11 @@ class Provider(Section):
         """The bearer token; empty when the provider needs none."""
         return (self.api_key or SecretStr("")).get_secret_value()
 
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that carries the key, if there is one."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
     def of(self, model: str) -> Model:
         """The settings of one model."""
         return self.models.get(model) or Model()

@@ -32,7 +32,7 @@ def _provider(name: str, provider: Provider) -> Finding:
     check = f"provider {name}"
     url = provider.balance_url or f"{provider.base_url.rstrip('/')}/models"
     where = f"providers.{name}.{'balance_url' if provider.balance_url else 'base_url'}"
-    headers = {"Authorization": f"Bearer {provider.key}"} if provider.key else {}
+    headers = provider.authorization
     try:
         with requests.Session() as session:
             session.trust_env = False  # like workers: no proxy and no credentials from the environment

@@ -10,7 +10,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from sytq_plugins.llm.answer import MAX_CONTENT, ChatError, Reply
+from sytq_plugins.llm.answer import MAX_CONTENT, Answer, ChatError, Reply
 from sytq_plugins.llm.chat import Request, complete
 from sytq_plugins.llm.config import Provider
 
@@ -39,11 +39,15 @@ MESSAGES = [{"role": "system", "content": "You are a valuer."}, {"role": "user",
 REQUEST = Request("valuer-1", MESSAGES, max_tokens=77, extra={"user_id": "u1", "temperature": None})
 
 
-def ask(base_url: str, **settings: Any) -> Reply:
+def new_answer() -> Answer:
+    return Answer(REQUEST.model, KEY, [message["content"] for message in MESSAGES])
+
+
+def ask(base_url: str, answer: Answer | None = None, **settings: Any) -> Reply:
     async def call() -> Reply:
         client = Client(Guard())
         try:
-            return await complete(client, configured(base_url, **settings), REQUEST)
+            return await complete(client, configured(base_url, **settings), REQUEST, answer or new_answer())
         finally:
             await client.close()
 
@@ -92,8 +96,8 @@ def test_provider_without_api_key_gets_no_authorization_header(provider: Scripte
 def test_connection_is_reused_for_the_next_call(provider: ScriptedProvider) -> None:
     async def twice() -> None:
         client = Client(Guard())
-        await complete(client, configured(provider.base_url), REQUEST)
-        await complete(client, configured(provider.base_url), REQUEST)
+        for _ in range(2):
+            await complete(client, configured(provider.base_url), REQUEST, new_answer())
         await client.close()
 
     asyncio.run(twice())
@@ -254,15 +258,17 @@ def test_exceeded_quota_is_no_credit_and_not_a_rate_limit(provider: ScriptedProv
     assert failure(provider.base_url).kind == "no_credit"
 
 
-def test_error_carries_the_usage_of_a_failed_call(provider: ScriptedProvider) -> None:
+def test_usage_of_a_failed_call_is_kept(provider: ScriptedProvider) -> None:
     provider.play(answers(finish="length"))
-    assert failure(provider.base_url).usage == USAGE
+    answer = new_answer()
+    failure(provider.base_url, answer=answer)
+    assert answer.usage == USAGE
 
 
 def test_error_without_retry_after_carries_no_delay(provider: ScriptedProvider) -> None:
     provider.play(refuses(503))
     error = failure(provider.base_url)
-    assert (error.after, error.again, error.usage) == (None, None, {})
+    assert (error.after, error.again) == (None, None)
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -395,7 +401,7 @@ def test_non_http_answer_is_a_network_error(provider: ScriptedProvider) -> None:
 def test_cancelled_call_closes_its_connection_to_the_provider(provider: ScriptedProvider) -> None:
     async def cancelled() -> None:
         client = Client(Guard())
-        call = asyncio.create_task(complete(client, configured(provider.base_url), REQUEST))
+        call = asyncio.create_task(complete(client, configured(provider.base_url), REQUEST, new_answer()))
         while not provider.calls:
             await asyncio.sleep(0.01)
         call.cancel()
