@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,17 @@ def section(port: int, **more: Any) -> dict[str, str]:
     return {"TYPES__EMAIL": json.dumps(own)}
 
 
+def mailing(folder: Path, port: int, **more: Any) -> AbstractContextManager[Runtime]:
+    """An installation whose mail server is at `port`."""
+    return runtime_of(f"sqlite:///{folder / 'sytq.db'}", "redis://127.0.0.1:1/0", **section(port, **more))
+
+
 @pytest.fixture
 def runtime(tmp_path: Path, server: MailServer) -> Iterator[Runtime]:
     for folder in ("templates", "files"):
         (tmp_path / folder).mkdir()
-    own = section(server.port, templates=str(tmp_path / "templates"), attachments=[str(tmp_path / "files")])
-    with runtime_of(f"sqlite:///{tmp_path / 'sytq.db'}", "redis://127.0.0.1:1/0", **own) as made:
+    folders = {"templates": str(tmp_path / "templates"), "attachments": [str(tmp_path / "files")]}
+    with mailing(tmp_path, server.port, **folders) as made:
         yield made
 
 
@@ -116,49 +122,38 @@ def test_temporarily_refused_mail_is_resent_to_all_recipients(runtime: Runtime, 
     assert run.start()["sent"] == ["a@example.com", "b@example.com"]
 
 
-def assert_delays_grow(delays: list[float]) -> None:
+def assert_mail_is_retried_for_a_day(runtime: Runtime, says: str) -> None:
     """Each delay is about the age of the message, between 10 s and 900 s; the age grows while the test runs."""
-    for delay, age in zip(delays, (10, 100, 900), strict=True):
-        assert age - 5 <= delay < age + 30
+
+    def sent(age: float) -> Run:
+        return Run(runtime, "email", {"to": "a@example.com"}, dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age))
+
+    for age, delay in ((0, 10), (100, 100), (7200, 900)):
+        with pytest.raises(Retry, match=says) as raised:
+            sent(age).start()
+        assert not raised.value.consumes_attempt
+        assert delay - 5 <= float(raised.value.after or 0) < delay + 30
+    with pytest.raises(Fail, match=rf"given up after 90\d\d\d s: {says}"):
+        sent(25 * 3600).start()
 
 
 def test_retry_delay_grows_with_age_and_retries_end_at_keep_trying(runtime: Runtime, server: MailServer) -> None:
     server.replies = {"a@example.com": ["450 later"] * 9}
-    delays = []
-    for age in (0, 100, 7200):
-        with pytest.raises(Retry) as raised:
-            Run(runtime, "email", {"to": "a@example.com"}, dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).start()
-        delays.append(float(raised.value.after or 0))
-    assert_delays_grow(delays)
-    old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
-    with pytest.raises(Fail, match=r"given up after 90\d\d\d s: 1 refused for now \(450\)"):
-        Run(runtime, "email", {"to": "a@example.com"}, old).start()
+    assert_mail_is_retried_for_a_day(runtime, r"1 refused for now \(450\)")
 
 
 def test_unavailable_server_consumes_no_attempt(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with (
-        runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **section(port)) as runtime,
-        pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}") as raised,
-    ):
+    unavailable = pytest.raises(Retry, match=f"no connection to 127.0.0.1:{port}")
+    with mailing(tmp_path, port) as runtime, unavailable as raised:
         send(runtime)
     assert not raised.value.consumes_attempt
 
 
 def test_mail_without_a_configured_server_waits_until_keep_trying(tmp_path: Path) -> None:
-    delays = []
     with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0") as runtime:
-        for age in (0, 100, 7200):
-            created = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)
-            with pytest.raises(Retry, match=r"set types\.email\.host and \.sender") as raised:
-                Run(runtime, "email", {"to": "a@example.com"}, created).start()
-            assert not raised.value.consumes_attempt
-            delays.append(float(raised.value.after or 0))
-        assert_delays_grow(delays)
-        old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=25)
-        with pytest.raises(Fail, match=r"given up after 90\d\d\d s: no mail server is configured"):
-            Run(runtime, "email", {"to": "a@example.com"}, old).start()
+        assert_mail_is_retried_for_a_day(runtime, r"no mail server is configured: set types\.email\.host and \.sender")
 
 
 def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path) -> None:
@@ -176,8 +171,7 @@ def test_slow_server_is_abandoned_at_the_deadline(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=(listener,))
         thread.start()
-        own = section(listener.getsockname()[1], deadline="500ms")
-        with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime:
+        with mailing(tmp_path, listener.getsockname()[1], deadline="500ms") as runtime:
             begun = time.monotonic()
             with pytest.raises(Retry, match="was not done within"):
                 send(runtime)
@@ -191,33 +185,24 @@ def test_tls_certificate_and_login_are_verified(tmp_path: Path, security: str) -
     server = MailServer(tls=security, user="u", password="right").start()
     common = {"host": "localhost", "security": security, "username": "u"}
     try:
-        for number, (more, says) in enumerate(
-            [
-                ({"password": "right"}, "TLS certificate of localhost:.* is not valid"),
-                ({"password": "wrong", "ca_file": str(PEM)}, r"does not accept the user name or password \(535\)"),
-                ({"password": "right", "ca_file": str(tmp_path / "none")}, "ca_file cannot be read"),
-            ]
+        for more, says in (
+            ({"password": "right"}, "TLS certificate of localhost:.* is not valid"),
+            ({"password": "wrong", "ca_file": str(PEM)}, r"does not accept the user name or password \(535\)"),
+            ({"password": "right", "ca_file": str(tmp_path / "none")}, "ca_file cannot be read"),
         ):
-            own = section(server.port, **common, **more)
-            with (
-                runtime_of(f"sqlite:///{tmp_path / str(number)}", "redis://127.0.0.1:1/0", **own) as runtime,
-                pytest.raises(Retry, match=says),
-            ):
+            with mailing(tmp_path, server.port, **common, **more) as runtime, pytest.raises(Retry, match=says):
                 send(runtime)
         assert server.messages == []
-        own = section(server.port, **common, password="right", ca_file=str(PEM))
-        with runtime_of(f"sqlite:///{tmp_path / 'good'}", "redis://127.0.0.1:1/0", **own) as runtime:
+        with mailing(tmp_path, server.port, **common, password="right", ca_file=str(PEM)) as runtime:
             assert send(runtime)["sent"] == ["a@example.com"]
     finally:
         server.stop()
 
 
 def test_missing_starttls_prevents_sending_in_plain_text(tmp_path: Path, server: MailServer) -> None:
-    own = section(server.port, security="starttls", username="u", password="p")
-    with (
-        runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime,
-        pytest.raises(Retry, match="offers no STARTTLS"),
-    ):
+    own = {"security": "starttls", "username": "u", "password": "p"}
+    refused = pytest.raises(Retry, match="offers no STARTTLS")
+    with mailing(tmp_path, server.port, **own) as runtime, refused:
         send(runtime)
     assert server.messages == []
 
@@ -328,21 +313,17 @@ def test_attachment_path_outside_the_folder_is_refused(
 
 def test_total_size_of_attachments_is_limited(tmp_path: Path, server: MailServer) -> None:
     (tmp_path / "a").write_bytes(b"x" * 600)
-    own = section(server.port, attachments=[str(tmp_path)], max_attachments="1KiB")
-    with runtime_of(f"sqlite:///{tmp_path / 'a.db'}", "redis://127.0.0.1:1/0", **own) as runtime:
+    with mailing(tmp_path, server.port, attachments=[str(tmp_path)], max_attachments="1KiB") as runtime:
         send(runtime, attachments=[{"path": "a"}])
         with pytest.raises(Fail, match=r"attachments\.1: larger than types\.email\.max_attachments"):
             send(runtime, attachments=[{"path": "a"}, {"path": "a"}])
 
 
 def test_configured_recipient_gets_mail_without_recipients(tmp_path: Path, server: MailServer) -> None:
-    with (
-        runtime_of(f"sqlite:///{tmp_path / 'a'}", "redis://127.0.0.1:1/0", **section(server.port)) as runtime,
-        pytest.raises(Fail, match=r"neither the payload nor types\.email\.to"),
-    ):
+    nobody = pytest.raises(Fail, match=r"neither the payload nor types\.email\.to")
+    with mailing(tmp_path, server.port) as runtime, nobody:
         Run(runtime, "email", {}).start()
-    own = section(server.port, to="ops@example.org")
-    with runtime_of(f"sqlite:///{tmp_path / 'b'}", "redis://127.0.0.1:1/0", **own) as runtime:
+    with mailing(tmp_path, server.port, to="ops@example.org") as runtime:
         assert Run(runtime, "email", {}).start()["sent"] == ["ops@example.org"]
 
 
