@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sytq import Backoff, Context, Transaction, task
 from sytq.errors import InvalidInput
+from sytq.ledger.database import upsert
 from sytq.ledger.models import Step
 from sytq.ledger.query import Filter
 from sytq.ledger.values import utcnow
@@ -110,10 +111,10 @@ def _note(ctx: Context, notes: _Notes) -> None:
     """Checkpoint the progress; only while this attempt holds the task."""
 
     def write(tx: Transaction) -> None:
-        key = {"task_id": ctx.id, "name": _NOTES}
-        state = {"state": "done" if notes.ended else "started", "value": notes.model_dump_json(), "token": ctx.token}
-        found = Step.update(state).where(Step.task_id == ctx.id, Step.name == _NOTES).execute()
-        if not found:
-            Step.insert(key | state | {"started_at": utcnow()}).execute()
+        state = "done" if notes.ended else "started"
+        row = {"task_id": ctx.id, "name": _NOTES, "token": ctx.token, "state": state, "started_at": utcnow()}
+        row["value"] = notes.model_dump_json()
+        columns = {name: [value] for name, value in row.items()}
+        upsert(tx.database, "sytq_steps", columns, key=("task_id", "name"), replace=("token", "state", "value"))
 
     ctx.transaction(write)
