@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
+from sytq import AsyncContext, Counter, Permit, Retry, Waiting
 
 from . import prices, spend
 from .answer import Answer, ChatError, Reply
@@ -203,13 +203,10 @@ class Asking:
                 f" set providers.{target.name}.models.<model>.prices",
             )
 
-        def work(tx: Transaction) -> Reservation:
-            reserved = spend.begin(call, most or 0, budgets)
-            if isinstance(reserved, spend.Spent):
-                raise over_budget(reserved, currency, most or 0)
-            return reserved
-
-        return await ctx.transaction(work)
+        try:
+            return await ctx.transaction(lambda tx: spend.begin(call, most or 0, budgets))
+        except spend.BudgetExhausted as exhausted:
+            raise _over_budget(exhausted, currency, most or 0) from None
 
     @asynccontextmanager
     async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:
@@ -235,16 +232,16 @@ class Asking:
             await asyncio.gather(telling, return_exceptions=True)
 
 
-def over_budget(spent: spend.Spent, currency: str, needed: int) -> Retry:
+def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int) -> Retry:
     """The Retry for a call that does not fit into a budget."""
-    tomorrow = dt.datetime.combine(dt.date.fromisoformat(spent.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
+    tomorrow = dt.datetime.combine(dt.date.fromisoformat(exhausted.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
     left = (tomorrow - dt.datetime.now(dt.UTC)).total_seconds()
-    kind, _, name = spent.subject.partition(":")
+    kind, _, name = exhausted.subject.partition(":")
     return Retry(
         after=min(max(left, 0) + random.uniform(0, 10), _OVER_BUDGET),  # noqa: S311
         consumes_attempt=False,
-        reason=f"the budget of {kind} {name} for {spent.day} (UTC) has no room: {spend.money(spent.used)} of"
-        f" {spend.money(spent.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",
+        reason=f"the budget of {kind} {name} for {exhausted.day} (UTC) has no room: {spend.money(exhausted.used)} of"
+        f" {spend.money(exhausted.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",
     )
 
 

@@ -92,9 +92,9 @@ class Reservation:
     subjects: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """An exhausted budget: its subject, the day, and amounts in 10^-12."""
+@dataclass(eq=False)
+class BudgetExhausted(Exception):
+    """A budget's subject, the day, and amounts in 10^-12."""
 
     subject: str
     day: str
@@ -112,10 +112,10 @@ def units(amount: Decimal) -> int:
     return int((amount / UNIT).to_integral_value())
 
 
-def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservation | Spent:
+def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservation:
     """Insert a call as begun now, and reserve `amount` from each budget (subject -> limit per day).
 
-    Returns the exhausted budget instead, if any; roll the transaction back then.
+    Raises BudgetExhausted.
     """
     now = utcnow()
     day = now.date().isoformat()
@@ -123,7 +123,7 @@ def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservatio
         _open(day, subject)
         row = (BudgetRow.day == day) & (BudgetRow.subject == subject)
         if not BudgetRow.update(used=BudgetRow.used + amount).where(row, BudgetRow.used + amount <= limit).execute():
-            return Spent(subject, day, BudgetRow.get(row).used, limit)
+            raise BudgetExhausted(subject, day, BudgetRow.get(row).used, limit)
     call.day, call.outcome, call.reserved, call.began_at = day, BEGUN, amount, now
     call.save(force_insert=True)
     return Reservation(call, tuple(budgets))

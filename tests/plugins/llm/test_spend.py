@@ -14,9 +14,9 @@ import time_machine
 from sytq_plugins.llm import spend
 from sytq_plugins.llm.config import Provider
 from sytq_plugins.llm.prices import cost, most, tokens
-from sytq_plugins.llm.spend import BudgetRow, Reservation, SpendRow, Spent, Tokens, money, units
+from sytq_plugins.llm.spend import BudgetExhausted, BudgetRow, SpendRow, Tokens, money, units
 
-from sytq.errors import Fail, Retry
+from sytq.errors import Retry
 from sytq.ledger.database import transact
 from tests.plugins.llm.conftest import Desk
 from tests.plugins.llm.provider import Stage, answers, refuses, resets, then
@@ -157,15 +157,9 @@ def test_concurrent_calls_never_exceed_the_budget(desk: Desk) -> None:
             provider="p", model="m", owner="o",
         )  # fmt: skip
 
-        def begin() -> Reservation:
-            reserved = spend.begin(call, 7, limit)
-            if isinstance(reserved, Spent):
-                raise Fail("no room")
-            return reserved
-
         try:
-            reserved = transact(database, begin)
-        except Fail:
+            reserved = transact(database, lambda: spend.begin(call, 7, limit))
+        except BudgetExhausted:
             return
         spent.append(5)
         transact(database, lambda: spend.settle(reserved, "ok", Tokens(), 5))
