@@ -38,7 +38,7 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
             try:
                 answer = await _request(ctx, payload, url, timing)
             except (TimeoutError, aiohttp.ClientError):
-                permit.report(bearing(None))
+                permit.report("failed")
                 raise
             permit.report(bearing(answer))
     except OutboundRefused as error:

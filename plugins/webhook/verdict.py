@@ -24,10 +24,8 @@ _OS_ERRORS = {
 }
 
 
-def bearing(answer: Answer | None) -> Literal["ok", "overloaded", "failed"]:
-    """What a response (None: there was none) says of the host. A host that refuses a request is alive."""
-    if answer is None:
-        return "failed"
+def bearing(answer: Answer) -> Literal["ok", "overloaded", "failed"]:
+    """What a response says of the host. A host that refuses a request is alive."""
     if answer.status_code in (429, 503):
         return "overloaded"
     return "failed" if answer.status_code >= 500 else "ok"
