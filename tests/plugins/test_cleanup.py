@@ -47,6 +47,15 @@ def add(runtime: Runtime, name: str, state: str, hours: float, type_name: str = 
         Step.create(task_id=name, name="s", token=1, state="done", started_at=now)
 
 
+def add_many(runtime: Runtime, total: int, ended: dt.datetime) -> None:
+    """Tasks of the type x that succeeded at this moment."""
+    common = {"type": "x", "state": "succeeded", "payload": "{}", "created_at": ended, "finished_at": ended}
+    rows = [common | {"id": f"t{number}"} for number in range(total)]
+    with runtime.database.connection_context(), runtime.database.atomic():
+        for start in range(0, total, 500):
+            Task.insert_many(rows[start : start + 500]).execute()
+
+
 def clean(runtime: Runtime, **payload: Any) -> Any:
     run = Run(runtime, "cleanup", payload)
     result = run.start()
@@ -111,15 +120,7 @@ def test_task_that_gains_a_dependent_during_cleanup_is_kept(runtime: Runtime) ->
 
 
 def test_one_cleanup_deletes_more_than_one_batch(runtime: Runtime) -> None:
-    long_ago = utcnow() - dt.timedelta(hours=2)
-    rows = [
-        {"id": f"t{number}", "type": "x", "state": "succeeded", "payload": "{}", "created_at": long_ago,
-         "finished_at": long_ago}
-        for number in range(1201)
-    ]  # fmt: skip
-    with runtime.database.connection_context():
-        for start in range(0, len(rows), 500):
-            Task.insert_many(rows[start : start + 500]).execute()
+    add_many(runtime, 1201, utcnow() - dt.timedelta(hours=2))
     assert clean(runtime) == NOTHING | {"tasks": 1201}
     assert left(runtime) == set()
 
@@ -205,15 +206,7 @@ def test_old_files_written_by_sytq_are_deleted(database_url: str, tmp_path: Path
 @pytest.mark.faults
 def test_cleanup_of_a_killed_worker_is_finished_by_another_worker(installation: Installation) -> None:
     runtime, total = installation.runtime, 20_000
-    ended = utcnow() - dt.timedelta(days=2)
-    rows = [
-        {"id": f"t{number}", "type": "x", "state": "succeeded", "payload": "{}", "created_at": ended,
-         "finished_at": ended}
-        for number in range(total)
-    ]  # fmt: skip
-    with runtime.database.atomic():
-        for start in range(0, total, 1000):
-            Task.insert_many(rows[start : start + 1000]).execute()
+    add_many(runtime, total, utcnow() - dt.timedelta(days=2))
 
     def old() -> int:
         with runtime.database.connection_context():
