@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import structlog
@@ -34,44 +34,32 @@ class Export:
     def __init__(self, settings: Settings, process: str, version: str) -> None:
         # Their log lines contain the receiver's whole URL, once for every span while it is unavailable.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._settings = settings.otel
-        self._about = {"service.version": version, "deployment.environment.name": settings.app.mode}
-        self._provider: TracerProvider | None = None
-        self.spans: Spans | None = None
-        if _exported("TRACES"):
-            instance = f"{socket.gethostname()}-{os.getpid()}"
-            self._provider = TracerProvider(
-                resource=self._resource(f"sytq-{process}", {"service.instance.id": instance}), shutdown_on_exit=False
-            )
-            exporter = OTLPSpanExporter(endpoint=self._endpoint("traces"), headers=self._headers())
-            self._provider.add_span_processor(BatchSpanProcessor(_Logged(exporter, self._endpoint("traces"))))
-            # For plugins that make their own spans.
-            trace.set_tracer_provider(self._provider)
-            self.spans = Spans(self._provider.get_tracer("sytq", version))
+        about = Resource(
+            {
+                "service.name": f"sytq-{process}",
+                "service.version": version,
+                "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+                "deployment.environment.name": settings.app.mode,
+            }
+        )
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence.
+        resource = Resource.create().merge(about).merge(OTELResourceDetector().detect())
+        own = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        endpoint = own or f"{settings.otel.endpoint}/v1/traces"
+        headers = {name: value.get_secret_value() for name, value in settings.otel.headers.items()}
+        exporter = OTLPSpanExporter(endpoint=endpoint, headers=headers or None)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(_Logged(exporter, endpoint)))
+        # For plugins that make their own spans.
+        trace.set_tracer_provider(self._provider)
+        self.spans = Spans(self._provider.get_tracer("sytq", version))
 
     def stop(self) -> None:
         """Send what is left, for a second at most."""
-        if self._provider is not None:
-            # It would wait for 30 s; as a daemon it ends with the process.
-            ending = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
-            ending.start()
-            ending.join(_TIMEOUT)
-
-    def _endpoint(self, signal: str) -> str:
-        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-        return own or f"{self._settings.endpoint}/v1/{signal}"
-
-    def _headers(self) -> dict[str, str] | None:
-        return {name: value.get_secret_value() for name, value in self._settings.headers.items()} or None
-
-    def _resource(self, name: str, more: Mapping[str, str]) -> Resource:
-        """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
-        ours = Resource({"service.name": name, **self._about, **more})
-        return Resource.create().merge(ours).merge(OTELResourceDetector().detect())
-
-
-def _exported(signal: str) -> bool:
-    return os.environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() != "none"
+        # The provider would wait for 30 s; as a daemon its thread ends with the process.
+        ending = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
+        ending.start()
+        ending.join(_TIMEOUT)
 
 
 class _Logged(SpanExporter):
