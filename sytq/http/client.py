@@ -22,7 +22,7 @@ from yarl import URL
 
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
-from sytq.http.measuring import measured, measuring
+from sytq.http.measuring import measuring
 from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
 from sytq.observability import tracing
@@ -112,7 +112,6 @@ class Client:
         self._guard = guard
         self._sessions = sessions or Sessions(guard, proxy)
 
-    @measured
     async def request(
         self,
         method: str,
@@ -140,38 +139,32 @@ class Client:
         """
         started = time.monotonic()
         timing = Timing() if timing is None else timing
-        before = current.set(timing)
-        target, options = self._prepare(method, url, headers, body, json, trusted)
         response: aiohttp.ClientResponse | None = None
         content = bytearray()
-        truncated = False
-        try:
-            with tracing.call(method, target, options["headers"]) as answered:
-                async with asyncio.timeout(timeout):
-                    session = self._sessions.get(trusted)
-                    options |= await self._sessions.options(target, trusted, certificate)
-                    response = await session.request(method, target, **options)
-                    answered(response.status)
-                    timing.first_byte = timing.end()
-                    async for chunk in response.content.iter_any():
-                        room = max_bytes - len(content)
-                        content += chunk[:room]
-                        if len(chunk) > room:
-                            truncated = True
-                            break
-        except (TimeoutError, aiohttp.ClientError) as error:
-            if response is None or not partial_body:
-                if isinstance(error, TimeoutError):
-                    raise TimeoutError(f"timed out after {timeout:g}s") from None
-                if "proxy" in options and not timing.connected and _of_the_proxy(error):
-                    raise ProxyFailed("the outbound proxy cannot be used") from error
-                raise
-            truncated = True
-        finally:
-            current.reset(before)
-            timing.total = time.monotonic() - started
-            if response is not None:
-                response.close()  # a body read to its end has already released its connection
+        with measuring(trusted) as measured_as:
+            target, options = self._prepare(method, url, headers, body, json, trusted)
+            before = current.set(timing)
+            try:
+                with tracing.call(method, target, options["headers"]) as answered:
+                    async with asyncio.timeout(timeout):
+                        response = await self._send(method, target, options, trusted, certificate)
+                        answered(response.status)
+                        measured_as(response.status)
+                        timing.first_byte = timing.end()
+                        truncated = await _read(response, content, max_bytes)
+            except (TimeoutError, aiohttp.ClientError) as error:
+                if response is None or not partial_body:
+                    if isinstance(error, TimeoutError):
+                        raise TimeoutError(f"timed out after {timeout:g}s") from None
+                    if "proxy" in options and not timing.connected and _of_the_proxy(error):
+                        raise ProxyFailed("the outbound proxy cannot be used") from error
+                    raise
+                truncated = True
+            finally:
+                current.reset(before)
+                timing.total = time.monotonic() - started
+                if response is not None:
+                    response.close()  # a body read to its end has already released its connection
         charset = (response.charset or "utf-8").lower()
         return Answer(
             status_code=response.status,
@@ -206,9 +199,7 @@ class Client:
             target, options = self._prepare(method, url, headers, body, json, trusted)
             options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
             with tracing.call(method, target, options["headers"]) as answered:
-                session = self._sessions.get(trusted)
-                options |= await self._sessions.options(target, trusted, None)
-                response = await session.request(method, target, **options)
+                response = await self._send(method, target, options, trusted, None)
                 answered(response.status)
                 measured_as(response.status)
                 try:
@@ -244,6 +235,29 @@ class Client:
         data = body.encode() if isinstance(body, str) else body
         target = URL(url) if trusted else self._guard.check_url(url)
         return target, {"headers": sent, "data": data, "allow_redirects": False}
+
+    async def _send(
+        self,
+        method: str,
+        target: URL,
+        options: dict[str, Any],
+        trusted: bool,
+        certificate: tuple[Path, Path] | None,
+    ) -> aiohttp.ClientResponse:
+        session = self._sessions.get(trusted)
+        options |= await self._sessions.options(target, trusted, certificate)
+        response: aiohttp.ClientResponse = await session.request(method, target, **options)
+        return response
+
+
+async def _read(response: aiohttp.ClientResponse, content: bytearray, max_bytes: int) -> bool:
+    """Add the body up to `max_bytes` to `content`; return whether there is more of it."""
+    async for chunk in response.content.iter_any():
+        room = max_bytes - len(content)
+        content += chunk[:room]
+        if len(chunk) > room:
+            return True
+    return False
 
 
 class BlockingClient:

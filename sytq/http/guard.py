@@ -152,8 +152,9 @@ class Guard:
             address = ip_address(host)
         except ValueError:
             name = normal_host(host)
-            if name == "localhost" or name.endswith(".localhost"):
-                self._check_any(host, ("127.0.0.1", "::1"))
+            loopback = name == "localhost" or name.endswith(".localhost")
+            if loopback and not (self.is_allowed(host, "127.0.0.1") or self.is_allowed(host, "::1")):
+                raise OutboundRefused(f"{host} is not a public address (loopback)") from None
         else:
             self.check(host, str(address))
 
@@ -182,10 +183,6 @@ class Guard:
                     f"{what} is not a public address ({meaning}); only outbound.allow_networks or "
                     "outbound.allow_hosts can permit it"
                 )
-
-    def _check_any(self, host: str, addresses: Iterable[str]) -> None:
-        if not any(self.is_allowed(host, address) for address in addresses):
-            raise OutboundRefused(f"{host} is not a public address (loopback)")
 
 
 def _among(address: Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, Protocol, TypeVar
 
 import aiohttp
 
 from sytq.observability.metrics import Histogram
-
-
-class _Answer(Protocol):
-    @property
-    def status_code(self) -> int: ...
-
-
-P = ParamSpec("P")
-A = TypeVar("A", bound=_Answer)
 
 _SECONDS = Histogram(
     "sytq_outbound_seconds",
@@ -51,16 +40,3 @@ def measuring(trusted: bool) -> Iterator[Callable[[int], None]]:
         raise
     finally:
         _SECONDS.observe(time.monotonic() - since, "trusted" if trusted else "guarded", said)
-
-
-def measured(call: Callable[P, Awaitable[A]]) -> Callable[P, Coroutine[Any, Any, A]]:
-    """Time a method of the client that makes one call."""
-
-    @functools.wraps(call)
-    async def timed(*args: P.args, **options: P.kwargs) -> A:
-        with measuring(bool(options.get("trusted"))) as answered:
-            answer = await call(*args, **options)
-            answered(answer.status_code)
-            return answer
-
-    return timed
