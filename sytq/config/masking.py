@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 MASK = "***"
 
@@ -54,3 +56,14 @@ def mask_url(url: str) -> str:
     """Mask the password of a URL or Go DSN, also when it contains `/` or `@` unescaped."""
     masked = re.sub(r"^([a-z][a-z0-9+.-]*://)?([^:@/]*):(.*)@", rf"\1\2:{MASK}@", url, flags=re.IGNORECASE | re.S)
     return mask_text(masked)
+
+
+def masked(key: str, value: Any) -> Any:
+    """Return a value in the types of JSON, with all secrets masked; `key` is the name of the value."""
+    if isinstance(value, Mapping):
+        return {str(name): masked(str(name), inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [masked(key, inner) for inner in value]
+    if is_secret_key(key):
+        return MASK if value else value
+    return value if value is None or isinstance(value, (bool, int, float)) else mask_text(str(value))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from sytq.config.masking import MASK, is_secret_key, mask_text
+from sytq.config.masking import MASK, masked
 
 #: At debug level these print SQL parameters, messages or headers: prompts, payloads and keys.
 _NEVER_BELOW_INFO = ("aiohttp", "asyncio", "dramatiq", "peewee", "pymysql", "redis", "requests", "urllib3")
@@ -127,23 +127,11 @@ class _Redaction:
         self._shown = shown
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        return {key: _masked(key, value) if key in self._shown else _number(value) for key, value in event.items()}
+        return {key: masked(key, value) if key in self._shown else _number(value) for key, value in event.items()}
 
 
 def _number(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else MASK
-
-
-def _masked(key: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return MASK if value and is_secret_key(key) else mask_text(value)
-    if value is None or isinstance(value, (bool, int, float)):
-        return MASK if value and is_secret_key(key) else value
-    if isinstance(value, Mapping):
-        return {str(name): _masked(str(name), inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_masked(key, inner) for inner in value]
-    return MASK if is_secret_key(key) else mask_text(str(value))
 
 
 def _without_payload(record: logging.LogRecord) -> bool:

@@ -22,7 +22,7 @@ from sentry_sdk.integrations.threading import ThreadingIntegration
 from structlog.contextvars import get_contextvars
 
 from sytq.config import Settings
-from sytq.config.masking import MASK, is_secret_key, mask_text
+from sytq.config.masking import masked
 from sytq.schedule import Schedule
 
 _WITHHELD = "(withheld: the text of an exception may quote a payload)"
@@ -153,14 +153,4 @@ def _scrub(event: Any, hint: dict[str, Any]) -> Any:
         for frame in error.get("stacktrace", {}).get("frames", []):
             for key in [key for key in frame if key not in _FRAME]:
                 del frame[key]
-    return _masked("", event)
-
-
-def _masked(key: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return MASK if is_secret_key(key) else mask_text(value)
-    if isinstance(value, Mapping):
-        return {name: _masked(str(name), inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(key, inner) for inner in value]
-    return value
+    return masked("", event)
