@@ -22,16 +22,12 @@ ANNOUNCEMENT = "role.announcement"
 
 
 @dataclass(frozen=True)
-class task:
-    """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None."""
+class Options:
+    """The options that mean the same in a declaration and in the task type that an installation runs."""
 
     name: str
     _: KW_ONLY
     payload: type[BaseModel]
-    #: The policy, or a function of the settings; None takes contract D's job settings, as for `timeout`.
-    retry: Backoff | Callable[[Settings], Backoff] | None = None
-    #: How long one attempt may take.
-    timeout: float | str | Callable[[Settings], float] | None = None
     queue: str = DEFAULT_QUEUE
     priority: str = DEFAULT_PRIORITY
     #: `on_dead(ctx, dead)` runs, as a task of its own, once a task of this type is dead or cancelled. It is plain or
@@ -42,8 +38,6 @@ class task:
     #: `unique(payload)` is a key that one unfinished task of the type has at most: a second submission answers with the
     #: id of the first.
     unique: Callable[[Any], str] | None = None
-    #: A model of the type's own keys below `types.<name>`: checked at the start, it is `ctx.config`.
-    config: type[BaseModel] | None = None
     #: `url(payload)` is the caller's URL that the task will call: one that the guard refuses is refused at submission.
     url: Callable[[Any], str] | None = None
     #: `order(payload)` is a key (or None) whose tasks a function that awaits `ctx.turn()` runs one after the other.
@@ -68,6 +62,18 @@ class task:
     #: `show(payload, result)` says in a few short texts, by their names, what a person wants to see of a task; the
     #: result is None before there is one.
     show: Callable[[Any, Any], Mapping[str, object]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class task(Options):
+    """Declare a task type: `function(ctx, payload)`, plain or `async`, returning a JSON value or None."""
+
+    #: The policy, or a function of the settings; None takes contract D's job settings, as for `timeout`.
+    retry: Backoff | Callable[[Settings], Backoff] | None = None
+    #: How long one attempt may take.
+    timeout: float | str | Callable[[Settings], float] | None = None
+    #: A model of the type's own keys below `types.<name>`: checked at the start, it is `ctx.config`.
+    config: type[BaseModel] | None = None
 
     def __post_init__(self) -> None:
         version = self.version

@@ -13,7 +13,7 @@ from sytq.durations import parse_duration
 from sytq.errors import ConfigError
 from sytq.states import NAME, PRIORITIES
 from sytq.tasktypes.backoff import Backoff
-from sytq.tasktypes.declaration import Declaration
+from sytq.tasktypes.declaration import Declaration, Options
 from sytq.tasktypes.tasktype import TaskType
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,19 +32,15 @@ def resolve(declared: Declaration, settings: Settings) -> TaskType:
             )
     if priority not in PRIORITIES:
         raise ConfigError(f"task type '{name}': priority '{priority}' is not valid; valid: {', '.join(PRIORITIES)}")
-    as_declared = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
+    as_declared = {each.name: getattr(options, each.name) for each in dataclasses.fields(Options)}
+    changed = {"queue": queue, "priority": priority, "middleware": tuple(options.middleware)}
     return TaskType(
-        **as_declared
-        | {
-            "function": declared.function,
-            "source": declared.source,
-            "retry": _retry(declared, settings, policy),
-            "timeout": _timeout(declared, settings, policy),
-            "queue": queue,
-            "priority": priority,
-            "middleware": tuple(options.middleware),
-            "config": own_config(settings, name, options.config, policy.extra) if options.config else policy.extra,
-        }
+        **as_declared | changed,
+        function=declared.function,
+        source=declared.source,
+        retry=_retry(declared, settings, policy),
+        timeout=_timeout(declared, settings, policy),
+        config=own_config(settings, name, options.config, policy.extra) if options.config else policy.extra,
     )
 
 

@@ -5,46 +5,28 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from sytq.errors import InvalidInput
-from sytq.schedule import Schedule
 from sytq.tasktypes.backoff import Backoff
-from sytq.tasktypes.declaration import Role
+from sytq.tasktypes.declaration import Options
 from sytq.tasktypes.payload import validated
 
 _MAX_SHOWN = 500  # characters of one line that a type shows of a task
 
 
-@dataclass(frozen=True)
-class TaskType:
-    """A task type of this installation. What its fields mean stands at `task`."""
+@dataclass(frozen=True, kw_only=True)
+class TaskType(Options):
+    """A task type of this installation."""
 
-    name: str
     function: Callable[..., Any]
-    payload: type[BaseModel]
     retry: Backoff
     timeout: float
-    queue: str
-    priority: str
-    on_dead: Callable[..., Any] | None = None
     config: Any = field(default_factory=dict)  # an instance of the model, else the keys as they are
-    schedule: Schedule | None = None
-    unique: Callable[[Any], str] | None = None
-    url: Callable[[Any], str] | None = None
-    order: Callable[[Any], str | None] | None = None
-    retry_of: Callable[[Any, Backoff], Backoff] | None = None
-    internal: bool = False
-    admin_only: bool = False
-    role: Role | None = None
-    version: int = 1
-    upgrade: Callable[[Any, int], Any] | None = None
-    middleware: Sequence[Callable[[Any, Any], Any]] = ()
-    show: Callable[[Any, Any], Mapping[str, object]] | None = None
     source: str = ""
 
     @property
