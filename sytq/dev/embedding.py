@@ -13,7 +13,6 @@ from sytq_plugins.llm.config import LlmSettings
 
 from sytq.config import Settings
 from sytq.dev.folder import Folder
-from sytq.dev.plugins import here
 from sytq.dev.provider import MODEL
 
 PRACTICE = "practice"  # name of the practice provider in `providers`
@@ -39,15 +38,13 @@ class Embedding:
             "outbound.allow_networks": json.dumps(["127.0.0.0/8", "::1/128"]),
         }
         made = {key: value for key, value in settings.items() if key not in self.given} | {"api.port": str(port)}
-        if "plugins.paths" not in self.given and (found := here()) is not None:
-            made["plugins.paths"] = json.dumps([str(found)])
         if self.redis:
             made["redis.url"] = redis_url
         if self.database:
             made["database.url"] = f"sqlite:///{quote(str(folder.database))}"
         if self.provider:
             made["llm.provider"] = PRACTICE
-            made[f"providers.{PRACTICE}.base_url"] = provider_url
+            made[f"providers.{PRACTICE}.base_url"] = f"{provider_url}/v1"
             made[f"providers.{PRACTICE}.api_key"] = PRACTICE
             made[f"providers.{PRACTICE}.model"] = MODEL
         if "webhook.secret" not in self.given:

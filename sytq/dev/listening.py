@@ -1,4 +1,4 @@
-"""Checks whether the API can listen at an address, and builds the URL to reach it."""
+"""Listening on this machine: checks the address of the API, builds the URL to reach it, and serves small helpers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import contextlib
 import errno
 import ipaddress
 import socket
+from collections.abc import AsyncIterator
+
+from aiohttp import web
 
 from sytq.dev.folder import DevError
 
@@ -38,3 +41,15 @@ def url(host: str, port: int) -> str:
         if ipaddress.ip_address(host).is_unspecified:
             host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """Serve on a free port of loopback and yield the URL; the end cuts off calls in progress."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -10,87 +10,59 @@ import json
 import time
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
+from pydantic import BaseModel, Field, ValidationError
 
 MODEL = "practice"
 _MAX_BODY = 16 << 20
 
 
-@dataclass
-class Running:
-    """A running provider. `calls` counts the completed answers, as a provider would bill them."""
-
-    base_url: str
-    _runner: web.AppRunner
-    _practice: _Practice
-
-    @property
-    def calls(self) -> int:
-        return self._practice.calls
-
-    async def close(self) -> None:
-        """Stop serving and cut off calls in progress."""
-        await self._runner.cleanup()
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str
 
 
-async def serve(host: str = "127.0.0.1", port: int = 0, seconds: float = 2.0) -> Running:
-    """Serve on `port` (0: a free one); each answer takes `seconds`, its words streamed one by one.
-
-    Raises OSError when the port is taken.
-    """
-    practice = _Practice(seconds)
-    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_as_json])
-    app.router.add_post("/v1/chat/completions", practice.complete)
-    app.router.add_get("/v1/models", practice.models)
-    app.router.add_get("/calls", practice.count)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    bound = runner.addresses[0][1]
-    return Running(f"http://{host}:{bound}/v1", runner, practice)
+class StreamOptions(BaseModel):
+    include_usage: bool | None = None
 
 
-def answer(messages: list[dict[str, Any]]) -> str:
-    """The text for these messages: deterministic, and never mistaken for a real valuation."""
-    asked = "\n".join(message["content"] for message in messages if message["role"] == "user")
-    low = 100 + zlib.crc32(asked.encode("utf-8", "surrogatepass")) % 900
-    return (
-        f"Practice valuation (no real model was asked): the request has {len(asked)} characters in "
-        f"{len(asked.split())} words. Estimated value: {low} to {low + low // 4}. These figures are made "
-        "from the length and checksum of the request alone; configure a provider for a real answer."
-    )
+class Question(BaseModel):
+    """A request; only fields that the answer needs are checked."""
+
+    model: str = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1, strict=True)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
 
 
-class _Practice:
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+class PracticeProvider:
+    """Each answer takes `seconds`, its words streamed one by one. `calls` counts the completed answers, as a provider
+    would bill them."""
+
+    def __init__(self, seconds: float = 2.0) -> None:
         self.calls = 0
+        self.app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_as_json])
+        self.app.router.add_post("/v1/chat/completions", self._complete)
+        self.app.router.add_get("/v1/models", self._models)
+        self._seconds = seconds
 
-    async def models(self, _: web.Request) -> web.Response:
+    async def _models(self, _: web.Request) -> web.Response:
         model = {"id": MODEL, "object": "model", "owned_by": "sytq"}
         return web.json_response({"object": "list", "data": [model]})
 
-    async def count(self, _: web.Request) -> web.Response:
-        return web.json_response({"calls": self.calls})
-
-    async def complete(self, request: web.Request) -> web.StreamResponse:
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked = await _question(request)
-        words = answer(asked["messages"]).split(" ")
-        limit = asked.get("max_tokens") or len(words)
-        said = words[:limit]
+        words = answer(asked.messages).split(" ")
+        said = words[: asked.max_tokens]
         reason = "stop" if len(said) == len(words) else "length"
-        prompt = sum(len(message["content"].split()) for message in asked["messages"])
+        prompt = sum(len(message.content.split()) for message in asked.messages)
         usage = {"prompt_tokens": prompt, "completion_tokens": len(said), "total_tokens": prompt + len(said)}
-        head = {"id": f"practice-{self.calls}", "created": int(time.time()), "model": asked["model"]}
-        if asked.get("stream"):
-            wanted = (asked.get("stream_options") or {}).get("include_usage")
+        head = {"id": f"practice-{self.calls}", "created": int(time.time()), "model": asked.model}
+        if asked.stream:
+            wanted = asked.stream_options is not None and asked.stream_options.include_usage
             return await _stream(request, self._events(head, said, reason, usage if wanted else None))
         await asyncio.sleep(self._seconds)
         self.calls += 1
@@ -117,6 +89,17 @@ class _Practice:
             yield {**head, "choices": [], "usage": usage}
 
 
+def answer(messages: list[Message]) -> str:
+    """The text for these messages: deterministic, and never mistaken for a real valuation."""
+    asked = "\n".join(message.content for message in messages if message.role == "user")
+    low = 100 + zlib.crc32(asked.encode("utf-8", "surrogatepass")) % 900
+    return (
+        f"Practice valuation (no real model was asked): the request has {len(asked)} characters in "
+        f"{len(asked.split())} words. Estimated value: {low} to {low + low // 4}. These figures are made "
+        "from the length and checksum of the request alone; configure a provider for a real answer."
+    )
+
+
 async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     try:
@@ -130,36 +113,17 @@ async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -
     return response
 
 
-async def _question(request: web.Request) -> dict[str, Any]:
-    """Parse the request's body; only fields that the answer needs are checked."""
+async def _question(request: web.Request) -> Question:
     if not request.headers.get("Authorization", "").startswith("Bearer "):
         raise _refusal(web.HTTPUnauthorized, "no API key: send 'Authorization: Bearer <any key>'")
     try:
-        asked = json.loads(await request.read())
+        return Question.model_validate(json.loads(await request.read()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        raise _refusal(web.HTTPBadRequest, f"{field or 'the body'}: {first['msg']}", field) from None
     except ValueError:
         raise _refusal(web.HTTPBadRequest, "the body is not JSON") from None
-    if not isinstance(asked, dict):
-        raise _refusal(web.HTTPBadRequest, "the body is not a JSON object")
-    if not isinstance(asked.get("model"), str) or not asked["model"]:
-        raise _refusal(web.HTTPBadRequest, "model: required, a non-empty text", "model")
-    messages = asked.get("messages")
-    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
-        raise _refusal(web.HTTPBadRequest, "messages: required, a list of {role, content}", "messages")
-    limit = asked.get("max_tokens")
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise _refusal(web.HTTPBadRequest, "max_tokens: not a whole number of at least 1", "max_tokens")
-    options = asked.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise _refusal(web.HTTPBadRequest, "stream_options: not an object", "stream_options")
-    return asked
-
-
-def _is_message(message: object) -> bool:
-    return (
-        isinstance(message, dict)
-        and message.get("role") in ("system", "developer", "user", "assistant", "tool")
-        and isinstance(message.get("content"), str)
-    )
 
 
 def _refusal(kind: type[web.HTTPError], message: str, field: str | None = None) -> web.HTTPError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import standardwebhooks
@@ -20,31 +20,19 @@ class Callback:
     refused: str | None
 
 
-@dataclass
 class Receiver:
-    """A running receiver; `arrived` holds the first callback of each task."""
+    """The receiver's application; `arrived` holds the first callback of each task."""
 
-    secret: str
-    url: str = ""
-    arrived: dict[str, Callback] = field(default_factory=dict)
-    _runner: web.AppRunner | None = None
-
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_post("/callback", self._take)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/callback"
-
-    async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+    def __init__(self, secret: str) -> None:
+        self.arrived: dict[str, Callback] = {}
+        self.app = web.Application()
+        self.app.router.add_post("/callback", self._take)
+        self._secret = secret
 
     async def _take(self, request: web.Request) -> web.Response:
         at, body = time.time(), await request.read()
         try:
-            standardwebhooks.Webhook(self.secret).verify(body, dict(request.headers))
+            standardwebhooks.Webhook(self._secret).verify(body, dict(request.headers))
             refused = None
         except (standardwebhooks.webhooks.WebhookVerificationError, ValueError) as error:
             refused = str(error)

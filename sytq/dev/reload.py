@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sytq.config import load
 from sytq.dev.plugins import here
 from sytq.errors import ConfigError
 from sytq.tasktypes.registry import Registry
@@ -21,18 +20,16 @@ Seen = dict[Path, tuple[int, int]]
 
 
 class Saved:
-    """Watches the folders of `plugins.paths` (`configured`), or the project's own folder."""
+    """Watches the `configured` folders (`plugins.paths`), or the project's own folder without them."""
 
-    def __init__(self, environ: Mapping[str, str], configured: bool) -> None:
-        self._environ = dict(environ)
+    def __init__(self, configured: Sequence[Path] | None) -> None:
         self._configured = configured
-        self._paths = [Path(folder).absolute() for folder in load(environ=environ).plugins.paths]
         self._seen = self._look()
         self._broken: set[Path] = set()
 
     def variables(self) -> dict[str, str]:
         """The variable that names the project's folder, which may be new."""
-        folder = None if self._configured else here()
+        folder = here() if self._configured is None else None
         return {} if folder is None else {"SYTQ_PLUGINS__PATHS": json.dumps([str(folder)])}
 
     def set_aside(self, registry: Registry) -> Iterator[str]:
@@ -41,7 +38,7 @@ class Saved:
             if (file := Path(each.source).absolute()) in self._seen:
                 yield f"{_near(file)} is set aside: {each.error}"
 
-    async def next(self, say: Callable[[str], None]) -> str:
+    async def next(self, environ: Mapping[str, str], say: Callable[[str], None]) -> str:
         """Wait until files are saved, added or removed and all load, and return their names. Prints those that fail."""
         waiting: set[Path] = set()
         while True:
@@ -49,7 +46,7 @@ class Saved:
             waiting |= changed
             self._broken = {file for file in self._broken - changed if file in self._seen}
             for file in sorted(changed & self._seen.keys()):
-                for line in await asyncio.to_thread(self._problems, file):
+                for line in await asyncio.to_thread(self._problems, file, environ):
                     self._broken.add(file)
                     say(line)
             if not self._broken:
@@ -73,9 +70,9 @@ class Saved:
             return {file for file in before.keys() | now.keys() if before.get(file) != now.get(file)}
 
     def _look(self) -> Seen:
-        project = None if self._configured else here()
+        project = here()
         found: Seen = {}
-        for folder in [project] if project else self._paths if self._configured else []:
+        for folder in self._configured if self._configured is not None else [project] if project else []:
             for file in folder.glob("*.py"):
                 try:
                     status = file.stat()
@@ -84,10 +81,10 @@ class Saved:
                 found[file] = (status.st_mtime_ns, status.st_size)
         return found
 
-    def _problems(self, file: Path) -> list[str]:
+    def _problems(self, file: Path, environ: Mapping[str, str]) -> list[str]:
         """One line for each reason why a worker could not load this file."""
         try:
-            report = check(file, self._environ | self.variables(), tests=False)
+            report = check(file, {**environ, **self.variables()}, tests=False)
         except (OSError, ConfigError) as error:
             return [f"{_near(file)}: {error}"]
         return [

@@ -42,10 +42,11 @@ class Outcome:
 
 
 class Sample:
-    """One run of the sample against the API at `api`."""
+    """One run of the sample against the API at `api`; the callback goes to the URL `callback`."""
 
-    def __init__(self, api: str, settings: Settings, ledger: Ledger, receiver: Receiver) -> None:
+    def __init__(self, api: str, callback: str, settings: Settings, ledger: Ledger, receiver: Receiver) -> None:
         self._api = api
+        self._callback = callback
         self._settings = settings
         self._ledger = ledger
         self._receiver = receiver
@@ -61,7 +62,7 @@ class Sample:
         outcome, began = Outcome(), time.time()
         try:
             async with asyncio.timeout(seconds):
-                if await self._submit(outcome, began):
+                if await self._submit(outcome):
                     await self._watch(outcome.task_id)
         except TimeoutError:
             outcome.reason = f"not finished within {seconds:g} s"
@@ -78,11 +79,11 @@ class Sample:
             "status": self._settings.of(LlmSettings).llm.status_labels.pending,
             "user_message": _QUESTION,
             "sys_message": _ROLE,
-            "callback_url": self._receiver.url,
+            "callback_url": self._callback,
         }
         transact(self._ledger.database, lambda: ValuationRecord.insert(row).execute())
 
-    async def _submit(self, outcome: Outcome, began: float) -> bool:
+    async def _submit(self, outcome: Outcome) -> bool:
         users = self._settings.auth.users if self._settings.auth.enabled else {}
         login = next((aiohttp.BasicAuth(name, word.get_secret_value()) for name, word in users.items()), None)
         async with (

@@ -19,11 +19,12 @@ from sytq_plugins.webhook.config import WebhookSettings
 
 from sytq import runtime
 from sytq.config import Settings, load
-from sytq.dev import provider, sample, snippets
+from sytq.dev import sample, snippets
 from sytq.dev.embedding import Embedding, decide
 from sytq.dev.folder import DevError, Folder
-from sytq.dev.listening import check_port, url
+from sytq.dev.listening import check_port, serving, url
 from sytq.dev.process import Child, Guard
+from sytq.dev.provider import PracticeProvider
 from sytq.dev.receiver import Receiver
 from sytq.dev.reload import Saved
 from sytq.embedded import EmbeddedServer, find_server
@@ -47,9 +48,8 @@ class Supervisor:
         self._stopped_by: int | None = None
         self._ending = False
         self._children: list[Child] = []
-        self._guard: Guard | None = None
+        self._starting = asyncio.Lock()  # held while an ended child is started again
         self._environ: dict[str, str] = dict(os.environ)
-        self._restart: dict[str, asyncio.Event] = {}  # set: restart that child
 
     async def run(self) -> int:
         """Run until a signal or, with `once`, the end of the sample. Returns the exit status. Raises SytqError."""
@@ -90,12 +90,14 @@ class Supervisor:
         _say(f"sytq dev in {self._folder.path}")
 
         server = self._start_redis(stack) if embedding.redis else None
-        practice = await self._start_practice(stack) if embedding.provider else ""
+        practice = await stack.enter_async_context(serving(PracticeProvider().app)) if embedding.provider else ""
+        configured = [folder.absolute() for folder in given.plugins.paths]
+        saved = Saved(configured if "plugins.paths" in embedding.given else None)
         made = embedding.variables(self._folder, server.url if server else "", practice, port)
+        made |= saved.variables()
         self._folder.write_env(made)
         # API and worker share a folder, so that /metrics of the API covers both.
         self._environ |= made | {"PROMETHEUS_MULTIPROC_DIR": str(self._folder.metrics)}
-        saved = Saved(self._environ, "plugins.paths" in embedding.given)
         settings = load(environ=self._environ)
         parts = runtime.build(settings)
         stack.callback(parts.redis.close)
@@ -107,17 +109,19 @@ class Supervisor:
         secret = settings.of(WebhookSettings).webhook.secret
         assert secret is not None
         receiver = Receiver(secret.get_secret_value())
-        stack.push_async_callback(receiver.close)
-        await receiver.start()
+        callback = f"{await stack.enter_async_context(serving(receiver.app))}/callback"
 
-        known = {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
-        await self._start_children(stack, settings)
-        watchers = [self._keep(child) for child in self._children]
+        known = await _workers(parts)
+        guard = Guard()
+        stack.callback(guard.close)
+        await self._start_children(stack, settings, guard)
+        watchers = [self._keep(child, guard) for child in self._children]
         if server is not None:
             watchers.append(self._keep_redis(server))
         if not self._once:
-            watchers.append(self._keep_up(parts, saved))
-        return await _first([self._work(parts, receiver, embedding, known), *watchers])
+            watchers.append(self._keep_up(parts, saved, guard))
+        valuation = sample.Sample(url(settings.api.host, port), callback, settings, parts.ledger, receiver)
+        return await _first([self._work(parts, valuation, embedding, known), *watchers])
 
     # -- starting
 
@@ -134,11 +138,6 @@ class Supervisor:
         _say_part("redis", f"{program}, {server.url}, data and log in {self._folder.redis}")
         return server
 
-    async def _start_practice(self, stack: contextlib.AsyncExitStack) -> str:
-        running = await provider.serve()
-        stack.push_async_callback(running.close)
-        return running.base_url
-
     async def _prepare_stores(self, parts: Runtime, embedding: Embedding) -> None:
         applied = await asyncio.to_thread(migrate, parts.database, parts.registry.plugins)
         kind = f"SQLite, {self._folder.database}" if embedding.database else "the configured one"
@@ -151,32 +150,17 @@ class Supervisor:
                 raise DevError(f"the configured Redis does not answer: {error}") from None
             _say_part("redis", "the configured one")
 
-    async def _start_children(self, stack: contextlib.AsyncExitStack, settings: Settings) -> None:
-        worker, api = settings.worker, settings.api
-        python = [sys.executable, "-m"]
-        dramatiq = [
-            *python,
-            "sytq.worker.process",
-            "sytq.actors",
-            "-p",
-            str(worker.processes),
-            "-t",
-            str(worker.threads),
-        ]
-        dramatiq += ["--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))]
-        gunicorn = [*python, "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()"]
-        self._guard = Guard()
-        stack.callback(self._guard.close)
+    async def _start_children(self, stack: contextlib.AsyncExitStack, settings: Settings, guard: Guard) -> None:
+        sytq = [sys.executable, "-m", "sytq.cli"]
         self._children = [
-            Child("worker", dramatiq, self._folder, worker.shutdown_timeout + _EXTRA),
-            Child("api", gunicorn, self._folder, api.graceful_timeout + _EXTRA),
+            Child("worker", [*sytq, "worker"], self._folder, settings.worker.shutdown_timeout + _EXTRA),
+            Child("api", [*sytq, "api"], self._folder, settings.api.graceful_timeout + _EXTRA),
         ]
         stack.push_async_callback(self._stop_children)
         for child in self._children:
             with contextlib.suppress(FileNotFoundError):
                 child.log.replace(child.log.with_suffix(".log.old"))
-            self._restart[child.name] = asyncio.Event()
-            await self._start(child)
+            await self._start(child, guard)
 
     async def _stop_children(self) -> None:
         self._ending = True  # from now on a signal must not interrupt the shutdown, only hurry it
@@ -184,26 +168,15 @@ class Supervisor:
 
     # -- running
 
-    async def _keep(self, child: Child) -> None:
+    async def _keep(self, child: Child, guard: Guard) -> None:
         """Restart the child whenever it ends; with `once`, its end is final. Raises DevError."""
         pause, max_pause = _BACKOFF
         while True:
             since = time.monotonic()
-            ended, anew = asyncio.create_task(child.ended()), self._restart[child.name]
-            asked = asyncio.create_task(anew.wait())
-            try:
-                await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
-                if anew.is_set():
-                    await child.stop()
-                    await ended
-                    await self._start(child)
-                    anew.clear()
+            status = await child.ended()
+            async with self._starting:
+                if child.pid is not None:  # replaced, as a plugin file has changed
                     continue
-            finally:
-                asked.cancel()
-                if not ended.done():
-                    ended.cancel()
-            status = ended.result()
             said = f"the {child.name} ended unexpectedly ({_status(status)})"
             _say(f"{said}; the last lines of {child.log}:")
             for line in child.last_lines():
@@ -214,36 +187,31 @@ class Supervisor:
             _say(f"starting the {child.name} again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, max_pause)
-            await self._start(child)
+            async with self._starting:
+                await self._start(child, guard)
 
-    async def _start(self, child: Child) -> None:
-        await child.start(self._environ)
-        assert self._guard is not None
-        self._guard.watch(self._children)
+    async def _start(self, child: Child, guard: Guard) -> None:
+        if child.pid is None:
+            await child.start(self._environ)
+            guard.watch(self._children)
 
-    async def _keep_up(self, parts: Runtime, saved: Saved) -> None:
+    async def _keep_up(self, parts: Runtime, saved: Saved, guard: Guard) -> None:
         """Restart worker and API whenever a plugin file is saved and can be loaded."""
         api = url(parts.settings.api.host, parts.settings.api.port)
         while True:
-            files = await saved.next(_say)
+            files = await saved.next(self._environ, _say)
             self._environ |= saved.variables()
-            known = {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
-            for anew in self._restart.values():
-                anew.set()
-            while any(anew.is_set() for anew in self._restart.values()):
-                await asyncio.sleep(0.05)
+            known = await _workers(parts)
+            async with self._starting:
+                await asyncio.gather(*(child.stop() for child in self._children))
+                for child in self._children:
+                    await self._start(child, guard)
             try:
                 async with asyncio.timeout(_START_DEADLINE):
-                    await self._until_up(parts, api, known)
+                    await _until_up(parts, api, known)
                 _say(f"Reloaded {files}.")
             except TimeoutError:
                 _say(f"API and worker do not answer; see {self._children[0].log.parent}")
-
-    async def _until_up(self, parts: Runtime, api: str, known: set[str]) -> None:
-        """Wait until the API answers and there is a worker besides the `known` ones."""
-        await _until_ready(api)
-        while not {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)} - known:
-            await asyncio.sleep(0.05)
 
     async def _keep_redis(self, server: EmbeddedServer) -> None:
         address = server.url
@@ -256,12 +224,12 @@ class Supervisor:
                 if server.url != address:
                     raise DevError(f"Redis had to move from {address} to {server.url}: start `sytq dev` again")
 
-    async def _work(self, parts: Runtime, receiver: Receiver, embedding: Embedding, known: set[str]) -> int:
+    async def _work(self, parts: Runtime, valuation: sample.Sample, embedding: Embedding, known: set[str]) -> int:
         settings = parts.settings
         api = url(settings.api.host, settings.api.port)
         try:
             async with asyncio.timeout(_START_DEADLINE):
-                await self._until_up(parts, api, known)
+                await _until_up(parts, api, known)
         except TimeoutError:
             raise DevError(
                 f"API and worker did not answer within {_START_DEADLINE:g} s; see {self._children[0].log.parent}"
@@ -278,7 +246,7 @@ class Supervisor:
         else:
             _say(f"\nA sample valuation, a real call of the provider '{name}' ...")
             seconds = max(seconds, settings.of(LlmSettings).providers[name].total + 30)
-        outcome = await sample.Sample(api, settings, parts.ledger, receiver).run(seconds)
+        outcome = await valuation.run(seconds)
         for line in sample.lines(outcome):
             _say(line)
         if outcome.reason is None:
@@ -304,14 +272,22 @@ async def _first(works: list[Coroutine[Any, Any, int | None]]) -> int:
     return next(iter(done)).result() or 0
 
 
-async def _until_ready(api: str) -> None:
+async def _workers(parts: Runtime) -> set[str]:
+    return {worker.name for worker in await asyncio.to_thread(parts.inspection.workers)}
+
+
+async def _until_up(parts: Runtime, api: str, known: set[str]) -> None:
+    """Wait until the API answers and there is a worker besides the `known` ones."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with session.get(f"{api}/healthz/ready") as response:
-                    if response.status == 200:
-                        return
+        while not await _ready(session, api) or not await _workers(parts) - known:
             await asyncio.sleep(0.05)
+
+
+async def _ready(session: aiohttp.ClientSession, api: str) -> bool:
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with session.get(f"{api}/healthz/ready") as response:
+            return response.status == 200
+    return False
 
 
 def _status(status: int) -> str:
