@@ -14,7 +14,6 @@ import typer
 from sytq.cli.options import AsJson, File, open_runtime
 from sytq.cli.output import as_json, cell, table
 from sytq.dev import scaffold
-from sytq.dev.plugins import HERE
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.models import Pause
 from sytq.runtime import Runtime
@@ -65,7 +64,7 @@ def new(
     """Create a file with a new task type and its test. An existing file is never overwritten."""
     parts = open_runtime(file)
     paths = parts.settings.plugins.paths
-    written = scaffold.write(name, folder or Path(paths[0] if paths else HERE), parts.registry)
+    written = scaffold.write(name, folder or Path(paths[0] if paths else scaffold.HERE), parts.registry)
     if json_wanted:
         as_json({"type": name, "file": str(written)})
         return

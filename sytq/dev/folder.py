@@ -23,25 +23,11 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.database = self.path / "sytq.db"
+        self.redis = self.path / "redis"
+        self.metrics = self.path / "metrics"
+        self.env = self.path / "env"  # to source in another terminal: `. .sytq/env`
         self._lock: int | None = None
-
-    @property
-    def database(self) -> Path:
-        return self.path / "sytq.db"
-
-    @property
-    def redis(self) -> Path:
-        return self.path / "redis"
-
-    @property
-    def metrics(self) -> Path:
-        """The folder of the metrics of API and worker."""
-        return self.path / "metrics"
-
-    @property
-    def env(self) -> Path:
-        """The file to source in another terminal: `. .sytq/env`."""
-        return self.path / "env"
 
     def write_env(self, variables: Mapping[str, str]) -> None:
         """Write the variables that other commands need to find this service, as shell exports."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sytq.dev.plugins import here
+from sytq.dev.scaffold import here
 from sytq.errors import ConfigError
 from sytq.tasktypes.registry import Registry
 from sytq.testing.check import check

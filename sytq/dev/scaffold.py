@@ -1,4 +1,4 @@
-"""The file that `sytq plugin new` writes, and the valid names of a task type. Loads no plugin."""
+"""The project's folder of plugin files, and the file that `sytq plugin new` writes there. Loads no plugin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from sytq.errors import InvalidInput
 from sytq.tasktypes.registry import Registry
 
+#: The folder of `sytq plugin new` and `sytq dev` unless plugins.paths names another.
+HERE = "plugins"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,49}")
 _VALID = "a small letter, then up to 49 small letters, digits, - and _"
 
@@ -49,6 +51,12 @@ class Test{noun}(TypeSuite):
         with self.harness() as harness:
             assert harness.run({{"name": "Ada"}}).result == {{"greeting": "Hello, Ada!"}}
 '''
+
+
+def here() -> Path | None:
+    """The project's folder, or None when it does not exist or is a Python package."""
+    folder = Path(HERE).absolute()
+    return folder if folder.is_dir() and not (folder / "__init__.py").exists() else None
 
 
 def write(name: str, folder: Path, registry: Registry) -> Path:
