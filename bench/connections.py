@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.api.conftest import Api
+from tests.installation import Installation
 from tests.servers import MySQLServer, RedisServer
-from tests.workers import Installation
 
 
 def resident(pid: int) -> float:
@@ -39,7 +38,6 @@ def main() -> None:
     url = mysql.create_database("bench")
     folder = Path(tempfile.mkdtemp(prefix="sytq-bench-"))
     installation = Installation(folder, url, redis.url)
-    api = Api(url, redis.url, SYTQ_API__WORKERS="1")
 
     def count() -> tuple[int, int]:
         with redis.client() as client:
@@ -67,9 +65,8 @@ def main() -> None:
             lambda: installation.runtime.submitter.submit(tasks),
             lambda: worker[0],
         )
-        figures("API process (and its master), idle", api.start, lambda: api.process.pid)
+        figures("API process (and its master), idle", installation.start_api, lambda: installation.gunicorn.pid)
     finally:
-        api.remove()
         installation.close()
         redis.remove()
         mysql.remove()

@@ -16,8 +16,10 @@ from typing import TypeVar
 import pytest
 import redis
 
+from tests.installation import ENGINES, Installation
+from tests.provider import ScriptedProvider
+from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, Server, ServerMissing
-from tests.workers import Installation
 
 S = TypeVar("S", bound=Server)
 
@@ -100,7 +102,7 @@ def mysql_url(mysql_server: MySQLServer) -> Iterator[str]:
     mysql_server.drop_database(name)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
+@pytest.fixture(params=ENGINES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Address of a new, empty database, once per engine."""
     if request.param == "sqlite":
@@ -108,9 +110,57 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("mysql_url"))
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a new, empty database of the module, once per engine."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('database') / 'sytq.db'}"
+        return
+    server: MySQLServer = request.getfixturevalue("mysql_server")
+    name = f"m{uuid.uuid4().hex[:16]}"
+    yield server.create_database(name)
+    server.drop_database(name)
+
+
 @pytest.fixture
 def installation(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
-    """sytq on SQLite and the shared Redis; the test starts the workers."""
+    """sytq on SQLite and the shared Redis; the test starts workers and API."""
     made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_installation(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[..., Installation]]:
+    """Makes installations of this test alone: make_installation(database_url=..., redis_url=..., SYTQ_...=...).
+
+    Without addresses they share one SQLite file and the shared Redis, which is not emptied.
+    """
+    made: list[Installation] = []
+
+    def make(database_url: str = "", redis_url: str = "", **settings: str) -> Installation:
+        folder = tmp_path / f"installation-{len(made)}"
+        folder.mkdir()
+        url = database_url or f"sqlite:///{tmp_path / 'sytq.db'}"
+        made.append(Installation(folder, url, redis_url or redis_server.url, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of callbacks that answers 200."""
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    """An LLM provider that answers normally until a test changes the scene."""
+    made = ScriptedProvider()
     yield made
     made.close()

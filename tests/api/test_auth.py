@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api, Reply
+from tests.installation import BUILT_IN, Installation, Reply
 from tests.servers import RedisServer
 
 ROWS = itertools.count(1)
@@ -22,21 +22,22 @@ OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
 
 
 @pytest.fixture(scope="module")
-def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Api]:
+def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
     config = folder / "auth.yaml"
     config.write_text('auth: {enabled: true, realm: "SYT Go Queue API", users: {admin: "pä:ss", api: api123}}\n')
-    api = Api(f"sqlite:///{folder / 'auth.db'}", redis_server.url, SYTQ_CONFIG=str(config)).migrated()
+    api = Installation(folder, f"sqlite:///{folder / 'auth.db'}", redis_server.url, **BUILT_IN, SYTQ_CONFIG=str(config))
     try:
-        yield api.start()
+        api.start_api()
+        yield api
     finally:
-        api.remove()
+        api.close()
 
 
 def basic(credentials: str, scheme: str = "Basic") -> dict[str, str]:
     return {"Authorization": f"{scheme} {base64.b64encode(credentials.encode()).decode()}"}
 
 
-def submit(api: Api, headers: dict[str, str]) -> Reply:
+def submit(api: Installation, headers: dict[str, str]) -> Reply:
     body = {
         "table_name": "valuation_records",
         "id": next(ROWS),
@@ -45,7 +46,7 @@ def submit(api: Api, headers: dict[str, str]) -> Reply:
 
 
 @pytest.mark.parametrize("credentials", ["admin:pä:ss", "api:api123"])
-def test_a_configured_user_is_served_and_owns_the_task(guarded: Api, credentials: str) -> None:
+def test_a_configured_user_is_served_and_owns_the_task(guarded: Installation, credentials: str) -> None:
     reply = submit(guarded, basic(credentials))
     assert reply.status == 200
     assert submit(guarded, basic(credentials, "bAsIc")).status == 200
@@ -69,7 +70,7 @@ def test_a_configured_user_is_served_and_owns_the_task(guarded: Api, credentials
         {"Authorization": "Basic " + "A" * 4000},
     ],
 )
-def test_missing_or_wrong_credentials_are_401(guarded: Api, headers: dict[str, str]) -> None:
+def test_missing_or_wrong_credentials_are_401(guarded: Installation, headers: dict[str, str]) -> None:
     reply = submit(guarded, headers)
     assert reply.status == 401
     assert reply.json["code"] == 401
@@ -79,16 +80,16 @@ def test_missing_or_wrong_credentials_are_401(guarded: Api, headers: dict[str, s
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_metrics_need_no_credentials(guarded: Api, path: str) -> None:
+def test_health_and_metrics_need_no_credentials(guarded: Installation, path: str) -> None:
     assert guarded.request("GET", path).status == 200
     assert guarded.request("GET", path + "/").status == 200
 
 
-def test_no_password_is_in_the_log(guarded: Api) -> None:
+def test_no_password_is_in_the_log(guarded: Installation) -> None:
     submit(guarded, basic("api:api123"))
     submit(guarded, basic("api:guessed"))
-    assert "api123" not in guarded.log()
-    assert "guessed" not in guarded.log()
+    assert "api123" not in guarded.gunicorn.text()
+    assert "guessed" not in guarded.gunicorn.text()
 
 
 def outward_address() -> str:
@@ -107,7 +108,7 @@ def outward_address() -> str:
 def test_without_auth_only_loopback_clients_are_served(make_api: Any) -> None:
     api = make_api(SYTQ_API__HOST="0.0.0.0")
     assert submit(api, {}).status == 200
-    assert "listening beyond loopback without auth" in api.log()
+    assert "listening beyond loopback without auth" in api.gunicorn.text()
     address = outward_address()
     for path, status in (("/api/tasks", b"403"), ("/health", b"200"), ("/metrics", b"200")):
         with socket.create_connection((address, api.port), timeout=60) as connection:
@@ -115,19 +116,19 @@ def test_without_auth_only_loopback_clients_are_served(make_api: Any) -> None:
             reply = b"".join(iter(lambda: connection.recv(65536), b""))
         assert reply.split(b" ")[1] == status
         assert (WHAT_TO_SET.encode() in reply) == (status == b"403")
-    assert WHAT_TO_SET in api.log()
+    assert WHAT_TO_SET in api.gunicorn.text()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_without_auth_the_start_logs_that_only_loopback_is_served(make_api: Any, host: str) -> None:
     api = make_api(SYTQ_API__HOST=host)
-    lines = [json.loads(line) for line in api.log().splitlines() if "loopback" in line]
+    lines = [json.loads(line) for line in api.gunicorn.text().splitlines() if "loopback" in line]
     said = "auth is off: only loopback clients are served, and they may do everything"
     assert [(line["level"], line["msg"]) for line in lines] == [("info", said)]
 
 
-def test_with_auth_the_start_does_not_mention_loopback(guarded: Api) -> None:
-    assert "loopback" not in guarded.log()
+def test_with_auth_the_start_does_not_mention_loopback(guarded: Installation) -> None:
+    assert "loopback" not in guarded.gunicorn.text()
 
 
 def test_a_non_ascii_user_name_stops_the_start(folder: Path) -> None:
@@ -155,5 +156,7 @@ def test_a_non_ascii_user_name_stops_the_start(folder: Path) -> None:
         ({"Host": "queue.internal"}, 200),
     ],
 )
-def test_cross_site_requests_of_a_local_browser_are_refused(api: Api, headers: dict[str, str], status: int) -> None:
+def test_cross_site_requests_of_a_local_browser_are_refused(
+    api: Installation, headers: dict[str, str], status: int
+) -> None:
     assert submit(api, headers).status == status

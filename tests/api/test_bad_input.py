@@ -7,20 +7,20 @@ import socket
 
 import pytest
 
-from tests.api.conftest import Api, Reply
+from tests.installation import Installation, Reply
 
 RECORD, PROMPT, WEBHOOK, JOB = "/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks", "/jobs"
 NATIVE = ("/v2/tasks", "/v2/tasks/batch", "/v2/operations", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/cancel")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_is_our_fault(api: Api) -> object:
+def nothing_is_our_fault(api: Installation) -> object:
     yield
-    assert "Traceback" not in api.log()
-    assert '"level":"error"' not in api.log().replace(" ", "")
+    assert "Traceback" not in api.gunicorn.text()
+    assert '"level":"error"' not in api.gunicorn.text().replace(" ", "")
 
 
-def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[Reply, str]:
+def refused(api: Installation, path: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[Reply, str]:
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")
     reply = api.request("POST", path, body, {"Content-Type": "application/json"} | (headers or {}))
     assert 400 <= reply.status < 500, reply
@@ -72,14 +72,14 @@ def refused(api: Api, path: str, body: bytes, headers: dict[str, str] | None = N
         (b'{"a": "\x00"}', "body: not JSON"),
     ],
 )
-def test_a_body_that_is_not_an_object_is_400(api: Api, path: str, body: bytes, says: str) -> None:
+def test_a_body_that_is_not_an_object_is_400(api: Installation, path: str, body: bytes, says: str) -> None:
     reply, message = refused(api, path, body)
     assert reply.status == 400
     assert says in message
 
 
 @pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, "/v2/tasks", "/v2/operations"])
-def test_a_missing_body_is_400(api: Api, path: str) -> None:
+def test_a_missing_body_is_400(api: Installation, path: str) -> None:
     reply, message = refused(api, path, b"")
     assert reply.status == 400 and "body: empty" in message
 
@@ -110,7 +110,7 @@ def test_a_missing_body_is_400(api: Api, path: str) -> None:
         ('{"table_name": "valuation_records", "id": -9223372036854775809}', "id: must be a signed 64 bit"),
     ],
 )
-def test_a_bad_record_task_is_400_and_names_the_field(api: Api, fields: str, says: str) -> None:
+def test_a_bad_record_task_is_400_and_names_the_field(api: Installation, fields: str, says: str) -> None:
     reply, message = refused(api, RECORD, fields.encode())
     assert reply.status == 400
     assert says in message
@@ -137,7 +137,7 @@ def test_a_bad_record_task_is_400_and_names_the_field(api: Api, fields: str, say
         ('{"prompt": "x", "callback_url": "http://u:p@example.com/"}', "callback_url: "),
     ],
 )
-def test_a_bad_prompt_task_is_400_and_names_the_field(api: Api, fields: str, says: str) -> None:
+def test_a_bad_prompt_task_is_400_and_names_the_field(api: Installation, fields: str, says: str) -> None:
     rows = api.rows("SELECT COUNT(*) FROM valuation_records")
     reply, message = refused(api, PROMPT, fields.encode())
     assert reply.status == 400
@@ -166,7 +166,7 @@ def test_a_bad_prompt_task_is_400_and_names_the_field(api: Api, fields: str, say
         ('{"url": "http://example.com/", "body": {"a": 1}}', "body: "),
     ],
 )
-def test_a_bad_http_request_task_is_400_and_names_the_field(api: Api, fields: str, says: str) -> None:
+def test_a_bad_http_request_task_is_400_and_names_the_field(api: Installation, fields: str, says: str) -> None:
     reply, message = refused(api, WEBHOOK, fields.encode())
     assert reply.status == 400
     assert says in message
@@ -177,14 +177,14 @@ def test_a_bad_http_request_task_is_400_and_names_the_field(api: Api, fields: st
     ["text/plain", "multipart/form-data; boundary=x", "x", "application/xml",
      "application/json; charset=latin-1"],
 )  # fmt: skip
-def test_another_content_type_is_415(api: Api, content_type: str) -> None:
+def test_another_content_type_is_415(api: Installation, content_type: str) -> None:
     for path in (RECORD, *NATIVE):
         reply, message = refused(api, path, b"{}", {"Content-Type": content_type})
         assert reply.status == 415
         assert "Content-Type" in message
 
 
-def test_unusual_json_values_are_stored_unchanged(api: Api) -> None:
+def test_unusual_json_values_are_stored_unchanged(api: Installation) -> None:
     odd = {"n": 2**63, "m": -(2**200), "x": 1e308, "nul": "a\u0000b", "emoji": "\U0001f600", "": [[]], "\u0000": None}
     reply = api.request("POST", "/v2/tasks", {"type": "default", "payload": odd, "metadata": odd})
     assert reply.status == 202, reply
@@ -197,24 +197,24 @@ def test_unusual_json_values_are_stored_unchanged(api: Api) -> None:
     ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"', "application/x+json",
      "application/x-www-form-urlencoded"],  # the default of PHP's curl
 )  # fmt: skip
-def test_every_json_content_type_is_accepted(api: Api, content_type: str) -> None:
+def test_every_json_content_type_is_accepted(api: Installation, content_type: str) -> None:
     body = b'{"table_name": "valuation_records", "id": 1}'
     assert api.request("POST", RECORD, body, {"Content-Type": content_type}).status == 200
 
 
-def test_a_missing_content_type_is_json(api: Api) -> None:
+def test_a_missing_content_type_is_json(api: Installation) -> None:
     body = b'{"table_name":"valuation_records","id":1}'
     head = f"POST {RECORD} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     assert b" 200 OK" in api.raw(head.encode() + body)
 
 
-def test_a_chunked_body_without_length_is_accepted(api: Api) -> None:
+def test_a_chunked_body_without_length_is_accepted(api: Installation) -> None:
     head = f"POST {RECORD} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     chunks = b'10\r\n{"table_name":"v\r\n19\r\naluation_records","id":1}\r\n0\r\n\r\n'
     assert b" 200 OK" in api.raw(head.encode() + chunks)
 
 
-def test_a_body_of_exactly_the_limit_is_accepted(api: Api) -> None:
+def test_a_body_of_exactly_the_limit_is_accepted(api: Installation) -> None:
     body = b'{"url": "http://example.com/", "body": "%s"}'
     body = body % (b"x" * (1024 * 1024 - len(body) + 2))
     assert len(body) == 1024 * 1024
@@ -222,20 +222,20 @@ def test_a_body_of_exactly_the_limit_is_accepted(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", [RECORD, PROMPT, WEBHOOK, JOB, *NATIVE])
-def test_a_body_over_the_limit_is_413(api: Api, path: str) -> None:
+def test_a_body_over_the_limit_is_413(api: Installation, path: str) -> None:
     reply, message = refused(api, path, b'{"a": "' + b"x" * 1024 * 1024 + b'"}')
     assert reply.status == 413
     assert "1048576" in message
 
 
-def test_a_chunked_body_over_the_limit_is_413(api: Api) -> None:
+def test_a_chunked_body_over_the_limit_is_413(api: Installation) -> None:
     head = f"POST {WEBHOOK} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     reply = api.raw(head.encode() + (b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 20 + b"0\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 413 ")
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"].startswith("body: ")
 
 
-def test_expect_continue_with_too_large_a_body_is_413_at_once(api: Api) -> None:
+def test_expect_continue_with_too_large_a_body_is_413_at_once(api: Installation) -> None:
     head = f"POST {WEBHOOK} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
     reply = api.raw(head.encode())
     assert reply.startswith(b"HTTP/1.1 413 ")
@@ -261,11 +261,11 @@ def test_expect_continue_with_too_large_a_body_is_413_at_once(api: Api) -> None:
         b"GET /api/tasks?\xc3\xa9=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ],
 )
-def test_malformed_http_is_4xx(api: Api, data: bytes) -> None:
+def test_malformed_http_is_4xx(api: Installation, data: bytes) -> None:
     assert api.raw(data).split(b" ")[1][:1] == b"4"
 
 
-def test_a_disconnect_during_a_request_leaves_the_api_healthy(api: Api) -> None:
+def test_a_disconnect_during_a_request_leaves_the_api_healthy(api: Installation) -> None:
     for part in (b"POST /api/v1/tasks HT", b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"):
         with socket.create_connection(("127.0.0.1", api.port)) as connection:
             connection.sendall(part)

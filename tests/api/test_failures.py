@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from sytq.broker.keys import Keys
-from tests.api.conftest import Api, Reply
+from tests.installation import Installation, Reply
 from tests.servers import MySQLServer, RedisServer, poll
 
 pytestmark = pytest.mark.faults
 
 
-def submit(api: Api, timeout: float = 30.0) -> Reply:
+def submit(api: Installation, timeout: float = 30.0) -> Reply:
     return api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}, timeout=timeout)
 
 
-def stored(api: Api, reply: Reply) -> bool:
+def stored(api: Installation, reply: Reply) -> bool:
     return bool(api.rows(f"SELECT 1 FROM sytq_tasks WHERE id = '{reply.json['task_id']}'"))
 
 
@@ -94,7 +94,7 @@ def test_a_submission_without_mysql_is_503_and_not_stored(
     own_mysql.start()
     poll(lambda: submit(api).status == 200)
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == [(2,)]
-    assert "Traceback" not in api.log()
+    assert "Traceback" not in api.gunicorn.text()
 
 
 def test_submissions_to_a_hanging_mysql_fail_together_in_time(make_api: Any, own_mysql: MySQLServer) -> None:
@@ -115,7 +115,7 @@ def test_submissions_to_a_hanging_mysql_fail_together_in_time(make_api: Any, own
 def test_a_submission_is_503_if_sqlite_cannot_be_opened(make_api: Any, tmp_path: Path) -> None:
     api = make_api()
     # The first request opens the file: now its path is a folder.
-    api.database.close_all()
+    api.runtime.database.close_all()
     os.rename(tmp_path / "sytq.db", tmp_path / "elsewhere.db")
     for leftover in tmp_path.glob("sytq.db-*"):
         leftover.unlink()
@@ -143,7 +143,7 @@ def test_disconnected_clients_do_not_affect_other_submissions(make_api: Any, own
     assert {reply.status for reply in replies} == {200}
     assert all(stored(api, reply) for reply in replies)
     assert submit(api).status == 200
-    assert "Traceback" not in api.log()
+    assert "Traceback" not in api.gunicorn.text()
 
 
 def test_sigterm_answers_and_dispatches_accepted_submissions(make_api: Any, redis_server: RedisServer) -> None:
@@ -151,7 +151,7 @@ def test_sigterm_answers_and_dispatches_accepted_submissions(make_api: Any, redi
     with concurrent.futures.ThreadPoolExecutor(30) as pool:
         waiting = [pool.submit(submit, api) for _ in range(200)]
         poll(lambda: sum(one.done() for one in waiting) > 20)
-        assert api.stop() == 0
+        assert api.gunicorn.terminate() == 0
         replies = [one.result() for one in waiting if one.exception() is None]
     assert replies
     assert {reply.status for reply in replies} == {200}

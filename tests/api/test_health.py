@@ -10,11 +10,11 @@ from typing import Any
 import redis
 
 from sytq.ledger.migrations import migrate
-from tests.api.conftest import Api
+from tests.installation import Installation
 from tests.servers import RedisServer, poll
 
 
-def test_health_is_a_superset_of_contracts_a_and_d(api: Api) -> None:
+def test_health_is_a_superset_of_contracts_a_and_d(api: Installation) -> None:
     reply = api.request("GET", "/health")
     assert reply.status == 200
     answer = reply.json
@@ -24,7 +24,7 @@ def test_health_is_a_superset_of_contracts_a_and_d(api: Api) -> None:
     assert api.request("HEAD", "/health").status == 200
 
 
-def test_probes_are_200_while_healthy(api: Api) -> None:
+def test_probes_are_200_while_healthy(api: Installation) -> None:
     assert api.request("GET", "/healthz/startup").status == 200
     assert api.request("GET", "/healthz/live").status == 200
     reply = api.request("GET", "/healthz/ready")
@@ -59,21 +59,21 @@ def test_a_probe_is_answered_while_redis_hangs(make_api: Any, own_redis: RedisSe
 
 def test_not_ready_and_submissions_are_503_before_migrations(make_api: Any) -> None:
     api = make_api()
-    with api.database.atomic():
+    with api.runtime.database.atomic():
         for table in ("sytq_tasks", "sytq_migrations"):
-            api.database.execute_sql(f"DROP TABLE {table}")
+            api.runtime.database.execute_sql(f"DROP TABLE {table}")
     reply = api.request("GET", "/healthz/ready")
     assert reply.status == 503
     assert "sytq db migrate" in reply.json["data"]["database"]
     refused = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"})
     assert (refused.status, refused.headers["retry-after"]) == (503, "5")
     assert "sytq db migrate" in refused.json["error"]
-    migrate(api.database)
+    migrate(api.runtime.database)
     assert api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}).status == 200
     assert api.request("GET", "/healthz/ready").status == 200
 
 
-def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer) -> None:
+def test_metrics_come_from_the_shared_stores(api: Installation, redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.flushall()
     for _ in range(3):
@@ -95,7 +95,7 @@ def test_metrics_come_from_the_shared_stores(api: Api, redis_server: RedisServer
     assert any(name.startswith("sytq_build_info{version=") for name in found)
 
 
-def test_metrics_query_redis_at_most_once_a_second(api: Api, redis_client: redis.Redis) -> None:
+def test_metrics_query_redis_at_most_once_a_second(api: Installation, redis_client: redis.Redis) -> None:
     # /metrics needs no credentials.
     api.request("GET", "/metrics")
     began, before = time.monotonic(), redis_client.info("stats")["total_commands_processed"]

@@ -14,18 +14,18 @@ import pytest
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.values import utcnow
-from tests.api.conftest import Api, Reply
+from tests.installation import Installation, Reply
 from tests.servers import MySQLServer, RedisServer, poll
 
 ROWS = itertools.count(9_000_000)
 
 
-def send(api: Api, key: str, path: str = "/api/v1/tasks", body: Any = None, headers: Any = None) -> Reply:
+def send(api: Installation, key: str, path: str = "/api/v1/tasks", body: Any = None, headers: Any = None) -> Reply:
     body = body or {"url": "http://example.com/"}
     return api.request("POST", path, body, {"Idempotency-Key": key} | (headers or {}))
 
 
-def tasks(api: Api) -> int:
+def tasks(api: Installation) -> int:
     return int(api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0])
 
 
@@ -41,7 +41,7 @@ def tasks(api: Api) -> int:
         ("/v2/operations", {"action": "delete", "q": "id:nosuch"}),
     ],
 )
-def test_a_repeated_request_gets_the_first_response(api: Api, path: str, body: dict[str, Any]) -> None:
+def test_a_repeated_request_gets_the_first_response(api: Installation, path: str, body: dict[str, Any]) -> None:
     body = body | ({"id": next(ROWS)} if "id" in body else {})
     key, before = str(uuid.uuid4()), tasks(api)
     records = "SELECT COUNT(*) FROM valuation_records"
@@ -57,7 +57,7 @@ def test_a_repeated_request_gets_the_first_response(api: Api, path: str, body: d
 
 
 @pytest.mark.parametrize("spaces", ['"{} "', '" {}"', '"{}  x "', '"   "'])
-def test_a_key_with_leading_or_trailing_space_is_refused(api: Api, spaces: str) -> None:
+def test_a_key_with_leading_or_trailing_space_is_refused(api: Installation, spaces: str) -> None:
     key, before = str(uuid.uuid4()), tasks(api)
     assert send(api, key).status == 200
     refused = send(api, spaces.format(key))
@@ -85,7 +85,7 @@ def test_concurrent_keys_are_one_task_each(make_api: Any, database_url: str) -> 
     assert tasks(api) == 50
 
 
-def test_a_key_reused_for_another_request_is_422(api: Api) -> None:
+def test_a_key_reused_for_another_request_is_422(api: Installation) -> None:
     key = str(uuid.uuid4())
     assert send(api, key).status == 200
     other = send(api, key, body={"url": "http://example.com/other"})
@@ -97,11 +97,11 @@ def test_a_key_reused_for_another_request_is_422(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "ä"])
-def test_an_invalid_key_is_400(api: Api, key: str) -> None:
+def test_an_invalid_key_is_400(api: Installation, key: str) -> None:
     assert send(api, key).status == 400
 
 
-def test_a_refused_request_does_not_consume_its_key(api: Api) -> None:
+def test_a_refused_request_does_not_consume_its_key(api: Installation) -> None:
     key = str(uuid.uuid4())
     assert send(api, key, body={"url": "no url"}).status == 400
     assert send(api, key).status == 200
@@ -132,19 +132,19 @@ def test_a_key_survives_a_restart_and_the_loss_of_redis(
 ) -> None:
     api = make_api()
     first = send(api, "lasting")
-    assert api.stop() == 0
+    assert api.gunicorn.terminate() == 0
     with redis_server.client() as client:
         client.flushall()
     again = send(make_api(), "lasting")
     assert (again.status, again.body) == (200, first.body)
 
 
-def test_a_key_expires_after_a_day(api: Api) -> None:
+def test_a_key_expires_after_a_day(api: Installation) -> None:
     key = str(uuid.uuid4())
     first = send(api, key)
     long_ago = (utcnow() - dt.timedelta(hours=24, seconds=1)).isoformat(" ", "microseconds")
-    with api.database.connection_context():
-        api.database.execute_sql(
+    with api.runtime.database.connection_context():
+        api.runtime.database.execute_sql(
             f"UPDATE sytq_idempotency SET created_at = '{long_ago}' WHERE idempotency_key = '{key}'"
         )
     again = send(api, key)
@@ -155,8 +155,8 @@ def test_a_key_expires_after_a_day(api: Api) -> None:
 
 def test_keys_are_scoped_to_owners_and_a_repeat_uses_no_quota(make_api: Any) -> None:
     api = make_api(SYTQ_AUTH__ENABLED="true")
-    Ledger(api.database)  # binds the models
-    made = [ApiKeys(api.database).create(owner, owner, Grant(daily_tasks=5), by="test") for owner in ("a", "b")]
+    Ledger(api.runtime.database)  # binds the models
+    made = [ApiKeys(api.runtime.database).create(owner, owner, Grant(daily_tasks=5), by="test") for owner in ("a", "b")]
     mine, theirs = ({"Authorization": f"Bearer {text}"} for _, text in made)
     first, other = send(api, "shared", headers=mine), send(api, "shared", headers=theirs)
     assert (first.status, other.status) == (200, 200)
@@ -166,7 +166,7 @@ def test_keys_are_scoped_to_owners_and_a_repeat_uses_no_quota(make_api: Any) -> 
     assert send(api, "next", headers=mine).headers["ratelimit"].startswith('"tasks";r=3;')
 
 
-def test_a_repeat_returns_the_existing_task_again(api: Api) -> None:
+def test_a_repeat_returns_the_existing_task_again(api: Installation) -> None:
     body = {"table_name": "valuation_records", "id": next(ROWS)}
     existing = send(api, str(uuid.uuid4()), "/api/tasks/llm", body)
     key = str(uuid.uuid4())
@@ -195,7 +195,7 @@ def test_a_repeated_batch_is_409_if_one_of_its_types_is_gone(make_api: Any, tmp_
     batch = {"tasks": [{"type": "extra"}, {"type": "default"}]}
     api = make_api(SYTQ_PLUGINS__PATHS=f'["{more}"]')
     assert send(api, "batch", "/v2/tasks/batch", batch).status == 202
-    assert api.stop() == 0
+    assert api.gunicorn.terminate() == 0
     again = send(make_api(), "batch", "/v2/tasks/batch", batch)
     assert (again.status, again.json["type"]) == (409, "urn:sytq:problem:conflict")
     assert "2 tasks" in again.json["detail"]

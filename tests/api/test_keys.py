@@ -6,7 +6,9 @@ import concurrent.futures
 import datetime as dt
 import itertools
 import time
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.values import utcnow
-from tests.api.conftest import Api, Reply
+from tests.installation import BUILT_IN, Installation, Reply
 from tests.servers import MySQLServer, RedisServer, poll
 
 ROWS = itertools.count(1)
@@ -23,31 +25,28 @@ PROMPT = {"url": "http://example.com/"}
 PATIENT = 0.5
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
-def guarded(
-    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Api]:
-    if request.param == "mysql":
-        server: MySQLServer = request.getfixturevalue("mysql_server")
-        url = server.create_database("apikeys")
-    else:
-        url = f"sqlite:///{tmp_path_factory.mktemp('keys') / 'sytq.db'}"
-    users = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_AUTH__USERS__ADMIN": "admin123", "SYTQ_REDIS__PREFIX": request.param}
-    api = Api(url, redis_server.url, SYTQ_API__WORKERS="2", **users).migrated()
+@pytest.fixture(scope="module")
+def guarded(folder: Path, module_database_url: str, redis_server: RedisServer) -> Iterator[Installation]:
+    settings = {
+        "SYTQ_AUTH__ENABLED": "true",
+        "SYTQ_AUTH__USERS__ADMIN": "admin123",
+        "SYTQ_REDIS__PREFIX": uuid.uuid4().hex,
+        "SYTQ_API__WORKERS": "2",
+    }
+    api = Installation(folder, module_database_url, redis_server.url, **BUILT_IN, **settings)
     try:
-        yield api.start()
+        api.start_api()
+        yield api
     finally:
-        api.remove()
-        if request.param == "mysql":
-            server.drop_database("apikeys")
+        api.close()
 
 
-def keys_of(api: Api) -> ApiKeys:
-    Ledger(api.database)  # binds the models
-    return ApiKeys(api.database)
+def keys_of(api: Installation) -> ApiKeys:
+    Ledger(api.runtime.database)  # binds the models
+    return ApiKeys(api.runtime.database)
 
 
-def made(api: Api, owner: str = "shop", **grant: Any) -> tuple[str, dict[str, str]]:
+def made(api: Installation, owner: str = "shop", **grant: Any) -> tuple[str, dict[str, str]]:
     row, text = keys_of(api).create(f"key of {owner}", owner, Grant(**grant), by="test")
     return row.id, bearer(text)
 
@@ -56,11 +55,11 @@ def bearer(text: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {text}"}
 
 
-def submit(api: Api, headers: dict[str, str]) -> Reply:
+def submit(api: Installation, headers: dict[str, str]) -> Reply:
     return api.request("POST", "/api/v1/tasks", PROMPT, headers)
 
 
-def test_a_key_submits_as_its_owner_and_its_secret_is_not_stored(guarded: Api) -> None:
+def test_a_key_submits_as_its_owner_and_its_secret_is_not_stored(guarded: Installation) -> None:
     key_id, headers = made(guarded, "till-7")
     reply = submit(guarded, headers)
     assert reply.status == 200
@@ -70,12 +69,12 @@ def test_a_key_submits_as_its_owner_and_its_secret_is_not_stored(guarded: Api) -
     assert len(secret) == 64
     stored = guarded.rows(f"SELECT * FROM sytq_api_keys WHERE id = '{key_id}'")
     assert stored and secret not in str(stored)
-    assert secret not in guarded.log()
+    assert secret not in guarded.gunicorn.text()
     poll(lambda: guarded.rows(f"SELECT last_used_at FROM sytq_api_keys WHERE id = '{key_id}'")[0][0])
 
 
 @pytest.mark.parametrize("path", ["/api/tasks/{}", "/api/tasks"])
-def test_a_task_of_another_owner_is_404(guarded: Api, path: str) -> None:
+def test_a_task_of_another_owner_is_404(guarded: Installation, path: str) -> None:
     _, ours = made(guarded, "us")
     _, sisters = made(guarded, "us")
     _, theirs = made(guarded, "them")
@@ -93,7 +92,7 @@ def test_a_task_of_another_owner_is_404(guarded: Api, path: str) -> None:
     assert reply.status == (404 if "{}" in path else 200)
 
 
-def test_a_missing_scope_or_type_is_403_and_named(guarded: Api) -> None:
+def test_a_missing_scope_or_type_is_403_and_named(guarded: Installation) -> None:
     _, reader = made(guarded, scopes=("read",))
     _, sender = made(guarded, scopes=("submit",), types=("webhook",))
     refused = submit(guarded, reader)
@@ -107,7 +106,7 @@ def test_a_missing_scope_or_type_is_403_and_named(guarded: Api) -> None:
     assert "'llm'" in other.json["error"] and "webhook" in other.json["error"]
 
 
-def test_basic_auth_users_may_see_and_do_everything(guarded: Api) -> None:
+def test_basic_auth_users_may_see_and_do_everything(guarded: Installation) -> None:
     _, headers = made(guarded, "somebody")
     task_id = submit(guarded, headers).json["task_id"]
     basic = {"Authorization": "Basic YWRtaW46YWRtaW4xMjM="}
@@ -115,7 +114,7 @@ def test_basic_auth_users_may_see_and_do_everything(guarded: Api) -> None:
     assert guarded.request("POST", "/jobs?type=cleanup", {"dry_run": True}, basic).status == 202
 
 
-def test_a_wrong_expired_or_revoked_key_is_401(guarded: Api) -> None:
+def test_a_wrong_expired_or_revoked_key_is_401(guarded: Installation) -> None:
     key_id, headers = made(guarded)
     good = headers["Authorization"]
     _, expired = made(guarded, expires_at=utcnow() - dt.timedelta(seconds=1))
@@ -129,7 +128,7 @@ def test_a_wrong_expired_or_revoked_key_is_401(guarded: Api) -> None:
     poll(lambda: submit(guarded, headers).status == 401, interval=PATIENT)
 
 
-def test_both_secrets_are_valid_until_the_rotation_grace_ends(guarded: Api) -> None:
+def test_both_secrets_are_valid_until_the_rotation_grace_ends(guarded: Installation) -> None:
     key_id, first = made(guarded)
     _, text = keys_of(guarded).rotate(key_id, 3600, by="test")
     second = bearer(text)
@@ -142,7 +141,7 @@ def test_both_secrets_are_valid_until_the_rotation_grace_ends(guarded: Api) -> N
     assert whats == ["key.create", "key.rotate", "key.rotate"]
 
 
-def test_a_rate_limit_is_shared_by_processes_and_in_every_response(guarded: Api) -> None:
+def test_a_rate_limit_is_shared_by_processes_and_in_every_response(guarded: Installation) -> None:
     _, headers = made(guarded, rate=(20, 3600))
     first = guarded.request("GET", "/api/tasks", headers=headers)
     assert first.headers["ratelimit-policy"] == '"requests";q=20;w=3600'
@@ -157,7 +156,7 @@ def test_a_rate_limit_is_shared_by_processes_and_in_every_response(guarded: Api)
     assert refused.headers["ratelimit"].startswith('"requests";r=0;t=')
 
 
-def test_a_daily_quota_counts_accepted_tasks_only(guarded: Api) -> None:
+def test_a_daily_quota_counts_accepted_tasks_only(guarded: Installation) -> None:
     _, headers = made(guarded, daily_tasks=2)
     assert guarded.request("POST", "/api/v1/tasks", {"url": "x"}, headers).status == 400
     assert submit(guarded, headers).headers["ratelimit-policy"] == '"tasks";q=2;w=86400'

@@ -6,16 +6,18 @@ import concurrent.futures
 import os
 from typing import Any
 
-from tests.api.conftest import Api, Reply
+from tests.installation import Installation, Reply
 from tests.servers import RedisServer, poll
 
 
-def submit(api: Api) -> Reply:
+def submit(api: Installation) -> Reply:
     return api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"})
 
 
-def bounded(make_api: Any, bound: int, **more: Any) -> Api:
-    api: Api = make_api(SYTQ_QUEUES__WEBHOOK__MAX_WAITING=str(bound), SYTQ_REDIS__PREFIX=os.urandom(4).hex(), **more)
+def bounded(make_api: Any, bound: int, **more: Any) -> Installation:
+    api: Installation = make_api(
+        SYTQ_QUEUES__WEBHOOK__MAX_WAITING=str(bound), SYTQ_REDIS__PREFIX=os.urandom(4).hex(), **more
+    )
     return api
 
 

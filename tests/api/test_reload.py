@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api
+from tests.installation import Installation
 from tests.servers import poll
 
 pytestmark = pytest.mark.faults
@@ -24,7 +24,7 @@ SUBMIT = f"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {le
 class Clients(threading.Thread):
     """Kept-alive connections that send without pause and reconnect only when a response says so."""
 
-    def __init__(self, api: Api, requests: list[bytes]) -> None:
+    def __init__(self, api: Installation, requests: list[bytes]) -> None:
         super().__init__()
         self.api = api
         self.requests = requests
@@ -62,18 +62,23 @@ class Clients(threading.Thread):
 
 
 def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
-    api: Api = make_api(SYTQ_API__WORKERS="2")
-    poll(lambda: api.log().count("ASGI server listening") >= 2, message=api.log)  # one of them answers before both do
+    api: Installation = make_api(SYTQ_API__WORKERS="2")
+    poll(
+        lambda: api.gunicorn.text().count("ASGI server listening") >= 2, message=api.gunicorn.text
+    )  # one of them answers before both do
     clients = Clients(api, [LOOK] * 100 + [SUBMIT] * 8)
     try:
         for number in range(1, 4):
             before = clients.seen[200]
             poll(lambda before=before: clients.seen[200] > before + 1000)
-            api.process.send_signal(signal.SIGHUP)
+            api.gunicorn.signal_master(signal.SIGHUP)
             booted = 2 + 2 * number
-            poll(lambda booted=booted: api.log().count("ASGI server listening") >= booted, message=api.log)
+            poll(
+                lambda booted=booted: api.gunicorn.text().count("ASGI server listening") >= booted,
+                message=api.gunicorn.text,
+            )
             gone = 2 * number
-            poll(lambda gone=gone: api.log().count("Worker shutting down") >= gone, message=api.log)
+            poll(lambda gone=gone: api.gunicorn.text().count("Worker shutting down") >= gone, message=api.gunicorn.text)
     finally:
         seen = clients.end()
     assert set(seen) == {200}
@@ -82,7 +87,7 @@ def test_three_reloads_under_load_fail_no_request(make_api: Any) -> None:
 
 
 def test_a_kept_alive_connection_is_served_after_the_reload_signal(make_api: Any) -> None:
-    api: Api = make_api()
+    api: Installation = make_api()
     with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
 
         def ask() -> bytes:
@@ -93,8 +98,8 @@ def test_a_kept_alive_connection_is_served_after_the_reload_signal(make_api: Any
             return received.lower()
 
         assert b"connection: close" not in ask()
-        api.process.send_signal(signal.SIGHUP)
-        poll(lambda: api.log().count("ASGI server listening") >= 2, message=api.log)
+        api.gunicorn.signal_master(signal.SIGHUP)
+        poll(lambda: api.gunicorn.text().count("ASGI server listening") >= 2, message=api.gunicorn.text)
         assert b"connection: close" in ask()
         assert connection.recv(1) == b""
     assert api.request("GET", "/health").status == 200

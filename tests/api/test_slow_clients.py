@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.conftest import REPO, Api
+from tests.installation import BUILT_IN, Installation
+from tests.processes import ROOT
 from tests.servers import RedisServer, poll
 
 # The deployed configuration with shorter timeouts.
 IMPATIENT = f"""
 import sytq.api.request_context, sytq.api.worker
-exec(open({str(REPO / "etc" / "gunicorn.conf.py")!r}).read())
+exec(open({str(ROOT / "etc" / "gunicorn.conf.py")!r}).read())
 sytq.api.worker.HEAD_SECONDS = 1.0
 sytq.api.request_context.BODY_SECONDS = 1.0
 keepalive = 1
@@ -26,18 +27,19 @@ worker_connections = 50
 
 
 @pytest.fixture(scope="module")
-def short_timeouts(folder: Path, redis_server: RedisServer) -> Iterator[Api]:
-    api = Api(f"sqlite:///{folder / 'sytq.db'}", redis_server.url)
-    api.conf = folder / "impatient.conf.py"
-    api.conf.write_text(IMPATIENT)
+def short_timeouts(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
+    api = Installation(folder, f"sqlite:///{folder / 'sytq.db'}", redis_server.url, **BUILT_IN)
+    conf = folder / "impatient.conf.py"
+    conf.write_text(IMPATIENT)
     try:
-        yield api.start()
+        api.start_api(conf)
+        yield api
     finally:
-        api.remove()
+        api.close()
 
 
 @contextlib.contextmanager
-def connected(api: Api, data: bytes = b"") -> Iterator[socket.socket]:
+def connected(api: Installation, data: bytes = b"") -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", api.port), timeout=60) as connection:
         connection.sendall(data)
         yield connection
@@ -52,18 +54,18 @@ def everything(connection: socket.socket) -> bytes:
     [b"", b"POST /api/v1/tasks HTT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "],
     ids=["silent", "line", "head"],
 )
-def test_an_incomplete_request_head_closes_the_connection(short_timeouts: Api, data: bytes) -> None:
+def test_an_incomplete_request_head_closes_the_connection(short_timeouts: Installation, data: bytes) -> None:
     with connected(short_timeouts, data) as connection:
         assert everything(connection) == b""
 
 
-def test_an_idle_connection_is_closed(short_timeouts: Api) -> None:
+def test_an_idle_connection_is_closed(short_timeouts: Installation) -> None:
     with connected(short_timeouts, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         assert everything(connection).startswith(b"HTTP/1.1 200 OK")
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"url": "http://'], ids=["none", "some"])
-def test_a_body_that_never_arrives_is_408(short_timeouts: Api, sent: bytes) -> None:
+def test_a_body_that_never_arrives_is_408(short_timeouts: Installation, sent: bytes) -> None:
     head = b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     with connected(short_timeouts, head + sent) as connection:
         reply = everything(connection)
@@ -72,7 +74,7 @@ def test_a_body_that_never_arrives_is_408(short_timeouts: Api, sent: bytes) -> N
     assert b"x-request-id: " in reply
 
 
-def test_a_slowly_sent_body_is_408(short_timeouts: Api) -> None:
+def test_a_slowly_sent_body_is_408(short_timeouts: Installation) -> None:
     head = b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     began = time.monotonic()
     with connected(short_timeouts, head) as connection:
@@ -83,7 +85,7 @@ def test_a_slowly_sent_body_is_408(short_timeouts: Api) -> None:
     assert reply.startswith(b"HTTP/1.1 408 ")
 
 
-def test_silent_clients_do_not_block_other_clients(short_timeouts: Api) -> None:
+def test_silent_clients_do_not_block_other_clients(short_timeouts: Installation) -> None:
     with contextlib.ExitStack() as stack:
 
         def refused() -> bool:
@@ -93,4 +95,4 @@ def test_silent_clients_do_not_block_other_clients(short_timeouts: Api) -> None:
 
         poll(refused, message="there are never fifty at once, as each is cut off after a second")
         poll(lambda: short_timeouts.request("GET", "/health").status == 200)
-    assert "Traceback" not in short_timeouts.log()
+    assert "Traceback" not in short_timeouts.gunicorn.text()

@@ -23,7 +23,7 @@ from sytq.api import health
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.ledger.insert import Accepted
 from sytq.runtime import build
-from tests.api.conftest import Api
+from tests.installation import Installation
 from tests.servers import MySQLServer, make_tables, poll
 
 pytestmark = pytest.mark.faults
@@ -73,7 +73,7 @@ def stuck(request: pytest.FixtureRequest, tmp_path: Path) -> Stuck:
 class Timed:
     """Requests with the longest time that each path took."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Installation) -> None:
         self.api = api
         self.longest: Counter[str] = Counter()
 
@@ -121,10 +121,10 @@ def test_a_stuck_writer_is_not_ready_refuses_in_time_and_recovers(make_api: Any,
     assert ask.longest["/healthz/ready"] < PROBE
     assert ask.longest["/healthz/live"] < PROBE
     assert ask.longest["/api/v1/tasks"] < SUBMISSION
-    poll(lambda: ask("GET", "/healthz/ready").status == 200, message=api.log)
-    poll(lambda: ask.submit().status == 200, message=api.log)
+    poll(lambda: ask("GET", "/healthz/ready").status == 200, message=api.gunicorn.text)
+    poll(lambda: ask.submit().status == 200, message=api.gunicorn.text)
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == [(2,)], "what was refused is not there"
-    assert "Traceback" not in api.log()
+    assert "Traceback" not in api.gunicorn.text()
 
 
 def test_a_read_only_database_is_not_ready_and_submissions_are_503(make_api: Any, own_mysql: MySQLServer) -> None:
@@ -142,7 +142,7 @@ def test_a_read_only_database_is_not_ready_and_submissions_are_503(make_api: Any
     own_mysql.execute("SET GLOBAL read_only = OFF")
     assert ask("GET", "/healthz/ready").status == 200
     assert ask.submit().status == 200
-    assert "Traceback" not in api.log()
+    assert "Traceback" not in api.gunicorn.text()
 
 
 def test_a_writer_stuck_beyond_the_limit_is_not_live(

@@ -8,11 +8,11 @@ import json
 import os
 from typing import Any
 
-from tests.api.conftest import Api, Reply
+from tests.installation import Installation, Reply
 from tests.servers import MySQLServer
 
 
-def test_a_hundred_concurrent_submissions_are_accepted_once(api: Api) -> None:
+def test_a_hundred_concurrent_submissions_are_accepted_once(api: Installation) -> None:
     def one(number: int) -> Reply:
         return api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": number})
 
@@ -68,13 +68,13 @@ def test_an_invalid_submission_does_not_fail_its_batch(make_api: Any, own_mysql:
             assert reply.status == 200
     assert api.rows("SELECT COUNT(*) FROM valuation_records")[0][0] == 90
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0] == 90
-    assert "值" not in api.log()
+    assert "值" not in api.gunicorn.text()
 
 
 def test_prompts_the_table_character_set_lacks_are_400(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database(f"c{os.urandom(3).hex()}"))
-    with api.database.connection_context():
-        api.database.execute_sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET latin1")
+    with api.runtime.database.connection_context():
+        api.runtime.database.execute_sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET latin1")
     reply = api.request("POST", "/api/v1/tasks/llm", {"prompt": "x", "system": "值"})
     assert reply.status == 400
     assert reply.json["error"].startswith("system: ")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.workers import Installation
+from tests.installation import Installation
 
 ROOT = Path(__file__).parents[2]
 

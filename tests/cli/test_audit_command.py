@@ -9,7 +9,7 @@ import pwd
 import pytest
 
 from tests.cli.shell import found, payload, run
-from tests.workers import Installation
+from tests.installation import Installation
 
 ACCOUNT = pwd.getpwuid(os.getuid()).pw_name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.shell import found, payload, run
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 
 def test_matching_tasks_are_cancelled_rescheduled_retried_and_deleted(installation: Installation) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation import Installation
 from tests.servers import free_port, poll
 from tests.terminal import PROGRAM, Terminal, sytq
-from tests.workers import Installation
 
 
 def run(

@@ -15,19 +15,17 @@ import pytest
 from sytq.cli.doctor.comparison import clock, skew
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.values import utcnow
-from tests.api.conftest import Api
-from tests.plugins.llm.provider import ScriptedProvider, drips_headers, says
+from tests.installation import Installation
+from tests.provider import ScriptedProvider, drips_headers, says
 from tests.servers import MySQLServer, RedisServer, free_port, poll
 from tests.terminal import sytq
-from tests.workers import Installation
 
 SECRETS = ("hush-hush", "sk-1234567890abcdef")
 
 
 def examined(installation: Installation, status: int | None = None, **settings: str) -> dict[str, dict[str, Any]]:
     """The finding of each check; of several with one name the last."""
-    environ = installation.environ | {"SYTQ_API__PORT": str(free_port())} | settings
-    done = sytq("doctor", "--json", environ=environ)
+    done = sytq("doctor", "--json", environ=installation.environ | settings)
     report = json.loads(done.stdout)
     failed = any(finding["verdict"] == "fail" for finding in report["checks"])
     assert done.stderr == "" and done.returncode == (1 if failed else 0) and report["ok"] is not failed
@@ -49,26 +47,16 @@ def own(tmp_path: Path, own_redis: RedisServer) -> Iterator[Installation]:
     made.close()
 
 
-@pytest.fixture
-def provider() -> Iterator[ScriptedProvider]:
-    scripted = ScriptedProvider()
-    yield scripted
-    scripted.close()
-
-
 def test_healthy_service_has_no_failures(installation: Installation) -> None:
     installation.start_worker()
-    api = Api(installation.environ["SYTQ_DATABASE__URL"], installation.environ["SYTQ_REDIS__URL"]).start()
-    try:
+    installation.start_api()
 
-        def undisturbed() -> dict[str, dict[str, Any]] | None:
-            """The checks without a slow Redis, which a busy machine causes."""
-            found = examined(installation, 0, SYTQ_API__PORT=str(api.port))
-            return found if found["redis latency"]["verdict"] == "ok" else None
+    def undisturbed() -> dict[str, dict[str, Any]] | None:
+        """The checks without a slow Redis, which a busy machine causes."""
+        found = examined(installation, 0)
+        return found if found["redis latency"]["verdict"] == "ok" else None
 
-        found = poll(undisturbed, message="Redis answers quickly")
-    finally:
-        api.remove()
+    found = poll(undisturbed, message="Redis answers quickly")
     redis_verdicts = verdicts(found, "redis")
     assert redis_verdicts.pop("redis latency") in ("ok", "warn")  # a busy machine is slow
     assert redis_verdicts == dict.fromkeys(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from sytq import Breaker, Limiter, Permit
 from sytq.cli import app
 from sytq.errors import InvalidInput
-from tests.workers import Installation
+from tests.installation import Installation
 
 PROVIDER = Limiter("provider:p", concurrency=2, calls=10, cost=1000, breaker=Breaker(min_calls=1))
 

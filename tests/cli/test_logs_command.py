@@ -6,9 +6,9 @@ import json
 import subprocess
 import time
 
+from tests.installation import Installation
 from tests.servers import poll
 from tests.terminal import PROGRAM, Terminal, sytq
-from tests.workers import Installation
 
 
 def events(output: str) -> list[str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.shell import found, payload, run
+from tests.installation import Installation
 from tests.servers import free_port, poll
-from tests.workers import Installation
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.installation import Installation
 from tests.servers import RedisServer, free_port, poll
 from tests.terminal import Terminal, sytq
-from tests.workers import Installation
 
 
 def test_top_updates_live_and_ends_with_q(installation: Installation) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.llm.provider import ScriptedProvider
+from tests.installation import Installation
+from tests.provider import ScriptedProvider
 from tests.receiver import Receiver
 from tests.servers import free_port, poll
 from tests.tools import required
-from tests.workers import Installation
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")]
 ROOT = Path(__file__).parents[2]

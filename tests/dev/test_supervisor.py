@@ -20,7 +20,7 @@ import requests
 
 from sytq.dev import snippets
 from tests.dev.processes import Dev
-from tests.plugins.llm.provider import ScriptedProvider, answers, hangs, later
+from tests.provider import ScriptedProvider, answers, hangs, later
 from tests.servers import free_port, poll
 
 ROOT = Path(__file__).resolve().parent.parent.parent

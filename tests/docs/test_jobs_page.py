@@ -16,8 +16,8 @@ from sytq_plugins.http import Request
 from sytq.config import load
 from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.tasktype import TaskType
+from tests.installation import Installation
 from tests.receiver import Receiver
-from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text("utf-8")
 SECTIONS = {name: text for name, text in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)}

@@ -24,7 +24,7 @@ from sytq.errors import ConfigError
 from sytq.plugins import COMMANDS, GROUP, load_file
 from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing import Harness
-from tests.workers import Installation
+from tests.installation import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -12,7 +12,7 @@ import pytest
 
 from sytq.ledger.database import is_mysql
 from sytq.ledger.insert import Accepted
-from tests.workers import Installation
+from tests.installation import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 

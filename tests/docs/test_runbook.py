@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.conftest import Api
+from tests.installation import Installation
 from tests.servers import RedisServer
 from tests.tools import required
-from tests.workers import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs/runbook.md").read_text()
 COMMANDS = [
@@ -30,35 +29,31 @@ def test_each_section_says_what_to_do() -> None:
 
 def test_every_command_of_the_page_works(installation: Installation, redis_server: RedisServer) -> None:
     # A dead task gives the commands something to list and replay.
-    api = Api(installation.environ["SYTQ_DATABASE__URL"], installation.environ["SYTQ_REDIS__URL"])
-    try:
-        api.start()
-        installation.start_worker()
-        installation.wait_state(installation.submit("failing", "f"), "dead")
-        assert len(set(COMMANDS)) > 15
-        for command in dict.fromkeys(COMMANDS):
-            program, *arguments = shlex.split(command)
-            if program == "sytq":
-                words = [sys.executable, "-m", "sytq.cli", *arguments]
-            elif program == "curl":
-                port = f"127.0.0.1:{api.port}"
-                options = ["-f", *(word.replace("127.0.0.1:8080", port) for word in arguments)]
-                words = [required("curl", "package curl"), *options]
-            else:
-                assert program == "redis-cli", command
-                words = [required("redis-cli", "package redis-tools"), "-p", str(redis_server.port), *arguments]
-            done = subprocess.run(
-                words,
-                env=installation.environ | {"SYTQ_API__PORT": str(api.port)},
-                input="y\n",
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-            assert done.stdout.strip(), command
-    finally:
-        api.remove()
+    installation.start_api()
+    installation.start_worker()
+    installation.wait_state(installation.submit("failing", "f"), "dead")
+    assert len(set(COMMANDS)) > 15
+    for command in dict.fromkeys(COMMANDS):
+        program, *arguments = shlex.split(command)
+        if program == "sytq":
+            words = [sys.executable, "-m", "sytq.cli", *arguments]
+        elif program == "curl":
+            port = f"127.0.0.1:{installation.port}"
+            options = ["-f", *(word.replace("127.0.0.1:8080", port) for word in arguments)]
+            words = [required("curl", "package curl"), *options]
+        else:
+            assert program == "redis-cli", command
+            words = [required("redis-cli", "package redis-tools"), "-p", str(redis_server.port), *arguments]
+        done = subprocess.run(
+            words,
+            env=installation.environ,
+            input="y\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        assert done.stdout.strip(), command
 
 
 @pytest.mark.parametrize("word", sorted(set(re.findall(r"`sytq [a-z ]+[a-z]", PAGE))))

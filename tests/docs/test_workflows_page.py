@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from sytq.ledger.models import Task
-from tests.api.conftest import Api
-from tests.workers import Installation
+from tests.installation import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "workflows.md").read_text()
 
@@ -58,17 +57,11 @@ def test_the_example_fans_out_and_its_tree_looks_as_printed(with_example: Instal
 def test_the_chain_is_accepted_as_printed(with_example: Installation) -> None:
     body = re.search(r"/v2/tasks -d '(\{.*?\})'\n", PAGE, re.DOTALL)
     assert body
-    environ = with_example.environ
-    api = Api(
-        environ["SYTQ_DATABASE__URL"], environ["SYTQ_REDIS__URL"], SYTQ_PLUGINS__PATHS=environ["SYTQ_PLUGINS__PATHS"]
-    )
-    try:
-        reply = api.start().request("POST", "/v2/tasks", json.loads(body[1]))
-        assert reply.status == 202, reply
-        with_example.start_worker()
-        *_, last = reply.json["then"]
-        with_example.wait_state(last["id"], "succeeded")
-        with with_example.runtime.database.connection_context():
-            assert Task.select().where(Task.parent == reply.json["id"], Task.state == "succeeded").count() == 4
-    finally:
-        api.remove()
+    with_example.start_api()
+    reply = with_example.request("POST", "/v2/tasks", json.loads(body[1]))
+    assert reply.status == 202, reply
+    with_example.start_worker()
+    *_, last = reply.json["then"]
+    with_example.wait_state(last["id"], "succeeded")
+    with with_example.runtime.database.connection_context():
+        assert Task.select().where(Task.parent == reply.json["id"], Task.state == "succeeded").count() == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Installation
+from tests.installation import Installation
 
 PLUGIN = """
 import contextlib

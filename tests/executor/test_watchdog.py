@@ -17,8 +17,8 @@ from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.config import load
 from sytq.executor.broker import StreamsBroker
+from tests.installation import TRIALS, Installation
 from tests.servers import poll
-from tests.workers import TRIALS, Installation
 
 pytestmark = pytest.mark.faults
 

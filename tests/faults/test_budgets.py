@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.llm.provider import ScriptedProvider
+from tests.installation import Installation
+from tests.provider import ScriptedProvider
 from tests.servers import poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

@@ -12,8 +12,8 @@ import pytest
 
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.database import open_database, read
+from tests.installation import Installation
 from tests.servers import MySQLServer, poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

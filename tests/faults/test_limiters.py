@@ -12,8 +12,8 @@ import pytest
 
 from sytq.broker.limiter_states import LimiterState
 from tests.crowd import Crowd
+from tests.installation import Installation
 from tests.servers import RedisServer, poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

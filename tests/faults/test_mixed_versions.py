@@ -17,7 +17,7 @@ import pytest
 from sytq.ledger.database import open_database, read
 from sytq.ledger.migrations import migrate, pending
 from sytq.plugins import find
-from tests.plugins.llm.provider import ScriptedProvider
+from tests.provider import ScriptedProvider
 from tests.releases import Process, Release, previous, this
 from tests.servers import poll
 

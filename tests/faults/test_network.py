@@ -14,9 +14,10 @@ from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.keys import Keys
 from sytq.errors import RedisUnavailable
 from sytq.worker.loops.recorder import KEEP_MS
+from tests.installation import Installation
+from tests.processes import Process
 from tests.proxy import LostReplies, Proxy
 from tests.servers import RedisServer, poll
-from tests.workers import Installation, WorkerProcess
 
 pytestmark = pytest.mark.faults
 
@@ -28,7 +29,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     made.close()
 
 
-def remote_worker(installation: Installation, proxy: Proxy, **settings: str) -> WorkerProcess:
+def remote_worker(installation: Installation, proxy: Proxy, **settings: str) -> Process:
     """A worker that reaches Redis through the proxy, and has used each script."""
     worker = installation.start_worker(**{"SYTQ_REDIS__URL": proxy.url} | settings)
     installation.wait_state(installation.submit("plain", "warm"), "succeeded")

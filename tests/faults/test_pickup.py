@@ -15,9 +15,9 @@ from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Task, UniqueKey
 from sytq.ledger.values import utcnow
-from tests.plugins.llm.provider import REPORT, ScriptedProvider, answers, later, refuses
+from tests.installation import Installation
+from tests.provider import REPORT, ScriptedProvider, answers, later, refuses
 from tests.servers import poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

@@ -13,8 +13,8 @@ import pytest
 
 from sytq.broker.keys import RECORDER
 from sytq.states import TERMINAL
+from tests.installation import Installation
 from tests.servers import RedisServer, poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation import Installation
+from tests.processes import Process
 from tests.proxy import Proxy
 from tests.servers import RedisServer, poll
-from tests.workers import Installation, WorkerProcess
 
 pytestmark = pytest.mark.faults
 
@@ -63,7 +64,7 @@ class Load:
             assert surprise not in self.worker.text()
 
 
-def assert_consumes(installation: Installation, worker: WorkerProcess) -> None:
+def assert_consumes(installation: Installation, worker: Process) -> None:
     """The worker's process is the same, and takes new tasks on its threads and its event loop."""
     assert worker.alive
     assert worker.text().count("worker started") == 1

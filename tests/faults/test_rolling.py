@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.installation import Installation
+from tests.processes import Process
 from tests.servers import poll
-from tests.workers import Installation, WorkerProcess
 
 pytestmark = pytest.mark.faults
 
@@ -68,11 +69,11 @@ class Stream:
 
 
 @pytest.fixture
-def pair(installation: Installation) -> Iterator[list[WorkerProcess]]:
+def pair(installation: Installation) -> Iterator[list[Process]]:
     yield [installation.start_worker(threads=4) for _ in range(2)]
 
 
-def ended_within(worker: WorkerProcess, seconds: float) -> int:
+def ended_within(worker: Process, seconds: float) -> int:
     since = time.monotonic()
     code = worker.wait(60)
     assert time.monotonic() - since < seconds, worker.text()
@@ -80,7 +81,7 @@ def ended_within(worker: WorkerProcess, seconds: float) -> int:
 
 
 def test_p1_a_rolling_restart_under_load_loses_and_repeats_nothing(
-    installation: Installation, pair: list[WorkerProcess]
+    installation: Installation, pair: list[Process]
 ) -> None:
     with Stream(installation) as stream:
         for old in pair:
@@ -97,7 +98,7 @@ def test_p1_a_rolling_restart_under_load_loses_and_repeats_nothing(
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("to", ["master", "group"])
 def test_p1_sigterm_under_load_loses_and_repeats_nothing(
-    installation: Installation, pair: list[WorkerProcess], to: str, twice: bool
+    installation: Installation, pair: list[Process], to: str, twice: bool
 ) -> None:
     with Stream(installation) as stream:
         stream.wait_for_work()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sytq.broker.limiter_states import LimiterState
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 HELD = 1000
 RUNNING = 100  # as configured by default

@@ -17,9 +17,9 @@ from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.streams.client import Consumer, Producer
 from sytq.streams.loop import message_task_id
+from tests.installation import Installation
 from tests.servers import RedisServer, poll
 from tests.topologies import RedisCluster
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

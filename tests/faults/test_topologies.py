@@ -14,9 +14,9 @@ import pytest
 from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP
 from sytq.errors import RedisUnavailable
+from tests.installation import Installation
 from tests.servers import RedisServer, poll
 from tests.topologies import RedisCluster, SentinelGroup, server_programs
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

@@ -16,10 +16,10 @@ import standardwebhooks
 from sytq_plugins.llm.row import ValuationRecord
 from sytq_plugins.llm.spend import SpendRow
 
-from tests.plugins.llm.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
+from tests.installation import Installation
+from tests.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 PROMPT = "A house of 120 square metres in the old town, which nobody else is to know of."

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

@@ -11,8 +11,8 @@ import pytest
 from sytq.ledger.events import Event
 from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow
+from tests.installation import Installation
 from tests.servers import MySQLServer, RedisServer, poll
-from tests.workers import Installation
 
 pytestmark = pytest.mark.faults
 

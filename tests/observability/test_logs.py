@@ -18,7 +18,7 @@ import pytest
 
 from sytq.config.masking import is_secret_key, mask_text, mask_url
 from sytq.observability.logs import SHOWN
-from tests.workers import Installation
+from tests.installation import Installation
 
 PRELUDE = """
 import logging, sys, structlog

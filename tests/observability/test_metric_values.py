@@ -11,12 +11,12 @@ import pytest
 from sytq.ledger.models import Task
 from sytq.observability import metrics
 from sytq.service.prometheus import READ
-from tests.api.conftest import Api
+from tests.installation import TRIALS, Installation, samples
 from tests.observability.test_metrics import everything_imported  # noqa: F401 (a fixture that applies by itself)
-from tests.plugins.llm.provider import USAGE, ScriptedProvider
+from tests.processes import Process
+from tests.provider import USAGE, ScriptedProvider
 from tests.receiver import Receiver
 from tests.servers import RedisServer, poll
-from tests.workers import TRIALS, Installation, WorkerProcess, samples
 
 HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"
 
@@ -42,13 +42,12 @@ class Busy:
             ),
         }
         self.on = Installation(folder, f"sqlite:///{folder / 'sytq.db'}", redis.url, **more)
-        more["PROMETHEUS_MULTIPROC_DIR"] = str(self.on.metrics)  # the API answers for the worker too
-        self.api = Api(self.on.environ["SYTQ_DATABASE__URL"], redis.url, **more).start()
-        self.worker: WorkerProcess = self.on.start_worker()
+        self.on.start_api(PROMETHEUS_MULTIPROC_DIR=str(self.on.metrics))  # the API answers for the worker too
+        self.worker: Process = self.on.start_worker()
 
     def seen(self) -> dict[str, float]:
-        reply = self.api.request("GET", "/metrics")
-        assert reply.status == 200, self.api.log()[-3000:]
+        reply = self.on.request("GET", "/metrics")
+        assert reply.status == 200, self.on.gunicorn.text()[-3000:]
         return samples(reply.body)
 
     def wait(self, name: str, minimum: float = 1, timeout: float = 90) -> float:
@@ -61,7 +60,6 @@ class Busy:
         )
 
     def close(self) -> None:
-        self.api.remove()
         self.on.close()
         self.provider.close()
         self.receiver.close()
@@ -76,10 +74,10 @@ def busy(tmp_path: Path, own_redis: RedisServer) -> Iterator[Busy]:
 
 @pytest.mark.faults
 def test_each_metric_counts_its_events(busy: Busy) -> None:
-    on, api = busy.on, busy.api
+    on = busy.on
     # Outgoing calls: a webhook that fails at first, and one call of a provider with a price.
-    assert api.request("POST", "/api/v1/tasks", {"url": busy.receiver.url}).status == 200
-    assert api.request("POST", "/api/v1/tasks/llm", {"prompt": "What is it worth?"}).status == 200
+    assert on.request("POST", "/api/v1/tasks", {"url": busy.receiver.url}).status == 200
+    assert on.request("POST", "/api/v1/tasks/llm", {"prompt": "What is it worth?"}).status == 200
     assert busy.wait('sytq_outbound_seconds_count{answer="5xx",url="guarded"}') == 1
     assert busy.wait('sytq_outbound_seconds_count{answer="2xx",url="guarded"}') == 1
     assert busy.wait('sytq_outbound_seconds_count{answer="2xx",url="trusted"}') == 1
@@ -143,6 +141,6 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
 
 def test_unavailable_database_is_reported_as_down(busy: Busy) -> None:
     assert busy.seen()["sytq_database_up"] == 1
-    with busy.api.database.connection_context():
-        busy.api.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO away")
+    with busy.on.runtime.database.connection_context():
+        busy.on.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO away")
     poll(lambda: busy.seen()["sytq_database_up"] == 0, timeout=60, interval=1, message="checked every 30 s")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from sytq import config
 from sytq.observability import metrics, process_group
 from sytq.runtime import build
 from sytq.service.prometheus import READ
-from tests.api.conftest import Api
+from tests.installation import Installation, samples
 from tests.servers import poll
 from tests.tools import required
-from tests.workers import Installation, samples
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "etc/prometheus/sytq.rules.yaml"
@@ -121,28 +119,21 @@ def test_alert_rules_pass_their_promtool_tests(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def both(installation: Installation) -> Iterator[tuple[Installation, Api]]:
-    """An API of two processes and a worker on the same stores."""
-    redis_url, database = installation.environ["SYTQ_REDIS__URL"], installation.environ["SYTQ_DATABASE__URL"]
-    plugins = installation.environ["SYTQ_PLUGINS__PATHS"]
-    api = Api(database, redis_url, SYTQ_API__WORKERS="2", SYTQ_PLUGINS__PATHS=plugins)
-    api.environment["RUNTIME_DIRECTORY"] = str(api.folder)
-    try:
-        yield installation, api.start()
-    finally:
-        api.remove()
+def serving(installation: Installation) -> Installation:
+    """An installation with an API of two processes."""
+    installation.start_api(SYTQ_API__WORKERS="2", RUNTIME_DIRECTORY=str(installation.folder))
+    return installation
 
 
-def test_each_api_process_reports_metrics_of_its_group_and_the_stores(both: tuple[Installation, Api]) -> None:
-    installation, api = both
-    worker = installation.start_worker()
-    tasks = [installation.submit("plain", f"t{n}") for n in range(5)]
+def test_each_api_process_reports_metrics_of_its_group_and_the_stores(serving: Installation) -> None:
+    worker = serving.start_worker()
+    tasks = [serving.submit("plain", f"t{n}") for n in range(5)]
     for task in tasks:
-        installation.wait_state(task, "succeeded")
-    dead = installation.submit("failing", "f")
-    installation.wait_state(dead, "dead")
+        serving.wait_state(task, "succeeded")
+    dead = serving.submit("failing", "f")
+    serving.wait_state(dead, "dead")
     for _ in range(20):
-        api.request("GET", "/api/tasks?status=completed")
+        serving.request("GET", "/api/tasks?status=completed")
 
     def complete(text: bytes) -> Any:
         seen = samples(text)
@@ -150,14 +141,16 @@ def test_each_api_process_reports_metrics_of_its_group_and_the_stores(both: tupl
         return seen if seen.get(listed) == 20 and seen.get("sytq_tasks_dead") == 1 else None
 
     # Either process of the API may answer.
-    seen = poll(lambda: complete(api.request("GET", "/metrics").body), timeout=60, interval=0.5, message="all is there")
+    seen = poll(
+        lambda: complete(serving.request("GET", "/metrics").body), timeout=60, interval=0.5, message="all is there"
+    )
     assert seen['sytq_tasks_total{outcome="succeeded",type="plain"}'] == 5
     assert seen['sytq_tasks_total{outcome="dead",type="failing"}'] == 1
     assert seen['sytq_database_seconds_count{outcome="ok"}'] >= 20
     assert seen["sytq_workers"] == 1
     assert not [name for name in seen if dead in name or tasks[0] in name]
     assert not [name for name in seen if name.startswith("sytq_task_seconds")], "the workers report these"
-    counted = installation.counted()
+    counted = serving.counted()
     assert counted['sytq_task_seconds_count{outcome="failed",type="failing"}'] == 2
     assert counted['sytq_task_seconds_bucket{le="+Inf",outcome="succeeded",type="plain"}'] == 5
     assert counted['sytq_task_wait_seconds_count{priority="normal",queue="plain"}'] == 5
@@ -165,24 +158,25 @@ def test_each_api_process_reports_metrics_of_its_group_and_the_stores(both: tupl
     assert not [name for name in counted if name.endswith("_created")]
     assert worker.terminate() == 0
     poll(
-        lambda: (after := samples(api.request("GET", "/metrics").body))["sytq_workers"] == 0 and after,
+        lambda: (after := samples(serving.request("GET", "/metrics").body))["sytq_workers"] == 0 and after,
         message="the worker is gone",
     )
 
 
-def test_counts_of_killed_api_processes_are_kept(both: tuple[Installation, Api]) -> None:
-    _, api = both
-    (folder,) = api.folder.glob(f"sytq-*-{api.process.pid}")
+def test_counts_of_killed_api_processes_are_kept(serving: Installation) -> None:
+    (folder,) = serving.folder.glob(f"sytq-*-{serving.gunicorn.pid}")
     listed = 'sytq_http_seconds_count{method="GET",route="/api/tasks",status="200"}'
     for round_ in range(1, 4):
         for _ in range(10):
-            api.request("GET", "/api/tasks")
+            serving.request("GET", "/api/tasks")
         poll(
-            lambda want=10 * round_: samples(api.request("GET", "/metrics").body).get(listed) == want,
+            lambda want=10 * round_: samples(serving.request("GET", "/metrics").body).get(listed) == want,
             interval=0.5,
             message="all are counted",
         )
-        pids = {int(file.stem.rpartition("_")[2]) for file in folder.glob("histogram_[0-9]*.db")} - {api.process.pid}
+        pids = {int(file.stem.rpartition("_")[2]) for file in folder.glob("histogram_[0-9]*.db")} - {
+            serving.gunicorn.pid
+        }
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         poll(
@@ -190,34 +184,32 @@ def test_counts_of_killed_api_processes_are_kept(both: tuple[Installation, Api])
             message="their files are merged",
         )
         # A request waits in the master's queue until there are new processes.
-    assert api.stop() == 0
+    assert serving.gunicorn.terminate() == 0
     assert not folder.exists()
 
 
-def test_killed_worker_is_counted_as_lost_and_its_task_as_reclaimed(both: tuple[Installation, Api]) -> None:
-    installation, api = both
-    first = installation.start_worker()
-    installation.hold("long")
-    task = installation.submit("plain", "long")
-    installation.wait_note("start long")
+def test_killed_worker_is_counted_as_lost_and_its_task_as_reclaimed(serving: Installation) -> None:
+    first = serving.start_worker()
+    serving.hold("long")
+    task = serving.submit("plain", "long")
+    serving.wait_note("start long")
     first.kill()
-    installation.release("long")
-    installation.start_worker()
-    installation.wait_state(task, "succeeded")
-    seen = samples(api.request("GET", "/metrics").body)
+    serving.release("long")
+    serving.start_worker()
+    serving.wait_state(task, "succeeded")
+    seen = samples(serving.request("GET", "/metrics").body)
     assert seen['sytq_tasks_total{outcome="reclaimed",type="plain"}'] == 1
     assert seen["sytq_workers_lost"] == 1
 
 
-def test_the_recorders_lag_is_the_age_of_the_first_unwritten_event(both: tuple[Installation, Api]) -> None:
-    installation, api = both
-    keys = installation.runtime.keys
-    redis_ = installation.runtime.redis
+def test_the_recorders_lag_is_the_age_of_the_first_unwritten_event(serving: Installation) -> None:
+    keys = serving.runtime.keys
+    redis_ = serving.runtime.redis
     seconds, _ = redis_.ask("TIME")
     redis_.ask("XADD", keys.events, f"{(seconds - 100) * 1000}-0", "kind", "started")
     redis_.ask("XADD", keys.events, "*", "kind", "started")
     seen = poll(
-        lambda: (now := samples(api.request("GET", "/metrics").body))["sytq_recorder_waiting"] == 2 and now,
+        lambda: (now := samples(serving.request("GET", "/metrics").body))["sytq_recorder_waiting"] == 2 and now,
         message="two wait",
     )
     assert 99 <= seen["sytq_recorder_lag_seconds"] < 160

@@ -15,11 +15,10 @@ import sentry_sdk
 import sytq
 from sytq.ledger.schedules import Schedules
 from sytq.observability import sentry
-from tests.api.conftest import Api
+from tests.installation import TRIALS, Installation
 from tests.observability.ingest import Ingest
 from tests.receiver import Receiver
 from tests.servers import poll
-from tests.workers import TRIALS, Installation
 
 SECRETIVE = Path(__file__).parent / "secretive_plugins"
 PROMPT = "Mrs Miller's salary is 83000"
@@ -30,13 +29,6 @@ SECRET = {"prompt": PROMPT, "key": KEY}
 @pytest.fixture
 def ingest() -> Iterator[Ingest]:
     one = Ingest()
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    one = Receiver(200)
     yield one
     one.close()
 
@@ -170,27 +162,21 @@ def test_sentry_names_the_callers_trace_and_makes_none_at_any_sample_rate(
     reporting: Installation, ingest: Ingest, receiver: Receiver
 ) -> None:
     worker = reporting.start_worker()
-    keys = ("SENTRY_DSN", "SYTQ_OUTBOUND__ALLOW_NETWORKS", "SYTQ_SENTRY__TRACES_SAMPLE_RATE", "SYTQ_PLUGINS__PATHS")
-    stores = (reporting.environ["SYTQ_DATABASE__URL"], reporting.environ["SYTQ_REDIS__URL"])
-    api = Api(*stores, **{name: reporting.environ[name] for name in keys})
-    try:
-        api.start()
-        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-        body = {"type": "careless", "payload": SECRET, "callback": {"url": f"{receiver.url}?{KEY}"}}
-        reply = api.request("POST", "/v2/tasks", body, {"traceparent": parent, "x-request-id": "req-0"})
-        assert reply.headers["traceparent"] == parent
-        poll(lambda: receiver.received, message="the callback comes")
-        assert receiver.received[0].headers["traceparent"] == parent
-        (event,) = ingest.wait("event", task_id=reply.json["id"])
-        assert event["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
-        assert (event["transaction"], event["tags"]["request_id"]) == ("careless", "req-0")
-        reporting.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
-        assert api.request("GET", "/api/tasks", headers={"x-request-id": "req-2"}).status == 500
-        (fault,) = ingest.wait("event", request_id="req-2")
-        assert (fault["tags"]["process"], fault["exception"]["values"][-1]["type"]) == ("api", "OperationalError")
-        assert worker.terminate() == 0
-    finally:
-        api.remove()
+    reporting.start_api()
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = {"type": "careless", "payload": SECRET, "callback": {"url": f"{receiver.url}?{KEY}"}}
+    reply = reporting.request("POST", "/v2/tasks", body, {"traceparent": parent, "x-request-id": "req-0"})
+    assert reply.headers["traceparent"] == parent
+    poll(lambda: receiver.received, message="the callback comes")
+    assert receiver.received[0].headers["traceparent"] == parent
+    (event,) = ingest.wait("event", task_id=reply.json["id"])
+    assert event["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert (event["transaction"], event["tags"]["request_id"]) == ("careless", "req-0")
+    reporting.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
+    assert reporting.request("GET", "/api/tasks", headers={"x-request-id": "req-2"}).status == 500
+    (fault,) = ingest.wait("event", request_id="req-2")
+    assert (fault["tags"]["process"], fault["exception"]["values"][-1]["type"]) == ("api", "OperationalError")
+    assert worker.terminate() == 0
     assert not ingest.of("transaction")
     assert PROMPT not in ingest.raw.decode()
     assert KEY not in ingest.raw.decode()

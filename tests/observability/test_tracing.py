@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api
+from tests.installation import TRIALS, Installation
 from tests.observability.ingest import Ingest
 from tests.observability.otlp import Collector, Seen
-from tests.plugins.llm.provider import REPORT, ScriptedProvider
+from tests.provider import REPORT, ScriptedProvider
 from tests.receiver import Receiver
 from tests.servers import free_port, poll
-from tests.workers import TRIALS, Installation
 
 PLUGINS = Path(__file__).parent / "traced_plugins"
 ROOT = Path(__file__).parents[2]
@@ -40,39 +39,18 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    one = Receiver(200)
-    yield one
-    one.close()
+def install(make_installation: Callable[..., Installation], redis_url: str) -> Callable[..., Installation]:
+    """Makes an installation with these settings."""
 
-
-@pytest.fixture
-def provider() -> Iterator[ScriptedProvider]:
-    one = ScriptedProvider()
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def install(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., tuple[Installation, Api]]]:
-    """Makes an installation and an API that is not started, with these settings."""
-    made: list[tuple[Installation, Api]] = []
-
-    def make(**settings: str) -> tuple[Installation, Api]:
+    def make(**settings: str) -> Installation:
         settings |= {
             "SYTQ_PLUGINS__PATHS": json.dumps([str(TRIALS), str(PLUGINS)]),
             "SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]',
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
-        database = f"sqlite:///{tmp_path / 'sytq.db'}"
-        made.append((Installation(tmp_path, database, redis_url, **settings), Api(database, redis_url, **settings)))
-        return made[-1]
+        return make_installation(redis_url=redis_url, **settings)
 
-    yield make
-    for installation, api in made:
-        if hasattr(api, "process"):
-            api.remove()
-        installation.close()
+    return make
 
 
 def header(span: Seen) -> str:
@@ -80,12 +58,12 @@ def header(span: Seen) -> str:
 
 
 def test_request_task_and_callback_are_one_trace(
-    install: Callable[..., tuple[Installation, Api]],
+    install: Callable[..., Installation],
     collector: Collector,
     receiver: Receiver,
     provider: ScriptedProvider,
 ) -> None:
-    installation, api = install(
+    installation = install(
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         SYTQ_PROVIDERS__SCRIPTED__BASE_URL=provider.base_url,
         SYTQ_PROVIDERS__SCRIPTED__MODEL="valuer-1",
@@ -93,9 +71,9 @@ def test_request_task_and_callback_are_one_trace(
         SYTQ_OTEL__HEADERS=json.dumps({"x-tenant": "geheim-4711"}),
     )
     worker = installation.start_worker()
-    api.start()
+    installation.start_api()
     body = {"prompt": PROMPT, "callback_url": f"{receiver.url}?key={KEY}"}
-    reply = api.request("POST", "/api/v1/tasks/llm", body, {"traceparent": PARENT, "X-Request-Id": "req-1"})
+    reply = installation.request("POST", "/api/v1/tasks/llm", body, {"traceparent": PARENT, "X-Request-Id": "req-1"})
     assert reply.status == 200, reply
     task = reply.json["task_id"]
     installation.wait_state(task, "succeeded")
@@ -139,21 +117,21 @@ def test_request_task_and_callback_are_one_trace(
     assert {span.parent for span in of_the_trace} <= {span.id for span in of_the_trace} | {CALLER}
 
     assert worker.terminate() == 0
-    assert api.stop() == 0
+    assert installation.gunicorn.terminate() == 0
     assert collector.headers["x-tenant"] == "geheim-4711"
-    assert "geheim-4711" not in worker.text() + api.log()
+    assert "geheim-4711" not in worker.text() + installation.gunicorn.text()
     for secret in (PROMPT, "Miller", KEY, "geheim", REPORT, "/hook", "chat/completions"):
         assert secret not in collector.raw.decode(errors="replace"), secret
 
 
 def test_each_attempt_is_a_span_with_error_type_and_no_message(
-    install: Callable[..., tuple[Installation, Api]], collector: Collector
+    install: Callable[..., Installation], collector: Collector
 ) -> None:
-    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     installation.start_worker()
-    api.start()
+    installation.start_api()
     payload = {"type": "unlucky", "payload": {"url": "http://x.invalid", "secret": KEY}}
-    task = api.request("POST", "/v2/tasks", payload).json["id"]
+    task = installation.request("POST", "/v2/tasks", payload).json["id"]
     installation.wait_state(task, "dead")
     (made,) = collector.wait("create loop", messaging__message__id=task)
     runs = collector.wait("process loop", 3, messaging__message__id=task)
@@ -166,17 +144,17 @@ def test_each_attempt_is_a_span_with_error_type_and_no_message(
 
 @pytest.mark.parametrize(("type_name", "queue"), [("caller", "threads"), ("async-caller", "loop")])
 def test_calls_and_tasks_of_an_attempt_are_child_spans(
-    install: Callable[..., tuple[Installation, Api]],
+    install: Callable[..., Installation],
     collector: Collector,
     receiver: Receiver,
     type_name: str,
     queue: str,
 ) -> None:
-    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     installation.start_worker()
-    api.start()
+    installation.start_api()
     body = {"type": type_name, "payload": {"url": receiver.url}}
-    task = api.request("POST", "/v2/tasks", body).json["id"]
+    task = installation.request("POST", "/v2/tasks", body).json["id"]
     installation.wait_state(task, "succeeded")
     (run,) = collector.wait(f"process {queue}", messaging__message__id=task)
     (call,) = collector.wait("POST", server__port=int(receiver.url.split(":")[2].split("/")[0]))
@@ -188,16 +166,16 @@ def test_calls_and_tasks_of_an_attempt_are_child_spans(
 
 
 def test_span_of_a_call_has_its_status_or_error_type(
-    install: Callable[..., tuple[Installation, Api]], collector: Collector
+    install: Callable[..., Installation], collector: Collector
 ) -> None:
-    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     installation.start_worker()
-    api.start()
+    installation.start_api()
     busy, nobody = Receiver(503), free_port()
     try:
         for url in (busy.url, f"http://127.0.0.1:{nobody}/?{KEY}"):
             body = {"type": "async-caller", "payload": {"url": url}}
-            task = api.request("POST", "/v2/tasks", body).json["id"]
+            task = installation.request("POST", "/v2/tasks", body).json["id"]
             installation.wait_state(task, "succeeded", "dead")
     finally:
         busy.close()
@@ -209,17 +187,17 @@ def test_span_of_a_call_has_its_status_or_error_type(
 
 
 def test_unsampled_caller_is_respected_and_own_traceparent_is_kept(
-    install: Callable[..., tuple[Installation, Api]], collector: Collector, receiver: Receiver
+    install: Callable[..., Installation], collector: Collector, receiver: Receiver
 ) -> None:
-    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
     installation.start_worker()
-    api.start()
+    installation.start_api()
     unsampled = PARENT[:-1] + "0"
     body: dict[str, Any] = {"type": "async-caller", "payload": {"url": receiver.url}}
-    first = api.request("POST", "/v2/tasks", body, {"traceparent": unsampled}).json["id"]
+    first = installation.request("POST", "/v2/tasks", body, {"traceparent": unsampled}).json["id"]
     installation.wait_state(first, "succeeded")
     body["payload"]["secret"] = PARENT.replace("0af7", "1af7")  # the type sends it as its own traceparent header
-    second = api.request("POST", "/v2/tasks", body).json["id"]
+    second = installation.request("POST", "/v2/tasks", body).json["id"]
     installation.wait_state(second, "succeeded")
     collector.wait("process loop", messaging__message__id=second)
     passed_on, own = (one.headers["traceparent"] for one in receiver.received)
@@ -230,36 +208,36 @@ def test_unsampled_caller_is_respected_and_own_traceparent_is_kept(
 
 
 def test_sentry_names_the_opentelemetry_trace_and_makes_none(
-    install: Callable[..., tuple[Installation, Api]], collector: Collector
+    install: Callable[..., Installation], collector: Collector
 ) -> None:
     ingest = Ingest()
-    installation, api = install(
+    installation = install(
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, SENTRY_DSN=ingest.dsn, SYTQ_SENTRY__TRACES_SAMPLE_RATE="1.0"
     )
     try:
         worker = installation.start_worker()
-        api.start()
+        installation.start_api()
         payload = {"type": "unlucky", "payload": {"url": "http://x.invalid", "secret": KEY}}
-        task = api.request("POST", "/v2/tasks", payload, {"traceparent": PARENT}).json["id"]
+        task = installation.request("POST", "/v2/tasks", payload, {"traceparent": PARENT}).json["id"]
         (event,) = ingest.wait("event", task_id=task)
         assert event["contexts"]["trace"]["trace_id"] == TRACE
         collector.wait("process loop", 3, messaging__message__id=task)
         installation.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
-        assert api.request("GET", "/api/tasks", headers={"traceparent": PARENT}).status == 500
+        assert installation.request("GET", "/api/tasks", headers={"traceparent": PARENT}).status == 500
         assert ingest.wait("event", process="api")[0]["tags"]["trace_id"] == TRACE
         assert collector.wait("GET /api/tasks")[0].failed
         assert worker.terminate() == 0
-        assert api.stop() == 0
+        assert installation.gunicorn.terminate() == 0
         assert not ingest.of("transaction")
     finally:
         ingest.close()
 
 
-def test_probes_make_no_spans(install: Callable[..., tuple[Installation, Api]], collector: Collector) -> None:
-    _, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
-    api.start()
+def test_probes_make_no_spans(install: Callable[..., Installation], collector: Collector) -> None:
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    installation.start_api()
     for path in ("/healthz/live", "/healthz/ready", "/health", "/metrics", "/stats"):
-        assert api.request("GET", path).status == 200
+        assert installation.request("GET", path).status == 200
     collector.wait("GET /stats")
     assert {span.name for span in collector.spans} == {"GET /stats"}
 
@@ -277,23 +255,23 @@ class Hung:
 
 @pytest.mark.parametrize("state", ["unavailable", "hung"])
 def test_unavailable_collector_delays_neither_tasks_nor_shutdown(
-    install: Callable[..., tuple[Installation, Api]], state: str
+    install: Callable[..., Installation], state: str
 ) -> None:
     hung = Hung()
     url = hung.url if state == "hung" else f"http://127.0.0.1:{free_port()}"
-    installation, api = install(OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_MAX_QUEUE_SIZE="512")
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_MAX_QUEUE_SIZE="512")
     try:
         worker = installation.start_worker()
-        api.start()
+        installation.start_api()
         tasks = [{"type": "child", "payload": {}}] * 400
-        ids = [one["id"] for one in api.request("POST", "/v2/tasks/batch", {"tasks": tasks}).json["results"]]
+        ids = [one["id"] for one in installation.request("POST", "/v2/tasks/batch", {"tasks": tasks}).json["results"]]
         for task in ids:
             installation.wait_state(task, "succeeded")
         if state == "unavailable":
             poll(lambda: '"kind": "traces"' in worker.text(), timeout=60, message="the failed export is logged")
             assert worker.text().count('"kind": "traces"') == 1
         began = time.monotonic()
-        assert api.stop() == 0
+        assert installation.gunicorn.terminate() == 0
         assert worker.terminate() == 0
         assert time.monotonic() - began < 28  # the SDK alone would wait for 30 s, twice
     finally:
@@ -302,14 +280,14 @@ def test_unavailable_collector_delays_neither_tasks_nor_shutdown(
 
 @pytest.mark.parametrize("settings", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}])
 def test_opentelemetry_is_imported_only_when_enabled(
-    install: Callable[..., tuple[Installation, Api]], settings: dict[str, str]
+    install: Callable[..., Installation], settings: dict[str, str]
 ) -> None:
-    installation, api = install(**settings)
+    installation = install(**settings)
 
     def loaded_by(code: str) -> list[str]:
         found = "[n for n in sys.modules if n.startswith(('opentelemetry', 'google.protobuf'))]"
         code = f"import json, sys\n{code}\nprint(json.dumps(sorted({found})))"
-        done = subprocess.run([sys.executable, "-c", code], env=api.environment, cwd=ROOT, capture_output=True)
+        done = subprocess.run([sys.executable, "-c", code], env=installation.environ, cwd=ROOT, capture_output=True)
         return list(json.loads(done.stdout.splitlines()[-1]))
 
     by_redis = loaded_by("import redis")  # redis imports a part of it wherever it is installed
@@ -322,13 +300,11 @@ def test_opentelemetry_is_imported_only_when_enabled(
     assert worker.terminate() == 0
 
 
-def test_missing_otel_extra_is_logged_and_tasks_still_run(
-    install: Callable[..., tuple[Installation, Api]], tmp_path: Path
-) -> None:
+def test_missing_otel_extra_is_logged_and_tasks_still_run(install: Callable[..., Installation], tmp_path: Path) -> None:
     (tmp_path / "without" / "opentelemetry").mkdir(parents=True)
     (tmp_path / "without" / "opentelemetry" / "__init__.py").write_text("raise ImportError('no opentelemetry here')")
     path = os.pathsep.join([str(tmp_path / "without"), str(ROOT)])
-    installation, _ = install(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=path)
+    installation = install(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=path)
     worker = installation.start_worker()
     assert "pip install 'sytq[otel]'" in worker.text()
     installation.wait_state(installation.submit("plain", "p"), "succeeded")

@@ -20,10 +20,10 @@ from sytq.ledger.database import open_database
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
+from tests.installation import Installation
 from tests.plugins.running import Run, runtime_of
 from tests.plugins.test_stranger_alone import MIGRATION, SHOP
 from tests.servers import poll
-from tests.workers import Installation
 
 
 @pytest.fixture

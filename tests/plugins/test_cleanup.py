@@ -22,9 +22,9 @@ from sytq.ledger.models import Attempt, AuditEntry, Idempotency, Step, Task
 from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
+from tests.installation import Installation
 from tests.plugins.running import Run, runtime_of
 from tests.servers import poll
-from tests.workers import Installation
 
 NOTHING = {"dry_run": False, "tasks": 0, "audit": 0, "spend": 0, "hosts": 0, "files": 0}
 

@@ -16,8 +16,8 @@ from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.tasktypes.registry import Registry
 from sytq.testing import Harness
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 
 def registry(**types: Any) -> Registry:
@@ -247,7 +247,7 @@ def test_command_ends_with_its_killed_worker_and_runs_on_another(
     pids = tmp_path / "pids"
     poll(lambda: pids.exists() and pids.read_text().strip(), message="the program runs")
     (first,) = (int(pid) for pid in pids.read_text().split())
-    installation._workers[0].signal(signal.SIGKILL)
+    installation.workers[0].signal(signal.SIGKILL)
     poll(lambda: not alive(first), message="the program ends with its worker")
     installation.start_worker()
     row = installation.wait_state(task_id, "succeeded")

@@ -21,9 +21,9 @@ from sytq.ids import new_id
 from sytq.ledger import statistics
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
+from tests.installation import Installation
 from tests.plugins.running import Run, runtime_of
 from tests.servers import poll
-from tests.workers import Installation
 
 UNTIL = dt.datetime(2026, 7, 3, 12, 0, tzinfo=dt.UTC)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("llm", "webhook", "callback", "bulk")
@@ -126,7 +126,7 @@ print(json.dumps([sorted(declared.name for declared in registry), [str(each) for
 
 @pytest.fixture
 def shop(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    monkeypatch.setattr("tests.workers.make_tables", lambda database: None)  # `sytq db migrate` makes them
+    monkeypatch.setattr("tests.installation.make_tables", lambda database: None)  # `sytq db migrate` makes them
     site, plugins = tmp_path / "site", tmp_path / "plugins"
     site.mkdir()
     (plugins / "migrations").mkdir(parents=True)

@@ -15,9 +15,9 @@ from sytq import Fail
 from sytq.ledger.models import Step, Task
 from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
+from tests.installation import Installation
 from tests.plugins.running import Run, runtime_of
 from tests.servers import MySQLServer, poll
-from tests.workers import Installation
 
 REDIS = "redis://127.0.0.1:1/0"
 

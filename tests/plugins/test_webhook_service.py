@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from sytq.cli import app
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
+from tests.installation import Installation
 from tests.receiver import Receiver
 from tests.servers import poll
-from tests.workers import Installation
 
 SETTINGS = {"SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]', "SYTQ_WORKER__RETRY_INTERVAL": "200ms"}
 

@@ -22,8 +22,8 @@ from sytq.ledger.models import UniqueKey
 from sytq.ledger.values import utcnow
 from sytq.service.control import Operator
 from sytq.states import DEAD, PRIORITIES
+from tests.installation import Installation
 from tests.servers import RedisServer, poll
-from tests.workers import Installation
 
 Make = Callable[..., Installation]
 

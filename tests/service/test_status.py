@@ -22,8 +22,8 @@ from sytq.ledger.query import parse
 from sytq.ledger.search import COUNT_MAX, Search
 from sytq.ledger.values import from_ms, utcnow
 from sytq.states import DEAD, QUEUED, STATES
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 
 def later(seconds: float) -> dt.datetime:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sytq.ledger.models import Task
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 
 def fan(installation: Installation, *parts: str | dict[str, Any], name: str = "all", **fields: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import redis
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
 from sytq.streams.client import Consumer, Producer
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 STREAM = "goodshunter:task:queue"
 GROUP = "scheduler_group"

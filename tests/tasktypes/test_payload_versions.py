@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from sytq.ids import new_id
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 OLD = """
 from pydantic import BaseModel

@@ -24,7 +24,7 @@ def note(trial: Trial, word: str) -> None:
 
 
 def held(trial: Trial, part: str = "") -> bool:
-    """Whether the test wants a task of this name, or a part of it, to go on running (tests/workers.py: `hold`)."""
+    """Whether the test wants a task of this name, or a part of it, to go on running (tests/installation.py: `hold`)."""
     return Path(f"{trial.journal}.hold-{trial.name}{part}").exists()
 
 

@@ -39,7 +39,7 @@ def part(ctx: Context, payload: Part) -> dict[str, str]:
     """Succeed or fail, as told."""
     note(payload, "part")
     time.sleep(payload.seconds)
-    while Path(f"{payload.journal}.hold-{payload.name}").exists():  # tests/workers.py: `hold`
+    while Path(f"{payload.journal}.hold-{payload.name}").exists():  # tests/installation.py: `hold`
         time.sleep(0.02)
     if payload.failing_while and Path(payload.failing_while).exists():
         raise Fail(f"{payload.name} fails")

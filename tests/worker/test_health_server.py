@@ -18,8 +18,8 @@ import pytest
 
 from sytq.observability import process_group
 from sytq.worker import liveness
+from tests.installation import TRIALS, Installation, samples
 from tests.servers import RedisServer, free_port, poll
-from tests.workers import TRIALS, Installation, samples
 
 pytestmark = pytest.mark.faults
 HARM = Path(__file__).parents[1] / "executor/watchdog_plugins"

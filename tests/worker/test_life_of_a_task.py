@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from sytq.ids import new_id
+from tests.installation import Installation
 from tests.receiver import Receiver
 from tests.servers import poll
-from tests.workers import Installation
 
 
 def test_sync_and_async_tasks_run_and_are_recorded(installation: Installation) -> None:

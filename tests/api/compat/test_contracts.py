@@ -11,7 +11,7 @@ import pytest
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger
 from sytq.service.recording import Recording
-from tests.api.conftest import Api
+from tests.installation import Installation
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -36,7 +36,7 @@ def split(reply: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), headers, body
 
 
-def test_a_record_task_is_accepted_in_contract_a_form(api: Api) -> None:
+def test_a_record_task_is_accepted_in_contract_a_form(api: Installation) -> None:
     reply = api.raw(post("/api/tasks/llm", '{"table_name": "valuation_records", "id": 123}'))
     status, headers, body = split(reply)
     answer = json.loads(body)
@@ -46,19 +46,19 @@ def test_a_record_task_is_accepted_in_contract_a_form(api: Api) -> None:
         "message": "Success",
         "data": {"task_id": answer["data"]["task_id"], "status": "enqueued"},
     }
-    type_name, state, payload = api.task(answer["data"]["task_id"])
+    type_name, state, payload = api.stored(answer["data"]["task_id"])
     assert (type_name, state) == ("llm", "queued")
     assert payload == {"table_name": "valuation_records", "id": 123}
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 2**63 - 1])
-def test_every_signed_64_bit_id_is_accepted(api: Api, number: int) -> None:
+def test_every_signed_64_bit_id_is_accepted(api: Installation, number: int) -> None:
     reply = api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": number})
     assert reply.status == 200
-    assert api.task(reply.json["data"]["task_id"])[2]["id"] == number
+    assert api.stored(reply.json["data"]["task_id"])[2]["id"] == number
 
 
-def test_a_task_is_returned_in_contract_a_form(api: Api) -> None:
+def test_a_task_is_returned_in_contract_a_form(api: Installation) -> None:
     made = api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 5}).json
     task_id = made["data"]["task_id"]
     status, _, body = split(api.raw(get(f"/api/tasks/{task_id}")))
@@ -76,20 +76,20 @@ def test_a_task_is_returned_in_contract_a_form(api: Api) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["no-such-task", "01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a", "%00", "%FF", "Ж", "a b"])
-def test_an_unknown_task_is_404_in_the_envelope(api: Api, task_id: str) -> None:
+def test_an_unknown_task_is_404_in_the_envelope(api: Installation, task_id: str) -> None:
     status, _, body = split(api.raw(get(f"/api/tasks/{task_id.replace(' ', '%20').replace('Ж', '%D0%96')}")))
     assert status == 404
     assert json.loads(body) == {"code": 404, "message": "task not found"}
 
 
-def test_a_finished_task_is_404_after_its_retention(api: Api) -> None:
+def test_a_finished_task_is_404_after_its_retention(api: Installation) -> None:
     ids = [
         api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": row}).json["data"]["task_id"]
         for row in (61, 62)
     ]
     for task_id, finished in zip(ids, ("2020-01-01 00:00:00", time.strftime("%F %T", time.gmtime())), strict=True):
-        with api.database.atomic():
-            api.database.execute_sql(
+        with api.runtime.database.atomic():
+            api.runtime.database.execute_sql(
                 f"UPDATE sytq_tasks SET state = 'succeeded', finished_at = '{finished}' WHERE id = '{task_id}'"
             )
     assert api.request("GET", f"/api/tasks/{ids[0]}").status == 404
@@ -97,23 +97,23 @@ def test_a_finished_task_is_404_after_its_retention(api: Api) -> None:
     assert (recent.status, recent.json["data"]["status"]) == (200, "completed")
 
 
-def test_the_same_row_is_the_same_task_until_its_end(api: Api) -> None:
+def test_the_same_row_is_the_same_task_until_its_end(api: Installation) -> None:
     def submit() -> str:
         body = {"table_name": "valuation_records", "id": 71}
         return str(api.request("POST", "/api/tasks/llm", body).json["data"]["task_id"])
 
     first = submit()
     assert {submit() for _ in range(3)} == {first}
-    Recording({}, Ledger(api.database), None).write([Event(first, "cancelled", 0, 0)])  # type: ignore[arg-type]
+    Recording({}, Ledger(api.runtime.database), None).write([Event(first, "cancelled", 0, 0)])  # type: ignore[arg-type]
     assert submit() != first
 
 
-def test_tasks_are_listed_with_filters_and_the_real_total(api: Api) -> None:
-    with api.database.atomic():
-        api.database.execute_sql("DELETE FROM sytq_tasks")
+def test_tasks_are_listed_with_filters_and_the_real_total(api: Installation) -> None:
+    with api.runtime.database.atomic():
+        api.runtime.database.execute_sql("DELETE FROM sytq_tasks")
         for number in range(130):
             state = ("queued", "running", "succeeded", "dead", "retrying", "cancelled", "scheduled")[number % 7]
-            api.database.execute_sql(
+            api.runtime.database.execute_sql(
                 "INSERT INTO sytq_tasks (id, type, queue, priority, state, payload, attempts) VALUES "
                 f"('00000000-0000-7000-8000-{number:012d}', 'llm', 'q{number % 2}', 'normal', '{state}', '{{}}', 3)"
             )
@@ -167,19 +167,19 @@ def test_tasks_are_listed_with_filters_and_the_real_total(api: Api) -> None:
         ("queue_name=" + "q" * 65, ["queue_name"]),
     ],
 )
-def test_a_bad_list_parameter_is_400_and_names_the_parameter(api: Api, query: str, names: list[str]) -> None:
+def test_a_bad_list_parameter_is_400_and_names_the_parameter(api: Installation, query: str, names: list[str]) -> None:
     reply = api.request("GET", f"/api/tasks?{query}")
     assert reply.status == reply.json["code"] == 400
     for name in names:
         assert name in reply.json["message"]
 
 
-def test_the_largest_offset_is_an_empty_page(api: Api) -> None:
+def test_the_largest_offset_is_an_empty_page(api: Installation) -> None:
     reply = api.request("GET", f"/api/tasks?offset={2**63 - 1}")
     assert (reply.status, reply.json["data"]["tasks"]) == (200, [])
 
 
-def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Api) -> None:
+def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Installation) -> None:
     request = (
         '{"prompt": "值多少? \\ud83d\\ude00", "model": "deepseek-chat", "callback_url": "http://example.com/done"}'
     )
@@ -187,7 +187,7 @@ def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Api) -> None:
     answer = json.loads(body)
     assert status == 200
     assert answer == {"task_id": answer["task_id"], "status": "enqueued"}
-    payload = api.task(answer["task_id"])[2]
+    payload = api.stored(answer["task_id"])[2]
     assert payload == {"table_name": "valuation_records", "id": payload["id"], "model": "deepseek-chat"}
     assert payload["id"] < 0
     [row] = api.rows(
@@ -197,66 +197,66 @@ def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Api) -> None:
     assert row == ("pending", "值多少? 😀", None, "http://example.com/done", 0, 0)
 
 
-def test_only_the_prompt_is_required(api: Api) -> None:
+def test_only_the_prompt_is_required(api: Installation) -> None:
     reply = api.request(
         "POST", "/api/v1/tasks/llm", {"prompt": "x", "system": "be brief", "model": None, "callback_url": ""}
     )
     assert reply.status == 200
-    payload = api.task(reply.json["task_id"])[2]
+    payload = api.stored(reply.json["task_id"])[2]
     assert set(payload) == {"table_name", "id"}
     [row] = api.rows(f"SELECT sys_message, callback_url FROM valuation_records WHERE id = {payload['id']}")
     assert row == ("be brief", None)
 
 
-def test_an_http_request_is_accepted_in_contract_e_form(api: Api) -> None:
+def test_an_http_request_is_accepted_in_contract_e_form(api: Installation) -> None:
     request = '{"url": "https://example.com/hook", "method": "PUT", "headers": {"X-A": "b"}, "body": "{\\"n\\":1}"}'
     status, headers, body = split(api.raw(post("/api/v1/tasks", request)))
     answer = json.loads(body)
     assert (status, headers["content-type"]) == (200, "application/json")
     assert answer == {"task_id": answer["task_id"], "message": "Task created successfully"}
     assert UUID.fullmatch(answer["task_id"])
-    type_name, _, payload = api.task(answer["task_id"])
+    type_name, _, payload = api.stored(answer["task_id"])
     assert type_name == "webhook"
     assert payload == json.loads(request)
 
 
-def test_only_the_url_is_required_and_unknown_fields_are_ignored(api: Api) -> None:
+def test_only_the_url_is_required_and_unknown_fields_are_ignored(api: Installation) -> None:
     reply = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/", "method": None, "retries": 3})
     assert reply.status == 200
-    assert api.task(reply.json["task_id"])[2] == {"url": "http://example.com/"}
+    assert api.stored(reply.json["task_id"])[2] == {"url": "http://example.com/"}
 
 
-def test_retry_and_ordering_key_of_a_request_are_applied(api: Api) -> None:
+def test_retry_and_ordering_key_of_a_request_are_applied(api: Installation) -> None:
     own = {"url": "http://example.com/", "retry": {"max_attempts": 3, "first": "1m"}, "ordering_key": "order-7"}
     reply = api.request("POST", "/api/v1/tasks", own)
-    assert api.task(reply.json["task_id"])[2] == own | {"retry": {"max_attempts": 3, "first": "1m0s"}}
+    assert api.stored(reply.json["task_id"])[2] == own | {"retry": {"max_attempts": 3, "first": "1m0s"}}
     [row] = api.rows(f"SELECT host, ordering_key, max_attempts FROM sytq_tasks WHERE id = '{reply.json['task_id']}'")
     assert row == ("example.com", "webhook::order-7", 3)
     refused = api.request("POST", "/api/v1/tasks", own | {"retry": {"first": "0s"}})
     assert refused.status == 400 and "retry.first" in str(refused.json)
     ignored = api.request("POST", "/api/v1/tasks", {"url": "http://example.com/", "retry": 3, "ordering_key": 7})
-    assert api.task(ignored.json["task_id"])[2] == {"url": "http://example.com/"}
+    assert api.stored(ignored.json["task_id"])[2] == {"url": "http://example.com/"}
 
 
-def test_the_log_has_task_id_and_request_id_of_a_submission(api: Api) -> None:
+def test_the_log_has_task_id_and_request_id_of_a_submission(api: Installation) -> None:
     reply = api.request(
         "POST", "/api/v1/tasks", {"url": "http://example.com/?secret=1"}, {"X-Request-Id": "caller-7/a=b"}
     )
     assert reply.headers["x-request-id"] == "caller-7/a=b"
-    lines = [json.loads(line) for line in api.log().splitlines()]
+    lines = [json.loads(line) for line in api.gunicorn.text().splitlines()]
     [line] = [line for line in lines if line.get("task_id") == reply.json["task_id"]]
     assert line["msg"] == "Task enqueued successfully"
     assert line["request_id"] == "caller-7/a=b"
-    assert "secret=1" not in api.log()
+    assert "secret=1" not in api.gunicorn.text()
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", '{"a":1}'])
-def test_an_invalid_request_id_is_replaced(api: Api, given: str) -> None:
+def test_an_invalid_request_id_is_replaced(api: Installation, given: str) -> None:
     reply = api.request("GET", "/health", headers={"X-Request-Id": given})
     assert re.fullmatch(r"[0-9a-f]{32}", reply.headers["x-request-id"])
 
 
-def test_a_trailing_slash_is_ignored(api: Api) -> None:
+def test_a_trailing_slash_is_ignored(api: Installation) -> None:
     assert api.request("GET", "/api/tasks/").status == 200
 
 
@@ -273,7 +273,7 @@ def test_a_trailing_slash_is_ignored(api: Api) -> None:
     ],
 )
 def test_unknown_paths_and_methods_are_json(
-    api: Api, method: str, path: str, status: int, answer: dict[str, object]
+    api: Installation, method: str, path: str, status: int, answer: dict[str, object]
 ) -> None:
     reply = api.request(method, path)
     assert (reply.status, reply.json, reply.headers["content-type"]) == (status, answer, "application/json")
@@ -281,7 +281,7 @@ def test_unknown_paths_and_methods_are_json(
         assert reply.headers["allow"]
 
 
-def test_keep_alive_and_pipelining_work(api: Api) -> None:
+def test_keep_alive_and_pipelining_work(api: Installation) -> None:
     one = post("/api/v1/tasks", '{"url": "http://example.com/"}').replace(b"Connection: close\r\n", b"")
     reply = api.raw(one + one + get("/health"))
     assert reply.count(b"HTTP/1.1 200 OK") == 3

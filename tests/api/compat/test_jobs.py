@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.api.compat.test_contracts import UUID, split
-from tests.api.conftest import Api
+from tests.installation import Installation
 from tests.plugins.email.server import MailServer
 from tests.servers import poll
-from tests.workers import Installation, WorkerProcess
 
 
 def post(path: str, body: bytes = b"", method: str = "POST") -> bytes:
@@ -23,7 +22,7 @@ def post(path: str, body: bytes = b"", method: str = "POST") -> bytes:
     return head.encode() + body
 
 
-def row(api: Api, job_id: str) -> tuple[str, str, Any]:
+def row(api: Installation, job_id: str) -> tuple[str, str, Any]:
     [(type_name, priority, payload)] = api.rows(f"SELECT type, priority, payload FROM sytq_tasks WHERE id = '{job_id}'")
     return type_name, priority, json.loads(payload)
 
@@ -46,7 +45,7 @@ def row(api: Api, job_id: str) -> tuple[str, str, Any]:
     ],
 )
 def test_a_job_is_accepted_in_contract_d_form(
-    api: Api, query: str, body: bytes, type_name: str, priority: str, payload: Any
+    api: Installation, query: str, body: bytes, type_name: str, priority: str, payload: Any
 ) -> None:
     status, headers, answer = split(api.raw(post(f"/jobs{query}", body)))
     found = json.loads(answer)
@@ -57,7 +56,7 @@ def test_a_job_is_accepted_in_contract_d_form(
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_another_method_is_405_in_contract_d_words(api: Api, method: str) -> None:
+def test_another_method_is_405_in_contract_d_words(api: Installation, method: str) -> None:
     status, headers, answer = split(api.raw(post("/jobs?type=default", method=method)))
     assert (status, json.loads(answer)) == (405, {"error": "method not allowed"})
     assert "POST" in headers["allow"]
@@ -72,7 +71,7 @@ def test_another_method_is_405_in_contract_d_words(api: Api, method: str) -> Non
         ("priority=highest", "priority: 'highest' is not valid; valid: urgent, high, normal, low"),
     ],
 )
-def test_an_unknown_type_or_priority_is_400_with_the_valid_ones(api: Api, query: str, words: str) -> None:
+def test_an_unknown_type_or_priority_is_400_with_the_valid_ones(api: Installation, query: str, words: str) -> None:
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")
     status, _, answer = split(api.raw(post(f"/jobs?{query}")))
     assert status == 400
@@ -81,11 +80,11 @@ def test_an_unknown_type_or_priority_is_400_with_the_valid_ones(api: Api, query:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"nonsense", b'{"a": 1, "a": 2}', b" ", b"\xff"])
-def test_a_body_that_is_not_a_json_object_is_400(api: Api, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_400(api: Installation, body: bytes) -> None:
     assert api.request("POST", "/jobs", body).status == 400
 
 
-def test_an_invalid_payload_is_400_with_its_field(api: Api) -> None:
+def test_an_invalid_payload_is_400_with_its_field(api: Installation) -> None:
     reply = api.request("POST", "/jobs?type=cleanup", {"older_than": "soon"})
     assert reply.status == 400
     assert reply.json["error"].startswith("older_than: ")
@@ -107,23 +106,19 @@ def test_stats_and_workers_count_real_jobs_and_workers(make_api: Any, tmp_path: 
 
     jobs = [api.request("POST", "/jobs?priority=high", {"n": n}).json["job_id"] for n in range(3)]
     poll(lambda: api.request("GET", "/stats").json["queue_size"] == 3, message="three jobs wait")
-    worker = WorkerProcess(api.environment, tmp_path / "worker.log", threads=2).wait_ready()
-    try:
-        poll(lambda: api.request("GET", "/stats").json["jobs_completed"] == 3, message="three jobs are done")
-        stats = api.request("GET", "/stats").json
-        assert (stats["jobs_submitted"], stats["jobs_failed"], stats["queue_size"]) == (3, 0, 0)
-        assert stats["workers_active"] == 1
-        seen = api.request("GET", "/workers").json
-        assert (seen["workers"], len(seen["list"])) == (1, 1)
-        poll(
-            lambda: (
-                {result for (result,) in api.rows("SELECT result FROM sytq_tasks")}
-                == {f'{{"n":{n}}}' for n in range(3)}
-            ),
-            message="each payload is a result",
-        )
-    finally:
-        worker.kill()
+    api.start_worker(threads=2)
+    poll(lambda: api.request("GET", "/stats").json["jobs_completed"] == 3, message="three jobs are done")
+    stats = api.request("GET", "/stats").json
+    assert (stats["jobs_submitted"], stats["jobs_failed"], stats["queue_size"]) == (3, 0, 0)
+    assert stats["workers_active"] == 1
+    seen = api.request("GET", "/workers").json
+    assert (seen["workers"], len(seen["list"])) == (1, 1)
+    poll(
+        lambda: (
+            {result for (result,) in api.rows("SELECT result FROM sytq_tasks")} == {f'{{"n":{n}}}' for n in range(3)}
+        ),
+        message="each payload is a result",
+    )
     assert len(set(jobs)) == 3
 
 
@@ -139,16 +134,15 @@ def test_each_type_of_contract_d_runs_without_a_payload(make_api: Any, tmp_path:
         type_name: api.request("POST", f"/jobs?type={type_name}").json["job_id"]
         for type_name in ("email", "report", "backup", "sync", "cleanup", "default")
     }
-    worker = WorkerProcess(api.environment, tmp_path / "worker.log", threads=4).wait_ready()
+    api.start_worker(threads=4)
     try:
 
         def states() -> dict[str, str]:
-            return {type_name: api.task(job_id)[1] for type_name, job_id in jobs.items()}
+            return {type_name: api.stored(job_id)[1] for type_name, job_id in jobs.items()}
 
         done = dict.fromkeys(jobs, "succeeded")
         poll(lambda: states() == done, message=lambda: states())
     finally:
-        worker.kill()
         server.stop()
     assert server.recipients == [["b@c.org"]]
     assert len(list((tmp_path / "backups").iterdir())) == 1

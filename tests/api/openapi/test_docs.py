@@ -11,12 +11,12 @@ from sytq.api import create_app
 from sytq.api.compat.llm_record import STATUS
 from sytq.api.problems import IN_USE, INVALID_QUERY, TAKEN, TYPES
 from sytq.config import load
-from tests.api.conftest import REPO
+from tests.processes import ROOT
 
 
 @pytest.fixture(scope="module")
 def document() -> str:
-    return (REPO / "docs" / "api.md").read_text("utf-8")
+    return (ROOT / "docs" / "api.md").read_text("utf-8")
 
 
 def test_every_route_is_documented_with_a_curl(document: str) -> None:
@@ -37,7 +37,7 @@ def test_every_task_state_is_documented(document: str) -> None:
 
 
 def test_every_problem_is_documented() -> None:
-    page = (REPO / "docs" / "problems.md").read_text("utf-8")
+    page = (ROOT / "docs" / "problems.md").read_text("utf-8")
     known = {(slug, status) for status, (slug, _) in TYPES.items()}
     known |= {(INVALID_QUERY[0], 400), (IN_USE[0], 409), (TAKEN[0], 409)}
     assert {

@@ -13,7 +13,8 @@ from sytq.api import create_app
 from sytq.api.openapi import document
 from sytq.config import load
 from sytq.tasktypes.registry import Registry
-from tests.api.conftest import REPO, Api
+from tests.installation import Installation
+from tests.processes import ROOT
 
 TYPE = """
 from pydantic import BaseModel
@@ -34,11 +35,11 @@ def built() -> Any:
 
 
 def test_the_committed_document_equals_the_built_document(built: Any) -> None:
-    committed = json.loads((REPO / "docs" / "openapi.json").read_text("utf-8"))
+    committed = json.loads((ROOT / "docs" / "openapi.json").read_text("utf-8"))
     assert committed == built, "docs/openapi.json is not what the code says; see the difference after `make openapi`"
 
 
-def test_the_built_document_is_served_and_its_page_is_self_contained(api: Api, built: Any) -> None:
+def test_the_built_document_is_served_and_its_page_is_self_contained(api: Installation, built: Any) -> None:
     reply = api.request("GET", "/openapi.json")
     assert (reply.status, reply.headers["content-type"], reply.json) == (200, "application/json", built)
     page = api.request("GET", "/docs")
@@ -59,7 +60,7 @@ def test_exactly_the_routes_are_declared(built: Any) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_head_is_get_without_the_body(api: Api, built: Any) -> None:
+def test_head_is_get_without_the_body(api: Installation, built: Any) -> None:
     def asked(method: str, path: str) -> tuple[str, list[str], bytes]:
         """Status line, names of the headers, body."""
         head, _, body = api.raw(

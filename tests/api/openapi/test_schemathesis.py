@@ -13,10 +13,11 @@ import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.api.conftest import REPO, Api
+from tests.installation import Installation
+from tests.processes import ROOT
 
 #: test_document asserts that the committed document is the served one.
-DOCUMENT = REPO / "docs" / "openapi.json"
+DOCUMENT = ROOT / "docs" / "openapi.json"
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 OPERATIONS = [
     (method, path)
@@ -36,7 +37,7 @@ def schema() -> Any:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_responses_conform_to_the_document(method: str, path: str, api: Api) -> None:
+def test_responses_conform_to_the_document(method: str, path: str, api: Installation) -> None:
     from schemathesis.checks import CHECKS
     from schemathesis.generation.feedback import NO_FEEDBACK
     from schemathesis.pytest._test_builder import build_operation_test  # what its own parametrization calls
@@ -71,5 +72,5 @@ def test_responses_conform_to_the_document(method: str, path: str, api: Api) -> 
     assert asked
 
 
-def test_no_request_logs_a_traceback(api: Api) -> None:
-    assert "Traceback" not in api.log()
+def test_no_request_logs_a_traceback(api: Installation) -> None:
+    assert "Traceback" not in api.gunicorn.text()

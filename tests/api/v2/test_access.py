@@ -5,39 +5,44 @@ from __future__ import annotations
 import concurrent.futures
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.ledger import Ledger
-from tests.api.conftest import Api, Reply
+from tests.installation import BUILT_IN, Installation, Reply
 from tests.servers import RedisServer
 
 TASK = {"type": "webhook", "payload": {"url": "http://example.com/"}}
 
 
 @pytest.fixture(scope="module")
-def guarded(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('access') / 'sytq.db'}"
-    api = Api(url, redis_server.url, SYTQ_AUTH__ENABLED="true", SYTQ_REDIS__PREFIX="access").migrated()
+def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
+    url = f"sqlite:///{folder / 'access.db'}"
+    settings = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_REDIS__PREFIX": "access"}
+    made = Installation(folder, url, redis_server.url, **BUILT_IN, **settings)
     try:
-        yield api.start()
+        made.start_api()
+        yield made
     finally:
-        api.remove()
+        made.close()
 
 
-def key(api: Api, owner: str, *scopes: str, **grant: Any) -> dict[str, str]:
-    Ledger(api.database)  # binds the models
-    _, text = ApiKeys(api.database).create(owner, owner, Grant(scopes or ("submit", "read"), **grant), by="test")
+def key(api: Installation, owner: str, *scopes: str, **grant: Any) -> dict[str, str]:
+    Ledger(api.runtime.database)  # binds the models
+    _, text = ApiKeys(api.runtime.database).create(
+        owner, owner, Grant(scopes or ("submit", "read"), **grant), by="test"
+    )
     return {"Authorization": f"Bearer {text}"}
 
 
-def submit(api: Api, headers: dict[str, str], path: str = "/v2/tasks", body: Any = None) -> Reply:
+def submit(api: Installation, headers: dict[str, str], path: str = "/v2/tasks", body: Any = None) -> Reply:
     return api.request("POST", path, body or TASK, headers)
 
 
-def test_lists_show_only_the_owners_tasks_for_any_query(guarded: Api) -> None:
+def test_lists_show_only_the_owners_tasks_for_any_query(guarded: Installation) -> None:
     ours, theirs, admin = key(guarded, "us"), key(guarded, "them"), key(guarded, "root", "admin")
     mine = submit(guarded, ours).json["id"]
     other = submit(guarded, theirs).json["id"]
@@ -51,7 +56,7 @@ def test_lists_show_only_the_owners_tasks_for_any_query(guarded: Api) -> None:
     assert guarded.request("GET", "/v2/tasks?q=owner:them&total=true", headers=ours).json["total"] == 0
 
 
-def test_every_operation_on_a_task_of_another_owner_is_404(guarded: Api) -> None:
+def test_every_operation_on_a_task_of_another_owner_is_404(guarded: Installation) -> None:
     task_id = submit(guarded, key(guarded, "victim")).json["id"]
     stranger = key(guarded, "stranger", "submit", "read", "operate")
     unknown = str(uuid.uuid4())
@@ -74,7 +79,7 @@ def test_every_operation_on_a_task_of_another_owner_is_404(guarded: Api) -> None
     assert task_id in about
 
 
-def test_changes_need_operate_and_dead_letters_need_admin(guarded: Api) -> None:
+def test_changes_need_operate_and_dead_letters_need_admin(guarded: Installation) -> None:
     plain = key(guarded, "plain")
     task_id = submit(guarded, plain).json["id"]
     refused = guarded.request("POST", f"/v2/tasks/{task_id}/cancel", {}, plain)
@@ -88,7 +93,7 @@ def test_changes_need_operate_and_dead_letters_need_admin(guarded: Api) -> None:
     assert guarded.request("POST", "/v2/operations", bulk, key(guarded, "root", "admin")).status == 200
 
 
-def test_an_operation_is_audited_and_a_dry_run_is_not(guarded: Api) -> None:
+def test_an_operation_is_audited_and_a_dry_run_is_not(guarded: Installation) -> None:
     admin = key(guarded, "boss", "admin")
     bulk = {"action": "cancel", "q": "type:webhook payload.n:7"}
     assert guarded.request("POST", "/v2/operations", bulk | {"dry_run": True}, admin).status == 200
@@ -98,14 +103,14 @@ def test_an_operation_is_audited_and_a_dry_run_is_not(guarded: Api) -> None:
     assert noted == [("POST", "/v2/operations", f"cancel as {operation}: type:webhook payload.n:7")]
 
 
-def test_a_type_not_allowed_for_the_key_is_refused(guarded: Api) -> None:
+def test_a_type_not_allowed_for_the_key_is_refused(guarded: Installation) -> None:
     only_llm = key(guarded, "narrow", "submit", types=("llm",))
     assert submit(guarded, only_llm).status == 403
     assert submit(guarded, only_llm, "/v2/tasks/batch", {"tasks": [TASK]}).status == 403
 
 
 @pytest.mark.parametrize("type_name", ["cleanup", "backup", "report", "sync"])
-def test_only_admins_submit_installation_wide_types(guarded: Api, type_name: str) -> None:
+def test_only_admins_submit_installation_wide_types(guarded: Installation, type_name: str) -> None:
     owner = key(guarded, "owner", "submit", "read", "operate", types=(type_name, "webhook"))
     whole: dict[str, Any] = {"type": type_name, "payload": {}}
     for path, body in (
@@ -126,7 +131,7 @@ def test_only_admins_submit_installation_wide_types(guarded: Api, type_name: str
     assert {one["type"] for one in listed if one["admin_only"]} == {"cleanup", "backup", "report", "sync"}
 
 
-def test_a_repeated_batch_counts_and_is_accepted_once(guarded: Api) -> None:
+def test_a_repeated_batch_counts_and_is_accepted_once(guarded: Installation) -> None:
     headers = key(guarded, "batcher", daily_tasks=5) | {"Idempotency-Key": str(uuid.uuid4())}
     batch = {"tasks": [TASK, TASK, TASK]}
     first = submit(guarded, headers, "/v2/tasks/batch", batch)
@@ -142,7 +147,7 @@ def test_a_repeated_batch_counts_and_is_accepted_once(guarded: Api) -> None:
     assert changed.headers["content-type"].startswith("application/problem+json")
 
 
-def test_a_repeated_submission_gets_the_same_response(guarded: Api) -> None:
+def test_a_repeated_submission_gets_the_same_response(guarded: Installation) -> None:
     headers = key(guarded, "once") | {"Idempotency-Key": "one"}
     unique = TASK | {"unique_key": "order-7"}
     first = submit(guarded, headers, body=unique)
@@ -154,7 +159,7 @@ def test_a_repeated_submission_gets_the_same_response(guarded: Api) -> None:
     assert (repeated.status, repeated.body) == (200, existing.body)
 
 
-def test_unique_keys_are_scoped_to_owners(guarded: Api) -> None:
+def test_unique_keys_are_scoped_to_owners(guarded: Installation) -> None:
     owners = [key(guarded, owner) for owner in ("left", "right", "left:x")]
     # The last two would be equal if owner and key were only concatenated.
     named = [{"type": "default", "unique_key": name} for name in ("x:order-8", "order-8", "order-8")]
@@ -167,7 +172,7 @@ def test_unique_keys_are_scoped_to_owners(guarded: Api) -> None:
     assert again.json["results"][1]["id"] not in {reply.json["id"] for reply in alone}
 
 
-def test_a_unique_key_of_another_owner_is_409_without_its_task_id(guarded: Api) -> None:
+def test_a_unique_key_of_another_owner_is_409_without_its_task_id(guarded: Installation) -> None:
     first, other, admin = key(guarded, "first"), key(guarded, "second"), key(guarded, "root", "admin")
     row: dict[str, Any] = {"type": "llm", "payload": {"table_name": "valuation_records", "id": 71}}
     mine = row | {"callback": {"url": "http://example.com/"}}
@@ -198,7 +203,7 @@ def test_a_unique_key_of_another_owner_is_409_without_its_task_id(guarded: Api) 
     assert submit(guarded, other | {"Idempotency-Key": "row-71"}, body=mine).status == 202
 
 
-def test_a_taken_unique_key_refuses_only_its_task_of_a_batch(guarded: Api) -> None:
+def test_a_taken_unique_key_refuses_only_its_task_of_a_batch(guarded: Installation) -> None:
     first, other = key(guarded, "early"), key(guarded, "late", daily_tasks=5)
     rows = [{"type": "llm", "payload": {"table_name": "valuation_records", "id": n}} for n in (81, 82)]
     existing = submit(guarded, first, body=rows[0]).json["id"]
@@ -213,7 +218,7 @@ def test_a_taken_unique_key_refuses_only_its_task_of_a_batch(guarded: Api) -> No
     assert (again.status, again.body) == (207, mixed.body)
 
 
-def test_a_taken_unique_key_does_not_fail_concurrent_submissions(guarded: Api) -> None:
+def test_a_taken_unique_key_does_not_fail_concurrent_submissions(guarded: Installation) -> None:
     first, other = key(guarded, "holder"), key(guarded, "many")
     row: dict[str, Any] = {"type": "llm", "payload": {"table_name": "valuation_records", "id": 91}}
     assert submit(guarded, first, body=row).status == 202

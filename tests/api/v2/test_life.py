@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from sytq.ledger.api_keys import ApiKeys, Grant
-from tests.api.conftest import Reply
-from tests.api.v2.conftest import Service
+from tests.installation import Installation, Reply
 from tests.receiver import Receiver
 from tests.servers import poll
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
-
-
-def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Service) -> None:
-    service.installation.start_worker()
-    shown = service.wait(service.submit("stepwise", "a"), "succeeded")
+def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Installation) -> None:
+    service.start_worker()
+    shown = service.wait_shown(service.post_task("stepwise", "a"), "succeeded")
     assert shown["result"] == {"done": ["one", "two", "three"]}
     assert [step["value"] for step in shown["steps"]] == ["one", "two", "three"]
     (attempt,) = shown["attempts_made"]
@@ -37,10 +29,10 @@ def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Service) 
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("stepwise", "succeeded"), ("hopeless", "dead")])
-def test_an_ended_task_always_has_its_result_or_error(service: Service, type_name: str, end: str) -> None:
-    service.installation.start_worker()
+def test_an_ended_task_always_has_its_result_or_error(service: Installation, type_name: str, end: str) -> None:
+    service.start_worker()
     for n in range(5):
-        path = f"/v2/tasks/{service.submit(type_name, f't{n}')}"
+        path = f"/v2/tasks/{service.post_task(type_name, f't{n}')}"
         shown = {"state": "queued"}
         while shown["state"] not in ("succeeded", "dead"):
             shown = service.get(path)
@@ -48,57 +40,57 @@ def test_an_ended_task_always_has_its_result_or_error(service: Service, type_nam
         assert shown["result" if end == "succeeded" else "error"]
 
 
-def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Service) -> None:
-    task = service.submit("plain", "a", delay="1h")
+def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Installation) -> None:
+    task = service.post_task("plain", "a", delay="1h")
     path = f"/v2/tasks/{task}"
     moved = service.post(f"{path}/reschedule", {"delay": "2h"})
     assert (moved.status, moved.json["outcome"]) == (200, "rescheduled")
     assert service.get(path)["scheduled_at"] == moved.json["scheduled_at"]
     assert service.post(f"{path}/retry").status == 409
-    assert service.api.request("DELETE", path).status == 409
+    assert service.request("DELETE", path).status == 409
     done = service.post(f"{path}/cancel", {"reason": "not\nneeded"})
     assert (done.status, done.json["outcome"]) == (200, "cancelled")
     again = service.post(f"{path}/cancel")
     assert (again.status, again.json["type"]) == (409, "urn:sytq:problem:conflict")
-    service.installation.start_worker()
-    assert service.wait(task, "cancelled")["error"] == "cancelled by the API: not needed"
+    service.start_worker()
+    assert service.wait_shown(task, "cancelled")["error"] == "cancelled by the API: not needed"
     assert service.post(f"{path}/reschedule", {"delay": 0}).status == 409
     retried = service.post(f"{path}/retry")
     assert (retried.status, retried.json["outcome"]) == (202, "queued")
-    service.wait(task, "succeeded")
-    assert service.api.request("DELETE", path).status == 204
+    service.wait_shown(task, "succeeded")
+    assert service.request("DELETE", path).status == 204
     for method, below in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry")):
-        assert service.api.request(method, path + below).status == 404
+        assert service.request(method, path + below).status == 404
 
 
-def test_a_running_task_is_cancelled_on_request(service: Service) -> None:
-    service.installation.start_worker()
-    task = service.submit("gentle", "a", seconds=60)
-    service.installation.wait_note("start a")
+def test_a_running_task_is_cancelled_on_request(service: Installation) -> None:
+    service.start_worker()
+    task = service.post_task("gentle", "a", seconds=60)
+    service.wait_note("start a")
     done = service.post(f"/v2/tasks/{task}/cancel", {"reason": "a mistake"})
     assert (done.status, done.json["outcome"]) == (202, "asked")
-    assert service.wait(task, "cancelled")["error"] == "cancelled by the API: a mistake"
+    assert service.wait_shown(task, "cancelled")["error"] == "cancelled by the API: a mistake"
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("plain", "succeeded"), ("hopeless", "dead"), ("gentle", "cancelled")])
 def test_a_callback_announces_every_kind_of_end(
-    start: Callable[..., Service], receiver: Receiver, type_name: str, end: str
+    start: Callable[..., Installation], receiver: Receiver, type_name: str, end: str
 ) -> None:
     service = start(SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
     body = {
         "type": type_name,
-        "payload": {"journal": str(service.installation.journal), "seconds": 60 if end == "cancelled" else 0},
+        "payload": {"journal": str(service.journal), "seconds": 60 if end == "cancelled" else 0},
         "metadata": {"order": 7},
         "callback": {"url": receiver.url, "headers": {"X-Key": "k", "Authorization": "Bearer t"}},
     }
-    reply = service.api.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-1", "traceparent": TRACE})
+    reply = service.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-1", "traceparent": TRACE})
     task = reply.json["id"]
-    service.installation.start_worker()
+    service.start_worker()
     if end == "cancelled":
-        service.installation.wait_note("start -")
+        service.wait_note("start -")
         service.post(f"/v2/tasks/{task}/cancel")
     poll(lambda: receiver.received, message="the callback comes")
-    shown = service.wait(task, end)
+    shown = service.wait_shown(task, end)
     (callback,) = receiver.received
     said = json.loads(callback.body)
     assert (said["type"], said["timestamp"]) == (f"task.{end}", shown["finished_at"])
@@ -114,19 +106,19 @@ def test_a_callback_announces_every_kind_of_end(
     assert "Bearer t" not in json.dumps(shown)
 
 
-def test_the_worker_log_has_request_id_and_trace(service: Service) -> None:
-    worker = service.installation.start_worker()
-    body = {"type": "plain", "payload": {"journal": str(service.installation.journal)}}
-    reply = service.api.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-2", "traceparent": TRACE})
-    service.wait(reply.json["id"], "succeeded")
+def test_the_worker_log_has_request_id_and_trace(service: Installation) -> None:
+    worker = service.start_worker()
+    body = {"type": "plain", "payload": {"journal": str(service.journal)}}
+    reply = service.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-2", "traceparent": TRACE})
+    service.wait_shown(reply.json["id"], "succeeded")
     lines = [json.loads(line) for line in worker.text().splitlines() if line.startswith("{")]
     [line] = [line for line in lines if line.get("task_id") == reply.json["id"] and line["msg"] == "task succeeded"]
     assert (line["request_id"], line["trace_id"]) == ("r-2", TRACE.split("-")[1])
 
 
-def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Service) -> None:
-    worker = service.installation.start_worker()
-    tasks = [service.submit("hopeless", f"t{n}") for n in range(450)]
+def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Installation) -> None:
+    worker = service.start_worker()
+    tasks = [service.post_task("hopeless", f"t{n}") for n in range(450)]
     poll(lambda: service.get("/v2/dead?total=true")["total"] == 450, timeout=60, message="all are dead")
     refused = service.post("/v2/operations", {"action": "retry", "q": "  "})
     assert refused.status == 400 and "a query is needed" in refused.json["detail"]
@@ -138,16 +130,16 @@ def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Servic
     assert started.status == 202
     operation = started.json["id"]
     assert started.headers["location"] == started.json["href"] == f"/v2/tasks/{operation}"
-    worker = service.installation.start_worker()
+    worker = service.start_worker()
     poll(lambda: service.get(f"/v2/tasks/{operation}")["steps"], interval=0.005, message="it has begun")
     worker.signal(signal.SIGKILL)
-    service.installation.start_worker()
-    shown = service.wait(operation, "succeeded")
+    service.start_worker()
+    shown = service.wait_shown(operation, "succeeded")
     assert shown["result"] == {"action": "retry", "matched": 450, "changed": 450, "unchanged": 0}
-    notes = service.installation.notes
+    notes = service.notes
     poll(lambda: sum(notes().values()) >= 900, timeout=60, message="all have run again")
     for task in tasks[::50]:
-        service.wait(task, "dead")
+        service.wait_shown(task, "dead")
     # The killed worker may also have run tasks, which then start once more.
     starts = [notes()[f"start t{n}"] for n in range(450)]
     assert min(starts) == 2 and sum(starts) - 900 <= 8
@@ -155,16 +147,16 @@ def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Servic
     assert set(attempts) <= {1, 2}
 
 
-def test_operations_cancel_reschedule_and_delete_matching_tasks(service: Service) -> None:
-    service.installation.start_worker()
+def test_operations_cancel_reschedule_and_delete_matching_tasks(service: Installation) -> None:
+    service.start_worker()
     for group in ("a", "b"):
         for n in range(3):
-            service.submit("plain", f"{group}{n}", delay="1h", metadata={"group": group})
+            service.post_task("plain", f"{group}{n}", delay="1h", metadata={"group": group})
 
     def operate(action: str, q: str, **more: str) -> dict[str, object]:
         reply = service.post("/v2/operations", {"action": action, "q": q, **more})
         assert reply.status == 202, reply
-        result = service.wait(reply.json["id"], "succeeded")["result"]
+        result = service.wait_shown(reply.json["id"], "succeeded")["result"]
         assert isinstance(result, dict)
         return result
 
@@ -183,58 +175,60 @@ def test_operations_cancel_reschedule_and_delete_matching_tasks(service: Service
         assert service.post("/v2/operations", body).status == 400
 
 
-def bearers(service: Service, *owners: str) -> dict[str, dict[str, str]]:
+def bearers(service: Installation, *owners: str) -> dict[str, dict[str, str]]:
     """A key for each owner, with everything but admin."""
     made = {}
     for owner in owners:
         grant = Grant(("submit", "read", "operate"))
-        _, text = ApiKeys(service.installation.runtime.database).create(owner, owner, grant, by="test")
+        _, text = ApiKeys(service.runtime.database).create(owner, owner, grant, by="test")
         made[owner] = {"Authorization": f"Bearer {text}"}
     return made
 
 
-def test_a_callback_task_belongs_to_the_owner_of_its_task(start: Callable[..., Service], receiver: Receiver) -> None:
+def test_a_callback_task_belongs_to_the_owner_of_its_task(
+    start: Callable[..., Installation], receiver: Receiver
+) -> None:
     service = start(SYTQ_AUTH__ENABLED="true", SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
     made = bearers(service, "ours", "theirs")
     task = {
         "type": "plain",
-        "payload": {"journal": str(service.installation.journal)},
+        "payload": {"journal": str(service.journal)},
         "callback": {"url": receiver.url},
     }
-    reply = service.api.request("POST", "/v2/tasks", task, made["ours"])
-    service.installation.start_worker()
+    reply = service.request("POST", "/v2/tasks", task, made["ours"])
+    service.start_worker()
     poll(lambda: receiver.received, message="the callback comes")
 
     def below(owner: str) -> list[str]:
-        found = service.api.request("GET", f"/v2/tasks?q=parent:{reply.json['id']}", headers=made[owner]).json
+        found = service.request("GET", f"/v2/tasks?q=parent:{reply.json['id']}", headers=made[owner]).json
         return [child["type"] for child in found["tasks"]]
 
     assert (below("ours"), below("theirs")) == (["callback"], [])
 
 
-def test_an_operation_without_admin_changes_only_its_owners_tasks(start: Callable[..., Service]) -> None:
+def test_an_operation_without_admin_changes_only_its_owners_tasks(start: Callable[..., Installation]) -> None:
     service = start(SYTQ_AUTH__ENABLED="true")
     made = bearers(service, "ours", "theirs")
-    task = {"type": "plain", "payload": {"journal": str(service.installation.journal)}, "delay": "1h"}
+    task = {"type": "plain", "payload": {"journal": str(service.journal)}, "delay": "1h"}
     for owner in ("ours", "theirs", "theirs"):
-        assert service.api.request("POST", "/v2/tasks", task, made[owner]).status == 202
+        assert service.request("POST", "/v2/tasks", task, made[owner]).status == 202
 
     def post(q: str, **more: object) -> Reply:
-        return service.api.request("POST", "/v2/operations", {"action": "cancel", "q": q, **more}, made["ours"])
+        return service.request("POST", "/v2/operations", {"action": "cancel", "q": q, **more}, made["ours"])
 
     for query, count in (("state:*", 1), ("owner:ours,theirs", 1), ("owner:theirs", 0), ("-owner:ours", 0)):
         assert post(query, dry_run=True).json["matched"] == count
     started = post("type:plain")
     assert started.status == 202
     path = started.headers["location"]
-    assert service.api.request("GET", path, headers=made["theirs"]).status == 404
-    service.installation.start_worker()
-    poll(lambda: service.api.request("GET", path, headers=made["ours"]).json["state"] == "succeeded")
-    assert service.api.request("GET", path, headers=made["ours"]).json["result"]["changed"] == 1
+    assert service.request("GET", path, headers=made["theirs"]).status == 404
+    service.start_worker()
+    poll(lambda: service.request("GET", path, headers=made["ours"]).json["state"] == "succeeded")
+    assert service.request("GET", path, headers=made["ours"]).json["result"]["changed"] == 1
 
     def cancelled(owner: str) -> int:
         query = "/v2/tasks?q=state:cancelled&total=true"
-        return int(service.api.request("GET", query, headers=made[owner]).json["total"])
+        return int(service.request("GET", query, headers=made[owner]).json["total"])
 
     poll(lambda: cancelled("ours") == 1, message="the ledger knows")
     assert cancelled("theirs") == 0

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api
+from tests.installation import Installation
 
 DAY = "2026-03-03"
 
 
-def written(api: Api, task_id: str, **columns: str | None) -> None:
+def written(api: Installation, task_id: str, **columns: str | None) -> None:
     fields = {"id": task_id, "type": "default", "state": "succeeded", "payload": "{}", **columns}
     fields.setdefault("created_at", f"{DAY} 00:00:00.000000")
-    mark = "%s" if "mysql" in type(api.database).__name__.lower() else "?"
-    with api.database.atomic():
-        api.database.execute_sql(f"DELETE FROM sytq_tasks WHERE id = {mark}", (task_id,))
-        api.database.execute_sql(
+    mark = "%s" if "mysql" in type(api.runtime.database).__name__.lower() else "?"
+    with api.runtime.database.atomic():
+        api.runtime.database.execute_sql(f"DELETE FROM sytq_tasks WHERE id = {mark}", (task_id,))
+        api.runtime.database.execute_sql(
             f"INSERT INTO sytq_tasks ({', '.join(fields)}) VALUES ({', '.join([mark] * len(fields))})",
             tuple(fields.values()),
         )
@@ -45,7 +45,9 @@ def strict(body: bytes) -> Any:
         ({"callback": '"x"', "type": "of yesterday"}, {"callback_url": None, "type": "of yesterday"}),
     ],
 )  # fmt: skip
-def test_an_odd_row_is_shown_and_does_not_break_lists(api: Api, columns: dict[str, str], shown: dict[str, Any]) -> None:
+def test_an_odd_row_is_shown_and_does_not_break_lists(
+    api: Installation, columns: dict[str, str], shown: dict[str, Any]
+) -> None:
     written(api, "strange-1", **columns)
     written(api, "ordinary-1")
     one = api.request("GET", "/v2/tasks/strange-1")
@@ -64,7 +66,7 @@ def test_an_odd_row_is_shown_and_does_not_break_lists(api: Api, columns: dict[st
     assert strict(data.removeprefix(b"data: "))["progress"] == shown.get("progress")
 
 
-def test_contract_a_finds_a_task_with_an_odd_id(api: Api) -> None:
+def test_contract_a_finds_a_task_with_an_odd_id(api: Installation) -> None:
     written(api, "order:4711", state="queued")
     reply = api.request("GET", "/api/tasks/order:4711")
     assert (reply.status, reply.json["data"]["task_id"]) == (200, "order:4711")

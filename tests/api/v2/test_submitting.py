@@ -9,22 +9,21 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api, Reply
-from tests.api.v2.conftest import Service
+from tests.installation import Installation, Reply
 
 HOOK = {"url": "http://example.com/"}
 
 
-def post(api: Api, body: Any, path: str = "/v2/tasks", **headers: str) -> Reply:
+def post(api: Installation, body: Any, path: str = "/v2/tasks", **headers: str) -> Reply:
     return api.request("POST", path, body, headers)
 
 
-def stored(api: Api, task_id: str, *columns: str) -> tuple[Any, ...]:
+def stored(api: Installation, task_id: str, *columns: str) -> tuple[Any, ...]:
     [row] = api.rows(f"SELECT {', '.join(columns)} FROM sytq_tasks WHERE id = '{task_id}'")
     return row
 
 
-def test_a_task_with_every_field_is_accepted(api: Api) -> None:
+def test_a_task_with_every_field_is_accepted(api: Installation) -> None:
     run_at = "2026-12-24T18:00:00.5+01:00"
     reply = post(
         api,
@@ -56,7 +55,7 @@ def test_a_task_with_every_field_is_accepted(api: Api) -> None:
     assert shown["payload"] == HOOK
 
 
-def test_a_delay_counts_from_now(api: Api) -> None:
+def test_a_delay_counts_from_now(api: Installation) -> None:
     task_id = post(api, {"type": "default", "delay": "1h"}).json["id"]
     due = dt.datetime.fromisoformat(api.request("GET", f"/v2/tasks/{task_id}").json["scheduled_at"])
     assert abs(due - dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)) < dt.timedelta(minutes=1)
@@ -64,7 +63,7 @@ def test_a_delay_counts_from_now(api: Api) -> None:
     assert now["state"] == "queued"
 
 
-def test_a_unique_key_returns_the_existing_task(api: Api) -> None:
+def test_a_unique_key_returns_the_existing_task(api: Installation) -> None:
     body = {"type": "default", "unique_key": "only-one"}
     first, again = post(api, body), post(api, body)
     assert (first.status, again.status) == (202, 200)
@@ -119,7 +118,7 @@ def test_a_unique_key_returns_the_existing_task(api: Api) -> None:
     ],
 )  # fmt: skip
 def test_an_invalid_submission_is_a_problem_that_names_the_field(
-    api: Api, fields: dict[str, Any], named: str, says: str
+    api: Installation, fields: dict[str, Any], named: str, says: str
 ) -> None:
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")
     reply = post(api, fields)
@@ -131,17 +130,17 @@ def test_an_invalid_submission_is_a_problem_that_names_the_field(
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == before
 
 
-def test_all_invalid_fields_are_named_at_once(api: Api) -> None:
+def test_all_invalid_fields_are_named_at_once(api: Installation) -> None:
     reply = post(api, {"type": 1, "priority": "x", "unique_key": "", "more": 1})
     assert {error["field"] for error in reply.json["errors"]} == {"type", "priority", "unique_key", "more"}
 
 
-def test_a_batch_has_a_result_for_each_task(api: Api) -> None:
+def test_a_batch_has_a_result_for_each_task(api: Installation) -> None:
     good: list[Any] = [{"type": "default", "payload": {"n": n}} for n in range(3)]
     reply = post(api, {"tasks": good}, "/v2/tasks/batch")
     assert (reply.status, reply.json["accepted"], reply.json["refused"]) == (202, 3, 0)
     for n, result in enumerate(reply.json["results"]):
-        assert api.task(result["id"]) == ("default", "queued", {"n": n})
+        assert api.stored(result["id"]) == ("default", "queued", {"n": n})
     mixed = [
         {"type": "nosuch"},
         *good,
@@ -158,7 +157,7 @@ def test_a_batch_has_a_result_for_each_task(api: Api) -> None:
     assert reply.status == 400 and [e["field"] for e in reply.json["errors"]] == ["tasks.0.type", "tasks.1.type"]
 
 
-def test_a_batch_has_at_most_a_thousand_tasks(api: Api) -> None:
+def test_a_batch_has_at_most_a_thousand_tasks(api: Installation) -> None:
     before = api.rows("SELECT COUNT(*) FROM sytq_tasks")[0][0]
     reply = post(api, {"tasks": [{"type": "default"}] * 1000}, "/v2/tasks/batch")
     assert (reply.status, reply.json["accepted"], len({r["id"] for r in reply.json["results"]})) == (202, 1000, 1000)
@@ -167,7 +166,7 @@ def test_a_batch_has_at_most_a_thousand_tasks(api: Api) -> None:
         assert post(api, {"tasks": tasks}, "/v2/tasks/batch").status == 400
 
 
-def test_request_id_and_trace_are_returned_and_stored(api: Api) -> None:
+def test_request_id_and_trace_are_returned_and_stored(api: Installation) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     headers = {"X-Request-Id": "caller-9", "traceparent": trace}
     for path, body in (
@@ -187,13 +186,13 @@ def test_request_id_and_trace_are_returned_and_stored(api: Api) -> None:
     assert api.rows(f"SELECT traceparent FROM sytq_tasks WHERE id = '{strange.json['id']}'") == [(None,)]
 
 
-def test_unique_keys_that_differ_in_a_trailing_space_differ(start: Callable[..., Service]) -> None:
+def test_unique_keys_that_differ_in_a_trailing_space_differ(start: Callable[..., Installation]) -> None:
     service = start()
-    tasks = [service.submit("lonely", name) for name in ("space", "space ", "space  ")]
+    tasks = [service.post_task("lonely", name) for name in ("space", "space ", "space  ")]
     assert len(set(tasks)) == 3
     again = service.post("/v2/tasks", {"type": "lonely", "payload": {"journal": "-", "name": "space "}})
     assert (again.status, again.json["id"]) == (200, tasks[1])
     for key in ("order", "order "):
         hook = {"url": "http://example.com/", "ordering_key": key}
         assert service.post("/v2/tasks", {"type": "webhook", "payload": hook}).status == 202
-    assert service.api.rows("SELECT COUNT(DISTINCT ordering_key) FROM sytq_tasks") == [(2,)]
+    assert service.rows("SELECT COUNT(DISTINCT ordering_key) FROM sytq_tasks") == [(2,)]

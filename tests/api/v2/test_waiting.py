@@ -14,24 +14,23 @@ from typing import Any
 import pytest
 
 from sytq.api.v2.waiting import MAX_WAIT
-from tests.api.conftest import Api
-from tests.api.v2.conftest import Service
+from tests.installation import Installation
 from tests.servers import poll
 
 
-def waiting(service: Service, path: str, seconds: object, body: Any = None) -> Any:
+def waiting(service: Installation, path: str, seconds: object, body: Any = None) -> Any:
     headers = {"Prefer": f"respond-async, wait={seconds}"}
-    return service.api.request("POST" if body else "GET", path, body, headers)
+    return service.request("POST" if body else "GET", path, body, headers)
 
 
-def plain(service: Service) -> dict[str, Any]:
-    return {"type": "plain", "payload": {"journal": str(service.installation.journal), "name": "x", "seconds": 0}}
+def plain(service: Installation) -> dict[str, Any]:
+    return {"type": "plain", "payload": {"journal": str(service.journal), "name": "x", "seconds": 0}}
 
 
 class Stream:
     """One connection to the events of a task."""
 
-    def __init__(self, api: Api, path: str, **headers: str) -> None:
+    def __init__(self, api: Installation, path: str, **headers: str) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=90)
         self.connection.request("GET", path, headers=headers)
         self.answer = self.connection.getresponse()
@@ -50,73 +49,73 @@ class Stream:
         self.connection.close()
 
 
-def test_a_waiting_get_returns_the_result(service: Service) -> None:
-    task_id = service.submit("plain", "a")
+def test_a_waiting_get_returns_the_result(service: Installation) -> None:
+    task_id = service.post_task("plain", "a")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
         poll(lambda: service.get(f"/v2/tasks/{task_id}")["state"] == "queued")
         assert not asked.done()
-        service.installation.start_worker()
+        service.start_worker()
         reply = asked.result()
     assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (200, "succeeded", "wait=60")
 
 
-def test_a_waiting_post_returns_the_ended_task(service: Service) -> None:
-    service.installation.start_worker()
+def test_a_waiting_post_returns_the_ended_task(service: Installation) -> None:
+    service.start_worker()
     reply = waiting(service, "/v2/tasks", 60, plain(service))
     assert (reply.status, reply.json["state"]) == (200, "succeeded")
     assert reply.headers["location"] == f"/v2/tasks/{reply.json['id']}"
 
 
-def test_a_wait_is_capped_at_a_minute_and_the_response_says_so(service: Service) -> None:
-    service.installation.start_worker()
+def test_a_wait_is_capped_at_a_minute_and_the_response_says_so(service: Installation) -> None:
+    service.start_worker()
     assert MAX_WAIT == 60  # as docs/api.md says
     assert waiting(service, "/v2/tasks", 3600, plain(service)).headers["preference-applied"] == "wait=60"
     assert waiting(service, "/v2/tasks", 60, plain(service)).headers["preference-applied"] == "wait=60"
 
 
-def test_an_unfinished_task_is_returned_when_the_wait_expires(service: Service) -> None:
+def test_an_unfinished_task_is_returned_when_the_wait_expires(service: Installation) -> None:
     began = time.monotonic()
     reply = waiting(service, "/v2/tasks", 1, plain(service))
     assert time.monotonic() - began >= 1
     assert (reply.status, reply.json["state"], reply.headers["preference-applied"]) == (202, "queued", "wait=1")
 
 
-def test_an_unchanged_task_is_304_by_its_etag(service: Service) -> None:
-    task_id = service.submit("plain", "a")
+def test_an_unchanged_task_is_304_by_its_etag(service: Installation) -> None:
+    task_id = service.post_task("plain", "a")
     path = f"/v2/tasks/{task_id}"
     poll(lambda: service.get(path)["state"] == "queued")
-    tag = service.api.request("GET", path).headers["etag"]
-    same = service.api.request("GET", path, headers={"If-None-Match": f'"other", {tag}'})
+    tag = service.request("GET", path).headers["etag"]
+    same = service.request("GET", path, headers={"If-None-Match": f'"other", {tag}'})
     assert (same.status, same.body, same.headers["etag"]) == (304, b"", tag)
-    service.installation.start_worker()
-    poll(lambda: service.api.request("GET", path, headers={"If-None-Match": tag}).status == 200)
+    service.start_worker()
+    poll(lambda: service.request("GET", path, headers={"If-None-Match": tag}).status == 200)
 
 
-def test_events_follow_a_task_to_its_end_and_resume_after_a_break(service: Service) -> None:
-    task_id = service.submit("plain", "a")
+def test_events_follow_a_task_to_its_end_and_resume_after_a_break(service: Installation) -> None:
+    task_id = service.post_task("plain", "a")
     path = f"/v2/tasks/{task_id}/events"
-    broken = Stream(service.api, path)
+    broken = Stream(service, path)
     assert broken.answer.getheader("content-type").startswith("text/event-stream")
     first = next(broken.events())
     assert json.loads(first["data"])["state"] == "queued"
     broken.close()
-    again = Stream(service.api, path, **{"Last-Event-ID": first["id"]})
-    service.installation.start_worker()
+    again = Stream(service, path, **{"Last-Event-ID": first["id"]})
+    service.start_worker()
     seen = list(again.events())
     assert json.loads(seen[0]["data"])["state"] != "queued"
     last = seen[-1]
     assert (last["event"], json.loads(last["data"])["state"]) == ("ended", "succeeded")
-    assert Stream(service.api, path, **{"Last-Event-ID": last["id"]}).answer.status == 204
-    late = list(Stream(service.api, path).events())
+    assert Stream(service, path, **{"Last-Event-ID": last["id"]}).answer.status == 204
+    late = list(Stream(service, path).events())
     assert [event["id"] for event in late] == [last["id"]]
 
 
-def test_events_report_the_progress_of_a_running_task(service: Service) -> None:
-    service.installation.hold("a")
-    task_id = service.submit("gentle", "a")
-    stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
-    service.installation.start_worker()
+def test_events_report_the_progress_of_a_running_task(service: Installation) -> None:
+    service.hold("a")
+    task_id = service.post_task("gentle", "a")
+    stream = Stream(service, f"/v2/tasks/{task_id}/events")
+    service.start_worker()
     seen = []
     for event in stream.events():
         seen.append(json.loads(event["data"]))
@@ -130,44 +129,44 @@ def test_events_report_the_progress_of_a_running_task(service: Service) -> None:
     assert json.loads(list(stream.events())[-1]["data"])["state"] == "cancelled"
 
 
-def test_events_of_an_unknown_task_are_404(service: Service) -> None:
-    assert service.api.request("GET", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/events").status == 404
+def test_events_of_an_unknown_task_are_404(service: Installation) -> None:
+    assert service.request("GET", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a/events").status == 404
 
 
-def test_a_reload_ends_waits_and_event_streams(service: Service) -> None:
-    task_id = service.submit("plain", "a")
-    stream = Stream(service.api, f"/v2/tasks/{task_id}/events")
+def test_a_reload_ends_waits_and_event_streams(service: Installation) -> None:
+    task_id = service.post_task("plain", "a")
+    stream = Stream(service, f"/v2/tasks/{task_id}/events")
     next(stream.events())
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         asked = pool.submit(waiting, service, f"/v2/tasks/{task_id}", 60)
         time.sleep(2)  # until it waits, which nothing reports
-        service.api.process.send_signal(signal.SIGHUP)
+        service.gunicorn.signal_master(signal.SIGHUP)
         reply = asked.result(timeout=50)  # well before its 60 s are over
     assert (reply.status, reply.json["state"]) == (200, "queued")
     assert list(stream.events()) == []
 
 
 @pytest.mark.faults
-def test_a_thousand_waiting_clients_do_not_slow_submissions(service: Service) -> None:
+def test_a_thousand_waiting_clients_do_not_slow_submissions(service: Installation) -> None:
     def median(count: int = 60) -> float:
         taken = []
         for n in range(count):
             began = time.perf_counter()
-            service.submit("plain", f"s{n}")
+            service.post_task("plain", f"s{n}")
             taken.append(time.perf_counter() - began)
         return sorted(taken)[count // 2]
 
-    ids = [service.submit("plain", f"w{n}") for n in range(20)]
+    ids = [service.post_task("plain", f"w{n}") for n in range(20)]
     alone = median()
     connections = []
     for n in range(1000):
-        connection = socket.create_connection(("127.0.0.1", service.api.port))
+        connection = socket.create_connection(("127.0.0.1", service.port))
         connection.sendall(
             f"GET /v2/tasks/{ids[n % 20]} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode()
         )
         connections.append(connection)
     assert median() < 3 * alone + 0.02
-    service.installation.start_worker()
+    service.start_worker()
     for connection in connections:
         connection.settimeout(60)
         assert connection.recv(12) == b"HTTP/1.1 200"

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.api.v2.conftest import Service
 from tests.api.v2.test_access import guarded, key  # noqa: F401  the module's API with keys
+from tests.installation import Installation
 
-Start = Callable[..., Service]
+Start = Callable[..., Installation]
 
 
-def step(service: Service, type_name: str, name: str, **options: Any) -> dict[str, Any]:
-    return {"type": type_name, "payload": {"journal": str(service.installation.journal), "name": name}, **options}
+def step(service: Installation, type_name: str, name: str, **options: Any) -> dict[str, Any]:
+    return {"type": type_name, "payload": {"journal": str(service.journal), "name": name}, **options}
 
 
 def test_a_chain_runs_in_order_and_the_tree_shows_it(start: Start) -> None:
@@ -33,35 +33,35 @@ def test_a_chain_runs_in_order_and_the_tree_shows_it(start: Start) -> None:
     assert tree["truncated"] is False
     shown = [(n["id"], n["depth"], n["held"], (n["after"] or {"first": []})["first"]) for n in tree["tasks"]]
     assert shown == [(first, 0, False, []), (second, 1, True, [first]), (third, 1, True, [second])]
-    service.installation.start_worker()
-    ended = service.wait(third, "succeeded")
+    service.start_worker()
+    ended = service.wait_shown(third, "succeeded")
     assert ended["result"]["heard"] == [["plain", "succeeded", {"name": "b"}, None]]
     assert ended["held"] is False
-    words = [line.split()[:2] for line in service.installation.journal.read_text().splitlines()]
+    words = [line.split()[:2] for line in service.journal.read_text().splitlines()]
     assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"], ["collect", "c"]]
 
 
 def test_a_failure_cancels_the_chain_except_on_failure_run(start: Start) -> None:
     service = start()
-    service.installation.start_worker()
+    service.start_worker()
     then = [step(service, "plain", "b"), step(service, "collect", "c", on_failure="run")]
     reply = service.post("/v2/tasks", step(service, "hopeless", "a", then=then))
     first, second, third = reply.json["id"], *(entry["id"] for entry in reply.json["then"])
-    assert service.wait(third, "succeeded")["result"]["ok"] is False
-    skipped = service.wait(second, "cancelled")
+    assert service.wait_shown(third, "succeeded")["result"]["ok"] is False
+    skipped = service.wait_shown(second, "cancelled")
     assert skipped["error"] == f"not run: hopeless {first} is dead"
-    assert service.installation.notes()["start b"] == 0
+    assert service.notes()["start b"] == 0
 
 
 def test_a_chain_after_an_existing_task_waits_for_it(start: Start) -> None:
     service = start()
-    existing = service.submit("plain", "a", unique_key="one")
+    existing = service.post_task("plain", "a", unique_key="one")
     body = step(service, "plain", "again", unique_key="one", then=[step(service, "plain", "b")])
     reply = service.post("/v2/tasks", body)
     assert (reply.status, reply.json["id"], reply.json["existing"]) == (200, existing, True)
-    service.installation.start_worker()
-    service.wait(reply.json["then"][0]["id"], "succeeded")
-    words = [line.split()[:2] for line in service.installation.journal.read_text().splitlines()]
+    service.start_worker()
+    service.wait_shown(reply.json["then"][0]["id"], "succeeded")
+    words = [line.split()[:2] for line in service.journal.read_text().splitlines()]
     assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"]]
 
 
@@ -111,9 +111,9 @@ def test_a_tree_is_truncated_at_its_limit(start: Start) -> None:
     assert (len(some["tasks"]), some["truncated"]) == (3, True)
     assert some["tasks"][0]["children"] == {"scheduled": 5}
     for limit in ("0", "1001", "x"):
-        refused = service.api.request("GET", f"/v2/tasks/{root}/tree?limit={limit}")
+        refused = service.request("GET", f"/v2/tasks/{root}/tree?limit={limit}")
         assert (refused.status, refused.json["errors"][0]["field"]) == (400, "limit")
-    assert service.api.request("GET", "/v2/tasks/nosuch/tree").status == 404
+    assert service.request("GET", "/v2/tasks/nosuch/tree").status == 404
 
 
 def test_trees_and_chain_types_are_limited_to_the_key(guarded: Any) -> None:  # noqa: F811

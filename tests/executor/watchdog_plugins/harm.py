@@ -62,7 +62,7 @@ def interrupt(harm: Harm, with_what: type[BaseException]) -> None:
 @task("steady", payload=Harm, queue="steady", retry=TWICE)
 async def steady(ctx: AsyncContext, harm: Harm) -> str:
     note(harm, "start")
-    while Path(f"{harm.journal}.hold-{harm.name}").exists():  # tests/workers.py: `hold`
+    while Path(f"{harm.journal}.hold-{harm.name}").exists():  # tests/installation.py: `hold`
         await asyncio.sleep(0.02)
     note(harm, "end")
     return "done"

@@ -20,9 +20,9 @@ from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.runtime import Runtime
 from sytq.tasktypes.registry import Registry
+from tests.installation import Installation
 from tests.plugins.email.server import PEM, MailServer
 from tests.plugins.running import Run, runtime_of
-from tests.workers import Installation
 
 SENDER = "Shop <shop@example.org>"
 

@@ -22,16 +22,8 @@ from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Step, Task, UniqueKey
 from sytq.runtime import build, task_services
 from sytq.tasktypes.declaration import Death
-from tests.plugins.llm.provider import ScriptedProvider
+from tests.provider import ScriptedProvider
 from tests.servers import make_tables
-
-
-@pytest.fixture
-def provider() -> Iterator[ScriptedProvider]:
-    """Answers normally until a test changes the scene."""
-    scripted = ScriptedProvider()
-    yield scripted
-    scripted.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sytq_plugins.llm.chat import Request, complete
 from sytq_plugins.llm.config import Provider
 
 from sytq.http import Client, Guard
-from tests.plugins.llm.provider import (
+from tests.provider import (
     REPORT,
     USAGE,
     Scene,

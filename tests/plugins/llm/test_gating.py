@@ -14,10 +14,10 @@ from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import Fail, Retry, Waiting
 from sytq.ledger.models import Task
+from tests.installation import Installation
 from tests.plugins.llm.conftest import Desk
-from tests.plugins.llm.provider import ScriptedProvider, Stage, answers, later, refuses, says
+from tests.provider import ScriptedProvider, Stage, answers, later, refuses, says
 from tests.servers import poll
-from tests.workers import Installation
 
 
 @pytest.fixture

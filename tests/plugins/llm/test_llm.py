@@ -14,7 +14,7 @@ from sytq.errors import Fail, Lost, Retry
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
 from tests.plugins.llm.conftest import Desk
-from tests.plugins.llm.provider import (
+from tests.provider import (
     REPORT,
     USAGE,
     Stage,

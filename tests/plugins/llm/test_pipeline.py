@@ -10,7 +10,7 @@ from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
 from tests.plugins.llm.conftest import Desk
-from tests.plugins.llm.provider import Stage, answers, refuses
+from tests.provider import Stage, answers, refuses
 
 PRICE = {"type": "object", "required": ["price"], "properties": {"price": {"type": "number"}}}
 THREE = [

@@ -13,7 +13,7 @@ from sytq_plugins.llm.policy import POLICIES
 
 from sytq.errors import Fail, Retry
 from tests.plugins.llm.conftest import Desk
-from tests.plugins.llm.provider import (
+from tests.provider import (
     REPORT,
     Scene,
     ScriptedProvider,

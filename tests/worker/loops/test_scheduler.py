@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sytq.ledger.models import Task
+from tests.installation import Installation
 from tests.servers import poll
-from tests.workers import Installation
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""A process under test, with its log: a worker, or gunicorn with the API."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.servers import poll
+
+ROOT = Path(__file__).parents[1]
+GUNICORN_CONF = ROOT / "etc" / "gunicorn.conf.py"
+
+
+def worker_command(threads: int) -> list[str]:
+    """A worker as deployed: one master with one process."""
+    # Dramatiq's master supervises its workers only after all have booted or after the fork timeout; a worker that its
+    # first task kills never reports its boot.
+    return [
+        *(sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", f"-t{threads}"),
+        *("--worker-fork-timeout=1000", "--worker-shutdown-timeout=2000"),
+    ]
+
+
+def gunicorn_command(conf: Path = GUNICORN_CONF) -> list[str]:
+    """The API as deployed."""
+    return [sys.executable, "-m", "gunicorn", "-c", str(conf), "sytq.api:create_app()"]
+
+
+class Process:
+    """A master and its workers, in a process group of their own."""
+
+    def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=log.parent,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_ready(self, ready: Callable[[], bool]) -> None:
+        poll(lambda: not self.alive or ready(), timeout=90, message=self.text)
+        assert ready(), self.text()
+
+    def text(self) -> str:
+        """What it has logged so far."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the master."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to master and workers."""
+        os.killpg(self._process.pid, number)
+
+    def signal_master(self, number: signal.Signals) -> None:
+        """Send a signal to the master alone."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Send SIGKILL to master and workers at once. Harmless twice."""
+        if self.alive:
+            self.signal(signal.SIGKILL)
+        self._process.wait(40)
+
+    def terminate(self) -> int:
+        """SIGTERM to the master alone, as systemd's KillMode=mixed does; wait for the end and return its code."""
+        self._process.terminate()
+        return self.wait(60)
+
+    def wait(self, timeout: float) -> int:
+        return self._process.wait(timeout)
