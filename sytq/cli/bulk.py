@@ -13,7 +13,7 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import VALID_MOMENT, AsJson, File, Why, ahead, open_runtime, refuse_unknown, signed
-from sytq.cli.output import as_json, cell
+from sytq.cli.output import as_json, cell, report
 from sytq.cli.wait import follow
 from sytq.errors import InvalidInput
 from sytq.ledger.query import Filter
@@ -85,10 +85,8 @@ def operate(
     _refuse_mistakes(parts, history, wanted)
     if dry_run:
         matched = history.count(wanted)
-        if json_wanted:
-            as_json({"operation": None, "matched": matched, done: 0, "dry_run": True})
-        else:
-            typer.echo(f"{matched} would be {done}")
+        counted = {"operation": None, "matched": matched, done: 0, "dry_run": True}
+        report(json_wanted, counted, f"{matched} would be {done}")
         return
     task = parts.submitter.prepare(parts.registry.of_role("operation").name, payload)
     parts.submitter.submit([task])

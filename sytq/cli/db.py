@@ -8,7 +8,7 @@ import peewee
 import typer
 
 from sytq.cli.options import AsJson, File
-from sytq.cli.output import as_json
+from sytq.cli.output import as_json, report
 from sytq.config import load
 from sytq.ledger.database import open_database
 from sytq.ledger.migrations import migrate as apply
@@ -22,10 +22,8 @@ app = typer.Typer(no_args_is_help=True)
 def migrate(json_wanted: AsJson = False, file: File = None) -> None:
     """Apply all pending migrations. Concurrent runs wait for each other."""
     applied = apply(*_database(file))
-    if json_wanted:
-        as_json({"applied": applied})
-    else:
-        typer.echo(f"applied: {', '.join(applied)}" if applied else "nothing to do: the database is up to date")
+    said = f"applied: {', '.join(applied)}" if applied else "nothing to do: the database is up to date"
+    report(json_wanted, {"applied": applied}, said)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from sytq.cli.bulk import Detach, DryRun, operate
 from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime
 from sytq.cli.output import as_json, more, table
 from sytq.ledger.values import iso
+from sytq.service import status
 from sytq.service.bulk import dead_or_cancelled
 
 app = typer.Typer(no_args_is_help=True)
@@ -69,17 +69,7 @@ def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = Fal
     """List undecodable messages and events. They are kept in Redis with their raw bytes."""
     page = open_runtime(file).inspection.unreadable(limit=limit, after=after)
     if json_wanted:
-        found = [
-            {
-                "id": item.id,
-                "at": iso(item.at),
-                "source": item.source,
-                "reason": item.reason,
-                "raw_base64": base64.b64encode(item.raw).decode(),
-            }
-            for item in page.items
-        ]
-        as_json({"messages": found, "next": page.next})
+        as_json({"messages": status.dead_letters(page.items), "next": page.next})
         return
     rows = [
         (item.id, iso(item.at), item.source, item.reason, len(item.raw), repr(item.raw)[2:82]) for item in page.items

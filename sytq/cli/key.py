@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, person
-from sytq.cli.output import as_json, cell, table
+from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, person, seconds
+from sytq.cli.output import as_json, cell, report, table
 from sytq.config.values import Rate
-from sytq.durations import VALID_DURATION, parse_duration
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.models import ApiKey
 from sytq.ledger.values import iso, utcnow
@@ -74,10 +73,8 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
 def revoke(key_id: Id, json_wanted: AsJson = False, file: File = None) -> None:
     """Revoke a key. Every API process refuses it within 5 s."""
     revoked = ApiKeys(open_runtime(file).database).revoke(key_id, by=person())
-    if json_wanted:
-        as_json({"id": key_id, "revoked": revoked})
-    else:
-        typer.echo(f"{key_id} is revoked" if revoked else f"{key_id} was already revoked")
+    said = f"{key_id} is revoked" if revoked else f"{key_id} was already revoked"
+    report(json_wanted, {"id": key_id, "revoked": revoked}, said)
 
 
 @app.command()
@@ -88,12 +85,9 @@ def rotate(
     file: File = None,
 ) -> None:
     """Give a key a new secret and print it. The previous secret stays valid for the grace period."""
-    try:
-        seconds = parse_duration(grace)
-    except ValueError:
-        raise typer.BadParameter(f"'{grace[:64]}' is not valid; valid: {VALID_DURATION}") from None
+    valid_for = seconds(grace)
     keys = ApiKeys(open_runtime(file).database)
-    _print(*keys.rotate(key_id, seconds, by=person()), json_wanted)
+    _print(*keys.rotate(key_id, valid_for, by=person()), json_wanted)
 
 
 def _print(row: ApiKey, text: str, json_wanted: bool) -> None:
@@ -108,10 +102,10 @@ def _rate(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     try:
-        calls, seconds = TypeAdapter(Rate).validate_python(text)
+        calls, period = TypeAdapter(Rate).validate_python(text)
     except ValueError:
         raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: a rate such as 100/min") from None
-    return calls, int(seconds)
+    return calls, int(period)
 
 
 def _shown(row: ApiKey) -> dict[str, Any]:

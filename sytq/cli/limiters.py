@@ -10,7 +10,7 @@ import typer
 from sytq.broker.limiter_states import LimiterState
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import age, as_json, cell, table
+from sytq.cli.output import age, as_json, cell, report, table
 from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
 
@@ -75,10 +75,8 @@ def pause(
     known = parts.inspection.limiter(name) is not None
     parts.limiters.pause(name, person(), why)
     noted(parts, "gate.pause", name, why)
-    if json_wanted:
-        as_json({"gate": name, "paused": True})
-    else:
-        typer.echo(f"{name} is paused" + ("" if known else "; no task has used it within the last hour"))
+    said = f"{name} is paused" + ("" if known else "; no task has used it within the last hour")
+    report(json_wanted, {"gate": name, "paused": True}, said)
 
 
 @app.command()
@@ -89,10 +87,7 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
         noted(parts, "gate.resume", name)
     elif parts.inspection.limiter(name) is None:
         raise _not_in_use(name)
-    if json_wanted:
-        as_json({"gate": name, "paused": False})
-    else:
-        typer.echo(f"{name} is not paused")
+    report(json_wanted, {"gate": name, "paused": False}, f"{name} is not paused")
 
 
 def _not_in_use(name: str) -> InvalidInput:

@@ -18,6 +18,14 @@ def as_json(value: object) -> None:
     typer.echo(encode(value))
 
 
+def report(json_wanted: bool, outcome: object, text: str) -> None:
+    """Print the outcome of a command as JSON or as a line of text."""
+    if json_wanted:
+        as_json(outcome)
+    else:
+        typer.echo(text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a plain table; only the last column wraps. None is an empty cell."""
     shown = Table(box=None, pad_edge=False)

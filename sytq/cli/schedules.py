@@ -9,7 +9,7 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import as_json, table
+from sytq.cli.output import as_json, report, table
 from sytq.errors import InvalidInput
 from sytq.ledger.insert import Accepted
 from sytq.ledger.schedules import Schedules
@@ -53,10 +53,7 @@ def pause(
     parts = _with(name, file)
     Schedules(parts.database).pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
     noted(parts, "schedule.pause", name, why)
-    if json_wanted:
-        as_json({"schedule": name, "paused": True})
-    else:
-        typer.echo(f"{name} is paused")
+    report(json_wanted, {"schedule": name, "paused": True}, f"{name} is paused")
 
 
 @app.command()
@@ -66,10 +63,8 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     resumed = Schedules(parts.database).resume(name)
     if resumed:
         noted(parts, "schedule.resume", name)
-    if json_wanted:
-        as_json({"schedule": name, "paused": False})
-    else:
-        typer.echo(f"{name} is resumed" if resumed else f"{name} was not paused")
+    said = f"{name} is resumed" if resumed else f"{name} was not paused"
+    report(json_wanted, {"schedule": name, "paused": False}, said)
 
 
 @app.command()
@@ -80,10 +75,7 @@ def trigger(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     task = parts.submitter.prepare(scheduled.type, scheduled.schedule.payload)
     (found,) = parts.submitter.submit([task])
     noted(parts, "schedule.trigger", name, found.id)
-    if json_wanted:
-        as_json({"id": found.id, "accepted": isinstance(found, Accepted)})
-    else:
-        typer.echo(found.id)
+    report(json_wanted, {"id": found.id, "accepted": isinstance(found, Accepted)}, found.id)
 
 
 def _with(name: str, file: str | None) -> Runtime:

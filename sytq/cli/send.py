@@ -13,7 +13,7 @@ from sytq.cli.completion import complete_queue, complete_type
 from sytq.cli.fields import VALID, payload
 from sytq.cli.noted import noted
 from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, refuse_unknown
-from sytq.cli.output import as_json, cell
+from sytq.cli.output import as_json, cell, report
 from sytq.cli.task_view import found_task, task_json
 from sytq.cli.wait import Timeout, ended_code, follow
 from sytq.errors import InvalidFields, InvalidInput
@@ -98,10 +98,7 @@ def send(
     else:
         typer.echo("Not submitted: an unfinished task has the same unique key; this is its id.", err=True)
     if not wait:
-        if json_wanted:
-            as_json({"id": task_id, "accepted": accepted})
-        else:
-            typer.echo(task_id)
+        report(json_wanted, {"id": task_id, "accepted": accepted}, task_id)
         return
     typer.echo(task_id, err=True)
     rows = follow(parts, [task_id], timeout)

@@ -8,7 +8,7 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import as_json, cell
+from sytq.cli.output import cell, report
 from sytq.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True)
@@ -27,10 +27,7 @@ def pause(
     parts = open_runtime(file)
     parts.operator.pause(name, by=person(), why=why)
     noted(parts, "type.pause", name, why)
-    if json_wanted:
-        as_json({"type": name, "paused": True})
-    else:
-        typer.echo(f"{name} is paused")
+    report(json_wanted, {"type": name, "paused": True}, f"{name} is paused")
 
 
 @app.command()
@@ -41,7 +38,4 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
         noted(parts, "type.resume", name)
     elif name not in parts.registry:
         raise InvalidInput("type", f"'{cell(name[:64])}' is neither paused nor installed; see `sytq plugin list`")
-    if json_wanted:
-        as_json({"type": name, "paused": False})
-    else:
-        typer.echo(f"{name} is not paused")
+    report(json_wanted, {"type": name, "paused": False}, f"{name} is not paused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any, NotRequired
@@ -9,6 +10,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from sytq.broker.inspection import Inspection
+from sytq.broker.pages import Unreadable
 from sytq.config.sections import QueueLimits
 from sytq.durations import format_duration
 from sytq.ledger.models import Pause, ScheduleRow
@@ -164,6 +166,20 @@ def schedules(registry: Registry, known: Schedules, count: int = 1) -> list[Sche
             }
         )
     return found
+
+
+def dead_letters(found: Iterable[Unreadable]) -> list[dict[str, str]]:
+    """Undecodable messages and events, with their raw bytes in base64."""
+    return [
+        {
+            "id": item.id,
+            "at": iso(item.at),
+            "source": item.source,
+            "reason": item.reason,
+            "raw_base64": base64.b64encode(item.raw).decode(),
+        }
+        for item in found
+    ]
 
 
 def _pause(row: Pause | ScheduleRow | None) -> PauseView | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,7 +13,6 @@ from sytq.api.parameters import number, only, parameter
 from sytq.api.parts import Parts
 from sytq.api.threads import Threads
 from sytq.errors import InvalidInput
-from sytq.ledger.values import iso
 from sytq.service import status
 
 _MAX_LIMIT = 200
@@ -65,14 +63,4 @@ class Unreadable:
             page = await self._parts.redis.run(inspection.unreadable, limit=limit, after=parameter(req, "cursor"))
         except InvalidInput as error:
             raise InvalidInput("cursor", error.message) from None
-        found = [
-            {
-                "id": item.id,
-                "at": iso(item.at),
-                "source": item.source,
-                "reason": item.reason,
-                "raw_base64": base64.b64encode(item.raw).decode(),
-            }
-            for item in page.items
-        ]
-        resp.data = problems.encode({"messages": found, "next": page.next})
+        resp.data = problems.encode({"messages": status.dead_letters(page.items), "next": page.next})
