@@ -9,7 +9,7 @@ import typer
 from sytq.cli import task_list
 from sytq.cli.bulk import Detach, DryRun, operate
 from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime
-from sytq.cli.output import as_json, more, table
+from sytq.cli.output import listing
 from sytq.ledger.values import iso
 from sytq.service import status
 from sytq.service.bulk import dead_or_cancelled
@@ -68,11 +68,8 @@ _offer(
 def unreadable(limit: Limit = 20, after: After = None, json_wanted: AsJson = False, file: File = None) -> None:
     """List undecodable messages and events. They are kept in Redis with their raw bytes."""
     page = open_runtime(file).inspection.unreadable(limit=limit, after=after)
-    if json_wanted:
-        as_json({"messages": status.dead_letters(page.items), "next": page.next})
-        return
     rows = [
         (item.id, iso(item.at), item.source, item.reason, len(item.raw), repr(item.raw)[2:82]) for item in page.items
     ]
-    table(("id", "at", "from", "reason", "bytes", "begins with"), rows)
-    more(page.next)
+    found = {"messages": status.dead_letters(page.items), "next": page.next}
+    listing(json_wanted, found, ("id", "at", "from", "reason", "bytes", "begins with"), rows, page.next)

@@ -8,7 +8,7 @@ import typer
 from pydantic import TypeAdapter
 
 from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, person, seconds
-from sytq.cli.output import as_json, cell, report, table
+from sytq.cli.output import as_json, cell, listing, report
 from sytq.config.values import Rate
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.models import ApiKey
@@ -51,9 +51,6 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """List all keys, without their secrets."""
     rows = ApiKeys(open_runtime(file).database).all()
     found = [_shown(row) for row in rows]
-    if json_wanted:
-        as_json({"keys": found, "next": None})
-        return
     lines = []
     for shown in found:
         limits = [shown["rate"], f"{shown['daily_tasks']} tasks a day" if shown["daily_tasks"] else None]
@@ -66,7 +63,8 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
                 *(shown[column] for column in ("last_used_at", "expires_at", "state")),
             )
         )
-    table(("id", "name", "owner", "scopes", "types", "limits", "last used", "expires", "state"), lines)
+    columns = ("id", "name", "owner", "scopes", "types", "limits", "last used", "expires", "state")
+    listing(json_wanted, {"keys": found, "next": None}, columns, lines)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from sytq.broker.limiter_states import LimiterState
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import age, as_json, cell, report, table
+from sytq.cli.output import age, as_json, cell, listing, report, table
 from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
 
@@ -23,14 +23,12 @@ Name = Annotated[str, typer.Argument(metavar="LIMITER", help='The limiter, such 
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """Show every limiter that is in use, is paused or has tasks waiting."""
     found = open_runtime(file).inspection.limiters()
-    if json_wanted:
-        as_json([_described(limiter) for limiter in found])
-        return
     rows = []
     for limiter in found:
         calls, cost = _of(limiter.calls_in_window, limiter.calls), _of(limiter.units_in_window, limiter.units)
         rows.append((limiter.name, limiter.state, _held(limiter), limiter.waiting, calls, cost, _reason(limiter)))
-    table(("limiter", "state", "held", "waiting", "calls", "cost", ""), rows)
+    described = [_described(limiter) for limiter in found]
+    listing(json_wanted, described, ("limiter", "state", "held", "waiting", "calls", "cost", ""), rows)
 
 
 @app.command()

@@ -26,6 +26,18 @@ def report(json_wanted: bool, outcome: object, text: str) -> None:
         typer.echo(text)
 
 
+def listing(
+    json_wanted: bool, found: object, columns: Sequence[str], rows: Iterable[Sequence[object]], after: str | None = None
+) -> None:
+    """Print what was found as JSON, or as a table; `after` is the cursor of its next page."""
+    if json_wanted:
+        as_json(found)
+        return
+    table(columns, rows)
+    if after is not None:
+        typer.echo(f"There are more; continue with --after {after}", err=True)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a plain table; only the last column wraps. None is an empty cell."""
     shown = Table(box=None, pad_edge=False)
@@ -44,12 +56,6 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
     """A progress bar on standard error, shown only on a terminal."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-def more(cursor: str | None) -> None:
-    """Say on standard error how to see the next page."""
-    if cursor is not None:
-        typer.echo(f"There are more; continue with --after {cursor}", err=True)
 
 
 def cell(value: object) -> str:

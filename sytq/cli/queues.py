@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sytq.cli.options import After, AsJson, File, Limit, open_runtime
-from sytq.cli.output import age, as_json, more, table
+from sytq.cli.output import age, listing
 from sytq.ledger.values import iso
 from sytq.service import status
 
@@ -22,9 +22,6 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """List all queues by priority, with their limits."""
     parts = open_runtime(file)
     found = status.queues(parts.inspection, parts.registry, parts.settings.queues)
-    if json_wanted:
-        as_json(found)
-        return
     rows = []
     for queue in found:
         whole: list[object] = [
@@ -39,7 +36,8 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
             oldest = age(level["oldest_seconds"])
             rows.append((name, level["priority"], level["waiting"], level["running"], oldest, *rest))
             whole = [None] * len(whole)  # printed once per queue
-    table(("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside", "limit", "rate"), rows)
+    columns = ("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside", "limit", "rate")
+    listing(json_wanted, found, columns, rows)
 
 
 @app.command()
@@ -48,9 +46,6 @@ def running(
 ) -> None:
     """List running tasks with their worker and how long they have run."""
     page = open_runtime(file).inspection.running(queue=queue, limit=limit, after=after)
-    if json_wanted:
-        as_json({"tasks": [asdict(task) for task in page.items], "next": page.next})
-        return
     rows = [
         (
             task.id,
@@ -64,8 +59,9 @@ def running(
         )
         for task in page.items
     ]
-    table(("id", "type", "queue", "priority", "attempt", "running", "heartbeat", "worker"), rows)
-    more(page.next)
+    found = {"tasks": [asdict(task) for task in page.items], "next": page.next}
+    columns = ("id", "type", "queue", "priority", "attempt", "running", "heartbeat", "worker")
+    listing(json_wanted, found, columns, rows, page.next)
 
 
 @app.command()
@@ -74,12 +70,8 @@ def delayed(
 ) -> None:
     """List scheduled and retrying tasks, next due first."""
     page = open_runtime(file).inspection.delayed_tasks(queue=queue, limit=limit, after=after)
-    if json_wanted:
-        found = [{**asdict(task), "due": iso(task.due)} for task in page.items]
-        as_json({"tasks": found, "next": page.next})
-        return
     rows = [
         (task.id, task.type, task.queue, task.priority, task.state, task.attempts, iso(task.due)) for task in page.items
     ]
-    table(("id", "type", "queue", "priority", "state", "attempts", "due"), rows)
-    more(page.next)
+    found = {"tasks": [{**asdict(task), "due": iso(task.due)} for task in page.items], "next": page.next}
+    listing(json_wanted, found, ("id", "type", "queue", "priority", "state", "attempts", "due"), rows, page.next)

@@ -9,7 +9,7 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import as_json, report, table
+from sytq.cli.output import listing, report
 from sytq.errors import InvalidInput
 from sytq.ledger.insert import Accepted
 from sytq.ledger.schedules import Schedules
@@ -30,16 +30,13 @@ def list_(
     """List all schedules with their last and next runs."""
     parts = open_runtime(file)
     found = status.schedules(parts.registry, Schedules(parts.database), count)
-    if json_wanted:
-        as_json(found)
-        return
     rows = []
     for entry in found:
         pause = entry["paused"]
         said = f"since {pause['at']} by {pause['by']}: {pause['why']}" if pause else None
         shown = (entry["name"], entry["type"], entry["schedule"], entry["last"])
         rows.append((*shown, ", ".join(entry["next"]), said))
-    table(("name", "type", "schedule", "last", "next", "paused"), rows)
+    listing(json_wanted, found, ("name", "type", "schedule", "last", "next", "paused"), rows)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 
 from sytq.cli.options import After, AsJson, File, Limit, Query, open_runtime, refuse_unknown
-from sytq.cli.output import age, as_json, more, table
+from sytq.cli.output import age, listing
 from sytq.ledger.query import Filter
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
@@ -27,11 +27,8 @@ def lister(doc: str, read: Callable[[str], Filter], columns: Columns) -> Callabl
         if not page.tasks:
             refuse_unknown(parts, wanted)
         found = [task_view(task, parts.registry) for task in page.tasks]
-        if json_wanted:
-            as_json({"tasks": found, "next": page.next})
-            return
-        table(list(columns), [[column(task) for column in columns.values()] for task in found])
-        more(page.next)
+        rows = [[column(task) for column in columns.values()] for task in found]
+        listing(json_wanted, {"tasks": found, "next": page.next}, list(columns), rows, page.next)
 
     command.__doc__ = doc
     return command
