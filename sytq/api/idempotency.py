@@ -79,7 +79,7 @@ def _claim(req: falcon.asgi.Request) -> Claim | None:
 def _check(wanted: Claim, fingerprint: str) -> None:
     if wanted.fingerprint != fingerprint:
         raise falcon.HTTPUnprocessableEntity(
-            description="Idempotency-Key: this key was used for another request (another path or body); take a new one"
+            description="Idempotency-Key: this key was used for another request (another path or body); use a new key"
         )
 
 

@@ -78,7 +78,7 @@ class Taken(falcon.HTTPConflict):
 
     type = TAKEN
     errors = None
-    said = "another owner's unfinished task has the unique key of this one; submit it again once that has ended"
+    said = "the unique key belongs to another owner's unfinished task; submit again once that task has ended"
 
     def __init__(self) -> None:
         super().__init__(description=f"{self.said} (nothing was accepted)")

@@ -69,9 +69,9 @@ class OneTask(One):
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.delete, [row.id]):
             if row.state in TERMINAL:
-                said = "an unfinished task may still read its outcome: its parent, or one that waits for it"
+                said = "an unfinished parent or dependent may still read the outcome of this task"
                 raise falcon.HTTPConflict(description=said)
-            raise _conflict(row, f"only one that has ended can be deleted ({', '.join(TERMINAL)})")
+            raise _conflict(row, f"only a finished task can be deleted ({', '.join(TERMINAL)})")
         resp.status = falcon.HTTP_204
 
 
@@ -84,7 +84,7 @@ class Cancel(One):
         row = await self._row(req, task_id)
         outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":
-            raise _conflict(await self._row(req, task_id), "it has ended")
+            raise _conflict(await self._row(req, task_id), "only an unfinished task can be cancelled")
         resp.status = falcon.HTTP_200 if outcome == "cancelled" else falcon.HTTP_202
         resp.data = problems.encode({"id": row.id, "outcome": outcome})
 
@@ -115,9 +115,7 @@ class Reschedule(One):
         moment = when(wanted) or dt.datetime.now(dt.UTC)
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.reschedule, row.id, moment):
-            raise _conflict(
-                await self._row(req, task_id), "only one that waits for a time (scheduled, retrying) has another"
-            )
+            raise _conflict(await self._row(req, task_id), "only a scheduled or retrying task can be rescheduled")
         resp.data = problems.encode({"id": row.id, "outcome": "rescheduled", "scheduled_at": iso(moment)})
 
 

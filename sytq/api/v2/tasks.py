@@ -99,8 +99,8 @@ class Batch:
         accepted = await self._parts.submission.accept_each(req, good)
         if len(accepted) != len(good):  # from an earlier request, made when other types were installed
             raise falcon.HTTPConflict(
-                description=f"Idempotency-Key: {len(accepted)} tasks of this batch were accepted when others of it"
-                f" were valid than the {len(good)} now; see GET /v2/tasks"
+                description=f"Idempotency-Key: the first request with this key accepted {len(accepted)} tasks, but"
+                f" {len(good)} tasks of this batch are valid now; see GET /v2/tasks"
             )
         rest = iter(accepted)
         results = [_error(one) if isinstance(one, InvalidInput) else _result(one, next(rest)) for one in outcomes]
