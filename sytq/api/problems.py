@@ -114,7 +114,7 @@ def encode(answer: object) -> bytes:
 
 
 class Problems:
-    """The error handlers of one app."""
+    """The error handler of one app."""
 
     def __init__(self, missing: Callable[[], list[str]], threads: Threads) -> None:
         self._missing = missing  # migrations
@@ -123,68 +123,42 @@ class Problems:
     def install(self, app: falcon.asgi.App[Any, Any]) -> None:
         """Turn every exception of a resource into an error response."""
         app.set_error_serializer(_serialize)
-        app.add_error_handler(InvalidInput, self._invalid)
-        app.add_error_handler(DatabaseUnavailable, self._database_unavailable)
-        app.add_error_handler(RedisUnavailable, self._redis_unavailable)
-        app.add_error_handler(Overloaded, self._overloaded)
-        app.add_error_handler(peewee.ProgrammingError, self._schema)
-        app.add_error_handler(peewee.OperationalError, self._schema)
-        app.add_error_handler(Exception, self._unexpected)
+        app.add_error_handler(Exception, self._handle)  # Falcon handles its own errors before
 
-    async def _invalid(
-        self,
-        req: falcon.asgi.Request,
-        resp: falcon.asgi.Response,
-        error: InvalidInput,
-        params: dict[str, Any],
-    ) -> None:
-        raise Invalid(error)
-
-    async def _overloaded(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Overloaded, params: dict[str, Any]
-    ) -> None:
-        raise falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
-
-    async def _redis_unavailable(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: RedisUnavailable, params: dict[str, Any]
-    ) -> None:
-        log.warning("request refused: Redis unavailable", error=str(error), path=req.path)
-        raise falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
-
-    async def _database_unavailable(
-        self,
-        req: falcon.asgi.Request,
-        resp: falcon.asgi.Response,
-        error: DatabaseUnavailable,
-        params: dict[str, Any],
-    ) -> None:
-        log.warning("request refused: database unavailable", error=str(error), path=req.path)
-        raise falcon.HTTPServiceUnavailable(
-            description="the database does not answer; nothing was accepted, try again later",
-            retry_after=_DATABASE_RETRY_AFTER,
-        )
-
-    async def _schema(
+    async def _handle(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
     ) -> None:
-        """Handle a statement that the database rejects, most likely for lack of its tables."""
-        try:
-            missing = await self._threads.run(self._missing)
-        except (DatabaseUnavailable, Overloaded):
-            missing = []
-        if not missing:
-            await self._unexpected(req, resp, error, params)
-        log.error("request refused: migrations pending, run `sytq db migrate`", pending=missing)
-        raise falcon.HTTPServiceUnavailable(
-            description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
-            retry_after=_DATABASE_RETRY_AFTER,
-        )
+        raise await self._response(req, error)
 
-    async def _unexpected(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
-    ) -> None:
+    async def _response(self, req: falcon.asgi.Request, error: Exception) -> falcon.HTTPError:
+        if isinstance(error, InvalidInput):
+            return Invalid(error)
+        if isinstance(error, Overloaded):
+            return falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
+        if isinstance(error, RedisUnavailable):
+            log.warning("request refused: Redis unavailable", error=str(error), path=req.path)
+            return falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
+        if isinstance(error, DatabaseUnavailable):
+            log.warning("request refused: database unavailable", error=str(error), path=req.path)
+            return falcon.HTTPServiceUnavailable(
+                description="the database does not answer; nothing was accepted, try again later",
+                retry_after=_DATABASE_RETRY_AFTER,
+            )
+        # A statement that the database rejects: most likely its tables are missing.
+        if isinstance(error, peewee.ProgrammingError | peewee.OperationalError) and (missing := await self._pending()):
+            log.error("request refused: migrations pending, run `sytq db migrate`", pending=missing)
+            return falcon.HTTPServiceUnavailable(
+                description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
+                retry_after=_DATABASE_RETRY_AFTER,
+            )
         log.error("request failed", method=req.method, path=req.path, exc_info=error)
-        raise falcon.HTTPInternalServerError(description="internal error; the log has more under this request id")
+        return falcon.HTTPInternalServerError(description="internal error; the log has more under this request id")
+
+    async def _pending(self) -> list[str]:
+        try:
+            return await self._threads.run(self._missing)
+        except (DatabaseUnavailable, Overloaded):
+            return []
 
 
 def _serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:

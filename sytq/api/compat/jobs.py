@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn
 
 import falcon
 import falcon.asgi
@@ -15,10 +14,8 @@ from sytq.api.parameters import parameter
 from sytq.api.parts import Parts
 from sytq.config.compat import DEFAULT_TYPE
 from sytq.durations import format_duration
-from sytq.errors import InvalidInput, RedisUnavailable
+from sytq.errors import InvalidInput
 from sytq.states import DEAD, PRIORITIES, SUCCEEDED
-
-T = TypeVar("T")
 
 
 class Jobs:
@@ -47,21 +44,13 @@ class Jobs:
 
 
 class _Statistics:
-    """A resource that reads Redis, and answers 503 while it is unavailable."""
+    """A resource that reads Redis."""
 
     def __init__(self, parts: Parts) -> None:
         self._inspection = parts.runtime.inspection
         self._lease = parts.runtime.settings.worker.liveness
         self._threads = parts.redis
         self._started = time.monotonic()
-
-    async def _read(self, work: Callable[[], T]) -> T:
-        try:
-            return await self._threads.run(work)
-        except RedisUnavailable:
-            raise falcon.HTTPServiceUnavailable(
-                description="Redis does not answer; try again later", retry_after=2
-            ) from None
 
     def _alive(self) -> list[Any]:
         return [worker for worker in self._inspection.workers() if worker.age <= self._lease]
@@ -71,7 +60,7 @@ class Stats(_Statistics):
     """GET /stats: counts since Redis was first seen, over all processes; `uptime` is of this process."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        resp.data = problems.encode(await self._read(self._stats))
+        resp.data = problems.encode(await self._threads.run(self._stats))
 
     def _stats(self) -> dict[str, Any]:
         totals = self._inspection.totals()
@@ -93,7 +82,7 @@ class Workers(_Statistics):
     """GET /workers: processes with a fresh heartbeat, and how many jobs they run."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        resp.data = problems.encode(await self._read(self._workers))
+        resp.data = problems.encode(await self._threads.run(self._workers))
 
     def _workers(self) -> dict[str, Any]:
         alive = self._alive()
