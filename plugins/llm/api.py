@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from sytq.api import problems
 from sytq.api.openapi import contracts
-from sytq.api.openapi.declared import BAD, Answer, JsonSchema, Operation
+from sytq.api.openapi.declared import Answer, Operation, query
 from sytq.api.parameters import number, only, parameter
 from sytq.api.parts import Parts
 from sytq.errors import InvalidInput
@@ -21,24 +21,17 @@ from .config import LlmSettings
 _MAX_LIMIT = 1000
 
 
-_BY: JsonSchema = {
-    "name": "by",
-    "in": "query",
-    "description": "What to group the calls by",
-    "schema": {"type": "string", "enum": ["", *spend.GROUPS]},
-}
-_SINCE: JsonSchema = {
-    "name": "since",
-    "in": "query",
-    "description": "The first day (UTC) whose calls are counted",
-    "schema": contracts.or_empty({"type": "string", "format": "date"}),
-}
-_LIMIT: JsonSchema = {
-    "name": "limit",
-    "in": "query",
-    "description": "Maximum number of groups",
-    "schema": contracts.or_empty({"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
-}
+_BY = query("by", "What to group the calls by", {"type": "string", "enum": ["", *spend.GROUPS]})
+_SINCE = query(
+    "since",
+    "The first day (UTC) whose calls are counted",
+    contracts.or_empty({"type": "string", "format": "date"}),
+)
+_LIMIT = query(
+    "limit",
+    "Maximum number of groups",
+    contracts.or_empty({"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
+)
 
 
 class Sum(TypedDict):
@@ -78,8 +71,9 @@ class Sums:
             "/v2/spend",
             "spend",
             "Sum the cost of provider calls",
-            {200: Answer("Calls, tokens and cost by group", Spend), 400: BAD},
             "service",
+            {200: Answer("Calls, tokens and cost by group", Spend)},
+            refusals=(400,),
             parameters=(_BY, _SINCE, _LIMIT),
         ),
     )

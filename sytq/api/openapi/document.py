@@ -18,7 +18,9 @@ from sytq.api.openapi.declared import (
     NATIVE,
     OLD,
     ONCE_REFUSED,
+    REFUSALS,
     TAGS,
+    TASK_ID,
     Answer,
     JsonSchema,
     Operation,
@@ -41,20 +43,20 @@ def document(registry: Registry) -> JsonSchema:
     submitted = sorted((known for known in registry if not known.internal), key=lambda known: known.name)
     declared = (*NATIVE, *_of_plugins(registry), *OLD)
     operations = [one for one in declared if one.path not in TYPES or TYPES[one.path] in registry]
-    adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
-    for number, operation in enumerate(operations):
-        for key, shape in _shapes(operation):
-            mode: JsonSchemaMode = "validation" if key == "request" else "serialization"
-            adapters.append((f"{number}.{key}", mode, TypeAdapter(shape)))
-    adapters += [(f"payload.{known.name}", "validation", TypeAdapter(known.payload)) for known in submitted]
+    adapters: list[tuple[tuple[str, str], JsonSchemaMode, TypeAdapter[Any]]] = [
+        ((one.name, use), "validation" if use == "request" else "serialization", TypeAdapter(shape))
+        for one in operations
+        for use, shape in _shapes(one).items()
+    ]
+    adapters += [(("payload", known.name), "validation", TypeAdapter(known.payload)) for known in submitted]
     found, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)
     schemas: JsonSchema = dict(definitions.get("$defs", {}))
-    by_key: JsonSchema = {key: schema for (key, _mode), schema in found.items()}
-    _one_of_each_type(schemas, submitted, {known.name: by_key[f"payload.{known.name}"] for known in submitted})
+    by_use = {key: schema for (key, _mode), schema in found.items()}
+    _one_of_each_type(schemas, submitted, {known.name: by_use["payload", known.name] for known in submitted})
     paths: JsonSchema = {}
-    for number, operation in enumerate(operations):
-        shown = {key: by_key.get(f"{number}.{key}") for key, _ in _shapes(operation)}
-        paths.setdefault(operation.path, {})[operation.method] = _described(operation, shown)
+    for one in operations:
+        shown = {use: by_use[one.name, use] for use in _shapes(one)}
+        paths.setdefault(one.path, {})[one.method] = _described(one, shown)
     return {
         "openapi": "3.1.0",
         "info": {"title": "sytq", "version": sytq.__version__, "description": _ABOUT, "license": {"name": "MIT"}},
@@ -79,11 +81,11 @@ def _of_plugins(registry: Registry) -> Iterator[Operation]:
             yield from resource.operations
 
 
-def _shapes(operation: Operation) -> list[tuple[str, Any]]:
+def _shapes(operation: Operation) -> dict[str, Any]:
     """The models of an operation by use: request, refusal, or a status. A dict is a schema already."""
-    shapes = {"request": operation.request, "refusal": operation.refusal}
+    shapes = {"request": operation.request, "refusal": operation.refusal.shape}
     shapes |= {str(status): answer.shape for status, answer in operation.answers.items()}
-    return [(key, shape) for key, shape in shapes.items() if shape is not None and not isinstance(shape, dict)]
+    return {use: shape for use, shape in shapes.items() if shape is not None and not isinstance(shape, dict)}
 
 
 def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: JsonSchema) -> None:
@@ -118,32 +120,28 @@ def _requires(schemas: JsonSchema, payload: JsonSchema) -> bool:
 
 
 def _described(operation: Operation, shown: JsonSchema) -> JsonSchema:
+    parameters = [TASK_ID] if "{task_id}" in operation.path else []
+    parameters += [IDEMPOTENCY_KEY] if operation.once else []
     described: JsonSchema = {
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": [operation.tag],
-        "parameters": [_path_parameter()] if "{task_id}" in operation.path else [],
+        "parameters": [*parameters, *operation.parameters],
     }
-    described["parameters"] += [IDEMPOTENCY_KEY, *operation.parameters] if operation.once else operation.parameters
     if operation.request is not None:
-        schema = operation.request if isinstance(operation.request, dict) else shown["request"]
         described["requestBody"] = {
             "required": operation.body_required,
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/json": {"schema": shown.get("request", operation.request)}},
         }
     answers = {str(status): _answer(answer, shown.get(str(status))) for status, answer in operation.answers.items()}
-    problem = not isinstance(operation.refusal, dict)
-    refusal = Answer(
-        "Request refused", operation.refusal, media_type=f"application/{'problem+' if problem else ''}json"
-    )
     if operation.once:
-        for status in operation.answers:
-            if status < 300:
-                answers[str(status)]["headers"] |= IDEMPOTENT_REPLAYED
-        for status, meaning in ONCE_REFUSED.items():
-            answers[str(status)] = _answer(replace(refusal, meaning=meaning), shown.get("refusal"))
-    described["responses"] = answers | {"default": _answer(refusal, shown.get("refusal"))}
-    return described
+        for answer in answers.values():
+            answer["headers"] |= IDEMPOTENT_REPLAYED
+    refusals = {status: REFUSALS[status] for status in operation.refusals} | (ONCE_REFUSED if operation.once else {})
+    named = {str(status): meaning for status, meaning in refusals.items()} | {"default": operation.refusal.meaning}
+    for status, meaning in named.items():
+        answers[status] = _answer(replace(operation.refusal, meaning=meaning), shown.get("refusal"))
+    return described | {"responses": answers}
 
 
 def _answer(answer: Answer, schema: JsonSchema | None) -> JsonSchema:
@@ -151,13 +149,3 @@ def _answer(answer: Answer, schema: JsonSchema | None) -> JsonSchema:
     if answer.shape is not None:
         shown["content"] = {answer.media_type: {"schema": schema or answer.shape}}
     return shown
-
-
-def _path_parameter() -> JsonSchema:
-    return {
-        "name": "task_id",
-        "in": "path",
-        "required": True,
-        "description": "Id of the task",
-        "schema": {"type": "string"},
-    }
