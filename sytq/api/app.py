@@ -18,6 +18,7 @@ from sytq.api.health import Health, Live, Ready
 from sytq.api.idempotency import IdempotencyGuard
 from sytq.api.metrics import Metrics
 from sytq.api.openapi import DocsPage, OpenApi
+from sytq.api.parameters import only
 from sytq.api.parts import Parts
 from sytq.api.problems import Problems
 from sytq.api.queue_depth import QueueDepthLimit
@@ -33,6 +34,7 @@ from sytq.config import Settings, load
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.audit import Audit
 from sytq.ledger.migrations import pending
+from sytq.ledger.search import Search
 from sytq.observability import logs, sentry, tracing
 from sytq.service.prometheus import Scrape
 
@@ -57,7 +59,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth, IdempotencyGuard())
     data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
     task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
-    shared = Parts(parts, submission, data_loader, task_watcher, sql, redis)
+    shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sql, redis)
 
     app = RequestContext(
         max_body=settings.api.max_body,
@@ -85,7 +87,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
 
 class _Lifespan:
-    """Falcon middleware: writes submitted tasks before the end, notes routes for RequestContext's metrics."""
+    """Falcon middleware: writes submitted tasks before the end, notes routes for RequestContext's metrics, and refuses
+    query parameters that a resource's `parameters` (method -> names) do not list."""
 
     def __init__(self, batcher: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
         self._batcher = batcher
@@ -94,6 +97,8 @@ class _Lifespan:
 
     async def process_resource(self, req: falcon.asgi.Request, resp: object, resource: object, params: object) -> None:
         req.scope[ROUTE] = req.uri_template
+        if (parameters := getattr(resource, "parameters", None)) is not None:
+            only(req, parameters.get("GET" if req.method == "HEAD" else req.method, ()))
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         await self._batcher.close()

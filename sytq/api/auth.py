@@ -42,7 +42,7 @@ _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".test", ".lan", ".home.a
 
 
 class Auth:
-    """Falcon middleware; leaves the Caller in `req.context.caller` and its owner in `req.context.owner`.
+    """Falcon middleware; leaves the Caller in `req.context.caller`.
 
     Later parts put response headers into `req.context.headers`, and further text for the audit log into
     `req.context.audit_detail`, None when nothing was changed.
@@ -58,7 +58,7 @@ class Auth:
         self._sql = sql
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        req.context.caller, req.context.owner = LOCAL, None
+        req.context.caller = LOCAL
         req.context.headers, req.context.limits, req.context.audit_detail = {}, {}, ""
         if req.path in OPEN:
             return
@@ -68,9 +68,8 @@ class Auth:
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
         client = req.scope.get("client")
         if self._enabled:
-            caller = await self._credentials.caller(req.get_header("Authorization"), client)
-            req.context.caller, req.context.owner = caller, caller.owner
-            await self._quota.request(req, caller)
+            req.context.caller = await self._credentials.caller(req.get_header("Authorization"), client)
+            await self._quota.request(req, req.context.caller)
         elif not is_local(client) or not _is_own_name(req.host):
             raise falcon.HTTPForbidden(description=_LOOPBACK_ONLY)
 

@@ -24,6 +24,11 @@ class Caller:
         """Whether the caller may see and change the tasks of all owners."""
         return "admin" in self.scopes
 
+    @property
+    def visible_owner(self) -> str | None:
+        """The owner whose tasks the caller may see; None for the tasks of all owners."""
+        return None if self.is_admin else self.owner or ""
+
     def can_see(self, owner: str | None) -> bool:
         """Whether the caller may see the tasks of this owner; to others they do not exist."""
         return self.is_admin or owner == self.owner

@@ -73,7 +73,7 @@ def _claim(req: falcon.asgi.Request) -> Claim | None:
         raise InvalidInput("Idempotency-Key", "must be 1 to 255 printable ASCII characters, no space first or last")
     head = f"{req.method} {req.path}?{req.query_string}\n".encode("utf-8", "surrogatepass")
     fingerprint = hashlib.sha256(head + req.scope["sytq.body"]).hexdigest()
-    return Claim(req.context.owner or "", key, fingerprint)
+    return Claim(req.context.caller.owner or "", key, fingerprint)
 
 
 def _check(wanted: Claim, fingerprint: str) -> None:

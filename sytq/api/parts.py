@@ -8,6 +8,7 @@ from sytq.api.data_loader import DataLoader
 from sytq.api.submission import Submission
 from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
+from sytq.ledger.search import Search
 from sytq.runtime import Runtime
 
 
@@ -19,5 +20,6 @@ class Parts:
     submission: Submission
     data_loader: DataLoader
     task_watcher: TaskWatcher
+    search: Search
     sql: Threads
     redis: Threads

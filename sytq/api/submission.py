@@ -81,7 +81,7 @@ class Submission:
         return self._submitter.prepare(
             type_name,
             payload,
-            owner=req.context.owner,
+            owner=req.context.caller.owner,
             request_id=origin.request_id,
             traceparent=origin.traceparent,
             **options,

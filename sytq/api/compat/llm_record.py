@@ -103,12 +103,11 @@ class TaskList(_Lookup):
             raise InvalidInput("queue_name", "must be 1 to 64 letters, digits, '_', '.' or '-'")
         limit = min(number(req, "limit", _LIMIT, min_value=1), _MAX_LIMIT)
         offset = number(req, "offset", 0, min_value=0)
-        caller = req.context.caller
         rows, total = await self._parts.sql.run(
             self._parts.runtime.ledger.find,
             states=[_STATE[status]] if status else (),
             queue=queue,
-            owner=None if caller.is_admin else caller.owner,
+            owner=req.context.caller.visible_owner,
             limit=limit,
             offset=offset,
         )

@@ -12,7 +12,6 @@ import falcon.asgi
 from falcon.asgi import SSEvent
 
 from sytq.api import problems
-from sytq.api.parameters import only
 from sytq.api.task_watcher import Snapshot, change
 from sytq.api.v2.task import One
 from sytq.api.v2.waiting import draining
@@ -32,7 +31,6 @@ class Events(One):
     streams = True
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ())
         row = await self._row(req, task_id)
         seen = req.get_header("Last-Event-ID") or ""
         if seen.endswith(":ended"):

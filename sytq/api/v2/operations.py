@@ -9,35 +9,27 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
-from sytq.api.parameters import only
-from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewOperation, when
+from sytq.api.v2.resource import Resource
 from sytq.api.v2.task import signed
-from sytq.ledger.search import Search
 from sytq.service.bulk import description, targets
 from sytq.tasktypes.payload import validated
 
 
-class Operations:
+class Operations(Resource):
     """POST /v2/operations. Without the scope admin, limited to the owner's tasks."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._history = Search(parts.runtime.database)
-
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        only(req, ())
         wanted = validated(NewOperation, read_object(req), "body")
-        now = await self._parts.sql.run(self._history.now)
+        now = await self._parts.sql.run(self._parts.search.now)
         run_at = None
         if wanted.delay is not None or wanted.run_at is not None:
             run_at = when(wanted) or dt.datetime.now(dt.UTC)
-        caller = req.context.caller
-        owner = None if caller.is_admin else (caller.owner or "")
+        owner = req.context.caller.visible_owner
         payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at, owner)
         if wanted.dry_run:
             req.context.audit_detail = None
-            matched = await self._parts.sql.run(self._history.count, targets(wanted.action, wanted.q, now, owner))
+            matched = await self._parts.sql.run(self._parts.search.count, targets(wanted.action, wanted.q, now, owner))
             resp.data = problems.encode({"action": wanted.action, "q": wanted.q, "matched": matched})
             return
         task_id = await self._parts.submission.operation(req, payload)

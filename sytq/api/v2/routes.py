@@ -10,7 +10,7 @@ import falcon.asgi
 from sytq.api.parts import Parts
 from sytq.api.v2.events import Events
 from sytq.api.v2.operations import Operations
-from sytq.api.v2.overview import Page, Types, Unreadable
+from sytq.api.v2.overview import Page, Unreadable
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry
 from sytq.api.v2.tasks import Batch, Dead, Tasks
 from sytq.api.v2.tree import Tree
@@ -36,10 +36,18 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         if plugin.routes is not None:
             for path, resource in plugin.routes().items():
                 app.add_route(path, resource(parts))
-    app.add_route("/v2/types", Types(parts))
+    schemas = {known.name: known.payload.model_json_schema() for known in runtime.registry}
+
+    def types() -> list[status.TypeView]:
+        found = status.types(runtime.registry, runtime.operator.pauses())
+        for entry in found:
+            entry["payload_schema"] = schemas.get(entry["type"])
+        return found
+
     queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
     workers = partial(status.workers, runtime.inspection, runtime.settings.worker.liveness)
     schedules = partial(status.schedules, runtime.registry, Schedules(runtime.database))
+    app.add_route("/v2/types", Page("types", parts.sql, types))
     app.add_route("/v2/queues", Page("queues", parts.redis, queues))
     app.add_route("/v2/workers", Page("workers", parts.redis, workers))
     app.add_route("/v2/schedules", Page("schedules", parts.sql, schedules))

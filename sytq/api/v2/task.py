@@ -10,9 +10,9 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
-from sytq.api.parameters import only
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
+from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import add_etag, wait_preferred
 from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
@@ -34,11 +34,11 @@ async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
     )
 
 
-class One:
+class One(Resource):
     """A resource below one task."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        super().__init__(parts)
         self._operator = parts.runtime.operator
 
     async def _row(self, req: falcon.asgi.Request, task_id: str) -> Task:
@@ -57,7 +57,6 @@ class OneTask(One):
     """GET and DELETE /v2/tasks/{task_id}"""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ())
         row, live = await self._known(req, task_id)
         if row.state not in TERMINAL and await wait_preferred(self._parts, req, resp, row.id):
             row, live = await self._known(req, task_id)
@@ -65,7 +64,6 @@ class OneTask(One):
         add_etag(req, resp)
 
     async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ())
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.delete, [row.id]):
             if row.state in TERMINAL:
@@ -79,7 +77,6 @@ class Cancel(One):
     """POST /v2/tasks/{task_id}/cancel"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ())
         why = validated(Reason, read_object(req, required=False), "body").reason
         row = await self._row(req, task_id)
         outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
@@ -93,7 +90,6 @@ class Retry(One):
     """POST /v2/tasks/{task_id}/retry"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ())
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.replay, [row.id]):
             row = await self._row(req, task_id)
@@ -108,7 +104,6 @@ class Reschedule(One):
     """POST /v2/tasks/{task_id}/reschedule"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ())
         wanted = validated(NewTime, read_object(req), "body")
         if wanted.delay is None and wanted.run_at is None:
             raise InvalidInput("run_at", "required, or delay")
@@ -121,7 +116,7 @@ class Reschedule(One):
 
 def signed(req: falcon.asgi.Request, why: str) -> str:
     """The caller and its reason, as one line that is shown with the task."""
-    owner = req.context.owner or "the API"
+    owner = req.context.caller.owner or "the API"
     words = " ".join(why.split())
     return f"{owner}: {words}" if words else owner
 

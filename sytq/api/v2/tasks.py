@@ -11,34 +11,32 @@ import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
-from sytq.api.parameters import flag, number, only, parameter
+from sytq.api.parameters import flag, number, parameter
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
+from sytq.api.v2.resource import Resource
 from sytq.api.v2.task import detail
 from sytq.api.v2.waiting import wait_preferred
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.ledger.insert import Acceptance, Existing, Refused
 from sytq.ledger.insert import NewTask as Prepared
 from sytq.ledger.query import Filter, parse
-from sytq.ledger.search import COUNT_MAX, Search
+from sytq.ledger.search import COUNT_MAX
 from sytq.service.bulk import dead_or_cancelled
 from sytq.service.task_view import task_view
 from sytq.tasktypes.payload import validated
 
 _LIMIT, _MAX_LIMIT = 20, 200
+_PAGE = ("q", "limit", "cursor", "total")
 
 
-class Tasks:
+class Tasks(Resource):
     """POST /v2/tasks and GET /v2/tasks"""
 
     scopes: ClassVar = {"POST": "submit"}
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._history = Search(parts.runtime.database)
+    parameters: ClassVar = {"GET": _PAGE}
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        only(req, ())
         tasks = prepared(self._parts, req, read_object(req))
         accepted = await self._parts.submission.accept(req, tasks)
         answer, *then = map(_result, tasks, accepted)
@@ -54,30 +52,24 @@ class Tasks:
                 resp.status, resp.data = falcon.HTTP_200, await detail(self._parts, row, live)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        await _page(self._parts, self._history, req, resp, parse)
+        await _page(self._parts, req, resp, parse)
 
 
-class Dead:
+class Dead(Resource):
     """GET /v2/dead: the list of dead tasks, or of cancelled ones with `state:cancelled`."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._history = Search(parts.runtime.database)
+    parameters: ClassVar = {"GET": _PAGE}
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        await _page(self._parts, self._history, req, resp, dead_or_cancelled)
+        await _page(self._parts, req, resp, dead_or_cancelled)
 
 
-class Batch:
+class Batch(Resource):
     """POST /v2/tasks/batch"""
 
     scopes: ClassVar = {"POST": "submit"}
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        only(req, ())
         wanted = validated(NewTasks, read_object(req), "body").tasks
         good: list[Prepared] = []
         outcomes: list[Prepared | InvalidInput] = []
@@ -110,37 +102,29 @@ class Batch:
 
 
 async def _page(
-    parts: Parts,
-    history: Search,
-    req: falcon.asgi.Request,
-    resp: falcon.asgi.Response,
-    read: Callable[[str], Filter],
+    parts: Parts, req: falcon.asgi.Request, resp: falcon.asgi.Response, read: Callable[[str], Filter]
 ) -> None:
     """Answer with a page of the tasks that match the query as parsed by `read`."""
-    only(req, ("q", "limit", "cursor", "total"))
     text = parameter(req, "q") or ""
-    wanted = owned(req, read(text))
+    wanted = read(text)
+    owner = req.context.caller.visible_owner
+    if owner is not None:
+        wanted = wanted.owned_by(owner)
     limit = number(req, "limit", _LIMIT, min_value=1, max_value=_MAX_LIMIT)
     counted = flag(req, "total")
     try:
-        page = await parts.sql.run(history.page, wanted, limit=limit, after=parameter(req, "cursor"))
+        page = await parts.sql.run(parts.search.page, wanted, limit=limit, after=parameter(req, "cursor"))
     except InvalidInput as error:
         raise InvalidInput("cursor", error.message) from None
     registry = parts.runtime.registry
     answer: dict[str, Any] = {"tasks": [task_view(task, registry) for task in page.tasks], "next": page.next}
     if counted:
-        total = await parts.sql.run(history.count, wanted, COUNT_MAX)
+        total = await parts.sql.run(parts.search.count, wanted, COUNT_MAX)
         answer |= {"total": min(total, COUNT_MAX), "total_is_exact": total <= COUNT_MAX}
     if page.next is not None:
         following = {"q": text, "limit": limit, "cursor": page.next}
         resp.set_header("Link", f'<{req.path}?{urlencode(following)}>; rel="next"')
     resp.data = problems.encode(answer)
-
-
-def owned(req: falcon.asgi.Request, wanted: Filter) -> Filter:
-    """The filter, restricted to the tasks that the caller may see."""
-    caller = req.context.caller
-    return wanted if caller.is_admin else wanted.owned_by(caller.owner or "")
 
 
 def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> list[Prepared]:

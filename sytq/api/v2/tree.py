@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import falcon.asgi
 
 from sytq.api import problems
-from sytq.api.parameters import number, only
+from sytq.api.parameters import number
 from sytq.api.v2.task import One
 from sytq.ledger.database import read
 from sytq.ledger.models import Task
@@ -17,12 +19,13 @@ _LIMIT, _MAX_LIMIT = 200, 1000
 class Tree(One):
     """GET /v2/tasks/{task_id}/tree"""
 
+    parameters: ClassVar = {"GET": ("limit",)}
+
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        only(req, ("limit",))
         limit = number(req, "limit", _LIMIT, min_value=1, max_value=_MAX_LIMIT)
         row = await self._row(req, task_id)
-        caller = req.context.caller
-        visible = None if caller.is_admin else Task.owner == caller.owner
+        owner = req.context.caller.visible_owner
+        visible = None if owner is None else Task.owner == owner
         database = self._parts.runtime.database
         found = await self._parts.sql.run(read, database, lambda: tree.tree(row, limit, visible))
         resp.data = problems.encode(found)
