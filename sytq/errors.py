@@ -20,6 +20,7 @@ class InvalidInput(SytqError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+        self.fields = [(field, message)]
 
 
 class InvalidFields(InvalidInput):

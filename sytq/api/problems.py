@@ -15,7 +15,7 @@ import structlog
 from pydantic_core import PydanticSerializationError, to_json
 
 from sytq.api.threads import Threads
-from sytq.errors import DatabaseUnavailable, InvalidFields, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
+from sytq.errors import DatabaseUnavailable, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
 from sytq.tasktypes.payload import encode as as_text
 
 log = structlog.get_logger(__name__)
@@ -49,8 +49,7 @@ def field_errors(error: InvalidInput) -> list[dict[str, Any]]:
     """The errors of a 400, one per field."""
     if isinstance(error, InvalidQuery):
         return [{"field": "q", "message": error.message, "position": error.position}]
-    fields = error.fields if isinstance(error, InvalidFields) else [(error.field, error.message)]
-    return [{"field": field, "message": message} for field, message in fields]
+    return [{"field": field, "message": message} for field, message in error.fields]
 
 
 class Invalid(falcon.HTTPBadRequest):

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import falcon
 import falcon.asgi
 import structlog
 from falcon.constants import COMBINED_METHODS
@@ -40,7 +41,7 @@ BODY_SECONDS = 20.0
 #: A body up to this many times the limit is read and dropped, so that its sender reads the response.
 _DRAINED = 8
 #: gunicorn closes a connection with an unread body; this tells the client.
-_CLOSE = ((b"connection", b"close"),)
+_CLOSE = {"Connection": "close"}
 #: Paths that are polled every few seconds: not traced.
 _PROBES = ("/health", "/metrics")
 
@@ -51,15 +52,6 @@ class Origin:
 
     request_id: str
     traceparent: str | None
-
-
-class Refused(Exception):
-    """The request is refused before Falcon."""
-
-    def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = headers
 
 
 class ClientGone(Exception):
@@ -93,16 +85,17 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             await self._serve(scope, receive, send, origin)
             return
         with self._trace(_method(scope), origin.traceparent) as (answered, traceparent):
+            # The spans of the request's tasks are children of this span.
+            await self._serve(scope, receive, send, replace(origin, traceparent=traceparent), answered)
 
-            async def observe(event: dict[str, Any]) -> None:
-                if event["type"] == "http.response.start":
-                    answered(scope.get(ROUTE, "none"), event["status"])
-                await send(event)
-
-            # Spans of the request's tasks are children of this one.
-            await self._serve(scope, receive, observe, replace(origin, traceparent=traceparent))
-
-    async def _serve(self, scope: dict[str, Any], receive: Receive, send: Send, origin: Origin) -> None:
+    async def _serve(
+        self,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        origin: Origin,
+        answered: Callable[[str, int], None] | None = None,
+    ) -> None:
         scope["sytq.origin"] = origin
         ids = [(b"x-request-id", origin.request_id.encode())]
         if origin.traceparent is not None:
@@ -115,28 +108,30 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             nonlocal started
             if event["type"] == "http.response.start":
                 started = True
-                route, status = scope.get(ROUTE, "none"), str(event["status"])
-                SECONDS.observe(time.perf_counter() - since, _method(scope), route, status)
+                route, status = scope.get(ROUTE, "none"), event["status"]
+                SECONDS.observe(time.perf_counter() - since, _method(scope), route, str(status))
+                if answered is not None:
+                    answered(route, status)
                 event["headers"] = [*event["headers"], *ids]
             await send(event)
 
         try:
             if not scope["query_string"].isascii():
-                raise Refused(400, "query string: must be percent-encoded ASCII")
+                raise falcon.HTTPBadRequest(description="query string: must be percent-encoded ASCII")
             body = await self._read(scope["headers"], receive)
             scope["sytq.body"] = body  # for body.py and the fingerprint of an Idempotency-Key
             await super().__call__(scope, _replay(body, receive), answer)
-        except Refused as refusal:
-            await _refuse(scope, refusal, answer)
+        except falcon.HTTPError as error:  # before Falcon, which handles its own
+            await _refuse(scope, error, answer)
         except ClientGone:
             pass
         except Exception:
             log.exception("request failed outside its resource", path=scope["path"])
             if not started:
-                await _refuse(scope, Refused(500, "internal error"), answer)
+                await _refuse(scope, falcon.HTTPInternalServerError(description="internal error"), answer)
 
     async def _read(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-        """Return the whole body. Raises Refused (413, 408) and ClientGone."""
+        """Return the whole body. Raises HTTPError (413, 408) and ClientGone."""
         declared = dict(headers)
         if b"expect" in declared and int(declared.get(b"content-length") or 0) > self._max_body:
             raise self._too_large(ended=False)  # before the client sends it
@@ -160,16 +155,17 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         except TimeoutError:
             if size > self._max_body:
                 raise self._too_large(ended=False) from None
-            raise Refused(408, f"body: not complete within {BODY_SECONDS:g} s", headers=_CLOSE) from None
+            said = f"body: not complete within {BODY_SECONDS:g} s"
+            raise falcon.HTTPError(408, description=said, headers=_CLOSE) from None
         finally:
             self._reading.remove(timeout)
         if size > self._max_body:
             raise self._too_large(ended=True)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _too_large(self, *, ended: bool) -> Refused:
-        message = f"body: larger than {self._max_body} bytes (api.max_body)"
-        return Refused(413, message, headers=() if ended else _CLOSE)
+    def _too_large(self, *, ended: bool) -> falcon.HTTPError:
+        said = f"body: larger than {self._max_body} bytes (api.max_body)"
+        return falcon.HTTPError(413, description=said, headers={} if ended else _CLOSE)
 
 
 class _Deadlines:
@@ -227,13 +223,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return one_event
 
 
-async def _refuse(scope: dict[str, Any], refusal: Refused, send: Send) -> None:
-    request_id = scope["sytq.origin"].request_id
-    media_type, text = problems.refusal(scope["path"], refusal.status, str(refusal), request_id)
-    headers = [
-        (b"content-type", media_type.encode()),
-        (b"content-length", str(len(text)).encode()),
-        *refusal.headers,
-    ]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+async def _refuse(scope: dict[str, Any], error: falcon.HTTPError, send: Send) -> None:
+    request_id, said = scope["sytq.origin"].request_id, error.description or ""
+    media_type, text = problems.refusal(scope["path"], error.status_code, said, request_id)
+    headers = {"Content-Type": media_type, "Content-Length": str(len(text))} | dict(error.headers or {})
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status_code, "headers": encoded})
     await send({"type": "http.response.body", "body": text})

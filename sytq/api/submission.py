@@ -95,21 +95,19 @@ class Submission:
         Raises HTTPTooManyRequests, HTTPUnprocessableEntity, InUse, HTTPServiceUnavailable for a full queue, and what
         `SubmissionBatcher.submit` raises.
         """
-        accepted = await self._accept(req, tasks, also=also, all_or_none=True)
+        accepted = await self.accept_each(req, tasks, also=also, all_or_none=True)
         return [task for task in accepted if not isinstance(task, Refused)]
 
-    async def accept_each(self, req: falcon.asgi.Request, tasks: Sequence[NewTask]) -> Sequence[Acceptance]:
-        """Like `accept`, but accept every prepared task that can be accepted."""
-        return await self._accept(req, tasks, also=None, all_or_none=False)
-
-    async def _accept(
+    async def accept_each(
         self,
         req: falcon.asgi.Request,
         tasks: Sequence[NewTask],
         *,
-        also: Callable[[], Any] | None,
-        all_or_none: bool,
+        also: Callable[[], Any] | None = None,
+        all_or_none: bool = False,
     ) -> Sequence[Acceptance]:
+        """Like `accept`, but accept every prepared task that can be accepted, unless `all_or_none`."""
+
         async def submit(claim: Claim | None) -> Submitted:
             reserved = used = 0
             try:

@@ -52,6 +52,12 @@ class _Statistics:
         self._threads = parts.redis
         self._started = time.monotonic()
 
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.data = problems.encode(await self._threads.run(self._read))
+
+    def _read(self) -> dict[str, Any]:
+        raise NotImplementedError
+
     def _alive(self) -> list[Any]:
         return [worker for worker in self._inspection.workers() if worker.age <= self._lease]
 
@@ -59,10 +65,7 @@ class _Statistics:
 class Stats(_Statistics):
     """GET /stats: counts since Redis was first seen, over all processes; `uptime` is of this process."""
 
-    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        resp.data = problems.encode(await self._threads.run(self._stats))
-
-    def _stats(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         totals = self._inspection.totals()
 
         def count(wanted: str) -> int:
@@ -81,10 +84,7 @@ class Stats(_Statistics):
 class Workers(_Statistics):
     """GET /workers: processes with a fresh heartbeat, and how many jobs they run."""
 
-    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        resp.data = problems.encode(await self._threads.run(self._workers))
-
-    def _workers(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         alive = self._alive()
         return {
             "workers": len(alive),

@@ -55,9 +55,7 @@ class RecordTasks:
                 f"{(table or '')[:64]!r} is not a configured table; valid: {', '.join(sorted(self._tables))}",
             )
         task_id = await self._submission.enqueue(req, "llm", {"table_name": table, "id": record_id(fields, "id")})
-        resp.data = problems.encode(
-            {"code": 200, "message": "Success", "data": {"task_id": task_id, "status": "enqueued"}}
-        )
+        resp.data = _success({"task_id": task_id, "status": "enqueued"})
 
 
 class _Lookup:
@@ -88,8 +86,7 @@ class OneTask(_Lookup):
         hidden = row is None or not req.context.caller.can_see(row.owner)
         if row is None or hidden or (row.finished_at and row.finished_at < utcnow() - self._retention):
             raise falcon.HTTPNotFound(description="task not found")
-        shown = self._shown(row, live)
-        resp.data = problems.encode({"code": 200, "message": "Success", "data": shown})
+        resp.data = _success(self._shown(row, live))
 
 
 class TaskList(_Lookup):
@@ -114,5 +111,8 @@ class TaskList(_Lookup):
         # A list by status shows the ledger's states, so that they match the filter.
         live = {} if status else await self._parts.data_loader.newer(rows)
         tasks = [self._shown(row, live.get(row.id)) for row in rows]
-        data = {"tasks": tasks, "total_count": total, "limit": limit, "offset": offset}
-        resp.data = problems.encode({"code": 200, "message": "Success", "data": data})
+        resp.data = _success({"tasks": tasks, "total_count": total, "limit": limit, "offset": offset})
+
+
+def _success(data: dict[str, Any]) -> bytes:
+    return problems.encode({"code": 200, "message": "Success", "data": data})

@@ -39,14 +39,9 @@ class Next(TypedDict):
     href: str
 
 
-class Accepted(TypedDict):
+class Accepted(Next):
     """An accepted task, or the existing task with the same unique key; then `existing` is true and `state` null."""
 
-    id: str
-    type: str
-    state: str | None
-    existing: bool
-    href: str
     then: NotRequired[list[Next]]
 
 

@@ -11,9 +11,8 @@ from sytq.api.parts import Parts
 from sytq.api.v2.events import Events
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Unreadable
-from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry
+from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry, Tree
 from sytq.api.v2.tasks import Batch, Dead, Tasks
-from sytq.api.v2.tree import Tree
 from sytq.ledger.schedules import Schedules
 from sytq.service import status
 

@@ -1,26 +1,32 @@
-"""GET and DELETE /v2/tasks/{id}, and cancel, retry and reschedule of one task."""
+"""GET and DELETE /v2/tasks/{id}, its tree, and cancel, retry and reschedule of one task."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from typing import ClassVar
 
 import falcon
 import falcon.asgi
 
 from sytq.api import problems
 from sytq.api.body import read_object
+from sytq.api.parameters import number
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import NewTime, Reason, when
 from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import add_etag, wait_preferred
 from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
+from sytq.ledger.database import read
 from sytq.ledger.models import Task
 from sytq.ledger.values import iso
 from sytq.service.task_view import task_detail
+from sytq.service.tree import tree
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
 from sytq.tasktypes.payload import validated
+
+_TREE_LIMIT, _MAX_TREE_LIMIT = 200, 1000
 
 
 async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
@@ -71,6 +77,21 @@ class OneTask(One):
                 raise falcon.HTTPConflict(description=said)
             raise _conflict(row, f"only a finished task can be deleted ({', '.join(TERMINAL)})")
         resp.status = falcon.HTTP_204
+
+
+class Tree(One):
+    """GET /v2/tasks/{task_id}/tree"""
+
+    parameters: ClassVar = {"GET": ("limit",)}
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
+        limit = number(req, "limit", _TREE_LIMIT, min_value=1, max_value=_MAX_TREE_LIMIT)
+        row = await self._row(req, task_id)
+        owner = req.context.caller.visible_owner
+        visible = None if owner is None else Task.owner == owner
+        database = self._parts.runtime.database
+        found = await self._parts.sql.run(read, database, lambda: tree(row, limit, visible))
+        resp.data = problems.encode(found)
 
 
 class Cancel(One):

@@ -143,10 +143,8 @@ def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> 
         behind = {"parent": first.id, "after": (tasks[-1].id,), "on_failure": described.on_failure}
         try:
             tasks.append(_prepared(parts, req, described, **behind))
-        except InvalidFields as error:
-            raise InvalidFields([(f"then.{place}.{name}", said) for name, said in error.fields]) from None
         except InvalidInput as error:
-            raise InvalidInput(f"then.{place}.{error.field}", error.message) from None
+            raise InvalidFields([(f"then.{place}.{name}", said) for name, said in error.fields]) from None
     return tasks
 
 
