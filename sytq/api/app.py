@@ -14,9 +14,8 @@ from sytq import runtime
 from sytq.api.auth import Auth
 from sytq.api.compat import routes as compat
 from sytq.api.data_loader import DataLoader
-from sytq.api.health import Health, Live, Ready
+from sytq.api.health import Health, Live, Metrics, Ready
 from sytq.api.idempotency import IdempotencyGuard
-from sytq.api.metrics import Metrics
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.parameters import only
 from sytq.api.parts import Parts
@@ -67,7 +66,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, ApiKeys(parts.database), quota, Audit(parts.database), sql),
-            _Lifespan(batcher, [sql, redis, counting], parts),
+            _Middleware(batcher, [sql, redis, counting], parts),
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
@@ -86,7 +85,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     return app
 
 
-class _Lifespan:
+class _Middleware:
     """Falcon middleware: writes submitted tasks before the end, notes routes for RequestContext's metrics, and refuses
     query parameters that a resource's `parameters` (method -> names) do not list."""
 

@@ -1,4 +1,4 @@
-"""Health: /health (contracts A and D in one body) and the probes."""
+"""Health and metrics: /health (contracts A and D in one body), the probes and /metrics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import falcon
 import falcon.asgi
 import structlog
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sytq.api import problems
 from sytq.api.submission_batcher import SubmissionBatcher
@@ -16,6 +17,7 @@ from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.ledger import Ledger
+from sytq.service.prometheus import Scrape
 
 log = structlog.get_logger(__name__)
 
@@ -118,3 +120,15 @@ class Ready:
         except RedisUnavailable:
             return "does not answer"
         return "ok"
+
+
+class Metrics:
+    """GET /metrics in Prometheus' text format, of all processes of the API."""
+
+    def __init__(self, scrape: Scrape, threads: Threads) -> None:
+        self._scrape = scrape
+        self._threads = threads
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.data = await self._threads.run(self._scrape.text)
+        resp.content_type = CONTENT_TYPE_LATEST

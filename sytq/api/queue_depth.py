@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,7 @@ class QueueDepthLimit:
         self._limits = limits
         self._inspection = inspection
         self._threads = threads
-        self._waiting: dict[str, int | None] = {}
+        self._waiting: dict[str, float] = {}  # -inf while Redis is unavailable
         self._counted: dict[str, float] = {}
         self._counting: dict[str, asyncio.Task[None]] = {}
 
@@ -48,14 +49,13 @@ class QueueDepthLimit:
             await self._count(queue)
         for queue, count in asked.items():
             waiting, limit = self._waiting[queue], self._limits[queue]
-            if waiting is not None and waiting + count > limit:
+            if waiting + count > limit:
                 raise falcon.HTTPServiceUnavailable(
                     description=f"queue '{queue}' is full: {waiting} of {limit} tasks wait; nothing was accepted",
                     retry_after=_RETRY_AFTER,
                 )
         for queue, count in asked.items():
-            waiting = self._waiting[queue]
-            self._waiting[queue] = None if waiting is None else waiting + count
+            self._waiting[queue] += count
 
     async def _count(self, queue: str) -> None:
         if time.monotonic() < self._counted.get(queue, 0.0) + _COUNTED_FOR:
@@ -71,7 +71,7 @@ class QueueDepthLimit:
             count = await asyncio.wait_for(self._threads.run(self._inspection.backlog, queue), _REDIS_TIMEOUT)
         except (RedisUnavailable, TimeoutError, Overloaded) as error:
             log.warning("queue depth not limited while Redis is unavailable", queue=queue, error=str(error))
-            self._waiting[queue] = None
+            self._waiting[queue] = -math.inf
         else:
             self._waiting[queue] = count
         self._counted[queue] = time.monotonic()
