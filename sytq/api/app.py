@@ -79,9 +79,9 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/startup", Health(sytq.__version__))
     app.add_route("/healthz/live", Live(sytq.__version__, batcher))
-    app.add_route("/healthz/ready", Ready(parts.ledger, parts.inspection, sql, redis, missing))
     scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection)
     app.add_route("/metrics", Metrics(scrape, redis))
+    app.add_route("/healthz/ready", Ready(shared, missing))
     return app
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import falcon
 import falcon.asgi
@@ -12,11 +13,10 @@ import structlog
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sytq.api import problems
+from sytq.api.parts import Parts
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.threads import Threads
-from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
-from sytq.ledger.ledger import Ledger
 from sytq.service.prometheus import Scrape
 
 log = structlog.get_logger(__name__)
@@ -66,18 +66,15 @@ class Live(Health):
 class Ready:
     """GET /healthz/ready: both stores answer and the tables accept writes; 503 says which store does not."""
 
-    def __init__(
-        self, ledger: Ledger, inspection: Inspection, sql: Threads, redis: Threads, missing: Callable[[], list[str]]
-    ) -> None:
-        self._ledger = ledger
-        self._inspection = inspection
-        self._sql = sql
-        self._redis = redis
+    def __init__(self, parts: Parts, missing: Callable[[], list[str]]) -> None:
+        self._parts = parts
         self._missing = missing  # migrations
         self._checks: dict[str, asyncio.Task[str]] = {}
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        database, redis = await asyncio.gather(self._check("database"), self._check("redis"))
+        database, redis = await asyncio.gather(
+            self._check("database", self._database), self._check("redis", self._redis)
+        )
         ready = database == redis == "ok"
         resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
         if not ready:
@@ -92,11 +89,11 @@ class Ready:
             }
         )
 
-    async def _check(self, store: str) -> str:
+    async def _check(self, store: str, state: Callable[[], Coroutine[Any, Any, str]]) -> str:
         """Return the state of a store. Probes share a running check, so a hanging store occupies one thread."""
         check = self._checks.get(store)
         if check is None or check.done():
-            check = self._checks[store] = asyncio.create_task(getattr(self, f"_{store}_state")())
+            check = self._checks[store] = asyncio.create_task(state())
         try:
             return await asyncio.wait_for(asyncio.shield(check), _TIMEOUT)
         except TimeoutError:
@@ -105,18 +102,18 @@ class Ready:
             log.exception("readiness check failed", store=store)
             return f"check failed: {type(error).__name__}"
 
-    async def _database_state(self) -> str:
+    async def _database(self) -> str:
         try:
-            missing = await self._sql.run(self._missing)
+            missing = await self._parts.sql.run(self._missing)
             if not missing:  # a locked table or file, or a demoted primary, still answers reads
-                await self._sql.run(self._ledger.try_write)
+                await self._parts.sql.run(self._parts.runtime.ledger.try_write)
         except DatabaseUnavailable:
             return "does not answer"
         return f"migrations pending: {', '.join(missing)} (run `sytq db migrate`)" if missing else "ok"
 
-    async def _redis_state(self) -> str:
+    async def _redis(self) -> str:
         try:
-            await self._redis.run(self._inspection.ping)
+            await self._parts.redis.run(self._parts.runtime.inspection.ping)
         except RedisUnavailable:
             return "does not answer"
         return "ok"

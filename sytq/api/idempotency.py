@@ -14,9 +14,8 @@ import falcon
 import falcon.asgi
 
 from sytq.api.problems import InUse
-from sytq.api.submission_batcher import Submitted
 from sytq.errors import InvalidInput
-from sytq.ledger.idempotency import Claim
+from sytq.ledger.idempotency import Claim, Submitted
 
 #: Seconds that a request waits for an earlier one with its key before it is refused.
 _TIMEOUT = 2.0

@@ -14,9 +14,9 @@ from sytq.api.caller import Caller
 from sytq.api.idempotency import IdempotencyGuard
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
-from sytq.api.submission_batcher import SubmissionBatcher, Submitted
+from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.errors import InvalidInput
-from sytq.ledger.idempotency import Claim
+from sytq.ledger.idempotency import Claim, Submitted
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
 from sytq.service.submission import Submitter
 from sytq.tasktypes.registry import Registry

@@ -19,7 +19,7 @@ from sytq.api.problems import Taken
 from sytq.batcher import Batcher
 from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.database import read, transact
-from sytq.ledger.idempotency import Claim, correct, find, reserve
+from sytq.ledger.idempotency import Claim, Submitted, correct, find, reserve
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
@@ -34,17 +34,6 @@ _MAX_WAITING = 10_000
 _MAX_UNDISPATCHED = 10
 #: Seconds without dispatch after Redis failed; the reconciler dispatches tasks accepted meanwhile.
 _REDIS_PAUSE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """The results of a submission's tasks, in their order.
-
-    `repeats` is None, or the fingerprint of the earlier request with the same Idempotency-Key that submitted them.
-    """
-
-    tasks: tuple[Acceptance, ...]
-    repeats: str | None = None
 
 
 @dataclass(slots=True)
@@ -92,8 +81,7 @@ class SubmissionBatcher:
     async def earlier(self, claim: Claim) -> Submitted | None:
         """Return the result of an earlier request with the same Idempotency-Key. Raises DatabaseUnavailable."""
         look = partial(read, self._ledger.database, partial(find, claim))
-        answer = await asyncio.get_running_loop().run_in_executor(self._writer, look)
-        return Submitted(answer.tasks, answer.fingerprint) if answer else None
+        return await asyncio.get_running_loop().run_in_executor(self._writer, look)
 
     def writing_for(self) -> float:
         """Seconds since the current batch began; 0 without one."""
@@ -164,7 +152,7 @@ class SubmissionBatcher:
         owners = _owners(existing) if existing else {}
         rest = iter(inserted)
         return [
-            Submitted(answers[one.claim].tasks, answers[one.claim].fingerprint)
+            answers[one.claim]
             if one.claim in answers
             else Submitted(_shown(one, list(islice(rest, len(one.tasks))), owners))
             for one in batch

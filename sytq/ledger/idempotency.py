@@ -34,19 +34,22 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to the first request with a key: the result for each of its tasks."""
+class Submitted:
+    """The results of a submission's tasks, in their order.
 
-    fingerprint: str
+    `repeats` is None, or the fingerprint of the earlier request with the same Idempotency-Key that submitted them.
+    """
+
     tasks: tuple[Acceptance, ...]
+    repeats: str | None = None
 
 
-def reserve(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Answer]:
+def reserve(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[str]]]) -> dict[Claim, Submitted]:
     """Reserve keys for requests with these task ids; return the answers of keys that are already taken.
 
     Runs in the caller's transaction, and waits for another transaction's reservation of the same key.
     """
-    taken: dict[Claim, Answer] = {}
+    taken: dict[Claim, Submitted] = {}
     # In a fixed order, so that two transactions with the same keys wait for each other rather than deadlock.
     wanted = sorted(wanted, key=lambda pair: (pair[0].owner, pair[0].key))
     for _, theirs in groupby(wanted, key=lambda pair: pair[0].owner):
@@ -56,7 +59,7 @@ def reserve(database: peewee.Database, wanted: Sequence[tuple[Claim, Sequence[st
 
 def _reserve_of_owner(
     database: peewee.Database, wanted: list[tuple[Claim, Sequence[str]]], now: dt.datetime
-) -> dict[Claim, Answer]:
+) -> dict[Claim, Submitted]:
     keys = [one.key for one, _ in wanted]
     these = (Idempotency.owner == wanted[0][0].owner) & Idempotency.idempotency_key.in_(keys)
     Idempotency.delete().where(these, Idempotency.created_at < now - KEPT).execute()
@@ -75,7 +78,7 @@ def _reserve_of_owner(
     return {one: _answer(found[one.key]) for (one, _), mine in both if found[one.key].answer != mine}
 
 
-def find(one: Claim) -> Answer | None:
+def find(one: Claim) -> Submitted | None:
     """Return the answer of a key, if it has one."""
     this = (Idempotency.owner == one.owner) & (Idempotency.idempotency_key == one.key)
     row = Idempotency.get_or_none(this, Idempotency.created_at >= utcnow() - KEPT)
@@ -88,13 +91,13 @@ def correct(one: Claim, tasks: Sequence[Acceptance]) -> None:
     Idempotency.update(answer=_text(tasks)).where(this).execute()
 
 
-def _answer(row: Idempotency) -> Answer:
+def _answer(row: Idempotency) -> Submitted:
     answer = json.loads(row.answer)
     tasks = (
         (Existing(task_id) if task_id else Refused()) if existing else Accepted(task_id)
         for task_id, existing in zip(answer["ids"], answer["existing"], strict=True)
     )
-    return Answer(row.fingerprint, tuple(tasks))
+    return Submitted(tuple(tasks), row.fingerprint)
 
 
 def _text(tasks: Sequence[Acceptance]) -> str:
