@@ -11,15 +11,14 @@ import falcon.asgi
 
 import sytq
 from sytq import runtime
+from sytq.api import problems
 from sytq.api.auth import Auth
 from sytq.api.compat import routes as compat
 from sytq.api.data_loader import DataLoader
 from sytq.api.health import Health, Live, Metrics, Ready
-from sytq.api.idempotency import IdempotencyGuard
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.parameters import only
 from sytq.api.parts import Parts
-from sytq.api.problems import Problems
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
 from sytq.api.request_context import ROUTE, RequestContext
@@ -55,7 +54,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     limits = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
     queue_depth = QueueDepthLimit(limits, parts.inspection, redis)
     batcher = SubmissionBatcher(parts.ledger, parts.submitter)
-    submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth, IdempotencyGuard())
+    submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth)
     data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
     task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
     shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sql, redis)
@@ -71,7 +70,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     )
     app.req_options.strip_url_path_trailing_slash = True
     missing = partial(pending, parts.database, parts.registry.plugins)
-    Problems(missing, sql).install(app)
+    problems.install(app, missing, sql)
     compat.add_routes(app, shared)
     v2.add_routes(app, shared)
     app.add_route("/openapi.json", OpenApi(parts.registry))

@@ -6,6 +6,7 @@ Must never put a traceback, a payload or a secret into a response.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import falcon
@@ -112,52 +113,45 @@ def encode(answer: object) -> bytes:
         return as_text(answer).encode()
 
 
-class Problems:
-    """The error handler of one app."""
+def install(app: falcon.asgi.App[Any, Any], missing: Callable[[], list[str]], threads: Threads) -> None:
+    """Turn every exception of a resource into an error response. `missing` names the pending migrations."""
 
-    def __init__(self, missing: Callable[[], list[str]], threads: Threads) -> None:
-        self._missing = missing  # migrations
-        self._threads = threads
-
-    def install(self, app: falcon.asgi.App[Any, Any]) -> None:
-        """Turn every exception of a resource into an error response."""
-        app.set_error_serializer(_serialize)
-        app.add_error_handler(Exception, self._handle)  # Falcon handles its own errors before
-
-    async def _handle(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
+    async def handle(
+        req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
     ) -> None:
-        raise await self._response(req, error)
-
-    async def _response(self, req: falcon.asgi.Request, error: Exception) -> falcon.HTTPError:
-        if isinstance(error, InvalidInput):
-            return Invalid(error)
-        if isinstance(error, Overloaded):
-            return falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
-        if isinstance(error, RedisUnavailable):
-            log.warning("request refused: Redis unavailable", error=str(error), path=req.path)
-            return falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
-        if isinstance(error, DatabaseUnavailable):
-            log.warning("request refused: database unavailable", error=str(error), path=req.path)
-            return falcon.HTTPServiceUnavailable(
-                description="the database does not answer; nothing was accepted, try again later",
-                retry_after=_DATABASE_RETRY_AFTER,
-            )
+        pending: list[str] = []
         # A statement that the database rejects: most likely its tables are missing.
-        if isinstance(error, peewee.ProgrammingError | peewee.OperationalError) and (missing := await self._pending()):
-            log.error("request refused: migrations pending, run `sytq db migrate`", pending=missing)
-            return falcon.HTTPServiceUnavailable(
-                description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
-                retry_after=_DATABASE_RETRY_AFTER,
-            )
-        log.error("request failed", method=req.method, path=req.path, exc_info=error)
-        return falcon.HTTPInternalServerError(description="internal error; the log has more under this request id")
+        if isinstance(error, peewee.ProgrammingError | peewee.OperationalError):
+            with suppress(DatabaseUnavailable, Overloaded):
+                pending = await threads.run(missing)
+        raise _response(req, error, pending)
 
-    async def _pending(self) -> list[str]:
-        try:
-            return await self._threads.run(self._missing)
-        except (DatabaseUnavailable, Overloaded):
-            return []
+    app.set_error_serializer(_serialize)
+    app.add_error_handler(Exception, handle)  # Falcon handles its own errors before
+
+
+def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) -> falcon.HTTPError:
+    if isinstance(error, InvalidInput):
+        return Invalid(error)
+    if isinstance(error, Overloaded):
+        return falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
+    if isinstance(error, RedisUnavailable):
+        log.warning("request refused: Redis unavailable", error=str(error), path=req.path)
+        return falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
+    if isinstance(error, DatabaseUnavailable):
+        log.warning("request refused: database unavailable", error=str(error), path=req.path)
+        return falcon.HTTPServiceUnavailable(
+            description="the database does not answer; nothing was accepted, try again later",
+            retry_after=_DATABASE_RETRY_AFTER,
+        )
+    if pending:
+        log.error("request refused: migrations pending, run `sytq db migrate`", pending=pending)
+        return falcon.HTTPServiceUnavailable(
+            description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
+            retry_after=_DATABASE_RETRY_AFTER,
+        )
+    log.error("request failed", method=req.method, path=req.path, exc_info=error)
+    return falcon.HTTPInternalServerError(description="internal error; the log has more under this request id")
 
 
 def _serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:

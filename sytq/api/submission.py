@@ -33,14 +33,13 @@ class Submission:
         batcher: SubmissionBatcher,
         quota: Quota,
         queue_depth: QueueDepthLimit,
-        idempotency: IdempotencyGuard,
     ) -> None:
         self._registry = registry
         self._submitter = submitter
         self._batcher = batcher
         self._quota = quota
         self._queue_depth = queue_depth
-        self._idempotency = idempotency
+        self._idempotency = IdempotencyGuard()
 
     async def enqueue(
         self,

@@ -71,7 +71,6 @@ class Batch(Resource):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         wanted = validated(NewTasks, read_object(req), "body").tasks
-        good: list[Prepared] = []
         outcomes: list[Prepared | InvalidInput] = []
         for item in wanted:
             try:
@@ -80,10 +79,10 @@ class Batch(Resource):
                 task, *then = prepared(self._parts, req, item)
                 if then:
                     raise InvalidInput("then", "not for a task of a batch")
-                good.append(task)
                 outcomes.append(task)
             except InvalidInput as error:
                 outcomes.append(error)
+        good = [one for one in outcomes if not isinstance(one, InvalidInput)]
         if not good:
             raise InvalidFields(
                 [(f"tasks.{n}.{e.field}", e.message) for n, e in enumerate(outcomes) if isinstance(e, InvalidInput)]
