@@ -69,7 +69,7 @@ class InUse(falcon.HTTPConflict):
     errors = None
 
     def __init__(self) -> None:
-        said = "Idempotency-Key: a request with this key is still running; ask again"
+        said = "Idempotency-Key: a request with this key is still running; try again"
         super().__init__(description=said, headers={"Retry-After": "1"})
 
 

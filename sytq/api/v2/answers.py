@@ -66,7 +66,7 @@ class BatchAnswer(TypedDict):
 
 
 class TaskPage(TypedDict):
-    """A page of tasks. `next` is the cursor of the next page, null on the last one."""
+    """A page of tasks. `next` is the cursor of the next page, null on the last page."""
 
     tasks: list[TaskView]
     next: str | None
@@ -110,7 +110,7 @@ class UnreadableMessage(TypedDict):
 
 
 class UnreadablePage(TypedDict):
-    """A page of dead letters. `next` is the cursor of the next page, null on the last one."""
+    """A page of dead letters. `next` is the cursor of the next page, null on the last page."""
 
     messages: list[UnreadableMessage]
     next: str | None

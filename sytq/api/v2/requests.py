@@ -62,10 +62,10 @@ class _Described(_Body):
 
 
 class NextTask(_Described):
-    """A task that runs after the previous one has ended."""
+    """A task that runs after the previous task has ended."""
 
     on_failure: Literal["cancel", "run"] = Field(
-        default="cancel", description="What happens to the task when the previous one does not succeed"
+        default="cancel", description="What happens to the task when the previous task does not succeed"
     )
 
 
