@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -17,6 +16,7 @@ from sytq.api.parts import Parts
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.ledger.values import iso, utcnow
 from sytq.service.prometheus import Scrape
 
 log = structlog.get_logger(__name__)
@@ -27,10 +27,6 @@ _TIMEOUT = 4.0
 _STUCK = 120.0
 
 
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 class Health:
     """GET /health and GET /healthz/startup: the process answers."""
 
@@ -38,7 +34,7 @@ class Health:
         self._version = version
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        now = _now()
+        now = iso(utcnow())
         resp.data = problems.encode(
             {
                 "code": 200,
@@ -84,7 +80,7 @@ class Ready:
                 "code": 200 if ready else 503,
                 "message": "Success" if ready else "not ready",
                 "status": "ready" if ready else "unavailable",
-                "timestamp": _now(),
+                "timestamp": iso(utcnow()),
                 "data": {"database": database, "redis": redis},
             }
         )
