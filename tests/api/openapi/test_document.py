@@ -78,6 +78,16 @@ def test_head_is_get_without_the_body(api: Installation, built: Any) -> None:
             assert asked("HEAD", path)[0].startswith("HTTP/1.1 405"), path
 
 
+def test_p7_every_v2_endpoint_refuses_undeclared_parameters(api: Api, built: Any) -> None:
+    for path, methods in built["paths"].items():
+        for method, operation in methods.items() if path.startswith("/v2/") else ():
+            reply = api.request(method.upper(), path.replace("{task_id}", "0" * 32) + "?limt=5")
+            names = [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"]
+            said = reply.json["detail"].partition("; valid: ")
+            assert (reply.status, said[0]) == (400, "limt: is not a parameter here"), (path, method)
+            assert set(said[2].split(", ")) == set(names or ["none"]), (path, method)
+
+
 def test_new_task_schemas_cover_the_types_and_their_payloads(built: Any, tmp_path: Path) -> None:
     schemas = built["components"]["schemas"]
     mapping = schemas["NewTask"]["discriminator"]["mapping"]
