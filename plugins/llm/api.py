@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from sytq.api import problems
 from sytq.api.openapi import contracts
 from sytq.api.openapi.declared import Answer, Operation, query
-from sytq.api.parameters import number, only, parameter
+from sytq.api.parameters import number, parameter
 from sytq.api.parts import Parts
 from sytq.errors import InvalidInput
 
@@ -65,6 +65,7 @@ class Spend(TypedDict):
 class Sums:
     """GET: one sum for each of `by`, the costliest first (days in order)."""
 
+    parameters: ClassVar = {"GET": ("by", "since", "limit")}
     operations: ClassVar = (
         Operation(
             "get",
@@ -83,7 +84,6 @@ class Sums:
         self._sql = parts.sql
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        only(req, ("by", "since", "limit"))
         by = parameter(req, "by") or "day"
         if by not in spend.GROUPS:
             raise InvalidInput("by", f"{by[:32]!r} is not valid; valid: {', '.join(spend.GROUPS)}")

@@ -47,7 +47,7 @@ class IdempotencyGuard:
             if not ended.done():
                 raise InUse
             if (first := ended.result()) is not None:
-                return _marked(req, Submitted(first.tasks, repeats=wanted.fingerprint))
+                return Submitted(first.tasks, repeats=wanted.fingerprint)
         ended = loop.create_future()
         self._running[place] = wanted, ended
         submitted = None
@@ -60,7 +60,7 @@ class IdempotencyGuard:
             ended.set_result(submitted if good else None)
         if submitted.repeats is not None:
             _check(wanted, submitted.repeats)
-        return _marked(req, submitted)
+        return submitted
 
 
 def _claim(req: falcon.asgi.Request) -> Claim | None:
@@ -80,9 +80,3 @@ def _check(wanted: Claim, fingerprint: str) -> None:
         raise falcon.HTTPUnprocessableEntity(
             description="Idempotency-Key: this key was used for another request (another path or body); use a new key"
         )
-
-
-def _marked(req: falcon.asgi.Request, submitted: Submitted) -> Submitted:
-    if submitted.repeats is not None:
-        req.context.headers["Idempotent-Replayed"] = "true"
-    return submitted

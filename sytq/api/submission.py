@@ -128,7 +128,9 @@ class Submission:
                     await self._quota.tasks(req, used - reserved)
 
         submitted = await self._idempotency.run(req, submit)
-        if submitted.repeats is None and _STDLIB.isEnabledFor(logging.INFO):
+        if submitted.repeats is not None:
+            req.context.headers["Idempotent-Replayed"] = "true"
+        elif _STDLIB.isEnabledFor(logging.INFO):
             for task, acceptance in zip(tasks, submitted.tasks, strict=True):
                 if not isinstance(acceptance, Refused):
                     log.info("Task enqueued successfully", task_id=acceptance.id, type=task.type)
