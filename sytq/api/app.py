@@ -95,7 +95,8 @@ class _Middleware:
 
     async def process_resource(self, req: falcon.asgi.Request, resp: object, resource: object, params: object) -> None:
         req.scope[ROUTE] = req.uri_template
-        if (parameters := getattr(resource, "parameters", None)) is not None:
+        parameters = getattr(resource, "parameters", None)
+        if parameters is not None and hasattr(resource, f"on_{req.method.lower()}"):  # other methods get a 405
             only(req, parameters.get("GET" if req.method == "HEAD" else req.method, ()))
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:

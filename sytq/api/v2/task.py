@@ -21,6 +21,7 @@ from sytq.errors import InvalidInput, Overloaded, RedisUnavailable
 from sytq.ledger.database import read
 from sytq.ledger.models import Task
 from sytq.ledger.values import iso
+from sytq.service.live_state import current
 from sytq.service.task_view import task_detail
 from sytq.service.tree import tree
 from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
@@ -58,6 +59,10 @@ class One(Resource):
             raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r}")
         return row, live
 
+    async def _state(self, req: falcon.asgi.Request, task_id: str) -> str:
+        """The state as Redis knows it, which the row may not say yet. Raises HTTPNotFound."""
+        return current(*await self._known(req, task_id)).state
+
 
 class OneTask(One):
     """GET and DELETE /v2/tasks/{task_id}"""
@@ -75,7 +80,7 @@ class OneTask(One):
             if row.state in TERMINAL:
                 said = "an unfinished parent or dependent may still read the outcome of this task"
                 raise falcon.HTTPConflict(description=said)
-            raise _conflict(row, f"only a finished task can be deleted ({', '.join(TERMINAL)})")
+            raise _conflict(row.state, f"only a finished task can be deleted ({', '.join(TERMINAL)})")
         resp.status = falcon.HTTP_204
 
 
@@ -102,7 +107,7 @@ class Cancel(One):
         row = await self._row(req, task_id)
         outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":
-            raise _conflict(await self._row(req, task_id), "only an unfinished task can be cancelled")
+            raise _conflict(await self._state(req, task_id), "only an unfinished task can be cancelled")
         resp.status = falcon.HTTP_200 if outcome == "cancelled" else falcon.HTTP_202
         resp.data = problems.encode({"id": row.id, "outcome": outcome})
 
@@ -116,7 +121,7 @@ class Retry(One):
             row = await self._row(req, task_id)
             if row.state in (DEAD, CANCELLED):
                 raise falcon.HTTPConflict(description="another unfinished task has its unique key")
-            raise _conflict(row, "only a dead or cancelled task can be retried")
+            raise _conflict(row.state, "only a dead or cancelled task can be retried")
         resp.status = falcon.HTTP_202
         resp.data = problems.encode({"id": row.id, "outcome": "queued"})
 
@@ -131,7 +136,7 @@ class Reschedule(One):
         moment = when(wanted) or dt.datetime.now(dt.UTC)
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.reschedule, row.id, moment):
-            raise _conflict(await self._row(req, task_id), "only a scheduled or retrying task can be rescheduled")
+            raise _conflict(await self._state(req, task_id), "only a scheduled or retrying task can be rescheduled")
         resp.data = problems.encode({"id": row.id, "outcome": "rescheduled", "scheduled_at": iso(moment)})
 
 
@@ -142,5 +147,5 @@ def signed(req: falcon.asgi.Request, why: str) -> str:
     return f"{owner}: {words}" if words else owner
 
 
-def _conflict(row: Task, why: str) -> falcon.HTTPConflict:
-    return falcon.HTTPConflict(description=f"the task is {row.state}: {why}")
+def _conflict(state: str, why: str) -> falcon.HTTPConflict:
+    return falcon.HTTPConflict(description=f"the task is {state}: {why}")

@@ -78,7 +78,7 @@ def test_head_is_get_without_the_body(api: Installation, built: Any) -> None:
             assert asked("HEAD", path)[0].startswith("HTTP/1.1 405"), path
 
 
-def test_p7_every_v2_endpoint_refuses_undeclared_parameters(api: Api, built: Any) -> None:
+def test_p7_every_v2_endpoint_refuses_undeclared_parameters(api: Installation, built: Any) -> None:
     for path, methods in built["paths"].items():
         for method, operation in methods.items() if path.startswith("/v2/") else ():
             reply = api.request(method.upper(), path.replace("{task_id}", "0" * 32) + "?limt=5")

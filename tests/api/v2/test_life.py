@@ -52,6 +52,13 @@ def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Installati
     assert (done.status, done.json["outcome"]) == (200, "cancelled")
     again = service.post(f"{path}/cancel")
     assert (again.status, again.json["type"]) == (409, "urn:sytq:problem:conflict")
+    # No worker runs yet, so only Redis knows the end.
+    assert again.json["detail"] == "the task is cancelled: only an unfinished task can be cancelled"
+    moved = service.post(f"{path}/reschedule", {"delay": 0})
+    assert (moved.status, moved.json["detail"]) == (
+        409,
+        "the task is cancelled: only a scheduled or retrying task can be rescheduled",
+    )
     service.start_worker()
     assert service.wait_shown(task, "cancelled")["error"] == "cancelled by the API: not needed"
     assert service.post(f"{path}/reschedule", {"delay": 0}).status == 409
