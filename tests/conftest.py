@@ -138,7 +138,7 @@ def make_installation(tmp_path: Path, redis_server: RedisServer) -> Iterator[Cal
     """
     made: list[Installation] = []
 
-    def make(database_url: str = "", redis_url: str = "", **settings: str) -> Installation:
+    def make(database_url: str = "", redis_url: str = "", **settings: str | None) -> Installation:
         folder = tmp_path / f"installation-{len(made)}"
         folder.mkdir()
         url = database_url or f"sqlite:///{tmp_path / 'sytq.db'}"

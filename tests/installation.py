@@ -41,7 +41,7 @@ from tests.servers import free_port, make_tables, poll
 
 TRIALS = ROOT / "tests" / "trial_plugins"
 #: Settings of an installation with the built-in types and schedules alone.
-BUILT_IN = {"SYTQ_PLUGINS__PATHS": "[]", "SYTQ_SCHEDULES__CLEANUP__ENABLED": "true"}
+BUILT_IN: dict[str, str | None] = {"SYTQ_PLUGINS__PATHS": None, "SYTQ_SCHEDULES__CLEANUP__ENABLED": None}
 #: Parameters of a fixture that is made for each database engine.
 ENGINES = ["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)]
 
@@ -69,14 +69,15 @@ class Installation:
 
     gunicorn: Process  # of the API, once it was started
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: str) -> None:
+    def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: str | None) -> None:
+        """`settings` are environment variables, which replace those below; with None a variable is not set."""
         self.folder = folder
         self.metrics = folder / "metrics"
         self.metrics.mkdir(exist_ok=True)
         self.port = free_port()
-        host = settings.get("SYTQ_API__HOST", "")
+        host = settings.get("SYTQ_API__HOST") or ""
         self.address = host if host.startswith("127.") else "127.0.0.1"
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")} | {
+        given: dict[str, str | None] = {
             "SYTQ_DATABASE__URL": database_url,
             "SYTQ_REDIS__URL": redis_url,
             "SYTQ_PLUGINS__PATHS": f'["{TRIALS}"]',
@@ -90,6 +91,8 @@ class Installation:
             "PYTHONPATH": str(ROOT),
             **settings,
         }
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
+        self.environ |= {name: value for name, value in given.items() if value is not None}
         self.runtime: Runtime = build(config.load(environ=self.environ))
         self.journal = folder / "journal"
         self.journal.touch()

@@ -33,7 +33,7 @@ def api(folder: Path, module_database_url: str, redis_server: RedisServer) -> It
 def make_api(make_installation: Callable[..., Installation]) -> Callable[..., Installation]:
     """Starts APIs of this test alone; the arguments are those of `make_installation`."""
 
-    def make(database_url: str = "", redis_url: str = "", **settings: str) -> Installation:
+    def make(database_url: str = "", redis_url: str = "", **settings: str | None) -> Installation:
         made = make_installation(database_url, redis_url, **(BUILT_IN | settings))
         made.start_api()
         return made
