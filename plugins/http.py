@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
-import aiohttp
 from pydantic import BaseModel, Field, model_validator
 
 from sytq import AsyncContext, Declaration, Fail, Retry, task
@@ -72,6 +71,8 @@ http = TypeFactory("http", HttpType, _make)
 
 async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
     """Make the configured request; 2xx is success, `dead_on` the end, everything else is tried again."""
+    import aiohttp
+
     template: Request = ctx.config.http
     fields = payload.model_dump(mode="json")
     url = fill_text(template.url, fields, _encoded)

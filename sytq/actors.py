@@ -9,7 +9,8 @@ import dramatiq
 import sytq
 from sytq import config
 from sytq.observability import logs, process_group, sentry, tracing
-from sytq.runtime import build, build_worker
+from sytq.runtime import build
+from sytq.worker_runtime import build_worker
 
 settings = config.load()
 logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)

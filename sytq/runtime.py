@@ -1,22 +1,16 @@
-"""Builds the parts of a process from the settings.
+"""Builds the parts of a process from the settings: those that API, worker and command line share.
 
-Nothing here connects, starts a thread or touches a global: Dramatiq starts executor and loops when it boots the worker.
+Nothing here connects, starts a thread or touches a global.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
-import dramatiq
 import peewee
-from dramatiq.middleware import Middleware, TimeLimit
 
 from sytq.broker.connection import Redis
-from sytq.broker.delivery import Delivery
 from sytq.broker.dispatcher import Dispatcher
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
@@ -24,37 +18,14 @@ from sytq.broker.limiter import Limiters
 from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.errors import ConfigError, InvalidInput
-from sytq.executor.attempt import Services
-from sytq.executor.broker import StreamsBroker
-from sytq.executor.permits import PermitBatcher
-from sytq.executor.runner import Runner
-from sytq.http import BlockingClient, Client, Guard
+from sytq.http import Guard
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.schedules import Schedules
-from sytq.ledger.search import Search
 from sytq.service.control import Operator
 from sytq.service.recording import Recording
 from sytq.service.submission import Submitter
-from sytq.streams.loop import StreamLoop
-from sytq.tasktypes.declaration import ANNOUNCEMENT, Declaration
+from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.registry import Registry
-from sytq.tasktypes.tasktype import TaskType
-from sytq.worker.lifecycle import Lifecycle
-from sytq.worker.loops.limiters import LimiterLoop
-from sytq.worker.loops.loop import Loop, PluginLoop
-from sytq.worker.loops.promoter import Promoter
-from sytq.worker.loops.reconciler import Reconciler
-from sytq.worker.loops.recorder import Recorder
-from sytq.worker.loops.scheduler import Scheduler
-from sytq.worker.middleware.measure import Measure
-from sytq.worker.middleware.naming import Naming
-from sytq.worker.middleware.retry import RetryPolicy
-from sytq.worker.middleware.sentry import SentryReports
-from sytq.worker.middleware.tracing import Tracing
-
-#: Threads on which async tasks do their short blocking work.
-_BLOCKING_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -104,42 +75,6 @@ def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
     )
 
 
-def build_worker(runtime: Runtime) -> StreamsBroker:
-    """Build the broker of a worker process, with an actor for every task type, the middleware and the loops."""
-    settings = runtime.settings
-    # Heartbeats have their own connection: waiting for a free or dead one could outlast the lease.
-    timeout = settings.worker.liveness / 3
-    heartbeat_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=4, timeout=timeout)
-    broker = StreamsBroker(runtime.redis, heartbeat_redis, runtime.keys, settings)
-    time_limit = TimeLimit()
-    client = Client(runtime.guard, settings.outbound.proxy)
-    services = task_services(runtime, client, broker.executor.event_loop.loop, broker.executor.limiters)
-    runner = Runner(services, time_limit)
-    for middleware in _middleware(runtime, broker, time_limit):
-        broker.add_middleware(middleware)
-    for declared in runtime.registry:
-        _declare_actor(broker, runner, declared)
-    return broker
-
-
-def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop, limiters: Limiters) -> Services:
-    """What the contexts of one process share; `loop` is the event loop of `client`."""
-    return Services(
-        settings=runtime.settings,
-        ledger=runtime.ledger,
-        operations=Operations(runtime.redis, runtime.keys),
-        limiters=limiters,
-        permits=PermitBatcher(limiters),
-        submitter=runtime.submitter,
-        recording=runtime.recording,
-        operator=runtime.operator,
-        history=Search(runtime.database),
-        client=client,
-        blocking_client=BlockingClient(client, loop),
-        threads=concurrent.futures.ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking"),
-    )
-
-
 def _registry(settings: Settings, also: Iterable[Declaration]) -> Registry:
     registry = Registry.load(settings, also)
     for number, stream in enumerate(settings.streams):
@@ -162,52 +97,3 @@ def _guard(settings: Settings) -> Guard:
         deny_hosts=outbound.deny_hosts,
         deny_networks=outbound.deny_networks,
     )
-
-
-def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) -> Iterator[Middleware]:
-    """After an attempt these are called in reverse: the policy decides the outcome before the others report it."""
-    settings, executor = runtime.settings, broker.executor
-    yield Naming()
-    yield time_limit
-    yield Measure()
-    if settings.sentry.dsn is not None:
-        yield SentryReports(runtime.ledger, runtime.registry)
-    if settings.otel.endpoint is not None:
-        yield Tracing(executor.name)
-    yield RetryPolicy(runtime.registry)
-    yield Lifecycle(executor, settings.worker, list(_loops(runtime, broker)))
-
-
-def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
-    settings, registry, ledger, submitter = runtime.settings, runtime.registry, runtime.ledger, runtime.submitter
-    redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
-    worker = broker.executor.name
-    yield Promoter(redis, keys, broker)
-    yield Recorder(redis, keys, worker, runtime.recording)
-    yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
-    yield LimiterLoop(redis, keys, worker, broker, lease)
-    yield Scheduler(redis, keys, worker, registry, submitter, Schedules(runtime.database))
-    for plugin in registry.plugins:
-        for name, make in plugin.loops.items():
-            if (work := make(runtime)) is not None:
-                yield PluginLoop(name, redis, keys, worker, work)
-    for stream in settings.streams:
-        if stream.type in registry:
-            operator = runtime.operator
-            yield StreamLoop(stream, redis, broker.executor, registry, ledger, submitter, operator, inspection)
-
-
-def _declare_actor(broker: StreamsBroker, runner: Runner, declared: TaskType) -> None:
-    actor = partial(
-        dramatiq.actor, actor_name=declared.name, queue_name=declared.queue, broker=broker, version=declared.version
-    )
-    if declared.is_async:
-        made = actor(runner=runner.async_runner(declared))(_on_the_event_loop)
-    else:
-        made = actor(time_limit=declared.timeout * 1000)(runner.runner(declared))
-    if declared.role == "announcement":
-        broker.actors[ANNOUNCEMENT] = made
-
-
-def _on_the_event_loop(delivery: Delivery) -> None:
-    raise AssertionError(f"{delivery.type} is async: the consumer submits it to the event loop, not to a thread")

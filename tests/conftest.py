@@ -6,6 +6,7 @@ A test that stops, kills, pauses or reconfigures a server takes `own_redis` or `
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 import uuid
@@ -23,8 +24,14 @@ from tests.servers import MySQLServer, RedisServer, Server, ServerMissing
 
 S = TypeVar("S", bound=Server)
 
+ROOT = Path(__file__).resolve().parent.parent
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        # Once, not in each of the many processes that tests start, which PYTHONDONTWRITEBYTECODE may forbid to keep it.
+        for folder in ("sytq", "plugins"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
     # SIGTERM (a CI time limit) ends the run as Ctrl-C does, so that fixtures still stop their servers.
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
 

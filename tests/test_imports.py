@@ -141,3 +141,25 @@ def test_probe_detects_import_effects(tmp_path: Path, code: str, effect: str) ->
     seen = effects(tmp_path, ["innocent", "guilty"], tmp_path)
     assert seen["innocent"] == []
     assert any(found.startswith(effect) for found in seen["guilty"]), seen
+
+
+#: Libraries of one kind of work, and what runs tasks: imported where they are used.
+NOT_IN_THE_RUNTIME = {
+    *("aiohttp", "aiosmtplib", "falcon", "genai_prices", "gunicorn", "jinja2", "jsonschema", "requests", "sentry_sdk"),
+    *("standardwebhooks", "typer", "yaml"),
+    *("sytq.executor.consumer", "sytq.http.sessions", "sytq.streams", "sytq.worker"),
+}
+
+
+@pytest.mark.parametrize("code", ["import sytq.runtime", "from sytq.config import load; load()"])
+def test_runtime_and_plugins_import_no_library_before_its_use(tmp_path: Path, code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert NOT_IN_THE_RUNTIME & set(done.stdout.split()) == set()

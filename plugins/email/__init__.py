@@ -18,7 +18,6 @@ from sytq.config import Section
 from sytq.config.values import Port, Secret, Size, problem
 from sytq.durations import Duration
 
-from .delivery import Undelivered, deliver
 from .message import Line, Mailbox, Unbuildable, address, build
 
 _RETRY_BOUNDS = (10.0, 900.0)  # seconds between rounds; within them, the age of the message
@@ -104,6 +103,8 @@ def show(payload: Email, result: Any) -> dict[str, object]:
 @task("email", payload=Email, queue="email", config=Config, show=show)
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     """Send a message by SMTP; only recipients whose server said "later" are retried."""
+    from .delivery import Undelivered, deliver
+
     config: Config = ctx.config
     if not config.host or not config.sender:
         _later(ctx, config, "no mail server is configured: set types.email.host and .sender", {})

@@ -1,5 +1,4 @@
 """One message as bytes: headers safe from injection, bodies from templates, attachments from listed folders.
-
 A message built again for the same task has the same Message-ID and Date, so that a receiver recognises it.
 """
 
@@ -18,11 +17,11 @@ from email.utils import format_datetime, parseaddr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator, Field
 
 if TYPE_CHECKING:
+    import jinja2
+
     from . import Attachment, Config, Email
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -115,6 +114,9 @@ def _header(mailboxes: list[str]) -> list[Address]:
 
 def _render(folder: Path | None, name: str, data: dict[str, object]) -> dict[str, str | None]:
     """The output of `<name>.subject.txt`, `<name>.txt` and `<name>.html`; None for a missing file."""
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     if folder is None:
         raise Unbuildable("a template is named, and types.email.templates names no folder")
     environment = ImmutableSandboxedEnvironment(

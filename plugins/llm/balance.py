@@ -8,7 +8,6 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import aiohttp
 from pydantic import BaseModel, ConfigDict
 
 from sytq import AsyncContext, Backoff, Retry, task
@@ -69,6 +68,8 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
 
 async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     """Whether there is credit; None when the answer is not in DeepSeek's form."""
+    import aiohttp
+
     headers, url = provider.authorization, provider.balance_url or ""
     try:
         answer = await ctx.http.get(url, headers=headers, timeout=15, trusted=True)

@@ -7,15 +7,16 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
-
-import aiohttp
-
-from sytq.http import Client
+from typing import TYPE_CHECKING, Any, Literal
 
 from .answer import Answer, ChatError, Kind, Reply, parse
 from .config import Provider
 from .delay import asked_delay
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from sytq.http import Client
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
@@ -61,6 +62,8 @@ class Request:
 
 async def complete(client: Client, provider: Provider, request: Request, answer: Answer) -> Reply:
     """Ask once, fill in `answer` as it arrives, and return it whole. Raises ChatError only."""
+    import aiohttp
+
     clock = _Clock(provider)
     try:
         async with (
@@ -170,6 +173,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
     """The error for a response that is not a 2xx."""
+    import aiohttp
+
     status, kind = response.status, _kind(response.status)
     said = ""
     try:
@@ -206,6 +211,8 @@ def _kind(status: int) -> Kind:
 
 def _broken(error: Exception, answer: Answer) -> ChatError:
     """The error for a broken connection, without the library's text, which may quote the URL or the answer."""
+    import aiohttp
+
     if answer.has_content or isinstance(error, aiohttp.ClientPayloadError):
         return ChatError("broken_off", "the connection broke in the middle of the answer")
     if isinstance(error, aiohttp.ClientConnectorDNSError):

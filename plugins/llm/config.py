@@ -7,13 +7,10 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
 
-import jinja2
-import jinja2.meta
-import jsonschema
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sytq.config import Section, Settings
-from sytq.config.sections import PositiveDuration
+from sytq.config.sections import DEFAULTS, PositiveDuration
 from sytq.config.values import Count, Identifier, Name, Secret, Text, WebUrl, problem
 
 _HOURS = "two times of day in UTC such as 16:30-00:30"
@@ -21,6 +18,8 @@ _TEMPLATE = "a Jinja template over row and outputs"
 
 
 def _template(text: str) -> str:
+    import jinja2.meta
+
     try:
         names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))  # noqa: S701 (it renders nothing)
     except jinja2.TemplateSyntaxError as error:
@@ -51,7 +50,7 @@ class Deepseek(Section):
     timeout: PositiveDuration = 30.0
     model: Text = "deepseek-chat"
     max_tokens: Count = 2000
-    circuit_breaker: CircuitBreaker = CircuitBreaker()
+    circuit_breaker: CircuitBreaker = DEFAULTS
 
 
 class Limits(Section):
@@ -79,7 +78,7 @@ class Model(Section):
 
     max_tokens: Count | None = None
     extra: dict[str, Any] = {}
-    limits: Limits = Limits()
+    limits: Limits = DEFAULTS
     prices: list[Price] = []
 
 
@@ -94,8 +93,8 @@ class Provider(Section):
     total: PositiveDuration = 300.0
     extra: dict[str, Any] = {}
     models: dict[Text, Model] = {}
-    limits: Limits = Limits()
-    circuit_breaker: CircuitBreaker = CircuitBreaker()
+    limits: Limits = DEFAULTS
+    circuit_breaker: CircuitBreaker = DEFAULTS
     balance_url: WebUrl | None = None
     budget: Money | None = None  # per UTC day
 
@@ -115,6 +114,8 @@ class Provider(Section):
 
 
 def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    import jsonschema
+
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
@@ -212,9 +213,9 @@ class Llm(Section):
 class LlmSettings(Section):
     """The sections; `deepseek` is contract A's form of the provider of that name."""
 
-    deepseek: Deepseek = Deepseek()
+    deepseek: Deepseek = DEFAULTS
     providers: dict[Name, Provider] = Field(default_factory=dict, validate_default=True)
-    llm: Llm = Llm()
+    llm: Llm = DEFAULTS
 
     older: ClassVar[Mapping[str, str]] = {
         "providers.deepseek.api_key": "deepseek.api_key",

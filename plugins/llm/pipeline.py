@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import jinja2
-import jsonschema
-import referencing
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sytq import Fail
 
@@ -19,7 +13,8 @@ from .chat import Message
 from .config import LlmSettings, Node
 
 MAX_PROMPT = 4 << 20  # bytes of one rendered message
-_SINGLE = Node(name="report", prompt="{{ row.user_message }}", system="{{ row.sys_message }}")
+# Known to be valid: validating it would import jinja2 in every process.
+_SINGLE = Node.model_construct(name="report", prompt="{{ row.user_message }}", system="{{ row.sys_message }}")
 
 
 def nodes(settings: LlmSettings, table: str) -> Sequence[Node]:
@@ -53,6 +48,9 @@ def check(node: Node, reply: Reply) -> None:
         value = _value(reply["content"])
     except (ValueError, RecursionError):
         raise ChatError("schema", "the answer is not JSON") from None
+    import jsonschema
+    import referencing
+
     # An own registry prevents fetching a remote `$ref`.
     validator = jsonschema.Draft202012Validator(node.json_schema, registry=referencing.Registry())
     try:
@@ -81,30 +79,15 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-class _Templates(ImmutableSandboxedEnvironment):
-    """The operator's templates see only values, and a mistake in a template cannot exhaust the memory."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or not isinstance(left, int | float) or not isinstance(right, int | float):
-            raise jinja2.TemplateRuntimeError("only numbers can be multiplied")
-        return left * right
-
-
-_TEMPLATES = _Templates(
-    undefined=jinja2.StrictUndefined,
-    finalize=lambda value: "" if value is None else value,  # NULL renders as nothing, not as None
-    keep_trailing_newline=True,
-)
-_compiled = functools.lru_cache(256)(_TEMPLATES.from_string)
-
-
 def _render(node: Node, template: str, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+    import jinja2
+
+    from .templates import compiled
+
     parts: list[str] = []
     size = 0
     try:
-        for part in _compiled(template).generate(row=row, outputs=outputs):
+        for part in compiled(template).generate(row=row, outputs=outputs):
             size += len(part.encode("utf-8", "replace"))
             if size > MAX_PROMPT:
                 raise Fail(f"node '{node.name}': the prompt is longer than {MAX_PROMPT} bytes")

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-import genai_prices
-
 from .config import Price, Provider
 from .spend import Tokens, units
 
@@ -65,6 +63,8 @@ def _in(hours: str | None, at: dt.datetime) -> bool:
 
 
 def _known(base_url: str, model: str, used: Tokens, at: dt.datetime) -> int | None:
+    import genai_prices
+
     usage = genai_prices.Usage(input_tokens=used.prompt, cache_read_tokens=used.cached, output_tokens=used.completion)
     try:
         price = genai_prices.calc_price(usage, model, provider_api_url=base_url, genai_request_timestamp=at)

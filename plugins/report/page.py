@@ -6,8 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from .figures import Figures
 
 _WIDTH, _HEIGHT, _GAP = 720.0, 160.0, 0.25
@@ -37,6 +35,8 @@ class Chart:
 
 
 def page(figures: Figures) -> str:
+    import jinja2
+
     outcomes = {day: {name: float(group[name]) for name in _OUTCOMES} for day, group in figures.by_day.items()}
     times = {
         name: {"p50": group["run_p50"] or 0.0, "to p95": (group["run_p95"] or 0.0) - (group["run_p50"] or 0.0)}

@@ -18,9 +18,8 @@ from sytq.cli.options import AsJson, File, open_runtime
 from sytq.cli.output import as_json, cell
 from sytq.executor.context import AsyncContext
 from sytq.executor.transaction import Transaction
-from sytq.http import Client
 from sytq.ids import new_id
-from sytq.runtime import Runtime, task_services
+from sytq.runtime import Runtime
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.middleware.retry import decide
@@ -74,6 +73,9 @@ def test(
 
 
 async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcome:
+    from sytq.http import Client
+    from sytq.worker_runtime import task_services
+
     client = Client(parts.guard, parts.settings.outbound.proxy)
     error: BaseException | None = None
     services = task_services(parts, client, asyncio.get_running_loop(), parts.limiters)

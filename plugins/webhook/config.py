@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from yarl import URL
 
 from sytq.config import Section, Settings, patterns
-from sytq.config.sections import PositiveDuration
+from sytq.config.sections import DEFAULTS, PositiveDuration
 from sytq.config.values import Count, Rate, Secret, UrlPattern, problem
 
 _WHSEC = "whsec_ followed by the base64 of 24 to 64 random bytes"
@@ -84,7 +84,7 @@ class HostLimits(Section):
     running: int = Field(default=100, ge=0)  # 0: unlimited
     adaptive: bool = False
     rate: Rate | None = None
-    breaker: HostBreaker = HostBreaker()
+    breaker: HostBreaker = DEFAULTS
 
 
 class HostException(Matching):
@@ -101,14 +101,14 @@ class Webhook(Section):
     secrets: list[EndpointSecret] = Field(default=[])  # `secret` if none matches
     final_statuses: list[FinalStatus] = Field(default=[410])
     keep_body: int = Field(default=1000, ge=0, le=8000)  # characters of a response
-    host: HostLimits = HostLimits()
+    host: HostLimits = DEFAULTS
     hosts: list[HostException] = Field(default=[])
     disable_after: PositiveDuration | None = None
     client_certificates: list[ClientCertificate] = Field(default=[])
 
 
 class WebhookSettings(Section):
-    webhook: Webhook = Webhook()
+    webhook: Webhook = DEFAULTS
 
 
 def warnings(settings: Settings) -> Iterator[str]:

@@ -6,25 +6,31 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from yarl import URL
 
 from sytq import AsyncContext, Fail, Retry
 from sytq.errors import OutboundRefused
-from sytq.http import MANAGED_HEADERS, Answer, CertificateUnusable, ProxyFailed, Timing, parse_url
+from sytq.http import MANAGED_HEADERS, Timing, parse_url
 
 from . import hosts, record, signing
 from .config import WebhookSettings, first_match
 from .payload import Webhook
 from .verdict import bearing, judge, what_broke
 
+if TYPE_CHECKING:
+    from sytq.http import Answer
+
 _KEPT_BYTES = 64 * 1024  # read of a response, so that the connection can be reused
 
 
 async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Make the request and return the details of a 2xx response. Raises Retry and Fail."""
+    import aiohttp
+
+    from sytq.http import CertificateUnusable, ProxyFailed
+
     if payload.ordering_key is not None:
         await ctx.turn()
     url = parse_url(payload.url)

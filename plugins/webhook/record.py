@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sytq.config.masking import MASK, is_secret_key, mask_text
-from sytq.http import Answer
+
+if TYPE_CHECKING:
+    from sytq.http import Answer
 
 _QUERY = re.compile(r"((?:https?://|^/)[^\s?#\"'<>]*)\?[^\s#\"'<>]+")
 _MOST_HEADERS = 30

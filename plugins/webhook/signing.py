@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import standardwebhooks
 from yarl import URL
 
 from .config import WebhookSettings, first_match
@@ -28,6 +27,8 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
 
     Raises ValueError for a secret that is not base64 (`whsec_` may stand before it) or is empty.
     """
+    import standardwebhooks
+
     moment, text = datetime.fromtimestamp(timestamp, UTC), body.decode()
     try:
         signatures = [standardwebhooks.Webhook(secret).sign(message_id, moment, text) for secret in secrets]

@@ -6,12 +6,14 @@ import errno
 from collections.abc import Collection
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
-
-import aiohttp
+from typing import TYPE_CHECKING, Literal
 
 from sytq import Fail, Retry
-from sytq.http import Answer, UnknownHost
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from sytq.http import Answer
 
 _RETRY_AFTER_BOUNDS = (1.0, 24 * 3600.0)  # seconds; a receiver can cause neither a busy loop nor an endless wait
 _OS_ERRORS = {
@@ -62,6 +64,11 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 
 def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[str, str]:
     """A class to search for, and one line for a person; the library's own text may quote the URL or the response."""
+
+    import aiohttp
+
+    from sytq.http import UnknownHost
+
     if isinstance(error, TimeoutError):
         return "timeout", f"{host} {error}" if str(error) else f"{host} timed out"
     if isinstance(error, UnknownHost | aiohttp.ClientConnectorDNSError):

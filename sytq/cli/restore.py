@@ -13,7 +13,7 @@ from sytq.cli.output import as_json, progress_bar
 from sytq.config import load
 from sytq.errors import InvalidInput
 from sytq.ledger.backup import check
-from sytq.ledger.backup import restore as bring_back
+from sytq.ledger.backup.restore import restore as bring_back
 from sytq.ledger.database import open_database
 
 #: Seconds for one statement, such as the final commit.

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path as File
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from sytq.config import compat
@@ -28,30 +27,6 @@ USUAL_VARIABLES: Mapping[str, str] = {
 #: One setting of one layer: its path, its value, its origin.
 Given = tuple[Path, Any, str]
 Model = type[BaseModel]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and leaves dates, octals and the like as text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (the name and shape are PyYAML's)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "int")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} is given twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# `007` is a password, not the number 7; text that starts with another digit is a number.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
 def read(
@@ -105,11 +80,15 @@ def _same_key(node: Mapping[str, Any], key: str) -> str:
 def _file(model: Model, path: str | None, problems: list[str]) -> Iterator[Given]:
     if not path:
         return
+    import yaml
+
+    from sytq.config.yaml_loader import Loader
+
     try:
         text = File(path).read_text(encoding="utf-8")
         if text.lstrip().startswith("{"):  # JSON is YAML, except for tabs between its parts
             text = text.replace("\t", " ")
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        tree = yaml.load(text, Loader=Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         problems.append(f"configuration file: '{path}' cannot be read: {error.strerror}; valid: a YAML file")
     except UnicodeDecodeError:

@@ -47,10 +47,15 @@ PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATI
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     #: In a model of sections: setting -> the older setting that gives its value while it is not set.
     older: ClassVar[Mapping[str, str]] = {}
+
+
+#: A section that is not given has its defaults: validation makes it from nothing, where an instance as the default
+#: would need a validator of its own.
+DEFAULTS: Any = Field(default={}, validate_default=True)
 
 
 class Api(Section):
@@ -106,7 +111,7 @@ class RetryPolicy(Section):
 class TaskType(Section):
     model_config = ConfigDict(extra="allow")
 
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = DEFAULTS
     timeout: PositiveDuration | None = None
     queue: Name | None = None
     priority: Literal["low", "normal", "high", "urgent"] | None = None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, PrivateAttr, field_validator
 from sytq.config import sections, urls
 from sytq.config.compat.sections import OldSections, Redis
 from sytq.config.masking import MASK, is_secret_key, mask_text
-from sytq.config.sections import Section
+from sytq.config.sections import DEFAULTS, Section
 from sytq.config.values import Name, problem
 from sytq.errors import ConfigError
 from sytq.plugins import Installed
@@ -23,20 +23,20 @@ class Settings(OldSections):
     """The core's sections; with plugins `load` returns a subclass that has their sections too."""
 
     # The order matters: a validator sees the sections above its own.
-    api: sections.Api = Field(default=sections.Api(), validate_default=True)
-    redis: Redis = Redis()
-    database: sections.Database = Field(default=sections.Database(), validate_default=True)
+    api: sections.Api = DEFAULTS
+    redis: Redis = DEFAULTS
+    database: sections.Database = DEFAULTS
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)
     types: dict[Name, sections.TaskType] = Field(default_factory=dict)
     schedules: dict[Name, sections.ScheduleEntry] = Field(default_factory=dict)
     streams: list[sections.Stream] = Field(default_factory=list, validate_default=True)
-    worker: sections.Worker = Field(default=sections.Worker(), validate_default=True)
-    plugins: sections.Plugins = sections.Plugins()
-    outbound: sections.Outbound = sections.Outbound()
-    auth: sections.Auth = sections.Auth()
-    logger: sections.Logger = sections.Logger()
-    sentry: sections.Sentry = sections.Sentry()
-    otel: sections.Otel = sections.Otel()
+    worker: sections.Worker = DEFAULTS
+    plugins: sections.Plugins = DEFAULTS
+    outbound: sections.Outbound = DEFAULTS
+    auth: sections.Auth = DEFAULTS
+    logger: sections.Logger = DEFAULTS
+    sentry: sections.Sentry = DEFAULTS
+    otel: sections.Otel = DEFAULTS
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _installed: Installed = PrivateAttr(default_factory=Installed)

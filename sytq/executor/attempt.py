@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 import structlog
@@ -23,7 +23,6 @@ from sytq.deprecated import OldContextMethods
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.transaction import Transaction
-from sytq.http import BlockingClient, Client
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Step, Task
@@ -36,6 +35,9 @@ from sytq.states import RUNNING
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 
+if TYPE_CHECKING:
+    from sytq.http import BlockingClient, Client
+
 T = TypeVar("T")
 
 _MOST_DETAIL = 64 << 10
@@ -43,7 +45,7 @@ _MOST_DETAIL = 64 << 10
 
 @dataclass(frozen=True)
 class Services:
-    """The parts that all contexts of a process share, built by sytq.runtime."""
+    """The parts that all contexts of a process share, built by sytq.worker_runtime."""
 
     settings: Settings
     ledger: Ledger

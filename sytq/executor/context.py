@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 from dramatiq.middleware import TimeLimit
@@ -23,9 +23,11 @@ from sytq.broker.limiter import Limiter, Permit
 from sytq.errors import DatabaseUnavailable
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.transaction import Child, Transaction
-from sytq.http import BlockingClient, Client
 from sytq.service.tree import Outcome, outcomes
 from sytq.tasktypes.tasktype import TaskType
+
+if TYPE_CHECKING:
+    from sytq.http import BlockingClient, Client
 
 T = TypeVar("T")
 

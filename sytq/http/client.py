@@ -8,43 +8,29 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import math
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
 from sytq.errors import InvalidInput
 from sytq.http.guard import Guard
+from sytq.http.headers import MANAGED_HEADERS, TOKEN, check_headers
 from sytq.http.measuring import measuring
-from sytq.http.sessions import ProxyFailed, Sessions
 from sytq.http.timing import Timing, current
 from sytq.observability import tracing
 
-# Headers of the connection, or computed from the request; a caller's value would break the request.
-MANAGED_HEADERS = frozenset(
-    {
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+if TYPE_CHECKING:
+    import aiohttp
+
+    from sytq.http.sessions import Sessions
+
 # The charsets of the web; some other codecs of Python take minutes for a hostile megabyte.
 _TEXT_CHARSETS = frozenset(
     {
@@ -88,29 +74,30 @@ class Answer:
         return jsonlib.loads(self.content)
 
 
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise InvalidInput, naming the header, for a name or value that is invalid in HTTP."""
-    for name, value in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise InvalidInput("headers", f"{name!r:.80} is not a header name")
-        if not isinstance(value, str) or _CONTROL.search(value):
-            raise InvalidInput("headers", f"the value of {name:.80} must be text without line breaks or NUL")
-
-
 def _of_the_proxy(error: Exception) -> bool:
     """Whether a fault before the connection to the target is the proxy's own: a proxy answers 502 to 504 for an
     unreachable target."""
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return error.status == 407
     return not isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
 
 
 class Client:
-    """`ctx.http`. Belongs to the event loop of its first call; `close()` in the same loop."""
+    """`ctx.http`. Belongs to the event loop of its first call, which imports aiohttp; `close()` in the same loop."""
 
     def __init__(self, guard: Guard, proxy: str | None = None, sessions: Sessions | None = None) -> None:
         self._guard = guard
-        self._sessions = sessions or Sessions(guard, proxy)
+        self._proxy = proxy
+        if sessions is not None:
+            self._sessions = sessions
+
+    @cached_property
+    def _sessions(self) -> Sessions:
+        from sytq.http.sessions import Sessions
+
+        return Sessions(self._guard, self._proxy)
 
     async def request(
         self,
@@ -137,6 +124,8 @@ class Client:
         Raises OutboundRefused, InvalidInput (method, headers), TimeoutError, aiohttp.ClientError, ProxyFailed (no
         fault of the target) and CertificateUnusable.
         """
+        import aiohttp
+
         started = time.monotonic()
         timing = Timing() if timing is None else timing
         response: aiohttp.ClientResponse | None = None
@@ -157,6 +146,8 @@ class Client:
                     if isinstance(error, TimeoutError):
                         raise TimeoutError(f"timed out after {timeout:g}s") from None
                     if "proxy" in options and not timing.connected and _of_the_proxy(error):
+                        from sytq.http.sessions import ProxyFailed
+
                         raise ProxyFailed("the outbound proxy cannot be used") from error
                     raise
                 truncated = True
@@ -195,6 +186,8 @@ class Client:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response as it arrives. `connect_timeout` (seconds) covers DNS, connecting and TLS only: the
         caller owes a deadline for headers and body, and a bound on what it keeps."""
+        import aiohttp
+
         with measuring(trusted) as measured_as:
             target, options = self._prepare(method, url, headers, body, json, trusted)
             options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
@@ -209,7 +202,8 @@ class Client:
 
     async def close(self) -> None:
         """Close every connection; running calls fail."""
-        await self._sessions.close()
+        if "_sessions" in vars(self):
+            await self._sessions.close()
 
     def _prepare(
         self,
@@ -220,7 +214,7 @@ class Client:
         json: Any,
         trusted: bool,
     ) -> tuple[URL, dict[str, Any]]:
-        if not _TOKEN.fullmatch(method):
+        if not TOKEN.fullmatch(method):
             raise InvalidInput("method", f"{method!r:.40} is not an HTTP method")
         check_headers(headers or {})
         sent = CIMultiDict(headers or {})

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import aiohttp
-
 from sytq.observability.metrics import Histogram
 
 _SECONDS = Histogram(
@@ -21,6 +19,8 @@ _SECONDS = Histogram(
 @contextmanager
 def measuring(trusted: bool) -> Iterator[Callable[[int], None]]:
     """Time one call, until the end of the block, which passes on the status once known."""
+    import aiohttp
+
     since, said = time.monotonic(), "refused"
 
     def answered(status: int) -> None:

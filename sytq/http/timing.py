@@ -6,9 +6,10 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
+if TYPE_CHECKING:
+    import aiohttp
 
 
 @dataclass(slots=True)
@@ -46,6 +47,8 @@ current: ContextVar[Timing | None] = ContextVar("sytq_http_timing", default=None
 
 def tracing() -> aiohttp.TraceConfig:
     """Return the trace hooks with which a session fills in `current`."""
+    import aiohttp
+
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(_begin)
     trace.on_dns_resolvehost_start.append(_begin)

@@ -1,5 +1,5 @@
 """Sentry: the SDK's settings, the scrubbing of events, and crashes of sytq itself. Ends of tasks are reported by
-`sytq.worker.middleware.sentry`. Without `sentry.dsn` nothing is sent.
+`sytq.worker.middleware.sentry`. Without `sentry.dsn` nothing is sent, and the SDK is not imported.
 
 An exception's text may quote a payload, a prompt or a key, so only texts of our own classes are sent; of others the
 class, the place in the code and the task's id, which `sytq show` and the log complete.
@@ -13,12 +13,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import sentry_sdk
-from sentry_sdk.crons import capture_checkin
-from sentry_sdk.integrations.atexit import AtexitIntegration
-from sentry_sdk.integrations.dedupe import DedupeIntegration
-from sentry_sdk.integrations.excepthook import ExcepthookIntegration
-from sentry_sdk.integrations.threading import ThreadingIntegration
 from structlog.contextvars import get_contextvars
 
 from sytq.config import Settings
@@ -51,11 +45,20 @@ _MOST_RUNTIME = 40_320
 CheckIn = Literal["in_progress", "ok", "error"]
 _NOT_CRASHES = ("sytq.task.", "sytq.worker.middleware.retry")
 
+_started = False
+
 
 def start(settings: Settings, process: str, version: str) -> bool:
     """Begin to report from this process (api or worker), after a fork; False without a DSN."""
+    global _started
     if settings.sentry.dsn is None:
         return False
+    import sentry_sdk
+    from sentry_sdk.integrations.atexit import AtexitIntegration
+    from sentry_sdk.integrations.dedupe import DedupeIntegration
+    from sentry_sdk.integrations.excepthook import ExcepthookIntegration
+    from sentry_sdk.integrations.threading import ThreadingIntegration
+
     sentry_sdk.init(
         dsn=settings.sentry.dsn.get_secret_value(),
         release=f"sytq@{version}",
@@ -84,6 +87,7 @@ def start(settings: Settings, process: str, version: str) -> bool:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Crashes)]
         logger.addHandler(crashes)
+    _started = True
     return True
 
 
@@ -94,8 +98,10 @@ def check_in(
 
     The first tick creates the monitor; an end is missed after `longest` seconds.
     """
-    if not sentry_sdk.get_client().is_active():
+    if not _started:
         return
+    from sentry_sdk.crons import capture_checkin
+
     runtime = min(max(1, math.ceil(longest / 60)), _MOST_RUNTIME)
     config: Any = {"timezone": schedule.timezone, "checkin_margin": 5, "max_runtime": runtime}
     if schedule.cron is not None and len(schedule.cron.split()) == 5:
@@ -117,6 +123,8 @@ class _Crashes(logging.Handler):
     """Reports records with a traceback, and critical ones, as crashes of sytq."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        import sentry_sdk
+
         if record.name.startswith(_NOT_CRASHES):
             return
         fields = record.msg if isinstance(record.msg, Mapping) else {"event": record.msg}

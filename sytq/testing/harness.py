@@ -38,7 +38,7 @@ from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.plugins import Plugin
-from sytq.runtime import Runtime, build, task_services
+from sytq.runtime import Runtime, build
 from sytq.states import TERMINAL
 from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.payload import encode
@@ -46,6 +46,7 @@ from sytq.tasktypes.tasktype import TaskType
 from sytq.testing.fake_http import FakeHttp
 from sytq.worker.loops.recorder import events_of
 from sytq.worker.middleware.retry import decide
+from sytq.worker_runtime import task_services
 
 _MAX_STARTS = 1000
 _WORKER = "harness"

@@ -105,7 +105,8 @@ PROGRAM = """
 import signal, sys, threading, time
 from sytq import config
 from sytq.executor.watchdog import Watchdog, turn
-from sytq.runtime import build, build_worker
+from sytq.runtime import build
+from sytq.worker_runtime import build_worker
 
 worker = build_worker(build(config.load())).executor
 worker.start(threads=1, loop_slots=1)

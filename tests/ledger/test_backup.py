@@ -21,7 +21,7 @@ from sytq import plugins
 from sytq.errors import BackupBroken, ConfigError
 from sytq.ids import new_id
 from sytq.ledger.backup import Summary, check, dump
-from sytq.ledger.backup import restore as restore_with
+from sytq.ledger.backup.restore import restore as restore_with
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate, pending

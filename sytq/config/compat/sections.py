@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sytq.config import sections, urls
 from sytq.config.compat import DEFAULT_GROUP
-from sytq.config.sections import Api, Database, PositiveDuration, Section, Stream, Worker
+from sytq.config.sections import DEFAULTS, Api, Database, PositiveDuration, Section, Stream, Worker
 from sytq.config.values import Address, Count, GoDsn, Port, StreamName, Text, problem
 
 
@@ -63,9 +63,9 @@ class Redis(sections.Redis):
 class OldSections(Section):
     """The old sections, and the settings that take their value from these while they are not set."""
 
-    app: App = App()
-    mysql: Mysql = Mysql()
-    queue: Queue = Queue()
+    app: App = DEFAULTS
+    mysql: Mysql = DEFAULTS
+    queue: Queue = DEFAULTS
 
     older: ClassVar[Mapping[str, str]] = {
         "api.port": "app.port",

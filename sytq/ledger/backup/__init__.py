@@ -6,6 +6,5 @@ of rows and the SHA-256 of every line before it. A file without that line is not
 
 from sytq.ledger.backup.dump import dump
 from sytq.ledger.backup.format import Progress, Summary, check
-from sytq.ledger.backup.restore import restore
 
-__all__ = ["Progress", "Summary", "check", "dump", "restore"]
+__all__ = ["Progress", "Summary", "check", "dump"]

@@ -20,8 +20,9 @@ from sytq.executor.context import AsyncContext
 from sytq.http import Client
 from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Step, Task, UniqueKey
-from sytq.runtime import build, task_services
+from sytq.runtime import build
 from sytq.tasktypes.declaration import Death
+from sytq.worker_runtime import task_services
 from tests.provider import ScriptedProvider
 from tests.servers import make_tables
 
