@@ -17,11 +17,11 @@ from hypothesis.stateful import rule
 
 from sytq.states import CANCELLED, DEAD, PRIORITIES, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from tests.broker.bench import FIRST, Item
+from tests.broker.machine_checks import MachineChecks
 from tests.broker.model import HOUR, MAX_DEATHS, MENU, OUTCOMES, Known, Row, Worker
-from tests.broker.world import World
 
 
-class TaskLife(World):
+class TaskLife(MachineChecks):
     @rule(seed=st.integers(0, 2**32))
     def operate(self, seed: int) -> None:
         """Twenty steps. Their randomness is not hypothesis' own, which likes to repeat itself: faults take variety."""

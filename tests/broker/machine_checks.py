@@ -1,4 +1,4 @@
-"""The queue that the state machine (machine.py) drives: its model, a recorder, and the checks after every step.
+"""The base of the state machine (machine.py): its model, a recorder, and the checks after every step.
 
 The checks: every task in exactly one place, only the changes of the diagram in docs/task-life.md, one end each,
 no accepted task lost.
@@ -18,7 +18,7 @@ from tests.broker.bench import Bench
 from tests.broker.model import UNKNOWN, Change, Known, Row, Worker
 
 
-class World(RuleBasedStateMachine):
+class MachineChecks(RuleBasedStateMachine):
     bench: Bench
     legal: set[Change]
     observed: set[Change]
