@@ -1,10 +1,14 @@
-"""Attempts of a task in the test's own process, against a real ledger."""
+"""Attempts of a task in the test's own process, against a real ledger of either engine.
+
+For types whose SQL or limiters are what is tested; a test of one type alone takes `sytq.testing`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import dataclasses
 import datetime as dt
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +17,11 @@ from dramatiq import Message
 
 from sytq.broker.delivery import Delivery
 from sytq.config import load
-from sytq.executor.attempt import Services
 from sytq.executor.context import AsyncContext, Context
-from sytq.ledger.search import Search
+from sytq.http import Client
 from sytq.runtime import Runtime, build
+from sytq.tasktypes.tasktype import TaskType
+from sytq.worker_runtime import task_services
 from tests.servers import make_tables
 
 
@@ -30,53 +35,74 @@ def runtime_of(database_url: str, redis_url: str, **settings: str) -> Iterator[R
     made.database.close_all()  # type: ignore[attr-defined]
 
 
+def delivery_of(
+    declared: TaskType, payload: Any, task_id: str, created_at: dt.datetime, *, attempts: int, token: int
+) -> Delivery:
+    """What a worker fetches of a task."""
+    message = Message[Any](
+        queue_name=declared.queue,
+        actor_name=declared.name,
+        args=(payload,),
+        kwargs={},
+        options={},
+        message_id=task_id,
+        message_timestamp=int(created_at.timestamp() * 1000),
+    )
+    return Delivery(message, stream="", entry=b"", body=b"", attempts=attempts, max_attempts=4, token=token)
+
+
+def attempt(runtime: Runtime, delivery: Delivery, cut_off: threading.Event | None = None) -> Any:
+    """Run one attempt as on a worker; return its result or raise. Once `cut_off` is set it writes nothing more."""
+
+    async def cancel_when_cut_off() -> Any:
+        running = asyncio.create_task(_attempt(runtime, delivery))
+        while cut_off is not None and not cut_off.is_set():
+            await asyncio.sleep(0.01)
+        if cut_off is not None:
+            running.cancel()
+        return await running
+
+    return asyncio.run(cancel_when_cut_off())
+
+
+async def _attempt(runtime: Runtime, delivery: Delivery) -> Any:
+    declared = runtime.registry.get(delivery.type)
+    client = Client(runtime.guard)
+    services = task_services(runtime, client, asyncio.get_running_loop(), runtime.limiters)
+    services = dataclasses.replace(services, operations=_NoProgress())
+    with services.threads:
+        try:
+            payload = declared.parse(delivery.payload)
+            if declared.is_async:
+                return await declared.function(AsyncContext(services, declared, delivery), payload)
+            return await asyncio.to_thread(declared.function, Context(services, declared, delivery), payload)
+        finally:
+            await client.close()
+
+
+class _NoProgress:
+    """Redis does not know the task."""
+
+    def report_progress(self, *_: object) -> bool:
+        return True
+
+
 class Run:
     """One task. Each `start` is an attempt with a higher fencing token, as on a worker; it returns or raises."""
 
     def __init__(self, runtime: Runtime, type_name: str, payload: Any, created_at: dt.datetime | None = None) -> None:
         self._runtime = runtime
         self._declared = runtime.registry.get(type_name)
+        self._payload = payload
         self._created_at = created_at or dt.datetime.now(dt.UTC)
         new = runtime.submitter.prepare(type_name, payload)
         runtime.ledger.accept([new])
         self.id = new.id
-        self._payload = payload
         self._attempts = 0
 
     def start(self) -> Any:
         self._attempts += 1
-        message: Message[Any] = Message(
-            queue_name=self._declared.queue,
-            actor_name=self._declared.name,
-            args=(self._payload,),
-            kwargs={},
-            options={},
-            message_id=self.id,
-            message_timestamp=int(self._created_at.timestamp() * 1000),
+        delivery = delivery_of(
+            self._declared, self._payload, self.id, self._created_at, attempts=1, token=self._attempts
         )
-        delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=5, token=self._attempts)
-        unused: Any = None
-        with concurrent.futures.ThreadPoolExecutor(2) as threads:
-            services = Services(
-                settings=self._runtime.settings,
-                ledger=self._runtime.ledger,
-                operations=_NoProgress(),  # type: ignore[arg-type]
-                limiters=unused,
-                permits=unused,
-                submitter=self._runtime.submitter,
-                recording=self._runtime.recording,
-                operator=self._runtime.operator,
-                history=Search(self._runtime.database),
-                client=unused,
-                blocking_client=unused,
-                threads=threads,
-            )
-            payload = self._declared.parse(self._payload)
-            if self._declared.is_async:
-                return asyncio.run(self._declared.function(AsyncContext(services, self._declared, delivery), payload))
-            return self._declared.function(Context(services, self._declared, delivery), payload)
-
-
-class _NoProgress:
-    def report_progress(self, *_: object) -> bool:
-        return True
+        return attempt(self._runtime, delivery)

@@ -15,7 +15,7 @@ from sytq_plugins.llm.row import ValuationRecord
 from sytq import Fail, Retry, Waiting
 from sytq.ledger.models import Task
 from tests.installation import Installation
-from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.desk import Desk
 from tests.provider import ScriptedProvider, Stage, answers, later, refuses, says
 from tests.servers import poll
 

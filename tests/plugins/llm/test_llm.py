@@ -13,7 +13,7 @@ from sytq_plugins.llm import Valuation
 from sytq.errors import Fail, Lost, Retry
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
-from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.desk import Desk
 from tests.provider import (
     REPORT,
     USAGE,

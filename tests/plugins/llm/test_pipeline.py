@@ -9,7 +9,7 @@ import pytest
 from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
-from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.desk import Desk
 from tests.provider import Stage, answers, refuses
 
 PRICE = {"type": "object", "required": ["price"], "properties": {"price": {"type": "number"}}}

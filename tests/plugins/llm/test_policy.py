@@ -12,7 +12,7 @@ from sytq_plugins.llm.answer import Kind
 from sytq_plugins.llm.policy import POLICIES
 
 from sytq.errors import Fail, Retry
-from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.desk import Desk
 from tests.provider import (
     REPORT,
     Scene,

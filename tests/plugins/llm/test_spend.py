@@ -18,7 +18,7 @@ from sytq_plugins.llm.spend import BudgetExhausted, BudgetRow, SpendRow, Tokens,
 
 from sytq.errors import Retry
 from sytq.ledger.database import transact
-from tests.plugins.llm.conftest import Desk
+from tests.plugins.llm.desk import Desk
 from tests.provider import Stage, answers, refuses, resets, then
 
 #: DeepSeek's prices from the time of its off-peak discount.
