@@ -7,6 +7,7 @@ A test that stops, kills, pauses or reconfigures a server takes `own_redis` or `
 from __future__ import annotations
 
 import compileall
+import contextlib
 import os
 import signal
 import uuid
@@ -155,6 +156,54 @@ def make_installation(tmp_path: Path, redis_server: RedisServer) -> Iterator[Cal
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Installation]]:
+    """Starts an installation with an API when its name is first asked for; it runs until the session ends.
+
+    Each has a database of its own (SQLite without `mysql`); their Redis is their own too, and never emptied.
+    """
+    started: dict[str, Installation] = {}
+    with contextlib.contextmanager(_started)(RedisServer) as redis_server:
+
+        def start(name: str, mysql: MySQLServer | None, **settings: str | None) -> Installation:
+            if name not in started:
+                folder = tmp_path_factory.mktemp(name)
+                url = mysql.create_database(name) if mysql else f"sqlite:///{folder / 'sytq.db'}"
+                started[name] = Installation(folder, url, redis_server.url, SYTQ_REDIS__PREFIX=name, **settings)
+                started[name].start_api()
+            return started[name]
+
+        yield start
+        for each in started.values():
+            each.close()
+
+
+@pytest.fixture
+def running_on(
+    request: pytest.FixtureRequest, start_shared: Callable[..., Installation], tmp_path: Path
+) -> Iterator[Callable[[str], Installation]]:
+    """Gives the shared installation of an engine, with an API and a worker; see tests/installation.py."""
+    journal = tmp_path / "journal"
+
+    def get(engine: str) -> Installation:
+        mysql = request.getfixturevalue("mysql_server") if engine == "mysql" else None
+        shared: Installation = start_shared(f"running-{engine}", mysql, SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
+        if not shared.workers:
+            shared.start_worker()
+        shared.begin_test(journal)
+        return shared
+
+    yield get
+    for hold in tmp_path.glob("journal.hold-*"):  # a held task would run on
+        hold.unlink()
+
+
+@pytest.fixture(params=ENGINES)
+def running(request: pytest.FixtureRequest, running_on: Callable[[str], Installation]) -> Installation:
+    """The shared installation of each engine in turn."""
+    return running_on(request.param)
 
 
 @pytest.fixture

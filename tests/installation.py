@@ -11,7 +11,13 @@ The one way in which tests run real processes:
 
 Fixtures (tests/conftest.py):
 - `installation`, as above; `make_installation(database_url=..., SYTQ_...=...)` for other stores or settings;
+- `running`, for each database engine: the API and a worker run already and are shared by all tests, which spares a test
+  their start. `running_on("sqlite")` is one of them;
 - `provider` and `receiver`, in the test's own process.
+
+A test of `running` has a journal of its own and finds its tasks by id, name or metadata, as the stores hold those of
+other tests. It stops, kills, pauses and reconfigures nothing. A task that has to go on running is held (`hold`), not
+given many seconds: what a test holds is released at its end.
 
 A test of one task type takes `sytq.testing`, without processes.
 """
@@ -34,7 +40,7 @@ from prometheus_client import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from sytq import config
-from sytq.ledger.models import Task
+from sytq.ledger.models import MODELS, Task
 from sytq.runtime import Runtime, build
 from tests.processes import GUNICORN_CONF, ROOT, Process, gunicorn_command, worker_command
 from tests.servers import free_port, make_tables, poll
@@ -115,6 +121,17 @@ class Installation:
         self.gunicorn = Process(gunicorn_command(conf), environ | settings, self.folder / "api.log")
         self.gunicorn.wait_ready(self._answers)
         return self.gunicorn
+
+    def begin_test(self, journal: Path) -> None:
+        """Prepare shared processes for a test: it has a journal of its own."""
+        for process in (self.gunicorn, *self.workers):
+            assert process.alive, f"an earlier test ended a process that it shares: {process.text()[-2000:]}"
+        self.journal = journal
+        journal.touch()
+        # The last installation that was made has the models.
+        self.runtime.database.bind(MODELS)
+        for plugin in self.runtime.registry.plugins:
+            self.runtime.database.bind(plugin.models)
 
     def close(self) -> None:
         """Kill the processes and close the stores."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.installation import BUILT_IN, Installation
-from tests.servers import RedisServer
+from tests.installation import BUILT_IN, ENGINES, Installation
 
 
 @pytest.fixture(scope="module")
@@ -16,17 +15,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("api")
 
 
-@pytest.fixture(scope="module")
-def api(folder: Path, module_database_url: str, redis_server: RedisServer) -> Iterator[Installation]:
-    """The API on the shared Redis and a database of its own, once per engine and module."""
-    with redis_server.client() as client:
-        client.flushall()
-    made = Installation(folder, module_database_url, redis_server.url, **BUILT_IN)
-    try:
-        made.start_api()
-        yield made
-    finally:
-        made.close()
+@pytest.fixture(scope="module", params=ENGINES)
+def api(request: pytest.FixtureRequest, start_shared: Callable[..., Installation]) -> Installation:
+    """The API without a worker, which all modules share, for each engine in turn."""
+    mysql = request.getfixturevalue("mysql_server") if request.param == "mysql" else None
+    return start_shared(f"api-{request.param}", mysql, **BUILT_IN)
 
 
 @pytest.fixture

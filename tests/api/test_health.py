@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import time
 from typing import Any
 
 import redis
 
 from sytq.ledger.migrations import migrate
-from tests.installation import Installation
+from tests.installation import Installation, samples
 from tests.servers import RedisServer, poll
 
 
@@ -73,15 +72,13 @@ def test_not_ready_and_submissions_are_503_before_migrations(make_api: Any) -> N
     assert api.request("GET", "/healthz/ready").status == 200
 
 
-def test_metrics_come_from_the_shared_stores(api: Installation, redis_server: RedisServer) -> None:
-    with redis_server.client() as client:
-        client.flushall()
+def test_metrics_come_from_the_shared_stores(make_api: Any, database_url: str, redis_url: str) -> None:
+    api = make_api(database_url, redis_url)
     for _ in range(3):
         assert api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}).status == 200
 
     def scraped() -> dict[str, float]:
-        text = api.request("GET", "/metrics").body.decode()
-        return {name: float(value) for name, value in re.findall(r"^([^#\s]+) (\S+)$", text, re.MULTILINE)}
+        return samples(api.request("GET", "/metrics").body)
 
     submitted = 'sytq_tasks_total{outcome="submitted",type="webhook"}'
     found = poll(lambda: (seen := scraped()).get(submitted) == 3 and seen, message="all three are dispatched")
@@ -95,8 +92,9 @@ def test_metrics_come_from_the_shared_stores(api: Installation, redis_server: Re
     assert any(name.startswith("sytq_build_info{version=") for name in found)
 
 
-def test_metrics_query_redis_at_most_once_a_second(api: Installation, redis_client: redis.Redis) -> None:
+def test_metrics_query_redis_at_most_once_a_second(make_api: Any, redis_client: redis.Redis) -> None:
     # /metrics needs no credentials.
+    api = make_api()
     api.request("GET", "/metrics")
     began, before = time.monotonic(), redis_client.info("stats")["total_commands_processed"]
     for _ in range(20):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,6 @@ def run(
     assert done.returncode == status, done
     assert "Traceback" not in done.stderr
     return done
-
-
-@pytest.fixture
-def with_worker(installation: Installation) -> Installation:
-    installation.start_worker()
-    return installation
-
-
-@pytest.fixture
-def on_mysql(tmp_path: Path, mysql_url: str, redis_url: str) -> Iterator[Installation]:
-    made = Installation(tmp_path, mysql_url, redis_url)
-    yield made
-    made.close()
 
 
 def test_payload_is_built_from_fields_and_files(installation: Installation, tmp_path: Path) -> None:
@@ -134,10 +120,11 @@ def test_send_wait_prints_the_result_and_exits_by_outcome(with_worker: Installat
 
 
 def test_wait_exit_status_reports_how_tasks_ended(with_worker: Installation) -> None:
+    with_worker.hold("far")
     good, dead, far = (
         with_worker.submit("plain", "g"),
         with_worker.submit("hopeless"),
-        with_worker.submit("plain", seconds=600),
+        with_worker.submit("plain", "far"),
     )
     run(with_worker, "wait", good)
     with_worker.wait_state(dead, "dead")
@@ -147,6 +134,7 @@ def test_wait_exit_status_reports_how_tasks_ended(with_worker: Installation) -> 
     report = json.loads(run(with_worker, "wait", good, far, "--timeout", "100ms", "--json", status=5).stdout)
     assert [task["state"] for task in report["tasks"]] == ["succeeded", "running"]
     assert "there is no task 'nosuch'" in run(with_worker, "wait", good, "nosuch", status=1).stderr
+    with_worker.release("far")
 
 
 def test_wait_reports_that_no_worker_is_running(installation: Installation) -> None:
@@ -155,7 +143,8 @@ def test_wait_reports_that_no_worker_is_running(installation: Installation) -> N
 
 
 def test_wait_shows_progress_and_ctrl_c_leaves_the_task_running(with_worker: Installation) -> None:
-    task = with_worker.submit("gentle", "g", seconds=600)
+    with_worker.hold("g")
+    task = with_worker.submit("gentle", "g")
     with_worker.wait_note("start g")
     terminal = Terminal("wait", task, environ=with_worker.environ)
     terminal.wait_for("running half way")
@@ -163,6 +152,7 @@ def test_wait_shows_progress_and_ctrl_c_leaves_the_task_running(with_worker: Ins
     assert terminal.ended() == 130
     assert with_worker.row(task).state == "running" and "Traceback" not in terminal.text
     terminal.close()
+    with_worker.release("g")
 
 
 def test_wait_succeeds_while_redis_is_unavailable(installation: Installation) -> None:
@@ -173,15 +163,14 @@ def test_wait_succeeds_while_redis_is_unavailable(installation: Installation) ->
     assert waiting.communicate(timeout=60)[0].startswith(f"{task}  succeeded") and waiting.returncode == 0
 
 
-def test_a_task_is_retried_by_its_id(on_mysql: Installation) -> None:
-    on_mysql.start_worker()
-    dead, good = on_mysql.submit("hopeless", "h"), on_mysql.submit("plain", "p")
-    on_mysql.wait_state(dead, "dead")
-    on_mysql.wait_state(good, "succeeded")
-    assert run(on_mysql, "retry", dead).stdout == f"{dead} is queued again\n"
-    poll(lambda: on_mysql.notes()["start h"] == 2, message="it ran again")
-    on_mysql.wait_state(dead, "dead")
-    refused = run(on_mysql, "retry", good, dead, "--json", status=1)
+def test_a_task_is_retried_by_its_id(running: Installation) -> None:
+    dead, good = running.submit("hopeless", "h"), running.submit("plain", "p")
+    running.wait_state(dead, "dead")
+    running.wait_state(good, "succeeded")
+    assert run(running, "retry", dead).stdout == f"{dead} is queued again\n"
+    poll(lambda: running.notes()["start h"] == 2, message="it ran again")
+    running.wait_state(dead, "dead")
+    refused = run(running, "retry", good, dead, "--json", status=1)
     outcomes = [(task["id"], task["outcome"]) for task in json.loads(refused.stdout)["tasks"]]
     assert outcomes == [(good, "refused"), (dead, "queued")]
 

@@ -15,19 +15,18 @@ def events(output: str) -> list[str]:
     return [json.loads(line)["event"] for line in output.splitlines()]
 
 
-def test_events_of_tasks_are_printed_in_order(installation: Installation) -> None:
-    installation.start_worker()
-    first, second = installation.submit("stepwise", "a"), installation.submit("failing", "b\x1b[31m")
-    installation.wait_state(first, "succeeded")
-    installation.wait_state(second, "dead")
-    done = sytq("logs", first, second, environ=installation.environ)
+def test_events_of_tasks_are_printed_in_order(with_worker: Installation) -> None:
+    first, second = with_worker.submit("stepwise", "a"), with_worker.submit("failing", "b\x1b[31m")
+    with_worker.wait_state(first, "succeeded")
+    with_worker.wait_state(second, "dead")
+    done = sytq("logs", first, second, environ=with_worker.environ)
     assert done.returncode == 0 and "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
     assert all(any(words in line and first in line for line in lines) for words in ("accepted", "step two done"))
     assert sum("ended, failed: ValueError: b" in line and f"{second}  failing" in line for line in lines) == 2
     assert lines[-1].endswith("  dead")
-    alone = sytq("logs", first, "--json", environ=installation.environ)
+    alone = sytq("logs", first, "--json", environ=with_worker.environ)
     assert events(alone.stdout)[0] == "accepted" and events(alone.stdout)[-1] == "succeeded"
     assert second not in alone.stdout
 
@@ -53,11 +52,10 @@ def test_a_task_is_followed_to_its_end_with_its_progress(installation: Installat
     assert len(printed) == len(set(printed))
 
 
-def test_tasks_of_a_type_are_followed_until_ctrl_c(installation: Installation) -> None:
-    installation.start_worker()
-    terminal = Terminal("logs", "-f", "--type", "failing", environ=installation.environ, columns=200)
+def test_tasks_of_a_type_are_followed_until_ctrl_c(with_worker: Installation) -> None:
+    terminal = Terminal("logs", "-f", "--type", "failing", environ=with_worker.environ, columns=200)
     # Only events after its start are printed, so tasks are submitted until one is.
-    poll(lambda: began(installation, terminal), timeout=60, interval=0.5, message=lambda: terminal.text)
+    poll(lambda: began(with_worker, terminal), timeout=60, interval=0.5, message=lambda: terminal.text)
     assert "ended, dead: ValueError: x fails" in terminal.wait_for("ended, dead")
     assert "  plain  " not in terminal.text
     terminal.type("\x03")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.installation import Installation
+from tests.installation import BUILT_IN, ENGINES, Installation
 from tests.processes import ROOT
 
 #: test_document asserts that the committed document is the served one.
@@ -34,6 +35,13 @@ def schema() -> Any:
 
     load_all_checks()
     return schemathesis.openapi.from_path(DOCUMENT)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def api(request: pytest.FixtureRequest, start_shared: Callable[..., Installation]) -> Installation:
+    """An API of this module alone, for each engine in turn: generated requests change everything."""
+    mysql = request.getfixturevalue("mysql_server") if request.param == "mysql" else None
+    return start_shared(f"generated-{request.param}", mysql, **BUILT_IN)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -16,9 +17,8 @@ from tests.servers import poll
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Installation) -> None:
-    service.start_worker()
-    shown = service.wait_shown(service.post_task("stepwise", "a"), "succeeded")
+def test_a_task_is_shown_with_its_attempts_steps_and_timeline(running: Installation) -> None:
+    shown = running.wait_shown(running.post_task("stepwise", "a"), "succeeded")
     assert shown["result"] == {"done": ["one", "two", "three"]}
     assert [step["value"] for step in shown["steps"]] == ["one", "two", "three"]
     (attempt,) = shown["attempts_made"]
@@ -29,13 +29,12 @@ def test_a_task_is_shown_with_its_attempts_steps_and_timeline(service: Installat
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("stepwise", "succeeded"), ("hopeless", "dead")])
-def test_an_ended_task_always_has_its_result_or_error(service: Installation, type_name: str, end: str) -> None:
-    service.start_worker()
+def test_an_ended_task_always_has_its_result_or_error(running: Installation, type_name: str, end: str) -> None:
     for n in range(5):
-        path = f"/v2/tasks/{service.post_task(type_name, f't{n}')}"
+        path = f"/v2/tasks/{running.post_task(type_name, f't{n}')}"
         shown = {"state": "queued"}
         while shown["state"] not in ("succeeded", "dead"):
-            shown = service.get(path)
+            shown = running.get(path)
         assert shown["state"] == end and shown["finished_at"]
         assert shown["result" if end == "succeeded" else "error"]
 
@@ -70,34 +69,31 @@ def test_a_task_is_cancelled_retried_rescheduled_and_deleted(service: Installati
         assert service.request(method, path + below).status == 404
 
 
-def test_a_running_task_is_cancelled_on_request(service: Installation) -> None:
-    service.start_worker()
-    task = service.post_task("gentle", "a", seconds=60)
-    service.wait_note("start a")
-    done = service.post(f"/v2/tasks/{task}/cancel", {"reason": "a mistake"})
+def test_a_running_task_is_cancelled_on_request(running: Installation) -> None:
+    task = running.post_task("gentle", "a", seconds=60)
+    running.wait_note("start a")
+    done = running.post(f"/v2/tasks/{task}/cancel", {"reason": "a mistake"})
     assert (done.status, done.json["outcome"]) == (202, "asked")
-    assert service.wait_shown(task, "cancelled")["error"] == "cancelled by the API: a mistake"
+    assert running.wait_shown(task, "cancelled")["error"] == "cancelled by the API: a mistake"
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("plain", "succeeded"), ("hopeless", "dead"), ("gentle", "cancelled")])
 def test_a_callback_announces_every_kind_of_end(
-    start: Callable[..., Installation], receiver: Receiver, type_name: str, end: str
+    running: Installation, receiver: Receiver, type_name: str, end: str
 ) -> None:
-    service = start(SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]')
     body = {
         "type": type_name,
-        "payload": {"journal": str(service.journal), "seconds": 60 if end == "cancelled" else 0},
+        "payload": {"journal": str(running.journal), "seconds": 60 if end == "cancelled" else 0},
         "metadata": {"order": 7},
         "callback": {"url": receiver.url, "headers": {"X-Key": "k", "Authorization": "Bearer t"}},
     }
-    reply = service.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-1", "traceparent": TRACE})
+    reply = running.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-1", "traceparent": TRACE})
     task = reply.json["id"]
-    service.start_worker()
     if end == "cancelled":
-        service.wait_note("start -")
-        service.post(f"/v2/tasks/{task}/cancel")
+        running.wait_note("start -")
+        running.post(f"/v2/tasks/{task}/cancel")
     poll(lambda: receiver.received, message="the callback comes")
-    shown = service.wait_shown(task, end)
+    shown = running.wait_shown(task, end)
     (callback,) = receiver.received
     said = json.loads(callback.body)
     assert (said["type"], said["timestamp"]) == (f"task.{end}", shown["finished_at"])
@@ -108,16 +104,16 @@ def test_a_callback_announces_every_kind_of_end(
     assert said["data"]["metadata"] == {"order": 7}
     sent = {name: callback.headers.get(name) for name in ("x-key", "authorization", "x-request-id", "traceparent")}
     assert sent == {"x-key": "k", "authorization": "Bearer t", "x-request-id": "r-1", "traceparent": TRACE}
-    (child,) = service.get(f"/v2/tasks?q=parent:{task}")["tasks"]
+    (child,) = running.get(f"/v2/tasks?q=parent:{task}")["tasks"]
     assert (child["type"], child["request_id"]) == ("callback", "r-1")
     assert "Bearer t" not in json.dumps(shown)
 
 
-def test_the_worker_log_has_request_id_and_trace(service: Installation) -> None:
-    worker = service.start_worker()
-    body = {"type": "plain", "payload": {"journal": str(service.journal)}}
-    reply = service.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-2", "traceparent": TRACE})
-    service.wait_shown(reply.json["id"], "succeeded")
+def test_the_worker_log_has_request_id_and_trace(running: Installation) -> None:
+    (worker,) = running.workers
+    body = {"type": "plain", "payload": {"journal": str(running.journal)}}
+    reply = running.request("POST", "/v2/tasks", body, {"X-Request-Id": "r-2", "traceparent": TRACE})
+    running.wait_shown(reply.json["id"], "succeeded")
     lines = [json.loads(line) for line in worker.text().splitlines() if line.startswith("{")]
     [line] = [line for line in lines if line.get("task_id") == reply.json["id"] and line["msg"] == "task succeeded"]
     assert (line["request_id"], line["trace_id"]) == ("r-2", TRACE.split("-")[1])
@@ -154,24 +150,26 @@ def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Instal
     assert set(attempts) <= {1, 2}
 
 
-def test_operations_cancel_reschedule_and_delete_matching_tasks(service: Installation) -> None:
-    service.start_worker()
-    for group in ("a", "b"):
+def test_operations_cancel_reschedule_and_delete_matching_tasks(running: Installation) -> None:
+    first, second = uuid.uuid4().hex, uuid.uuid4().hex
+    for group in (first, second):
         for n in range(3):
-            service.post_task("plain", f"{group}{n}", delay="1h", metadata={"group": group})
+            running.post_task("plain", f"{group}{n}", delay="1h", metadata={"group": group})
 
     def operate(action: str, q: str, **more: str) -> dict[str, object]:
-        reply = service.post("/v2/operations", {"action": action, "q": q, **more})
+        reply = running.post("/v2/operations", {"action": action, "q": q, **more})
         assert reply.status == 202, reply
-        result = service.wait_shown(reply.json["id"], "succeeded")["result"]
+        result = running.wait_shown(reply.json["id"], "succeeded")["result"]
         assert isinstance(result, dict)
         return result
 
-    assert operate("reschedule", "metadata.group:b", delay="2h")["changed"] == 3
-    assert operate("cancel", "metadata.group:a,b", reason="over")["changed"] == 6
-    poll(lambda: service.get("/v2/tasks?q=state:cancelled&total=true")["total"] == 6, message="the ledger knows")
-    assert operate("delete", "metadata.group:a")["changed"] == 3
-    assert {t["metadata"]["group"] for t in service.get("/v2/tasks?q=type:plain")["tasks"]} == {"b"}
+    both = f"metadata.group:{first},{second}"
+    cancelled = f"/v2/tasks?total=true&q=state:cancelled%20{both}"
+    assert operate("reschedule", f"metadata.group:{second}", delay="2h")["changed"] == 3
+    assert operate("cancel", both, reason="over")["changed"] == 6
+    poll(lambda: running.get(cancelled)["total"] == 6, message="the ledger knows")
+    assert operate("delete", f"metadata.group:{first}")["changed"] == 3
+    assert {t["metadata"]["group"] for t in running.get(f"/v2/tasks?q={both}")["tasks"]} == {second}
     for body in (
         {"action": "reschedule", "q": "type:plain"},
         {"action": "cancel", "q": "type:plain", "delay": "1h"},
@@ -179,7 +177,7 @@ def test_operations_cancel_reschedule_and_delete_matching_tasks(service: Install
         {"action": "cancel", "q": "colour:red"},
         {"action": "cancel", "q": "type:plain", "dry_run": "yes"},
     ):
-        assert service.post("/v2/operations", body).status == 400
+        assert running.post("/v2/operations", body).status == 400
 
 
 def bearers(service: Installation, *owners: str) -> dict[str, dict[str, str]]:

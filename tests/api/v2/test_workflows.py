@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
 from typing import Any
 
 import pytest
@@ -10,68 +10,64 @@ import pytest
 from tests.api.v2.test_access import guarded, key  # noqa: F401  the module's API with keys
 from tests.installation import Installation
 
-Start = Callable[..., Installation]
-
 
 def step(service: Installation, type_name: str, name: str, **options: Any) -> dict[str, Any]:
     return {"type": type_name, "payload": {"journal": str(service.journal), "name": name}, **options}
 
 
-def test_a_chain_runs_in_order_and_the_tree_shows_it(start: Start) -> None:
-    service = start()
-    then = [step(service, "plain", "b"), step(service, "collect", "c", priority="high", metadata={"n": 3})]
-    reply = service.post("/v2/tasks", step(service, "plain", "a", then=then))
+def test_a_chain_runs_in_order_and_the_tree_shows_it(running: Installation) -> None:
+    running.hold("a")
+    then = [step(running, "plain", "b"), step(running, "collect", "c", priority="high", metadata={"n": 3})]
+    reply = running.post("/v2/tasks", step(running, "plain", "a", then=then))
     assert (reply.status, reply.json["state"]) == (202, "queued")
     first, second, third = reply.json["id"], *(entry["id"] for entry in reply.json["then"])
     assert [(entry["type"], entry["state"]) for entry in reply.json["then"]] == [
         ("plain", "scheduled"),
         ("collect", "scheduled"),
     ]
-    waits = service.get(f"/v2/tasks/{third}")
+    waits = running.get(f"/v2/tasks/{third}")
     assert (waits["held"], waits["parent"], waits["priority"], waits["metadata"]) == (True, first, "high", {"n": 3})
-    tree = service.get(f"/v2/tasks/{first}/tree")
+    tree = running.get(f"/v2/tasks/{first}/tree")
     assert tree["truncated"] is False
     shown = [(n["id"], n["depth"], n["held"], (n["after"] or {"first": []})["first"]) for n in tree["tasks"]]
     assert shown == [(first, 0, False, []), (second, 1, True, [first]), (third, 1, True, [second])]
-    service.start_worker()
-    ended = service.wait_shown(third, "succeeded")
+    running.release("a")
+    ended = running.wait_shown(third, "succeeded")
     assert ended["result"]["heard"] == [["plain", "succeeded", {"name": "b"}, None]]
     assert ended["held"] is False
-    words = [line.split()[:2] for line in service.journal.read_text().splitlines()]
+    words = [line.split()[:2] for line in running.journal.read_text().splitlines()]
     assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"], ["collect", "c"]]
 
 
-def test_a_failure_cancels_the_chain_except_on_failure_run(start: Start) -> None:
-    service = start()
-    service.start_worker()
-    then = [step(service, "plain", "b"), step(service, "collect", "c", on_failure="run")]
-    reply = service.post("/v2/tasks", step(service, "hopeless", "a", then=then))
+def test_a_failure_cancels_the_chain_except_on_failure_run(running: Installation) -> None:
+    then = [step(running, "plain", "b"), step(running, "collect", "c", on_failure="run")]
+    reply = running.post("/v2/tasks", step(running, "hopeless", "a", then=then))
     first, second, third = reply.json["id"], *(entry["id"] for entry in reply.json["then"])
-    assert service.wait_shown(third, "succeeded")["result"]["ok"] is False
-    skipped = service.wait_shown(second, "cancelled")
+    assert running.wait_shown(third, "succeeded")["result"]["ok"] is False
+    skipped = running.wait_shown(second, "cancelled")
     assert skipped["error"] == f"not run: hopeless {first} is dead"
-    assert service.notes()["start b"] == 0
+    assert running.notes()["start b"] == 0
 
 
-def test_a_chain_after_an_existing_task_waits_for_it(start: Start) -> None:
-    service = start()
-    existing = service.post_task("plain", "a", unique_key="one")
-    body = step(service, "plain", "again", unique_key="one", then=[step(service, "plain", "b")])
-    reply = service.post("/v2/tasks", body)
+def test_a_chain_after_an_existing_task_waits_for_it(running: Installation) -> None:
+    running.hold("a")
+    existing = running.post_task("plain", "a", unique_key="existing")
+    body = step(running, "plain", "again", unique_key="existing", then=[step(running, "plain", "b")])
+    reply = running.post("/v2/tasks", body)
     assert (reply.status, reply.json["id"], reply.json["existing"]) == (200, existing, True)
-    service.start_worker()
-    service.wait_shown(reply.json["then"][0]["id"], "succeeded")
-    words = [line.split()[:2] for line in service.journal.read_text().splitlines()]
+    running.release("a")
+    running.wait_shown(reply.json["then"][0]["id"], "succeeded")
+    words = [line.split()[:2] for line in running.journal.read_text().splitlines()]
     assert words == [["start", "a"], ["end", "a"], ["start", "b"], ["end", "b"]]
 
 
-def test_a_repeated_request_creates_no_second_chain(start: Start) -> None:
-    service = start()
-    body = step(service, "plain", "a", then=[step(service, "plain", "b")])
-    one, other = (service.post("/v2/tasks", body, **{"Idempotency-Key": "k"}) for _ in range(2))
+def test_a_repeated_request_creates_no_second_chain(running: Installation) -> None:
+    key = uuid.uuid4().hex
+    body = step(running, "plain", "a", then=[step(running, "plain", "b", metadata={"of": key})], metadata={"of": key})
+    one, other = (running.post("/v2/tasks", body, **{"Idempotency-Key": key}) for _ in range(2))
     assert one.json["id"] == other.json["id"] and one.json["then"][0]["id"] == other.json["then"][0]["id"]
-    assert service.get("/v2/tasks?total=true")["total"] == 2
-    assert service.get(f"/v2/tasks?total=true&q=parent:{one.json['id']}")["total"] == 1
+    assert running.get(f"/v2/tasks?total=true&q=metadata.of:{key}")["total"] == 2
+    assert running.get(f"/v2/tasks?total=true&q=parent:{one.json['id']}")["total"] == 1
 
 
 @pytest.mark.parametrize(
@@ -103,17 +99,17 @@ def test_a_batch_has_no_chains(api: Any) -> None:
     assert reply.json["results"][1]["error"]["errors"][0]["field"] == "then"
 
 
-def test_a_tree_is_truncated_at_its_limit(start: Start) -> None:
-    service = start()
-    reply = service.post("/v2/tasks", step(service, "plain", "a", then=[step(service, "plain", "b")] * 5))
+def test_a_tree_is_truncated_at_its_limit(running: Installation) -> None:
+    chain = step(running, "plain", "a", delay="1h", then=[step(running, "plain", "b")] * 5)
+    reply = running.post("/v2/tasks", chain)
     root = reply.json["id"]
-    some = service.get(f"/v2/tasks/{root}/tree?limit=3")
+    some = running.get(f"/v2/tasks/{root}/tree?limit=3")
     assert (len(some["tasks"]), some["truncated"]) == (3, True)
     assert some["tasks"][0]["children"] == {"scheduled": 5}
     for limit in ("0", "1001", "x"):
-        refused = service.request("GET", f"/v2/tasks/{root}/tree?limit={limit}")
+        refused = running.request("GET", f"/v2/tasks/{root}/tree?limit={limit}")
         assert (refused.status, refused.json["errors"][0]["field"]) == (400, "limit")
-    assert service.request("GET", "/v2/tasks/nosuch/tree").status == 404
+    assert running.request("GET", "/v2/tasks/nosuch/tree").status == 404
 
 
 def test_trees_and_chain_types_are_limited_to_the_key(guarded: Any) -> None:  # noqa: F811
