@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import forkserver
 from tests.servers import poll
 
 ROOT = Path(__file__).parents[1]
@@ -20,31 +19,23 @@ def worker_command(threads: int) -> list[str]:
     # Dramatiq's master supervises its workers only after all have booted or after the fork timeout; a worker that its
     # first task kills never reports its boot.
     return [
-        *(sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", f"-t{threads}"),
+        *("dramatiq", "sytq.actors", "-p1", f"-t{threads}"),
         *("--worker-fork-timeout=1000", "--worker-shutdown-timeout=2000"),
     ]
 
 
 def gunicorn_command(conf: Path = GUNICORN_CONF) -> list[str]:
     """The API as deployed."""
-    return [sys.executable, "-m", "gunicorn", "-c", str(conf), "sytq.api:create_app()"]
+    return ["gunicorn", "-c", str(conf), "sytq.api:create_app()"]
 
 
 class Process:
-    """A master and its workers, in a process group of their own."""
+    """A master and its workers, in a process group of their own; `command` is a Python module and its arguments."""
 
     def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
         self.log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=log.parent,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        module, *arguments = command
+        self._process = forkserver.Process(module, arguments, environ=environ, stdout=log, cwd=log.parent)
 
     def wait_ready(self, ready: Callable[[], bool]) -> None:
         poll(lambda: not self.alive or ready(), timeout=90, message=self.text)

@@ -1,4 +1,4 @@
-"""The installed program `sytq` as a process, with pipes or on a terminal."""
+"""The installed program `sytq`, with files or on a terminal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests import forkserver
+
 PROGRAM = str(Path(sys.executable).with_name("sytq"))
 
 
-def sytq(*arguments: str, environ: Mapping[str, str], stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """Run `sytq` with pipes and wait for its end."""
-    done = subprocess.run([PROGRAM, *arguments], env=dict(environ), input=stdin, capture_output=True, timeout=120)
-    return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
+def sytq(
+    *arguments: str, environ: Mapping[str, str], stdin: str = "", cwd: Path = forkserver.ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run `sytq` without a terminal and wait for its end."""
+    return forkserver.run(PROGRAM, arguments, environ=dict(environ), input=stdin, cwd=cwd)
+
+
+def clean_environ(**settings: str) -> dict[str, str]:
+    """The environment of the tests without settings of sytq, and with these."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")} | settings
 
 
 def _take_terminal() -> None:

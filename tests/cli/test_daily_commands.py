@@ -14,7 +14,7 @@ from tests.terminal import PROGRAM, Terminal, sytq
 
 
 def run(
-    installation: Installation, *arguments: str, status: int = 0, stdin: bytes = b""
+    installation: Installation, *arguments: str, status: int = 0, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     done = sytq(*arguments, environ=installation.environ, stdin=stdin)
     assert done.returncode == status, done
@@ -41,7 +41,7 @@ def test_payload_is_built_from_fields_and_files(installation: Installation, tmp_
         "json": {"from": "file", "inner": {"kept": True}},
         "a": {"b": {"c": -1.5}},
     }
-    for words, stdin in ((["-"], b'{"a": "\xc3\xa4"}'), (['{"a": "\u00e4"}'], b""), (["a=\u00e4"], b"")):
+    for words, stdin in ((["-"], '{"a": "\u00e4"}'), (['{"a": "\u00e4"}'], ""), (["a=\u00e4"], "")):
         task = run(installation, "send", "default", *words, stdin=stdin).stdout.strip()
         assert json.loads(installation.row(task).payload) == {"a": "\u00e4"}
 
