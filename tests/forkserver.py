@@ -29,12 +29,19 @@ ROOT = Path(__file__).parents[1]
 #: Imported before the first fork. Modules whose import has effects (sytq.actors, gunicorn_conf) must not be here.
 _PACKAGES = ("sytq.api", "sytq.broker", "sytq.cli", "sytq.executor", "sytq.ledger", "sytq.service", "sytq.worker")
 _MODULES = (
+    "aiohttp",
     "dramatiq.cli",
+    "genai_prices",
     "gunicorn.app.wsgiapp",
     "gunicorn.workers.gasgi",
-    "sytq.runtime",
-    "sytq.api.app",
+    "jinja2",
+    "jsonschema",
     "rich.table",
+    "standardwebhooks",
+    "sytq.api.app",
+    "sytq.runtime",
+    "sytq.worker_runtime",
+    "yaml",
 )
 _EFFECTS = ("sytq.api.gunicorn_conf", "sytq.cli.__main__")
 

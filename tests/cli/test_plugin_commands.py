@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +12,11 @@ from sytq.config import load
 from sytq.dev import scaffold
 from sytq.errors import InvalidInput
 from sytq.tasktypes.registry import Registry
+from tests import terminal
 
 
 def sytq(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
-    command = [sys.executable, "-m", "sytq.cli", "plugin", *arguments]
-    return subprocess.run(command, cwd=folder, env=environ | variables, capture_output=True, text=True, timeout=120)
+    return terminal.sytq("plugin", *arguments, environ=terminal.clean_environ(**variables), cwd=folder)
 
 
 def test_new_plugin_is_one_file_that_passes_its_check(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +10,12 @@ from pathlib import Path
 import pytest
 
 import sytq
+from tests import terminal
 from tests.servers import free_port
 
 
 def run(*arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
-    return subprocess.run(
-        [sys.executable, "-m", "sytq.cli", *arguments],
-        cwd=folder,
-        env=environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return terminal.sytq(*arguments, environ=terminal.clean_environ(**variables), cwd=folder)
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:

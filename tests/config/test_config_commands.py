@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.terminal import sytq
 
 
 def sytq_config(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME")}
-    return subprocess.run(
-        [sys.executable, "-c", "from sytq.cli.config import app; app()", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        env=clean | environ,
-    )
+    return sytq("config", *arguments, environ=clean | environ)
 
 
 def test_check_of_a_good_configuration_exits_0_with_one_line() -> None:

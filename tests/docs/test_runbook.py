@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.installation import Installation
 from tests.servers import RedisServer
+from tests.terminal import clean_environ, sytq
 from tests.tools import required
 
 PAGE = (Path(__file__).parents[2] / "docs/runbook.md").read_text()
@@ -27,6 +27,10 @@ def test_each_section_says_what_to_do() -> None:
         assert "**Do.**" in section, section.splitlines()[0]
 
 
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
 def test_every_command_of_the_page_works(installation: Installation, redis_server: RedisServer) -> None:
     # A dead task gives the commands something to list and replay.
     installation.start_api()
@@ -36,22 +40,14 @@ def test_every_command_of_the_page_works(installation: Installation, redis_serve
     for command in dict.fromkeys(COMMANDS):
         program, *arguments = shlex.split(command)
         if program == "sytq":
-            words = [sys.executable, "-m", "sytq.cli", *arguments]
+            done = sytq(*arguments, environ=installation.environ, stdin="y\n")
         elif program == "curl":
             port = f"127.0.0.1:{installation.port}"
             options = ["-f", *(word.replace("127.0.0.1:8080", port) for word in arguments)]
-            words = [required("curl", "package curl"), *options]
+            done = run(required("curl", "package curl"), *options)
         else:
             assert program == "redis-cli", command
-            words = [required("redis-cli", "package redis-tools"), "-p", str(redis_server.port), *arguments]
-        done = subprocess.run(
-            words,
-            env=installation.environ,
-            input="y\n",
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+            done = run(required("redis-cli", "package redis-tools"), "-p", str(redis_server.port), *arguments)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         assert done.stdout.strip(), command
 
@@ -59,5 +55,5 @@ def test_every_command_of_the_page_works(installation: Installation, redis_serve
 @pytest.mark.parametrize("word", sorted(set(re.findall(r"`sytq [a-z ]+[a-z]", PAGE))))
 def test_commands_in_the_text_exist(word: str) -> None:
     words = word.removeprefix("`sytq ").split()
-    done = subprocess.run([sys.executable, "-m", "sytq.cli", *words, "--help"], capture_output=True, timeout=60)
+    done = sytq(*words, "--help", environ=clean_environ())
     assert done.returncode == 0, word

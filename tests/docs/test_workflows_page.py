@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from sytq.ledger.models import Task
 from tests.installation import Installation
+from tests.terminal import sytq
 
 PAGE = (Path(__file__).parents[2] / "docs" / "workflows.md").read_text()
 
@@ -29,16 +28,17 @@ def with_example(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     made.close()
 
 
-def sytq(installation: Installation, *arguments: str) -> str:
-    command = [sys.executable, "-m", "sytq.cli", *arguments]
-    return subprocess.run(command, env=installation.environ, check=True, capture_output=True, text=True).stdout
+def run(installation: Installation, *arguments: str) -> str:
+    done = sytq(*arguments, environ=installation.environ)
+    assert done.returncode == 0, done
+    return done.stdout
 
 
 def test_the_example_fans_out_and_its_tree_looks_as_printed(with_example: Installation) -> None:
     with_example.start_worker()
     submission = re.search(r"sytq send album '(.*)'\n", PAGE)
     assert submission
-    root = sytq(with_example, "send", "album", submission[1]).strip()
+    root = run(with_example, "send", "album", submission[1]).strip()
     result = with_example.wait_state(root, "succeeded").result
     index = json.loads(result or "null")["index"]
     ended = json.loads(with_example.wait_state(index, "succeeded").result or "null")
@@ -46,11 +46,11 @@ def test_the_example_fans_out_and_its_tree_looks_as_printed(with_example: Instal
     printed = PAGE.partition("sytq tasks tree")[2].partition("\n\n")[2].partition("\n\n|")[0]
     uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
     wanted = [uuid.sub("ID", line.removeprefix("    ")).rstrip() for line in printed.splitlines()]
-    lines = [uuid.sub("ID", line).rstrip() for line in sytq(with_example, "tasks", "tree", root).splitlines()]
+    lines = [uuid.sub("ID", line).rstrip() for line in run(with_example, "tasks", "tree", root).splitlines()]
     assert lines[:2] == wanted[:2]
     assert sorted(lines) == sorted(wanted)  # the pictures were submitted together, in any order
-    assert json.loads(sytq(with_example, "tasks", "tree", root, "--json"))["truncated"] is False
-    below = sytq(with_example, "tasks", "tree", root, "--limit", "2")
+    assert json.loads(run(with_example, "tasks", "tree", root, "--json"))["truncated"] is False
+    below = run(with_example, "tasks", "tree", root, "--limit", "2")
     assert "3 more below it" in below
 
 

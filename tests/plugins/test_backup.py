@@ -6,8 +6,6 @@ import datetime as dt
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from tests.installation import Installation
 from tests.plugins.running import Run, runtime_of
 from tests.plugins.test_stranger_alone import MIGRATION, SHOP
 from tests.servers import poll
+from tests.terminal import clean_environ, sytq
 
 
 @pytest.fixture
@@ -108,33 +107,25 @@ def test_the_policy_keeps_the_last_and_the_newest_of_each_period() -> None:
     assert kept(names, Config(last=1, daily=0, weekly=0, monthly=0)) == {names[0]}
 
 
-def sytq(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
-    return subprocess.run(
-        [sys.executable, "-m", "sytq.cli", *arguments],
-        capture_output=True, text=True, timeout=60, env=clean | environ,
-    )  # fmt: skip
-
-
 def test_cli_restores_a_backup(runtime: Runtime, folder: Path, tmp_path: Path) -> None:
     fill(runtime, 5, '{"secret": "hush"}')
     file = Run(runtime, "backup", {}).start()["file"]
     target = {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'new.db'}"}
-    whole = sytq("restore", "--check", file, **target)
+    whole = sytq("restore", "--check", file, environ=clean_environ(**target))
     assert whole.returncode == 0, whole.stderr
     assert re.search(r"is intact: \d+ rows in \d+ tables$", whole.stdout.strip())
     assert not (tmp_path / "new.db").exists()
-    done = sytq("restore", "--json", file, **target)
+    done = sytq("restore", "--json", file, environ=clean_environ(**target))
     assert (done.returncode, json.loads(done.stdout)["rows"]["sytq_tasks"]) == (0, 6)
-    again = sytq("restore", file, **target)
+    again = sytq("restore", file, environ=clean_environ(**target))
     assert (again.returncode, again.stderr) == (
         1, "sytq: table 'sytq_tasks' has rows: a backup is restored into an empty database only\n"
     )  # fmt: skip
     Path(file).write_bytes(Path(file).read_bytes()[:-5])
     for arguments in (["restore", file], ["restore", "--check", file]):
-        cut = sytq(*arguments, SYTQ_DATABASE__URL=f"sqlite:///{tmp_path / 'other.db'}")
+        cut = sytq(*arguments, environ=clean_environ(SYTQ_DATABASE__URL=f"sqlite:///{tmp_path / 'other.db'}"))
         assert (cut.returncode, "cut off or damaged" in cut.stderr) == (1, True)
-    missing = sytq("restore", "/nowhere/at/all", **target)
+    missing = sytq("restore", "/nowhere/at/all", environ=clean_environ(**target))
     assert (missing.returncode, "cannot be read: No such file" in missing.stderr) == (1, True)
 
 
@@ -156,7 +147,7 @@ def test_cli_restores_tables_of_a_third_party_plugin(
     assert written["rows"]["shop_sales"] == 1
     target = {f"SYTQ_{name}": value for name, value in own.items()}
     target["SYTQ_DATABASE__URL"] = f"sqlite:///{tmp_path / 'new.db'}"
-    done = sytq("restore", written["file"], **target)
+    done = sytq("restore", written["file"], environ=clean_environ(**target))
     assert done.returncode == 0, done.stderr
     restored = open_database(target["SYTQ_DATABASE__URL"])
     assert restored.execute_sql("SELECT item, town FROM shop_sales").fetchall() == [("tea", "Wells")]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from sytq.ledger.models import Task
 from tests.installation import Installation
 from tests.servers import poll
+from tests.terminal import sytq
 
 
 @pytest.fixture
@@ -34,21 +33,14 @@ def ticking(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     made.close()
 
 
-def sytq(installation: Installation, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sytq.cli", "schedules", *arguments],
-        env=installation.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+def schedules(installation: Installation, *arguments: str, status: int = 0) -> str:
+    done = sytq("schedules", *arguments, environ=installation.environ)
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
 
 
 def listed(installation: Installation) -> dict[str, Any]:
-    return {entry["name"]: entry for entry in json.loads(sytq(installation, "list", "--json"))}
+    return {entry["name"]: entry for entry in json.loads(schedules(installation, "list", "--json"))}
 
 
 def test_each_tick_submits_one_task_with_several_workers(ticking: Installation) -> None:
@@ -68,23 +60,23 @@ def test_a_schedule_is_listed_paused_triggered_and_resumed(ticking: Installation
     ticking.start_worker()
     ticking.wait_note("end tick", times=2)
     assert set(listed(ticking)) == {"often", "nightly"}  # the configuration ended that of cleanup
-    sytq(ticking, "pause", "often", "--why", "the table is being moved")
+    schedules(ticking, "pause", "often", "--why", "the table is being moved")
     paused = listed(ticking)["often"]["paused"]
     assert paused["why"] == "the table is being moved"
     last = listed(ticking)["often"]["last"]
-    task_id = sytq(ticking, "trigger", "often").strip()
+    task_id = schedules(ticking, "trigger", "often").strip()
     ticking.wait_state(task_id, "succeeded")
     assert listed(ticking)["often"]["last"] == last
-    assert "is resumed" in sytq(ticking, "resume", "often")
-    assert "was not paused" in sytq(ticking, "resume", "often")
+    assert "is resumed" in schedules(ticking, "resume", "often")
+    assert "was not paused" in schedules(ticking, "resume", "often")
     poll(lambda: listed(ticking)["often"]["last"] > last, message="it ticks again")
     following = dt.datetime.fromisoformat(listed(ticking)["nightly"]["next"][0])
     assert following > dt.datetime.now(dt.UTC)
-    assert "nightly" in sytq(ticking, "list")
+    assert "nightly" in schedules(ticking, "list")
 
 
 def test_unknown_schedule_is_refused_with_the_valid_names(ticking: Installation) -> None:
-    assert "valid: nightly, often" in sytq(ticking, "trigger", "nosuch", status=1)
+    assert "valid: nightly, often" in schedules(ticking, "trigger", "nosuch", status=1)
 
 
 @pytest.mark.parametrize(
@@ -98,4 +90,4 @@ def test_unknown_schedule_is_refused_with_the_valid_names(ticking: Installation)
 )
 def test_invalid_schedule_fails_the_startup(ticking: Installation, entry: str, words: str) -> None:
     ticking.environ["SYTQ_SCHEDULES__X"] = entry
-    assert words in sytq(ticking, "list", status=2)
+    assert words in schedules(ticking, "list", status=2)
