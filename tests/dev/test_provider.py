@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import pytest
-from sytq_plugins.llm.answer import ChatError
+from sytq_plugins.llm.answer import Answer, ChatError
 from sytq_plugins.llm.chat import Request, complete
 from sytq_plugins.llm.config import Provider
 
@@ -46,7 +46,10 @@ async def ask(at: Running, **settings: Any) -> Any:
     messages = [{"role": "user", "content": "What is it worth?"}]
     configured = Provider.model_validate(config)
     try:
-        return await complete(client, configured, Request(configured.model, messages, configured.max_tokens))
+        request = Request(configured.model, messages, configured.max_tokens)
+        return await complete(
+            client, configured, request, Answer(configured.model, configured.key, ["What is it worth?"])
+        )
     finally:
         await client.close()
 

@@ -31,7 +31,7 @@ class Nothing(BaseModel):
 
 def type_with(**policy: Any) -> TaskType:
     backoff = Backoff(**{"first": "2s", "factor": 2, "max": "1m", "max_attempts": 3, "jitter": 0} | policy)
-    return TaskType("t", lambda: None, Nothing, backoff, 10.0, "q", "normal")
+    return TaskType("t", payload=Nothing, function=lambda: None, retry=backoff, timeout=10.0, queue="q")
 
 
 def run(attempts: int = 1, age: float = 0.0, max_attempts: int = 0) -> Delivery:
