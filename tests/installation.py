@@ -107,9 +107,9 @@ class Installation:
 
     # -- processes
 
-    def start_worker(self, threads: int = 4, **settings: str) -> Process:
+    def start_worker(self, threads: int = 4, *, fresh: bool = False, **settings: str) -> Process:
         log = self.folder / f"worker-{len(self.workers)}.log"
-        worker = Process(worker_command(threads), self.environ | settings, log)
+        worker = Process(worker_command(threads), self.environ | settings, log, fresh=fresh)
         self.workers.append(worker)
         worker.wait_ready(lambda: "worker started" in worker.text())
         return worker

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,12 +32,14 @@ def gunicorn_command(conf: Path = GUNICORN_CONF) -> list[str]:
 
 
 class Process:
-    """A master and its workers, in a process group of their own; `command` is a Python module and its arguments."""
+    """A master and its workers, in a process group of their own; `command` is a Python module and its arguments.
 
-    def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
+    With `fresh` it imports sytq and its plugins itself, rather than being forked from a process that did.
+    """
+
+    def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path, *, fresh: bool = False) -> None:
         self.log = log
-        module, *arguments = command
-        self._process = forkserver.Process(module, arguments, environ=environ, stdout=log, cwd=log.parent)
+        self._process = (_started if fresh else _forked)(command, environ, log)
 
     def wait_ready(self, ready: Callable[[], bool]) -> None:
         poll(lambda: not self.alive or ready(), timeout=90, message=self.text)
@@ -75,3 +79,21 @@ class Process:
 
     def wait(self, timeout: float) -> int:
         return self._process.wait(timeout)
+
+
+def _forked(command: Sequence[str], environ: dict[str, str], log: Path) -> forkserver.Process:
+    module, *arguments = command
+    return forkserver.Process(module, arguments, environ=environ, stdout=log, cwd=log.parent)
+
+
+def _started(command: Sequence[str], environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environ,
+            cwd=log.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )

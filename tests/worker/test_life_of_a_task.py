@@ -145,7 +145,8 @@ def test_p5_callback_is_sent_by_another_worker_if_its_recorder_cannot(
     (broken.parent / "__init__.py").touch()
     broken.write_text("raise ImportError('a broken file')")
     environ = {"SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]'}
-    worker = installation.start_worker(PYTHONPATH=f"{tmp_path}:{installation.environ['PYTHONPATH']}", **environ)
+    path = f"{tmp_path}:{installation.environ['PYTHONPATH']}"
+    worker = installation.start_worker(fresh=True, PYTHONPATH=path, **environ)
     receiver = Receiver()
     try:
         task = installation.submit("gentle", "a", callback={"url": receiver.url})
@@ -153,7 +154,7 @@ def test_p5_callback_is_sent_by_another_worker_if_its_recorder_cannot(
         poll(lambda: "callback left to other workers" in worker.text(), message="the callback is left")
         worker.terminate()
         installation.start_worker(**environ)
-        poll(lambda: receiver.received, message="the callback arrives")
+        poll(lambda: receiver.received, message=installation.workers[-1].text)
         assert json.loads(receiver.received[0].body)["data"]["id"] == task
     finally:
         receiver.close()
