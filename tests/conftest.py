@@ -18,6 +18,7 @@ from typing import TypeVar
 import pytest
 import redis
 
+from tests import forkserver, leftovers
 from tests.installation import ENGINES, Installation
 from tests.provider import ScriptedProvider
 from tests.receiver import Receiver
@@ -28,13 +29,27 @@ S = TypeVar("S", bound=Server)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+_FOLDER = pytest.StashKey[Path]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
+        config.stash[_FOLDER] = leftovers.begin()
         # Once, not in each of the many processes that tests start, which PYTHONDONTWRITEBYTECODE may forbid to keep it.
         for folder in ("sytq", "plugins"):
             compileall.compile_dir(ROOT / folder, quiet=2)
     # SIGTERM (a CI time limit) ends the run as Ctrl-C does, so that fixtures still stop their servers.
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    forkserver.stop()
+    yield
+    if folder := session.config.stash.get(_FOLDER, None):
+        for left in leftovers.end(folder):
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+            print(f"\nLEFT BEHIND by the tests: {left}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

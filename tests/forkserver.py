@@ -7,7 +7,6 @@ and commands are not about. A test of readiness, imports or the installed script
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import importlib
@@ -129,7 +128,6 @@ class _Server:
             )
         self._stream = ours.makefile("rwb")
         ours.close()
-        atexit.register(self._stream.close)  # it ends then
 
     def ask(self, **request: Any) -> Any:
         self._stream.write(json.dumps(request).encode() + b"\n")
@@ -138,10 +136,20 @@ class _Server:
         assert reply, f"the fork server ended with {self._process.wait()}"
         return json.loads(reply)
 
+    def close(self) -> None:
+        self._stream.close()
+        self._process.wait(10)
+
 
 @functools.cache
 def _server() -> _Server:
     return _Server()
+
+
+def stop() -> None:
+    """End the server, if one was started; what it started goes on."""
+    if _server.cache_info().currsize:
+        _server().close()
 
 
 def _import() -> None:
