@@ -31,7 +31,8 @@ from bench.broker import wait
 from bench.load import Measured, measure
 from sytq import config
 from sytq.runtime import build
-from tests.servers import MySQLServer, RedisServer, free_port, make_tables
+from tests.servers import MySQLServer, RedisServer, free_port
+from tests.tables import make_tables
 
 REPO = Path(__file__).parents[1]
 #: What was measured, and the CPU time in us for each request (or task) of the API, the database server and Redis.
@@ -99,7 +100,7 @@ def stores(kind: str, folder: Path) -> Iterator[tuple[dict[str, str], tuple[int,
     server (-1 is none) and Redis."""
     redis = RedisServer()
     redis.start()
-    mysql = MySQLServer() if kind == "mysql" else None
+    mysql = MySQLServer(options=()) if kind == "mysql" else None
     try:
         url = f"sqlite:///{folder / 'bench.db'}"
         if mysql:

@@ -26,7 +26,7 @@ from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.embedded import EmbeddedServer
 from sytq.ids import new_id
 from sytq.runtime import Runtime, build
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 TYPES = Path(__file__).parent / "types"
 

@@ -26,7 +26,8 @@ from sytq_plugins.llm.row import ValuationRecord
 from sytq import config
 from sytq.embedded import EmbeddedServer
 from sytq.runtime import Runtime, build
-from tests.servers import MySQLServer, free_port, make_tables, poll
+from tests.servers import MySQLServer, free_port, poll
+from tests.tables import make_tables
 
 SECONDS = 2.0
 BEARS = 50
@@ -181,7 +182,7 @@ def main() -> None:
     given = arguments.parse_args()
     if given.serve:
         return serve(given.serve, given.bears)
-    mysql = MySQLServer()
+    mysql = MySQLServer(options=())
     mysql.start()
     try:
         with tempfile.TemporaryDirectory() as folder:

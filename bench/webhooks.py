@@ -27,7 +27,7 @@ import aiohttp
 from sytq import config
 from sytq.embedded import EmbeddedServer
 from sytq.runtime import build
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 AT_ONCE = 100
 BODY = '{"type": "bench", "data": "' + "x" * 500 + '"}'

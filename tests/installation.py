@@ -43,7 +43,8 @@ from sytq import config
 from sytq.ledger.models import MODELS, Task
 from sytq.runtime import Runtime, build
 from tests.processes import GUNICORN_CONF, ROOT, Process, gunicorn_command, worker_command
-from tests.servers import free_port, make_tables, poll
+from tests.servers import free_port, poll
+from tests.tables import make_tables
 
 TRIALS = ROOT / "tests" / "trial_plugins"
 #: Settings of an installation with the built-in types and schedules alone.

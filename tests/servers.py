@@ -20,24 +20,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import peewee
 import pymysql
 import redis
 
-from sytq import plugins
 from sytq.embedded import EmbeddedServerError, find_server
-from sytq.ledger.migrations import migrate
 
 T = TypeVar("T")
 
 
 class ServerMissing(Exception):
     """The program is not installed; the message says which and how to get it."""
-
-
-def make_tables(database: peewee.Database) -> None:
-    """Apply the migrations of the core and of the built-in plugins."""
-    migrate(database, plugins.find(()).plugins)
 
 
 def poll(
@@ -196,16 +188,20 @@ class RedisServer(Server):
 
 
 class MySQLServer(Server):
-    """MariaDB or MySQL for `root` without a password over 127.0.0.1. Survives SIGKILL, not a power cut."""
+    """MariaDB or MySQL for `root` without a password over 127.0.0.1. Survives SIGKILL, not a power cut.
+
+    No write waits for the disk, which making and dropping tables do a lot; a benchmark gives other `options`.
+    """
 
     boot_seconds = 90.0
 
-    def __init__(self) -> None:
+    def __init__(self, options: Sequence[str] = ("--innodb-flush-method=nosync", "--loose-debug-no-sync")) -> None:
         program = shutil.which("mariadbd", path=_server_path()) or shutil.which("mysqld", path=_server_path())
         if program is None:
             raise ServerMissing("neither mariadbd nor mysqld is installed (package mariadb-server)")
         self.program = program
         super().__init__()
+        self.options = options
         self.data = self.folder / "data"
 
     def url(self, database: str) -> str:
@@ -257,6 +253,7 @@ class MySQLServer(Server):
             "--innodb-buffer-pool-size=64M",
             "--performance-schema=OFF",
             "--max-connections=300",
+            *self.options,
         ]
 
     def answers(self) -> bool:
@@ -277,10 +274,11 @@ class MySQLServer(Server):
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--innodb-log-file-size=16M",
+                *self.options,
             ]
         else:
             command = [self.program, "--no-defaults", *self._account()]
-            command += ["--initialize-insecure", f"--datadir={self.data}"]
+            command += ["--initialize-insecure", f"--datadir={self.data}", *self.options]
         # Two servers with one temporary folder remove each other's temporary tables.
         environment = os.environ | {"TMPDIR": str(self.folder)}
         done = subprocess.run(

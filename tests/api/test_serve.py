@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sytq.ledger.database import open_database
-from tests.servers import RedisServer, free_port, make_tables, poll
+from tests.servers import RedisServer, free_port, poll
+from tests.tables import make_tables
 
 RUN = "from sytq.cli import main; main()"
 

@@ -24,7 +24,8 @@ from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.ledger.insert import Accepted
 from sytq.runtime import build
 from tests.installation import Installation
-from tests.servers import MySQLServer, make_tables, poll
+from tests.servers import MySQLServer, poll
+from tests.tables import make_tables
 
 pytestmark = pytest.mark.faults
 #: Seconds that a probe may take, and a submission: database.timeout is 1 s here, and connecting anew, waiting for an

@@ -14,7 +14,7 @@ from sytq.cli import app
 from sytq.config import load
 from sytq.ledger.database import transact
 from sytq.runtime import build
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 
 def test_command_offers_every_grouping_of_the_ledger() -> None:

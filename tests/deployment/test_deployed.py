@@ -16,7 +16,7 @@ import yaml
 from sytq import config
 from sytq.api import create_app
 from sytq.runtime import build
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 ROOT = Path(__file__).parents[2]
 IMAGE = dict(re.findall(r"(SYTQ_\w+)=(\S+)", (ROOT / "Dockerfile").read_text()))

@@ -18,7 +18,8 @@ import pytest
 
 from sytq import config
 from sytq.runtime import build
-from tests.servers import make_tables, poll
+from tests.servers import poll
+from tests.tables import make_tables
 from tests.tools import required
 
 ROOT = Path(__file__).parents[2]

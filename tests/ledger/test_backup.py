@@ -26,7 +26,7 @@ from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Attempt, Step, Task
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 STRANGE = ["", "plain", 'quote " and \\ and \n line', "报告 🧾 é", "x" * 70_000, '{"a": 1}', "\x01\x7f", "NULL"]
 

@@ -16,18 +16,18 @@ from sytq.ledger import deletion, dependencies
 from sytq.ledger.database import open_database, read, transact
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
-from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task, Wait
 from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from sytq.service.tree import outcomes, tree
 from sytq.states import UNFINISHED
+from tests.tables import make_tables
 
 
 @pytest.fixture
 def ledger(database_url: str) -> Iterator[Ledger]:
     database = open_database(database_url)
-    migrate(database)
+    make_tables(database)
     yield Ledger(database)
     database.close_all()
 

@@ -23,7 +23,8 @@ from sytq.ledger.models import Task
 from sytq.ledger.values import utcnow
 from sytq.plugins import find
 from sytq.service.recording import Recording
-from tests.servers import MySQLServer, make_tables
+from tests.servers import MySQLServer
+from tests.tables import make_tables
 
 MIGRATIONS = sorted(file.stem for file in Path(migrations.__file__).parent.glob("[0-9]*.py"))
 LATER = dt.datetime(2030, 1, 2, 3, 4, 5, 678901)
@@ -213,7 +214,7 @@ def test_p4_a_step_runs_once_and_an_interrupted_step_is_on_record(ledger: Ledger
 
 def test_a_deadlock_repeats_the_whole_transaction(mysql_url: str) -> None:
     database = open_database(mysql_url)
-    migrate(database)
+    make_tables(database)
     ledger = Ledger(database)
     a, b = accepted(ledger), accepted(ledger)
     barrier, runs = threading.Barrier(2), []

@@ -12,12 +12,12 @@ import pytest
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql, open_database, transact
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL, UNFINISHED
+from tests.tables import make_tables
 
 #: Filters of lists: states, type, queue.
 ASKED = list(
@@ -28,7 +28,7 @@ ASKED = list(
 @pytest.fixture
 def database(database_url: str) -> Iterator[peewee.Database]:
     made = open_database(database_url)
-    migrate(made)
+    make_tables(made)
     Ledger(made)  # binds the models
     start = utcnow() - dt.timedelta(days=1)
     rows = []

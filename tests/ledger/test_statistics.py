@@ -10,8 +10,8 @@ import pytest
 from sytq.ledger import statistics
 from sytq.ledger.database import open_database, transact
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.migrations import migrate
 from sytq.ledger.models import Task
+from tests.tables import make_tables
 
 NOON = dt.datetime(2026, 7, 1, 12)
 MINUTE = dt.timedelta(minutes=1)
@@ -20,7 +20,7 @@ MINUTE = dt.timedelta(minutes=1)
 @pytest.fixture
 def database(database_url: str):  # type: ignore[no-untyped-def]
     made = open_database(database_url)
-    migrate(made)
+    make_tables(made)
     Ledger(made)
     yield made
     made.close_all()

@@ -22,7 +22,7 @@ from sytq.http import Client
 from sytq.runtime import Runtime, build
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker_runtime import task_services
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 
 @contextmanager

@@ -13,17 +13,17 @@ from sytq.ids import new_id
 from sytq.ledger.database import open_database
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
-from sytq.ledger.migrations import migrate
 from sytq.ledger.values import utcnow
 from sytq.service.recording import Recording
 from sytq.tasktypes.declaration import ANNOUNCEMENT, Death
 from sytq.tasktypes.registry import Registry
+from tests.tables import make_tables
 
 
 @pytest.fixture
 def ledger(database_url: str) -> Iterator[Ledger]:
     database = open_database(database_url)
-    migrate(database)
+    make_tables(database)
     yield Ledger(database)
     database.close_all()
 

@@ -13,7 +13,7 @@ import pytest
 from sytq import config
 from sytq.api import app, task_watcher
 from sytq.runtime import build
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 
 def test_a_wait_beyond_the_limit_is_answered_at_once(

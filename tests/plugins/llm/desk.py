@@ -19,7 +19,7 @@ from sytq.runtime import build
 from sytq.tasktypes.declaration import Death
 from tests.plugins.running import attempt, delivery_of
 from tests.provider import ScriptedProvider
-from tests.servers import make_tables
+from tests.tables import make_tables
 
 
 class Desk:
