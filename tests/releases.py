@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port, poll
-
-ROOT = Path(__file__).parents[1]
+from tests import processes
+from tests.processes import ROOT
+from tests.servers import free_port
 
 
 @dataclass(frozen=True)
@@ -75,33 +75,20 @@ def previous(folder: Path) -> Release:
     return Release("previous", folder)
 
 
-class Process:
+class Process(processes.Process):
     """`sytq api` or `sytq worker` of a release."""
 
     def __init__(self, release: Release, what: str, settings: dict[str, str], folder: Path) -> None:
         self.release = release
         self.port = free_port()
-        self.log = folder / f"{release.name}-{what}-{self.port}.log"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sytq.cli", what],
-            env=release.environ(settings | {"SYTQ_API__PORT": str(self.port)}),
-            cwd=release.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        up = self._answers if what == "api" else lambda: "worker started" in self.text()
-        poll(lambda: self._process.poll() is not None or up(), timeout=90, interval=0.1, message=self.text)
-        assert self._process.poll() is None, self.text()
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
+        environ = release.environ(settings | {"SYTQ_API__PORT": str(self.port)})
+        log = folder / f"{release.name}-{what}-{self.port}.log"
+        super().__init__(["sytq.cli", what], environ, log, fresh=release.folder != ROOT)
+        self.wait_ready(self._answers if what == "api" else lambda: "worker started" in self.text())
 
     def children(self) -> set[str]:
         """Process ids of its worker processes."""
-        pid = self._process.pid
-        return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return set(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())
 
     def post(self, path: str, body: object) -> tuple[int, object]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -111,16 +98,6 @@ class Process:
             return answer.status, json.loads(answer.read())
         finally:
             connection.close()
-
-    def stop(self) -> None:
-        """Terminate it and wait for its end."""
-        self._process.terminate()
-        assert self._process.wait(90) == 0, self.text()
-
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, 9)
-        self._process.wait(40)
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -76,7 +76,10 @@ class Fleet:
             "SYTQ_API__WORKERS": "1",
             "SYTQ_WORKER__PROCESSES": "1",
             "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "30s",
-            "SYTQ_WORKER__RETRY_INTERVAL": "2s",
+            "SYTQ_WORKER__RETRY_INTERVAL": "1s",
+            # Without a kill nothing waits for this. A worker that stands still beyond its lease may have its tasks sent
+            # a second time, which "at least once" allows: here a busy machine must not cause that, as each is counted.
+            "SYTQ_WORKER__LIVENESS": "20s",
             "SYTQ_LOGGER__FORMAT": "json",
             "SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]',
             "SYTQ_PROVIDERS__SCRIPTED__BASE_URL": self.provider.base_url,
@@ -112,14 +115,14 @@ class Fleet:
             if process in self._serving:
                 self._serving.remove(process)
         poll(lambda: self._busy[process.port] == 0, timeout=60, message="its requests are answered")
-        process.stop()
+        assert process.terminate() == 0, process.text()
 
     def begin(self) -> None:
         for client in self._clients:
             client.start()
 
     def _submit_on(self) -> None:
-        while not self._ended.wait(0.03):
+        while not self._ended.wait(0.1):
             number = next(self._numbers)
             with self._lock:
                 api = random.choice(self._serving)
