@@ -97,6 +97,26 @@ def test_p6_worker_cannot_acknowledge_a_lost_task(bench: Bench, kind: str) -> No
     assert bench.ack("heir", taken, "done") == 1
 
 
+@pytest.mark.parametrize("kind", ["done", "retry", "dead", "cancelled", "return"])
+def test_p6_earlier_attempt_on_the_same_worker_is_refused(bench: Bench, kind: str) -> None:
+    bench.dispatch("a")
+    lost = bench.fetch("w")["a"]
+    bench.expire_lease("w")
+    bench.ack("heir", bench.fetch("heir", sweep=True)["a"], "return", attempts=1)
+    current = bench.fetch("w")["a"]
+    before = bench.live("a"), bench.events()
+    assert bench.ack("w", lost, kind) == 0
+    assert (bench.live("a"), bench.events()) == before
+    assert bench.ack("w", current, "done") == 1
+
+
+def test_p6_a_stranger_with_the_right_token_is_refused(bench: Bench) -> None:
+    bench.dispatch("a")
+    item = bench.fetch("w")["a"]
+    assert bench.ack("stranger", item, "done") == 0
+    assert bench.ack("w", item, "done") == 1
+
+
 def test_tasks_of_a_live_worker_are_not_taken_over(bench: Bench) -> None:
     bench.dispatch("a")
     bench.fetch("w")
