@@ -18,11 +18,13 @@ _TEMPLATE = "a Jinja template over row and outputs"
 
 
 def _template(text: str) -> str:
-    import jinja2.meta
+    from jinja2 import TemplateSyntaxError
+
+    from .templates import undeclared
 
     try:
-        names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))  # noqa: S701 (it renders nothing)
-    except jinja2.TemplateSyntaxError as error:
+        names = undeclared(text)
+    except TemplateSyntaxError as error:
         raise problem(f"line {error.lineno} is no Jinja template: {error.message}", _TEMPLATE) from None
     for name in sorted(names - {"row", "outputs"}):
         raise problem(f"there is no '{name}' in a prompt", _TEMPLATE)

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -25,6 +26,11 @@ _TEMPLATES = _Templates(
     finalize=lambda value: "" if value is None else value,  # NULL renders as nothing, not as None
     keep_trailing_newline=True,
 )
+
+
+def undeclared(template: str) -> set[str]:
+    """The names that a template reads without defining them. It is compiled, in the sandbox, and not rendered."""
+    return jinja2.meta.find_undeclared_variables(_TEMPLATES.parse(template))
 
 
 @functools.lru_cache(256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,13 @@ from tests.provider import ScriptedProvider
 def desk(provider: ScriptedProvider, database_url: str, redis_url: str) -> Iterator[Desk]:
     """On each database engine in turn."""
     with contextlib.closing(Desk(provider, database_url, redis_url)) as made:
+        yield made
+
+
+@pytest.fixture
+def sqlite_desk(provider: ScriptedProvider, tmp_path: Path, redis_url: str) -> Iterator[Desk]:
+    """For what does not depend on the database."""
+    with contextlib.closing(Desk(provider, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)) as made:
         yield made
 
 

@@ -1,11 +1,16 @@
-"""A pipeline of nodes: their prompts, the row during the calls, and answers that must be JSON."""
+"""A pipeline of nodes: their prompts, the row during the calls, and answers that must be JSON.
+
+Prompts and schemas do not depend on the database: their tests take SQLite alone.
+"""
 
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
+from sytq_plugins.llm.config import Node
 from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
@@ -95,7 +100,8 @@ def test_retry_repeats_only_the_failed_node(desk: Desk) -> None:
     assert desk.row()["progress"] == "3/3"
 
 
-def test_answer_violating_the_schema_is_requested_again_with_the_error(desk: Desk) -> None:
+def test_answer_violating_the_schema_is_requested_again_with_the_error(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
     configure(desk, [THREE[1] | {"prompt": "Price?"}])
     desk.provider.play(answers("About 420."), answers('{"price": "420"}'), answers('{"price": 420}'))
     desk.add_row()
@@ -110,7 +116,8 @@ def test_answer_violating_the_schema_is_requested_again_with_the_error(desk: Des
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_schema_retries_are_limited_and_every_call_is_recorded(desk: Desk, retries: int) -> None:
+def test_schema_retries_are_limited_and_every_call_is_recorded(sqlite_desk: Desk, retries: int) -> None:
+    desk = sqlite_desk
     configure(desk, [THREE[1] | {"prompt": "Price?", "schema_retries": retries}])
     desk.provider.play(answers("About 420."))
     desk.add_row()
@@ -129,7 +136,8 @@ def test_schema_retries_are_limited_and_every_call_is_recorded(desk: Desk, retri
         ("{}", "'required'"),
     ],
 )
-def test_schema_error_names_the_violation(desk: Desk, answer: str, why: str) -> None:
+def test_schema_error_names_the_violation(sqlite_desk: Desk, answer: str, why: str) -> None:
+    desk = sqlite_desk
     configure(desk, [THREE[1] | {"prompt": "Price?", "schema_retries": 0}])
     desk.provider.play(answers(answer))
     desk.add_row()
@@ -137,7 +145,8 @@ def test_schema_error_names_the_violation(desk: Desk, answer: str, why: str) -> 
         desk.run(desk.submit())
 
 
-def test_schema_reference_to_a_url_is_never_fetched(desk: Desk) -> None:
+def test_schema_reference_to_a_url_is_never_fetched(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
     configure(desk, [{"name": "n", "prompt": "p", "json_schema": {"$ref": f"{desk.provider.base_url}/schema"}}])
     desk.provider.play(answers("{}"))
     desk.add_row()
@@ -165,7 +174,8 @@ def test_templates_see_all_columns_and_render_null_as_empty(desk: Desk) -> None:
         ("{{ row.sys_message }} ", "the prompt is blank"),
     ],
 )
-def test_template_error_fails_the_task_without_a_call(desk: Desk, template: str, why: str) -> None:
+def test_template_error_fails_the_task_without_a_call(sqlite_desk: Desk, template: str, why: str) -> None:
+    desk = sqlite_desk
     configure(desk, [{"name": "n", "prompt": template}])
     desk.add_row(user_message="secret words of a caller " * 20)
     with pytest.raises(Fail, match=why) as caught:
@@ -174,7 +184,18 @@ def test_template_error_fails_the_task_without_a_call(desk: Desk, template: str,
     assert desk.provider.calls == []
 
 
-def test_each_node_can_set_its_provider_and_fallback(desk: Desk) -> None:
+def test_huge_constant_of_a_template_is_not_built_by_its_validation() -> None:
+    tracemalloc.start()
+    try:
+        Node(name="n", prompt="{{ 'x' * 100000000 }}")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 << 20
+
+
+def test_each_node_can_set_its_provider_and_fallback(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
     other = json.dumps({"base_url": desk.provider.base_url, "model": "other-1"})
     nodes = [
         {"name": "a", "prompt": "a", "provider": "other", "fallback": ["scripted"]},
