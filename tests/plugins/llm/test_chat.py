@@ -338,15 +338,15 @@ def test_keep_alive_comments_before_an_answer_are_skipped(provider: ScriptedProv
 def test_reasoning_is_neither_silence_nor_report(provider: ScriptedProvider) -> None:
     async def thinks(stage: Stage) -> None:
         await stage.head()
-        for _ in range(10):
+        for _ in range(9):  # 2.7 s, which is longer than the deadlines; each pause has 2 s of slack
             await stage.delta(reasoning_content="hm", content=None)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.3)
         await stage.delta(REPORT)
         await stage.delta(finish="stop")
         await stage.end()
 
     provider.play(thinks)
-    assert ask(provider.base_url, first_content=6, silence=6, total=60)["content"] == REPORT
+    assert ask(provider.base_url, first_content=2.3, silence=2.3, total=60)["content"] == REPORT
 
 
 @pytest.mark.parametrize("ending", [hangs, resets, drops], ids=["hang", "reset", "drop"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from tests.installation import Installation
 from tests.plugins.llm.desk import Desk
 from tests.provider import ScriptedProvider, Stage, answers, later, refuses, says
 from tests.servers import poll
-
-
-@pytest.fixture
-def sqlite_desk(provider: ScriptedProvider, tmp_path: Path, redis_url: str) -> Iterator[Desk]:
-    desk = Desk(provider, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
-    yield desk
-    desk.close()
 
 
 def attempt(desk: Desk, id: int, task: str = "") -> Exception | None:
@@ -63,7 +55,7 @@ def test_failures_open_the_breaker_and_waiting_consumes_no_attempt(sqlite_desk: 
 
 def test_breaker_follows_contract_settings_and_closes_after_probes(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
-    breaker = {"enabled": True, "max_requests": 2, "interval": "1m", "timeout": "5s", "fail_threshold": 0.5}
+    breaker = {"enabled": True, "max_requests": 2, "interval": "1m", "timeout": "3s", "fail_threshold": 0.5}
     desk.configure(PROVIDERS__SCRIPTED__CIRCUIT_BREAKER=json.dumps(breaker))
     desk.provider.play(*[refuses(500)] * 4, answers())
     assert [attempt(desk, id) is None for id in range(1, 6)] == [False] * 4 + [True]

@@ -81,13 +81,6 @@ SCENES: dict[str, list[Scene]] = {
 PLAYED = [pytest.param(name, scene, id=f"{name}-{n}") for name in SCENES for n, scene in enumerate(SCENES[name])]
 
 
-@pytest.fixture
-def sqlite_desk(provider: ScriptedProvider, tmp_path: Path, redis_url: str) -> Iterator[Desk]:
-    desk = Desk(provider, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url)
-    yield desk
-    desk.close()
-
-
 def configure(desk: Desk, name: str, **more: str) -> None:
     if name in ("first_content", "silence", "total"):
         limits = {"first_content": "60s", "silence": "60s", "total": "60s"} | {name: "1s"}
