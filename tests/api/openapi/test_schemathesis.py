@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
 
+from sytq.ledger.database import is_mysql
 from tests.installation import BUILT_IN, ENGINES, Installation
 from tests.processes import ROOT
 
@@ -44,6 +46,20 @@ def api(request: pytest.FixtureRequest, start_shared: Callable[..., Installation
     return start_shared(f"generated-{request.param}", mysql, **BUILT_IN)
 
 
+def is_sampled(case: Any, seen: Counter[tuple[object, ...]]) -> bool:
+    """Whether a case is among the first ten of its kind, or the tenth after the last one.
+
+    Submissions have 2,200 systematic cases, most of them one wrong type for each field of each payload.
+    """
+    from schemathesis.generation.meta import TestPhase
+
+    if case.meta is None or case.meta.phase.name != TestPhase.COVERAGE:
+        return True
+    kind = (case.meta.generation.mode, case.meta.phase.data.scenario, case.media_type)
+    seen[kind] += 1
+    return seen[kind] <= 10 or seen[kind] % 10 == 0
+
+
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_responses_conform_to_the_document(method: str, path: str, api: Installation) -> None:
     from schemathesis.checks import CHECKS
@@ -56,6 +72,9 @@ def test_responses_conform_to_the_document(method: str, path: str, api: Installa
     if path in ("/v2/tasks", "/v2/tasks/batch"):
         # The type decides how strict its payload is; each task of a batch is validated on its own.
         excluded.append(CHECKS.get_one("negative_data_rejection"))
+    # MySQL gets each wrong value of each field, in single submissions: its columns are the strict ones.
+    every = path != "/v2/tasks/batch" and is_mysql(api.runtime.database)
+    seen: Counter[tuple[object, ...]] = Counter()
     asked = []
     session = requests.Session()
     session.trust_env = False
@@ -68,6 +87,8 @@ def test_responses_conform_to_the_document(method: str, path: str, api: Installa
         phases=[Phase.explicit, Phase.generate],
     )
     def conform(case: Any) -> None:
+        if not (every or is_sampled(case, seen)):
+            return
         response = case.call(base_url=f"http://127.0.0.1:{api.port}", session=session, timeout=90)
         asked.append(response.status_code)
         if response.status_code != 414:  # gunicorn's own answer, before there is a request
