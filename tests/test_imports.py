@@ -118,29 +118,33 @@ def test_importing_has_no_effect(imported: dict[str, list[str]], module: str) ->
     assert imported[module] == []
 
 
-@pytest.mark.parametrize(
-    ("code", "effect"),
-    [
-        ("import socket; socket.socket()", "socket.__new__"),
-        ("import socket; socket.create_connection(('127.0.0.1', 1), 0.1)", "socket.connect"),
-        ("import threading; threading.Thread(target=int).start()", "thread started"),
-        ("import _thread; _thread.start_new_thread(int, ())", "thread started"),
-        ("import os; os.environ.get('SYTQ_CONFIG')", "environment read"),
-        ("import os; os.getenv('HOME')", "environment read"),
-        ("import os; 'HOME' in os.environ", "environment read"),
-        ("import os; dict(os.environ)", "environment read"),
-        ("import sqlite3; sqlite3.connect(':memory:')", "sqlite3.connect"),
-        ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
-        ("import dramatiq; dramatiq.get_broker()", "global broker set"),
-        ("import asyncio; asyncio.new_event_loop().close()", "socket.__new__"),
-    ],
-)
-def test_probe_detects_import_effects(tmp_path: Path, code: str, effect: str) -> None:
-    (tmp_path / "guilty.py").write_text(code + "\n")
+#: What a module must not do when it is imported, and what the probe calls it.
+GUILTY = [
+    ("import socket; socket.socket()", "socket.__new__"),
+    ("import socket; socket.create_connection(('127.0.0.1', 1), 0.1)", "socket.connect"),
+    ("import threading; threading.Thread(target=int).start()", "thread started"),
+    ("import _thread; _thread.start_new_thread(int, ())", "thread started"),
+    ("import os; os.environ.get('SYTQ_CONFIG')", "environment read"),
+    ("import os; os.getenv('HOME')", "environment read"),
+    ("import os; 'HOME' in os.environ", "environment read"),
+    ("import os; dict(os.environ)", "environment read"),
+    ("import sqlite3; sqlite3.connect(':memory:')", "sqlite3.connect"),
+    ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
+    ("import dramatiq; dramatiq.get_broker()", "global broker set"),
+    ("import asyncio; asyncio.new_event_loop().close()", "socket.__new__"),
+]
+
+
+def test_probe_detects_import_effects(tmp_path: Path) -> None:
     (tmp_path / "innocent.py").write_text("import requests, redis, falcon, peewee, pymysql, dramatiq\n")
-    seen = effects(tmp_path, ["innocent", "guilty"], tmp_path)
-    assert seen["innocent"] == []
-    assert any(found.startswith(effect) for found in seen["guilty"]), seen
+    modules = ["innocent"]
+    for n, (code, _) in enumerate(GUILTY):
+        modules.append(f"guilty_{n}")
+        (tmp_path / f"guilty_{n}.py").write_text(code + "\n")
+    innocent, *guilty = effects(tmp_path, modules, tmp_path).values()
+    assert innocent == []
+    for (code, effect), seen in zip(GUILTY, guilty, strict=True):
+        assert any(found.startswith(effect) for found in seen), (code, seen)
 
 
 #: Libraries of one kind of work, and what runs tasks: imported where they are used.

@@ -138,7 +138,7 @@ def test_wait_exit_status_reports_how_tasks_ended(with_worker: Installation) -> 
 
 
 def test_wait_reports_that_no_worker_is_running(installation: Installation) -> None:
-    done = run(installation, "wait", installation.submit("plain"), "--timeout", "7s", status=5)
+    done = run(installation, "wait", installation.submit("plain"), "--timeout", "5.5s", status=5)
     assert done.stderr == "No worker is running; see `sytq doctor`.\n"
 
 

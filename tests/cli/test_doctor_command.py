@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,12 +254,12 @@ def test_broken_plugin_is_reported(installation: Installation, tmp_path: Path) -
     assert "broken.py is quarantined: RuntimeError: out of order" in found["plugins"]["said"]
 
 
-def test_lost_workers_and_unrecorded_events_are_reported(installation: Installation) -> None:
+def test_lost_workers_and_unrecorded_events_are_reported(make_installation: Callable[..., Installation]) -> None:
+    installation = make_installation(SYTQ_WORKER__HEARTBEAT="300ms", SYTQ_WORKER__LIVENESS="1500ms")
     assert "start `sytq worker`" in examined(installation)["workers"]["todo"]
     first, second = installation.start_worker(), installation.start_worker()
     first.kill()
-    time.sleep(installation.runtime.settings.worker.liveness + 1)
-    assert examined(installation)["workers"]["said"] == "1 alive, 1 lost"
+    poll(lambda: examined(installation)["workers"]["said"] == "1 alive, 1 lost", message="the first is lost")
     second.kill()
     installation.runtime.redis.ask("FLUSHALL")
     old = f"{int((time.time() - 90) * 1000)}-0"  # an event that waits for the recorder for 90 s

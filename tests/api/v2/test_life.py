@@ -121,7 +121,9 @@ def test_the_worker_log_has_request_id_and_trace(running: Installation) -> None:
 
 def test_an_operation_survives_its_worker_and_changes_tasks_once(service: Installation) -> None:
     worker = service.start_worker()
-    tasks = [service.post_task("hopeless", f"t{n}") for n in range(450)]
+    payload = {"journal": str(service.journal), "seconds": 0}
+    batch = [{"type": "hopeless", "payload": payload | {"name": f"t{n}"}} for n in range(450)]
+    tasks = [made["id"] for made in service.post("/v2/tasks/batch", {"tasks": batch}).json["results"]]
     poll(lambda: service.get("/v2/dead?total=true")["total"] == 450, timeout=60, message="all are dead")
     refused = service.post("/v2/operations", {"action": "retry", "q": "  "})
     assert refused.status == 400 and "a query is needed" in refused.json["detail"]
