@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,11 @@ def _suspend_and_resume(installation: Installation) -> None:
     assert (row.state, row.token, row.attempts) == ("succeeded", token, attempts)
 
 
-def test_p8_task_that_kills_its_worker_is_dead_after_max_attempts(installation: Installation) -> None:
+def test_p8_task_that_kills_its_worker_is_dead_after_max_attempts(
+    make_installation: Callable[..., Installation], redis_url: str
+) -> None:
+    # Four leases expire one after the other.
+    installation = make_installation(SYTQ_WORKER__LIVENESS="1500ms", SYTQ_WORKER__HEARTBEAT="500ms")
     task = installation.submit("poison", "a")
     for start in range(1, 4):
         worker = installation.start_worker()

@@ -228,7 +228,7 @@ def test_report_of_a_killed_worker_is_completed_by_another_worker(tmp_path: Path
     own = {"SYTQ_TYPES__REPORT__FOLDER": str(folder), "SYTQ_QUEUE__RETENTION": "999h"}
     installation = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **own)
     try:
-        runtime, total = installation.runtime, 60_000
+        runtime, total = installation.runtime, 30_000
         ended = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(hours=1)
         rows = [
             {"id": f"t{number:05d}", "type": "x", "state": "succeeded", "payload": "{}", "created_at": ended,

@@ -196,7 +196,7 @@ def test_sync_of_a_killed_worker_submits_each_row_once(
     """With real workers and no provider, so that the submitted tasks wait."""
     installation = Installation(tmp_path, mysql_url, redis_url)
     try:
-        runtime, total = installation.runtime, 600
+        runtime, total = installation.runtime, 60
         for id in range(1, total + 1):
             add_row(runtime, id, "processing")
         # A lock on a row in the middle keeps the sync from finishing before the kill.
