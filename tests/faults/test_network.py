@@ -133,7 +133,7 @@ def test_p2_lost_ack_reply_repeats_no_task(installation: Installation, proxy: Pr
     replies = lose(installation, proxy, "ack", times)
     installation.release(*tasks)
     assert_ran_once(installation, tasks)
-    assert replies.done
+    poll(lambda: replies.done, message="the worker repeats an acknowledgement that has taken effect")
     failing = installation.submit("failing", "f")
     lose(installation, proxy, "ack", times)
     assert installation.wait_state(failing, "dead").attempts == 3  # each retry is scheduled once
@@ -149,7 +149,7 @@ def test_p2_lost_promote_reply_starts_a_delayed_task_once(installation: Installa
     at = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=0.5)
     tasks = {"late": installation.submit("plain", "late", run_at=at)}
     assert_ran_once(installation, tasks)
-    assert replies.done
+    poll(lambda: replies.done, message="the worker repeats a promotion that has taken effect")
 
 
 def test_p2_worker_recovers_from_a_frozen_connection_by_timeouts(installation: Installation, proxy: Proxy) -> None:
