@@ -98,7 +98,7 @@ def waiters(port: int, pid: int, task_id: str, count: int) -> Iterator[None]:
 def stores(kind: str, folder: Path) -> Iterator[tuple[dict[str, str], tuple[int, int]]]:
     """A private Redis and database, migrated; yields the environment that names them, and the process ids of database
     server (-1 is none) and Redis."""
-    redis = RedisServer()
+    redis = RedisServer(options=("--appendfsync", "everysec"))
     redis.start()
     mysql = MySQLServer(options=()) if kind == "mysql" else None
     try:

@@ -32,7 +32,7 @@ def most(count: Callable[[], tuple[int, int]], seconds: float) -> tuple[int, int
 
 
 def main() -> None:
-    redis, mysql = RedisServer(), MySQLServer(options=())
+    redis, mysql = RedisServer(options=("--appendfsync", "everysec")), MySQLServer(options=())
     redis.start()
     mysql.start()
     url = mysql.create_database("bench")

@@ -149,7 +149,7 @@ class Server:
 
 
 class RedisServer(Server):
-    """Redis or Valkey, append-only file on: a killed one has its data again after start().
+    """Redis or Valkey, append-only file on: a killed one has its data again after start(). No write waits for the disk.
 
     `options` are further arguments of the program and win over those here; changed ones count at the next start.
     """
@@ -174,7 +174,7 @@ class RedisServer(Server):
             self.program,
             *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--dir", str(self.folder), "--daemonize", "no"),
-            *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--appendonly", "yes", "--appendfsync", "no", "--save", ""),
             *("--maxmemory-policy", "noeviction"),
             *self.options,
         ]

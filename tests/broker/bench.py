@@ -5,7 +5,6 @@ It asserts nothing about the results: the tests do.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.keys import GROUP, RECORDER, Keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
+from tests.broker import clock
 
 LEASE_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
@@ -129,18 +129,14 @@ class Bench:
         _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, int(leaving), LEASE_MS, *held])
         return [bool(by) for by in asked]
 
-    def expire_lease(self, worker: str) -> None:
-        """Expire the lease of a worker, while another worker stays alive."""
-        self.redis.ask("ZADD", self.keys.workers, 1, worker, self.now_ms(), "bystander")
-
     # -- Redis is emptied
 
     def flush(self) -> None:
         """Empty Redis and create the groups of the queue, as consumers do. Later timestamps exceed all earlier ones."""
-        now = self.now_ms()
+        lead = clock.lead_ms(self.redis)
         self.redis.ask("FLUSHALL")
+        clock.advance_ms(self.redis, lead + 1)
         self.make_groups()
-        self.wait_until_after(now)
 
     def reregister(self, worker: str, item: Item) -> bytes | None:
         index, _entry, task_id, message, attempts, max_attempts, token = item
@@ -152,21 +148,35 @@ class Bench:
     # -- time
 
     def now_ms(self) -> int:
-        seconds, micros = self.redis.ask("TIME")
-        return int(seconds * 1000 + micros // 1000)
+        return int(self.redis.time() * 1000)
+
+    def advance(self, ms: int, silent: str = "") -> None:
+        """Let time pass, in which all workers with a lease renew it but the `silent` one."""
+        while ms > 0:
+            step = min(ms, LEASE_MS // 4)  # of twice that without any heartbeat Redis thinks an outage
+            alive = self.redis.ask("ZRANGEBYSCORE", self.keys.workers, self.now_ms() - LEASE_MS, "+inf")
+            clock.advance_ms(self.redis, step)
+            for worker in alive:
+                if worker.decode() != silent:
+                    self.heartbeat(worker.decode())
+            ms -= step
+
+    def stand_still(self, ms: int) -> None:
+        """Let time pass without a heartbeat, as when Redis is unavailable."""
+        clock.advance_ms(self.redis, ms)
+
+    def expire_lease(self, worker: str) -> None:
+        """Let the lease of a worker expire, while others renew theirs."""
+        self.heartbeat("bystander")
+        self.advance(LEASE_MS + 1, silent=worker)
 
     def epoch(self) -> int:
         """When this Redis was first seen, in ms; 0 when it was not yet."""
         return int(self.redis.ask("GET", self.keys.epoch) or 0)
 
-    def wait_until_after(self, ms: int) -> None:
-        """A fencing token may be a little ahead of the clock: wait until that is past."""
-        while (ahead := ms - self.now_ms()) >= 0:
-            time.sleep((ahead + 1) / 1000)
-
-    def hasten(self, task_id: str) -> None:
-        """Make a delayed task due."""
-        self.redis.ask("ZADD", self.keys.delayed("q"), "XX", 1, task_id)
+    def advance_beyond(self, ms: int) -> None:
+        """A fencing token may be a little ahead of the clock: let that time pass."""
+        self.advance(ms - self.now_ms() + 1)
 
     # -- the recorder
 

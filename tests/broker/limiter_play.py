@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from sytq import Breaker, Limiter, Permit, Waiting
@@ -85,18 +82,9 @@ class Play:
         self.bench.redis.ask("ZADD", keys.limiters_due, "XX", 0, *self._known()) if self._known() else None
         self.bench.redis.call("limiter_tend", [*limiter_keys(keys), keys.delayed("q")], [LEASE_MS, 1000, "q"])
 
-    def later(self, limiter: str, seconds: float = 61) -> None:
-        """Make the state of a limiter older, as if so much time had passed."""
-        redis, keys, ms = self.bench.redis, self.bench.keys, int(seconds * 1000)
-        record: dict[str, Any] = json.loads(redis.ask("HGET", keys.limiters, limiter))
-        for times in (record, record.get("pause", {})):
-            times |= {name: times[name] - ms for name in ("at", "from", "till", "pruned") if times.get(name)}
-        redis.ask("HSET", keys.limiters, limiter, json.dumps(record))
-        for call in redis.ask("ZRANGE", keys.acquisitions, 0, -1):
-            name, at, rest = call.decode().split("|", 2)
-            if name == limiter:
-                redis.ask("ZREM", keys.acquisitions, call)
-                redis.ask("ZADD", keys.acquisitions, 0, f"{name}|{int(at) - ms:0{len(at)}}|{rest}")
+    def later(self, seconds: float = 61) -> None:
+        """Let time pass while the workers renew their leases."""
+        self.bench.advance(int(seconds * 1000))
 
     def _known(self) -> list[object]:
         known = self.bench.redis.ask("ZRANGE", self.bench.keys.limiters_due, 0, -1)

@@ -91,7 +91,7 @@ class TaskLife(MachineChecks):
             assert self.bench.operations.reschedule(task_id, later) == waits
         due = {task_id for n, task_id in enumerate(sorted(self.seen.delayed)) if n in which}
         for task_id in due:
-            self.bench.hasten(task_id)
+            assert self.bench.operations.reschedule(task_id, self.bench.now_ms())
         moved, next_due, _ = self.bench.promote()
         assert moved == len(due)
         assert (next_due == -1) == (due == self.seen.delayed.keys())
@@ -319,7 +319,7 @@ class TaskLife(MachineChecks):
         if self.flushes == 2:
             return
         self.bench.flush()
-        self.bench.wait_until_after(max(self.started.values(), default=0))
+        self.bench.advance_beyond(max(self.started.values(), default=0))
         self.flushes += 1
         self.paused = False  # the reconciler pauses it again; the next rule may
         self.absent = {task_id for task_id, row in self.ledger.items() if row.state not in TERMINAL}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sytq import Breaker, Limiter
@@ -23,7 +21,7 @@ def test_calls_beyond_the_window_limit_wait(play: Play) -> None:
     assert str(refusal) == "waiting for g: 3 of 3 calls in 60 s"
     assert "1 ahead" in str(play.wait(names[4], limiter))
     assert play.state(limiter).calls_in_window == 3
-    play.later("g")
+    play.later()
     play.tend()
     assert sorted(play.called()) == names[3:]
     for n in (3, 4):
@@ -78,7 +76,7 @@ def test_adaptive_limit_rises_on_success_and_halves_once_per_round(play: Play) -
     for permit in inside:
         play.release(permit, "overloaded")
     assert play.state(limiter).limit_now == risen // 2
-    time.sleep(0.01)
+    play.later(0.01)
     play.release(play.acquire("t60", limiter, created=0), "overloaded")
     assert play.state(limiter).limit_now == risen // 4
 
@@ -101,7 +99,7 @@ def test_an_adaptive_limit_stays_between_one_and_the_configured_limit(play: Play
             play.release(permit)
     assert play.state(limiter).limit_now == 3
     for n in range(20, 30):
-        time.sleep(0.003)
+        play.later(0.003)
         play.release(play.acquire(f"t{n}", limiter, created=0), "overloaded")
     assert play.state(limiter).limit_now == 1
     play.acquire("t30", limiter, created=0)
@@ -135,7 +133,7 @@ def test_the_breaker_opens_at_its_threshold_and_not_before(play: Play) -> None:
 def test_failure_count_of_a_breaker_resets_after_the_interval(play: Play) -> None:
     limiter = Limiter("g", breaker=Breaker(interval=60, min_calls=4))
     fail(play, limiter, 3)
-    play.later("g")
+    play.later()
     fail(play, limiter, 3)
     assert play.state(limiter).state == "closed"
     fail(play, limiter, 1)
@@ -145,7 +143,7 @@ def test_failure_count_of_a_breaker_resets_after_the_interval(play: Play) -> Non
 def test_half_open_breaker_grants_max_requests_and_closes_on_success(play: Play) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     fail(play, limiter, 4)
-    play.later("g")
+    play.later()
     assert play.state(limiter).state == "half_open"
     play.running("a", "b", "c", "d")
     probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
@@ -160,7 +158,7 @@ def test_half_open_breaker_grants_max_requests_and_closes_on_success(play: Play)
 def test_half_open_breaker_opens_again_when_a_probe_fails(play: Play) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     fail(play, limiter, 4)
-    play.later("g")
+    play.later()
     play.running("a", "b")
     probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
     play.release(probes[0], "failed")
@@ -173,7 +171,7 @@ def test_half_open_breaker_opens_again_when_a_probe_fails(play: Play) -> None:
 def test_probe_without_outcome_does_not_block_the_half_open_breaker(play: Play, how: str) -> None:
     limiter = Limiter("g", breaker=BREAKER)
     fail(play, limiter, 4)
-    play.later("g")
+    play.later()
     play.running("a", "b", worker="dead")
     play.running("c", "d")
     probes = [play.acquire("a", limiter), play.acquire("b", limiter)]
@@ -183,7 +181,7 @@ def test_probe_without_outcome_does_not_block_the_half_open_breaker(play: Play, 
             play.limiters.release(permit)
     else:
         play.bench.expire_lease("dead")
-        time.sleep(0.25)  # permits are checked at most five times a second
+        play.later(0.25)  # permits are checked at most five times a second
     assert play.state(limiter).state == "half_open"
     for name in ("c", "d"):
         play.release(play.acquire(name, limiter, created=0))
@@ -195,7 +193,7 @@ def test_calls_begun_before_the_breaker_opened_do_not_close_it(play: Play) -> No
     play.running("slow", "slower")
     slow = [play.acquire(name, limiter) for name in ("slow", "slower")]
     fail(play, limiter, 4)
-    play.later("g")
+    play.later()
     for permit in slow:
         play.release(permit)
     assert play.state(limiter).state == "half_open"
@@ -207,7 +205,7 @@ def test_calls_begun_before_the_breaker_opened_do_not_open_it_again(play: Play) 
     play.running(*slow_ones, "a", "b")
     slow = [play.acquire(name, limiter) for name in slow_ones]
     fail(play, limiter, 4)
-    play.later("g")
+    play.later()
     for name in ("a", "b"):
         play.release(play.acquire(name, limiter, created=0))
     for permit in slow:
@@ -224,7 +222,7 @@ def test_waiting_tasks_start_gradually_after_an_open_breaker(play: Play) -> None
     for n, name in enumerate(names):
         play.wait(name, limiter, created=100 + n)
     assert play.called() == []
-    play.later("g")
+    play.later()
     play.tend()
     probes = play.called()
     assert probes == names[:2]

@@ -9,7 +9,6 @@ from sytq.broker.limiter import limiter_keys
 from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import BREAKER, ONE, Play
-from tests.servers import poll
 
 # -- paused
 
@@ -39,7 +38,7 @@ def test_automatic_pause_expires_and_does_not_replace_a_manual_pause(play: Play)
     assert not play.limiters.pause(ONE.name, "llm 2", "402", seconds=60, person=False)
     assert play.state(ONE).by == "llm 1"
     play.refused("a", ONE)
-    play.later(ONE.name)
+    play.later()
     assert play.state(ONE).state == "closed"
     play.release(play.acquire("a", ONE))
     assert play.limiters.pause(ONE.name, "ann", "no")
@@ -97,12 +96,11 @@ def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(play: Pla
         play.bench.reregister("w", play.started[name][1])
     play.bench.heartbeat("w")
     play.epoch = redis.ask("GET", keys.epoch)
-    play.limiters._liveness = 3.0
     play.limiters.reregister()
     assert play.state(ONE).running == 1
     assert "Redis was emptied" in str(play.refused("b", ONE))
-    poll(lambda: "1 of 1 run" in str(play.refused("b", ONE)), message="the workers had their time to enter theirs")
-    play.limiters._liveness = LEASE_MS / 1000
+    play.limiters._suspended_until = 0.0  # a lease later, in which all workers registered their tasks
+    assert "1 of 1 run" in str(play.refused("b", ONE))
     play.release(a)
     play.acquire("b", ONE, created=2)
 
@@ -112,7 +110,6 @@ def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(play: Pla
 
 def test_idle_limiter_leaves_no_keys_behind(play: Play) -> None:
     limiter = Limiter("g", concurrency=1, adaptive=True, calls=5, cost=5, window=60, breaker=BREAKER)
-    redis, keys = play.bench.redis, play.bench.keys
     play.running("a", "b")
     a = play.acquire("a", limiter)
     play.wait("b", limiter)
@@ -121,11 +118,9 @@ def test_idle_limiter_leaves_no_keys_behind(play: Play) -> None:
     play.release(play.acquire("b", limiter, created=2))
     play.tend()
     assert play.state(limiter).state == "closed"
-    kept = redis.ask("HGET", keys.limiters, "g").replace(b'"idle":1', b'"idle":0')  # an hour ago, and more
-    redis.ask("HSET", keys.limiters, "g", kept)
+    play.bench.stand_still(3_700_000)
     play.tend()
-    left = [key for key in redis.ask("KEYS", "*gates*")]
-    assert left == []
+    assert play.bench.redis.ask("KEYS", "*gates*") == []
 
 
 def test_limiter_without_acquisitions_is_scheduled_for_cleanup(play: Play) -> None:
