@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -198,6 +199,7 @@ def _run(module: str, arguments: list[str], environ: dict[str, str], paths: list
     values.ValueClass = values.get_value_class()  # it read the environment at its import
     sys.path[1:1] = environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = [module, *arguments]
+    warnings.filterwarnings("ignore", module="runpy", category=RuntimeWarning)  # the module is imported already
     if os.path.isabs(module):
         runpy.run_path(module, run_name="__main__")
     else:

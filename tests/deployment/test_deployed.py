@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from sytq import config
 from sytq.api import create_app
 from sytq.runtime import build
 from tests.tables import make_tables
+from tests.terminal import sytq
 
 ROOT = Path(__file__).parents[2]
 IMAGE = dict(re.findall(r"(SYTQ_\w+)=(\S+)", (ROOT / "Dockerfile").read_text()))
@@ -56,14 +55,7 @@ def test_remote_client_is_served_only_with_a_key(deployment: Any, tmp_path: Path
     environ |= {"SYTQ_DATABASE__URL": f"sqlite:///{tmp_path / 'sytq.db'}", "SYTQ_REDIS__URL": redis_url}
     settings = config.load(environ=environ)
     make_tables(build(settings).database)
-    made = subprocess.run(
-        [sys.executable, "-m", "sytq.cli", "key", "create", "shop"],
-        env=environ,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    made = sytq("key", "create", "shop", environ=environ, cwd=tmp_path)
     key = re.search(r"sytq_\S+", made.stdout)
     assert key, made.stderr
     app = create_app(settings)

@@ -53,7 +53,7 @@ def test_machines_share_tasks_and_see_the_same_state(machines: list[Installation
 
 def test_connections_stay_within_the_documented_budget(machines: list[Installation], own_redis: RedisServer) -> None:
     shared = machines[0]
-    waiting = [shared.prepare("gentle", f"g{n}", seconds=3.0) for n in range(300)]
+    waiting = [shared.prepare("gentle", f"g{n}", seconds=3.0) for n in range(150)]
     shared.runtime.submitter.submit(waiting)
     tasks = [task.id for task in waiting]
     poll(lambda: sum(depth.running for depth in shared.runtime.inspection.queues()) > 100, message="many run")

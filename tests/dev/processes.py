@@ -7,18 +7,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import forkserver
 from tests.servers import free_port, poll
 
 _MARK = "DEV_RUN_OF_TESTS"
 
 
 class Dev:
-    """One `sytq dev`; its processes carry a mark in their environment."""
+    """One `sytq dev`; the processes that it starts carry a mark in their environment."""
 
     def __init__(self, folder: Path, *arguments: str, port: int | None = None, **variables: str) -> None:
         self.port = port or free_port()
@@ -27,16 +27,13 @@ class Dev:
         self._folder = folder
         self._output = folder / f"terminal-{self.mark}"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SYTQ_")}
-        with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "sytq.cli", "dev", "--port", str(self.port), *arguments],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environ | {_MARK: self.mark} | variables,
-                start_new_session=True,
-            )
+        self.process = forkserver.Process(
+            "sytq.cli",
+            ["dev", "--port", str(self.port), *arguments],
+            environ=environ | {_MARK: self.mark} | variables,
+            stdout=self._output,
+            cwd=folder,
+        )
 
     @property
     def said(self) -> str:
@@ -62,7 +59,8 @@ class Dev:
 
     def processes(self) -> dict[int, str]:
         """Pid and command line of every live process of this run, including Redis and the guard."""
-        return dict(_all_with(self.mark, self._folder / ".sytq" / "redis"))
+        supervisor = {self.process.pid: "sytq dev"} if self.process.poll() is None else {}
+        return supervisor | dict(_all_with(self.mark, self._folder / ".sytq" / "redis"))
 
     def pid_of(self, *words: str) -> int:
         """The first process whose command line has all these words."""

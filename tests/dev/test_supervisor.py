@@ -22,10 +22,10 @@ from sytq.dev import snippets
 from tests.dev.processes import Dev
 from tests.provider import ScriptedProvider, answers, hangs, later
 from tests.servers import free_port, poll
+from tests.tools import required
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-ACCEPTED = rf"accepted as task ({UUID})"
 WENT_THROUGH = "The sample valuation and its callback went through"
 
 Start = Callable[..., Dev]
@@ -47,21 +47,13 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name has a blank and an umlaut; its first run is `--once`."""
+    """A folder whose name has a blank and an umlaut."""
     return tmp_path_factory.mktemp("a folder für dev")
 
 
 @pytest.fixture(scope="module")
-def once(folder: Path) -> Iterator[Dev]:
-    dev = Dev(folder, "--once")
-    dev.wait()
-    yield dev
-    dev.kill_all()
-
-
-@pytest.fixture(scope="module")
-def running(folder: Path, once: Dev) -> Iterator[Dev]:
-    """The next run in the folder; its worker is killed during the sample."""
+def running(folder: Path) -> Iterator[Dev]:
+    """A run whose worker is killed during the sample."""
     provider = ScriptedProvider()
     provider.play(hangs, later(2, answers()))
     dev = Dev(folder, **asking(provider))
@@ -100,19 +92,15 @@ def status(dev: Dev, task_id: str) -> str:
     return str(requests.get(f"{dev.api}/api/tasks/{task_id}", timeout=60).json()["data"]["status"])
 
 
-def test_once_exits_0_and_prints_the_report(once: Dev) -> None:
-    assert once.process.returncode == 0, once.said
+def test_once_exits_0_and_prints_the_report(tmp_path: Path, start: Start) -> None:
+    once = start(tmp_path, "--once")
+    assert once.wait() == 0, once.said
+    assert re.search(r"provider +PRACTICE provider, http://127\.0\.0\.1:\d+/v1: no model is asked", once.said)
+    assert "A sample valuation, asked of the practice provider" in once.said
     assert "Practice valuation (no real model was asked)" in once.said
     assert WENT_THROUGH in once.said
     assert once.processes() == {}
 
-
-def test_the_practice_provider_is_named_as_such(once: Dev) -> None:
-    assert re.search(r"provider +PRACTICE provider, http://127\.0\.0\.1:\d+/v1: no model is asked", once.said)
-    assert "A sample valuation, asked of the practice provider" in once.said
-
-
-def test_timeline_lists_every_stage_in_order(once: Dev) -> None:
     stages = re.findall(r"^ +(\d+\.\d{3})  (.*)$", once.said, re.MULTILINE)
     words = ["accepted", "attempt 1 started", "provider 'practice' answered", "report written", "callback received"]
     assert [next(word for word in words if word in text) for _, text in stages] == words
@@ -122,12 +110,6 @@ def test_timeline_lists_every_stage_in_order(once: Dev) -> None:
     assert 0 <= seconds[0] < seconds[-1] < 60
 
 
-def test_data_folder_is_private_to_the_account(once: Dev, folder: Path) -> None:
-    assert stat.S_IMODE((folder / ".sytq").stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / ".sytq" / "webhook.secret").stat().st_mode) == 0o600
-    assert not list(folder.glob("sytq.ledger.database*")), "data belongs into .sytq"
-
-
 def test_killed_worker_is_replaced_and_the_sample_succeeds(running: Dev) -> None:
     running.until_said("the worker ended unexpectedly")
     running.until_said(WENT_THROUGH)
@@ -135,46 +117,41 @@ def test_killed_worker_is_replaced_and_the_sample_succeeds(running: Dev) -> None
     assert "attempt 2 started" in running.said
 
 
-def test_data_survives_a_restart(once: Dev, running: Dev) -> None:
-    accepted = re.search(ACCEPTED, once.said)
-    assert accepted is not None
-    assert status(running, accepted[1]) == "completed"
-    assert re.search(r"database +SQLite, .*, [1-9]\d* tasks in it", running.said)
+def test_data_folder_is_private_to_the_account(running: Dev, folder: Path) -> None:
+    assert stat.S_IMODE((folder / ".sytq").stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / ".sytq" / "webhook.secret").stat().st_mode) == 0o600
+    assert not list(folder.glob("sytq.ledger.database*")), "data belongs into .sytq"
 
 
-def test_the_printed_curl_works_when_pasted(running: Dev) -> None:
-    text = snippets.curl(running.api)
+def test_the_printed_env_file_curl_and_php_work_when_pasted(running: Dev) -> None:
     running.until_said(WENT_THROUGH)
-    assert text in running.said
-    if shutil.which("curl") is None:
-        pytest.skip("no curl here")
-    pasted = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=90)
-    task_id = re.search(rf'"task_id": ?"({UUID})"', pasted.stdout)
-    assert task_id is not None, pasted
-    assert '"code": 200' in pasted.stdout.replace('"code":200', '"code": 200')
-    poll(lambda: status(running, task_id[1]) == "completed")
-
-
-def test_the_printed_php_works_when_pasted(running: Dev) -> None:
-    text = snippets.php(running.api)
-    running.until_said(WENT_THROUGH)
-    assert text in running.said
-    if shutil.which("php") is None:
-        pytest.skip("no php here")
-    pasted = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=90)
-    assert pasted.returncode == 0, pasted
-    assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n", pasted.stdout), pasted
-
-
-def test_printed_env_file_connects_other_commands(running: Dev) -> None:
-    line = running.until_said(r"\n(\. \S.*/env'?)\n", timeout=60)[1]
+    line = running.until_said(r"\n(\. \S.*/env'?)\n")[1]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = f"{line} && sytq ls --json && sytq send default a=1 --wait"
-    done = subprocess.run(["sh", "-c", script], env={"PATH": path}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done
+    done = pasted(f"{line} && sytq ls --json && sytq send default a=1 --wait", {"PATH": path})
     listed, result = done.stdout.splitlines()
     assert any(task["type"] == "llm" for task in json.loads(listed)["tasks"])
     assert json.loads(result) == {"a": "1"}
+
+    curl, php = snippets.curl(running.api), snippets.php(running.api)
+    assert curl in running.said
+    assert php in running.said
+    required("curl", "package curl")
+    done = pasted(curl)
+    task_id = re.search(rf'"task_id": ?"({UUID})"', done.stdout)
+    assert task_id is not None, done
+    assert re.search('"code": ?200', done.stdout)
+    if shutil.which("php") is None:
+        pytest.skip("no php here")
+    done = pasted(php)
+    assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n", done.stdout), done
+    poll(lambda: status(running, task_id[1]) == "completed")
+
+
+def pasted(script: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script as a person does who pastes it into a shell."""
+    done = subprocess.run(["/bin/sh", "-c", script], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done
+    return done
 
 
 def test_readme_shows_the_printed_snippets() -> None:
@@ -237,6 +214,7 @@ def test_sigkilled_dev_does_not_block_the_next_start(
     first.process.wait()
     second = start(tmp_path, port=first.port)
     second.until_said(WENT_THROUGH)
+    assert re.search(r"database +SQLite, .*, 1 tasks in it", second.said), "the data survives"
     assert [command for command in first.processes().values() if "redis" not in command] == []
     # The task of the first run ends as well.
     tasks = requests.get(f"{second.api}/api/tasks", {"queue_name": "llm"}, timeout=60).json()["data"]["tasks"]
@@ -274,11 +252,14 @@ def test_taken_port_is_reported_before_anything_starts(tmp_path: Path, start: St
     assert not (tmp_path / ".sytq" / "redis").exists()
 
 
-def test_failed_sample_is_reported_with_its_reason(tmp_path: Path, start: Start) -> None:
+def test_failed_sample_and_broken_plugin_are_reported_with_reasons(tmp_path: Path, start: Start) -> None:
     closed = f"http://127.0.0.1:{free_port()}/v1"
     own = {"SYTQ_PROVIDERS__MINE__BASE_URL": closed, "SYTQ_PROVIDERS__MINE__MODEL": "m", "SYTQ_QUEUE__RETRY": "0"}
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "broken.py").write_text("import no_such_module\n")
     dev = start(tmp_path, "--once", **own)
     assert dev.wait() == 1, dev.said
+    assert re.search("plugin +plugins/broken.py is set aside: .*no_such_module", dev.said)
     assert f"provider  mine, {closed}" in dev.said
     assert "The sample valuation did not go through: the task ended dead: mine: no connection" in dev.said
     assert "PRACTICE" not in dev.said

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sytq.errors import ConfigError
 from sytq.testing.check import Report, check
+from tests import forkserver
 
 HEAD = """\
 import asyncio, time
@@ -25,6 +29,17 @@ class Nothing(BaseModel):
 
 """
 GOOD = "@task('one', payload=Nothing)\ndef one(ctx, payload):\n    return 1\n"
+
+
+@pytest.fixture
+def forked_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that loads the file is forked, which spares it the imports of sytq."""
+
+    def run(command: list[str], *, env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+        _, _, module, *arguments = command
+        return forkserver.run(module, arguments, environ=env)
+
+    monkeypatch.setattr("sytq.testing.check.subprocess", SimpleNamespace(**{**vars(subprocess), "run": run}))
 
 
 @pytest.fixture
@@ -44,6 +59,7 @@ def examine(folder: Path, text: str, head: str = HEAD, **environ: str) -> Report
     return check(folder / "plugin.py", mine | environ)
 
 
+@pytest.mark.usefixtures("forked_loading")
 @pytest.mark.parametrize(
     ("text", "pattern"),
     [
@@ -69,6 +85,7 @@ def test_a_file_that_fails_to_load_is_reported(found: Callable[..., list[str]], 
     assert re.fullmatch(pattern, problem), problem
 
 
+@pytest.mark.usefixtures("forked_loading")
 def test_blocking_calls_and_missing_awaits_are_reported(found: Callable[..., list[str]]) -> None:
     text = """
 @task("slow", payload=Nothing)
@@ -104,6 +121,7 @@ def test_the_standard_tests_of_the_file_are_run(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("forked_loading")
 def test_the_configuration_is_applied_as_at_a_start(found: Callable[..., list[str]]) -> None:
     limits = "class Limits(BaseModel, extra='forbid'):\n    most: int = 3\n\n"
     text = limits + GOOD.replace("Nothing)", "Nothing, config=Limits)")
