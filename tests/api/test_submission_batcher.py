@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
-import os
 from typing import Any
 
 from tests.installation import Installation, Reply
@@ -55,8 +54,8 @@ def test_concurrent_submissions_share_transactions(make_api: Any, own_mysql: MyS
     assert 0 < commits() - before < 300
 
 
-def test_an_invalid_submission_does_not_fail_its_batch(make_api: Any, own_mysql: MySQLServer) -> None:
-    api = make_api(own_mysql.create_database("guilty"))
+def test_an_invalid_submission_does_not_fail_its_batch(make_api: Any, mysql_url: str) -> None:
+    api = make_api(mysql_url)
     # Contract A's column holds 65,535 bytes, which only MySQL enforces.
     bodies = [{"prompt": "值" * 30_000 if number % 10 == 3 else f"prompt {number}"} for number in range(100)]
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
@@ -72,8 +71,8 @@ def test_an_invalid_submission_does_not_fail_its_batch(make_api: Any, own_mysql:
     assert "值" not in api.gunicorn.text()
 
 
-def test_prompts_the_table_character_set_lacks_are_400(make_api: Any, own_mysql: MySQLServer) -> None:
-    api = make_api(own_mysql.create_database(f"c{os.urandom(3).hex()}"))
+def test_prompts_the_table_character_set_lacks_are_400(make_api: Any, mysql_url: str) -> None:
+    api = make_api(mysql_url)
     with api.runtime.database.connection_context():
         api.runtime.database.execute_sql("ALTER TABLE valuation_records CONVERT TO CHARACTER SET latin1")
     reply = api.request("POST", "/api/v1/tasks/llm", {"prompt": "x", "system": "值"})
