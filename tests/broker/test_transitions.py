@@ -11,7 +11,7 @@ import pytest
 from sytq.broker.dispatcher import Envelope
 from sytq.broker.keys import GROUP, RECORDER
 from sytq.states import PRIORITIES
-from tests.broker.bench import Bench
+from tests.broker.bench import LEASE_MS, Bench
 
 
 def test_repeated_dispatch_enqueues_once(bench: Bench) -> None:
@@ -117,10 +117,13 @@ def test_p6_a_stranger_with_the_right_token_is_refused(bench: Bench) -> None:
     assert bench.ack("w", item, "done") == 1
 
 
-def test_tasks_of_a_live_worker_are_not_taken_over(bench: Bench) -> None:
+@pytest.mark.parametrize(("silent_ms", "taken"), [(LEASE_MS // 2, []), (LEASE_MS + 1, ["a"])])
+def test_p3_a_task_is_taken_over_when_its_lease_is_over(bench: Bench, silent_ms: int, taken: list[str]) -> None:
     bench.dispatch("a")
     bench.fetch("w")
-    assert bench.fetch("v", sweep=True) == {}
+    bench.heartbeat("v")
+    bench.advance(silent_ms, silent="w")
+    assert list(bench.fetch("v", sweep=True)) == taken
 
 
 def test_lost_fetch_reply_is_recovered_by_the_next_sweep(bench: Bench) -> None:
