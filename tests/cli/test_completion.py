@@ -13,11 +13,13 @@ from tests.terminal import PROGRAM, sytq
 
 BASH = """
 eval "$(_SYTQ_COMPLETE=source_bash sytq)"
-COMP_WORDS=("$@")
-COMP_CWORD=$(($# - 1))
 complete -p sytq >&2
-_sytq_completion sytq
-printf '%s\\n' "${COMPREPLY[@]}"
+for line in "$@"; do
+    COMP_WORDS=($line)
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _sytq_completion sytq
+    echo "${COMPREPLY[*]}"
+done
 """
 
 
@@ -29,16 +31,10 @@ def completions(line: str, **environ: str) -> str:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_bash_completes_commands_and_types() -> None:
     path = f"{Path(PROGRAM).parent}:/usr/bin:/bin"
-
-    def completed(*words: str) -> list[str]:
-        done = subprocess.run(["bash", "-c", BASH, "bash", *words], env={"PATH": path}, capture_output=True, text=True)
-        assert "_sytq_completion sytq" in done.stderr, done
-        return done.stdout.split()
-
-    assert completed("sytq", "sh") == ["show"]
-    assert completed("sytq", "dead", "re") == ["replay"]
-    assert completed("sytq", "send", "we") == ["webhook"]
-    assert completed("sytq", "send", "webhook", "--prio") == ["--priority"]
+    lines = ("sytq sh", "sytq dead re", "sytq send we", "sytq send webhook --prio")
+    done = subprocess.run(["bash", "-c", BASH, "bash", *lines], env={"PATH": path}, capture_output=True, text=True)
+    assert "_sytq_completion sytq" in done.stderr, done
+    assert done.stdout.splitlines() == ["show", "replay", "webhook", "--priority"]
 
 
 def test_types_queues_priorities_and_queries_are_completed(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from xml.etree import ElementTree
 import pytest
 from sytq_plugins.llm.spend import SpendRow
 
+from sytq.config import load
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
 from sytq.ledger import statistics
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
+from sytq.tasktypes.registry import Registry
 from tests.installation import Installation
 from tests.plugins.running import Run, runtime_of
 from tests.servers import poll
@@ -217,9 +219,10 @@ def test_default_period_is_the_day_before_submission(runtime: Runtime) -> None:
         {"folder": "/etc"},
     ],
 )
-def test_invalid_payload_is_refused(runtime: Runtime, payload: dict[str, Any]) -> None:
+def test_invalid_payload_is_refused(payload: dict[str, Any]) -> None:
+    declared = Registry.load(load(environ={})).get("report")
     with pytest.raises(InvalidInput):
-        runtime.submitter.prepare("report", payload)
+        declared.parse(payload)
 
 
 @pytest.mark.faults

@@ -153,8 +153,10 @@ def test_tasks_with_invalid_payloads_or_other_tables_are_ignored(runtime: Runtim
 
 
 def test_rows_beyond_one_page_are_found(runtime: Runtime) -> None:
-    for id in range(1, 451):
-        add_row(runtime, id, "处理中")
+    changed = utcnow() - dt.timedelta(hours=1)
+    rows = [{"id": id, "status": "处理中", "created_at": changed, "updated_at": changed} for id in range(1, 451)]
+    with runtime.database.connection_context():
+        ValuationRecord.insert_many(rows).execute()
     found = sync(runtime, dry_run=True)
     assert (found["resubmitted"], found["rows"]["resubmitted"]) == (450, list(range(1, 21)))
 
