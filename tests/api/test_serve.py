@@ -13,6 +13,7 @@ import pytest
 from sytq.ledger.database import open_database
 from tests.servers import RedisServer, free_port, poll
 from tests.tables import make_tables
+from tests.terminal import sytq
 
 RUN = "from sytq.cli import main; main()"
 
@@ -28,14 +29,7 @@ def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
 @pytest.mark.parametrize("command", ["api", "worker"])
 def test_an_unusable_configuration_is_one_message_and_exit_2(command: str, tmp_path: Path) -> None:
     (tmp_path / "sytq.yaml").write_text("api: {port: 99999}\n")
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, command, "--file", str(tmp_path / "sytq.yaml")],
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = sytq(command, "--file", str(tmp_path / "sytq.yaml"), environ=environment(tmp_path), cwd=tmp_path)
     assert done.returncode == 2
     assert "api.port" in done.stderr
     assert "Traceback" not in done.stderr
@@ -57,14 +51,7 @@ def test_gunicorn_reports_invalid_configuration_without_traceback(tmp_path: Path
 
 
 def test_a_worker_without_tables_names_the_migrate_command(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, "worker"],
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = sytq("worker", environ=environment(tmp_path), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("the database lacks 0001_ledger")
     assert done.stderr.endswith("run `sytq db migrate`\n")
