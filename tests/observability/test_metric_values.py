@@ -139,7 +139,9 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
     assert wanted - shown <= {"sytq_gate_waiting"}, "nothing waits for a limiter here: test_limiter_metrics.py tests it"
 
 
+@pytest.mark.faults
 def test_unavailable_database_is_reported_as_down(busy: Busy) -> None:
+    """Scrapes ask the database at most every 30 s, as anyone may scrape."""
     assert busy.seen()["sytq_database_up"] == 1
     with busy.on.runtime.database.connection_context():
         busy.on.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO away")

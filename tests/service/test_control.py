@@ -45,6 +45,10 @@ def operator(installation: Installation) -> Operator:
     return installation.runtime.operator
 
 
+def heartbeats(installation: Installation) -> object:
+    return installation.runtime.redis.ask("ZRANGE", installation.runtime.keys.workers, 0, -1, "WITHSCORES")
+
+
 def in_seconds(seconds: float) -> dt.datetime:
     return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
 
@@ -137,9 +141,11 @@ def test_a_unique_key_is_free_after_another_program_ends_its_task(make: Make, st
 
 def test_a_running_task_unknown_to_redis_is_cancelled(make: Make, redis_server: RedisServer) -> None:
     installation = make()
-    installation.start_worker(SYTQ_WORKER__HEARTBEAT="15s", SYTQ_WORKER__LIVENESS="60s")
+    installation.start_worker(SYTQ_WORKER__HEARTBEAT="2s", SYTQ_WORKER__LIVENESS="10s")
     task = installation.submit("checking", "a")
     installation.wait_state(task, "running")
+    last = heartbeats(installation)
+    poll(lambda: heartbeats(installation) != last, message="the next heartbeat is 2 s away")
     redis_server.client().flushall()
     assert installation.runtime.inspection.live([task]) == {}
     assert operator(installation).cancel(task, "ann") == "asked"

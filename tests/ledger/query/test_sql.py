@@ -200,7 +200,7 @@ QUERIES = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(ROWS, min_size=1, max_size=8), query=QUERIES)
 def test_sql_matches_the_same_rows_as_the_filter(
     database: peewee.Database, rows: list[dict[str, Any]], query: str
