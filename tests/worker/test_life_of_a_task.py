@@ -156,6 +156,9 @@ def test_p5_callback_is_sent_by_another_worker_if_its_recorder_cannot(
         installation.start_worker(**environ)
         poll(lambda: receiver.received, message=installation.workers[-1].text)
         assert json.loads(receiver.received[0].body)["data"]["id"] == task
+        [(callback,)] = installation.rows("SELECT id FROM sytq_tasks WHERE type = 'role.announcement'")
+        installation.wait_state(callback, "succeeded", timeout=20)
+        assert len(receiver.received) == 1
     finally:
         receiver.close()
 

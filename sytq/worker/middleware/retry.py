@@ -54,7 +54,8 @@ class RetryPolicy(Middleware):
 
     def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
-        declared = self._registry.get(message.type)
+        # A callback may carry the name of its role, which is an actor's second name.
+        declared = self._registry.get(broker.actors[message.type].actor_name)
         error = message.exception
         try:
             outcome = decide(declared, message, error)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import dramatiq
 import pytest
 from dramatiq import Message
 from dramatiq.middleware.time_limit import TimeLimitExceeded
@@ -89,7 +90,9 @@ def test_invalid_retry_delay_ends_the_task() -> None:
     registry.add(task("t", payload=Nothing, retry=Backoff(max_attempts=3))(lambda: None))
     confused = run()
     confused.stuff_exception(Retry(after="soon"))
-    RetryPolicy(registry).after_process_message(StreamsBroker(redis, redis, Keys("sytq"), settings), confused)
+    broker = StreamsBroker(redis, redis, Keys("sytq"), settings)
+    dramatiq.actor(lambda: None, actor_name="t", queue_name="q", broker=broker)
+    RetryPolicy(registry).after_process_message(broker, confused)
     assert confused.outcome is not None
     assert confused.outcome.kind == "dead"
 
