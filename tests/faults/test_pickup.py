@@ -122,8 +122,8 @@ def test_pickup_of_outdated_rows_creates_no_further_task(callers: Callers) -> No
     callers.sql("UPDATE {order} SET status = 'draft' WHERE id > 1")
     callers.start_worker()
     poll(lambda: callers.ended("llm"), message="the first row is answered by the worker's own pick-up")
-    callers.sql("UPDATE {order} SET status = '待处理' WHERE id = 2")
     callers.runtime.operator.pause("llm", "ann", "so that the second one's task stands")
+    callers.sql("UPDATE {order} SET status = '待处理' WHERE id = 2")
     poll(lambda: len(callers.tasks()) == 2, message="the worker's pick-up has it")
     late._submit("order", read)
     assert len(callers.tasks()) == 2
