@@ -5,77 +5,126 @@ Nothing here connects, starts a thread or touches a global.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import peewee
-
-from sytq.broker.connection import Redis
-from sytq.broker.dispatcher import Dispatcher
-from sytq.broker.inspection import Inspection
-from sytq.broker.keys import Keys
-from sytq.broker.limiter import Limiters
-from sytq.broker.operations import Operations
-from sytq.config import Settings
 from sytq.errors import ConfigError, InvalidInput
-from sytq.http import Guard
-from sytq.ledger.database import open_database
-from sytq.ledger.ledger import Ledger
-from sytq.service.control import Operator
-from sytq.service.recording import Recording
-from sytq.service.submission import Submitter
-from sytq.tasktypes.declaration import Declaration
-from sytq.tasktypes.registry import Registry
+
+if TYPE_CHECKING:
+    import peewee
+
+    from sytq.broker.connection import Redis
+    from sytq.broker.inspection import Inspection
+    from sytq.broker.keys import Keys
+    from sytq.broker.limiter import Limiters
+    from sytq.config import Settings
+    from sytq.http import Guard
+    from sytq.ledger.ledger import Ledger
+    from sytq.service.control import Operator
+    from sytq.service.recording import Recording
+    from sytq.service.submission import Submitter
+    from sytq.tasktypes.declaration import Declaration
+    from sytq.tasktypes.registry import Registry
 
 
-@dataclass(frozen=True)
 class Runtime:
-    """The parts that API, worker and command line share."""
+    """The parts that API, worker and command line share.
 
-    settings: Settings
-    database: peewee.Database
-    ledger: Ledger
-    registry: Registry
-    redis: Redis
-    keys: Keys
-    limiters: Limiters
-    inspection: Inspection
-    guard: Guard
-    submitter: Submitter
-    recording: Recording
-    operator: Operator
+    A part is imported and built at its first use: `sytq ls` needs no Redis client, which takes longer to import than
+    the database. API and worker use all parts while they start.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.settings = settings
+        self.registry = registry
+
+    @cached_property
+    def database(self) -> peewee.Database:
+        from sytq.ledger.database import open_database
+        from sytq.ledger.models import MODELS
+
+        options = self.settings.database
+        database = open_database(self.settings.database_url, pool=options.pool, timeout=options.timeout)
+        database.bind(MODELS)
+        for plugin in self.registry.plugins:
+            database.bind(plugin.models)
+        return database
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        from sytq.ledger.ledger import Ledger
+
+        return Ledger(self.database, self._ended)
+
+    def _ended(self, ids: Sequence[str]) -> Collection[str]:
+        return self.inspection.over(ids)
+
+    @cached_property
+    def redis(self) -> Redis:
+        from sytq.broker.connection import Redis
+
+        return Redis(self.settings.redis.dsn, home=self.keys.epoch, connections=200)
+
+    @cached_property
+    def keys(self) -> Keys:
+        from sytq.broker.keys import Keys
+
+        return Keys(self.settings.redis.prefix)
+
+    @cached_property
+    def limiters(self) -> Limiters:
+        from sytq.broker.limiter import Limiters
+
+        return Limiters(self.redis, self.keys, self.settings.worker.liveness)
+
+    @cached_property
+    def inspection(self) -> Inspection:
+        from sytq.broker.inspection import Inspection
+
+        return Inspection(self.redis, self.keys, self.registry.queues)
+
+    @cached_property
+    def guard(self) -> Guard:
+        from sytq.http import Guard
+
+        outbound = self.settings.outbound
+        return Guard(
+            outbound.allow_networks,
+            outbound.allow_hosts,
+            schemes=outbound.schemes,
+            ports=outbound.ports,
+            only_hosts=outbound.only_hosts,
+            deny_hosts=outbound.deny_hosts,
+            deny_networks=outbound.deny_networks,
+        )
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        from sytq.broker.dispatcher import Dispatcher
+        from sytq.service.submission import Submitter
+
+        return Submitter(self.registry, self.ledger, Dispatcher(self.redis, self.keys), self.guard)
+
+    @cached_property
+    def recording(self) -> Recording:
+        from sytq.service.recording import Recording
+
+        return Recording(self.registry, self.ledger, self.submitter)
+
+    @cached_property
+    def operator(self) -> Operator:
+        from sytq.broker.operations import Operations
+        from sytq.service.control import Operator
+
+        operations = Operations(self.redis, self.keys)
+        return Operator(self.ledger, operations, self.submitter, self.recording, self.registry)
 
 
 def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:
-    """Build what every process needs; `also` are further task types. Raises ConfigError."""
-    database = open_database(settings.database_url, pool=settings.database.pool, timeout=settings.database.timeout)
-    registry = _registry(settings, also)
-    for plugin in registry.plugins:
-        database.bind(plugin.models)
-    keys = Keys(settings.redis.prefix)
-    redis = Redis(settings.redis.dsn, home=keys.epoch, connections=200)
-    inspection = Inspection(redis, keys, registry.queues)
-    ledger = Ledger(database, inspection.over)
-    guard = _guard(settings)
-    submitter = Submitter(registry, ledger, Dispatcher(redis, keys), guard)
-    recording = Recording(registry, ledger, submitter)
-    return Runtime(
-        settings=settings,
-        database=database,
-        ledger=ledger,
-        registry=registry,
-        redis=redis,
-        keys=keys,
-        limiters=Limiters(redis, keys, settings.worker.liveness),
-        inspection=inspection,
-        guard=guard,
-        submitter=submitter,
-        recording=recording,
-        operator=Operator(ledger, Operations(redis, keys), submitter, recording, registry),
-    )
+    """Return the runtime with the installed task types; `also` are further types. Raises ConfigError."""
+    from sytq.tasktypes.registry import Registry
 
-
-def _registry(settings: Settings, also: Iterable[Declaration]) -> Registry:
     registry = Registry.load(settings, also)
     for number, stream in enumerate(settings.streams):
         try:
@@ -83,17 +132,4 @@ def _registry(settings: Settings, also: Iterable[Declaration]) -> Registry:
         except InvalidInput as error:
             if not registry.quarantined:
                 raise ConfigError(f"streams.{number}.{error}") from None
-    return registry
-
-
-def _guard(settings: Settings) -> Guard:
-    outbound = settings.outbound
-    return Guard(
-        outbound.allow_networks,
-        outbound.allow_hosts,
-        schemes=outbound.schemes,
-        ports=outbound.ports,
-        only_hosts=outbound.only_hosts,
-        deny_hosts=outbound.deny_hosts,
-        deny_networks=outbound.deny_networks,
-    )
+    return Runtime(settings, registry)

@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
 from sytq.states import NAME, PRIORITIES
+
+if TYPE_CHECKING:
+    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
+
 
 #: How long after its call a task may still be dispatched: half the life of the marks of finished tasks.
 _LATEST_MS = 5_000

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sytq.broker import pages
-from sytq.broker.connection import Redis
 from sytq.broker.keys import GROUP, RECORDER, Keys
 from sytq.broker.limiter_states import LimiterState, read_limiters
 from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
 from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import PRIORITIES, TERMINAL
+
+if TYPE_CHECKING:
+    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import structlog
 
-from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.deprecated import renamed_arguments
 from sytq.errors import InvalidInput, Lost, RedisUnavailable, Waiting
+
+if TYPE_CHECKING:
+    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
+
 
 log = structlog.get_logger(__name__)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.broker.limiter import limiter_keys
+
+if TYPE_CHECKING:
+    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
+
 
 _MAX_OTHERS = 100
 _MAX_HOSTS = 20

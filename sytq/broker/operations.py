@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.state_index import Live
+
+if TYPE_CHECKING:
+    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
+
 
 _BATCH = 200
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
+
+if TYPE_CHECKING:
+    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
+
 
 _BATCH = 100
 

@@ -6,6 +6,8 @@ plain text.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import sys
 
 from dramatiq.cli import main as dramatiq
@@ -19,11 +21,15 @@ from sytq.observability import logs
 def main() -> int:
     """Run a group of workers until it has ended; return its exit status."""
     arguments = sys.argv[1:]
+    # Imported once for all processes, which fork from this one. Imports are not garbage: none is looked for among them.
+    gc.set_threshold(10_000, 10, 10)
+    importlib.import_module("sytq.worker_runtime")
     try:
         settings = config.load()
     except ConfigError as error:
         sys.exit(f"sytq: {error}")
     logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
+    gc.freeze()
     # The command that Dramatiq executes again at a SIGHUP.
     sys.argv = [sys.executable, "-m", "sytq.worker.process", *arguments]
     given = make_argument_parser().parse_args([*arguments, "--skip-logging"])  # type: ignore[no-untyped-call]
