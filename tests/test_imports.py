@@ -155,15 +155,36 @@ NOT_IN_THE_RUNTIME = {
 }
 
 
-@pytest.mark.parametrize("code", ["import sytq.runtime", "from sytq.config import load; load()"])
-def test_runtime_and_plugins_import_no_library_before_its_use(tmp_path: Path, code: str) -> None:
+def modules_after(code: str, path: Path) -> set[str]:
+    """The modules of a fresh process without configuration after `code`."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=tmp_path,
+        cwd=path,
         env={"PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert NOT_IN_THE_RUNTIME & set(done.stdout.split()) == set()
+    return set(done.stdout.split())
+
+
+def test_runtime_imports_no_part_before_its_use(tmp_path: Path) -> None:
+    found = modules_after("import sytq.runtime", tmp_path)
+    assert {"dramatiq", "peewee", "prometheus_client", "pydantic", "redis", "structlog"} & found == set()
+
+
+def test_loading_settings_and_plugins_imports_no_library_before_its_use(tmp_path: Path) -> None:
+    code = "from sytq.config import load; from sytq.runtime import build; build(load())"
+    assert (NOT_IN_THE_RUNTIME | {"redis"}) & modules_after(code, tmp_path) == set()
+
+
+def test_listing_tasks_imports_no_redis_client(tmp_path: Path) -> None:
+    code = "import sytq.cli.tasks; sytq.cli.tasks.open_runtime(None).database"
+    assert "redis" not in modules_after(code, tmp_path)
+
+
+def test_a_worker_process_imports_no_library_after_its_fork(tmp_path: Path) -> None:
+    master = "import sytq.worker.process, sytq.worker_runtime, sytq.config; sytq.config.load()"
+    more = modules_after(f"{master}; import sytq.actors", tmp_path) - modules_after(master, tmp_path)
+    assert {name.partition(".")[0] for name in more} - sys.stdlib_module_names == {"sytq"}
