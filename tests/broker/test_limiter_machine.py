@@ -95,6 +95,9 @@ class Life:
         worker = f"w{self.workers - 3}"
         self.workers += 1  # a new worker replaces it
         self.dead.add(worker)
+        for name in sorted(self.refused):
+            if self.play.started[name][0] != worker:
+                self.ack_refused(name)  # no living worker takes as long as a reservation lasts
         self.play.bench.expire_lease(worker)
         for name, (held_by, _item) in list(self.play.started.items()):
             if held_by == worker:
