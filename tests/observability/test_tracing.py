@@ -305,6 +305,6 @@ def test_missing_otel_extra_is_logged_and_tasks_still_run(install: Callable[...,
     (tmp_path / "without" / "opentelemetry" / "__init__.py").write_text("raise ImportError('no opentelemetry here')")
     path = os.pathsep.join([str(tmp_path / "without"), str(ROOT)])
     installation = install(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=path)
-    worker = installation.start_worker()
+    worker = installation.start_worker(fresh=True)
     assert "pip install 'sytq[otel]'" in worker.text()
     installation.wait_state(installation.submit("plain", "p"), "succeeded")
