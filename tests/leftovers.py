@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +24,18 @@ def begin() -> Path:
 
 
 def end(folder: Path) -> list[str]:
-    """Delete the folder; return the names of what it held and the commands of the processes that still run."""
-    left = [*_processes(folder), *(str(entry) for entry in folder.iterdir())]
-    shutil.rmtree(folder)
+    """Kill the processes that still run and delete the folder; return their commands, and what it held."""
+    left = []
+    for pid, command in _processes(folder):
+        left.append(f"process {pid}: {command[:200]}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    left += [str(entry) for entry in folder.iterdir()]
+    shutil.rmtree(folder, ignore_errors=True)  # a killed server may still be writing
     return left
 
 
-def _processes(folder: Path) -> Iterator[str]:
+def _processes(folder: Path) -> Iterator[tuple[int, str]]:
     inherited = f"TMPDIR={folder}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -38,4 +44,4 @@ def _processes(folder: Path) -> Iterator[str]:
             if int(process.name) != os.getpid() and (ours or folder in (process / "cwd").readlink().parents):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if command:  # else it has ended and waits for its parent
-                    yield f"process {process.name}: {command[:200]}"
+                    yield int(process.name), command
