@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal, get_args
 
 QUEUED = "queued"  # waits in its stream
 SCHEDULED = "scheduled"  # waits for its time, never started
@@ -16,8 +17,10 @@ UNFINISHED = (QUEUED, SCHEDULED, RUNNING, RETRYING)
 TERMINAL = (SUCCEEDED, DEAD, CANCELLED)
 STATES = UNFINISHED + TERMINAL
 
-#: Highest first: the order in which a worker looks.
-PRIORITIES = ("urgent", "high", "normal", "low")
+#: Highest first: the order in which a worker looks. Python shares one type between literals of the same words, so a
+#: second one in another order would change this one's.
+Priority = Literal["urgent", "high", "normal", "low"]
+PRIORITIES: tuple[str, ...] = get_args(Priority)
 
 #: How often each priority comes first, in sixteen turns: urgent nearly always, and low never starves.
 WEIGHTS = {"urgent": 12, "high": 2, "normal": 1, "low": 1}

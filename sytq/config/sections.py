@@ -41,7 +41,7 @@ from sytq.config.values import (
 )
 from sytq.durations import VALID_DURATION, Duration
 from sytq.schedule import Schedule
-from sytq.states import WEIGHTS
+from sytq.states import WEIGHTS, Priority
 
 PositiveDuration = Annotated[Duration, Field(gt=0), f"more than 0: {VALID_DURATION}"]
 
@@ -114,7 +114,7 @@ class TaskType(Section):
     retry: RetryPolicy = DEFAULTS
     timeout: PositiveDuration | None = None
     queue: Name | None = None
-    priority: Literal["low", "normal", "high", "urgent"] | None = None
+    priority: Priority | None = None
 
     @property
     def extra(self) -> dict[str, Any]:

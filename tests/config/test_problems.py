@@ -102,7 +102,7 @@ def test_one_message_lists_every_problem_a_line_each(tmp_path: Path) -> None:
             "providers.deepseek.base_url: value 'h/v1'",
             "https://",
         ),
-        ({"SYTQ_TYPES__X__PRIORITY": "top"}, "types.x.priority: value 'top'", "low, normal, high, urgent"),
+        ({"SYTQ_TYPES__X__PRIORITY": "top"}, "types.x.priority: value 'top'", "urgent, high, normal, low"),
         (
             {"SYTQ_TYPES__X__RETRY__JITTER": "2"},
             "types.x.retry.jitter: value '2' is not valid: too large",

@@ -12,6 +12,7 @@ from sytq.durations import Duration
 from sytq.errors import InvalidInput, OutboundRefused
 from sytq.http import Guard, check_headers
 from sytq.ledger.query.parse import LONGEST
+from sytq.states import Priority
 
 BATCH_MOST = 1000
 THEN_MOST = 20
@@ -56,7 +57,7 @@ class Callback(_Body):
 class _Described(_Body):
     type: StrictStr = Field(min_length=1, max_length=64)
     payload: dict[str, Any] = Field(default_factory=dict)
-    priority: Literal["urgent", "high", "normal", "low"] | None = None
+    priority: Priority | None = None
     metadata: dict[str, Any] | None = Field(default=None, description="Your own data: up to 4 KiB, searchable")
     callback: Callback | None = None
 
