@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.installation import Installation
@@ -58,14 +59,19 @@ def main() -> None:
     print(f"{'':40} {'Redis':>6} {'MySQL':>6} {'MiB':>8}")
     try:
         worker: list[int] = []
-        figures("worker process, idle", lambda: worker.append(installation.start_worker(8).pid), lambda: worker[0])
+        figures(
+            "worker process, idle",
+            lambda: worker.append(installation.start_worker(8, fresh=True).pid),
+            lambda: worker[0],
+        )
         tasks = [installation.prepare("gentle", f"g{n}", 2.0) for n in range(1000)]
         figures(
             "more with 1,000 async tasks running",
             lambda: installation.runtime.submitter.submit(tasks),
             lambda: worker[0],
         )
-        figures("API process (and its master), idle", installation.start_api, lambda: installation.gunicorn.pid)
+        start_api = partial(installation.start_api, fresh=True)
+        figures("API process (and its master), idle", start_api, lambda: installation.gunicorn.pid)
     finally:
         installation.close()
         redis.remove()

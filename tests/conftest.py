@@ -44,8 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    forkserver.stop()
-    yield
+    try:
+        yield  # fixtures of the session end here, and their processes
+    finally:
+        forkserver.stop()
     if folder := session.config.stash.get(_FOLDER, None):
         for left in leftovers.end(folder):
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
@@ -154,18 +156,19 @@ def installation(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
 
 
 @pytest.fixture
-def make_installation(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[..., Installation]]:
+def make_installation(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Installation]]:
     """Makes installations of this test alone: make_installation(database_url=..., redis_url=..., SYTQ_...=...).
 
-    Without addresses they share one SQLite file and the shared Redis, which is not emptied.
+    Without addresses they share one SQLite file and the shared Redis, emptied.
     """
     made: list[Installation] = []
+    shared_redis = redis_url
 
     def make(database_url: str = "", redis_url: str = "", **settings: str | None) -> Installation:
         folder = tmp_path / f"installation-{len(made)}"
         folder.mkdir()
         url = database_url or f"sqlite:///{tmp_path / 'sytq.db'}"
-        made.append(Installation(folder, url, redis_url or redis_server.url, **settings))
+        made.append(Installation(folder, url, redis_url or shared_redis, **settings))
         return made[-1]
 
     yield make
@@ -180,19 +183,19 @@ def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     Each has a database of its own (SQLite without `mysql`); their Redis is their own too, and never emptied.
     """
     started: dict[str, Installation] = {}
-    with contextlib.contextmanager(_started)(RedisServer) as redis_server:
+    with contextlib.contextmanager(_started)(RedisServer) as redis_server, contextlib.ExitStack() as stack:
 
         def start(name: str, mysql: MySQLServer | None, **settings: str | None) -> Installation:
             if name not in started:
                 folder = tmp_path_factory.mktemp(name)
                 url = mysql.create_database(name) if mysql else f"sqlite:///{folder / 'sytq.db'}"
-                started[name] = Installation(folder, url, redis_server.url, SYTQ_REDIS__PREFIX=name, **settings)
-                started[name].start_api()
+                made = Installation(folder, url, redis_server.url, SYTQ_REDIS__PREFIX=name, **settings)
+                stack.callback(made.close)
+                made.start_api()
+                started[name] = made
             return started[name]
 
         yield start
-        for each in started.values():
-            each.close()
 
 
 @pytest.fixture

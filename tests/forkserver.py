@@ -2,7 +2,8 @@
 
 A program (`python -m MODULE ARGUMENTS`, or `python PATH ARGUMENTS`) gets a process of its own, with its own session,
 environment, folder, arguments and exit status. It only lacks the second that imports take, which most tests of workers
-and commands are not about. A test of readiness, imports or the installed script uses `subprocess`.
+and commands are not about. A test of readiness, imports or the installed script uses `subprocess`. What Python reads
+as it starts (PYTHONHASHSEED, PYTHONUTF8, TZ...) is that of the tests.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -126,14 +128,17 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 env=environ,
                 cwd=ROOT,
+                start_new_session=True,  # Ctrl-C is for the tests, which end what they started
             )
+        self._lock = threading.Lock()
         self._stream = ours.makefile("rwb")
         ours.close()
 
     def ask(self, **request: Any) -> Any:
-        self._stream.write(json.dumps(request).encode() + b"\n")
-        self._stream.flush()
-        reply = self._stream.readline()
+        with self._lock:
+            self._stream.write(json.dumps(request).encode() + b"\n")
+            self._stream.flush()
+            reply = self._stream.readline()
         assert reply, f"the fork server ended with {self._process.wait()}"
         return json.loads(reply)
 
@@ -197,7 +202,8 @@ def _run(module: str, arguments: list[str], environ: dict[str, str], paths: list
     os.environ.clear()
     os.environ.update(environ)
     values.ValueClass = values.get_value_class()  # it read the environment at its import
-    sys.path[1:1] = environ.get("PYTHONPATH", "").split(os.pathsep)
+    first = os.path.dirname(module) if os.path.isabs(module) else cwd
+    sys.path[0:1] = [first, *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [module, *arguments]
     warnings.filterwarnings("ignore", module="runpy", category=RuntimeWarning)  # the module is imported already
     if os.path.isabs(module):

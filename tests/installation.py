@@ -115,11 +115,11 @@ class Installation:
         worker.wait_ready(lambda: "worker started" in worker.text())
         return worker
 
-    def start_api(self, conf: Path = GUNICORN_CONF, **settings: str) -> Process:
+    def start_api(self, conf: Path = GUNICORN_CONF, *, fresh: bool = False, **settings: str) -> Process:
         """Start gunicorn with the API on `port`; again after its end."""
         # The API is another process group than the worker: it counts in a folder of its own.
         environ = {name: value for name, value in self.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
-        self.gunicorn = Process(gunicorn_command(conf), environ | settings, self.folder / "api.log")
+        self.gunicorn = Process(gunicorn_command(conf), environ | settings, self.folder / "api.log", fresh=fresh)
         self.gunicorn.wait_ready(self._answers)
         return self.gunicorn
 

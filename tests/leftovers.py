@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,14 @@ def begin() -> Path:
 
 
 def end(folder: Path) -> list[str]:
-    """Kill the processes that still run and delete the folder; return their commands, and what it held."""
+    """Kill the processes that still run and delete the folder; return their commands, and what it held.
+
+    A process that is about to end, as its master was killed, has some seconds for it.
+    """
     left = []
+    patience = time.monotonic() + 5
+    while any(_processes(folder)) and time.monotonic() < patience:
+        time.sleep(0.1)
     for pid, command in _processes(folder):
         left.append(f"process {pid}: {command[:200]}")
         with contextlib.suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -68,8 +69,9 @@ class Process:
 
     def kill(self) -> None:
         """Send SIGKILL to master and workers at once. Harmless twice."""
-        if self.alive:
+        with contextlib.suppress(ProcessLookupError):  # workers may outlive their master
             self.signal(signal.SIGKILL)
+        self._process.kill()  # a process that was forked just now may not have its group yet
         self._process.wait(40)
 
     def terminate(self) -> int:
