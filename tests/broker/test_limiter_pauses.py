@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from sytq import Limiter
@@ -83,7 +86,9 @@ def test_limiters_and_task_ids_with_special_characters_stay_distinct(play: Play)
 # -- Redis was emptied
 
 
-def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(play: Play) -> None:
+def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
     redis, keys = play.bench.redis, play.bench.keys
     play.bench.heartbeat("w")
     play.epoch = redis.ask("GET", keys.epoch)
@@ -98,8 +103,12 @@ def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(play: Pla
     play.epoch = redis.ask("GET", keys.epoch)
     play.limiters.reregister()
     assert play.state(ONE).running == 1
-    assert "Redis was emptied" in str(play.refused("b", ONE))
-    play.limiters._suspended_until = 0.0  # a lease later, in which all workers registered their tasks
+    refusal = play.refused("b", ONE)
+    assert "Redis was emptied" in str(refusal)
+    assert isinstance(refusal.after, float) and 0 < refusal.after <= LEASE_MS / 1000
+    # That time later, in which all workers registered their tasks.
+    later = time.monotonic() + refusal.after
+    monkeypatch.setattr("sytq.broker.limiter.time", SimpleNamespace(monotonic=lambda: later))
     assert "1 of 1 run" in str(play.refused("b", ONE))
     play.release(a)
     play.acquire("b", ONE, created=2)
