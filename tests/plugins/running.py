@@ -51,11 +51,16 @@ def delivery_of(
     return Delivery(message, stream="", entry=b"", body=b"", attempts=attempts, max_attempts=4, token=token)
 
 
-def attempt(runtime: Runtime, delivery: Delivery, cut_off: threading.Event | None = None) -> Any:
-    """Run one attempt as on a worker; return its result or raise. Once `cut_off` is set it writes nothing more."""
+def attempt(
+    runtime: Runtime, delivery: Delivery, cut_off: threading.Event | None = None, operations: Any = None
+) -> Any:
+    """Run one attempt as on a worker; return its result or raise. Once `cut_off` is set it writes nothing more.
+
+    `operations` replaces those of the runtime, which need Redis.
+    """
 
     async def cancel_when_cut_off() -> Any:
-        running = asyncio.create_task(_attempt(runtime, delivery))
+        running = asyncio.create_task(_attempt(runtime, delivery, operations))
         while cut_off is not None and not cut_off.is_set():
             await asyncio.sleep(0.01)
         if cut_off is not None:
@@ -65,11 +70,12 @@ def attempt(runtime: Runtime, delivery: Delivery, cut_off: threading.Event | Non
     return asyncio.run(cancel_when_cut_off())
 
 
-async def _attempt(runtime: Runtime, delivery: Delivery) -> Any:
+async def _attempt(runtime: Runtime, delivery: Delivery, operations: Any) -> Any:
     declared = runtime.registry.get(delivery.type)
     client = Client(runtime.guard)
     services = task_services(runtime, client, asyncio.get_running_loop(), runtime.limiters)
-    services = dataclasses.replace(services, operations=_NoProgress())
+    if operations is not None:
+        services = dataclasses.replace(services, operations=operations)
     with services.threads:
         try:
             payload = declared.parse(delivery.payload)
@@ -81,14 +87,14 @@ async def _attempt(runtime: Runtime, delivery: Delivery) -> Any:
 
 
 class _NoProgress:
-    """Redis does not know the task."""
+    """Operations without Redis: progress is dropped."""
 
     def report_progress(self, *_: object) -> bool:
         return True
 
 
 class Run:
-    """One task. Each `start` is an attempt with a higher fencing token, as on a worker; it returns or raises."""
+    """One task, which needs no Redis. Each `start` is an attempt with a higher fencing token; it returns or raises."""
 
     def __init__(self, runtime: Runtime, type_name: str, payload: Any, created_at: dt.datetime | None = None) -> None:
         self._runtime = runtime
@@ -105,4 +111,4 @@ class Run:
         delivery = delivery_of(
             self._declared, self._payload, self.id, self._created_at, attempts=1, token=self._attempts
         )
-        return attempt(self._runtime, delivery)
+        return attempt(self._runtime, delivery, operations=_NoProgress())

@@ -34,6 +34,13 @@ def add_row(runtime: Runtime, id: int, status: str | None, minutes: float = 60, 
         ValuationRecord.create(id=id, status=status, created_at=changed, **({"updated_at": changed} | columns))
 
 
+def add_stuck_rows(runtime: Runtime, ids: range, status: str) -> None:
+    changed = utcnow() - dt.timedelta(hours=1)
+    rows = [{"id": id, "status": status, "created_at": changed, "updated_at": changed} for id in ids]
+    with runtime.database.connection_context():
+        ValuationRecord.insert_many(rows).execute()
+
+
 def add_task(runtime: Runtime, row: int, state: str, minutes: float = 30, **columns: Any) -> str:
     ended = utcnow() - dt.timedelta(minutes=minutes)
     task_id = f"task-{row}-{state}-{minutes:g}"
@@ -153,10 +160,7 @@ def test_tasks_with_invalid_payloads_or_other_tables_are_ignored(runtime: Runtim
 
 
 def test_rows_beyond_one_page_are_found(runtime: Runtime) -> None:
-    changed = utcnow() - dt.timedelta(hours=1)
-    rows = [{"id": id, "status": "处理中", "created_at": changed, "updated_at": changed} for id in range(1, 451)]
-    with runtime.database.connection_context():
-        ValuationRecord.insert_many(rows).execute()
+    add_stuck_rows(runtime, range(1, 451), "处理中")
     found = sync(runtime, dry_run=True)
     assert (found["resubmitted"], found["rows"]["resubmitted"]) == (450, list(range(1, 21)))
 
@@ -198,13 +202,12 @@ def test_sync_of_a_killed_worker_submits_each_row_once(
     """With real workers and no provider, so that the submitted tasks wait."""
     installation = Installation(tmp_path, mysql_url, redis_url)
     try:
-        runtime, total = installation.runtime, 60
-        for id in range(1, total + 1):
-            add_row(runtime, id, "processing")
-        # A lock on a row in the middle keeps the sync from finishing before the kill.
+        runtime, total, locked = installation.runtime, 260, 230
+        add_stuck_rows(runtime, range(1, total + 1), "processing")
+        # A lock on a row of the second page keeps the sync from finishing before the kill.
         other = mysql_server.connect(mysql_url.rpartition("/")[2].partition("?")[0], autocommit=False)
         with other.cursor() as cursor:
-            cursor.execute("SELECT * FROM valuation_records WHERE id = %s FOR UPDATE", (total // 2,))
+            cursor.execute("SELECT * FROM valuation_records WHERE id = %s FOR UPDATE", (locked,))
         worker = installation.start_worker()
         task = runtime.submitter.prepare("sync", {})
         runtime.submitter.submit([task])
@@ -213,13 +216,13 @@ def test_sync_of_a_killed_worker_submits_each_row_once(
             with runtime.database.connection_context():
                 return int(Task.select().where(Task.type == "llm").count())
 
-        poll(lambda: submitted() > 5, message="the first rows are submitted")
+        poll(lambda: submitted() > 200, message="the rows of the first page are submitted")
         worker.kill()
         before = submitted()
         other.close()
         installation.start_worker()
         installation.wait_state(task.id, "succeeded", timeout=60)
-        assert 0 < before < total  # else the sync was finished before the kill
+        assert 200 < before < total  # else the sync was finished before the kill
         assert submitted() == total
     finally:
         installation.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -141,14 +142,16 @@ def test_a_unique_key_is_free_after_another_program_ends_its_task(make: Make, st
 
 def test_a_running_task_unknown_to_redis_is_cancelled(make: Make, redis_server: RedisServer) -> None:
     installation = make()
-    installation.start_worker(SYTQ_WORKER__HEARTBEAT="2s", SYTQ_WORKER__LIVENESS="10s")
+    worker = installation.start_worker(SYTQ_WORKER__HEARTBEAT="2s", SYTQ_WORKER__LIVENESS="10s")
     task = installation.submit("checking", "a")
     installation.wait_state(task, "running")
     last = heartbeats(installation)
-    poll(lambda: heartbeats(installation) != last, message="the next heartbeat is 2 s away")
+    poll(lambda: heartbeats(installation) != last, message="a heartbeat has just ended")
+    worker.signal(signal.SIGSTOP)  # it would register the task again
     redis_server.client().flushall()
     assert installation.runtime.inspection.live([task]) == {}
     assert operator(installation).cancel(task, "ann") == "asked"
+    worker.signal(signal.SIGCONT)
     assert installation.wait_state(task, "cancelled").error == "cancelled by ann"
     assert operator(installation).cancel(task, "ann") == "ended"
     assert installation.notes() == {"start a": 1, "noticed a": 1}
