@@ -33,7 +33,9 @@ def guarded(folder: Path, module_database_url: str, redis_server: RedisServer) -
         "SYTQ_REDIS__PREFIX": uuid.uuid4().hex,
         "SYTQ_API__WORKERS": "2",
     }
-    api = Installation(folder, module_database_url, redis_server.url, **BUILT_IN, **settings)
+    own = folder / module_database_url.partition(":")[0]  # the engine
+    own.mkdir()
+    api = Installation(own, module_database_url, redis_server.url, **BUILT_IN, **settings)
     try:
         api.start_api()
         yield api

@@ -21,7 +21,7 @@ TASK = {"type": "webhook", "payload": {"url": "http://example.com/"}}
 @pytest.fixture(scope="module")
 def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
     url = f"sqlite:///{folder / 'access.db'}"
-    settings = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_REDIS__PREFIX": "access"}
+    settings = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_REDIS__PREFIX": uuid.uuid4().hex}
     made = Installation(folder, url, redis_server.url, **BUILT_IN, **settings)
     try:
         made.start_api()
