@@ -103,7 +103,8 @@ def _change(ctx: Context, payload: Bulk, wanted: Filter, ids: list[str], resumed
 
 
 def _recall(ctx: Context) -> _Notes | None:
-    found = ctx.read(lambda database: Step.get_or_none(Step.task_id == ctx.id, Step.name == _NOTES))
+    # Not `ctx.read`: an attempt that has lost its task must not repeat its last batch.
+    found = ctx.transaction(lambda tx: Step.get_or_none(Step.task_id == ctx.id, Step.name == _NOTES))
     return _Notes.model_validate_json(found.value) if found and found.value else None
 
 

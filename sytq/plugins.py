@@ -88,6 +88,9 @@ def find(folders: Iterable[Path], also: Iterable[ModuleType] = ()) -> Installed:
     for source, load in _loaders(folders):
         try:
             module = load()
+            plugin = vars(module).get("plugin")
+            if isinstance(plugin, Plugin) and plugin.settings is not None:
+                plugin.settings.model_rebuild()  # a `Section` defers it: an error in it is this plugin's
             if module not in modules:
                 modules.append(module)
         except Exception as error:

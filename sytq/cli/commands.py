@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]
 
+from sytq.errors import SytqError
 from sytq.plugins import Command, commands
 
 #: Plain text, on any terminal and without one.
@@ -71,7 +72,12 @@ class Commands(Mapping[str, Any]):
 
 def _made(name: str, command: Command) -> Any:
     module, _, attribute = command.target.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        if name in OWN or name in UNLISTED:
+            raise
+        raise SytqError(f"the plugin of '{name}' is broken: {type(error).__name__}: {error}") from error
     around = typer.Typer(add_completion=False, rich_markup_mode=MARKUP, pretty_exceptions_enable=False)
     if isinstance(found, typer.Typer):
         around.add_typer(found, name=name, help=command.help)
@@ -88,6 +94,9 @@ class Root(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         listed = self.commands.listed

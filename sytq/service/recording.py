@@ -23,7 +23,7 @@ from sytq.ledger.models import Task, UniqueKey
 from sytq.ledger.values import parsed, utcnow
 from sytq.service.submission import DISPATCH_WITHIN, Origin, Submitter
 from sytq.service.task_view import announcement
-from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
+from sytq.states import CANCELLED, DEAD, DEFAULT_PRIORITY, RUNNING, TERMINAL
 from sytq.tasktypes.declaration import ANNOUNCEMENT, Death
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.registry import Registry
@@ -106,7 +106,9 @@ class Recording:
             announcer = self._registry.of_role("announcement")
         except InvalidInput:
             log.warning("no task type announces ends here: callback left to other workers", task_id=task.id)
-            return NewTask(callback_id, ANNOUNCEMENT, "default", "normal", encode(payload), **origin)
+            # In the queue of the ended task, which some worker reads.
+            queue = task.queue or self._registry.queue_of(task.type)
+            return NewTask(callback_id, ANNOUNCEMENT, queue, DEFAULT_PRIORITY, encode(payload), **origin)
         return self._submitter.prepare(announcer.name, payload, id=callback_id, **origin)
 
 

@@ -62,7 +62,7 @@ class Registry:
                 except DuplicatePlugin:
                     raise
                 except Exception as error:
-                    if declared.name in settings.types:
+                    if isinstance(error, ConfigError) and declared.name in settings.types:
                         raise  # the operator's section may be at fault, and the operator sees this
                     registry._quarantine(Quarantined(declared.source, f"{type(error).__name__}: {error}"))
         for declared in also:

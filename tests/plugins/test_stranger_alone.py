@@ -200,6 +200,10 @@ def test_third_party_command_is_listed_without_its_import_and_runs(shop: Install
     assert "List the latest tasks" in shown  # the package's `ls` does not replace the core's
     run(shop, "-m", "sytq.cli", "db", "migrate")
     assert run(shop, "-m", "sytq.cli", "sales") == "imported\n0 sold\n"
+    command = [sys.executable, "-m", "sytq.cli", "stock"]
+    broken = subprocess.run(command, cwd=shop.folder, env=shop.environ, capture_output=True, text=True, timeout=60)
+    assert broken.returncode == 1
+    assert broken.stderr.startswith("sytq: the plugin of 'stock' is broken: AttributeError: ")
 
 
 def test_no_module_of_the_core_names_a_plugin() -> None:

@@ -62,7 +62,7 @@ def test_p5_callback_is_kept_where_no_type_announces_it(ledger: Ledger) -> None:
     assert recording.write([end]) == [callback]  # written again, it is the same task
     row = ledger.get(callback.id)
     assert row is not None
-    assert (row.type, row.queue, row.parent, row.owner) == (ANNOUNCEMENT, "default", task.id, "shop")
+    assert (row.type, row.queue, row.parent, row.owner) == (ANNOUNCEMENT, "q", task.id, "shop")  # a worker reads q
     payload = json.loads(row.payload)
     assert payload["url"] == "https://example.com/"
     assert json.loads(payload["body"])["type"] == "task.succeeded"

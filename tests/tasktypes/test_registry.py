@@ -137,6 +137,41 @@ def test_a_broken_file_is_quarantined_and_other_types_load(tmp_path: Path) -> No
     assert "nothing_of_this_name" in found.error
 
 
+UNUSABLE = """
+from sytq import Plugin, task
+from sytq.config import Section
+from pydantic import BaseModel, ConfigDict
+
+class Odd: pass
+
+class Shop(Section):
+    odd: Odd | None = None
+
+class Sections(Section):
+    shop: Shop | None = None
+
+plugin = Plugin("shop", settings=Sections)
+"""
+
+
+def test_a_plugin_whose_settings_have_no_schema_is_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(UNUSABLE)
+    (tmp_path / "good.py").write_text(TYPE.format(name="good"))
+    registry = load(tmp_path)
+    assert "good" in registry
+    (found,) = registry.quarantined
+    assert found.source == str(tmp_path / "bad.py") and "Odd" in found.error
+
+
+def test_a_type_whose_config_has_no_schema_is_quarantined_also_with_a_section(tmp_path: Path) -> None:
+    text = UNUSABLE.replace('plugin = Plugin("shop", settings=Sections)', "")
+    text += TYPE.format(name="bad").replace('timeout="10s"', 'timeout="10s", config=Sections')
+    (tmp_path / "bad.py").write_text(text)
+    registry = load(tmp_path, SYTQ_TYPES__BAD='{"timeout": "1m"}')
+    (found,) = registry.quarantined
+    assert "bad" not in registry and "Odd" in found.error
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
