@@ -66,13 +66,16 @@ class Redis:
             "protocol": 2,
         }
         self.client: redis.Redis | Cluster
-        match urlsplit(url).scheme:
-            case "redis+sentinel":
-                self.client = _master(url, options)
-            case "redis+cluster":
-                self.client = Cluster(redis_hosts(url), home, options | _login(url))
-            case _:
-                self.client = redis.Redis.from_url(url, **options)
+        try:
+            match urlsplit(url).scheme:
+                case "redis+sentinel":
+                    self.client = _master(url, options)
+                case "redis+cluster":
+                    self.client = Cluster(redis_hosts(url), home, options | _login(url))
+                case _:
+                    self.client = redis.Redis.from_url(url, **options)
+        except ValueError as error:  # of an option in its query
+            raise ConfigError(f"redis.url: {error}") from None
         self._scripts = {
             file.name.removesuffix(".lua"): _text(file.name)
             for file in files("sytq.broker").joinpath("scripts").iterdir()

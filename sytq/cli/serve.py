@@ -55,7 +55,9 @@ def _usable(file: str | None) -> Runtime:
     if file is not None:
         os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # child processes read the same file
     try:
-        return build(load())
+        parts = build(load())
+        parts.redis  # noqa: B018 (built here, so that an option of its URL is refused before the server starts)
+        return parts
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

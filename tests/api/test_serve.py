@@ -28,12 +28,16 @@ def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("command", ["api", "worker"])
 def test_an_unusable_configuration_is_one_message_and_exit_2(command: str, tmp_path: Path) -> None:
-    (tmp_path / "sytq.yaml").write_text("api: {port: 99999}\n")
-    done = sytq(command, "--file", str(tmp_path / "sytq.yaml"), environ=environment(tmp_path), cwd=tmp_path)
-    assert done.returncode == 2
-    assert "api.port" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    for settings, named in (
+        ("api: {port: 99999}", "api.port"),
+        ("redis: {url: 'redis://h/0?socket_timeout=x'}", "redis.url"),
+    ):
+        (tmp_path / "sytq.yaml").write_text(settings)
+        done = sytq(command, "--file", str(tmp_path / "sytq.yaml"), environ=environment(tmp_path), cwd=tmp_path)
+        assert done.returncode == 2
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_gunicorn_reports_invalid_configuration_without_traceback(tmp_path: Path) -> None:
