@@ -27,6 +27,7 @@ class Child:
     def __init__(self, name: str, command: Sequence[str], folder: Folder, grace: float = 0.0) -> None:
         self.name = name
         self.log = folder.log(name)
+        self.replacing = asyncio.Lock()  # held while the process is replaced by a new one
         self._command = command
         self._alive = folder.alive(name)
         self._grace = grace

@@ -48,7 +48,6 @@ class Supervisor:
         self._stopped_by: int | None = None
         self._ending = False
         self._children: list[Child] = []
-        self._starting = asyncio.Lock()  # held while an ended child is started again
         self._environ: dict[str, str] = dict(os.environ)
 
     async def run(self) -> int:
@@ -174,7 +173,7 @@ class Supervisor:
         while True:
             since = time.monotonic()
             status = await child.ended()
-            async with self._starting:
+            async with child.replacing:
                 if child.pid is not None:  # replaced, as a plugin file has changed
                     continue
             said = f"the {child.name} ended unexpectedly ({_status(status)})"
@@ -187,13 +186,21 @@ class Supervisor:
             _say(f"starting the {child.name} again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, max_pause)
-            async with self._starting:
+            async with child.replacing:
                 await self._start(child, guard)
 
     async def _start(self, child: Child, guard: Guard) -> None:
-        if child.pid is None:
+        # Nothing starts while everything ends: a renewal may still wait for its child then, when another has failed.
+        if child.pid is None and not self._ending:
             await child.start(self._environ)
             guard.watch(self._children)
+
+    async def _renew(self, child: Child, guard: Guard) -> None:
+        """Stop the child and start it again; a child that waits for its restart is started at once."""
+        async with child.replacing:
+            if child.pid is not None:
+                await child.stop()
+            await self._start(child, guard)
 
     async def _keep_up(self, parts: Runtime, saved: Saved, guard: Guard) -> None:
         """Restart worker and API whenever a plugin file is saved and can be loaded."""
@@ -202,10 +209,8 @@ class Supervisor:
             files = await saved.next(self._environ, _say)
             self._environ |= saved.variables()
             known = await _workers(parts)
-            async with self._starting:
-                await asyncio.gather(*(child.stop() for child in self._children))
-                for child in self._children:
-                    await self._start(child, guard)
+            # Each by itself: the API is back while the worker still drains.
+            await asyncio.gather(*(self._renew(child, guard) for child in self._children))
             try:
                 async with asyncio.timeout(_START_DEADLINE):
                     await _until_up(parts, api, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,6 +27,18 @@ from tests.tools import required
 ROOT = Path(__file__).resolve().parent.parent.parent
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 WENT_THROUGH = "The sample valuation and its callback went through"
+
+QUICK = """
+from pydantic import BaseModel
+from sytq import task
+
+class Nothing(BaseModel):
+    pass
+
+@task("quick", payload=Nothing)
+def quick(ctx, payload):
+    return "done"
+"""
 
 Start = Callable[..., Dev]
 
@@ -85,6 +98,13 @@ def asking(provider: ScriptedProvider) -> dict[str, str]:
 def state_of(dev: Dev, queue: str) -> str | None:
     tasks = requests.get(f"{dev.api}/api/tasks", {"queue_name": queue, "limit": 1}, timeout=60).json()["data"]["tasks"]
     return tasks[0]["status"] if tasks else None
+
+
+def types_of(dev: Dev) -> str:
+    """The task types of the API as it lists them; nothing while it does not answer."""
+    with contextlib.suppress(requests.ConnectionError):
+        return requests.get(f"{dev.api}/v2/types", timeout=60).text
+    return ""
 
 
 def status(dev: Dev, task_id: str) -> str:
@@ -194,6 +214,21 @@ def test_sigterm_ends_every_process(running: Dev) -> None:
     assert running.wait(10) == 0, running.said
     assert time.monotonic() - began < 10
     assert running.processes() == {}
+
+
+def test_saved_plugin_restarts_the_api_while_the_worker_drains(
+    tmp_path: Path, start: Start, silent_provider: ScriptedProvider
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    dev = start(tmp_path, SYTQ_WORKER__SHUTDOWN_TIMEOUT="600s", **asking(silent_provider))
+    poll(lambda: "A sample" in dev.said and state_of(dev, "llm") == "active", message=lambda: dev.said)
+    worker, api = dev.pid_of("sytq.actors"), dev.pid_of("gunicorn")
+    (tmp_path / "plugins" / "quick.py").write_text(QUICK)
+    poll(lambda: "quick" in types_of(dev), message=lambda: dev.said)
+    assert worker in dev.processes()
+    assert api not in dev.processes()
+    assert state_of(dev, "llm") == "active"
+    assert "ended unexpectedly" not in dev.said
 
 
 def test_ctrl_c_during_the_sample_ends_every_process(
