@@ -13,6 +13,7 @@ from functools import partial
 import dramatiq
 from dramatiq.middleware import Middleware, TimeLimit
 
+import sytq.http.sessions  # noqa: F401  # brings aiohttp, which the first request would import on the event loop
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter import Limiters
