@@ -13,6 +13,7 @@ import pytest
 
 from tests.installation import Installation
 from tests.servers import poll
+from tests.terminal import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("llm", "webhook", "callback", "bulk")
@@ -204,6 +205,9 @@ def test_third_party_command_is_listed_without_its_import_and_runs(shop: Install
     broken = subprocess.run(command, cwd=shop.folder, env=shop.environ, capture_output=True, text=True, timeout=60)
     assert broken.returncode == 1
     assert broken.stderr.startswith("sytq: the plugin of 'stock' is broken: AttributeError: ")
+    asked = shop.environ | {"_SYTQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "sytq --v"}
+    completed = subprocess.run([PROGRAM], cwd=shop.folder, env=asked, capture_output=True, text=True, timeout=60)
+    assert "--version" in completed.stdout and (completed.stderr, "imported" in completed.stdout) == ("", False)
 
 
 def test_no_module_of_the_core_names_a_plugin() -> None:
