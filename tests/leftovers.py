@@ -30,8 +30,8 @@ def end(folder: Path) -> list[str]:
     A process that is about to end, as its master was killed, has some seconds for it.
     """
     left = []
-    patience = time.monotonic() + 5
-    while any(_processes(folder)) and time.monotonic() < patience:
+    deadline = time.monotonic() + 5
+    while any(_processes(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid, command in _processes(folder):
         left.append(f"process {pid}: {command[:200]}")
