@@ -55,6 +55,7 @@ plugin = Plugin(
 
 _MARGIN = 60.0  # seconds beyond the calls: the row's transactions, and a database that is briefly unavailable
 _LONGEST = 24 * 3600.0
+_RESULT_REPORT = 240 << 10  # characters of JSON: the limit of a result (256 KiB), less its other fields
 
 
 class Valuation(BaseModel):
@@ -160,6 +161,7 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     return {
         "table_name": payload.table_name,
         "id": payload.id,
+        "report": last["content"] if len(encode(last["content"])) <= _RESULT_REPORT else None,
         "provider": last["provider"],
         "model": last["model"],
         "usage": last["usage"],

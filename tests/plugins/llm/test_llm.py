@@ -35,6 +35,7 @@ def test_completed_task_writes_the_report_to_its_row(desk: Desk) -> None:
     assert result == {
         "table_name": "valuation_records",
         "id": 1,
+        "report": REPORT,
         "provider": "scripted",
         "model": "scripted-1",
         "usage": USAGE,
@@ -125,6 +126,19 @@ def test_same_id_in_two_tables_is_two_rows(desk: Desk) -> None:
     desk.run(desk.submit(1, "order"))
     assert desk.row(1)["report"] is None
     assert desk.row(1, order)["report"] == REPORT
+
+
+@pytest.mark.parametrize(("length", "is_in_result"), [(245_000, True), (400_000, False)])
+def test_result_has_the_report_unless_a_result_cannot_hold_it(desk: Desk, length: int, is_in_result: bool) -> None:
+    report = "价\n" + "a" * length
+    desk.provider.play(answers(report))
+    desk.sql("ALTER TABLE valuation_records MODIFY report LONGTEXT" if desk.is_mysql else "SELECT 1")
+    desk.add_row()
+    task = desk.submit()
+    result = desk.run(task)
+    assert result["report"] == (report if is_in_result else None)
+    assert (result["table_name"], result["id"], result["provider"]) == ("valuation_records", 1, "scripted")
+    assert desk.row()["report"] == json.loads(desk.steps(task)["node-0"].value)["content"] == report
 
 
 # -- invalid rows and tables

@@ -57,7 +57,7 @@ def test_each_node_gets_the_row_and_the_previous_outputs(desk: Desk) -> None:
         "3/3",
         3,
     )
-    assert len(result["cost"]) == 3
+    assert (result["report"], len(result["cost"])) == ("worth 420", 3)
     steps = desk.steps(task)
     for name, text in (("node-0", "an old house"), ("node-2", "worth 420")):
         kept = json.loads(steps[name].value or "")
