@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 
 from sytq.config import Section, Settings
 from sytq.config.sections import DEFAULTS, PositiveDuration
-from sytq.config.values import Count, Identifier, Name, Secret, Text, WebUrl, problem
+from sytq.config.values import Count, Identifier, Key, Name, Text, WebUrl, problem
 
 _HOURS = "two times of day in UTC such as 16:30-00:30"
 _TEMPLATE = "a Jinja template over row and outputs"
@@ -47,7 +47,7 @@ class CircuitBreaker(Section):
 
 
 class Deepseek(Section):
-    api_key: Secret | None = None
+    api_key: Key | None = None
     base_url: WebUrl = "https://api.deepseek.com/v1"
     timeout: PositiveDuration = 30.0
     model: Text = "deepseek-chat"
@@ -86,7 +86,7 @@ class Model(Section):
 
 class Provider(Section):
     base_url: WebUrl
-    api_key: Secret | None = None
+    api_key: Key | None = None
     model: Text
     max_tokens: Count = 2000
     stream: bool = True

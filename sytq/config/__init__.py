@@ -43,7 +43,8 @@ def load(
     try:
         settings = model.model_validate(tree)
     except ValidationError as error:
-        found += problems.lines(error, origins, model)
+        named = {line.partition(": ")[0] for line in found}
+        found += [line for line in problems.lines(error, origins, model) if line.partition(": ")[0] not in named]
     if found:
         raise ConfigError("\n".join(found))  # outside the except, whose context would carry the raw values
     settings.origins.update(origins)

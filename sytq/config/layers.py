@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from sytq.config import compat
+from sytq.config.cleaning import cleaned, trimmed
 from sytq.config.masking import is_secret_key
-from sytq.config.problems import Path, place_at
+from sytq.config.problems import Path, Place, place_at
 
 #: The usual names of these settings.
 USUAL_VARIABLES: Mapping[str, str] = {
@@ -49,7 +50,7 @@ def read(
                     del tree[section][name]
         for path_, value, origin in layer:
             _put(tree, origins, path_, value, origin)
-    return tree, origins
+    return cleaned(tree, Place(model), problems, origins), origins
 
 
 def _put(tree: dict[str, Any], origins: dict[str, str], path: Path, value: Any, origin: str) -> None:
@@ -127,7 +128,7 @@ def _leaves(model: Model, value: Any, path: Path, origin: str) -> Iterator[Given
 def _other_variables(environ: Mapping[str, str]) -> Iterator[Given]:
     for name, key in {**compat.VARIABLES, **USUAL_VARIABLES}.items():
         value = compat.meaning(name, environ.get(name, ""))
-        if value and not _is_link(value):
+        if trimmed(value) and not _is_link(value):
             yield tuple(key.split(".")), value, f"env {name}"
 
 
@@ -138,7 +139,7 @@ def _is_link(value: str) -> bool:
 
 def _variables(model: Model, environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
     for name, value in sorted(environ.items()):
-        if not name.startswith("SYTQ_") or not value or name == "SYTQ_CONFIG" or _file_of(model, name):
+        if not name.startswith("SYTQ_") or not trimmed(value) or name == "SYTQ_CONFIG" or _file_of(model, name):
             continue
         path = _path_of(name)
         if len(path) > 1 or place_at(path, model):
@@ -167,7 +168,7 @@ def _credentials(model: Model, environ: Mapping[str, str], problems: list[str]) 
 
 def _secret(model: Model, path: Path, name: str, file: File, problems: list[str]) -> Iterator[Given]:
     try:
-        value = file.read_text(encoding="utf-8").rstrip("\r\n")
+        value = trimmed(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         problems.append(f"{name}: file '{file}' cannot be read: {why}; valid: a file with the secret")

@@ -159,18 +159,18 @@ def _line(found: Any, origins: Mapping[str, str], model: type[BaseModel], sectio
     place = place_at(path, model)
     if mapping_key and place is not None:
         place = Place(get_args(place.type)[0])
-    source = _source((*section, *path), origins)
+    where = source((*section, *path), origins)
     if found["type"] == "extra_forbidden":
         below = [name for name in origins if name.startswith(f"{key}.")]
         deepest = tuple(below[0].split("."))[len(section) :] if below else path
-        return f"{key}: {unknown(deepest, model, section)}{source}"
+        return f"{key}: {unknown(deepest, model, section)}{where}"
     valid = context.get("valid") or (place.valid if place else "")
     if found["type"] == "missing":
-        return f"{key}: missing; valid: {valid}{_source((*section, *path[:-1]), origins)}"
+        return f"{key}: missing; valid: {valid}{source((*section, *path[:-1]), origins)}"
     reason = context.get("reason") or next(
         (words for kind, words in _REASONS.items() if found["type"].startswith(kind)), found["msg"]
     )
-    return f"{key}: value {_shown(path, place, value, exact)} is not valid: {reason}; valid: {valid}{source}"
+    return f"{key}: value {_shown(path, place, value, exact)} is not valid: {reason}; valid: {valid}{where}"
 
 
 def _shown(path: Path, place: Place | None, value: object, exact: bool) -> str:
@@ -189,7 +189,8 @@ def is_secret(path: Path, place: Place | None) -> bool:
     return (place is not None and place.type is SecretStr) or any(is_secret_key(key) for key in path)
 
 
-def _source(path: Path, origins: Mapping[str, str]) -> str:
+def source(path: Path, origins: Mapping[str, str]) -> str:
+    """Where a setting comes from, in parentheses; empty if nowhere."""
     for length in range(len(path), 0, -1):
         key = ".".join(path[:length])
         if key in origins:

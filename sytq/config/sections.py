@@ -18,6 +18,8 @@ from sytq.config.values import (
     AllowedHost,
     Count,
     DatabaseUrl,
+    HeaderName,
+    HeaderValue,
     Host,
     HostPattern,
     Level,
@@ -248,7 +250,7 @@ class Sentry(Section):
 
 class Otel(Section):
     endpoint: WebUrl | None = None
-    headers: dict[Text, Secret] = {}
+    headers: dict[HeaderName, HeaderValue] = {}
 
 
 class Logger(Section):

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Se
 from pydantic_core import PydanticCustomError
 
 from sytq.config import urls
+from sytq.config.cleaning import OneLine
 from sytq.config.masking import MASK, mask_url
 from sytq.config.patterns import VALID_HOST_PATTERN, VALID_URL_PATTERN, check_host_pattern, check_url_pattern
 
@@ -73,6 +74,15 @@ def _sentry_dsn(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _sendable(form: str, valid: str) -> AfterValidator:
+    def validate(secret: SecretStr) -> SecretStr:
+        if not re.fullmatch(form, secret.get_secret_value()):
+            raise problem("a header cannot carry it as it is", valid)
+        return secret
+
+    return AfterValidator(validate)
+
+
 def _level(value: object) -> object:
     """Accept the level names of zap, logrus and slog, as in the old systems' LOG_LEVEL."""
     if not isinstance(value, str):
@@ -112,17 +122,23 @@ _LEVELS = {
 _SIZE = "a number of bytes, or with a unit such as 512KiB, 1MiB"
 _CIDR = "a network such as 10.0.0.0/8, 192.168.1.7/32 or fd00::/8"
 _DSN = "https://key@host/project"
+_KEY = "the key alone: printable ASCII without spaces and quotes"
+_HEADER = "printable ASCII"
 _RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
 _HOST = "a host name or address without scheme and port"
 
-Text = Annotated[str, BeforeValidator(_whole_number_as_text)]
+Text = Annotated[str, BeforeValidator(_whole_number_as_text), OneLine()]
 Secret = Annotated[
     SecretStr,
     BeforeValidator(_whole_number_as_text),
     PlainSerializer(lambda secret: MASK if secret.get_secret_value() else "", return_type=str, when_used="json"),
 ]
+#: A bearer token, without the word `Bearer`.
+Key = Annotated[Secret, _sendable(r"[!#-&(-_a-~]*", _KEY), _KEY]
+HeaderValue = Annotated[Secret, _sendable(r"[ -~]*", _HEADER), _HEADER]
+HeaderName = Annotated[str, Field(pattern=r"^[!#-'*+.0-9A-Z^-z|~-]+$"), "the name of a header"]
 SentryDsn = Annotated[Secret, AfterValidator(_sentry_dsn), _DSN]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"), _NAME]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), _IDENTIFIER]
@@ -163,7 +179,7 @@ LogFormat = Annotated[str, BeforeValidator(_log_format), Field(pattern="^(json|c
 
 _masked: Any = PlainSerializer(mask_url, return_type=str, when_used="json")
 DatabaseUrl = Annotated[
-    str, AfterValidator(_by(urls.check_database_url, urls.DATABASE_FORMS)), _masked, urls.DATABASE_FORMS
+    str, AfterValidator(_by(urls.check_database_url, urls.DATABASE_FORMS)), OneLine(), _masked, urls.DATABASE_FORMS
 ]
 
 
@@ -172,13 +188,18 @@ def _go_dsn(dsn: str) -> str:
     return dsn
 
 
-GoDsn = Annotated[str, AfterValidator(_by(_go_dsn, urls.GO_DSN_FORM)), _masked, urls.GO_DSN_FORM]
-RedisUrl = Annotated[str, AfterValidator(_by(urls.check_redis_url, urls.REDIS_FORMS)), _masked, urls.REDIS_FORMS]
+GoDsn = Annotated[str, AfterValidator(_by(_go_dsn, urls.GO_DSN_FORM)), OneLine(), _masked, urls.GO_DSN_FORM]
+RedisUrl = Annotated[
+    str, AfterValidator(_by(urls.check_redis_url, urls.REDIS_FORMS)), OneLine(), _masked, urls.REDIS_FORMS
+]
 Address = Annotated[str, AfterValidator(_by(urls.check_address, "host:port")), "host:port"]
 WebUrl = Annotated[
     str,
     AfterValidator(_by(urls.check_web_url, "https://host/path")),
+    OneLine(),
     _masked,
     "https://host/path or http://host/path",
 ]
-ProxyUrl = Annotated[str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), _masked, urls.PROXY_FORM]
+ProxyUrl = Annotated[
+    str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), OneLine(), _masked, urls.PROXY_FORM
+]
