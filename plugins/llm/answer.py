@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
+from .envelope import error_in
+
 #: How a call failed. docs/llm.md says what follows from each.
 Kind = Literal[
     "first_content", "silence", "total", "network", "broken_off",
@@ -76,8 +78,8 @@ class Answer:
 
         Raises ChatError (error_in_answer, too_large).
         """
-        if event.get("error"):
-            raise ChatError("error_in_answer", f"the provider reported an error: {self.say(event['error'])}")
+        if (error := error_in(event)) is not None:
+            raise ChatError("error_in_answer", f"the provider reported an error: {self.say(error.words)}")
         if isinstance(event.get("model"), str) and event["model"]:
             self._model = event["model"][:200]
         if isinstance(event.get("usage"), dict):
@@ -116,12 +118,10 @@ class Answer:
             raise ChatError("blank", "the answer is blank")
         return Reply(content=content, model=self._model, finish_reason=reason, usage=self.usage)
 
-    def say(self, error: object) -> str:
-        """A provider's error object or text as one line that is safe to show."""
-        if isinstance(error, dict):
-            error = error.get("message") or error.get("code") or error.get("type") or "no message"
+    def say(self, words: str) -> str:
+        """A provider's words as one line that is safe to show."""
         # Mask the key before cutting, so that no part of it remains at the end.
-        said = str(error)[: _MAX_SAID * 4]
+        said = words[: _MAX_SAID * 4]
         if self._key:
             said = said.replace(self._key, "***")
         said = re.sub(r"[\s\x00-\x1f\x7f]+", " ", said).strip()[:_MAX_SAID]

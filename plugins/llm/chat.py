@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .answer import Answer, ChatError, Kind, Reply, parse
 from .config import Provider
 from .delay import asked_delay
+from .envelope import error_in_body
 
 if TYPE_CHECKING:
     import aiohttp
@@ -179,11 +180,11 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatErro
     said = ""
     try:
         async with asyncio.timeout(10):
-            body = parse(await _body(response, _MAX_ERROR_BODY))
-        error = body.get("error") or body.get("message") or body.get("detail")
-        said = f": {answer.say(error)}" if isinstance(error, str | dict) else ""
-        if isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type")):
-            kind = "no_credit"  # OpenAI reports missing credit with a 429, others with a 402
+            error = error_in_body(await _body(response, _MAX_ERROR_BODY))
+        if error is not None:
+            said = f": {answer.say(error.words)}"
+            if "insufficient_quota" in error.codes:
+                kind = "no_credit"  # OpenAI reports missing credit with a 429, others with a 402
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
         pass  # the status is enough; an HTML page adds nothing
     return ChatError(
