@@ -1,10 +1,9 @@
-"""`sytq api` and `sytq worker`: check the configuration, then become gunicorn or Dramatiq."""
+"""`sytq api` and `sytq worker`: check the configuration, then become gunicorn or run Dramatiq."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 import typer
 
@@ -18,7 +17,9 @@ from sytq.runtime import Runtime, build
 def api(file: File = None) -> None:
     """Serve the HTTP API with gunicorn."""
     _usable(file)
-    _become("gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()")
+    gunicorn = ("-m", "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()")
+    # The same process, so that signals and the exit status are the server's own.
+    os.execv(sys.executable, [sys.executable, *gunicorn])  # noqa: S606 (no shell on purpose)
 
 
 def worker(file: File = None) -> None:
@@ -31,23 +32,9 @@ def worker(file: File = None) -> None:
         if queue not in known:
             typer.echo(f"worker.queues: '{queue}' is not a queue; valid: {', '.join(sorted(known))}", err=True)
             raise typer.Exit(2)
-    _become(
-        "sytq.worker.process",
-        "sytq.actors",
-        *("-p", str(settings.worker.processes)),
-        *("-t", str(settings.worker.threads)),
-        *("--worker-shutdown-timeout", str(round(settings.worker.shutdown_timeout * 1000))),
-        # The master watches its workers once all have booted or this time (ms) is up; a worker killed by its first task
-        # never reports its boot.
-        *("--worker-fork-timeout", "5000"),
-        *(("--queues", *settings.worker.queues) if settings.worker.queues else ()),
-        # Only on request: it costs a process.
-        *(
-            ("--fork-function", "sytq.worker.health_server:main")
-            if settings.worker.port or os.environ.get("NOTIFY_SOCKET")
-            else ()
-        ),
-    )
+    from sytq.worker import process  # Dramatiq's command line, which `sytq api` does not need
+
+    sys.exit(process.run(settings))
 
 
 def _usable(file: str | None) -> Runtime:
@@ -69,13 +56,8 @@ def _refuse_without_tables(parts: Runtime) -> None:
         missing = pending(parts.database, parts.registry.plugins)
     except DatabaseUnavailable:
         return
+    finally:
+        parts.database.close_all()  # type: ignore[attr-defined]  # no worker inherits a connection
     if missing:
         typer.echo(f"the database lacks {', '.join(missing)}: run `sytq db migrate`", err=True)
         raise typer.Exit(1)
-
-
-def _become(module: str, *arguments: str) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The same process, so that signals and the exit status are the server's own.
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 (no shell on purpose)

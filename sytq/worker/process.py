@@ -1,4 +1,4 @@
-"""`python -m sytq.worker.process`: Dramatiq's command line, logging in sytq's format.
+"""The first process of a group of workers: Dramatiq's, logging in sytq's format.
 
 Processes, signals and exit status are Dramatiq's. With `dramatiq sytq.actors` instead, the group's first process logs
 plain text.
@@ -8,33 +8,45 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 
 from dramatiq.cli import main as dramatiq
 from dramatiq.cli import make_argument_parser
 
-from sytq import config
-from sytq.errors import ConfigError
+from sytq.config import Settings
 from sytq.observability import logs
 
 
-def main() -> int:
+def run(settings: Settings) -> int:
     """Run a group of workers until it has ended; return its exit status."""
-    arguments = sys.argv[1:]
-    # Imported once for all processes, which fork from this one. Imports are not garbage: none is looked for among them.
-    gc.set_threshold(10_000, 10, 10)
+    # Imported once for all processes, which fork from this one.
     importlib.import_module("sytq.worker_runtime")
-    try:
-        settings = config.load()
-    except ConfigError as error:
-        sys.exit(f"sytq: {error}")
     logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
     gc.freeze()
-    # The command that Dramatiq executes again at a SIGHUP.
-    sys.argv = [sys.executable, "-m", "sytq.worker.process", *arguments]
-    given = make_argument_parser().parse_args([*arguments, "--skip-logging"])  # type: ignore[no-untyped-call]
+    # What Dramatiq executes at a SIGHUP: the configuration is read and checked again.
+    sys.argv = [sys.executable, "-m", "sytq.cli", "worker"]
+    given = make_argument_parser().parse_args(arguments(settings))  # type: ignore[no-untyped-call]
     return int(dramatiq(given))  # type: ignore[no-untyped-call]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def arguments(settings: Settings) -> list[str]:
+    """Dramatiq's command line for these settings."""
+    worker = settings.worker
+    return [
+        "sytq.actors",
+        "--skip-logging",
+        *("-p", str(worker.processes)),
+        *("-t", str(worker.threads)),
+        *("--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))),
+        # The master watches its workers once all have booted or this time (ms) is up; a worker killed by its first task
+        # never reports its boot.
+        *("--worker-fork-timeout", "5000"),
+        *(("--queues", *worker.queues) if worker.queues else ()),
+        # Only on request: it costs a process.
+        *(
+            ("--fork-function", "sytq.worker.health_server:main")
+            if worker.port or os.environ.get("NOTIFY_SOCKET")
+            else ()
+        ),
+    ]

@@ -1,16 +1,20 @@
-"""`sytq api` and `sytq worker`: they become gunicorn and dramatiq once the configuration is usable."""
+"""`sytq api` and `sytq worker`: gunicorn and Dramatiq run once the configuration is usable."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sytq.config import load
 from sytq.ledger.database import open_database
+from sytq.worker.process import arguments
 from tests.servers import RedisServer, free_port, poll
 from tests.tables import make_tables
 from tests.terminal import sytq
@@ -61,46 +65,66 @@ def test_a_worker_without_tables_names_the_migrate_command(tmp_path: Path) -> No
     assert done.stderr.endswith("run `sytq db migrate`\n")
 
 
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("api", "-m gunicorn -c python:sytq.api.gunicorn_conf sytq.api:create_app()"),
-        (
-            "worker",
-            "-m sytq.worker.process sytq.actors -p 1 -t 3 --worker-shutdown-timeout 7500 --worker-fork-timeout 5000",
-        ),
-    ],
-)
-def test_the_command_replaces_itself_with_the_server(
-    command: str, expected: str, tmp_path: Path, redis_server: RedisServer
-) -> None:
+def test_api_replaces_itself_with_gunicorn(tmp_path: Path, redis_server: RedisServer) -> None:
     settings = {
         "SYTQ_REDIS__URL": redis_server.url,
-        "SYTQ_REDIS__PREFIX": f"serve-{command}",
+        "SYTQ_REDIS__PREFIX": "serve-api",
         "SYTQ_API__PORT": str(free_port()),
         "SYTQ_API__WORKERS": "1",
-        "SYTQ_WORKER__PROCESSES": "1",
-        "SYTQ_WORKER__THREADS": "3",
-        "SYTQ_WORKER__SHUTDOWN_TIMEOUT": "7.5s",
     }
     make_tables(open_database(environment(tmp_path)["SYTQ_DATABASE__URL"]))
-    with (tmp_path / "log").open("wb") as log:
+    with started("api", tmp_path, settings) as process:
+        poll(lambda: "server listening on" in log(tmp_path), message=lambda: log(tmp_path))
+        shown = subprocess.run(
+            ["ps", "-ww", "-o", "args=", "-p", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        assert "-m gunicorn -c python:sytq.api.gunicorn_conf sytq.api:create_app()" in shown.stdout
+
+
+def test_worker_settings_become_arguments_of_dramatiq(tmp_path: Path) -> None:
+    (tmp_path / "sytq.yaml").write_text("worker: {processes: 1, threads: 3, shutdown_timeout: 7.5s, queues: [llm]}")
+    given = " ".join(arguments(load(str(tmp_path / "sytq.yaml"), environ={})))
+    assert given == (
+        "sytq.actors --skip-logging -p 1 -t 3 --worker-shutdown-timeout 7500 --worker-fork-timeout 5000 --queues llm"
+    )
+
+
+def test_a_sighup_to_the_worker_command_reads_the_configuration_again(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    (tmp_path / "sytq.yaml").write_text("worker: {processes: 1, shutdown_timeout: 1s}")
+    make_tables(open_database(environment(tmp_path)["SYTQ_DATABASE__URL"]))
+    settings = {
+        "SYTQ_CONFIG": str(tmp_path / "sytq.yaml"),
+        "SYTQ_REDIS__URL": redis_server.url,
+        "SYTQ_REDIS__PREFIX": "serve-worker",
+    }
+    with started("worker", tmp_path, settings) as process:
+        poll(lambda: log(tmp_path).count("worker started") == 1, message=lambda: log(tmp_path))
+        (tmp_path / "sytq.yaml").write_text("worker: {processes: 2, shutdown_timeout: 1s}")
+        process.send_signal(signal.SIGHUP)
+        poll(lambda: log(tmp_path).count("worker started") == 3, message=lambda: log(tmp_path))
+
+
+@contextlib.contextmanager
+def started(command: str, tmp_path: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of sytq in a process of its own, writing to `log`; SIGTERM ends it at the end."""
+    with (tmp_path / "log").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, command],
             env=environment(tmp_path, **settings),
             cwd=tmp_path,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
         )
-    ready = {"api": "server listening on", "worker": "booting up"}[command]
     try:
-        poll(lambda: ready in (tmp_path / "log").read_text(), message=(tmp_path / "log").read_text)
-        shown = subprocess.run(
-            ["ps", "-ww", "-o", "args=", "-p", str(process.pid)], capture_output=True, text=True, check=True
-        )
-        assert expected in shown.stdout
+        yield process
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()
+
+
+def log(tmp_path: Path) -> str:
+    return (tmp_path / "log").read_text()
