@@ -25,7 +25,7 @@ from .ask import Answered, Asking, Place
 from .config import LlmSettings, Node, warnings
 from .pickup import pick_up
 from .pipeline import nodes, output
-from .row import Rows, ValuationRecord, completed, explain, failed, is_written, mark_written, standing
+from .row import RowMissing, Rows, ValuationRecord, completed, explain, failed, is_written, mark_written, standing
 
 T = TypeVar("T")
 
@@ -134,6 +134,9 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         raise Fail(f"table_name: '{payload.table_name}' is not on the allow-list llm.tables; valid: {valid}")
     try:
         return await _valuate(ctx, payload)
+    except RowMissing as missing:  # nothing is written: even an UPDATE would wait for the lock of an uncommitted row
+        timeout = ctx.settings.of(LlmSettings).llm.row_timeout
+        raise missing.then(time.time() - ctx.created_at.timestamp(), timeout) from None
     except (Lost, Cancelled, DatabaseUnavailable, RedisUnavailable):
         raise  # does not concern the row
     except Exception as error:
@@ -188,7 +191,7 @@ async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) ->
         rows = Rows(tx.database, payload.table_name)
         row = rows.get(payload.id, whole=whole)
         if row is None:
-            raise Fail(f"{payload.table_name} has no row with id {payload.id}")
+            raise RowMissing(payload.table_name, payload.id)
         done, written = standing(ctx.id)
         spend.release(ctx.id, before=ctx.token)
         if not written:

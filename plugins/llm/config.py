@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from sytq.config import Section, Settings
 from sytq.config.sections import DEFAULTS, PositiveDuration
 from sytq.config.values import Count, Identifier, Key, Name, Text, WebUrl, problem
+from sytq.durations import Duration
 
 _HOURS = "two times of day in UTC such as 16:30-00:30"
 _TEMPLATE = "a Jinja template over row and outputs"
@@ -202,6 +203,7 @@ class Llm(Section):
     fallback: list[Text] = []
     # Callers submit every row of the implied table themselves.
     tables: dict[Identifier, Table] = {"valuation_records": Table(pickup=False)}
+    row_timeout: Duration = 30.0
     pipelines: dict[Name, Pipeline] = {}
     status_labels: Annotated[StatusLabels, BeforeValidator(_preset), _LABELS] = STATUS_LABELS["en"]
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$"), "three capital letters such as USD"] = "USD"

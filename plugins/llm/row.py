@@ -11,6 +11,7 @@ from typing import Any
 import peewee
 from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Model, TextField
 
+from sytq import Fail, Waiting
 from sytq.ledger.models import Step
 from sytq.ledger.values import utcnow
 
@@ -18,6 +19,7 @@ from .config import StatusLabels
 
 _WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
 _LINE = 500  # characters of progress_info and failed_info
+_FIRST_LOOK, _LAST_LOOK = 0.2, 2.0  # seconds between two looks for a missing row
 
 
 class ValuationRecord(Model):
@@ -39,6 +41,23 @@ class ValuationRecord(Model):
 
     class Meta:
         table_name = "valuation_records"
+
+
+class RowMissing(Exception):
+    """A task's row is not there; its caller may have submitted the task before its COMMIT."""
+
+    def __init__(self, table: str, id: int) -> None:
+        super().__init__(f"{table} has no row with id {id}")
+
+    def then(self, age: float, timeout: float) -> Waiting | Fail:
+        """What a task of this age does: look again until `timeout`, without using an attempt."""
+        if age < timeout:
+            after = min(max(age, _FIRST_LOOK), _LAST_LOOK, timeout - age + 0.05)
+            return Waiting(after, reason=f"{self} yet: looking again until its caller commits, {timeout:g} s long")
+        return Fail(
+            f"{self}, {age:.0f} s after the task was submitted; if its caller commits later than that, raise "
+            f"llm.row_timeout ({timeout:g} s), else submit again once the row is there"
+        )
 
 
 class Rows:

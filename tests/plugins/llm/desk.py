@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from sytq.broker.limiter_states import LimiterState
 from sytq.config import load
 from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Step, Task, UniqueKey
+from sytq.ledger.values import utcnow
 from sytq.runtime import build
 from sytq.tasktypes.declaration import Death
 from tests.plugins.running import attempt, delivery_of
@@ -58,6 +59,10 @@ class Desk:
     def is_mysql(self) -> bool:
         return is_mysql(self.runtime.database)
 
+    @property
+    def database_name(self) -> str:
+        return str(self.runtime.database.database)
+
     def sql(self, statement: str) -> list[Any]:
         with self.runtime.database.connection_context():
             cursor = self.runtime.database.execute_sql(statement)
@@ -86,6 +91,11 @@ class Desk:
         new = self.runtime.submitter.prepare("llm", payload)
         self.runtime.ledger.accept([new])
         return new.id
+
+    def age(self, task_id: str, seconds: float) -> None:
+        """Have the task submitted this long ago."""
+        with self.runtime.database.connection_context():
+            Task.update(created_at=utcnow() - timedelta(seconds=seconds)).where(Task.id == task_id).execute()
 
     def run(self, task_id: str, attempts: int = 1) -> Any:
         """One attempt of the task; returns its result or raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from sytq_plugins.llm import Valuation
 
-from sytq.errors import Fail, Lost, Retry
+from sytq.errors import Fail, Lost, Retry, Waiting
 from sytq.ids import new_id
 from sytq.ledger.database import is_mysql
 from tests.plugins.llm.desk import Desk
@@ -21,6 +22,7 @@ from tests.provider import (
     answers,
     refuses,
 )
+from tests.servers import MySQLServer
 
 ORIGIN = "https://hooks.example.com/done?id=1"
 
@@ -156,10 +158,42 @@ def test_table_outside_the_allow_list_never_reaches_sql(sqlite_desk: Desk) -> No
 
 def test_missing_row_is_reported(desk: Desk) -> None:
     task = desk.submit(77)
-    with pytest.raises(Fail, match="valuation_records has no row with id 77"):
+    desk.age(task, 31)
+    said = r"valuation_records has no row with id 77, 3\d s after the task was submitted; .* llm\.row_timeout \(30 s\)"
+    with pytest.raises(Fail, match=said):
         desk.run(task)
     desk.die(task, "dead")
     assert desk.children(task) == []
+
+
+def test_row_committed_after_its_task_came_is_waited_for(mysql_desk: Desk, mysql_server: MySQLServer) -> None:
+    task = mysql_desk.submit(77)
+    with contextlib.closing(mysql_server.connect(mysql_desk.database_name, autocommit=False)) as caller:
+        caller.cursor().execute("INSERT INTO valuation_records (id, user_message) VALUES (77, 'worth?')")
+        began = time.monotonic()
+        for age, at_most in ((0, 0.5), (1, 1.5), (20, 2.0), (29, 1.1)):
+            mysql_desk.age(task, age)
+            with pytest.raises(Waiting, match="has no row with id 77 yet: looking again") as looking:
+                mysql_desk.run(task)
+            assert not looking.value.consumes_attempt
+            assert float(looking.value.after or 0) <= at_most
+        assert time.monotonic() - began < 5  # it waits for no lock of the caller
+        caller.commit()
+    mysql_desk.run(task)
+    row = mysql_desk.row(77)
+    assert (row["report"], row["failed_times"], row["failed_info"] or "") == (REPORT, 0, "")
+    assert len(mysql_desk.provider.calls) == 1
+
+
+def test_how_long_a_row_is_waited_for_is_configured(sqlite_desk: Desk) -> None:
+    sqlite_desk.configure(LLM__ROW_TIMEOUT="0")
+    with pytest.raises(Fail, match=r"llm\.row_timeout \(0 s\)"):
+        sqlite_desk.run(sqlite_desk.submit(77))
+    sqlite_desk.configure(LLM__ROW_TIMEOUT="2m")
+    task = sqlite_desk.submit(77)
+    sqlite_desk.age(task, 119)
+    with pytest.raises(Waiting, match="120 s long"):
+        sqlite_desk.run(task)
 
 
 def test_missing_table_is_reported(desk: Desk) -> None:
