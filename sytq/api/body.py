@@ -56,7 +56,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise InvalidInput("body", "a JSON object is needed")
     # A flat body without escaped characters needs no check of every value.
     if b"\\u" in data or (data.count(b"{") + data.count(b"[") > _MAX_DEPTH and _deeper(value, _MAX_DEPTH)):
-        _check(value, "", 0)
+        check_values(value)
     return value
 
 
@@ -93,7 +93,7 @@ def record_id(fields: dict[str, Any], name: str) -> int:
 @lru_cache(maxsize=100)
 def _check_content_type(content_type: str) -> None:
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    # PHP's curl declares a form by default, and old callers rely on it.
+    # PHP's curl declares a form by default.
     forgiven = kind == "application/x-www-form-urlencoded"
     if not forgiven and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise falcon.HTTPUnsupportedMediaType(
@@ -139,8 +139,8 @@ def _deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
     return False
 
 
-def _check(value: object, where: str, depth: int) -> None:
-    """Refuse depth and lone surrogates, which the parser accepts but UTF-8 or a database does not."""
+def check_values(value: object, where: str = "", depth: int = 0) -> None:
+    """Refuse depth, lone surrogates and infinity, which a parser accepts but UTF-8, JSON or a database does not."""
     if depth > _MAX_DEPTH:
         raise InvalidInput(where or "body", f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, str):
@@ -152,11 +152,13 @@ def _check(value: object, where: str, depth: int) -> None:
     elif isinstance(value, dict):
         for name, inner in value.items():
             path = f"{where}.{_shown(name)}" if where else _shown(name)
-            _check(name, path, depth)
-            _check(inner, path, depth + 1)
+            check_values(name, path, depth)
+            check_values(inner, path, depth + 1)
     elif isinstance(value, list):
         for inner in value:
-            _check(inner, where, depth + 1)
+            check_values(inner, where, depth + 1)
+    elif isinstance(value, float) and math.isinf(value):
+        raise InvalidInput(where or "body", "the number is too large")
 
 
 def _shown(name: str) -> str:

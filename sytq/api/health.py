@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import calendar
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -30,24 +31,19 @@ _STUCK = 120.0
 class Health:
     """GET /health and GET /healthz/startup: the process answers."""
 
+    message = "Service is running"
+
     def __init__(self, version: str) -> None:
         self._version = version
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        now = iso(utcnow())
-        resp.data = problems.encode(
-            {
-                "code": 200,
-                "message": "Success",
-                "status": "healthy",
-                "timestamp": now,
-                "data": {"status": "healthy", "timestamp": now, "version": self._version},
-            }
-        )
+        resp.data = _said(200, self.message, "healthy", {"status": "ok", "version": self._version})
 
 
 class Live(Health):
     """GET /healthz/live: the process answers, and its writer is not stuck. 503: a restart helps."""
+
+    message = "Service is alive"
 
     def __init__(self, version: str, batcher: SubmissionBatcher) -> None:
         super().__init__(version)
@@ -75,15 +71,11 @@ class Ready:
         resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
         if not ready:
             resp.set_header("Retry-After", "2")
-        resp.data = problems.encode(
-            {
-                "code": 200 if ready else 503,
-                "message": "Success" if ready else "not ready",
-                "status": "ready" if ready else "unavailable",
-                "timestamp": iso(utcnow()),
-                "data": {"database": database, "redis": redis},
-            }
-        )
+        stores = {"status": "ok" if ready else "error", "database": database, "redis": redis}
+        if ready:
+            resp.data = _said(200, "Service is ready", "ready", stores)
+        else:
+            resp.data = _said(503, "Service is not ready", "unavailable", stores)
 
     async def _check(self, store: str, state: Callable[[], Coroutine[Any, Any, str]]) -> str:
         """Return the state of a store. Probes share a running check, so a hanging store occupies one thread."""
@@ -125,3 +117,10 @@ class Metrics:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         resp.data = await self._threads.run(self._scrape.text)
         resp.content_type = CONTENT_TYPE_LATEST
+
+
+def _said(code: int, message: str, status: str, data: dict[str, str]) -> bytes:
+    """Contract A's envelope with contract D's `status` and `timestamp` beside it."""
+    now = utcnow()
+    stamped = data | {"timestamp": calendar.timegm(now.timetuple())}
+    return problems.encode({"code": code, "message": message, "status": status, "timestamp": iso(now), "data": stamped})

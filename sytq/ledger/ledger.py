@@ -113,14 +113,16 @@ class Ledger:
         *,
         states: Sequence[str] = (),
         queue: str | None = None,
+        or_type: str | None = None,
         owner: str | None = None,
         limit: int = 10,
         offset: int = 0,
     ) -> tuple[list[Task], int]:
-        """Return the newest matching tasks, and the number of all matching ones."""
+        """Return the newest matching tasks (of the queue, or of the type `or_type`), and the number of all matching
+        ones."""
         where = [Task.state.in_(states)] if states else []
         if queue is not None:
-            where.append(Task.queue == queue)
+            where.append(Task.queue == queue if or_type is None else (Task.queue == queue) | (Task.type == or_type))
         if owner is not None:
             where.append(Task.owner == owner)
 

@@ -17,9 +17,11 @@ def test_health_is_a_superset_of_contracts_a_and_d(api: Installation) -> None:
     reply = api.request("GET", "/health")
     assert reply.status == 200
     answer = reply.json
-    assert (answer["code"], answer["message"], answer["status"]) == (200, "Success", "healthy")
-    assert isinstance(answer["data"], dict)
+    assert (answer["code"], answer["message"], answer["status"]) == (200, "Service is running", "healthy")
     assert abs(dt.datetime.fromisoformat(answer["timestamp"]) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
+    assert answer["data"]["status"] == "ok"
+    assert type(answer["data"]["timestamp"]) is int
+    assert abs(answer["data"]["timestamp"] - time.time()) < 300
     assert api.request("HEAD", "/health").status == 200
 
 
@@ -27,7 +29,10 @@ def test_probes_are_200_while_healthy(api: Installation) -> None:
     assert api.request("GET", "/healthz/startup").status == 200
     assert api.request("GET", "/healthz/live").status == 200
     reply = api.request("GET", "/healthz/ready")
-    assert (reply.status, reply.json["data"]) == (200, {"database": "ok", "redis": "ok"})
+    data = reply.json["data"]
+    stamp = data.pop("timestamp")
+    assert (reply.status, data) == (200, {"status": "ok", "database": "ok", "redis": "ok"})
+    assert type(stamp) is int and abs(stamp - time.time()) < 300
 
 
 def test_not_ready_while_redis_is_unavailable(make_api: Any, own_redis: RedisServer) -> None:
@@ -36,7 +41,9 @@ def test_not_ready_while_redis_is_unavailable(make_api: Any, own_redis: RedisSer
     own_redis.kill()
     reply = api.request("GET", "/healthz/ready")
     assert (reply.status, reply.json["code"]) == (503, 503)
-    assert reply.json["data"] == {"database": "ok", "redis": "does not answer"}
+    assert reply.json["data"].keys() == {"status", "database", "redis", "timestamp"}
+    assert (reply.json["data"]["status"], reply.json["data"]["database"]) == ("error", "ok")
+    assert reply.json["data"]["redis"] == "does not answer"
     assert api.request("GET", "/healthz/live").status == 200
     metrics = api.request("GET", "/metrics")
     assert metrics.status == 200

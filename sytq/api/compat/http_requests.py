@@ -8,11 +8,12 @@ import falcon
 import falcon.asgi
 
 from sytq.api import problems
-from sytq.api.body import read_object
+from sytq.api.compat.body import read_object
 from sytq.api.parts import Parts
 
 _FIELDS = ("url", "method", "headers", "body")
 _NEWER = {"retry": dict, "ordering_key": str}
+_NAMES = frozenset((*_FIELDS, *_NEWER))
 
 
 class WebhookTasks:
@@ -24,7 +25,7 @@ class WebhookTasks:
         self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        fields = read_object(req)
+        fields = read_object(req, _NAMES)
         # The old system ignored unknown fields, and treated null as absent.
         payload = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
         # Newer than the contract; other kinds of value are old callers' own, and ignored.

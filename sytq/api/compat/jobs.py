@@ -9,7 +9,8 @@ import falcon
 import falcon.asgi
 
 from sytq.api import problems
-from sytq.api.body import read_object
+from sytq.api.body import check_values
+from sytq.api.compat.body import read_object
 from sytq.api.parameters import parameter
 from sytq.api.parts import Parts
 from sytq.config.compat import DEFAULT_TYPE
@@ -25,6 +26,7 @@ class Jobs:
 
     def __init__(self, parts: Parts) -> None:
         self._types = sorted(declared.name for declared in parts.runtime.registry if not declared.internal)
+        self._registry = parts.runtime.registry
         self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -34,7 +36,8 @@ class Jobs:
         priority = parameter(req, "priority") or "normal"
         if priority not in PRIORITIES:
             raise InvalidInput("priority", f"'{priority[:64]}' is not valid; valid: {', '.join(PRIORITIES)}")
-        payload = read_object(req, required=False)
+        payload = read_object(req, self._registry.get(name).payload.model_fields.keys(), required=False)
+        check_values(payload)
         job_id = await self._submission.enqueue(req, name, payload, priority=priority)
         resp.status = falcon.HTTP_202
         resp.data = problems.encode({"job_id": job_id, "status": "submitted"})

@@ -12,7 +12,8 @@ from sytq_plugins.llm.config import LlmSettings
 from sytq_plugins.llm.row import ValuationRecord
 
 from sytq.api import problems
-from sytq.api.body import read_object, text
+from sytq.api.body import text
+from sytq.api.compat.body import read_object
 from sytq.api.parts import Parts
 from sytq.errors import InvalidInput, OutboundRefused
 
@@ -20,6 +21,7 @@ from sytq.errors import InvalidInput, OutboundRefused
 _TABLE = "valuation_records"
 _MAX_CALLBACK = 255
 _FIELD_OF_COLUMN = {"user_message": "prompt", "sys_message": "system", "callback_url": "callback_url"}
+_NAMES = frozenset(("prompt", "system", "model", "callback_url"))
 _COLLISIONS = 3  # of 62 random bits; more means a faulty database
 
 
@@ -38,7 +40,7 @@ class PromptTasks:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         if not self._enabled:
             raise falcon.HTTPForbidden(description=f"llm.tables does not list {_TABLE}, which this endpoint fills")
-        fields = read_object(req)
+        fields = read_object(req, _NAMES)
         row: dict[str, Any] = {
             "status": self._pending,
             "user_message": text(fields, "prompt", required=True),

@@ -12,8 +12,8 @@ import falcon.asgi
 from sytq_plugins.llm.config import LlmSettings
 
 from sytq.api import problems
-from sytq.api.body import read_object, record_id, text
-from sytq.api.parameters import number, parameter
+from sytq.api.body import record_id, text
+from sytq.api.compat.body import read_object
 from sytq.api.parts import Parts
 from sytq.broker.state_index import Live
 from sytq.errors import InvalidInput
@@ -22,6 +22,8 @@ from sytq.ledger.values import utcnow
 from sytq.service.live_state import current
 from sytq.states import CANCELLED, DEAD, QUEUED, RETRYING, RUNNING, SCHEDULED, SUCCEEDED
 
+#: The task type of a valuation.
+TYPE = "llm"
 #: States in contract A's words.
 STATUS = {
     QUEUED: "pending",
@@ -34,6 +36,11 @@ STATUS = {
 }
 _STATE = {status: state for state, status in STATUS.items()}
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_MAX_INT = 2**63 - 1
+#: The only queue of the replaced service, in which its valuations were.
+_OLD_QUEUE = "default"
+_NAMES = frozenset(("table_name", "id"))
 _LIMIT, _MAX_LIMIT = 10, 100
 
 
@@ -47,14 +54,14 @@ class RecordTasks:
         self._submission = parts.submission
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        fields = read_object(req)
+        fields = read_object(req, _NAMES)
         table = text(fields, "table_name", required=True)
         if table not in self._tables:
             raise InvalidInput(
                 "table_name",
                 f"{(table or '')[:64]!r} is not a configured table; valid: {', '.join(sorted(self._tables))}",
             )
-        task_id = await self._submission.enqueue(req, "llm", {"table_name": table, "id": record_id(fields, "id")})
+        task_id = await self._submission.enqueue(req, TYPE, {"table_name": table, "id": record_id(fields, "id")})
         resp.data = _success({"task_id": task_id, "status": "enqueued"})
 
 
@@ -90,28 +97,41 @@ class OneTask(_Lookup):
 
 
 class TaskList(_Lookup):
-    """GET /api/tasks"""
+    """GET /api/tasks. No parameter is refused: the callers of the replaced service rely on that."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        status, queue = parameter(req, "status"), parameter(req, "queue_name")
-        if status is not None and status not in _STATE:
-            raise InvalidInput("status", f"{status[:64]!r} is not valid; valid: {', '.join(_STATE)}")
-        if queue is not None and not _QUEUE.fullmatch(queue):
-            raise InvalidInput("queue_name", "must be 1 to 64 letters, digits, '_', '.' or '-'")
-        limit = min(number(req, "limit", _LIMIT, min_value=1), _MAX_LIMIT)
-        offset = number(req, "offset", 0, min_value=0)
-        rows, total = await self._parts.sql.run(
-            self._parts.runtime.ledger.find,
-            states=[_STATE[status]] if status else (),
-            queue=queue,
-            owner=req.context.caller.visible_owner,
-            limit=limit,
-            offset=offset,
-        )
+        status, queue = _first(req, "status"), _first(req, "queue_name")
+        limit = min(_whole(req, "limit") or _LIMIT, _MAX_LIMIT)
+        offset = _whole(req, "offset")
+        rows: list[Task] = []
+        total = 0
+        if (not status or status in _STATE) and (not queue or _QUEUE.fullmatch(queue)):
+            rows, total = await self._parts.sql.run(
+                self._parts.runtime.ledger.find,
+                states=[_STATE[status]] if status else (),
+                queue=queue or None,
+                or_type=TYPE if queue == _OLD_QUEUE else None,
+                owner=req.context.caller.visible_owner,
+                limit=limit,
+                offset=offset,
+            )
         # A list by status shows the ledger's states, so that they match the filter.
         live = {} if status else await self._parts.data_loader.newer(rows)
         tasks = [self._shown(row, live.get(row.id)) for row in rows]
         resp.data = _success({"tasks": tasks, "total_count": total, "limit": limit, "offset": offset})
+
+
+def _first(req: falcon.asgi.Request, name: str) -> str:
+    """The first value of a parameter, "" without one."""
+    value = req.params.get(name, "")
+    return value[0] if isinstance(value, list) else value
+
+
+def _whole(req: falcon.asgi.Request, name: str) -> int:
+    """A number from 1; else 0."""
+    value = _first(req, name)
+    number = int(value) if len(value) <= 20 and _WHOLE.fullmatch(value) else 0
+    return number if 0 < number <= _MAX_INT else 0
 
 
 def _success(data: dict[str, Any]) -> bytes:

@@ -68,11 +68,16 @@ def or_empty(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"const": ""}]}
 
 
+def _forgiving(name: str, meaning: str, type: str | list[str] = "string") -> Schema:
+    """A parameter whose values are never refused."""
+    return {"name": name, "in": "query", "schema": {"type": type}, "description": meaning}
+
+
 LIST_PARAMETERS: tuple[Schema, ...] = (
-    {"name": "status", "in": "query", "schema": {"enum": ["", *STATUS.values()]}},
-    {"name": "queue_name", "in": "query", "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{0,64}$"}},
-    {"name": "limit", "in": "query", "schema": or_empty({"type": "integer", "minimum": 1, "maximum": 2**63 - 1})},
-    {"name": "offset", "in": "query", "schema": or_empty({"type": "integer", "minimum": 0, "maximum": 2**63 - 1})},
+    _forgiving("status", f"One of {', '.join(STATUS.values())}; another word finds nothing"),
+    _forgiving("queue_name", "A queue; `default` finds the valuations too"),
+    _forgiving("limit", "1 to 100, default 10; else the default or the bound", ["integer", "string"]),
+    _forgiving("offset", "Default 0", ["integer", "string"]),
 )
 
 JOB_PARAMETERS: tuple[Schema, ...] = (

@@ -149,34 +149,124 @@ def test_tasks_are_listed_with_filters_and_the_real_total(api: Installation) -> 
         assert {(task["status"], task["retry_count"]) for task in found["tasks"]} == {(status, retries)}
 
 
+def test_a_list_refuses_no_parameter_as_the_go_service(api: Installation) -> None:
+    with api.runtime.database.atomic():
+        api.runtime.database.execute_sql("DELETE FROM sytq_tasks")
+        for number in range(12):
+            api.runtime.database.execute_sql(
+                "INSERT INTO sytq_tasks (id, type, queue, priority, state, payload, attempts) VALUES "
+                f"('00000000-0000-7000-8000-{number:012d}', 'llm', 'llm', 'normal', 'queued', '{{}}', 0)"
+            )
+    # query -> shown tasks, total_count, limit, offset
+    cases = {
+        **dict.fromkeys(
+            ("status=done", "status=%F0%9F%92%A9", "status=%zz%ff", "status=PENDING", "status=pending%20",
+             "status=active&status=pending", "queue_name=%00", "queue_name=%D0%96", "queue_name=" + "q" * 65,
+             "queue_name=nobodys&queue_name=llm"),
+            (0, 0, 10, 0),
+        ),
+        **dict.fromkeys(
+            ("limit=0", "limit=-1", "limit=ten", "limit=%D9%A3", "limit=1_0", "limit=5.0", "limit=%205", "limit=",
+             "limit=&limit=5", "limit=99999999999999999999999", "limit=9223372036854775808", "offset=-1", "offset=x",
+             "offset=9223372036854775808", "status=&status=done", "status=pending&status=done", "unknown=1"),
+            (10, 12, 10, 0),
+        ),
+        "limit=5&limit=ten": (5, 12, 5, 0),
+        "limit=%2B5": (5, 12, 5, 0),
+        "limit=007": (7, 12, 7, 0),
+        "limit=101": (12, 12, 100, 0),
+        f"limit={2**63 - 1}": (12, 12, 100, 0),
+        "offset=8": (4, 12, 10, 8),
+        f"offset={2**63 - 1}": (0, 12, 10, 2**63 - 1),
+    }  # fmt: skip
+    for query, expected in cases.items():
+        reply = api.request("GET", f"/api/tasks?{query}")
+        assert (reply.status, reply.json["code"]) == (200, 200), query
+        data = reply.json["data"]
+        assert (len(data["tasks"]), data["total_count"], data["limit"], data["offset"]) == expected, query
+
+
+def test_queue_name_default_finds_the_valuations_too(api: Installation) -> None:
+    with api.runtime.database.atomic():
+        api.runtime.database.execute_sql("DELETE FROM sytq_tasks")
+    api.request("POST", "/api/tasks/llm", {"table_name": "valuation_records", "id": 7})
+    api.request("POST", "/api/v1/tasks/llm", {"prompt": "x"})
+    api.request("POST", "/jobs")
+    api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"})
+
+    def found(queue: str) -> list[str]:
+        data = api.request("GET", f"/api/tasks?queue_name={queue}").json["data"]
+        assert data["total_count"] == len(data["tasks"])
+        return sorted(task["type"] for task in data["tasks"])
+
+    assert found("default") == ["default", "llm", "llm"]
+    assert found("default&status=pending") == ["default", "llm", "llm"]
+    assert found("llm") == ["llm", "llm"]
+
+
+RECORD_BODY = '{"table_name": "valuation_records", "id": 123}'
+
+
 @pytest.mark.parametrize(
-    ("query", "names"),
+    "body",
     [
-        ("status=done", ["status", "pending, active, completed, failed, retry, archived, scheduled"]),
-        ("status=%F0%9F%92%A9", ["status"]),
-        ("status=pending&status=active", ["status"]),
-        ("limit=0", ["limit"]),
-        ("limit=-1", ["limit"]),
-        ("limit=ten", ["limit"]),
-        ("limit=%D9%A3", ["limit"]),
-        ("limit=99999999999999999999999", ["limit"]),
-        ("offset=-1", ["offset"]),
-        ("offset=9223372036854775808", ["offset"]),
-        ("queue_name=%00", ["queue_name"]),
-        ("queue_name=%D0%96", ["queue_name"]),
-        ("queue_name=" + "q" * 65, ["queue_name"]),
+        '{"Table_Name": "valuation_records", "ID": 123}',
+        '{"TABLE_NAME": "valuation_records", "iD": 123}',
+        '{"table_name": "x", "id": 5, "table_name": "valuation_records", "id": 123}',
+        '{"id": 123, "ID": 5, "table_name": "valuation_records"}',
+        '{"Id": 5, "ID": 123, "table_name": "valuation_records"}',
+        RECORD_BODY + RECORD_BODY.replace("123", "5"),
+        RECORD_BODY + " and what follows",
+        "\r\n\t " + RECORD_BODY,
+        '{"table_name": "valuation_records", "id": 123, "x": [{"y": null}], "z": 1e400, "n": %s}' % ("9" * 5000),
+        '{"table_name": "valuation_records", "id": 123, "deep": %s}' % ("[" * 90 + "]" * 90),
+        '{"table_name": "valuation_records", "id": 123, "half": "\\ud800"}',
+        b'{"table_name": "valuation_records", "id": 123, "x": "\xff\xed\xa0\x80", "\xfe": 1}',
     ],
 )
-def test_a_bad_list_parameter_is_400_and_names_the_parameter(api: Installation, query: str, names: list[str]) -> None:
-    reply = api.request("GET", f"/api/tasks?{query}")
-    assert reply.status == reply.json["code"] == 400
-    for name in names:
-        assert name in reply.json["message"]
+def test_a_record_task_is_read_as_go_reads_json(api: Installation, body: str | bytes) -> None:
+    reply = api.request("POST", "/api/tasks/llm", body)
+    assert reply.status == 200, reply.body
+    assert api.stored(reply.json["data"]["task_id"])[2] == {"table_name": "valuation_records", "id": 123}
 
 
-def test_the_largest_offset_is_an_empty_page(api: Installation) -> None:
-    reply = api.request("GET", f"/api/tasks?offset={2**63 - 1}")
-    assert (reply.status, reply.json["data"]["tasks"]) == (200, [])
+@pytest.mark.parametrize("path", ["/api/tasks/llm", "/api/v1/tasks/llm", "/api/v1/tasks", "/jobs"])
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "multipart/form-data; boundary=x", "x", "", "application/xml", "application/json; charset=gbk",
+     "application/x-www-form-urlencoded", "application/octet-stream", "application/json, text/html"],
+)  # fmt: skip
+def test_content_type_is_ignored_on_the_old_paths(api: Installation, path: str, content_type: str) -> None:
+    body = b'{"table_name": "valuation_records", "id": 9, "prompt": "x", "url": "http://example.com/"}'
+    assert api.request("POST", path, body, {"Content-Type": content_type}).status in (200, 202)
+
+
+def test_prompt_request_and_job_are_read_as_go_reads_json(api: Installation) -> None:
+    answer = api.request(
+        "POST",
+        "/api/v1/tasks/llm",
+        b'{"Prompt": "a\xff\\ud83d!", "SYSTEM": "\xe2\x82", "Model": "m", "CallBack_URL": "http://example.com/"}!',
+    ).json
+    payload = api.stored(answer["task_id"])[2]
+    assert payload["model"] == "m"
+    [row] = api.rows(
+        f"SELECT user_message, sys_message, callback_url FROM valuation_records WHERE id = {payload['id']}"
+    )
+    assert row == ("a\ufffd\ufffd!", "\ufffd\ufffd", "http://example.com/")
+
+    body = b'{"URL": "http://example.com/", "Method": "PUT", "HEADERS": {"X-Case": "Kept"}, "Body": "\xff", "a": 1}'
+    answer = api.request("POST", "/api/v1/tasks", body).json
+    assert api.stored(answer["task_id"])[2] == {
+        "url": "http://example.com/",
+        "method": "PUT",
+        "headers": {"X-Case": "Kept"},
+        "body": "\ufffd",
+    }
+
+    answer = api.request("POST", "/jobs?type=cleanup", b'{"Dry_Run": true}').json
+    assert api.stored(answer["job_id"])[2] == {"dry_run": True}
+    answer = api.request("POST", "/jobs", b'{"Free": "\xff", "n": 1, "n": 2}{').json
+    assert api.stored(answer["job_id"])[2] == {"Free": "\ufffd", "n": 2}
 
 
 def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Installation) -> None:

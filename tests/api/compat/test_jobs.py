@@ -79,7 +79,9 @@ def test_an_unknown_type_or_priority_is_400_with_the_valid_ones(api: Installatio
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == before
 
 
-@pytest.mark.parametrize("body", [b"[]", b"nonsense", b'{"a": 1, "a": 2}', b" ", b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"nonsense", b'{"a": 1e400}', b'{"a": %s}' % (b"[" * 100 + b"]" * 100), b" ", b"\xff"]
+)
 def test_a_body_that_is_not_a_json_object_is_400(api: Installation, body: bytes) -> None:
     assert api.request("POST", "/jobs", body).status == 400
 
