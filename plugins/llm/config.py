@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sytq.config import Section, Settings
-from sytq.config.sections import DEFAULTS, PositiveDuration
+from sytq.config.sections import DEFAULTS, PositiveDuration, Switched
 from sytq.config.values import Count, Identifier, Key, Name, Text, WebUrl, problem
 from sytq.durations import Duration
 
@@ -39,7 +39,16 @@ Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amou
 Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
 
 
-class CircuitBreaker(Section):
+def _api_root(url: str) -> str:
+    """The Go service called `base_url` as it is, so files of callers have the whole address of a completion."""
+    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+
+#: The root of an OpenAI-compatible API.
+ApiRoot = Annotated[WebUrl, AfterValidator(_api_root)]
+
+
+class CircuitBreaker(Switched):
     enabled: bool = True
     max_requests: Count = 2
     interval: PositiveDuration = 60.0
@@ -49,7 +58,7 @@ class CircuitBreaker(Section):
 
 class Deepseek(Section):
     api_key: Key | None = None
-    base_url: WebUrl = "https://api.deepseek.com/v1"
+    base_url: ApiRoot = "https://api.deepseek.com/v1"
     timeout: PositiveDuration = 30.0
     model: Text = "deepseek-chat"
     max_tokens: Count = 2000
@@ -86,7 +95,7 @@ class Model(Section):
 
 
 class Provider(Section):
-    base_url: WebUrl
+    base_url: ApiRoot
     api_key: Key | None = None
     model: Text
     max_tokens: Count = 2000
@@ -248,7 +257,7 @@ class LlmSettings(Section):
         base: dict[str, Any] = block.model_dump(
             include={"api_key", "base_url", "model", "max_tokens", "circuit_breaker"}
         )
-        root = str(own.get("base_url", block.base_url)).rstrip("/").removesuffix("/v1")
+        root = _api_root(str(own.get("base_url", block.base_url))).removesuffix("/v1")
         base["balance_url"] = f"{root}/user/balance"
         if "timeout" in block.model_fields_set:
             base |= {

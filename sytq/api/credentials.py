@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import ipaddress
 import math
+import re
 import time
 from collections.abc import Mapping
 
@@ -39,6 +40,8 @@ class Credentials:
 
     def __init__(self, users: Mapping[str, str], realm: str, keys: ApiKeys, threads: Threads) -> None:
         self._users = {name: hashlib.sha256(password.encode()).digest() for name, password in users.items()}
+        # A quoted string, sent in UTF-8 as Go does: ASGI servers write the characters of Latin 1.
+        realm = re.sub(r'["\\]', r"\\\g<0>", realm).encode().decode("latin-1")
         self._basic = f'Basic realm="{realm}", charset="UTF-8"'
         self._bearer = f'Bearer realm="{realm}", error="invalid_token"'
         self._keys = keys

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sytq.config import urls
 from sytq.config.compat import DEFAULT_GROUP, DEFAULT_TYPE
@@ -53,6 +62,25 @@ class Section(BaseModel):
 
     #: In a model of sections: setting -> the older setting that gives its value while it is not set.
     older: ClassVar[Mapping[str, str]] = {}
+
+
+class Switched(Section):
+    """A section with a switch: beside `enabled: false` the values of its settings may be any, as in the Go services."""
+
+    enabled: bool
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _only_while_enabled(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if "enabled" not in value or any(one["type"] == "extra_forbidden" for one in error.errors()):
+                raise
+            switched = handler({"enabled": value["enabled"]})
+            if switched.enabled:
+                raise
+            return switched
 
 
 #: A section that is not given has its defaults: validation makes it from nothing, where an instance as the default
@@ -227,7 +255,7 @@ class Outbound(Section):
     proxy: ProxyUrl | None = Field(default=None, repr=False)
 
 
-class Auth(Section):
+class Auth(Switched):
     enabled: bool = False
     realm: Realm = "sytq"
     users: dict[Text, Secret] = {}

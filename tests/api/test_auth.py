@@ -24,7 +24,7 @@ OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
 @pytest.fixture(scope="module")
 def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
     config = folder / "auth.yaml"
-    config.write_text('auth: {enabled: true, realm: "SYT Go Queue API", users: {admin: "pä:ss", api: api123}}\n')
+    config.write_text('auth: {enabled: true, realm: \'SYT "Go" 队列\', users: {admin: "pä:ss", api: api123}}\n')
     api = Installation(folder, f"sqlite:///{folder / 'auth.db'}", redis_server.url, **BUILT_IN, SYTQ_CONFIG=str(config))
     try:
         api.start_api()
@@ -74,7 +74,8 @@ def test_missing_or_wrong_credentials_are_401(guarded: Installation, headers: di
     reply = submit(guarded, headers)
     assert reply.status == 401
     assert reply.json["code"] == 401
-    assert reply.headers["www-authenticate"] == 'Basic realm="SYT Go Queue API", charset="UTF-8"'
+    sent = reply.headers["www-authenticate"].encode("latin-1").decode()
+    assert sent == r'Basic realm="SYT \"Go\" 队列", charset="UTF-8"'
     assert guarded.request("GET", "/api/v1/tasks", headers=headers).json.keys() == {"error"}
     assert guarded.request("GET", "/no/such/path", headers=headers).status == 401
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sytq.config import Settings, load
 from sytq.config.urls import database_url_of_go_dsn, ignored_parameters
@@ -57,6 +59,79 @@ def test_deepseek_block_becomes_the_provider_of_llm_tasks(settings: Settings) ->
     assert provider.api_key is not None and provider.api_key.get_secret_value() == "k"
     assert (provider.model, provider.max_tokens) == ("deepseek-chat", 2000)
     assert (provider.first_content, provider.silence, provider.total) == (30.0, 30.0, 300.0)
+
+
+def changed(tmp_path: Path, **sections: object) -> Settings:
+    """The old file with other settings in some sections."""
+    tree = yaml.safe_load(CONTRACT_A)
+    for name, settings in sections.items():
+        tree[name] = tree[name] | settings
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(tree, allow_unicode=True))
+    return load(str(file), environ={})
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://h/v1",
+        "https://h/v1/",
+        "https://h/v1/chat/completions",
+        "https://h/v1/chat/completions/",
+    ],
+)
+def test_root_and_whole_address_of_a_provider_are_the_same(tmp_path: Path, base_url: str) -> None:
+    settings = changed(tmp_path, deepseek={"base_url": base_url})
+    provider = settings.providers["deepseek"]
+    assert (provider.base_url, provider.balance_url) == ("https://h/v1", "https://h/user/balance")
+    own = {"base_url": base_url, "model": "m", "balance_url": base_url}
+    settings = load(environ={"SYTQ_PROVIDERS__OWN": json.dumps(own)})
+    assert settings.providers["own"].base_url == "https://h/v1"
+    assert settings.providers["own"].balance_url == base_url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"auth": {"enabled": False, "realm": "", "users": {}}},
+        {"auth": {"enabled": False, "realm": "SYT Go Queue API Test", "users": None}},
+        {"auth": {"enabled": "false", "realm": "", "users": {"": "x", "a:b": ""}}},
+        {"auth": {"enabled": True, "realm": 'SYT "Go" \\ 队列', "users": {"admin": "a"}}},
+        *(
+            {"deepseek": {"circuit_breaker": {"enabled": False, "max_requests": 0, "fail_threshold": 0, **times}}}
+            for times in ({}, {"interval": 0, "timeout": 0}, {"interval": "0s", "timeout": "-1s"})
+        ),
+        {"mysql": {"max_idle_conns": 0, "max_open_conns": 1}},
+        {"queue": {"concurrency": "2", "retry": 0, "retention": "1h0m0s"}},
+        {"logger": {"level": "warn", "development": "true"}},
+        {"deepseek": {"timeout": "1m30.5s", "api_key": 123456}},
+        {"app": {"mode": "test", "port": "8081"}, "redis": {"db": "1", "addr": ":6379"}},
+    ],
+)
+def test_what_the_go_service_accepts_loads(tmp_path: Path, sections: dict[str, dict[str, object]]) -> None:
+    settings = changed(tmp_path, **sections)
+    assert settings.auth.enabled == (sections.get("auth", {}).get("enabled", True) is True)
+    breaker = sections.get("deepseek", {}).get("circuit_breaker", {})
+    assert settings.providers["deepseek"].circuit_breaker.enabled == (not breaker)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"auth": {"enabled": True, "realm": ""}}, "auth.realm: value ''"),
+        ({"auth": {"realm": "a\n", "enabled": "true"}}, "auth.realm: value"),
+        ({"auth": {"enabled": False, "usres": {}}}, "auth.usres: no such setting"),
+        ({"auth": {"enabled": "maybe", "realm": ""}}, "auth.enabled: value 'maybe'"),
+        ({"deepseek": {"circuit_breaker": {"enabled": True, "interval": 0}}}, "deepseek.circuit_breaker.interval"),
+        ({"deepseek": {"circuit_breaker": {"max_requests": 0}}}, "deepseek.circuit_breaker.max_requests"),
+    ],
+)
+def test_what_the_go_service_refuses_is_refused(
+    tmp_path: Path, sections: dict[str, dict[str, object]], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        changed(tmp_path, **sections)
+    assert str(caught.value).startswith(said)
 
 
 def test_passwords_of_digits_need_no_quotes(tmp_path: Path) -> None:
