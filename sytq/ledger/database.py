@@ -73,7 +73,8 @@ def open_database(url: str, *, pool: int = 20, timeout: float = 5.0) -> peewee.D
             unquote(parts.path[1:]),
             user=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
-            charset=query.get("charset", "utf8mb4"),
+            # Whatever the URL says: in any other character set the server replaces characters by `?` without a word.
+            charset="utf8mb4",
             max_connections=pool,
             timeout=timeout,
             stale_timeout=300,

@@ -65,7 +65,7 @@ def _sqlite(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
 
 def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
     names = (
-        "version", "sql_mode", "time_zone", "character_set_connection", "character_set_database",
+        "version", "sql_mode", "time_zone", "character_set_client", "character_set_results", "character_set_database",
         "max_allowed_packet", "max_connections", "innodb_flush_log_at_trx_commit",
     )  # fmt: skip
     asked = ", ".join(f"@@{name}" for name in names)
@@ -86,13 +86,18 @@ def _mysql(base: peewee.Database, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "database session", FAIL, said, "configure the proxy so that it does not share sessions between statements"
         )
-    charsets = {str(seen["character_set_connection"]), str(seen["character_set_database"])}
-    if charsets == {"utf8mb4"}:
-        yield Finding("database charset", OK, "utf8mb4")
-    else:
-        said = f"connection {seen['character_set_connection']}, database {seen['character_set_database']}"
-        todo = "ALTER DATABASE ... CHARACTER SET utf8mb4, and charset=utf8mb4 in the URL: others lose emoji and Chinese"
+    session = {str(seen["character_set_client"]), str(seen["character_set_results"])}
+    if session != {"utf8mb4"}:
+        said = (
+            f"the session is {' and '.join(sorted(session))}: the settings of sytq were lost, and characters with them"
+        )
+        yield Finding("database charset", FAIL, said, "configure the proxy so that it keeps each session's utf8mb4")
+    elif seen["character_set_database"] != "utf8mb4":
+        said = f"session utf8mb4, database {seen['character_set_database']}"
+        todo = "ALTER DATABASE ... CHARACTER SET utf8mb4: new tables lose emoji and Chinese"
         yield Finding("database charset", WARN, said, todo)
+    else:
+        yield Finding("database charset", OK, "utf8mb4")
     if int(seen["max_allowed_packet"]) < 4 << 20:
         said = f"max_allowed_packet is {int(seen['max_allowed_packet']) >> 10} KiB"
         yield Finding("database packet", WARN, said, "set max_allowed_packet to 16M: batches of tasks can be larger")

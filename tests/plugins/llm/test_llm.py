@@ -18,6 +18,7 @@ from tests.plugins.llm.desk import Desk
 from tests.provider import (
     REPORT,
     USAGE,
+    ScriptedProvider,
     Stage,
     answers,
     refuses,
@@ -105,6 +106,22 @@ def test_unicode_text_is_preserved(desk: Desk) -> None:
     assert desk.row()["report"] == text
     assert desk.callback(task)[1]["result"] == text
     assert desk.provider.calls[0].body["messages"][0]["content"] == text
+
+
+@pytest.mark.parametrize("charset", ["utf8", "latin1", "gbk"])
+def test_emoji_pass_whatever_charset_the_address_names(
+    mysql_url: str, redis_url: str, provider: ScriptedProvider, charset: str
+) -> None:
+    with contextlib.closing(
+        Desk(provider, mysql_url.replace("charset=utf8mb4", f"charset={charset}"), redis_url)
+    ) as desk:
+        provider.play(answers("值 🏠 €"))
+        desk.add_row(user_message="🏠 in 东京?", sys_message="简短 🙏")
+        desk.run(desk.submit())
+        asked = [message["content"] for message in provider.calls[0].body["messages"]]
+        assert (asked, desk.row()["report"]) == (["简短 🙏", "🏠 in 东京?"], "值 🏠 €")
+        (stored,) = desk.sql("SELECT HEX(user_message), HEX(report) FROM valuation_records")
+        assert stored == ("🏠 in 东京?".encode().hex().upper(), "值 🏠 €".encode().hex().upper())
 
 
 def test_signed_64_bit_row_ids_work(desk: Desk) -> None:
