@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from .envelope import error_in
+from .refusal import classify
 
 #: How a call failed. docs/llm.md says what follows from each.
 Kind = Literal[
     "first_content", "silence", "total", "network", "broken_off",
-    "rejected", "unauthorized", "no_credit", "rate_limited", "overloaded", "unavailable", "redirect",
+    "rejected", "unauthorized", "no_credit", "no_model", "no_path", "bad_parameter", "redirect",
+    "rate_limited", "overloaded", "unavailable",
     "error_in_answer", "not_json", "html", "malformed", "too_large",
     "no_finish_reason", "length", "content_filter", "no_resource", "other_finish_reason", "blank", "schema",
 ]  # fmt: skip
@@ -76,10 +78,14 @@ class Answer:
     def take(self, event: dict[str, Any]) -> bool:
         """Process one event of a stream, or a whole answer; return whether it made progress.
 
-        Raises ChatError (error_in_answer, too_large).
+        Raises ChatError (too_large, and error_in_answer or what the error means).
         """
         if (error := error_in(event)) is not None:
-            raise ChatError("error_in_answer", f"the provider reported an error: {self.say(error.words)}")
+            words = self.say(error.words)
+            kind = classify(200, error, words, self._model)
+            if kind == "rate_limited" and self.has_content:
+                kind = "error_in_answer"  # what was paid for uses an attempt
+            raise ChatError(kind, f"the provider reported an error: {words}")
         if isinstance(event.get("model"), str) and event["model"]:
             self._model = event["model"][:200]
         if isinstance(event.get("usage"), dict):

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from .answer import Answer, ChatError, Kind, Reply, parse
+from .answer import Answer, ChatError, Reply, parse
 from .config import Provider
-from .delay import asked_delay
+from .delay import asked_delay, said_delay
 from .envelope import error_in_body
+from .refusal import classify
 
 if TYPE_CHECKING:
     import aiohttp
@@ -83,7 +84,7 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
             ) as response,
         ):
             if not 200 <= response.status < 300:
-                raise await _refusal(response, answer)
+                raise await _refusal(response, answer, request.model)
             if not provider.stream or response.content_type == "application/json":
                 answer.take(parse(await _body(response, _MAX_BODY)))
             else:
@@ -172,42 +173,30 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
+async def _refusal(response: aiohttp.ClientResponse, answer: Answer, model: str) -> ChatError:
     """The error for a response that is not a 2xx."""
     import aiohttp
 
-    status, kind = response.status, _kind(response.status)
-    said = ""
+    status, error, said = response.status, None, ""
     try:
         async with asyncio.timeout(10):
-            error = error_in_body(await _body(response, _MAX_ERROR_BODY))
-        if error is not None:
-            said = f": {answer.say(error.words)}"
-            if "insufficient_quota" in error.codes:
-                kind = "no_credit"  # OpenAI reports missing credit with a 429, others with a 402
+            body = await _body(response, _MAX_ERROR_BODY)
+        error = error_in_body(body)
+        if error is None and body.lstrip()[:1] == b"<" and status < 500:
+            said = " (a web page: of a gateway or a firewall?)"
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
-        pass  # the status is enough; an HTML page adds nothing
+        pass  # the status is enough
+    if location := response.headers.get("Location"):
+        said = f": it leads to {answer.say(location.partition('?')[0])}"
+    words = answer.say(error.words) if error is not None else ""
+    after = asked_delay(response.headers, datetime.now(UTC))
     return ChatError(
-        kind,
-        f"HTTP {status} from the provider{said}",
+        classify(status, error, words, model),
+        f"HTTP {status} from the provider{f': {words}' if words else said}",
         status=status,
-        after=asked_delay(response.headers, datetime.now(UTC)),
+        after=said_delay(words) if after is None else after,
         again={"true": True, "false": False}.get(response.headers.get("x-should-retry", "").strip().lower()),
     )
-
-
-def _kind(status: int) -> Kind:
-    if status in (401, 403):
-        return "unauthorized"
-    if status == 402:
-        return "no_credit"
-    if status == 429:
-        return "rate_limited"
-    if status in (503, 529):
-        return "overloaded"
-    if status >= 500 or status in (408, 409, 425):
-        return "unavailable"
-    return "rejected" if status >= 400 else "redirect"
 
 
 def _broken(error: Exception, answer: Answer) -> ChatError:
