@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -62,7 +61,6 @@ class TypeView(TypedDict):
     internal: bool
     admin_only: bool
     paused: PauseView | None
-    payload_schema: NotRequired[dict[str, Any] | None]
 
 
 class WorkerView(TypedDict):
