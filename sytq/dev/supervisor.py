@@ -239,7 +239,7 @@ class Supervisor:
             raise DevError(
                 f"API and worker did not answer within {_START_DEADLINE:g} s; see {self._children[0].log.parent}"
             ) from None
-        sizes = f"{settings.worker.processes} process(es), {settings.worker.threads} threads"
+        sizes = f"{settings.worker_processes} process(es), {settings.worker.threads} threads"
         _say_part("worker", f"{sizes}, log {self._children[0].log}")
         _say_part("api", f"{api}, log {self._children[1].log}")
         if not self._once:
