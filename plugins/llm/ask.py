@@ -136,7 +136,8 @@ class Asking:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
         call = await self._begin(place, target, request, now)
-        answer = Answer(target.model, target.provider.key, [message["content"] for message in messages])
+        prompts = [message["content"] for message in messages]
+        answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons)
         try:
             async with self._telling(place, target, answer):
                 reply = await complete(self._ctx.http, target.provider, request, answer)
