@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -314,7 +315,10 @@ def _say_first_steps(settings: Settings, api: str, folder: Folder) -> None:
     _say(snippets.curl(api, user))
     _say("with PHP:\n")
     _say(snippets.php(api, user))
-    _say(f"`sytq ls`, `sytq top` and all other commands find this service after\n\n. {shlex.quote(str(folder.env))}\n")
+    own = Path(sys.executable).with_name("sytq")
+    sytq = "sytq" if shutil.which("sytq") == str(own) else shlex.quote(str(own))
+    _say(f"`{sytq} ls`, `{sytq} top` and all other commands find this service after\n")
+    _say(f". {shlex.quote(str(folder.env))}\n")
 
 
 def _say_part(name: str, text: str) -> None:
