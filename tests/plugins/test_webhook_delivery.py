@@ -187,6 +187,40 @@ def test_webhook_id_and_body_are_the_same_at_every_attempt(serve: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("type_name", "given", "own", "sent"),
+    [
+        ("callback", {}, {}, {"webhook-id", "webhook-timestamp"}),
+        ("callback", {}, {"Webhook-ID": "mine"}, {"webhook-id", "webhook-timestamp"}),
+        ("callback", {"webhook__secret": SECRET}, {}, {"webhook-id", "webhook-timestamp", "webhook-signature"}),
+        ("webhook", {"webhook__secret": SECRET}, {}, {"webhook-id", "webhook-timestamp", "webhook-signature"}),
+        ("webhook", {}, {}, set()),
+    ],
+)
+def test_every_attempt_of_a_callback_names_its_message(
+    serve: Any, type_name: str, given: dict[str, str], own: dict[str, str], sent: set[str]
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        lines = (line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+        seen.append({name.lower(): value for name, value in lines if name.lower().startswith("webhook-")})
+        writer.write(answer("500 X"))
+
+    async def main() -> None:
+        async with serve(handler) as port:
+            payload = {"url": f"http://127.0.0.1:{port}/", "body": "{}", "headers": own}
+            for number in (1, 2):
+                await attempt(payload, settings(**given), attempts=number, type_name=type_name)
+
+    asyncio.run(main())
+    assert [set(headers) for headers in seen] == [sent, sent]
+    if sent:
+        expected = own.get("Webhook-ID", f"msg_{TASK}")
+        assert {headers["webhook-id"] for headers in seen} == {expected}
+        assert all(abs(int(headers["webhook-timestamp"]) - datetime.now(UTC).timestamp()) < 300 for headers in seen)
+
+
+@pytest.mark.parametrize(
     ("data", "reported"),
     [
         (answer("200 OK"), "ok"),
