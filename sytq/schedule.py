@@ -9,9 +9,8 @@ from itertools import islice
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSimError
+from cronsim import CronSim, CronSimError
 
-from sytq.cron import Cron
 from sytq.durations import parse_duration
 
 #: What happens to missed ticks: the latest runs late, or none runs.
@@ -47,7 +46,7 @@ class Schedule:
             raise ValueError(f"timezone: '{self.timezone}' is not a time zone; valid: such as Europe/Berlin") from None
         if self.cron is not None:
             try:
-                Cron(self.cron, zone)
+                CronSim(self.cron, dt.datetime.now(zone))
             except CronSimError as error:
                 raise ValueError(f"cron: '{self.cron}': {error}; valid: minute hour day month weekday") from None
 
@@ -71,7 +70,11 @@ class Schedule:
         if self.every is not None:
             step = float(self.every)
             return dt.datetime.fromtimestamp(now.timestamp() // step * step, dt.UTC)
-        return self._cron().latest(now)
+        assert self.cron is not None
+        # Backwards from a second later: the iteration excludes its start.
+        start = now.astimezone(ZoneInfo(self.timezone)).replace(microsecond=0) + dt.timedelta(seconds=1)
+        tick = next(CronSim(self.cron, start, reverse=True), None)
+        return None if tick is None else tick.astimezone(dt.UTC)
 
     def _after(self, now: dt.datetime) -> Iterator[dt.datetime]:
         if self.every is not None:
@@ -80,8 +83,6 @@ class Schedule:
             while True:
                 yield dt.datetime.fromtimestamp(first * step, dt.UTC)
                 first += 1
-        yield from self._cron().after(now)
-
-    def _cron(self) -> Cron:
         assert self.cron is not None
-        return Cron(self.cron, ZoneInfo(self.timezone))
+        for tick in CronSim(self.cron, now.astimezone(ZoneInfo(self.timezone))):
+            yield tick.astimezone(dt.UTC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -45,7 +45,7 @@ class Accepted(Next):
     then: NotRequired[list[Next]]
 
 
-class FieldErrors(TypedDict):
+class Errors(TypedDict):
     """The invalid fields of a refused task."""
 
     errors: list[FieldError]
@@ -54,7 +54,7 @@ class FieldErrors(TypedDict):
 class RefusedItem(TypedDict):
     """A refused task of a batch."""
 
-    error: FieldErrors
+    error: Errors
 
 
 class BatchAnswer(TypedDict):
@@ -74,7 +74,7 @@ class TaskPage(TypedDict):
     total_is_exact: NotRequired[bool]
 
 
-class ChangeOutcome(TypedDict):
+class Outcome(TypedDict):
     """The outcome of a change to one task: cancelled, asked (it ends at its next step), queued or rescheduled."""
 
     id: str
@@ -116,31 +116,25 @@ class UnreadablePage(TypedDict):
     next: str | None
 
 
-class TypeDetail(TypeView):
-    """A task type with the JSON Schema of its payload."""
-
-    payload_schema: dict[str, Any] | None
-
-
-class TypeList(TypedDict):
+class Types(TypedDict):
     """All task types."""
 
-    types: list[TypeDetail]
+    types: list[TypeView]
 
 
-class QueueList(TypedDict):
+class Queues(TypedDict):
     """All queues."""
 
     queues: list[QueueView]
 
 
-class WorkerList(TypedDict):
+class Workers(TypedDict):
     """All worker processes."""
 
     workers: list[WorkerView]
 
 
-class ScheduleList(TypedDict):
+class Schedules(TypedDict):
     """All schedules."""
 
     schedules: list[ScheduleView]
