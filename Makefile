@@ -34,6 +34,7 @@ demo: setup ## run it once and exit; status 0 when the sample valuation succeede
 
 test: setup-test ## run the tests on real servers of their own
 	@tools/test-servers
+	@VENV=$(VENV) tools/test-generators
 	@$(BIN)/python -m pytest -n 6 --dist worksteal -m "not faults" $(PYTEST)
 
 test-faults: setup-test ## run the tests that kill processes and servers, or run long

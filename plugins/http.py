@@ -22,7 +22,7 @@ from sytq.http import MANAGED_HEADERS
 from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill, fill_text, places, text
 
-from .webhook.verdict import retry_after, what_broke
+from .webhook import retry_after
 
 _KEPT_BYTES = 16 * 1024  # of a response, kept in the result
 
@@ -94,15 +94,16 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
             partial_body=True,
             trusted=True,
         )
-    except (TimeoutError, aiohttp.ClientError) as error:
-        raise Retry(reason=what_broke(error, host)[1]) from None
+    except TimeoutError as error:
+        raise Retry(reason=f"{host} {error}") from None
+    except aiohttp.ClientError as error:
+        raise Retry(reason=f"no HTTP answer from {host} ({type(error).__name__})") from None
     if not answer.ok:
         reason = f"HTTP {answer.status_code} from {host}"
         if answer.status_code in template.dead_on:
             raise Fail(reason)
         raise Retry(after=retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)), reason=reason)
-    result = {"status": answer.status_code, "body": _readable(answer.text)}
-    return result | {"cut": answer.cut} if answer.truncated else result
+    return {"status": answer.status_code, "body": _readable(answer.text)}
 
 
 def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:

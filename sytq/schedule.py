@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSimError
 
+from sytq.cron import Cron
 from sytq.durations import parse_duration
 
 #: What happens to missed ticks: the latest runs late, or none runs.
@@ -46,7 +47,7 @@ class Schedule:
             raise ValueError(f"timezone: '{self.timezone}' is not a time zone; valid: such as Europe/Berlin") from None
         if self.cron is not None:
             try:
-                CronSim(self.cron, dt.datetime.now(zone))
+                Cron(self.cron, zone)
             except CronSimError as error:
                 raise ValueError(f"cron: '{self.cron}': {error}; valid: minute hour day month weekday") from None
 
@@ -70,11 +71,7 @@ class Schedule:
         if self.every is not None:
             step = float(self.every)
             return dt.datetime.fromtimestamp(now.timestamp() // step * step, dt.UTC)
-        assert self.cron is not None
-        # Backwards from a second later: the iteration excludes its start.
-        start = now.astimezone(ZoneInfo(self.timezone)).replace(microsecond=0) + dt.timedelta(seconds=1)
-        tick = next(CronSim(self.cron, start, reverse=True), None)
-        return None if tick is None else tick.astimezone(dt.UTC)
+        return self._cron().latest(now)
 
     def _after(self, now: dt.datetime) -> Iterator[dt.datetime]:
         if self.every is not None:
@@ -83,6 +80,8 @@ class Schedule:
             while True:
                 yield dt.datetime.fromtimestamp(first * step, dt.UTC)
                 first += 1
+        yield from self._cron().after(now)
+
+    def _cron(self) -> Cron:
         assert self.cron is not None
-        for tick in CronSim(self.cron, now.astimezone(ZoneInfo(self.timezone))):
-            yield tick.astimezone(dt.UTC)
+        return Cron(self.cron, ZoneInfo(self.timezone))

@@ -116,6 +116,7 @@ class Server:
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)  # a thread of it may still answer until then
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

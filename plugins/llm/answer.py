@@ -5,17 +5,20 @@ A provider's error text passes only as one short line without the key and the pr
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from .envelope import error_in
+from . import finish
+from .content import Content, read
+from .envelope import ProviderError, error_in, read_error
+from .refusal import classify
 
 #: How a call failed. docs/llm.md says what follows from each.
 Kind = Literal[
     "first_content", "silence", "total", "network", "broken_off",
-    "rejected", "unauthorized", "no_credit", "rate_limited", "overloaded", "unavailable", "redirect",
+    "rejected", "unauthorized", "no_credit", "no_model", "no_path", "bad_parameter", "redirect",
+    "rate_limited", "overloaded", "unavailable",
     "error_in_answer", "not_json", "html", "malformed", "too_large",
     "no_finish_reason", "length", "content_filter", "no_resource", "other_finish_reason", "blank", "schema",
 ]  # fmt: skip
@@ -57,66 +60,137 @@ class Reply(TypedDict):
 
 
 class Answer:
-    """The answer so far, and the `usage` that the provider reports. No error may repeat the key and the prompts."""
+    """The answer so far, and the `usage` that the provider reports. No error may repeat the key and the prompts.
 
-    def __init__(self, model: str, key: str, prompts: Sequence[str]) -> None:
+    `finish_reasons` are the provider's own words beside the table of finish.py.
+    """
+
+    def __init__(
+        self, model: str, key: str, prompts: Sequence[str], finish_reasons: Mapping[str, finish.Meaning] | None = None
+    ) -> None:
         self.finish_reason: str | None = None
+        self.ended = False  # the provider marked the end, with [DONE] or of a whole JSON document
         self.usage: dict[str, Any] = {}
         self.chunks = 0  # with progress; providers send one token per chunk
+        self.unread: set[str] = set()  # types of parts in which no text was found
+        self._own = finish_reasons or {}
         self._model = model
         self._key = key
         self._prompts = prompts
         self._parts: list[str] = []
         self._size = 0
+        self._by_deltas = False
+        self._refusal = ""
+        self._went_on = False  # text came after a finish_reason, which then proves nothing
+        self._notice: ProviderError | None = None
 
     @property
     def has_content(self) -> bool:
         return bool(self._parts)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more is needed than numbers: what fails after that does not concern the answer."""
+        return self.finish_reason is not None and (self.ended or not self._went_on)
+
     def take(self, event: dict[str, Any]) -> bool:
         """Process one event of a stream, or a whole answer; return whether it made progress.
 
-        Raises ChatError (error_in_answer, too_large).
+        Raises ChatError (too_large, and error_in_answer or what the error means).
         """
         if (error := error_in(event)) is not None:
-            raise ChatError("error_in_answer", f"the provider reported an error: {self.say(error.words)}")
+            raise self.reported(error)
+        choice = _first_choice(event)
+        if not choice and (notice := read_error(event)) is not None and notice.words.lower() not in notice.codes:
+            self.note(notice)
         if isinstance(event.get("model"), str) and event["model"]:
             self._model = event["model"][:200]
-        if isinstance(event.get("usage"), dict):
-            self.usage = event["usage"]
-        choice = _first_choice(event)
-        delta = choice.get("delta") or choice.get("message")
-        delta = delta if isinstance(delta, dict) else {}
-        text = delta.get("content")
-        if isinstance(text, str) and text:
-            self._size += len(text.encode("utf-8", "surrogatepass"))
-            if self._size > MAX_CONTENT:
-                raise ChatError("too_large", f"the answer is longer than {MAX_CONTENT} bytes")
-            self._parts.append(text)
-        finished = self.finish_reason is None and isinstance(choice.get("finish_reason"), str)
-        if finished:
-            self.finish_reason = choice["finish_reason"]
+        for place in (event, choice, event.get("x_groq")):
+            if isinstance(place, dict) and isinstance(place.get("usage"), dict) and place["usage"]:
+                self.usage = place["usage"]
+        found = self._content(choice)
+        word = finish.word(choice.get("finish_reason") or choice.get("finishReason"))
+        if found.text:
+            self._went_on = self._went_on or self.finish_reason is not None
+            self._add(found.text)
+        self._refusal += found.refusal
+        self.unread.update(found.unread)
+        finished = word is not None and word != self.finish_reason
+        self.finish_reason = word or self.finish_reason
         # Reasoning is not part of the report, but it counts as progress.
-        return finished or bool(text or delta.get("reasoning_content") or delta.get("reasoning"))
+        return bool(finished or found.text or found.progress or found.refusal)
+
+    def note(self, notice: ProviderError) -> None:
+        """Remember words that may be an error: they matter only if no answer comes."""
+        self._notice = notice
+
+    def heard(self) -> str:
+        """What the provider said instead of an answer, for the end of an error."""
+        return f"; the provider said: {self.say(self._notice.words)}" if self._notice else ""
+
+    def reported(self, error: ProviderError) -> ChatError:
+        """The failure for what the provider reports in place of an answer, or in the middle of one."""
+        words = self.say(error.words)
+        kind = classify(200, error, words, self._model)
+        if kind == "rate_limited" and self.has_content:
+            kind = "error_in_answer"  # what was paid for uses an attempt
+        return ChatError(kind, f"the provider reported an error: {words}")
 
     def reply(self) -> Reply:
         """The complete answer. Raises ChatError when it is incomplete."""
         reason = self.finish_reason
-        if reason is None:
-            raise ChatError("no_finish_reason", "the answer ended without a finish_reason")
-        if reason == "length":
-            raise ChatError("length", "the answer was cut at max_tokens; raise max_tokens of the model")
-        if reason == "content_filter":
-            raise ChatError("content_filter", "the provider's content filter withheld the answer")
-        if reason == "insufficient_system_resource":
-            raise ChatError("no_resource", "the provider ran out of resources and broke the answer off")
-        if reason != "stop":
-            raise ChatError("other_finish_reason", f"finish_reason is '{self.say(reason)[:50]}', not 'stop'")
+        known = finish.meaning(reason, self._own) if reason or self.ended else None
+        shown = f"finish_reason '{self.say(reason or finish.NONE)[:50]}'"
+        if self._refusal:
+            raise ChatError("content_filter", f"the model refused: {self.say(self._refusal)}")
+        if known is None and reason is None:
+            if self._notice and not self._parts:
+                raise self.reported(self._notice)
+            hint = "; if this provider never sends one: finish_reasons: {none: stop}" if self.ended else ""
+            raise ChatError("no_finish_reason", f"the answer ended without a finish_reason{self.heard()}{hint}")
+        if known is None:
+            raise ChatError("other_finish_reason", f"{shown} is not known: say in finish_reasons what it means")
+        if known == "tool_calls":
+            raise ChatError("other_finish_reason", f"the model calls a tool ({shown}), and there is none: see extra")
+        if known == "length":
+            raise ChatError("length", f"the answer was cut ({shown})")
+        if known == "content_filter":
+            raise ChatError("content_filter", f"the provider's content filter withheld the answer ({shown})")
+        if known == "no_resource":
+            raise ChatError("no_resource", f"the provider ran out of resources and broke the answer off ({shown})")
+        if known == "error":
+            raise ChatError("error_in_answer", f"the provider broke the answer off ({shown}){self.heard()}")
+        if not self.is_finished and reason is not None:
+            raise ChatError("broken_off", "the stream went on after its finish_reason and ended without [DONE]")
         # Half a surrogate pair cannot be stored; two halves from two events are one character.
         content = "".join(self._parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if not content.strip():
-            raise ChatError("blank", "the answer is blank")
-        return Reply(content=content, model=self._model, finish_reason=reason, usage=self.usage)
+            raise ChatError("blank", f"the answer is blank{self.heard()}")
+        return Reply(content=content, model=self._model, finish_reason=reason or finish.NONE, usage=self.usage)
+
+    def _content(self, choice: dict[str, Any]) -> Content:
+        """What a choice says beyond the answer so far."""
+        found = read(choice.get("delta"))
+        if found.text:
+            self._by_deltas = True
+            return found
+        message = read(choice.get("message") or choice)
+        if self._by_deltas and message.text:
+            # MiniMax and Perplexity repeat the whole text in a `message` beside or after the deltas.
+            if len(message.text) > sum(map(len, self._parts)):
+                self._parts, self._size = [], 0
+                self._add(message.text)
+            message.text = ""
+        message.progress = message.progress or found.progress
+        message.refusal = message.refusal or found.refusal
+        message.unread += found.unread
+        return message
+
+    def _add(self, text: str) -> None:
+        self._size += len(text.encode("utf-8", "surrogatepass"))
+        if self._size > MAX_CONTENT:
+            raise ChatError("too_large", f"the answer is longer than {MAX_CONTENT} bytes")
+        self._parts.append(text)
 
     def say(self, words: str) -> str:
         """A provider's words as one line that is safe to show."""
@@ -129,19 +203,6 @@ class Answer:
             if any(said[start : start + _ECHO] in prompt for prompt in self._prompts):
                 return f"{said[:start]}(here it quotes the prompt)"
         return said
-
-
-def parse(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises ChatError (html, not_json, malformed)."""
-    if text.lstrip()[:1] == b"<":
-        raise ChatError("html", "the provider answered with a web page")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ChatError("not_json", "the answer is not whole JSON") from None
-    if not isinstance(value, dict):
-        raise ChatError("malformed", "the answer is not a JSON object")
-    return value
 
 
 def _first_choice(event: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .balance import pause
 from .chat import Message, Request, complete
 from .config import LlmSettings, Node
 from .pipeline import check, correction, messages
-from .policy import POLICIES, Failure, Report, conclude, judge
+from .policy import POLICIES, Failure, Report, conclude, consequence, judge
 from .spend import Reservation
 from .targets import Target, chain
 
@@ -83,8 +83,8 @@ class Asking:
                     raise
                 failures.append(Failure(str(waiting), "wait", float(waiting.after or 0)))
             except ChatError as error:
-                failures.append(judge(target.name, error))
-                if POLICIES[error.kind].then == "pause":
+                failures.append(judge(target, error))
+                if failures[-1].then == "pause":
                     paused = paused or target
                 if not POLICIES[error.kind].fallback:
                     break
@@ -136,7 +136,8 @@ class Asking:
         request = Request(target.model, messages, max_tokens, target.extra)
         now = dt.datetime.now(dt.UTC)
         call = await self._begin(place, target, request, now)
-        answer = Answer(target.model, target.provider.key, [message["content"] for message in messages])
+        prompts = [message["content"] for message in messages]
+        answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons)
         try:
             async with self._telling(place, target, answer):
                 reply = await complete(self._ctx.http, target.provider, request, answer)
@@ -147,7 +148,7 @@ class Asking:
             if not answer.usage and not _may_have_cost(error):
                 cost = 0
             await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
-            if POLICIES[kind].then == "pause":
+            if consequence(target, error) == "pause":
                 await pause(self._ctx, target, error)
             raise
         used, cost = self._spent(target, answer.usage, now)

@@ -14,10 +14,9 @@ from sytq import AsyncContext, Backoff, Retry, task
 
 from .answer import ChatError
 from .config import LlmSettings, Provider
+from .policy import POLICIES, describe
 from .targets import Target
 
-#: Seconds until a call tries a refused key again, or a provider without credit and without a balance endpoint.
-_TRY_AGAIN = 300.0
 _LOOK = 30.0
 #: Longer than the interval, so that the pause holds between two checks, and ends if the checks stop.
 _HOLD = 4 * _LOOK
@@ -32,9 +31,11 @@ class Balance(BaseModel):
 
 
 async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
-    """Pause a provider's limiter because of its key or its balance."""
+    """Pause the limiter of a provider, or of its model, until a person has done something."""
+    policy = POLICIES[error.kind]
     looked_at = error.kind == "no_credit" and target.provider.balance_url is not None
-    await ctx.pause_limiter(target.limiter, f"{error} [{error.kind}]", seconds=_HOLD if looked_at else _TRY_AGAIN)
+    name = target.model_limiter if policy.of_model else target.limiter
+    await ctx.pause_limiter(name, describe(target, error), seconds=_HOLD if looked_at else policy.seconds)
     if looked_at:
         # One task per provider, however many calls fail at once.
         await ctx.enqueue("llm.balance", {"provider": target.name}, key=f"balance:{target.name}:{ctx.token}")

@@ -7,12 +7,15 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from .answer import Answer, ChatError, Kind, Reply, parse
+from .answer import Answer, ChatError, Reply
+from .body import receive, whole
 from .config import Provider
-from .delay import asked_delay
+from .delay import asked_delay, said_delay
 from .envelope import error_in_body
+from .refusal import classify
 
 if TYPE_CHECKING:
     import aiohttp
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
 
-_MAX_LINE = 1 << 20
-_MAX_BODY = 8 << 20
 _MAX_ERROR_BODY = 64 << 10
 _AFTERGLOW = 5.0  # seconds for the usage numbers after the answer is complete
 _CLOSING = 0.1  # seconds for the rest of the body after that: a connection read to its end can be reused
@@ -83,16 +84,13 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
             ) as response,
         ):
             if not 200 <= response.status < 300:
-                raise await _refusal(response, answer)
-            if not provider.stream or response.content_type == "application/json":
-                answer.take(parse(await _body(response, _MAX_BODY)))
-            else:
-                await _stream(response, answer, clock)
+                raise await _refusal(response, answer, request.model)
+            await receive(_chunks(response.content), answer, partial(clock.progress, answer))
     except TimeoutError:
-        if answer.finish_reason is None:
-            raise clock.error() from None
+        if not answer.is_finished:
+            raise clock.error(answer) from None
     except (aiohttp.ClientError, OSError) as error:
-        if answer.finish_reason is None:
+        if not answer.is_finished:
             raise _broken(error, answer) from None
     # The answer was complete; a stream that hangs or breaks afterwards loses at most its usage numbers.
     return answer.reply()
@@ -110,17 +108,16 @@ class _Clock:
         self._wait: Wait = "first_content" if first < provider.total else "total"
         self.timer = asyncio.timeout(min(first, provider.total))
 
-    def content(self, last: bool) -> None:
-        silence = self._provider.silence
-        self.move("silence", min(silence, _AFTERGLOW) if last else silence)
-
-    def move(self, wait: Wait, seconds: float) -> None:
-        """Let the timer end in `seconds`, or at the total if that is sooner."""
-        at = self._now() + seconds
-        self._wait = wait if at < self._end else "total"
+    def progress(self, answer: Answer) -> None:
+        """Extend the timer for the next piece of the answer, or for what may follow it, up to the total."""
+        silence = self._provider.silence if self._provider.stream else self._provider.total
+        if answer.is_finished:
+            silence = _CLOSING if answer.ended else min(silence, _AFTERGLOW)
+        at = self._now() + silence
+        self._wait = "silence" if at < self._end else "total"
         self.timer.reschedule(min(at, self._end))
 
-    def error(self) -> ChatError:
+    def error(self, answer: Answer) -> ChatError:
         """The deadline that passed."""
         if not self.timer.expired():
             return ChatError("network", "no connection to the provider in time")
@@ -130,84 +127,38 @@ class _Clock:
             "silence": f"no further content within {provider.silence:g} s",
             "total": f"not finished within {provider.total:g} s",
         }
-        return ChatError(self._wait, said[self._wait])
+        return ChatError(self._wait, f"{said[self._wait]}{answer.heard()}")
 
 
-async def _stream(response: aiohttp.ClientResponse, answer: Answer, clock: _Clock) -> None:
-    """Read server-sent events until the provider marks the end or closes."""
-    async for line in _lines(response.content):
-        if line.lstrip()[:1] == b"<":
-            raise ChatError("html", "the provider answered with a web page", status=response.status)
-        field, _, value = line.partition(b":")
-        if field != b"data":
-            continue  # comments (keep-alive), event names and ids do not extend the timer
-        if value.strip() != b"[DONE]":
-            if answer.take(parse(value)):
-                answer.chunks += 1
-                clock.content(last=answer.finish_reason is not None)
-        elif answer.finish_reason is None:
-            return
-        else:
-            clock.move("silence", _CLOSING)
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines without their line ends; the last line needs none."""
-    rest = b""
+async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     while chunk := await content.readany():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > _MAX_LINE:
-            raise ChatError("too_large", f"a line of the stream is longer than {_MAX_LINE} bytes")
-    yield rest
+        yield chunk
 
 
-async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    body = bytearray()
-    while chunk := await response.content.readany():
-        body += chunk
-        if len(body) > limit:
-            raise ChatError("too_large", f"the answer's body is longer than {limit} bytes")
-    return bytes(body)
-
-
-async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
+async def _refusal(response: aiohttp.ClientResponse, answer: Answer, model: str) -> ChatError:
     """The error for a response that is not a 2xx."""
     import aiohttp
 
-    status, kind = response.status, _kind(response.status)
-    said = ""
+    status, error, said = response.status, None, ""
     try:
         async with asyncio.timeout(10):
-            error = error_in_body(await _body(response, _MAX_ERROR_BODY))
-        if error is not None:
-            said = f": {answer.say(error.words)}"
-            if "insufficient_quota" in error.codes:
-                kind = "no_credit"  # OpenAI reports missing credit with a 429, others with a 402
+            body = await whole(_chunks(response.content), _MAX_ERROR_BODY)
+        error = error_in_body(body)
+        if error is None and body.lstrip()[:1] == b"<" and status < 500:
+            said = " (a web page: of a gateway or a firewall?)"
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
-        pass  # the status is enough; an HTML page adds nothing
+        pass  # the status is enough
+    if location := response.headers.get("Location"):
+        said = f": it leads to {answer.say(location.partition('?')[0])}"
+    words = answer.say(error.words) if error is not None else ""
+    after = asked_delay(response.headers, datetime.now(UTC))
     return ChatError(
-        kind,
-        f"HTTP {status} from the provider{said}",
+        classify(status, error, words, model),
+        f"HTTP {status} from the provider{f': {words}' if words else said}",
         status=status,
-        after=asked_delay(response.headers, datetime.now(UTC)),
+        after=said_delay(words) if after is None else after,
         again={"true": True, "false": False}.get(response.headers.get("x-should-retry", "").strip().lower()),
     )
-
-
-def _kind(status: int) -> Kind:
-    if status in (401, 403):
-        return "unauthorized"
-    if status == 402:
-        return "no_credit"
-    if status == 429:
-        return "rate_limited"
-    if status in (503, 529):
-        return "overloaded"
-    if status >= 500 or status in (408, 409, 425):
-        return "unavailable"
-    return "rejected" if status >= 400 else "redirect"
 
 
 def _broken(error: Exception, answer: Answer) -> ChatError:
@@ -215,7 +166,7 @@ def _broken(error: Exception, answer: Answer) -> ChatError:
     import aiohttp
 
     if answer.has_content or isinstance(error, aiohttp.ClientPayloadError):
-        return ChatError("broken_off", "the connection broke in the middle of the answer")
+        return ChatError("broken_off", f"the connection broke in the middle of the answer{answer.heard()}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ChatError("network", "the provider's host cannot be resolved")
     if isinstance(error, aiohttp.ServerDisconnectedError):

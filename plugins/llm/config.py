@@ -14,6 +14,8 @@ from sytq.config.sections import DEFAULTS, PositiveDuration, Switched
 from sytq.config.values import Count, Identifier, Key, Name, Text, WebUrl, problem
 from sytq.durations import Duration
 
+from . import finish
+
 _HOURS = "two times of day in UTC such as 16:30-00:30"
 _TEMPLATE = "a Jinja template over row and outputs"
 
@@ -94,6 +96,10 @@ class Model(Section):
     prices: list[Price] = []
 
 
+def _words(own: dict[str, finish.Meaning]) -> dict[str, finish.Meaning]:
+    return {finish.word(name) or finish.NONE: meaning for name, meaning in own.items()}
+
+
 class Provider(Section):
     base_url: ApiRoot
     api_key: Key | None = None
@@ -104,6 +110,7 @@ class Provider(Section):
     silence: PositiveDuration = 30.0
     total: PositiveDuration = 300.0
     extra: dict[str, Any] = {}
+    finish_reasons: Annotated[dict[str, finish.Meaning], AfterValidator(_words)] = {}
     models: dict[Text, Model] = {}
     limits: Limits = DEFAULTS
     circuit_breaker: CircuitBreaker = DEFAULTS

@@ -1,4 +1,4 @@
-"""Parses the headers in which providers ask for a delay."""
+"""Parses the headers and sentences in which providers ask for a delay."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from sytq.durations import parse_duration
 
 #: Seconds; a provider can cause neither a busy loop nor an endless wait.
 _SHORTEST, _LONGEST = 0.05, 86400.0
+_SAID = re.compile(
+    r"\b(?:try again|retry) (?:in|after) "
+    r"(?:([0-9]+(?:\.[0-9]+)?) ?(second|minute|hour)|((?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))+))",
+    re.IGNORECASE,
+)
+_UNITS = {"second": 1, "minute": 60, "hour": 3600}
 _RESET = re.compile(r"x-ratelimit-reset(-\w+)?|anthropic-ratelimit-\w+-reset")
 
 
@@ -27,7 +33,19 @@ def asked_delay(headers: Mapping[str, str], now: datetime) -> float | None:
         resets = [_seconds(value, now) for name, value in lower.items() if _RESET.fullmatch(name)
                   and lower.get(name.replace("reset", "remaining"), "0") == "0"]  # fmt: skip
         seconds = max((reset for reset in resets if reset is not None), default=None)
-    return None if seconds is None else min(max(seconds, _SHORTEST), _LONGEST)
+    return None if seconds is None else _bounded(seconds)
+
+
+def said_delay(message: str) -> float | None:
+    """The delay in seconds that an error's text asks for, as in "Please try again in 1m26.4s", or None."""
+    if (found := _SAID.search(message)) is None:
+        return None
+    number, unit, duration = found.groups()
+    return _bounded(parse_duration(duration.lower()) if duration else float(number) * _UNITS[unit.lower()])
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, _SHORTEST), _LONGEST)
 
 
 def _seconds(value: str, now: datetime) -> float | None:

@@ -10,6 +10,7 @@ from typing import Literal
 from sytq import Fail, Retry
 
 from .answer import ChatError, Kind
+from .targets import Target
 
 Then = Literal["dead", "retry", "wait", "pause"]
 Report = Literal["ok", "overloaded", "failed", "ignored"]
@@ -17,21 +18,30 @@ Report = Literal["ok", "overloaded", "failed", "ignored"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`then` ends the attempt, after the `fallback` if there is one. `report` is for the limiters."""
+    """`then` ends the attempt, after the `fallback` if there is one. `report` is for the limiters.
+
+    A pause of `seconds` names what a person has `todo` to the provider `name`; `of_model` pauses the model alone.
+    """
 
     then: Then
     report: Report
     fallback: bool = True
+    todo: str = ""
+    of_model: bool = False
+    seconds: float = 300.0
 
 
 POLICIES: Mapping[Kind, Policy] = {
     "rejected": Policy("dead", "ok", fallback=False),
-    "unauthorized": Policy("pause", "ignored"),
-    "no_credit": Policy("pause", "ignored"),
+    "unauthorized": Policy("pause", "ignored", todo="renew providers.{name}.api_key or the account's rights"),
+    "no_credit": Policy("pause", "ignored", todo="pay, or raise the limit at the provider"),
+    "no_model": Policy("pause", "ignored", todo="name a model that providers.{name} has", of_model=True),
+    "bad_parameter": Policy("pause", "ignored", todo="correct extra and max_tokens of the model", of_model=True),
+    "no_path": Policy("pause", "ignored", todo="correct providers.{name}.base_url"),
+    "redirect": Policy("pause", "ignored", todo="correct providers.{name}.base_url"),
     "rate_limited": Policy("wait", "overloaded"),
     "overloaded": Policy("retry", "overloaded"),
     "unavailable": Policy("retry", "failed"),
-    "redirect": Policy("retry", "failed"),
     "network": Policy("retry", "failed"),
     "broken_off": Policy("retry", "failed"),
     "first_content": Policy("retry", "failed"),
@@ -44,7 +54,7 @@ POLICIES: Mapping[Kind, Policy] = {
     "error_in_answer": Policy("retry", "failed"),
     "not_json": Policy("retry", "failed"),
     "malformed": Policy("retry", "failed"),
-    "html": Policy("retry", "failed"),
+    "html": Policy("pause", "ignored", todo="check providers.{name}.base_url: does /v1 lack?", seconds=60.0),
     "length": Policy("dead", "ok", fallback=False),
     "content_filter": Policy("dead", "ok"),
     "too_large": Policy("dead", "ok", fallback=False),
@@ -52,6 +62,7 @@ POLICIES: Mapping[Kind, Policy] = {
 }
 
 _PAUSE = 1.0  # seconds, for a limiter that was resumed meanwhile
+_SAID = 150  # characters, so that the reason of a pause has room for what to do
 _HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the most promising one decides
 
 
@@ -64,8 +75,9 @@ class Failure:
     after: float | None = None
 
 
-def judge(provider: str, error: ChatError) -> Failure:
-    then, after = POLICIES[error.kind].then, error.after
+def judge(target: Target, error: ChatError) -> Failure:
+    """What a failed call leads to."""
+    then, after = consequence(target, error), error.after
     if error.again is not None and then != "pause":  # the provider knows better, except about its credit
         then = "dead" if not error.again else "retry" if then == "dead" else then
     if then == "wait" and after is None:
@@ -74,7 +86,22 @@ def judge(provider: str, error: ChatError) -> Failure:
         after = _PAUSE
     elif after is not None:
         after *= random.uniform(1, 1.1)  # noqa: S311 (not all at the same moment)
-    return Failure(f"{provider}: {error} [{error.kind}]", then, after)
+    return Failure(f"{target.name}: {describe(target, error)}", then, after)
+
+
+def consequence(target: Target, error: ChatError) -> Then:
+    """What ends the attempt. A model that only the task names is its caller's matter: nothing is paused for it."""
+    policy = POLICIES[error.kind]
+    return "dead" if policy.of_model and not target.configured else policy.then
+
+
+def describe(target: Target, error: ChatError) -> str:
+    """The error for people, with its name, and what to do about a pause."""
+    said = str(error)
+    if consequence(target, error) != "pause":
+        return f"{said} [{error.kind}]"
+    said = said if len(said) <= _SAID else f"{said[: _SAID - 1]}…"
+    return f"{said} [{error.kind}]: {POLICIES[error.kind].todo.format(name=target.name)}"
 
 
 def conclude(failures: Sequence[Failure]) -> Retry | Fail:

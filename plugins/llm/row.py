@@ -95,7 +95,7 @@ def completed(labels: StatusLabels, report: str, nodes: int) -> dict[str, Any]:
         "progress": f"{nodes}/{nodes}",
         "progress_info": "done",
         "current_task_node": nodes,
-        "failed_info": None,
+        "failed_info": "",  # not NULL: the Go service, to which a team may go back, cannot read it
     }
 
 

@@ -14,33 +14,37 @@ from .config import Limits, LlmSettings, Node, Provider
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One model of one provider, and how a node asks it."""
+    """One model of one provider, and how a node asks it; `configured` unless only the task names the model."""
 
     name: str
     provider: Provider
     model: str
     max_tokens: int
     extra: Mapping[str, Any]
+    configured: bool
 
     @property
     def limiter(self) -> str:
         return f"provider:{self.name}"
 
     @property
+    def model_limiter(self) -> str:
+        return _named(f"model:{self.name}/{self.model}")
+
+    @property
     def limiters(self) -> list[Limiter]:
-        """The limiters of a call: the provider's, and the model's if it has limits of its own."""
+        """The limiters of a call: the provider's, and the model's, which can be paused alone."""
         settings = self.provider.circuit_breaker
         breaker = Breaker(**settings.model_dump(exclude={"enabled"})) if settings.enabled else None
         limiters = [_limiter(self.limiter, self.provider.limits, breaker)]
-        special = self.provider.of(self.model).limits
-        if special != Limits():
-            limiters.append(_limiter(f"model:{self.name}/{self.model}", special, None))
+        if self.configured:  # callers cannot fill Redis with names
+            limiters.append(_limiter(self.model_limiter, self.provider.of(self.model).limits, None))
         return limiters
 
 
 def _limiter(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
     return Limiter(
-        re.sub(r"[^!-{}~]", "_", name),
+        _named(name),
         concurrency=limits.running or 0,
         adaptive=limits.adaptive,
         calls=limits.calls or 0,
@@ -49,13 +53,17 @@ def _limiter(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
     )
 
 
+def _named(name: str) -> str:
+    return re.sub(r"[^!-{}~]", "_", name)
+
+
 def chain(settings: LlmSettings, node: Node, model: str | None) -> list[Target]:
     """The targets for a node, the first choice first; `model` is the task's own. Empty without any provider."""
     name = node.provider or settings.llm_provider
     if name is None:
         return []
     fallback = settings.llm.fallback if node.fallback is None else node.fallback
-    targets = [_target(settings, node, name, node.model or model)]
+    targets = [_target(settings, node, name, node.model or model, by_task=node.model is None and model is not None)]
     for entry in fallback:
         name, _, model = entry.partition("/")
         target = _target(settings, node, name, model or None)
@@ -64,7 +72,7 @@ def chain(settings: LlmSettings, node: Node, model: str | None) -> list[Target]:
     return targets
 
 
-def _target(settings: LlmSettings, node: Node, name: str, model: str | None) -> Target:
+def _target(settings: LlmSettings, node: Node, name: str, model: str | None, *, by_task: bool = False) -> Target:
     provider = settings.providers[name]
     model = model or provider.model
     special = provider.of(model)
@@ -74,4 +82,5 @@ def _target(settings: LlmSettings, node: Node, name: str, model: str | None) -> 
         model=model,
         max_tokens=node.max_tokens or special.max_tokens or provider.max_tokens,
         extra=provider.extra | special.extra | node.extra,
+        configured=not by_task or model == provider.model or model in provider.models,
     )

@@ -61,4 +61,4 @@ async def webhook(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
 )
 async def callback(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     """Announce the end of another task, with growing delays for up to 24 h, until the response is a 2xx."""
-    return await deliver(ctx, payload)
+    return await deliver(ctx, payload, announces=True)

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 _KEPT_BYTES = 64 * 1024  # read of a response, so that the connection can be reused
 
 
-async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
-    """Make the request and return the details of a 2xx response. Raises Retry and Fail."""
+async def deliver(ctx: AsyncContext, payload: Webhook, *, announces: bool = False) -> dict[str, Any]:
+    """Make the request and return the details of a 2xx response. Raises Retry and Fail.
+
+    A request that announces an end names itself (`webhook-id`, `webhook-timestamp`) also without a secret to sign with.
+    """
     import aiohttp
 
     from sytq.http import CertificateUnusable, ProxyFailed
@@ -42,7 +45,7 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     try:
         async with ctx.acquire(limiter) as permit:
             try:
-                answer = await _request(ctx, payload, url, timing)
+                answer = await _request(ctx, payload, url, timing, announces)
             except (TimeoutError, aiohttp.ClientError):
                 permit.report("failed")
                 raise
@@ -65,28 +68,29 @@ async def deliver(ctx: AsyncContext, payload: Webhook) -> dict[str, Any]:
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
 
 
-async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing) -> Answer:
-    own, body, message_id = ctx.settings.of(WebhookSettings), payload.body.encode(), f"msg_{ctx.id}"
+async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing, announces: bool) -> Answer:
+    own, body = ctx.settings.of(WebhookSettings), payload.body.encode()
+    message_id = f"msg_{ctx.id}"
     secrets = signing.secrets_for(url, own, datetime.now(UTC))
     known = first_match(own.webhook.client_certificates, url)
     return await ctx.http.request(
         payload.method,
         payload.url,
-        headers=_identified(ctx, message_id, outgoing_headers(payload, body, secrets, message_id)),
+        headers=_with_ids(ctx, outgoing_headers(payload, body, secrets, message_id), message_id if announces else None),
         body=body or None,
         timeout=ctx.settings.worker.request_timeout,
         max_bytes=_KEPT_BYTES,
-        partial_body=True,  # the status decides: a 2xx with a broken head or body has been received
+        partial_body=True,  # the status decides: a 2xx with a broken body has been received
         certificate=(known.cert, known.key) if known else None,
         timing=timing,
     )
 
 
-def _identified(ctx: AsyncContext, message_id: str, headers: dict[str, str]) -> dict[str, str]:
-    """Add the ids of the message, of the request and of the trace that caused it, unless the caller gave them."""
+def _with_ids(ctx: AsyncContext, headers: dict[str, str], message_id: str | None) -> dict[str, str]:
+    """Add the ids of the request and trace that caused the delivery, and those of the message, unless given."""
     given = {name.lower() for name in headers}
-    known = {"webhook-id": message_id, "webhook-timestamp": str(int(time.time()))}
-    known |= {"X-Request-Id": ctx.request_id or "", "traceparent": ctx.traceparent or ""}
+    known = {"X-Request-Id": ctx.request_id, "traceparent": ctx.traceparent, "webhook-id": message_id}
+    known["webhook-timestamp"] = str(int(time.time())) if message_id else None
     return headers | {name: value for name, value in known.items() if value and name.lower() not in given}
 
 

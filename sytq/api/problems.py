@@ -17,6 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
+from sytq.ledger.refusals import code_of
 from sytq.tasktypes.payload import encode as as_text
 
 log = structlog.get_logger(__name__)
@@ -122,7 +123,7 @@ def install(app: falcon.asgi.App[Any, Any], missing: Callable[[], list[str]], th
         pending: list[str] = []
         # A statement that the database rejects: most likely its tables are missing.
         if isinstance(error, peewee.ProgrammingError | peewee.OperationalError):
-            with suppress(DatabaseUnavailable, Overloaded):
+            with suppress(Exception):  # the database may reject this too
                 pending = await threads.run(missing)
         raise _response(req, error, pending)
 
@@ -148,6 +149,12 @@ def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) ->
         log.error("request refused: migrations pending, run `sytq db migrate`", pending=pending)
         return falcon.HTTPServiceUnavailable(
             description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
+            retry_after=_DATABASE_RETRY_AFTER,
+        )
+    if isinstance(error, peewee.PeeweeException):  # its text, and a traceback's last line, quote values
+        log.error("request refused by the database", path=req.path, error=type(error).__name__, code=code_of(error))
+        return falcon.HTTPServiceUnavailable(
+            description="the database does not take this now; nothing was accepted, try again later",
             retry_after=_DATABASE_RETRY_AFTER,
         )
     log.error("request failed", method=req.method, path=req.path, exc_info=error)

@@ -75,6 +75,10 @@ class Inspection:
         states = self._redis.ask("HMGET", self._keys.live, *ids) if ids else []
         return {task_id: Live.parse(state).type for task_id, state in zip(ids, states, strict=True) if state}
 
+    def kept_results(self) -> int:
+        """Return how many results of steps wait in Redis for the database. One round trip."""
+        return int(self._redis.ask("HLEN", self._keys.results))
+
     def over(self, ids: Sequence[str]) -> set[str]:
         """Return the `ids` that have ended, perhaps not yet in SQL; none while Redis is unavailable."""
         try:

@@ -21,6 +21,8 @@ class Keys:
         self.live = self._key("live")
         #: HASH task id -> progress as JSON.
         self.progress = self._key("progress")
+        #: HASH "task id step" -> the step's result, while the database does not take it.
+        self.results = self._key("results")
         #: STREAM of events, read by the recorder.
         self.events = self._key("events")
         #: ZSET worker -> last heartbeat in ms.

@@ -1,4 +1,4 @@
-"""Changes of tasks that are in Redis: cancel, reschedule, revive, pause, resume, progress.
+"""Changes of tasks that are in Redis: cancel, reschedule, revive, pause, resume, progress, results of steps.
 
 Each change is one script or command; sytq.service.control writes the ledger.
 """
@@ -100,6 +100,19 @@ class Operations:
             by = self._redis.ask("HGET", self._keys.cancels, delivery.id)
             delivery.cancelled_by = by.decode() if by else "somebody"
         return bool(answer)
+
+    def keep_result(self, task_id: str, token: int, step: str, result: str) -> bool:
+        """Keep a step's result beside the task; False when a later attempt has the task or it has ended."""
+        keys = [self._keys.live, self._keys.results, self._keys.epoch]
+        return bool(self._redis.call("keep", keys, [task_id, token, f"{task_id} {step}", result]))
+
+    def kept_result(self, task_id: str, step: str) -> str | None:
+        found = self._redis.ask("HGET", self._keys.results, f"{task_id} {step}")
+        return None if found is None else str(found.decode())
+
+    def drop_result(self, task_id: str, step: str) -> None:
+        """Drop a kept result that the database has."""
+        self._redis.ask("HDEL", self._keys.results, f"{task_id} {step}")
 
     def paused(self) -> dict[str, str]:
         """Return the note of every paused type."""

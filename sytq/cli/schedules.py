@@ -9,7 +9,7 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import listing, report
+from sytq.cli.output import age, listing, report
 from sytq.errors import InvalidInput
 from sytq.ledger.insert import Accepted
 from sytq.ledger.schedules import Schedules
@@ -34,7 +34,10 @@ def list_(
     for entry in found:
         pause = entry["paused"]
         said = f"since {pause['at']} by {pause['by']}: {pause['why']}" if pause else None
-        shown = (entry["name"], entry["type"], entry["schedule"], entry["last"])
+        last = entry["last"]
+        if entry["ahead"] is not None:
+            last = f"{last} ({age(entry['ahead'])} in the future: see `sytq doctor`)"
+        shown = (entry["name"], entry["type"], entry["schedule"], last)
         rows.append((*shown, ", ".join(entry["next"]), said))
     listing(json_wanted, found, ("name", "type", "schedule", "last", "next", "paused"), rows)
 

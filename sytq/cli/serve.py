@@ -51,10 +51,11 @@ def _usable(file: str | None) -> Runtime:
 
 
 def _refuse_without_tables(parts: Runtime) -> None:
-    """Exit 1 when a migration is pending. A worker itself waits for an unavailable database."""
+    """Exit 1 when a migration is pending; say what an unavailable database says, for which a worker waits."""
     try:
         missing = pending(parts.database, parts.registry.plugins)
-    except DatabaseUnavailable:
+    except DatabaseUnavailable as error:
+        typer.echo(f"sytq: {error}; waiting for it", err=True)
         return
     finally:
         parts.database.close_all()  # type: ignore[attr-defined]  # no worker inherits a connection

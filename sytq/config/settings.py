@@ -81,6 +81,18 @@ class Settings(OldSections):
         return self.queue.retention
 
     @property
+    def worker_processes(self) -> int:
+        """The processes of `sytq worker`: as many of `worker.processes` as share `queue.concurrency` evenly."""
+        bound = self.queue.bound
+        counts = range(1, self.worker.processes + 1)
+        return self.worker.processes if bound is None else max(count for count in counts if bound % count == 0)
+
+    @property
+    def max_running(self) -> int | None:
+        """The tasks that each of these processes may run at once; None: as many as it has slots."""
+        return None if self.queue.bound is None else self.queue.bound // self.worker_processes
+
+    @property
     def log_format(self) -> str:
         """json or console: as set, else JSON in production and where `logger.development` is false."""
         if self.logger.format:

@@ -10,6 +10,7 @@ _CURL = """\
 id=$(curl -sS{login} -H 'Content-Type: application/json' -d '{{"prompt": "{prompt}"}}' \\
     {api}/api/v1/tasks/llm | sed 's/.*"task_id": *"\\([^"]*\\)".*/\\1/')
 curl -sS{login} {api}/api/tasks/$id
+curl -sS{login} -H 'Prefer: wait=60' {api}/v2/tasks/$id
 """
 
 _PHP = """\
@@ -30,17 +31,20 @@ do {{
     $status = call("/api/tasks/{{$task['task_id']}}")['data']['status'];
     echo $task['task_id'], ' ', $status, PHP_EOL;
 }} while (!in_array($status, ['completed', 'failed', 'archived'], true));
+
+$task = call("/v2/tasks/{{$task['task_id']}}");
+echo $task['result']['report'] ?? $task['error'], PHP_EOL;
 PHP
 """
 
 
 def curl(api: str, user: str | None = None) -> str:
-    """Commands that submit a prompt and query the task's state; with a `user`, curl prompts for the password."""
+    """Commands that submit a prompt, query its status and wait for its report; a `user` is asked for the password."""
     return _CURL.format(api=api, prompt=_PROMPT, login=f" -u {shlex.quote(user)}" if user else "")
 
 
 def php(api: str, user: str | None = None) -> str:
-    """A script that submits a prompt and waits for its end; with a `user`, the password is in SYTQ_PASSWORD."""
+    """A script that submits a prompt and prints its report; with a `user`, the password is in SYTQ_PASSWORD."""
     quoted = (user or "").replace("\\", "\\\\").replace("'", "\\'")
     login = f", 'Authorization: Basic ' . base64_encode('{quoted}:' . getenv('SYTQ_PASSWORD'))" if user else ""
     return _PHP.format(api=api, prompt=_PROMPT, login=login)

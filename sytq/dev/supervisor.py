@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -239,7 +240,7 @@ class Supervisor:
             raise DevError(
                 f"API and worker did not answer within {_START_DEADLINE:g} s; see {self._children[0].log.parent}"
             ) from None
-        sizes = f"{settings.worker.processes} process(es), {settings.worker.threads} threads"
+        sizes = f"{settings.worker_processes} process(es), {settings.worker.threads} threads"
         _say_part("worker", f"{sizes}, log {self._children[0].log}")
         _say_part("api", f"{api}, log {self._children[1].log}")
         if not self._once:
@@ -314,7 +315,10 @@ def _say_first_steps(settings: Settings, api: str, folder: Folder) -> None:
     _say(snippets.curl(api, user))
     _say("with PHP:\n")
     _say(snippets.php(api, user))
-    _say(f"`sytq ls`, `sytq top` and all other commands find this service after\n\n. {shlex.quote(str(folder.env))}\n")
+    own = Path(sys.executable).with_name("sytq")
+    sytq = "sytq" if shutil.which("sytq") == str(own) else shlex.quote(str(own))
+    _say(f"`{sytq} ls`, `{sytq} top` and all other commands find this service after\n")
+    _say(f". {shlex.quote(str(folder.env))}\n")
 
 
 def _say_part(name: str, text: str) -> None:

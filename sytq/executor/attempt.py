@@ -21,11 +21,12 @@ from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.deprecated import OldContextMethods
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
+from sytq.executor.checkpoint import Checkpoint
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.transaction import Transaction
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger
-from sytq.ledger.models import Step, Task
+from sytq.ledger.models import Task
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
 from sytq.service.control import Operator
@@ -154,15 +155,10 @@ class Attempt(OldContextMethods):
         database = self._services.ledger.database
         return read(database, lambda: work(database))
 
-    def _begin_step(self, name: str) -> Step:
+    def _checkpoint(self, name: str) -> Checkpoint:
         self._go_on()
-        return self._services.ledger.begin_step(self.id, self.token, name)
-
-    def _finish_step(self, name: str, value: object, also: Callable[[], None] | None) -> None:
-        self._services.ledger.finish_step(self.id, self.token, name, encode(value), also)
-
-    def _forget_step(self, name: str) -> None:
-        self._services.ledger.forget_step(self.id, self.token, name)
+        services = self._services
+        return Checkpoint(services.ledger, services.operations, self._delivery, name, self.log)
 
     def _permit(self, limiters: Iterable[Limiter], cost: int) -> Permit:
         self._go_on()

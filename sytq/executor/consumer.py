@@ -74,7 +74,7 @@ class StreamConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         assert isinstance(message, Delivery)
-        self._executor.slots.release("thread", 1)
+        self._executor.slots.release("thread")
         self._executor.acks.put(message)
 
     nack = ack  # a delivery carries its outcome
@@ -110,8 +110,7 @@ class StreamConsumer(Consumer):
         finally:
             # A task whose type moved to another queue while it waited may need a kind of slot that this queue's types
             # do not use: that kind goes below zero.
-            for kind in kinds | used.keys():
-                self._executor.slots.release(kind, (slots if kind in kinds else 0) - used[kind])
+            self._executor.slots.release_unused(kinds, slots, used)
         if not found:
             # An entry added after the fetch ends the wait.
             names, ids = zip(*wakers, strict=True)

@@ -20,19 +20,16 @@ from typing_extensions import Unpack
 
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter import Limiter, Permit
-from sytq.errors import DatabaseUnavailable
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.transaction import Child, Transaction
 from sytq.service.tree import Outcome, outcomes
+from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 
 if TYPE_CHECKING:
     from sytq.http import BlockingClient, Client
 
 T = TypeVar("T")
-
-#: Seconds between two tries to write a step's checkpoint.
-_CHECKPOINT_PAUSE = 0.5
 
 
 class Context(Attempt):
@@ -118,24 +115,21 @@ class Context(Attempt):
 
         What `also` writes to the database, it writes in the transaction that records the result.
         """
-        step = self._begin_step(name)
-        if step.state == "done":
-            return json.loads(step.value or "null")  # type: ignore[no-any-return]
-        try:
-            value = function()
-        except Exception:
-            with contextlib.suppress(DatabaseUnavailable):  # a step not forgotten counts as interrupted
-                self._forget_step(name)
-            raise
-        with self._off_the_clock():
-            while True:
-                try:
-                    self._finish_step(name, value, also)
-                    return value
-                except DatabaseUnavailable as error:
-                    # The result may have cost money: it waits here instead of being repeated.
-                    self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                    time.sleep(_CHECKPOINT_PAUSE)
+        step = self._checkpoint(name)
+        if step.result is not None:
+            value: T = json.loads(step.result)
+        else:
+            try:
+                value = function()
+            except Exception:
+                step.forget()
+                raise
+            step.result = encode(value)
+        if not step.done:
+            with self._off_the_clock():
+                while pause := step.write(also):
+                    time.sleep(pause)
+        return value
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:
@@ -231,23 +225,21 @@ class AsyncContext(Attempt):
 
     async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
         """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
-        step = await self.blocking(self._begin_step, name)
-        if step.state == "done":
-            return json.loads(step.value or "null")  # type: ignore[no-any-return]
-        try:
-            value = await function()
-        except Exception:
-            with contextlib.suppress(DatabaseUnavailable):
-                await self.blocking(self._forget_step, name)
-            raise
-        with self._off_the_clock():
-            while True:
-                try:
-                    await self.blocking(self._finish_step, name, value, also)
-                    return value
-                except DatabaseUnavailable as error:
-                    self.log.warning("checkpoint waits for the database", step=name, error=str(error))
-                    await asyncio.sleep(_CHECKPOINT_PAUSE)
+        step = await self.blocking(self._checkpoint, name)
+        if step.result is not None:
+            value: T = json.loads(step.result)
+        else:
+            try:
+                value = await function()
+            except Exception:
+                await self.blocking(step.forget)
+                raise
+            step.result = encode(value)
+        if not step.done:
+            with self._off_the_clock():
+                while pause := await self.blocking(step.write, also):
+                    await asyncio.sleep(pause)
+        return value
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a short blocking `function` on the process's small thread pool."""

@@ -53,7 +53,7 @@ class Executor:
             name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()
         }
         self.stopping = threading.Event()
-        self.slots = Slots()
+        self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
         self.acks = Acks(redis, keys, self.name, limited, self._untrack)
         self.event_loop = EventLoop(broker, self._finished)
@@ -74,8 +74,7 @@ class Executor:
 
     def start(self, *, threads: int, loop_slots: int) -> None:
         """Open the slots and start the threads."""
-        self.slots.release("thread", threads)
-        self.slots.release("loop", loop_slots)
+        self.slots.open(threads=threads, loop_slots=loop_slots)
         for thread in (self.acks, self.heartbeat, self.event_loop):
             thread.start()
 
@@ -125,7 +124,7 @@ class Executor:
                 self.acks.put(delivery)
 
     def _finished(self, delivery: Delivery) -> None:
-        self.slots.release("loop", 1)
+        self.slots.release("loop")
         self.acks.put(delivery)
 
     def _untrack(self, delivery: Delivery) -> None:

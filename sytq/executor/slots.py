@@ -5,19 +5,28 @@ Consumers acquire slots before they fetch, so a full worker takes no task that a
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 SlotKind = Literal["thread", "loop"]
 
 
 class Slots:
-    """The free slots of each kind; none until the first `release`."""
+    """The free slots of each kind; none until `open`. At most `max_running` tasks run at once, whatever their kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_running: int | None = None) -> None:
         self._free: dict[SlotKind, int] = {"thread": 0, "loop": 0}
+        self._room: float = math.inf if max_running is None else max_running
         self._changed = threading.Condition()
+
+    def open(self, *, threads: int, loop_slots: int) -> None:
+        """Add the slots of this process."""
+        with self._changed:
+            self._free["thread"] += threads
+            self._free["loop"] += loop_slots
+            self._changed.notify_all()
 
     def acquire(self, kinds: Collection[SlotKind], max_slots: int, timeout: float) -> int:
         """Acquire the same number of slots of each kind (a queue of mixed types needs all kinds) and return it.
@@ -25,15 +34,27 @@ class Slots:
         Waits up to `timeout` seconds for the first; 0 when none was free.
         """
         with self._changed:
-            self._changed.wait_for(lambda: min(self._free[kind] for kind in kinds) > 0, timeout)
-            acquired = max(0, min(max_slots, *(self._free[kind] for kind in kinds)))
+            self._changed.wait_for(lambda: self._most(kinds) > 0, timeout)
+            acquired = max(0, min(max_slots, self._most(kinds)))
             for kind in kinds:
                 self._free[kind] -= acquired
+            self._room -= acquired
             return acquired
 
-    def release(self, kind: SlotKind, slots: int) -> None:
-        """Release slots; a negative number takes slots that were not free."""
-        if slots:
-            with self._changed:
-                self._free[kind] += slots
-                self._changed.notify_all()
+    def release_unused(self, kinds: Collection[SlotKind], acquired: int, used: Mapping[SlotKind, int]) -> None:
+        """Release what `acquire` returned for these kinds, except the used slots; also of a kind not acquired."""
+        with self._changed:
+            for kind in {*kinds, *used}:
+                self._free[kind] += (acquired if kind in kinds else 0) - used.get(kind, 0)
+            self._room += acquired - sum(used.values())
+            self._changed.notify_all()
+
+    def release(self, kind: SlotKind) -> None:
+        """Release the slot of a task that has ended."""
+        with self._changed:
+            self._free[kind] += 1
+            self._room += 1
+            self._changed.notify_all()
+
+    def _most(self, kinds: Collection[SlotKind]) -> int:
+        return int(min(self._room, 1 << 30, *(self._free[kind] for kind in kinds)))

@@ -15,6 +15,7 @@ from pymysql.constants import CLIENT
 
 from sytq.durations import parse_duration
 from sytq.errors import ConfigError, DatabaseUnavailable
+from sytq.ledger import refusals
 from sytq.ledger.pool import MaxConnectionsExceeded, MySQL
 from sytq.ledger.values import plain
 from sytq.observability.metrics import Histogram
@@ -26,12 +27,6 @@ _SECONDS = Histogram(
     "sytq_database_seconds", "Transactions and reads, with waiting for a connection and repetitions.", ("outcome",)
 )
 
-#: MySQL error codes of a server that is unreachable or refuses writes: full, read-only.
-_MYSQL_UNAVAILABLE = {0, 1021, 1040, 1053, 1114, 1129, 1290, 1836, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
-#: Deadlock and lock wait timeout: the whole transaction was rolled back and may run again.
-_MYSQL_RETRY = {1205, 1213}
-_SQLITE_RETRY = ("database is locked", "database table is locked", "database is busy")
-_SQLITE_UNAVAILABLE = ("unable to open database", "disk i/o error", "readonly database", "disk is full")
 _MAX_TRIES = 6
 #: Seconds after which nothing is retried: a caller waits, and each retry may wait for a lock.
 _RETRY_WITHIN = 10.0
@@ -110,7 +105,7 @@ def transact(database: peewee.Database, work: Callable[[], T]) -> T:
     """Run `work` in one transaction and return its result; on a deadlock run it again.
 
     `work` must change nothing but the database, as it may run several times.
-    Raises DatabaseUnavailable when the database does not answer.
+    Raises DatabaseUnavailable, and Peewee's error for a fault of a statement, its values or its table.
     """
     return _timed(database, work, database.atomic)
 
@@ -150,40 +145,14 @@ def _run(database: peewee.Database, work: Callable[[], T], transaction: Callable
                     return work()
         except MaxConnectionsExceeded as error:
             raise DatabaseUnavailable("all pooled database connections are busy") from error
-        except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
-            verdict = _verdict(error)
-            if verdict == "other" or database.in_transaction():
+        except peewee.PeeweeException as error:
+            verdict = refusals.verdict(error)
+            if verdict == "fault" or database.in_transaction():
                 raise  # inside another transaction the outermost one decides
-            if verdict == "unavailable" or number == _MAX_TRIES - 1 or time.monotonic() > deadline:
-                raise DatabaseUnavailable(f"the database does not answer: {_brief(error)}") from error
+            if verdict == "not now" or number == _MAX_TRIES - 1 or time.monotonic() > deadline:
+                raise DatabaseUnavailable(refusals.said(error)) from error
         time.sleep(random.uniform(0, 0.02 * 2**number))  # noqa: S311
     raise AssertionError("unreachable")
-
-
-def _verdict(error: peewee.PeeweeException) -> str:
-    text = str(error).lower()
-    if any(words in text for words in _SQLITE_RETRY):
-        return "retry"
-    if any(words in text for words in _SQLITE_UNAVAILABLE) or isinstance(error, peewee.InterfaceError):
-        return "unavailable"
-    code = _code(error)
-    if code in _MYSQL_RETRY:
-        return "retry"
-    return "unavailable" if code in _MYSQL_UNAVAILABLE else "other"
-
-
-def _code(error: peewee.PeeweeException) -> int | None:
-    """The server's error number: Peewee keeps the driver's exception in args[0], the driver its number."""
-    for argument in error.args:
-        if isinstance(argument, int):
-            return argument
-        if isinstance(argument, Exception) and argument.args and isinstance(argument.args[0], int):
-            return argument.args[0]
-    return None
-
-
-def _brief(error: peewee.PeeweeException) -> str:
-    return str(error.args[-1] if error.args else error)[:200]
 
 
 # -- SQL without ORM rows: building them costs more than the server's work

@@ -201,7 +201,7 @@ class Ledger:
         found: Any = query.order_by(Task.created_at, Task.id).limit(limit).tuples()
         return read(self.database, lambda: list(found))
 
-    def still_unfinished(self, ids: Sequence[str]) -> list[Task]:
+    def still_unfinished(self, ids: Collection[str]) -> list[Task]:
         query = Task.select().where(Task.id.in_(list(ids)), Task.state.in_(UNFINISHED))
         return read(self.database, lambda: list(query))
 
@@ -255,9 +255,11 @@ class Ledger:
         """Record a step's result (JSON text), and whatever `also` writes with it. Raises Lost."""
 
         def work() -> None:
-            Step.update(state="done", value=value, token=token, finished_at=utcnow()).where(
-                Step.task_id == task_id, Step.name == name
-            ).execute()
+            now = utcnow()
+            done = {"state": "done", "value": value, "token": token, "finished_at": now}
+            if not Step.update(done).where(Step.task_id == task_id, Step.name == name).execute():
+                # A failover has forgotten that the step began.
+                Step.create(task_id=task_id, name=name, started_at=now, **done)
             if also:
                 also()
 

@@ -109,10 +109,11 @@ class Wait(Model):
 
 
 class ScheduleRow(Model):
-    """The last submitted tick of a schedule, and its pause."""
+    """The last submitted tick of a schedule, under which expression, and its pause."""
 
     name = CharField(primary_key=True)
     last_tick = DateTimeField()
+    expression = CharField(null=True)
     paused_at = DateTimeField(null=True)
     paused_by = CharField(null=True)
     paused_why = CharField(null=True)

@@ -1,4 +1,4 @@
-"""The last submitted tick and the pause of each schedule.
+"""The last submitted tick, its expression and the pause of each schedule.
 
 All methods raise DatabaseUnavailable; times are aware, UTC.
 """
@@ -15,6 +15,9 @@ from sytq.ledger.database import insert_ignore, read, transact
 from sytq.ledger.models import ScheduleRow
 from sytq.ledger.values import naive
 
+#: A last tick this far in the future comes from a clock that was wrong; a failover to another clock explains less.
+AHEAD = dt.timedelta(seconds=10)
+
 
 class Schedules:
     def __init__(self, database: peewee.Database) -> None:
@@ -24,14 +27,19 @@ class Schedules:
         """Return the rows by name; a schedule has one once `begin` was called."""
         return read(self._database, lambda: {row.name: row for row in ScheduleRow.select()})
 
-    def begin(self, name: str, now: dt.datetime) -> None:
+    def begin(self, name: str, now: dt.datetime, expression: str | None = None) -> None:
         """Add a new schedule, with ticks from now on."""
-        row: dict[str, Sequence[Any]] = {"name": [name], "last_tick": [naive(now)]}
+        row: dict[str, Sequence[Any]] = {"name": [name], "last_tick": [naive(now)], "expression": [expression]}
         transact(self._database, lambda: insert_ignore(self._database, "sytq_schedules", row))
 
-    def ticked(self, name: str, tick: dt.datetime) -> None:
+    def begin_anew(self, name: str, now: dt.datetime, expression: str) -> None:
+        """Forget the last tick: ticks from now on."""
+        query = ScheduleRow.update(last_tick=naive(now), expression=expression).where(ScheduleRow.name == name)
+        transact(self._database, query.execute)
+
+    def ticked(self, name: str, tick: dt.datetime, expression: str) -> None:
         """Record that a tick was submitted (or skipped)."""
-        query = ScheduleRow.update(last_tick=naive(tick)).where(
+        query = ScheduleRow.update(last_tick=naive(tick), expression=expression).where(
             ScheduleRow.name == name, ScheduleRow.last_tick < naive(tick)
         )
         transact(self._database, query.execute)

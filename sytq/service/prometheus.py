@@ -51,6 +51,7 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sytq_heartbeat_age_seconds": ((), "The age of the oldest heartbeat that is still fresh."),
     "sytq_recorder_waiting": ((), "Events that are not written to the ledger yet."),
     "sytq_recorder_lag_seconds": ((), "The age of the first of them; 0 when all are written."),
+    "sytq_kept_results": ((), "Results of steps that wait in Redis for the database."),
     "sytq_unreadable": ((), "Messages and events set aside because they cannot be read or written."),
 }
 #: Minimum seconds between two reads of the stores, as /metrics is open to everyone.
@@ -133,6 +134,7 @@ class Scrape(Collector):
         unwritten = asked.unwritten()
         yield _one("sytq_recorder_waiting", unwritten.count)
         yield _one("sytq_recorder_lag_seconds", unwritten.age)
+        yield _one("sytq_kept_results", asked.kept_results())
         yield _one("sytq_unreadable", unwritten.set_aside)
 
     def _of_ledger(self) -> Iterator[Metric]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -14,7 +13,7 @@ from sytq.broker.pages import Unreadable
 from sytq.config.sections import QueueLimits
 from sytq.durations import format_duration
 from sytq.ledger.models import Pause, ScheduleRow
-from sytq.ledger.schedules import Schedules
+from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.values import iso
 from sytq.tasktypes.registry import Registry
 
@@ -62,7 +61,6 @@ class TypeView(TypedDict):
     internal: bool
     admin_only: bool
     paused: PauseView | None
-    payload_schema: NotRequired[dict[str, Any] | None]
 
 
 class WorkerView(TypedDict):
@@ -80,6 +78,7 @@ class ScheduleView(TypedDict):
     type: str
     schedule: str
     last: str | None
+    ahead: float | None  # seconds by which the last run lies in the future: a clock is or was wrong
     next: list[str]
     paused: PauseView | None
 
@@ -155,12 +154,14 @@ def schedules(registry: Registry, known: Schedules, count: int = 1) -> list[Sche
     found: list[ScheduleView] = []
     for name, scheduled in sorted(registry.schedules.items()):
         row = rows.get(name)
+        ahead = row.last_tick.replace(tzinfo=dt.UTC) - now if row else dt.timedelta()
         found.append(
             {
                 "name": name,
                 "type": scheduled.type,
                 "schedule": str(scheduled.schedule),
                 "last": iso(row.last_tick) if row else None,
+                "ahead": ahead.total_seconds() if ahead > AHEAD else None,
                 "next": [iso(tick) for tick in scheduled.schedule.upcoming(now, count)],
                 "paused": _pause(row),
             }

@@ -75,7 +75,7 @@ class StepView(TypedDict):
     interrupted: int
     started_at: str | None
     finished_at: str | None
-    value: NotRequired[Any]
+    value: Any
 
 
 class Moment(TypedDict):
@@ -94,8 +94,8 @@ class TaskDetail(TaskView):
     attempts_made: list[AttemptView]
     steps: list[StepView]
     timeline: list[Moment]
-    payload: NotRequired[Any]
-    result: NotRequired[Any]
+    payload: Any
+    result: Any
     shown: NotRequired[dict[str, str]]
 
 
@@ -211,7 +211,7 @@ def _attempt(attempt: Attempt) -> AttemptView:
 
 
 def _step(step: Step, contents: bool) -> StepView:
-    shown: StepView = {
+    shown: StepView = {  # type: ignore[typeddict-item]  # the value is set below
         "name": step.name,
         "state": step.state,
         "interrupted": step.interrupted,

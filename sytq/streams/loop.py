@@ -132,7 +132,7 @@ class StreamLoop(Loop):
     def _free_slots(self, wait: float) -> int:
         slots = self._executor.slots
         free = slots.acquire({self._slot}, _MAX_BATCH, max(wait, 0.02))
-        slots.release(self._slot, free)
+        slots.release_unused({self._slot}, free, {})
         return max(0, free - len(self._waiting))
 
     def _take_over(self) -> None:

@@ -36,7 +36,7 @@ def arguments(settings: Settings) -> list[str]:
     return [
         "sytq.actors",
         "--skip-logging",
-        *("-p", str(worker.processes)),
+        *("-p", str(settings.worker_processes)),
         *("-t", str(worker.threads)),
         *("--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))),
         # The master watches its workers once all have booted or this time (ms) is up; a worker killed by its first task

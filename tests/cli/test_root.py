@@ -123,7 +123,7 @@ def test_unavailable_database_is_reported_in_one_line(tmp_path: Path) -> None:
 def test_refused_database_login_is_reported_in_one_line(mysql_url: str, tmp_path: Path) -> None:
     done = run("db", "migrate", folder=tmp_path, SYTQ_DATABASE__URL=mysql_url.replace("root@", "nobody:hush-hush@"))
     assert done.returncode == 1
-    assert done.stderr.startswith("sytq: database: ") and "nobody" in done.stderr
+    assert done.stderr.startswith("sytq: the database refuses: Access denied") and "nobody" in done.stderr
     assert done.stderr.count("\n") == 1 and "hush-hush" not in done.stderr
 
 

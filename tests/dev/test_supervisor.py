@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import requests
 
 from sytq.dev import snippets
 from tests.dev.processes import Dev
-from tests.provider import ScriptedProvider, answers, hangs, later
+from tests.provider import REPORT, ScriptedProvider, answers, hangs, later
 from tests.servers import free_port, poll
 from tests.tools import required
 
@@ -73,7 +72,7 @@ def running(folder: Path) -> Iterator[Dev]:
         dev.until_said("A sample valuation")
         poll(lambda: provider.calls, message=lambda: dev.said)
         poll(lambda: state_of(dev, "llm") == "active", message=lambda: dev.said)
-        workers = [pid for pid, command in dev.processes().items() if "sytq.actors" in command]
+        workers = [pid for pid, command in dev.processes().items() if command.endswith(" worker ")]
         os.kill(max(workers), signal.SIGKILL)  # the worker process; the smaller pid is its master
         yield dev
     finally:
@@ -144,9 +143,9 @@ def test_data_folder_is_private_to_the_account(running: Dev, folder: Path) -> No
 
 def test_the_printed_env_file_works_when_pasted(running: Dev) -> None:
     running.until_said(WENT_THROUGH)
+    command = running.until_said(r"\n`(.+) ls`, `.+ top` and all other commands find this service after\n")[1]
     line = running.until_said(r"\n(\. \S.*/env'?)\n")[1]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = pasted(f"{line} && sytq ls --json && sytq send default a=1 --wait", {"PATH": path})
+    done = pasted(f"{line} && {command} ls --json && {command} send default a=1 --wait", {"PATH": os.environ["PATH"]})
     listed, result = done.stdout.splitlines()
     assert any(task["type"] == "llm" for task in json.loads(listed)["tasks"])
     assert json.loads(result) == {"a": "1"}
@@ -161,7 +160,8 @@ def test_the_printed_curl_command_works_when_pasted(running: Dev) -> None:
     task_id = re.search(rf'"task_id": ?"({UUID})"', done.stdout)
     assert task_id is not None, done
     assert re.search('"code": ?200', done.stdout)
-    poll(lambda: status(running, task_id[1]) == "completed")
+    assert json.loads(done.stdout[done.stdout.rindex('{"id"') :])["result"]["report"] == REPORT
+    assert status(running, task_id[1]) == "completed"
 
 
 def test_the_printed_php_command_works_when_pasted(running: Dev) -> None:
@@ -170,12 +170,14 @@ def test_the_printed_php_command_works_when_pasted(running: Dev) -> None:
     assert php in running.said
     required("php", "package php-cli")
     done = pasted(php)
-    assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n", done.stdout), done
+    assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n{REPORT}\n", done.stdout), done
 
 
-def pasted(script: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def pasted(
+    script: str, environ: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a script as a person does who pastes it into a shell."""
-    done = subprocess.run(["/bin/sh", "-c", script], env=environ, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["/bin/sh", "-c", script], env=environ, cwd=cwd, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done
     return done
 
@@ -184,6 +186,18 @@ def test_readme_shows_the_printed_snippets() -> None:
     readme = (ROOT / "README.md").read_text()
     assert snippets.curl("http://127.0.0.1:8080") in readme
     assert snippets.php("http://127.0.0.1:8080") in readme
+
+
+def test_readmes_other_first_tasks_work_when_pasted(running: Dev, folder: Path) -> None:
+    running.until_said(WENT_THROUGH)
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    row, request = (block for block in blocks if "valuation_records" in block or "/hook" in block)
+    for _ in range(2):  # the row may be there already
+        done = pasted(row.replace("http://127.0.0.1:8080", running.api), cwd=folder)
+        assert json.loads(done.stdout)["result"] | {"id": 123, "report": REPORT} == json.loads(done.stdout)["result"]
+    script = request.replace("http://127.0.0.1:8080", running.api).replace("https://example.com", "http://127.0.0.1:1")
+    shown, _, outcome = pasted(script).stdout.partition("}{")
+    assert '"type":"webhook"' in shown and re.search('"outcome":"(cancelled|asked)"', outcome), (shown, outcome)
 
 
 def test_second_dev_in_the_same_folder_is_refused(running: Dev, folder: Path) -> None:
@@ -222,7 +236,7 @@ def test_saved_plugin_restarts_the_api_while_the_worker_drains(
     (tmp_path / "plugins").mkdir()
     dev = start(tmp_path, SYTQ_WORKER__SHUTDOWN_TIMEOUT="600s", **asking(silent_provider))
     poll(lambda: "A sample" in dev.said and state_of(dev, "llm") == "active", message=lambda: dev.said)
-    worker, api = dev.pid_of("sytq.actors"), dev.pid_of("gunicorn")
+    worker, api = dev.pid_of(" worker "), dev.pid_of("gunicorn")
     (tmp_path / "plugins" / "quick.py").write_text(QUICK)
     poll(lambda: "quick" in types_of(dev), message=lambda: dev.said)
     assert worker in dev.processes()

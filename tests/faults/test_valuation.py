@@ -75,7 +75,7 @@ class Desk(Installation):
         row = self.wait_state(task_id, "succeeded")
         record = self.record()
         assert (record.status, record.report, record.current_task_node) == ("completed", REPORT, 1)
-        assert (record.progress, record.failed_info) == ("1/1", None)
+        assert (record.progress, record.failed_info) == ("1/1", "")
         poll(lambda: self.receiver.received, message="the callback arrives")
         (callback,) = self.receiver.received
         said: dict[str, Any] = json.loads(callback.body)

@@ -86,11 +86,14 @@ async def _attempt(runtime: Runtime, delivery: Delivery, operations: Any) -> Any
             await client.close()
 
 
-class _NoProgress:
-    """Operations without Redis: progress is dropped."""
+class _WithoutRedis:
+    """Operations without Redis: progress is dropped, and no result of a step is kept."""
 
     def report_progress(self, *_: object) -> bool:
         return True
+
+    def kept_result(self, *_: object) -> None:
+        return None
 
 
 class Run:
@@ -111,4 +114,4 @@ class Run:
         delivery = delivery_of(
             self._declared, self._payload, self.id, self._created_at, attempts=1, token=self._attempts
         )
-        return attempt(self._runtime, delivery, operations=_NoProgress())
+        return attempt(self._runtime, delivery, operations=_WithoutRedis())

@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import ssl
-import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -17,7 +16,6 @@ from sytq_plugins.webhook.hosts import limiter_of
 
 from sytq.http import Guard, parse_url
 from tests.http.conftest import serve as serve  # the fixture
-from tests.http.test_receivers import BROKEN, WHOLE
 from tests.plugins.deliveries import TASK, Attempt, attempt, settings
 
 CERTIFICATE = Path(__file__).parents[1] / "http/hook.example.pem"
@@ -57,66 +55,6 @@ def test_any_other_status_is_retried(serve: Any, status: int) -> None:
     assert (made.outcome.kind, made.outcome.delay, made.outcome.consumes_attempt) == ("retry", 10.0, True)
     assert f"HTTP {status} from 127.0.0.1" in (made.outcome.error or "")
     assert made.detail["status"] == status
-
-
-@pytest.mark.parametrize("name", ["header of 9,000 bytes", "140 headers", "length and chunks", "warning of PHP"])
-def test_a_fault_behind_a_200_is_delivered_and_recorded(serve: Any, name: str) -> None:
-    made = deliver(serve, (WHOLE | BROKEN)[name])
-    assert made.outcome.kind == "done" and made.result["status"] == made.detail["status"] == 200
-    assert made.detail.get("cut", "") == ("" if name in WHOLE else "the head cannot be read as HTTP; no body was read")
-    assert made.limiters[0][1] == "ok"
-
-
-def test_a_refused_head_keeps_its_retry_after_and_its_finality(serve: Any) -> None:
-    lengths = ("Content-Length: 7", "Transfer-Encoding: chunked")
-    made = deliver(serve, answer("503 X", "Retry-After: 77", *lengths))
-    assert (made.outcome.kind, made.outcome.delay, made.limiters[0][1]) == ("retry", 77, "overloaded")
-    assert deliver(serve, answer("410 Gone", *lengths)).outcome.kind == "dead"
-
-
-def test_another_protocol_is_quoted_in_the_error(serve: Any) -> None:
-    made = deliver(serve, b"220 mail.example ESMTP\r\n")
-    assert made.outcome.error == "127.0.0.1 answered '220 mail.example ESMTP' and no final HTTP status"
-
-
-@pytest.mark.parametrize("type_name", ["webhook", "callback"])
-def test_every_attempt_has_an_id_and_a_time_also_unsigned(serve: Any, type_name: str) -> None:
-    heads: list[dict[str, str]] = []
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        lines = (line.partition(": ") for line in head.decode().split("\r\n")[1:])
-        heads.append({name.lower(): value for name, _, value in lines})
-        writer.write(answer("500 X"))
-
-    async def main() -> None:
-        async with serve(handler) as port:
-            payload = {"url": f"http://127.0.0.1:{port}/"}
-            for number in (1, 2):
-                await attempt(payload, attempts=number, type_name=type_name)
-            await attempt(payload | {"headers": {"Webhook-Id": "own"}}, type_name=type_name)
-
-    asyncio.run(main())
-    assert [head["webhook-id"] for head in heads] == [f"msg_{TASK}"] * 2 + ["own"]
-    assert all(abs(int(head["webhook-timestamp"]) - time.time()) < 60 for head in heads)
-    assert not any("webhook-signature" in head for head in heads)
-
-
-def test_a_configured_http_type_says_what_was_cut(serve: Any) -> None:
-    def result(data: bytes) -> Any:
-        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-            writer.write(data)
-
-        async def main() -> Attempt:
-            async with serve(handler) as port:
-                types = {"crm": {"http": {"url": f"http://127.0.0.1:{port}/"}}}
-                return await attempt({}, settings(types=types), type_name="crm")
-
-        return asyncio.run(main()).result
-
-    assert result(WHOLE["another answer"]) == {"status": 200, "body": "ok"}
-    unread = "the head cannot be read as HTTP; no body was read"
-    assert result(BROKEN["length and chunks"]) == {"status": 200, "body": "", "cut": unread}
-    assert result(answer(body=b"x" * 17_000))["cut"] == "the body is longer than 16384 bytes"
 
 
 def test_410_and_configured_final_statuses_are_dead_at_once(serve: Any) -> None:
@@ -246,6 +184,40 @@ def test_webhook_id_and_body_are_the_same_at_every_attempt(serve: Any) -> None:
     ids = [line for head, _ in seen for line in head.split(b"\r\n") if line.lower().startswith(b"webhook-id:")]
     assert ids == [f"webhook-id: msg_{TASK}".encode()] * 3
     assert {body for _, body in seen} == {b'{"b": 1}'}
+
+
+@pytest.mark.parametrize(
+    ("type_name", "given", "own", "sent"),
+    [
+        ("callback", {}, {}, {"webhook-id", "webhook-timestamp"}),
+        ("callback", {}, {"Webhook-ID": "mine"}, {"webhook-id", "webhook-timestamp"}),
+        ("callback", {"webhook__secret": SECRET}, {}, {"webhook-id", "webhook-timestamp", "webhook-signature"}),
+        ("webhook", {"webhook__secret": SECRET}, {}, {"webhook-id", "webhook-timestamp", "webhook-signature"}),
+        ("webhook", {}, {}, set()),
+    ],
+)
+def test_every_attempt_of_a_callback_names_its_message(
+    serve: Any, type_name: str, given: dict[str, str], own: dict[str, str], sent: set[str]
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        lines = (line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+        seen.append({name.lower(): value for name, value in lines if name.lower().startswith("webhook-")})
+        writer.write(answer("500 X"))
+
+    async def main() -> None:
+        async with serve(handler) as port:
+            payload = {"url": f"http://127.0.0.1:{port}/", "body": "{}", "headers": own}
+            for number in (1, 2):
+                await attempt(payload, settings(**given), attempts=number, type_name=type_name)
+
+    asyncio.run(main())
+    assert [set(headers) for headers in seen] == [sent, sent]
+    if sent:
+        expected = own.get("Webhook-ID", f"msg_{TASK}")
+        assert {headers["webhook-id"] for headers in seen} == {expected}
+        assert all(abs(int(headers["webhook-timestamp"]) - datetime.now(UTC).timestamp()) < 300 for headers in seen)
 
 
 @pytest.mark.parametrize(

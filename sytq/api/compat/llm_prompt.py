@@ -44,8 +44,9 @@ class PromptTasks:
         row: dict[str, Any] = {
             "status": self._pending,
             "user_message": text(fields, "prompt", required=True),
-            "sys_message": text(fields, "system"),
-            "callback_url": self._callback(fields),
+            "sys_message": text(fields, "system") or "",
+            "callback_url": self._callback(fields) or "",
+            **dict.fromkeys(("report", "failed_info", "progress", "progress_info"), ""),  # Go cannot read NULL
         }
         model = text(fields, "model", max_length=200)
         for again in range(_COLLISIONS):

@@ -185,18 +185,18 @@ NATIVE = (
     Operation(
         "post", "/v2/tasks/{task_id}/cancel", "cancel", "Cancel a task", "tasks",
         {
-            200: Answer("Task cancelled", shapes.Outcome),
-            202: Answer("Cancellation requested; the running task ends at its next step", shapes.Outcome),
+            200: Answer("Task cancelled", shapes.ChangeOutcome),
+            202: Answer("Cancellation requested; the running task ends at its next step", shapes.ChangeOutcome),
         },
-        (400, 404, 409), requests.Reason, body_required=False,
+        (400, 404, 409), requests.Cancellation, body_required=False,
     ),
     Operation(
         "post", "/v2/tasks/{task_id}/retry", "retry", "Run a dead or cancelled task again", "tasks",
-        {202: Answer("Task queued", shapes.Outcome)}, (404, 409),
+        {202: Answer("Task queued", shapes.ChangeOutcome)}, (404, 409),
     ),
     Operation(
         "post", "/v2/tasks/{task_id}/reschedule", "reschedule", "Reschedule a waiting task", "tasks",
-        {200: Answer("Task rescheduled", shapes.Outcome)}, (400, 404, 409), requests.NewTime,
+        {200: Answer("Task rescheduled", shapes.ChangeOutcome)}, (400, 404, 409), requests.NewTime,
     ),
     Operation(
         "post", "/v2/operations", "operate", "Cancel, retry, reschedule or delete all tasks that match a query",
@@ -215,10 +215,10 @@ NATIVE = (
         "get", "/v2/dead/unreadable", "list_unreadable", "List dead letters: messages that could not be decoded",
         "tasks", {200: Answer("Dead letters", shapes.UnreadablePage)}, (400,), parameters=(_LIMIT, _CURSOR),
     ),
-    _list("types", "List task types with their payload schemas", "The task types", shapes.Types),
-    _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.Queues),
-    _list("workers", "List worker processes", "The workers", shapes.Workers),
-    _list("schedules", "List schedules with their previous and next runs", "The schedules", shapes.Schedules),
+    _list("types", "List task types with their payload schemas", "The task types", shapes.TypeList),
+    _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.QueueList),
+    _list("workers", "List worker processes", "The workers", shapes.WorkerList),
+    _list("schedules", "List schedules with their previous and next runs", "The schedules", shapes.ScheduleList),
 )  # fmt: skip
 
 OLD = (

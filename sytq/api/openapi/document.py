@@ -25,11 +25,11 @@ from sytq.api.openapi.declared import (
     JsonSchema,
     Operation,
 )
+from sytq.api.openapi.schemas import REF, Use, schemas_of, without_clashes
 from sytq.api.v2 import requests
 from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.tasktype import TaskType
 
-_REF = "#/components/schemas/{model}"
 _ABOUT = """\
 A task service for slow and costly work. A 2xx response to a submission means that the task is committed to the database
 and will reach exactly one end: succeeded, dead or cancelled. Every response carries `X-Request-Id`, your own or a new
@@ -43,29 +43,32 @@ def document(registry: Registry) -> JsonSchema:
     submitted = sorted((known for known in registry if not known.internal), key=lambda known: known.name)
     declared = (*NATIVE, *_of_plugins(registry), *OLD)
     operations = [one for one in declared if one.path not in TYPES or TYPES[one.path] in registry]
-    adapters: list[tuple[tuple[str, str], JsonSchemaMode, TypeAdapter[Any]]] = [
+    adapters: list[tuple[Use, JsonSchemaMode, TypeAdapter[Any]]] = [
         ((one.name, use), "validation" if use == "request" else "serialization", TypeAdapter(shape))
         for one in operations
         for use, shape in _shapes(one).items()
     ]
     adapters += [(("payload", known.name), "validation", TypeAdapter(known.payload)) for known in submitted]
-    found, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)
-    schemas: JsonSchema = dict(definitions.get("$defs", {}))
-    by_use = {key: schema for (key, _mode), schema in found.items()}
+    by_use, schemas = schemas_of(adapters)
     _one_of_each_type(schemas, submitted, {known.name: by_use["payload", known.name] for known in submitted})
     paths: JsonSchema = {}
     for one in operations:
         shown = {use: by_use[one.name, use] for use in _shapes(one)}
         paths.setdefault(one.path, {})[one.method] = _described(one, shown)
-    return {
+    built = {
         "openapi": "3.1.0",
-        "info": {"title": "sytq", "version": sytq.__version__, "description": _ABOUT, "license": {"name": "MIT"}},
+        "info": {
+            "title": "sytq",
+            "version": sytq.__version__,
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
         "tags": [
             {"name": name, "description": TAGS[name]} for name in TAGS if any(one.tag == name for one in operations)
         ],
         "paths": paths,
         "components": {
-            "schemas": dict(sorted(schemas.items())),
+            "schemas": schemas,
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "bearerFormat": "sytq_<id>_<secret>"},
                 "basic": {"type": "http", "scheme": "basic"},
@@ -73,6 +76,7 @@ def document(registry: Registry) -> JsonSchema:
         },
         "security": [{}, {"key": []}, {"basic": []}],
     }
+    return without_clashes(built)
 
 
 def _of_plugins(registry: Registry) -> Iterator[Operation]:
@@ -104,13 +108,13 @@ def _one_of_each_type(schemas: JsonSchema, types: list[TaskType], payloads: Json
             del one["properties"]["unique_key"]  # the type makes its own
         name = f"{requests.NewTask.__name__}.{known.name}"
         schemas[name] = one
-        mapping[known.name] = _REF.format(model=name)
+        mapping[known.name] = REF.format(model=name)
     schemas[requests.NewTask.__name__] = {
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
         "discriminator": {"propertyName": "type", "mapping": mapping},
     }
     schemas[requests.NewTasks.__name__]["properties"]["tasks"]["items"] = {
-        "$ref": _REF.format(model=requests.NewTask.__name__)
+        "$ref": REF.format(model=requests.NewTask.__name__)
     }
 
 

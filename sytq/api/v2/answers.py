@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -45,7 +45,7 @@ class Accepted(Next):
     then: NotRequired[list[Next]]
 
 
-class Errors(TypedDict):
+class FieldErrors(TypedDict):
     """The invalid fields of a refused task."""
 
     errors: list[FieldError]
@@ -54,7 +54,7 @@ class Errors(TypedDict):
 class RefusedItem(TypedDict):
     """A refused task of a batch."""
 
-    error: Errors
+    error: FieldErrors
 
 
 class BatchAnswer(TypedDict):
@@ -74,7 +74,7 @@ class TaskPage(TypedDict):
     total_is_exact: NotRequired[bool]
 
 
-class Outcome(TypedDict):
+class ChangeOutcome(TypedDict):
     """The outcome of a change to one task: cancelled, asked (it ends at its next step), queued or rescheduled."""
 
     id: str
@@ -116,25 +116,31 @@ class UnreadablePage(TypedDict):
     next: str | None
 
 
-class Types(TypedDict):
+class TypeDetail(TypeView):
+    """A task type with the JSON Schema of its payload."""
+
+    payload_schema: dict[str, Any] | None
+
+
+class TypeList(TypedDict):
     """All task types."""
 
-    types: list[TypeView]
+    types: list[TypeDetail]
 
 
-class Queues(TypedDict):
+class QueueList(TypedDict):
     """All queues."""
 
     queues: list[QueueView]
 
 
-class Workers(TypedDict):
+class WorkerList(TypedDict):
     """All worker processes."""
 
     workers: list[WorkerView]
 
 
-class Schedules(TypedDict):
+class ScheduleList(TypedDict):
     """All schedules."""
 
     schedules: list[ScheduleView]

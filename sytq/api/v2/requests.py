@@ -88,7 +88,7 @@ class NewTasks(_Body):
     tasks: list[Any] = Field(min_length=1, max_length=BATCH_MOST)
 
 
-class Reason(_Body):
+class Cancellation(_Body):
     """The reason, shown with the task."""
 
     reason: StrictStr = Field(default="", max_length=200)

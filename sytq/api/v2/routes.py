@@ -8,6 +8,7 @@ from typing import Any
 import falcon.asgi
 
 from sytq.api.parts import Parts
+from sytq.api.v2 import answers
 from sytq.api.v2.events import Events
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Unreadable
@@ -37,11 +38,9 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
                 app.add_route(path, resource(parts))
     schemas = {known.name: known.payload.model_json_schema() for known in runtime.registry}
 
-    def types() -> list[status.TypeView]:
+    def types() -> list[answers.TypeDetail]:
         found = status.types(runtime.registry, runtime.operator.pauses())
-        for entry in found:
-            entry["payload_schema"] = schemas.get(entry["type"])
-        return found
+        return [{**view, "payload_schema": schemas.get(view["type"])} for view in found]
 
     queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
     workers = partial(status.workers, runtime.inspection, runtime.settings.worker.liveness)

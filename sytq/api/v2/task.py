@@ -13,7 +13,7 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import number
 from sytq.api.parts import Parts
-from sytq.api.v2.requests import NewTime, Reason, when
+from sytq.api.v2.requests import Cancellation, NewTime, when
 from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import add_etag, wait_preferred
 from sytq.broker.state_index import Live
@@ -103,7 +103,7 @@ class Cancel(One):
     """POST /v2/tasks/{task_id}/cancel"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        why = validated(Reason, read_object(req, required=False), "body").reason
+        why = validated(Cancellation, read_object(req, required=False), "body").reason
         row = await self._row(req, task_id)
         outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":

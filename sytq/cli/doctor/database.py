@@ -11,12 +11,14 @@ import peewee
 
 from sytq.cli.doctor.comparison import clock, numbers, skew
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
+from sytq.cli.output import age
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.database import is_mysql, open_database, read
 from sytq.ledger.migrations import pending
-from sytq.ledger.models import ApiKey
+from sytq.ledger.models import ApiKey, ScheduleRow
+from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.search import Search
 
 _TIMEOUT = 2.0
@@ -44,7 +46,20 @@ def database(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("migrations", OK, "up to date")
         yield from _logins(base, settings)
+        yield from _schedules(base)
     yield clock("database clock", ahead)
+
+
+def _schedules(base: peewee.Database) -> Iterator[Finding]:
+    """Name the schedules that wait for a time that a wrong clock has set."""
+    now = dt.datetime.now(dt.UTC)
+    with base.bind_ctx([ScheduleRow]):
+        rows = Schedules(base).rows()
+    for name, row in rows.items():
+        if (ahead := row.last_tick.replace(tzinfo=dt.UTC) - now) > AHEAD:
+            said = f"{name} last ran {age(ahead.total_seconds())} in the future"
+            todo = "correct the clock of Redis or of this machine; a worker then lets the schedule go on from now"
+            yield Finding("schedules", WARN, said, todo)
 
 
 def _sqlite(base: peewee.Database, settings: Settings) -> Iterator[Finding]:

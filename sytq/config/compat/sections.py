@@ -34,6 +34,11 @@ class Queue(Section):
     retention: PositiveDuration = 86400.0
 
     @property
+    def bound(self) -> int | None:
+        """`concurrency` if it is given: the tasks that one `sytq worker` runs at once."""
+        return self.concurrency if "concurrency" in self.model_fields_set else None
+
+    @property
     def max_attempts(self) -> int:
         """The first attempt and the retries."""
         return self.retry + 1

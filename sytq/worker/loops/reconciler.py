@@ -1,13 +1,14 @@
 """The reconciler: dispatches accepted tasks that Redis does not know.
 
 They are missing after Redis was unavailable or emptied, or were inserted by other programs. It also releases the
-dependents of ends that nobody handled. It never decides an outcome.
+dependents of ends that nobody handled, and drops what Redis keeps of ended tasks. It never decides an outcome.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from functools import partial
 
 import structlog
@@ -38,6 +39,7 @@ _PAGE = 500
 _NEW_PAGES = 20
 _INTERVAL = 1.0
 _NEW = dt.timedelta(seconds=60)
+_RESULTS_INTERVAL = 10.0
 
 
 class Reconciler(LeasedLoop):
@@ -64,10 +66,14 @@ class Reconciler(LeasedLoop):
         self._liveness = liveness
         self._cursor = ""
         self._waits: tuple[str, str] | None = None
+        self._results_due = 0.0
 
     def work(self) -> float:
         self._operator.restore_pauses()
         released = self._release_dependents()
+        if time.monotonic() >= self._results_due:
+            self._drop_results()
+            self._results_due = time.monotonic() + _RESULTS_INTERVAL
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
             return 0.5  # workers first register their running tasks again; no other worker may start those
@@ -91,6 +97,15 @@ class Reconciler(LeasedLoop):
         if ended:
             self._recording.record((), ended)
         return bool(ended)
+
+    def _drop_results(self) -> None:
+        """Drop the kept results of tasks that have ended or have no row: no attempt will begin with them."""
+        fields = self.redis.ask("HKEYS", self.keys.results)
+        for start in range(0, len(fields), _PAGE):
+            owners = {field: field.decode().partition(" ")[0] for field in fields[start : start + _PAGE]}
+            unfinished = {row.id for row in self._ledger.still_unfinished(set(owners.values()))}
+            if obsolete := [field for field, task_id in owners.items() if task_id not in unfinished]:
+                self.redis.ask("HDEL", self.keys.results, *obsolete)
 
     def _dispatch_missing(self, ids: list[str]) -> int:
         if not ids:

@@ -13,11 +13,12 @@ from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
 from sytq.ids import derived_id
-from sytq.ledger.schedules import Schedules
+from sytq.ledger.models import ScheduleRow
+from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.observability import sentry
 from sytq.observability.metrics import Counter
 from sytq.service.submission import Submitter
-from sytq.tasktypes.registry import Registry
+from sytq.tasktypes.registry import Registry, Scheduled
 from sytq.worker.loops.loop import LeasedLoop
 
 log = structlog.get_logger(__name__)
@@ -43,13 +44,32 @@ class Scheduler(LeasedLoop):
         for name, scheduled in self._registry.schedules.items():
             row = rows.get(name)
             if row is None:
-                self._schedules.begin(name, now)
-            elif row.paused_at is None:
+                self._schedules.begin(name, now, str(scheduled.schedule))
+            elif row.paused_at is None and not self._begun_anew(name, scheduled, row, now):
                 tick = scheduled.schedule.due(row.last_tick.replace(tzinfo=dt.UTC), now)
                 if tick is not None:
                     self._submit(name, scheduled.type, scheduled.schedule.payload, tick)
-                    self._schedules.ticked(name, tick)
+                    self._schedules.ticked(name, tick, str(scheduled.schedule))
         return _INTERVAL
+
+    def _begun_anew(self, name: str, scheduled: Scheduled, row: ScheduleRow, now: dt.datetime) -> bool:
+        """Let a schedule go on from now where its last tick says nothing about its next one."""
+        expression, last = str(scheduled.schedule), row.last_tick.replace(tzinfo=dt.UTC)
+        if row.expression not in (None, expression):
+            # A time that has passed today would otherwise run at once, under an expression that nobody had then.
+            log.info("schedule changed, it ticks from now on", schedule=name, before=row.expression, now=expression)
+        elif last - now > AHEAD:
+            log.warning(
+                "the last tick of a schedule lies in the future, it ticks from now on",
+                schedule=name,
+                tick=last.isoformat(),
+                now=now.isoformat(),
+                cause="the clock of Redis was ahead; ticks that ran too early do not run again",
+            )
+        else:
+            return False
+        self._schedules.begin_anew(name, now, expression)
+        return True
 
     def _submit(self, name: str, type_name: str, payload: object, tick: dt.datetime) -> None:
         try:

@@ -281,10 +281,11 @@ def test_a_prompt_becomes_a_row_and_a_task_in_contract_b_form(api: Installation)
     assert payload == {"table_name": "valuation_records", "id": payload["id"], "model": "deepseek-chat"}
     assert payload["id"] < 0
     [row] = api.rows(
-        "SELECT status, user_message, sys_message, callback_url, failed_times, current_task_node"
-        f" FROM valuation_records WHERE id = {payload['id']}"
+        "SELECT status, user_message, sys_message, callback_url, failed_times, current_task_node,"
+        f" report, failed_info, progress, progress_info FROM valuation_records WHERE id = {payload['id']}"
     )
-    assert row == ("pending", "值多少? 😀", None, "http://example.com/done", 0, 0)
+    # '' where there is nothing: the Go service cannot read NULL.
+    assert row == ("pending", "值多少? 😀", "", "http://example.com/done", 0, 0, "", "", "", "")
 
 
 def test_only_the_prompt_is_required(api: Installation) -> None:
@@ -295,7 +296,7 @@ def test_only_the_prompt_is_required(api: Installation) -> None:
     payload = api.stored(reply.json["task_id"])[2]
     assert set(payload) == {"table_name", "id"}
     [row] = api.rows(f"SELECT sys_message, callback_url FROM valuation_records WHERE id = {payload['id']}")
-    assert row == ("be brief", None)
+    assert row == ("be brief", "")
 
 
 def test_an_http_request_is_accepted_in_contract_e_form(api: Installation) -> None:

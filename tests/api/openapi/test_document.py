@@ -8,9 +8,11 @@ from typing import Any
 
 import falcon.inspect
 import pytest
+from pydantic import BaseModel, TypeAdapter
 
 from sytq.api import create_app
 from sytq.api.openapi import document
+from sytq.api.openapi.schemas import schemas_of
 from sytq.config import load
 from sytq.tasktypes.registry import Registry
 from tests.installation import Installation
@@ -26,6 +28,23 @@ class Payload(BaseModel):
 @task("mine", payload=Payload)
 def mine(ctx, payload):
     "It counts."
+"""
+
+#: Two plugins may name their models alike, and a model as one of its fields.
+ALBUM = """
+from pydantic import BaseModel, Field
+from sytq import task
+
+class Photo_{name}(BaseModel):
+    photo_{name}: list[str] = ["a.png"]
+    default: bool = Field(default=False, description="Whether it is the first one")
+
+class Payload(BaseModel):
+    album: Photo_{name} | None = None
+
+@task("{name}", payload=Payload)
+def {name}(ctx, payload):
+    "It collects."
 """
 
 
@@ -102,6 +121,35 @@ def test_new_task_schemas_cover_the_types_and_their_payloads(built: Any, tmp_pat
     (tmp_path / "mine.py").write_text(TYPE)
     more = document(Registry.load(load(environ={"SYTQ_PLUGINS__PATHS": f'["{tmp_path}"]'})))
     assert more["components"]["schemas"]["NewTask.mine"]["description"] == "It counts."
+
+
+def test_plugins_models_leave_a_document_for_strict_clients(built: Any, tmp_path: Path) -> None:
+    for name in ("mine", "yours"):
+        (tmp_path / f"{name}.py").write_text(ALBUM.replace("{name}", name))
+    more = document(Registry.load(load(environ={"SYTQ_PLUGINS__PATHS": f'["{tmp_path}"]'})))
+    for schemas in (built["components"]["schemas"], more["components"]["schemas"]):
+        titles = [schema.get("title", name) for name, schema in schemas.items()]
+        assert len(set(titles)) == len(titles)
+        for name, schema in schemas.items():
+            fields = schema.get("properties", {})
+            assert not [field for field in fields if "default" in fields[field]], name
+            assert name.lower() not in fields
+    photo = schemas["Photo_mineObject"]
+    assert "required" not in photo
+    said = [photo["properties"][field]["description"] for field in ("photo_mine", "default")]
+    assert said == ['Default: ["a.png"]', "Whether it is the first one. Default: false"]
+    assert all(part.partition('"')[0].rpartition("/")[2] in schemas for part in json.dumps(more).split('"$ref": "')[1:])
+
+
+def test_response_has_its_fields_with_a_default() -> None:
+    class Shown(BaseModel):
+        total: int = 0
+        note: str | None = None
+
+    adapter: TypeAdapter[Any] = TypeAdapter(Shown)
+    _, schemas = schemas_of([(("a", "200"), "serialization", adapter), (("a", "request"), "validation", adapter)])
+    required = sorted(schema.get("required", []) for schema in schemas.values())
+    assert required == [[], ["total", "note"]]
 
 
 def test_every_submission_declares_idempotency_key_and_responses(built: Any) -> None:

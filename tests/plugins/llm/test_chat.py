@@ -218,17 +218,17 @@ def test_endless_content_uses_bounded_memory(provider: ScriptedProvider) -> None
 
 STATUSES = {
     301: "redirect", 400: "rejected", 401: "unauthorized", 402: "no_credit", 403: "unauthorized",
-    404: "rejected", 408: "unavailable", 409: "unavailable", 413: "rejected", 422: "rejected",
+    404: "no_path", 405: "no_path", 408: "unavailable", 409: "unavailable", 413: "rejected", 422: "rejected",
     429: "rate_limited", 500: "unavailable", 502: "unavailable", 503: "overloaded", 529: "overloaded",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_error_has_the_kind_of_its_status_and_the_providers_message(provider: ScriptedProvider, status: int) -> None:
-    provider.play(refuses(status, "model\n not   found"))
+    provider.play(refuses(status, "this\n is   why"))
     error = failure(provider.base_url)
     assert (error.kind, error.status) == (STATUSES[status], status)
-    assert str(error) == f"HTTP {status} from the provider: model not found"
+    assert str(error) == f"HTTP {status} from the provider: this is why"
 
 
 @pytest.mark.parametrize(

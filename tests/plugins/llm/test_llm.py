@@ -34,7 +34,7 @@ def test_completed_task_writes_the_report_to_its_row(desk: Desk) -> None:
     row = desk.row()
     assert row["report"] == REPORT
     assert (row["status"], row["progress"], row["current_task_node"]) == ("completed", "1/1", 1)
-    assert (row["failed_times"], row["failed_info"], row["progress_info"]) == (0, None, "done")
+    assert (row["failed_times"], row["failed_info"], row["progress_info"]) == (0, "", "done")
     assert result == {
         "table_name": "valuation_records",
         "id": 1,
@@ -198,7 +198,7 @@ def test_row_committed_after_its_task_came_is_waited_for(mysql_desk: Desk, mysql
         caller.commit()
     mysql_desk.run(task)
     row = mysql_desk.row(77)
-    assert (row["report"], row["failed_times"], row["failed_info"] or "") == (REPORT, 0, "")
+    assert (row["report"], row["failed_times"], row["failed_info"]) == (REPORT, 0, "")
     assert len(mysql_desk.provider.calls) == 1
 
 
@@ -316,7 +316,7 @@ def test_failed_attempts_are_counted_and_the_row_stays_processing(desk: Desk) ->
     desk.provider.play(answers())
     desk.run(task, 3)
     row = desk.row()
-    assert (row["status"], row["failed_times"], row["failed_info"]) == ("completed", 2, None)
+    assert (row["status"], row["failed_times"], row["failed_info"]) == ("completed", 2, "")
 
 
 def test_without_a_provider_the_task_waits(sqlite_desk: Desk) -> None:
@@ -416,7 +416,7 @@ def test_no_url_means_no_callback(desk: Desk) -> None:
         task = desk.submit(id)
         desk.run(task)
         assert desk.children(task) == [], repr(url)
-        assert desk.row(id)["failed_info"] is None, repr(url)
+        assert desk.row(id)["failed_info"] == "", repr(url)
 
 
 REFUSED_URLS = (
@@ -497,7 +497,7 @@ def test_a_completed_row_stays_completed_when_its_task_dies(desk: Desk) -> None:
     task = desk.submit()
     desk.run(task)
     dead = desk.die(task, "the worker was killed 4 times")
-    assert (desk.row()["status"], desk.row()["failed_info"]) == ("completed", None)
+    assert (desk.row()["status"], desk.row()["failed_info"]) == ("completed", "")
     assert desk.children(dead) == []
 
 

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from sytq.broker.connection import Redis
+from sytq.config import load
 from sytq.ledger.models import Task
+from sytq.ledger.schedules import Schedules
+from sytq.runtime import build
+from sytq.worker.loops.scheduler import Scheduler
 from tests.installation import Installation
 from tests.servers import poll
 from tests.terminal import sytq
@@ -91,3 +97,78 @@ def test_unknown_schedule_is_refused_with_the_valid_names(ticking: Installation)
 def test_invalid_schedule_fails_the_startup(ticking: Installation, entry: str, words: str) -> None:
     ticking.environ["SYTQ_SCHEDULES__X"] = entry
     assert words in schedules(ticking, "list", status=2)
+
+
+class Watched:
+    """A scheduler in this process, at a time that the test sets."""
+
+    def __init__(self, ticking: Installation, cron: str, now: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._on, self._monkeypatch = ticking, monkeypatch
+        self.change(cron)
+        self.at(now)
+
+    def change(self, cron: str) -> None:
+        """Restart with another expression."""
+        self._on.environ["SYTQ_SCHEDULES__NIGHTLY"] = json.dumps(
+            {"type": "plain", "cron": cron, "payload": {"journal": "-", "name": "tick"}}
+        )
+        self._on.environ["SYTQ_SCHEDULES__OFTEN"] = '{"enabled": false}'
+        parts = build(load(environ=self._on.environ))
+        self._schedules = Schedules(parts.database)
+        self._scheduler = Scheduler(parts.redis, parts.keys, "test", parts.registry, parts.submitter, self._schedules)
+
+    def at(self, moment: str) -> list[str]:
+        """Let the scheduler look at this time by Redis' clock; return the new tasks' ticks."""
+        now = dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)
+        self._monkeypatch.setattr(Redis, "time", lambda redis: now.timestamp())
+        before = self._ticks()
+        self._scheduler.work()
+        return [tick for tick in self._ticks() if tick not in before]
+
+    def _ticks(self) -> list[str]:
+        with self._on.runtime.database.connection_context():
+            rows = Task.select(Task.request_id).order_by(Task.request_id)
+            return [row.request_id.removeprefix("schedule:nightly:")[:16] for row in rows]
+
+    @property
+    def last(self) -> dt.datetime:
+        return self._schedules.rows()["nightly"].last_tick
+
+
+def test_a_changed_schedule_runs_no_time_of_its_past(ticking: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Watched(ticking, "30 13 * * *", "2026-11-28T12:00", monkeypatch)
+    assert schedule.at("2026-11-28T13:30:01") == ["2026-11-28T13:30"]
+    schedule.change("0 16 * * *")
+    assert schedule.at("2026-11-29T12:20") == []
+    assert schedule.at("2026-11-29T12:21") == []
+    assert schedule.at("2026-11-29T16:00") == ["2026-11-29T16:00"]
+
+
+def test_a_schedule_goes_on_after_its_clock_was_ahead(ticking: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Watched(ticking, "*/10 * * * *", "2026-11-28T12:01", monkeypatch)
+    assert schedule.at("2026-11-28T14:02") == ["2026-11-28T14:00"]  # two hours ahead
+    with structlog.testing.capture_logs() as told:
+        assert schedule.at("2026-11-28T12:03") == []
+    assert [(line["log_level"], line["schedule"]) for line in told] == [("warning", "nightly")]
+    assert schedule.at("2026-11-28T12:10") == ["2026-11-28T12:10"]
+    assert schedule.at("2026-11-28T14:00") == [], "this tick has run, too early"
+    assert schedule.at("2026-11-28T14:10") == ["2026-11-28T14:10"]
+
+
+def test_a_clock_that_differs_by_seconds_repeats_no_tick(
+    ticking: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = Watched(ticking, "*/10 * * * *", "2026-11-28T12:09", monkeypatch)
+    assert schedule.at("2026-11-28T12:10:02") == ["2026-11-28T12:10"]
+    assert schedule.at("2026-11-28T12:09:58") == []  # a replica whose clock is behind
+    assert schedule.at("2026-11-28T12:10:01") == []
+    assert schedule.last == dt.datetime(2026, 11, 28, 12, 10)
+
+
+def test_a_last_run_in_the_future_is_told(ticking: Installation) -> None:
+    known = Schedules(ticking.runtime.database)
+    known.begin("nightly", dt.datetime.now(dt.UTC) + dt.timedelta(hours=2))
+    assert listed(ticking)["nightly"]["ahead"] == pytest.approx(7200, abs=60)
+    assert "in the future: see `sytq doctor`" in " ".join(schedules(ticking, "list").split())
+    found = json.loads(sytq("doctor", "--json", environ=ticking.environ).stdout)["checks"]
+    assert any(each["check"] == "schedules" and "nightly last ran" in each["said"] for each in found)

@@ -1,0 +1,173 @@
+"""Reads the body of an answer with a 2xx status into an `Answer`: as a stream of events, or as JSON.
+
+The body's first character decides which: the content type of gateways is often another one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from . import sse
+from .answer import Answer, ChatError
+from .envelope import ProviderError, error_in_body
+
+_MAX_EVENT = 1 << 20
+_MAX_BODY = 8 << 20
+_MAX_STRAYS = 64 << 10  # bytes of lines that belong to no event
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+_SPACE = re.compile(r"\s*")
+_DECODER = json.JSONDecoder(strict=False)  # a raw tab or line feed in a text is not worth another call
+
+
+async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callable[[], None]) -> None:
+    """Fill in `answer`; call `progress` after each piece of it, and at its end. Raises ChatError.
+
+    What comes after the answer is finished fails nothing: at most the usage numbers are lost.
+    """
+    start = b""
+    while not start:
+        try:
+            start = (await anext(chunks)).lstrip(_BLANK)
+        except StopAsyncIteration:
+            return
+    if start[:1] == b"<":
+        raise _html()
+    if start[:1] in (b"{", b"["):
+        await _document(start, chunks, answer)
+        return
+    stream = _Stream(answer)
+    try:
+        more: bytes | None = start
+        while more is not None:
+            for _ in stream.feed(more):
+                progress()
+            if answer.ended and not answer.is_finished:
+                return
+            more = await anext(chunks, None)
+        for _ in stream.close():
+            progress()
+    except ChatError:
+        if not answer.is_finished:
+            raise
+
+
+async def _document(start: bytes, chunks: AsyncIterator[bytes], answer: Answer) -> None:
+    """A body of JSON: one document, or several on lines of their own."""
+    body = await whole(chunks, _MAX_BODY, start)
+    try:
+        for event in _events(body.decode("utf-8", "replace")):
+            answer.take(event)
+            answer.ended = True
+    except ChatError:
+        if not answer.is_finished:
+            raise
+
+
+async def whole(chunks: AsyncIterator[bytes], limit: int, start: bytes = b"") -> bytes:
+    """All bytes. Raises ChatError (too_large)."""
+    body = bytearray(start)
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            raise ChatError("too_large", f"the answer's body is longer than {limit} bytes")
+    return bytes(body)
+
+
+class _Stream:
+    """A stream of events; each method yields once for each event that made progress."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._parser = sse.Parser(_MAX_EVENT, _is_whole)
+        self._strays = ""
+
+    def feed(self, chunk: bytes) -> Iterator[None]:
+        try:
+            for item in self._parser.feed(chunk):
+                yield from self._take(item)
+        except sse.TooLong:
+            raise ChatError("too_large", f"a line of the stream is longer than {_MAX_EVENT} bytes") from None
+
+    def close(self) -> Iterator[None]:
+        for item in self._parser.close():
+            yield from self._take(item)
+        if self._strays and (error := error_in_body(self._strays.encode())) is not None:
+            self._answer.note(error)
+
+    def _take(self, item: sse.Event | sse.Stray) -> Iterator[None]:
+        answer = self._answer
+        if isinstance(item, sse.Stray):
+            yield from self._stray(item.text)
+            return
+        data = item.data.strip()
+        if item.name.strip().lower() == "error" and data:
+            raise answer.reported(error_in_body(data.encode()) or ProviderError(data, frozenset()))
+        if data.strip('"') == "[DONE]":
+            answer.ended = True
+            yield
+        elif data[:1] == "<":
+            raise _html()
+        elif data[:1] in ("{", "["):
+            yield from self._read(data)
+        elif data:
+            answer.note(ProviderError(data, frozenset()))  # a heartbeat in words, or an error in plain text
+
+    def _read(self, data: str) -> Iterator[None]:
+        try:
+            for event in _events(data):
+                if self._answer.take(event):
+                    self._answer.chunks += 1
+                    yield
+        except ChatError as error:
+            if error.kind != "not_json":
+                raise
+            # A gateway that breaks off may write its error into the event that it has begun.
+            for line in data.split("\n")[1:]:
+                if line[:1] == "{" and (cut := error_in_body(line.encode())) is not None:
+                    raise self._answer.reported(cut) from None
+            raise
+
+    def _stray(self, text: str) -> Iterator[None]:
+        """A line that belongs to no event: a web page, a chunk or an error without `data:`, or nothing."""
+        field, _, value = text.partition(":")
+        if text.lstrip()[:1] == "<":
+            raise _html()
+        if field.strip().lower() == "error":
+            yield from self._take(sse.Event(value, "error"))
+        elif _is_whole(text):
+            yield from self._take(sse.Event(text))
+        elif len(self._strays) < _MAX_STRAYS:
+            self._strays += f"{text}\n"
+
+
+def _events(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a text, also those of a list. Raises ChatError (not_json, malformed), at the first fault."""
+    at = 0
+    while at < len(text):
+        try:
+            value, at = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            raise ChatError("not_json", "the answer is not whole JSON") from None
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        found = value if isinstance(value, list) and value else [value]
+        for item in found:
+            if not isinstance(item, dict):
+                raise ChatError("malformed", "the answer is not a JSON object")
+            yield item
+
+
+def _is_whole(data: str) -> bool:
+    """Whether data is a JSON object or the mark of the end."""
+    if data.strip() == "[DONE]":
+        return True
+    try:
+        return isinstance(_DECODER.decode(data), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _html() -> ChatError:
+    return ChatError("html", "the provider answered with a web page")

@@ -1,0 +1,145 @@
+"""What a provider's refusal asks of a person: to wait, to pay or renew, to mend the configuration, or the request.
+
+The table holds the codes and words that providers and gateways use; docs/llm.md says what follows from each kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from .delay import said_delay
+from .envelope import ProviderError
+
+if TYPE_CHECKING:
+    from .answer import Kind
+
+
+class _Meaning(NamedTuple):
+    """`codes`, without punctuation, decide whatever the status; `words` beside a status that tells nothing, or with
+    `strong` always."""
+
+    kind: Kind
+    codes: frozenset[str]
+    words: re.Pattern[str]
+    strong: bool
+
+
+def _meaning(kind: Kind, codes: str, *words: str, strong: bool = False) -> _Meaning:
+    return _Meaning(kind, frozenset(codes.split()), re.compile("|".join(words), re.IGNORECASE), strong)
+
+
+#: The first that fits decides: what concerns one request stands before what concerns the account.
+_TABLE: Sequence[_Meaning] = (
+    _meaning(
+        "rejected",
+        "contextlengthexceeded stringabovemaxlength requesttoolarge maxtokensperrequest",
+        r"context (length|window)|(prompt|input|request|messages?)( is| are)? too (long|large)|reduce the length",
+        r"too many (input )?tokens|tokens? (count|limit)\b.{0,40}\bexceed|exceed\w*\b.{0,40}\btokens? (count|limit)",
+        r"input length|tokens must be reduced|max_new_tokens|(输入|上下文).{0,12}(过长|超长|超出|超过)",
+        strong=True,
+    ),
+    _meaning(
+        "content_filter",
+        "contentfilter contentpolicyviolation datainspectionfailed responsibleaipolicyviolation moderationblocked"
+        " sensitivecontentdetected inputtextsensitivecontentdetected",
+        r"content exists risk|content (management|filter)|content.policy|inappropriate content|\bflagged\b|敏感内容",
+    ),
+    _meaning(
+        "rate_limited",
+        "throttling throttlingratequota throttlingallocationquota throttlingburstrate ratelimitexceeded"
+        " ratelimitreachederror ratelimiterror ratelimited toomanyrequests limitrequests limitburstrate",
+        # DashScope's limit of tokens per minute has the code insufficient_quota, too.
+        r"allocated quota exceeded|error-code#(token|rate)-limit|too many requests|rate limit|请求过于频繁|访问量过大",
+        strong=True,
+    ),
+    _meaning(
+        "no_credit",
+        "insufficientquota insufficientuserquota insufficientbalance insufficientcredits insufficientcredit"
+        " insufficientfunds arrearage accountoverdue accountoverdueerror prepaidbilloverdue postpaidbilloverdue"
+        " commoditynotpurchased allocationquotafreetieronly billinghardlimitreached billingnotactive"
+        " exceededcurrentquotaerror creditlimit creditlimitexceeded creditlimitreached budgetexceeded paymentrequired"
+        " setlimitexceeded",
+        r"insufficient\w* (account |paid |api )?(balance|funds|credits?|quota)|quota is not enough|top up|recharge",
+        r"balance (is |was |has been )?(insufficient|not enough|too low|exhausted)|exceeded your current quota",
+        r"(no|any|more|out of|enough|purchase|add) credits|billing (hard limit|details)|good standing|\barrears?\b",
+        r"budget has been exceeded|exceeded\w* budget|over budget|\boverdue\b|set inference limit",
+        r"free (tier|quota|credit).{0,40}(exhausted|used up|expired)|余额|欠费|额度不足|额度已|充值|免费额度",
+        strong=True,
+    ),
+    _meaning(
+        "unauthorized",
+        "invalidapikey apikeyinvalid incorrectapikey apikeyexpired invalidauthenticationerror authenticationerror"
+        " accountdeactivated accountdisabled accountsuspended userdeactivated organizationrestricted"
+        " organizationdisabled accessterminated keydisabled unauthenticated unauthorized",
+        r"api[ _-]?key\b.{0,30}\b(not valid|invalid|incorrect|wrong|expired|revoked|disabled|deleted|blocked)",
+        r"(invalid|incorrect|wrong|expired|missing|no) api[ _-]?key|令牌.{0,20}(过期|无效|禁用)|无效的令牌",
+        r"\b(account|organi[sz]ation|project|user|tenant)\b.{0,80}\b(deactivated|disabled|suspended|restricted|locked"
+        r"|banned|blocked|closed|terminated|not active)|(账[号户]|用户).{0,8}(停用|封禁|冻结|锁定|禁用)",
+    ),
+    _meaning(
+        "no_model",
+        "modelnotfound modelnotexist modelnotavailable modeldecommissioned modeldeprecated modelretired"
+        " modelnotsupported modelnotopen modelaccessdenied keymodelaccessdenied teammodelaccessdenied invalidmodel"
+        " invalidmodelid unknownmodel unsupportedmodel deploymentnotfound invalidendpointnotfound"
+        " invalidendpointormodelnotfound invalidendpointormodelmodelidaccessdisabled",
+        r"\b(models?|modelcode|deployments?|engine|endpoint)\b.{0,120}?\b(not found|(do|does)( not|n't) exist|not exist"
+        r"|no longer|decommissioned|deprecated|retired|discontinued|unknown|(not|isn't) (supported|available|allowed))",
+        r"(invalid|unknown|unsupported|unrecognized|no such|not a valid|not found the) (model|deployment)\b",
+        r"no (endpoints|allowed providers)\b|unable to access (non-serverless )?model|try pulling it|无可用渠道",
+        r"access to (the |this )?(model|deployment)|模型.{0,60}(不存在|已下线|不支持|未开通|无权)",
+    ),
+    _meaning(
+        "bad_parameter",
+        "unsupportedparameter unsupportedvalue unknownparameter extraforbidden",
+        r"(unsupported|unknown|unrecognized|unexpected) (request )?(parameter|argument|field|keyword)",
+        r"extra (inputs|fields)( are)? not permitted|extra_forbidden|not supported (with|by) this model",
+        r"only supports? stream|enable_thinking",
+    ),
+)
+
+#: Statuses that say by themselves what is wrong, beside those from 500 on.
+_CLEAR = {401, 402, 408, 409, 425, 429}
+_BY_STATUS: dict[int, Kind] = {
+    401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_path", 405: "no_path", 408: "unavailable",
+    409: "unavailable", 410: "no_model", 425: "unavailable", 429: "rate_limited", 498: "overloaded", 501: "no_path",
+    503: "overloaded", 529: "overloaded",
+}  # fmt: skip
+_MODEL = re.compile(r"\b(models?|deployments?|engine)\b|模型", re.IGNORECASE)
+
+
+def classify(status: int, error: ProviderError | None, words: str, model: str) -> Kind:
+    """The kind of a refusal; the status of an answer that turned out to be an error is 200.
+
+    `words` are the error's, without quotations of the prompt; `model` is the name that was asked for.
+    """
+    if status < 300 and error is not None and error.status is not None and error.status < 500:
+        status = error.status
+    ordinary = _by_status(status)
+    clear = status in _CLEAR or status >= 500
+    codes = {re.sub(r"[\W_]+", "", code) for code in error.codes} if error is not None else set()
+    kind = next((row.kind for row in _TABLE if _fits(row, codes, words, clear)), None)
+    if kind == "no_credit" and said_delay(words) is not None:
+        kind = "rate_limited"  # Google's free tier: "exceeded your current quota ... Please retry in 37.8s"
+    if kind == "rate_limited" and ordinary in ("overloaded", "unavailable"):
+        return ordinary
+    if kind is None and ordinary == "no_path" and (_MODEL.search(words) or _is_named(model, words)):
+        return "no_model"
+    return kind or ordinary
+
+
+def _fits(row: _Meaning, codes: set[str], words: str, clear: bool) -> bool:
+    return not codes.isdisjoint(row.codes) or ((row.strong or not clear) and row.words.search(words) is not None)
+
+
+def _by_status(status: int) -> Kind:
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status < 300:
+        return "error_in_answer"
+    return "redirect" if status < 400 else "rejected" if status < 500 else "unavailable"
+
+
+def _is_named(model: str, words: str) -> bool:
+    return bool(model) and re.search(rf"(?<![\w-]){re.escape(model)}(?![\w-])", words) is not None

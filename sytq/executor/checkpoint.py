@@ -1,0 +1,102 @@
+"""The checkpoint of one step: its result on its way into the ledger, and beside the task in Redis meanwhile.
+
+A result may have cost money. Only a refused fencing token, or the loss of both stores at once, makes it worthless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import peewee
+
+from sytq.broker.delivery import Delivery
+from sytq.broker.operations import Operations
+from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
+from sytq.ledger import refusals
+from sytq.ledger.ledger import Ledger
+
+#: Seconds between two tries to write a result, doubled each time up to the second number.
+_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
+
+
+class Checkpoint:
+    """Blocks; its methods raise Lost."""
+
+    def __init__(self, ledger: Ledger, operations: Operations, delivery: Delivery, name: str, log: Any) -> None:
+        """Begin the step, or find its `result` (JSON text) of an earlier attempt.
+
+        Raises DatabaseUnavailable, and RedisUnavailable when the result of an earlier attempt may be in Redis.
+        """
+        self._ledger = ledger
+        self._operations = operations
+        self._id, self._token = delivery.id, delivery.token
+        self._name = name
+        self._log = log.bind(step=name)
+        self._kept = False
+        self._pause = _PAUSE
+        step = ledger.begin_step(self._id, self._token, name)
+        self.done = step.state == "done"
+        self.result = step.value or "null" if self.done else self._find(begun_before=step.interrupted > 0)
+
+    def write(self, also: Callable[[], None] | None) -> float:
+        """Write the result and what `also` writes; return 0, or the seconds until the next try.
+
+        Raises DatabaseUnavailable for a fault of our tables, and any error of `also`, but only once Redis has the
+        result: the next attempt begins with it.
+        """
+        assert self.result is not None
+        try:
+            self._ledger.finish_step(self._id, self._token, self._name, self.result, also)
+        except Lost:
+            raise
+        except Exception as error:
+            # Each time: Redis may have been emptied meanwhile.
+            kept = self._keep()
+            refusal = self._refusal(error)
+            self._log.warning("checkpoint waits for the database", error=str(refusal), kept_in_redis=kept)
+            if kept and not isinstance(error, DatabaseUnavailable):
+                raise refusal from error
+        else:
+            self.done = True
+            if self._kept:
+                with suppress(RedisUnavailable):  # the reconciler drops it once the task has ended
+                    self._operations.drop_result(self._id, self._name)
+            return 0.0
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        return pause
+
+    def forget(self) -> None:
+        """Remove a step that failed with an answer; while the database is unavailable it counts as interrupted."""
+        with suppress(DatabaseUnavailable, peewee.PeeweeException):
+            self._ledger.forget_step(self._id, self._token, self._name)
+
+    def _find(self, *, begun_before: bool) -> str | None:
+        try:
+            found = self._operations.kept_result(self._id, self._name)
+        except RedisUnavailable:
+            if begun_before:
+                raise
+            return None
+        self._kept = found is not None
+        return found
+
+    def _keep(self) -> bool:
+        """Whether Redis has the result now: not while it is unavailable, nor when another attempt has the task."""
+        assert self.result is not None
+        try:
+            kept = self._operations.keep_result(self._id, self._token, self._name, self.result)
+        except RedisUnavailable:
+            return False
+        self._kept = self._kept or kept
+        return kept
+
+    def _refusal(self, error: Exception) -> Exception:
+        if not isinstance(error, peewee.PeeweeException):
+            return error
+        code = refusals.code_of(error)  # the text of a fault may quote the result
+        return DatabaseUnavailable(
+            f"the database does not take the result of step {self._name}{f' (error {code})' if code else ''}:"
+            " run `sytq db check`, and see that sytq's tables are as `sytq db migrate` made them"
+        )
