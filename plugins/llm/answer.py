@@ -32,7 +32,7 @@ _ECHO = 24  # characters of a prompt that count as a quotation
 
 class ChatError(Exception):
     """The call gave no complete answer. `after` is the delay in seconds that the provider asked for, `again` its
-    statement on whether a repetition makes sense (None: no statement)."""
+    statement on whether a repetition makes sense (None: no statement); `times` counts such failures of the question."""
 
     def __init__(
         self,
@@ -42,12 +42,14 @@ class ChatError(Exception):
         status: int | None = None,
         after: float | None = None,
         again: bool | None = None,
+        times: int = 1,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.status = status
         self.after = after
         self.again = again
+        self.times = times
 
 
 class Reply(TypedDict):
@@ -149,11 +151,11 @@ class Answer:
             hint = "; if this provider never sends one: finish_reasons: {none: stop}" if self.ended else ""
             raise ChatError("no_finish_reason", f"the answer ended without a finish_reason{self.heard()}{hint}")
         if known is None:
-            raise ChatError("other_finish_reason", f"{shown} is not known: say in finish_reasons what it means")
+            raise ChatError("other_finish_reason", f"{shown} is not known")
         if known == "tool_calls":
             raise ChatError("other_finish_reason", f"the model calls a tool ({shown}), and there is none: see extra")
         if known == "length":
-            raise ChatError("length", f"the answer was cut ({shown})")
+            raise ChatError("length", "the answer was cut")
         if known == "content_filter":
             raise ChatError("content_filter", f"the provider's content filter withheld the answer ({shown})")
         if known == "no_resource":

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sytq import AsyncContext, Counter, Permit, Retry, Waiting
+from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
 
 from . import prices, spend
 from .answer import Answer, ChatError, Reply
@@ -21,7 +22,7 @@ from .balance import pause
 from .chat import Message, Request, complete
 from .config import LlmSettings, Node
 from .pipeline import check, correction, messages
-from .policy import POLICIES, Failure, Report, conclude, consequence, judge
+from .policy import POLICIES, Failure, Report, conclude, consequence, judge, spaced
 from .spend import Reservation
 from .targets import Target, chain
 
@@ -64,6 +65,7 @@ class Asking:
         self._owner = owner
         self._calls = 0
         self._cost = 0  # tokens of the current conversation
+        self._paid = False  # whether the current question had an answer that is of no use
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
     async def ask(
@@ -74,9 +76,10 @@ class Asking:
         failures: list[Failure] = []
         targets = chain(self._ctx.settings.of(LlmSettings), node, model)
         paused: Target | None = None
+        self._paid = False
         for target in targets:
             try:
-                return await self._converse(place, node, question, target)
+                return await self._converse(place, node, question, target, alone=target is targets[-1])
             except Waiting as waiting:
                 # Only an unavailable provider is skipped; a busy provider is waited for, as that is soon over.
                 if not waiting.unavailable or (target is targets[-1] and not failures):
@@ -86,12 +89,14 @@ class Asking:
                 failures.append(judge(target, error))
                 if failures[-1].then == "pause":
                     paused = paused or target
-                if not POLICIES[error.kind].fallback:
+                if not POLICIES[error.kind].fallback or (error.kind == "other_finish_reason" and error.times > 1):
                     break
         if paused is not None:
             async with self._ctx.acquire(*paused.limiters):  # the task runs again as soon as the limiter is resumed
                 pass
-        raise conclude(failures) if failures else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
+        raise (
+            conclude(failures, self._paid) if failures else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
+        )
 
     def settle(self, outcome: str = spend.OK) -> None:
         """Record the cost of the last answer; inside a transaction."""
@@ -99,62 +104,123 @@ class Asking:
             call, used, cost = self._last
             spend.settle(call, outcome, used, cost)
 
-    async def _converse(self, place: Place, node: Node, question: Sequence[Message], target: Target) -> Answered:
+    async def _converse(
+        self, place: Place, node: Node, question: Sequence[Message], target: Target, alone: bool
+    ) -> Answered:
         """Ask one provider, and again with the error while the answer does not match the node's schema.
 
         One permit covers all calls: if a later call had to wait for one, the task would pay for the first call again.
         """
-        asked = list(question)
-        cost = Request(target.model, question, target.max_tokens, target.extra).size // _BYTES + target.max_tokens
+        asked = Request(target.model, question, target.max_tokens, target.extra)
+        cost = asked.size // _BYTES + asked.most_tokens
         async with self._ctx.acquire(*target.limiters, cost=cost) as permit:
             self._cost = 0
-            for left in range(node.schema_retries, -1, -1):
-                answer = await self._roomy(permit, place, asked, target)
-                try:
-                    check(node, answer)
-                    return answer
-                except ChatError as error:
-                    await self._ctx.transaction(lambda tx: self.settle("schema"))
-                    if not left:
-                        raise
-                    said: Message = {"role": "assistant", "content": answer["content"]}
-                    asked = [*question, said, {"role": "user", "content": correction(error)}]
+            try:
+                for left in range(node.schema_retries, -1, -1):
+                    answer = await self._answered(permit, place, target, asked, alone)
+                    try:
+                        check(node, answer)
+                        return answer
+                    except ChatError as error:
+                        await self._ctx.transaction(lambda tx: self.settle("schema"))
+                        if not left:
+                            raise
+                        said: Message = {"role": "assistant", "content": answer["content"]}
+                        again: Message = {"role": "user", "content": correction(error)}
+                        asked = replace(asked, messages=[*question, said, again])
+            except ChatError as error:
+                if consequence(target, error) == "pause":
+                    await pause(self._ctx, target, error)
+                raise
         raise AssertionError("unreachable")
 
-    async def _roomy(self, permit: Permit, place: Place, messages: Sequence[Message], target: Target) -> Answered:
-        """Ask, and when max_tokens cuts the answer, once more with twice as many."""
+    async def _answered(self, permit: Permit, place: Place, target: Target, request: Request, alone: bool) -> Answered:
+        """Ask, and once more where that can help: with more room for a cut answer, and after a `finish_reason` that
+        nobody knows if the target is `alone`, without another one to ask."""
         try:
-            return await self._call(permit, place, messages, target, target.max_tokens)
+            return await self._call(permit, place, target, request)
         except ChatError as error:
-            if error.kind != "length":
+            if error.kind == "length":
+                return await self._with_more_room(permit, place, target, request, error)
+            if error.kind != "other_finish_reason" or error.times > 1 or not alone:
                 raise
-        return await self._call(permit, place, messages, target, 2 * target.max_tokens)
+        return await self._call(permit, place, target, request)
 
-    async def _call(
-        self, permit: Permit, place: Place, messages: Sequence[Message], target: Target, max_tokens: int
+    async def _with_more_room(
+        self, permit: Permit, place: Place, target: Target, request: Request, cut: ChatError
     ) -> Answered:
-        request = Request(target.model, messages, max_tokens, target.extra)
+        """Ask for twice as much as the answer that was cut, or for as much as the provider says that it gives."""
+        more = request.roomier()
+        if more is None:
+            raise ChatError("length", f"{cut}, by a limit of the provider: the request sets none")
+        while True:
+            try:
+                return await self._call(permit, place, target, more)
+            except ChatError as error:
+                if error.kind == "length":
+                    raise ChatError("length", f"{error} when asked for more; raise max_tokens of the model") from None
+                if error.status not in (400, 422):  # the same request with smaller limits was accepted
+                    raise
+                self._ctx.log.warning("more room refused", provider=target.name, model=target.model, error=str(error))
+                numbers = [int(number) for number in re.findall(r"\b\d{1,9}\b", str(error).partition(":")[2])]
+                given = max((n for n in numbers if request.most_tokens < n < more.most_tokens), default=None)
+                if given is None or (more := request.roomier(given)) is None:
+                    raise ChatError(
+                        "length", f"{cut}, the most that the provider gives: ask for a shorter one"
+                    ) from None
+
+    async def _call(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:
         now = dt.datetime.now(dt.UTC)
         call = await self._begin(place, target, request, now)
-        prompts = [message["content"] for message in messages]
+        prompts = [message["content"] for message in request.messages]
         answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons)
         try:
             async with self._telling(place, target, answer):
                 reply = await complete(self._ctx.http, target.provider, request, answer)
         except ChatError as error:
-            used, cost = self._spent(target, answer.usage, now)
-            kind = error.kind
-            self._report(permit, POLICIES[kind].report, answer.usage, used)
-            if not answer.usage and not _may_have_cost(error):
-                cost = 0
-            await self._ctx.transaction(lambda tx: spend.settle(call, kind, used, cost))
-            if consequence(target, error) == "pause":
-                await pause(self._ctx, target, error)
-            raise
+            raise await self._failed(permit, target, request, call, answer, error, now) from None
+        self._paid = True
+        if answer.unread:
+            types = sorted(answer.unread)
+            self._ctx.log.warning("parts without text", provider=target.name, model=target.model, types=types)
         used, cost = self._spent(target, answer.usage, now)
         self._report(permit, "ok", answer.usage, used)
         self._last = call, used, cost
         return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
+
+    async def _failed(
+        self,
+        permit: Permit,
+        target: Target,
+        request: Request,
+        call: Reservation,
+        answer: Answer,
+        error: ChatError,
+        began: dt.datetime,
+    ) -> ChatError:
+        """Record a failed call; return its error with what is known besides."""
+        used, cost = self._spent(target, answer.usage, began)
+        kind = error.kind
+        self._paid = self._paid or bool(answer.usage) or answer.has_content
+        self._report(permit, POLICIES[kind].report, answer.usage, used)
+        if not answer.usage and not _may_have_cost(error):
+            cost = 0
+
+        def settle(tx: Transaction) -> tuple[int, float]:
+            spend.settle(call, kind, used, cost)
+            is_counted = POLICIES[kind].then == "wait" or kind == "other_finish_reason"
+            return spend.repetitions(call.call, kind) if is_counted else (1, 0.0)
+
+        error.times, seconds = await self._ctx.transaction(settle)
+        if POLICIES[kind].then == "wait":
+            return spaced(error, seconds)
+        if kind == "length":
+            return ChatError(kind, f"{error} at {used.completion or request.most_tokens} tokens")
+        if kind == "other_finish_reason":
+            setting = f"providers.{target.name}.finish_reasons"
+            self._ctx.log.error("finish_reason not accepted", model=target.model, error=str(error), setting=setting)
+            return ChatError(kind, f"{error}; {setting} says what words mean", times=error.times)
+        return error
 
     def _spent(self, target: Target, usage: Mapping[str, Any], at: dt.datetime) -> tuple[spend.Tokens, int | None]:
         """The tokens and cost of a call; the cost is None when unknown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
+
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
 
 _MAX_ERROR_BODY = 64 << 10
 _AFTERGLOW = 5.0  # seconds for the usage numbers after the answer is complete
@@ -45,10 +47,21 @@ class Request:
         return sum(len(message["content"].encode("utf-8", "replace")) for message in self.messages)
 
     @property
+    def bounds(self) -> dict[str, int]:
+        """The parameters that bound the answer, under every name that providers use, with their tokens."""
+        asked = {"max_tokens": self.max_tokens} | dict(self.extra)
+        found = {name: asked.get(name) for name in _BOUNDS}
+        return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
+
+    @property
     def most_tokens(self) -> int:
-        """The requested limit of the answer in tokens, under any name that providers use."""
-        named = [self.extra.get(name) for name in ("max_tokens", "max_completion_tokens")]
-        return max([self.max_tokens, *(value for value in named if isinstance(value, int))])
+        """The requested limit of the answer in tokens."""
+        return max(self.bounds.values(), default=self.max_tokens)
+
+    def roomier(self, limit: int | None = None) -> Request | None:
+        """The same question with twice the room for its answer, or `limit` tokens; None where nothing bounds it."""
+        wider = {name: 2 * value if limit is None else limit for name, value in self.bounds.items()}
+        return replace(self, extra={**self.extra, **wider}) if wider else None
 
     def body(self, stream: bool) -> str:
         fields: dict[str, Any] = {

@@ -49,7 +49,7 @@ POLICIES: Mapping[Kind, Policy] = {
     "total": Policy("retry", "failed"),
     "no_finish_reason": Policy("retry", "failed"),
     "no_resource": Policy("retry", "overloaded"),
-    "other_finish_reason": Policy("retry", "ok"),
+    "other_finish_reason": Policy("dead", "ok"),
     "blank": Policy("retry", "ok"),
     "error_in_answer": Policy("retry", "failed"),
     "not_json": Policy("retry", "failed"),
@@ -61,6 +61,9 @@ POLICIES: Mapping[Kind, Policy] = {
     "schema": Policy("dead", "ok"),
 }
 
+#: Seconds between two calls of a task that is asked to wait again and again, unless the provider asks for more; and
+#: in all.
+_FARTHEST, _PATIENT = 60.0, 24 * 3600.0
 _PAUSE = 1.0  # seconds, for a limiter that was resumed meanwhile
 _SAID = 150  # characters, so that the reason of a pause has room for what to do
 _HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the most promising one decides
@@ -104,10 +107,23 @@ def describe(target: Target, error: ChatError) -> str:
     return f"{said} [{error.kind}]: {POLICIES[error.kind].todo.format(name=target.name)}"
 
 
-def conclude(failures: Sequence[Failure]) -> Retry | Fail:
-    """The exception for an attempt when no provider of the chain answered."""
+def spaced(error: ChatError, seconds: float) -> ChatError:
+    """A request to wait that came `error.times` times in `seconds`: obeyed with growing distance, and not for ever."""
+    if seconds > _PATIENT:
+        said = f"{error} ({error.times} times in {seconds / 3600:.0f} h)"
+        return ChatError(error.kind, said, status=error.status, again=False, times=error.times)
+    after = random.uniform(3, 10) if error.after is None else error.after  # noqa: S311
+    error.after = min(after * 2 ** min(error.times - 1, 16), max(after, _FARTHEST))
+    return error
+
+
+def conclude(failures: Sequence[Failure], paid: bool) -> Retry | Fail:
+    """The exception for an attempt when no provider of the chain answered.
+
+    An attempt that `paid` for an answer is used up whatever failed last: waiting would pay for that answer again.
+    """
     reason = "; ".join(failure.reason for failure in failures)
     best = min(failures, key=lambda failure: _HOPE.index(failure.then))
     if best.then == "dead":
         return Fail(reason)
-    return Retry(after=best.after, consumes_attempt=best.then == "retry", reason=reason)
+    return Retry(after=best.after, consumes_attempt=paid or best.then == "retry", reason=reason)

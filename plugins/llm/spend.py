@@ -152,6 +152,16 @@ def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | N
         ).execute()
 
 
+def repetitions(call: SpendRow, outcome: str) -> tuple[int, float]:
+    """How often calls for the same step of a task ended so, and the seconds since the first of them began."""
+    count, since = (
+        SpendRow.select(peewee.fn.COUNT(SpendRow.number), peewee.fn.MIN(SpendRow.began_at))
+        .where(SpendRow.task_id == call.task_id, SpendRow.step == call.step, SpendRow.outcome == outcome)
+        .scalar(as_tuple=True)
+    )
+    return count, (utcnow() - since).total_seconds() if count else 0.0
+
+
 def release(task_id: str, before: int | None = None) -> None:
     """Release what attempts of a task (with a token below `before`) reserved and did not settle.
 

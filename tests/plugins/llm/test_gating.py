@@ -243,3 +243,17 @@ def test_workers_never_exceed_the_limit_even_after_one_is_killed(tmp_path: Path,
         assert crowd.provider.peak <= 4
     finally:
         crowd.close()
+
+
+@pytest.mark.faults
+def test_refusal_for_ever_is_asked_at_growing_distance_until_the_tasks_age(tmp_path: Path, redis_url: str) -> None:
+    crowd = Crowd(tmp_path, redis_url, {})
+    try:
+        crowd.provider.play(refuses(429, "slow down", retry_after="1"))
+        crowd.start_worker(SYTQ_TYPES__LLM__RETRY__MAX_AGE="5s")
+        (task,) = crowd.valuate(1)
+        row = crowd.wait_state(task, "dead", timeout=60)
+        assert "slow down [rate_limited] (failed for longer than 5 s" in str(row.error)
+        assert len(crowd.provider.calls) <= 4  # at once, after 1 s, after 3 s, and the last one at the age of 5 s
+    finally:
+        crowd.close()
