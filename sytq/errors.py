@@ -47,6 +47,10 @@ class RedisUnavailable(SytqError):
     """Redis did not answer; the reconciler dispatches accepted tasks later."""
 
 
+class RedisRefused(RedisUnavailable):
+    """Redis answered and refused: a right is missing, its memory is full, it is read-only or loads its data."""
+
+
 class Overloaded(SytqError):
     """Too many callers wait in this process; nothing was accepted and the caller may try again."""
 

@@ -16,7 +16,8 @@ from sytq.api import problems
 from sytq.api.parts import Parts
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.threads import Threads
-from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.broker.rights import check_rights
+from sytq.errors import DatabaseUnavailable, RedisRefused, RedisUnavailable
 from sytq.ledger.values import iso, utcnow
 from sytq.service.prometheus import Scrape
 
@@ -56,7 +57,7 @@ class Live(Health):
 
 
 class Ready:
-    """GET /healthz/ready: both stores answer and the tables accept writes; 503 says which store does not."""
+    """GET /healthz/ready: both stores answer, accept writes and grant every right; 503 says which store does not."""
 
     def __init__(self, parts: Parts, missing: Callable[[], list[str]]) -> None:
         self._parts = parts
@@ -101,7 +102,9 @@ class Ready:
 
     async def _redis(self) -> str:
         try:
-            await self._parts.redis.run(self._parts.runtime.inspection.ping)
+            await self._parts.redis.run(check_rights, self._parts.runtime.redis, self._parts.runtime.keys)
+        except RedisRefused as error:
+            return str(error)
         except RedisUnavailable:
             return "does not answer"
         return "ok"

@@ -1,4 +1,4 @@
-"""The connection to Redis, and the scripts; connection faults become `RedisUnavailable`.
+"""The connection to Redis, and the scripts; every error but a fault of sytq becomes `RedisUnavailable`.
 
 All client options are set here, as redis-py's defaults change between releases.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,22 +22,38 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 
 from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
-from sytq.errors import ConfigError, RedisUnavailable
+from sytq.errors import ConfigError, RedisRefused, RedisUnavailable
 from sytq.observability.metrics import Counter, Histogram
 
 _SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
 _FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
-#: Temporary errors: a restart, a failover, a full memory. Accepted tasks wait for the end. redis-py has classes for
-#: some of these errors and strips the word from their text; Redis 6 has the word inside a script's error.
-_UNAVAILABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
+#: Errors of sytq's own commands and scripts, which no waiting ends. Every other error is an outage: a restart, a
+#: failover, a full memory or disk, a right taken from the user, and what nobody has met yet. Accepted tasks wait for
+#: its end. Texts, because the error of a script has no code of its own (Redis 6) or another than its command's (7).
+_OWN_FAULTS = (
+    "wrongtype",
+    "crossslot",
+    "busygroup",
+    "syntax error",
+    "wrong number of arg",
+    "value is not",
+    "value is out of range",
+    "is not a valid float",
+    "invalid stream id",
+    "id specified in xadd",
+    "error compiling script",
+    "attempt to ",  # compare, index, call ... nil: of Lua
+    "bad argument",
+    "nonexistent global variable",
+    "arguments must be strings or integers",
+    "too many results to unpack",
 )
-_NOT_NOW = ("READONLY", "OOM", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED", "MISCONF", "BUSY ", "NOREPLICAS")
+#: Errors of a user without the right to a command or key, and of a server without the command: each release's words.
+_NO_RIGHT = ("no permissions to", "user executing the script can't", "acl failure in script", "unknown command")
+_UNKNOWN = re.compile(r"unknown (\w+ )?command called from", re.IGNORECASE)
+_NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError)
+#: Connection errors that are answers all the same.
+_ANSWERS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.BusyLoadingError)
 _CLOCK_AGE = 30.0
 #: Errors of a master that became a replica: the new master is another server.
 _DEMOTED = ("READONLY", "UNBLOCKED")
@@ -90,19 +107,22 @@ class Redis:
         rest = (len(keys), *keys, *args)
         with _SECONDS.time(script):
             try:
-                return self.ask("EVALSHA", self._digests[script], *rest)
+                return self._run(f"EVALSHA ({script})", "EVALSHA", self._digests[script], *rest)
             except exceptions.NoScriptError:
                 # The server was restarted or promoted: EVAL runs the script and loads it again.
-                return self.ask("EVAL", self._scripts[script], *rest)
+                return self._run(f"EVAL ({script})", "EVAL", self._scripts[script], *rest)
 
     def ask(self, *command: Any) -> Any:
         """Run one command and return the reply as redis-py parses it."""
+        return self._run(command[0], *command)
+
+    def _run(self, name: str, *command: Any) -> Any:
         try:
             return self.client.execute_command(*command)
         except redis.RedisError as error:
             if isinstance(self.client, redis.Redis) and _demoted(error):
                 self.client.connection_pool.disconnect(inuse_connections=False)
-            problem = _unavailable(error)
+            problem = _unavailable(name, error)
             if isinstance(problem, RedisUnavailable) and not isinstance(problem, NoGroup):
                 _FAULTS.add()
             raise problem from error
@@ -191,15 +211,28 @@ def _demoted(error: redis.RedisError) -> bool:
     )
 
 
-def _unavailable(error: redis.RedisError) -> Exception:
-    text = str(error)[:200]
+def _unavailable(name: str, error: redis.RedisError) -> Exception:
+    text = str(error).partition(", with args beginning")[0][:200]  # the arguments may be a payload
     if "NOGROUP" in text or "no such key" in text:
         return NoGroup(text)
     if isinstance(error, exceptions.AskError):  # and MOVED
         return RedisUnavailable(f"a Redis Cluster answers ({text}): redis.url needs redis+cluster://")
-    if isinstance(error, _UNAVAILABLE) or any(word in text for word in _NOT_NOW):
+    if isinstance(error, _NO_ANSWER) and not isinstance(error, _ANSWERS):
         return RedisUnavailable(f"Redis does not answer: {text}")
-    return error  # a bug of sytq: not hidden
+    if no_right(text):
+        return RedisRefused(f"Redis refuses {name}: {text} (docs/redis.md lists the rights that sytq needs)")
+    if isinstance(error, exceptions.DataError | exceptions.NoScriptError) or _has(text, _OWN_FAULTS):
+        return error  # a bug of sytq: not hidden
+    return RedisRefused(f"Redis refuses {name}: {text}")
+
+
+def no_right(text: str) -> bool:
+    """Whether an error says that the user may not run a command or use a key, or that the server lacks the command."""
+    return _has(text, _NO_RIGHT) or bool(_UNKNOWN.search(text))
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    return any(word in text.lower() for word in words)
 
 
 def _text(name: str) -> str:

@@ -247,10 +247,6 @@ class Inspection:
         epoch = self._redis.ask("GET", self._keys.epoch)
         return None if epoch is None else max(0.0, self._redis.time() - int(epoch) / 1000)
 
-    def ping(self) -> None:
-        """Raise RedisUnavailable when Redis does not answer."""
-        self._redis.ask("PING")
-
     def _asked(self, queue: str | None) -> list[str]:
         names = self.names()
         if queue is None:

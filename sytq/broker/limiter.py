@@ -209,7 +209,7 @@ class Limiters:
             try:
                 changes = self._redis.call("limiter_release", names, [self._liveness_ms, len(queues), *queues, *args])
             except RedisUnavailable as error:
-                log.warning("permits not released: Redis does not answer", error=str(error))
+                log.warning("permits not released: Redis unavailable", error=str(error))
                 return
         for name, state in changes:
             write = log.warning if state == b"open" else log.info

@@ -76,6 +76,11 @@ class Settings(OldSections):
         return "sqlite:///sytq.db"
 
     @property
+    def stream_keys(self) -> list[str]:
+        """The external streams and their dead letters."""
+        return [key for stream in self.streams for key in (stream.stream, stream.dead_letters)]
+
+    @property
     def retention(self) -> float:
         """Seconds for which an ended task can be looked up."""
         return self.queue.retention

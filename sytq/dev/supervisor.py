@@ -19,6 +19,7 @@ from sytq_plugins.llm.config import LlmSettings
 from sytq_plugins.webhook.config import WebhookSettings
 
 from sytq import runtime
+from sytq.broker.rights import check_rights
 from sytq.config import Settings, load
 from sytq.dev import sample, snippets
 from sytq.dev.embedding import Embedding, decide
@@ -145,9 +146,9 @@ class Supervisor:
         _say_part("database", f"{kind}, " + (f"migrated ({', '.join(applied)})" if applied else f"{tasks} tasks in it"))
         if not embedding.redis:
             try:
-                await asyncio.to_thread(parts.inspection.ping)
+                await asyncio.to_thread(check_rights, parts.redis, parts.keys, parts.settings.stream_keys)
             except RedisUnavailable as error:
-                raise DevError(f"the configured Redis does not answer: {error}") from None
+                raise DevError(f"the configured Redis cannot be used: {error}") from None
             _say_part("redis", "the configured one")
 
     async def _start_children(self, stack: contextlib.AsyncExitStack, settings: Settings, guard: Guard) -> None:

@@ -95,7 +95,7 @@ class Acks(threading.Thread):
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
                 log.warning(
-                    "acknowledgements postponed: Redis does not answer", waiting=len(self._waiting), error=str(error)
+                    "acknowledgements postponed: Redis unavailable", waiting=len(self._waiting), error=str(error)
                 )
                 if self._stopping:
                     return

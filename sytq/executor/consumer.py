@@ -62,7 +62,7 @@ class StreamConsumer(Consumer):
             except NoGroup:
                 self._make_groups()
             except RedisUnavailable as error:
-                log.warning("fetch failed: Redis does not answer", queue=self._queue, error=str(error))
+                log.warning("fetch failed: Redis unavailable", queue=self._queue, error=str(error))
                 self._swept = 0.0  # the lost reply may have held tasks: reclaim them at once
                 self._executor.stopping.wait(self._pause)
                 self._pause = min(self._pause * 2, _TICK)
@@ -194,7 +194,7 @@ class StreamConsumer(Consumer):
             for stream in self._streams:
                 self._executor.redis.make_group(stream, GROUP)
         except RedisUnavailable as error:
-            log.warning("consumer groups not created: Redis does not answer", queue=self._queue, error=str(error))
+            log.warning("consumer groups not created: Redis unavailable", queue=self._queue, error=str(error))
             self._executor.stopping.wait(self._pause)
 
 

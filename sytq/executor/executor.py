@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from dramatiq import Broker
@@ -15,6 +16,7 @@ from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiter import Limiters
+from sytq.broker.rights import check_rights
 from sytq.config import Settings
 from sytq.executor.acks import Acks
 from sytq.executor.event_loop import EventLoop
@@ -67,6 +69,7 @@ class Executor:
             emptied=self._reregister,
             unchanged=self.acks.forget,
             cancel=self.event_loop.cancel,
+            check=partial(check_rights, heartbeat_redis, keys, settings.stream_keys),
         )
         self.limiters = Limiters(redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
         self._tracked: dict[str, dict[bytes, Delivery]] = {}

@@ -1,7 +1,7 @@
 """The heartbeat: one thread per worker process renews its lease.
 
 Each beat tells which running tasks to cancel, and whether Redis was emptied: then this worker registers its running
-tasks again, so that no other worker starts them.
+tasks again, so that no other worker starts them. Now and then the thread checks the rights of the Redis user.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import structlog
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
-from sytq.errors import RedisUnavailable
+from sytq.errors import RedisRefused, RedisUnavailable
 from sytq.executor.watchdog import turn
 
 log = structlog.get_logger(__name__)
+
+#: Seconds between two checks of the rights; while one is missing they are checked with each beat.
+_CHECK = 10.0
 
 
 class Heartbeat(threading.Thread):
@@ -36,6 +39,7 @@ class Heartbeat(threading.Thread):
         emptied: Callable[[], None],
         unchanged: Callable[[], None],
         cancel: Callable[[Delivery], None],
+        check: Callable[[], None],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._redis = redis
@@ -47,6 +51,9 @@ class Heartbeat(threading.Thread):
         self._emptied = emptied
         self._unchanged = unchanged
         self._cancel = cancel
+        self._check = check
+        self._granted = False  # every right, at the last check
+        self._checked = float("-inf")
         self.epoch: bytes | None = None  # when Redis was first seen, as this worker knows it
         self._beaten = float("-inf")
         self._ended = threading.Event()
@@ -73,8 +80,8 @@ class Heartbeat(threading.Thread):
 
     @property
     def fresh(self) -> bool:
-        """Whether the lease is valid."""
-        return time.monotonic() - self._beaten < self._lease_ms / 1000
+        """Whether the lease is valid and no right is missing."""
+        return self._granted and time.monotonic() - self._beaten < self._lease_ms / 1000
 
     def run(self) -> None:
         while not self._ended.is_set():
@@ -82,8 +89,24 @@ class Heartbeat(threading.Thread):
             try:
                 self.beat()
             except RedisUnavailable as error:
-                log.warning("heartbeat failed: Redis does not answer", error=str(error))
+                log.warning("heartbeat failed: Redis unavailable", error=str(error))
+                check = isinstance(error, RedisRefused)
+            else:
+                check = not self._granted or time.monotonic() - self._checked > _CHECK
+            if check:
+                self._check_rights()
             self._ended.wait(self._interval)
+
+    def _check_rights(self) -> None:
+        self._checked = time.monotonic()
+        try:
+            self._check()
+            self._granted = True
+        except RedisRefused as error:
+            self._granted = False
+            log.error("worker not ready", error=str(error))
+        except RedisUnavailable as error:
+            log.warning("rights not checked: Redis unavailable", error=str(error))
 
     def stop(self) -> None:
         """Stop beating and give up the lease, so that others may reclaim the remaining tasks at once."""
@@ -91,4 +114,4 @@ class Heartbeat(threading.Thread):
         try:
             self.beat(leaving=True)
         except RedisUnavailable as error:
-            log.warning("lease left to expire: Redis does not answer", error=str(error))
+            log.warning("lease left to expire: Redis unavailable", error=str(error))

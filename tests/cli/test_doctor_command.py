@@ -60,7 +60,7 @@ def test_healthy_service_has_no_failures(installation: Installation) -> None:
     redis_verdicts = verdicts(found, "redis")
     assert redis_verdicts.pop("redis latency") in ("ok", "warn")  # a busy machine is slow
     assert redis_verdicts == dict.fromkeys(
-        ("redis", "redis persistence", "redis eviction", "redis memory", "redis clock"), "ok"
+        ("redis", "redis rights", "redis persistence", "redis eviction", "redis memory", "redis clock"), "ok"
     )
     for check in ("database", "migrations", "database clock", "plugins", "workers", "recorder", "api", "disk"):
         assert found[check]["verdict"] == "ok", found[check]

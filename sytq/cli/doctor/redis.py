@@ -1,20 +1,20 @@
-"""Checks Redis with INFO, PING and TIME, which every hosted Redis allows."""
+"""Checks Redis: its user's rights with the check of the workers, the server with INFO, PING and TIME."""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from redis import RedisError
-
-from sytq.broker.connection import Redis
+from sytq.broker.connection import Redis, no_right
 from sytq.broker.keys import Keys
+from sytq.broker.rights import check_rights
 from sytq.cli.doctor.comparison import clock, numbers, skew
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
 from sytq.config import Settings
-from sytq.errors import RedisUnavailable
+from sytq.errors import RedisRefused, RedisUnavailable
 
 _TIMEOUT = 2.0
 _OLDEST = (6, 2)
@@ -22,16 +22,20 @@ _SLOW_MS = 10.0
 
 
 def redis(settings: Settings) -> Iterator[Finding]:
-    """Check version, latency, persistence, eviction, memory, role and clock."""
-    server = Redis(settings.redis.dsn, home=Keys(settings.redis.prefix).epoch, connections=2, timeout=_TIMEOUT)
+    """Check rights, version, latency, persistence, eviction, memory, role and clock."""
+    keys = Keys(settings.redis.prefix)
+    server = Redis(settings.redis.dsn, home=keys.epoch, connections=2, timeout=_TIMEOUT)
     try:
         times = []
         for _ in range(5):
             since = time.perf_counter()
             server.ask("PING")
             times.append((time.perf_counter() - since) * 1000)
-        info: Mapping[str, Any] = server.ask("INFO")
-        ahead = skew(server.time)
+    except RedisRefused as error:
+        todo = "correct the credentials in redis.url, or the ACL (docs/redis.md); if it loads its data, wait"
+        yield Finding("redis", FAIL, str(error), todo)
+        if not no_right(str(error)):
+            return
     except RedisUnavailable as error:
         yield Finding(
             "redis",
@@ -40,29 +44,50 @@ def redis(settings: Settings) -> Iterator[Finding]:
             "start Redis, or correct redis.url and its credentials; meanwhile tasks are accepted but do not run",
         )
         return
-    except RedisError as error:
-        todo = "correct the credentials in redis.url, or the ACL (docs/redis.md)"
-        yield Finding("redis", FAIL, f"Redis refuses: {str(error)[:200]}", todo)
-        return
+    yield _rights(server, keys, settings)
+    try:
+        info: Mapping[str, Any] = server.ask("INFO")
+    except RedisRefused as error:
+        todo = "grant +info, or look yourself: version, persistence, eviction, memory and role are not checked"
+        yield Finding("redis info", WARN, str(error), todo)
+    else:
+        yield from _state(info)
+    if times:
+        yield _latency(statistics.median(times))
+    with contextlib.suppress(RedisRefused):  # TIME is among the rights
+        yield clock("redis clock", skew(server.time))
+
+
+def _rights(server: Redis, keys: Keys, settings: Settings) -> Finding:
+    """Try every command and key, and a write."""
+    try:
+        check_rights(server, keys, settings.stream_keys)
+    except RedisRefused as error:
+        todo = "grant it as docs/redis.md says; of a full or read-only Redis the checks of memory and role say more"
+        return Finding("redis rights", FAIL, str(error), todo)
+    return Finding("redis rights", OK, "every command and key that sytq needs is allowed")
+
+
+def _latency(ms: float) -> Finding:
+    if ms > _SLOW_MS:
+        todo = "move Redis and workers closer together, or check the load of that machine"
+        return Finding("redis latency", WARN, f"{ms:.1f} ms for a PING", todo)
+    return Finding("redis latency", OK, f"{ms:.1f} ms for a PING")
+
+
+def _state(info: Mapping[str, Any]) -> Iterator[Finding]:
     version = str(info.get("valkey_version") or info["redis_version"])
     name = "Valkey" if "valkey_version" in info else "Redis"
     if numbers(version) < _OLDEST:
         yield Finding("redis", FAIL, f"{name} {version}", "use Redis 6.2 or newer, or Valkey")
     else:
         yield Finding("redis", OK, f"{name} {version}")
-    latency = statistics.median(times)
-    if latency > _SLOW_MS:
-        todo = "move Redis and workers closer together, or check the load of that machine"
-        yield Finding("redis latency", WARN, f"{latency:.1f} ms for a PING", todo)
-    else:
-        yield Finding("redis latency", OK, f"{latency:.1f} ms for a PING")
     yield from _kept(info)
     yield from _memory(info)
     if info.get("role") not in ("master", None):
         yield Finding(
             "redis role", FAIL, f"it is a {info['role']}", "use the address of the master, or redis+sentinel://"
         )
-    yield clock("redis clock", ahead)
 
 
 def _kept(info: Mapping[str, Any]) -> Iterator[Finding]:
