@@ -5,7 +5,8 @@ local held = {}  -- the entries that this worker tracks, or gets by this call
 -- Whether an entry is an old copy: its task has ended, or has another entry.
 local function is_copy(entry, fields)
   local l = unpack_live(redis.call('HGET', live, field(fields, 'id')))
-  return l and (TERMINAL[l.state] or l.entry ~= entry)
+  if not l then return is_stray(fields) end
+  return TERMINAL[l.state] or l.entry ~= entry
 end
 
 -- The event to record for a reclaimed task that must not run again; nil when it may run. `mine`: this worker fetched it
@@ -13,7 +14,6 @@ end
 local function other_end(id, l, deaths, mine)
   local cancelled_by = redis.call('HGET', cancels, id)
   if cancelled_by then
-    redis.call('HDEL', cancels, id)
     return { state = 'cancelled', outcome = 'cancelled', error = 'cancelled by ' .. cancelled_by }
   end
   if not mine and (l.max > 0 and l.attempts >= l.max or l.max == 0 and deaths >= max_deaths) then
@@ -27,23 +27,27 @@ end
 local function end_otherwise(k, entry, fields, l, event, mine)
   local id = field(fields, 'id')
   if event.state == 'queued' then park(id, fields) end
-  if TERMINAL[event.state] then redis.call('HINCRBY', stats, l.type .. ':' .. event.state, 1) end
   if mine then l.attempts = l.attempts - 1 end
   event.worker, event.finished, event.attempts = l.consumer, now, l.attempts
   l.state, l.consumer, l.entry = event.state, '', ''
-  redis.call('HSET', live, id, pack_live(l))
+  -- The event first: without the right to it the task must not look ended.
   redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
-  drop(KEYS[k], entry)
+  redis.call('HSET', live, id, pack_live(l))
+  drop(KEYS[k], group, entry)
+  redis.call('HDEL', cancels, id)
+  if TERMINAL[event.state] then redis.call('HINCRBY', stats, l.type .. ':' .. event.state, 1) end
 end
 
 local function reclaim_entry(k, entry, fields, deaths, mine)
-  if is_copy(entry, fields) then return drop(KEYS[k], entry) end
+  if is_copy(entry, fields) then return drop(KEYS[k], group, entry) end
   local id = field(fields, 'id')
   local l = unpack_live(redis.call('HGET', live, id))
+  local began = not l or l.state == 'running'  -- else Redis refused the fetch halfway: no attempt has begun
+  mine = mine and began
   local event = l and other_end(id, l, deaths, mine)
   if event then return end_otherwise(k, entry, fields, l, event, mine) end
   held[k .. ':' .. entry] = true
-  start(k, entry, fields, true, not mine)
+  start(k, entry, fields, began, not mine)
 end
 
 -- Claims a consumer's entries, except those in `skip`.

@@ -23,9 +23,10 @@ local function field(fields, name)
   return ''
 end
 
-local function drop(stream, entry)
-  redis.call('XACK', stream, group, entry)
-  redis.call('XDEL', stream, entry)
+-- Whether the index does not know a task that dispatch.lua added: that call was refused halfway, or the task has ended and
+-- was forgotten. The reconciler dispatches it again if it has not ended.
+local function is_stray(fields)
+  return field(fields, 'message'):find('"message_id": ' .. cjson.encode(field(fields, 'id')), 1, true) ~= nil
 end
 
 local any_paused = redis.call('EXISTS', paused) == 1

@@ -20,6 +20,12 @@ end
 
 local TERMINAL = { succeeded = true, dead = true, cancelled = true }
 
+-- Removes an entry: while either step is refused it stays pending, and the next reclaim removes it.
+local function drop(stream, group, entry)
+  redis.call('XDEL', stream, entry)
+  redis.call('XACK', stream, group, entry)
+end
+
 -- Delay a task until `due`; notifies the wake-up stream when idle consumers would wake too late for it.
 local function delay(delayed, bodies, bell, id, due, body)
   local head = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')

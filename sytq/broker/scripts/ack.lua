@@ -1,7 +1,8 @@
 -- succeeded | retrying | dead | cancelled | queued <- running: the acknowledgement. Everything that follows from an
--- attempt happens here or not at all, and only while the attempt still holds its task. If a cancellation was requested and
--- the outcome is no end, the task is cancelled: "event" is for the outcome itself, "if_cancelled" for this case. A task
--- that a limiter refused is due at once if a permit has been reserved for it meanwhile.
+-- attempt happens here or not at all, and only while the attempt still holds its task: a call that Redis refused halfway
+-- (a right was taken) is repeated, so what must not be lost comes before the change of the index, the rest behind it. If a
+-- cancellation was requested and the outcome is no end, the task is cancelled: "event" is for the outcome itself,
+-- "if_cancelled" for this case. A task that a limiter refused is due at once if a permit has been reserved for it meanwhile.
 -- KEYS live events stats wake-up deadletters cancels epoch waiting, then per slot: stream delayed bodies queue-wake-up
 -- ARGV group consumer, then per attempt: slot id type entry token kind attempts delay_ms event message notify
 --      if_cancelled
@@ -15,6 +16,7 @@ local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancel
   wait = ':waited' }
 local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
 local now, out = now_ms(), {}
+redis.call('HDEL', KEYS[6], '')  -- a full Redis takes the outcomes, for it refuses nothing behind such a first write
 for a = 3, #ARGV, 12 do
   local slot = 8 + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
@@ -38,17 +40,11 @@ for a = 3, #ARGV, 12 do
     done = l.state == 'running' and l.consumer == me and int(l.token) == token
   end
   local event = ARGV[a + 8]
-  if done and redis.call('HDEL', KEYS[6], id) == 1 and not TERMINAL[STATE[kind]] then
-    kind, event = 'cancelled', ARGV[a + 11]
-  end
+  local asked = done and redis.call('HEXISTS', KEYS[6], id) == 1
+  if asked and not TERMINAL[STATE[kind]] then kind, event = 'cancelled', ARGV[a + 11] end
   if done then
-    redis.call('XACK', stream, group, entry)
-    redis.call('XDEL', stream, entry)
+    local copy = l and l.entry ~= '' and l.entry ~= entry and l.entry  -- registered again after Redis was emptied
     if l then
-      if l.entry and l.entry ~= '' and l.entry ~= entry then  -- registered again after Redis was emptied
-        redis.call('XACK', stream, group, l.entry)
-        redis.call('XDEL', stream, l.entry)
-      end
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if STATE[kind] == 'retrying' then
         local waits = redis.call('HGET', KEYS[8], id)
@@ -58,10 +54,13 @@ for a = 3, #ARGV, 12 do
       elseif kind == 'return' then
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end
-      redis.call('HSET', live, id, pack_live(l))
       redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', token, 'data', event)
-      if STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
+      redis.call('HSET', live, id, pack_live(l))
     end
+    if asked then redis.call('HDEL', KEYS[6], id) end
+    drop(stream, group, entry)
+    if copy then drop(stream, group, copy) end
+    if l and STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
     if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
   end
   out[#out + 1] = done and 1 or 0

@@ -11,16 +11,18 @@ if l.state == 'running' then
   return 'asked'
 end
 if l.queue ~= ARGV[3] or l.priority ~= ARGV[4] then return 'moved' end
-if l.state == 'queued' then
-  if l.entry == '' then redis.call('HDEL', KEYS[8], id) else redis.call('XDEL', KEYS[5], l.entry) end
+local state, entry = l.state, l.entry
+l.state, l.entry = 'cancelled', ''
+l.token = l.token + 1  -- not the last attempt's token, whose event forget.lua may meet first
+-- The event and the state first, so that a call that Redis refused halfway leaves no task without a place.
+redis.call('XADD', KEYS[2], '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', ARGV[6])
+redis.call('HSET', KEYS[1], id, pack_live(l))
+if state == 'queued' then
+  if entry == '' then redis.call('HDEL', KEYS[8], id) else redis.call('XDEL', KEYS[5], entry) end
 else
   redis.call('ZREM', KEYS[6], id)
   redis.call('HDEL', KEYS[7], id)
 end
 redis.call('HDEL', KEYS[4], id)  -- requested when Redis did not know the task
-l.state, l.entry = 'cancelled', ''
-l.token = l.token + 1  -- not the last attempt's token, whose event forget.lua may meet first
-redis.call('HSET', KEYS[1], id, pack_live(l))
-redis.call('XADD', KEYS[2], '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', ARGV[6])
 redis.call('HINCRBY', KEYS[3], l.type .. ':cancelled', 1)
 return 'cancelled'

@@ -12,6 +12,7 @@ for k = 1, tonumber(ARGV[2]) do
       max = tonumber(ARGV[a + 4]), token = tonumber(ARGV[a + 5]) },
     slot = 4 + (tonumber(ARGV[a + 6]) - 1) * 3, entered = 0,
   }
+  redis.call('SADD', KEYS[4], kinds[k].live.queue)
   a = a + 7
 end
 for b = a, #ARGV, 4 do
@@ -31,7 +32,6 @@ for b = a, #ARGV, 4 do
 end
 for _, kind in ipairs(kinds) do
   if kind.entered > 0 then
-    redis.call('SADD', KEYS[4], kind.live.queue)
     redis.call('HINCRBY', KEYS[2], kind.live.type .. ':submitted', kind.entered)
     entered = entered + kind.entered
   end

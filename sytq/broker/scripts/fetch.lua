@@ -39,8 +39,8 @@ end
 local function take(k, entry, fields)
   local id = field(fields, 'id')
   local l = unpack_live(redis.call('HGET', live, id))
-  if l and l.entry ~= entry then
-    drop(KEYS[k], entry)  -- a second copy: the task has another entry by now
+  if l and l.entry ~= entry or not l and is_stray(fields) then
+    drop(KEYS[k], group, entry)  -- a second copy: the task has another entry by now, or none
   elseif l and l.state == 'running' then
     -- Started above, or registered again by its worker (reregister.lua): the entry stays with that worker.
     redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
@@ -48,7 +48,7 @@ local function take(k, entry, fields)
     park(id, fields)
     l.entry = ''
     redis.call('HSET', live, id, pack_live(l))
-    drop(KEYS[k], entry)
+    drop(KEYS[k], group, entry)
   else
     start(k, entry, fields, false, true)
   end

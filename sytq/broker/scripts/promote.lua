@@ -7,8 +7,6 @@ local now = now_ms()
 local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', int(now), 'LIMIT', 0, tonumber(ARGV[1]))
 for _, id in ipairs(ids) do
   local l, message = unpack_live(redis.call('HGET', KEYS[1], id)), redis.call('HGET', KEYS[3], id)
-  redis.call('ZREM', KEYS[2], id)
-  redis.call('HDEL', KEYS[3], id)
   if l and message and (l.state == 'scheduled' or l.state == 'retrying') then
     l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
     l.state = 'queued'
@@ -19,6 +17,8 @@ for _, id in ipairs(ids) do
       redis.call('LTRIM', KEYS[10], -1000, -1)
     end
   end
+  redis.call('ZREM', KEYS[2], id)  -- last, so that a call that Redis refused halfway can be repeated
+  redis.call('HDEL', KEYS[3], id)
 end
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 local bell = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]

@@ -7,12 +7,12 @@ for i = 1, #reply[2], 2 do
   local id, message = reply[2][i], reply[2][i + 1]
   local l = unpack_live(redis.call('HGET', KEYS[1], id))
   if not l or redis.call('HEXISTS', KEYS[3], l.type) == 0 then
-    redis.call('HDEL', KEYS[2], id)
     if l and l.state == 'queued' and l.entry == '' then
       l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
       redis.call('HSET', KEYS[1], id, pack_live(l))
       moved = moved + 1
     end
+    redis.call('HDEL', KEYS[2], id)  -- last, so that a call that Redis refused halfway can be repeated
   end
 end
 return { reply[1], moved }
