@@ -212,7 +212,8 @@ def _demoted(error: redis.RedisError) -> bool:
 
 
 def _unavailable(name: str, error: redis.RedisError) -> Exception:
-    text = str(error).partition(", with args beginning")[0][:200]  # the arguments may be a payload
+    # Without the arguments, which may be a payload, and without the place in the script.
+    text = str(error).partition(", with args beginning")[0].partition(" script: ")[0][:200]
     if "NOGROUP" in text or "no such key" in text:
         return NoGroup(text)
     if isinstance(error, exceptions.AskError):  # and MOVED

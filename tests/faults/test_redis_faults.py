@@ -152,7 +152,7 @@ def test_p2_full_redis_only_delays_tasks(breakable: Installation, own_redis: Red
     load.assert_goes_on()
 
 
-@pytest.mark.parametrize("fault", ["away", "full"])
+@pytest.mark.parametrize("fault", ["away", "full", "refused"])
 def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
     breakable: Installation, own_redis: RedisServer, fault: str
 ) -> None:
@@ -166,16 +166,20 @@ def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
     with own_redis.client() as client:
         if fault == "away":
             own_redis.stop()
-        else:
+        elif fault == "full":
             client.config_set("maxmemory", 1)
+        else:
+            client.acl_setuser("default", commands=["-@scripting"])
         poll(lambda: "fetch failed" in idle.text(), message="a failed fetch is logged")
         noticed = time.monotonic()
         poll(lambda: time.monotonic() - noticed > 3, message="longer than the liveness limit")
         proxy.cut()  # so that the idle worker comes back first
         if fault == "away":
             own_redis.start()
-        else:
+        elif fault == "full":
             client.config_set("maxmemory", 0)
+        else:
+            client.acl_setuser("default", commands=["+@all"])
         breakable.wait_state(breakable.submit("plain", "new"), "succeeded")
         proxy.heal()
     breakable.release(*tasks)
