@@ -169,7 +169,7 @@ def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
         elif fault == "full":
             client.config_set("maxmemory", 1)
         else:
-            client.acl_setuser("default", commands=["-@scripting"])
+            client.execute_command("ACL", "SETUSER", "default", "-@scripting")
         poll(lambda: "fetch failed" in idle.text(), message="a failed fetch is logged")
         noticed = time.monotonic()
         poll(lambda: time.monotonic() - noticed > 3, message="longer than the liveness limit")
@@ -179,7 +179,7 @@ def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
         elif fault == "full":
             client.config_set("maxmemory", 0)
         else:
-            client.acl_setuser("default", commands=["+@all"])
+            client.execute_command("ACL", "SETUSER", "default", "+@all")
         breakable.wait_state(breakable.submit("plain", "new"), "succeeded")
         proxy.heal()
     breakable.release(*tasks)

@@ -13,13 +13,14 @@ import pytest
 import redis
 
 from tests.faults.test_valuation import Desk
+from tests.processes import Process
 from tests.servers import RedisServer, free_port, poll
 
 pytestmark = pytest.mark.faults
 
 #: The user of the installation, while nothing is refused.
 USER = ("reset", "on", ">hush-hush", "+@all", "~*")
-#: Rows that are running when Redis begins to refuse; one more is submitted meanwhile.
+#: Rows that are running when Redis begins to refuse.
 ROWS = 4
 
 
@@ -140,31 +141,46 @@ CASES: dict[str, tuple[Callable[[Refusals], contextlib.AbstractContextManager[No
 }
 
 
+class Shift:
+    """Rows that are being paid for while Redis refuses; one more is submitted meanwhile."""
+
+    def __init__(self, desk: Desk, worker: Process, first: int) -> None:
+        desk.go_on.clear()
+        desk.provider.play(desk.delayed)
+        self._desk, self._worker = desk, worker
+        self._rows = range(first, first + ROWS)
+        self._paid, self._seen = len(desk.provider.calls), len(worker.text())
+        self._tasks = [desk.valuate(row) for row in self._rows]
+        poll(lambda: len(desk.provider.calls) == self._paid + ROWS, message="the provider is asked")
+
+    def refused(self, said: str) -> None:
+        """Let the answers arrive once the worker has noticed."""
+        poll(lambda: said in self._log(), message=lambda: f"the worker says '{said}': {self._log()[-1500:]}")
+        self._tasks.append(self._desk.valuate(self._rows.stop))
+        self._desk.go_on.set()
+        poll(lambda: all(self._desk.record(row).report for row in self._rows), message="the answers are stored")
+
+    def assert_paid_once(self, name: str) -> None:
+        for task in self._tasks:
+            assert self._desk.wait_state(task, "succeeded").attempts == 1, name
+        assert len(self._desk.provider.calls) == self._paid + len(self._tasks), name
+        assert self._worker.alive and self._worker.text().count("worker started") == 1, name
+        for surprise in ("Exception in thread", "unexpected error", "loop failed", "Traceback"):
+            assert surprise not in self._log(), name
+
+    def _log(self) -> str:
+        return self._worker.text()[self._seen :]
+
+
 def test_p4_redis_that_refuses_for_a_while_costs_no_call(tmp_path: Path, own_redis: RedisServer) -> None:
     refusals = Refusals(own_redis)
     desk = Desk(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", refusals.url)
     try:
-        worker, paid = desk.start_worker(), 0
+        worker = desk.start_worker()
         for number, (name, (refuse, said)) in enumerate(CASES.items()):
-            desk.go_on.clear()
-            desk.provider.play(desk.delayed)
-            rows = [1 + number * (ROWS + 1) + row for row in range(ROWS + 1)]
-            tasks = [desk.valuate(row) for row in rows[:-1]]
-            poll(lambda: len(desk.provider.calls) == paid + ROWS, message=f"{name}: the rows are being paid for")
-            before = len(worker.text())
+            shift = Shift(desk, worker, first=100 * number + 1)
             with refuse(refusals):
-                poll(
-                    lambda: said in worker.text()[before:], message=lambda: f"{name}: {worker.text()[before:][-1500:]}"
-                )
-                tasks.append(desk.valuate(rows[-1]))
-                desk.go_on.set()
-                poll(lambda: all(desk.record(row).report for row in rows[:-1]), message=f"{name}: answers are stored")
-            for task in tasks:
-                assert desk.wait_state(task, "succeeded").attempts == 1, name
-            paid += len(rows)
-            assert len(desk.provider.calls) == paid, name
-            assert worker.alive and worker.text().count("worker started") == 1, name
-        for surprise in ("Exception in thread", "unexpected error", "loop failed", "Traceback"):
-            assert surprise not in worker.text()
+                shift.refused(said)
+            shift.assert_paid_once(name)
     finally:
         desk.close()
