@@ -22,7 +22,7 @@ from sytq.http import MANAGED_HEADERS
 from sytq.tasktypes.configured import PayloadFields, TypeFactory, check_places, payload_model
 from sytq.tasktypes.templates import fill, fill_text, places, text
 
-from .webhook import retry_after
+from .webhook.verdict import retry_after, what_broke
 
 _KEPT_BYTES = 16 * 1024  # of a response, kept in the result
 
@@ -94,16 +94,15 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
             partial_body=True,
             trusted=True,
         )
-    except TimeoutError as error:
-        raise Retry(reason=f"{host} {error}") from None
-    except aiohttp.ClientError as error:
-        raise Retry(reason=f"no HTTP answer from {host} ({type(error).__name__})") from None
+    except (TimeoutError, aiohttp.ClientError) as error:
+        raise Retry(reason=what_broke(error, host)[1]) from None
     if not answer.ok:
         reason = f"HTTP {answer.status_code} from {host}"
         if answer.status_code in template.dead_on:
             raise Fail(reason)
         raise Retry(after=retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)), reason=reason)
-    return {"status": answer.status_code, "body": _readable(answer.text)}
+    result = {"status": answer.status_code, "body": _readable(answer.text)}
+    return result | {"cut": answer.cut} if answer.truncated else result
 
 
 def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:

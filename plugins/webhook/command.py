@@ -114,6 +114,7 @@ def _print(delivery: Delivery, outcome: Outcome) -> None:
         lines["verdict"] = "delivered" if outcome.kind == "done" else f"a task would be dead: {outcome.error}"
     lines["headers"] = json.dumps(known["headers"], ensure_ascii=False) if known.get("headers") else None
     lines["body"] = known.get("body")
+    lines["cut"] = known.get("cut")
     for name, value in lines.items():
         if value not in (None, ""):
             typer.echo(f"{name:<10}{cell(value)}")

@@ -80,7 +80,7 @@ async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing
         body=body or None,
         timeout=ctx.settings.worker.request_timeout,
         max_bytes=_KEPT_BYTES,
-        partial_body=True,  # the status decides: a 2xx with a broken body has been received
+        partial_body=True,  # the status decides: a 2xx with a broken head or body has been received
         certificate=(known.cert, known.key) if known else None,
         timing=timing,
     )

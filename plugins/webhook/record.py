@@ -18,14 +18,16 @@ _SECRET_LENGTH = 8  # shorter values would mask words that are equal by chance
 
 
 def of_answer(answer: Answer, sent: Mapping[str, str], keep: int) -> dict[str, Any]:
-    """Status, headers and the first `keep` characters of the body; `sent` are the request's headers, whose
-    credentials a receiver may repeat."""
+    """Status, headers, the first `keep` characters of the body, and what was not read; `sent` are the request's
+    headers, whose credentials a receiver may repeat."""
     secrets = [value for name, value in sent.items() if is_secret_key(name) and len(value) >= _SECRET_LENGTH]
     headers = {
         name: MASK if is_secret_key(name) else _clean(value, secrets, _HEADER_LENGTH)
         for name, value in list(answer.headers.items())[:_MOST_HEADERS]
     }
     known: dict[str, Any] = {"status": answer.status_code, "headers": headers}
+    if answer.cut:
+        known["cut"] = answer.cut
     if keep and answer.content:
         # More than is kept, so that masking happens before the cut.
         text = answer.content[: 4 * keep + 1024].decode(answer.charset, "replace")

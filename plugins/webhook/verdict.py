@@ -67,7 +67,7 @@ def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[st
 
     import aiohttp
 
-    from sytq.http import UnknownHost
+    from sytq.http import NotHttp, UnknownHost
 
     if isinstance(error, TimeoutError):
         return "timeout", f"{host} {error}" if str(error) else f"{host} timed out"
@@ -84,4 +84,6 @@ def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[st
         return kind, f"{words} {host}"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "closed", f"{host} closed the connection without an answer"
+    if isinstance(error, NotHttp):
+        return "protocol", f"{host} {error}"
     return "protocol", f"{host} gave no valid HTTP answer"

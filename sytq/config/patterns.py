@@ -58,7 +58,8 @@ class UrlPattern:
             self.matches_host(url.raw_host or "")
             and self.scheme in (None, url.scheme)
             and self.port in (None, url.port)
-            and (self.path is None or self.path.fullmatch(url.raw_path) is not None)
+            # Canonical, as a receiver reads it: without dot segments and needless escapes.
+            and (self.path is None or self.path.fullmatch(URL(str(url)).raw_path) is not None)
         )
 
     def matches_host(self, host: str) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sytq.http.client import Answer, BlockingClient, Client
     from sytq.http.guard import Guard, parse_url
     from sytq.http.headers import MANAGED_HEADERS, check_headers
-    from sytq.http.sessions import CertificateUnusable, ProxyFailed, UnknownHost
+    from sytq.http.sessions import CertificateUnusable, NotHttp, ProxyFailed, UnknownHost
     from sytq.http.timing import Timing
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "CertificateUnusable",
     "Client",
     "Guard",
+    "NotHttp",
     "ProxyFailed",
     "Timing",
     "UnknownHost",
@@ -33,7 +34,7 @@ _HOMES = {
     "client": ("Answer", "BlockingClient", "Client"),
     "guard": ("Guard", "parse_url"),
     "headers": ("MANAGED_HEADERS", "check_headers"),
-    "sessions": ("CertificateUnusable", "ProxyFailed", "UnknownHost"),
+    "sessions": ("CertificateUnusable", "NotHttp", "ProxyFailed", "UnknownHost"),
     "timing": ("Timing",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,13 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from multidict import CIMultiDict
 from yarl import URL
 
 from sytq.errors import InvalidInput
-from sytq.http.guard import Guard
+from sytq.http.guard import Guard, as_given
+from sytq.http.head import first_line, read_head, receiving
 from sytq.http.headers import MANAGED_HEADERS, TOKEN, check_headers
 from sytq.http.measuring import measuring
 from sytq.http.timing import Timing, current
@@ -51,8 +52,8 @@ _DEFAULT_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `headers` are case-insensitive; `truncated` means that `content` is not the whole body;
-    `elapsed` is in seconds, from the first DNS query to the last byte read."""
+    """A response. `headers` are case-insensitive; `truncated` means that `content` is not the whole body, and `cut`
+    says why; `elapsed` is in seconds, from the first DNS query to the last byte read."""
 
     status_code: int
     headers: Mapping[str, str] = field(repr=False)
@@ -60,6 +61,7 @@ class Answer:
     truncated: bool
     elapsed: float
     charset: str = "utf-8"
+    cut: str = ""
 
     @property
     def ok(self) -> bool:
@@ -117,9 +119,10 @@ class Client:
         """Send one request and return the response, whatever its status.
 
         `timeout` (seconds) covers DNS, connecting, TLS, sending, headers and body. The decompressed body is
-        read up to `max_bytes`. `partial_body` gives an Answer once there is a status, also when the body
-        then breaks off or takes too long. `trusted` skips the guard and the proxy, for URLs from the configuration
-        only. `certificate` is a client certificate and its key (PEM). `timing` is filled in, also when this raises.
+        read up to `max_bytes`. `partial_body` gives an Answer once there is a status, also when what follows
+        is no valid HTTP, breaks off or takes too long. `trusted` skips the guard and the proxy, for URLs from the
+        configuration only. `certificate` is a client certificate and its key (PEM). `timing` is filled in, also when
+        this raises.
 
         Raises OutboundRefused, InvalidInput (method, headers), TimeoutError, aiohttp.ClientError, ProxyFailed (no
         fault of the target) and CertificateUnusable.
@@ -129,41 +132,56 @@ class Client:
         started = time.monotonic()
         timing = Timing() if timing is None else timing
         response: aiohttp.ClientResponse | None = None
-        content = bytearray()
+        head: tuple[int, Mapping[str, str]] | None = None
+        content, received = bytearray(), bytearray()
         with measuring(trusted) as measured_as:
             target, options = self._prepare(method, url, headers, body, json, trusted)
-            before = current.set(timing)
+            before = current.set(timing), receiving.set(received)
             try:
                 with tracing.call(method, target, options["headers"]) as answered:
-                    async with asyncio.timeout(timeout):
-                        response = await self._send(method, target, options, trusted, certificate)
-                        answered(response.status)
-                        measured_as(response.status)
-                        timing.first_byte = timing.end()
-                        truncated = await _read(response, content, max_bytes)
+                    try:
+                        async with asyncio.timeout(timeout):
+                            response = await self._send(method, target, options, trusted, certificate)
+                            head = response.status, response.headers
+                            answered(response.status)
+                            measured_as(response.status)
+                            timing.first_byte = timing.end()
+                            cut = await _read(response, content, max_bytes)
+                    except (TimeoutError, aiohttp.ClientError) as error:
+                        if head is None and timing.connected:  # without a connection, a proxy may have answered
+                            head = read_head(received)
+                        if not partial_body or head is None:
+                            raise
+                        answered(head[0])
+                        measured_as(head[0])
+                        cut = _why_cut(error, "head" if response is None else "body", timeout)
             except (TimeoutError, aiohttp.ClientError) as error:
-                if response is None or not partial_body:
-                    if isinstance(error, TimeoutError):
-                        raise TimeoutError(f"timed out after {timeout:g}s") from None
-                    if "proxy" in options and not timing.connected and _of_the_proxy(error):
-                        from sytq.http.sessions import ProxyFailed
+                if isinstance(error, TimeoutError):
+                    raise TimeoutError(f"timed out after {timeout:g}s") from None
+                if "proxy" in options and not timing.connected and _of_the_proxy(error):
+                    from sytq.http.sessions import ProxyFailed
 
-                        raise ProxyFailed("the outbound proxy cannot be used") from error
-                    raise
-                truncated = True
+                    raise ProxyFailed("the outbound proxy cannot be used") from error
+                if partial_body and received and timing.connected:
+                    from sytq.http.sessions import NotHttp
+
+                    raise NotHttp(f"answered {first_line(received)!r} and no final HTTP status") from error
+                raise
             finally:
-                current.reset(before)
+                current.reset(before[0])
+                receiving.reset(before[1])
                 timing.total = time.monotonic() - started
                 if response is not None:
                     response.close()  # a body read to its end has already released its connection
-        charset = (response.charset or "utf-8").lower()
+        charset = ((response and response.charset) or "utf-8").lower()
         return Answer(
-            status_code=response.status,
-            headers=response.headers,
+            status_code=head[0],
+            headers=head[1],
             content=bytes(content),
-            truncated=truncated,
+            truncated=bool(cut),
             elapsed=timing.total,
             charset=charset if charset in _TEXT_CHARSETS else "utf-8",
+            cut=cut,
         )
 
     async def get(self, url: str, **options: Any) -> Answer:
@@ -227,7 +245,7 @@ class Client:
             body = jsonlib.dumps(json, ensure_ascii=False, separators=(",", ":"))
             sent.setdefault("Content-Type", "application/json")
         data = body.encode() if isinstance(body, str) else body
-        target = URL(url) if trusted else self._guard.check_url(url)
+        target = as_given(url) if trusted else self._guard.check_url(url)
         return target, {"headers": sent, "data": data, "allow_redirects": False}
 
     async def _send(
@@ -244,14 +262,29 @@ class Client:
         return response
 
 
-async def _read(response: aiohttp.ClientResponse, content: bytearray, max_bytes: int) -> bool:
-    """Add the body up to `max_bytes` to `content`; return whether there is more of it."""
+async def _read(response: aiohttp.ClientResponse, content: bytearray, max_bytes: int) -> str:
+    """Add the body up to `max_bytes` to `content`; return what is left out."""
     async for chunk in response.content.iter_any():
         room = max_bytes - len(content)
         content += chunk[:room]
         if len(chunk) > room:
-            return True
-    return False
+            return f"the body is longer than {max_bytes} bytes"
+    return ""
+
+
+def _why_cut(error: Exception, part: Literal["head", "body"], timeout: float) -> str:
+    """Say what became of a response behind its status line, without a word of it."""
+    import aiohttp
+
+    if isinstance(error, TimeoutError):
+        why = f"the {part} did not end within {timeout:g}s"
+    elif part == "body":
+        why = "the body breaks off or cannot be decoded"
+    elif isinstance(error, aiohttp.ClientPayloadError):
+        why = "the connection ended within the head"
+    else:
+        why = "the head cannot be read as HTTP"
+    return f"{why}; no body was read" if part == "head" else why
 
 
 class BlockingClient:

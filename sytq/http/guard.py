@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -60,6 +61,8 @@ _6TO4 = IPv6Network("2002::/16")
 _TEREDO = IPv6Network("2001::/32")
 _ISATAP = 0x5EFE  # bits 32 to 63, under the universal/local bit, of an interface id that carries an IPv4
 
+_PARTS = re.compile(r"(?P<scheme>[^:/?#]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<mark>\??)(?P<query>[^#]*)")
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@%]+)(?::([0-9]{0,5}))?")
 _NUMERIC_LABEL = re.compile(r"0x[0-9a-f]*|[0-9]+")
 _NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.(?!\.)[a-z0-9_-]{1,63})*\.?")
@@ -75,10 +78,10 @@ def parse_url(url: str) -> URL:
     plain = url.isascii() and url.isprintable() and " " not in url and "\\" not in url
     if not plain and any(c == "\\" or unicodedata.category(c) in ("Cc", "Cs", "Zs", "Zl", "Zp") for c in url):
         raise OutboundRefused("the URL must not contain spaces, control characters or backslashes")
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
+    parts = _PARTS.match(url)
+    if parts is None or parts["scheme"].lower() not in ("http", "https"):
         raise OutboundRefused("the URL must start with http:// or https://")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    authority = parts["authority"]
     if "@" in authority:
         raise OutboundRefused("the URL must not contain a user name or password; send a header instead")
     if not authority:
@@ -89,7 +92,7 @@ def parse_url(url: str) -> URL:
     if match[2] and not 1 <= int(match[2]) <= 65535:
         raise OutboundRefused(f"the URL's port {match[2]} is not between 1 and 65535")
     try:
-        parsed = URL(url)
+        parsed = as_given(url)
         host = parsed.raw_host or ""
     except ValueError:
         raise OutboundRefused("the URL has no valid host") from None
@@ -102,6 +105,25 @@ def parse_url(url: str) -> URL:
     elif not _NAME.fullmatch(host):
         raise OutboundRefused("the URL has no valid host name")
     return parsed
+
+
+def as_given(url: str) -> URL:
+    """Parse a URL for the client: the host in its canonical form, path and query byte for byte. Raises ValueError.
+
+    Only what cannot stand in a request line, anything but visible ASCII, is percent-encoded.
+    """
+    parts = _PARTS.match(url)
+    if parts is None:
+        return URL(url)
+    origin = URL(f"{parts['scheme']}://{parts['authority']}")
+    path, mark, query = (quote(parts["path"], _VISIBLE) or "/"), parts["mark"], quote(parts["query"], _VISIBLE)
+    return URL.build(
+        scheme=origin.scheme,
+        authority=origin.raw_authority,
+        path=path if query else path + mark,  # yarl drops a question mark without a query
+        query_string=query,
+        encoded=True,
+    )
 
 
 class Guard:

@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from sytq.http.guard import Guard
+from sytq.http.protocol import MAX_HEADERS, MAX_LINE, use_connections
 from sytq.http.timing import tracing
 
 _DNS_THREADS = 32
@@ -24,6 +25,10 @@ _DNS_THREADS = 32
 
 class UnknownHost(aiohttp.ClientConnectionError):
     """The host name does not resolve."""
+
+
+class NotHttp(aiohttp.ClientError):
+    """The peer answered, but not with HTTP."""
 
 
 class ProxyFailed(Exception):
@@ -51,16 +56,21 @@ class Sessions:
             self._resolvers[trusted] = resolver = _Resolver(None if trusted else self._guard)
             # With a proxy, only the proxy's own name is resolved here; `options` has checked the target.
             own = self._proxy is not None and not trusted
+            # No limit: queues and slots limit concurrency, not a hidden default of 100.
+            connector = aiohttp.TCPConnector(
+                resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
+            )
+            use_connections(connector)
             self._sessions[trusted] = aiohttp.ClientSession(
-                # No limit: queues and slots limit concurrency, not a hidden default of 100.
-                connector=aiohttp.TCPConnector(
-                    resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
-                ),
+                connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"sytq/{_version()}"},
                 timeout=aiohttp.ClientTimeout(),
                 trust_env=False,
                 trace_configs=[tracing()],
+                max_line_size=MAX_LINE,
+                max_field_size=MAX_LINE,
+                max_headers=MAX_HEADERS,
             )
         return self._sessions[trusted]
 

@@ -50,7 +50,7 @@ def tracing() -> aiohttp.TraceConfig:
     import aiohttp
 
     trace = aiohttp.TraceConfig()
-    trace.on_connection_create_start.append(_begin)
+    trace.on_connection_create_start.append(_connecting)
     trace.on_dns_resolvehost_start.append(_begin)
     trace.on_dns_resolvehost_end.append(_resolved)
     trace.on_connection_create_end.append(_connected)
@@ -61,6 +61,12 @@ def tracing() -> aiohttp.TraceConfig:
 async def _begin(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
     if timing := current.get():
         timing.begin()
+
+
+async def _connecting(_session: Any, _context: SimpleNamespace, _params: Any) -> None:
+    if timing := current.get():
+        timing.begin()
+        timing.connected = False  # a reused connection was lost
 
 
 async def _resolved(_session: Any, _context: SimpleNamespace, _params: Any) -> None:

@@ -94,7 +94,7 @@ class FakeHttp(Sessions):
         """Send a request to the loopback server, which answers with its reply."""
         headers = options["headers"]
         self.calls.append(Call(method, str(target), headers.copy(), options["data"] or b""))
-        reply = self._reply(method, str(target))
+        reply = self._reply(method, str(URL(str(target))))
         if reply.error == "timeout":
             raise TimeoutError
         session, address = await self._serve()

@@ -16,6 +16,7 @@ from sytq_plugins.webhook.hosts import limiter_of
 
 from sytq.http import Guard, parse_url
 from tests.http.conftest import serve as serve  # the fixture
+from tests.http.test_receivers import BROKEN, WHOLE
 from tests.plugins.deliveries import TASK, Attempt, attempt, settings
 
 CERTIFICATE = Path(__file__).parents[1] / "http/hook.example.pem"
@@ -55,6 +56,44 @@ def test_any_other_status_is_retried(serve: Any, status: int) -> None:
     assert (made.outcome.kind, made.outcome.delay, made.outcome.consumes_attempt) == ("retry", 10.0, True)
     assert f"HTTP {status} from 127.0.0.1" in (made.outcome.error or "")
     assert made.detail["status"] == status
+
+
+@pytest.mark.parametrize("name", ["header of 9,000 bytes", "140 headers", "length and chunks", "warning of PHP"])
+def test_a_fault_behind_a_200_is_delivered_and_recorded(serve: Any, name: str) -> None:
+    made = deliver(serve, (WHOLE | BROKEN)[name])
+    assert made.outcome.kind == "done" and made.result["status"] == made.detail["status"] == 200
+    assert made.detail.get("cut", "") == ("" if name in WHOLE else "the head cannot be read as HTTP; no body was read")
+    assert made.limiters[0][1] == "ok"
+
+
+def test_a_refused_head_keeps_its_retry_after_and_its_finality(serve: Any) -> None:
+    lengths = ("Content-Length: 7", "Transfer-Encoding: chunked")
+    made = deliver(serve, answer("503 X", "Retry-After: 77", *lengths))
+    assert (made.outcome.kind, made.outcome.delay, made.limiters[0][1]) == ("retry", 77, "overloaded")
+    assert deliver(serve, answer("410 Gone", *lengths)).outcome.kind == "dead"
+
+
+def test_another_protocol_is_quoted_in_the_error(serve: Any) -> None:
+    made = deliver(serve, b"220 mail.example ESMTP\r\n")
+    assert made.outcome.error == "127.0.0.1 answered '220 mail.example ESMTP' and no final HTTP status"
+
+
+def test_a_configured_http_type_says_what_was_cut(serve: Any) -> None:
+    def result(data: bytes) -> Any:
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+            writer.write(data)
+
+        async def main() -> Attempt:
+            async with serve(handler) as port:
+                types = {"crm": {"http": {"url": f"http://127.0.0.1:{port}/"}}}
+                return await attempt({}, settings(types=types), type_name="crm")
+
+        return asyncio.run(main()).result
+
+    assert result(WHOLE["another answer"]) == {"status": 200, "body": "ok"}
+    unread = "the head cannot be read as HTTP; no body was read"
+    assert result(BROKEN["length and chunks"]) == {"status": 200, "body": "", "cut": unread}
+    assert result(answer(body=b"x" * 17_000))["cut"] == "the body is longer than 16384 bytes"
 
 
 def test_410_and_configured_final_statuses_are_dead_at_once(serve: Any) -> None:

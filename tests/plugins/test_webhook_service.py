@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from sytq.cli import app
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
+from tests.http.test_receivers import BROKEN, ENDED, WHOLE
 from tests.installation import Installation
 from tests.receiver import Receiver
 from tests.servers import poll
@@ -61,6 +64,43 @@ def test_every_attempt_is_recorded_and_searchable_by_host(hooks: Installation, m
     shown = json.loads(CliRunner().invoke(app, ["show", task_id, "--json"]).stdout)
     assert [made["detail"]["status"] for made in shown["attempts_made"]] == [500, 503, 200]
     assert shown["attempts_made"][0]["next_at"] and shown["host"] == "127.0.0.1"
+
+
+class RawReceiver(socketserver.ThreadingTCPServer):
+    """Sends the bytes of `answers` whose place in the list is the path, and closes; keeps the paths."""
+
+    daemon_threads = True
+    request_queue_size = 200
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.answers, self.paths = answers, list[str]()
+        super().__init__(("127.0.0.1", 0), RawAnswer)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class RawAnswer(socketserver.StreamRequestHandler):
+    server: RawReceiver
+
+    def handle(self) -> None:
+        path = self.rfile.readline().split()[1].decode()
+        while self.rfile.readline().strip():
+            pass
+        self.rfile.read(2)
+        self.server.paths.append(path)
+        self.wfile.write(self.server.answers[int(path[1:])])
+
+
+def test_a_status_line_of_200_is_delivered_once_whatever_follows(hooks: Installation) -> None:
+    cases = WHOLE | BROKEN | ENDED
+    receiver = RawReceiver(list(cases.values()))
+    hooks.start_worker()
+    port = receiver.server_address[1]
+    ids = {name: submit(hooks, f"http://127.0.0.1:{port}/{n}", body="{}") for n, name in enumerate(cases)}
+    attempts = {name: hooks.wait_state(task_id, "succeeded").attempts for name, task_id in ids.items()}
+    receiver.shutdown()
+    receiver.server_close()
+    assert attempts == dict.fromkeys(cases, 1)
+    assert sorted(receiver.paths) == sorted(f"/{n}" for n in range(len(cases)))
 
 
 def test_forbidden_url_is_refused_at_submission(hooks: Installation) -> None:

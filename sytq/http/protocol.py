@@ -1,0 +1,101 @@
+"""The connections of aiohttp's pool. aiohttp drops a whole response for a fault behind its status line; these keep it.
+
+They also bound the head of a response, which aiohttp bounds by line only.
+"""
+
+from __future__ import annotations
+
+import select
+from functools import partial
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+
+from sytq.http.head import could_be_http, is_final, read_head, receiving
+
+#: For the parser: its own limits, 8 KiB and 128, are below what some servers send of cookies and policies.
+MAX_LINE = 64 << 10  # bytes
+MAX_HEADERS = 1000
+_MAX_HEAD = 256 << 10  # bytes, interim responses included
+
+
+def use_connections(connector: aiohttp.BaseConnector) -> None:
+    """Make each new connection of this connector a `Connection`; aiohttp has no public way."""
+    connection: type[ResponseHandler] = Connection
+    connector._factory = partial(connection, loop=connector._loop)
+
+
+class Connection(ResponseHandler):
+    """Gives the parser the head line by line, so that a fault behind the status line is found behind it."""
+
+    _head: bytearray | None = None  # None: the head of the final response has been read
+    _parsed = 0  # bytes of it
+
+    def set_response_params(self, **options: Any) -> None:
+        """Expect a response."""
+        head = receiving.get()
+        self._head = bytearray() if head is None else head
+        self._head.clear()  # aiohttp repeats some requests on another connection
+        self._parsed = 0
+        super().set_response_params(**options)
+
+    def data_received(self, data: bytes) -> None:
+        if (head := self._head) is not None:
+            head += data
+            if not could_be_http(head):
+                super().data_received(data)
+            else:
+                self._lines_received(head)
+        elif data and self._payload is not None and self._payload.is_eof() and not self._upgraded:
+            self._give_up()  # not asked for: the next request would take it for its response
+        else:
+            super().data_received(data)
+
+    def _lines_received(self, head: bytearray) -> None:
+        while self._exception is None and (end := head.find(b"\n", self._parsed) + 1):
+            line = bytes(head[self._parsed : end])
+            self._parsed = end
+            super().data_received(line)
+            if self._head is None:
+                rest = bytes(head[end:])
+                head.clear()
+                if rest and self._exception is None:
+                    super().data_received(rest)
+                return
+        if self._exception is None and len(head) > _MAX_HEAD:
+            self.set_exception(HttpProcessingError(message=f"a head of more than {_MAX_HEAD} bytes"))
+            self._give_up()
+
+    def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
+        if is_final(data[0].code):
+            self._head = None
+        super().feed_data(data, size)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        if isinstance(exc, HttpProcessingError) and self._payload is not None:
+            # aiohttp would let the reader wait until its deadline; later, so that it gets what came before.
+            self._loop.call_soon(_break_off, self._payload, exc.message)
+        elif isinstance(exc, aiohttp.ClientConnectionError) and self._head and read_head(self._head):
+            exc = aiohttp.ClientPayloadError("the connection ended")  # aiohttp repeats a request without a response
+        super().set_exception(exc, *cause)
+
+    def is_connected(self) -> bool:
+        """Whether the connection can be reused: not when there is something to read, such as its end."""
+        if self.transport is None or not super().is_connected():
+            return False
+        ready = select.poll()
+        ready.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        return not ready.poll(0)
+
+    def _give_up(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.close()
+
+
+def _break_off(body: aiohttp.StreamReader, why: str) -> None:
+    if not body.is_eof():
+        body.set_exception(aiohttp.ClientPayloadError(why))
