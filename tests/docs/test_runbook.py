@@ -1,4 +1,4 @@
-"""Every command in docs/runbook.md works as printed."""
+"""Every command in docs/runbook.md works as printed, and what it tells to look for is what the code says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from tests.servers import RedisServer
 from tests.terminal import clean_environ, sytq
 from tests.tools import required
 
-PAGE = (Path(__file__).parents[2] / "docs/runbook.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/runbook.md").read_text()
+#: The page without its commands and without other inline code.
+PROSE = re.sub(r"```.*?```|`[^`]*`", "", PAGE, flags=re.DOTALL)
+#: Quoted, and not said by sytq: a word, and gunicorn's line.
+NOT_SAID = {"save", "Connection in use"}
+CODE = {".py", ".lua"}
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) for line in block.splitlines()
 ]
@@ -57,3 +63,25 @@ def test_commands_in_the_text_exist(word: str) -> None:
     words = word.removeprefix("`sytq ").split()
     done = sytq(*words, "--help", environ=clean_environ())
     assert done.returncode == 0, word
+
+
+def sources() -> str:
+    """The code that logs, answers and counts."""
+    files = [file for folder in ("sytq", "plugins") for file in (ROOT / folder).rglob("*") if file.suffix in CODE]
+    return "\n".join(file.read_text() for file in files)
+
+
+def test_named_messages_metrics_and_reasons_exist_verbatim() -> None:
+    code = sources()
+    said = set(re.findall(r'"([^"]+)"', PROSE)) - NOT_SAID
+    names = set(re.findall(r"`(sytq_[a-z_]+)`", PAGE)) | set(re.findall(r"`\[([a-z_]+)\]`", PAGE))
+    assert len(said) > 4 and len(names) > 1
+    assert not {text for text in said | names if " ".join(text.split()) not in code}
+
+
+def test_named_settings_are_documented() -> None:
+    documented = (ROOT / "docs/configuration.md").read_text()
+    sections = set(re.findall(r"`([a-z]+)\.[a-z_]+`", documented))
+    named = {setting for setting in re.findall(r"`([a-z]+\.[a-z_.<>]+)`", PAGE) if setting.split(".")[0] in sections}
+    assert len(named) > 4
+    assert not {setting for setting in named if setting not in documented}
