@@ -21,7 +21,8 @@ from sytq.ledger.models import Task, UniqueKey
 from sytq.tasktypes.payload import encode
 
 from . import spend
-from .ask import Answered, Asking, Place
+from .ask import Asking
+from .call import Answered, Calls, Place
 from .config import LlmSettings, Node, warnings
 from .pickup import pick_up
 from .pipeline import nodes, output
@@ -147,7 +148,8 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
 async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     plan = nodes(ctx.settings.of(LlmSettings), payload.table_name)
     start = await _begin(ctx, payload, plan)
-    asking = Asking(ctx, payload.table_name, payload.id, start.owner)
+    calls = Calls(ctx, payload.table_name, payload.id, start.owner)
+    asking = Asking(ctx, calls)
     outputs: dict[str, Any] = {}
     answers: list[Answered] = []
     for number, node in enumerate(plan):
@@ -155,7 +157,7 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         if number > start.done:
             await _show(ctx, payload, _shown(ctx, plan, number))
         ask = partial(asking.ask, place, node, start.row, outputs, payload.model)
-        answer = await ctx.step(f"node-{number}", ask, also=asking.settle)
+        answer = await ctx.step(f"node-{number}", ask, also=calls.settle)
         answers.append(answer)
         outputs[node.name] = output(node, answer)
     last = answers[-1]

@@ -1,72 +1,36 @@
-"""Asks a node's question: of each provider of its chain, within budgets, until one gives a valid answer.
+"""Asks a node's question: of each provider of its chain, until one gives a valid answer.
 
-Records every call in the ledger. policy.py decides what a failure leads to; nothing here writes the row.
+policy.py decides what a failure leads to; nothing here writes the row.
 """
 
 from __future__ import annotations
 
-import asyncio
-import datetime as dt
-import random
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sytq import AsyncContext, Counter, Permit, Retry, Transaction, Waiting
+from sytq import AsyncContext, Permit, Retry, Waiting
 
-from . import prices, spend
-from .answer import Answer, ChatError, Reply
+from .answer import ChatError
 from .balance import pause
-from .chat import Message, Request, complete
+from .call import Answered, Calls, Place
+from .chat import Message, Request
 from .config import LlmSettings, Node
 from .pipeline import check, correction, messages
-from .policy import POLICIES, Failure, Report, conclude, consequence, judge, spaced
-from .spend import Reservation
+from .policy import POLICIES, Failure, conclude, consequence, judge
 from .targets import Target, chain
 
-_TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))
-_COST = Counter("sytq_llm_cost_total", "What calls cost whose price is known.", ("provider", "model", "currency"))
-
 _NO_PROVIDER = "no provider is configured: set providers.<name> or deepseek.api_key"
-_OVER_BUDGET = 300.0  # seconds at most until the task checks the budget again
 _BYTES = 3  # of a prompt per token, roughly
-_TELLS = 100.0  # progress reports per second, over all calls of this process
-
-
-class Answered(Reply):
-    """A checkpointed answer; `cost` is the cost of the answering call, None without a known price."""
-
-    provider: str
-    cost: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The position of a question in its pipeline, for progress reports."""
-
-    number: int
-    of: int
-    name: str
-
-    def say(self, what: str) -> str:
-        return what if self.of == 1 else f"node {self.number + 1} of {self.of} ({self.name}): {what}"
 
 
 class Asking:
-    """The calls of one attempt; `table` and `row_id` identify the row."""
+    """The questions of one attempt, asked by its `calls`."""
 
-    _running = 0  # calls of this process that report progress
-
-    def __init__(self, ctx: AsyncContext, table: str, row_id: int, owner: str | None) -> None:
+    def __init__(self, ctx: AsyncContext, calls: Calls) -> None:
         self._ctx = ctx
-        self._about = (table, row_id)
-        self._owner = owner
-        self._calls = 0
-        self._cost = 0  # tokens of the current conversation
-        self._paid = False  # whether the current question had an answer that is of no use
-        self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
+        self._calls = calls
 
     async def ask(
         self, place: Place, node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any], model: str | None
@@ -76,7 +40,7 @@ class Asking:
         failures: list[Failure] = []
         targets = chain(self._ctx.settings.of(LlmSettings), node, model)
         paused: Target | None = None
-        self._paid = False
+        self._calls.paid = False
         for target in targets:
             try:
                 return await self._converse(place, node, question, target, alone=target is targets[-1])
@@ -95,14 +59,10 @@ class Asking:
             async with self._ctx.acquire(*paused.limiters):  # the task runs again as soon as the limiter is resumed
                 pass
         raise (
-            conclude(failures, self._paid) if failures else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
+            conclude(failures, self._calls.paid)
+            if failures
+            else Retry(after=10, consumes_attempt=False, reason=_NO_PROVIDER)
         )
-
-    def settle(self, outcome: str = spend.OK) -> None:
-        """Record the cost of the last answer; inside a transaction."""
-        if self._last is not None:
-            call, used, cost = self._last
-            spend.settle(call, outcome, used, cost)
 
     async def _converse(
         self, place: Place, node: Node, question: Sequence[Message], target: Target, alone: bool
@@ -114,7 +74,7 @@ class Asking:
         asked = Request(target.model, question, target.max_tokens, target.extra)
         cost = asked.size // _BYTES + asked.most_tokens
         async with self._ctx.acquire(*target.limiters, cost=cost) as permit:
-            self._cost = 0
+            self._calls.tokens = 0
             try:
                 for left in range(node.schema_retries, -1, -1):
                     answer = await self._answered(permit, place, target, asked, alone)
@@ -122,7 +82,7 @@ class Asking:
                         check(node, answer)
                         return answer
                     except ChatError as error:
-                        await self._ctx.transaction(lambda tx: self.settle("schema"))
+                        await self._ctx.transaction(lambda tx: self._calls.settle("schema"))
                         if not left:
                             raise
                         said: Message = {"role": "assistant", "content": answer["content"]}
@@ -138,13 +98,13 @@ class Asking:
         """Ask, and once more where that can help: with more room for a cut answer, and after a `finish_reason` that
         nobody knows if the target is `alone`, without another one to ask."""
         try:
-            return await self._call(permit, place, target, request)
+            return await self._calls.make(permit, place, target, request)
         except ChatError as error:
             if error.kind == "length":
                 return await self._with_more_room(permit, place, target, request, error)
             if error.kind != "other_finish_reason" or error.times > 1 or not alone:
                 raise
-        return await self._call(permit, place, target, request)
+        return await self._calls.make(permit, place, target, request)
 
     async def _with_more_room(
         self, permit: Permit, place: Place, target: Target, request: Request, cut: ChatError
@@ -155,7 +115,7 @@ class Asking:
             raise ChatError("length", f"{cut}, by a limit of the provider: the request sets none")
         while True:
             try:
-                return await self._call(permit, place, target, more)
+                return await self._calls.make(permit, place, target, more)
             except ChatError as error:
                 if error.kind == "length":
                     raise ChatError("length", f"{error} when asked for more; raise max_tokens of the model") from None
@@ -168,150 +128,3 @@ class Asking:
                     raise ChatError(
                         "length", f"{cut}, the most that the provider gives: ask for a shorter one"
                     ) from None
-
-    async def _call(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:
-        now = dt.datetime.now(dt.UTC)
-        call = await self._begin(place, target, request, now)
-        prompts = [message["content"] for message in request.messages]
-        answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons)
-        try:
-            async with self._telling(place, target, answer):
-                reply = await complete(self._ctx.http, target.provider, request, answer)
-        except ChatError as error:
-            raise await self._failed(permit, target, request, call, answer, error, now) from None
-        self._paid = True
-        if answer.unread:
-            types = sorted(answer.unread)
-            self._ctx.log.warning("parts without text", provider=target.name, model=target.model, types=types)
-        used, cost = self._spent(target, answer.usage, now)
-        self._report(permit, "ok", answer.usage, used)
-        self._last = call, used, cost
-        return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
-
-    async def _failed(
-        self,
-        permit: Permit,
-        target: Target,
-        request: Request,
-        call: Reservation,
-        answer: Answer,
-        error: ChatError,
-        began: dt.datetime,
-    ) -> ChatError:
-        """Record a failed call; return its error with what is known besides."""
-        used, cost = self._spent(target, answer.usage, began)
-        kind = error.kind
-        self._paid = self._paid or bool(answer.usage) or answer.has_content
-        self._report(permit, POLICIES[kind].report, answer.usage, used)
-        if not answer.usage and not _may_have_cost(error):
-            cost = 0
-
-        def settle(tx: Transaction) -> tuple[int, float]:
-            spend.settle(call, kind, used, cost)
-            is_counted = POLICIES[kind].then == "wait" or kind == "other_finish_reason"
-            return spend.repetitions(call.call, kind) if is_counted else (1, 0.0)
-
-        error.times, seconds = await self._ctx.transaction(settle)
-        if POLICIES[kind].then == "wait":
-            return spaced(error, seconds)
-        if kind == "length":
-            return ChatError(kind, f"{error} at {used.completion or request.most_tokens} tokens")
-        if kind == "other_finish_reason":
-            setting = f"providers.{target.name}.finish_reasons"
-            self._ctx.log.error("finish_reason not accepted", model=target.model, error=str(error), setting=setting)
-            return ChatError(kind, f"{error}; {setting} says what words mean", times=error.times)
-        return error
-
-    def _spent(self, target: Target, usage: Mapping[str, Any], at: dt.datetime) -> tuple[spend.Tokens, int | None]:
-        """The tokens and cost of a call; the cost is None when unknown."""
-        used = prices.tokens(usage)
-        if not usage:
-            return used, None
-        _TOKENS.add(used.prompt, target.name, target.model, "prompt")
-        _TOKENS.add(used.completion, target.name, target.model, "completion")
-        currency = self._ctx.settings.of(LlmSettings).llm.currency
-        cost = prices.cost(target.provider, target.model, used, at, currency)
-        _COST.add(float((cost or 0) * spend.UNIT), target.name, target.model, currency)
-        return used, cost
-
-    def _report(self, permit: Permit, outcome: Report, usage: Mapping[str, Any], used: spend.Tokens) -> None:
-        """Report the call's outcome to the limiters, with the tokens of the conversation so far if known."""
-        self._cost += used.prompt + used.completion
-        permit.report(outcome, cost=self._cost if usage else None)
-
-    async def _begin(self, place: Place, target: Target, request: Request, now: dt.datetime) -> Reservation:
-        """Record the call and reserve its maximum cost before it begins. Raises Retry when a budget is exhausted."""
-        ctx, settings = self._ctx, self._ctx.settings.of(LlmSettings)
-        table, row_id = self._about
-        self._calls += 1
-        call = spend.SpendRow(
-            task_id=ctx.id,
-            token=ctx.token,
-            number=self._calls,
-            step=f"node-{place.number}",
-            type=ctx.type,
-            provider=target.name,
-            model=target.model,
-            owner=self._owner,
-            table_name=table,
-            row_id=row_id,
-        )
-        limits = {f"provider:{target.name}": target.provider.budget}
-        if self._owner:
-            limits[f"owner:{self._owner}"] = settings.llm.budget(self._owner)
-        budgets = {subject: spend.units(limit) for subject, limit in limits.items() if limit is not None}
-        provider, currency = target.provider, settings.llm.currency
-        most = prices.most(provider, target.model, request.size, request.most_tokens, now, currency)
-        if budgets and most is None:
-            raise Retry(
-                after=60,
-                consumes_attempt=False,
-                reason=f"the price of {target.model} is not known, so that the budget of {target.name} cannot be kept:"
-                f" set providers.{target.name}.models.<model>.prices",
-            )
-
-        try:
-            return await ctx.transaction(lambda tx: spend.begin(call, most or 0, budgets))
-        except spend.BudgetExhausted as exhausted:
-            raise _over_budget(exhausted, currency, most or 0) from None
-
-    @asynccontextmanager
-    async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:
-        """Show the growth of the answer in the task's live state."""
-
-        async def tell() -> None:
-            shown = 0
-            while True:
-                await asyncio.sleep(max(1.0, Asking._running / _TELLS))
-                if answer.chunks != shown:
-                    shown = answer.chunks
-                    said = place.say(f"{target.name} answers, {shown} tokens so far")
-                    await self._ctx.progress(place.number, place.of, said)
-
-        await self._ctx.progress(place.number, place.of, place.say(f"asking {target.name}"))
-        Asking._running += 1
-        telling = asyncio.create_task(tell())
-        try:
-            yield
-        finally:
-            Asking._running -= 1
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
-
-
-def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int) -> Retry:
-    """The Retry for a call that does not fit into a budget."""
-    tomorrow = dt.datetime.combine(dt.date.fromisoformat(exhausted.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
-    left = (tomorrow - dt.datetime.now(dt.UTC)).total_seconds()
-    kind, _, name = exhausted.subject.partition(":")
-    return Retry(
-        after=min(max(left, 0) + random.uniform(0, 10), _OVER_BUDGET),  # noqa: S311
-        consumes_attempt=False,
-        reason=f"the budget of {kind} {name} for {exhausted.day} (UTC) has no room: {spend.money(exhausted.used)} of"
-        f" {spend.money(exhausted.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",
-    )
-
-
-def _may_have_cost(error: ChatError) -> bool:
-    """Whether a call that failed without usage numbers may have been charged."""
-    return error.kind != "network" and (error.status is None or error.status < 300)

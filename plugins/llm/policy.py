@@ -83,9 +83,7 @@ def judge(target: Target, error: ChatError) -> Failure:
     then, after = consequence(target, error), error.after
     if error.again is not None and then != "pause":  # the provider knows better, except about its credit
         then = "dead" if not error.again else "retry" if then == "dead" else then
-    if then == "wait" and after is None:
-        after = random.uniform(3, 10)  # noqa: S311
-    elif then == "pause":
+    if then == "pause":
         after = _PAUSE
     elif after is not None:
         after *= random.uniform(1, 1.1)  # noqa: S311 (not all at the same moment)
@@ -112,7 +110,7 @@ def spaced(error: ChatError, seconds: float) -> ChatError:
     if seconds > _PATIENT:
         said = f"{error} ({error.times} times in {seconds / 3600:.0f} h)"
         return ChatError(error.kind, said, status=error.status, again=False, times=error.times)
-    after = random.uniform(3, 10) if error.after is None else error.after  # noqa: S311
+    after = random.uniform(3, 9) if error.after is None else error.after  # noqa: S311
     error.after = min(after * 2 ** min(error.times - 1, 16), max(after, _FARTHEST))
     return error
 
