@@ -6,10 +6,13 @@ Prompts and schemas do not depend on the database: their tests take SQLite alone
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sytq_plugins.llm.config import Node
 from sytq_plugins.llm.spend import SpendRow
 
@@ -17,6 +20,7 @@ from sytq.errors import Fail, Retry
 from tests.plugins.llm.desk import Desk
 from tests.provider import Stage, answers, refuses
 
+PAGE = (Path(__file__).parents[3] / "docs" / "llm.md").read_text()
 PRICE = {"type": "object", "required": ["price"], "properties": {"price": {"type": "number"}}}
 THREE = [
     {"name": "facts", "prompt": "Facts of: {{ row.user_message }}", "system": "{{ row.sys_message }}"},
@@ -153,6 +157,23 @@ def test_schema_reference_to_a_url_is_never_fetched(sqlite_desk: Desk) -> None:
     with pytest.raises(Fail, match=r"json_schema refers to 'http.*', which is not in it"):
         desk.run(desk.submit())
     assert len(desk.provider.calls) == 1
+
+
+def test_pipeline_of_the_page_runs_as_printed(sqlite_desk: Desk) -> None:
+    (text,) = re.findall(r"^    llm:\n      pipelines:\n(?:^    .*\n)+", PAGE, re.MULTILINE)
+    printed = yaml.safe_load(text)["llm"]
+    desk = sqlite_desk
+    desk.configure(LLM__PIPELINES=json.dumps(printed["pipelines"]), LLM__TABLES=json.dumps(printed["tables"]))
+    desk.sql("CREATE TABLE orders AS SELECT *, 'Bath' AS city FROM valuation_records")
+    for statement in re.findall(r"`(CREATE INDEX [^`]+)`", PAGE):
+        desk.sql(statement)
+    desk.add_row(table="orders", city="Bath")
+    desk.provider.play(answers('{"area": 120}'), answers("worth 420"))
+    assert desk.run(desk.submit(table="orders"))["report"] == "worth 420"
+    assert [said(desk, n) for n in (0, 1)] == [
+        "List the facts in: What is it worth?",
+        "Value a house of 120 square metres in Bath.",
+    ]
 
 
 def test_templates_see_all_columns_and_render_null_as_empty(desk: Desk) -> None:
