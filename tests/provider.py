@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable
@@ -81,9 +82,9 @@ Scene = Callable[[Stage], Awaitable[None]]
 
 
 class ScriptedProvider:
-    """Plays one scene per call, and the last one for every call after that."""
+    """Plays one scene per call, and the last one for every call after that; over TLS with a context for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.calls: list[Asked] = []
         self.connections = 0
         self.running = self.peak = 0  # calls at this moment, and their maximum
@@ -93,8 +94,9 @@ class ScriptedProvider:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(60)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        self._server = asyncio.run_coroutine_threadsafe(self._serve(tls), self._loop).result(60)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.base_url = f"https://localhost:{self.port}/v1" if tls else f"http://127.0.0.1:{self.port}/v1"
 
     def play(self, *scenes: Scene) -> None:
         self._scenes = list(scenes)
@@ -105,8 +107,8 @@ class ScriptedProvider:
         self._thread.join(60)
         self._loop.close()
 
-    async def _serve(self) -> asyncio.Server:
-        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
+    async def _serve(self, tls: ssl.SSLContext | None) -> asyncio.Server:
+        return await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=tls)
 
     async def _close(self) -> None:
         self._server.close()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import aiosmtplib
 
+from sytq.tls import client_context, explain
+
 from .message import Message, address
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
 
 
 def _client(config: Config, sender: str, seconds: float) -> aiosmtplib.SMTP:
-    tls = ssl.create_default_context(cafile=config.ca_file) if config.security != "none" else None
+    tls = client_context(config.ca_file) if config.security != "none" else None
     return aiosmtplib.SMTP(
         hostname=config.host,
         port=config.server_port,
@@ -97,7 +99,9 @@ def _reply(refusal: aiosmtplib.SMTPResponseException) -> str:
 
 def _what_broke(error: Exception, where: str) -> str:
     if any(isinstance(one, ssl.SSLCertVerificationError) for one in (error, error.__cause__ or error.__context__)):
-        return f"the TLS certificate of {where} is not valid"
+        return f"the TLS certificate of {where} is not valid: {explain(error)}"
+    if why := explain(error):
+        return f"no TLS with {where}: {why}"
     if isinstance(error, aiosmtplib.SMTPServerDisconnected):
         return f"{where} closed the connection"
     if isinstance(error, aiosmtplib.SMTPConnectError):

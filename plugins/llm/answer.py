@@ -17,7 +17,7 @@ from .refusal import classify
 #: How a call failed. docs/llm.md says what follows from each.
 Kind = Literal[
     "first_content", "silence", "total", "network", "broken_off",
-    "rejected", "unauthorized", "no_credit", "no_model", "no_path", "bad_parameter", "redirect",
+    "rejected", "unauthorized", "no_credit", "no_model", "no_path", "bad_parameter", "redirect", "tls", "proxy",
     "rate_limited", "overloaded", "unavailable",
     "error_in_answer", "not_json", "html", "malformed", "too_large",
     "no_finish_reason", "length", "content_filter", "no_resource", "other_finish_reason", "blank", "schema",

@@ -71,10 +71,12 @@ async def _is_there(ctx: AsyncContext, provider: Provider) -> bool | None:
     """Whether there is credit; None when the answer is not in DeepSeek's form."""
     import aiohttp
 
+    from sytq.http import ProxyFailed
+
     headers, url = provider.authorization, provider.balance_url or ""
     try:
-        answer = await ctx.http.get(url, headers=headers, timeout=15, trusted=True)
-    except (TimeoutError, aiohttp.ClientError) as error:
+        answer = await ctx.http.get(url, headers=headers, timeout=15, trusted=True, proxy=provider.proxy)
+    except (TimeoutError, aiohttp.ClientError, ProxyFailed) as error:
         raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: {type(error).__name__}") from None
     if answer.status_code >= 500 or answer.status_code == 429:
         raise Retry(after=_LOOK, consumes_attempt=False, reason=f"no balance: HTTP {answer.status_code}")

@@ -218,4 +218,4 @@ def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int) -
 
 def _may_have_cost(error: ChatError) -> bool:
     """Whether a call that failed without usage numbers may have been charged."""
-    return error.kind != "network" and (error.status is None or error.status < 300)
+    return error.kind not in ("network", "tls", "proxy") and (error.status is None or error.status < 300)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from sytq.tls import explain
+
 from .answer import Answer, ChatError, Reply
 from .body import receive, whole
 from .config import Provider
@@ -79,6 +81,8 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
     """Ask once, fill in `answer` as it arrives, and return it whole. Raises ChatError only."""
     import aiohttp
 
+    from sytq.http import ProxyFailed
+
     clock = _Clock(provider)
     try:
         async with (
@@ -94,6 +98,7 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
                 body=request.body(provider.stream),
                 connect_timeout=min(10.0, provider.first_content),
                 trusted=True,
+                proxy=provider.proxy,
             ) as response,
         ):
             if not 200 <= response.status < 300:
@@ -102,9 +107,9 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
     except TimeoutError:
         if not answer.is_finished:
             raise clock.error(answer) from None
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, ProxyFailed) as error:
         if not answer.is_finished:
-            raise _broken(error, answer) from None
+            raise broken(error, answer) from None
     # The answer was complete; a stream that hangs or breaks afterwards loses at most its usage numbers.
     return answer.reply()
 
@@ -174,12 +179,22 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer, model: str)
     )
 
 
-def _broken(error: Exception, answer: Answer) -> ChatError:
+def broken(error: Exception, answer: Answer) -> ChatError:
     """The error for a broken connection, without the library's text, which may quote the URL or the answer."""
     import aiohttp
 
+    from sytq.http import ProxyFailed
+
     if answer.has_content or isinstance(error, aiohttp.ClientPayloadError):
         return ChatError("broken_off", f"the connection broke in the middle of the answer{answer.heard()}")
+    if isinstance(error, ProxyFailed):
+        status = getattr(error.__cause__, "status", None)
+        return ChatError("proxy", f"{error}{f': HTTP {status}' if status else ''}")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        said = f"the proxy does not connect to the provider: HTTP {error.status}"
+        return ChatError("proxy" if error.status < 500 else "network", said)
+    if why := explain(error):
+        return ChatError("tls", f"no TLS with the provider: {why}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ChatError("network", "the provider's host cannot be resolved")
     if isinstance(error, aiohttp.ServerDisconnectedError):

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 
 from sytq.config import Section, Settings
 from sytq.config.sections import DEFAULTS, PositiveDuration, Switched
-from sytq.config.values import Count, Identifier, Key, Name, Text, WebUrl, problem
+from sytq.config.values import Count, Identifier, Key, Name, Proxy, Text, WebUrl, problem
 from sytq.durations import Duration
 
 from . import finish
@@ -115,6 +115,7 @@ class Provider(Section):
     limits: Limits = DEFAULTS
     circuit_breaker: CircuitBreaker = DEFAULTS
     balance_url: WebUrl | None = None
+    proxy: Proxy | None = Field(default=None, repr=False)
     budget: Money | None = None  # per UTC day
 
     @property

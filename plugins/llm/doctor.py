@@ -1,21 +1,32 @@
-"""Checks providers: connection, key and credit, by the balance endpoint or the list of models, which are free."""
+"""Checks providers: connection, key, credit and model, by the balance endpoint and the list of models, which are free.
+
+The calls go the way of a worker's: the same client, proxy and TLS.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import difflib
 import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import requests
-
+from sytq.broker.connection import Redis
+from sytq.broker.inspection import Inspection
+from sytq.broker.keys import Keys
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Check, Finding
 from sytq.config import Settings
+from sytq.errors import RedisUnavailable
 
+from .answer import Answer
 from .config import LlmSettings, Provider
+from .envelope import error_in_body
+from .policy import POLICIES
+from .refusal import classify
 
 _TIMEOUT = 5.0
-_MAX_BYTES = 65536
+_MAX_BYTES = 1 << 20
 
 
 def providers(settings: Settings) -> dict[str, Check]:
@@ -25,47 +36,84 @@ def providers(settings: Settings) -> dict[str, Check]:
 
 
 def _check(name: str, provider: Provider, settings: Settings) -> Iterator[Finding]:
-    yield _provider(name, provider)
+    yield asyncio.run(_provider(name, provider))
+    yield from _pauses(name, settings)
 
 
-def _provider(name: str, provider: Provider) -> Finding:
+async def _provider(name: str, provider: Provider) -> Finding:
+    import aiohttp
+
+    from sytq.http import Client, Guard, ProxyFailed
+
+    from .chat import broken
+
     check = f"provider {name}"
     url = provider.balance_url or f"{provider.base_url.rstrip('/')}/models"
     where = f"providers.{name}.{'balance_url' if provider.balance_url else 'base_url'}"
-    headers = provider.authorization
+    client = Client(Guard())
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # like workers: no proxy and no credentials from the environment
-            answer = session.get(url, headers=headers, timeout=_TIMEOUT, allow_redirects=False, stream=True)
-            body = answer.raw.read(_MAX_BYTES, decode_content=True)
-    except (requests.RequestException, OSError) as error:
-        # The error's text may contain secrets of the URL.
-        said = f"does not answer: {type(error).__name__}"
-        return Finding(check, FAIL, said, f"check the network and {where}")
-    status = answer.status_code
-    if status in (401, 403):
-        todo = f"correct providers.{name}.api_key; tasks wait until then, and `sytq limiters resume` lets them continue"
-        return Finding(
-            check,
-            FAIL,
-            f"the provider refuses the key (HTTP {status})" if provider.key else "the provider requires a key",
-            todo,
+        answer = await client.get(
+            url,
+            headers=provider.authorization,
+            timeout=_TIMEOUT,
+            max_bytes=_MAX_BYTES,
+            trusted=True,
+            partial_body=True,
+            proxy=provider.proxy,
         )
-    if status == 402:
-        return _without_money(check)
+    except TimeoutError:
+        return Finding(check, FAIL, f"does not answer within {_TIMEOUT:g} s", f"check the network and {where}")
+    except (aiohttp.ClientError, OSError, ProxyFailed) as error:
+        fault = broken(error, Answer(provider.model, provider.key, ()))
+        todo = POLICIES[fault.kind].todo.format(name=name) or f"check the network and {where}"
+        return Finding(check, FAIL, f"does not answer: {fault}", todo)
+    finally:
+        await client.close()
+    if answer.ok:
+        return (
+            _balance(check, where, answer.content) if provider.balance_url else _model(check, provider, answer.content)
+        )
+    return _refusal(name, where, provider, answer.status_code, answer.content)
+
+
+def _refusal(name: str, where: str, provider: Provider, status: int, body: bytes) -> Finding:
+    check, error = f"provider {name}", error_in_body(body)
+    words = Answer(provider.model, provider.key, ()).say(error.words) if error is not None else ""
+    kind = classify(status, error, words, provider.model)
+    said = f"HTTP {status}{f': {words}' if words else ''}"
+    if kind == "unauthorized":
+        refused = "the provider refuses the key" if provider.key else "the provider requires a key"
+        todo = f"correct providers.{name}.api_key; tasks wait until then, and `sytq limiters resume` lets them continue"
+        return Finding(check, FAIL, f"{refused} ({said})", todo)
+    if kind == "no_credit":
+        return _without_money(check, said)
     if status >= 500 or status == 429:
         return Finding(
-            check, WARN, f"the provider answers HTTP {status}", "nothing, if this ends soon: tasks wait and continue"
+            check, WARN, f"the provider answers {said}", "nothing, if this ends soon: tasks wait and continue"
         )
-    if provider.balance_url is None:
-        said = (
-            "the key is accepted" if status == 200 else f"the provider answers (HTTP {status}); only a call shows more"
-        )
-        return Finding(check, OK, said)
-    return _balance(check, where, status, body)
+    if kind in ("redirect", "proxy"):
+        return Finding(check, FAIL, f"the provider answers {said}", POLICIES[kind].todo.format(name=name))
+    if provider.balance_url is not None:
+        return Finding(check, WARN, f"the balance cannot be read ({said})", f"check {where}")
+    return Finding(check, OK, f"the provider answers (HTTP {status}); only a call shows more")
 
 
-def _balance(check: str, where: str, status: int, body: bytes) -> Finding:
+def _model(check: str, provider: Provider, body: bytes) -> Finding:
+    """The key is accepted; a list of models that lacks the configured one says that it is gone."""
+    try:
+        known = [str(model["id"]).removeprefix("models/") for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        known = []
+    if not known or provider.model in known:
+        return Finding(check, OK, "the key is accepted")
+    near = difflib.get_close_matches(provider.model, known, 3, 0.3) or known[:3]
+    said = f"the key is accepted, but the list of {len(known)} models lacks '{provider.model}'"
+    return Finding(
+        check, WARN, said, f"check {check.replace('provider ', 'providers.')}.model; near: {', '.join(near)}"
+    )
+
+
+def _balance(check: str, where: str, body: bytes) -> Finding:
     try:
         said: Any = json.loads(body)
         there = " and ".join(f"{info['total_balance']} {info['currency']}" for info in said["balance_infos"])
@@ -73,11 +121,25 @@ def _balance(check: str, where: str, status: int, body: bytes) -> Finding:
             return _without_money(check, there)
         return Finding(check, OK, f"the key is accepted; balance {there}")
     except (ValueError, KeyError, TypeError):
-        if status != 200:
-            return Finding(check, WARN, f"the balance cannot be read (HTTP {status})", f"check {where}")
         return Finding(check, OK, "the key is accepted; the balance has an unknown format")
 
 
 def _without_money(check: str, there: str = "") -> Finding:
     todo = "add credit; tasks wait until then and continue on their own"
     return Finding(check, FAIL, f"no credit{f': {there}' if there else ''}", todo)
+
+
+def _pauses(name: str, settings: Settings) -> Iterator[Finding]:
+    """What stopped the calls of the workers: it has the provider's words and what to do."""
+    keys = Keys(settings.redis.prefix)
+    try:
+        redis = Redis(settings.redis.dsn, home=keys.epoch, connections=1, timeout=1.0)
+        limiters = Inspection(redis, keys, ()).limiters()
+    except RedisUnavailable:
+        return  # the check of Redis says so
+    for limiter in limiters:
+        if limiter.state == "paused" and (
+            limiter.name == f"provider:{name}" or limiter.name.startswith(f"model:{name}/")
+        ):
+            todo = f"do that; then wait some minutes, or `sytq limiters resume {limiter.name}`"
+            yield Finding(limiter.name, WARN, f"paused: {limiter.reason}", todo)

@@ -38,6 +38,8 @@ POLICIES: Mapping[Kind, Policy] = {
     "no_model": Policy("pause", "ignored", todo="name a model that providers.{name} has", of_model=True),
     "bad_parameter": Policy("pause", "ignored", todo="correct extra and max_tokens of the model", of_model=True),
     "no_path": Policy("pause", "ignored", todo="correct providers.{name}.base_url"),
+    "tls": Policy("pause", "ignored", todo="mend it here or at the provider", seconds=60.0),
+    "proxy": Policy("pause", "ignored", todo="correct providers.{name}.proxy", seconds=60.0),
     "redirect": Policy("pause", "ignored", todo="correct providers.{name}.base_url"),
     "rate_limited": Policy("wait", "overloaded"),
     "overloaded": Policy("retry", "overloaded"),
@@ -65,7 +67,7 @@ POLICIES: Mapping[Kind, Policy] = {
 #: in all.
 _FARTHEST, _PATIENT = 60.0, 24 * 3600.0
 _PAUSE = 1.0  # seconds, for a limiter that was resumed meanwhile
-_SAID = 150  # characters, so that the reason of a pause has room for what to do
+_REASON = 255  # characters of the reason of a pause
 _HOPE: Sequence[Then] = ("pause", "wait", "retry", "dead")  # of several failures the most promising one decides
 
 
@@ -98,11 +100,11 @@ def consequence(target: Target, error: ChatError) -> Then:
 
 def describe(target: Target, error: ChatError) -> str:
     """The error for people, with its name, and what to do about a pause."""
-    said = str(error)
-    if consequence(target, error) != "pause":
-        return f"{said} [{error.kind}]"
-    said = said if len(said) <= _SAID else f"{said[: _SAID - 1]}…"
-    return f"{said} [{error.kind}]: {POLICIES[error.kind].todo.format(name=target.name)}"
+    said, end = str(error), f" [{error.kind}]"
+    if consequence(target, error) == "pause":
+        end += f": {POLICIES[error.kind].todo.format(name=target.name)}"
+        said = said if len(said + end) <= _REASON else f"{said[: _REASON - len(end) - 1]}…"
+    return said + end
 
 
 def spaced(error: ChatError, seconds: float) -> ChatError:

@@ -102,7 +102,8 @@ _TABLE: Sequence[_Meaning] = (
 #: Statuses that say by themselves what is wrong, beside those from 500 on.
 _CLEAR = {401, 402, 408, 409, 425, 429}
 _BY_STATUS: dict[int, Kind] = {
-    401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_path", 405: "no_path", 408: "unavailable",
+    401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_path", 405: "no_path", 407: "proxy",
+    408: "unavailable",
     409: "unavailable", 410: "no_model", 425: "unavailable", 429: "rate_limited", 498: "overloaded", 501: "no_path",
     503: "overloaded", 529: "overloaded",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 
 from sytq import Fail, Retry
+from sytq.tls import explain
 
 if TYPE_CHECKING:
     import aiohttp
@@ -74,9 +75,9 @@ def what_broke(error: aiohttp.ClientError | TimeoutError, host: str) -> tuple[st
     if isinstance(error, UnknownHost | aiohttp.ClientConnectorDNSError):
         return "dns", f"{host} cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "certificate", f"the TLS certificate of {host} is not valid"
+        return "certificate", f"the TLS certificate of {host} is not valid: {explain(error)}"
     if isinstance(error, aiohttp.ClientSSLError):
-        return "tls", f"TLS with {host} failed"
+        return "tls", f"TLS with {host} failed: {explain(error)}"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return "proxy", f"the outbound proxy answered {error.status} for {host}"
     if isinstance(error, OSError):

@@ -24,6 +24,7 @@ from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
 from sytq.errors import ConfigError, RedisRefused, RedisUnavailable
 from sytq.observability.metrics import Counter, Histogram
+from sytq.tls import LOOSER, STRICTER
 
 _SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
 _FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
@@ -90,7 +91,7 @@ class Redis:
                 case "redis+cluster":
                     self.client = Cluster(redis_hosts(url), home, options | _login(url))
                 case _:
-                    self.client = redis.Redis.from_url(url, **options)
+                    self.client = redis.Redis.from_url(url, **options | _tls(url))
         except ValueError as error:  # of an option in its query
             raise ConfigError(f"redis.url: {error}") from None
         self._scripts = {
@@ -195,6 +196,13 @@ def _master(url: str, options: dict[str, Any]) -> redis.Redis:
 
 def _retry(times: int) -> Retry:
     return Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), times, (exceptions.ConnectionError,))
+
+
+def _tls(url: str) -> dict[str, Any]:
+    """Options with which a certificate is verified as `sytq.tls` verifies it."""
+    if urlsplit(url).scheme != "rediss":
+        return {}
+    return {"ssl_exclude_verify_flags": STRICTER, "ssl_include_verify_flags": LOOSER}
 
 
 def _login(url: str) -> dict[str, str | None]:

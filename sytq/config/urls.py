@@ -12,6 +12,8 @@ from sytq.durations import parse_duration
 
 DATABASE_FORMS = "sqlite:////absolute/path, sqlite:///relative/path or mysql://user:password@host:3306/database"
 GO_DSN_FORM = "user:password@tcp(host:3306)/database?charset=utf8mb4 or user:password@unix(/path/to.sock)/database"
+#: In place of a proxy's address: that of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, but for what NO_PROXY names.
+ENVIRONMENT = "environment"
 PROXY_FORM = "http://proxy:3128 or http://user:password@proxy:3128"
 REDIS_FORMS = (
     "redis://host:6379/0, rediss://..., unix:///path/to.sock, redis+sentinel://host1:26379,host2:26379/name or "
@@ -188,6 +190,11 @@ def check_proxy_url(url: str) -> str:
         raise ValueError("not the address of an HTTP proxy")
     _check_port(parts.netloc)
     return url
+
+
+def check_proxy(proxy: str) -> str:
+    """Return the URL of an HTTP proxy, or `environment`; ValueError."""
+    return proxy if proxy == ENVIRONMENT else check_proxy_url(proxy)
 
 
 def _with_port(address: str, port: int) -> str:

@@ -127,6 +127,7 @@ _HEADER = "printable ASCII"
 _RATE = "a number of starts and a time such as 100/min, 5/s or 20/10s"
 _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
+_PROXY = f"{urls.PROXY_FORM}, or {urls.ENVIRONMENT}"
 _HOST = "a host name or address without scheme and port"
 
 Text = Annotated[str, BeforeValidator(_whole_number_as_text), OneLine()]
@@ -203,3 +204,5 @@ WebUrl = Annotated[
 ProxyUrl = Annotated[
     str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), OneLine(), _masked, urls.PROXY_FORM
 ]
+#: The URL of a proxy, or `environment`.
+Proxy = Annotated[str, AfterValidator(_by(urls.check_proxy, _PROXY)), OneLine(), _masked, _PROXY]

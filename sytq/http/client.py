@@ -113,6 +113,7 @@ class Client:
         max_bytes: int = 1 << 20,
         trusted: bool = False,
         partial_body: bool = False,
+        proxy: str | None = None,
         certificate: tuple[Path, Path] | None = None,
         timing: Timing | None = None,
     ) -> Answer:
@@ -121,8 +122,8 @@ class Client:
         `timeout` (seconds) covers DNS, connecting, TLS, sending, headers and body. The decompressed body is
         read up to `max_bytes`. `partial_body` gives an Answer once there is a status, also when what follows
         is no valid HTTP, breaks off or takes too long. `trusted` skips the guard and the proxy, for URLs from the
-        configuration only. `certificate` is a client certificate and its key (PEM). `timing` is filled in, also when
-        this raises.
+        configuration only; these have a `proxy` of their own (a URL, or `environment`). `certificate` is a client
+        certificate and its key (PEM). `timing` is filled in, also when this raises.
 
         Raises OutboundRefused, InvalidInput (method, headers), TimeoutError, aiohttp.ClientError, ProxyFailed (no
         fault of the target) and CertificateUnusable.
@@ -141,7 +142,7 @@ class Client:
                 with tracing.call(method, target, options["headers"]) as answered:
                     try:
                         async with asyncio.timeout(timeout):
-                            response = await self._send(method, target, options, trusted, certificate)
+                            response = await self._send(method, target, options, trusted, certificate, proxy)
                             head = response.status, response.headers
                             answered(response.status)
                             measured_as(response.status)
@@ -158,10 +159,6 @@ class Client:
             except (TimeoutError, aiohttp.ClientError) as error:
                 if isinstance(error, TimeoutError):
                     raise TimeoutError(f"timed out after {timeout:g}s") from None
-                if "proxy" in options and not timing.connected and _of_the_proxy(error):
-                    from sytq.http.sessions import ProxyFailed
-
-                    raise ProxyFailed("the outbound proxy cannot be used") from error
                 if partial_body and received and timing.connected:
                     from sytq.http.sessions import NotHttp
 
@@ -201,16 +198,21 @@ class Client:
         json: Any = None,
         connect_timeout: float = 10.0,
         trusted: bool = False,
+        proxy: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response as it arrives. `connect_timeout` (seconds) covers DNS, connecting and TLS only: the
-        caller owes a deadline for headers and body, and a bound on what it keeps."""
+        """The response as it arrives; `trusted` and `proxy` as in `request`. `connect_timeout` (seconds) covers DNS,
+        connecting and TLS only: the caller owes a deadline for headers and body, and a bound on what it keeps."""
         import aiohttp
 
         with measuring(trusted) as measured_as:
             target, options = self._prepare(method, url, headers, body, json, trusted)
             options["timeout"] = aiohttp.ClientTimeout(connect=connect_timeout)
             with tracing.call(method, target, options["headers"]) as answered:
-                response = await self._send(method, target, options, trusted, None)
+                before = current.set(Timing())
+                try:
+                    response = await self._send(method, target, options, trusted, None, proxy)
+                finally:
+                    current.reset(before)
                 answered(response.status)
                 measured_as(response.status)
                 try:
@@ -255,11 +257,22 @@ class Client:
         options: dict[str, Any],
         trusted: bool,
         certificate: tuple[Path, Path] | None,
+        proxy: str | None,
     ) -> aiohttp.ClientResponse:
+        import aiohttp
+
         session = self._sessions.get(trusted)
-        options |= await self._sessions.options(target, trusted, certificate)
-        response: aiohttp.ClientResponse = await session.request(method, target, **options)
-        return response
+        options |= await self._sessions.options(target, trusted, certificate, proxy)
+        try:
+            response: aiohttp.ClientResponse = await session.request(method, target, **options)
+            return response
+        except aiohttp.ClientError as error:
+            timing = current.get()
+            if "proxy" in options and not (timing and timing.connected) and _of_the_proxy(error):
+                from sytq.http.sessions import ProxyFailed
+
+                raise ProxyFailed("the outbound proxy cannot be used") from error
+            raise
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray, max_bytes: int) -> str:

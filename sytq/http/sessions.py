@@ -16,9 +16,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from sytq.config.urls import ENVIRONMENT, PROXY_FORM, check_proxy_url
 from sytq.http.guard import Guard
 from sytq.http.protocol import MAX_HEADERS, MAX_LINE, use_connections
 from sytq.http.timing import tracing
+from sytq.tls import client_context
 
 _DNS_THREADS = 32
 
@@ -37,6 +39,19 @@ class ProxyFailed(Exception):
 
 class CertificateUnusable(Exception):
     """The client certificate or its key cannot be loaded; the message names the file."""
+
+
+def environment_proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL, in the variables that curl reads. Raises ProxyFailed."""
+    from requests.utils import get_environ_proxies, select_proxy  # NO_PROXY has networks, too
+
+    proxy = select_proxy(url, get_environ_proxies(url, None))
+    if not proxy:
+        return None
+    try:
+        return check_proxy_url(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        raise ProxyFailed(f"the environment's proxy is not valid; valid: {PROXY_FORM}") from None
 
 
 class Sessions:
@@ -74,13 +89,19 @@ class Sessions:
             )
         return self._sessions[trusted]
 
-    async def options(self, target: URL, trusted: bool, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
-        """Options of a request to this target. Raises OutboundRefused, UnknownHost (for a target
-        behind the proxy) and CertificateUnusable."""
+    async def options(
+        self, target: URL, trusted: bool, certificate: tuple[Path, Path] | None, proxy: str | None
+    ) -> dict[str, Any]:
+        """Options of a request to this target; `proxy` is for a trusted one. Raises OutboundRefused, UnknownHost (for a
+        target behind the proxy), ProxyFailed and CertificateUnusable."""
         options: dict[str, Any] = {}
         if certificate is not None:
             options["ssl"] = self._with_certificate(*certificate)
-        if self._proxy is not None and not trusted:
+        if trusted:
+            own = environment_proxy(str(target)) if proxy == ENVIRONMENT else proxy
+            if own is not None:
+                options["proxy"] = URL(own)
+        elif self._proxy is not None:
             await self._judge(target.raw_host or "")
             options["proxy"] = self._proxy
         return options
@@ -159,7 +180,7 @@ class _Resolver(AbstractResolver):
 
 
 def _tls_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = client_context()
     context.set_alpn_protocols(("http/1.1",))
     return context
 

@@ -19,6 +19,7 @@ from sytq.ledger import refusals
 from sytq.ledger.pool import MaxConnectionsExceeded, MySQL
 from sytq.ledger.values import plain
 from sytq.observability.metrics import Histogram
+from sytq.tls import client_context
 
 T = TypeVar("T")
 M = TypeVar("M", bound=peewee.Model)
@@ -90,7 +91,7 @@ def _tls(mode: str | None) -> dict[str, Any]:
         return {}
     if mode == "false":
         return {"ssl_disabled": True}
-    context = ssl.create_default_context()
+    context = client_context()
     if mode == "skip-verify":
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return {"ssl": context}

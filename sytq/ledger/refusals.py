@@ -11,6 +11,8 @@ from typing import Literal
 
 import peewee
 
+from sytq.tls import explain
+
 Verdict = Literal["conflict", "fault", "not now"]
 
 #: SQLSTATE classes of faults of a statement, its values or its table: cardinality, data, integrity, syntax and names,
@@ -68,6 +70,8 @@ def code_of(error: peewee.PeeweeException) -> int | None:
 
 def said(error: peewee.PeeweeException) -> str:
     """One line of what the database said, for a refusal that is no fault: a fault's text quotes values."""
+    if why := explain(error):
+        return f"the database does not answer: no TLS with it: {why}"
     cause, code = _cause(error), code_of(error)
     text = str(cause.args[-1] if cause.args else cause)[:200] or type(cause).__name__
     if isinstance(cause, sqlite3.Error):

@@ -86,7 +86,9 @@ class FakeHttp(Sessions):
         """Return this object, which makes the requests."""
         return self
 
-    async def options(self, target: URL, trusted: bool, certificate: tuple[Path, Path] | None) -> dict[str, Any]:
+    async def options(
+        self, target: URL, trusted: bool, certificate: tuple[Path, Path] | None, proxy: str | None
+    ) -> dict[str, Any]:
         """Return no options: there is neither proxy nor TLS."""
         return {}
 

@@ -15,6 +15,7 @@ import pytest
 from sytq.cli.doctor.comparison import clock, skew
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.values import utcnow
+from tests.certificates import authority, needs_openssl, server
 from tests.installation import Installation
 from tests.provider import ScriptedProvider, drips_headers, says
 from tests.servers import MySQLServer, RedisServer, free_port, poll
@@ -225,6 +226,10 @@ BALANCE = '{"is_available": %s, "balance_infos": [{"currency": "CNY", "total_bal
         (503, "{}", True, "warn", "the provider answers HTTP 503"),
         (200, '{"data": []}', False, "ok", "the key is accepted"),
         (404, "{}", False, "ok", "the provider answers (HTTP 404); only a call shows more"),
+        (200, '{"data": [{"id": "m"}, {"id": "n"}]}', False, "ok", "the key is accepted"),
+        (200, '{"data": [{"id": "m-2"}, {"id": "n"}]}', False, "warn", "the list of 2 models lacks 'm'"),
+        (400, '{"code": "Arrearage", "message": "overdue"}', False, "fail", "no credit: HTTP 400: overdue"),
+        (301, "{}", False, "fail", "the provider answers HTTP 301"),
         (401, "{}", False, "fail", "refuses the key"),
     ],
 )
@@ -244,6 +249,37 @@ def test_provider_check_requests_the_balance_or_the_models(
     (asked,) = provider.calls
     assert asked.path == ("/user/balance" if balance else "/v1/models")
     assert asked.headers["authorization"] == f"Bearer {SECRETS[1]}"
+
+
+def test_paused_limiter_of_a_provider_says_why(installation: Installation, provider: ScriptedProvider) -> None:
+    provider.play(says('{"data": []}', kind="application/json"))
+    limiters = installation.runtime.limiters
+    for name in ("model:scripted/m", "provider:another"):
+        limiters.pause(name, "llm 1", "HTTP 404: gone [no_model]: name a model", seconds=60, person=False)
+    found = examined(installation, **providers(provider))
+    assert found["model:scripted/m"]["said"] == "paused: HTTP 404: gone [no_model]: name a model"
+    assert "sytq limiters resume model:scripted/m" in found["model:scripted/m"]["todo"]
+    assert "provider:another" not in found
+
+
+@needs_openssl
+def test_provider_check_takes_the_workers_proxy_and_authorities(installation: Installation, tmp_path: Path) -> None:
+    ca = authority(tmp_path)
+    secure = ScriptedProvider(server(tmp_path, ca).context())
+    secure.play(says('{"data": []}', kind="application/json"))
+    try:
+        found = examined(installation, 1, **providers(secure))["provider scripted"]
+        assert "a CA that this machine does not know" in found["said"] and "SSL_CERT_FILE" in found["said"]
+        trusted = {"SSL_CERT_FILE": str(ca.certificate)}
+        assert examined(installation, **trusted, **providers(secure))["provider scripted"]["verdict"] == "ok"
+        proxied = providers(secure, PROXY="environment") | trusted | {"HTTPS_PROXY": "http://127.0.0.1:1"}
+        found = examined(installation, 1, **proxied)["provider scripted"]
+        assert (found["said"], found["todo"]) == (
+            "does not answer: the outbound proxy cannot be used",
+            "correct providers.scripted.proxy",
+        )
+    finally:
+        secure.close()
 
 
 def test_broken_plugin_is_reported(installation: Installation, tmp_path: Path) -> None:
