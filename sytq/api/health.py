@@ -9,6 +9,7 @@ from typing import Any
 
 import falcon
 import falcon.asgi
+import peewee
 import structlog
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -18,6 +19,7 @@ from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.threads import Threads
 from sytq.broker.rights import check_rights
 from sytq.errors import DatabaseUnavailable, RedisRefused, RedisUnavailable
+from sytq.ledger.refusals import code_of
 from sytq.ledger.values import iso, utcnow
 from sytq.service.prometheus import Scrape
 
@@ -98,6 +100,8 @@ class Ready:
                 await self._parts.sql.run(self._parts.runtime.ledger.try_write)
         except DatabaseUnavailable:
             return "does not answer"
+        except peewee.PeeweeException as error:
+            return f"refuses a statement: {type(error).__name__} {code_of(error) or ''}".strip()
         return f"migrations pending: {', '.join(missing)} (run `sytq db migrate`)" if missing else "ok"
 
     async def _redis(self) -> str:

@@ -36,7 +36,10 @@ class Checkpoint:
         self._log = log.bind(step=name)
         self._kept = False
         self._pause = _PAUSE
-        step = ledger.begin_step(self._id, self._token, name)
+        try:
+            step = ledger.begin_step(self._id, self._token, name)
+        except peewee.PeeweeException as error:
+            raise self._refusal(error) from error
         self.done = step.state == "done"
         self.result = step.value or "null" if self.done else self._find(begun_before=step.interrupted > 0)
 
@@ -97,6 +100,6 @@ class Checkpoint:
             return error
         code = refusals.code_of(error)  # the text of a fault may quote the result
         return DatabaseUnavailable(
-            f"the database does not take the result of step {self._name}{f' (error {code})' if code else ''}:"
+            f"the database refuses the checkpoint of step {self._name}{f' (error {code})' if code else ''}:"
             " run `sytq db check`, and see that sytq's tables are as `sytq db migrate` made them"
         )

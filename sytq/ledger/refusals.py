@@ -86,4 +86,6 @@ def _cause(error: BaseException) -> BaseException:
     """The driver's exception: Peewee keeps it (`orig`), at times within another of its own."""
     while isinstance(cause := getattr(error, "orig", None), Exception):
         error = cause
+    if isinstance(error, sqlite3.Error) and "cannot rollback" in str(error) and error.__context__ is not None:
+        return _cause(error.__context__)  # SQLite had ended the transaction by itself, as with a full disk
     return error

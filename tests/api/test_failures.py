@@ -97,6 +97,51 @@ def test_a_submission_without_mysql_is_503_and_not_stored(
     assert "Traceback" not in api.gunicorn.text()
 
 
+#: What a database says to a submission: SQLSTATE, number, text.
+REFUSALS = [
+    ("08S01", 1047, "WSREP has not yet prepared node for application use"),
+    ("42000", 1203, "User already has more than max_user_connections active connections"),
+    ("HY000", 1114, "The table is full"),
+    ("HY000", 1205, "Lock wait timeout exceeded"),
+    ("70100", 1969, "Query execution was interrupted (max_statement_time exceeded)"),
+    ("HY000", 1290, "The server is running with the --read-only option"),
+    ("42000", 1142, "INSERT command denied"),
+    ("22001", 1406, "Data too long for column"),
+    ("22007", 1366, "Incorrect string value"),
+    ("45000", 1644, "a trigger says no"),
+    ("HY000", 6123, "an error that nobody has met"),
+]
+
+
+def test_a_database_that_refuses_anything_is_503_and_never_500(make_api: Any, mysql_url: str) -> None:
+    api = make_api(mysql_url)
+    for state, code, text in REFUSALS:
+        api.rows(
+            "CREATE TRIGGER refuses BEFORE INSERT ON sytq_tasks FOR EACH ROW "
+            f"SIGNAL SQLSTATE '{state}' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = '{text}'"
+        )
+        reply = submit(api)
+        assert (reply.status, reply.headers["retry-after"], "nothing was accepted" in reply.json["error"]) == (
+            503, "5", True,
+        ), code  # fmt: skip
+        api.rows("DROP TRIGGER refuses")
+    assert submit(api).status == 200
+    # What tells whether migrations are pending is refused too: the error handler itself must not fail.
+    api.rows("ALTER TABLE sytq_migrations RENAME COLUMN name TO other")
+    api.rows("ALTER TABLE sytq_tasks RENAME COLUMN state TO other")
+    for method, path, body in (
+        ("POST", "/api/v1/tasks", {"url": "http://example.com/"}),
+        ("POST", "/v2/tasks", {"type": "webhook", "payload": {"url": "http://example.com/"}}),
+        ("GET", "/api/tasks", None),
+        ("GET", "/v2/tasks", None),
+        ("GET", "/v2/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a", None),
+    ):
+        reply = api.request(method, path, body)
+        assert (reply.status, reply.headers["retry-after"]) == (503, "5"), path
+    assert api.request("GET", "/healthz/ready").status == 503
+    assert "Traceback" not in api.gunicorn.text()
+
+
 def test_submissions_to_a_hanging_mysql_fail_together_in_time(make_api: Any, own_mysql: MySQLServer) -> None:
     api = make_api(own_mysql.create_database("hangs"), SYTQ_DATABASE__TIMEOUT="1s")
     assert submit(api).status == 200
