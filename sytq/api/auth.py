@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import falcon
 import falcon.asgi
+import peewee
 import structlog
 
 from sytq.api.caller import LOCAL, Caller
@@ -92,8 +93,9 @@ class Auth:
             entry = (utcnow(), req.context.caller.name, req.method, req.path, detail or None)
             try:
                 await self._sql.run(self._audit.add, *entry)
-            except (DatabaseUnavailable, Overloaded) as error:
-                log.warning("audit entry not written", caller=req.context.caller.name, path=req.path, error=str(error))
+            except (DatabaseUnavailable, Overloaded, peewee.PeeweeException) as error:  # the request itself is done
+                said = type(error).__name__ if isinstance(error, peewee.PeeweeException) else str(error)
+                log.warning("audit entry not written", caller=req.context.caller.name, path=req.path, error=said)
 
 
 def check_users(settings: Settings) -> None:
