@@ -34,7 +34,7 @@ async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callab
         except StopAsyncIteration:
             return
     if start[:1] == b"<":
-        raise _html()
+        raise _page(answer)
     if start[:1] in (b"{", b"["):
         await _document(start, chunks, answer)
         return
@@ -109,7 +109,7 @@ class _Stream:
             answer.ended = True
             yield
         elif data[:1] == "<":
-            raise _html()
+            raise _page(answer)
         elif data[:1] in ("{", "["):
             yield from self._read(data)
         elif data:
@@ -134,7 +134,7 @@ class _Stream:
         """A line that belongs to no event: a web page, a chunk or an error without `data:`, or nothing."""
         field, _, value = text.partition(":")
         if text.lstrip()[:1] == "<":
-            raise _html()
+            raise _page(self._answer)
         if field.strip().lower() == "error":
             yield from self._take(sse.Event(value, "error"))
         elif _is_whole(text):
@@ -169,5 +169,7 @@ def _is_whole(data: str) -> bool:
         return False
 
 
-def _html() -> ChatError:
+def _page(answer: Answer) -> ChatError:
+    if answer.has_content:
+        return ChatError("broken_off", "a web page came in the middle of the answer")
     return ChatError("html", "the provider answered with a web page")

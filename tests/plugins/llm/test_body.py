@@ -121,6 +121,9 @@ CUT: dict[str, tuple[bytes, str, str]] = {
     "stop, more text, then length": (stream(chunk(TEXT[0], "stop"), chunk(TEXT[1], "length")), "length", "cut"),
     "an event cut in the middle": (stream(DELTAS[0], done=False) + b'data: {"choices": [{"del\n\n', "not_json", ""),
     "an event cut by the end": (stream(DELTAS[0], done=False) + b'data: {"choices": [{"del', "not_json", ""),
+    "a web page in the middle": (stream(DELTAS[0], done=False) + b"<html>Bad gateway\n", "broken_off", "web page"),
+    "a web page": (b"<!doctype html>", "html", "web page"),
+    "a web page as data": (b"data: <html>\n\n", "html", "web page"),
     "JSON that is cut": (json.dumps(WHOLE)[:-3].encode(), "not_json", ""),
     "an error inside an event": (
         stream(DELTAS[0], done=False) + b'data: {"cho\ndata: {"error": {"message": "gone"}}\n\n',
