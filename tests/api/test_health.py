@@ -6,6 +6,7 @@ import datetime as dt
 import time
 from typing import Any
 
+import pytest
 import redis
 
 from sytq.ledger.migrations import migrate
@@ -50,6 +51,42 @@ def test_not_ready_while_redis_is_unavailable(make_api: Any, own_redis: RedisSer
     assert b"sytq_redis_up 0.0" in metrics.body
     own_redis.start()
     poll(lambda: api.request("GET", "/healthz/ready").status == 200)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("-@scripting", "the 'evalsha' command"),
+        ("-smembers", "Redis refuses its user SMEMBERS (docs/redis.md"),
+        ("resetkeys ~other:*", "Redis refuses its user keys ~{sytq}:* (docs/redis.md"),
+    ],
+)
+def test_not_ready_names_the_missing_right_and_accepts(
+    make_api: Any, own_redis: RedisServer, rules: str, said: str
+) -> None:
+    api = make_api(redis_url=own_redis.url)
+    with own_redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", *rules.split())
+        reply = api.request("GET", "/healthz/ready")
+        assert (reply.status, reply.json["data"]["database"]) == (503, "ok")
+        assert said in reply.json["data"]["redis"]
+        submitted = api.request("POST", "/v2/tasks", {"type": "webhook", "payload": {"url": "http://example.com/"}})
+        assert submitted.status == 202
+        refused = api.request("GET", "/v2/queues")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+        client.execute_command("ACL", "SETUSER", "default", "resetkeys", "~*", "+@all")
+        assert api.request("GET", "/healthz/ready").status == 200
+        assert api.request("GET", "/v2/queues").status == 200
+
+
+def test_not_ready_while_redis_takes_no_writes(make_api: Any, own_redis: RedisServer) -> None:
+    api = make_api(redis_url=own_redis.url)
+    with own_redis.client() as client:
+        client.config_set("maxmemory", 1)
+        reply = api.request("GET", "/healthz/ready")
+        assert (reply.status, "'maxmemory'" in reply.json["data"]["redis"]) == (503, True)
+        client.config_set("maxmemory", 0)
+        assert api.request("GET", "/healthz/ready").status == 200
 
 
 def test_a_probe_is_answered_while_redis_hangs(make_api: Any, own_redis: RedisServer) -> None:

@@ -122,6 +122,28 @@ def test_redis_misconfiguration_is_reported(
         server.remove()
 
 
+@pytest.mark.parametrize(
+    ("rules", "verdicts_of", "words"),
+    [
+        (("-@stream",), {"redis": "ok", "redis rights": "fail"}, "XADD, XLEN, XRANGE"),
+        (("resetkeys", "~{sytq}:*", "-time"), {"redis rights": "fail"}, "TIME, keys ~s, keys ~s:dlq"),
+        (("-@scripting",), {"redis rights": "fail", "redis persistence": "ok"}, "the 'evalsha' command"),
+        (("-ping",), {"redis": "ok", "redis rights": "fail"}, "PING"),
+        (("-info", "-config"), {"redis rights": "ok", "redis info": "warn"}, "is allowed"),
+    ],
+)
+def test_missing_redis_right_is_named(
+    own: Installation, own_redis: RedisServer, rules: tuple[str, ...], verdicts_of: dict[str, str], words: str
+) -> None:
+    with own_redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", *rules)
+    found = examined(own, SYTQ_STREAMS='[{"stream": "s"}]')
+    assert {name: found[name]["verdict"] for name in verdicts_of} == verdicts_of, found
+    assert words in found["redis rights"]["said"]
+    if found["redis rights"]["verdict"] == "fail":
+        assert "docs/redis.md" in found["redis rights"]["said"] + found["redis rights"]["todo"]
+
+
 def test_full_redis_and_replica_are_reported(own: Installation, own_redis: RedisServer) -> None:
     with own_redis.client() as client:
         client.set("much", b"x" * (10 << 20))

@@ -116,6 +116,18 @@ def start(on: Installation) -> Iterator[Start]:
         group.close()
 
 
+def test_readiness_needs_every_right_and_liveness_does_not(start: Start, own_redis: RedisServer) -> None:
+    with own_redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-xclaim", "-zrank")  # heartbeats succeed
+        group = start()
+        poll(lambda: "Redis refuses its user ZRANK, XCLAIM" in group.log.read_text(), message="the log names them")
+        group.wait("/healthz/live", 200)
+        assert group.answer("/healthz/ready") == 503
+        assert "READY=1" not in group.notifications
+        client.execute_command("ACL", "SETUSER", "default", "+@all")
+        group.wait("/healthz/ready", 200)
+
+
 def test_readiness_needs_redis_and_liveness_does_not(on: Installation, start: Start, own_redis: RedisServer) -> None:
     own_redis.kill()
     group = start(SYTQ_WORKER__SHUTDOWN_TIMEOUT="5m")
