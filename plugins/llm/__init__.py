@@ -24,6 +24,7 @@ from . import spend
 from .ask import Asking
 from .call import Answered, Calls, Place
 from .config import LlmSettings, Node, warnings
+from .obstacles import watch
 from .pickup import pick_up
 from .pipeline import nodes, output
 from .row import RowMissing, Rows, ValuationRecord, completed, explain, failed, is_written, mark_written, standing
@@ -33,8 +34,9 @@ T = TypeVar("T")
 
 def _checks(settings: Settings) -> Mapping[str, Any]:
     from .doctor import providers
+    from .doctor_tables import tables
 
-    return providers(settings)
+    return {"tables": tables, **providers(settings)}
 
 
 def _routes() -> Mapping[str, Any]:
@@ -50,7 +52,7 @@ plugin = Plugin(
     checks=_checks,
     models=(ValuationRecord, spend.SpendRow, spend.BudgetRow),
     migrations=Path(__file__).parent / "migrations",
-    loops={"pickup": pick_up},
+    loops={"pickup": pick_up, "llm.tables": watch},
     routes=_routes,
 )
 

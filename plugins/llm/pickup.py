@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import peewee
@@ -14,6 +15,7 @@ from sytq.ledger.ledger import NewTask
 from sytq.ledger.models import UniqueKey
 
 from .config import LlmSettings
+from .row import explain
 
 if TYPE_CHECKING:
     from sytq.runtime import Runtime
@@ -63,13 +65,18 @@ def pick_up(runtime: Runtime) -> Callable[[], float] | None:
     return PickUp(runtime, watched, settings.status_labels.pending).work
 
 
+def _is_valid(id: object) -> bool:
+    """Whether a task can name the row: its table may have unsigned ids, or texts."""
+    return isinstance(id, int | Decimal) and -(2**63) <= id < 2**63 and id != 0
+
+
 class PickUp:
     def __init__(self, runtime: Runtime, tables: list[str], pending: str) -> None:
         self._declared = runtime.registry.get(_TYPE)
         self._ledger = runtime.ledger
         self._submitter = runtime.submitter
         self._pending = pending
-        self._cursors: dict[str, int | None] = dict.fromkeys(tables)
+        self._cursors: dict[str, Any] = dict.fromkeys(tables)
         self._complained: dict[str, float] = {}
         self._pacing = Pacing()
 
@@ -79,7 +86,7 @@ class PickUp:
                 self._pass(table)
             except peewee.PeeweeException as error:
                 # A missing table or column is for its owner to fix; other tables continue.
-                self._complain(table, type(error).__name__)
+                self._complain(table, explain(error, table, {}) or type(error).__name__)
         return _LOOK
 
     def _pass(self, table: str) -> None:
@@ -88,16 +95,18 @@ class PickUp:
         while time.monotonic() < end:
             ids = self._page(table, self._cursors[table])
             self._cursors[table] = ids[-1] if len(ids) == _PAGE else None
-            self._submit(table, ids)
+            self._submit(table, [int(id) for id in ids if _is_valid(id)])
+            if strange := [id for id in ids if not _is_valid(id)]:
+                self._complain(table, f"{len(strange)} ids are not whole numbers of 64 bits, not 0")
             if len(ids) < _PAGE:
                 return
 
-    def _page(self, table: str, after: int | None) -> list[int]:
+    def _page(self, table: str, after: Any) -> list[Any]:
         column, query = self._pending_of(table)
         if after is not None:
             query = query.where(column > after)
         query = query.order_by(column).limit(_PAGE)
-        return read(self._ledger.database, lambda: [int(id) for (id,) in query.tuples()])
+        return read(self._ledger.database, lambda: [id for (id,) in query.tuples()])
 
     def _pending_of(self, table: str) -> tuple[Any, Any]:
         """The column `id`, and the query for the ids of pending rows."""
@@ -105,9 +114,7 @@ class PickUp:
         return rows.c.id, rows.select(rows.c.id).where(rows.c.status == self._pending)
 
     def _submit(self, table: str, ids: list[int]) -> None:
-        keys = {
-            self._declared.unique_key(self._declared.parse({"table_name": table, "id": id})): id for id in ids if id
-        }
+        keys = {self._declared.unique_key(self._declared.parse({"table_name": table, "id": id})): id for id in ids}
         query = UniqueKey.select(UniqueKey.unique_key).where(UniqueKey.unique_key.in_(list(keys)))
         known = set(read(self._ledger.database, lambda: [row.unique_key for row in query])) if keys else set()
         now = time.monotonic()

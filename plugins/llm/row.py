@@ -6,6 +6,7 @@ Table names come from the allow-list only; columns may all be NULL.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import peewee
@@ -18,7 +19,16 @@ from sytq.ledger.values import utcnow
 from .config import StatusLabels
 
 _WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
-_LINE = 500  # characters of progress_info and failed_info
+LINE = 500  # characters of progress_info and failed_info
+#: Columns that valuations read and write, beside `id`, and those of a row that the prompt form inserts into FORM_TABLE.
+READ = ("status", "user_message", "sys_message", "callback_url")
+WRITTEN = (
+    "status", "report", "failed_times", "failed_info", "progress", "progress_info", "current_task_node", "updated_at",
+)  # fmt: skip
+FORM_TABLE = "valuation_records"
+FORM = (
+    "id", "status", "user_message", "sys_message", "callback_url", "report", "failed_info", "progress", "progress_info",
+)  # fmt: skip
 _FIRST_LOOK, _LAST_LOOK = 0.2, 2.0  # seconds between two looks for a missing row
 
 
@@ -40,7 +50,7 @@ class ValuationRecord(Model):
     updated_at = DateTimeField(null=True)
 
     class Meta:
-        table_name = "valuation_records"
+        table_name = FORM_TABLE
 
 
 class RowMissing(Exception):
@@ -64,16 +74,22 @@ class Rows:
     """One caller's table. Call methods inside a transaction; errors are Peewee's (see `explain`)."""
 
     def __init__(self, database: peewee.Database, table: str) -> None:
+        self.name = table
         self._table = peewee.Table(table).bind(database)
         self.columns = self._table.c
 
     def get(self, id: int, *, whole: bool = False) -> dict[str, Any] | None:
-        """The columns that a valuation reads, or with `whole` all of the caller's table; None without such a row."""
-        column = self.columns
-        read = [peewee.SQL("*")] if whole else [column.status, column.user_message, column.sys_message,
-                                                column.callback_url]  # fmt: skip
-        for values in self._table.select(*read).where(column.id == id).dicts():
-            return dict(values)
+        """The columns that a valuation reads, or with `whole` all of the caller's table; None without such a row.
+
+        Raises Fail for a table whose ids are no numbers.
+        """
+        read = [peewee.SQL("*")] if whole else [getattr(self.columns, name) for name in ("id", *READ)]
+        for values in self._table.select(*read).where(self.columns.id == id).dicts():
+            row = {name: _readable(value) for name, value in values.items()}
+            row |= {name.lower(): value for name, value in row.items()}
+            if not isinstance(row["id"], int | Decimal):  # MySQL takes '7-up' for 7
+                raise Fail(f"column id of {self.name} holds no whole numbers, so that {id} may mean several rows")
+            return row
         return None
 
     def update(self, id: int, *only: peewee.Expression, **values: Any) -> bool:
@@ -85,6 +101,14 @@ class Rows:
         values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
         columns = {getattr(self.columns, name): value for name, value in values.items()}
         return bool(self._table.update(columns).where(self.columns.id == id, *only).execute())
+
+
+def _readable(value: Any) -> Any:
+    """The text of a column that keeps bytes (BLOB, VARBINARY); bytes that are no text stay as they are."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 def completed(labels: StatusLabels, report: str, nodes: int) -> dict[str, Any]:
@@ -134,7 +158,34 @@ def mark_written(task_id: str, token: int) -> None:
 def line(text: str) -> str:
     """One line for a person, of bounded length."""
     text = re.sub(r"\s+", " ", text).strip()
-    return text if len(text) <= _LINE else text[: _LINE - 1] + "…"
+    return text if len(text) <= LINE else text[: LINE - 1] + "…"
+
+
+#: MySQL's and MariaDB's refusals of a row or its table; {name} is a column, a key or a constraint.
+_DEFECTS = {
+    1048: "column {name} of {table} takes no NULL",
+    1062: "the unique key {name} of {table} has such a row already",
+    1264: "column {name} of {table} does not take the number (unsigned, or too small)",
+    1265: "column {name} of {table} does not take the value (an ENUM needs every word of llm.status_labels)",
+    1267: "column status of {table} cannot be compared with llm.status_labels, as its character set differs",
+    1292: "column {name} of {table} does not take the time",
+    1364: "column {name} of {table} is NOT NULL without a default",
+    1423: "the view {table} leaves out a column that is NOT NULL without a default",
+    1451: "the foreign key {name} of {table} refuses the row",
+    1452: "the foreign key {name} of {table} refuses the row",
+    1644: "a trigger of {table} refuses the row",
+    1906: "column {name} of {table} is generated",
+    3105: "column {name} of {table} is generated",
+    3140: "column {name} of {table} takes only JSON",
+    3819: "the check constraint {name} of {table} refuses the row",
+    4025: "the check constraint {name} of {table} refuses the row",
+}
+#: Refusals of views and triggers, whose text has names alone.
+_NAMES_ONLY = {1288, 1348, 1356, 1393, 1394, 1442, 1443, 1449, 1471}
+#: Likewise those of SQLite.
+_SQLITE_NAMES_ONLY = re.compile(
+    r"(NOT NULL|UNIQUE|CHECK|FOREIGN KEY) constraint failed|cannot (modify|UPDATE|INSERT)|table \S+ has no column"
+)
 
 
 def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -> str | None:
@@ -142,29 +193,45 @@ def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -
 
     `values` are the written values; the message names only their size.
     """
-    code, text = _code(error)
+    code, text = error_code(error)
+    named = re.findall(r"(?:column|field|key|constraint) (?:[`'][^`']+[`']\.)*[`']([^`']+)[`']", text, re.IGNORECASE)
+    name = named[-1] if named else "report"
     if code == 1146 or text.startswith("no such table"):
+        other = re.search(r"(?:\.|: )(\w+)(?:'|$)", text)
+        if other and other[1] != table:
+            return f"a trigger or view of {table} needs the table {other[1]}, which does not exist"
         return f"table {table} does not exist"
     if code == 1054 or text.startswith("no such column"):
         return f"table {table} lacks a column of contract A: {line(text)}"
-    named = re.search(r"column .*?`?'?(\w+)'?`? at row", text)
-    column = named[1] if named else "report"
     if code == 1406:
-        size = len(str(values.get(column, "")).encode())
-        wider = "LONGTEXT" if column in ("report", "failed_info", "progress_info") else "VARCHAR(255)"
+        size = len(str(values.get(name, "")).encode())
+        wider = "LONGTEXT" if name in ("report", "failed_info", "progress_info") else "VARCHAR(255)"
         return (
-            f"column {column} of {table} is too small for {size} bytes, and nothing is ever cut; "
-            f"fix: ALTER TABLE {table} MODIFY {column} {wider}"
+            f"column {name} of {table} is too small for {size} bytes, and nothing is ever cut; "
+            f"fix: ALTER TABLE {table} MODIFY {name} {wider}"
         )
+    if code == 1366 and not text.startswith("Incorrect string"):
+        return f"column {name} of {table} holds numbers, and a word is written into it"
     if code == 1366:
         return (
-            f"column {column} of {table} cannot store every character of the text; "
+            f"column {name} of {table} cannot store every character of the text; "
             f"fix: ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4"
         )
+    if code in _DEFECTS:
+        return _DEFECTS[code].format(name=name, table=table)
+    if code in _NAMES_ONLY or (code is None and _SQLITE_NAMES_ONLY.match(text)):
+        return f"table {table} refuses the row: {line(text)}"
     return None
 
 
-def _code(error: peewee.PeeweeException) -> tuple[int | None, str]:
+def column_of(error: peewee.PeeweeException) -> str | None:
+    """The column whose value does not fit: too long, or not in its character set."""
+    code, text = error_code(error)
+    named = re.findall(r"column (?:[`'][^`']+[`']\.)*[`']([^`']+)[`'] at row", text)
+    return str(named[-1]) if code in (1366, 1406) and named else None
+
+
+def error_code(error: peewee.PeeweeException) -> tuple[int | None, str]:
     """The server's error number and text; SQLite has no number."""
     cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     if cause.args and isinstance(cause.args[0], int):

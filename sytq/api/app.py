@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, ApiKeys(parts.database), quota, Audit(parts.database), sql),
-            _Middleware(batcher, [sql, redis, counting], parts),
+            _Middleware(batcher, [sql, redis, counting], shared),
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
@@ -85,10 +85,11 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
 
 
 class _Middleware:
-    """Falcon middleware: writes submitted tasks before the end, notes routes for RequestContext's metrics, and refuses
-    query parameters that a resource's `parameters` (method -> names) do not list."""
+    """Falcon middleware: runs the checks of a start, writes submitted tasks before the end, notes routes for
+    RequestContext's metrics, and refuses query parameters that a resource's `parameters` (method -> names) do not list.
+    """
 
-    def __init__(self, batcher: SubmissionBatcher, pools: list[Threads], parts: runtime.Runtime) -> None:
+    def __init__(self, batcher: SubmissionBatcher, pools: list[Threads], parts: Parts) -> None:
         self._batcher = batcher
         self._pools = pools
         self._parts = parts
@@ -99,9 +100,12 @@ class _Middleware:
         if parameters is not None and hasattr(resource, f"on_{req.method.lower()}"):  # other methods get a 405
             only(req, parameters.get("GET" if req.method == "HEAD" else req.method, ()))
 
+    async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
+        self._checks = [asyncio.create_task(self._parts.sql.run(check)) for check in self._parts.at_start]
+
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         await self._batcher.close()
         await asyncio.to_thread(tracing.stop)
         for pool in self._pools:
             pool.close()
-        self._parts.redis.close()
+        self._parts.runtime.redis.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from sytq.api.data_loader import DataLoader
 from sytq.api.submission import Submission
@@ -14,7 +15,10 @@ from sytq.runtime import Runtime
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one API process; `sql` and `redis` are the threads for calls to each store."""
+    """The parts of one API process; `sql` and `redis` are the threads for calls to each store.
+
+    Each of `at_start` is called once on a thread of `sql` when the process starts to serve; nothing waits for it.
+    """
 
     runtime: Runtime
     submission: Submission
@@ -23,3 +27,4 @@ class Parts:
     search: Search
     sql: Threads
     redis: Threads
+    at_start: list[Callable[[], None]] = field(default_factory=list)

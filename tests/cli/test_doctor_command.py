@@ -210,6 +210,13 @@ def test_mysql_settings_and_login_are_checked(
     name = mysql_url.rpartition("/")[2].partition("?")[0]
     mysql_server.execute(f"ALTER DATABASE `{name}` CHARACTER SET latin1")
     assert "database latin1" in examined(made)["database charset"]["said"]
+    assert found["table valuation_records"]["verdict"] == "ok"
+    mysql_server.execute(f"ALTER TABLE `{name}`.valuation_records MODIFY id BIGINT UNSIGNED")
+    table = examined(made, 0)["table valuation_records"]
+    assert table["verdict"] == "warn" and "column id of valuation_records is bigint" in table["said"]
+    mysql_server.execute(f"ALTER TABLE `{name}`.valuation_records MODIFY status ENUM('new'), MODIFY id BIGINT")
+    table = examined(made, 1)["table valuation_records"]
+    assert table["verdict"] == "fail" and "does not take pending, processing" in table["said"]
     refused = examined(made, 1, SYTQ_DATABASE__URL=mysql_url.replace("root@", "nobody:hush-hush@"))
     assert refused["database"]["said"].startswith("the database refuses: ")
     made.close()

@@ -188,6 +188,23 @@ def test_unwritable_row_is_not_picked_up_endlessly(callers: Callers) -> None:
     assert callers.provider.calls == []
 
 
+def test_ids_that_no_task_can_name_hold_up_no_other_row(callers: Callers) -> None:
+    if callers.quote == "`":
+        callers.sql("ALTER TABLE {order} MODIFY id BIGINT UNSIGNED")
+        callers.insert(1, 2**63 - 1, 2**63, 2**64 - 1)
+    else:
+        callers.insert(1, 2**63 - 1)
+        callers.sql("ALTER TABLE {order} RENAME TO kept")
+        callers.sql("CREATE TABLE {order} AS SELECT * FROM kept")
+        callers.sql(
+            "INSERT INTO {order} (id, status, user_message) VALUES ('7-up', '待处理', 'x'), (NULL, '待处理', 'x')"
+        )
+    worker = callers.start_worker()
+    poll(lambda: callers.statuses()[2**63 - 1] == callers.statuses()[1] == "已完成", message="these are answered")
+    assert "2 ids are not whole numbers of 64 bits" in worker.text()
+    assert list(callers.statuses().values()).count("待处理") == len(callers.provider.calls) == 2
+
+
 def test_missing_table_is_logged_once_and_blocks_no_other_table(callers: Callers) -> None:
     worker = callers.start_worker()
     callers.insert(1)
