@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -42,14 +42,23 @@ class Outcome:
 
 
 class Sample:
-    """One run of the sample against the API at `api`; the callback goes to the URL `callback`."""
+    """One run of the sample against the API at `api`; the callback goes to the URL `callback`, lines to `say`."""
 
-    def __init__(self, api: str, callback: str, settings: Settings, ledger: Ledger, receiver: Receiver) -> None:
+    def __init__(
+        self,
+        api: str,
+        callback: str,
+        settings: Settings,
+        ledger: Ledger,
+        receiver: Receiver,
+        say: Callable[[str], None],
+    ) -> None:
         self._api = api
         self._callback = callback
         self._settings = settings
         self._ledger = ledger
         self._receiver = receiver
+        self._say = say
         # The caller chooses the id; this one collides with neither a counter nor an earlier sample.
         self.row_id = time.time_ns() // 1_000_000
         self._answered = 0.0  # unix time of the API's answer
@@ -99,9 +108,14 @@ class Sample:
         return True
 
     async def _watch(self, task_id: str) -> None:
-        """Wait until the task has ended and its callback has arrived or failed."""
+        """Wait until the task has ended and its callback has arrived or failed, and say what its row says."""
+        said: str | None = None
+        completed = self._settings.of(LlmSettings).llm.status_labels.completed
         while True:
             task, row = await asyncio.to_thread(self._look, task_id)
+            if row is not None and row.status != completed and row.progress_info not in (None, said):
+                said = row.progress_info
+                self._say(f"  {said}")
             announced = task_id in self._receiver.arrived or row is None or "callback was not sent" in _info(row)
             if announced and task is not None and task.state in TERMINAL:
                 return

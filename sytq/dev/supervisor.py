@@ -121,7 +121,7 @@ class Supervisor:
             watchers.append(self._keep_redis(server))
         if not self._once:
             watchers.append(self._keep_up(parts, saved, guard))
-        valuation = sample.Sample(url(settings.api.host, port), callback, settings, parts.ledger, receiver)
+        valuation = sample.Sample(url(settings.api.host, port), callback, settings, parts.ledger, receiver, _say)
         return await _first([self._work(parts, valuation, embedding, known), *watchers])
 
     # -- starting
@@ -306,6 +306,7 @@ def _say_provider(settings: Settings, embedding: Embedding) -> None:
     address = settings.of(LlmSettings).providers[name].base_url
     if embedding.provider:
         _say_part("provider", f"PRACTICE provider, {address}: no model is asked, as no provider key is configured")
+        _say_part("", "(SYTQ_DEEPSEEK__API_KEY=sk-... asks a real one; other providers: docs/llm.md)")
     else:
         _say_part("provider", f"{name}, {address}")
 

@@ -19,7 +19,7 @@ import requests
 
 from sytq.dev import snippets
 from tests.dev.processes import Dev
-from tests.provider import REPORT, ScriptedProvider, answers, hangs, later
+from tests.provider import REPORT, ScriptedProvider, answers, hangs, later, refuses
 from tests.servers import free_port, poll
 from tests.tools import required
 
@@ -219,6 +219,16 @@ def test_killed_redis_is_replaced_with_its_data(running: Dev) -> None:
     answer = requests.post(f"{running.api}/api/v1/tasks/llm", json={"prompt": "after Redis"}, timeout=60)
     assert answer.status_code == 200, answer.text
     poll(lambda: status(running, answer.json()["task_id"]) == "completed")
+
+
+def test_refused_key_of_a_provider_is_said_during_the_sample(tmp_path: Path, start: Start) -> None:
+    provider = ScriptedProvider()
+    provider.play(refuses(401))
+    try:
+        dev = start(tmp_path, "--once", **asking(provider))
+        dev.until_said(r"\n  waiting for provider:scripted: paused .* HTTP 401 .*providers\.scripted\.api_key")
+    finally:
+        provider.close()
 
 
 def test_sigterm_ends_every_process(running: Dev) -> None:
