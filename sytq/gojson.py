@@ -17,8 +17,8 @@ _SPACE = " \t\n\r"
 _MAX_DIGITS = 4000  # int() refuses more
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
-    """Return the object that `data` begins with. A number beyond a float is infinite. Raises ValueError."""
+def parse(data: bytes) -> Any:
+    """Return the value that `data` begins with. A number beyond a float is infinite. Raises ValueError."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -34,8 +34,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise ValueError("nested too deep") from None
-    if not isinstance(value, dict):
-        raise ValueError("a JSON object is needed")
     return value
 
 

@@ -189,6 +189,7 @@ class Stream(Section):
     max_retries: int = Field(default=3, ge=0)
     retry_delay: PositiveDuration | None = None  # None: the type's value
     dead_letter: StreamName | None = None
+    claim_idle: PositiveDuration = 300.0
 
     @model_validator(mode="after")
     def _two_streams(self) -> Stream:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sytq import gojson
 from sytq.broker.connection import NoGroup, Redis
 from sytq.errors import InvalidInput
 from sytq.streams.codec import ExternalStream
@@ -22,7 +23,9 @@ from sytq.streams.codec import ExternalStream
 STREAM = "goodshunter:task:queue"
 GROUP = "scheduler_group"
 EXECUTE, STOP = ACTIONS = ("execute", "stop")
-SOURCES = ("user_create", "periodic", "system")
+#: Of a message whose producer names none.
+_NO_SOURCE = "unknown"
+_NAMES = frozenset(("task_id", "action", "timestamp", "retry", "source"))
 
 _MOST = (1 << 64) - 1
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:Z|[+-]\d{2}:\d{2})", re.ASCII)
@@ -46,20 +49,22 @@ class Message:
 
 
 def read_message(entry: bytes, fields: Mapping[bytes, bytes]) -> Message:
-    """Parse a stream entry. Raises InvalidInput naming the field."""
+    """Parse a stream entry, as the Go consumer reads it. Raises InvalidInput naming the field."""
     data = fields.get(b"data")
     if data is None:
         raise InvalidInput("data", "missing; valid: the message as JSON")
     try:
-        value = json.loads(data.decode(), parse_constant=_refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid only in JSON
-    except (ValueError, RecursionError):
+        value = gojson.parse(data)
+    except ValueError:
         raise InvalidInput("data", "not JSON in UTF-8") from None
     if not isinstance(value, dict):
         raise InvalidInput("data", "not a JSON object")
-    for name, known in (("action", ACTIONS), ("source", SOURCES)):
-        if value.get(name) not in known and (name == "action" or value.get(name) is not None):
-            raise InvalidInput(name, f"{_shown(value.get(name))} is not valid; valid: {', '.join(known)}")
+    value = gojson.with_names(value, _NAMES)
+    action, source = value.get("action"), value.get("source")
+    if action not in ACTIONS:
+        raise InvalidInput("action", f"{_shown(action)} is not valid; valid: {', '.join(ACTIONS)}")
+    if source is not None and not isinstance(source, str):
+        raise InvalidInput("source", f"{_shown(source)} is not valid; valid: a word")
     retry = value.get("retry")
     if retry is not None and not (type(retry) is int and 0 <= retry <= _MOST):
         raise InvalidInput("retry", f"{_shown(retry)} is not valid; valid: a whole number from 0")
@@ -69,8 +74,8 @@ def read_message(entry: bytes, fields: Mapping[bytes, bytes]) -> Message:
     return Message(
         id=entry.decode(),
         task_id=check_task_id(value.get("task_id")),
-        action=value["action"],
-        source=value.get("source"),
+        action=action,
+        source=source,
         timestamp=timestamp,
         retry=retry or 0,
         fields=value,
@@ -92,7 +97,7 @@ class Producer:
         self._stream = stream
 
     def submit_task(self, task_id: int, source: str) -> str:
-        """Ask for a task and return the entry's id. Raises InvalidInput."""
+        """Ask for a task and return the entry's id; `source` is any word. Raises InvalidInput."""
         return self.submit_tasks([(task_id, source)])[0]
 
     def submit_tasks(self, tasks: Iterable[tuple[int, str]]) -> list[str]:
@@ -152,7 +157,7 @@ class Consumer:
         Messages that cannot be parsed go to the dead letters instead.
         """
         try:
-            entries = self._external.take_over(self._unfinished, (), self._takeover, count)
+            entries = self._external.take_over(self._unfinished, self._takeover, count)
             entries = entries or self._external.read(count, min(wait, 4.0))
         except NoGroup:
             self._external.make_group()
@@ -198,8 +203,8 @@ def raw(fields: Mapping[bytes, bytes]) -> bytes | str:
 
 
 def _data(task_id: int, action: str, source: str) -> str:
-    if source not in SOURCES:
-        raise InvalidInput("source", f"{_shown(source)} is not valid; valid: {', '.join(SOURCES)}")
+    if not isinstance(source, str):
+        raise InvalidInput("source", f"{_shown(source)} is not valid; valid: a word")
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     now = dt.datetime.fromtimestamp(seconds, dt.UTC).replace(tzinfo=None)
     message = {
@@ -207,7 +212,7 @@ def _data(task_id: int, action: str, source: str) -> str:
         "action": action,
         "timestamp": f"{now.isoformat()}.{nanoseconds:09d}Z",
         "retry": 0,
-        "source": source,
+        "source": source or _NO_SOURCE,
     }
     return json.dumps(message, separators=(",", ":"))
 
@@ -220,10 +225,6 @@ def _is_time(value: object) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(constant)
 
 
 def _shown(value: object) -> str:

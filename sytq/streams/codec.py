@@ -7,7 +7,8 @@ keys.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 
 from redis.crc import key_slot
 
@@ -42,9 +43,13 @@ class ExternalStream:
         reply = self._redis.ask(*command, "STREAMS", self._stream, ">")
         return list(reply[0][1]) if reply else []
 
-    def take_over(self, held: Collection[bytes], living: Collection[str], idle: float, count: int) -> list[Entry]:
-        """Take this consumer's messages that are not `held`, and idle messages of consumers not `living`."""
-        args = [self._group, self._consumer, int(idle * 1000), count, len(living), *living, *held]
+    def take_over(
+        self, held: Collection[bytes], idle: float, count: int, known: Mapping[str, float | None] | None = None
+    ) -> list[Entry]:
+        """Take this consumer's messages that are not `held`, and those that others left idle for `idle` seconds;
+        `known` consumers have a time of their own, None: never."""
+        own = [(name, -1 if time is None else int(time * 1000)) for name, time in (known or {}).items()]
+        args = [self._group, self._consumer, int(idle * 1000), count, len(own), *chain.from_iterable(own), *held]
         claimed = self._redis.call("claim", [self._stream], args)
         return [(entry, dict(zip(parts[::2], parts[1::2], strict=True))) for entry, parts in claimed]
 
@@ -65,11 +70,16 @@ class ExternalStream:
         else:
             self._redis.call("dead_letter", [self._stream, self._dead_letters], [self._group, entry, *fields])
 
-    def release(self, entries: Sequence[bytes], idle: float) -> None:
-        """Let other consumers take over these messages at once, by setting their idle time to `idle` seconds."""
-        if entries:
-            args = [self._group, self._consumer, int(idle * 1000), *entries]
-            self._redis.call("release", [self._stream], args)
+    def set_idle(self, entries: Sequence[bytes], idle: float) -> None:
+        """Set the idle time (seconds) of messages that are still this consumer's: others take over what is idle."""
+        for start in range(0, len(entries), _PAGE):
+            args = [self._group, self._consumer, int(idle * 1000), *entries[start : start + _PAGE]]
+            self._redis.call("idle", [self._stream], args)
+
+    def tidy(self, start: bytes = b"-") -> bytes:
+        """Delete messages that other programs acknowledged and left in the stream, if this is its only group; return
+        where to go on, `-` once all were looked at."""
+        return bytes(self._redis.call("tidy", [self._stream], [self._group, start, _PAGE])) or b"-"
 
     def last_taken(self) -> bytes:
         """Return the id of the last entry delivered to a consumer."""

@@ -43,8 +43,11 @@ _MAX_BATCH = 100
 _PAGE = 500
 #: Seconds that a read waits for a message when no message is held, and between two looks at the held messages.
 _IDLE, _QUICK, _SLOW = 0.5, 0.005, 0.1
-#: Seconds between two looks for messages of dead consumers.
+#: Seconds between two looks for messages of silent consumers and for messages that others left in the stream.
 _TAKEOVER = 0.5
+#: Seconds between two signs that the held messages are being worked on: another program of the group may claim what is
+#: idle for a minute.
+_TOUCH = 15.0
 #: The "parent" of all tasks that come from messages.
 _SERIES = str(uuid.UUID("57e4a11e-0000-4000-8000-000000000000"))
 
@@ -84,7 +87,8 @@ class StreamLoop(Loop):
         self._stops = Stops(self._stream, self._cancel)
         self._waiting: set[str] = set()  # ids of held tasks that need a slot: no worker has started them
         self._pause = _QUICK
-        self._taken_over = self._asked = 0.0
+        self._taken_over = self._touched = self._asked = 0.0
+        self._tidy_from = b"-"
         self._log = log.bind(stream=settings.stream)
 
     def step(self) -> float:
@@ -105,16 +109,20 @@ class StreamLoop(Loop):
         super().run()
         try:
             self._finish(self._ended())
-            self._stream.release(self._ours(), self._executor.lease)
+            self._stream.set_idle(self._ours(), max(self._executor.lease, self._settings.claim_idle))
         except (RedisUnavailable, DatabaseUnavailable) as error:
             self._log.warning("messages left for takeover", error=str(error))
 
     def _read_and_finish(self) -> float:
+        if time.monotonic() - self._touched >= _TOUCH:  # first: what follows may wait for the database
+            self._stream.set_idle(self._ours(), 0)
+            self._touched = time.monotonic()
         ended = self._ended()
         free, wait = 0, 0.0
         if not self._executor.stopping.is_set():
             if time.monotonic() - self._taken_over >= _TAKEOVER:
                 self._take_over()
+                self._tidy_from = self._stream.tidy(self._tidy_from)
             wait = 0.0 if ended else self._pause if self._held or self._stops.unfinished else _IDLE
             free = self._free_slots(wait)
         # Read before deleting: Redis 7 does not know the lag once the last delivered entry is gone.
@@ -136,10 +144,13 @@ class StreamLoop(Loop):
         return max(0, free - len(self._waiting))
 
     def _take_over(self) -> None:
-        """Take over messages of dead consumers, and this consumer's own after a lost reply or a fault."""
+        """Take over messages of silent consumers, and this consumer's own after a lost reply or a fault.
+
+        A worker's heartbeat tells that it died; of another program only silence can, and it may just be slow.
+        """
         lease = self._executor.lease
-        living = [worker.name for worker in self._inspection.workers() if worker.age < lease]
-        found = self._stream.take_over(self._ours(), living, lease, _MAX_BATCH)
+        workers = {worker.name: None if worker.age < lease else lease for worker in self._inspection.workers()}
+        found = self._stream.take_over(self._ours(), self._settings.claim_idle, _MAX_BATCH, workers)
         if found:
             self._log.info("messages taken over", messages=len(found))
             self._take(found, again=True)

@@ -33,7 +33,8 @@ def make(tmp_path: Path, redis_url: str) -> Iterator[Make]:
 
     def build(type_name: str, url: str = redis_url, *, seconds: float = 0.0, **settings: str) -> Installation:
         payload = {"journal": str(tmp_path / "journal"), "name": "t{task_id}", "seconds": seconds}
-        settings["SYTQ_STREAMS"] = json.dumps([{"stream": STREAM, "type": type_name, "payload": payload}])
+        stream = {"stream": STREAM, "type": type_name, "payload": payload, "claim_idle": "1s"}
+        settings["SYTQ_STREAMS"] = json.dumps([stream])
         made.append(Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", url, **settings))
         return made[-1]
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import redis
 
+from sytq.broker.connection import Redis
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
 from sytq.streams.client import Consumer, Producer
+from sytq.streams.codec import ExternalStream
 from tests.installation import Installation
 from tests.servers import poll
 
@@ -219,16 +221,14 @@ def test_unparsable_message_becomes_a_dead_letter_at_once(
     good = json.loads(BYTES)
     bad: dict[str, bytes] = {
         "data: not JSON in UTF-8": b"{not json",
-        "data: not JSON": b'{"task_id": 7, "action": "execute", "x": "\xff"}',
-        "data: not JSON in": b'{"task_id": 7, "action": "execute", "x": "\\ud800"}',
-        "data: not": b'{"task_id": 7, "action": "execute", "x": NaN}',
+        "data: not JSON": b'{"task_id": 7, "action": "execute", "x": NaN}',
         "data: not a JSON object": b"[7]",
         "task_id: nothing is not valid": json.dumps({k: v for k, v in good.items() if k != "task_id"}).encode(),
     }
     for name, values in {
         "task_id": [0, -1, 1 << 64, 7.0, True, "7"],
         "action": ["run", None],
-        "source": ["nobody", 1],
+        "source": [1, ["user_create"]],
         "timestamp": ["yesterday", "2026-01-09 23:13:17", "2026-13-09T23:13:17Z", 1767968000],
         "retry": [-1, "0", 1.5],
     }.items():
@@ -250,6 +250,131 @@ def test_unparsable_message_becomes_a_dead_letter_at_once(
     for letter, reason in zip(letters, [*bad, "data: missing"], strict=True):
         assert letter["reason"].startswith(reason)
     assert installation.notes() == {f"{w} t{n}": 1 for n in range(1, len(bad) + 1) for w in ("start", "end")}
+
+
+def test_a_message_is_read_as_go_reads_json(make: Make, redis_client: redis.Redis) -> None:
+    written = {
+        b'{"task_id":1,"action":"execute","source":"unknown"}': {"source": "unknown"},
+        b'{"task_id":2,"action":"execute","source":""}': {"source": ""},
+        b'{"task_id":3,"action":"execute","source":null}': {"source": None},
+        '{"task_id":4,"action":"execute","source":"夜间"}'.encode(): {"source": "夜间"},
+        b'{"Task_ID":5,"ACTION":"execute","Source":"x","RETRY":0,"own":1}': {"source": "x", "retry": 0, "own": 1},
+        b'{"task_id":9,"action":"stop","task_id":6,"action":"execute"}': {},
+        b'{"TASK_ID":9,"task_id":7,"action":"execute"} and more': {},
+        b'{"task_id":8,"action":"execute","x":"\xff\xc3","y":"\\ud800"}': {"x": "\ufffd\ufffd", "y": "\ufffd"},
+    }
+    installation = make({"stream": STREAM})
+    installation.start_worker()
+    for data in written:
+        redis_client.xadd(STREAM, {"data": data})
+    wait_empty(redis_client)
+    assert dead_letters(redis_client) == []
+    found = {payload["task_id"]: payload for payload in (json.loads(row.payload) for row in rows(installation))}
+    assert set(found) == set(range(1, 9))
+    for task_id, expected in enumerate(written.values(), start=1):
+        assert found[task_id]["action"] == "execute"
+        assert expected.items() <= found[task_id].items()
+
+
+def take(client: redis.Redis, name: str, count: int) -> list[bytes]:
+    """Messages that a consumer of another program takes at once, to work on them one after the other."""
+    reply = client.xreadgroup(GROUP, name, {STREAM: ">"}, count=count)
+    return [entry for entry, _ in reply[0][1]]
+
+
+def test_a_slow_consumer_of_another_program_keeps_its_messages(
+    make: Make, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    redis_client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    installation = make(trial(tmp_path, "plain"))
+    producer = Producer(installation.environ["SYTQ_REDIS__URL"])
+    producer.submit_tasks([(n, "unknown") for n in range(1, 13)])
+    theirs = take(redis_client, "consumer-1", 12)
+    # Idle as after some minutes of work, but less than claim_idle.
+    redis_client.xclaim(STREAM, GROUP, "consumer-1", 0, theirs, idle=200_000, justid=True)
+    installation.start_worker()
+    producer.submit_task(13, "unknown")
+    installation.wait_note("end t13")
+    for entry in theirs[:11]:  # their work ends: acknowledged, not deleted
+        assert redis_client.xack(STREAM, GROUP, entry) == 1
+    poll(lambda: seen(redis_client) == (1, 0, 1), message=lambda: f"what they finished leaves: {seen(redis_client)}")
+    # The last one is taken over once it was idle for claim_idle.
+    redis_client.xclaim(STREAM, GROUP, "consumer-1", 0, theirs[11:], idle=300_001, justid=True)
+    installation.wait_note("end t12")
+    wait_empty(redis_client)
+    assert installation.notes() == {f"{word} t{n}": 1 for n in (12, 13) for word in ("start", "end")}
+
+
+def test_claim_idle_is_a_setting_of_the_stream(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:
+    redis_client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    redis_client.xadd(STREAM, {"data": BYTES})
+    take(redis_client, "consumer-1", 1)
+    installation = make(trial(tmp_path, "plain", claim_idle="200ms"))
+    installation.start_worker()
+    wait_empty(redis_client)
+    assert installation.notes() == {"start t7": 1, "end t7": 1}
+
+
+@pytest.fixture
+def stream(redis_url: str) -> ExternalStream:
+    made = ExternalStream(Redis(redis_url, home=STREAM), STREAM, GROUP, "mine", f"{STREAM}:dlq")
+    made.make_group()
+    return made
+
+
+def test_held_messages_are_not_idle_to_another_program(stream: ExternalStream, redis_client: redis.Redis) -> None:
+    # The Go consumer claims what is idle for a minute.
+    entries = [redis_client.xadd(STREAM, {"data": BYTES}) for _ in range(3)]
+    assert [entry for entry, _ in stream.read(3, 0)] == entries
+    redis_client.xclaim(STREAM, GROUP, "mine", 0, entries, idle=59_000, justid=True)
+    redis_client.xclaim(STREAM, GROUP, "theirs", 0, entries[2:], idle=59_000, justid=True)
+    stream.set_idle(entries, 0)
+    pending = redis_client.xpending_range(STREAM, GROUP, "-", "+", 10)
+    assert [(one["consumer"], one["time_since_delivered"] < 50_000, one["times_delivered"]) for one in pending] == [
+        (b"mine", True, 1),
+        (b"mine", True, 1),
+        (b"theirs", False, 1),  # claimed meanwhile: it stays theirs
+    ]
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_messages_that_others_acknowledged_leave_the_stream(
+    stream: ExternalStream, redis_client: redis.Redis, waiting: int
+) -> None:
+    entries = [redis_client.xadd(STREAM, {"data": BYTES}) for _ in range(81)]
+    later = [redis_client.xadd(STREAM, {"data": BYTES}) for _ in range(waiting)]
+    assert take(redis_client, "theirs", 81) == entries
+    assert stream.tidy() == b"-"
+    assert redis_client.xlen(STREAM) == 81 + waiting
+    kept = [entries[20], entries[60]]
+    redis_client.xack(STREAM, GROUP, *(entry for entry in entries if entry not in kept))
+    assert stream.tidy() == b"-"
+    # A gap at the last delivered entry would hide the lag: that entry stays while another waits behind it.
+    assert [entry for entry, _ in redis_client.xrange(STREAM)] == [*kept, *entries[80:][:waiting], *later]
+    assert redis_client.xinfo_groups(STREAM)[0]["lag"] == waiting
+    redis_client.xack(STREAM, GROUP, *kept)
+    assert stream.tidy() == b"-"
+    assert [entry for entry, _ in redis_client.xrange(STREAM)] == later
+    assert redis_client.xinfo_groups(STREAM)[0]["lag"] == waiting
+
+
+def test_messages_that_another_group_may_need_stay(stream: ExternalStream, redis_client: redis.Redis) -> None:
+    redis_client.xgroup_create(STREAM, "audit", id="0")
+    entry = redis_client.xadd(STREAM, {"data": BYTES})
+    take(redis_client, "theirs", 1)
+    redis_client.xack(STREAM, GROUP, entry)
+    assert stream.tidy() == b"-"
+    assert redis_client.xlen(STREAM) == 1
+
+
+def test_tidying_a_long_stream_goes_on_where_it_stopped(stream: ExternalStream, redis_client: redis.Redis) -> None:
+    entries = [redis_client.xadd(STREAM, {"data": BYTES}) for _ in range(1200)]
+    take(redis_client, "theirs", 1200)
+    redis_client.xack(STREAM, GROUP, *entries[700:])
+    start, pages = stream.tidy(), 1
+    while start != b"-":
+        start, pages = stream.tidy(start), pages + 1
+    assert (pages, redis_client.xlen(STREAM)) == (3, 700)
 
 
 def test_payload_refused_by_its_type_becomes_a_dead_letter(make: Make, redis_client: redis.Redis) -> None:
@@ -337,8 +462,13 @@ def test_producer_writes_the_format_of_the_contract(redis_url: str, redis_client
     for bad in (0, -1, 1 << 64, True, "7"):
         with pytest.raises(InvalidInput, match="task_id"):
             producer.submit_task(bad, "system")  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="source: 'nobody' is not valid; valid: user_create, periodic, system"):
-        producer.submit_task(7, "nobody")
+    with pytest.raises(InvalidInput, match="source: 7 is not valid; valid: a word"):
+        producer.submit_task(7, 7)  # type: ignore[arg-type]
+    sources = ("nightly import", "")
+    for source in sources:
+        producer.submit_task(7, source)
+    written = [json.loads(fields[b"data"])["source"] for _, fields in redis_client.xrange(STREAM)]
+    assert written == ["user_create", "system", "nightly import", "unknown"]
     producer.close()
 
 

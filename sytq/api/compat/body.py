@@ -21,6 +21,9 @@ def read_object(req: falcon.asgi.Request, names: Set[str], *, required: bool = T
     if not data and not required:
         return {}
     try:
-        return gojson.with_names(gojson.parse_object(data), names)
+        value = gojson.parse(data)
     except ValueError as error:
         raise InvalidInput("body", str(error)) from None
+    if not isinstance(value, dict):
+        raise InvalidInput("body", "a JSON object is needed")
+    return gojson.with_names(value, names)

@@ -1,11 +1,10 @@
--- Claims messages of an external stream: those of dead consumers, and this consumer's own after a lost reply.
--- KEYS stream   ARGV group consumer idle_ms most living living... held...
---      living: the number of names, and the names; other consumers' messages are claimed after idle_ms
--- -> {entry, fields}...
+-- Claims messages of an external stream: this consumer's own after a lost reply, and those of silent consumers.
+-- KEYS stream   ARGV group consumer idle_ms most known name idle_ms... held...
+--      known: the number of consumers with an idle time of their own, -1: never   -> {entry, fields}...
 local group, me, idle, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local living, held, out = {}, {}, {}
-local first_held = 6 + tonumber(ARGV[5])
-for a = 6, first_held - 1 do living[ARGV[a]] = true end
+local known, held, out = {}, {}, {}
+local first_held = 6 + 2 * tonumber(ARGV[5])
+for a = 6, first_held - 1, 2 do known[ARGV[a]] = tonumber(ARGV[a + 1]) end
 for a = first_held, #ARGV do held[ARGV[a]] = true end
 
 local function field(fields, name)
@@ -24,12 +23,13 @@ end
 
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
   local name, pending = field(info, 'name'), field(info, 'pending')
+  local for_ms = known[name] or idle
   if name == me then
     if pending > 0 then take(me, 0, most + #ARGV) end
-  elseif not living[name] then
+  elseif for_ms >= 0 then
     if pending > 0 then
-      take(name, idle, most + #ARGV)
-    elseif field(info, 'idle') > idle + 60000 then
+      take(name, for_ms, most + #ARGV)
+    elseif field(info, 'idle') > for_ms + 60000 then
       redis.call('XGROUP', 'DELCONSUMER', KEYS[1], group, name)
     end
   end
