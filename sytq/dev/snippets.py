@@ -8,7 +8,7 @@ _PROMPT = "What is an oak table of 1920 in good condition worth?"
 
 _CURL = """\
 id=$(curl -sS{login} -H 'Content-Type: application/json' -d '{{"prompt": "{prompt}"}}' \\
-    {api}/api/v1/tasks/llm | sed 's/.*"task_id": *"\\([^"]*\\)".*/\\1/')
+    {api}/api/v1/tasks/llm | tee /dev/stderr | sed 's/.*"task_id": *"\\([^"]*\\)".*/\\1/')
 curl -sS{login} {api}/api/tasks/$id
 curl -sS{login} -H 'Prefer: wait=60' {api}/v2/tasks/$id
 """
@@ -22,7 +22,8 @@ function call(string $path, ?array $body = null): array
     if ($body !== null) {{
         $http += ['method' => 'POST', 'content' => json_encode($body)];
     }}
-    return json_decode(file_get_contents('{api}' . $path, false, stream_context_create(['http' => $http])), true);
+    $answer = file_get_contents('{api}' . $path, false, stream_context_create(['http' => $http]));
+    return json_decode($answer !== false ? $answer : exit(1), true); // PHP has said why there is none
 }}
 
 $task = call('/api/v1/tasks/llm', ['prompt' => '{prompt}']);

@@ -173,6 +173,13 @@ def test_the_printed_php_command_works_when_pasted(running: Dev) -> None:
     assert re.fullmatch(rf"({UUID}) (?:(?:pending|active)\n(?s:.*)\1 )?completed\n{REPORT}\n", done.stdout), done
 
 
+def test_the_printed_php_command_ends_without_an_api() -> None:
+    required("php", "package php-cli")
+    script = snippets.php(f"http://127.0.0.1:{free_port()}")
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Connection refused" in done.stdout + done.stderr
+
+
 def pasted(
     script: str, environ: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
