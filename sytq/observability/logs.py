@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from sytq.config.masking import MASK, masked
+from sytq.observability.log_stream import LogStream
 
 #: At debug level these print SQL parameters, messages or headers: prompts, payloads and keys.
 _NEVER_BELOW_INFO = ("aiohttp", "asyncio", "dramatiq", "peewee", "pymysql", "redis", "requests", "urllib3")
@@ -46,7 +47,7 @@ def configure(level: str, format: Literal["json", "console"] | str, process: str
     The text of `fields` is shown too. `process` names the process in every line (api, worker, dev). Call again after a
     fork, or when a library has replaced `sys.stderr` or the handlers: handlers are replaced, never added.
     """
-    stream = sys.stderr
+    stream = sys.stderr if isinstance(sys.stderr, LogStream) else LogStream(sys.stderr)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.contextvars.merge_contextvars, structlog.stdlib.ExtraAdder()],
         processors=[

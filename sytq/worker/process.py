@@ -16,12 +16,14 @@ from dramatiq.cli import make_argument_parser
 
 from sytq.config import Settings
 from sytq.observability import logs
+from sytq.observability.log_stream import LogStream
 
 
 def run(settings: Settings) -> int:
     """Run a group of workers until it has ended; return its exit status."""
     # Imported once for all processes, which fork from this one.
     importlib.import_module("sytq.worker_runtime")
+    sys.stderr = LogStream(sys.stderr)  # Dramatiq writes there what its processes log
     logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
     gc.freeze()
     # What Dramatiq executes at a SIGHUP: the configuration is read and checked again.

@@ -1,0 +1,69 @@
+"""A text stream that never waits for its reader: of a full pipe, a stopped terminal or a busy journal.
+
+What cannot be written yet is kept for the next write. Beyond a bound, lines are dropped; how many is logged once the
+stream takes text again.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+from collections import deque
+from typing import Any
+
+from sytq.observability.metrics import Counter
+
+_DROPPED = Counter("sytq_log_lines_dropped_total", "Log lines that were dropped because nobody read them.")
+#: Characters, of 4 bytes at most: where a pipe or socket is writable at all, a write of so many does not block.
+_CHUNK = 1000
+#: Chunks that wait for a reader: some megabytes at most.
+_MAX_WAITING = 2000
+
+log = logging.getLogger(__name__)
+
+
+class LogStream:
+    """Wraps the text stream of a file descriptor; a stream without one counts as writable."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._waiting: deque[str] = deque()
+        self._dropped = 0
+        self._lock = threading.RLock()
+        self._writable: select.poll | None = None
+        try:
+            descriptor = stream.fileno()
+        except (AttributeError, OSError):
+            return
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            self._drain()
+            if len(self._waiting) < _MAX_WAITING:
+                self._waiting.extend(text[at : at + _CHUNK] for at in range(0, len(text), _CHUNK))
+                self._drain()
+            else:
+                self._dropped += 1
+                _DROPPED.add()
+            dropped = self._dropped
+            if dropped and not self._waiting:
+                self._dropped = 0
+                log.warning("%d log lines were dropped: nobody read standard error", dropped)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back: what could be written, was."""
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    def _drain(self) -> None:
+        while self._waiting and (self._writable is None or self._writable.poll(0)):
+            self._stream.write(self._waiting.popleft())
+            self._stream.flush()
