@@ -34,7 +34,8 @@ DOCS = (ROOT / "docs/metrics.md").read_text()
 @pytest.fixture(scope="module", autouse=True)
 def everything_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """All metrics of sytq are declared once the runtime is built and the API imported."""
-    import sytq.api.app  # noqa: F401
+    import sytq.api.app
+    import sytq.worker_runtime  # noqa: F401
 
     url = f"sqlite:///{tmp_path_factory.mktemp('m') / 'sytq.db'}"
     build(config.load(environ={"SYTQ_DATABASE__URL": url}))

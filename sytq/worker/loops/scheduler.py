@@ -57,15 +57,11 @@ class Scheduler(LeasedLoop):
         expression, last = str(scheduled.schedule), row.last_tick.replace(tzinfo=dt.UTC)
         if row.expression not in (None, expression):
             # A time that has passed today would otherwise run at once, under an expression that nobody had then.
-            log.info("schedule changed, it ticks from now on", schedule=name, before=row.expression, now=expression)
+            reason = f"was {row.expression}, is {expression}"
+            log.info("schedule changed, it ticks from now on", schedule=name, reason=reason)
         elif last - now > AHEAD:
-            log.warning(
-                "the last tick of a schedule lies in the future, it ticks from now on",
-                schedule=name,
-                tick=last.isoformat(),
-                now=now.isoformat(),
-                cause="the clock of Redis was ahead; ticks that ran too early do not run again",
-            )
+            reason = f"its last tick is {last - now} in the future: Redis' clock was ahead; what ran does not run again"
+            log.warning("schedule repaired, it ticks from now on", schedule=name, tick=last.isoformat(), reason=reason)
         else:
             return False
         self._schedules.begin_anew(name, now, expression)
