@@ -151,8 +151,10 @@ def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) ->
             description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
             retry_after=_DATABASE_RETRY_AFTER,
         )
-    if isinstance(error, peewee.PeeweeException):  # its text, and a traceback's last line, quote values
-        log.error("request refused by the database", path=req.path, error=type(error).__name__, code=code_of(error))
+    if isinstance(error, peewee.PeeweeException):
+        # With its number alone: its text quotes values.
+        fault = type(error)(code_of(error)).with_traceback(error.__traceback__)
+        log.error("request refused by the database", method=req.method, path=req.path, exc_info=fault)
         return falcon.HTTPServiceUnavailable(
             description="the database does not take this now; nothing was accepted, try again later",
             retry_after=_DATABASE_RETRY_AFTER,
