@@ -157,21 +157,23 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer, model: str)
     """The error for a response that is not a 2xx."""
     import aiohttp
 
-    status, error, said = response.status, None, ""
+    status, error, said, is_page = response.status, None, "", False
     try:
         async with asyncio.timeout(10):
             body = await whole(_chunks(response.content), _MAX_ERROR_BODY)
         error = error_in_body(body)
-        if error is None and body.lstrip()[:1] == b"<" and status < 500:
-            said = " (a web page: of a gateway or a firewall?)"
+        is_page = error is None and body.lstrip()[:1] == b"<"
+        said = " with a web page: of a gateway or a firewall?" if is_page and status < 500 else ""
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
         pass  # the status is enough
     if location := response.headers.get("Location"):
         said = f": it leads to {answer.say(location.partition('?')[0])}"
     words = answer.say(error.words) if error is not None else ""
     after = asked_delay(response.headers, datetime.now(UTC))
+    # A firewall's page may be about this prompt alone.
+    kind = "html" if is_page and status == 403 else classify(status, error, words, model)
     return ChatError(
-        classify(status, error, words, model),
+        kind,
         f"HTTP {status} from the provider{f': {words}' if words else said}",
         status=status,
         after=said_delay(words) if after is None else after,

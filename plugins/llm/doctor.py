@@ -58,7 +58,6 @@ async def _provider(name: str, provider: Provider) -> Finding:
             timeout=_TIMEOUT,
             max_bytes=_MAX_BYTES,
             trusted=True,
-            partial_body=True,
             proxy=provider.proxy,
         )
     except TimeoutError:
@@ -101,13 +100,15 @@ def _refusal(name: str, where: str, provider: Provider, status: int, body: bytes
 def _model(check: str, provider: Provider, body: bytes) -> Finding:
     """The key is accepted; a list of models that lacks the configured one says that it is gone."""
     try:
-        known = [str(model["id"]).removeprefix("models/") for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+        listed = json.loads(body)
+        known = [] if listed.get("has_more") else [str(model["id"]) for model in listed["data"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
         known = []
-    if not known or provider.model in known:
+    same = {provider.model, f"{provider.model}:latest", f"models/{provider.model}"}  # Ollama's and Google's names
+    if not known or same.intersection(known):
         return Finding(check, OK, "the key is accepted")
     near = difflib.get_close_matches(provider.model, known, 3, 0.3) or known[:3]
-    said = f"the key is accepted, but the list of {len(known)} models lacks '{provider.model}'"
+    said = f"the key is accepted, but the list of {len(known)} models lacks '{provider.model}', unless it is an alias"
     return Finding(
         check, WARN, said, f"check {check.replace('provider ', 'providers.')}.model; near: {', '.join(near)}"
     )

@@ -56,7 +56,7 @@ POLICIES: Mapping[Kind, Policy] = {
     "error_in_answer": Policy("retry", "failed"),
     "not_json": Policy("retry", "failed"),
     "malformed": Policy("retry", "failed"),
-    "html": Policy("pause", "ignored", todo="check providers.{name}.base_url: does /v1 lack?", seconds=60.0),
+    "html": Policy("retry", "failed"),
     "length": Policy("dead", "ok", fallback=False),
     "content_filter": Policy("dead", "ok"),
     "too_large": Policy("dead", "ok", fallback=False),

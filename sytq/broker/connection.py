@@ -24,7 +24,7 @@ from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
 from sytq.errors import ConfigError, RedisRefused, RedisUnavailable
 from sytq.observability.metrics import Counter, Histogram
-from sytq.tls import LOOSER, STRICTER
+from sytq.tls import LOOSER, STRICTER, explain
 
 _SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
 _FAULTS = Counter("sytq_redis_faults_total", "Commands and scripts that Redis did not answer, or not now.")
@@ -227,7 +227,8 @@ def _unavailable(name: str, error: redis.RedisError) -> Exception:
     if isinstance(error, exceptions.AskError):  # and MOVED
         return RedisUnavailable(f"a Redis Cluster answers ({text}): redis.url needs redis+cluster://")
     if isinstance(error, _NO_ANSWER) and not isinstance(error, _ANSWERS):
-        return RedisUnavailable(f"Redis does not answer: {text}")
+        why = explain(error)
+        return RedisUnavailable(f"Redis does not answer: {f'no TLS with it: {why}' if why else text}")
     if no_right(text):
         return RedisRefused(f"Redis refuses {name}: {text} (docs/redis.md lists the rights that sytq needs)")
     if isinstance(error, exceptions.DataError | exceptions.NoScriptError) or _has(text, _OWN_FAULTS):

@@ -83,7 +83,8 @@ def _of_the_proxy(error: Exception) -> bool:
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return error.status == 407
-    return not isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
+    # A proxy that takes long may wait for the target.
+    return not isinstance(error, TimeoutError | aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError)
 
 
 class Client:

@@ -43,7 +43,6 @@ def of_model(name: str, scene: Scene) -> Scene:
         (says(ARREARAGE, "application/json", 400), "no_credit", "pay, or raise the limit at the provider"),
         (refuses(400, "This organization has been disabled."), "unauthorized", "renew providers.scripted.api_key"),
         (refuses(404, "Invalid URL (POST /v1/v1/chat/completions)"), "no_path", "correct providers.scripted.base_url"),
-        (says("<html>", "text/html"), "html", "check providers.scripted.base_url"),
         (refuses(301, location="https://elsewhere.example/v1"), "redirect", "correct providers.scripted.base_url"),
     ],
 )

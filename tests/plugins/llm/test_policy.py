@@ -77,7 +77,7 @@ SCENES: dict[str, list[Scene]] = {
     "error_in_answer": [says('{"error": "overloaded"}', "application/json")],
     "not_json": [says("{", "application/json")],
     "malformed": [says("[]", "application/json")],
-    "html": [says(PAGE, "text/html"), says(PAGE)],
+    "html": [says(PAGE, "text/html"), says(PAGE), says(PAGE, "text/html", 403)],
     "length": [answers(finish="length")],
     "content_filter": [answers(finish="content_filter")],
     "too_large": [then("", repeats("x" * 100_000, every=0))],
