@@ -40,8 +40,8 @@ from sytq.worker.middleware.measure import Measure
 from sytq.worker.middleware.naming import Naming
 from sytq.worker.middleware.retry import RetryPolicy
 
-#: Threads on which async tasks do their short blocking work.
-_BLOCKING_THREADS = 8
+#: Threads on which async tasks do their short blocking work, and of these their calls of Redis.
+_BLOCKING_THREADS, _REDIS_THREADS = 8, 4
 
 
 def build_worker(runtime: Runtime) -> StreamsBroker:
@@ -77,6 +77,7 @@ def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventL
         client=client,
         blocking_client=BlockingClient(client, loop),
         threads=concurrent.futures.ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking"),
+        redis_threads=concurrent.futures.ThreadPoolExecutor(_REDIS_THREADS, thread_name_prefix="redis"),
     )
 
 

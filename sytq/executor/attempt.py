@@ -59,7 +59,8 @@ class Services:
     history: Search
     client: Client
     blocking_client: BlockingClient
-    threads: Executor  # for async tasks' short blocking work (SQL, Redis)
+    threads: Executor  # for async tasks' short blocking work
+    redis_threads: Executor  # for their calls of Redis, so that a frozen Redis delays no checkpoint
 
 
 class Attempt(OldContextMethods):

@@ -25,10 +25,7 @@ class Checkpoint:
     """Blocks; its methods raise Lost."""
 
     def __init__(self, ledger: Ledger, operations: Operations, delivery: Delivery, name: str, log: Any) -> None:
-        """Begin the step, or find its `result` (JSON text) of an earlier attempt.
-
-        Raises DatabaseUnavailable, and RedisUnavailable when the result of an earlier attempt may be in Redis.
-        """
+        """Begin the step, or find its `result` (JSON text) in the database. Raises DatabaseUnavailable."""
         self._ledger = ledger
         self._operations = operations
         self._id, self._token = delivery.id, delivery.token
@@ -41,7 +38,21 @@ class Checkpoint:
         except peewee.PeeweeException as error:
             raise self._refusal(error) from error
         self.done = step.state == "done"
-        self.result = step.value or "null" if self.done else self._find(begun_before=step.interrupted > 0)
+        self.result: str | None = (step.value or "null") if self.done else None
+        self._interrupted = step.interrupted > 0
+
+    def look(self) -> None:
+        """Find the `result` that an earlier attempt left in Redis.
+
+        Raises RedisUnavailable when there may be one: an earlier attempt began the step.
+        """
+        if self.result is None:
+            try:
+                self.result = self._operations.kept_result(self._id, self._name)
+            except RedisUnavailable:
+                if self._interrupted:
+                    raise
+            self._kept = self.result is not None
 
     def write(self, also: Callable[[], None] | None) -> float:
         """Write the result and what `also` writes; return 0, or the seconds until the next try.
@@ -58,7 +69,8 @@ class Checkpoint:
             # Each time: Redis may have been emptied meanwhile.
             kept = self._keep()
             refusal = self._refusal(error)
-            self._log.warning("checkpoint waits for the database", error=str(refusal), kept_in_redis=kept)
+            said = str(refusal) if isinstance(refusal, DatabaseUnavailable) else type(error).__name__
+            self._log.warning("checkpoint waits for the database", error=said, kept_in_redis=kept)
             if kept and not isinstance(error, DatabaseUnavailable):
                 raise refusal from error
         else:
@@ -74,16 +86,6 @@ class Checkpoint:
         """Remove a step that failed with an answer; while the database is unavailable it counts as interrupted."""
         with suppress(DatabaseUnavailable, peewee.PeeweeException):
             self._ledger.forget_step(self._id, self._token, self._name)
-
-    def _find(self, *, begun_before: bool) -> str | None:
-        try:
-            found = self._operations.kept_result(self._id, self._name)
-        except RedisUnavailable:
-            if begun_before:
-                raise
-            return None
-        self._kept = found is not None
-        return found
 
     def _keep(self) -> bool:
         """Whether Redis has the result now: not while it is unavailable, nor when another attempt has the task."""

@@ -116,6 +116,7 @@ class Context(Attempt):
         What `also` writes to the database, it writes in the transaction that records the result.
         """
         step = self._checkpoint(name)
+        step.look()
         if step.result is not None:
             value: T = json.loads(step.result)
         else:
@@ -173,7 +174,7 @@ class AsyncContext(Attempt):
 
     async def progress(self, done: int, of: int | None = None, text: str = "") -> None:
         """As `Context.progress`."""
-        await self.blocking(self._progress, done, of, text)
+        await self._ask_redis(self._progress, done, of, text)
 
     async def transaction(self, work: Callable[[Transaction], T]) -> T:
         """As `Context.transaction`; `work` is a plain function and runs on a thread."""
@@ -213,11 +214,11 @@ class AsyncContext(Attempt):
 
         False when it was paused already. Raises RedisUnavailable.
         """
-        return await self.blocking(self._pause_limiter, name, reason, seconds, alert)
+        return await self._ask_redis(self._pause_limiter, name, reason, seconds, alert)
 
     async def resume_limiter(self, name: str) -> bool:
         """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
-        return await self.blocking(self._resume_limiter, name)
+        return await self._ask_redis(self._resume_limiter, name)
 
     async def turn(self) -> None:
         """As `Context.turn`."""
@@ -226,6 +227,7 @@ class AsyncContext(Attempt):
     async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
         """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
         step = await self.blocking(self._checkpoint, name)
+        await self._ask_redis(step.look)
         if step.result is not None:
             value: T = json.loads(step.result)
         else:
@@ -245,6 +247,10 @@ class AsyncContext(Attempt):
         """Run a short blocking `function` on the process's small thread pool."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._services.threads, functools.partial(function, *args))
+
+    async def _ask_redis(self, function: Callable[..., T], *args: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._services.redis_threads, functools.partial(function, *args))
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:

@@ -10,12 +10,14 @@ from sytq.broker.limiter import Limiters, Permit
 
 #: Bounds one script call.
 _MAX_BATCH = 50
+#: Seconds that a release may hold up its caller, whose result may not be written yet: far below the lease.
+_MAX_RELEASE = 1.0
 
 _Request = tuple[bool, Permit]  # whether it is an acquisition
 
 
 class PermitBatcher:
-    """`Limiters` for the tasks of one event loop. Callers need not wait for a release."""
+    """`Limiters` for the tasks of one event loop."""
 
     def __init__(self, limiters: Limiters) -> None:
         self._limiters = limiters
@@ -31,8 +33,8 @@ class PermitBatcher:
         await self._batcher.add((True, permit))
 
     async def release(self, permit: Permit) -> None:
-        """Release a permit, also when the caller is cancelled meanwhile."""
-        await asyncio.shield(self._batcher.add((False, permit)))
+        """Release a permit, also when the caller is cancelled meanwhile; return before, while Redis does not answer."""
+        await asyncio.wait((self._batcher.add((False, permit)),), timeout=_MAX_RELEASE)
 
     async def _process(self, requests: list[_Request]) -> list[Exception | None]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, requests)

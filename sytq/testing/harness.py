@@ -122,6 +122,7 @@ class Harness:
             client = Client(runtime.guard, sessions=self.http)
             self._services = task_services(runtime, client, self._loop, runtime.limiters)
             stack.callback(self._services.threads.shutdown)
+            stack.callback(self._services.redis_threads.shutdown)
             self.clock = Clock(self._now)
             stack.callback(self.clock.stop)
             self._stack = stack.pop_all()

@@ -76,7 +76,7 @@ async def _attempt(runtime: Runtime, delivery: Delivery, operations: Any) -> Any
     services = task_services(runtime, client, asyncio.get_running_loop(), runtime.limiters)
     if operations is not None:
         services = dataclasses.replace(services, operations=operations)
-    with services.threads:
+    with services.threads, services.redis_threads:
         try:
             payload = declared.parse(delivery.payload)
             if declared.is_async:

@@ -1,0 +1,231 @@
+"""A step's result on its way into the database: kept beside the task in Redis, fenced, and dropped at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime as dt
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sytq.broker.keys import Keys
+from sytq.broker.limiter import Limiter
+from sytq.errors import Lost, RedisUnavailable
+from sytq.executor.context import AsyncContext, Context
+from sytq.runtime import Runtime
+from sytq.worker_runtime import task_services
+from tests.broker.bench import Bench
+from tests.installation import Installation
+from tests.plugins.running import delivery_of, runtime_of
+from tests.servers import RedisServer, poll
+
+
+@pytest.fixture
+def runtime(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    monkeypatch.setattr("sytq.executor.checkpoint._PAUSE", 0.01)
+    with runtime_of(database_url, redis_url) as made:
+        yield made
+
+
+class Refusing:
+    """A ledger whose database refuses the next `times` results."""
+
+    def __init__(self, runtime: Runtime, error: Exception, times: int = 1) -> None:
+        self._ledger, self._error, self.times = runtime.ledger, error, times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def finish_step(self, *args: Any) -> None:
+        if self.times > 0:
+            self.times -= 1
+            raise self._error
+        self._ledger.finish_step(*args)
+
+
+def context(
+    runtime: Runtime, task_id: str, token: int, asynchronous: bool = False, **replaced: Any
+) -> Context | AsyncContext:
+    declared = runtime.registry.get("webhook")
+    task = runtime.ledger.get(task_id)
+    assert task is not None
+    delivery = delivery_of(declared, {}, task_id, task.created_at, attempts=1, token=token)
+    services = task_services(runtime, None, None, runtime.limiters)  # type: ignore[arg-type]
+    return (AsyncContext if asynchronous else Context)(dataclasses.replace(services, **replaced), declared, delivery)
+
+
+def accept(runtime: Runtime) -> str:
+    new = runtime.submitter.prepare("webhook", {"url": "http://example.com/"})
+    runtime.ledger.accept([new])
+    return new.id
+
+
+def results(runtime: Runtime) -> int:
+    return runtime.inspection.kept_results()
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), OSError(9, "odd"), RuntimeError("cryptography is missing")])
+def test_p4_result_survives_an_error_that_nobody_has_met(runtime: Runtime, error: Exception) -> None:
+    task_id, runs = accept(runtime), []
+    for token in (1, 2):
+        first = context(runtime, task_id, token, ledger=Refusing(runtime, error))
+        assert isinstance(first, Context)
+        with pytest.raises(type(error)):
+            first.step("paid", lambda: runs.append(1) or "answer")
+    second = context(runtime, task_id, 3)
+    assert isinstance(second, Context)
+    assert second.step("paid", lambda: runs.append(1) or "another") == "answer"
+    assert (len(runs), results(runtime)) == (1, 0)
+
+
+def test_p4_result_refused_by_both_stores_waits_in_the_worker(runtime: Runtime) -> None:
+    task_id, refusing = accept(runtime), Refusing(runtime, RuntimeError("odd"), times=4)
+    attempt = context(runtime, task_id, 1, ledger=refusing)
+    assert isinstance(attempt, Context)
+    keep = attempt._services.operations.keep_result
+    attempt._services.operations.keep_result = _unavailable  # type: ignore[method-assign]
+
+    def heal() -> None:
+        poll(lambda: refusing.times <= 2)
+        attempt._services.operations.keep_result = keep  # type: ignore[method-assign]
+
+    healing = threading.Thread(target=heal)
+    healing.start()
+    with pytest.raises(RuntimeError):  # only once Redis has it
+        attempt.step("paid", lambda: "x" * 2_000_000)
+    healing.join(60)
+    again = context(runtime, task_id, 2)
+    assert isinstance(again, Context)
+    assert again.step("paid", lambda: "another") == "x" * 2_000_000
+
+
+def _unavailable(*args: object) -> bool:
+    raise RedisUnavailable("as scripted")
+
+
+def test_p4_step_begun_before_waits_for_redis_rather_than_run_again(runtime: Runtime) -> None:
+    task_id = accept(runtime)
+    fresh = context(runtime, task_id, 1)
+    fresh._services.operations.kept_result = _unavailable  # type: ignore[method-assign, assignment]
+    assert isinstance(fresh, Context)
+    with pytest.raises(SystemExit):  # a step that no attempt began runs also without Redis
+        fresh.step("paid", _dies)
+    later = context(runtime, task_id, 2)
+    later._services.operations.kept_result = _unavailable  # type: ignore[method-assign, assignment]
+    assert isinstance(later, Context)
+    with pytest.raises(RedisUnavailable):
+        later.step("paid", lambda: "another call")
+
+
+def _dies() -> str:
+    raise SystemExit
+
+
+def test_p4_checkpoint_is_written_though_a_failover_forgot_its_begin(runtime: Runtime) -> None:
+    task_id = accept(runtime)
+    attempt = context(runtime, task_id, 1)
+    assert isinstance(attempt, Context)
+
+    def forgets() -> str:
+        runtime.ledger.forget_step(task_id, 1, "paid")
+        return "answer"
+
+    attempt.step("paid", forgets)
+    (step,) = runtime.ledger.steps(task_id)
+    assert (step.state, step.value) == ("done", '"answer"')
+
+
+def test_p6_stale_attempt_neither_keeps_nor_overwrites_a_result(redis_url: str) -> None:
+    bench = Bench(redis_url)
+    operations = bench.operations
+    bench.dispatch("a")
+    token = int(bench.fetch("w")["a"][6])
+    assert operations.keep_result("a", token, "paid", "1")
+    assert not operations.keep_result("a", token - 1, "paid", "stale")
+    assert operations.kept_result("a", "paid") == "1"
+    assert operations.keep_result("a", token + 1, "paid", "2"), "a failover has forgotten this start"
+    assert not operations.keep_result("gone", bench.now_ms() + 1000, "paid", "3"), "it ended elsewhere"
+    operations.drop_result("a", "paid")
+    assert operations.kept_result("a", "paid") is None
+
+
+def test_p2_emptied_redis_takes_the_results_of_running_attempts(redis_url: str) -> None:
+    bench = Bench(redis_url)
+    bench.dispatch("a")
+    token = int(bench.fetch("w")["a"][6])
+    bench.redis.ask("FLUSHALL")
+    assert bench.operations.keep_result("a", token, "paid", "1")
+
+
+def test_p6_lost_attempt_drops_its_result(runtime: Runtime) -> None:
+    task_id = accept(runtime)
+    attempt = context(runtime, task_id, 1)
+    assert isinstance(attempt, Context)
+    with pytest.raises(Lost):
+        attempt.step("paid", lambda: runtime.ledger.fenced(task_id, 2, lambda: "answer"))
+    assert results(runtime) == 0
+
+
+def test_results_of_ended_cancelled_and_deleted_tasks_are_dropped(installation: Installation) -> None:
+    run_at = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    later = installation.runtime.submitter.prepare("webhook", {"url": "http://example.com/"}, run_at=run_at)
+    installation.runtime.submitter.submit([later])
+    waiting = later.id
+    ended = installation.submit("plain", "b")
+    installation.start_worker()
+    installation.wait_state(ended, "succeeded")
+    redis, key = installation.runtime.redis, Keys("sytq").results
+    for task_id in (waiting, ended, "deleted"):
+        redis.ask("HSET", key, f"{task_id} a step", "1")
+    poll(lambda: redis.ask("HKEYS", key) == [f"{waiting} a step".encode()], message="only what may be needed stays")
+    installation.runtime.operator.cancel(waiting, "a person")
+    installation.wait_state(waiting, "cancelled")
+    poll(lambda: redis.ask("HLEN", key) == 0, message="the cancelled task's result is dropped")
+
+
+def test_p4_frozen_redis_delays_no_checkpoint(database_url: str, own_redis: RedisServer) -> None:
+    """Twenty answers come while Redis is frozen, each beside a report of progress and a permit to release."""
+
+    async def one(attempt: AsyncContext, frozen: asyncio.Event) -> None:
+        async def paid() -> str:
+            async with attempt.acquire(Limiter("provider", concurrency=50)):
+                await frozen.wait()
+                progress = asyncio.create_task(attempt.progress(1, 2))
+                await asyncio.sleep(0.1)
+                progress.cancel()
+                return "answer"
+
+        await attempt.step("paid", paid)
+
+    async def all_at_once(runtime: Runtime, tasks: list[str]) -> float:
+        frozen = asyncio.Event()
+        first = context(runtime, tasks[0], 1, asynchronous=True)
+        attempts = [first]
+        for task_id in tasks[1:]:
+            declared = runtime.registry.get("webhook")
+            task = runtime.ledger.get(task_id)
+            assert task is not None
+            delivery = delivery_of(declared, {}, task_id, task.created_at, attempts=1, token=1)
+            attempts.append(AsyncContext(first._services, declared, delivery))
+        running = [asyncio.create_task(one(each, frozen)) for each in attempts]  # type: ignore[arg-type]
+        while len(runtime.limiters._held) < len(tasks):
+            await asyncio.sleep(0.01)
+        own_redis.pause()
+        since = time.monotonic()
+        frozen.set()
+        try:
+            await asyncio.gather(*running)
+            return time.monotonic() - since
+        finally:
+            own_redis.resume()
+
+    with runtime_of(database_url, own_redis.url) as runtime:
+        tasks = [accept(runtime) for _ in range(20)]
+        assert asyncio.run(all_at_once(runtime, tasks)) < 3, (
+            "far below the 5 s that Redis is waited for, and below the lease of 4 s"
+        )
+        assert all(runtime.ledger.steps(task_id)[0].state == "done" for task_id in tasks)
