@@ -154,7 +154,9 @@ async def _request(reader: asyncio.StreamReader) -> Asked:
 # -- scenes
 
 
-def answers(text: str = REPORT, *, finish: str | None = "stop", usage: dict[str, int] | None = USAGE) -> Scene:
+def answers(
+    text: str = REPORT, *, finish: str | None = "stop", usage: dict[str, int] | None = USAGE, done: bool = True
+) -> Scene:
     """A normal answer in the requested form, streamed or whole."""
 
     async def scene(stage: Stage) -> None:
@@ -168,11 +170,12 @@ def answers(text: str = REPORT, *, finish: str | None = "stop", usage: dict[str,
         await stage.delta("", role="assistant")
         for start in range(0, len(text), 16):
             await stage.delta(text[start : start + 16])
-        if finish:
+        if finish is not None:
             await stage.delta(finish=finish)
         if usage:
             await stage.event(choices=[], usage=usage)
-        await stage.send("data: [DONE]\n\n")
+        if done:
+            await stage.send("data: [DONE]\n\n")
         await stage.end()
 
     return scene

@@ -81,7 +81,9 @@ class Answer:
         self._prompts = prompts
         self._parts: list[str] = []
         self._size = 0
+        self._has_choices = False
         self._by_deltas = False
+        self._reasoned = False
         self._refusal = ""
         self._went_on = False  # text came after a finish_reason, which then proves nothing
         self._notice: ProviderError | None = None
@@ -95,6 +97,11 @@ class Answer:
         """Whether nothing more is needed than numbers: what fails after that does not concern the answer."""
         return self.finish_reason is not None and (self.ended or not self._went_on)
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether text came and the provider marked its end, but did not say why."""
+        return self.finish_reason is None and self.ended and self.has_content
+
     def take(self, event: dict[str, Any]) -> bool:
         """Process one event of a stream, or a whole answer; return whether it made progress.
 
@@ -103,6 +110,7 @@ class Answer:
         if (error := error_in(event)) is not None:
             raise self.reported(error)
         choice = _first_choice(event)
+        self._has_choices = self._has_choices or bool(choice)
         if not choice and (notice := read_error(event)) is not None and notice.words.lower() not in notice.codes:
             self.note(notice)
         if isinstance(event.get("model"), str) and event["model"]:
@@ -115,6 +123,7 @@ class Answer:
         if found.text:
             self._went_on = self._went_on or self.finish_reason is not None
             self._add(found.text)
+        self._reasoned = self._reasoned or found.progress
         self._refusal += found.refusal
         self.unread.update(found.unread)
         finished = word is not None and word != self.finish_reason
@@ -148,8 +157,9 @@ class Answer:
         if known is None and reason is None:
             if self._notice and not self._parts:
                 raise self.reported(self._notice)
-            hint = "; if this provider never sends one: finish_reasons: {none: stop}" if self.ended else ""
-            raise ChatError("no_finish_reason", f"the answer ended without a finish_reason{self.heard()}{hint}")
+            missing = "a finish_reason" if self._has_choices else "choices: it is not in OpenAI's form"
+            hint = "; if this provider never sends one: finish_reasons: {none: stop}" if self.is_marked else ""
+            raise ChatError("no_finish_reason", f"the answer ended without {missing}{self.heard()}{hint}")
         if known is None:
             raise ChatError("other_finish_reason", f"{shown} is not known")
         if known == "tool_calls":
@@ -167,7 +177,8 @@ class Answer:
         # Half a surrogate pair cannot be stored; two halves from two events are one character.
         content = "".join(self._parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if not content.strip():
-            raise ChatError("blank", f"the answer is blank{self.heard()}")
+            said = "has nothing but reasoning" if self._reasoned else "is blank"
+            raise ChatError("blank", f"the answer {said}{self.heard()}")
         return Reply(content=content, model=self._model, finish_reason=reason or finish.NONE, usage=self.usage)
 
     def _content(self, choice: dict[str, Any]) -> Content:

@@ -14,8 +14,7 @@ from . import sse
 from .answer import Answer, ChatError
 from .envelope import ProviderError, error_in_body
 
-_MAX_EVENT = 1 << 20
-_MAX_BODY = 8 << 20
+_MAX_BODY = 8 << 20  # bytes, also of one event: some servers send a whole answer as one
 _MAX_STRAYS = 64 << 10  # bytes of lines that belong to no event
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _SPACE = re.compile(r"\s*")
@@ -81,7 +80,7 @@ class _Stream:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._parser = sse.Parser(_MAX_EVENT, _is_whole)
+        self._parser = sse.Parser(_MAX_BODY, _is_whole)
         self._strays = ""
 
     def feed(self, chunk: bytes) -> Iterator[None]:
@@ -89,7 +88,7 @@ class _Stream:
             for item in self._parser.feed(chunk):
                 yield from self._take(item)
         except sse.TooLong:
-            raise ChatError("too_large", f"a line of the stream is longer than {_MAX_EVENT} bytes") from None
+            raise ChatError("too_large", f"an event of the stream is longer than {_MAX_BODY} bytes") from None
 
     def close(self) -> Iterator[None]:
         for item in self._parser.close():
@@ -124,6 +123,10 @@ class _Stream:
         except ChatError as error:
             if error.kind != "not_json":
                 raise
+            if _is_whole(whole := f"{data}\n{self._strays}"):  # JSON over several lines, of which only one has `data:`
+                self._strays = ""
+                yield from self._read(whole)
+                return
             # A gateway that breaks off may write its error into the event that it has begun.
             for line in data.split("\n")[1:]:
                 if line[:1] == "{" and (cut := error_in_body(line.encode())) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -112,12 +113,14 @@ class Calls:
 
         def settle(tx: Transaction) -> tuple[int, float]:
             spend.settle(call, kind, used, cost)
-            is_counted = POLICIES[kind].then == "wait" or kind == "other_finish_reason"
+            is_counted = POLICIES[kind].then == "wait" or kind in ("other_finish_reason", "no_finish_reason")
             return spend.repetitions(call.call, kind) if is_counted else (1, 0.0)
 
         error.times, seconds = await self._ctx.transaction(settle)
         if POLICIES[kind].then == "wait":
             return spaced(error, seconds)
+        if kind == "no_finish_reason" and answer.is_marked and error.times > 1:
+            error.again = False  # not cut, but never said
         if kind == "length":
             return ChatError(kind, f"{error} at {used.completion or request.most_tokens} tokens")
         if kind == "other_finish_reason":
@@ -177,7 +180,9 @@ class Calls:
         try:
             return await ctx.transaction(lambda tx: spend.begin(call, most or 0, budgets))
         except spend.BudgetExhausted as exhausted:
-            raise _over_budget(exhausted, currency, most or 0) from None
+            # An attempt that paid for a cut answer would pay for it again at each look.
+            longest = math.inf if self.paid else _OVER_BUDGET
+            raise _over_budget(exhausted, currency, most or 0, longest) from None
 
     @asynccontextmanager
     async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:
@@ -203,13 +208,13 @@ class Calls:
             await asyncio.gather(telling, return_exceptions=True)
 
 
-def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int) -> Retry:
-    """The Retry for a call that does not fit into a budget."""
+def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int, longest: float) -> Retry:
+    """The Retry for a call that does not fit into a budget, in at most `longest` seconds."""
     tomorrow = dt.datetime.combine(dt.date.fromisoformat(exhausted.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
     left = (tomorrow - dt.datetime.now(dt.UTC)).total_seconds()
     kind, _, name = exhausted.subject.partition(":")
     return Retry(
-        after=min(max(left, 0) + random.uniform(0, 10), _OVER_BUDGET),  # noqa: S311
+        after=min(max(left, 0) + random.uniform(0, 10), longest),  # noqa: S311
         consumes_attempt=False,
         reason=f"the budget of {kind} {name} for {exhausted.day} (UTC) has no room: {spend.money(exhausted.used)} of"
         f" {spend.money(exhausted.limit)} {currency} are spent or reserved, this call may cost {spend.money(needed)}",

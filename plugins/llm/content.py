@@ -38,7 +38,8 @@ def read(message: object) -> Content:
         _collect(message.get("text") if content is None else content, found)
         if isinstance(message.get("refusal"), str):
             found.refusal += message["refusal"]
-        found.progress = bool(found.progress or any(message.get(name) for name in _PROGRESS))
+        if not found.text:
+            found.progress = found.progress or any(message.get(name) for name in _PROGRESS)
     return found
 
 

@@ -19,6 +19,7 @@ _NUMBERED = ("code", "errorcode", "errcode", "statuscode")
 _SUCCESS = ("", "0", "200", "ok", "success", "succeeded", "none", "null", "true")
 _FAILED = ("error", "failed", "fail", "failure")
 _DEPTH = 6
+_NAMED = frozenset(("error", "errors", "fault", "base_resp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,20 @@ def error_in_body(body: bytes) -> ProviderError | None:
 def error_in(event: Mapping[str, Any]) -> ProviderError | None:
     """The error that an event of a stream, or a whole answer, carries in spite of its status 200."""
     choices = event.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if choice is None:
+        return read_error(event) if _reports(event) or _failed(event) else None
     for place in (event, choice, choice.get("delta"), event.get("x_groq")):
-        for key, value in _plain(place):
-            if key in _ERRORS and (_failed(value) if key == "baseresp" else _holds(value)):
-                return read_error(place) or ProviderError("no message", frozenset())
-    return read_error(event) if not choice and _failed(event) else None
+        # Runs for each token: only an object that names an error is looked at more closely.
+        if isinstance(place, dict) and not _NAMED.isdisjoint(place) and _reports(place):
+            return read_error(place) or ProviderError("no message", frozenset())
+    return None
+
+
+def _reports(place: object) -> bool:
+    """Whether an object has an error that is more than an empty form."""
+    fields = ((key, value) for key, value in _plain(place) if key in _ERRORS)
+    return any(_failed(value) if key == "baseresp" else _holds(value) for key, value in fields)
 
 
 def _words(value: object, codes: set[str], depth: int) -> str:

@@ -58,9 +58,9 @@ class Parser:
         self._after_cr = chunk[-1:] == b"\r"
         *lines, rest = _LINE_END.split(chunk)
         for line in lines:
-            self._rest += line
-            whole, self._rest = bytes(self._rest), bytearray()
-            yield from self._line(whole)
+            if self._rest:
+                line, self._rest = bytes(self._rest) + line, bytearray()
+            yield from self._line(line)
         self._rest += rest
         if len(self._rest) > self._limit:
             raise TooLong

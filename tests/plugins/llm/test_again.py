@@ -11,7 +11,8 @@ from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
 from tests.plugins.llm.desk import Desk
-from tests.provider import REPORT, Scene, ScriptedProvider, Stage, answers, refuses
+from tests.plugins.llm.test_body import BODIES
+from tests.provider import REPORT, Scene, ScriptedProvider, Stage, answers, refuses, says
 
 CUT = answers("Half an", finish="length", usage=None)
 
@@ -34,6 +35,16 @@ def error_of(desk: Desk, *scenes: Scene) -> str:
         desk.run(desk.submit())
     assert desk.row()["failed_info"] == str(caught.value)
     return str(caught.value)
+
+
+def test_answer_costs_one_call_in_whatever_form_it_comes(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    for id, (name, body) in enumerate(BODIES.items(), start=1):
+        desk.provider.play(says(body, "application/json" if id % 2 else "text/event-stream"))
+        desk.add_row(id)
+        desk.run(desk.submit(id))
+        assert desk.row(id)["report"] == REPORT, name
+        assert len(desk.provider.calls) == id, name
 
 
 # -- a cut answer
@@ -121,6 +132,21 @@ def test_attempt_that_paid_for_a_cut_answer_is_used_up_by_a_refusal(sqlite_desk:
     assert 7 <= float(caught.value.after or 0) < 8
 
 
+def test_budget_without_room_for_the_second_call_is_looked_at_the_next_day(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    prices = {"valuer-1": {"prices": [{"input": "0", "output": "1"}]}}
+    budget = {"PROVIDERS__SCRIPTED__MODELS": json.dumps(prices), "PROVIDERS__SCRIPTED__BUDGET": "0.005"}
+    desk.configure(PROVIDERS__SCRIPTED__MAX_TOKENS="4000", **budget)
+    desk.provider.play(answers("Half an", finish="length"))
+    desk.add_row()
+    with pytest.raises(Retry, match="has no room") as caught:
+        desk.run(desk.submit())
+    now = dt.datetime.now(dt.UTC)
+    left = (now.replace(hour=0, minute=0, second=0, microsecond=0) + dt.timedelta(days=1) - now).total_seconds()
+    assert left - 60 <= float(caught.value.after or 0) <= left + 60
+    assert len(desk.provider.calls) == 1
+
+
 # -- a finish_reason that nobody knows
 
 
@@ -184,6 +210,30 @@ def test_unknown_finish_reason_in_two_attempts_ends_the_task(sqlite_desk: Desk) 
         assert (len(desk.provider.calls), len(second.calls)) == (2, 1)
     finally:
         second.close()
+
+
+def test_provider_that_never_says_why_it_ended_costs_two_calls_and_learns_the_setting(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    desk.provider.play(answers(finish=""))
+    desk.add_row()
+    task = desk.submit()
+    with pytest.raises(Retry):
+        desk.run(task)
+    with pytest.raises(Fail, match=r"without a finish_reason; if this provider never sends one: finish_reasons"):
+        desk.run(task, 2)
+    desk.configure(PROVIDERS__SCRIPTED__FINISH_REASONS='{"none": "stop"}')
+    desk.run(desk.submit())
+    assert desk.row()["report"] == REPORT
+    assert len(desk.provider.calls) == 3
+
+
+def test_cut_streams_are_asked_for_again_as_often_as_attempts_allow(sqlite_desk: Desk) -> None:
+    sqlite_desk.provider.play(answers(finish=None, usage=None, done=False))
+    sqlite_desk.add_row()
+    task = sqlite_desk.submit()
+    for attempt in (1, 2, 3):
+        with pytest.raises(Retry):
+            sqlite_desk.run(task, attempt)
 
 
 # -- a provider that asks to wait for ever

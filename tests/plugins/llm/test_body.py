@@ -77,6 +77,7 @@ BODIES: dict[str, bytes] = {
     "ids, names and retry": b"retry: 3000\nid: 1\nevent: message\n" + stream(*DELTAS, STOP),
     "an object over several data lines": b"data: {\ndata: \"choices\":\ndata: " + json.dumps(WHOLE["choices"]).encode()
     + b"}\n\n",
+    "JSON over lines of which one has data:": b"data: " + json.dumps(WHOLE, indent=1).encode() + b"\n\n",
     "[DONE] in quotation marks": stream(*DELTAS, STOP, '"[DONE]"', done=False),
     "the first chunk without choices": stream({"choices": [], "prompt_filter_results": []}, *DELTAS, STOP),
     "success codes in every chunk": stream(*(event | {"code": 0, "message": "Success"} for event in (*DELTAS, STOP))),
@@ -150,7 +151,8 @@ CUT: dict[str, tuple[bytes, str, str]] = {
     "a refusal": (stream(chunk({"refusal": "I cannot "}), chunk({"refusal": "do that."}), STOP), "content_filter",
                   "the model refused: I cannot do that."),
     "a refusal after text": (stream(DELTAS[0], chunk({"refusal": "No."}), STOP), "content_filter", "refused: No."),
-    "nothing but reasoning": (stream(chunk({"reasoning_content": "hm"}), STOP), "blank", ""),
+    "nothing but reasoning": (stream(chunk({"reasoning_content": "hm"}), STOP), "blank", "nothing but reasoning"),
+    "another API's form": (b'{"output": {"text": "a"}, "request_id": "x"}', "no_finish_reason", "without choices"),
     "a tool call": (stream(chunk({"tool_calls": [{"function": {"name": "f"}}]}), chunk(finish="tool_calls")),
                     "other_finish_reason", "calls a tool"),
 }  # fmt: skip
