@@ -16,9 +16,8 @@ from aiohttp.http_parser import RawResponseMessage
 
 from sytq.http.head import could_be_http, is_final, read_head, receiving
 
-#: For the parser: its own limits, 8 KiB and 128, are below what some servers send of cookies and policies.
-MAX_LINE = 64 << 10  # bytes
-MAX_HEADERS = 1000
+# The parser's own limits, 8 KiB and 128, are below what some servers send of cookies and policies.
+_LIMITS = {"max_line_size": 64 << 10, "max_field_size": 64 << 10, "max_headers": 1000}
 _MAX_HEAD = 256 << 10  # bytes, interim responses included
 
 
@@ -40,7 +39,7 @@ class Connection(ResponseHandler):
         self._head = bytearray() if head is None else head
         self._head.clear()  # aiohttp repeats some requests on another connection
         self._parsed = 0
-        super().set_response_params(**options)
+        super().set_response_params(**options | _LIMITS)
 
     def data_received(self, data: bytes) -> None:
         if (head := self._head) is not None:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from sytq.config.urls import ENVIRONMENT, PROXY_FORM, check_proxy_url
 from sytq.http.guard import Guard
-from sytq.http.protocol import MAX_HEADERS, MAX_LINE, use_connections
+from sytq.http.protocol import use_connections
 from sytq.http.timing import tracing
 from sytq.tls import client_context
 
@@ -83,9 +83,6 @@ class Sessions:
                 timeout=aiohttp.ClientTimeout(),
                 trust_env=False,
                 trace_configs=[tracing()],
-                max_line_size=MAX_LINE,
-                max_field_size=MAX_LINE,
-                max_headers=MAX_HEADERS,
             )
         return self._sessions[trusted]
 

@@ -177,3 +177,18 @@ def test_the_password_of_the_proxy_is_never_shown() -> None:
     assert "hunter2" not in str(list(given.describe())) + repr(given)
     made = asyncio.run(attempt({"url": "http://127.0.0.1/"}, given))
     assert "hunter2" not in str(made)
+
+
+@pytest.mark.parametrize("ending", [b"bad\r\n\r\n", b"X-A: a"], ids=["bad head", "cut head"])
+def test_what_a_proxy_answers_to_connect_is_no_answer_of_the_target(serve: Any, ending: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
+        writer.write(b"HTTP/1.1 200 Connection established\r\n" + ending)
+        writer.close()
+
+    async def main() -> Attempt:
+        async with serve(handler) as port:
+            given = settings(outbound__proxy=f"http://127.0.0.1:{port}")
+            return await attempt({"url": "https://127.0.0.1:1/", "method": "PUT"}, given)
+
+    made = asyncio.run(main())
+    assert (made.outcome.kind, made.outcome.consumes_attempt, made.detail["error"]) == ("retry", False, "proxy")

@@ -243,32 +243,37 @@ def test_a_fault_closes_the_connection_at_most(serve: Any) -> None:
     assert {name: seen.count(name) for name in cases} == dict.fromkeys(cases, 2)
 
 
-@pytest.mark.parametrize(
-    "unasked", [b"HTTP/1.1 200 OK\r\n" + BODY, b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\0", None]
-)
-def test_what_an_idle_connection_says_is_no_answer_to_the_next_request(serve: Any, unasked: bytes | None) -> None:
-    """Some servers announce their timeout of idle connections so, some close without a word (None)."""
-    said = asyncio.Event()
+@pytest.mark.parametrize("seen", [False, True], ids=["on its way", "seen by the client"])
+@pytest.mark.parametrize("unasked", [OK + BODY, b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"\0", None])
+def test_what_an_idle_connection_says_answers_no_request(serve: Any, unasked: bytes | None, seen: bool) -> None:
+    """Some servers announce so that they end an idle connection, some end it without a word (None)."""
     connections = 0
+    speak, left = asyncio.Event(), asyncio.Event()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         nonlocal connections
         connections += 1
-        writer.write(OK + BODY if connections == 1 else b"HTTP/1.1 500 X\r\n" + BODY)
-        if connections == 1:
-            await said.wait()
-            if unasked is None:
-                writer.close()
-            else:
-                writer.write(unasked)
+        if connections > 1:
+            writer.write(b"HTTP/1.1 500 X\r\n" + BODY)
+            return
+        writer.write(OK + BODY)
+        await speak.wait()
+        if unasked is None:
+            writer.write_eof()
+        else:
+            writer.write(unasked)
+        assert await reader.read() == b""
+        left.set()
 
     async def main() -> list[int]:
         client = Client(LOOPBACK)
         async with serve(handler) as port:
             first = (await post(client, port)).status_code
-            said.set()
-            await asyncio.sleep(0)  # it is on its way, and the client's end has not been looked at
-            await asyncio.sleep(0)
+            speak.set()
+            if seen:
+                await asyncio.wait_for(left.wait(), 10)  # idle connections end after 15 s
+            else:
+                await asyncio.sleep(0)  # for the server to write, which comes before the client reads
             second = (await post(client, port)).status_code
         await client.close()
         return [first, second]
@@ -276,14 +281,15 @@ def test_what_an_idle_connection_says_is_no_answer_to_the_next_request(serve: An
     assert asyncio.run(main()) == [200, 500] and connections == 2
 
 
-def test_a_request_whose_status_was_read_is_not_sent_again(serve: Any) -> None:
-    """aiohttp repeats idempotent requests on a reused connection that breaks."""
-    seen: list[bytes] = []
+def puts(serve: Any, *answers: bytes) -> tuple[list[int], int]:
+    """Two idempotent requests and how many came: aiohttp repeats one when a reused connection breaks."""
+    came = 0
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        seen.append(head)
-        writer.write(OK + BODY if len(seen) == 1 else OK)
-        if len(seen) > 1:
+        nonlocal came
+        came += 1
+        writer.write(answers[came - 1])
+        if came > 1:
             writer.close()
 
     async def main() -> list[int]:
@@ -294,7 +300,16 @@ def test_a_request_whose_status_was_read_is_not_sent_again(serve: Any) -> None:
         await client.close()
         return [answer.status_code for answer in answers]
 
-    assert asyncio.run(main()) == [200, 200] and len(seen) == 2
+    return asyncio.run(main()), came
+
+
+def test_a_request_whose_status_was_read_is_not_sent_again(serve: Any) -> None:
+    assert puts(serve, OK + BODY, b"HTTP/1.1 202 Accepted\r\n") == ([200, 202], 2)
+
+
+def test_a_request_that_is_sent_again_has_the_status_of_the_second(serve: Any) -> None:
+    answers = OK + BODY, b"HTTP/1.1 2", b"HTTP/1.1 202 Accepted\r\nbad\r\n\r\n"
+    assert puts(serve, *answers) == ([200, 202], 3)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
