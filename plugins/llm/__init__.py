@@ -34,9 +34,10 @@ T = TypeVar("T")
 
 def _checks(settings: Settings) -> Mapping[str, Any]:
     from .doctor import providers
+    from .doctor_answers import answers
     from .doctor_tables import tables
 
-    return {"tables": tables, **providers(settings)}
+    return {"tables": tables, "answers": answers, **providers(settings)}
 
 
 def _routes() -> Mapping[str, Any]:

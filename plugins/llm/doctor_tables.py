@@ -19,13 +19,20 @@ from .obstacles import obstacles
 _TIMEOUT = 2.0
 
 
+def ledger(settings: Settings) -> peewee.Database | None:
+    """The database; None without its SQLite file, which the check of the database reports."""
+    parts = urlsplit(settings.database_url)
+    if parts.scheme == "sqlite" and not Path(unquote(parts.path[1:])).exists():
+        return None
+    return open_database(settings.database_url, pool=1, timeout=_TIMEOUT)
+
+
 def tables(settings: Settings) -> Iterator[Finding]:
     """What stands in the way in each table of `llm.tables`."""
     llm = settings.of(LlmSettings).llm
-    parts = urlsplit(settings.database_url)
-    if parts.scheme == "sqlite" and not Path(unquote(parts.path[1:])).exists():
-        return  # the check of the database says so
-    database = open_database(settings.database_url, pool=1, timeout=_TIMEOUT)
+    database = ledger(settings)
+    if database is None:
+        return
     for table in llm.tables:
         check = f"table {table}"
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from typing import Any
 
 import pytest
+from sytq_plugins.llm.doctor_answers import answers as doctor
 from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
@@ -234,6 +236,22 @@ def test_cut_streams_are_asked_for_again_as_often_as_attempts_allow(sqlite_desk:
     for attempt in (1, 2, 3):
         with pytest.raises(Retry):
             sqlite_desk.run(task, attempt)
+
+
+def test_doctor_names_providers_whose_answers_a_setting_would_save(desk: Desk) -> None:
+    assert list(doctor(desk.runtime.settings)) == []
+    desk.provider.play(answers(finish="banana"), answers(finish="banana"), *[CUT] * 2, answers())
+    for id in (1, 2, 3):
+        desk.add_row(id)
+        with contextlib.suppress(Fail):
+            desk.run(desk.submit(id))
+    cut, unknown = doctor(desk.runtime.settings)
+    assert {unknown.check, cut.check} == {"answers of scripted"}
+    assert "2 of 5 answers since" in cut.said
+    assert "were cut" in cut.said
+    assert "raise max_tokens" in cut.todo
+    assert "ended with a word that sytq does not know [other_finish_reason]" in unknown.said
+    assert "providers.scripted.finish_reasons" in unknown.todo
 
 
 # -- a provider that asks to wait for ever
