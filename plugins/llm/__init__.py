@@ -138,7 +138,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         raise Fail(f"table_name: '{payload.table_name}' is not on the allow-list llm.tables; valid: {valid}")
     try:
         return await _valuate(ctx, payload)
-    except RowMissing as missing:  # nothing is written: even an UPDATE would wait for the lock of an uncommitted row
+    except RowMissing as missing:  # or locked: an UPDATE would wait for its caller
         timeout = ctx.settings.of(LlmSettings).llm.row_timeout
         raise missing.then(time.time() - ctx.created_at.timestamp(), timeout) from None
     except (Lost, Cancelled, DatabaseUnavailable, RedisUnavailable):
@@ -194,9 +194,7 @@ async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) ->
 
     def write(tx: Transaction) -> Start:
         rows = Rows(tx.database, payload.table_name)
-        row = rows.get(payload.id, whole=whole)
-        if row is None:
-            raise RowMissing(payload.table_name, payload.id)
+        row = rows.lock(payload.id, whole=whole)
         done, written = standing(ctx.id)
         spend.release(ctx.id, before=ctx.token)
         if not written:

@@ -13,6 +13,7 @@ import peewee
 from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Model, TextField
 
 from sytq import Fail, Waiting
+from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Step
 from sytq.ledger.values import utcnow
 
@@ -29,6 +30,7 @@ FORM_TABLE = "valuation_records"
 FORM = (
     "id", "status", "user_message", "sys_message", "callback_url", "report", "failed_info", "progress", "progress_info",
 )  # fmt: skip
+_NOWAIT = (1205, 3572)  # MariaDB's and MySQL's code of a lock that another transaction has
 _FIRST_LOOK, _LAST_LOOK = 0.2, 2.0  # seconds between two looks for a missing row
 
 
@@ -62,7 +64,7 @@ class RowMissing(Exception):
     def then(self, age: float, timeout: float) -> Waiting | Fail:
         """What a task of this age does: look again until `timeout`, without using an attempt."""
         if age < timeout:
-            after = min(max(age, _FIRST_LOOK), _LAST_LOOK, timeout - age + 0.05)
+            after = min(_next_look(age), timeout - age + 0.05)
             return Waiting(after, reason=f"{self} yet: looking again until its caller commits, {timeout:g} s long")
         return Fail(
             f"{self}, {age:.0f} s after the task was submitted; if its caller commits later than that, raise "
@@ -70,21 +72,56 @@ class RowMissing(Exception):
         )
 
 
+class RowLocked(RowMissing):
+    """Another transaction is changing the row: what it will ask is not known before that COMMIT."""
+
+    def __init__(self, table: str, id: int) -> None:
+        Exception.__init__(self, f"row {id} of {table} is locked by another transaction, perhaps its caller's")
+
+    def then(self, age: float, timeout: float) -> Waiting:
+        return Waiting(_next_look(age), reason=f"{self}: looking again")
+
+
+def _next_look(age: float) -> float:
+    return min(max(age, _FIRST_LOOK), _LAST_LOOK)
+
+
 class Rows:
     """One caller's table. Call methods inside a transaction; errors are Peewee's (see `explain`)."""
 
     def __init__(self, database: peewee.Database, table: str) -> None:
         self.name = table
+        self._database = database
         self._table = peewee.Table(table).bind(database)
         self.columns = self._table.c
 
-    def get(self, id: int, *, whole: bool = False) -> dict[str, Any] | None:
+    def lock(self, id: int, *, whole: bool) -> dict[str, Any]:
+        """As `get`, and no other transaction changes the row until the caller's ends.
+
+        Raises RowMissing and RowLocked without waiting for another transaction.
+        """
+        try:
+            row = self.get(id, whole=whole, lock=True)
+        except peewee.OperationalError as error:
+            if error_code(error)[0] not in _NOWAIT:
+                raise
+            if self.get(id) is not None:  # a lock alone may be that of an INSERT
+                raise RowLocked(self.name, id) from None
+            row = None
+        if row is None:
+            raise RowMissing(self.name, id)
+        return row
+
+    def get(self, id: int, *, whole: bool = False, lock: bool = False) -> dict[str, Any] | None:
         """The columns that a valuation reads, or with `whole` all of the caller's table; None without such a row.
 
         Raises Fail for a table whose ids are no numbers.
         """
         read = [peewee.SQL("*")] if whole else [getattr(self.columns, name) for name in ("id", *READ)]
-        for values in self._table.select(*read).where(self.columns.id == id).dicts():
+        query = self._table.select(*read).where(self.columns.id == id)
+        if lock and is_mysql(self._database):  # a transaction of SQLite locks everything
+            query = query.for_update(nowait=True)
+        for values in query.dicts():
             row = {name: _readable(value) for name, value in values.items()}
             row |= {name.lower(): value for name, value in row.items()}
             if not isinstance(row["id"], int | Decimal):  # MySQL takes '7-up' for 7

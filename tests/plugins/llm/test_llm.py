@@ -202,6 +202,30 @@ def test_row_committed_after_its_task_came_is_waited_for(mysql_desk: Desk, mysql
     assert len(mysql_desk.provider.calls) == 1
 
 
+def test_row_that_its_caller_is_changing_is_asked_as_committed(mysql_desk: Desk, mysql_server: MySQLServer) -> None:
+    mysql_desk.add_row(user_message="the old question")
+    task = mysql_desk.submit()
+    with contextlib.closing(mysql_server.connect(mysql_desk.database_name, autocommit=False)) as caller:
+        caller.cursor().execute("UPDATE valuation_records SET user_message = 'the new question' WHERE id = 1")
+        began = time.monotonic()
+        for age in (0, 3600):
+            mysql_desk.age(task, age)
+            with pytest.raises(Waiting, match="row 1 of valuation_records is locked by another") as looking:
+                mysql_desk.run(task)
+            assert not looking.value.consumes_attempt
+        assert time.monotonic() - began < 5
+        caller.commit()
+    mysql_desk.run(task)
+    assert [call.body["messages"][-1]["content"] for call in mysql_desk.provider.calls] == ["the new question"]
+
+
+def test_key_with_a_line_break_reaches_the_provider_without_it(sqlite_desk: Desk) -> None:
+    sqlite_desk.configure(PROVIDERS__SCRIPTED__API_KEY="\ufeffsk-scripted\r\n")
+    sqlite_desk.add_row()
+    sqlite_desk.run(sqlite_desk.submit())
+    assert [call.headers["authorization"] for call in sqlite_desk.provider.calls] == ["Bearer sk-scripted"]
+
+
 def test_how_long_a_row_is_waited_for_is_configured(sqlite_desk: Desk) -> None:
     sqlite_desk.configure(LLM__ROW_TIMEOUT="0")
     with pytest.raises(Fail, match=r"llm\.row_timeout \(0 s\)"):

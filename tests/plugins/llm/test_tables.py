@@ -79,6 +79,26 @@ def test_views_and_missing_rights_are_obstacles(mysql_desk: Desk, mysql_server: 
     database.close_all()  # type: ignore[attr-defined]
 
 
+def test_task_of_a_view_is_valued_or_names_it(mysql_desk: Desk) -> None:
+    desk = mysql_desk
+    desk.configure(LLM__TABLES='{"summed": {}, "plain": {}, "lost": {}}')
+    desk.add_row()
+    desk.sql(f"CREATE VIEW summed AS SELECT * FROM {TABLE} GROUP BY id")
+    desk.sql(f"CREATE VIEW plain AS SELECT * FROM {TABLE}")
+    desk.sql(f"CREATE TABLE base AS SELECT * FROM {TABLE}")
+    desk.sql("CREATE VIEW lost AS SELECT * FROM base")
+    desk.sql("DROP TABLE base")
+    desk.run(desk.submit(1, "plain"))
+    assert len(desk.provider.calls) == 1
+    with pytest.raises(
+        Fail, match=r"table summed refuses the row: The target table summed of the UPDATE is not updatable"
+    ):
+        desk.run(desk.submit(1, "summed"))
+    with pytest.raises(Fail, match=r"table lost refuses the row: .*references invalid table"):
+        desk.run(desk.submit(1, "lost"))
+    assert len(desk.provider.calls) == 1
+
+
 def test_obstacles_of_an_sqlite_table_are_named(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     desk.sql(f"ALTER TABLE {TABLE} RENAME COLUMN report TO reports")
