@@ -101,6 +101,9 @@ class _Middleware:
             only(req, parameters.get("GET" if req.method == "HEAD" else req.method, ()))
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
+        # gunicorn's worker knows how many connections it has.
+        watcher = self._parts.task_watcher
+        watcher.max_listeners = scope.get("state", {}).get("max_waiting", watcher.max_listeners)
         self._checks = [asyncio.create_task(self._parts.sql.run(check)) for check in self._parts.at_start]
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:

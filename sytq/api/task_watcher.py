@@ -31,7 +31,6 @@ _POLL_SECONDS, _POLL_SHARE = 0.1, 4
 #: Seconds between two polls of the ledger for tasks that Redis does not know.
 _LEDGER_SECONDS = 1.0
 _REDIS_TIMEOUT = 1.0
-_MAX_LISTENERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,12 @@ class TaskWatcher:
         self._sql = sql
         self._watched: dict[str, Watched] = {}
         self._listeners = 0
+        self.max_listeners = 2_000
         self._polling: asyncio.Task[None] | None = None
 
     def check_capacity(self) -> None:
         """Raise Overloaded when too many clients wait in this process."""
-        if self._listeners >= _MAX_LISTENERS:
+        if self._listeners >= self.max_listeners:
             raise Overloaded("too many clients wait for tasks; try again later")
 
     @asynccontextmanager

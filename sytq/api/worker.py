@@ -1,8 +1,9 @@
 """gunicorn's asgi worker with limits for silent clients and a graceful end.
 
-gunicorn 27's worker lacks these: a connection must send a whole request head within HEAD_SECONDS, a process has at most
-`worker_connections` connections, and a connection is closed only after a response that announced it. The event
-`draining` in the ASGI state lets an app end long responses early.
+gunicorn 27's worker lacks these: a connection must send a whole request head within HEAD_SECONDS, a process has at
+most `worker_connections` connections (fewer where open files are short), and a connection is closed only after a
+response that announced it. In the ASGI state, the event `draining` lets an app end long responses early, and
+`max_waiting` is the number of clients that may wait.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import socket
 from functools import partial
 from typing import Any
 
@@ -18,29 +20,55 @@ from gunicorn.workers import gasgi  # type: ignore[import-untyped]
 
 #: Only for the first request: gunicorn's worker closes connections that stay idle after one (keepalive).
 HEAD_SECONDS = 10.0
-#: Open files of a process besides clients' connections: to the stores, the log, listening sockets.
+#: Open files of a process besides clients' connections: to the stores, the log, listening sockets. At most half of all.
 _OTHER_FILES = 500
+#: Connections beyond the bound, for probes: what else they ask is refused.
+_FOR_PROBES = 20
+#: Connections that are accepted in one go, before those beyond the bound are closed.
+_ACCEPTED_AT_ONCE = 16
 #: Seconds of `graceful_timeout` (then the master kills the worker) that are left for the app's shutdown.
 _LAST_SECONDS = 2.0
 
 
-def _allow_files(count: int) -> None:
-    """Raise the soft limit (1,024 in a shell) if the hard one permits: at the limit no connection is accepted."""
+def _open_connections(wanted: int) -> int:
+    """Raise the soft limit of open files (1,024 in a shell) for so many connections; return how many it permits.
+
+    At the limit nothing could be accepted or answered, not even a probe.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    files = wanted + _OTHER_FILES
+    if soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(wanted, max(soft - _OTHER_FILES, soft // 2))
 
 
 class _Protocol(ASGIProtocol):  # type: ignore[misc]
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self.worker.nr_conns > self.worker.worker_connections:
-            self._send_error_response(503, "too many connections")
+        self._for_probes = self.worker.nr_conns > self.worker.worker_connections
+        if self.worker.nr_conns > self.worker.worker_connections + _FOR_PROBES:
+            self._refuse()
             self._close_transport()
             return
         # The timer of idle connections; the complete head of the first request cancels it.
         self._keepalive_handle = self.worker.loop.call_later(HEAD_SECONDS, self._keepalive_timeout)
+
+    async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> Any:
+        if (
+            self._for_probes
+            and not request.path.startswith("/healthz/")
+            and request.path not in ("/health", "/metrics")
+        ):
+            self._refuse()
+            return False
+        return await super()._serve_http_request(request, sockname, peername)
+
+    def _refuse(self) -> None:
+        self.worker.report_full()
+        self._send_error_response(503, "too many connections; try again", (("Retry-After", "1"),))
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
         # Called when the head of a response is written. gunicorn checks the worker's `alive` after the response and
@@ -56,13 +84,29 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         # There is no other way to choose the protocol; this process serves nothing else.
         gasgi.ASGIProtocol = _Protocol
         self.draining = self.state["draining"] = asyncio.Event()
-        _allow_files(self.cfg.worker_connections + _OTHER_FILES)
+        wanted = int(self.cfg.worker_connections)
+        self.worker_connections = _open_connections(wanted)
+        if self.worker_connections < wanted:
+            said = "open files permit %d connections of %d: raise the hard limit (LimitNOFILE, ulimit -Hn)"
+            self.log.warning(said, self.worker_connections, wanted)
+        self.state["max_waiting"] = self.worker_connections * 2 // 3
+        self._reported_full = float("-inf")
         return super().init_process()
+
+    def report_full(self) -> None:
+        """Log that connections are refused, once a minute."""
+        if self.loop.time() - self._reported_full > 60:
+            self._reported_full = self.loop.time()
+            self.log.warning("connections beyond %d are refused", self.worker_connections)
 
     def _setup_event_loop(self) -> None:
         super()._setup_event_loop()
-        # asyncio would listen again with a backlog of 100: too short for all clients during a reload.
-        self.loop.create_server = partial(self.loop.create_server, backlog=self.cfg.backlog)
+        self.loop.create_server = partial(self._listen, self.loop.create_server)
+
+    async def _listen(self, create_server: Any, *args: Any, sock: socket.socket, **options: Any) -> asyncio.Server:
+        server: asyncio.Server = await create_server(*args, sock=sock, backlog=_ACCEPTED_AT_ONCE, **options)
+        sock.listen(self.cfg.backlog)  # else too short for all clients during a reload
+        return server
 
     def load_wsgi(self) -> None:
         super().load_wsgi()

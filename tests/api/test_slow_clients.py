@@ -89,10 +89,10 @@ def test_silent_clients_do_not_block_other_clients(short_timeouts: Installation)
     with contextlib.ExitStack() as stack:
 
         def refused() -> bool:
-            """The last of sixty: beyond worker_connections it is refused at once and does not hang."""
-            silent = [stack.enter_context(connected(short_timeouts, b"GET /he")) for _ in range(60)]
+            """The last of ninety: beyond worker_connections, and 20 for probes, it is refused at once."""
+            silent = [stack.enter_context(connected(short_timeouts, b"GET /he")) for _ in range(90)]
             return everything(silent[-1]).startswith(b"HTTP/1.1 503 ")
 
-        poll(refused, message="there are never fifty at once, as each is cut off after a second")
+        poll(refused, message="there are never seventy at once, as each is cut off after a second")
         poll(lambda: short_timeouts.request("GET", "/health").status == 200)
     assert "Traceback" not in short_timeouts.gunicorn.text()
