@@ -45,6 +45,8 @@ _TABLE: Sequence[_Meaning] = (
         "contentfilter contentpolicyviolation datainspectionfailed responsibleaipolicyviolation moderationblocked"
         " sensitivecontentdetected inputtextsensitivecontentdetected",
         r"content exists risk|content (management|filter)|content.policy|inappropriate content|\bflagged\b|敏感内容",
+        r"\b(prompt|input|content|message)s?\b.{0,60}\b(violat|unsafe|harmful|prohibited|moderation)",
+        r"(内容|输入|提示).{0,12}(敏感|违规|不合规|不安全|审核)",
     ),
     _meaning(
         "rate_limited",

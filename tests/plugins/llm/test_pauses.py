@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from sytq_plugins.llm.policy import POLICIES
+from sytq_plugins.llm.row import ValuationRecord
 
 from sytq import Fail, Retry, Waiting
+from tests.installation import Installation
 from tests.plugins.llm.desk import Desk
-from tests.provider import Scene, Stage, answers, refuses, says
+from tests.provider import Scene, ScriptedProvider, Stage, answers, refuses, says
 from tests.servers import poll
 
 ARREARAGE = json.dumps({"error": {"message": "Access denied, account not in good standing.", "code": "Arrearage"}})
@@ -115,3 +118,32 @@ def test_error_after_paid_content_uses_an_attempt(sqlite_desk: Desk) -> None:
     desk.provider.play(says('data: {"error": {"code": 429, "message": "Provider returned error"}}\n\n'))
     error = attempt(desk, 2)
     assert isinstance(error, Retry) and not error.consumes_attempt and "[rate_limited]" in str(error)
+
+
+def test_worker_asks_again_for_no_row_of_an_unpaid_account(tmp_path: Path, redis_url: str) -> None:
+    provider = ScriptedProvider()
+    provider.play(says(ARREARAGE, "application/json", 400))
+    base = {"SYTQ_PROVIDERS__SCRIPTED__BASE_URL": provider.base_url, "SYTQ_PROVIDERS__SCRIPTED__MODEL": "valuer-1"}
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **base)
+    rows = [{"id": id, "status": "pending", "user_message": "What is it worth?"} for id in range(1, 13)]
+    tasks = [
+        made.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": row["id"]}) for row in rows
+    ]
+
+    def all_wait() -> bool:
+        limiter = made.runtime.inspection.limiter("provider:scripted")
+        return limiter is not None and limiter.state == "paused" and limiter.waiting == len(rows)
+
+    try:
+        made.start_worker()
+        made.runtime.submitter.submit(tasks, also=lambda: ValuationRecord.insert_many(rows).execute())
+        poll(all_wait, message="every row waits")
+        refused = len(provider.calls)
+        assert refused <= len(rows)
+        provider.play(answers())
+        made.runtime.limiters.resume("provider:scripted")
+        assert [made.wait_state(task.id, "succeeded").attempts for task in tasks] == [1] * len(rows)
+        assert len(provider.calls) == refused + len(rows)
+    finally:
+        made.close()
+        provider.close()
