@@ -367,6 +367,19 @@ def test_messages_that_another_group_may_need_stay(stream: ExternalStream, redis
     assert redis_client.xlen(STREAM) == 1
 
 
+def test_messages_to_be_delivered_again_stay(stream: ExternalStream, redis_client: redis.Redis) -> None:
+    entries = [redis_client.xadd(STREAM, {"data": BYTES}) for _ in range(12)]
+    take(redis_client, "theirs", 12)
+    redis_client.xack(STREAM, GROUP, *entries[:11])
+    redis_client.xgroup_setid(STREAM, GROUP, entries[3])  # the operator wants the fifth and the following again
+    assert stream.tidy() == b"-"
+    assert [entry for entry, _ in redis_client.xrange(STREAM)] == entries[4:]
+    redis_client.xgroup_setid(STREAM, GROUP, "0")
+    assert stream.tidy() == b"-"
+    assert redis_client.xlen(STREAM) == 8
+    assert take(redis_client, "theirs", 12) == entries[4:]
+
+
 def test_tidying_a_long_stream_goes_on_where_it_stopped(stream: ExternalStream, redis_client: redis.Redis) -> None:
     entries = [redis_client.xadd(STREAM, {"data": BYTES}) for _ in range(1200)]
     take(redis_client, "theirs", 1200)

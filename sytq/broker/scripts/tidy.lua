@@ -13,12 +13,22 @@ if #groups ~= 1 or group.name ~= ARGV[1] then return '' end
 local length = redis.call('XLEN', KEYS[1])
 if length == 0 or type(group.lag) == 'number' and length <= group.pending + group.lag then return '' end
 
+local function before(one, other)
+  local ms, number = one:match('(%d+)-(%d+)')
+  local other_ms, other_number = other:match('(%d+)-(%d+)')
+  if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
+  return tonumber(number) < tonumber(other_number)
+end
+
 -- Trimming leaves no gap, so Redis still knows the lag; a gap at the last delivered entry hides it.
 local last = group['last-delivered-id']
 local oldest = redis.call('XPENDING', KEYS[1], ARGV[1])[2]
-local ahead = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)[1]
-if oldest or ahead then
-  redis.call('XTRIM', KEYS[1], 'MINID', oldest or ahead[1])
+local ahead = (redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)[1] or {})[1]
+local first = oldest
+-- After `XGROUP SETID` to an earlier entry, messages to be delivered again stand before pending ones.
+if ahead and (not oldest or before(ahead, oldest)) then first = ahead end
+if first then
+  redis.call('XTRIM', KEYS[1], 'MINID', first)
 else
   redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
 end
