@@ -25,7 +25,20 @@ SHOWN = frozenset(
     {
         *("level", "msg", "time", "logger", "process", "exception", "stack"),
         *("task_id", "job_id", "request_id", "trace_id", "worker_id", "type", "queue", "attempt", "duration"),
-        *("at", "configure", "entry", "error", "host", "kind", "loop", "method", "path", "pending", "provider"),
+        *(
+            "at",
+            "configure",
+            "consumers",
+            "entry",
+            "error",
+            "host",
+            "kind",
+            "loop",
+            "method",
+            "path",
+            "pending",
+            "provider",
+        ),
         *("queues", "reason", "retry_in", "schedule", "source", "status", "step", "store", "stream", "stream_task"),
         *("key", "limiter", "row", "table", "thread", "tick", "token", "caller", "code", "model", "setting", "types"),
     }

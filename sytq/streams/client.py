@@ -157,7 +157,7 @@ class Consumer:
         Messages that cannot be parsed go to the dead letters instead.
         """
         try:
-            entries = self._external.take_over(self._unfinished, self._takeover, count)
+            entries, _ = self._external.take_over(self._unfinished, self._takeover, count)
             entries = entries or self._external.read(count, min(wait, 4.0))
         except NoGroup:
             self._external.make_group()

@@ -45,13 +45,14 @@ class ExternalStream:
 
     def take_over(
         self, held: Collection[bytes], idle: float, count: int, known: Mapping[str, float | None] | None = None
-    ) -> list[Entry]:
+    ) -> tuple[list[Entry], set[str]]:
         """Take this consumer's messages that are not `held`, and those that others left idle for `idle` seconds;
-        `known` consumers have a time of their own, None: never."""
+        `known` consumers have a time of their own, None: never. Return them, and whose they were."""
         own = [(name, -1 if time is None else int(time * 1000)) for name, time in (known or {}).items()]
         args = [self._group, self._consumer, int(idle * 1000), count, len(own), *chain.from_iterable(own), *held]
         claimed = self._redis.call("claim", [self._stream], args)
-        return [(entry, dict(zip(parts[::2], parts[1::2], strict=True))) for entry, parts in claimed]
+        entries = [(entry, dict(zip(parts[::2], parts[1::2], strict=True))) for entry, parts, _ in claimed]
+        return entries, {consumer.decode(errors="replace") for *_, consumer in claimed}
 
     def finish(self, entries: Sequence[bytes]) -> int:
         """Acknowledge and delete messages; return how many were pending."""

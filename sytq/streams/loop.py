@@ -150,9 +150,9 @@ class StreamLoop(Loop):
         """
         lease = self._executor.lease
         workers = {worker.name: None if worker.age < lease else lease for worker in self._inspection.workers()}
-        found = self._stream.take_over(self._ours(), self._settings.claim_idle, _MAX_BATCH, workers)
+        found, whose = self._stream.take_over(self._ours(), self._settings.claim_idle, _MAX_BATCH, workers)
         if found:
-            self._log.info("messages taken over", messages=len(found))
+            self._log.info("messages taken over", messages=len(found), consumers=sorted(whose))
             self._take(found, again=True)
         if len(found) < _MAX_BATCH:
             self._taken_over = time.monotonic()

@@ -292,7 +292,7 @@ def test_a_slow_consumer_of_another_program_keeps_its_messages(
     theirs = take(redis_client, "consumer-1", 12)
     # Idle as after some minutes of work, but less than claim_idle.
     redis_client.xclaim(STREAM, GROUP, "consumer-1", 0, theirs, idle=200_000, justid=True)
-    installation.start_worker()
+    worker = installation.start_worker()
     producer.submit_task(13, "unknown")
     installation.wait_note("end t13")
     for entry in theirs[:11]:  # their work ends: acknowledged, not deleted
@@ -303,6 +303,8 @@ def test_a_slow_consumer_of_another_program_keeps_its_messages(
     installation.wait_note("end t12")
     wait_empty(redis_client)
     assert installation.notes() == {f"{word} t{n}": 1 for n in (12, 13) for word in ("start", "end")}
+    (taken_over,) = [line for line in worker.text().splitlines() if "messages taken over" in line]
+    assert json.loads(taken_over)["consumers"] == ["consumer-1"]
 
 
 def test_claim_idle_is_a_setting_of_the_stream(make: Make, redis_client: redis.Redis, tmp_path: Path) -> None:

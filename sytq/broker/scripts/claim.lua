@@ -1,6 +1,6 @@
 -- Claims messages of an external stream: this consumer's own after a lost reply, and those of silent consumers.
 -- KEYS stream   ARGV group consumer idle_ms most known name idle_ms... held...
---      known: the number of consumers with an idle time of their own, -1: never   -> {entry, fields}...
+--      known: the number of consumers with an idle time of their own, -1: never   -> {entry, fields, its consumer until now}...
 local group, me, idle, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local known, held, out = {}, {}, {}
 local first_held = 6 + 2 * tonumber(ARGV[5])
@@ -16,7 +16,12 @@ local function take(consumer, for_ms, count)
     if #out == most then return end
     if not held[pending[1]] then
       local claimed = redis.call('XCLAIM', KEYS[1], group, me, 0, pending[1])[1]
-      if claimed then out[#out + 1] = claimed else redis.call('XACK', KEYS[1], group, pending[1]) end
+      if claimed then
+        claimed[3] = consumer
+        out[#out + 1] = claimed
+      else
+        redis.call('XACK', KEYS[1], group, pending[1])
+      end
     end
   end
 end
