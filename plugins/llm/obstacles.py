@@ -97,7 +97,7 @@ def _refusals(database: peewee.Database, table: str, form: bool) -> Iterator[Obs
     """What the database itself refuses: it plans statements, which need the same rights, and runs none."""
     settings = ", ".join(f"{name} = NULL" for name in WRITTEN)
     statements = {
-        f"SELECT {', '.join(READ)} FROM `{table}` WHERE id = 0": "its rows cannot be read",  # noqa: S608
+        f"SELECT {', '.join(READ)} FROM `{table}` WHERE id = 0 FOR UPDATE": "its rows cannot be read",  # noqa: S608
         f"UPDATE `{table}` SET {settings} WHERE id = 0": "its rows cannot be valued",  # noqa: S608
     }
     if form:

@@ -1,4 +1,4 @@
-"""The app: every resource on its path. Must not open a connection before the first request."""
+"""The app: every resource on its path. Must not open a connection before the process serves."""
 
 from __future__ import annotations
 

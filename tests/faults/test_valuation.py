@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -322,3 +323,27 @@ def test_p1_failed_valuation_is_written_to_its_row_and_callback(desk: Desk) -> N
     record = desk.record()
     assert (record.status, record.failed_times, record.report) == ("failed", 1, None)
     assert "the model does not exist" in record.failed_info
+
+
+def test_task_before_its_callers_commit_waits_and_uses_no_attempt(
+    tmp_path: Path, mysql_url: str, redis_url: str, mysql_server: MySQLServer
+) -> None:
+    desk = Desk(tmp_path, mysql_url, redis_url, SYTQ_LLM__ROW_TIMEOUT="4s", SYTQ_QUEUE__RETRY="0")
+    name = mysql_url.rpartition("/")[2].partition("?")[0]
+    with contextlib.closing(desk), contextlib.ExitStack() as stack:
+        worker = desk.start_worker()
+        callers = [stack.enter_context(mysql_server.connect(name, autocommit=False)) for _ in range(2)]
+        for row_id, caller in enumerate(callers, start=7):
+            caller.cursor().execute("INSERT INTO valuation_records (id, user_message) VALUES (%s, 'worth?')", (row_id,))
+        tasks = [
+            desk.runtime.submitter.prepare("llm", {"table_name": "valuation_records", "id": row_id})
+            for row_id in (7, 8)
+        ]
+        desk.runtime.submitter.submit(tasks)
+        poll(lambda: worker.text().count("task waits") >= 2, message="both look again")
+        callers[0].commit()
+        assert desk.wait_state(tasks[0].id, "succeeded").attempts == 1
+        dead = desk.wait_state(tasks[1].id, "dead")
+        assert re.match(r"valuation_records has no row with id 8, \d+ s after the task was submitted", str(dead.error))
+        assert "llm.row_timeout (4 s)" in str(dead.error)
+        assert len(desk.provider.calls) == 1

@@ -73,6 +73,23 @@ def test_prompt_answers_what_its_table_refuses(api: Installation, altered: Calla
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks WHERE type = 'llm'")[0][0] == tasks[0][0] + accepted
 
 
+def test_prompt_names_the_column_of_an_sqlite_table(start_shared: Callable[..., Installation]) -> None:
+    api = start_shared("api-sqlite", None, **BUILT_IN)
+    database = api.runtime.database
+    with database.connection_context():
+        (made,) = database.execute_sql("SELECT sql FROM sqlite_master WHERE name = 'valuation_records'").fetchone()
+        database.execute_sql("ALTER TABLE valuation_records RENAME TO kept")
+        database.execute_sql(made.rstrip(") \n") + ", tenant_id INT NOT NULL)")
+    try:
+        reply = api.request("POST", "/api/v1/tasks/llm", {"prompt": "hush-hush"})
+    finally:
+        with database.connection_context():
+            database.execute_sql("DROP TABLE valuation_records")
+            database.execute_sql("ALTER TABLE kept RENAME TO valuation_records")
+    assert (reply.status, reply.headers["retry-after"]) == (503, "60")
+    assert "NOT NULL constraint failed: valuation_records.tenant_id" in reply.json["error"]
+
+
 def test_start_of_api_and_worker_names_obstacles(
     make_installation: Callable[..., Installation], mysql_url: str
 ) -> None:

@@ -58,6 +58,23 @@ def test_obstacle_names_column_and_table(mysql_desk: Desk, altered: str) -> None
     assert TABLE in obstacle.said and obstacle.todo
 
 
+def test_chinese_status_words_need_a_column_that_takes_them(mysql_desk: Desk) -> None:
+    mysql_desk.configure(LLM__STATUS_LABELS="zh", LLM__TABLES=f'{{"{TABLE}": {{}}}}')
+    for charset, unfit in (
+        ("utf8mb3", []),
+        ("gbk", []),
+        ("latin1", ["待处理, 处理中, 已完成, 失败"]),
+        ("ascii", ["待处理"]),
+    ):
+        mysql_desk.sql(f"ALTER TABLE {TABLE} MODIFY status VARCHAR(50) CHARACTER SET {charset}")
+        said = [obstacle.said for obstacle in found(mysql_desk) if obstacle.stops]
+        assert len(said) == len(unfit) and all(word in said[0] for word in unfit), charset
+    mysql_desk.add_row(status=None)
+    with pytest.raises(Fail, match=r"column status of valuation_records cannot store every character"):
+        mysql_desk.run(mysql_desk.submit())
+    assert mysql_desk.provider.calls == []
+
+
 def test_views_and_missing_rights_are_obstacles(mysql_desk: Desk, mysql_server: MySQLServer) -> None:
     desk = mysql_desk
     desk.configure(LLM__TABLES='{"nowhere": {}, "summed": {}, "plain": {}, "order": {}}')
@@ -129,6 +146,7 @@ _REFUSALS = {
     "json": (["MODIFY report JSON"], "the check constraint {t}.report of {t} refuses the row", 1),
     "bytes": (["MODIFY report BLOB, MODIFY user_message BLOB, MODIFY status VARBINARY(20)"], "", 1),
     "unsigned": (["MODIFY id BIGINT UNSIGNED AUTO_INCREMENT, ADD tenant BIGINT NOT NULL DEFAULT 1"], "", 1),
+    "no transactions": (["ENGINE=MyISAM"], "", 1),
     "extra": (["ADD COLUMN deleted_at DATETIME NULL, ADD UNIQUE (callback_url)"], "", 1),
 }  # fmt: skip
 
