@@ -58,7 +58,7 @@ async def _document(start: bytes, chunks: AsyncIterator[bytes], answer: Answer) 
     body = await whole(chunks, _MAX_BODY, start)
     try:
         for event in _events(body.decode("utf-8", "replace")):
-            answer.take(event)
+            _take(event, answer)
             answer.ended = True
     except ChatError:
         if not answer.is_finished:
@@ -117,7 +117,7 @@ class _Stream:
     def _read(self, data: str) -> Iterator[None]:
         try:
             for event in _events(data):
-                if self._answer.take(event):
+                if _take(event, self._answer):
                     self._answer.chunks += 1
                     yield
         except ChatError as error:
@@ -144,6 +144,13 @@ class _Stream:
             yield from self._take(sse.Event(text))
         elif len(self._strays) < _MAX_STRAYS:
             self._strays += f"{text}\n"
+
+
+def _take(event: dict[str, Any], answer: Answer) -> bool:
+    try:
+        return answer.take(event)
+    except RecursionError:
+        raise ChatError("malformed", "the answer is nested too deeply") from None
 
 
 def _events(text: str) -> Iterator[dict[str, Any]]:

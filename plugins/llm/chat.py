@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Wait = Literal["first_content", "silence", "total"]
 
-_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
+#: Parameters that bound an answer, also inside another one: `options` (Ollama), `generationConfig` (Gemini).
+_BOUNDS = (
+    "max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens", "max_new_tokens", "num_predict",
+)  # fmt: skip
 
 _MAX_ERROR_BODY = 64 << 10
 _AFTERGLOW = 5.0  # seconds for the usage numbers after the answer is complete
@@ -49,21 +52,23 @@ class Request:
         return sum(len(message["content"].encode("utf-8", "replace")) for message in self.messages)
 
     @property
-    def bounds(self) -> dict[str, int]:
-        """The parameters that bound the answer, under every name that providers use, with their tokens."""
-        asked = {"max_tokens": self.max_tokens} | dict(self.extra)
-        found = {name: asked.get(name) for name in _BOUNDS}
-        return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
+    def bounds(self) -> list[int]:
+        """The limits of the answer in tokens, under every name that providers use."""
+        found: list[int] = []
+        _bounded({"max_tokens": self.max_tokens} | dict(self.extra), found.append)
+        return found
 
     @property
     def most_tokens(self) -> int:
         """The requested limit of the answer in tokens."""
-        return max(self.bounds.values(), default=self.max_tokens)
+        return max(self.bounds, default=self.max_tokens)
 
     def roomier(self, limit: int | None = None) -> Request | None:
         """The same question with twice the room for its answer, or `limit` tokens; None where nothing bounds it."""
-        wider = {name: 2 * value if limit is None else limit for name, value in self.bounds.items()}
-        return replace(self, extra={**self.extra, **wider}) if wider else None
+        wider = _bounded(
+            {"max_tokens": self.max_tokens} | dict(self.extra), lambda n: 2 * n if limit is None else limit
+        )
+        return replace(self, extra=wider) if self.bounds else None
 
     def body(self, stream: bool) -> str:
         fields: dict[str, Any] = {
@@ -75,6 +80,17 @@ class Request:
         }
         # A null in `extra` removes a field, for providers that reject it.
         return json.dumps({name: value for name, value in (fields | dict(self.extra)).items() if value is not None})
+
+
+def _bounded(fields: Mapping[str, Any], change: Callable[[int], Any]) -> dict[str, Any]:
+    """The fields, with `change` applied to each bound of the answer."""
+    changed: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in _BOUNDS and isinstance(value, int) and value > 0:
+            changed[name] = change(value)
+        else:
+            changed[name] = _bounded(value, change) if isinstance(value, Mapping) else value
+    return changed
 
 
 async def complete(client: Client, provider: Provider, request: Request, answer: Answer) -> Reply:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-_THINKING = ("thinking", "redacted_thinking", "reasoning", "thought")
+_THINKING = ("thinking", "redacted_thinking", "reasoning", "thought")  # and what begins so, as `thinking_delta`
 #: Types of parts that hold no text of the answer.
 _TEXTLESS = (
     "image", "image_url", "audio", "input_audio", "output_audio", "file", "document_url", "reference", "tool_reference",
@@ -61,7 +61,7 @@ def _collect(content: object, found: Content) -> None:
 
 def _part(part: dict[str, Any], found: Content) -> None:
     kind = str(part.get("type") or "")
-    if kind in _THINKING or part.get("thought") is True:
+    if kind.startswith(_THINKING) or part.get("thought") is True:
         found.progress = True
         return
     if isinstance(part.get("refusal"), str):
@@ -70,5 +70,5 @@ def _part(part: dict[str, Any], found: Content) -> None:
     for name in _TEXT:
         if part.get(name) is not None:
             return _collect(part[name], found)
-    if kind not in _TEXTLESS:
+    if kind not in _TYPES:
         found.unread.append(kind or "object")

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 # Keys, without regard to case, underscores and hyphens. docs/llm.md says whose they are.
-_ERRORS = ("error", "errors", "fault", "baseresp")
-_WORDS = ("message", "msg", "errormsg", "errmsg", "errormessage", "statusmsg", "statusmessage", "detail", "details",
-          "errordescription", "description", "faultstring", "title", "reason")  # fmt: skip
-_CODES = ("code", "type", "status", "errorcode", "errcode", "errortype", "statuscode")
-_NUMBERED = ("code", "errorcode", "errcode", "statuscode")
+_ERRORS = ("error", "errors", "err", "fault", "baseresp")
+_WORDS = ("message", "msg", "errormsg", "errmsg", "errormessage", "retmsg", "statusmsg", "statusmessage", "detail",
+          "details", "errordescription", "description", "faultstring", "title", "reason")  # fmt: skip
+_CODES = ("code", "type", "status", "errorcode", "errcode", "errortype", "statuscode", "retcode")
+_NUMBERED = ("code", "errorcode", "errcode", "statuscode", "retcode")
 _SUCCESS = ("", "0", "200", "ok", "success", "succeeded", "none", "null", "true")
 _FAILED = ("error", "failed", "fail", "failure")
 _DEPTH = 6
-_NAMED = frozenset(("error", "errors", "fault", "base_resp"))
+_NAMED = frozenset(("error", "errors", "err", "fault", "base_resp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,19 @@ class ProviderError:
                      and 400 <= int(code) < 600), None)  # fmt: skip
 
 
+_NO_WORDS = ProviderError("no message", frozenset())
+
+
 def read_error(body: object) -> ProviderError | None:
     """What a body that is known to be an error says; None when it says nothing."""
-    codes: set[str] = set()
-    words = _words(body, codes, _DEPTH) or next(iter(sorted(codes - set(_FAILED), key=str.isdigit)), "")
-    return ProviderError(words, frozenset(codes)) if words else None
+    # Some APIs wrap an error once more: {"Response": {"Error": ...}}, {"data": {"error": ...}}
+    wrapped = [value for value in body.values() if _reports(value)] if isinstance(body, dict) else []
+    for place in (body, *wrapped):
+        codes: set[str] = set()
+        words = _words(place, codes, _DEPTH) or next(iter(sorted(codes - set(_FAILED), key=str.isdigit)), "")
+        if words and (place is not body or not wrapped or words not in codes):
+            return ProviderError(words, frozenset(codes))
+    return None
 
 
 def error_in_body(body: bytes) -> ProviderError | None:
@@ -57,11 +65,12 @@ def error_in(event: Mapping[str, Any]) -> ProviderError | None:
     choices = event.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice is None:
-        return read_error(event) if _reports(event) or _failed(event) else None
+        is_error = _failed(event) or any(map(_reports, (event, *event.values())))
+        return read_error(event) or _NO_WORDS if is_error else None
     for place in (event, choice, choice.get("delta"), event.get("x_groq")):
         # Runs for each token: only an object that names an error is looked at more closely.
         if isinstance(place, dict) and not _NAMED.isdisjoint(place) and _reports(place):
-            return read_error(place) or ProviderError("no message", frozenset())
+            return read_error(place) or _NO_WORDS
     return None
 
 
@@ -120,10 +129,8 @@ def _failed(value: object) -> bool:
 
 def _holds(value: object) -> bool:
     """Whether an error is more than an empty form: some gateways send one with every answer."""
-    if isinstance(value, dict):
-        return any(_holds(item) for item in value.values())
-    if isinstance(value, list):
-        return any(map(_holds, value))
+    if isinstance(value, dict | list):
+        return any(map(_holds, value.values() if isinstance(value, dict) else value))
     return str(value).strip().lower() not in (*_SUCCESS, "false") or value is True
 
 

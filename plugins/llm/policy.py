@@ -113,7 +113,9 @@ def spaced(error: ChatError, seconds: float) -> ChatError:
         said = f"{error} ({error.times} times in {seconds / 3600:.0f} h)"
         return ChatError(error.kind, said, status=error.status, again=False, times=error.times)
     after = random.uniform(3, 9) if error.after is None else error.after  # noqa: S311
-    error.after = min(after * 2 ** min(error.times - 1, 16), max(after, _FARTHEST))
+    if error.times > 1:
+        after = min(max(after, 1.0) * 2 ** min(error.times - 1, 16), max(after, _FARTHEST))
+    error.after = after
     return error
 
 

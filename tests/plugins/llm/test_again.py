@@ -51,28 +51,33 @@ def test_answer_costs_one_call_in_whatever_form_it_comes(sqlite_desk: Desk) -> N
 
 # -- a cut answer
 
-BOUNDS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+BOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "max_tokens": ({}, {"max_tokens": 200}),
     "max_completion_tokens": ({"max_tokens": None, "max_completion_tokens": 3000}, {"max_completion_tokens": 6000}),
     "max_tokens of extra": ({"max_tokens": 50}, {"max_tokens": 100}),
     "both": ({"max_completion_tokens": 70}, {"max_tokens": 200, "max_completion_tokens": 140}),
-    "max_output_tokens": ({"max_tokens": None, "max_output_tokens": 7}, {"max_output_tokens": 14}),
+    "max_output_tokens": ({"max_tokens": None, "max_output_tokens": 70}, {"max_output_tokens": 140}),
+    "inside another parameter": (
+        {"max_tokens": None, "options": {"num_predict": 50, "top_k": 3}, "generationConfig": {"maxOutputTokens": 70}},
+        {"options": {"num_predict": 100, "top_k": 3}, "generationConfig": {"maxOutputTokens": 140}},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_second_call_asks_for_more_whatever_bounds_the_answer(sqlite_desk: Desk, name: str) -> None:
-    extra, doubled = BOUNDS[name]
+    extra, wanted = BOUNDS[name]
     desk = sqlite_desk
     desk.configure(PROVIDERS__SCRIPTED__MAX_TOKENS="100", PROVIDERS__SCRIPTED__EXTRA=json.dumps(extra))
     desk.provider.play(CUT, answers())
     desk.add_row()
     desk.run(desk.submit())
     assert desk.row()["report"] == REPORT
-    first, second = desk.provider.calls
-    for parameter, tokens in doubled.items():
-        assert (first.body[parameter], second.body[parameter]) == (tokens // 2, tokens)
-    assert set(second.body) == set(first.body)
+    first, second = (call.body for call in desk.provider.calls)
+    assert {parameter: second[parameter] for parameter in wanted} == wanted
+    assert {parameter: value for parameter, value in first.items() if parameter not in wanted} == {
+        parameter: value for parameter, value in second.items() if parameter not in wanted
+    }
 
 
 def test_answer_cut_twice_says_at_how_many_tokens(sqlite_desk: Desk) -> None:

@@ -167,6 +167,13 @@ def test_cut_or_failed_answer_is_no_report_and_says_why(name: str) -> None:
         assert words in str(error)
 
 
+def test_deep_nesting_fails_the_call_and_nothing_else() -> None:
+    for depth in (90, 300, 900, 2000):  # a parser or this reader gives up, at a depth that depends on Python
+        nested = b"[" * depth + b"]" * depth
+        failure(b'{"choices": [], "error": ' + nested + b"}")
+        failure(b'data: {"choices": [{"delta": {"content": ' + nested + b"}}]}\n\n")
+
+
 def test_report_needs_every_byte_up_to_its_finish_reason() -> None:
     body = stream(*DELTAS, STOP)
     end = body.index(b'"stop"')
@@ -192,6 +199,8 @@ FORMS: dict[str, list[Any]] = {
     "texts in a list": [[REPORT[:7], REPORT[7:]]],
     "one part": [{"type": "text", "text": REPORT}],
     "Gemini's parts": [{"parts": [{"text": "let me see", "thought": True}, {"text": REPORT}]}],
+    "Claude's deltas": [[{"type": "thinking_delta", "thinking": "hm"}], [{"type": "text_delta", "text": REPORT}]],
+    "parts without their text yet": [[{"type": "text"}], [{"type": "text", "text": None}], REPORT],
     "Claude's thinking": [[{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": REPORT}]],
     "an image beside the text": [[{"type": "image_url", "image_url": {}}, {"type": "text", "text": REPORT}]],
 }  # fmt: skip
@@ -200,7 +209,9 @@ FORMS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("name", FORMS)
 def test_content_is_read_in_every_form_whole_and_as_deltas(name: str) -> None:
     pieces = FORMS[name]
-    assert content(stream(*(chunk({"content": piece}) for piece in pieces), STOP)) == REPORT
+    answer = taken(stream(*(chunk({"content": piece}) for piece in pieces), STOP))
+    assert answer.reply()["content"] == REPORT
+    assert answer.unread == set()
     if len(pieces) == 1:
         choice = {"message": {"role": "assistant", "content": pieces[0]}, "finish_reason": "stop"}
         assert content(json.dumps({"choices": [choice]}).encode()) == REPORT
