@@ -17,8 +17,6 @@ class Keys:
 
     def __init__(self, prefix: str) -> None:
         self._tag = f"{{{prefix}}}"
-        #: The pattern of all of them, for the ACL of sytq's Redis user.
-        self.pattern = self._key("*")
         #: STRING that the check of the user's rights writes; gone after a second.
         self.rights = self._key("rights")
         #: HASH, the state index: tasks that have not ended, or ended and are not yet in SQL.

@@ -39,7 +39,7 @@ def check_rights(redis: Redis, keys: Keys, streams: Iterable[str] = ()) -> None:
     round trips, and one for each stream.
     """
     commands, locked = _refused(redis, keys.rights, COMMANDS)
-    patterns = [keys.pattern] if locked else []
+    patterns = [keys.rights.removesuffix("rights") + "*"] if locked else []
     patterns += [stream for stream in streams if _refused(redis, stream, _ON_STREAM)[1]]
     missing = [*commands, *(f"keys ~{pattern}" for pattern in patterns)]
     if missing:

@@ -18,6 +18,7 @@ from sytq.runtime import Runtime
 from sytq.streams.client import Consumer, Producer
 from sytq.streams.loop import message_task_id
 from tests.installation import Installation
+from tests.processes import Process
 from tests.servers import RedisServer, poll
 from tests.topologies import RedisCluster
 
@@ -232,3 +233,35 @@ def test_external_stream_works_in_a_cluster_slot_of_its_own(cluster: RedisCluste
     places = {cluster.owner(key).port for key in (STREAM, f"{STREAM}:dlq", installation.runtime.keys.live)}
     assert len(places) > 1
     client.close()
+
+
+def wait_refused(worker: Process, seen: int) -> None:
+    """Wait for some rounds of the loop, which waits a second after a refusal."""
+    said = f'"stream {STREAM}", "error": "Redis refuses'
+    poll(lambda: worker.text()[seen:].count(said) >= 2, message=lambda: worker.text()[-2000:])
+
+
+def test_refused_rights_delay_messages_and_repeat_none(make: Make, own_redis: RedisServer) -> None:
+    with own_redis.client() as client:
+
+        def user(*rules: str) -> None:
+            client.execute_command("ACL", "SETUSER", "app", "reset", "on", "nopass", "~*", "+@all", *rules)
+
+        user()
+        installation = make("gentle", own_redis.url.replace("redis://", "redis://app:any@"))
+        worker = installation.start_worker()
+        for number, rules in enumerate(("resetkeys ~{sytq}:*", "-xack", "-xdel", "-@stream", "-@scripting"), start=1):
+            name, seen = f"t{number}", len(worker.text())
+            installation.hold(name)
+            client.xadd(STREAM, {"data": json.dumps({"task_id": number, "action": "execute"})})
+            installation.wait_note(f"start {name}")
+            user(*rules.split())
+            client.xadd(STREAM, {"data": "unreadable"})
+            installation.release(name)
+            wait_refused(worker, seen)
+            user()
+            wait_empty(client)
+            assert installation.notes()[f"start {name}"] == installation.notes()[f"end {name}"] == 1, rules
+            assert client.xlen(f"{STREAM}:dlq") == number, rules
+        assert states(installation.runtime) == {"succeeded": 5}
+        assert worker.alive and "loop failed" not in worker.text()
