@@ -80,7 +80,9 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/healthz/live", Live(sytq.__version__, batcher))
     scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection)
     app.add_route("/metrics", Metrics(scrape, redis))
-    app.add_route("/healthz/ready", Ready(shared, missing))
+    ready = Ready(shared, missing)
+    app.add_route("/healthz/ready", ready)
+    app.add_middleware(ready)
     return app
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import falcon
@@ -65,20 +65,40 @@ class Ready:
         self._parts = parts
         self._missing = missing  # migrations
         self._checks: dict[str, asyncio.Task[str]] = {}
+        self._told = {"database": "ok", "redis": "ok"}
+
+    async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """Look once, behind the start: the log says what Redis refuses also where nobody probes."""
+        self._first = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        state = await self._redis()
+        if state != "ok":
+            log.warning("not ready", store="redis", error=state)
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        database, redis = await asyncio.gather(
-            self._check("database", self._database), self._check("redis", self._redis)
-        )
-        ready = database == redis == "ok"
+        states = await self._states()
+        ready = set(states.values()) == {"ok"}
         resp.status = falcon.HTTP_200 if ready else falcon.HTTP_503
         if not ready:
             resp.set_header("Retry-After", "2")
-        stores = {"status": "ok" if ready else "error", "database": database, "redis": redis}
+        stores = {"status": "ok" if ready else "error", **states}
         if ready:
             resp.data = _said(200, "Service is ready", "ready", stores)
         else:
             resp.data = _said(503, "Service is not ready", "unavailable", stores)
+
+    async def _states(self) -> dict[str, str]:
+        """Return the state of each store, and log a change."""
+        database, redis = await asyncio.gather(
+            self._check("database", self._database), self._check("redis", self._redis)
+        )
+        states = {"database": database, "redis": redis}
+        for store, state in states.items():
+            if state != self._told[store]:
+                log.warning("readiness changed", store=store, answer=state)
+        self._told = states
+        return states
 
     async def _check(self, store: str, state: Callable[[], Coroutine[Any, Any, str]]) -> str:
         """Return the state of a store. Probes share a running check, so a hanging store occupies one thread."""

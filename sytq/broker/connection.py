@@ -52,6 +52,8 @@ _OWN_FAULTS = (
 #: Errors of a user without the right to a command or key, and of a server without the command: each release's words.
 _NO_RIGHT = ("no permissions to", "user executing the script can't", "acl failure in script", "unknown command")
 _UNKNOWN = re.compile(r"unknown (\w+ )?command called from", re.IGNORECASE)
+#: The kinds of the Sentinels' errors, of which redis-py keeps no more.
+_SAID = re.compile(r" - (\w+:\w+)")
 _NO_ANSWER = (exceptions.ConnectionError, exceptions.TimeoutError)
 #: Connection errors that are answers all the same.
 _ANSWERS = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.BusyLoadingError)
@@ -165,9 +167,10 @@ class _Sentinels(Sentinel):
         asked.sentinels = list(self.sentinels)
         try:
             found: tuple[str, int] = super(_Sentinels, asked).discover_master(service_name)  # type: ignore[no-untyped-call]
-        except MasterNotFoundError:  # redis-py's text is a page of settings
+        except MasterNotFoundError as error:  # its text is a page of settings, among them what each Sentinel said
+            said = "; ".join(sorted(set(_SAID.findall(str(error))))) or "they know none"
             raise MasterNotFoundError(
-                f"none of the {len(asked.sentinels)} Sentinels names a running master of '{service_name}'"
+                f"none of the {len(asked.sentinels)} Sentinels names a running master of '{service_name}': {said}"
             ) from None
         self.sentinels = asked.sentinels
         return found

@@ -79,6 +79,13 @@ def test_not_ready_names_the_missing_right_and_accepts(
         assert api.request("GET", "/v2/queues").status == 200
 
 
+def test_api_that_starts_without_a_right_says_so_in_its_log(make_api: Any, own_redis: RedisServer) -> None:
+    with own_redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-xclaim")
+    api = make_api(redis_url=own_redis.url)
+    poll(lambda: "Redis refuses its user XCLAIM" in api.gunicorn.text(), message=api.gunicorn.text)
+
+
 def test_not_ready_while_redis_takes_no_writes(make_api: Any, own_redis: RedisServer) -> None:
     api = make_api(redis_url=own_redis.url)
     with own_redis.client() as client:

@@ -189,8 +189,10 @@ def test_credentials_with_special_characters_reach_server_and_sentinel(own_redis
         connection.ask("SET", "here", "1")
         with own_redis.client(db=3) as client:
             assert client.exists("here")
-        with pytest.raises(RedisUnavailable):
+        with pytest.raises(RedisUnavailable, match="of 'main': auth:AuthenticationError"):
             Redis(f"redis+sentinel://{login}127.0.0.1:{sentinel.port}/main").ask("PING")
+        with pytest.raises(RedisUnavailable, match="of 'other': they know none"):
+            Redis(f"redis+sentinel://127.0.0.1:{sentinel.port}/other?sentinel_password=s%3Fcret").ask("PING")
     finally:
         sentinel.remove()
 

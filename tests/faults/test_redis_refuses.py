@@ -128,7 +128,6 @@ CASES: dict[str, tuple[Callable[[Refusals], contextlib.AbstractContextManager[No
     "keys": (lambda it: it.rules("resetkeys", "~other:*"), "keys ~{sytq}:*"),
     "streams": (lambda it: it.rules("-@stream"), "XADD, XLEN"),
     "hashes": (lambda it: it.rules("-hset"), "its user HSET"),
-    "everything": (lambda it: it.rules("-@all"), "no permissions to run"),
     "password": (lambda it: it.login("resetpass", ">another"), "invalid username-password pair"),
     "user": (lambda it: it.login("off"), "user is disabled"),
     "memory": (lambda it: it.setting("maxmemory", 1, 0), "maxmemory"),
