@@ -65,7 +65,7 @@ class Ready:
         self._parts = parts
         self._missing = missing  # migrations
         self._checks: dict[str, asyncio.Task[str]] = {}
-        self._told = {"database": "ok", "redis": "ok"}
+        self._logged = {"database": "ok", "redis": "ok"}
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Look once, behind the start: the log says what Redis refuses also where nobody probes."""
@@ -95,9 +95,9 @@ class Ready:
         )
         states = {"database": database, "redis": redis}
         for store, state in states.items():
-            if state != self._told[store]:
+            if state != self._logged[store]:
                 log.warning("readiness changed", store=store, answer=state)
-        self._told = states
+        self._logged = states
         return states
 
     async def _check(self, store: str, state: Callable[[], Coroutine[Any, Any, str]]) -> str:

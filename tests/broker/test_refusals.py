@@ -77,14 +77,14 @@ def replying(refuser: Refuser) -> Replies:
         "NOBODY has met this",
     ],
 )
-def test_error_of_the_server_is_an_outage_and_is_told(replying: Replies, said: str) -> None:
+def test_error_of_the_server_is_an_outage_and_is_reported(replying: Replies, said: str) -> None:
     connection = replying(said)
     with pytest.raises(RedisRefused, match=r"^Redis refuses PING: ") as refused:
         connection.ask("PING")
-    told = str(refused.value)
-    assert said.partition(", with")[0].partition(" script: ")[0].partition(" ")[2][:60] in told
-    assert "secret" not in told
-    assert ("docs/redis.md" in told) == any(word in said for word in ("NOPERM", "unknown command"))
+    text = str(refused.value)
+    assert said.partition(", with")[0].partition(" script: ")[0].partition(" ")[2][:60] in text
+    assert "secret" not in text
+    assert ("docs/redis.md" in text) == any(word in said for word in ("NOPERM", "unknown command"))
     with pytest.raises(RedisRefused, match=r"^Redis refuses EVALSHA \(lease\): "):
         connection.call("lease", ["{sytq}:lease:test"], ["me", 3000])
 
