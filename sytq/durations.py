@@ -38,7 +38,7 @@ def parse_duration(value: object) -> float:
 
 def _seconds(value: object) -> float:
     if isinstance(value, str):
-        text = value.strip()
+        text = value.strip().removeprefix("+")
         if text.startswith("-"):
             raise ValueError("negative")
         seconds = float(text) if _NUMBER.fullmatch(text) else _sum_of_parts(text)

@@ -12,6 +12,7 @@ from collections.abc import Set
 from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _REPLACEMENT = "\ufffd"
 _SPACE = " \t\n\r"
 _MAX_DIGITS = 4000  # int() refuses more
@@ -28,7 +29,7 @@ def parse(data: bytes) -> Any:
         raise ValueError("empty; a JSON object is needed")
     try:
         value, _ = _DECODER.raw_decode(text)
-        if "\\u" in text:  # half of a surrogate pair can be escaped
+        if _ESCAPED_SURROGATE.search(text):  # perhaps half of a pair
             value = json.loads(_SURROGATE.sub(_REPLACEMENT, json.dumps(value, ensure_ascii=False)))
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None

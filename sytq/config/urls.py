@@ -88,14 +88,14 @@ def database_url_of_go_dsn(dsn: str) -> str:
         if key == "charset":
             query["charset"] = value.split(",")[0]
         elif key == "tls":
-            query["tls"] = value.lower()
+            query["tls"] = {"1": "true", "0": "false"}.get(value, value.lower())
         elif key in _TIMEOUTS:
             query[key] = f"{parse_duration(value):g}"
     net, address = found["net"] or "tcp", found["address"] or ""
     if net == "unix":
         query["unix_socket"] = address or "/tmp/mysql.sock"  # noqa: S108 (the Go driver's default)
         host = "localhost"
-    elif net == "tcp":
+    elif net in ("tcp", "tcp4", "tcp6"):
         host = _with_port(address or "127.0.0.1", 3306)
     else:
         raise ValueError("the protocol is neither tcp nor unix")

@@ -22,13 +22,16 @@ def bounded(make_api: Any, bound: int, **more: Any) -> Installation:
 
 
 def test_a_full_queue_is_503_with_retry_after_and_stores_nothing(make_api: Any) -> None:
-    api = bounded(make_api, 5)
+    api = bounded(make_api, 5, SYTQ_QUEUES__DEFAULT__MAX_WAITING="1")
     replies = [submit(api) for _ in range(8)]
     assert [reply.status for reply in replies] == [200] * 5 + [503] * 3
     assert replies[-1].headers["retry-after"] == "5"
     assert "queue 'webhook' is full: 5 of 5" in replies[-1].json["error"]
     assert api.rows("SELECT COUNT(*) FROM sytq_tasks") == [(5,)]
     assert api.request("POST", "/api/v1/tasks/llm", {"prompt": "another queue"}).status == 200
+    jobs = [api.request("POST", "/jobs?priority=urgent", b"") for _ in range(2)]
+    assert [job.status for job in jobs] == [202, 503]
+    assert jobs[1].headers["retry-after"] and "is full" in jobs[1].json["error"]
 
 
 def test_concurrent_submissions_do_not_exceed_the_queue_limit(make_api: Any) -> None:

@@ -104,7 +104,7 @@ def test_root_and_whole_address_of_a_provider_are_the_same(tmp_path: Path, base_
         {"mysql": {"max_idle_conns": 0, "max_open_conns": 1}},
         {"queue": {"concurrency": "2", "retry": 0, "retention": "1h0m0s"}},
         {"logger": {"level": "warn", "development": "true"}},
-        {"deepseek": {"timeout": "1m30.5s", "api_key": 123456}},
+        {"deepseek": {"timeout": "+1m30.5s", "api_key": 123456}},
         {"app": {"mode": "test", "port": "8081"}, "redis": {"db": "1", "addr": ":6379"}},
     ],
 )
@@ -156,6 +156,8 @@ def test_passwords_of_digits_need_no_quotes(tmp_path: Path) -> None:
         ("/q", "mysql://127.0.0.1:3306/q?charset=utf8mb4"),
         ("u@tcp([::1]:3306)/q", "mysql://u@[::1]:3306/q?charset=utf8mb4"),
         ("u@tcp([de:ad::2])/q", "mysql://u@[de:ad::2]:3306/q?charset=utf8mb4"),
+        ("u@tcp6([::1]:3306)/q?tls=0", "mysql://u@[::1]:3306/q?charset=utf8mb4&tls=false"),
+        ("u@tcp4(h:1)/q?tls=1", "mysql://u@h:1/q?charset=utf8mb4&tls=true"),
         ("u:p@ss/w:rd%@tcp(h:1)/q", "mysql://u:p%40ss%2Fw%3Ard%25@h:1/q?charset=utf8mb4"),
         ("u:p@h(x)@tcp(h:1)/q", "mysql://u:p%40h%28x%29@h:1/q?charset=utf8mb4"),
         (

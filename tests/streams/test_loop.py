@@ -264,9 +264,9 @@ def test_a_message_is_read_as_go_reads_json(make: Make, redis_client: redis.Redi
         b'{"task_id":8,"action":"execute","x":"\xff\xc3","y":"\\ud800"}': {"x": "\ufffd\ufffd", "y": "\ufffd"},
     }
     installation = make({"stream": STREAM})
-    installation.start_worker()
-    for data in written:
+    for data in written:  # before there is a group: it is made from id 0
         redis_client.xadd(STREAM, {"data": data})
+    installation.start_worker()
     wait_empty(redis_client)
     assert dead_letters(redis_client) == []
     found = {payload["task_id"]: payload for payload in (json.loads(row.payload) for row in rows(installation))}
