@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -214,7 +215,9 @@ def broken(error: Exception, answer: Answer) -> ChatError:
     if why := explain(error):
         return ChatError("tls", f"no TLS with the provider: {why}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ChatError("network", "the provider's host cannot be resolved")
+        return ChatError("network", f"the provider's host {error.host} cannot be resolved")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return ChatError("network", "the provider closed the connection without an answer")
+    if isinstance(error, aiohttp.ClientConnectorError) and error.errno:
+        return ChatError("network", f"no connection to {error.host}:{error.port}: {os.strerror(error.errno)}")
     return ChatError("network", f"no connection to the provider ({type(error).__name__})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 import tracemalloc
@@ -378,10 +379,12 @@ def test_a_refused_connection_is_a_network_error() -> None:
         unused.bind(("127.0.0.1", 0))
         error = failure(f"http://127.0.0.1:{unused.getsockname()[1]}/v1")
     assert error.kind == "network"
+    assert re.search(r"no connection to 127\.0\.0\.1:\d+: Connection refused", str(error))
 
 
 def test_an_unknown_host_is_a_network_error() -> None:
-    assert failure("http://provider.invalid/v1").kind == "network"
+    error = failure("http://provider.invalid/v1")
+    assert (error.kind, "the provider's host provider.invalid cannot be resolved" in str(error)) == ("network", True)
 
 
 @pytest.mark.parametrize("ending", [resets, drops], ids=["reset", "closed"])
