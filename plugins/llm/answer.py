@@ -139,10 +139,14 @@ class Answer:
         """What the provider said instead of an answer, for the end of an error."""
         return f"; the provider said: {self.say(self._notice.words)}" if self._notice else ""
 
+    def classify(self, status: int, error: ProviderError | None, words: str) -> Kind:
+        """The kind of a refusal, whose `words` are safe to show."""
+        return classify(status, error, words, self._model, self._prompts)
+
     def reported(self, error: ProviderError) -> ChatError:
         """The failure for what the provider reports in place of an answer, or in the middle of one."""
         words = self.say(error.words)
-        kind = classify(200, error, words, self._model)
+        kind = self.classify(200, error, words)
         if kind == "rate_limited" and self.has_content:
             kind = "error_in_answer"  # what was paid for uses an attempt
         return ChatError(kind, f"the provider reported an error: {words}")

@@ -18,7 +18,6 @@ from .body import receive, whole
 from .config import Provider
 from .delay import asked_delay, said_delay
 from .envelope import error_in_body
-from .refusal import classify
 
 if TYPE_CHECKING:
     import aiohttp
@@ -119,7 +118,7 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
             ) as response,
         ):
             if not 200 <= response.status < 300:
-                raise await _refusal(response, answer, request.model)
+                raise await _refusal(response, answer)
             await receive(_chunks(response.content), answer, partial(clock.progress, answer))
     except TimeoutError:
         if not answer.is_finished:
@@ -170,7 +169,7 @@ async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _refusal(response: aiohttp.ClientResponse, answer: Answer, model: str) -> ChatError:
+async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatError:
     """The error for a response that is not a 2xx."""
     import aiohttp
 
@@ -188,7 +187,7 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer, model: str)
     words = answer.say(error.words) if error is not None else ""
     after = asked_delay(response.headers, datetime.now(UTC))
     # A firewall's page may be about this prompt alone.
-    kind = "html" if is_page and status == 403 else classify(status, error, words, model)
+    kind = "html" if is_page and status == 403 else answer.classify(status, error, words)
     return ChatError(
         kind,
         f"HTTP {status} from the provider{f': {words}' if words else said}",

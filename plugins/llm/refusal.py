@@ -105,24 +105,24 @@ _TABLE: Sequence[_Meaning] = (
 _CLEAR = {401, 402, 408, 409, 425, 429}
 _BY_STATUS: dict[int, Kind] = {
     401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_path", 405: "no_path", 407: "proxy",
-    408: "unavailable",
-    409: "unavailable", 410: "no_model", 425: "unavailable", 429: "rate_limited", 498: "overloaded", 501: "no_path",
-    503: "overloaded", 529: "overloaded",
+    408: "unavailable", 409: "unavailable", 410: "no_model", 425: "unavailable", 429: "rate_limited",
+    498: "overloaded", 501: "no_path", 503: "overloaded", 529: "overloaded",
 }  # fmt: skip
 _MODEL = re.compile(r"\b(models?|deployments?|engine)\b|模型", re.IGNORECASE)
 
 
-def classify(status: int, error: ProviderError | None, words: str, model: str) -> Kind:
+def classify(status: int, error: ProviderError | None, words: str, model: str, prompts: Sequence[str] = ()) -> Kind:
     """The kind of a refusal; the status of an answer that turned out to be an error is 200.
 
-    `words` are the error's, without quotations of the prompt; `model` is the name that was asked for.
+    `words` are the error's, `model` is the name that was asked for. What the `prompts` say too may be a quotation, and
+    decides nothing: one row must not pause a provider for all.
     """
     if status < 300 and error is not None and error.status is not None and error.status < 500:
         status = error.status
     ordinary = _by_status(status)
     clear = status in _CLEAR or status >= 500
     codes = {re.sub(r"[\W_]+", "", code) for code in error.codes} if error is not None else set()
-    kind = next((row.kind for row in _TABLE if _fits(row, codes, words, clear)), None)
+    kind = next((row.kind for row in _TABLE if _fits(row, codes, words, clear, prompts)), None)
     if kind == "no_credit" and said_delay(words) is not None:
         kind = "rate_limited"  # Google's free tier: "exceeded your current quota ... Please retry in 37.8s"
     if kind == "rate_limited" and ordinary in ("overloaded", "unavailable"):
@@ -132,8 +132,11 @@ def classify(status: int, error: ProviderError | None, words: str, model: str) -
     return kind or ordinary
 
 
-def _fits(row: _Meaning, codes: set[str], words: str, clear: bool) -> bool:
-    return not codes.isdisjoint(row.codes) or ((row.strong or not clear) and row.words.search(words) is not None)
+def _fits(row: _Meaning, codes: set[str], words: str, clear: bool, prompts: Sequence[str]) -> bool:
+    if not codes.isdisjoint(row.codes):
+        return True
+    said = row.words.finditer(words) if row.strong or not clear else ()
+    return any(not any(found[0] in prompt for prompt in prompts) for found in said)
 
 
 def _by_status(status: int) -> Kind:

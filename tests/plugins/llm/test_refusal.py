@@ -9,7 +9,6 @@ import pytest
 import yaml
 from sytq_plugins.llm.answer import Answer, ChatError
 from sytq_plugins.llm.envelope import error_in_body
-from sytq_plugins.llm.refusal import classify
 
 MODEL = "qwen-plus"
 FILE = Path(__file__).with_name("refusals.yaml")
@@ -30,12 +29,19 @@ def test_refusal_is_read_as_what_a_person_has_to_do(kind: str, status: int, body
         return
     error = error_in_body(body.encode())
     words = answer.say(error.words) if error is not None else ""
-    assert classify(status, error, words, MODEL) == kind, words
+    assert answer.classify(status, error, words) == kind, words
 
 
-@pytest.mark.parametrize("words", ["the balance is insufficient for this house", "Model Not Exist, said the seller"])
-def test_words_of_the_prompt_decide_nothing(words: str) -> None:
-    answer = Answer(MODEL, "sk-key", [f"Value this: {words} of it"])
-    error = error_in_body(json.dumps({"error": {"message": f"Invalid content: {words} of it"}}).encode())
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Invalid content: the balance is insufficient for this house", "rejected"),
+        ("Invalid content: 欠费通知", "rejected"),
+        ("Invalid content: 欠费通知. Your account has arrears", "no_credit"),
+    ],
+)
+def test_words_of_the_prompt_pause_no_provider(words: str, kind: str) -> None:
+    answer = Answer(MODEL, "sk-key", ["Value this: the balance is insufficient for this house of 欠费通知"])
+    error = error_in_body(json.dumps({"error": {"message": words}}).encode())
     assert error is not None
-    assert classify(400, error, answer.say(error.words), MODEL) == "rejected"
+    assert answer.classify(400, error, answer.say(error.words)) == kind
