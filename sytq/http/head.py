@@ -1,4 +1,4 @@
-"""The head of a response as it arrives, and what can be read of one that aiohttp refuses or that breaks off."""
+"""The head of a response as it arrives: made readable for aiohttp, or, where that fails, read for its status alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,55 @@ from sytq.http.headers import TOKEN
 receiving: ContextVar[bytearray | None] = ContextVar("sytq_http_receiving", default=None)
 
 _STATUS = re.compile(rb"^[ \t]*HTTP/\d{1,2}(?:\.\d{1,2})?[ \t]+([1-9]\d\d)(?!\d)", re.IGNORECASE | re.MULTILINE)
+_PLAIN_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}(?!\d)")
+# A field that aiohttp takes; it refuses the last one, of a draft of WebSocket, wherever it occurs.
+_FIELD = re.compile(rb"(?!sec-websocket-key1:)([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:([^\x00\r]*)", re.IGNORECASE)
+
+
+class HeadLines:
+    """Repairs heads line by line, where their meaning is beyond doubt.
+
+    Lines that are no field are dropped, and so are all statements of the body's length but one, as RFC 9112 (6.3) says:
+    chunks override a length, and equal lengths are one. Everything else is aiohttp's to accept or refuse.
+    """
+
+    def __init__(self) -> None:
+        self.repaired = False
+        self._status_next = True
+        self._dropping = False
+        self._lengths: list[bytes] = []
+        self._codings: list[bytes] = []
+
+    def passed(self, line: bytes) -> bytes:
+        """Return what of the head may be parsed now."""
+        text = line.rstrip(b"\r\n")
+        if self._status_next:
+            self._status_next = not text
+            found = _STATUS.match(text)
+            if found is None or _PLAIN_STATUS.match(text):
+                return line if text else b""
+            return b"HTTP/1.1 %b\r\n" % found[1]
+        if not text:
+            self._status_next = True  # after an interim response
+            return self._framing() + line
+        if line[:1] not in b" \t":  # else it continues the line before
+            field = _FIELD.fullmatch(text)
+            name = field[1].lower() if field else b""
+            if field and name == b"content-length":
+                self._lengths += field[2].split(b",")
+            elif field and name == b"transfer-encoding":
+                self._codings.append(field[2].strip())
+            self._dropping = name in (b"", b"content-length", b"transfer-encoding")
+            self.repaired |= not name
+        return b"" if self._dropping else line
+
+    def _framing(self) -> bytes:
+        lengths = list(dict.fromkeys(length.strip() for length in self._lengths))
+        codings = [coding for coding in self._codings if coding.lower() != b"identity"]
+        self.repaired |= len(self._lengths) + len(self._codings) > 1
+        self._lengths, self._codings = [], []
+        name, values = (b"Transfer-Encoding", codings) if codings else (b"Content-Length", lengths)
+        return b"".join(b"%b: %b\r\n" % (name, value) for value in values)
 
 
 def is_final(status: int) -> bool:

@@ -14,7 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 
-from sytq.http.head import could_be_http, is_final, read_head, receiving
+from sytq.http.head import HeadLines, could_be_http, is_final, read_head, receiving
 
 # The parser's own limits, 8 KiB and 128, are below what some servers send of cookies and policies.
 _LIMITS = {"max_line_size": 64 << 10, "max_field_size": 64 << 10, "max_headers": 1000}
@@ -32,6 +32,7 @@ class Connection(ResponseHandler):
 
     _head: bytearray | None = None  # None: the head of the final response has been read
     _parsed = 0  # bytes of it
+    _lines: HeadLines
 
     def set_response_params(self, **options: Any) -> None:
         """Expect a response."""
@@ -39,6 +40,7 @@ class Connection(ResponseHandler):
         self._head = bytearray() if head is None else head
         self._head.clear()  # aiohttp repeats some requests on another connection
         self._parsed = 0
+        self._lines = HeadLines()
         super().set_response_params(**options | _LIMITS)
 
     def data_received(self, data: bytes) -> None:
@@ -55,9 +57,12 @@ class Connection(ResponseHandler):
 
     def _lines_received(self, head: bytearray) -> None:
         while self._exception is None and (end := head.find(b"\n", self._parsed) + 1):
-            line = bytes(head[self._parsed : end])
+            line = self._lines.passed(bytes(head[self._parsed : end]))
             self._parsed = end
-            super().data_received(line)
+            if line:
+                super().data_received(line)
+            if self._lines.repaired:
+                self.force_close()
             if self._head is None:
                 rest = bytes(head[end:])
                 head.clear()

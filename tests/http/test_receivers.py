@@ -43,26 +43,10 @@ WHOLE = {
     "offer of HTTP/2": OK + b"Upgrade: h2,h2c\r\nConnection: Upgrade\r\n" + BODY,
     "more than its length": OK + BODY + b"<br />Notice",
     "another answer": OK + BODY + b"HTTP/1.1 500 X\r\n" + BODY,
-}
-# The status is 200, and something of the answer cannot be read; no end of the connection is needed to know it.
-BROKEN = {
-    "header of 100,000 bytes": OK + b"X-Policy: " + b"y" * 100_000 + b"\r\n" + BODY,
-    "2,000 headers": OK + b"".join(b"X-%d: a\r\n" % n for n in range(2000)) + BODY,
-    "head of 700,000 bytes": OK + b"".join(b"X-%d: %b\r\n" % (n, b"y" * 7000) for n in range(100)) + BODY,
-    "reason of 100,000 bytes": b"HTTP/1.1 200 " + b"O" * 100_000 + b"\r\n" + BODY,
     "length and chunks": OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     "chunks and length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "not chunked": CHUNKED + b'{"ok": true}',
-    "second chunk broken": CHUNKED + b"2\r\nok\r\nzz\r\n",
-    "not gzip": OK + b"Content-Encoding: gzip\r\n" + BODY,
-    "brotli unasked": OK + b"Content-Encoding: br\r\n" + BODY,
-    "two lengths": OK + b"Content-Length: 3\r\n" + BODY,
     "the same length twice": OK + b"Content-Length: 2\r\n" + BODY,
     "list of lengths": OK + b"Content-Length: 2, 2\r\n\r\nok",
-    "negative length": OK + b"Content-Length: -1\r\n\r\nok",
-    "length in words": OK + b"Content-Length: two\r\n\r\nok",
-    "no length in its header": OK + b"Content-Length: \r\n\r\nok",
-    "endless length": OK + b"Content-Length: 99999999999999999999999\r\n\r\nok",
     "space in a name": OK + b"X Powered By: a\r\n" + BODY,
     "bytes in a name": OK + b"X-\xe9: a\r\n" + BODY,
     "no name": OK + b": a\r\n" + BODY,
@@ -80,6 +64,25 @@ BROKEN = {
     "spaces in the status line": b"HTTP/1.1  200  OK\r\n" + BODY,
     "tabs in the status line": b"HTTP/1.1\t200\tOK\r\n" + BODY,
     "space first": b" " + OK + BODY,
+    "no transfer coding": OK + b"Transfer-Encoding: identity\r\n" + BODY,
+    "length and chunks, folded": OK
+    + b"Content-Length: 9\r\n 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+}
+# The status is 200, and something of the answer cannot be read; no end of the connection is needed to know it.
+BROKEN = {
+    "header of 100,000 bytes": OK + b"X-Policy: " + b"y" * 100_000 + b"\r\n" + BODY,
+    "2,000 headers": OK + b"".join(b"X-%d: a\r\n" % n for n in range(2000)) + BODY,
+    "head of 700,000 bytes": OK + b"".join(b"X-%d: %b\r\n" % (n, b"y" * 7000) for n in range(100)) + BODY,
+    "reason of 100,000 bytes": b"HTTP/1.1 200 " + b"O" * 100_000 + b"\r\n" + BODY,
+    "not chunked": CHUNKED + b'{"ok": true}',
+    "second chunk broken": CHUNKED + b"2\r\nok\r\nzz\r\n",
+    "not gzip": OK + b"Content-Encoding: gzip\r\n" + BODY,
+    "brotli unasked": OK + b"Content-Encoding: br\r\n" + BODY,
+    "two lengths": OK + b"Content-Length: 3\r\n" + BODY,
+    "negative length": OK + b"Content-Length: -1\r\n\r\nok",
+    "length in words": OK + b"Content-Length: two\r\n\r\nok",
+    "no length in its header": OK + b"Content-Length: \r\n\r\nok",
+    "endless length": OK + b"Content-Length: 99999999999999999999999\r\n\r\nok",
 }
 # The status is 200; then the connection ends, or nothing comes any more.
 ENDED = {
@@ -188,7 +191,6 @@ def test_answers_in_single_bytes_have_the_same_status(serve: Any) -> None:
         return handler
 
     cases = {name: data for name, data in (WHOLE | BROKEN | ENDED).items() if len(data) < 1000}
-    del cases["bad 100 first"]  # refused before the final response arrives
     answers = answers_to(serve, {name: in_bytes(data) for name, data in cases.items()})
     assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(cases, 200)
 
@@ -208,9 +210,9 @@ def test_a_refused_head_still_gives_its_readable_headers(serve: Any) -> None:
 
 
 def test_a_broken_answer_without_partial_body_is_an_error(serve: Any) -> None:
-    for data in (BROKEN["not chunked"], BROKEN["length and chunks"], BROKEN["no colon"]):
+    for name in ("not chunked", "two lengths", "2,000 headers"):
         with pytest.raises(aiohttp.ClientError):
-            answer_to(serve, sending(data), partial_body=False)
+            answer_to(serve, sending(BROKEN[name]), partial_body=False)
 
 
 # The connection afterwards
@@ -338,6 +340,7 @@ def test_path_and_query_are_sent_byte_for_byte(serve: Any, trusted: bool) -> Non
         "/a@b:c?to=http://u:p@h/",
         "/%00%0d%0a%20",
         "/~!$&*()_=:,-.",
+        "/%28%29%27%3A%40?X-Signature=a%2Bb%3D&p=%27%3a",  # of public reports on signed URLs that were rewritten
         "/a?b=c%23d",
     ]
     encoded = {
