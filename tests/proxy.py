@@ -1,7 +1,7 @@
-"""A TCP proxy in front of a test's Redis that breaks the network on demand.
+"""A TCP proxy in front of a test's Redis or database that breaks the network on demand.
 
-Faults are cut connections, frozen ones, a lost reply and latency. The proxy does not parse the protocol: it finds a
-request by a substring.
+Faults are cut connections, frozen and forgotten ones, a lost reply and latency. The proxy does not parse the protocol:
+it finds a request by a substring.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class _Link:
     client: socket.socket
     server: socket.socket
     losing: LostReplies | None = None
+    forgotten: bool = False
     seen: bytes = field(default=b"")
 
     def close(self) -> None:
@@ -97,6 +98,12 @@ class Proxy:
         """Half-open: connections stay and new ones are accepted, but no byte passes in either direction."""
         self._flowing.clear()
 
+    def forget(self) -> None:
+        """Swallow what comes on the present connections, without a word, as a firewall that has forgotten them does."""
+        with self._lock:
+            for link in self._links:
+                link.forgotten = True
+
     def slow(self, seconds: float) -> None:
         """Delay all bytes by this long, in each direction."""
         self._latency = seconds
@@ -141,7 +148,8 @@ class Proxy:
             while data := link.client.recv(1 << 16):
                 self._hold_up()
                 link.losing = link.losing or self._to_lose(link, data)
-                link.server.sendall(data)
+                if not link.forgotten:
+                    link.server.sendall(data)
         self._drop(link)
 
     def _replies(self, link: _Link) -> None:
@@ -151,7 +159,8 @@ class Proxy:
                 if link.losing and self._loses(link.losing, data):
                     break  # the server has run the request, and its reply is lost
                 link.losing = None
-                link.client.sendall(data)
+                if not link.forgotten:
+                    link.client.sendall(data)
         self._drop(link)
 
     def _hold_up(self) -> None:

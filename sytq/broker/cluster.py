@@ -16,6 +16,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
+from sytq.broker.rested import Connection
+
 Address = tuple[str, int]
 
 #: Redirections of one command; more mean a circle, because the nodes do not agree yet.
@@ -62,7 +64,8 @@ class Cluster:
         node = self._nodes.get(address)
         if node is None:
             # Opens nothing yet, so a surplus client does no harm.
-            node = self._nodes.setdefault(address, redis.Redis(host=address[0], port=address[1], **self._options))
+            pool = redis.ConnectionPool(Connection, host=address[0], port=address[1], **self._options)
+            node = self._nodes.setdefault(address, redis.Redis(connection_pool=pool))
         return node
 
     def _ask(self, address: Address, command: tuple[Any, ...]) -> Any:

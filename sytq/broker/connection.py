@@ -20,6 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from sytq.broker import rested
 from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
 from sytq.errors import ConfigError, RedisRefused, RedisUnavailable
@@ -62,6 +63,10 @@ _CLOCK_AGE = 30.0
 _DEMOTED = ("READONLY", "UNBLOCKED")
 
 
+#: A certificate is verified as `sytq.tls` verifies it.
+_TLS = {"ssl_exclude_verify_flags": STRICTER, "ssl_include_verify_flags": LOOSER}
+
+
 class Redis:
     """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when Redis does not answer.
 
@@ -81,7 +86,6 @@ class Redis:
             "socket_timeout": timeout,
             "socket_connect_timeout": min(timeout, 2.0),
             "max_connections": connections,
-            "health_check_interval": 15,
             "retry": _retry(2),
             "protocol": 2,
         }
@@ -89,11 +93,17 @@ class Redis:
         try:
             match urlsplit(url).scheme:
                 case "redis+sentinel":
-                    self.client = _master(url, options)
+                    self.client = _master(url, options | rested.OPTIONS)
                 case "redis+cluster":
-                    self.client = Cluster(redis_hosts(url), home, options | _login(url))
+                    self.client = Cluster(redis_hosts(url), home, options | rested.OPTIONS | _login(url))
+                case "unix":
+                    self.client = redis.Redis.from_url(url, **options)
+                case "rediss":
+                    tls = _TLS | {"connection_class": rested.SSLConnection}
+                    self.client = redis.Redis.from_url(url, **options | rested.OPTIONS | tls)
                 case _:
-                    self.client = redis.Redis.from_url(url, **options | _tls(url))
+                    plain = {"connection_class": rested.Connection}
+                    self.client = redis.Redis.from_url(url, **options | rested.OPTIONS | plain)
         except ValueError as error:  # of an option in its query
             raise ConfigError(f"redis.url: {error}") from None
         self._scripts = {
@@ -193,19 +203,13 @@ def _master(url: str, options: dict[str, Any]) -> redis.Redis:
     sentinels = _Sentinels(redis_hosts(url), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
     # Fewer tries: each asks all Sentinels, and both connecting and the command are retried.
     options = options | _login(url) | {"db": int(db or 0), "retry": _retry(1)}
+    options["connection_class"] = rested.SentinelConnection
     master: redis.Redis = sentinels.master_for(unquote(service), **options)  # type: ignore[no-untyped-call]
     return master
 
 
 def _retry(times: int) -> Retry:
     return Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), times, (exceptions.ConnectionError,))
-
-
-def _tls(url: str) -> dict[str, Any]:
-    """Options with which a certificate is verified as `sytq.tls` verifies it."""
-    if urlsplit(url).scheme != "rediss":
-        return {}
-    return {"ssl_exclude_verify_flags": STRICTER, "ssl_include_verify_flags": LOOSER}
 
 
 def _login(url: str) -> dict[str, str | None]:

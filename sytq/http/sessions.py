@@ -20,6 +20,7 @@ from sytq.config.urls import ENVIRONMENT, PROXY_FORM, check_proxy_url
 from sytq.http.guard import Guard
 from sytq.http.protocol import use_connections
 from sytq.http.timing import tracing
+from sytq.tcp import RESTED, client_socket
 from sytq.tls import client_context
 
 _DNS_THREADS = 32
@@ -73,7 +74,12 @@ class Sessions:
             own = self._proxy is not None and not trusted
             # No limit: queues and slots limit concurrency, not a hidden default of 100.
             connector = aiohttp.TCPConnector(
-                resolver=_Resolver(None) if own else resolver, ssl=_tls_context(), limit=0, limit_per_host=0
+                resolver=_Resolver(None) if own else resolver,
+                ssl=_tls_context(),
+                limit=0,
+                limit_per_host=0,
+                keepalive_timeout=RESTED,
+                socket_factory=client_socket,
             )
             use_connections(connector)
             self._sessions[trusted] = aiohttp.ClientSession(

@@ -9,14 +9,12 @@ import time
 from typing import Any
 
 import peewee
-import pymysql
 from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledMySQLDatabase
 from pymysql.constants import SERVER_STATUS
 
-__all__ = ["MaxConnectionsExceeded", "MySQL"]
+from sytq.tcp import RESTED, keep_alive
 
-#: Seconds after which an idle connection is checked before use: a firewall may have forgotten it.
-_PING_AFTER = 10.0
+__all__ = ["MaxConnectionsExceeded", "MySQL"]
 
 
 class MySQL(PooledMySQLDatabase):
@@ -70,17 +68,14 @@ class MySQL(PooledMySQLDatabase):
                 if not self._connections:
                     return None
                 since, _, connection = heapq.heappop(self._connections)
-            try:
-                if not self._is_stale(since) and _lives(connection):
-                    return since, connection
-            except pymysql.Error as error:
-                if isinstance(error.__context__, TimeoutError):
-                    raise  # the others would not answer either
+            if not self._is_stale(since) and _lives(connection):
+                return since, connection
             self._close_raw(connection)
 
     def _open(self) -> Any:
         """A new connection with the session settings that sytq relies on, whatever the server's defaults."""
         connection = peewee.MySQLDatabase._connect(self)  # type: ignore[attr-defined]
+        keep_alive(connection._sock)
         with connection.cursor() as cursor:
             # Strict: a value too long for its column is an error, never truncated silently.
             cursor.execute(
@@ -92,10 +87,9 @@ class MySQL(PooledMySQLDatabase):
 
 
 def _lives(connection: Any) -> bool:
-    """Whether an idle connection can be used. Raises pymysql.Error when the server does not answer."""
-    if time.monotonic() - connection.rests_since > _PING_AFTER:
-        connection.ping(reconnect=False)
-        return True
+    """Whether an idle connection can be used."""
+    if time.monotonic() - connection.rests_since > RESTED:
+        return False
     # The server sends nothing on an idle connection unless it closes it.
     socket = select.poll()
     socket.register(connection._sock, select.POLLIN)

@@ -35,7 +35,7 @@ def session(database: peewee.Database) -> int:
 def test_a_transaction_is_only_begin_statements_and_commit(
     database: peewee.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sytq.ledger.pool._PING_AFTER", 3600.0)  # even if the machine stalls
+    monkeypatch.setattr("sytq.ledger.pool.RESTED", 3600.0)  # even if the machine stalls
     before = {what: asked(database, what) for what in ("admin_commands", "begin", "rollback", "commit")}
     for number in range(5):
         transact(database, lambda n=number: database.execute_sql("INSERT INTO t (id) VALUES (%s)", (n,)))
@@ -51,13 +51,11 @@ def test_a_connection_closed_by_the_server_is_not_reused(database: peewee.Databa
     assert session(database) != first
 
 
-def test_a_long_idle_connection_is_pinged_before_use(
-    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = asked(database, "admin_commands")
-    monkeypatch.setattr("sytq.ledger.pool._PING_AFTER", -1.0)
-    session(database)
-    assert asked(database, "admin_commands") > before
+def test_a_connection_that_has_rested_is_replaced(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = session(database)
+    assert session(database) == first
+    monkeypatch.setattr("sytq.ledger.pool.RESTED", -1.0)
+    assert session(database) != first
 
 
 def test_an_open_transaction_is_rolled_back_before_reuse(database: peewee.Database) -> None:
