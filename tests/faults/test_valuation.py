@@ -24,6 +24,10 @@ from tests.servers import MySQLServer, RedisServer, poll
 
 pytestmark = pytest.mark.faults
 PROMPT = "A house of 120 square metres in the old town, which nobody else is to know of."
+CLUSTER_OUT_OF_SYNC = (
+    "CREATE TRIGGER refuses BEFORE UPDATE ON sytq_steps FOR EACH ROW SIGNAL SQLSTATE '08S01'"
+    " SET MYSQL_ERRNO = 1047, MESSAGE_TEXT = 'WSREP has not yet prepared node for application use'"
+)
 SECRET = "whsec_" + "c3l0cS10ZXN0cy1zaWduaW5nLXNlY3JldC0="
 
 
@@ -298,6 +302,27 @@ def test_p4_database_outage_at_the_answer_repeats_no_call(
         desk.assert_done_once(task, calls=1)
     finally:
         desk.close()
+
+
+def test_p4_worker_killed_while_the_database_refuses_its_answer_repeats_no_call(desk: Desk) -> None:
+    async def refused(stage: Stage) -> None:
+        desk.rows(CLUSTER_OUT_OF_SYNC if desk.is_mysql else "CREATE TRIGGER refuses BEFORE UPDATE ON sytq_steps "
+                  "BEGIN SELECT RAISE(ABORT, 'as scripted'); END")  # fmt: skip
+        await answers()(stage)
+
+    desk.provider.play(refused)
+    worker = desk.start_worker()
+    task = desk.valuate()
+    poll(lambda: desk.runtime.inspection.kept_results() == 1, message="the answer is kept in Redis")
+    worker.kill()
+    desk.rows("DROP TRIGGER refuses")
+    desk.start_worker()
+    desk.assert_done_once(task, calls=1)
+    assert desk.runtime.inspection.kept_results() == 0
+    with desk.runtime.database.connection_context():
+        assert [(row.outcome, row.prompt_tokens) for row in SpendRow.select()] == [("ok", 21)]
+    (step, *_) = desk.runtime.ledger.steps(task)
+    assert step.interrupted == 0, "nothing was paid twice"
 
 
 def test_p5_callback_repeats_the_same_bytes_until_accepted(desk: Desk) -> None:
