@@ -160,7 +160,7 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         if number > start.done:
             await _show(ctx, payload, _shown(ctx, plan, number))
         ask = partial(asking.ask, place, node, start.row, outputs, payload.model)
-        answer = await ctx.step(f"node-{number}", ask, also=calls.settle)
+        answer = await ctx.step(f"node-{number}", ask, also=partial(calls.settle_step, f"node-{number}"))
         answers.append(answer)
         outputs[node.name] = output(node, answer)
     last = answers[-1]

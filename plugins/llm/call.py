@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import math
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from sytq import AsyncContext, Counter, Permit, Retry, Transaction
+from sytq.ledger.models import Step
 
 from . import prices, spend
 from .answer import Answer, ChatError, Reply
@@ -72,6 +75,16 @@ class Calls:
         if self._last is not None:
             call, used, cost = self._last
             spend.settle(call, outcome, used, cost)
+
+    def settle_step(self, step: str) -> None:
+        """Record the cost of a step's answer; inside the transaction that records the answer."""
+        if self._last is not None and self._last[0].call.step == step:
+            self.settle()
+            return
+        # An earlier attempt left it in Redis, and its call counts as lost.
+        answer = json.loads(Step.get(Step.task_id == self._ctx.id, Step.name == step).value or "null")
+        cost = None if answer["cost"] is None else spend.units(Decimal(answer["cost"]))
+        spend.recover(self._ctx.id, step, prices.tokens(answer["usage"]), cost)
 
     async def make(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:
         """Ask a provider. Raises ChatError, and Retry when a budget is exhausted."""

@@ -129,9 +129,10 @@ def begin(call: SpendRow, amount: int, budgets: Mapping[str, int]) -> Reservatio
     return Reservation(call, tuple(budgets))
 
 
-def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None) -> None:
+def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | None, *, was: str = BEGUN) -> None:
     """Record the end of a call and release the unused part of its reservations. Idempotent."""
     call = reservation.call
+    reserved = call.reserved if was == BEGUN else 0
     changed = SpendRow.update(
         outcome=outcome,
         cost=cost,
@@ -144,10 +145,10 @@ def settle(reservation: Reservation, outcome: str, tokens: Tokens, cost: int | N
         SpendRow.task_id == call.task_id,
         SpendRow.token == call.token,
         SpendRow.number == call.number,
-        SpendRow.outcome == BEGUN,
+        SpendRow.outcome == was,
     )
     if changed.execute() and reservation.subjects:
-        BudgetRow.update(used=BudgetRow.used - call.reserved + (cost or 0)).where(
+        BudgetRow.update(used=BudgetRow.used - reserved + (cost or 0)).where(
             BudgetRow.day == call.day, BudgetRow.subject.in_(reservation.subjects)
         ).execute()
 
@@ -169,8 +170,19 @@ def release(task_id: str, before: int | None = None) -> None:
     """
     rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
     for row in rows if before is None else rows.where(SpendRow.token < before):
-        subjects = (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ()))
-        settle(Reservation(row, subjects), LOST, Tokens(), None)
+        settle(_reservation(row), LOST, Tokens(), None)
+
+
+def recover(task_id: str, step: str, tokens: Tokens, cost: int | None) -> None:
+    """Record the cost of a step's latest lost call, whose answer was found."""
+    lost = SpendRow.task_id == task_id, SpendRow.step == step, SpendRow.outcome == LOST
+    row = SpendRow.select().where(*lost).order_by(SpendRow.token.desc(), SpendRow.number.desc()).first()
+    if row is not None:
+        settle(_reservation(row), OK, tokens, cost, was=LOST)
+
+
+def _reservation(row: SpendRow) -> Reservation:
+    return Reservation(row, (f"provider:{row.provider}", *([f"owner:{row.owner}"] if row.owner else ())))
 
 
 def summary(

@@ -25,34 +25,38 @@ class Checkpoint:
     """Blocks; its methods raise Lost."""
 
     def __init__(self, ledger: Ledger, operations: Operations, delivery: Delivery, name: str, log: Any) -> None:
-        """Begin the step, or find its `result` (JSON text) in the database. Raises DatabaseUnavailable."""
         self._ledger = ledger
         self._operations = operations
         self._id, self._token = delivery.id, delivery.token
         self._name = name
         self._log = log.bind(step=name)
         self._kept = False
+        self._unavailable: RedisUnavailable | None = None
         self._pause = _PAUSE
-        try:
-            step = ledger.begin_step(self._id, self._token, name)
-        except peewee.PeeweeException as error:
-            raise self._refusal(error) from error
-        self.done = step.state == "done"
-        self.result: str | None = (step.value or "null") if self.done else None
-        self._interrupted = step.interrupted > 0
+        self.result: str | None = None  # JSON text
+        self.done = False
 
     def look(self) -> None:
-        """Find the `result` that an earlier attempt left in Redis.
-
-        Raises RedisUnavailable when there may be one: an earlier attempt began the step.
-        """
-        if self.result is None:
-            try:
-                self.result = self._operations.kept_result(self._id, self._name)
-            except RedisUnavailable:
-                if self._interrupted:
-                    raise
+        """Find the `result` that an earlier attempt left in Redis."""
+        try:
+            self.result = self._operations.kept_result(self._id, self._name)
             self._kept = self.result is not None
+        except RedisUnavailable as error:
+            self._unavailable = error
+
+    def begin(self) -> None:
+        """Begin the step, or find that it is `done`, with its `result`, in the database.
+
+        Raises DatabaseUnavailable, and RedisUnavailable when an earlier attempt may have left a result there.
+        """
+        try:
+            step = self._ledger.begin_step(self._id, self._token, self._name, has_result=self._kept)
+        except peewee.PeeweeException as error:
+            raise self._refusal(error) from error
+        if step.state == "done":
+            self.done, self.result = True, step.value or "null"
+        elif self._unavailable is not None and step.interrupted:
+            raise self._unavailable
 
     def write(self, also: Callable[[], None] | None) -> float:
         """Write the result and what `also` writes; return 0, or the seconds until the next try.

@@ -117,6 +117,7 @@ class Context(Attempt):
         """
         step = self._checkpoint(name)
         step.look()
+        step.begin()
         if step.result is not None:
             value: T = json.loads(step.result)
         else:
@@ -226,8 +227,9 @@ class AsyncContext(Attempt):
 
     async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
         """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
-        step = await self.blocking(self._checkpoint, name)
+        step = self._checkpoint(name)
         await self._ask_redis(step.look)
+        await self.blocking(step.begin)
         if step.result is not None:
             value: T = json.loads(step.result)
         else:

@@ -228,10 +228,11 @@ class Ledger:
 
         return transact(self.database, guarded)
 
-    def begin_step(self, task_id: str, token: int, name: str) -> Step:
+    def begin_step(self, task_id: str, token: int, name: str, *, has_result: bool = False) -> Step:
         """Return the step to run or, when its `state` is done, to replay. Raises Lost.
 
-        A step started by an earlier attempt counts as interrupted: its call may have succeeded (and cost money).
+        A step started by an earlier attempt counts as interrupted: its call may have succeeded (and cost money). It
+        does not when that attempt left a result elsewhere.
         """
 
         def work() -> Step:
@@ -242,7 +243,7 @@ class Ledger:
                 )
                 return created
             if step.state != "done" and step.token != token:
-                step.interrupted += 1
+                step.interrupted += not has_result
                 step.token = token
                 step.save()
             return step

@@ -17,6 +17,7 @@ import standardwebhooks
 from sytq_plugins.llm.row import ValuationRecord
 from sytq_plugins.llm.spend import SpendRow
 
+from sytq.ledger.database import is_mysql
 from tests.installation import Installation
 from tests.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
 from tests.receiver import Receiver
@@ -24,7 +25,8 @@ from tests.servers import MySQLServer, RedisServer, poll
 
 pytestmark = pytest.mark.faults
 PROMPT = "A house of 120 square metres in the old town, which nobody else is to know of."
-CLUSTER_OUT_OF_SYNC = (
+FORBIDDEN = "CREATE TRIGGER refuses BEFORE UPDATE ON sytq_steps BEGIN SELECT RAISE(ABORT, 'as scripted'); END"
+OUT_OF_SYNC = (
     "CREATE TRIGGER refuses BEFORE UPDATE ON sytq_steps FOR EACH ROW SIGNAL SQLSTATE '08S01'"
     " SET MYSQL_ERRNO = 1047, MESSAGE_TEXT = 'WSREP has not yet prepared node for application use'"
 )
@@ -306,8 +308,7 @@ def test_p4_database_outage_at_the_answer_repeats_no_call(
 
 def test_p4_worker_killed_while_the_database_refuses_its_answer_repeats_no_call(desk: Desk) -> None:
     async def refused(stage: Stage) -> None:
-        desk.rows(CLUSTER_OUT_OF_SYNC if desk.is_mysql else "CREATE TRIGGER refuses BEFORE UPDATE ON sytq_steps "
-                  "BEGIN SELECT RAISE(ABORT, 'as scripted'); END")  # fmt: skip
+        desk.rows(OUT_OF_SYNC if is_mysql(desk.runtime.database) else FORBIDDEN)
         await answers()(stage)
 
     desk.provider.play(refused)
