@@ -26,7 +26,15 @@ Kind = Literal[
 # A report is stored as JSON in a callback's payload inside an SQL literal; at this size every escape together
 # stays under the 16 MiB packet that MySQL and MariaDB accept by default.
 MAX_CONTENT = 2 << 20
+_NO_REPORT: Mapping[finish.Meaning, tuple[Kind, str]] = {
+    "length": ("length", "the answer was cut"),
+    "content_filter": ("content_filter", "the provider's content filter withheld the answer"),
+    "tool_calls": ("other_finish_reason", "the model calls a tool, and there is none: see extra"),
+    "error": ("error_in_answer", "the provider broke the answer off"),
+    "no_resource": ("no_resource", "the provider ran out of resources and broke the answer off"),
+}
 _MAX_SAID = 300
+_MAX_UNREAD = 10
 _ECHO = 24  # characters of a prompt that count as a quotation
 
 
@@ -124,8 +132,9 @@ class Answer:
             self._went_on = self._went_on or self.finish_reason is not None
             self._add(found.text)
         self._reasoned = self._reasoned or found.progress
-        self._refusal += found.refusal
-        self.unread.update(found.unread)
+        self._refusal = (self._refusal + found.refusal)[: _MAX_SAID * 4]
+        if len(self.unread) < _MAX_UNREAD:
+            self.unread.update(kind[:50] for kind in found.unread)
         finished = word is not None and word != self.finish_reason
         self.finish_reason = word or self.finish_reason
         # Reasoning is not part of the report, but it counts as progress.
@@ -166,16 +175,9 @@ class Answer:
             raise ChatError("no_finish_reason", f"the answer ended without {missing}{self.heard()}{hint}")
         if known is None:
             raise ChatError("other_finish_reason", f"{shown} is not known")
-        if known == "tool_calls":
-            raise ChatError("other_finish_reason", f"the model calls a tool ({shown}), and there is none: see extra")
-        if known == "length":
-            raise ChatError("length", "the answer was cut")
-        if known == "content_filter":
-            raise ChatError("content_filter", f"the provider's content filter withheld the answer ({shown})")
-        if known == "no_resource":
-            raise ChatError("no_resource", f"the provider ran out of resources and broke the answer off ({shown})")
-        if known == "error":
-            raise ChatError("error_in_answer", f"the provider broke the answer off ({shown}){self.heard()}")
+        if known != "stop":
+            kind, said = _NO_REPORT[known]
+            raise ChatError(kind, f"{said} ({shown}){self.heard()}")
         if not self.is_finished and reason is not None:
             raise ChatError("broken_off", "the stream went on after its finish_reason and ended without [DONE]")
         # Half a surrogate pair cannot be stored; two halves from two events are one character.

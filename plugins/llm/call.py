@@ -135,7 +135,7 @@ class Calls:
         if kind == "no_finish_reason" and answer.is_marked and error.times > 1:
             error.again = False  # not cut, but never said
         if kind == "length":
-            return ChatError(kind, f"{error} at {used.completion or request.most_tokens} tokens")
+            return ChatError(kind, f"the answer was cut at {used.completion or request.most_tokens} tokens")
         if kind == "other_finish_reason":
             setting = f"providers.{target.name}.finish_reasons"
             self._ctx.log.error("finish_reason not accepted", model=target.model, error=str(error), setting=setting)
