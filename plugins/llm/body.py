@@ -5,6 +5,7 @@ The body's first character decides which: the content type of gateways is often 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -55,7 +56,18 @@ async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callab
 
 async def _document(start: bytes, chunks: AsyncIterator[bytes], answer: Answer) -> None:
     """A body of JSON: one document, or several on lines of their own."""
-    body = await whole(chunks, _MAX_BODY, start)
+    body = bytearray(start)
+    try:
+        await fill(body, chunks, _MAX_BODY)
+    except BaseException:
+        # The caller sees whether the answer was whole before the connection broke or hung.
+        with contextlib.suppress(ChatError):
+            _take_all(body, answer)
+        raise
+    _take_all(body, answer)
+
+
+def _take_all(body: bytearray, answer: Answer) -> None:
     try:
         for event in _events(body.decode("utf-8", "replace")):
             _take(event, answer)
@@ -65,14 +77,12 @@ async def _document(start: bytes, chunks: AsyncIterator[bytes], answer: Answer) 
             raise
 
 
-async def whole(chunks: AsyncIterator[bytes], limit: int, start: bytes = b"") -> bytes:
-    """All bytes. Raises ChatError (too_large)."""
-    body = bytearray(start)
+async def fill(body: bytearray, chunks: AsyncIterator[bytes], limit: int) -> None:
+    """Add all bytes to `body`. Raises ChatError (too_large)."""
     async for chunk in chunks:
         body += chunk
         if len(body) > limit:
             raise ChatError("too_large", f"the answer's body is longer than {limit} bytes")
-    return bytes(body)
 
 
 class _Stream:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sytq.tls import explain
 
 from .answer import Answer, ChatError, Reply
-from .body import receive, whole
+from .body import fill, receive
 from .config import Provider
 from .delay import asked_delay, said_delay
 from .envelope import error_in_body
@@ -174,9 +174,10 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatErro
     import aiohttp
 
     status, error, said, is_page = response.status, None, "", False
+    body = bytearray()
     try:
         async with asyncio.timeout(10):
-            body = await whole(_chunks(response.content), _MAX_ERROR_BODY)
+            await fill(body, _chunks(response.content), _MAX_ERROR_BODY)
         error = error_in_body(body)
         is_page = error is None and body.lstrip()[:1] == b"<"
         said = " with a web page: of a gateway or a firewall?" if is_page and status < 500 else ""

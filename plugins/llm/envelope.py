@@ -51,7 +51,7 @@ def read_error(body: object) -> ProviderError | None:
     return None
 
 
-def error_in_body(body: bytes) -> ProviderError | None:
+def error_in_body(body: bytes | bytearray) -> ProviderError | None:
     """What the body of a response that is known to be an error says: JSON, or plain text, but not a web page."""
     try:
         return read_error(json.loads(body))

@@ -361,6 +361,17 @@ def test_failure_after_the_finish_reason_keeps_the_answer(provider: ScriptedProv
     assert ask(provider.base_url, silence=0.2)["content"] == REPORT
 
 
+@pytest.mark.parametrize("ending", [hangs, resets, drops], ids=["hang", "reset", "drop"])
+def test_failure_after_whole_json_keeps_the_answer(provider: ScriptedProvider, ending: Scene) -> None:
+    async def ends(stage: Stage) -> None:
+        await stage.head(kind="application/json")
+        await stage.send(json.dumps({"choices": [{"message": {"content": REPORT}, "finish_reason": "stop"}]}))
+        await ending(stage)
+
+    provider.play(ends)
+    assert ask(provider.base_url, first_content=0.5)["content"] == REPORT
+
+
 def test_deadline_after_a_cut_answer_is_reported_as_length(provider: ScriptedProvider) -> None:
     async def cut(stage: Stage) -> None:
         await stage.head()
