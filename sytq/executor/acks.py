@@ -80,7 +80,7 @@ class Acks(threading.Thread):
         return empty
 
     def run(self) -> None:
-        pause = 0.05
+        pause, again = 0.05, False
         while True:
             with self._changed:
                 turn()
@@ -91,7 +91,7 @@ class Acks(threading.Thread):
                     continue
                 batch, self._writing = self._waiting[:_BATCH], True
             try:
-                self._write(batch)
+                self._write(batch, again)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
                 log.warning(
@@ -100,17 +100,17 @@ class Acks(threading.Thread):
                 if self._stopping:
                     return
                 time.sleep(pause)
-                pause = min(pause * 2, 1.0)
+                pause, again = min(pause * 2, 1.0), True
                 continue
             finally:
                 with self._changed:
                     self._writing = False
-            pause = 0.05
+            pause, again = 0.05, False
             with self._changed:
                 del self._waiting[: len(batch)]
                 self._changed.notify_all()
 
-    def _write(self, batch: list[Delivery]) -> None:
+    def _write(self, batch: list[Delivery], again: bool) -> None:
         slots: dict[tuple[str, str], int] = {}
         args: list[str | bytes | int] = [GROUP, self._consumer]
         for run in batch:
@@ -141,7 +141,9 @@ class Acks(threading.Thread):
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("ack", names, args), strict=True):
             if not done and not run.acked:
-                log.warning("outcome dropped: the task belongs to another attempt", task_id=run.id, token=run.token)
+                # An earlier call may have reached Redis, and its reply was lost or the rest of it refused.
+                said = "taken before, or the task" if again else "dropped: the task"
+                log.warning(f"outcome {said} belongs to another attempt", task_id=run.id, token=run.token)
             if done and run.outcome and run.outcome.kind in _ENDS:
                 run.acked = True
                 self._keep(run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))
