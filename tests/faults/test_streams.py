@@ -263,5 +263,5 @@ def test_refused_rights_delay_messages_and_repeat_none(make: Make, own_redis: Re
             wait_empty(client)
             assert installation.notes()[f"start {name}"] == installation.notes()[f"end {name}"] == 1, rules
             assert client.xlen(f"{STREAM}:dlq") == number, rules
-        assert states(installation.runtime) == {"succeeded": 3}
+        poll(lambda: states(installation.runtime) == {"succeeded": 3}, message="the ends are recorded")
         assert worker.alive and "loop failed" not in worker.text()
