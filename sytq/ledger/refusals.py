@@ -32,6 +32,8 @@ _PASSING_CODES = {1044, 1049, 1142, 1143, 1203, 1226, 1227, 1370, 1461}
 _ROLLED_BACK = "40"
 _CONFLICT_CODES = {1020, 1205, 1213, 1412}
 
+_ROLLBACK_REFUSED = ("cannot rollback", "no such savepoint", "SAVEPOINT")
+
 _SQLITE_CONFLICTS = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _SQLITE_FAULTS = {
     sqlite3.SQLITE_ERROR,  # of the statement
@@ -90,6 +92,7 @@ def _cause(error: BaseException) -> BaseException:
     """The driver's exception: Peewee keeps it (`orig`), at times within another of its own."""
     while isinstance(cause := getattr(error, "orig", None), Exception):
         error = cause
-    if isinstance(error, sqlite3.Error) and "cannot rollback" in str(error) and error.__context__ is not None:
-        return _cause(error.__context__)  # SQLite had ended the transaction by itself, as with a full disk
+    # A database may have ended the transaction by itself (a full disk, a deadlock): the rollback is refused then.
+    if any(words in str(error) for words in _ROLLBACK_REFUSED) and error.__context__ is not None:
+        return _cause(error.__context__)
     return error

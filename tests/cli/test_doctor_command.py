@@ -332,6 +332,12 @@ def test_lost_workers_and_unrecorded_events_are_reported(make_installation: Call
     assert examined(installation, 1)["recorder"]["said"].startswith("1 events wait, the oldest for 1m")
 
 
+def test_results_that_wait_for_the_database_are_reported(installation: Installation) -> None:
+    installation.runtime.redis.ask("HSET", installation.runtime.keys.results, "a-task node-0", "paid")
+    found = examined(installation)["redis results"]
+    assert found["verdict"] == "warn" and found["said"].startswith("1 results of steps"), found
+
+
 def test_low_open_file_limit_is_reported(installation: Installation) -> None:
     assert "ulimit -n" in examined(installation, SYTQ_WORKER__ASYNC_CONCURRENCY="10000000")["open files"]["todo"]
 

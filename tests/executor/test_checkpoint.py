@@ -14,7 +14,7 @@ import pytest
 
 from sytq.broker.keys import Keys
 from sytq.broker.limiter import Limiter
-from sytq.errors import Lost, RedisUnavailable
+from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
 from sytq.executor.context import AsyncContext, Context
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
@@ -107,6 +107,24 @@ def test_p4_result_refused_by_both_stores_waits_in_the_worker(runtime: Runtime) 
 
 def _unavailable(*args: object) -> bool:
     raise RedisUnavailable("as scripted")
+
+
+def test_p4_result_is_kept_again_in_an_emptied_redis(runtime: Runtime) -> None:
+    task_id, refusing = accept(runtime), Refusing(runtime, DatabaseUnavailable("as scripted"), times=1_000_000)
+    attempt = context(runtime, task_id, 1, ledger=refusing)
+    assert isinstance(attempt, Context)
+
+    def empty_and_heal() -> None:
+        poll(lambda: results(runtime) == 1)
+        runtime.redis.ask("FLUSHALL")
+        poll(lambda: results(runtime) == 1)
+        refusing.times = 0
+
+    emptying = threading.Thread(target=empty_and_heal)
+    emptying.start()
+    assert attempt.step("paid", lambda: "answer") == "answer"
+    emptying.join(60)
+    assert results(runtime) == 0
 
 
 def test_p4_step_begun_before_waits_for_redis_rather_than_run_again(runtime: Runtime) -> None:

@@ -155,6 +155,22 @@ def test_lock_wait_runs_the_transaction_again(mysql: peewee.Database, mysql_serv
     assert tries == [0, 1]
 
 
+def test_deadlock_within_a_savepoint_runs_the_transaction_again(mysql: peewee.Database) -> None:
+    with mysql.connection_context():
+        mysql.execute_sql("CREATE PROCEDURE deadlock() SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213")
+    tries = []
+
+    def work() -> None:
+        tries.append(len(tries))
+        with mysql.atomic():
+            if len(tries) == 1:
+                mysql.execute_sql("ROLLBACK")  # as the server does, with all savepoints
+                mysql.execute_sql("CALL deadlock()")
+
+    transact(mysql, work)
+    assert tries == [0, 1]
+
+
 #: Of SQLite: a pragma and a statement, and the verdict.
 OF_SQLITE = [
     ("PRAGMA query_only = 1", "INSERT INTO t (id) VALUES (2)", "readonly"),

@@ -54,6 +54,10 @@ def redis(settings: Settings) -> Iterator[Finding]:
         yield from _state(info)
     if times:
         yield _latency(statistics.median(times))
+    with contextlib.suppress(RedisRefused):
+        if kept := server.ask("HLEN", keys.results):
+            said = f"{kept} results of steps (paid answers) wait in Redis for the database: do not empty it"
+            yield Finding("redis results", WARN, said, 'see "The database is down" in docs/runbook.md')
     with contextlib.suppress(RedisRefused):  # TIME is among the rights
         yield clock("redis clock", skew(server.time))
 
