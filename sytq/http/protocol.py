@@ -28,7 +28,7 @@ def use_connections(connector: aiohttp.BaseConnector) -> None:
 
 
 class Connection(ResponseHandler):
-    """Gives the parser the head line by line, so that a fault behind the status line is found behind it."""
+    """Gives the parser repaired heads, each apart from what follows, so that a fault there comes after the status."""
 
     _head: bytearray | None = None  # None: the head of the final response has been read
     _parsed = 0  # bytes of it
@@ -56,22 +56,28 @@ class Connection(ResponseHandler):
             super().data_received(data)
 
     def _lines_received(self, head: bytearray) -> None:
+        passed = bytearray()
         while self._exception is None and (end := head.find(b"\n", self._parsed) + 1):
-            line = self._lines.passed(bytes(head[self._parsed : end]))
+            line = bytes(head[self._parsed : end])
             self._parsed = end
-            if line:
-                super().data_received(line)
-            if self._lines.repaired:
-                self.force_close()
-            if self._head is None:
-                rest = bytes(head[end:])
-                head.clear()
-                if rest and self._exception is None:
-                    super().data_received(rest)
-                return
+            passed += self._lines.passed(line)
+            if line in (b"\r\n", b"\n"):
+                self._parse(passed)
+                if self._head is None:
+                    self._parse(head[end:])
+                    head.clear()
+                    return
+        self._parse(passed)
         if self._exception is None and len(head) > _MAX_HEAD:
             self.set_exception(HttpProcessingError(message=f"a head of more than {_MAX_HEAD} bytes"))
             self._give_up()
+
+    def _parse(self, data: bytearray) -> None:
+        if data and self._exception is None:
+            super().data_received(bytes(data))
+        if self._lines.repaired:
+            self.force_close()
+        data.clear()
 
     def feed_data(self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0) -> None:
         if is_final(data[0].code):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from yarl import URL
 
 from sytq.errors import OutboundRefused
 from sytq.http import Guard, parse_url
@@ -132,6 +133,13 @@ BAD_SYNTAX = [
     "http://[fe80::1%eth0]/",
     "http://[fe80::1%25eth0]:80/",
     "http://[::ffff:127.1]/",
+    "http://[fe80::1%25]/",
+    "http://127.0.0.1%23@example.com/",
+    "http://example.com%2f@127.0.0.1/",
+    "http://example.com&@127.0.0.1/",
+    "http:\\\\127.0.0.1\\@example.com/",
+    "http:///example.com@127.0.0.1/",
+    "http://example.com:80\\@127.0.0.1:8080/",
 ]
 
 BAD_ADDRESS = [
@@ -142,6 +150,10 @@ BAD_ADDRESS = [
     "http://ｌｏｃａｌｈｏｓｔ/",
     "http://127.0.0.1/",
     "http://127.0.0.1./",
+    "http://127.0.0.1#@example.com/",
+    "http://127.0.0.1?@example.com/",
+    "http://127.0.0.1/@example.com/../",
+    "http://127.0.0.1:80#example.com",
     "http://127.255.255.254/",
     "http://127.1/",
     "http://127.0.1/",
@@ -245,6 +257,13 @@ BAD_ADDRESS = [
 @pytest.mark.parametrize("url", GOOD)
 def test_a_public_url_in_a_plain_form_is_accepted(url: str) -> None:
     assert Guard().check_url(url).raw_host
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_keeping_the_bytes_of_a_path_changes_nothing_in_the_target(url: str) -> None:
+    kept, whole = parse_url(url), URL(url)
+    assert (kept.scheme, kept.raw_host, kept.port) == (whole.scheme, whole.raw_host, whole.port)
+    assert str(URL(str(kept))) == str(whole.with_fragment(None))
 
 
 @pytest.mark.parametrize("url", BAD_SYNTAX, ids=ascii)
