@@ -339,7 +339,7 @@ def test_p5_callback_repeats_the_same_bytes_until_accepted(desk: Desk) -> None:
 
 
 def test_p1_failed_valuation_is_written_to_its_row_and_callback(desk: Desk) -> None:
-    desk.provider.play(refuses(400, "the model does not exist"))
+    desk.provider.play(refuses(400, "the request is not valid"))
     desk.start_worker()
     task = desk.valuate()
     desk.wait_state(task, "dead")
@@ -348,7 +348,7 @@ def test_p1_failed_valuation_is_written_to_its_row_and_callback(desk: Desk) -> N
     assert (said["status"], said["task_id"]) == ("failed", task)
     record = desk.record()
     assert (record.status, record.failed_times, record.report) == ("failed", 1, None)
-    assert "the model does not exist" in record.failed_info
+    assert "the request is not valid" in record.failed_info
 
 
 def test_task_before_its_callers_commit_waits_and_uses_no_attempt(
