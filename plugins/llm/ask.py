@@ -82,7 +82,7 @@ class Asking:
                         check(node, answer)
                         return answer
                     except ChatError as error:
-                        await self._ctx.transaction(lambda tx: self._calls.settle("schema"))
+                        await self._calls.record(lambda tx: self._calls.settle("schema"))
                         if not left:
                             raise
                         said: Message = {"role": "assistant", "content": answer["content"]}

@@ -10,13 +10,14 @@ import datetime as dt
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from sytq import AsyncContext, Counter, Permit, Retry, Transaction
+from sytq.errors import DatabaseUnavailable
 from sytq.ledger.models import Step
 
 from . import prices, spend
@@ -30,6 +31,10 @@ from .targets import Target
 _TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))
 _COST = Counter("sytq_llm_cost_total", "What calls cost whose price is known.", ("provider", "model", "currency"))
 
+T = TypeVar("T")
+
+_PAUSE = 1.0  # seconds between two tries to record a call
+_LEAST_LEFT = 10.0  # seconds of the time limit: a timeout would use an attempt
 _OVER_BUDGET = 300.0  # seconds at most until the task checks the budget again
 _TELLS = 100.0  # progress reports per second, over all calls of this process
 
@@ -86,6 +91,17 @@ class Calls:
         cost = None if answer["cost"] is None else spend.units(Decimal(answer["cost"]))
         spend.recover(self._ctx.id, step, prices.tokens(answer["usage"]), cost)
 
+    async def record(self, work: Callable[[Transaction], T]) -> T:
+        """Run a transaction; between two calls of a question it waits for the database, as the first is paid for."""
+        while True:
+            try:
+                return await self._ctx.transaction(work)
+            except DatabaseUnavailable as error:
+                if not self.paid or self._ctx.remaining() < _LEAST_LEFT:
+                    raise
+                self._ctx.log.warning("paid call waits for the database", error=str(error))
+                await asyncio.sleep(_PAUSE)
+
     async def make(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:
         """Ask a provider. Raises ChatError, and Retry when a budget is exhausted."""
         now = dt.datetime.now(dt.UTC)
@@ -129,7 +145,7 @@ class Calls:
             is_counted = POLICIES[kind].then == "wait" or kind in ("other_finish_reason", "no_finish_reason")
             return spend.repetitions(call.call, kind) if is_counted else (1, 0.0)
 
-        error.times, seconds = await self._ctx.transaction(settle)
+        error.times, seconds = await self.record(settle)
         if POLICIES[kind].then == "wait":
             return spaced(error, seconds)
         if kind == "no_finish_reason" and answer.is_marked and error.times > 1:
@@ -191,7 +207,7 @@ class Calls:
             )
 
         try:
-            return await ctx.transaction(lambda tx: spend.begin(call, most or 0, budgets))
+            return await self.record(lambda tx: spend.begin(call, most or 0, budgets))
         except spend.BudgetExhausted as exhausted:
             # An attempt that paid for a cut answer would pay for it again at each look.
             longest = math.inf if self.paid else _OVER_BUDGET

@@ -152,6 +152,10 @@ def _run(database: peewee.Database, work: Callable[[], T], transaction: Callable
                 raise  # inside another transaction the outermost one decides
             if verdict == "not now" or number == _MAX_TRIES - 1 or time.monotonic() > deadline:
                 raise DatabaseUnavailable(refusals.said(error)) from error
+        except Exception as error:
+            if refusals.of_driver(error):
+                raise DatabaseUnavailable(f"the database's answer is none: {type(error).__name__}") from error
+            raise
         time.sleep(random.uniform(0, 0.02 * 2**number))  # noqa: S311
     raise AssertionError("unreachable")
 

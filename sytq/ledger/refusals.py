@@ -68,6 +68,15 @@ def _of_sqlite(cause: sqlite3.Error) -> Verdict:
     return "conflict" if code in _SQLITE_CONFLICTS else "fault" if code in _SQLITE_FAULTS else "not now"
 
 
+def of_driver(error: Exception) -> bool:
+    """Whether the driver failed over an answer that is none of a database, such as a proxy's."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    module = "" if at is None else at.tb_frame.f_globals.get("__name__", "")
+    return module.startswith("pymysql.") and not isinstance(error, TypeError | UnicodeError)  # these are of an argument
+
+
 def code_of(error: peewee.PeeweeException) -> int | None:
     """The number of MySQL's or MariaDB's error; None for SQLite."""
     args = _cause(error).args

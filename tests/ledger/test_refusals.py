@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +203,37 @@ def test_sqlite_that_is_read_only_full_or_broken_passes(tmp_path: Path) -> None:
         path.write_bytes(b"not a database at all, but long enough to be looked at as one" * 100)
     with pytest.raises(DatabaseUnavailable, match="not a database"):
         read(database, lambda: database.execute_sql("SELECT * FROM t"))
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+        b"\x00\x00\x00\x00",
+        b"\x01\x00\x00\x00\xff",
+        b"\x05\x00\x00\x00\x0a5.5",
+        b"\x17\x00\x00\x00\xff\x10\x04Too many connections",
+    ],
+)
+def test_what_is_no_database_passes(greeting: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(greeting)
+
+        threading.Thread(target=greet).start()
+        database = open_database(f"mysql://sytq@127.0.0.1:{server.getsockname()[1]}/sytq", timeout=2)
+        with pytest.raises(DatabaseUnavailable):
+            read(database, lambda: database.execute_sql("SELECT 1"))
+
+
+def test_argument_that_the_driver_cannot_send_is_no_refusal(mysql: peewee.Database) -> None:
+    for value, error in (({"a": 1}, TypeError), ("\ud83d", UnicodeError)):
+        with pytest.raises(error):
+            transact(mysql, lambda value=value: mysql.execute_sql("UPDATE t SET short = %s", (value,)))
 
 
 def test_what_a_proxy_says_without_a_sqlstate_passes() -> None:

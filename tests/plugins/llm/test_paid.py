@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,20 @@ def test_p4_no_refusal_of_a_checkpoint_costs_a_second_call(mysql_desk: Desk, qui
         assert_paid_once(mysql_desk, task_id, row, calls=row)
 
 
+def test_p4_no_refusal_of_a_report_costs_an_attempt_or_a_call(mysql_desk: Desk, quick: None) -> None:
+    for row, refusal in enumerate(REFUSALS, start=1):
+        mysql_desk.add_row(row)
+        task_id = mysql_desk.submit(row)
+        trigger = signal(*refusal).replace("sytq_steps", "valuation_records", 1)
+        mysql_desk.provider.play(breaking(mysql_desk, trigger))
+        with pytest.raises(DatabaseUnavailable):
+            mysql_desk.run(task_id)
+        mysql_desk.sql("DROP TRIGGER refuses")
+        assert (mysql_desk.row(row)["status"], mysql_desk.row(row)["failed_times"]) == ("processing", 0), refusal
+        mysql_desk.run(task_id)
+        assert_paid_once(mysql_desk, task_id, row, calls=row)
+
+
 @pytest.mark.parametrize("refusal", [REFUSALS[1], REFUSALS[3], REFUSALS[-1]])
 def test_p4_next_attempt_begins_with_the_answer_of_a_lost_one(mysql_desk: Desk, refusal: tuple[str, int, str]) -> None:
     mysql_desk.add_row()
@@ -122,6 +137,40 @@ def test_p4_next_attempt_begins_with_the_answer_of_a_lost_one(mysql_desk: Desk, 
     mysql_desk.sql("DROP TRIGGER refuses")
     mysql_desk.run(task_id)
     assert_paid_once(mysql_desk, task_id, 1, calls=1)
+
+
+@pytest.mark.parametrize("moment", ["UPDATE", "INSERT"])
+def test_p4_cut_answer_is_not_paid_again_while_its_record_waits(
+    mysql_desk: Desk, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Between a cut answer and the call for more: its own record (UPDATE) and that of the next call (INSERT)."""
+    monkeypatch.setattr("sytq_plugins.llm.call._PAUSE", 0.01)
+    refused, fenced = [], mysql_desk.runtime.ledger.fenced
+
+    def counted(*args: Any) -> Any:
+        try:
+            return fenced(*args)
+        except DatabaseUnavailable as error:
+            refused.append(error)
+            raise
+
+    async def breaks(stage: Stage) -> None:
+        mysql_desk.sql(signal(*REFUSALS[3]).replace("UPDATE ON sytq_steps", f"{moment} ON sytq_spend"))
+        await answers("cut", finish="length")(stage)
+
+    def mend() -> None:
+        poll(lambda: len(refused) >= 3)
+        mysql_desk.sql("DROP TRIGGER refuses")
+
+    monkeypatch.setattr(mysql_desk.runtime.ledger, "fenced", counted)
+    mysql_desk.add_row()
+    task_id = mysql_desk.submit()
+    mysql_desk.provider.play(breaks, answers())
+    mending = threading.Thread(target=mend)
+    mending.start()
+    mysql_desk.run(task_id)
+    mending.join(60)
+    assert_paid_once(mysql_desk, task_id, 1, calls=2)
 
 
 #: What a person did to a table of ours: how it breaks, how it is mended, what the server says.
