@@ -117,8 +117,9 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     except Unbuildable as error:
         raise Fail(str(error)) from None
     outcomes: dict[str, str] = {}  # address -> "sent", or the refusal with its code
+    deferred: set[str] = set()  # in this attempt
     for number in itertools.count():
-        pending = [one for one in wanted if not _final(outcomes.get(one, "4"))]
+        pending = [one for one in wanted if not _final(outcomes.get(one, "4")) and one not in deferred]
         if not pending:
             break
         delivered_now = False
@@ -129,13 +130,17 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
             return await deliver(config, pending, message, min(config.deadline, ctx.remaining()))
 
         try:
-            outcomes |= await ctx.step(f"round-{number}", deliver_round)
+            found = await ctx.step(f"round-{number}", deliver_round)
         except Undelivered as error:
             _later(ctx, config, str(error), outcomes)
-        refused = [outcome for outcome in outcomes.values() if not _final(outcome)]
-        if delivered_now and refused:
-            _later(ctx, config, f"{len(refused)} refused for now ({_codes(refused)})", outcomes)
-    sent = [one for one, outcome in outcomes.items() if outcome == "sent"]
+        outcomes |= found
+        if delivered_now:
+            deferred.update(one for one, outcome in found.items() if not _final(outcome))
+    if deferred:
+        _later(
+            ctx, config, f"{len(deferred)} refused for now ({_codes(map(outcomes.__getitem__, deferred))})", outcomes
+        )
+    sent = [one for one in wanted if outcomes[one] == "sent"]
     lost = {one: outcome for one, outcome in outcomes.items() if outcome != "sent"}
     if not sent:
         raise Fail(f"refused for good for all {len(lost)} recipients ({_codes(lost.values())})")

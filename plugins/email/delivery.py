@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from . import Config
 
 _REPLY = 200  # characters kept of a reply
+#: Refusals after which a session goes on to the message: Postfix slows down after 10 and hangs up after 20.
+_REFUSALS = 10
+_CLOSING = 421
+#: RFC 5321, 4.5.3.1.10: no more recipients in this session; some servers say 552 for 452.
+_TOO_MANY = (452, 552)
+#: RFC 4954: what is refused is the login, no sender and no recipient.
+_LOGIN = (432, 454, 530, 534, 535, 538)
 
 
 class Undelivered(Exception):
@@ -27,9 +34,12 @@ class Undelivered(Exception):
 
 
 async def deliver(config: Config, recipients: list[str], message: Message, seconds: float) -> dict[str, str]:
-    """Return each recipient's outcome: "sent", or the refusal ("5.." for good, "4.." for now). Raises Undelivered."""
+    """Return the outcomes of one session: "sent", or the refusal ("5.." for good, "4.." for now).
+
+    At least one recipient has an outcome. One without was not reached, and takes part in a next session. Raises
+    Undelivered.
+    """
     assert config.sender
-    outcomes: dict[str, str] = {}
     sender = address(config.sender)
     where = f"{config.host}:{config.server_port}"
     try:
@@ -40,21 +50,18 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
         async with asyncio.timeout(seconds):
             await smtp.connect()
             await smtp.mail(sender)
-            for recipient in recipients:
-                try:
-                    await smtp.rcpt(recipient)
-                    outcomes[recipient] = "sent"
-                except aiosmtplib.SMTPResponseException as refusal:
-                    outcomes[recipient] = _reply(refusal)
-            taken = [recipient for recipient, outcome in outcomes.items() if outcome == "sent"]
+            taken, outcomes = await _ask_for(smtp, recipients)
             if taken:
                 try:
                     await smtp.data(message.data)
+                    outcomes |= dict.fromkeys(taken, "sent")
                 except aiosmtplib.SMTPResponseException as refusal:
                     outcomes |= dict.fromkeys(taken, _reply(refusal))
     except aiosmtplib.SMTPAuthenticationError as error:
-        raise Undelivered(f"{where} does not accept the user name or password ({error.code})") from None
+        raise Undelivered(_not_logged_in(where, error)) from None
     except aiosmtplib.SMTPResponseException as error:
+        if error.code in _LOGIN:
+            raise Undelivered(_not_logged_in(where, error)) from None
         if error.code >= 500 and isinstance(error, aiosmtplib.SMTPSenderRefused):
             return dict.fromkeys(recipients, _reply(error))
         raise Undelivered(f"{where} refuses the conversation ({error.code})") from None
@@ -65,6 +72,31 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
     finally:
         await _leave(smtp)
     return outcomes
+
+
+async def _ask_for(smtp: aiosmtplib.SMTP, recipients: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Name the recipients; return those taken, and the refusals of others. Raises what ends the session before any."""
+    taken: list[str] = []
+    refused: dict[str, str] = {}
+    for recipient in recipients:
+        try:
+            await smtp.rcpt(recipient)
+            taken.append(recipient)
+        except aiosmtplib.SMTPResponseException as refusal:
+            if refusal.code in _LOGIN or (refusal.code == _CLOSING and not refused):
+                raise
+            if refusal.code == _CLOSING:
+                return [], refused  # whom it had taken, it has forgotten
+            if refusal.code in _TOO_MANY and taken:
+                break
+            refused[recipient] = _reply(refusal)
+        except aiosmtplib.SMTPServerDisconnected:
+            if not refused:
+                raise
+            return [], refused
+        if len(refused) == _REFUSALS:
+            break
+    return taken, refused
 
 
 def _client(config: Config, sender: str, seconds: float) -> aiosmtplib.SMTP:
@@ -92,9 +124,19 @@ async def _leave(smtp: aiosmtplib.SMTP) -> None:
 
 
 def _reply(refusal: aiosmtplib.SMTPResponseException) -> str:
-    """Code and text in one line; an invalid code counts as temporary."""
+    """Code and text in one line; an invalid code counts as temporary, and so do too many recipients."""
     code = refusal.code if 400 <= refusal.code <= 599 else 451
+    if isinstance(refusal, aiosmtplib.SMTPRecipientRefused) and code in _TOO_MANY:
+        code = _TOO_MANY[0]
     return f"{code} {' '.join(refusal.message.split())}"[:_REPLY]
+
+
+def _not_logged_in(where: str, error: aiosmtplib.SMTPResponseException) -> str:
+    if error.code == 530:
+        return f"{where} demands a login ({error.code}): set types.email.username and .password"
+    if error.code < 500:
+        return f"{where} cannot check the login now ({error.code})"
+    return f"{where} does not accept the user name or password ({error.code})"
 
 
 def _what_broke(error: Exception, where: str) -> str:

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
@@ -19,13 +18,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
+from .headers import mailbox_line, text_line
+
 if TYPE_CHECKING:
     import jinja2
 
     from . import Attachment, Config, Email
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ADDRESS = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@[A-Za-z0-9](?:[A-Za-z0-9.-]{{0,252}}[A-Za-z0-9])?")
 _RENDERED_MOST = 4 << 20  # characters of one rendered template
 _PLAIN = SMTP.clone(cte_type="7bit")  # for servers without 8BITMIME
 
@@ -79,17 +81,15 @@ def build(payload: Email, config: Config, to: list[str], task_id: str, created_a
         rendered = _render(config.templates, payload.template, payload.data)
         subject, text, html = subject or rendered["subject.txt"] or "", rendered["txt"], rendered["html"]
         subject = _CONTROL.sub(" ", subject).strip()
-    message["From"] = _header([config.sender])
-    for name, mailboxes in (("To", to), ("Cc", payload.cc)):
-        if mailboxes:
-            message[name] = _header(mailboxes)
+    id_ = f"<{task_id}@{address(config.sender).partition('@')[2]}>"
+    head = [mailbox_line("From", _named([config.sender]))]
+    head += [mailbox_line(name, _named(mailboxes)) for name, mailboxes in (("To", to), ("Cc", payload.cc)) if mailboxes]
     if not to and not payload.cc:
-        message["To"] = "undisclosed-recipients:;"
+        head.append("To: undisclosed-recipients:;\r\n")
     if payload.reply_to:
-        message["Reply-To"] = _header([payload.reply_to])
-    message["Subject"] = subject
-    message["Date"] = format_datetime(created_at)
-    message["Message-ID"] = f"<{task_id}@{address(config.sender).partition('@')[2]}>"
+        head.append(mailbox_line("Reply-To", _named([payload.reply_to])))
+    head.append(text_line("Subject", subject))
+    head.append(f"Date: {format_datetime(created_at)}\r\nMessage-ID: {id_}\r\n")
     if text is not None or html is None:
         message.set_content(text or "")
         if html is not None:
@@ -105,11 +105,13 @@ def build(payload: Email, config: Config, to: list[str], task_id: str, created_a
         left -= len(data)
         kind = (mimetypes.guess_type(name)[0] or "application/octet-stream").split("/")
         message.add_attachment(data, maintype=kind[0], subtype=kind[1], filename=name)
-    return Message(str(message["Message-ID"]), message.as_bytes())
+        *_, part = message.iter_attachments()
+        part.set_param("filename", name, "Content-Disposition", charset="utf-8")  # else "=?" begins an encoded word
+    return Message(id_, "".join(head).encode("ascii") + message.as_bytes())
 
 
-def _header(mailboxes: list[str]) -> list[Address]:
-    return [Address(parseaddr(mailbox)[0], addr_spec=address(mailbox)) for mailbox in mailboxes]
+def _named(mailboxes: list[str]) -> list[tuple[str, str]]:
+    return [(parseaddr(mailbox)[0], address(mailbox)) for mailbox in mailboxes]
 
 
 def _render(folder: Path | None, name: str, data: dict[str, object]) -> dict[str, str | None]:

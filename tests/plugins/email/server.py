@@ -26,6 +26,8 @@ class MailServer:
         self.messages: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
         self.replies: dict[str, list[str]] = {}
+        self.hangs_up_after: int | None = None  # so many refused recipients in one session, as Postfix does
+        self.most: int | None = None  # recipients of one message
         self.hold: threading.Event | None = None  # if present, DATA is not answered before the event is set
         self.reached = threading.Event()
         self._credentials = (user.encode(), password.encode())
@@ -64,7 +66,12 @@ class MailServer:
         return self._reply("MAIL") or "250 OK"
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Envelope, address: str, options: Any) -> str:
+        if self.most is not None and len(envelope.rcpt_tos) == self.most:
+            return "452 4.5.3 too many recipients"
         if refusal := self._reply(address):
+            session.refused = getattr(session, "refused", 0) + 1
+            if self.hangs_up_after is not None and session.refused > self.hangs_up_after:
+                return "421 4.7.0 too many errors"
             return refusal
         envelope.rcpt_tos.append(address)
         return "250 OK"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -118,6 +119,57 @@ def test_temporarily_refused_mail_is_resent_to_all_recipients(runtime: Runtime, 
     server.replies = {"DATA": ["452 disk full"]}
     run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com"]})
     with pytest.raises(Retry, match=r"2 refused for now \(452\)"):
+        run.start()
+    assert run.start()["sent"] == ["a@example.com", "b@example.com"]
+
+
+@pytest.mark.parametrize("hangs_up_after", [3, 20, None])
+def test_unknown_recipients_keep_no_others_from_their_mail(
+    runtime: Runtime, server: MailServer, hangs_up_after: int | None
+) -> None:
+    unknown = [f"unknown{number}@example.com" for number in range(25)]
+    known = [f"known{number}@example.com" for number in range(4)]
+    server.hangs_up_after = hangs_up_after
+    server.replies = {one: ["550 no such user"] * 30 for one in unknown}
+    result = send(runtime, to=[*known[:2], *unknown[:20], known[2], *unknown[20:], known[3]])
+    assert sorted(result["sent"]) == known
+    assert result["refused"] == dict.fromkeys(unknown, "550 no such user")
+    assert sorted(one for message in server.recipients for one in message) == known, "each gets it once"
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_limit_of_recipients_divides_the_message(runtime: Runtime, server: MailServer, most: int) -> None:
+    server.most = most
+    to = [f"known{number}@example.com" for number in range(5)]
+    assert send(runtime, to=to)["sent"] == to
+    assert [one for message in server.recipients for one in message] == to
+    assert max(map(len, server.recipients)) == most
+
+
+def test_too_many_recipients_by_its_old_code_is_no_refusal_for_good(runtime: Runtime, server: MailServer) -> None:
+    server.replies = {"a@example.com": ["552 too many recipients"]}
+    run = Run(runtime, "email", {"to": "a@example.com"})
+    with pytest.raises(Retry, match=r"^1 refused for now \(452\)$"):
+        run.start()
+    assert run.start()["sent"] == ["a@example.com"]
+
+
+@pytest.mark.parametrize(
+    ("key", "reply", "says"),
+    [
+        ("MAIL", "530 5.7.0 Authentication required", "demands a login (530): set types.email.username"),
+        ("a@example.com", "530 5.7.0 Authentication required", "demands a login (530): set types.email.username"),
+        ("MAIL", "535 5.7.8 credentials invalid", "does not accept the user name or password (535)"),
+        ("MAIL", "454 4.7.0 Temporary authentication failure", "cannot check the login now (454)"),
+        ("a@example.com", "421 4.3.2 shutting down", "refuses the conversation (421)"),
+    ],
+)
+def test_what_refuses_the_session_refuses_no_recipient(
+    runtime: Runtime, server: MailServer, key: str, reply: str, says: str
+) -> None:
+    server.replies = {key: [reply]}
+    run = Run(runtime, "email", {"to": ["a@example.com", "b@example.com"]})
+    with pytest.raises(Retry, match=re.escape(says)):
         run.start()
     assert run.start()["sent"] == ["a@example.com", "b@example.com"]
 
