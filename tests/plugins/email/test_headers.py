@@ -14,7 +14,6 @@ from fast_mail_parser import parse_email
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-
 from sytq_plugins.email import Attachment, Config, Email
 from sytq_plugins.email.message import build
 
