@@ -113,7 +113,7 @@ def _file(model: Model, path: str | None, problems: list[str]) -> Iterator[Given
 def _leaves(model: Model, value: Any, path: Path, origin: str) -> Iterator[Given]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _leaves(model, inner, (*path, str(key)), origin)
+            yield from _leaves(model, inner, (*path, _spelt(model, path, str(key))), origin)
         return
     if value is None:
         place, above = place_at(path, model), place_at(path[:-1], model)
@@ -123,6 +123,13 @@ def _leaves(model: Model, value: Any, path: Path, origin: str) -> Iterator[Given
             return  # a setting or section with nothing after the colon is not given
     if path:
         yield path, value, origin
+
+
+def _spelt(model: Model, path: Path, key: str) -> str:
+    """A setting as it is spelt here: the old services read the keys of a file in any case."""
+    above = place_at(path, model)
+    known = above is None or above.model is None or above.below(key) is not None
+    return key if known or place_at((*path, key.lower()), model) is None else key.lower()
 
 
 def _other_variables(environ: Mapping[str, str]) -> Iterator[Given]:

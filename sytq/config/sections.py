@@ -75,7 +75,8 @@ class Switched(Section):
         try:
             return handler(value)
         except ValidationError as error:
-            if "enabled" not in value or any(one["type"] == "extra_forbidden" for one in error.errors()):
+            misspelt = any(one["type"] == "extra_forbidden" for one in error.errors())
+            if misspelt or not isinstance(value, dict) or "enabled" not in value:
                 raise
             switched = handler({"enabled": value["enabled"]})
             if switched.enabled:

@@ -115,12 +115,26 @@ def test_what_the_go_service_accepts_loads(tmp_path: Path, sections: dict[str, d
     assert settings.providers["deepseek"].circuit_breaker.enabled == (not breaker)
 
 
+def test_keys_of_the_old_file_may_be_in_any_case(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "App: {Port: 8081}\nDEEPSEEK: {API_Key: k, Circuit_Breaker: {Enabled: false}}\napp: {MODE: test}\n"
+        "Auth: {Users: {Admin: a}}\n"
+    )
+    settings = load(str(file), environ={})
+    assert (settings.api.port, settings.app.mode) == (8081, "test")
+    assert settings.providers["deepseek"].key == "k"
+    assert not settings.providers["deepseek"].circuit_breaker.enabled
+    assert list(settings.auth.users) == ["Admin"]  # names are no keys of ours
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
         ({"auth": {"enabled": True, "realm": ""}}, "auth.realm: value ''"),
         ({"auth": {"realm": "a\n", "enabled": "true"}}, "auth.realm: value"),
         ({"auth": {"enabled": False, "usres": {}}}, "auth.usres: no such setting"),
+        ({"deepseek": {"circuit_breaker": 5}}, "deepseek.circuit_breaker: value in one piece"),
         ({"auth": {"enabled": "maybe", "realm": ""}}, "auth.enabled: value 'maybe'"),
         ({"deepseek": {"circuit_breaker": {"enabled": True, "interval": 0}}}, "deepseek.circuit_breaker.interval"),
         ({"deepseek": {"circuit_breaker": {"max_requests": 0}}}, "deepseek.circuit_breaker.max_requests"),
