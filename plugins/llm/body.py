@@ -23,7 +23,7 @@ _DECODER = json.JSONDecoder(strict=False)  # a raw tab or line feed in a text is
 
 
 async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callable[[], None]) -> None:
-    """Fill in `answer`; call `progress` after each piece of it, and at its end. Raises ChatError.
+    """Fill in `answer`; call `progress` after each piece of it in a stream, and at its end. Raises ChatError.
 
     What comes after the answer is finished fails nothing: at most the usage numbers are lost.
     """
