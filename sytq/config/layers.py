@@ -37,7 +37,7 @@ def read(
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in (
-        list(_file(model, path or environ.get("SYTQ_CONFIG"), problems)),
+        list(_file(model, path or trimmed(environ.get("SYTQ_CONFIG", "")), problems)),
         list(_other_variables(environ)),
         list(_variables(model, environ, problems)),
         [*_named_files(model, environ, problems), *_credentials(model, environ, problems)],
@@ -134,8 +134,8 @@ def _spelt(model: Model, path: Path, key: str) -> str:
 
 def _other_variables(environ: Mapping[str, str]) -> Iterator[Given]:
     for name, key in {**compat.VARIABLES, **USUAL_VARIABLES}.items():
-        value = compat.meaning(name, environ.get(name, ""))
-        if trimmed(value) and not _is_link(value):
+        value = compat.meaning(name, trimmed(environ.get(name, "")))
+        if value and not _is_link(value):
             yield tuple(key.split(".")), value, f"env {name}"
 
 
@@ -145,8 +145,9 @@ def _is_link(value: str) -> bool:
 
 
 def _variables(model: Model, environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
-    for name, value in sorted(environ.items()):
-        if not name.startswith("SYTQ_") or not trimmed(value) or name == "SYTQ_CONFIG" or _file_of(model, name):
+    for name, text in sorted(environ.items()):
+        value = trimmed(text)  # a file of variables with Windows' line ends leaves one behind each
+        if not name.startswith("SYTQ_") or not value or name == "SYTQ_CONFIG" or _file_of(model, name):
             continue
         path = _path_of(name)
         if len(path) > 1 or place_at(path, model):
@@ -157,7 +158,7 @@ def _variables(model: Model, environ: Mapping[str, str], problems: list[str]) ->
 
 def _named_files(model: Model, environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
     for name, file in sorted(environ.items()):
-        if file and (path := _file_of(model, name)):
+        if (file := trimmed(file)) and (path := _file_of(model, name)):
             yield from _secret(model, path, name, File(file), problems)
 
 

@@ -151,7 +151,7 @@ Prefix = Annotated[
 ]
 #: A key in Redis, or the name of a consumer group.
 StreamName = Annotated[Text, Field(pattern=r"^[^\s\x00-\x1f\x7f]{1,200}$"), "1 to 200 characters without spaces"]
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$"), _HOST]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$"), OneLine(), _HOST]
 AllowedHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator(str.lower), "a host name"]
 HostPattern = Annotated[str, AfterValidator(_by(check_host_pattern, VALID_HOST_PATTERN)), VALID_HOST_PATTERN]
 UrlPattern = Annotated[str, AfterValidator(_by(check_url_pattern, VALID_URL_PATTERN)), VALID_URL_PATTERN]
@@ -193,7 +193,7 @@ GoDsn = Annotated[str, AfterValidator(_by(_go_dsn, urls.GO_DSN_FORM)), OneLine()
 RedisUrl = Annotated[
     str, AfterValidator(_by(urls.check_redis_url, urls.REDIS_FORMS)), OneLine(), _masked, urls.REDIS_FORMS
 ]
-Address = Annotated[str, AfterValidator(_by(urls.check_address, "host:port")), "host:port"]
+Address = Annotated[str, AfterValidator(_by(urls.check_address, "host:port")), OneLine(), "host:port"]
 WebUrl = Annotated[
     str,
     AfterValidator(_by(urls.check_web_url, "https://host/path")),

@@ -81,6 +81,27 @@ def test_a_yaml_block_and_a_list_of_secrets_are_cleaned_too(tmp_path: Path) -> N
     assert settings.sentry.dsn.get_secret_value() == "https://geheim@h/1"
 
 
+def test_variables_of_a_file_with_windows_line_ends_work(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("geheim\r\n")
+    (tmp_path / "sytq.yaml").write_text("api: {host: 127.0.0.2}\r\n", newline="")
+    environ = {
+        "SYTQ_CONFIG": str(tmp_path / "sytq.yaml"),
+        "ENV": "production",
+        "REDIS_ADDR": "r:1",
+        "SYTQ_REDIS__PASSWORD_FILE": str(tmp_path / "secret"),
+        "API_PORT": "8081",
+        "LOG_LEVEL": "warn",
+        "WORKER_RETRY_INTERVAL": "7s",
+        "SYTQ_AUTH__ENABLED": "true",
+        "SYTQ_OUTBOUND__ALLOW_NETWORKS": '["10.0.0.0/8"]',
+    }
+    settings = load(environ={name: f"{value}\r" for name, value in environ.items()})
+    assert settings.redis.dsn == "redis://:geheim@r:1/0"
+    assert (settings.api.host, settings.api.port, settings.app.mode) == ("127.0.0.2", 8081, "production")
+    assert (settings.logger.level, settings.worker.retry_interval, settings.auth.enabled) == ("warning", 7.0, True)
+    assert str(settings.outbound.allow_networks[0]) == "10.0.0.0/8"
+
+
 def test_texts_that_are_no_secrets_keep_their_line_breaks() -> None:
     settings: Any = load(environ=_PROVIDER | {"SYTQ_PROVIDERS__X__EXTRA": '{"stop": "\\n"}'})
     assert settings.providers["x"].extra == {"stop": "\n"}
