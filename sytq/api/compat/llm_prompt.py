@@ -21,6 +21,7 @@ from sytq.api.body import text
 from sytq.api.compat.body import read_object
 from sytq.api.parts import Parts
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused
+from sytq.ledger.database import is_mysql
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class PromptTasks:
         self._pending = settings.status_labels.pending
         self._submission = parts.submission
         self._guard = parts.runtime.guard
-        if self._enabled:
+        if self._enabled and is_mysql(parts.runtime.database):
             parts.at_start.append(partial(_tell_obstacles, parts.runtime.database, settings.status_labels))
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
