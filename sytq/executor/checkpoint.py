@@ -13,12 +13,14 @@ import peewee
 
 from sytq.broker.delivery import Delivery
 from sytq.broker.operations import Operations
-from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
+from sytq.errors import Cancelled, DatabaseUnavailable, Fail, InvalidInput, Lost, RedisUnavailable, Retry
 from sytq.ledger import refusals
 from sytq.ledger.ledger import Ledger
 
 #: Seconds between two tries to write a result, doubled each time up to the second number.
 _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
+#: What says itself how the task goes on.
+_ON_PURPOSE = (DatabaseUnavailable, RedisUnavailable, InvalidInput, Fail, Retry, Cancelled)
 
 
 class Checkpoint:
@@ -61,8 +63,8 @@ class Checkpoint:
     def write(self, also: Callable[[], None] | None) -> float:
         """Write the result and what `also` writes; return 0, or the seconds until the next try.
 
-        Raises DatabaseUnavailable for a fault of our tables, and any error of `also`, but only once Redis has the
-        result: the next attempt begins with it.
+        Raises DatabaseUnavailable for a fault of our tables and for an error that nobody knows, and what `also` raises
+        on purpose, but only once Redis has the result: the next attempt begins with it.
         """
         assert self.result is not None
         try:
@@ -70,11 +72,15 @@ class Checkpoint:
         except Lost:
             raise
         except Exception as error:
-            # Each time: Redis may have been emptied meanwhile.
-            kept = self._keep()
-            refusal = self._refusal(error)
-            said = str(refusal) if isinstance(refusal, DatabaseUnavailable) else type(error).__name__
-            self._log.warning("checkpoint waits for the database", error=said, kept_in_redis=kept)
+            kept = self._keep()  # each time: Redis may have been emptied meanwhile
+            refusal = error if isinstance(error, _ON_PURPOSE) else self._refusal(error)
+            known = isinstance(error, (*_ON_PURPOSE, peewee.PeeweeException))
+            self._log.warning(
+                "checkpoint waits for the database",
+                error=str(refusal),
+                kept_in_redis=kept,
+                exc_info=None if known else error,
+            )
             if kept and not isinstance(error, DatabaseUnavailable):
                 raise refusal from error
         else:
@@ -101,9 +107,9 @@ class Checkpoint:
         self._kept = self._kept or kept
         return kept
 
-    def _refusal(self, error: Exception) -> Exception:
+    def _refusal(self, error: Exception) -> DatabaseUnavailable:
         if not isinstance(error, peewee.PeeweeException):
-            return error
+            return DatabaseUnavailable(f"the checkpoint of step {self._name} failed: {type(error).__name__}")
         code = refusals.code_of(error)  # the text of a fault may quote the result
         return DatabaseUnavailable(
             f"the database refuses the checkpoint of step {self._name}{f' (error {code})' if code else ''}:"

@@ -14,7 +14,7 @@ import pytest
 
 from sytq.broker.keys import Keys
 from sytq.broker.limiter import Limiter
-from sytq.errors import DatabaseUnavailable, Lost, RedisUnavailable
+from sytq.errors import DatabaseUnavailable, Fail, Lost, RedisUnavailable
 from sytq.executor.context import AsyncContext, Context
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
@@ -76,12 +76,19 @@ def test_p4_result_survives_an_error_that_nobody_has_met(runtime: Runtime, error
     for token in (1, 2):
         first = context(runtime, task_id, token, ledger=Refusing(runtime, error))
         assert isinstance(first, Context)
-        with pytest.raises(type(error)):
+        with pytest.raises(DatabaseUnavailable, match=rf"step paid failed: {type(error).__name__}$"):
             first.step("paid", lambda: runs.append(1) or "answer")
     second = context(runtime, task_id, 3)
     assert isinstance(second, Context)
     assert second.step("paid", lambda: runs.append(1) or "another") == "answer"
     assert (len(runs), results(runtime)) == (1, 0)
+
+
+def test_what_also_raises_on_purpose_decides_how_the_task_goes_on(runtime: Runtime) -> None:
+    attempt = context(runtime, accept(runtime), 1, ledger=Refusing(runtime, Fail("never")))
+    assert isinstance(attempt, Context)
+    with pytest.raises(Fail, match="never"):
+        attempt.step("paid", lambda: "answer")
 
 
 def test_p4_result_refused_by_both_stores_waits_in_the_worker(runtime: Runtime) -> None:
@@ -97,7 +104,7 @@ def test_p4_result_refused_by_both_stores_waits_in_the_worker(runtime: Runtime) 
 
     healing = threading.Thread(target=heal)
     healing.start()
-    with pytest.raises(RuntimeError):  # only once Redis has it
+    with pytest.raises(DatabaseUnavailable):  # only once Redis has it
         attempt.step("paid", lambda: "x" * 2_000_000)
     healing.join(60)
     again = context(runtime, task_id, 2)

@@ -19,7 +19,7 @@ from sytq_plugins.llm.spend import SpendRow
 
 from sytq.ledger.database import is_mysql
 from tests.installation import Installation
-from tests.provider import REPORT, ScriptedProvider, Stage, answers, hangs, refuses, says
+from tests.provider import REPORT, ScriptedProvider, Stage, answers, hangs, later, refuses, says
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, poll
 
@@ -324,6 +324,24 @@ def test_p4_worker_killed_while_the_database_refuses_its_answer_repeats_no_call(
         assert [(row.outcome, row.prompt_tokens) for row in SpendRow.select()] == [("ok", 21)]
     (step, *_) = desk.runtime.ledger.steps(task)
     assert step.interrupted == 0, "nothing was paid twice"
+
+
+def test_p4_too_few_connections_cost_time_and_no_call(
+    tmp_path: Path, mysql_server: MySQLServer, mysql_url: str, redis_url: str
+) -> None:
+    (name,) = re.findall(r"/(\w+)\?", mysql_url)
+    mysql_server.execute("CREATE OR REPLACE USER few@'127.0.0.1'")
+    mysql_server.execute(f"GRANT ALL ON {name}.* TO few@'127.0.0.1' WITH MAX_USER_CONNECTIONS 3")
+    desk = Desk(tmp_path, mysql_url, redis_url)
+    try:
+        desk.provider.play(later(0.5, answers()))
+        worker = desk.start_worker(SYTQ_DATABASE__URL=mysql_url.replace("root@", "few@"))
+        tasks = [desk.valuate(row_id) for row_id in range(1, 13)]
+        assert [desk.wait_state(task, "succeeded").attempts for task in tasks] == [1] * 12
+        assert len(desk.provider.calls) == 12
+        assert "max_user_connections" in worker.text(), "the limit was met"
+    finally:
+        desk.close()
 
 
 def test_p5_callback_repeats_the_same_bytes_until_accepted(desk: Desk) -> None:

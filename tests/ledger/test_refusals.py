@@ -17,24 +17,24 @@ from sytq.ledger import refusals
 from sytq.ledger.database import open_database, read, transact
 from tests.servers import MySQLServer
 
-#: A statement that the table refuses, and the number that MariaDB gives it.
+#: A statement that the table refuses, and the numbers that MariaDB and MySQL give it.
 FAULTS = {
-    "INSERT INTO t (id) VALUES (1)": 1062,
-    "INSERT INTO t (id, short) VALUES (2, '123456')": 1406,
-    "INSERT INTO t (id, latin) VALUES (2, '价')": 1366,
-    "INSERT INTO t (id, small) VALUES (2, 300)": 1264,
-    "INSERT INTO t (id, small) VALUES (2, 'x')": 1366,
-    "INSERT INTO t (id, at) VALUES (2, '2026-13-01')": 1292,
-    "INSERT INTO t (id, needed) VALUES (2, NULL)": 1048,
-    "INSERT INTO strict_t (id) VALUES (1)": 1364,
-    "INSERT INTO child (id, t) VALUES (1, 99)": 1452,
-    "INSERT INTO checked (id) VALUES (0)": 4025,
-    "INSERT INTO refusing (id) VALUES (1)": 1644,
-    "INSERT INTO t (id) VALUES (2, 3)": 1136,
-    "UPDATE t SET nothing = 1": 1054,
-    "UPDATE nothing SET id = 1": 1146,
-    "UPDAT t SET id = 1": 1064,
-    "UPDATE t SET made = 1": 1906,
+    "INSERT INTO t (id) VALUES (1)": (1062, 1062),
+    "INSERT INTO t (id, short) VALUES (2, '123456')": (1406, 1406),
+    "INSERT INTO t (id, latin) VALUES (2, '价')": (1366, 1366),
+    "INSERT INTO t (id, small) VALUES (2, 300)": (1264, 1264),
+    "INSERT INTO t (id, small) VALUES (2, 'x')": (1366, 1366),
+    "INSERT INTO t (id, at) VALUES (2, '2026-13-01')": (1292, 1292),
+    "INSERT INTO t (id, needed) VALUES (2, NULL)": (1048, 1048),
+    "INSERT INTO strict_t (id) VALUES (1)": (1364, 1364),
+    "INSERT INTO child (id, t) VALUES (1, 99)": (1452, 1452),
+    "INSERT INTO checked (id) VALUES (0)": (4025, 3819),
+    "INSERT INTO refusing (id) VALUES (1)": (1644, 1644),
+    "INSERT INTO t (id) VALUES (2, 3)": (1136, 1136),
+    "UPDATE t SET nothing = 1": (1054, 1054),
+    "UPDATE nothing SET id = 1": (1146, 1146),
+    "UPDAT t SET id = 1": (1064, 1064),
+    "UPDATE t SET made = 1": (1906, 3105),
 }
 
 
@@ -59,10 +59,11 @@ def mysql(mysql_url: str) -> Iterator[peewee.Database]:
 
 
 def test_statement_that_can_never_succeed_is_a_fault(mysql: peewee.Database) -> None:
-    for statement, code in FAULTS.items():
+    for statement, codes in FAULTS.items():
         with pytest.raises(peewee.PeeweeException) as refused:
             transact(mysql, lambda text=statement: mysql.execute_sql(text))
-        assert (refusals.verdict(refused.value), refusals.code_of(refused.value)) == ("fault", code), statement
+        assert refusals.verdict(refused.value) == "fault", statement
+        assert refusals.code_of(refused.value) in codes, statement
 
 
 def test_refusals_that_pass_are_told_with_their_number(
@@ -88,13 +89,14 @@ def test_refusals_that_pass_are_told_with_their_number(
         return mysql_server.url(database).replace("root@", f"{user}@")
 
     with contextlib.closing(pymysql.connect(host="127.0.0.1", port=mysql_server.port, user="limited", database=name)):
-        assert said("SELECT 1", of("limited")).endswith("(error 1226)")  # MySQL says 1203
+        assert "max_user_connections" in said("SELECT 1", of("limited"))  # 1226, of MySQL 1203
     assert said("SELECT 1", of("hourly")).endswith("(error 1226)")
     assert said("UPDATE t SET small = 1", of("poor")).endswith("(error 1142)")
     assert "Access denied" in said("SELECT 1", of("nobody"))
     assert "Unknown database" in said("SELECT 1", of("root", "nowhere"))
     assert said("INSERT INTO filling (a) VALUES ('x')").endswith("The table 'filling' is full (error 1114)")
-    assert said("SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1)").endswith("(error 1969)")
+    if "MariaDB" in mysql_server.execute("SELECT VERSION()")[0][0]:
+        assert said("SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(1)").endswith("(error 1969)")
     assert said("KILL QUERY CONNECTION_ID()").endswith("(error 1317)")
     mysql_server.execute("SET GLOBAL read_only = ON")
     try:
