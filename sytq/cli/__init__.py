@@ -39,7 +39,7 @@ def root(
 
 def main() -> None:
     """Run the command line. The exit status is 2 for an unusable configuration and 1 for any other failure."""
-    gc.set_threshold(10_000, 10, 10)  # imports are not garbage: looking for some takes a tenth of a command's time
+    gc.set_threshold(100_000, 10, 10)  # imports are not garbage: looking for some takes a tenth of a command's time
     try:
         app()
     except SytqError as error:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
 from sytq.durations import format_duration
 from sytq.tasktypes.payload import encode
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 
 def as_json(value: object) -> None:
@@ -54,6 +57,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
     """A progress bar on standard error, shown only on a terminal."""
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
 
