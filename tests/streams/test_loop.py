@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def test_stop_without_a_task_is_acknowledged(make: Make, redis_client: redis.Red
     producer.stop_task(7)  # its task has ended
     producer.stop_task(9)  # it never had one
     wait_empty(redis_client)
-    assert worker.text().count("nothing to stop") == 2
+    poll(lambda: worker.text().count("nothing to stop") == 2, message=worker.text)  # by way of the master
     assert dead_letters(redis_client) == []
 
 
@@ -303,7 +304,8 @@ def test_a_slow_consumer_of_another_program_keeps_its_messages(
     installation.wait_note("end t12")
     wait_empty(redis_client)
     assert installation.notes() == {f"{word} t{n}": 1 for n in (12, 13) for word in ("start", "end")}
-    (taken_over,) = [line for line in worker.text().splitlines() if "messages taken over" in line]
+    poll(lambda: "messages taken over" in worker.text(), message="it is logged")
+    (taken_over,) = re.findall(r".*messages taken over.*", worker.text())
     assert json.loads(taken_over)["consumers"] == ["consumer-1"]
 
 
