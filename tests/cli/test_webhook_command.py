@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,20 @@ def test_failed_test_delivery_exits_1_with_the_error() -> None:
     assert known["delivered"] is False and known["status"] == 503 and "HTTP 503" in known["error"]
     assert receiver.received[0].body == b"x"
     assert run("http://127.0.0.1:1/").exit_code == 1
+
+
+def test_a_test_delivery_shows_what_of_the_answer_was_not_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Length: 2\r\n\r\nok")
+
+        threading.Thread(target=answer, daemon=True).start()
+        done = run(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+    assert done.exit_code == 0 and "verdict   delivered" in done.output
+    assert "cut       the head cannot be read as HTTP; no body was read" in done.output
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "nonsense"])
