@@ -72,11 +72,17 @@ class Reply(TypedDict):
 class Answer:
     """The answer so far, and the `usage` that the provider reports. No error may repeat the key and the prompts.
 
-    `finish_reasons` are the provider's own words beside the table of finish.py.
+    `finish_reasons` are the provider's own words beside the table of finish.py. `alone` says that one choice was asked
+    for: then it is read whatever its index.
     """
 
     def __init__(
-        self, model: str, key: str, prompts: Sequence[str], finish_reasons: Mapping[str, finish.Meaning] | None = None
+        self,
+        model: str,
+        key: str,
+        prompts: Sequence[str],
+        finish_reasons: Mapping[str, finish.Meaning] | None = None,
+        alone: bool = True,
     ) -> None:
         self.finish_reason: str | None = None
         self.ended = False  # the provider marked the end, with [DONE] or of a whole JSON document
@@ -89,11 +95,14 @@ class Answer:
         self._prompts = prompts
         self._parts: list[str] = []
         self._size = 0
+        self._alone = alone
+        self._is_empty = True
         self._has_choices = False
         self._by_deltas = False
         self._reasoned = False
         self._refusal = ""
         self._went_on = False  # text came after a finish_reason, which then proves nothing
+        self._word_is_last = False  # no text came after the latest finish_reason
         self._notice: ProviderError | None = None
 
     @property
@@ -117,7 +126,10 @@ class Answer:
         """
         if (error := error_in(event)) is not None:
             raise self.reported(error)
-        choice = _first_choice(event)
+        if (inner := _inner(event)) is not None:
+            return self.take(event | inner)
+        choice = self._choice(event)
+        self._is_empty = self._is_empty and not event
         self._has_choices = self._has_choices or bool(choice)
         if not choice and (notice := read_error(event)) is not None and notice.words.lower() not in notice.codes:
             self.note(notice)
@@ -127,16 +139,21 @@ class Answer:
             if isinstance(place, dict) and isinstance(place.get("usage"), dict) and place["usage"]:
                 self.usage = place["usage"]
         found = self._content(choice)
-        word = finish.word(choice.get("finish_reason") or choice.get("finishReason"))
+        word = finish.said(choice, self._own)
         if found.text:
             self._went_on = self._went_on or self.finish_reason is not None
+            self._word_is_last = False
             self._add(found.text)
         self._reasoned = self._reasoned or found.progress
         self._refusal = (self._refusal + found.refusal)[: _MAX_SAID * 4]
         if len(self.unread) < _MAX_UNREAD:
             self.unread.update(kind[:50] for kind in found.unread)
         finished = word is not None and word != self.finish_reason
-        self.finish_reason = word or self.finish_reason
+        if word is not None:
+            # Some gateways end every stream with a `stop` of their own: it takes nothing back.
+            if not self._word_is_last or finish.meaning(word, self._own) != "stop":
+                self.finish_reason = word
+            self._word_is_last = True
         # Reasoning is not part of the report, but it counts as progress.
         return bool(finished or found.text or found.progress or found.refusal)
 
@@ -170,6 +187,8 @@ class Answer:
         if known is None and reason is None:
             if self._notice and not self._parts:
                 raise self.reported(self._notice)
+            if self._is_empty and not self._notice:
+                raise ChatError("no_finish_reason", "the provider answered with nothing")
             missing = "a finish_reason" if self._has_choices else "choices: it is not in OpenAI's form"
             hint = "; if this provider never sends one: finish_reasons: {none: stop}" if self.is_marked else ""
             raise ChatError("no_finish_reason", f"the answer ended without {missing}{self.heard()}{hint}")
@@ -205,6 +224,13 @@ class Answer:
         message.unread += found.unread
         return message
 
+    def _choice(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The first choice. TGI and Foundry Local count tokens in `index`; some gateways count from 1."""
+        choices = event.get("choices")
+        found = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+        first = next((choice for choice in found if choice.get("index") in (0, None, "0")), None)
+        return first or (found[0] if found and self._alone else {})
+
     def _add(self, text: str) -> None:
         self._size += len(text.encode("utf-8", "surrogatepass"))
         if self._size > MAX_CONTENT:
@@ -224,9 +250,8 @@ class Answer:
         return said
 
 
-def _first_choice(event: dict[str, Any]) -> dict[str, Any]:
-    choices = event.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and choice.get("index") in (0, None):
-            return choice
-    return {}
+def _inner(event: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer inside a gateway's wrapper, as {"code": 0, "data": {"choices": ...}}."""
+    if "choices" in event:
+        return None
+    return next((value for value in event.values() if isinstance(value, dict) and "choices" in value), None)

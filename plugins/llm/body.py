@@ -35,6 +35,8 @@ async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callab
             return
     if start[:1] == b"<":
         raise _page(answer)
+    if start[:1] == b"\x1f":  # of gzip, and of no text
+        raise ChatError("malformed", "the answer is compressed, and its headers do not say so")
     if start[:1] in (b"{", b"["):
         await _document(start, chunks, answer)
         return
@@ -103,7 +105,9 @@ class _Stream:
     def close(self) -> Iterator[None]:
         for item in self._parser.close():
             yield from self._take(item)
-        if self._strays and (error := error_in_body(self._strays.encode())) is not None:
+        if _is_whole(self._strays):
+            yield from self._read(self._strays)
+        elif self._strays and (error := error_in_body(self._strays.encode())) is not None:
             self._answer.note(error)
 
     def _take(self, item: sse.Event | sse.Stray) -> Iterator[None]:
@@ -111,16 +115,18 @@ class _Stream:
         if isinstance(item, sse.Stray):
             yield from self._stray(item.text)
             return
-        data = item.data.strip()
+        data = _unquoted(item.data.strip())
         if item.name.strip().lower() == "error" and data:
             raise answer.reported(error_in_body(data.encode()) or ProviderError(data, frozenset()))
-        if data.strip('"') == "[DONE]":
+        if data.upper() == "[DONE]":
             answer.ended = True
             yield
         elif data[:1] == "<":
             raise _page(answer)
         elif data[:1] in ("{", "["):
             yield from self._read(data)
+        elif (chunk := _chunk_in(data)) is not None:
+            yield from self._read(chunk)
         elif data:
             answer.note(ProviderError(data, frozenset()))  # a heartbeat in words, or an error in plain text
 
@@ -150,8 +156,10 @@ class _Stream:
             raise _page(self._answer)
         if field.strip().lower() == "error":
             yield from self._take(sse.Event(value, "error"))
-        elif _is_whole(text):
+        elif _is_whole(text := _unquoted(text)):
             yield from self._take(sse.Event(text))
+        elif text[:1] != "{" and (chunk := _chunk_in(text)) is not None:
+            yield from self._read(chunk)
         elif len(self._strays) < _MAX_STRAYS:
             self._strays += f"{text}\n"
 
@@ -177,6 +185,22 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
             if not isinstance(item, dict):
                 raise ChatError("malformed", "the answer is not a JSON object")
             yield item
+
+
+def _unquoted(data: str) -> str:
+    """JSON that a gateway has encoded twice is a string."""
+    if data[:1] != '"':
+        return data
+    try:
+        return str(json.loads(data, strict=False)).strip()
+    except (ValueError, RecursionError):
+        return data
+
+
+def _chunk_in(text: str) -> str | None:
+    """A chunk of an answer behind something else: not to read it would be a gap in the text that nobody sees."""
+    at = text.find("{")
+    return text[at:] if 0 <= at < text.find('"choices"') else None
 
 
 def _is_whole(data: str) -> bool:

@@ -107,7 +107,8 @@ class Calls:
         now = dt.datetime.now(dt.UTC)
         call = await self._begin(place, target, request, now)
         prompts = [message["content"] for message in request.messages]
-        answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons)
+        alone = request.extra.get("n", 1) == 1
+        answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons, alone)
         try:
             async with self._telling(place, target, answer):
                 reply = await complete(self._ctx.http, target.provider, request, answer)

@@ -43,7 +43,8 @@ def read_error(body: object) -> ProviderError | None:
     """What a body that is known to be an error says; None when it says nothing."""
     # Some APIs wrap an error once more: {"Response": {"Error": ...}}, {"data": {"error": ...}}
     wrapped = [value for value in body.values() if _reports(value)] if isinstance(body, dict) else []
-    for place in [body] if _reports(body) else [*wrapped, body]:
+    inner = [value for value in body.values() if isinstance(value, dict)] if isinstance(body, dict) else []
+    for place in [body] if _reports(body) else [*wrapped, body, *inner]:
         codes: set[str] = set()
         words = _words(place, codes, _DEPTH) or next(iter(sorted(codes - set(_FAILED), key=str.isdigit)), "")
         if words:

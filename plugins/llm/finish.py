@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 #: The words that OpenAI and OpenRouter use, and what DeepSeek alone has a word for.
 Meaning = Literal["stop", "length", "content_filter", "tool_calls", "error", "no_resource"]
@@ -34,7 +34,7 @@ _WORDS: Mapping[Meaning, tuple[str, ...]] = {
         "content_filter", "content_filtered",  # Azure; Titan, Bedrock
         "sensitive",  # Zhipu, Hunyuan, SenseNova
         "refusal",  # Anthropic
-        "safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety",  # Gemini
+        "safety", "recitation", "blocklist", "prohibited_content", "spii", "image_safety", "model_armor",  # Gemini
         "blacklist",  # GigaChat
         "guardrail_intervened",  # Bedrock
         "error_toxic",  # Cohere
@@ -46,14 +46,27 @@ _WORDS: Mapping[Meaning, tuple[str, ...]] = {
         "error", "failed",  # OpenRouter, Mistral; the Responses API
         "network_error",  # Zhipu
         "abort", "aborted", "cancel", "cancelled", "canceled", "user_cancel",  # vLLM, SGLang, Cohere
-        "timeout", "time_limit", "not_finished",  # watsonx
+        "timeout", "time_limit",  # watsonx
         "malformed_function_call", "unexpected_tool_call",  # Gemini
     ),
     "no_resource": ("insufficient_system_resource",),  # DeepSeek
 }  # fmt: skip
 MEANINGS: Mapping[str, Meaning] = {word: meaning for meaning, words in _WORDS.items() for word in words}
-#: The word for none: Ollama and GLM routes send "", DashScope "null", gateways in Python "None".
+#: The word for none: Ollama and GLM routes send "", DashScope "null", gateways in Python "None"; watsonx and Gemini
+#: have words for it.
 NONE = "none"
+_NONE = ("", "null", NONE, "not_finished", "unspecified")
+#: Where it stands. Old vision models have `finish_details`, gateways to Claude `stop_reason`.
+_FIELDS = ("finish_reason", "finishReason", "finish_details", "stop_reason")
+
+
+def said(choice: Mapping[str, Any], own: Mapping[str, Meaning]) -> str | None:
+    """The word of a choice, which may stand in its delta or message. The model's own word counts where a router calls
+    a cut or filtered answer `stop`."""
+    places = [place for place in (choice, choice.get("delta"), choice.get("message")) if isinstance(place, dict)]
+    found = next((said for place in places for name in _FIELDS if (said := word(place.get(name))) is not None), None)
+    native = word(choice.get("native_finish_reason"))
+    return native if meaning(found, own) == "stop" and meaning(native, own) in ("length", "content_filter") else found
 
 
 def word(value: object) -> str | None:
@@ -64,7 +77,7 @@ def word(value: object) -> str | None:
         return None
     # `FinishReason.STOP` and `FINISH_REASON_STOP` are names that enumerations have in a gateway's own language.
     plain = value.strip().lower().rpartition(".")[2].replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
-    return None if plain in ("", "null", NONE) else plain
+    return None if plain in _NONE else plain
 
 
 def meaning(word: str | None, own: Mapping[str, Meaning]) -> Meaning | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator
@@ -100,6 +101,22 @@ BODIES: dict[str, bytes] = {
     "JSON in a list": json.dumps([WHOLE]).encode(),
     "JSON with a raw line feed in a text": json.dumps(WHOLE).replace('"assistant"', '"assis\ntant"').encode(),
     "the whole message as the only event": stream(WHOLE),
+    "tokens counted in index": stream(*({"choices": [choice | {"index": n}]} for n, choice in enumerate(
+        (event["choices"][0] for event in (*DELTAS, STOP)), 1))),
+    "the index as text": stream(*({"choices": [event["choices"][0] | {"index": "0"}]} for event in (*DELTAS, STOP))),
+    "an answer in a wrapper": json.dumps({"code": 0, "message": "success", "data": WHOLE}).encode(),
+    "chunks in a wrapper": stream(*({"output": event, "usage": USAGE} for event in (*DELTAS, STOP))),
+    "JSON over lines after comments": b": PROCESSING\n\n: PROCESSING\n\n" + json.dumps(WHOLE, indent=2).encode(),
+    "zeros before a chunk": b"\x00\x00" + stream(*DELTAS, STOP),
+    "one data: with a capital": stream(*DELTAS, STOP).replace(b"data:", b"Data:", 1),
+    "data: twice": stream(*DELTAS, STOP).replace(b"data: ", b"data: data: "),
+    "JSON encoded twice": json.dumps(json.dumps(WHOLE)).encode(),
+    "events encoded twice": stream(*(json.dumps(json.dumps(event)) for event in (*DELTAS, STOP))),
+    "a finish_reason in the delta": stream(*DELTAS, chunk({"finish_reason": "stop"})),
+    "finish_details": stream(*DELTAS, chunk(finish_details={"type": "stop", "stop": "<|im_end|>"})),
+    "stop_reason": stream(*DELTAS, chunk(stop_reason="end_turn")),
+    "the same word of the model itself": stream(*DELTAS, chunk(finish="stop", native_finish_reason="completed")),
+    "a word for more to come": stream(chunk(TEXT[0], "not_finished"), chunk(TEXT[1], "NOT_FINISHED"), STOP),
 }  # fmt: skip
 
 
@@ -120,6 +137,21 @@ CUT: dict[str, tuple[bytes, str, str]] = {
                                         "broken_off", "without [DONE]"),
     "text after the finish_reason, and no end": (stream(DELTAS[0], STOP, DELTAS[1], done=False), "broken_off", ""),
     "stop, more text, then length": (stream(chunk(TEXT[0], "stop"), chunk(TEXT[1], "length")), "length", "cut"),
+    "length, then a stop of the gateway": (stream(*DELTAS, chunk(finish="length"), STOP), "length", "cut"),
+    "filtered, then a stop of the gateway": (stream(DELTAS[0], chunk(finish="content_filter"), STOP, done=False),
+                                             "content_filter", "withheld"),
+    "broken off, then a stop of the gateway": (stream(DELTAS[0], chunk(finish="abort"), STOP), "error_in_answer",
+                                               "'abort'"),
+    "stop, and the model's own word for cut": (stream(*DELTAS, chunk(finish="stop", native_finish_reason="MAX_TOKENS")),
+                                               "length", "'max_tokens'"),
+    "a chunk cut behind something else": (
+        stream(DELTAS[0], done=False) + b'\x00data: {"choices": [{"del\n\n' + stream(STOP), "not_json", ""),
+    "compressed without saying so": (gzip.compress(stream(*DELTAS, STOP)), "malformed", "compressed"),
+    "an error under another name": (b'data: {"modelStreamErrorException": {"message": "model died"}}\n\n',
+                                    "error_in_answer", "model died"),
+    "an error in a header": (b'{"header": {"code": 10013, "message": "input blocked"}}', "error_in_answer", "blocked"),
+    "nothing": (b"\n\n", "no_finish_reason", "answered with nothing"),
+    "nothing but [DONE]": (stream(), "no_finish_reason", "answered with nothing"),
     "an event cut in the middle": (stream(DELTAS[0], done=False) + b'data: {"choices": [{"del\n\n', "not_json", ""),
     "an event cut by the end": (stream(DELTAS[0], done=False) + b'data: {"choices": [{"del', "not_json", ""),
     "a web page in the middle": (stream(DELTAS[0], done=False) + b"<html>Bad gateway\n", "broken_off", "web page"),
@@ -180,6 +212,15 @@ def test_report_needs_every_byte_up_to_its_finish_reason() -> None:
     for cut in range(end):
         failure(body[:cut])
     assert content(body[: end + len('"stop"}]}')]) == REPORT
+
+
+def test_first_of_several_choices_that_were_asked_for_is_the_report() -> None:
+    other = {"index": 1, "delta": {"content": "another report"}, "finish_reason": "stop"}
+    events = [item for event in (*DELTAS, STOP) for item in ({"choices": [other]}, event)]
+    answer = Answer("valuer-1", "sk-test", [], alone=False)
+    for event in events:
+        answer.take(event)
+    assert answer.reply()["content"] == REPORT
 
 
 # -- content
