@@ -96,7 +96,7 @@ class Ready:
         states = {"database": database, "redis": redis}
         for store, state in states.items():
             if state != self._logged[store]:
-                log.warning("readiness changed", store=store, answer=state)
+                log.warning("readiness changed", store=store, status=state)
         self._logged = states
         return states
 

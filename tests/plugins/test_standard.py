@@ -72,7 +72,9 @@ class WithRow(Harness):
         entered = super().__enter__()
         insert = "INSERT INTO valuation_records (id, status, user_message, callback_url) VALUES (1, 'pending', ?, ?)"
         with self.runtime.database.connection_context():
-            self.runtime.database.execute_sql(insert, ("What is my house worth?", "https://example.com/done"))
+            self.runtime.database.execute_sql(
+                insert, ("What is my house at 1 Elm Street, Springfield worth?", "https://example.com/done")
+            )
         return entered
 
 
@@ -84,8 +86,8 @@ class TestLlm(TypeSuite):
             "one": {"base_url": "https://llm.example.com/v1", "api_key": "sk-3456", "model": "m", "stream": False}
         }
     }
-    failures = (*TypeSuite.failures, (400, "dead"), (404, "dead"), (200, "retrying"))
-    secrets = ("sk-3456", "my house")
+    failures = (*TypeSuite.failures, (400, "dead"), (200, "retrying"))
+    secrets = ("sk-3456", "my house at 1 Elm Street, Springfield")
 
     def harness(self) -> Harness:
         return WithRow(self.type, settings=self.settings)
