@@ -7,8 +7,10 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -102,3 +104,38 @@ def test_dropped_lines_are_counted_and_told(caplog: pytest.LogCaptureFixture) ->
         kept = (read + text(reader)).splitlines()
         assert kept == [f"line {number}" for number in range(len(kept))]
         assert [(record.levelno, record.args) for record in caplog.records] == [(logging.WARNING, (5000 - len(kept),))]
+
+
+def test_drops_are_told_while_another_thread_holds_loggings_lock() -> None:
+    with narrow_pipe() as (reader, writer), os.fdopen(os.dup(writer), "w") as raw:
+        stream = LogStream(raw)
+        while not stream._dropped:
+            stream.write(f"{'x' * 4000}\n")
+        root = logging.getLogger()
+        handler = logging.StreamHandler(stream)
+        root.addHandler(handler)
+        with handler.lock:  # type: ignore[union-attr]
+            telling = threading.Thread(target=drain, args=(stream, reader))
+            telling.start()
+            poll(lambda: not stream._dropped)
+            writing = threading.Thread(target=stream.write, args=("of another thread\n",), daemon=True)
+            writing.start()
+            writing.join(10)
+            stuck = writing.is_alive()
+            root.removeHandler(handler)
+        telling.join(10)
+        assert not stuck and not telling.is_alive()
+
+
+def drain(stream: LogStream, reader: int) -> None:
+    while stream._dropped:
+        text(reader)
+        stream.write("")
+
+
+@pytest.mark.parametrize("line", ["x" * 3999, "汉" * 999], ids=["ascii", "chinese"])
+def test_lines_of_several_processes_are_not_mixed(line: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs, os.fdopen(os.dup(ours.fileno()), "w") as raw:
+        LogStream(raw).write(f"{line}\n")
+        assert theirs.recv(65536).decode() == f"{line}\n", "written at once"
