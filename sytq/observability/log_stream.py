@@ -50,10 +50,10 @@ class LogStream:
             else:
                 self._dropped += 1
                 _DROPPED.add()
-            told = 0 if self._waiting else self._dropped
-            self._dropped -= told
-        if told:  # without the lock: another thread may hold that of logging, and wait for this one
-            log.warning("%d log lines were dropped: nobody read standard error", told)
+            reported = 0 if self._waiting else self._dropped
+            self._dropped -= reported
+        if reported:  # without the lock: another thread may hold that of logging, and wait for this one
+            log.warning("%d log lines were dropped: nobody read standard error", reported)
         return len(text)
 
     def flush(self) -> None:

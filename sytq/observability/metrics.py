@@ -58,6 +58,14 @@ class Series(dict[tuple[str, ...], Any]):
                 self[labels] = self._metric.labels(*labels) if labels else self._metric
             return self[labels]
 
+    def forget(self) -> None:
+        """Drop all series; the next ones begin at zero."""
+        with _lock:
+            self.clear()
+            if self._metric is not None:
+                registry.unregister(self._metric)
+                self._metric = None
+
 
 class Counter:
     """A counter, named `..._total`, declared at the top of the module that counts it.

@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from sytq.observability.metrics import registry
+from sytq.observability.metrics import declared, registry
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +61,8 @@ def share(master: int) -> None:
             os.environ[_FOLDER] = str(create(master))
             # prometheus_client reads the variable at import, which has happened.
             values.ValueClass = values.get_value_class()
+            for series in declared.values():  # made before, perhaps by the parent of this process
+                series.forget()
         merge_dead()
     except OSError as error:
         log.warning("metrics of this process are not shared with its group", error=str(error))
