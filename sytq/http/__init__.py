@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sytq.http.client import Answer, BlockingClient, Client
     from sytq.http.guard import Guard, parse_url
     from sytq.http.headers import MANAGED_HEADERS, check_headers
-    from sytq.http.sessions import CertificateUnusable, NotHttp, ProxyFailed, UnknownHost
+    from sytq.http.proxies import ProxyFailed
+    from sytq.http.sessions import CertificateUnusable, NotHttp, UnknownHost
     from sytq.http.timing import Timing
 
 __all__ = [
@@ -34,7 +35,8 @@ _HOMES = {
     "client": ("Answer", "BlockingClient", "Client"),
     "guard": ("Guard", "parse_url"),
     "headers": ("MANAGED_HEADERS", "check_headers"),
-    "sessions": ("CertificateUnusable", "NotHttp", "ProxyFailed", "UnknownHost"),
+    "proxies": ("ProxyFailed",),
+    "sessions": ("CertificateUnusable", "NotHttp", "UnknownHost"),
     "timing": ("Timing",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -270,7 +270,7 @@ class Client:
         except aiohttp.ClientError as error:
             timing = current.get()
             if "proxy" in options and not (timing and timing.connected) and _of_the_proxy(error):
-                from sytq.http.sessions import ProxyFailed
+                from sytq.http.proxies import ProxyFailed
 
                 raise ProxyFailed("the outbound proxy cannot be used") from error
             raise

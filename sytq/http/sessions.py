@@ -16,9 +16,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from sytq.config.urls import ENVIRONMENT, PROXY_FORM, check_proxy_url
+from sytq.config.urls import ENVIRONMENT
 from sytq.http.guard import Guard
 from sytq.http.protocol import use_connections
+from sytq.http.proxies import environment_proxy
 from sytq.http.timing import tracing
 from sytq.tcp import RESTED, client_socket
 from sytq.tls import client_context
@@ -34,25 +35,8 @@ class NotHttp(aiohttp.ClientError):
     """The peer answered, but not with HTTP."""
 
 
-class ProxyFailed(Exception):
-    """The configured proxy cannot be used; the target is not at fault."""
-
-
 class CertificateUnusable(Exception):
     """The client certificate or its key cannot be loaded; the message names the file."""
-
-
-def environment_proxy(url: str) -> str | None:
-    """The proxy that the environment names for a URL, in the variables that curl reads. Raises ProxyFailed."""
-    from requests.utils import get_environ_proxies, select_proxy  # NO_PROXY has networks, too
-
-    proxy = select_proxy(url, get_environ_proxies(url, None))
-    if not proxy:
-        return None
-    try:
-        return check_proxy_url(proxy if "://" in proxy else f"http://{proxy}")
-    except ValueError:
-        raise ProxyFailed(f"the environment's proxy is not valid; valid: {PROXY_FORM}") from None
 
 
 class Sessions:

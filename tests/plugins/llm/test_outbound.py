@@ -17,6 +17,7 @@ from sytq import Waiting
 from sytq.config import load
 from sytq.errors import ConfigError
 from sytq.http import Client, Guard
+from sytq.http.proxies import environment_proxy
 from tests.certificates import authority, needs_openssl, server
 from tests.connect_proxy import Proxy
 from tests.plugins.llm.desk import Desk
@@ -108,6 +109,27 @@ def test_environment_names_the_proxy_only_on_request(
     assert asyncio.run(asked(HTTPS_PROXY="http://{}")) == 0
     for excluded in ("127.0.0.1", "*", "127.0.0.0/8", "example.org,127.0.0.1"):
         assert asyncio.run(asked(HTTP_PROXY="http://{}", NO_PROXY=excluded)) == 0
+
+
+@pytest.mark.parametrize(
+    ("excluded", "host", "is_excluded"),
+    [
+        *((entries, "llm.corp.org", True) for entries in (".corp.org", "*.corp.org", "CORP.org.", "a, corp.org")),
+        *((entries, "llm.corp.org", True) for entries in ("llm.corp.org:443", "corp.org:443", "a,*", "http://a,.org")),
+        *((entries, "llm.corp.org", False) for entries in ("", ",,", "rp.org", "llm.corp.org:8443", "llm", "*.b.org")),
+        ("corp.org", "corp.org.:8443", True),
+        ("corp.org:443", "corp.org:8443", False),
+        *((entries, "10.1.2.3:8000", True) for entries in ("10.1.2.3:8000", "10.1.2.3", "10.0.0.0/8", "10.9.9.9/8")),
+        *((entries, "10.1.2.3", False) for entries in ("10.1.2.3:8000", "10.*", "11.0.0.0/8", "fd00::/8", "/8")),
+        *((entries, "[fd00::1]:8000", True) for entries in ("fd00::1", "[fd00::1]", "[FD00:0::1]:8000", "fd00::/8")),
+    ],
+)  # fmt: skip
+def test_no_proxy_is_read_in_all_its_forms(
+    monkeypatch: pytest.MonkeyPatch, excluded: str, host: str, is_excluded: bool
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", " proxy:3128\t")
+    monkeypatch.setenv("NO_PROXY", excluded)
+    assert environment_proxy(f"https://{host}/v1") == (None if is_excluded else "http://proxy:3128")
 
 
 @needs_openssl
