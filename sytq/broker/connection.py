@@ -50,8 +50,14 @@ _OWN_FAULTS = (
     "arguments must be strings or integers",
     "too many results to unpack",
 )
-#: Errors of a user without the right to a command or key, and of a server without the command: each release's words.
-_NO_RIGHT = ("no permissions to", "user executing the script can't", "acl failure in script", "unknown command")
+#: Errors of a user without the right to a command or key, and of a server without the command: each release's words,
+#: and those of hosted servers and proxies.
+_NO_RIGHT = (
+    *("no permissions to", "user executing the script can't", "acl failure in script", "unknown command"),
+    "not support for ",  # "... normal user", "... your account": Alibaba Cloud
+    "command is not available",  # Upstash
+    "unsupported command",  # Envoy
+)
 _UNKNOWN = re.compile(r"unknown (\w+ )?command called from", re.IGNORECASE)
 #: The kinds of the Sentinels' errors, of which redis-py keeps no more.
 _SAID = re.compile(r" - (\w+:\w+)")
