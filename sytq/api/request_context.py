@@ -42,6 +42,8 @@ BODY_SECONDS = 20.0
 _DRAINED = 8
 #: gunicorn closes a connection with an unread body; this tells the client.
 _CLOSE = {"Connection": "close"}
+#: How a request through a proxy begins its target; every server accepts it (RFC 9112, 3.2.2).
+_ABSOLUTE = re.compile(r"https?://[^/]*", re.IGNORECASE)
 #: Paths that are polled every few seconds: not traced.
 _PROBES = ("/health", "/metrics")
 
@@ -79,6 +81,8 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        if (absolute := _ABSOLUTE.match(scope["path"])) is not None:
+            scope["path"] = scope["path"][absolute.end() :] or "/"
         origin = _origin(scope["headers"])
         bind_contextvars(request_id=origin.request_id)
         if self._trace is None or scope["path"].startswith(_PROBES):

@@ -28,6 +28,8 @@ class WebhookTasks:
         fields = read_object(req, _NAMES)
         # The old system ignored unknown fields, and treated null as absent.
         payload = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
+        if isinstance(headers := payload.get("headers"), dict):  # Go reads a null among texts as ""
+            payload["headers"] = {name: "" if value is None else value for name, value in headers.items()}
         # Newer than the contract; other kinds of value are old callers' own, and ignored.
         for name, kind in _NEWER.items():
             if isinstance(fields.get(name), kind) and fields[name]:

@@ -317,6 +317,22 @@ def test_only_the_url_is_required_and_unknown_fields_are_ignored(api: Installati
     assert api.stored(reply.json["task_id"])[2] == {"url": "http://example.com/"}
 
 
+def test_null_headers_of_a_request_are_empty_as_in_go(api: Installation) -> None:
+    own = {"url": "http://example.com/", "headers": {"X-Token": None, "X-Case": "Kept"}}
+    reply = api.request("POST", "/api/v1/tasks", own)
+    assert api.stored(reply.json["task_id"])[2]["headers"] == {"X-Token": "", "X-Case": "Kept"}
+
+
+@pytest.mark.parametrize("start", ["http://localhost:8080", "HTTPS://sytq.example", "http://[::1]"])
+def test_a_target_with_scheme_and_host_is_accepted(api: Installation, start: str) -> None:
+    """PHP sends it with `request_fulluri`, as do clients that are told of a proxy."""
+    reply = api.raw(post(f"{start}/api/tasks/llm?a=/b", '{"table_name": "valuation_records", "id": 31}'))
+    assert split(reply)[0] == 200, reply
+    assert split(api.raw(get(f"{start}/health")))[0] == 200
+    status, _, body = split(api.raw(get(start)))
+    assert (status, json.loads(body)) == (404, {"error": "no such endpoint"})
+
+
 def test_retry_and_ordering_key_of_a_request_are_applied(api: Installation) -> None:
     own = {"url": "http://example.com/", "retry": {"max_attempts": 3, "first": "1m"}, "ordering_key": "order-7"}
     reply = api.request("POST", "/api/v1/tasks", own)
