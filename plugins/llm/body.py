@@ -13,7 +13,7 @@ from typing import Any
 
 from . import sse
 from .answer import Answer, ChatError
-from .envelope import ProviderError, error_in_body
+from .envelope import ProviderError, error_in_body, page_title
 
 _MAX_BODY = 8 << 20  # bytes, also of one event: some servers send a whole answer as one
 _MAX_STRAYS = 64 << 10  # bytes of lines that belong to no event
@@ -34,9 +34,9 @@ async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callab
         except StopAsyncIteration:
             return
     if start[:1] == b"<":
-        raise _page(answer)
+        raise _page(answer, page_title(start))
     if start[:1] == b"\x1f":  # of gzip, and of no text
-        raise ChatError("malformed", "the answer is compressed, and its headers do not say so")
+        raise ChatError("malformed", "the answer is compressed, and its Content-Encoding is not gzip")
     if start[:1] in (b"{", b"["):
         await _document(start, chunks, answer)
         return
@@ -213,7 +213,8 @@ def _is_whole(data: str) -> bool:
         return False
 
 
-def _page(answer: Answer) -> ChatError:
+def _page(answer: Answer, title: str = "") -> ChatError:
     if answer.has_content:
         return ChatError("broken_off", "a web page came in the middle of the answer")
-    return ChatError("html", "the provider answered with a web page")
+    said = answer.say(title) or "of a gateway or a firewall? does base_url lack its /v1?"
+    return ChatError("html", f"the provider answered with a web page: {said}")

@@ -17,7 +17,7 @@ from .answer import Answer, ChatError, Reply
 from .body import fill, receive
 from .config import Provider
 from .delay import asked_delay, said_delay
-from .envelope import error_in_body
+from .envelope import error_in_body, page_title
 
 if TYPE_CHECKING:
     import aiohttp
@@ -180,15 +180,19 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatErro
             await fill(body, _chunks(response.content), _MAX_ERROR_BODY)
         error = error_in_body(body)
         is_page = error is None and body.lstrip()[:1] == b"<"
-        said = " with a web page: of a gateway or a firewall?" if is_page and status < 500 else ""
+        title = answer.say(page_title(body)) if is_page else ""
+        said = (
+            f" with a web page: {title or 'of a gateway or a firewall?'}" if title or (is_page and status < 500) else ""
+        )
     except (TimeoutError, aiohttp.ClientError, OSError, ChatError):
         pass  # the status is enough
     if location := response.headers.get("Location"):
         said = f": it leads to {answer.say(location.partition('?')[0])}"
     words = answer.say(error.words) if error is not None else ""
     after = asked_delay(response.headers, datetime.now(UTC))
-    # A firewall's page may be about this prompt alone.
-    kind = "html" if is_page and status == 403 else answer.classify(status, error, words)
+    kind = answer.classify(status, error, words)
+    if is_page and (status == 403 or (kind == "rejected" and status != 413)):
+        kind = "html"  # of a firewall, about this prompt alone, or of a proxy: nothing that the provider says
     return ChatError(
         kind,
         f"HTTP {status} from the provider{f': {words}' if words else said}",
@@ -204,6 +208,8 @@ def broken(error: Exception, answer: Answer) -> ChatError:
 
     from sytq.http import ProxyFailed
 
+    if "content-encoding" in str(error).lower():
+        return ChatError("malformed", "the answer is not compressed as its Content-Encoding says, or not with gzip")
     if answer.has_content or isinstance(error, aiohttp.ClientPayloadError):
         return ChatError("broken_off", f"the connection broke in the middle of the answer{answer.heard()}")
     if isinstance(error, ProxyFailed):
@@ -212,6 +218,8 @@ def broken(error: Exception, answer: Answer) -> ChatError:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         said = f"the proxy does not connect to the provider: HTTP {error.status}"
         return ChatError("proxy" if error.status < 500 else "network", said)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return ChatError("network", f"what answered is no HTTP that can be read: {answer.say(error.message)}")
     if why := explain(error):
         return ChatError("tls", f"no TLS with the provider: {why}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -17,7 +17,7 @@ _SAID = re.compile(
     re.IGNORECASE,
 )
 _UNITS = {"second": 1, "minute": 60, "hour": 3600}
-_RESET = re.compile(r"x-ratelimit-reset(-\w+)?|anthropic-ratelimit-\w+-reset")
+_RESET = re.compile(r"(x-)?ratelimit-reset(-\w+)?|anthropic-ratelimit-\w+-reset")
 
 
 def asked_delay(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -5,7 +5,9 @@ Decides nothing about what follows. The words may quote the key and the prompt: 
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,7 @@ class ProviderError:
                      and 400 <= int(code) < 600), None)  # fmt: skip
 
 
+_TITLE = re.compile(rb"<title[^>]*>([^<]{1,300})", re.IGNORECASE)
 _NO_WORDS = ProviderError("no message", frozenset())
 
 
@@ -59,6 +62,12 @@ def error_in_body(body: bytes | bytearray) -> ProviderError | None:
     except (ValueError, RecursionError):
         text = body.decode("utf-8", "replace").strip()
         return ProviderError(text, frozenset()) if text[:1] not in ("", "<", "{", "[") else None
+
+
+def page_title(body: bytes | bytearray) -> str:
+    """The title of a web page: a gateway or a firewall says there what it refuses."""
+    found = _TITLE.search(body)
+    return html.unescape(found[1].decode("utf-8", "replace")).strip() if found else ""
 
 
 def error_in(event: Mapping[str, Any]) -> ProviderError | None:

@@ -220,6 +220,8 @@ def test_endless_content_uses_bounded_memory(provider: ScriptedProvider) -> None
 STATUSES = {
     301: "redirect", 400: "rejected", 401: "unauthorized", 402: "no_credit", 403: "unauthorized",
     404: "no_path", 405: "no_path", 408: "unavailable", 409: "unavailable", 413: "rejected", 422: "rejected",
+    406: "unavailable", 411: "no_path", 421: "no_path", 423: "unavailable", 424: "unavailable", 451: "unauthorized",
+    497: "no_path", 499: "unavailable",
     429: "rate_limited", 500: "unavailable", 502: "unavailable", 503: "overloaded", 529: "overloaded",
 }  # fmt: skip
 
@@ -234,12 +236,36 @@ def test_error_has_the_kind_of_its_status_and_the_providers_message(provider: Sc
 
 @pytest.mark.parametrize(
     "body",
-    [PAGE, "{", "[]", "", '{"error": 7}', '{"error": null}', "[" * 100_000, "x" * 100_000],
+    ["<html>", "{", "[]", "", '{"error": 7}', '{"error": null}', "[" * 100_000, "x" * 100_000],
     ids=["html", "cut", "list", "empty", "number", "null", "nested", "long"],
 )
 def test_error_without_a_message_shows_its_status(provider: ScriptedProvider, body: str) -> None:
     provider.play(says(body, "application/json", 500) if body else empty_500)
     assert str(failure(provider.base_url)) == "HTTP 500 from the provider"
+
+
+@pytest.mark.parametrize("status", [400, 403, 418, 502])
+def test_page_of_a_gateway_is_no_refusal_of_the_row_and_its_title_is_shown(
+    provider: ScriptedProvider, status: int
+) -> None:
+    provider.play(says(PAGE.replace("Bad", "Bad &amp; sad"), "text/html", status))
+    error = failure(provider.base_url)
+    assert error.kind in ("html", "unavailable")
+    assert str(error) == f"HTTP {status} from the provider with a web page: Bad & sad gateway"
+
+
+#: The declared compression and the first bytes of a body that is not so.
+COMPRESSIONS = [("br", b"\x1b\x00"), ("zstd", b"\x28\xb5"), ("gzip", b"{}"), ("x-gzip", b"\x1f\x8b")]
+
+
+@pytest.mark.parametrize(("name", "data"), COMPRESSIONS)
+def test_unreadable_compression_is_named_and_no_lost_connection(
+    provider: ScriptedProvider, name: str, data: bytes
+) -> None:
+    provider.play(says(data, content_encoding=name))
+    error = failure(provider.base_url)
+    assert error.kind == "malformed"
+    assert "Content-Encoding" in str(error)
 
 
 async def empty_500(stage: Stage) -> None:
@@ -409,7 +435,9 @@ def test_non_http_answer_is_a_network_error(provider: ScriptedProvider) -> None:
         await stage.raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
 
     provider.play(ssh)
-    assert failure(provider.base_url).kind == "network"
+    error = failure(provider.base_url)
+    assert error.kind == "network"
+    assert "SSH-2.0" in str(error)
 
 
 def test_cancelled_call_closes_its_connection_to_the_provider(provider: ScriptedProvider) -> None:
