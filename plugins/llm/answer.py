@@ -240,10 +240,8 @@ class Answer:
     def say(self, words: str) -> str:
         """A provider's words as one line that is safe to show."""
         # Mask the key before cutting, so that no part of it remains at the end.
-        said = words[: _MAX_SAID * 4]
-        if self._key:
-            said = said.replace(self._key, "***")
-        said = re.sub(r"[\s\x00-\x1f\x7f]+", " ", said).strip()[:_MAX_SAID]
+        said = words.replace(self._key, "***") if self._key else words
+        said = re.sub(r"[\s\x00-\x1f\x7f\ud800-\udfff]+", " ", said[: _MAX_SAID * 4]).strip()[:_MAX_SAID]
         for start in range(len(said) - _ECHO + 1):
             if any(said[start : start + _ECHO] in prompt for prompt in self._prompts):
                 return f"{said[:start]}(here it quotes the prompt)"

@@ -55,7 +55,7 @@ class Asking:
                     paused = paused or target
                 if not POLICIES[error.kind].fallback or (error.kind == "other_finish_reason" and error.times > 1):
                     break
-        if paused is not None:
+        if paused is not None and not self._calls.paid:  # else each pause would end with the same paid answer
             async with self._ctx.acquire(*paused.limiters):  # the task runs again as soon as the limiter is resumed
                 pass
         raise (

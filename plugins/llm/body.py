@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -19,7 +20,15 @@ _MAX_BODY = 8 << 20  # bytes, also of one event: some servers send a whole answe
 _MAX_STRAYS = 64 << 10  # bytes of lines that belong to no event
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _SPACE = re.compile(r"\s*")
-_DECODER = json.JSONDecoder(strict=False)  # a raw tab or line feed in a text is not worth another call
+
+
+def _finite(number: str) -> float | None:
+    """A number that JSON has: gateways in Python write NaN, which no checkpoint takes."""
+    return value if math.isfinite(value := float(number)) else None
+
+
+#: A raw tab or line feed in a text, or a number that is none, is not worth another call.
+_DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=_finite)
 
 
 async def receive(chunks: AsyncIterator[bytes], answer: Answer, progress: Callable[[], None]) -> None:
@@ -71,9 +80,11 @@ async def _document(start: bytes, chunks: AsyncIterator[bytes], answer: Answer) 
 
 def _take_all(body: bytearray, answer: Answer) -> None:
     try:
+        count = 0
         for event in _events(body.decode("utf-8", "replace")):
             _take(event, answer)
-            answer.ended = True
+            count += 1
+        answer.ended = count == 1 or body[:1] == b"["  # of several lines nobody knows whether more were to come
     except ChatError:
         if not answer.is_finished:
             raise

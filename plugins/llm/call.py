@@ -202,7 +202,7 @@ class Calls:
         if budgets and most is None:
             raise Retry(
                 after=60,
-                consumes_attempt=False,
+                consumes_attempt=self.paid,
                 reason=f"the price of {target.model} is not known, so that the budget of {target.name} cannot be kept:"
                 f" set providers.{target.name}.models.<model>.prices",
             )

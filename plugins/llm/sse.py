@@ -81,7 +81,8 @@ class Parser:
         text = line.decode("utf-8", "replace")
         field, _, value = text.partition(":")
         value = value.removeprefix(" ")
-        if field in ("data", "event") and self._data and self._is_whole("\n".join(self._data)):
+        # Looked at for one line alone: for each of many it would take hours.
+        if field in ("data", "event") and len(self._data) == 1 and self._is_whole(self._data[0]):
             yield from self._dispatch()
         if field == "data":
             self._data.append(value)

@@ -15,6 +15,7 @@ from sytq_plugins.llm import finish
 from sytq_plugins.llm.answer import Answer, ChatError
 from sytq_plugins.llm.body import receive
 
+from sytq.tasktypes.payload import encode
 from tests.provider import REPORT, USAGE
 
 
@@ -135,6 +136,8 @@ CUT: dict[str, tuple[bytes, str, str]] = {
     "closed before the finish_reason": (stream(*DELTAS, done=False), "no_finish_reason", ""),
     "stop in every chunk, and no end": (stream(chunk(TEXT[0], "stop"), chunk(TEXT[1], "stop"), done=False),
                                         "broken_off", "without [DONE]"),
+    "stop in every line of JSON": (
+        b"\n".join(json.dumps(chunk(delta, "stop")).encode() for delta in TEXT), "broken_off", ""),
     "text after the finish_reason, and no end": (stream(DELTAS[0], STOP, DELTAS[1], done=False), "broken_off", ""),
     "stop, more text, then length": (stream(chunk(TEXT[0], "stop"), chunk(TEXT[1], "length")), "length", "cut"),
     "length, then a stop of the gateway": (stream(*DELTAS, chunk(finish="length"), STOP), "length", "cut"),
@@ -288,6 +291,13 @@ def test_usage_is_found_where_providers_put_it(last: dict[str, Any]) -> None:
     assert taken(stream(*DELTAS, STOP, last)).reply()["usage"] == USAGE
 
 
+def test_numbers_that_json_does_not_have_cost_no_answer() -> None:
+    usage = b'{"prompt_tokens": 7, "cost": NaN, "rates": [-Infinity, 1e999, 0.5]}'
+    for body in (stream(*DELTAS, STOP | {"usage": "?"}), json.dumps(WHOLE | {"usage": "?"}).encode()):
+        reply = taken(body.replace(b'"?"', usage)).reply()
+        assert json.loads(encode(reply))["usage"] == {"prompt_tokens": 7, "cost": None, "rates": [None, None, 0.5]}
+
+
 # -- finish reasons
 
 MEANINGS = {
@@ -326,7 +336,9 @@ def test_missing_finish_reason_may_be_declared_to_mean_stop_but_not_for_a_cut_an
     assert content(stream(*DELTAS), none="stop") == REPORT
     choice = {"message": {"content": REPORT}}
     assert content(json.dumps({"choices": [choice]}).encode(), none="stop") == REPORT
-    assert failure(stream(*DELTAS, done=False), none="stop").kind == "no_finish_reason"
+    lines = b"\n".join(json.dumps(delta).encode() for delta in DELTAS)
+    for cut in (stream(*DELTAS, done=False), lines, lines + b"\n"):
+        assert failure(cut, none="stop").kind == "no_finish_reason"
 
 
 def test_documented_words_are_those_of_the_table() -> None:

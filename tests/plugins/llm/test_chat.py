@@ -305,8 +305,10 @@ def test_provider_message_is_short_and_hides_key_and_prompt(provider: ScriptedPr
     assert "bad key *** for '(here it quotes the prompt)" in text
     assert PROMPT[10:34] not in text
 
-    provider.play(refuses(status, "no " * 400 + KEY))
-    assert len(str(failure(provider.base_url))) < 350
+    for words in ("no " * 400 + KEY, "\n" * 1196 + KEY, "half a pair: \ud83d"):
+        provider.play(refuses(status, words))
+        said = str(failure(provider.base_url))
+        assert len(said.encode()) < 350 and KEY[:4] not in said
 
 
 # -- deadlines

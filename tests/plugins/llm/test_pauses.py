@@ -86,6 +86,15 @@ def test_fallback_answers_at_once_for_a_retired_model(sqlite_desk: Desk) -> None
     assert [call.body["model"] for call in desk.provider.calls] == ["valuer-1", "valuer-2", "valuer-2"]
 
 
+def test_pause_of_the_fallback_has_no_answer_paid_again_and_again(sqlite_desk: Desk) -> None:
+    desk = sqlite_desk
+    desk.configure(LLM__FALLBACK='["scripted/valuer-2"]', PROVIDERS__SCRIPTED__MODELS=SECOND)
+    desk.provider.play(answers("Half", finish="content_filter"), refuses(400, RETIRED))
+    error = attempt(desk, 1)
+    assert isinstance(error, Retry) and error.consumes_attempt and "[content_filter]; " in str(error)
+    assert desk.limiter("model:scripted/valuer-2").state == "paused"
+
+
 def test_unknown_model_of_a_caller_is_dead_and_pauses_nothing(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     desk.provider.play(of_model("valuer-9", refuses(404, "The model `valuer-9` does not exist")))

@@ -249,6 +249,13 @@ def test_budget_without_a_price_is_reported_without_a_call(desk: Desk) -> None:
     with pytest.raises(Retry, match=r"set providers\.scripted\.models") as caught:
         desk.run(desk.submit())
     assert (caught.value.consumes_attempt, desk.provider.calls) == (False, [])
+    fallback = {"LLM__PROVIDER": "first", "LLM__FALLBACK": '["scripted"]'}
+    first = json.dumps({"base_url": desk.provider.base_url, "model": "valuer-2"})
+    desk.configure(PROVIDERS__SCRIPTED__BUDGET="1", PROVIDERS__FIRST=first, **fallback)
+    desk.provider.play(answers("Half", finish="content_filter"))
+    with pytest.raises(Retry) as caught:
+        desk.run(desk.submit())
+    assert (caught.value.consumes_attempt, len(desk.provider.calls)) == (True, 1)
 
 
 def test_budget_reserved_by_a_killed_attempt_is_released(desk: Desk) -> None:

@@ -70,6 +70,13 @@ def test_waiting_bytes_are_bounded(stream: bytes) -> None:
             list(parser.feed(stream[n : n + 64]))
 
 
+def test_event_of_many_lines_is_looked_at_once() -> None:
+    looks: list[str] = []
+    parser = Parser(1 << 20, lambda data: bool(looks.append(data)))
+    assert list(parser.feed(b"data: a\n" * 5000 + b"\n")) == [Event("\n".join("a" * 5000))]
+    assert looks == ["a"]
+
+
 def test_long_stream_of_single_bytes_uses_bounded_memory() -> None:
     parser = Parser(1 << 20)
     tracemalloc.start()
