@@ -18,6 +18,13 @@ _STATUS = re.compile(rb"^[ \t]*HTTP/\d{1,2}(?:\.\d{1,2})?[ \t]+([1-9]\d\d)(?!\d)
 _PLAIN_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}(?!\d)")
 # A field that aiohttp takes; it refuses the last one, of a draft of WebSocket, wherever it occurs.
 _FIELD = re.compile(rb"(?!sec-websocket-key1:)([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:([^\x00\r]*)", re.IGNORECASE)
+_PLAIN_FIELD = rb"(?!content-length|transfer-encoding|sec-websocket-key1)[!#$%&'*+.^_`|~0-9a-z-]+:[^\x00\r\n]*\r\n"
+#: A whole head of a final response that needs no repair, as nearly all are.
+PLAIN = re.compile(
+    rb"(?-i:HTTP)/1\.[01] [2-5]\d\d(?: [^\x00\r\n]*)?\r\n(?:" + _PLAIN_FIELD + rb")*"
+    rb"(?:(?:content-length: \d{1,15}|transfer-encoding: chunked)\r\n(?:" + _PLAIN_FIELD + rb")*)?\r\n",
+    re.IGNORECASE,
+)
 
 
 class HeadLines:

@@ -14,7 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 
-from sytq.http.head import HeadLines, could_be_http, is_final, read_head, receiving
+from sytq.http.head import PLAIN, HeadLines, could_be_http, is_final, read_head, receiving
 
 # The parser's own limits, 8 KiB and 128, are below what some servers send of cookies and policies.
 _LIMITS = {"max_line_size": 64 << 10, "max_field_size": 64 << 10, "max_headers": 1000}
@@ -45,8 +45,11 @@ class Connection(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         if (head := self._head) is not None:
+            plain = None if head else PLAIN.match(data)
             head += data
-            if not could_be_http(head):
+            if plain:
+                self._end_of_head(head, bytearray(plain[0]), plain.end())
+            elif not could_be_http(head):
                 super().data_received(data)
             else:
                 self._lines_received(head)
@@ -62,15 +65,20 @@ class Connection(ResponseHandler):
             self._parsed = end
             passed += self._lines.passed(line)
             if line in (b"\r\n", b"\n"):
-                self._parse(passed)
+                self._end_of_head(head, passed, end)
                 if self._head is None:
-                    self._parse(head[end:])
-                    head.clear()
                     return
         self._parse(passed)
         if self._exception is None and len(head) > _MAX_HEAD:
             self.set_exception(HttpProcessingError(message=f"a head of more than {_MAX_HEAD} bytes"))
             self._give_up()
+
+    def _end_of_head(self, head: bytearray, passed: bytearray, end: int) -> None:
+        """Parse what has passed of a head that ends here, and then, if it was the final response's, what follows."""
+        self._parse(passed)
+        if self._head is None:
+            self._parse(head[end:])
+            head.clear()
 
     def _parse(self, data: bytearray) -> None:
         if data and self._exception is None:
