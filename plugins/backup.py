@@ -7,16 +7,18 @@ import datetime as dt
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import peewee
 from pydantic import BaseModel, ConfigDict, Field
 
-from sytq import Context, task
+from sytq import Context, Plugin, task
 from sytq.config import Section, Settings
+from sytq.errors import DatabaseUnavailable
 from sytq.ledger.backup import Summary, check, dump
+from sytq.ledger.backup.tables import notes, obstacle
 from sytq.ledger.database import open_database
 
 from .llm.config import LlmSettings
@@ -47,6 +49,36 @@ class Config(Section):
     monthly: Number = 6
 
 
+def _tables(settings: Settings) -> Iterator[Any]:
+    """What stands in the way of a backup or its restore in the tables of `llm.tables`: a check of `sytq doctor`."""
+    from sytq.cli.doctor.finding import OK, WARN, Finding
+
+    from .llm.doctor_tables import ledger
+
+    callers = list(settings.of(LlmSettings).llm.tables)
+    database = ledger(settings)
+    if database is None:
+        return
+    try:
+        with database.connection_context():
+            stops = [f"table '{name}' {why}" for name in callers if (why := obstacle(database, name))]
+            lacks = [note for name in callers if not stops for note in notes(database, name, callers)]
+    except (DatabaseUnavailable, peewee.PeeweeException):
+        yield Finding("backup", WARN, "unknown while the database is unavailable", "see the check of the database")
+        return
+    for said in stops:
+        yield Finding("backup", WARN, f"the type `backup` fails: {said}", "correct llm.tables")
+    for said in lacks:
+        yield Finding(
+            "backup", WARN, said, "keep it in mind for a restore, or back it up with the database's own tools"
+        )
+    if not stops and not lacks:
+        yield Finding("backup", OK, "a backup has all that the tables of llm.tables have")
+
+
+plugin = Plugin("backup", checks=lambda settings: {"backup": _tables})
+
+
 def _timeout(settings: Settings) -> float:
     return max(settings.worker.job_timeout, _AT_LEAST)
 
@@ -65,6 +97,7 @@ def backup(ctx: Context, payload: Backup) -> dict[str, Any]:
         "rows": summary.rows,
         "sha256": summary.sha256,
         "removed": removed,
+        "notes": summary.header.notes,
     }
 
 
@@ -75,8 +108,9 @@ def _write(ctx: Context, file: Path) -> Summary:
         older.unlink(missing_ok=True)
     database = open_database(ctx.settings.database_url, pool=1, timeout=_TIMEOUT)
     try:
-        tables = [*ctx.settings.of(LlmSettings).llm.tables, *_of_plugins(ctx.settings, database)]
-        written = dump(database, partial, tables, lambda done, of, table: ctx.progress(done, of, table))
+        callers = list(ctx.settings.of(LlmSettings).llm.tables)
+        plugins = _of_plugins(ctx.settings, database)
+        written = dump(database, partial, callers, lambda done, of, table: ctx.progress(done, of, table), plugins)
         if check(partial) != written:
             raise OSError(f"{partial} does not read as it was written")
         ctx.progress(written.total, written.total, "checked")  # raises Lost when another attempt has taken over

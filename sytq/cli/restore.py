@@ -44,10 +44,13 @@ def restore(
     except OSError as error:
         raise InvalidInput("BACKUP", f"'{backup}' cannot be read: {error.strerror}") from None
     if json_wanted:
-        as_json({"created_at": summary.header.created_at, "rows": summary.rows, "sha256": summary.sha256})
+        header = {"created_at": summary.header.created_at, "notes": summary.header.notes}
+        as_json(header | {"rows": summary.rows, "sha256": summary.sha256})
         return
     done = "is intact" if only_check else "is restored"
     typer.echo(f"{backup} of {summary.header.created_at} {done}: {summary.total} rows in {len(summary.rows)} tables")
+    for note in summary.header.notes:
+        typer.echo(f"note: {note}")
 
 
 def _bar() -> Progress:

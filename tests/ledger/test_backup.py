@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from sytq import plugins
 from sytq.errors import BackupBroken, ConfigError
 from sytq.ids import new_id
 from sytq.ledger.backup import Summary, check, dump
+from sytq.ledger.backup.format import Header, Table, create
 from sytq.ledger.backup.restore import restore as restore_with
-from sytq.ledger.database import open_database
+from sytq.ledger.backup.tables import run, statements
+from sytq.ledger.database import is_mysql, open_database
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Attempt, Step, Task
@@ -191,12 +193,12 @@ def test_a_changed_character_in_a_backup_is_detected(backup: Path, tmp_path: Pat
 
 
 def test_a_restore_into_a_database_with_rows_is_refused(backup: Path, target: peewee.Database) -> None:
-    make_tables(target)
-    with target.connection_context():
+    with target.connection_context():  # of another program, or of an older version: not even migrated
+        target.execute_sql("CREATE TABLE valuation_records (id BIGINT PRIMARY KEY)")
         target.execute_sql("INSERT INTO valuation_records (id) VALUES (1)")
     with pytest.raises(BackupBroken, match="table 'valuation_records' has rows"):
         restore(backup, target, quiet)
-    assert content(target, ["sytq_tasks"]) == {"sytq_tasks": []}
+    assert target.get_tables() == ["valuation_records"]
 
 
 def test_a_failed_restore_leaves_nothing_and_can_be_repeated(backup: Path, target: peewee.Database) -> None:
@@ -214,17 +216,28 @@ def test_a_failed_restore_leaves_nothing_and_can_be_repeated(backup: Path, targe
     assert sum(map(len, content(target, list(written.rows)).values())) == written.total
 
 
-def test_a_backup_of_a_newer_version_is_refused(backup: Path, tmp_path: Path, target: peewee.Database) -> None:
-
+def rewritten(backup: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a backup with another header."""
     head, *lines = gzip.decompress(backup.read_bytes()).splitlines(keepends=True)
     header = json.loads(head)
-    header["migrations"].append("9999_later")
+    change(header)
     lines = [json.dumps(header).encode() + b"\n", *lines[:-1]]
-    rows = {name: count for name, count in check(backup).rows.items()}
-    end = {"end": {"rows": rows, "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}}
-    (tmp_path / "newer").write_bytes(gzip.compress(b"".join(lines) + json.dumps(end).encode()))
-    with pytest.raises(BackupBroken, match="newer sytq"):
-        restore(tmp_path / "newer", target, quiet)
+    end = {"end": {"rows": check(backup).rows, "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}}
+    copy = backup.with_name(f"{backup.name}.copy")
+    copy.write_bytes(gzip.compress(b"".join(lines) + json.dumps(end).encode()))
+    return copy
+
+
+@pytest.mark.parametrize("newer", ["9999_later", "llm/9999_later"])
+def test_a_backup_of_a_newer_version_is_refused_untouched(backup: Path, tmp_path: Path, newer: str) -> None:
+    plugin, _, name = newer.rpartition("/")
+    copy = rewritten(
+        backup, lambda header: (header["plugins"][plugin] if plugin else header["migrations"]).append(name)
+    )
+    target = open_database(f"sqlite:///{tmp_path / 'target.db'}")
+    with pytest.raises(BackupBroken, match=rf"of a newer sytq or plugin \(migration {newer}\)"):
+        restore(copy, target, quiet)
+    assert target.get_tables() == []
 
 
 def test_a_callers_table_is_restored_on_the_same_engine(
@@ -286,3 +299,134 @@ def test_unused_tables_of_a_missing_plugin_are_left_out(
     dump(database, tmp_path / "b", [], quiet)
     restore_with(tmp_path / "b", target, quiet)
     assert {"sytq_spend", "sytq_failing_hosts", "valuation_records"}.isdisjoint(target.get_tables())
+
+
+CALLERS = """CREATE TABLE valuation_records (
+    id BIGINT PRIMARY KEY, status VARCHAR(20), user_message TEXT, report TEXT, progress VARCHAR(30),
+    tenant VARCHAR(9) NOT NULL, words INT GENERATED ALWAYS AS (LENGTH(report)) VIRTUAL,
+    label VARCHAR(40) GENERATED ALWAYS AS (UPPER(tenant)) STORED, `100%` INT DEFAULT 3)"""
+OF_CALLER = "SELECT id, tenant, report, words, label, `100%` FROM valuation_records ORDER BY id"
+
+
+def callers_own(database: peewee.Database) -> None:
+    """A caller's table with columns of its own, some of them generated, and without some of the contract's."""
+    cursor = database.cursor()
+    cursor.execute("DROP TABLE IF EXISTS valuation_records")
+    cursor.execute(CALLERS)
+    cursor.execute("INSERT INTO valuation_records (id, tenant, report) VALUES (1, 'tea', 'four'), (2, 'rum', NULL)")
+
+
+@pytest.mark.parametrize("migrated", [False, True])
+def test_the_callers_table_of_the_backup_replaces_a_migrations(
+    database: peewee.Database, tmp_path: Path, request: pytest.FixtureRequest, migrated: bool
+) -> None:
+    target = _another(database, tmp_path, request)
+    with database.connection_context():
+        callers_own(database)
+        before = run(database, OF_CALLER).fetchall()
+        made = statements(database, "valuation_records")
+    if migrated:
+        make_tables(target)
+    dump(database, tmp_path / "b", ["valuation_records"], quiet)
+    restore(tmp_path / "b", target, quiet)
+    with target.connection_context():
+        assert run(target, OF_CALLER).fetchall() == before
+        assert statements(target, "valuation_records") == made
+    assert pending(target, PLUGINS) == []
+
+
+def test_a_callers_own_newer_table_stays_and_takes_the_rows(
+    database: peewee.Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    target = _another(database, tmp_path, request)
+    for one, new in ((database, ""), (target, ", `since` INT DEFAULT 7")):
+        with one.connection_context():
+            callers_own(one)
+            if new:
+                one.cursor().execute("DROP TABLE valuation_records")
+                one.cursor().execute(CALLERS[:-1] + new + ")")
+    dump(database, tmp_path / "b", ["valuation_records"], quiet)
+    restore(tmp_path / "b", target, quiet)
+    with target.connection_context():
+        rows = target.execute_sql("SELECT id, tenant, words, since FROM valuation_records ORDER BY id").fetchall()
+    assert list(rows) == [(1, "tea", 4, 7), (2, "rum", None, 7)]
+
+
+def test_backups_of_older_versions_are_restored(
+    database: peewee.Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Their headers have no callers, their rows have the values of generated columns, their triggers come first."""
+    target = _another(database, tmp_path, request)
+    with database.connection_context():
+        callers_own(database)
+        before = run(database, OF_CALLER).fetchall()
+        made = statements(database, "valuation_records")
+    names = ["id", "tenant", "report", "words", "label", "100%"]
+    applied = applied_to(database)
+    header = Header("2026-01-01T00:00:00.000Z", _engine(database), applied, [
+        Table("valuation_records", names, made)], 2, [], {}, [])  # fmt: skip
+    if _engine(database) == "sqlite":
+        made.insert(0, "CREATE TRIGGER t AFTER INSERT ON valuation_records BEGIN DELETE FROM valuation_records; END")
+    with create(tmp_path / "new", header) as writer:
+        writer.begin("valuation_records")
+        for row in before:
+            writer.row(row)
+        writer.finish()
+
+    def older(header: dict[str, Any]) -> None:
+        for key in ("callers", "plugins", "notes"):
+            del header[key]
+
+    restore(rewritten(tmp_path / "new", older), target, quiet)
+    with target.connection_context():
+        assert run(target, OF_CALLER).fetchall() == before
+
+
+def applied_to(database: peewee.Database) -> list[str]:
+    with database.connection_context():
+        return [name for (name,) in database.execute_sql("SELECT name FROM sytq_migrations").fetchall()]
+
+
+def _engine(database: peewee.Database) -> str:
+    return "mysql" if is_mysql(database) else "sqlite"
+
+
+def _another(database: peewee.Database, folder: Path, request: pytest.FixtureRequest) -> peewee.Database:
+    """Another empty database of the same engine."""
+    if not is_mysql(database):
+        return open_database(f"sqlite:///{folder / 'another.db'}")
+    server = request.getfixturevalue("mysql_server")
+    name = f"a{os.urandom(6).hex()}"
+    made = open_database(server.create_database(name))
+    request.addfinalizer(lambda: (made.close_all(), server.drop_database(name)))  # type: ignore[attr-defined]
+    return made
+
+
+def test_migrations_newer_than_the_backup_see_its_rows(tmp_path: Path) -> None:
+    """A later version fills a new column from an old one: it must not run on the empty table."""
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    made = "CREATE TABLE shop_sales (id INTEGER PRIMARY KEY, town VARCHAR(9))"
+    (folder / "0001_sales.py").write_text(f"def up(migrator, db):\n    db.execute_sql({made!r})\n")
+
+    class Sale(peewee.Model):
+        town = peewee.CharField()
+        key = peewee.CharField()
+
+        class Meta:
+            table_name = "shop_sales"
+
+    shop = plugins.Plugin("shop", models=(Sale,), migrations=folder)
+    source, target = (open_database(f"sqlite:///{tmp_path / name}") for name in ("source.db", "target.db"))
+    migrate(source, [shop])
+    with source.connection_context():
+        source.execute_sql("INSERT INTO shop_sales VALUES (1, 'Wells')")
+    dump(source, tmp_path / "b", [], quiet, ["shop_sales"])
+    (folder / "0002_key.py").write_text(
+        "def up(migrator, db):\n"
+        "    db.execute_sql('ALTER TABLE shop_sales ADD COLUMN key VARCHAR(9)')\n"
+        "    db.execute_sql('UPDATE shop_sales SET key = upper(town)')\n"
+    )
+    restore_with(tmp_path / "b", target, quiet, [shop])
+    assert content(target, ["shop_sales"]) == {"shop_sales": [{"id": 1, "town": "Wells", "key": "WELLS"}]}
+    assert pending(target, [shop]) == []

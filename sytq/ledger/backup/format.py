@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import decimal
 import gzip
 import hashlib
 import io
@@ -13,7 +12,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,10 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a backup; `ddl` are the statements that create it on its engine (empty for tables of sytq)."""
+    """A table of a backup.
+
+    `ddl` are the statements that make it on its engine, itself first (none for tables of sytq, which migrations make).
+    """
 
     name: str
     columns: list[str]
@@ -35,13 +37,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A backup's time (RFC 3339), engine, migrations, and tables with their numbers of rows."""
+    """A backup's time (RFC 3339), engine, migrations of the core and of plugins, and tables.
+
+    `callers` are the tables that migrations have no say in, `notes` what a restored table lacks or needs. Backups of
+    versions before 0.2 have neither these nor `plugins`.
+    """
 
     created_at: str
     engine: str
     migrations: list[str]
     tables: list[Table]
     expected: int
+    callers: list[str]
+    plugins: dict[str, list[str]]
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +74,7 @@ class Writer:
         self._hash = hashlib.sha256()
         self._rows: dict[str, int] = {}
         self._header = header
-        tables = [{"name": table.name, "columns": table.columns, "ddl": table.ddl} for table in header.tables]
-        rest = {"created_at": header.created_at, "engine": header.engine, "expected": header.expected}
-        self._line({"sytq_backup": FORMAT, **rest, "migrations": header.migrations, "tables": tables})
+        self._line({"sytq_backup": FORMAT, **asdict(header)})
 
     def begin(self, table: str) -> None:
         """Start a table; the next rows are its rows."""
@@ -157,8 +164,11 @@ def check(path: Path) -> Summary:
 def _header(path: Path, value: dict[str, Any]) -> Header:
     if value["sytq_backup"] != FORMAT:
         raise BackupBroken(f"{path}: format {value['sytq_backup']} is not known to this version; valid: {FORMAT}")
-    tables = [Table(**table) for table in value["tables"]]
-    return Header(value["created_at"], value["engine"], value["migrations"], tables, value["expected"])
+    del value["sytq_backup"]
+    tables = [Table(**table) for table in value.pop("tables")]
+    for table in tables:
+        table.ddl.sort(key=lambda statement: not statement.startswith("CREATE TABLE"))  # 0.1 began with triggers
+    return Header(tables=tables, **{"callers": [], "plugins": {}, "notes": [], **value})
 
 
 def _encode(value: Any) -> bytes:
@@ -171,7 +181,7 @@ def _plain(value: Any) -> Any:
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dt.datetime):
         return value.isoformat(" ", "microseconds")
-    if isinstance(value, dt.date | dt.time | dt.timedelta | decimal.Decimal):
+    if isinstance(value, dt.date):
         return str(value)
     return value
 

@@ -1,8 +1,10 @@
-"""Restoring a backup into an empty database of either engine, in one transaction."""
+"""Restoring a backup into an empty database of either engine, the rows in one transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,84 +12,152 @@ from typing import Any
 import peewee
 
 from sytq.errors import BackupBroken
-from sytq.ledger.backup.dump import quote
-from sytq.ledger.backup.format import Progress, Summary, check, read
-from sytq.ledger.database import is_mysql, transact
-from sytq.ledger.migrations import migrate
+from sytq.ledger.backup.format import Header, Progress, Summary, Table, check, read
+from sytq.ledger.backup.insert import Insert
+from sytq.ledger.backup.tables import columns, quote, run, statements
+from sytq.ledger.database import is_mysql
+from sytq.ledger.migrations import migrate, unknown
+from sytq.ledger.refusals import said, verdict
 from sytq.plugins import Plugin
 
 _BATCH_ROWS = 200
 _BATCH_CHARACTERS = 2 << 20  # far below MySQL's max_allowed_packet
+#: What a table took where it was backed up, it takes again: '' in an ENUM, February 31, 0 as a serial number.
+_AS_IT_WAS = "ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
+_STRICT = f"STRICT_ALL_TABLES,{_AS_IT_WAS}"
+_COUNTER = re.compile(r" AUTO_INCREMENT=\d+")
 
 
 def restore(path: Path, database: peewee.Database, progress: Progress, plugins: Iterable[Plugin] = ()) -> Summary:
-    """Check the file, create the tables, the plugins' too, and write every row.
+    """Check the file, make the tables as they were, write every row, and apply the migrations that are newer.
 
-    Raises BackupBroken when the file is incomplete, or a table has rows or does not fit; nothing is written then.
-    DatabaseUnavailable and Peewee's errors leave the database empty too, and the call can be repeated.
+    Raises BackupBroken when the file is incomplete, a table has rows or does not fit, or the database refuses a table
+    or a row. DatabaseUnavailable and Peewee's errors pass. No row is written then, and the call can be repeated.
     """
+    plugins = list(plugins)
     summary = check(path)
-    migrate(database, plugins)
+    header = summary.header
+    level = {"": header.migrations, **header.plugins}
+    if newer := unknown(level, plugins):
+        raise BackupBroken(
+            f"the backup is of a newer sytq or plugin (migration {newer[0]}); restore it with that version"
+        )
     with database.connection_context():
-        _prepare(database, summary)
-    transact(database, lambda: _write(path, database, summary, progress))
+        _refuse_rows(database, header)
+    migrate(database, plugins, level)
+    try:
+        with database.connection_context(), _unchecked(database):
+            for table in header.tables:
+                _prepare(database, summary, table, plugins)
+            with database.atomic():
+                _write(path, database, summary, progress)
+    finally:
+        database.close_all()  # type: ignore[attr-defined]  # no other work gets a session that checks less
+    migrate(database, plugins)
     return summary
 
 
-def _prepare(database: peewee.Database, summary: Summary) -> None:
-    """Raise BackupBroken unless every table exists, has the backup's columns, and is empty."""
-    header = summary.header
-    applied = {row[0] for row in database.execute_sql("SELECT name FROM sytq_migrations")}
-    if newer := [name for name in header.migrations if name not in applied]:
-        raise BackupBroken(f"the backup is of a newer sytq (migration {newer[0]}); restore it with that version")
+def _refuse_rows(database: peewee.Database, header: Header) -> None:
     there = set(database.get_tables())
-    engine = "mysql" if is_mysql(database) else "sqlite"
     for table in header.tables:
-        if table.name not in there:
-            if not table.ddl and not summary.rows[table.name]:
-                continue  # an empty table of a plugin that is not installed here
-            if not table.ddl:
-                raise BackupBroken(f"table '{table.name}' is not there: install the plugin that makes it")
-            if header.engine != engine:
-                raise BackupBroken(f"table '{table.name}' is not there, and the backup is of {header.engine}: make it")
-            for statement in table.ddl:
-                database.execute_sql(statement)
-        known = {column.name for column in database.get_columns(table.name)}
-        if missing := [column for column in table.columns if column not in known]:
-            raise BackupBroken(f"table '{table.name}' has no column '{missing[0]}', which the backup has")
-        if database.execute_sql(f"SELECT 1 FROM {quote(database, table.name)} LIMIT 1").fetchone():
+        if table.name in there and run(database, f"SELECT 1 FROM {quote(database, table.name)} LIMIT 1").fetchone():
             raise BackupBroken(f"table '{table.name}' has rows: a backup is restored into an empty database only")
 
 
+@contextmanager
+def _unchecked(database: peewee.Database) -> Iterator[None]:
+    """The rows were in a database already: they may refer to rows that come later, or that nobody has."""
+    if is_mysql(database):
+        run(database, "SET SESSION foreign_key_checks = 0 /*M!, check_constraint_checks = 0 */")
+    else:
+        run(database, "PRAGMA foreign_keys = OFF")
+        run(database, "PRAGMA ignore_check_constraints = ON")
+    yield
+
+
+def _prepare(database: peewee.Database, summary: Summary, table: Table, plugins: Iterable[Plugin]) -> None:
+    """Make a table that is missing or that a migration made in place of the caller's. Raises BackupBroken."""
+    header = summary.header
+    same_engine = header.engine == ("mysql" if is_mysql(database) else "sqlite")
+    missing = table.name not in database.get_tables()
+    if missing and not table.ddl:
+        if summary.rows[table.name]:
+            raise BackupBroken(f"table '{table.name}' is not there: install the plugin that makes it")
+        return  # an empty table of a plugin that is not installed here
+    if missing and not same_engine:
+        raise BackupBroken(f"table '{table.name}' is not there, and the backup is of {header.engine}: make it")
+    if missing or (table.ddl and same_engine and _is_replaced(database, header, table, plugins)):
+        _make(database, table, drop=not missing)
+    known = {column.name.lower() for column in columns(database, table.name)}
+    if lacking := [column for column in table.columns if column.lower() not in known]:
+        raise BackupBroken(f"table '{table.name}' has no column '{lacking[0]}', which the backup has")
+
+
+def _is_replaced(database: peewee.Database, header: Header, table: Table, plugins: Iterable[Plugin]) -> bool:
+    """Whether the empty table that is there gives way to the backup's: no program but sytq made it, or both are one.
+
+    A table of a caller that the caller's program has made stays: the program may be newer than the backup.
+    """
+    if _is_same(database, table):
+        return not is_mysql(database)  # its triggers would see the rows as new, its sequence is not the backup's
+    models = (model for plugin in plugins for model in plugin.models)
+    of_model = {model._meta.table_name: set(model._meta.columns) for model in models}
+    there = {column.name for column in columns(database, table.name)}
+    return there == of_model.get(table.name) and (table.name in header.callers or not there.issuperset(table.columns))
+
+
+def _is_same(database: peewee.Database, table: Table) -> bool:
+    """Whether the table that is there is as in the backup, but for its next serial number."""
+    there = statements(database, table.name)[0]
+    return bool(table.ddl) and _COUNTER.sub("", there) == _COUNTER.sub("", table.ddl[0])
+
+
+def _make(database: peewee.Database, table: Table, *, drop: bool) -> None:
+    try:
+        if is_mysql(database):
+            run(database, f"SET SESSION sql_mode = '{_AS_IT_WAS}'")
+        if drop:
+            run(database, f"DROP TABLE {quote(database, table.name)}")
+        run(database, table.ddl[0])
+    except peewee.PeeweeException as error:
+        raise BackupBroken(
+            f"table '{table.name}' cannot be made as it was: {said(error)}; make it yourself, empty, and restore again"
+        ) from None
+
+
 def _write(path: Path, database: peewee.Database, summary: Summary, progress: Progress) -> None:
-    off = "SET SESSION foreign_key_checks = 0" if is_mysql(database) else "PRAGMA defer_foreign_keys = ON"
-    database.execute_sql(off)  # the file has its rows table by table
-    mark = "%s" if is_mysql(database) else "?"
-    statements = {}
-    for table in summary.header.tables:
-        columns = ", ".join(quote(database, column) for column in table.columns)
-        marks = ", ".join([mark] * len(table.columns))
-        statements[table.name] = f"INSERT INTO {quote(database, table.name)} ({columns}) VALUES ({marks})"
-    cursor = database.cursor()
     done = 0
+    tables = {table.name: table for table in summary.header.tables}
     rows = (part for part in read(path) if isinstance(part, tuple))
     for name, group in groupby(rows, key=lambda row: row[0]):
-        batch: list[list[Any]] = []
-        size = 0
-        for _, values in group:
-            batch.append(values)
-            size += sum(len(value) for value in values if isinstance(value, str | bytes))
-            if len(batch) == _BATCH_ROWS or size > _BATCH_CHARACTERS:
-                done += _insert(cursor, statements[name], batch)
-                batch, size = [], 0
+        if is_mysql(database):
+            same = name in summary.header.callers and _is_same(database, tables[name])
+            run(database, f"SET SESSION sql_mode = '{_AS_IT_WAS if same else _STRICT}'")
+        insert = Insert(database, tables[name])
+        try:
+            for batch in _batches(values for _, values in group):
+                done += insert(batch)
                 progress(done, summary.total, name)
-        done += _insert(cursor, statements[name], batch)
+        except peewee.PeeweeException as error:
+            if verdict(error) != "fault":
+                raise
+            raise BackupBroken(f"table '{name}' does not take the backup's rows: {said(error)}") from None
     if done != summary.total:  # the file has changed since the check
         raise BackupBroken(f"{path}: it changed while it was read")
+    for table in tables.values():
+        if table.ddl[1:] and not is_mysql(database) and _is_same(database, table):
+            for statement in table.ddl[1:]:
+                run(database, statement)
 
 
-def _insert(cursor: Any, statement: str, batch: list[list[Any]]) -> int:
+def _batches(rows: Iterable[list[Any]]) -> Iterator[list[list[Any]]]:
+    batch: list[list[Any]] = []
+    size = 0
+    for values in rows:
+        batch.append(values)
+        size += sum(len(value) for value in values if isinstance(value, str | bytes))
+        if len(batch) == _BATCH_ROWS or size > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
     if batch:
-        with peewee.__exception_wrapper__:  # type: ignore[attr-defined]
-            cursor.executemany(statement, batch)
-    return len(batch)
+        yield batch

@@ -5,7 +5,7 @@ Each file is one step and is never edited after a release. Plugins have folders 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import peewee
@@ -17,13 +17,17 @@ from sytq.plugins import Plugin
 _LOCK = "sytq_migrate"
 
 
+#: Names of migrations by plugin; those of the core are under "".
+Level = Mapping[str, Sequence[str]]
+
+
 def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
     """Return the names of the core's and the plugins' migrations that this database lacks."""
 
     def missing() -> list[str]:
         return [
-            prefix + found.name
-            for prefix, runner in _runners(database, plugins)
+            _shown(plugin, found.name)
+            for plugin, runner in _runners(database, plugins)
             for found in runner.status()
             if found.path and not found.applied
         ]
@@ -31,14 +35,29 @@ def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[s
     return read(database, missing)
 
 
-def migrate(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
+def unknown(level: Level, plugins: Iterable[Plugin] = ()) -> list[str]:
+    """The names of `level` that this version and its plugins do not have; plugins that are not here are ignored."""
+    there = {
+        plugin: {found.name for found in runner.migrations()}
+        for plugin, runner in _runners(peewee.SqliteDatabase(None), plugins)
+    }
+    return [_shown(plugin, name) for plugin in there for name in level.get(plugin, ()) if name not in there[plugin]]
+
+
+def migrate(database: peewee.Database, plugins: Iterable[Plugin] = (), level: Level | None = None) -> list[str]:
     """Apply pending migrations, the core's first, and return their names. Raises DatabaseUnavailable.
 
-    Concurrent migrators wait for each other.
+    With a `level` the migrations behind it wait; a plugin that it does not name is migrated whole. Concurrent
+    migrators wait for each other.
     """
 
     def apply() -> list[str]:
-        return [prefix + name for prefix, runner in _runners(database, plugins) for name in runner.up()]
+        return [_shown(plugin, name) for plugin, runner in _runners(database, plugins) for name in up(plugin, runner)]
+
+    def up(plugin: str, runner: Runner) -> list[str]:
+        if level is None or plugin not in level:
+            return list(runner.up())
+        return list(runner.up(max(level[plugin]))) if level[plugin] else []
 
     def locked() -> list[str]:
         # MySQL commits at every DDL statement, so a transaction would not exclude a second migrator.
@@ -54,9 +73,13 @@ def migrate(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[s
 
 
 def _runners(database: peewee.Database, plugins: Iterable[Plugin]) -> Iterator[tuple[str, Runner]]:
-    """The core's migrations and each plugin's, which are recorded in a table of their own."""
+    """The core's migrations, and by plugin its own, which are recorded in a table of their own."""
     yield "", Runner(database, directory=str(Path(__file__).parent), table_name="sytq_migrations")
     for plugin in plugins:
         if plugin.migrations is not None:
             table = f"sytq_migrations_{plugin.name}"
-            yield f"{plugin.name}/", Runner(database, directory=str(plugin.migrations), table_name=table)
+            yield plugin.name, Runner(database, directory=str(plugin.migrations), table_name=table)
+
+
+def _shown(plugin: str, name: str) -> str:
+    return f"{plugin}/{name}" if plugin else name
