@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sytq_plugins.backup import Config, kept
 
+from sytq.errors import ConfigError
 from sytq.ids import new_id
 from sytq.ledger.backup import check
 from sytq.ledger.database import open_database
@@ -127,6 +128,39 @@ def test_cli_restores_a_backup(runtime: Runtime, folder: Path, tmp_path: Path) -
         assert (cut.returncode, "cut off or damaged" in cut.stderr) == (1, True)
     missing = sytq("restore", "/nowhere/at/all", environ=clean_environ(**target))
     assert (missing.returncode, "cannot be read: No such file" in missing.stderr) == (1, True)
+
+
+def test_what_a_restore_will_lack_is_told_before_it_is_needed(
+    tmp_path: Path, redis_url: str, mysql_url: str, folder: Path
+) -> None:
+    own = {
+        "TYPES__BACKUP": json.dumps({"folder": str(folder)}),
+        "LLM__TABLES": json.dumps({"valuation_records": {"pickup": False}, "seen": {"pickup": False}}),
+    }
+    noted = "trigger 'early' of table 'valuation_records' is not in the backup: make it again"
+    environ = clean_environ(SYTQ_DATABASE__URL=mysql_url, SYTQ_REDIS__URL=redis_url)
+    with runtime_of(mysql_url, redis_url, **own) as runtime:
+        with runtime.database.connection_context():
+            runtime.database.execute_sql("CREATE VIEW seen AS SELECT * FROM valuation_records")
+            runtime.database.execute_sql(
+                "CREATE TRIGGER early BEFORE INSERT ON valuation_records FOR EACH ROW SET NEW.progress = ''"
+            )
+        with pytest.raises(ConfigError, match="table 'seen' is a view: list the tables that it reads"):
+            Run(runtime, "backup", {}).start()
+        assert list(folder.iterdir()) == []
+    refused = sytq("doctor", "--json", environ=environ | {"SYTQ_LLM__TABLES": own["LLM__TABLES"]})
+    assert [one["said"] for one in json.loads(refused.stdout)["checks"] if one["check"] == "backup"] == [
+        "the type `backup` fails: table 'seen' is a view: list the tables that it reads"
+    ]
+    noticed = sytq("doctor", "--json", environ=environ)
+    assert [one["said"] for one in json.loads(noticed.stdout)["checks"] if one["check"] == "backup"] == [noted]
+    del own["LLM__TABLES"]
+    with runtime_of(mysql_url, redis_url, **own) as runtime:
+        written = Run(runtime, "backup", {}).start()
+    assert written["notes"] == [noted]
+    whole = sytq("restore", "--check", written["file"], environ=environ)
+    assert whole.stdout.splitlines()[1:] == [f"note: {noted}"]
+    assert json.loads(sytq("restore", "--check", "--json", written["file"], environ=environ).stdout)["notes"] == [noted]
 
 
 def test_cli_restores_tables_of_a_third_party_plugin(

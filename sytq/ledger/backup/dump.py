@@ -38,11 +38,10 @@ def dump(
             if why := obstacle(database, name):
                 raise ConfigError(f"table '{name}' {why}; llm.tables lists it")
         there = database.get_tables()
-        ours = {name for name in there if name.startswith("sytq_") and not name.startswith(_MIGRATIONS)}
-        tables = [_table(database, name, ours=True) for name in sorted(ours - set(callers))]
-        tables += [
-            _table(database, name, ours=False) for name in dict.fromkeys([*callers, *plugins]) if name not in ours
-        ]
+        ours = {name for name in there if name.startswith("sytq_") and not name.startswith(_MIGRATIONS)} - set(callers)
+        others = [name for name in dict.fromkeys([*callers, *plugins]) if name not in ours]
+        tables = [_table(database, name, ours=True) for name in sorted(ours)]
+        tables += [_table(database, name, ours=False) for name in others]
         names = [table.name for table in tables]
         counts = (f"SELECT COUNT(*) FROM {quote(database, name)}" for name in names)
         expected = sum(run(database, count).fetchone()[0] for count in counts)

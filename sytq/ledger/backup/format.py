@@ -164,11 +164,11 @@ def check(path: Path) -> Summary:
 def _header(path: Path, value: dict[str, Any]) -> Header:
     if value["sytq_backup"] != FORMAT:
         raise BackupBroken(f"{path}: format {value['sytq_backup']} is not known to this version; valid: {FORMAT}")
-    del value["sytq_backup"]
-    tables = [Table(**table) for table in value.pop("tables")]
+    tables = [Table(**table) for table in value["tables"]]
     for table in tables:
         table.ddl.sort(key=lambda statement: not statement.startswith("CREATE TABLE"))  # 0.1 began with triggers
-    return Header(tables=tables, **{"callers": [], "plugins": {}, "notes": [], **value})
+    later = value.get("callers", []), value.get("plugins", {}), value.get("notes", [])
+    return Header(value["created_at"], value["engine"], value["migrations"], tables, value["expected"], *later)
 
 
 def _encode(value: Any) -> bytes:

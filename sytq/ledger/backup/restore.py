@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,8 @@ def restore(path: Path, database: peewee.Database, progress: Progress, plugins: 
         _refuse_rows(database, header)
     migrate(database, plugins, level)
     try:
-        with database.connection_context(), _unchecked(database):
+        with database.connection_context():
+            _check_less(database)
             for table in header.tables:
                 _prepare(database, summary, table, plugins)
             with database.atomic():
@@ -64,15 +64,13 @@ def _refuse_rows(database: peewee.Database, header: Header) -> None:
             raise BackupBroken(f"table '{table.name}' has rows: a backup is restored into an empty database only")
 
 
-@contextmanager
-def _unchecked(database: peewee.Database) -> Iterator[None]:
+def _check_less(database: peewee.Database) -> None:
     """The rows were in a database already: they may refer to rows that come later, or that nobody has."""
     if is_mysql(database):
         run(database, "SET SESSION foreign_key_checks = 0 /*M!, check_constraint_checks = 0 */")
     else:
         run(database, "PRAGMA foreign_keys = OFF")
         run(database, "PRAGMA ignore_check_constraints = ON")
-    yield
 
 
 def _prepare(database: peewee.Database, summary: Summary, table: Table, plugins: Iterable[Plugin]) -> None:
@@ -90,7 +88,7 @@ def _prepare(database: peewee.Database, summary: Summary, table: Table, plugins:
         _make(database, table, drop=not missing)
     known = {column.name.lower() for column in columns(database, table.name)}
     if lacking := [column for column in table.columns if column.lower() not in known]:
-        raise BackupBroken(f"table '{table.name}' has no column '{lacking[0]}', which the backup has")
+        raise BackupBroken(f"table '{table.name}' has no column '{lacking[0]}', which the backup has: add it")
 
 
 def _is_replaced(database: peewee.Database, header: Header, table: Table, plugins: Iterable[Plugin]) -> bool:
@@ -108,8 +106,8 @@ def _is_replaced(database: peewee.Database, header: Header, table: Table, plugin
 
 def _is_same(database: peewee.Database, table: Table) -> bool:
     """Whether the table that is there is as in the backup, but for its next serial number."""
-    there = statements(database, table.name)[0]
-    return bool(table.ddl) and _COUNTER.sub("", there) == _COUNTER.sub("", table.ddl[0])
+    there, made = (_COUNTER.sub("", of[0]) for of in (statements(database, table.name), table.ddl))
+    return there == made
 
 
 def _make(database: peewee.Database, table: Table, *, drop: bool) -> None:
@@ -130,7 +128,9 @@ def _write(path: Path, database: peewee.Database, summary: Summary, progress: Pr
     tables = {table.name: table for table in summary.header.tables}
     rows = (part for part in read(path) if isinstance(part, tuple))
     for name, group in groupby(rows, key=lambda row: row[0]):
-        if is_mysql(database):
+        if is_mysql(
+            database
+        ):  # in old backups, which name no callers, a TIME may be in a form that needs to be refused
             same = name in summary.header.callers and _is_same(database, tables[name])
             run(database, f"SET SESSION sql_mode = '{_AS_IT_WAS if same else _STRICT}'")
         insert = Insert(database, tables[name])

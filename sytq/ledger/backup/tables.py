@@ -89,12 +89,14 @@ def _unusable(database: peewee.Database, table: str) -> str | None:
     names = ", ".join(quote(database, column.name) for column in columns(database, table) if not column.generated)
     there = peewee.SqliteDatabase(":memory:")
     try:
-        for statement in statements(database, table):
-            run(there, statement)
+        made, *rest = statements(database, table)
+        run(there, made)
         run(
             there,
             f"EXPLAIN INSERT INTO {quote(database, table)} ({names}) SELECT {names} FROM {quote(database, table)}",
         )
+        for statement in rest:
+            run(there, statement)
     except peewee.PeeweeException as error:
         return f"can be made by its own program only ({error})"
     finally:
