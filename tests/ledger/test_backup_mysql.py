@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import peewee
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sytq.errors import BackupBroken, ConfigError
 from sytq.ledger.backup import Summary, dump
@@ -140,7 +144,8 @@ class Pair:
         self.server = server
         self.names = [f"{letter}{os.urandom(6).hex()}" for letter in "st"]
         self.source, self.target = (open_database(server.create_database(name)) for name in self.names)
-        make_tables(self.source)
+        for database in (self.source, self.target):
+            make_tables(database)
         for table, (made, rows) in TABLES.items():
             self.execute(made)
             for row in rows:
@@ -220,6 +225,63 @@ def test_a_backup_says_what_a_restored_table_lacks(pair: Pair) -> None:
 def test_what_is_no_table_is_refused_by_name(pair: Pair, tmp_path: Path, table: str, why: str) -> None:
     with pytest.raises(ConfigError, match=f"table '{table}' {why}.*; llm.tables lists it"):
         dump(pair.source, tmp_path / "b", [table], quiet)
+
+
+ANY = """CREATE TABLE any_values (a BIGINT, b BIGINT UNSIGNED, c DECIMAL(65,30), d FLOAT, e DOUBLE, f TIME(6),
+    g DATETIME(6), h BIT(64), i LONGTEXT, j LONGTEXT CHARACTER SET latin1, k LONGBLOB,
+    l VARCHAR(99) CHARACTER SET cp1250)"""
+LONGEST = dt.timedelta(hours=838, minutes=59, seconds=59)
+ROW = st.tuples(
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(0, 2**64 - 1),
+    st.decimals(-(10**34), 10**34, places=30),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.timedeltas(-LONGEST, LONGEST),
+    st.datetimes(),
+    st.integers(0, 2**64 - 1),
+    st.text(st.characters(codec="utf-8")),
+    st.binary(),
+    st.binary(),
+    st.binary(max_size=99),
+)
+
+
+@pytest.fixture(scope="module")
+def blank(mysql_server: MySQLServer) -> Iterator[list[peewee.Database]]:
+    """Two databases that have only the tables of sytq."""
+    names = [f"{letter}{os.urandom(6).hex()}" for letter in "st"]
+    made = [open_database(mysql_server.create_database(name)) for name in names]
+    for database in made:
+        make_tables(database)
+    yield made
+    for database, name in zip(made, names, strict=True):
+        database.close_all()  # type: ignore[attr-defined]
+        mysql_server.drop_database(name)
+
+
+@settings(max_examples=10, deadline=None)
+@given(rows=st.lists(ROW, min_size=1, max_size=200))
+def test_any_rows_are_restored_equal(
+    blank: list[peewee.Database], tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[object, ...]]
+) -> None:
+    source, target = blank
+    file = tmp_path_factory.mktemp("backup") / "b"
+    for database in blank:
+        with database.connection_context():
+            database.execute_sql("DROP TABLE IF EXISTS any_values")
+    with source.connection_context():
+        source.execute_sql(ANY)
+        marks = ", ".join(["%s"] * len(rows[0]))
+        source.cursor().executemany(f"INSERT INTO any_values VALUES ({marks})", rows)
+    dump(source, file, ["any_values"], quiet)
+    restore(file, target, quiet, PLUGINS)
+    exact = ", ".join(f"BINARY {name}, 1e0 * {name}" for name in "abcdefgh") + ", HEX(i), HEX(j), HEX(k), HEX(l)"
+    found = []
+    for database in blank:
+        with database.connection_context():
+            found.append(sorted(database.execute_sql(f"SELECT {exact} FROM any_values").fetchall()))
+    assert found[0] == found[1]
 
 
 def test_a_row_above_the_packet_limit_in_a_statement_is_restored(own_mysql: MySQLServer, tmp_path: Path) -> None:

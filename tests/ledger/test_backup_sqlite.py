@@ -114,6 +114,7 @@ TABLES = {
         "CREATE TABLE strict (a INT, b INTEGER, c REAL, d TEXT, e BLOB, f ANY) STRICT",
         "INSERT INTO strict VALUES (1, 9007199254740993, 0.1, '1', X'00', '01')",
         "INSERT INTO strict (f) VALUES (X'01'), (1), (1.5), ('1')",
+        "CREATE TRIGGER logged AFTER INSERT ON strict BEGIN INSERT INTO not_in_the_backup VALUES (NEW.a); END",
     ),
     "no_rowid": (
         "CREATE TABLE no_rowid (a TEXT COLLATE NOCASE, b INT, PRIMARY KEY (a, b DESC)) WITHOUT ROWID",
