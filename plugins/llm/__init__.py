@@ -280,16 +280,18 @@ def _attempt(ctx: AsyncContext) -> str:
     return f"{ctx.attempt} of {ctx.max_attempts}" if ctx.max_attempts else str(ctx.attempt)
 
 
-def _announce(ctx: AsyncContext, tx: Transaction, url: str | None, body: str) -> str | None:
+def _announce(ctx: AsyncContext, tx: Transaction, column: object, body: str) -> str | None:
     """Insert the callback in the row's transaction; return the reason if its URL is refused."""
-    url = (url or "").strip()
-    if not url:
-        return None
     try:  # refuses early what delivery would refuse; addresses of a name are checked on connecting
+        url = str(column or "").strip()
+        if not url:
+            return None
         headers = {"Content-Type": "application/json"}
         tx.enqueue("callback", {"url": url, "method": "POST", "headers": headers, "body": body}, key="callback")
     except InvalidInput as error:
         return f"the callback was not sent: {error.message}"
+    except Fail as error:
+        return f"the callback was not sent: {error}"
     return None
 
 

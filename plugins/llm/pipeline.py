@@ -25,7 +25,7 @@ def nodes(settings: LlmSettings, table: str) -> Sequence[Node]:
 
 def messages(node: Node, row: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Message]:
     """A node's messages, from the row's columns and the outputs of earlier nodes. Raises Fail."""
-    if node is _SINGLE and not (row["user_message"] or "").strip():
+    if node is _SINGLE and not str(row["user_message"] or "").strip():
         raise Fail("the row has no user_message: nothing to ask")
     prompt = _render(node, node.prompt, row, outputs)
     if not prompt.strip():

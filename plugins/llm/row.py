@@ -122,7 +122,7 @@ class Rows:
         if lock and is_mysql(self._database):  # a transaction of SQLite locks everything
             query = query.for_update(nowait=True)
         for values in query.dicts():
-            row = {name: _readable(value) for name, value in values.items()}
+            row = {name: _readable(name, value) for name, value in values.items()}
             row |= {name.lower(): value for name, value in row.items()}
             if not isinstance(row["id"], int | Decimal):  # MySQL takes '7-up' for 7
                 raise Fail(f"column id of {self.name} holds no whole numbers, so that {id} may mean several rows")
@@ -140,12 +140,22 @@ class Rows:
         return bool(self._table.update(columns).where(self.columns.id == id, *only).execute())
 
 
-def _readable(value: Any) -> Any:
-    """The text of a column that keeps bytes (BLOB, VARBINARY); bytes that are no text stay as they are."""
+class NoText:
+    """Bytes of a column that are no text. A prompt that takes them fails: the model would be asked something else."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+
+    def __str__(self) -> str:
+        raise Fail(f"column {self._column} holds bytes that are no text in UTF-8")
+
+
+def _readable(column: str, value: Any) -> Any:
+    """The text of a column that keeps bytes (BLOB, VARBINARY)."""
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
-        return value
+        return NoText(column)
 
 
 def completed(labels: StatusLabels, report: str, nodes: int) -> dict[str, Any]:
@@ -217,8 +227,8 @@ _DEFECTS = {
     3819: "the check constraint {name} of {table} refuses the row",
     4025: "the check constraint {name} of {table} refuses the row",
 }
-#: Refusals of views and triggers, whose text has names alone.
-_NAMES_ONLY = {1288, 1348, 1356, 1393, 1394, 1442, 1443, 1449, 1471}
+#: Refusals of views, triggers and what these call, whose text has names alone.
+_NAMES_ONLY = {1288, 1305, 1318, 1348, 1356, 1365, 1369, 1393, 1394, 1442, 1443, 1449, 1471, 1690}
 #: Likewise those of SQLite.
 _SQLITE_NAMES_ONLY = re.compile(
     r"(NOT NULL|UNIQUE|CHECK|FOREIGN KEY) constraint failed|cannot (modify|UPDATE|INSERT)|table \S+ has no column"

@@ -138,6 +138,10 @@ _REFUSALS = {
     "generated": (["DROP progress, ADD progress TEXT AS (status) VIRTUAL"], "column progress of {t} is generated", 0),
     "trigger": (["TRIGGER SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'hush'"], "a trigger of {t} refuses the row", 0),
     "audit": (["TRIGGER INSERT INTO audit VALUES (1)"], "a trigger or view of {t} needs the table audit, which", 0),
+    "function": (["TRIGGER SET NEW.progress = gone(1)"], "table {t} refuses the row: FUNCTION", 0),
+    "division": (["TRIGGER SET NEW.failed_times = 1 / 0"], "table {t} refuses the row: Division by 0", 0),
+    "no text": (["MODIFY sys_message BLOB", "UPDATE SET sys_message = X'B5FF'"], "column sys_message holds bytes", 0),
+    "no address": (["MODIFY callback_url BLOB", "UPDATE SET callback_url = X'FF'"], "", 1),
     "text id": (["MODIFY id VARCHAR(40)"], "column id of {t} holds no whole numbers, so that 1 may mean several", 0),
     "uuid": (["MODIFY id CHAR(36)"], "column id of {t} holds no whole numbers", 0),
     "null": (["MODIFY failed_times INT NOT NULL", "TRIGGER SET NEW.failed_times = NULL"], "column failed_times of", 0),
@@ -157,8 +161,13 @@ def test_task_names_what_its_table_refuses(mysql_desk: Desk, altered: str) -> No
     desk.provider.play(answers("约值 3 000 000 €, 🏠 and more of it"))
     desk.add_row(status=None, user_message="值多少? 🏠")
     for change in changes:
-        trigger = f"CREATE TRIGGER t BEFORE UPDATE ON {TABLE} FOR EACH ROW {change.removeprefix('TRIGGER ')}"
-        desk.sql(trigger if change.startswith("TRIGGER") else f"ALTER TABLE {TABLE} {change}")
+        match change.split(" ", 1):
+            case "TRIGGER", body:
+                desk.sql(f"CREATE TRIGGER t BEFORE UPDATE ON {TABLE} FOR EACH ROW {body}")
+            case "UPDATE", values:
+                desk.sql(f"UPDATE {TABLE} {values}")
+            case _:
+                desk.sql(f"ALTER TABLE {TABLE} {change}")
     task = desk.submit()
     if said:
         with pytest.raises(Fail) as caught:
@@ -170,3 +179,12 @@ def test_task_names_what_its_table_refuses(mysql_desk: Desk, altered: str) -> No
         assert desk.provider.calls[0].body["messages"][-1]["content"] == "值多少? 🏠"
     assert len(desk.provider.calls) == calls
     assert ("node-0" in desk.steps(task)) is bool(calls)  # a paid answer is kept
+
+
+def test_number_as_prompt_is_asked_as_text(mysql_desk: Desk) -> None:
+    desk = mysql_desk
+    desk.sql(f"ALTER TABLE {TABLE} MODIFY user_message DECIMAL(8,2), MODIFY callback_url INT")
+    desk.add_row(user_message="1234.50", callback_url=7)
+    desk.run(desk.submit())
+    assert desk.provider.calls[0].body["messages"][-1]["content"] == "1234.50"
+    assert "the callback was not sent" in str(desk.row()["failed_info"])
