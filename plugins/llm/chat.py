@@ -105,7 +105,7 @@ async def complete(client: Client, provider: Provider, request: Request, answer:
             clock.timer,
             client.stream(
                 "POST",
-                f"{provider.base_url.rstrip('/')}/chat/completions",
+                provider.address("/chat/completions"),
                 headers={
                     "Content-Type": "application/json",
                     "Accept": "text/event-stream" if provider.stream else "application/json",

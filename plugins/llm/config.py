@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 
 from sytq.config import Section, Settings
 from sytq.config.sections import DEFAULTS, PositiveDuration, Switched
-from sytq.config.values import Count, Identifier, Key, Name, Proxy, Text, WebUrl, problem
+from sytq.config.values import ApiUrl, Count, Identifier, Key, Name, Proxy, Text, WebUrl, problem
 from sytq.durations import Duration
 
 from . import finish
@@ -43,11 +43,12 @@ Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template),
 
 def _api_root(url: str) -> str:
     """The Go service called `base_url` as it is, so files of callers have the whole address of a completion."""
-    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    root, mark, query = url.partition("?")
+    return root.rstrip("/").removesuffix("/chat/completions").rstrip("/") + mark + query
 
 
-#: The root of an OpenAI-compatible API.
-ApiRoot = Annotated[WebUrl, AfterValidator(_api_root)]
+#: The root of an OpenAI-compatible API, with the query that its calls have (Azure's `?api-version=...`).
+ApiRoot = Annotated[ApiUrl, AfterValidator(_api_root)]
 
 
 class CircuitBreaker(Switched):
@@ -117,6 +118,11 @@ class Provider(Section):
     balance_url: WebUrl | None = None
     proxy: Proxy | None = Field(default=None, repr=False)
     budget: Money | None = None  # per UTC day
+
+    def address(self, path: str) -> str:
+        """The address of a call."""
+        root, mark, query = self.base_url.partition("?")
+        return f"{root}{path}{mark}{query}"
 
     @property
     def key(self) -> str:
@@ -265,7 +271,7 @@ class LlmSettings(Section):
         base: dict[str, Any] = block.model_dump(
             include={"api_key", "base_url", "model", "max_tokens", "circuit_breaker"}
         )
-        root = _api_root(str(own.get("base_url", block.base_url))).removesuffix("/v1")
+        root = _api_root(str(own.get("base_url", block.base_url))).partition("?")[0].removesuffix("/v1")
         base["balance_url"] = f"{root}/user/balance"
         if "timeout" in block.model_fields_set:
             base |= {

@@ -48,7 +48,7 @@ async def _provider(name: str, provider: Provider) -> Finding:
     from .chat import broken
 
     check = f"provider {name}"
-    url = provider.balance_url or f"{provider.base_url.rstrip('/')}/models"
+    url = provider.balance_url or provider.address("/models")
     where = f"providers.{name}.{'balance_url' if provider.balance_url else 'base_url'}"
     client = Client(Guard())
     try:

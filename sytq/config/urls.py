@@ -183,6 +183,14 @@ def check_web_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def check_api_url(url: str) -> str:
+    """Return the http(s) URL of an API, whose query (`?api-version=...`) every call keeps; ValueError."""
+    address, mark, query = url.partition("?")
+    if "#" in query:
+        raise ValueError("a fragment cannot be sent")
+    return f"{check_web_url(address)}{mark}{query}"
+
+
 def check_proxy_url(url: str) -> str:
     """Return the URL of an HTTP proxy; ValueError."""
     parts = urlsplit(url)

@@ -201,6 +201,13 @@ WebUrl = Annotated[
     _masked,
     "https://host/path or http://host/path",
 ]
+ApiUrl = Annotated[
+    str,
+    AfterValidator(_by(urls.check_api_url, "https://host/path")),
+    OneLine(),
+    _masked,
+    "https://host/path or http://host/path",
+]
 ProxyUrl = Annotated[
     str, AfterValidator(_by(urls.check_proxy_url, urls.PROXY_FORM)), OneLine(), _masked, urls.PROXY_FORM
 ]

@@ -87,7 +87,20 @@ def test_root_and_whole_address_of_a_provider_are_the_same(tmp_path: Path, base_
     own = {"base_url": base_url, "model": "m", "balance_url": base_url}
     settings = load(environ={"SYTQ_PROVIDERS__OWN": json.dumps(own)})
     assert settings.providers["own"].base_url == "https://h/v1"
+    assert settings.providers["own"].address("/chat/completions") == "https://h/v1/chat/completions"
     assert settings.providers["own"].balance_url == base_url.rstrip("/")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/chat/completions", "/chat/completions/"])
+def test_query_of_a_whole_address_is_part_of_every_call(tmp_path: Path, path: str) -> None:
+    """The Go service called `base_url` as it is; Azure's has a query."""
+    settings = changed(tmp_path, deepseek={"base_url": f"https://h/d/gpt{path}?api-version=2024-06-01&a=/b/"})
+    provider = settings.providers["deepseek"]
+    assert provider.address("/chat/completions") == "https://h/d/gpt/chat/completions?api-version=2024-06-01&a=/b/"
+    assert provider.balance_url == "https://h/d/gpt/user/balance"
+    for wrong in ("https://h/v1#a", "https://h/v1?a#b", "?a", "https://?a"):
+        with pytest.raises(ConfigError, match=r"deepseek\.base_url"):
+            changed(tmp_path, deepseek={"base_url": wrong})
 
 
 @pytest.mark.parametrize(
