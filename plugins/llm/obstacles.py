@@ -15,9 +15,10 @@ import peewee
 import structlog
 
 from sytq.ledger.database import is_mysql, read
+from sytq.ledger.refusals import code_of, text_of
 
 from .config import LlmSettings, StatusLabels
-from .row import FORM, FORM_TABLE, LINE, READ, WRITTEN, error_code
+from .row import FORM, FORM_TABLE, LINE, READ, WRITTEN
 
 if TYPE_CHECKING:
     from sytq.runtime import Runtime
@@ -107,11 +108,10 @@ def _refusals(database: peewee.Database, table: str, form: bool) -> Iterator[Obs
         try:
             database.execute_sql(f"EXPLAIN {statement}").fetchall()
         except peewee.PeeweeException as error:
-            code, text = error_code(error)
-            if code == _CANNOT_EXPLAIN:
+            if code_of(error) == _CANNOT_EXPLAIN:
                 continue
             todo = "see what the database says: a right that lacks (GRANT), or a view that takes no changes"
-            yield Obstacle(f"table {table}: {consequence}: {text[:200]}", todo, consequence != _PROMPT_FORM)
+            yield Obstacle(f"table {table}: {consequence}: {text_of(error)[:200]}", todo, consequence != _PROMPT_FORM)
 
 
 _CANNOT_EXPLAIN = 1345  # MySQL: the right SHOW VIEW lacks; the statement itself may work

@@ -15,6 +15,7 @@ from peewee import BigIntegerField, CharField, DateTimeField, IntegerField, Mode
 from sytq import Fail, Waiting
 from sytq.ledger.database import is_mysql
 from sytq.ledger.models import Step
+from sytq.ledger.refusals import code_of, text_of
 from sytq.ledger.values import utcnow
 
 from .config import StatusLabels
@@ -103,7 +104,7 @@ class Rows:
         try:
             row = self.get(id, whole=whole, lock=True)
         except peewee.OperationalError as error:
-            if error_code(error)[0] not in _NOWAIT:
+            if code_of(error) not in _NOWAIT:
                 raise
             if self.get(id) is not None:  # a lock alone may be that of an INSERT
                 raise RowLocked(self.name, id) from None
@@ -240,7 +241,7 @@ def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -
 
     `values` are the written values; the message names only their size.
     """
-    code, text = error_code(error)
+    code, text = code_of(error), text_of(error)
     named = re.findall(r"(?:column|field|key|constraint) (?:[`'][^`']+[`']\.)*[`']([^`']+)[`']", text, re.IGNORECASE)
     name = named[-1] if named else "report"
     if code == 1146 or text.startswith("no such table"):
@@ -273,14 +274,6 @@ def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -
 
 def column_of(error: peewee.PeeweeException) -> str | None:
     """The column whose value does not fit: too long, or not in its character set."""
-    code, text = error_code(error)
+    code, text = code_of(error), text_of(error)
     named = re.findall(r"column (?:[`'][^`']+[`']\.)*[`']([^`']+)[`'] at row", text)
     return str(named[-1]) if code in (1366, 1406) and named else None
-
-
-def error_code(error: peewee.PeeweeException) -> tuple[int | None, str]:
-    """The server's error number and text; SQLite has no number."""
-    cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
-    if cause.args and isinstance(cause.args[0], int):
-        return cause.args[0], str(cause.args[-1])
-    return None, str(cause)

@@ -83,12 +83,18 @@ def code_of(error: peewee.PeeweeException) -> int | None:
     return args[0] if args and isinstance(args[0], int) else None
 
 
+def text_of(error: peewee.PeeweeException) -> str:
+    """What the database said; of a fault it may quote values."""
+    cause = _cause(error)
+    return str(cause.args[-1] if cause.args else cause)
+
+
 def said(error: peewee.PeeweeException) -> str:
     """One line of what the database said, for a refusal that is no fault: a fault's text quotes values."""
     if why := explain(error):
         return f"the database does not answer: no TLS with it: {why}"
     cause, code = _cause(error), code_of(error)
-    text = str(cause.args[-1] if cause.args else cause)[:200] or type(cause).__name__
+    text = text_of(error)[:200] or type(cause).__name__
     if isinstance(cause, sqlite3.Error):
         answers = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) != sqlite3.SQLITE_CANTOPEN
     else:

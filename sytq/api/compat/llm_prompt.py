@@ -14,7 +14,7 @@ import peewee
 import structlog
 from sytq_plugins.llm import obstacles
 from sytq_plugins.llm.config import LlmSettings, StatusLabels
-from sytq_plugins.llm.row import FORM_TABLE, ValuationRecord, column_of, error_code, explain
+from sytq_plugins.llm.row import FORM_TABLE, ValuationRecord, column_of, explain
 
 from sytq.api import problems
 from sytq.api.body import text
@@ -22,6 +22,7 @@ from sytq.api.compat.body import read_object
 from sytq.api.parts import Parts
 from sytq.errors import DatabaseUnavailable, InvalidInput, OutboundRefused
 from sytq.ledger.database import is_mysql
+from sytq.ledger.refusals import code_of, text_of
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +101,7 @@ def _tell_obstacles(database: peewee.Database, labels: StatusLabels) -> None:
 
 def _is_collision(error: peewee.PeeweeException) -> bool:
     """Whether the new id is taken, rather than another value of the row."""
-    code, text = error_code(error)
+    code, text = code_of(error), text_of(error)
     taken = f"UNIQUE constraint failed: {FORM_TABLE}.id"
     return bool(text == taken if code is None else code == 1062 and text.endswith("PRIMARY'"))
 
