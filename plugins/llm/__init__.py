@@ -16,14 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Retry, Transaction, Waiting, task
 from sytq.config import Settings
-from sytq.errors import DatabaseUnavailable, InvalidInput, RedisUnavailable
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task, UniqueKey
 from sytq.tasktypes.payload import encode
 
-from . import spend
+from . import callback, spend
 from .ask import Asking
 from .call import Answered, Calls, Place
-from .config import LlmSettings, Node, warnings
+from .config import LlmSettings, warnings
+from .node import Node
 from .obstacles import watch
 from .pickup import pick_up
 from .pipeline import nodes, output
@@ -111,7 +112,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         return
     labels = ctx.settings.of(LlmSettings).llm.status_labels
     values = failed(labels, dead.error)
-    body = _callback_body(payload, dead.task_id, report=None, error=values["failed_info"])
+    body = callback.body(payload.table_name, payload.id, dead.task_id, report=None, error=values["failed_info"])
 
     def write(tx: Transaction) -> None:
         spend.release(dead.task_id)
@@ -123,7 +124,7 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
         if UniqueKey.get_or_none(*again) is not None:
             return  # submitted again meanwhile: the row belongs to the new task
         rows.update(payload.id, **values)
-        if refused := _announce(ctx, tx, row["callback_url"], body):
+        if refused := callback.send(tx, row["callback_url"], body):
             rows.update(payload.id, progress_info=f"{values['progress_info']} ({refused})")
         mark_written(ctx.id, ctx.token)
 
@@ -221,7 +222,7 @@ def _shown(ctx: AsyncContext, plan: Sequence[Node], done: int) -> dict[str, Any]
 async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int) -> None:
     """Write the report and insert its callback, once."""
     values = completed(ctx.settings.of(LlmSettings).llm.status_labels, report, done)
-    body = _callback_body(payload, ctx.id, report=report, error=None)
+    body = callback.body(payload.table_name, payload.id, ctx.id, report=report, error=None)
 
     def write(tx: Transaction) -> None:
         rows = Rows(tx.database, payload.table_name)
@@ -231,7 +232,7 @@ async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int)
                 "the report stays in this task's steps"
             )
         row = rows.get(payload.id)
-        if refused := _announce(ctx, tx, row["callback_url"] if row else None, body):
+        if refused := callback.send(tx, row["callback_url"] if row else None, body):
             rows.update(payload.id, failed_info=refused, progress_info=f"done, but {refused}")
         mark_written(ctx.id, ctx.token)
 
@@ -278,33 +279,3 @@ async def _count_failure(ctx: AsyncContext, payload: Valuation, error: Exception
 
 def _attempt(ctx: AsyncContext) -> str:
     return f"{ctx.attempt} of {ctx.max_attempts}" if ctx.max_attempts else str(ctx.attempt)
-
-
-def _announce(ctx: AsyncContext, tx: Transaction, column: object, body: str) -> str | None:
-    """Insert the callback in the row's transaction; return the reason if its URL is refused."""
-    try:  # refuses early what delivery would refuse; addresses of a name are checked on connecting
-        url = str(column or "").strip()
-        if not url:
-            return None
-        headers = {"Content-Type": "application/json"}
-        tx.enqueue("callback", {"url": url, "method": "POST", "headers": headers, "body": body}, key="callback")
-    except InvalidInput as error:
-        return f"the callback was not sent: {error.message}"
-    except Fail as error:
-        return f"the callback was not sent: {error}"
-    return None
-
-
-def _callback_body(payload: Valuation, task_id: str, *, report: str | None, error: str | None) -> str:
-    """The callback's body, stored as text so that every delivery sends the same bytes."""
-    return encode(
-        {
-            "task_id": task_id,
-            "table_name": payload.table_name,
-            "id": payload.id,
-            "status": "success" if error is None else "failed",
-            "result": report or "",
-            "error": error,
-            "timestamp": int(time.time()),
-        }
-    )

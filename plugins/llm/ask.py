@@ -16,7 +16,8 @@ from .answer import ChatError
 from .balance import pause
 from .call import Answered, Calls, Place
 from .chat import Message, Request
-from .config import LlmSettings, Node
+from .config import LlmSettings
+from .node import Node
 from .pipeline import check, correction, messages
 from .policy import POLICIES, Failure, conclude, consequence, judge
 from .targets import Target, chain

@@ -15,30 +15,15 @@ from sytq.config.values import ApiUrl, Count, Identifier, Key, Name, Proxy, Text
 from sytq.durations import Duration
 
 from . import finish
+from .node import Pipeline
 
 _HOURS = "two times of day in UTC such as 16:30-00:30"
-_TEMPLATE = "a Jinja template over row and outputs"
-
-
-def _template(text: str) -> str:
-    from jinja2 import TemplateSyntaxError
-
-    from .templates import undeclared
-
-    try:
-        names = undeclared(text)
-    except TemplateSyntaxError as error:
-        raise problem(f"line {error.lineno} is no Jinja template: {error.message}", _TEMPLATE) from None
-    for name in sorted(names - {"row", "outputs"}):
-        raise problem(f"there is no '{name}' in a prompt", _TEMPLATE)
-    return text
 
 
 #: Start and end of a period; the end may be on the next day.
 Hours = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"), _HOURS]
 #: Six decimals of a price per million tokens keep the cost of one token exact in the ledger.
 Money = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6), "an amount with at most 6 decimals"]
-Template = Annotated[str, Field(max_length=64 << 10), AfterValidator(_template), _TEMPLATE]
 
 
 def _api_root(url: str) -> str:
@@ -137,44 +122,6 @@ class Provider(Section):
     def of(self, model: str) -> Model:
         """The settings of one model."""
         return self.models.get(model) or Model()
-
-
-def _schema(schema: dict[str, Any]) -> dict[str, Any]:
-    import jsonschema
-
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise problem(f"not a JSON schema: {error.message[:200]}", "a JSON schema of draft 2020-12") from None
-    return schema
-
-
-class Node(Section):
-    """One question of a pipeline."""
-
-    name: Name
-    prompt: Template
-    system: Template | None = None
-    provider: Name | None = None
-    model: Text | None = None
-    fallback: list[Text] | None = None  # None: as llm.fallback
-    max_tokens: Count | None = None
-    extra: dict[str, Any] = {}
-    json_schema: Annotated[dict[str, Any], AfterValidator(_schema)] | None = None
-    schema_retries: int = Field(default=2, ge=0, le=10)
-
-
-def _each_name_once(nodes: list[Node]) -> list[Node]:
-    names = [node.name for node in nodes]
-    for name in names:
-        if names.count(name) > 1:
-            raise problem(f"two nodes are named '{name}'", "each name once")
-    return nodes
-
-
-Pipeline = Annotated[
-    list[Node], Field(min_length=1, max_length=50), AfterValidator(_each_name_once), "a list of 1 to 50 nodes"
-]
 
 
 class Table(Section):

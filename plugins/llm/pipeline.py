@@ -10,7 +10,8 @@ from sytq import Fail
 
 from .answer import ChatError, Reply
 from .chat import Message
-from .config import LlmSettings, Node
+from .config import LlmSettings
+from .node import Node
 
 MAX_PROMPT = 4 << 20  # bytes of one rendered message
 # Known to be valid: validating it would import jinja2 in every process.

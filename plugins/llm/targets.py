@@ -9,7 +9,8 @@ from typing import Any
 
 from sytq import Breaker, Limiter
 
-from .config import Limits, LlmSettings, Node, Provider
+from .config import Limits, LlmSettings, Provider
+from .node import Node
 
 
 @dataclass(frozen=True, slots=True)

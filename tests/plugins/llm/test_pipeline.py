@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from sytq_plugins.llm.config import Node
+from sytq_plugins.llm.node import Node
 from sytq_plugins.llm.spend import SpendRow
 
 from sytq.errors import Fail, Retry
