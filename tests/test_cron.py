@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import zoneinfo
+from bisect import bisect_left
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -17,6 +18,7 @@ from sytq.cron import Cron
 UTC = dt.UTC
 MINUTE = dt.timedelta(minutes=1)
 TEN_YEARS = (dt.datetime(2018, 1, 1, tzinfo=UTC), dt.datetime(2028, 1, 1, tzinfo=UTC))
+DAYS = [TEN_YEARS[0] + dt.timedelta(days=n) for n in range((TEN_YEARS[1] - TEN_YEARS[0]).days + 1)]
 ALL = set(range(60))
 HOURS = set(range(24))
 #: Expression -> the minutes and hours that match, and whether it is an interval.
@@ -63,16 +65,13 @@ def changes() -> dict[tuple[object, ...], tuple[ZoneInfo, dt.datetime]]:
     """The changes of the offset in all zones and ten years; one of those with the same offsets at the same time."""
     found: dict[tuple[object, ...], tuple[ZoneInfo, dt.datetime]] = {}
     for name in sorted(zoneinfo.available_timezones()):
-        zone, day = ZoneInfo(name), TEN_YEARS[0]
-        offset = day.astimezone(zone).utcoffset()
-        while day < TEN_YEARS[1]:
-            day += dt.timedelta(days=1)
-            before, offset = offset, day.astimezone(zone).utcoffset()
+        zone = ZoneInfo(name)
+        offsets = [day.astimezone(zone).utcoffset() for day in DAYS]
+        for day, before, offset in zip(DAYS, offsets, offsets[1:], strict=False):
             if offset != before:
-                moment = day
-                while (moment - MINUTE).astimezone(zone).utcoffset() == offset:
-                    moment -= MINUTE
-                found.setdefault((before, offset, moment.time()), (zone, moment))
+                moments = [day + n * MINUTE for n in range(24 * 60 + 1)]
+                first = bisect_left(moments, True, key=lambda moment: moment.astimezone(zone).utcoffset() == offset)
+                found.setdefault((before, offset, moments[first].time()), (zone, moments[first]))
     return found
 
 
