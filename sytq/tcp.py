@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 #: Seconds after which an unused connection is replaced. A firewall or balancer on the way may have forgotten it without
 #: a word, and would swallow what is sent. Connecting again costs milliseconds, waiting for that answer seconds.
 RESTED = 10.0
+if sys.platform == "darwin":
+    _IDLE = socket.TCP_KEEPALIVE
+else:
+    _IDLE = socket.TCP_KEEPIDLE
 #: Option -> seconds or number. Probes keep a connection known on the way; a peer that is gone is noticed after 30 s.
-KEEP_ALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+KEEP_ALIVE = {_IDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 
 def keep_alive(connection: socket.socket) -> None:
