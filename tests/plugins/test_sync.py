@@ -128,7 +128,7 @@ def test_row_gets_the_outcome_of_its_finished_task(runtime: Runtime) -> None:
     found = sync(runtime)
     assert found == {"completed": 1, "failed": 2, "rows": {"completed": [1], "failed": [2, 3]}}
     done = row(runtime, 1)
-    assert (done.status, done.report, done.failed_info) == ("已完成", "the report 报告", None)
+    assert (done.status, done.report, done.failed_info) == ("已完成", "the report 报告", "")
     assert (done.progress, done.progress_info, done.current_task_node) == ("2/2", "done", 2)
     assert (row(runtime, 2).status, row(runtime, 2).failed_info) == ("失败", "HTTP 400 from the provider")
     assert row(runtime, 3).failed_info == "the task ended without saying why"

@@ -203,7 +203,7 @@ def test_dead_letters_are_listed_with_their_bytes(redis_url: str, installation: 
     junk = [b"\xff\x00 no message"]
     # Messages in form, but not of this service.
     odd = {"options": None}, {"options": {"traceparent": 1}}, {"args": 1}, {"message_timestamp": None}
-    message = {"queue_name": "plain", "actor_name": "plain", "args": [{}], "kwargs": {}, "message_id": "x"}
+    message = {"queue_name": "plain", "actor_name": "plain", "args": [{}], "kwargs": {}, "message_id": "y"}
     junk += [json.dumps(message | {"options": {}} | fields).encode() for fields in odd]
     with redis.Redis.from_url(redis_url) as client:
         for body in junk:
