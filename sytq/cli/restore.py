@@ -13,6 +13,7 @@ from sytq.cli.output import as_json, progress_bar
 from sytq.config import load
 from sytq.errors import InvalidInput
 from sytq.ledger.backup import check
+from sytq.ledger.backup.restore import refuse_newer
 from sytq.ledger.backup.restore import restore as bring_back
 from sytq.ledger.database import open_database
 
@@ -30,6 +31,7 @@ def restore(
     try:
         if only_check:
             summary = check(backup)
+            refuse_newer(summary.header)
         else:
             settings = load(file)
             database = open_database(settings.database_url, pool=2, timeout=_TIMEOUT)

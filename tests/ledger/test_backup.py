@@ -29,6 +29,7 @@ from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Attempt, Step, Task
 from tests.tables import make_tables
+from tests.terminal import clean_environ, sytq
 
 STRANGE = ["", "plain", 'quote " and \\ and \n line', "报告 🧾 é", "x" * 70_000, '{"a": 1}', "\x01\x7f", "NULL"]
 
@@ -238,6 +239,8 @@ def test_a_backup_of_a_newer_version_is_refused_untouched(backup: Path, tmp_path
     with pytest.raises(BackupBroken, match=rf"of a newer sytq or plugin \(migration {newer}\)"):
         restore(copy, target, quiet)
     assert target.get_tables() == []
+    checked = sytq("restore", "--check", str(copy), environ=clean_environ())
+    assert ("newer sytq" in checked.stderr) is (plugin == "")  # without a configuration no plugin is known
 
 
 def test_a_callers_table_is_restored_on_the_same_engine(

@@ -220,6 +220,7 @@ def test_a_backup_says_what_a_restored_table_lacks(pair: Pair) -> None:
         ("seen", "is a view: list the tables that it reads"),
         ("serial", "is a sequence"),
         ("gone", "is not in the database"),
+        ("PARTS", "is not in the database"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(pair: Pair, tmp_path: Path, table: str, why: str) -> None:

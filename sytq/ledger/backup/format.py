@@ -52,6 +52,11 @@ class Header:
     plugins: dict[str, list[str]]
     notes: list[str]
 
+    @property
+    def level(self) -> dict[str, list[str]]:
+        """The migrations by plugin, those of the core under ""."""
+        return {"": self.migrations, **self.plugins}
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

@@ -36,14 +36,10 @@ def restore(path: Path, database: peewee.Database, progress: Progress, plugins: 
     plugins = list(plugins)
     summary = check(path)
     header = summary.header
-    level = {"": header.migrations, **header.plugins}
-    if newer := unknown(level, plugins):
-        raise BackupBroken(
-            f"the backup is of a newer sytq or plugin (migration {newer[0]}); restore it with that version"
-        )
+    refuse_newer(header, plugins)
     with database.connection_context():
         _refuse_rows(database, header)
-    migrate(database, plugins, level)
+    migrate(database, plugins, header.level)
     try:
         with database.connection_context():
             _check_less(database)
@@ -55,6 +51,14 @@ def restore(path: Path, database: peewee.Database, progress: Progress, plugins: 
         database.close_all()  # type: ignore[attr-defined]  # no other work gets a session that checks less
     migrate(database, plugins)
     return summary
+
+
+def refuse_newer(header: Header, plugins: Iterable[Plugin] = ()) -> None:
+    """Raise BackupBroken if the tables of the backup are newer than this version or its plugins."""
+    if newer := unknown(header.level, plugins):
+        raise BackupBroken(
+            f"the backup is of a newer sytq or plugin (migration {newer[0]}); restore it with that version"
+        )
 
 
 def _refuse_rows(database: peewee.Database, header: Header) -> None:

@@ -65,8 +65,10 @@ def statements(database: peewee.Database, table: str) -> list[str]:
 def obstacle(database: peewee.Database, table: str) -> str | None:
     """Why a backup cannot have a caller's table, as the end of a sentence; None if it can."""
     if is_mysql(database):
-        query = "SELECT table_type FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s"
-        kind = (database.execute_sql(query, (table,)).fetchone() or ("",))[0]
+        query = """
+            SELECT table_type FROM information_schema.tables
+            WHERE table_schema = DATABASE() AND table_name = %s AND BINARY table_name = %s"""
+        kind = (database.execute_sql(query, (table, table)).fetchone() or ("",))[0]
         return _OBSTACLES.get(kind)
     query = "SELECT type, sql FROM sqlite_master WHERE name = ? AND type IN ('table', 'view')"
     kind, sql = database.execute_sql(query, (table,)).fetchone() or ("", "")
