@@ -18,6 +18,7 @@ from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Re
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task, UniqueKey
+from sytq.ledger.refusals import of_own_tables
 from sytq.tasktypes.payload import encode
 
 from . import callback, spend
@@ -28,7 +29,18 @@ from .node import Node
 from .obstacles import watch
 from .pickup import pick_up
 from .pipeline import nodes, output
-from .row import RowMissing, Rows, ValuationRecord, completed, explain, failed, is_written, mark_written, standing
+from .row import (
+    RowMissing,
+    Rows,
+    ValuationRecord,
+    completed,
+    explain,
+    failed,
+    is_written,
+    mark_written,
+    of_caller,
+    standing,
+)
 
 T = TypeVar("T")
 
@@ -242,10 +254,13 @@ async def _finish(ctx: AsyncContext, payload: Valuation, report: str, done: int)
 async def _in_table(
     ctx: AsyncContext, payload: Valuation, work: Callable[[Transaction], T], values: dict[str, Any]
 ) -> T:
-    """Run a transaction that writes `values`. Raises Fail when the caller's table cannot hold them."""
+    """Run a transaction that writes `values`. Raises Fail when the caller's table cannot hold them, and
+    DatabaseUnavailable for a fault of sytq's own tables."""
     try:
         return await ctx.transaction(work)
     except peewee.PeeweeException as problem:
+        if not of_caller(problem):
+            raise of_own_tables(problem, "what sytq records of a valuation") from problem
         reason = explain(problem, payload.table_name, values)
         if reason is None:
             raise

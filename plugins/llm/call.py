@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
 
+import peewee
+
 from sytq import AsyncContext, Counter, Permit, Retry, Transaction
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.models import Step
+from sytq.ledger.refusals import of_own_tables
 
 from . import prices, spend
 from .answer import Answer, ChatError, Reply
@@ -96,9 +99,12 @@ class Calls:
         while True:
             try:
                 return await self._ctx.transaction(work)
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, peewee.PeeweeException) as problem:
+                error = problem
+                if isinstance(problem, peewee.PeeweeException):
+                    error = of_own_tables(problem, "the record of a call")
                 if not self.paid or self._ctx.remaining() < _LEAST_LEFT:
-                    raise
+                    raise error from problem
                 self._ctx.log.warning("paid call waits for the database", error=str(error))
                 await asyncio.sleep(_PAUSE)
 

@@ -6,6 +6,8 @@ Table names come from the allow-list only; columns may all be NULL.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +22,7 @@ from sytq.ledger.values import utcnow
 
 from .config import StatusLabels
 
+_OF_CALLER = "in a statement on the caller's table"
 _WRITTEN = "report"  # name of the checkpoint: this task has written the end of its row
 LINE = 500  # characters of progress_info and failed_info
 #: Columns that valuations read and write, beside `id`, and those of a row that the prompt form inserts into FORM_TABLE.
@@ -88,7 +91,7 @@ def _next_look(age: float) -> float:
 
 
 class Rows:
-    """One caller's table. Call methods inside a transaction; errors are Peewee's (see `explain`)."""
+    """One caller's table. Call methods inside a transaction; errors are Peewee's, `of_caller` (see `explain`)."""
 
     def __init__(self, database: peewee.Database, table: str) -> None:
         self.name = table
@@ -118,6 +121,10 @@ class Rows:
 
         Raises Fail for a table whose ids are no numbers.
         """
+        with self._theirs():
+            return self._get(id, whole, lock)
+
+    def _get(self, id: int, whole: bool, lock: bool) -> dict[str, Any] | None:
         read = [peewee.SQL("*")] if whole else [getattr(self.columns, name) for name in ("id", *READ)]
         query = self._table.select(*read).where(self.columns.id == id)
         if lock and is_mysql(self._database):  # a transaction of SQLite locks everything
@@ -138,7 +145,17 @@ class Rows:
         # SQLite lacks MySQL's automatic update; the time is the database's.
         values["updated_at"] = peewee.SQL("CURRENT_TIMESTAMP")
         columns = {getattr(self.columns, name): value for name, value in values.items()}
-        return bool(self._table.update(columns).where(self.columns.id == id, *only).execute())
+        with self._theirs():
+            return bool(self._table.update(columns).where(self.columns.id == id, *only).execute())
+
+    @contextmanager
+    def _theirs(self) -> Iterator[None]:
+        """Mark errors: in the same transaction are statements on sytq's own tables."""
+        try:
+            yield
+        except peewee.PeeweeException as error:
+            error.add_note(_OF_CALLER)
+            raise
 
 
 class NoText:
@@ -270,6 +287,11 @@ def explain(error: peewee.PeeweeException, table: str, values: dict[str, Any]) -
     if code in _NAMES_ONLY or (code is None and _SQLITE_NAMES_ONLY.match(text)):
         return f"table {table} refuses the row: {line(text)}"
     return None
+
+
+def of_caller(error: peewee.PeeweeException) -> bool:
+    """Whether a statement on the caller's table failed, and not one on sytq's own."""
+    return _OF_CALLER in getattr(error, "__notes__", ())
 
 
 def column_of(error: peewee.PeeweeException) -> str | None:

@@ -110,8 +110,4 @@ class Checkpoint:
     def _refusal(self, error: Exception) -> DatabaseUnavailable:
         if not isinstance(error, peewee.PeeweeException):
             return DatabaseUnavailable(f"the checkpoint of step {self._name} failed: {type(error).__name__}")
-        code = refusals.code_of(error)  # the text of a fault may quote the result
-        return DatabaseUnavailable(
-            f"the database refuses the checkpoint of step {self._name}{f' (error {code})' if code else ''}:"
-            " run `sytq db check`, and see that sytq's tables are as `sytq db migrate` made them"
-        )
+        return refusals.of_own_tables(error, f"the checkpoint of step {self._name}")

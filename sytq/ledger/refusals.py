@@ -11,6 +11,7 @@ from typing import Literal
 
 import peewee
 
+from sytq.errors import DatabaseUnavailable
 from sytq.tls import explain
 
 Verdict = Literal["conflict", "fault", "not now"]
@@ -87,6 +88,15 @@ def text_of(error: peewee.PeeweeException) -> str:
     """What the database said; of a fault it may quote values."""
     cause = _cause(error)
     return str(cause.args[-1] if cause.args else cause)
+
+
+def of_own_tables(error: peewee.PeeweeException, what: str) -> DatabaseUnavailable:
+    """What a fault of sytq's own tables means for a task, which is not to blame: it waits until a person mends them."""
+    code = code_of(error)  # the text of a fault may quote values
+    return DatabaseUnavailable(
+        f"the database refuses {what}{f' (error {code})' if code else ''}: run `sytq db check`, and see that sytq's"
+        " tables are as `sytq db migrate` made them"
+    )
 
 
 def said(error: peewee.PeeweeException) -> str:

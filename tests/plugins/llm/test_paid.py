@@ -206,6 +206,20 @@ def test_p4_answer_that_a_changed_table_refuses_waits_for_its_repair(mysql_desk:
     assert mysql_desk.row()["failed_times"] in (0, None), "no attempt failed"
 
 
+@pytest.mark.parametrize("table", ["sytq_steps", "sytq_spend"])
+def test_p4_missing_table_of_sytq_ends_no_row_and_costs_no_call(desk: Desk, table: str) -> None:
+    desk.add_row()
+    task_id = desk.submit()
+    desk.provider.play(breaking(desk, f"ALTER TABLE {table} RENAME TO elsewhere"))
+    for _ in range(5):  # more than a task has attempts
+        with pytest.raises(DatabaseUnavailable, match="run `sytq db check`"):
+            desk.run(task_id)
+    assert desk.row()["failed_times"] in (0, None)
+    desk.sql(f"ALTER TABLE elsewhere RENAME TO {table}")
+    desk.run(task_id)
+    assert_paid_once(desk, task_id, 1, calls=1)
+
+
 @pytest.mark.parametrize(("pragma", "broken", "sound"), [("query_only", 1, 0), ("max_page_count", 1, 1 << 30)])
 def test_p4_read_only_or_full_sqlite_costs_no_second_call(
     sqlite_desk: Desk, quick: None, pragma: str, broken: int, sound: int
