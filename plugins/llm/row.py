@@ -238,6 +238,7 @@ _DEFECTS = {
     1423: "the view {table} leaves out a column that is NOT NULL without a default",
     1451: "the foreign key {name} of {table} refuses the row",
     1452: "the foreign key {name} of {table} refuses the row",
+    1526: "no partition of {table} takes the row",
     1644: "a trigger of {table} refuses the row",
     1906: "column {name} of {table} is generated",
     3105: "column {name} of {table} is generated",

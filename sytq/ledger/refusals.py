@@ -20,10 +20,10 @@ Verdict = Literal["conflict", "fault", "not now"]
 #: a view's check, and what a trigger raises.
 _FAULTS = {"21", "22", "23", "42", "44", "45"}
 #: MySQL's and MariaDB's codes of faults that have the general SQLSTATE (HY000, 01000): wrong value, truncated, no
-#: default, mixed or impossible collation, generated column, check constraint, no JSON; and of a view or a trigger that
-#: cannot be used as it is.
+#: default, mixed or impossible collation, generated column, check constraint, no JSON, no partition; and of a view or a
+#: trigger that cannot be used as it is.
 _FAULT_CODES = {
-    *(1265, 1267, 1364, 1366, 1411, 1525, 1906, 3105, 3140, 3819, 3988, 4025),
+    *(1265, 1267, 1364, 1366, 1411, 1525, 1526, 1906, 3105, 3140, 3819, 3988, 4025),
     *(1288, 1348, 1356, 1393, 1394, 1423, 1442, 1443, 1449, 1471),
 }
 #: Codes of SQLSTATE 42000 that pass: rights and unknown databases, which a person mends, and limits of a user.

@@ -27,6 +27,11 @@ _ALTERED = {
     "enum": ("MODIFY status ENUM('new','done')", 503, "column status of valuation_records does not take the value"),
     "number": ("MODIFY status TINYINT", 503, "column status of valuation_records holds numbers"),
     "check": ("ADD CONSTRAINT known CHECK (status = 'new')", 503, "the check constraint known of valuation_records"),
+    "partitions": (
+        "PARTITION BY RANGE (id) (PARTITION old VALUES LESS THAN (-9223372036854775807))",
+        503,
+        "no partition of valuation_records takes the row",
+    ),
     "missing": ("DROP status", 503, "table valuation_records lacks a column of contract A"),
     "latin1": ("MODIFY user_message TEXT CHARACTER SET latin1", 400, "prompt: does not fit into valuation_records"),
     "narrow": ("MODIFY user_message VARCHAR(5)", 400, "prompt: does not fit into valuation_records.user_message"),
