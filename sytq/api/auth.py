@@ -52,6 +52,8 @@ class Auth:
     def __init__(self, settings: Settings, keys: ApiKeys, quota: Quota, audit: Audit, sql: Threads) -> None:
         self._enabled = settings.auth.enabled
         users = {name: password.get_secret_value() for name, password in settings.auth.users.items()}
+        # The Go service read keys of its file in lower case: its callers log in as `admin` where it says `Admin`.
+        users = {name.lower(): password for name, password in users.items()} | users
         check_users(settings)
         self._credentials = Credentials(users, settings.auth.realm, keys, sql)
         self._quota = quota

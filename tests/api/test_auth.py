@@ -24,7 +24,7 @@ OPEN = ("/health", "/healthz/live", "/healthz/ready", "/metrics")
 @pytest.fixture(scope="module")
 def guarded(folder: Path, redis_server: RedisServer) -> Iterator[Installation]:
     config = folder / "auth.yaml"
-    config.write_text('auth: {enabled: true, realm: \'SYT "Go" 队列\', users: {admin: "pä:ss", api: api123}}\n')
+    config.write_text('auth: {enabled: true, realm: \'SYT "Go" 队列\', users: {admin: "pä:ss", api: api123, Ops: o}}\n')
     api = Installation(folder, f"sqlite:///{folder / 'auth.db'}", redis_server.url, **BUILT_IN, SYTQ_CONFIG=str(config))
     try:
         api.start_api()
@@ -45,7 +45,7 @@ def submit(api: Installation, headers: dict[str, str]) -> Reply:
     return api.request("POST", "/api/tasks/llm", body, headers)
 
 
-@pytest.mark.parametrize("credentials", ["admin:pä:ss", "api:api123"])
+@pytest.mark.parametrize("credentials", ["admin:pä:ss", "api:api123", "Ops:o", "ops:o"])
 def test_a_configured_user_is_served_and_owns_the_task(guarded: Installation, credentials: str) -> None:
     reply = submit(guarded, basic(credentials))
     assert reply.status == 200
