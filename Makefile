@@ -45,6 +45,7 @@ lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform darwin
 	@$(BIN)/lint-imports
 
 openapi: setup-test ## regenerate docs/openapi.json

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from typing import TYPE_CHECKING
 
 import aiosmtplib
@@ -140,8 +139,6 @@ def _not_logged_in(where: str, error: aiosmtplib.SMTPResponseException) -> str:
 
 
 def _what_broke(error: Exception, where: str) -> str:
-    if any(isinstance(one, ssl.SSLCertVerificationError) for one in (error, error.__cause__ or error.__context__)):
-        return f"the TLS certificate of {where} is not valid: {explain(error)}"
     if why := explain(error):
         return f"no TLS with {where}: {why}"
     if isinstance(error, aiosmtplib.SMTPServerDisconnected):

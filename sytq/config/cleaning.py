@@ -5,6 +5,7 @@ Works on the settings of all layers, also of plugins: a secret is known by type 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,9 @@ from urllib.parse import unquote
 from sytq.config.masking import MASK
 from sytq.config.problems import Path, Place, is_secret, source
 
-#: Invisible characters of editors and web pages, beside white space: byte order mark, zero-width space, joiners.
-_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
+#: White space and the invisible characters of editors and web pages: byte order mark, zero-width space, joiners.
+_BLANK = "[\\s\ufeff\u200b\u200c\u200d\u2060]+"
+_ENDS = re.compile(rf"\A{_BLANK}|{_BLANK}\Z")
 
 
 class OneLine:
@@ -42,16 +44,7 @@ def cleaned(value: Any, place: Place | None, problems: list[str], origins: Mappi
 
 def trimmed(text: str) -> str:
     """The text without white space and invisible characters at its ends."""
-    start, end = 0, len(text)
-    while start < end and _is_blank(text[start]):
-        start += 1
-    while start < end and _is_blank(text[end - 1]):
-        end -= 1
-    return text[start:end]
-
-
-def _is_blank(character: str) -> bool:
-    return character.isspace() or character in _INVISIBLE
+    return _ENDS.sub("", text)
 
 
 def _is_one_line(place: Place | None) -> bool:
