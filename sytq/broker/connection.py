@@ -235,6 +235,8 @@ def _demoted(error: redis.RedisError) -> bool:
 def _unavailable(name: str, error: redis.RedisError) -> Exception:
     # Without the arguments, which may be a payload, and without the place in the script.
     text = str(error).partition(", with args beginning")[0].partition(" script: ")[0][:200]
+    if "unauthenticated" in text:  # said of a long command instead of NOAUTH
+        return RedisRefused(f"Redis refuses {name}: Authentication required; redis.url has no password ({text})")
     if "NOGROUP" in text or "no such key" in text:
         return NoGroup(text)
     if isinstance(error, exceptions.AskError):  # and MOVED

@@ -101,6 +101,12 @@ def test_refused_connection_and_another_node_are_an_outage(replying: Replies, re
         replying(reply).ask("PING")
 
 
+@pytest.mark.parametrize("said", ["unauthenticated multibulk length", "unauthenticated bulk length"])
+def test_missing_login_is_named_whatever_the_command_length(replying: Replies, said: str) -> None:
+    with pytest.raises(RedisRefused, match=r"Authentication required; redis\.url has no password"):
+        replying(f"ERR Protocol error: {said}").ask("PING")
+
+
 @pytest.mark.parametrize("reply", ["NOGROUP No such key 'a' or consumer group", "ERR no such key"])
 def test_missing_group_is_told_apart_from_an_outage(replying: Replies, reply: str) -> None:
     with pytest.raises(NoGroup):
