@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sytq_plugins.llm import Valuation, _callback_body
+from sytq_plugins.llm import callback
 
 from sytq import config
 
@@ -36,5 +36,5 @@ def test_configurations_of_the_page_are_found() -> None:
 
 def test_callback_has_the_printed_fields() -> None:
     (printed,) = (json.loads(block) for block in BLOCKS if block.startswith('{"task_id"'))
-    payload = Valuation(table_name="valuation_records", id=123)
-    assert json.loads(_callback_body(payload, "0198", report="r", error=None)).keys() == printed.keys()
+    body = callback.body("valuation_records", 123, "0198", report="r", error=None)
+    assert json.loads(body).keys() == printed.keys()
