@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import os
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sytq.http import sessions
 from tests.plugins.llm.desk import Desk
 from tests.provider import ScriptedProvider
+
+
+@functools.cache
+def tls_context(ca_file: str | None, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    return make()
+
+
+@pytest.fixture(autouse=True)
+def one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt here makes a client of its own: to read the CAs of this machine would be most of its work."""
+    make = sessions._tls_context
+    monkeypatch.setattr(sessions, "_tls_context", lambda: tls_context(os.environ.get("SSL_CERT_FILE"), make))
 
 
 @pytest.fixture

@@ -150,6 +150,7 @@ def test_same_id_in_two_tables_is_two_rows(desk: Desk) -> None:
 @pytest.mark.parametrize(("length", "is_in_result"), [(245_000, True), (400_000, False)])
 def test_result_has_the_report_unless_a_result_cannot_hold_it(desk: Desk, length: int, is_in_result: bool) -> None:
     report = "价\n" + "a" * length
+    desk.configure(PROVIDERS__SCRIPTED__STREAM="false")
     desk.provider.play(answers(report))
     desk.sql("ALTER TABLE valuation_records MODIFY report LONGTEXT" if desk.is_mysql else "SELECT 1")
     desk.add_row()

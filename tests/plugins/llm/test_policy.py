@@ -53,7 +53,7 @@ def table() -> Iterator[Row]:
 TABLE = {row.name: row for row in table()}
 
 SCENES: dict[str, list[Scene]] = {
-    "rejected": [refuses(status) for status in (400, 413, 422, 418)],
+    "rejected": [refuses(status) for status in (400, 413, 414, 422)],
     "unauthorized": [refuses(401), refuses(403)],
     "no_credit": [refuses(402)],
     "no_model": [refuses(410), refuses(400, "Model Not Exist")],
