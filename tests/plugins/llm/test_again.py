@@ -219,7 +219,7 @@ def test_unknown_finish_reason_in_two_attempts_ends_the_task(sqlite_desk: Desk) 
         second.close()
 
 
-def test_provider_that_never_says_why_it_ended_costs_two_calls_and_learns_the_setting(sqlite_desk: Desk) -> None:
+def test_provider_that_never_says_why_it_ended_costs_two_calls(sqlite_desk: Desk) -> None:
     desk = sqlite_desk
     desk.provider.play(answers(finish=""))
     desk.add_row()

@@ -332,7 +332,7 @@ def test_settings_of_a_provider_say_what_its_words_mean() -> None:
     assert failure(stream(*DELTAS, STOP), stop="content_filter").kind == "content_filter"
 
 
-def test_missing_finish_reason_may_be_declared_to_mean_stop_but_not_for_a_cut_answer() -> None:
+def test_missing_finish_reason_may_mean_stop_but_not_for_a_cut_answer() -> None:
     assert content(stream(*DELTAS), none="stop") == REPORT
     choice = {"message": {"content": REPORT}}
     assert content(json.dumps({"choices": [choice]}).encode(), none="stop") == REPORT
