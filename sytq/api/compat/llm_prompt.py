@@ -14,8 +14,9 @@ import peewee
 import structlog
 from sytq_plugins.llm import obstacles
 from sytq_plugins.llm.config import LlmSettings, StatusLabels
-from sytq_plugins.llm.row import FORM_TABLE, ValuationRecord, column_of, explain
+from sytq_plugins.llm.row import FORM_TABLE, Rows, ValuationRecord, column_of, explain
 
+from sytq import Fail
 from sytq.api import problems
 from sytq.api.body import text
 from sytq.api.compat.body import read_object
@@ -45,6 +46,7 @@ class PromptTasks:
         self._pending = settings.status_labels.pending
         self._submission = parts.submission
         self._guard = parts.runtime.guard
+        self._rows = Rows(parts.runtime.database, FORM_TABLE)
         if self._enabled and is_mysql(parts.runtime.database):
             parts.at_start.append(partial(_tell_obstacles, parts.runtime.database, settings.status_labels))
 
@@ -68,6 +70,7 @@ class PromptTasks:
             except peewee.PeeweeException as error:
                 refusals.append(error)
                 raise
+            self._rows.get(row["id"])  # raises Fail where ids are texts, which take a number too
 
         for again in range(_COLLISIONS):
             # Negative: the callers of contract A count up from 1.
@@ -76,6 +79,8 @@ class PromptTasks:
             try:
                 task_id = await self._submission.enqueue(req, "llm", payload, also=insert)
                 break
+            except Fail as error:
+                raise _unfit(str(error)) from None
             except peewee.PeeweeException as error:
                 if error not in refusals:
                     raise
@@ -115,5 +120,9 @@ def _refusal(error: peewee.PeeweeException, row: Mapping[str, Any]) -> Exception
     reason = explain(error, FORM_TABLE, dict(row))
     if reason is None:
         return error
+    return _unfit(reason)
+
+
+def _unfit(reason: str) -> Exception:
     log.error("prompt refused: its row does not fit the table", table=FORM_TABLE, error=reason)
     return falcon.HTTPServiceUnavailable(description=f"{reason}; nothing was accepted", retry_after=_RETRY_AFTER)

@@ -14,6 +14,7 @@ from tests.servers import MySQLServer, poll
 _ALTERED = {
     "unsigned": ("MODIFY id BIGINT UNSIGNED AUTO_INCREMENT", 503, "column id of valuation_records does not take"),
     "small": ("MODIFY id INT", 503, "column id of valuation_records does not take the number"),
+    "uuid": ("MODIFY id CHAR(36)", 503, "column id of valuation_records holds no whole numbers"),
     "extra": (
         "ADD tenant_id BIGINT NOT NULL",
         503,
