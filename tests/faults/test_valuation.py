@@ -306,7 +306,7 @@ def test_p4_database_outage_at_the_answer_repeats_no_call(
         desk.close()
 
 
-def test_p4_worker_killed_while_the_database_refuses_its_answer_repeats_no_call(desk: Desk) -> None:
+def test_p4_worker_killed_while_its_answer_is_refused_repeats_no_call(desk: Desk) -> None:
     async def refused(stage: Stage) -> None:
         desk.rows(OUT_OF_SYNC if is_mysql(desk.runtime.database) else FORBIDDEN)
         await answers()(stage)

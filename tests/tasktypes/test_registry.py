@@ -163,7 +163,7 @@ def test_a_plugin_whose_settings_have_no_schema_is_quarantined(tmp_path: Path) -
     assert found.source == str(tmp_path / "bad.py") and "Odd" in found.error
 
 
-def test_a_type_whose_config_has_no_schema_is_quarantined_also_with_a_section(tmp_path: Path) -> None:
+def test_a_type_whose_config_has_no_schema_is_quarantined_even_if_given(tmp_path: Path) -> None:
     text = UNUSABLE.replace('plugin = Plugin("shop", settings=Sections)', "")
     text += TYPE.format(name="bad").replace('timeout="10s"', 'timeout="10s", config=Sections')
     (tmp_path / "bad.py").write_text(text)
