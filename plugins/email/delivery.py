@@ -33,10 +33,10 @@ class Undelivered(Exception):
 
 
 async def deliver(config: Config, recipients: list[str], message: Message, seconds: float) -> dict[str, str]:
-    """Return the outcomes of one session: "sent", or the refusal ("5.." for good, "4.." for now).
+    """Return the outcomes of one session, or of a second where the server hangs up in the first.
 
-    At least one recipient has an outcome. One without was not reached, and takes part in a next session. Raises
-    Undelivered.
+    An outcome is "sent", or the refusal ("5.." for good, "4.." for now). At least one recipient has one. One without was
+    not reached, and takes part in a next session. Raises Undelivered.
     """
     assert config.sender
     sender = address(config.sender)
@@ -49,8 +49,8 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
         async with asyncio.timeout(seconds):
             await smtp.connect()
             await smtp.mail(sender)
-            taken, outcomes = await _ask_for(smtp, recipients)
-            if taken:
+            taken, outcomes, closed = await _ask_for(smtp, recipients)
+            if taken and not closed:
                 try:
                     await smtp.data(message.data)
                     outcomes |= dict.fromkeys(taken, "sent")
@@ -70,11 +70,16 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
         raise Undelivered(_what_broke(error, where)) from None
     finally:
         await _leave(smtp)
+    if closed and taken:  # whom it had taken, it has forgotten
+        outcomes |= await deliver(config, taken, message, seconds)
     return outcomes
 
 
-async def _ask_for(smtp: aiosmtplib.SMTP, recipients: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Name the recipients; return those taken, and the refusals of others. Raises what ends the session before any."""
+async def _ask_for(smtp: aiosmtplib.SMTP, recipients: list[str]) -> tuple[list[str], dict[str, str], bool]:
+    """Name the recipients; return those taken, the refusals of others, and whether the server has hung up.
+
+    Raises what ends the session before there are any.
+    """
     taken: list[str] = []
     refused: dict[str, str] = {}
     for recipient in recipients:
@@ -82,20 +87,20 @@ async def _ask_for(smtp: aiosmtplib.SMTP, recipients: list[str]) -> tuple[list[s
             await smtp.rcpt(recipient)
             taken.append(recipient)
         except aiosmtplib.SMTPResponseException as refusal:
-            if refusal.code in _LOGIN or (refusal.code == _CLOSING and not refused):
+            if refusal.code in _LOGIN or (refusal.code == _CLOSING and not taken and not refused):
                 raise
             if refusal.code == _CLOSING:
-                return [], refused  # whom it had taken, it has forgotten
+                return taken, refused, True
             if refusal.code in _TOO_MANY and taken:
                 break
             refused[recipient] = _reply(refusal)
         except aiosmtplib.SMTPServerDisconnected:
-            if not refused:
+            if not taken and not refused:
                 raise
-            return [], refused
+            return taken, refused, True
         if len(refused) == _REFUSALS:
             break
-    return taken, refused
+    return taken, refused, False
 
 
 def _client(config: Config, sender: str, seconds: float) -> aiosmtplib.SMTP:

@@ -28,6 +28,7 @@ class MailServer:
         self.replies: dict[str, list[str]] = {}
         self.hangs_up_after: int | None = None  # so many refused recipients in one session, as Postfix does
         self.most: int | None = None  # recipients of one message
+        self.says_beyond = "452 4.5.3 too many recipients"
         self.hold: threading.Event | None = None  # if present, DATA is not answered before the event is set
         self.reached = threading.Event()
         self._credentials = (user.encode(), password.encode())
@@ -67,7 +68,7 @@ class MailServer:
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Envelope, address: str, options: Any) -> str:
         if self.most is not None and len(envelope.rcpt_tos) == self.most:
-            return "452 4.5.3 too many recipients"
+            return self.says_beyond
         if refusal := self._reply(address):
             session.refused = getattr(session, "refused", 0) + 1
             if self.hangs_up_after is not None and session.refused > self.hangs_up_after:

@@ -137,9 +137,10 @@ def test_unknown_recipients_keep_no_others_from_their_mail(
     assert sorted(one for message in server.recipients for one in message) == known, "each gets it once"
 
 
+@pytest.mark.parametrize("says", ["452 4.5.3 too many recipients", "552 too many", "421 4.7.0 too many, closing"])
 @pytest.mark.parametrize("most", [1, 2])
-def test_a_limit_of_recipients_divides_the_message(runtime: Runtime, server: MailServer, most: int) -> None:
-    server.most = most
+def test_a_limit_of_recipients_divides_the_message(runtime: Runtime, server: MailServer, most: int, says: str) -> None:
+    server.most, server.says_beyond = most, says
     to = [f"known{number}@example.com" for number in range(5)]
     assert send(runtime, to=to)["sent"] == to
     assert [one for message in server.recipients for one in message] == to
