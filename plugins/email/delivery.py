@@ -35,8 +35,8 @@ class Undelivered(Exception):
 async def deliver(config: Config, recipients: list[str], message: Message, seconds: float) -> dict[str, str]:
     """Return the outcomes of one session, or of a second where the server hangs up in the first.
 
-    An outcome is "sent", or the refusal ("5.." for good, "4.." for now). At least one recipient has one. One without was
-    not reached, and takes part in a next session. Raises Undelivered.
+    An outcome is "sent", or the refusal ("5.." for good, "4.." for now). At least one recipient has one. Who
+    has none was not reached, and takes part in a next session. Raises Undelivered.
     """
     assert config.sender
     sender = address(config.sender)
