@@ -96,10 +96,11 @@ def test_a_status_line_of_200_is_delivered_once_whatever_follows(hooks: Installa
     hooks.start_worker()
     port = receiver.server_address[1]
     ids = {name: submit(hooks, f"http://127.0.0.1:{port}/{n}", body="{}") for n, name in enumerate(cases)}
-    attempts = {name: hooks.wait_state(task_id, "succeeded").attempts for name, task_id in ids.items()}
+    for task_id in ids.values():
+        hooks.wait_state(task_id, "succeeded")
     receiver.shutdown()
     receiver.server_close()
-    assert attempts == dict.fromkeys(cases, 1)
+    # Not the attempts: one may meet a connection that the receiver has just closed, and reaches nobody.
     assert sorted(receiver.paths) == sorted(f"/{n}" for n in range(len(cases)))
 
 
