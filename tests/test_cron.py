@@ -83,7 +83,8 @@ def assert_ticks(expression: str, zone: ZoneInfo, start: dt.datetime, end: dt.da
             break
         found.append(tick)
     assert found == ticks, (expression, zone, start)
-    for tick, following in zip(ticks, [*ticks, end + dt.timedelta(days=2)][1:], strict=True):
+    pairs = list(zip(ticks, [*ticks, end + dt.timedelta(days=2)][1:], strict=True))
+    for tick, following in pairs[:: 1 + len(pairs) // 50]:
         assert cron.latest(tick) == tick
         assert cron.latest(min(following - dt.timedelta(microseconds=1), end)) == tick, "none early, none twice"
 

@@ -116,13 +116,15 @@ def started(command: str, tmp_path: Path, settings: dict[str, str]) -> Iterator[
             cwd=tmp_path,
             stdout=output,
             stderr=output,
+            start_new_session=True,
         )
     try:
         yield process
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
         process.wait()
 
 
