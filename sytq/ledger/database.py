@@ -138,11 +138,13 @@ def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callab
 def _run(database: peewee.Database, work: Callable[[], T], transaction: Callable[[], object] | None) -> T:
     deadline = time.monotonic() + _RETRY_WITHIN
     for number in range(_MAX_TRIES):
+        harmless = True  # to run again whatever the database has done
         try:
             with database.connection_context():
                 if transaction is None:
                     return work()
                 with transaction():  # type: ignore[attr-defined]
+                    harmless = False
                     return work()
         except MaxConnectionsExceeded as error:
             raise DatabaseUnavailable("all pooled database connections are busy") from error
@@ -150,6 +152,8 @@ def _run(database: peewee.Database, work: Callable[[], T], transaction: Callable
             verdict = refusals.verdict(error)
             if verdict == "fault" or database.in_transaction():
                 raise  # inside another transaction the outermost one decides
+            if number == 0 and harmless and refusals.is_broken_connection(error):
+                continue  # it may have been old; a new one decides
             if verdict == "not now" or number == _MAX_TRIES - 1 or time.monotonic() > deadline:
                 raise DatabaseUnavailable(refusals.said(error)) from error
         except Exception as error:

@@ -33,6 +33,9 @@ _PASSING_CODES = {1044, 1049, 1142, 1143, 1203, 1226, 1227, 1370, 1461}
 _ROLLED_BACK = "40"
 _CONFLICT_CODES = {1020, 1205, 1213, 1412}
 
+#: The driver's codes of a connection that is gone, or was lost during a statement.
+_BROKEN = {2006, 2013}
+
 _ROLLBACK_REFUSED = ("cannot rollback", "no such savepoint", "SAVEPOINT")
 
 _SQLITE_CONFLICTS = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -67,6 +70,13 @@ def _of_sqlite(cause: sqlite3.Error) -> Verdict:
         return "fault" if isinstance(cause, sqlite3.ProgrammingError) and "closed" not in str(cause) else "not now"
     code &= 0xFF  # without the extension, such as BUSY_SNAPSHOT
     return "conflict" if code in _SQLITE_CONFLICTS else "fault" if code in _SQLITE_FAULTS else "not now"
+
+
+def is_broken_connection(error: peewee.PeeweeException) -> bool:
+    """Whether the connection ended in the middle of a statement. Not one whose server did not answer in time."""
+    cause = _cause(error)
+    timed_out = isinstance(cause.__cause__ or cause.__context__, TimeoutError)
+    return code_of(error) in _BROKEN and getattr(cause, "sqlstate", None) is None and not timed_out
 
 
 def of_driver(error: Exception) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import peewee
 import pytest
 
+from sytq.errors import DatabaseUnavailable
 from sytq.ledger.database import insert_ignore, open_database, read, transact
+from tests.proxy import Proxy
 from tests.servers import MySQLServer, poll
 
 pytestmark = pytest.mark.mysql
@@ -56,6 +59,41 @@ def test_a_connection_that_has_rested_is_replaced(database: peewee.Database, mon
     assert session(database) == first
     monkeypatch.setattr("sytq.ledger.pool.RESTED", -1.0)
     assert session(database) != first
+
+
+@pytest.fixture
+def behind_proxy(mysql_url: str) -> Iterator[tuple[peewee.Database, Proxy]]:
+    parts = urlsplit(mysql_url)
+    proxy = Proxy(parts.port or 3306)
+    made = open_database(mysql_url.replace(f":{parts.port}/", f":{proxy.port}/"))
+    read(made, lambda: made.execute_sql("CREATE TABLE t (id INTEGER)"))
+    yield made, proxy
+    made.close_all()  # type: ignore[attr-defined]
+    proxy.close()
+
+
+def test_what_an_old_connection_breaks_is_repeated_on_a_new_one(behind_proxy: tuple[peewee.Database, Proxy]) -> None:
+    database, proxy = behind_proxy
+    proxy.lose_replies(b"SELECT 41")
+    assert read(database, lambda: list(database.execute_sql("SELECT 41"))) == [(41,)]
+    proxy.lose_replies(b"BEGIN")
+    transact(database, lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
+    assert read(database, lambda: list(database.execute_sql("SELECT id FROM t"))) == [(1,)]
+
+
+@pytest.mark.parametrize(("lost", "times"), [(b"SELECT 41", 2), (b"INSERT", 1), (b"\x03COMMIT", 1)])
+def test_what_breaks_again_or_may_have_happened_is_not_repeated(
+    behind_proxy: tuple[peewee.Database, Proxy], lost: bytes, times: int
+) -> None:
+    database, proxy = behind_proxy
+    proxy.lose_replies(lost, times)
+    with pytest.raises(DatabaseUnavailable):
+        if lost == b"SELECT 41":
+            read(database, lambda: list(database.execute_sql("SELECT 41")))
+        else:
+            transact(database, lambda: database.execute_sql("INSERT INTO t VALUES (1)"))
+    rows = read(database, lambda: list(database.execute_sql("SELECT id FROM t")))
+    assert rows == ([(1,)] if lost == b"\x03COMMIT" else [])
 
 
 def test_an_open_transaction_is_rolled_back_before_reuse(database: peewee.Database) -> None:
