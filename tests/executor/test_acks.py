@@ -22,7 +22,8 @@ class Ends:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
-        self.acks = Acks(redis, keys, "w", (), lambda run: None)
+        self._acked: list[str] = []
+        self.acks = Acks(redis, keys, "w", (), lambda run: self._acked.append(run.id))
         self.empty()
         self.acks.start()
 
@@ -39,7 +40,7 @@ class Ends:
         run = Delivery(message, stream=stream, entry=b"1-1", body=b"x" * size, attempts=1, max_attempts=1, token=5)
         run.outcome = Outcome("done")
         self.acks.put(run)
-        poll(lambda: name in self.event_ids(), message="Redis takes the end")
+        poll(lambda: name in self._acked, message="Redis takes the end, and the worker keeps it")
 
     def repeated(self, then: str) -> list[str]:
         """The ends that an emptied Redis gets before the next end, `then`."""
