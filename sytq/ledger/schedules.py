@@ -37,6 +37,11 @@ class Schedules:
         query = ScheduleRow.update(last_tick=naive(now), expression=expression).where(ScheduleRow.name == name)
         transact(self._database, query.execute)
 
+    def note_expression(self, name: str, expression: str) -> None:
+        """Record the expression of a schedule whose row has none, so that a change of it is noticed."""
+        query = ScheduleRow.update(expression=expression).where(ScheduleRow.name == name)
+        transact(self._database, query.execute)
+
     def ticked(self, name: str, tick: dt.datetime, expression: str) -> None:
         """Record that a tick was submitted (or skipped)."""
         query = ScheduleRow.update(last_tick=naive(tick), expression=expression).where(

@@ -55,6 +55,8 @@ class Scheduler(LeasedLoop):
     def _begun_anew(self, name: str, scheduled: Scheduled, row: ScheduleRow, now: dt.datetime) -> bool:
         """Let a schedule go on from now where its last tick says nothing about its next one."""
         expression, last = str(scheduled.schedule), row.last_tick.replace(tzinfo=dt.UTC)
+        if row.expression is None:  # a row of an older version, or of a pause before the first tick
+            self._schedules.note_expression(name, expression)
         if row.expression not in (None, expression):
             # A time that has passed today would otherwise run at once, under an expression that nobody had then.
             reason = f"was {row.expression}, is {expression}"

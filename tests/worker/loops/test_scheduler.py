@@ -144,6 +144,17 @@ def test_a_changed_schedule_runs_no_time_of_its_past(ticking: Installation, monk
     assert schedule.at("2026-11-29T16:00") == ["2026-11-29T16:00"]
 
 
+def test_a_change_is_noticed_before_the_first_tick_of_an_older_row(
+    ticking: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Schedules(ticking.runtime.database)
+    known.begin("nightly", dt.datetime(2026, 11, 28, 13, 30, tzinfo=dt.UTC))  # as before the column was there
+    schedule = Watched(ticking, "30 13 * * *", "2026-11-29T12:00", monkeypatch)
+    schedule.change("0 16 * * *")
+    assert schedule.at("2026-11-29T12:20") == []
+    assert schedule.at("2026-11-29T16:00") == ["2026-11-29T16:00"]
+
+
 def test_a_schedule_goes_on_after_its_clock_was_ahead(ticking: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = Watched(ticking, "*/10 * * * *", "2026-11-28T12:01", monkeypatch)
     assert schedule.at("2026-11-28T14:02") == ["2026-11-28T14:00"]  # two hours ahead
