@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +108,13 @@ def _at(term: Term, column: Any, read: dt.datetime | dt.date | dt.timedelta, now
 
 def _json(term: Term, mysql: bool) -> Any:
     column = getattr(Task, term.field)
-    path = _bound("$" + "".join(f'."{step}"' for step in term.path))
+    plain = "$" + "".join(f'."{step}"' for step in term.path)
+    path = _bound(plain)
+    escaped = json.dumps(plain)[1:-1].replace('\\"', '"')
+    if escaped != plain:
+        # Other programs (PHP) write such names as \uXXXX, and the database compares them as they are written.
+        written = fn.JSON_EXTRACT(column, path).is_null() & fn.JSON_EXTRACT(column, _bound(escaped)).is_null(False)
+        path = peewee.Case(None, [(written, _bound(escaped))], path)
     found = fn.JSON_EXTRACT(column, path)
     if mysql:
         kind, text = fn.JSON_TYPE(found), fn.JSON_UNQUOTE(found)

@@ -274,6 +274,10 @@ def test_a_query_cannot_inject_sql(database: peewee.Database, evil: str) -> None
         ("no json", "-payload.a:*", True),
         ('{"a": [1]}', "payload.a:1", False),
         ('{"a": {"b": "c"}}', "payload.a.b:c", True),
+        ('{"中": 1.0}', "payload.中:1.0", True),
+        (r'{"\u4e2d": 1.0}', "payload.中:1.0", True),
+        (r'{"\u4e2d": {"\u00fc": "x"}}', "payload.中.ü:x", True),
+        (r'{"\u4e2d": 2}', "payload.中:1", False),
     ],
 )
 def test_json_is_compared_as_json(database: peewee.Database, payload: str, query: str, found: bool) -> None:
