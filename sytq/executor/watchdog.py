@@ -18,13 +18,12 @@ import structlog
 
 from sytq.broker.delivery import Delivery
 from sytq.executor.event_loop import EventLoop
+from sytq.exit_status import WATCHDOG
 from sytq.observability.metrics import Counter
 
 log = structlog.get_logger(__name__)
 
 _BLOCKS = Counter("sytq_event_loop_blocked_total", "Times a task held the event loop for more than 1 s.", ("type",))
-#: The exit status of a process that its watchdog ended (EX_SOFTWARE of sysexits.h).
-EXIT = 70
 _TICK = 0.5
 #: Seconds after which a task that blocks the event loop is named in the log.
 _BLOCKED = 1.0
@@ -79,7 +78,7 @@ class Watchdog(threading.Thread):
     def exit(self) -> None:
         """Call it last in an orderly end: raises SystemExit if the watchdog began the end."""
         if self._terminated:
-            raise SystemExit(EXIT)
+            raise SystemExit(WATCHDOG)
 
     def run(self) -> None:
         before = time.monotonic()
@@ -114,7 +113,7 @@ class Watchdog(threading.Thread):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(self._shutdown_timeout)
             log.critical("orderly shutdown timed out")
-        os._exit(EXIT)
+        os._exit(WATCHDOG)
 
     def _probe(self, now: float) -> None:
         """Probe the event loop, and name the task that blocks it."""
