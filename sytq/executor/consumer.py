@@ -51,6 +51,7 @@ class StreamConsumer(Consumer):
         self._limit = executor.limits.get(queue, QueueLimit())
         self._turn = Turn(executor.weights)
         self._swept = 0.0
+        self._left = False  # dead workers may have more tasks than the last fetch took over
         self._pause = 0.1
 
     def __next__(self) -> MessageProxy | None:
@@ -111,7 +112,7 @@ class StreamConsumer(Consumer):
             # A task whose type moved to another queue while it waited may need a kind of slot that this queue's types
             # do not use: that kind goes below zero.
             self._executor.slots.release_unused(kinds, slots, used)
-        if not found:
+        if not found and not self._left:
             # An entry added after the fetch ends the wait.
             names, ids = zip(*wakers, strict=True)
             self._executor.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(wait_ms, 1), "STREAMS", *names, *ids)
@@ -135,11 +136,12 @@ class StreamConsumer(Consumer):
         args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
         args += [int(executor.lease * 1000), _MAX_DEATHS]
         sweep = time.monotonic() - self._swept >= _TICK
-        args.append(int(sweep))
+        args.append(1 if sweep else 2 if self._left else 0)
         if sweep:
             for position, stream in enumerate(streams, start=first):
                 args += [b"%d:%s" % (position, entry) for entry in executor.tracked(stream)]
-        found, *rest = executor.redis.call("fetch", names + streams, args)
+        found, left, *rest = executor.redis.call("fetch", names + streams, args)
+        self._left = bool(left)
         if sweep:
             self._swept = time.monotonic()
         if found:

@@ -41,6 +41,8 @@ class Seen:
 class Bench:
     """One queue and the calls that workers make on it."""
 
+    left = 0  # whether the last fetch left entries of dead workers
+
     def __init__(self, url: str) -> None:
         self.redis, self.keys = Redis(url), Keys("sytq")
         self.dispatcher = Dispatcher(self.redis, self.keys)
@@ -71,7 +73,7 @@ class Bench:
         worker: str,
         slots: int = 10,
         limit: int = 0,
-        sweep: bool = False,
+        sweep: bool | int = False,
         held: Iterable[tuple[int, str]] = (),
         max_deaths: int = 5,
         rate: int = 0,
@@ -82,7 +84,7 @@ class Bench:
         names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), *self.streams]
         args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_deaths, int(sweep)]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
-        found, *rest = self.redis.call("fetch", names, args)
+        found, self.left, *rest = self.redis.call("fetch", names, args)
         items = {item[2].decode(): item for item in rest} if found else {}
         assert not found or len(items) == len(rest), "one fetch started a task twice"
         return items

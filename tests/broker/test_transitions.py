@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
+import time
+from collections import Counter
 from collections.abc import Callable
 
 import dramatiq
@@ -124,6 +128,30 @@ def test_p3_a_task_is_taken_over_when_its_lease_is_over(bench: Bench, silent_ms:
     bench.heartbeat("v")
     bench.advance(silent_ms, silent="w")
     assert list(bench.fetch("v", sweep=True)) == taken
+
+
+def test_p3_fetches_take_over_10000_tasks_of_a_dead_worker_at_once(bench: Bench) -> None:
+    tasks = [Envelope(f"t{n}", "t", "q", PRIORITIES[n % 4], "{}", 1, max_attempts=3) for n in range(10_000)]
+    for first in range(0, len(tasks), 500):
+        bench.dispatcher.dispatch(tasks[first : first + 500])
+    held = set()
+    while taken := bench.fetch("dead", slots=500):
+        held |= taken.keys()
+    bench.dispatch("new", "urgent")
+    bench.expire_lease("dead")
+    heirs, seconds = Counter[str](), []
+    for heir in itertools.cycle(("v", "w", "x")):
+        began = time.perf_counter()
+        taken = bench.fetch(heir, slots=100, sweep=2 if heirs[heir] else True)
+        seconds.append(time.perf_counter() - began)
+        heirs[heir] += len(taken)
+        held -= taken.keys()
+        assert not ("new" in taken and held), "what a dead worker held starts before what is new"
+        if not bench.left:
+            break
+    assert not held
+    assert min(heirs.values()) >= 3000, "all fetching workers share the tasks"
+    assert statistics.median(seconds) < 0.05, "a call of the script keeps Redis for a few milliseconds"
 
 
 def test_lost_fetch_reply_is_recovered_by_the_next_sweep(bench: Bench) -> None:

@@ -36,6 +36,26 @@ def test_p3_tasks_of_a_killed_worker_start_elsewhere_within_5_seconds(
     assert [a.outcome for a in installation.runtime.ledger.attempts(task)] == ["lost", "succeeded"]
 
 
+def test_p3_all_600_tasks_of_a_killed_worker_restart_at_once(installation: Installation) -> None:
+    names = [f"a{n}" for n in range(600)]
+    installation.hold(*names)
+    first = installation.start_worker()
+    tasks = [installation.prepare("gentle", name) for name in names]
+    installation.runtime.submitter.submit(tasks)
+    poll(lambda: len(installation.notes()) == len(names), message="all have started")
+    installation.start_worker()
+    first.kill()
+    killed = time.time()
+    poll(lambda: sum(installation.notes().values()) == 2 * len(names), message="all have started again")
+    restarts = [installation.moments(f"start {name}")[1] - killed for name in names]
+    # The lease, at most half a second to the next look, and no wait between two portions.
+    assert max(restarts) - min(restarts) < 2.5
+    assert max(restarts) < 7
+    installation.release(*names)
+    for task in tasks:
+        installation.wait_state(task.id, "succeeded")
+
+
 def test_p4_finished_steps_of_a_killed_worker_are_not_run_again(installation: Installation) -> None:
     first = installation.start_worker()
     installation.hold("a-two")

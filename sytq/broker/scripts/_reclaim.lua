@@ -1,6 +1,8 @@
 -- Prepended to fetch.lua, behind _start.lua: running <- running of a dead consumer, while there are slots. A task that
--- must not run again becomes cancelled, dead or queued instead.
+-- must not run again becomes cancelled, dead or queued instead. What does not fit stays with the dead consumer, for all
+-- workers: each fetches again at once while something is left (out[2]), so a dead worker's tasks start before new ones.
 local held = {}  -- the entries that this worker tracks, or gets by this call
+local claims = 500  -- a script must end: ending a task takes no slot
 
 -- Whether an entry is an old copy: its task has ended, or has another entry.
 local function is_copy(entry, fields)
@@ -52,10 +54,12 @@ end
 
 -- Claims a consumer's entries, except those in `skip`.
 local function take_over(k, consumer, skip)
+  if room <= 0 or claims <= 0 then return end
   for _, pending in ipairs(redis.call('XPENDING', KEYS[k], group, '-', '+', room + #ARGV, consumer)) do
-    if room <= 0 then return end
+    if room <= 0 or claims <= 0 then return end
     local entry = pending[1]
     if not skip[k .. ':' .. entry] then
+      claims = claims - 1
       -- A lost reply is not a worker's death and uses no attempt.
       local mine = consumer == me
       local deliveries = pending[4] + (mine and 0 or 1)
@@ -69,7 +73,7 @@ local function take_over(k, consumer, skip)
   end
 end
 
-local function reclaim()
+local function reclaim(own)
   local stale = now - liveness
   for a = 10, #ARGV do held[ARGV[a]] = true end
   for k = FIRST, #KEYS do
@@ -77,12 +81,13 @@ local function reclaim()
       local name, pending = field(info, 'name'), field(info, 'pending')
       if name == me then
         -- Entries of this worker that it does not track: the reply of an earlier fetch was lost.
-        if pending > 0 then take_over(k, me, held) end
+        if pending > 0 and own then take_over(k, me, held) end
       else
         local seen = tonumber(redis.call('ZSCORE', workers, name) or 0)
         if seen < stale then
           if pending > 0 then
             take_over(k, name, {})
+            out[2] = 1
           elseif seen < stale - 60000 then
             redis.call('XGROUP', 'DELCONSUMER', KEYS[k], group, name)
           end

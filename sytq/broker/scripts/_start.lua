@@ -3,8 +3,9 @@
 --      the order to look
 -- ARGV group consumer room limit rate window_ms lease_ms max_deaths reclaim tracked...
 --      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. reclaim: 1 to look for
---      entries of dead consumers. tracked: stream index ':' entry, and stream index ':' task id, as reregister.lua may
---      have added an entry whose id this worker does not know yet
+--      entries of dead consumers and for own entries that are not tracked, 2 for the former only. tracked: stream index
+--      ':' entry, and stream index ':' task id, as reregister.lua may have added an entry whose id this worker does not
+--      know yet
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, wake_up = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local cancels, called = KEYS[10], KEYS[11]
@@ -14,7 +15,7 @@ local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local liveness, max_deaths = tonumber(ARGV[7]), tonumber(ARGV[8])
 local now = now_ms()
-local out, started = { 1 }, {}
+local out, started = { 1, 0 }, {}
 -- Every token given here is above this Redis' epoch, also on a clock that was set back: ack.lua relies on it.
 local min_token = tonumber(alive(workers, KEYS[9], me, now, liveness)) + 1
 

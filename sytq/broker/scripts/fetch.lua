@@ -1,8 +1,9 @@
 -- running <- queued, and running <- running of a dead consumer: starts at most as many tasks as there are slots.
 -- KEYS and ARGV as in _start.lua
--- -> {0, ms until the rate allows one or -1, wake-up id, last ids...} when there is no task,
---    else {1, {stream index, entry, id, message, attempts, max, token}...}
-if ARGV[9] == '1' then reclaim() end
+-- -> {0, left, ms until the rate allows one or -1, wake-up id, last ids...} when there is no task,
+--    else {1, left, {stream index, entry, id, message, attempts, max, token}...}
+--    left: 1 when dead consumers had entries, and may still have some
+if ARGV[9] ~= '0' then reclaim(ARGV[9] == '1') end
 
 if limit > 0 then
   local running = 0
@@ -67,9 +68,9 @@ end
 if #started > 0 then
   redis.call('XADD', events, '*', 'kind', 'started', 'worker', me, 'at', int(now), 'data', cjson.encode(started))
 end
-if #out > 1 then return out end
+if #out > 2 then return out end
 local last = redis.call('XREVRANGE', wake_up, '+', '-', 'COUNT', 1)[1]
-local ids = { 0, wait, last and last[1] or '0-0' }
+local ids = { 0, out[2], wait, last and last[1] or '0-0' }
 for k = FIRST, #KEYS do
   ids[#ids + 1] = field(redis.call('XINFO', 'STREAM', KEYS[k]), 'last-generated-id')
 end
