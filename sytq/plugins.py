@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,8 @@ class Plugin:
     `up(migrator, db)`), which `sytq db migrate` applies after the core's.
     `loops` run in one worker at a time: `loops["shop.watch"](runtime)` returns a function that is called repeatedly
     and returns the seconds until its next call, or None where there is nothing to do.
+    `configurations(settings)` are the fingerprints (sytq.config.fingerprint) of what calls are made with, such as a
+    provider's address and key: each worker announces its own, and a limiter's pause for one of them ends with it.
     `routes()` returns path -> class of an API resource, which is constructed with `sytq.api.parts.Parts` and declares
     its `operations` for the OpenAPI document.
     """
@@ -40,6 +42,7 @@ class Plugin:
     models: Sequence[type[Any]] = ()
     migrations: Path | None = None
     loops: Mapping[str, Callable[[Any], Callable[[], float] | None]] = field(default_factory=dict)
+    configurations: Callable[[Any], Collection[str]] | None = None
     routes: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:

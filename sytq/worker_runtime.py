@@ -96,7 +96,14 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
 
         yield Tracing(executor.name)
     yield RetryPolicy(runtime.registry)
-    yield Lifecycle(executor, settings.worker, list(_loops(runtime, broker)))
+    withdraw = partial(executor.limiters.withdraw, _configurations(runtime))
+    yield Lifecycle(executor, settings.worker, list(_loops(runtime, broker)), withdraw)
+
+
+def _configurations(runtime: Runtime) -> list[str]:
+    """The fingerprints of what the calls of this worker are made with."""
+    brought = [plugin.configurations for plugin in runtime.registry.plugins if plugin.configurations is not None]
+    return [configuration for configurations in brought for configuration in configurations(runtime.settings)]
 
 
 def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
@@ -106,7 +113,7 @@ def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
     yield Promoter(redis, keys, broker)
     yield Recorder(redis, keys, worker, runtime.recording)
     yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
-    yield LimiterLoop(redis, keys, worker, broker, lease)
+    yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     yield Scheduler(redis, keys, worker, registry, submitter, Schedules(runtime.database))
     for plugin in registry.plugins:
         for name, make in plugin.loops.items():

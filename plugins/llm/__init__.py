@@ -67,6 +67,7 @@ plugin = Plugin(
     models=(ValuationRecord, spend.SpendRow, spend.BudgetRow),
     migrations=Path(__file__).parent / "migrations",
     loops={"pickup": pick_up, "llm.tables": watch},
+    configurations=lambda settings: settings.of(LlmSettings).configurations.values(),
     routes=_routes,
 )
 

@@ -35,7 +35,8 @@ async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
     policy = POLICIES[error.kind]
     looked_at = error.kind == "no_credit" and target.provider.balance_url is not None
     name = target.model_limiter if policy.of_model else target.limiter
-    await ctx.pause_limiter(name, describe(target, error), seconds=_HOLD if looked_at else policy.seconds)
+    seconds = _HOLD if looked_at else policy.seconds
+    await ctx.pause_limiter(name, describe(target, error), seconds=seconds, configuration=target.configuration)
     if looked_at:
         # One task per provider, however many calls fail at once.
         await ctx.enqueue("llm.balance", {"provider": target.name}, key=f"balance:{target.name}:{ctx.token}")
@@ -53,7 +54,8 @@ async def pause(ctx: AsyncContext, target: Target, error: ChatError) -> None:
 )
 async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
     """Resume a provider's limiter once its balance endpoint says that there is money."""
-    provider = ctx.settings.of(LlmSettings).providers.get(payload.provider)
+    own = ctx.settings.of(LlmSettings)
+    provider = own.providers.get(payload.provider)
     limiter = f"provider:{payload.provider}"
     if provider is None or provider.balance_url is None:
         return {"opened": await ctx.resume_limiter(limiter)}
@@ -62,7 +64,8 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
         return {"opened": False, "why": "the balance endpoint gives no balance; a call will tell"}
     if not there:
         reason = f"{payload.provider} has no credit; its balance is looked at every {_LOOK:g} s"
-        await ctx.pause_limiter(limiter, reason, seconds=_HOLD)
+        configuration = own.configurations[payload.provider]
+        await ctx.pause_limiter(limiter, reason, seconds=_HOLD, configuration=configuration)
         raise Retry(after=_LOOK, consumes_attempt=False, reason=reason)
     return {"opened": await ctx.resume_limiter(limiter)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
@@ -10,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sytq.config import Section, Settings
+from sytq.config.fingerprint import fingerprint
 from sytq.config.sections import DEFAULTS, PositiveDuration, Switched
 from sytq.config.values import ApiUrl, Count, Identifier, Key, Name, Proxy, Text, WebUrl, problem
 from sytq.durations import Duration
@@ -253,6 +255,16 @@ class LlmSettings(Section):
     def llm_provider(self) -> str | None:
         """The name in `providers` that valuations use; None when no provider is configured."""
         return self.llm.provider or next(iter(self.providers), None)
+
+    @functools.cached_property
+    def configurations(self) -> Mapping[str, str]:
+        """Provider -> the fingerprint of what its calls are made with, which is what a refusal concerns."""
+        nodes = self.llm.model_dump_json(include={"pipelines"})
+        made = {}
+        for name, provider in self.providers.items():
+            used = provider.model_dump_json(exclude={"api_key", "proxy", "limits", "circuit_breaker", "budget"})
+            made[name] = fingerprint(f"provider:{name}", f"{used} {provider.key} {provider.proxy} {nodes}")
+        return made
 
 
 def warnings(settings: Settings) -> Iterator[str]:

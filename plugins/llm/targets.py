@@ -15,7 +15,10 @@ from .node import Node
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One model of one provider, and how a node asks it; `configured` unless only the task names the model."""
+    """One model of one provider, and how a node asks it; `configured` unless only the task names the model.
+
+    `configuration` is the fingerprint of what the provider is asked with.
+    """
 
     name: str
     provider: Provider
@@ -23,6 +26,7 @@ class Target:
     max_tokens: int
     extra: Mapping[str, Any]
     configured: bool
+    configuration: str
 
     @property
     def limiter(self) -> str:
@@ -37,13 +41,14 @@ class Target:
         """The limiters of a call: the provider's, and the model's, which can be paused alone."""
         settings = self.provider.circuit_breaker
         breaker = Breaker(**settings.model_dump(exclude={"enabled"})) if settings.enabled else None
-        limiters = [_limiter(self.limiter, self.provider.limits, breaker)]
+        limiters = [_limiter(self.limiter, self.provider.limits, breaker, self.configuration)]
         if self.configured:  # callers cannot fill Redis with names
-            limiters.append(_limiter(self.model_limiter, self.provider.of(self.model).limits, None))
+            limits = self.provider.of(self.model).limits
+            limiters.append(_limiter(self.model_limiter, limits, None, self.configuration))
         return limiters
 
 
-def _limiter(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
+def _limiter(name: str, limits: Limits, breaker: Breaker | None, configuration: str) -> Limiter:
     return Limiter(
         _named(name),
         concurrency=limits.running or 0,
@@ -51,6 +56,7 @@ def _limiter(name: str, limits: Limits, breaker: Breaker | None) -> Limiter:
         calls=limits.calls or 0,
         cost=limits.tokens or 0,
         breaker=breaker,
+        configuration=configuration,
     )
 
 
@@ -84,4 +90,5 @@ def _target(settings: LlmSettings, node: Node, name: str, model: str | None, *, 
         max_tokens=node.max_tokens or special.max_tokens or provider.max_tokens,
         extra=provider.extra | special.extra | node.extra,
         configured=not by_task or model == provider.model or model in provider.models,
+        configuration=settings.configurations[name],
     )

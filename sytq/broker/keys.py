@@ -59,6 +59,8 @@ class Keys:
         self.limiters_due = self._key("gates", "due")
         #: ZSET task -> when its reserved permit expires, in ms.
         self.reservations = self._key("gates", "promises")
+        #: ZSET "scope|fingerprint" of what limiters are called with -> when a worker last announced it, in ms.
+        self.configured = self._key("gates", "configured")
 
     def stream(self, queue: str, priority: str) -> str:
         """STREAM of waiting and running tasks of one queue and priority."""

@@ -14,7 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -70,6 +70,7 @@ class Limiter:
 
     `concurrency`: permits held at once; with `adaptive` the limit in force moves between 1 and that, by what `report`
     says. `calls`, `cost`: permits, and the sum of their costs (tokens), acquired within any `window` seconds.
+    `configuration`: the fingerprint of what the calls are made with (sytq.config.fingerprint); a pause may be for that.
     The limits are those of the latest acquisition; limiters are told apart by `name` alone, as "provider:deepseek".
     """
 
@@ -80,6 +81,7 @@ class Limiter:
     cost: int = 0
     window: float = 60.0
     breaker: Breaker | None = None
+    configuration: str = ""
 
     def __post_init__(self) -> None:
         check_limiter_name(self.name)
@@ -88,6 +90,20 @@ class Limiter:
                 raise ValueError(f"Limiter {self.name}: {name} must not be below 0: {getattr(self, name)}")
         if self.window <= 0:
             raise ValueError(f"Limiter {self.name}: window must be above 0 s, not {self.window}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a resumption ended (paused, open, half_open, or "" for nothing), who began it and why, and how many tasks
+    were waiting."""
+
+    held: str
+    by: str
+    why: str
+    waiting: int
+
+    def __bool__(self) -> bool:
+        return bool(self.held)
 
 
 class Permit:
@@ -236,22 +252,43 @@ class Limiters:
             raise RedisUnavailable("Redis was emptied: what runs is not known yet")
         return answers
 
-    def pause(self, name: str, by: str, why: str, *, seconds: float | None = None, person: bool = True) -> bool:
+    def pause(
+        self,
+        name: str,
+        by: str,
+        why: str,
+        *,
+        seconds: float | None = None,
+        person: bool = True,
+        configuration: str = "",
+    ) -> bool:
         """Grant no permit of a limiter until `resume`, or for `seconds`; False when it was paused already.
 
-        A task's pause (not a `person`'s) prolongs a task's earlier pause and leaves a person's unchanged. Raises
+        A task's pause (not a `person`'s) prolongs a task's earlier pause and leaves a person's unchanged. With a
+        `configuration` it holds up the calls made with that alone, and ends when no worker has it any more. Raises
         InvalidInput for an invalid name, and RedisUnavailable.
         """
         check_limiter_name(name)
         length = 0 if seconds is None else max(1, int(seconds * 1000))
-        args = [self._liveness_ms, name, "pause", int(person), by[:64], why[:255], length]
+        args = [self._liveness_ms, name, "pause", int(person), by[:64], why[:255], length, configuration]
         return bool(self._redis.call("limiter_pause", self._names, args))
 
-    def resume(self, name: str, *, person: bool = True) -> bool:
-        """End a limiter's pause; False when it was not paused, or when a task would end a person's pause."""
+    def resume(self, name: str, *, person: bool = True) -> Resumed:
+        """End a limiter's pause; a person also closes its breaker, and a task leaves a person's pause unchanged."""
         check_limiter_name(name)
-        args = [self._liveness_ms, name, "resume", int(person), "", "", 0]
-        return bool(self._redis.call("limiter_pause", self._names, args))
+        args = [self._liveness_ms, name, "resume", int(person), "", "", 0, ""]
+        held, by, why, waiting = self._redis.call("limiter_pause", self._names, args)
+        return Resumed(held.decode(), by.decode(), why.decode(), waiting)
+
+    def announce(self, configurations: Collection[str]) -> None:
+        """Say what this worker's calls are made with; each worker repeats it every few seconds."""
+        if configurations:
+            self._redis.call("limiter_configured", self._names, [self._liveness_ms, "announce", *configurations])
+
+    def withdraw(self, configurations: Collection[str]) -> int:
+        """End the pauses for these configurations, of all limiters, and return their number: calls try them again."""
+        args = [self._liveness_ms, "withdraw", *configurations]
+        return int(self._redis.call("limiter_configured", self._names, args)) if configurations else 0
 
     @property
     def _liveness_ms(self) -> int:
@@ -269,7 +306,7 @@ def _locked(permits: Iterable[Permit]) -> Iterator[None]:
 def limiter_keys(keys: Keys) -> list[str]:
     """Return the keys that every limiter script takes, in order."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
-    own += [keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations]
+    own += [keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations, keys.configured]
     return [keys.live, keys.workers, keys.bell, keys.epoch, *own]
 
 
@@ -289,6 +326,8 @@ def _settings(limiter: Limiter) -> str:
         "units": limiter.cost,
         "window": int(limiter.window * 1000),
     }
+    if limiter.configuration:
+        settings["configuration"] = limiter.configuration
     if limiter.breaker is not None:
         settings["breaker"] = {
             "max_requests": limiter.breaker.max_requests,

@@ -10,7 +10,7 @@ import typer
 from sytq.broker.limiter_states import LimiterState
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import age, as_json, cell, listing, report, table
+from sytq.cli.output import age, as_json, cell, listing, report, table, tasks_that
 from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
 
@@ -70,22 +70,35 @@ def pause(
 ) -> None:
     """Grant no permit of a limiter, on any worker, until `resume`; tasks that hold one go on."""
     parts = open_runtime(file)
-    known = parts.inspection.limiter(name) is not None
+    before = parts.inspection.limiter(name)
     parts.limiters.pause(name, person(), why)
     noted(parts, "gate.pause", name, why)
-    said = f"{name} is paused" + ("" if known else "; no task has used it within the last hour")
-    report(json_wanted, {"gate": name, "paused": True}, said)
+    said = f"{name} is paused"
+    if before is None:
+        said += "; no task has used it within the last hour"
+    else:
+        said += (
+            f": {_waiting(before)}, {tasks_that(before.running, 'has a permit and goes on', 'have a permit and go on')}"
+        )
+        said += f"; it was paused by {cell(before.by)}: {cell(before.reason)}" if before.by else ""
+    report(json_wanted, {"gate": name, "paused": True, "waiting": before.waiting if before else 0}, said)
 
 
 @app.command()
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Grant permits of a paused limiter again, whoever paused it."""
+    """Grant permits again: end a limiter's pause, whoever paused it, and close its circuit breaker."""
     parts = open_runtime(file)
-    if parts.limiters.resume(name):
+    if resumed := parts.limiters.resume(name):
         noted(parts, "gate.resume", name)
-    elif parts.inspection.limiter(name) is None:
+        what = "paused" if resumed.held == "paused" else f"its circuit breaker was {resumed.held}"
+        by = f" by {cell(resumed.by)}" if resumed.by else ""
+        said = f"{name} is resumed: {tasks_that(resumed.waiting, 'goes on', 'go on')} ({what}{by}: {cell(resumed.why)})"
+    elif (limiter := parts.inspection.limiter(name)) is None:
         raise _not_in_use(name)
-    report(json_wanted, {"gate": name, "paused": False}, f"{name} is not paused")
+    else:
+        said = f"{name} is not paused: it is {limiter.state}, {_held(limiter)} permits held, {_waiting(limiter)}"
+    outcome = {"gate": name, "paused": False, "ended": resumed.held or None, "waiting": resumed.waiting}
+    report(json_wanted, outcome, said)
 
 
 def _not_in_use(name: str) -> InvalidInput:
@@ -95,6 +108,10 @@ def _not_in_use(name: str) -> InvalidInput:
 def _described(limiter: LimiterState, *, tasks: bool = False) -> dict[str, Any]:
     shown = asdict(limiter) | {"since": iso(limiter.since), "until": iso(limiter.until) if limiter.until else None}
     return shown if tasks else {key: value for key, value in shown.items() if key not in ("inside", "line")}
+
+
+def _waiting(limiter: LimiterState) -> str:
+    return tasks_that(limiter.waiting, "waits", "wait")
 
 
 def _held(limiter: LimiterState) -> str | int:

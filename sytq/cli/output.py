@@ -29,6 +29,11 @@ def report(json_wanted: bool, outcome: object, text: str) -> None:
         typer.echo(text)
 
 
+def tasks_that(number: int, one: str, more: str) -> str:
+    """How many tasks do something, such as "1 task waits" and "2 tasks wait"."""
+    return f"1 task {one}" if number == 1 else f"{number} tasks {more}"
+
+
 def listing(
     json_wanted: bool, found: object, columns: Sequence[str], rows: Iterable[Sequence[object]], after: str | None = None
 ) -> None:

@@ -9,10 +9,11 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import age, listing, report
+from sytq.cli.output import age, cell, listing, report
 from sytq.errors import InvalidInput
 from sytq.ledger.insert import Accepted
 from sytq.ledger.schedules import Schedules
+from sytq.ledger.values import iso
 from sytq.runtime import Runtime
 from sytq.service import status
 
@@ -63,8 +64,10 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     resumed = Schedules(parts.database).resume(name)
     if resumed:
         noted(parts, "schedule.resume", name)
-    said = f"{name} is resumed" if resumed else f"{name} was not paused"
-    report(json_wanted, {"schedule": name, "paused": False}, said)
+    ticks = [iso(tick) for tick in parts.registry.schedules[name].schedule.upcoming(dt.datetime.now(dt.UTC), 1)]
+    then = f"its next run is at {ticks[0]}" if ticks else "it has no further run"
+    said = f"{name} {'is resumed' if resumed else 'was not paused'}: {then}"
+    report(json_wanted, {"schedule": name, "paused": False, "resumed": resumed, "next": ticks}, said)
 
 
 @app.command()
@@ -75,7 +78,10 @@ def trigger(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     task = parts.submitter.prepare(scheduled.type, scheduled.schedule.payload)
     (found,) = parts.submitter.submit([task])
     noted(parts, "schedule.trigger", name, found.id)
-    report(json_wanted, {"id": found.id, "accepted": isinstance(found, Accepted)}, found.id)
+    accepted = isinstance(found, Accepted)
+    if not accepted:
+        typer.echo(f"Nothing was submitted: {cell(found.id)} has not ended and has the schedule's unique key", err=True)
+    report(json_wanted, {"id": found.id, "accepted": accepted}, found.id)
 
 
 def _with(name: str, file: str | None) -> Runtime:

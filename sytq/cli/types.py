@@ -8,8 +8,11 @@ import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
-from sytq.cli.output import cell, report
+from sytq.cli.output import cell, report, tasks_that
 from sytq.errors import InvalidInput
+from sytq.ledger.search import Search
+from sytq.runtime import Runtime
+from sytq.states import QUEUED, RETRYING, RUNNING, SCHEDULED
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,15 +30,28 @@ def pause(
     parts = open_runtime(file)
     parts.operator.pause(name, by=person(), why=why)
     noted(parts, "type.pause", name, why)
-    report(json_wanted, {"type": name, "paused": True}, f"{name} is paused")
+    running, waiting = _tasks(parts, name)
+    said = f"{name} is paused: {tasks_that(waiting, 'waits', 'wait')}, {tasks_that(running, 'runs on', 'run on')}"
+    report(json_wanted, {"type": name, "paused": True, "waiting": waiting}, said)
 
 
 @app.command()
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Resume a paused task type."""
     parts = open_runtime(file)
-    if parts.operator.resume(name):
+    running, waiting = _tasks(parts, name)
+    resumed = parts.operator.resume(name)
+    if resumed:
         noted(parts, "type.resume", name)
     elif name not in parts.registry:
         raise InvalidInput("type", f"'{cell(name[:64])}' is neither paused nor installed; see `sytq plugin list`")
-    report(json_wanted, {"type": name, "paused": False}, f"{name} is not paused")
+    said = f"{name} is resumed: {tasks_that(waiting, 'goes on', 'go on')}"
+    if not resumed:
+        said = f"{name} is not paused: {tasks_that(running, 'runs', 'run')}, {tasks_that(waiting, 'waits', 'wait')}"
+    report(json_wanted, {"type": name, "paused": False, "resumed": resumed, "waiting": waiting}, said)
+
+
+def _tasks(parts: Runtime, name: str) -> tuple[int, int]:
+    """The number of running and of waiting tasks of a type, at most a second old."""
+    states = Search(parts.database).counts([name]).by_type[name]
+    return states[RUNNING], states[QUEUED] + states[RETRYING] + states[SCHEDULED]

@@ -165,16 +165,17 @@ class Attempt(OldContextMethods):
         self._go_on()
         return Permit(self.id, self.token, self._delivery.created_ms, limiters, cost)
 
-    def _pause_limiter(self, name: str, reason: str, seconds: float | None, alert: bool) -> bool:
+    def _pause_limiter(self, name: str, reason: str, seconds: float | None, alert: bool, configuration: str) -> bool:
         by = f"{self.type} {self.id}"
-        paused = self._services.limiters.pause(name, by, reason, seconds=seconds, person=False)
+        limiters = self._services.limiters
+        paused = limiters.pause(name, by, reason, seconds=seconds, person=False, configuration=configuration)
         if paused:
             log = self.log.error if alert else self.log.warning
             log("limiter paused", limiter=name, reason=reason, seconds=seconds)
         return paused
 
     def _resume_limiter(self, name: str) -> bool:
-        resumed = self._services.limiters.resume(name, person=False)
+        resumed = bool(self._services.limiters.resume(name, person=False))
         if resumed:
             self.log.info("limiter resumed", limiter=name)
         return resumed

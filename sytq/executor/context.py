@@ -94,12 +94,15 @@ class Context(Attempt):
         finally:
             limits.release(permit)
 
-    def pause_limiter(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
+    def pause_limiter(
+        self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True, configuration: str = ""
+    ) -> bool:
         """Pause a limiter until `resume_limiter`, a person resumes it, or `seconds` later; `alert` logs an error.
 
+        With a `configuration` (a fingerprint of what was refused, as a key) the pause ends when it is another one.
         False when it was paused already. Raises RedisUnavailable.
         """
-        return self._pause_limiter(name, reason, seconds, alert)
+        return self._pause_limiter(name, reason, seconds, alert, configuration)
 
     def resume_limiter(self, name: str) -> bool:
         """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
@@ -210,12 +213,11 @@ class AsyncContext(Attempt):
         finally:
             await permits.release(permit)
 
-    async def pause_limiter(self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True) -> bool:
-        """Pause a limiter until `resume_limiter`, a person resumes it, or `seconds` later; `alert` logs an error.
-
-        False when it was paused already. Raises RedisUnavailable.
-        """
-        return await self._ask_redis(self._pause_limiter, name, reason, seconds, alert)
+    async def pause_limiter(
+        self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True, configuration: str = ""
+    ) -> bool:
+        """As `Context.pause_limiter`."""
+        return await self._ask_redis(self._pause_limiter, name, reason, seconds, alert, configuration)
 
     async def resume_limiter(self, name: str) -> bool:
         """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""

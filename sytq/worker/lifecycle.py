@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import structlog
@@ -15,6 +15,7 @@ from dramatiq import Broker, Worker
 from dramatiq.middleware import Middleware
 
 from sytq.config.sections import Worker as WorkerSettings
+from sytq.errors import RedisUnavailable
 from sytq.executor.executor import Executor
 from sytq.observability import logs, process_group
 from sytq.worker.liveness import LivenessFile
@@ -24,17 +25,25 @@ log = structlog.get_logger(__name__)
 
 
 class Lifecycle(Middleware):
-    """Starts the executor and the loops with Dramatiq's worker, and ends them after the worker."""
+    """Starts the executor and the loops with Dramatiq's worker, and ends them after the worker.
 
-    def __init__(self, executor: Executor, settings: WorkerSettings, loops: Sequence[Loop]) -> None:
+    `withdraw` ends the pauses for what this worker's calls are made with: whoever reloads it wants that tried again.
+    """
+
+    def __init__(
+        self, executor: Executor, settings: WorkerSettings, loops: Sequence[Loop], withdraw: Callable[[], int]
+    ) -> None:
         self._executor = executor
         self._settings = settings
         self._loops = loops
+        self._withdraw = withdraw
+        self._reloads = False
         self._deadline = 0.0
         self._liveness_file: LivenessFile | None = None
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         _ignore_second_sigterm()
+        self._notice_sighup()
         self._executor.start(threads=worker.worker_threads, loop_slots=self._settings.async_concurrency)
         logs.identify(worker_id=self._executor.name)
         # Loaded modules stay: the garbage collector need not visit them again.
@@ -67,10 +76,23 @@ class Lifecycle(Middleware):
             loop.end()
         for loop in self._loops:
             loop.join(5.0)
+        if self._reloads:
+            with contextlib.suppress(RedisUnavailable):  # then the pauses end at their time
+                self._withdraw()
         if self._liveness_file is not None:
             self._liveness_file.remove()
         log.info("worker stopped")
         self._watchdog.exit()
+
+    def _notice_sighup(self) -> None:
+        first = signal.getsignal(signal.SIGHUP)
+
+        def reload(number: int, frame: FrameType | None) -> None:
+            self._reloads = True
+            if callable(first):
+                first(number, frame)
+
+        signal.signal(signal.SIGHUP, reload)
 
     def _touch_liveness_file(self) -> None:
         if self._liveness_file is not None:

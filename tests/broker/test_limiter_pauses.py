@@ -57,6 +57,100 @@ def test_automatic_pause_expires_and_does_not_replace_a_manual_pause(play: Play)
     assert play.limiters.resume(ONE.name, person=False)
 
 
+# -- paused for one configuration: a key that was refused
+
+OLD, NEW = (Limiter(ONE.name, concurrency=4, configuration=f"provider:one|{key}") for key in ("old", "new"))
+
+
+def refuse_key(play: Play, limiter: Limiter) -> bool:
+    return play.limiters.pause(ONE.name, "llm 1", "401", seconds=300, person=False, configuration=limiter.configuration)
+
+
+def waits_for_old_key(play: Play) -> None:
+    """A worker with the old key; three tasks wait, as it was refused."""
+    play.limiters.announce([OLD.configuration])
+    play.running("a", "b", "c", "d")
+    assert refuse_key(play, OLD)
+    assert not refuse_key(play, OLD)
+    for name in "abc":
+        play.wait(name, OLD)
+    play.tend()
+    assert play.called() == [] and play.state(OLD).state == "paused"
+
+
+def test_announced_new_key_ends_the_pause_and_waiting_tasks_go_on(play: Play) -> None:
+    waits_for_old_key(play)
+    play.limiters.announce([NEW.configuration])
+    play.tend()
+    assert play.state(NEW).state == "closed"
+    assert play.called() == ["a", "b", "c"]
+    play.acquire("a", NEW, created=1)
+
+
+def test_old_key_is_refused_beside_the_new_one_without_a_call(play: Play) -> None:
+    waits_for_old_key(play)
+    play.limiters.announce([OLD.configuration, NEW.configuration])
+    refusal = play.refused("d", OLD, created=0)
+    assert str(refusal) == "waiting for provider:one: paused by llm 1: 401" and refusal.unavailable
+    play.release(play.acquire("d", NEW))
+    assert not refuse_key(play, OLD)
+    play.tend()
+    assert play.called() == ["a", "b", "c"]
+
+
+def test_refused_new_key_pauses_and_the_old_one_still_passes(play: Play) -> None:
+    play.limiters.announce([OLD.configuration, NEW.configuration])
+    play.running("a", "b")
+    assert refuse_key(play, NEW)
+    play.wait("a", NEW)
+    play.tend()
+    assert play.called() == ["a"]
+    play.acquire("a", OLD)
+    play.acquire("b", OLD)
+    play.later(9)
+    play.limiters.announce([NEW.configuration])  # the workers with the old key have ended
+    assert play.state(ONE).state == "paused"
+
+
+def test_both_keys_refused_pause_until_a_third_is_announced(play: Play) -> None:
+    waits_for_old_key(play)
+    play.limiters.announce([NEW.configuration])
+    assert refuse_key(play, NEW)
+    play.refused("d", NEW)
+    play.refused("d", OLD)
+    assert play.state(ONE).state == "paused"
+    play.limiters.announce(["provider:one|third"])
+    assert play.state(ONE).state == "closed"
+
+
+def test_removed_provider_holds_its_tasks_no_longer(play: Play) -> None:
+    waits_for_old_key(play)
+    play.limiters.announce(["provider:two|other"])
+    assert play.state(ONE).state == "paused"
+    play.later(9)
+    play.limiters.announce(["provider:two|other"])
+    play.tend()
+    assert play.called() == ["a", "b", "c"]
+
+
+def test_persons_pause_outlives_every_new_key(play: Play) -> None:
+    waits_for_old_key(play)
+    assert not play.limiters.pause(ONE.name, "ann", "moving") or play.state(ONE).by == "ann"
+    play.limiters.announce([NEW.configuration])
+    assert play.state(ONE).by == "ann"
+    play.refused("d", NEW, created=0)
+    assert not play.limiters.resume(ONE.name, person=False)
+    assert play.limiters.resume(ONE.name).waiting == 4
+    play.acquire("d", NEW)
+
+
+def test_workers_without_a_configuration_wait_for_every_pause(play: Play) -> None:
+    waits_for_old_key(play)
+    play.refused("d", ONE, created=0)
+    play.limiters.announce([NEW.configuration])
+    play.acquire("d", ONE)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a|b", "ä", "x" * 301, "a\n"])
 def test_invalid_limiter_names_are_refused(play: Play, name: str) -> None:
     with pytest.raises(InvalidInput):

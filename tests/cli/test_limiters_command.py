@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from sytq import Breaker, Limiter, Permit
 from sytq.cli import app
-from sytq.errors import InvalidInput
+from sytq.errors import InvalidInput, Waiting
 from tests.installation import Installation
 
 PROVIDER = Limiter("provider:p", concurrency=2, calls=10, cost=1000, breaker=Breaker(min_calls=1))
@@ -59,15 +59,48 @@ def test_open_circuit_breaker_shows_its_reason_and_its_end(installation: Install
 
 def test_limiter_is_paused_and_resumed(installation: Installation) -> None:
     acquire_permit(installation, "a", PROVIDER)
-    assert output(installation, "pause", "provider:p", "--why", "moving \x1b[31m") == "provider:p is paused\n"
+    said = output(installation, "pause", "provider:p", "--why", "moving \x1b[31m")
+    assert said == "provider:p is paused: 0 tasks wait, 1 task has a permit and goes on\n"
     (row,) = output(installation, "list").splitlines()[1:]
     assert "paused" in row and ": moving" in row and "\x1b" not in row
     seen = json.loads(output(installation, "show", "provider:p", "--json"))
     assert (seen["state"], seen["until"]) == ("paused", None) and seen["by"]
-    assert json.loads(output(installation, "resume", "provider:p", "--json")) == {"gate": "provider:p", "paused": False}
-    assert output(installation, "resume", "provider:p") == "provider:p is not paused\n"
+    said = output(installation, "pause", "provider:p", "--why", "again")
+    assert f"; it was paused by {seen['by']}: moving" in said
+    resumed = {"gate": "provider:p", "paused": False, "ended": "paused", "waiting": 0}
+    assert json.loads(output(installation, "resume", "provider:p", "--json")) == resumed
+    said = output(installation, "resume", "provider:p")
+    assert said == "provider:p is not paused: it is closed, 1 of 2 permits held, 0 tasks wait\n"
     said = output(installation, "pause", "provider:q", "--why", "it is not there yet")
     assert said == "provider:q is paused; no task has used it within the last hour\n"
+
+
+def refused(installation: Installation, task: str) -> None:
+    with pytest.raises(Waiting):
+        acquire_permit(installation, task, PROVIDER)
+
+
+@pytest.mark.parametrize("configuration", ["", "provider:p|old"])
+def test_resume_ends_a_tasks_pause_and_tells_how_many_tasks_go_on(
+    installation: Installation, configuration: str
+) -> None:
+    limiters = installation.runtime.limiters
+    limiters.pause("provider:p", "llm 1", "HTTP 401", seconds=300, person=False, configuration=configuration)
+    for n in range(20):
+        refused(installation, f"t{n}")
+    said = output(installation, "resume", "provider:p")
+    assert said == "provider:p is resumed: 20 tasks go on (paused by llm 1: HTTP 401)\n"
+    assert output(installation, "resume", "provider:p").startswith("provider:p is not paused: it is closed, 0 of 2 ")
+
+
+def test_resume_closes_an_open_circuit_breaker(installation: Installation) -> None:
+    permit = acquire_permit(installation, "a", PROVIDER)
+    permit.report("failed")
+    installation.runtime.limiters.release(permit)
+    refused(installation, "b")
+    said = output(installation, "resume", "provider:p")
+    assert said == "provider:p is resumed: 1 task goes on (its circuit breaker was open: 1 of 1 calls failed)\n"
+    assert json.loads(output(installation, "show", "provider:p", "--json"))["state"] == "closed"
 
 
 @pytest.mark.parametrize(

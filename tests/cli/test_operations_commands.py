@@ -119,7 +119,8 @@ def test_running_tasks_are_shown_and_cancelled(installation: Installation) -> No
 
 
 def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None:
-    assert "plain is paused" in run(installation, "types", "pause", "plain", "--why", "the target moves").stdout
+    said = run(installation, "types", "pause", "plain", "--why", "the target moves").stdout
+    assert said == "plain is paused: 0 tasks wait, 0 tasks run on\n"
     installation.start_worker()
     task = installation.submit("plain", "a")
     poll(lambda: installation.runtime.inspection.parked()["plain"] == 1, message="a worker met it")
@@ -131,8 +132,9 @@ def test_a_type_is_paused_listed_and_resumed(installation: Installation) -> None
     everything = run(installation, "plugin", "list").stdout
     assert f"by {getpass.getuser()}: the target moves" in everything and "\nwebhook " in everything
     assert "set aside: its type is paused" in run(installation, "show", task).stdout
-    run(installation, "types", "resume", "plain")
+    assert run(installation, "types", "resume", "plain").stdout == "plain is resumed: 1 task goes on\n"
     installation.wait_state(task, "succeeded")
+    assert run(installation, "types", "resume", "plain").stdout.startswith("plain is not paused: 0 tasks run, ")
     assert found(installation, "plugin", "list", "--paused") == []
 
 

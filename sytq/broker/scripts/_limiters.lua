@@ -6,12 +6,16 @@
 --   QUEUE     limiter|0|created|task               a permit is reserved for the task; the oldest task first
 --             limiter|1|created|task               the task waits for a permit
 --   ACQUIRED  limiter|acquired|task|permit|cost    the permits acquired within the limiter's window
+-- and in CONFIGURED the scores are when a worker last said that it is configured so, in ms:
+--   CONFIGURED  scope|fingerprint                  what the limiters of the scope are called with: a key, an address
 -- ARGV[1] is the liveness in ms in every one of these scripts.
-local LIVE, WORKERS, WAKE_UP, EPOCH, LIMITERS, SETTINGS, PERMITS, QUEUE, WAITING, ACQUIRED, DUE, RESERVATIONS = unpack(KEYS, 1, 12)
+local LIVE, WORKERS, WAKE_UP, EPOCH, LIMITERS, SETTINGS, PERMITS, QUEUE, WAITING, ACQUIRED, DUE, RESERVATIONS, CONFIGURED =
+  unpack(KEYS, 1, 13)
 local now = now_ms()
 local liveness = tonumber(ARGV[1])
 local UNKNOWN_MS = 20000  -- how long a permit is held, while that is not known
 local START = 10          -- an adaptive limit begins here
+local CONFIGURED_MS = 8000  -- a worker that is silent for so long does not run with its configuration any more
 local PERMIT = '^[^|]*|(.*)|(%d+)|(%x+)|(%d+)$'
 local NO_LIMITS = '{"running":0,"adaptive":false,"calls":0,"units":0,"window":60000}'
 
@@ -32,6 +36,7 @@ end
 --   breaker closed|open|half_open, since `at`, open until `till` because of `why`; since `from` it saw `ok` successes
 --   and `bad` failures; `probes`: the permits that may try it while it is half open
 --   pause   {by, why, person, at, till: 0 is without an end}
+--   refused configuration (scope|fingerprint) -> such a pause, of calls that are made with it alone
 --   limit   the adaptive limit in force; `rising` until it was first cut, `cut` last at
 --   units   the cost acquired within the window; took: how many ms a permit is held on average
 --   pruned, cursor: when permits of dead workers were last looked for, and how far; idle: since when it is not used
@@ -47,6 +52,10 @@ end
 local function advance(limiter)
   local s, breaker = limiter.state, limiter.settings.breaker
   if s.pause and s.pause.till > 0 and s.pause.till <= now then s.pause = nil end
+  for configuration, pause in pairs(s.refused or {}) do
+    if pause.till > 0 and pause.till <= now then s.refused[configuration] = nil end
+  end
+  if s.refused and not next(s.refused) then s.refused = nil end
   if not breaker then
     if s.breaker ~= 'closed' then set_breaker(limiter, 'closed') end
   elseif s.breaker == 'open' then
@@ -89,6 +98,34 @@ local function concurrency(limiter)
   if not limiter.settings.adaptive then return most end
   if not s.limit then s.limit, s.rising = math.min(START, most), true end
   return math.max(1, math.min(math.floor(s.limit), most))
+end
+
+local configured
+
+-- The pause that holds up calls made with `configuration`. Without one: the pause that holds up every worker's. A refused
+-- configuration holds up nobody once a worker has another one for the same, or once no worker has it any more.
+local function pause_of(limiter, configuration)
+  local s = limiter.state
+  if s.pause or not s.refused then return s.pause end
+  if configuration then return s.refused[configuration] end
+  configured = configured or redis.call('ZRANGEBYSCORE', CONFIGURED, int(now - CONFIGURED_MS), '+inf')
+  local has_refused = #configured == 0  -- where no worker says what it has, the pause is all that is known
+  for _, other in ipairs(configured) do
+    if s.refused[other] then
+      has_refused = true
+    else
+      local scope = other:match('^.*|')
+      for refused in pairs(s.refused) do
+        if refused:sub(1, #scope) == scope then return end
+      end
+    end
+  end
+  if not has_refused then return end
+  local latest
+  for _, pause in pairs(s.refused) do
+    if not latest or pause.at > latest.at then latest = pause end
+  end
+  return latest
 end
 
 local freshness = {}
@@ -156,12 +193,13 @@ end
 
 -- Why the limiter grants no permit of this cost while so many others are held, reserved and waited for by older tasks,
 -- and in about how many ms it could; nil when it grants one.
-local function refusal(limiter, held, reserved, waiting, cost)
+local function refusal(limiter, held, reserved, waiting, cost, configuration)
   local s, settings, breaker = limiter.state, limiter.settings, limiter.settings.breaker
   local took, ahead = s.took or UNKNOWN_MS, reserved + waiting
-  if s.pause then
-    local why = 'paused by ' .. s.pause.by .. (s.pause.why ~= '' and ': ' .. s.pause.why or '')
-    return why, s.pause.till > 0 and s.pause.till - now or 3600000
+  local pause = pause_of(limiter, configuration)
+  if pause then
+    local why = 'paused by ' .. pause.by .. (pause.why ~= '' and ': ' .. pause.why or '')
+    return why, pause.till > 0 and pause.till - now or 3600000
   end
   if s.breaker == 'open' then return 'its circuit breaker is open, ' .. s.why, s.till - now end
   if s.breaker == 'half_open' and s.ok + probing(limiter) + ahead >= breaker.max_requests then

@@ -44,7 +44,7 @@ local delayed = {}  -- queue -> its key
 local hastened = false
 
 local function queues(first, last)
-  for a = first, last do delayed[ARGV[a]] = KEYS[13 + a - first] end
+  for a = first, last do delayed[ARGV[a]] = KEYS[14 + a - first] end
 end
 
 local function reserve(id, w, l)

@@ -31,7 +31,8 @@ local function judge(limiter, wanted, own, reserved)
   local name, me = limiter.name, wanted.created .. '|' .. wanted.id
   local before = redis.call('ZLEXCOUNT', QUEUE, range(name, '0'), '(' .. name .. '|0|' .. me)
   local waiting = reserved and 0 or redis.call('ZLEXCOUNT', QUEUE, range(name, '1'), '(' .. name .. '|1|' .. me)
-  return refusal(limiter, count(PERMITS, name) - #own, before, waiting, wanted.cost)
+  local held = count(PERMITS, name) - #own
+  return refusal(limiter, held, before, waiting, wanted.cost, limiter.settings.configuration)
 end
 
 local function grant(limiter, wanted, own)
@@ -87,7 +88,7 @@ local function acquire(wanted, first, last)
       local new = { gates = names, created = wanted.created, units = wanted.cost, token = wanted.token }
       enqueue(wanted.id, new, refused)
     end
-    local unavailable = refused.state.pause or refused.state.breaker ~= 'closed'
+    local unavailable = pause_of(refused, refused.settings.configuration) or refused.state.breaker ~= 'closed'
     return { 0, wait, refused.name, why, unavailable and 1 or 0 }
   end
   for _, name in ipairs(names) do grant(get(name), wanted, own[name]) end

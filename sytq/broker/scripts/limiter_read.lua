@@ -23,12 +23,12 @@ end
 local out = { cursor }
 for _, name in ipairs(names) do
   local limiter = get(name)
-  local s, settings = limiter.state, limiter.settings
+  local s, settings, pause = limiter.state, limiter.settings, pause_of(limiter)
   local seen = {
-    state = s.pause and 'paused' or s.breaker, running = count(PERMITS, name), limit = settings.running,
+    state = pause and 'paused' or s.breaker, running = count(PERMITS, name), limit = settings.running,
     limit_now = settings.running == 0 and 0 or concurrency(limiter), waiting = count(QUEUE, name), failures = s.bad,
-    since = s.pause and s.pause.at or s.at, reason = s.pause and s.pause.why or s.why,
-    by = s.pause and s.pause.by or nil, ['until'] = s.pause and s.pause.till or s.till, took = s.took,
+    since = pause and pause.at or s.at, reason = pause and pause.why or s.why,
+    by = pause and pause.by or nil, ['until'] = pause and pause.till or s.till, took = s.took,
     calls = 0, max_calls = settings.calls, cost = 0, max_cost = settings.units, window = settings.window,
   }
   if settings.calls > 0 or settings.units > 0 then

@@ -23,7 +23,7 @@ local function next_look(limiter)
     return math.max(500, math.min(wait, 5000))
   end
   if count(PERMITS, name) > 0 then return 2000 end
-  if s.pause or s.breaker == 'open' then return 60000 end
+  if s.pause or s.refused or s.breaker == 'open' then return 60000 end
   s.idle = s.idle or now
   -- Hosts come and go: when there are many, unused ones are forgotten sooner.
   if now - s.idle < (redis.call('ZCARD', DUE) > 2000 and 60000 or 3600000) then return 60000 end

@@ -1,28 +1,53 @@
 """The limiters' loop: frees dead workers' permits, reserves permits for waiting tasks when a window, a pause or a
 circuit breaker's timeout ends, and forgets idle limiters. One worker at a time runs it; two at once are harmless.
+
+Each worker announces what its calls are made with, so that a pause for a refused key ends with that key.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Collection
 
 from dramatiq import Broker
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import limiter_keys
+from sytq.broker.limiter import Limiters, limiter_keys
 from sytq.worker.loops.loop import LeasedLoop
 
 #: Limiters in one script call.
 _MAX_BATCH = 20
 _INTERVAL = 0.5
+#: Seconds between two announcements; a quarter of how long one is believed.
+_ANNOUNCED_EVERY = 2.0
 
 
 class LimiterLoop(LeasedLoop):
     """Calls `limiter_tend` as often as limiters are due."""
 
-    def __init__(self, redis: Redis, keys: Keys, holder: str, broker: Broker, liveness: float) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        broker: Broker,
+        limiters: Limiters,
+        liveness: float,
+        configurations: Collection[str],
+    ) -> None:
         super().__init__("gates", redis, keys, holder)  # the lease's name, shared with workers of 0.1
         self._broker = broker
+        self._limiters = limiters
         self._liveness_ms = int(liveness * 1000)
+        self._configurations = configurations
+        self._announced = float("-inf")
+
+    def step(self) -> float:
+        if time.monotonic() - self._announced > _ANNOUNCED_EVERY:
+            self._limiters.announce(self._configurations)
+            self._announced = time.monotonic()
+        return super().step()
 
     def work(self) -> float:
         queues = list(self._broker.queues)
