@@ -143,7 +143,7 @@ def _rotate(config: Config) -> list[str]:
     """Delete expired backups and the partial files of dead workers; return the names of the deleted backups."""
     for partial in config.folder.glob("backup-*.partial"):
         with contextlib.suppress(FileNotFoundError):
-            if partial.stat().st_mtime < time.time() - _FORGOTTEN:
+            if partial.stat().st_mtime < time.time() - _FORGOTTEN:  # noqa: TID251
                 partial.unlink()
     found = sorted((file.name for file in config.folder.iterdir() if _NAME.fullmatch(file.name)), reverse=True)
     going = sorted(set(found) - kept(found, config))

@@ -88,7 +88,7 @@ def cleanup(ctx: Context, payload: Cleanup) -> dict[str, Any]:
     before = (now - KEPT).isoformat(" ", "microseconds")
     _rows(ctx, peewee.Table("sytq_idempotency"), "idempotency_key", "created_at", before, payload.dry_run)
     for folder, age in ctx.config.files.items():
-        for file in _old_files(folder, time.time() - age):
+        for file in _old_files(folder, time.time() - age):  # noqa: TID251
             if not payload.dry_run:
                 file.unlink(missing_ok=True)
             found["files"] += 1

@@ -7,13 +7,12 @@ operator's and may therefore lead anywhere.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
-from sytq import AsyncContext, Declaration, Fail, Retry, task
+from sytq import AsyncContext, Declaration, Fail, Retry, clock, task
 from sytq.config import Section
 from sytq.config.values import problem
 from sytq.durations import Duration
@@ -100,7 +99,7 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
         reason = f"HTTP {answer.status_code} from {host}"
         if answer.status_code in template.dead_on:
             raise Fail(reason)
-        raise Retry(after=retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)), reason=reason)
+        raise Retry(after=retry_after(answer.headers.get("Retry-After"), clock.utc()), reason=reason)
     result = {"status": answer.status_code, "body": _readable(answer.text)}
     return result | {"cut": answer.cut} if answer.truncated else result
 

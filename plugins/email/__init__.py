@@ -5,7 +5,6 @@ A round of delivery is a step: a recipient whose server has accepted the message
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from sytq import AsyncContext, Fail, Retry, task
+from sytq import AsyncContext, Fail, Retry, clock, task
 from sytq.config import Section
 from sytq.config.values import Port, Secret, Size, problem
 from sytq.durations import Duration
@@ -158,7 +157,7 @@ def _codes(refusals: Iterable[str]) -> str:
 
 def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str]) -> NoReturn:
     """Retry when the message is twice as old, until it is `keep_trying` old; a deferral is no failed attempt."""
-    age = (dt.datetime.now(dt.UTC) - ctx.created_at).total_seconds()
+    age = (clock.utc() - ctx.created_at).total_seconds()
     sent = sum(outcome == "sent" for outcome in outcomes.values())
     so_far = f"; {sent} sent" if sent else ""
     if age >= config.keep_trying:

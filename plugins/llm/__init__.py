@@ -5,7 +5,6 @@ The report and its callback are one transaction. No transaction is open during a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Retry, Transaction, Waiting, task
+from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Retry, Transaction, Waiting, clock, task
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task, UniqueKey
@@ -154,7 +153,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
         return await _valuate(ctx, payload)
     except RowMissing as missing:  # or locked: an UPDATE would wait for its caller
         timeout = ctx.settings.of(LlmSettings).llm.row_timeout
-        raise missing.then(time.time() - ctx.created_at.timestamp(), timeout) from None
+        raise missing.then(clock.now() - ctx.created_at.timestamp(), timeout) from None
     except (Lost, Cancelled, DatabaseUnavailable, RedisUnavailable):
         raise  # does not concern the row
     except Exception as error:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import peewee
 
-from sytq import AsyncContext, Counter, Permit, Retry, Transaction
+from sytq import AsyncContext, Counter, Permit, Retry, Transaction, clock
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.models import Step
 from sytq.ledger.refusals import of_own_tables
@@ -110,7 +110,7 @@ class Calls:
 
     async def make(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:
         """Ask a provider. Raises ChatError, and Retry when a budget is exhausted."""
-        now = dt.datetime.now(dt.UTC)
+        now = clock.utc()
         call = await self._begin(place, target, request, now)
         prompts = [message["content"] for message in request.messages]
         alone = request.extra.get("n", 1) == 1
@@ -247,7 +247,7 @@ class Calls:
 def _over_budget(exhausted: spend.BudgetExhausted, currency: str, needed: int, longest: float) -> Retry:
     """The Retry for a call that does not fit into a budget, in at most `longest` seconds."""
     tomorrow = dt.datetime.combine(dt.date.fromisoformat(exhausted.day), dt.time(), dt.UTC) + dt.timedelta(days=1)
-    left = (tomorrow - dt.datetime.now(dt.UTC)).total_seconds()
+    left = (tomorrow - clock.utc()).total_seconds()
     kind, _, name = exhausted.subject.partition(":")
     return Retry(
         after=min(max(left, 0) + random.uniform(0, 10), longest),  # noqa: S311

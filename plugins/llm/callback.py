@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from sytq import Fail, Transaction
+from sytq import Fail, Transaction, clock
 from sytq.errors import InvalidInput
 from sytq.tasktypes.payload import encode
 
@@ -34,6 +32,6 @@ def body(table: str, row_id: int, task_id: str, *, report: str | None, error: st
             "status": "success" if error is None else "failed",
             "result": report or "",
             "error": error,
-            "timestamp": int(time.time()),
+            "timestamp": int(clock.now()),
         }
     )

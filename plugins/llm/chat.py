@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from sytq import clock
 from sytq.tls import explain
 
 from .answer import Answer, ChatError, Reply
@@ -189,7 +189,7 @@ async def _refusal(response: aiohttp.ClientResponse, answer: Answer) -> ChatErro
     if location := response.headers.get("Location"):
         said = f": it leads to {answer.say(location.partition('?')[0])}"
     words = answer.say(error.words) if error is not None else ""
-    after = asked_delay(response.headers, datetime.now(UTC))
+    after = asked_delay(response.headers, clock.utc())
     kind = answer.classify(status, error, words)
     if is_page and (status == 403 or (kind == "rejected" and status != 413)):
         kind = "html"  # of a firewall, about this prompt alone, or of a proxy: nothing that the provider says

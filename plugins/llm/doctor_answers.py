@@ -8,6 +8,7 @@ from typing import Any
 
 import peewee
 
+from sytq import clock
 from sytq.cli.doctor.finding import WARN, Finding
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable
@@ -31,7 +32,7 @@ def answers(settings: Settings) -> Iterator[Finding]:
     database = ledger(settings)
     if database is None:
         return
-    since = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date().isoformat()
+    since = (clock.utc() - dt.timedelta(days=1)).date().isoformat()
     count = peewee.fn.COUNT(SpendRow.number)
 
     def work() -> list[tuple[str, str, int]]:

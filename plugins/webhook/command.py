@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from dramatiq import Message
 
+from sytq import clock
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.limiter import Limiter, Permit
 from sytq.cli.options import AsJson, File, open_runtime
@@ -57,11 +57,11 @@ def test(
     parts = open_runtime(file)
     declared = parts.registry.get("webhook")
     if body is None:
-        body = encode({"type": "test", "timestamp": int(time.time()), "message": "a test delivery from sytq"})
+        body = encode({"type": "test", "timestamp": int(clock.now()), "message": "a test delivery from sytq"})
     payload = {"url": url, "method": method, "headers": dict(headers or []), "body": body}
     message_id = new_id()
     parts.submitter.prepare("webhook", payload, id=message_id)  # the same checks as on submission
-    message = Message[Any](declared.queue, "webhook", (payload,), {}, {}, message_id, int(time.time() * 1000))
+    message = Message[Any](declared.queue, "webhook", (payload,), {}, {}, message_id, int(clock.now() * 1000))
     delivery = Delivery(message, stream="", entry=b"", body=b"", attempts=1, max_attempts=0, token=0)
     outcome = asyncio.run(_run(parts, declared, delivery))
     delivered = outcome.kind == "done"

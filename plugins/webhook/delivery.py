@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from sytq import AsyncContext, Fail, Retry
+from sytq import AsyncContext, Fail, Retry, clock
 from sytq.errors import OutboundRefused
 from sytq.http import MANAGED_HEADERS, Timing, parse_url
 
@@ -64,14 +62,14 @@ async def deliver(ctx: AsyncContext, payload: Webhook, *, announces: bool = Fals
         raise Retry(reason=words) from None
     ctx.detail(latency_ms=timing.milliseconds(), **record.of_answer(answer, payload.headers, own.webhook.keep_body))
     await hosts.note(ctx, limiter.name, delivered=answer.ok)
-    judge(answer, host, own.webhook.final_statuses, datetime.now(UTC))
+    judge(answer, host, own.webhook.final_statuses, clock.utc())
     return {"status": answer.status_code, "elapsed_ms": round(answer.elapsed * 1000)}
 
 
 async def _request(ctx: AsyncContext, payload: Webhook, url: URL, timing: Timing, announces: bool) -> Answer:
     own, body = ctx.settings.of(WebhookSettings), payload.body.encode()
     message_id = f"msg_{ctx.id}"
-    secrets = signing.secrets_for(url, own, datetime.now(UTC))
+    secrets = signing.secrets_for(url, own, clock.utc())
     known = first_match(own.webhook.client_certificates, url)
     return await ctx.http.request(
         payload.method,
@@ -90,7 +88,7 @@ def _with_ids(ctx: AsyncContext, headers: dict[str, str], message_id: str | None
     """Add the ids of the request and trace that caused the delivery, and those of the message, unless given."""
     given = {name.lower() for name in headers}
     known = {"X-Request-Id": ctx.request_id, "traceparent": ctx.traceparent, "webhook-id": message_id}
-    known["webhook-timestamp"] = str(int(time.time())) if message_id else None
+    known["webhook-timestamp"] = str(int(clock.now())) if message_id else None
     return headers | {name: value for name, value in known.items() if value and name.lower() not in given}
 
 
@@ -101,7 +99,7 @@ def outgoing_headers(payload: Webhook, body: bytes, secrets: Sequence[str], mess
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json" if _is_json(body) else "text/plain; charset=utf-8"
     if secrets:
-        headers.update(signing.sign(secrets, message_id, int(time.time()), body))
+        headers.update(signing.sign(secrets, message_id, int(clock.now()), body))
     return headers
 
 

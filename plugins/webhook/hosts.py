@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from peewee import CharField, DateTimeField, Model
 from yarl import URL
 
-from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction
+from sytq import AsyncContext, Breaker, Cancelled, Limiter, Lost, Transaction, clock
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.database import insert_ignore
 
@@ -60,7 +60,7 @@ async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
     limit = ctx.settings.of(WebhookSettings).webhook.disable_after
     if limit is None or not _due(limiter, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
         return
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = clock.utc().replace(tzinfo=None)
     given_up: list[datetime] = []
 
     def work(tx: Transaction) -> None:

@@ -68,8 +68,9 @@ class Ready:
         self._logged = {"database": "ok", "redis": "ok"}
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        """Look once, behind the start: the log says what Redis refuses also where nobody probes."""
+        """Look once: the log says what Redis refuses also where nobody probes, and the first answers have its time."""
         self._first = asyncio.create_task(self._look())
+        await asyncio.wait([self._first], timeout=1.0)
 
     async def _look(self) -> None:
         state = await self._redis()
@@ -127,6 +128,7 @@ class Ready:
     async def _redis(self) -> str:
         try:
             await self._parts.redis.run(check_rights, self._parts.runtime.redis, self._parts.runtime.keys)
+            await self._parts.redis.run(self._parts.runtime.redis.time)  # for this process' own clock
         except RedisRefused as error:
             return str(error)
         except RedisUnavailable:

@@ -14,6 +14,7 @@ import falcon
 import falcon.asgi
 import structlog
 
+from sytq import clock
 from sytq.api.caller import Caller
 from sytq.api.threads import Threads
 from sytq.batcher import Batcher
@@ -44,7 +45,7 @@ class Quota:
         """Count tasks of the request's caller; a negative count gives them back. Raises HTTPTooManyRequests."""
         caller: Caller = req.context.caller
         if caller.daily_tasks is not None:
-            left = _DAY - int(time.time()) % _DAY  # a day of UTC
+            left = _DAY - int(clock.now()) % _DAY  # a day of UTC
             wanted = QuotaRequest(f"day:{caller.key_id}", caller.daily_tasks, left * 1000, count)
             await self._count(req, "tasks", _DAY, wanted)
 

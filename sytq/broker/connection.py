@@ -20,6 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from sytq import clock
 from sytq.broker import rested
 from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
@@ -148,8 +149,11 @@ class Redis:
 
     def time(self) -> float:
         """Return Redis' clock, the one that all workers share, in Unix seconds."""
+        sent = time.monotonic()
         seconds, micros = self.ask("TIME")
-        return float(seconds) + float(micros) / 1e6
+        said = float(seconds) + float(micros) / 1e6
+        clock.heard("redis", said, sent)
+        return said
 
     def now_ms(self) -> int:
         """Return Redis' clock in Unix milliseconds; read twice a minute, as a failover may change it."""

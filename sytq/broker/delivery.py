@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
+
+from sytq import clock
 
 #: done | retry after a delay | dead | cancelled | back to the queue as if not started | a dead letter with its bytes
 OutcomeKind = Literal["done", "retry", "dead", "cancelled", "return", "unreadable"]
@@ -48,7 +49,7 @@ class Delivery(MessageProxy):
         self.attempts = attempts
         self.max_attempts = max_attempts
         self.token = token
-        self.started = time.time()
+        self.started = clock.now()
         self.ended = 0.0  # when the outcome was known
         self.acked = False  # Redis took the outcome, at least once
         self.returned = False  # the stopping worker cancelled the attempt: the task returns to its queue

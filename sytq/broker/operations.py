@@ -6,10 +6,10 @@ Each change is one script or command; sytq.service.control writes the ledger.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sytq import clock
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.state_index import Live
@@ -39,7 +39,7 @@ class Operations:
             event = {
                 "state": "cancelled",
                 "attempts": live.attempts,
-                "finished": int(time.time() * 1000),
+                "finished": int(clock.now() * 1000),
                 "error": f"cancelled by {by}",
             }
             names = [keys.live, keys.events, keys.stats, keys.cancels]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import typer
 
+from sytq import clock
 from sytq.cli.completion import complete_type
 from sytq.cli.options import AsJson, open_runtime
 from sytq.cli.output import as_json, cell
@@ -85,7 +85,7 @@ def _timelines(parts: Runtime, ids: list[str], follow: bool) -> Iterator[Line]:
                 if follow and seen["state"] not in TERMINAL and seen["progress"] not in (None, progress.get(task_id)):
                     progress[task_id] = shown = seen["progress"]
                     said = f"progress {shown['done']} of {shown.get('of') or '?'} {shown.get('text') or ''}".rstrip()
-                    fresh.add(Line(iso(dt.datetime.now(dt.UTC)), task_id, name, said))
+                    fresh.add(Line(iso(clock.utc()), task_id, name, said))
                 if seen["state"] not in TERMINAL or not seen["finished_at"]:
                     going.append(task_id)
         except DatabaseUnavailable as error:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sytq import clock
 from sytq.cli.completion import complete_query
 from sytq.config import load
 from sytq.durations import VALID_DURATION, parse_duration
@@ -63,7 +64,7 @@ def ago(text: str) -> dt.datetime:
 
 
 def _moment(text: str, direction: int) -> dt.datetime:
-    now = dt.datetime.now(dt.UTC)
+    now = clock.utc()
     try:
         if text == "now":
             return now

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Annotated
 
 import typer
 
+from sytq import clock
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import age, cell, listing, report
@@ -52,7 +52,7 @@ def pause(
 ) -> None:
     """Pause a schedule until `resume`. Runs that fall due meanwhile count as missed."""
     parts = _with(name, file)
-    Schedules(parts.database).pause(name, dt.datetime.now(dt.UTC), by=person(), why=why)
+    Schedules(parts.database).pause(name, clock.utc(), by=person(), why=why)
     noted(parts, "schedule.pause", name, why)
     report(json_wanted, {"schedule": name, "paused": True}, f"{name} is paused")
 
@@ -64,7 +64,7 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     resumed = Schedules(parts.database).resume(name)
     if resumed:
         noted(parts, "schedule.resume", name)
-    ticks = [iso(tick) for tick in parts.registry.schedules[name].schedule.upcoming(dt.datetime.now(dt.UTC), 1)]
+    ticks = [iso(tick) for tick in parts.registry.schedules[name].schedule.upcoming(clock.utc(), 1)]
     then = f"its next run is at {ticks[0]}" if ticks else "it has no further run"
     said = f"{name} {'is resumed' if resumed else 'was not paused'}: {then}"
     report(json_wanted, {"schedule": name, "paused": False, "resumed": resumed, "next": ticks}, said)

@@ -9,6 +9,7 @@ from typing import Any
 
 import peewee
 
+from sytq import clock
 from sytq.broker.limiter_states import that_matter
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.query import parse
@@ -40,7 +41,7 @@ def totals(parts: Runtime) -> Totals | None:
 def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[str, Any]:
     """The whole snapshot; `rates` are computed between the two counts."""
     shown: dict[str, Any] = {
-        "at": iso(time.time()),
+        "at": iso(clock.now()),
         "unavailable": [],
         "workers": None,
         "rates": _rates(before, now),

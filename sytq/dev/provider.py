@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
+
+from sytq import clock
 
 MODEL = "practice"
 _MAX_BODY = 16 << 20
@@ -60,7 +61,7 @@ class PracticeProvider:
         reason = "stop" if len(said) == len(words) else "length"
         prompt = sum(len(message.content.split()) for message in asked.messages)
         usage = {"prompt_tokens": prompt, "completion_tokens": len(said), "total_tokens": prompt + len(said)}
-        head = {"id": f"practice-{self.calls}", "created": int(time.time()), "model": asked.model}
+        head = {"id": f"practice-{self.calls}", "created": int(clock.now()), "model": asked.model}
         if asked.stream:
             wanted = asked.stream_options is not None and asked.stream_options.include_usage
             return await _stream(request, self._events(head, said, reason, usage if wanted else None))

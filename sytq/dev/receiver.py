@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import standardwebhooks
 from aiohttp import web
+
+from sytq import clock
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Receiver:
         self._secret = secret
 
     async def _take(self, request: web.Request) -> web.Response:
-        at, body = time.time(), await request.read()
+        at, body = clock.now(), await request.read()
         try:
             standardwebhooks.Webhook(self._secret).verify(body, dict(request.headers))
             refused = None

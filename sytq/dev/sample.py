@@ -13,6 +13,7 @@ import aiohttp
 from sytq_plugins.llm.config import LlmSettings
 from sytq_plugins.llm.row import ValuationRecord
 
+from sytq import clock
 from sytq.config import Settings
 from sytq.dev.receiver import Callback, Receiver
 from sytq.ledger.database import read, transact
@@ -68,7 +69,7 @@ class Sample:
         if TABLE not in self._settings.of(LlmSettings).llm.tables:
             return Outcome(reason=f"llm.tables does not list {TABLE}, so no sample was made")
         await asyncio.to_thread(self._insert)
-        outcome, began = Outcome(), time.time()
+        outcome, began = Outcome(), clock.now()
         try:
             async with asyncio.timeout(seconds):
                 if await self._submit(outcome):
@@ -104,7 +105,7 @@ class Sample:
             outcome.reason = f"POST /api/tasks/llm was answered with {response.status}: {said.get('message')}"
             return False
         outcome.task_id = said["data"]["task_id"]
-        self._answered = time.time()
+        self._answered = clock.now()
         return True
 
     async def _watch(self, task_id: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
+from sytq import clock
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
@@ -53,7 +54,7 @@ class Acks(threading.Thread):
 
     def put(self, delivery: Delivery) -> None:
         """Acknowledge an attempt with the next batch."""
-        delivery.ended = time.time()
+        delivery.ended = clock.now()
         with self._changed:
             self._waiting.append(delivery)
             self._changed.notify_all()
@@ -179,7 +180,7 @@ def named(outcome: Outcome) -> str:
 
 def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> str:
     """Return the data of the event of an attempt's end, as the recorder reads it."""
-    now = int(time.time() * 1000)
+    now = int(clock.now() * 1000)
     return json.dumps(
         {
             "state": STATES[outcome.kind],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import dramatiq
 from dramatiq.broker import Consumer
 from dramatiq.errors import QueueNotFound
 
+from sytq import clock
 from sytq.broker.connection import Redis
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.keys import Keys
@@ -42,7 +42,7 @@ class StreamsBroker(dramatiq.Broker):
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Dispatch a message without a row in the ledger (`actor.send`): it runs, but leaves no history."""
-        due = int(time.time() * 1000) + delay if delay else 0
+        due = int(clock.now() * 1000) + delay if delay else 0
         self.emit_before("enqueue", message, delay)
         self._dispatcher.dispatch(
             [

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from sytq import clock
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
@@ -63,7 +64,9 @@ class Heartbeat(threading.Thread):
         running = [] if leaving else self._deliveries()
         names = [self._keys.workers, self._keys.epoch, self._keys.cancels]
         args = [self._consumer, int(leaving), self._lease_ms, *(delivery.id for delivery in running)]
-        epoch, _, asked = self._redis.call("heartbeat", names, args)
+        sent = time.monotonic()
+        epoch, now, asked = self._redis.call("heartbeat", names, args)
+        clock.heard("redis", int(now) / 1000, sent)
         if leaving:
             return
         for delivery, by in zip(running, asked, strict=True):

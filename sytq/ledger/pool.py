@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import heapq
 import select
 import time
@@ -12,6 +13,7 @@ import peewee
 from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledMySQLDatabase
 from pymysql.constants import SERVER_STATUS
 
+from sytq import clock
 from sytq.tcp import RESTED, keep_alive
 
 __all__ = ["MaxConnectionsExceeded", "MySQL"]
@@ -83,6 +85,9 @@ class MySQL(PooledMySQLDatabase):
                 " SESSION time_zone = '+00:00', SESSION innodb_lock_wait_timeout = 10"
             )
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            sent = time.monotonic()
+            cursor.execute("SELECT UTC_TIMESTAMP(6)")
+            clock.heard("database", cursor.fetchone()[0].replace(tzinfo=dt.UTC).timestamp(), sent)
         return connection
 
 

@@ -7,9 +7,11 @@ import json
 import math
 from typing import Any
 
+from sytq import clock
+
 
 def utcnow() -> dt.datetime:
-    return naive(dt.datetime.now(dt.UTC))
+    return naive(clock.utc())
 
 
 def naive(moment: dt.datetime) -> dt.datetime:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from typing_extensions import TypedDict
 
+from sytq import clock
 from sytq.broker.inspection import Inspection
 from sytq.broker.pages import Unreadable
 from sytq.config.sections import QueueLimits
@@ -150,7 +151,7 @@ def workers(inspection: Inspection, lease: float) -> list[WorkerView]:
 
 def schedules(registry: Registry, known: Schedules, count: int = 1) -> list[ScheduleView]:
     """Every schedule with its last run and the next `count`. Raises DatabaseUnavailable."""
-    now, rows = dt.datetime.now(dt.UTC), known.rows()
+    now, rows = clock.utc(), known.rows()
     found: list[ScheduleView] = []
     for name, scheduled in sorted(registry.schedules.items()):
         row = rows.get(name)

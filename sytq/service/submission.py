@@ -13,6 +13,7 @@ from typing import Any, TypedDict, Unpack
 import structlog
 from pydantic import BaseModel
 
+from sytq import clock
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.errors import InvalidInput, OutboundRefused, RedisUnavailable
 from sytq.http import Guard
@@ -122,7 +123,7 @@ class Submitter:
         """Dispatch accepted tasks and return how many Redis did not know; the reconciler repeats it after a failure."""
         # After such a delay (the process was stopped) the reconciler has dispatched the task, which may have ended and
         # been forgotten since: dispatching it would run it again. Held tasks are not dispatched.
-        oldest, now_ms = time.monotonic() - DISPATCH_WITHIN, int(time.time() * 1000)
+        oldest, now_ms = time.monotonic() - DISPATCH_WITHIN, int(clock.now() * 1000)
         now = [task for task in tasks if isinstance(task, Task) or (task.made > oldest and not task.after)]
         envelopes = [self._envelope(task, now_ms) for task in now]
         if not envelopes:

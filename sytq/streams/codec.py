@@ -6,12 +6,12 @@ keys.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 
 from redis.crc import key_slot
 
+from sytq import clock
 from sytq.broker.cluster import Cluster
 from sytq.broker.connection import Redis
 
@@ -62,7 +62,7 @@ class ExternalStream:
         return done
 
     def dead_letter(self, entry: bytes, payload: bytes | str, reason: str) -> None:
-        failed_at = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        failed_at = clock.utc().isoformat(timespec="microseconds").replace("+00:00", "Z")
         fields = ["original_id", entry, "payload", payload, "reason", reason, "failed_at", failed_at]
         if self._apart:
             # A crash between the two steps leaves the message pending: it is moved again, a duplicate at worst.

@@ -17,7 +17,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 from dramatiq import Message
 
+from sytq import clock
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.config import load
 from sytq.durations import parse_duration
@@ -65,14 +65,15 @@ class Clock:
             import time_machine
         except ImportError:
             raise SytqError("sytq.testing needs time-machine: pip install 'sytq[testing]'") from None
-        self._travel = time_machine.travel(now or dt.datetime.now(dt.UTC), tick=True)
+        clock.forget()
+        self._travel = time_machine.travel(now or clock.utc(), tick=True)
         self._traveller = self._travel.start()
 
     def stop(self) -> None:
         self._travel.stop()
 
     def now(self) -> dt.datetime:
-        return dt.datetime.now(dt.UTC)
+        return clock.utc()
 
     def advance(self, duration: float | str) -> None:
         """Move the clock forward by seconds, or by text such as "10s"."""
@@ -200,7 +201,7 @@ class Run:
         start = [self.id, self._starts, self._attempts, self._starts > 1]
         self._record(kind="started", at=int(delivery.started * 1000), data=json.dumps([start]))
         error = self._harness.call(delivery, ledger or self._harness.runtime.ledger)
-        delivery.ended = time.time()
+        delivery.ended = clock.now()
         self.outcome = outcome = decide(self._harness.type, delivery, error)
         if not outcome.consumes_attempt:
             self._attempts -= 1

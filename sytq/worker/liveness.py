@@ -50,6 +50,6 @@ def read_liveness(place: Path) -> list[ProcessLiveness]:
     for file in place.glob("[0-9]*"):
         with contextlib.suppress(OSError):
             os.kill(int(file.name), 0)
-            alive = time.time() - file.stat().st_mtime < FRESH
+            alive = time.time() - file.stat().st_mtime < FRESH  # noqa: TID251
             found.append(ProcessLiveness(int(file.name), alive, ready=file.read_text() == "ready"))
     return found

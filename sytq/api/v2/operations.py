@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 import falcon
 import falcon.asgi
 
+from sytq import clock
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.v2.requests import NewOperation, when
@@ -24,7 +23,7 @@ class Operations(Resource):
         now = await self._parts.sql.run(self._parts.search.now)
         run_at = None
         if wanted.delay is not None or wanted.run_at is not None:
-            run_at = when(wanted) or dt.datetime.now(dt.UTC)
+            run_at = when(wanted) or clock.utc()
         owner = req.context.caller.visible_owner
         payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at, owner)
         if wanted.dry_run:

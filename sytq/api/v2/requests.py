@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, WithJsonSchema
 
+from sytq import clock
 from sytq.durations import Duration
 from sytq.errors import InvalidInput, OutboundRefused
 from sytq.http import Guard, check_headers
@@ -111,7 +112,7 @@ def when(wanted: _Timed) -> dt.datetime | None:
     """The time that a request asks for (aware), None for now. Raises InvalidInput."""
     if wanted.delay is not None and wanted.run_at is not None:
         raise InvalidInput("delay", "give either delay or run_at")
-    now = dt.datetime.now(dt.UTC)
+    now = clock.utc()
     if wanted.delay is not None:
         if wanted.delay > _AHEAD.total_seconds():
             raise InvalidInput("delay", "more than ten years ahead")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 from typing import ClassVar
 
 import falcon
 import falcon.asgi
 
+from sytq import clock
 from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import number
@@ -133,7 +133,7 @@ class Reschedule(One):
         wanted = validated(NewTime, read_object(req), "body")
         if wanted.delay is None and wanted.run_at is None:
             raise InvalidInput("run_at", "required, or delay")
-        moment = when(wanted) or dt.datetime.now(dt.UTC)
+        moment = when(wanted) or clock.utc()
         row = await self._row(req, task_id)
         if not await self._parts.sql.run(self._operator.reschedule, row.id, moment):
             raise _conflict(await self._state(req, task_id), "only a scheduled or retrying task can be rescheduled")

@@ -20,6 +20,7 @@ from sytq.ledger.migrations import pending
 from sytq.ledger.models import ApiKey, ScheduleRow
 from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.search import Search
+from sytq.ledger.values import utcnow
 
 _TIMEOUT = 2.0
 
@@ -52,11 +53,10 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 def _schedules(base: peewee.Database) -> Iterator[Finding]:
     """Name the schedules that wait for a time that a wrong clock has set."""
-    now = dt.datetime.now(dt.UTC)
     with base.bind_ctx([ScheduleRow]):
         rows = Schedules(base).rows()
     for name, row in rows.items():
-        if (ahead := row.last_tick.replace(tzinfo=dt.UTC) - now) > AHEAD:
+        if (ahead := row.last_tick - utcnow()) > AHEAD:
             said = f"{name} last ran {age(ahead.total_seconds())} in the future"
             todo = "correct the clock of Redis or of this machine; a worker then lets the schedule go on from now"
             yield Finding("schedules", WARN, said, todo)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
+from sytq import clock
 from sytq.broker.delivery import Delivery
 from sytq.executor.acks import named
 from sytq.observability.metrics import Histogram
@@ -29,4 +29,4 @@ class Measure(Middleware):
     def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
         if message.outcome is not None:
-            RUN.observe(time.time() - message.started, message.type, named(message.outcome))
+            RUN.observe(clock.now() - message.started, message.type, named(message.outcome))

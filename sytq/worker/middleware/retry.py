@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import hashlib
 import re
-import time
 from typing import Any
 
 import structlog
@@ -20,6 +19,7 @@ from dramatiq.middleware.time_limit import TimeLimitExceeded
 from peewee import PeeweeException
 from pydantic import ValidationError
 
+from sytq import clock
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.durations import parse_duration
 from sytq.errors import (
@@ -67,7 +67,7 @@ class RetryPolicy(Middleware):
         if outcome.kind == "dead":
             message.fail()
         line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts, **message.origin)
-        line = line.bind(duration=round(time.time() - message.started, 3))
+        line = line.bind(duration=round(clock.now() - message.started, 3))
         if error is None:
             line.info("task succeeded")
         elif outcome.kind == "dead":
@@ -103,7 +103,7 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         return Outcome("cancelled" if error.ended else "retry", delay=5.0, consumes_attempt=False, error=text)
     if isinstance(error, Fail | InvalidInput):
         return Outcome("dead", error=text, fingerprint=mark)
-    age = time.time() - run.created_ms / 1000
+    age = clock.now() - run.created_ms / 1000
     policy = declared.policy(run.payload, run.version)
     if run.max_attempts:  # set by the submission
         policy = dataclasses.replace(policy, max_attempts=run.max_attempts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +19,7 @@ from dramatiq.middleware import Middleware
 from sentry_sdk.types import Event
 from sentry_sdk.utils import event_from_exception
 
+from sytq import clock
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.ledger import Ledger
@@ -85,7 +85,7 @@ class SentryReports(Middleware):
                 run.id,
                 "ok" if outcome.kind == "done" else "error",
                 longest=self._registry.get(run.type).max_duration,
-                seconds=max(0.0, time.time() - run.created_ms / 1000),
+                seconds=max(0.0, clock.now() - run.created_ms / 1000),
             )
 
     def _send(self, task_id: str, token: int, event: Event) -> None:
