@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from sytq.broker.inspection import Inspection
     from sytq.broker.keys import Keys
     from sytq.broker.limiter import Limiters
+    from sytq.broker.pairing import RedisHalf
     from sytq.config import Settings
     from sytq.http import Guard
     from sytq.ledger.ledger import Ledger
+    from sytq.ledger.pairing import LedgerHalf
     from sytq.service.control import Operator
+    from sytq.service.pairing import Pairing
     from sytq.service.recording import Recording
     from sytq.service.submission import Submitter
     from sytq.tasktypes.declaration import Declaration
@@ -83,6 +86,26 @@ class Runtime:
         from sytq.broker.inspection import Inspection
 
         return Inspection(self.redis, self.keys, self.registry.queues)
+
+    def pairing(self, worker: str) -> Pairing:
+        """Whether this ledger and this Redis belong together, for one worker."""
+        from sytq.service.pairing import Pairing
+
+        return Pairing(self.ledger_half, self.redis_half, worker)
+
+    @cached_property
+    def ledger_half(self) -> LedgerHalf:
+        from sytq.ledger.pairing import LedgerHalf
+        from sytq.pairing import database_place
+
+        return LedgerHalf(self.database, database_place(self.settings.database_url))
+
+    @cached_property
+    def redis_half(self) -> RedisHalf:
+        from sytq.broker.pairing import RedisHalf
+        from sytq.pairing import redis_place
+
+        return RedisHalf(self.redis, self.keys, redis_place(self.settings.redis.dsn, self.settings.redis.prefix))
 
     @cached_property
     def guard(self) -> Guard:

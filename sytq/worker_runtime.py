@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import dramatiq
@@ -32,6 +32,7 @@ from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.lifecycle import Lifecycle
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
+from sytq.worker.loops.pairing import PairingLoop
 from sytq.worker.loops.promoter import Promoter
 from sytq.worker.loops.reconciler import Reconciler
 from sytq.worker.loops.recorder import Recorder
@@ -97,7 +98,11 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
         yield Tracing(executor.name)
     yield RetryPolicy(runtime.registry)
     withdraw = partial(executor.limiters.withdraw, _configurations(runtime))
-    yield Lifecycle(executor, settings.worker, list(_loops(runtime, broker)), withdraw)
+    pairing = PairingLoop(runtime.pairing(executor.name), executor.admitted)
+    loops = list(_loops(runtime, broker, lambda: pairing.certain))
+    for loop in loops:
+        loop.admitted = executor.admitted
+    yield Lifecycle(executor, settings.worker, [pairing, *loops], withdraw)
 
 
 def _configurations(runtime: Runtime) -> list[str]:
@@ -106,13 +111,15 @@ def _configurations(runtime: Runtime) -> list[str]:
     return [configuration for configurations in brought for configuration in configurations(runtime.settings)]
 
 
-def _loops(runtime: Runtime, broker: StreamsBroker) -> Iterator[Loop]:
+def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) -> Iterator[Loop]:
     settings, registry, ledger, submitter = runtime.settings, runtime.registry, runtime.ledger, runtime.submitter
     redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
     yield Recorder(redis, keys, worker, runtime.recording)
-    yield Reconciler(redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease)
+    yield Reconciler(
+        redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease, paired
+    )
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     yield Scheduler(redis, keys, worker, registry, submitter, Schedules(runtime.database))
     for plugin in registry.plugins:

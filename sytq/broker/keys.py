@@ -43,6 +43,8 @@ class Keys:
         self.paused = self._key("paused")
         #: STRING: when this Redis was first seen, in ms.
         self.epoch = self._key("epoch")
+        #: HASH: the identity of this Redis, and which ledger it serves.
+        self.pair = self._key("pair")
         #: HASH limiter -> its breaker, adaptive limit and pause, as JSON.
         self.limiters = self._key("gates")
         #: HASH limiter -> its limits as the latest acquisition stated them, as JSON.

@@ -57,6 +57,8 @@ class StreamConsumer(Consumer):
     def __next__(self) -> MessageProxy | None:
         turn()
         if not self._buffer and not self._executor.stopping.is_set():
+            if not self._executor.admitted.wait(_TICK):
+                return None
             try:
                 self._fill()
                 self._pause = 0.1

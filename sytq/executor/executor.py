@@ -55,6 +55,8 @@ class Executor:
             name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()
         }
         self.stopping = threading.Event()
+        self.admitted = threading.Event()  # whether consumers may fetch
+        self.admitted.set()
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
         self.acks = Acks(redis, keys, self.name, limited, self._untrack)
@@ -105,6 +107,11 @@ class Executor:
             log.error("outcomes not written: their tasks run again elsewhere")
         self.heartbeat.stop()
         self.event_loop.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether tasks are fetched, and heartbeats taken."""
+        return self.admitted.is_set() and self.heartbeat.fresh
 
     def track(self, delivery: Delivery) -> None:
         """Keep a delivery until its outcome is written."""

@@ -97,7 +97,7 @@ class Lifecycle(Middleware):
     def _touch_liveness_file(self) -> None:
         if self._liveness_file is not None:
             with contextlib.suppress(OSError):  # a full disk ends no worker, but its file ages
-                self._liveness_file.touch(ready=self._executor.heartbeat.fresh)
+                self._liveness_file.touch(ready=self._executor.ready)
 
 
 def _ignore_second_sigterm() -> None:

@@ -19,6 +19,8 @@ from sytq.ledger.values import iso, utcnow
 
 #: The header names the migrations; the target keeps its own tables of migrations, the plugins' too.
 _MIGRATIONS = "sytq_migrations"
+#: A restored ledger is another one: both may be in use at once.
+_IDENTITY = "sytq_ledger"
 _REPORT = 500  # rows between two reports of progress
 #: MySQL's types whose text is exact; Python's values have another range (TIME), or are written otherwise.
 _AS_TEXT = (FIELD_TYPE.TIME, FIELD_TYPE.DECIMAL, FIELD_TYPE.NEWDECIMAL)
@@ -39,6 +41,7 @@ def dump(
                 raise ConfigError(f"table '{name}' {why}; llm.tables lists it")
         there = database.get_tables()
         ours = {name for name in there if name.startswith("sytq_") and not name.startswith(_MIGRATIONS)} - set(callers)
+        ours.discard(_IDENTITY)
         others = [name for name in dict.fromkeys([*callers, *plugins]) if name not in ours]
         tables = [_table(database, name, ours=True) for name in sorted(ours)]
         tables += [_table(database, name, ours=False) for name in others]

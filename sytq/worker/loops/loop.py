@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 _FAILED = Counter("sytq_loop_failures_total", "Steps of a housekeeping loop that a fault of ours ended.", ("loop",))
 #: Milliseconds of a holder's silence before another worker takes its loop.
 _LEASE_MS = 3000
+#: Seconds between two looks whether a loop may work now.
+_NOT_ADMITTED = 0.1
 
 
 class Loop(threading.Thread):
@@ -26,6 +28,7 @@ class Loop(threading.Thread):
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._stopping = threading.Event()
+        self.admitted: threading.Event | None = None  # steps wait while it is not set
 
     def step(self) -> float:
         """Do one bounded piece of work and return the pause after it in seconds."""
@@ -39,6 +42,9 @@ class Loop(threading.Thread):
         pause = 0.0
         while not self._stopping.wait(pause):
             turn()
+            if self.admitted is not None and not self.admitted.is_set():
+                pause = _NOT_ADMITTED
+                continue
             try:
                 pause = self.step()
             except (RedisUnavailable, DatabaseUnavailable) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -56,7 +57,9 @@ class Reconciler(LeasedLoop):
         inspection: Inspection,
         operator: Operator,
         liveness: float,
+        paired: Callable[[], bool],
     ) -> None:
+        """`paired()` says whether this Redis is known to serve this ledger: another one never hears of its tasks."""
         super().__init__("reconcile", redis, keys, holder)
         self._ledger = ledger
         self._submitter = submitter
@@ -64,6 +67,7 @@ class Reconciler(LeasedLoop):
         self._inspection = inspection
         self._operator = operator
         self._liveness = liveness
+        self._paired = paired
         self._cursor = ""
         self._waits: tuple[str, str] | None = None
         self._results_due = 0.0
@@ -77,6 +81,8 @@ class Reconciler(LeasedLoop):
         age = self._inspection.epoch_age()
         if age is None or age < self._liveness:
             return 0.5  # workers first register their running tasks again; no other worker may start those
+        if not self._paired():
+            return 0.5
         dispatched = 0
         since, after = utcnow() - _NEW, ""
         for _ in range(_NEW_PAGES):

@@ -15,7 +15,7 @@ def test_p4_tasks_that_redis_forgot_wait_for_a_lease_before_dispatch(installatio
     task = installation.prepare("plain", "a")
     runtime.ledger.accept([task])
     parts = (runtime.ledger, runtime.submitter, runtime.recording, runtime.inspection, runtime.operator)
-    reconciler = Reconciler(redis, keys, "w", *parts, LEASE)
+    reconciler = Reconciler(redis, keys, "w", *parts, LEASE, lambda: True)
 
     def dispatched_after(seconds: float) -> bool:
         redis.ask("SET", keys.epoch, int((redis.time() - seconds) * 1000))
