@@ -29,7 +29,7 @@ class Plugin:
     `up(migrator, db)`), which `sytq db migrate` applies after the core's.
     `loops` run in one worker at a time: `loops["shop.watch"](runtime)` returns a function that is called repeatedly
     and returns the seconds until its next call, or None where there is nothing to do.
-    `configurations(settings)` are the fingerprints (sytq.config.fingerprint) of what calls are made with, such as a
+    `configurations(runtime)` are the fingerprints (sytq.config.fingerprint) of what calls are made with, such as a
     provider's address and key: each worker announces its own, and a limiter's pause for one of them ends with it.
     `routes()` returns path -> class of an API resource, which is constructed with `sytq.api.parts.Parts` and declares
     its `operations` for the OpenAPI document.

@@ -108,7 +108,7 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
 def _configurations(runtime: Runtime) -> list[str]:
     """The fingerprints of what the calls of this worker are made with."""
     brought = [plugin.configurations for plugin in runtime.registry.plugins if plugin.configurations is not None]
-    return [configuration for configurations in brought for configuration in configurations(runtime.settings)]
+    return [configuration for configurations in brought for configuration in configurations(runtime)]
 
 
 def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) -> Iterator[Loop]:

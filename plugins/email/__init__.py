@@ -5,6 +5,8 @@ A round of delivery is a step: a recipient whose server has accepted the message
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from sytq import AsyncContext, Fail, Retry, clock, task
+from sytq import AsyncContext, Fail, Limiter, Plugin, Retry, Waiting, clock, task
 from sytq.config import Section
+from sytq.config.fingerprint import fingerprint
 from sytq.config.values import Port, Secret, Size, problem
 from sytq.durations import Duration
+from sytq.errors import RedisUnavailable
 
 from .message import Line, Mailbox, Unbuildable, address, build
 
@@ -61,6 +65,10 @@ class Email(BaseModel):
         return self
 
 
+#: Settings that no login depends on.
+_OF_MESSAGES = frozenset({"to", "templates", "attachments", "max_attachments", "deadline", "keep_trying"})
+
+
 class Config(Section):
     """`types.email`."""
 
@@ -82,6 +90,12 @@ class Config(Section):
     def server_port(self) -> int:
         return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
 
+    @functools.cached_property
+    def server(self) -> Limiter:
+        """The limiter at which messages wait for another login."""
+        configuration = fingerprint("email", self, without=_OF_MESSAGES)
+        return Limiter(f"smtp:{self.host}:{self.server_port}", configuration=configuration)
+
     @model_validator(mode="after")
     def _whole(self) -> Config:
         if self.host and not self.sender:
@@ -89,6 +103,9 @@ class Config(Section):
         if self.username and self.security == "none":
             raise problem("a password would go in the clear", "starttls, tls", key="security", value="none")
         return self
+
+
+plugin = Plugin("email", configurations=lambda runtime: [runtime.registry.get("email").config.server.configuration])
 
 
 def show(payload: Email, result: Any) -> dict[str, object]:
@@ -102,11 +119,13 @@ def show(payload: Email, result: Any) -> dict[str, object]:
 @task("email", payload=Email, queue="email", config=Config, show=show)
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     """Send a message by SMTP; only recipients whose server said "later" are retried."""
-    from .delivery import Undelivered, deliver
+    from .delivery import NotLoggedIn, Undelivered, deliver
 
     config: Config = ctx.config
     if not config.host or not config.sender:
-        _later(ctx, config, "no mail server is configured: set types.email.host and .sender", {})
+        missing = "no mail server is configured: set types.email.host and .sender"
+        await _queue(ctx, config, missing)
+        _later(ctx, config, missing, {})
     to = payload.to or config.to
     wanted = list(dict.fromkeys(address(mailbox) for mailbox in (*to, *payload.cc, *payload.bcc)))
     if not wanted:
@@ -130,6 +149,9 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
 
         try:
             found = await ctx.step(f"round-{number}", deliver_round)
+        except NotLoggedIn as error:
+            await _queue(ctx, config, str(error))
+            _later(ctx, config, str(error), outcomes)
         except Undelivered as error:
             _later(ctx, config, str(error), outcomes)
         outcomes |= found
@@ -153,6 +175,15 @@ def _final(outcome: str) -> bool:
 def _codes(refusals: Iterable[str]) -> str:
     """The codes alone: the text of a refusal often quotes the recipient."""
     return ", ".join(sorted({refusal[:3] for refusal in refusals}))
+
+
+async def _queue(ctx: AsyncContext, config: Config, reason: str) -> None:
+    """Have the message wait at a limiter, too, whose pause ends when a worker is configured otherwise or reloaded."""
+    server = config.server
+    with contextlib.suppress(Waiting, RedisUnavailable):
+        await ctx.pause_limiter(server.name, reason, seconds=_RETRY_BOUNDS[1], configuration=server.configuration)
+        async with ctx.acquire(server):
+            pass
 
 
 def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str]) -> NoReturn:

@@ -32,6 +32,10 @@ class Undelivered(Exception):
     """The server accepted the message for nobody, for reasons unrelated to the recipients."""
 
 
+class NotLoggedIn(Undelivered):
+    """The server refuses the user name and password, or demands them."""
+
+
 async def deliver(config: Config, recipients: list[str], message: Message, seconds: float) -> dict[str, str]:
     """Return the outcomes of one session, or of a second where the server hangs up in the first.
 
@@ -57,10 +61,10 @@ async def deliver(config: Config, recipients: list[str], message: Message, secon
                 except aiosmtplib.SMTPResponseException as refusal:
                     outcomes |= dict.fromkeys(taken, _reply(refusal))
     except aiosmtplib.SMTPAuthenticationError as error:
-        raise Undelivered(_not_logged_in(where, error)) from None
+        raise _not_logged_in(where, error) from None
     except aiosmtplib.SMTPResponseException as error:
         if error.code in _LOGIN:
-            raise Undelivered(_not_logged_in(where, error)) from None
+            raise _not_logged_in(where, error) from None
         if error.code >= 500 and isinstance(error, aiosmtplib.SMTPSenderRefused):
             return dict.fromkeys(recipients, _reply(error))
         raise Undelivered(f"{where} refuses the conversation ({error.code})") from None
@@ -135,12 +139,12 @@ def _reply(refusal: aiosmtplib.SMTPResponseException) -> str:
     return f"{code} {' '.join(refusal.message.split())}"[:_REPLY]
 
 
-def _not_logged_in(where: str, error: aiosmtplib.SMTPResponseException) -> str:
+def _not_logged_in(where: str, error: aiosmtplib.SMTPResponseException) -> Undelivered:
     if error.code == 530:
-        return f"{where} demands a login ({error.code}): set types.email.username and .password"
+        return NotLoggedIn(f"{where} demands a login ({error.code}): set types.email.username and .password")
     if error.code < 500:
-        return f"{where} cannot check the login now ({error.code})"
-    return f"{where} does not accept the user name or password ({error.code})"
+        return Undelivered(f"{where} cannot check the login now ({error.code})")
+    return NotLoggedIn(f"{where} does not accept the user name or password ({error.code})")
 
 
 def _what_broke(error: Exception, where: str) -> str:

@@ -18,6 +18,7 @@ from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task, UniqueKey
 from sytq.ledger.refusals import of_own_tables
+from sytq.runtime import Runtime
 from sytq.tasktypes.payload import encode
 
 from . import callback, spend
@@ -58,6 +59,11 @@ def _routes() -> Mapping[str, Any]:
     return {"/v2/spend": Sums}
 
 
+def _configurations(runtime: Runtime) -> list[str]:
+    own = runtime.settings.of(LlmSettings)
+    return [*own.provider_configurations.values(), own.llm_budgets]
+
+
 plugin = Plugin(
     "llm",
     settings=LlmSettings,
@@ -66,7 +72,7 @@ plugin = Plugin(
     models=(ValuationRecord, spend.SpendRow, spend.BudgetRow),
     migrations=Path(__file__).parent / "migrations",
     loops={"pickup": pick_up, "llm.tables": watch},
-    configurations=lambda settings: settings.of(LlmSettings).configurations.values(),
+    configurations=_configurations,
     routes=_routes,
 )
 

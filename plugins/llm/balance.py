@@ -64,7 +64,7 @@ async def balance(ctx: AsyncContext, payload: Balance) -> dict[str, Any]:
         return {"opened": False, "why": "the balance endpoint gives no balance; a call will tell"}
     if not there:
         reason = f"{payload.provider} has no credit; its balance is looked at every {_LOOK:g} s"
-        configuration = own.configurations[payload.provider]
+        configuration = own.provider_configurations[payload.provider]
         await ctx.pause_limiter(limiter, reason, seconds=_HOLD, configuration=configuration)
         raise Retry(after=_LOOK, consumes_attempt=False, reason=reason)
     return {"opened": await ctx.resume_limiter(limiter)}

@@ -11,14 +11,14 @@ import json
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
 
 import peewee
 
-from sytq import AsyncContext, Counter, Permit, Retry, Transaction, clock
+from sytq import AsyncContext, Counter, Limiter, Permit, Retry, Transaction, Waiting, clock
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.models import Step
 from sytq.ledger.refusals import of_own_tables
@@ -29,7 +29,7 @@ from .chat import Request, complete
 from .config import LlmSettings
 from .policy import POLICIES, Report, spaced
 from .spend import Reservation
-from .targets import Target
+from .targets import Target, named
 
 _TOKENS = Counter("sytq_llm_tokens_total", "Tokens that providers say they used.", ("provider", "model", "kind"))
 _COST = Counter("sytq_llm_cost_total", "What calls cost whose price is known.", ("provider", "model", "currency"))
@@ -218,7 +218,18 @@ class Calls:
         except spend.BudgetExhausted as exhausted:
             # An attempt that paid for a cut answer would pay for it again at each look.
             longest = math.inf if self.paid else _OVER_BUDGET
-            raise _over_budget(exhausted, currency, most or 0, longest) from None
+            waiting = _over_budget(exhausted, currency, most or 0, longest)
+            await self._queue_for(exhausted, waiting)
+            raise waiting from None
+
+    async def _queue_for(self, exhausted: spend.BudgetExhausted, waiting: Retry) -> None:
+        """Have the task wait at a limiter, too, whose pause ends when a worker has other budgets."""
+        name = named(f"budget:{exhausted.subject}" + (":paid" if self.paid else ""))
+        budgets, seconds = self._ctx.settings.of(LlmSettings).llm_budgets, float(waiting.after or 0)
+        await self._ctx.pause_limiter(name, str(waiting), seconds=seconds, alert=False, configuration=budgets)
+        with suppress(Waiting):
+            async with self._ctx.acquire(Limiter(name, configuration=budgets)):
+                pass
 
     @asynccontextmanager
     async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:

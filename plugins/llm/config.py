@@ -126,6 +126,10 @@ class Provider(Section):
         return self.models.get(model) or Model()
 
 
+#: Of a provider: what it cannot refuse.
+_OWN_LIMITS = frozenset({"limits", "circuit_breaker", "budget"})
+
+
 class Table(Section):
     """A table that `table_name` may name."""
 
@@ -257,14 +261,20 @@ class LlmSettings(Section):
         return self.llm.provider or next(iter(self.providers), None)
 
     @functools.cached_property
-    def configurations(self) -> Mapping[str, str]:
+    def provider_configurations(self) -> Mapping[str, str]:
         """Provider -> the fingerprint of what its calls are made with, which is what a refusal concerns."""
         nodes = self.llm.model_dump_json(include={"pipelines"})
-        made = {}
-        for name, provider in self.providers.items():
-            used = provider.model_dump_json(exclude={"api_key", "proxy", "limits", "circuit_breaker", "budget"})
-            made[name] = fingerprint(f"provider:{name}", f"{used} {provider.key} {provider.proxy} {nodes}")
-        return made
+        return {
+            name: fingerprint(f"provider:{name}", provider, nodes, without=_OWN_LIMITS)
+            for name, provider in self.providers.items()
+        }
+
+    @functools.cached_property
+    def llm_budgets(self) -> str:
+        """The fingerprint of all budgets."""
+        return fingerprint(
+            "llm.budgets", {name: provider.budget for name, provider in self.providers.items()}, self.llm.budgets
+        )
 
 
 def warnings(settings: Settings) -> Iterator[str]:

@@ -34,7 +34,7 @@ class Target:
 
     @property
     def model_limiter(self) -> str:
-        return _named(f"model:{self.name}/{self.model}")
+        return named(f"model:{self.name}/{self.model}")
 
     @property
     def limiters(self) -> list[Limiter]:
@@ -50,7 +50,7 @@ class Target:
 
 def _limiter(name: str, limits: Limits, breaker: Breaker | None, configuration: str) -> Limiter:
     return Limiter(
-        _named(name),
+        named(name),
         concurrency=limits.running or 0,
         adaptive=limits.adaptive,
         calls=limits.calls or 0,
@@ -60,7 +60,8 @@ def _limiter(name: str, limits: Limits, breaker: Breaker | None, configuration: 
     )
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
+    """The name of a limiter."""
     return re.sub(r"[^!-{}~]", "_", name)
 
 
@@ -90,5 +91,5 @@ def _target(settings: LlmSettings, node: Node, name: str, model: str | None, *, 
         max_tokens=node.max_tokens or special.max_tokens or provider.max_tokens,
         extra=provider.extra | special.extra | node.extra,
         configured=not by_task or model == provider.model or model in provider.models,
-        configuration=settings.configurations[name],
+        configuration=settings.provider_configurations[name],
     )

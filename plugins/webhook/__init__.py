@@ -24,6 +24,7 @@ plugin = Plugin(
     warnings=warnings,
     models=(FailingHost,),
     migrations=Path(__file__).parent / "migrations",
+    configurations=lambda runtime: [runtime.settings.of(WebhookSettings).webhook_configuration],
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from yarl import URL
 
 from sytq.config import Section, Settings, patterns
+from sytq.config.fingerprint import fingerprint
 from sytq.config.sections import DEFAULTS, PositiveDuration
 from sytq.config.values import Count, Rate, Secret, UrlPattern, problem
 
@@ -109,6 +111,11 @@ class Webhook(Section):
 
 class WebhookSettings(Section):
     webhook: Webhook = DEFAULTS
+
+    @functools.cached_property
+    def webhook_configuration(self) -> str:
+        """The fingerprint of what a receiver gets: signatures and certificates."""
+        return fingerprint("webhook", self.webhook, without=frozenset({"host", "hosts", "disable_after", "keep_body"}))
 
 
 def warnings(settings: Settings) -> Iterator[str]:

@@ -49,6 +49,7 @@ def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
         calls=calls,
         window=window,
         breaker=Breaker(**breaker.model_dump(exclude={"enabled"})) if has_breaker else None,
+        configuration=settings.webhook_configuration,
     )
 
 
@@ -57,7 +58,8 @@ async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
 
     Unavailable stores are ignored: the delivery is over. Does nothing when not configured.
     """
-    limit = ctx.settings.of(WebhookSettings).webhook.disable_after
+    own = ctx.settings.of(WebhookSettings)
+    limit = own.webhook.disable_after
     if limit is None or not _due(limiter, delivered, min(limit / _LOOKS, _LONGEST_PAUSE)):
         return
     now = clock.utc().replace(tzinfo=None)
@@ -78,7 +80,7 @@ async def note(ctx: AsyncContext, limiter: str, *, delivered: bool) -> None:
         await ctx.transaction(work)
         if given_up:
             reason = f"only failures since {given_up[0]:%Y-%m-%d %H:%M:%S} UTC"
-            await ctx.pause_limiter(limiter, reason, alert=True)
+            await ctx.pause_limiter(limiter, reason, alert=True, configuration=own.webhook_configuration)
 
 
 def _due(limiter: str, delivered: bool, pause: float) -> bool:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+
+def fingerprint(scope: str, *used: object, without: frozenset[str] = frozenset()) -> str:
+    """Return "scope|digest" for sections of the configuration and other values; the others of a `scope` take its place.
+
+    `without` are fields of the sections that a refusal does not depend on.
+    """
+    parts = [value.model_dump(exclude=set(without)) if isinstance(value, BaseModel) else value for value in used]
+    return f"{scope}|{_digest(scope, json.dumps(parts, default=_revealed, sort_keys=True))}"
 
 
 @functools.lru_cache(maxsize=1000)
-def fingerprint(scope: str, used: str) -> str:
-    """Return "scope|digest" for `used`, such as an address with its key. Others of a `scope` take its place.
+def _digest(scope: str, text: str) -> str:
+    # Salted and slow to compute (5 ms): Redis holds it, and a password may be a weak one.
+    return hashlib.scrypt(text.encode(errors="replace"), salt=f"sytq {scope}".encode(), n=2048, r=8, p=1, dklen=8).hex()
 
-    The digest is salted and slow to compute (5 ms), as Redis holds it and a password may be a weak one.
-    """
-    digest = hashlib.scrypt(used.encode(errors="replace"), salt=f"sytq {scope}".encode(), n=2048, r=8, p=1, dklen=8)
-    return f"{scope}|{digest.hex()}"
+
+def _revealed(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import signal
 import sys
@@ -45,9 +44,7 @@ def test_worker_reload_applies_a_new_budget_and_keeps_the_spend(
         configure("0.01")
         worker.signal_master(signal.SIGHUP)
         poll(lambda: worker.text().count("worker started") == 2, message="the workers begin anew")
-        assert on.row(task.id).state == "retrying", "it looks again at its time"
-        assert on.runtime.operator.reschedule(task.id, dt.datetime.now(dt.UTC))
-        assert on.wait_state(task.id, "succeeded").attempts == 1
+        assert on.wait_state(task.id, "succeeded", timeout=10).attempts == 1
         assert len(provider.calls) == 1
     finally:
         on.close()

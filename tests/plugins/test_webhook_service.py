@@ -164,6 +164,26 @@ def test_replayed_webhook_has_the_same_id_and_body(hooks: Installation, monkeypa
     assert first.body == again.body and first.headers["webhook-id"] == again.headers["webhook-id"] == f"msg_{task_id}"
 
 
+def test_paused_host_is_called_again_when_a_worker_has_another_secret(hooks: Installation) -> None:
+    receiver = Receiver(401)
+    own = {"SYTQ_WEBHOOK__DISABLE_AFTER": "1s", "SYTQ_WEBHOOK__SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    hooks.start_worker(**own)
+    task_id = submit(hooks, receiver.url)
+    host = receiver.url.removeprefix("http://").partition("/")[0]
+
+    def is_paused() -> bool:
+        limiter = hooks.runtime.inspection.limiter(f"host:{host}")
+        return limiter is not None and limiter.state == "paused" and limiter.waiting == 1
+
+    poll(is_paused, message="the host is paused, and the task waits")
+    receiver.close()
+    fine = Receiver(200, port=int(host.partition(":")[2]))
+    hooks.workers[0].kill()
+    hooks.start_worker(**own | {"SYTQ_WEBHOOK__SECRET": "whsec_NfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})
+    hooks.wait_state(task_id, "succeeded", timeout=10)
+    fine.close()
+
+
 def test_failing_host_is_paused_with_an_alert_until_it_is_resumed(hooks: Installation) -> None:
     receiver = Receiver(500)
     worker = hooks.start_worker(SYTQ_WEBHOOK__DISABLE_AFTER="2s", SYTQ_WEBHOOK__HOST__BREAKER__ENABLED="false")

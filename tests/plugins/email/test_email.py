@@ -21,7 +21,7 @@ from sytq.config import load
 from sytq.errors import ConfigError, InvalidInput
 from sytq.runtime import Runtime
 from sytq.tasktypes.registry import Registry
-from tests.installation import Installation
+from tests.installation import BUILT_IN, Installation
 from tests.plugins.email.server import PEM, MailServer
 from tests.plugins.running import Run, runtime_of
 
@@ -249,6 +249,30 @@ def test_tls_certificate_and_login_are_verified(tmp_path: Path, security: str) -
         with mailing(tmp_path, server.port, **common, password="right", ca_file=str(PEM)) as runtime:
             assert send(runtime)["sent"] == ["a@example.com"]
     finally:
+        server.stop()
+
+
+def test_mail_goes_on_when_a_worker_has_another_password(tmp_path: Path, redis_url: str) -> None:
+    server = MailServer(tls="starttls", user="u", password="right").start()
+    own = {"host": "localhost", "port": server.port, "security": "starttls", "username": "u", "ca_file": str(PEM)}
+
+    def configured(password: str) -> str:
+        return json.dumps(own | {"sender": SENDER, "password": password})
+
+    made = Installation(tmp_path, f"sqlite:///{tmp_path / 'sytq.db'}", redis_url, **BUILT_IN)
+    try:
+        made.start_worker(SYTQ_TYPES__EMAIL=configured("wrong"))
+        mails = [made.runtime.submitter.prepare("email", {"to": f"{name}@example.com", "text": "x"}) for name in "abc"]
+        made.runtime.submitter.submit(mails)
+        tasks = [mail.id for mail in mails]
+        for task in tasks:
+            assert "does not accept the user name" in str(made.wait_state(task, "retrying").error)
+        made.start_worker(SYTQ_TYPES__EMAIL=configured("right"))
+        made.workers[0].kill()
+        for task in tasks:
+            made.wait_state(task, "succeeded", timeout=9)  # 10 s are the first pause
+    finally:
+        made.close()
         server.stop()
 
 

@@ -182,7 +182,8 @@ def test_restart_ends_no_pause_of_a_person(office: Office) -> None:
     office.all_wait(3)
     worker.signal_master(signal.SIGHUP)
     poll(lambda: worker.text().count("worker started") == 2, message="the worker starts again")
-    poll(lambda: len(office.runtime.redis.ask("ZRANGE", office.runtime.keys.configured, 0, -1)) == 2, message="known")
+    redis, keys = office.runtime.redis, office.runtime.keys
+    poll(lambda: str(redis.ask("ZRANGE", keys.configured, 0, -1)).count("provider:scripted|") == 2, message="known")
     office.all_wait(3)
     assert office.keys() == []
     assert office.runtime.limiters.resume("provider:scripted").waiting == 3
