@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sytq.ledger.ledger import Ledger
     from sytq.ledger.pairing import LedgerHalf
     from sytq.service.control import Operator
+    from sytq.service.hold import Hold
     from sytq.service.pairing import Pairing
     from sytq.service.recording import Recording
     from sytq.service.submission import Submitter
@@ -134,6 +135,12 @@ class Runtime:
         from sytq.service.recording import Recording
 
         return Recording(self.registry, self.ledger, self.submitter)
+
+    @cached_property
+    def hold(self) -> Hold:
+        from sytq.service.hold import Hold
+
+        return Hold(self.database, self.redis, self.keys)
 
     @cached_property
     def operator(self) -> Operator:

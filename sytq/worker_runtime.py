@@ -53,6 +53,7 @@ def build_worker(runtime: Runtime) -> StreamsBroker:
     heartbeat_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=4, timeout=timeout)
     broker = StreamsBroker(runtime.redis, heartbeat_redis, runtime.keys, settings)
     time_limit = TimeLimit()
+    broker.executor.may_start = runtime.hold.may_start
     client = Client(runtime.guard, settings.outbound.proxy)
     services = task_services(runtime, client, broker.executor.event_loop.loop, broker.executor.limiters)
     runner = Runner(services, time_limit)
@@ -116,20 +117,27 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
-    yield Recorder(redis, keys, worker, runtime.recording)
-    yield Reconciler(
-        redis, keys, worker, ledger, submitter, runtime.recording, inspection, runtime.operator, lease, paired
-    )
+    yield Recorder(redis, keys, worker, runtime.database, runtime.recording)
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
+    for loop in _taking_loops(runtime, worker, paired):
+        loop.hold = runtime.hold
+        yield loop
+    for stream in settings.streams:
+        if stream.type in registry:
+            operator = runtime.operator
+            yield StreamLoop(stream, redis, broker.executor, registry, ledger, submitter, operator, inspection)
+
+
+def _taking_loops(runtime: Runtime, worker: str, paired: Callable[[], bool]) -> Iterator[Loop]:
+    """The loops that bring tasks from elsewhere to Redis."""
+    redis, keys, registry, submitter = runtime.redis, runtime.keys, runtime.registry, runtime.submitter
+    others = runtime.recording, runtime.inspection, runtime.operator, runtime.settings.worker.liveness
+    yield Reconciler(redis, keys, worker, runtime.ledger, submitter, *others, paired)
     yield Scheduler(redis, keys, worker, registry, submitter, Schedules(runtime.database))
     for plugin in registry.plugins:
         for name, make in plugin.loops.items():
             if (work := make(runtime)) is not None:
                 yield PluginLoop(name, redis, keys, worker, work)
-    for stream in settings.streams:
-        if stream.type in registry:
-            operator = runtime.operator
-            yield StreamLoop(stream, redis, broker.executor, registry, ledger, submitter, operator, inspection)
 
 
 def _declare_actor(broker: StreamsBroker, runner: Runner, declared: TaskType) -> None:

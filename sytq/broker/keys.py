@@ -27,6 +27,8 @@ class Keys:
         self.results = self._key("results")
         #: STREAM of events, read by the recorder.
         self.events = self._key("events")
+        #: STRING: the time in ms of the last event that is in the ledger, as its recorder knows.
+        self.recorded = self._key("recorded")
         #: ZSET worker -> last heartbeat in ms.
         self.workers = self._key("workers")
         #: HASH "type:outcome" -> count since this Redis was first seen.

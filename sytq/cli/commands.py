@@ -37,6 +37,7 @@ OWN = {
     "doctor": Command("Operations", "sytq.cli.doctor:doctor", "Diagnose the installation and suggest fixes."),
     "config": Command("Operations", "sytq.cli.config:app", "Check and show the configuration."),
     "db": Command("Operations", "sytq.cli.db:app", "Migrate and check the database."),
+    "hold": Command("Operations", "sytq.cli.hold:app", "Start no task until somebody has looked at what would run."),
     "restore": Command("Operations", "sytq.cli.restore:restore", "Restore a backup into the configured database."),
     "types": Command("Administration", "sytq.cli.types:app", "Pause and resume task types."),
     "schedules": Command("Administration", "sytq.cli.schedules:app", "List, pause, resume and trigger schedules."),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from sytq.cli.hold import hold
 from sytq.cli.options import File
 from sytq.config import load
 from sytq.errors import ConfigError, DatabaseUnavailable
@@ -22,11 +24,17 @@ def api(file: File = None) -> None:
     os.execv(sys.executable, [sys.executable, *gunicorn])  # noqa: S606 (no shell on purpose)
 
 
-def worker(file: File = None) -> None:
+def worker(
+    held: Annotated[bool, typer.Option("--held", help="Start no task before `sytq hold off`.")] = False,
+    file: File = None,
+) -> None:
     """Run tasks in Dramatiq worker processes."""
     parts = _usable(file)
     settings = parts.settings
     _refuse_without_tables(parts)
+    if held:
+        hold(parts, "started with --held")
+        parts.database.close_all()  # type: ignore[attr-defined]
     known = parts.registry.queues
     for queue in settings.worker.queues:
         if queue not in known:

@@ -59,6 +59,9 @@ class StreamConsumer(Consumer):
         if not self._buffer and not self._executor.stopping.is_set():
             if not self._executor.admitted.wait(_TICK):
                 return None
+            if not self._executor.may_start():
+                self._executor.stopping.wait(_TICK)
+                return None
             try:
                 self._fill()
                 self._pause = 0.1

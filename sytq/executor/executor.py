@@ -57,6 +57,7 @@ class Executor:
         self.stopping = threading.Event()
         self.admitted = threading.Event()  # whether consumers may fetch
         self.admitted.set()
+        self.may_start: Callable[[], bool] = lambda: True  # whether the service is not held; the worker sets it
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
         self.acks = Acks(redis, keys, self.name, limited, self._untrack)

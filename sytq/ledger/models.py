@@ -123,7 +123,7 @@ class ScheduleRow(Model):
 
 
 class Pause(Model):
-    """A paused task type, by whom and why."""
+    """A paused task type, by whom and why; the type `*` is a hold of the service."""
 
     type = CharField(primary_key=True)
     paused_at = DateTimeField()
@@ -132,6 +132,16 @@ class Pause(Model):
 
     class Meta:
         table_name = "sytq_pauses"
+
+
+class Recorded(Model):
+    """The position up to which events are recorded, in one row; see `sytq.ledger.hold`."""
+
+    id = IntegerField(primary_key=True)
+    position = BigIntegerField()
+
+    class Meta:
+        table_name = "sytq_recorded"
 
 
 class UniqueKey(Model):
@@ -197,5 +207,5 @@ class Idempotency(Model):
 
 MODELS = (
     Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
-    Idempotency,
+    Idempotency, Recorded,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from sytq.ledger.database import locked, read, transact
 from sytq.ledger.deletion import delete_ended
 from sytq.ledger.dependencies import OnFailure, reopen, skipped_among
 from sytq.ledger.events import Event
+from sytq.ledger.hold import EVERY_TYPE
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Pause, Task
 from sytq.ledger.values import utcnow
@@ -118,7 +119,9 @@ class Operator:
 
     def pauses(self) -> list[Pause]:
         """Return the pauses of types."""
-        return read(self._ledger.database, lambda: list(Pause.select().order_by(Pause.type)))
+        return read(
+            self._ledger.database, lambda: list(Pause.select().where(Pause.type != EVERY_TYPE).order_by(Pause.type))
+        )
 
     def restore_pauses(self) -> None:
         """Write the ledger's pauses to Redis, which may have lost them."""

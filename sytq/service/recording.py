@@ -7,7 +7,7 @@ is committed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,22 +39,31 @@ class Recording:
         self._ledger = ledger
         self._submitter = submitter
 
-    def record(self, events: Sequence[Event], ended: Sequence[str] = ()) -> None:
+    def record(
+        self, events: Sequence[Event], ended: Sequence[str] = (), also: Callable[[], None] | None = None
+    ) -> None:
         """Write a batch of events with its consequences, then dispatch the tasks that may run now. Idempotent.
 
-        `ended` are tasks whose dependents may not have been released yet; unfinished ones are ignored.
+        `ended` are tasks whose dependents may not have been released yet; unfinished ones are ignored. `also` writes
+        first, in the same transaction.
         Raises DatabaseUnavailable.
         """
         began = time.monotonic()
-        tasks = self.write(events, ended)
+        tasks = self.write(events, ended, also)
         if time.monotonic() - began < DISPATCH_WITHIN:
             self._submitter.dispatch(tasks)
 
-    def write(self, events: Sequence[Event], ended: Sequence[str] = ()) -> list[NewTask | Task]:
+    def write(
+        self, events: Sequence[Event], ended: Sequence[str] = (), also: Callable[[], None] | None = None
+    ) -> list[NewTask | Task]:
         """Do the database part of `record`, in one transaction; return the tasks to dispatch."""
-        return transact(self._ledger.database, partial(self._write, events, ended))
+        return transact(self._ledger.database, partial(self._write, events, ended, also))
 
-    def _write(self, events: Sequence[Event], ended: Sequence[str]) -> list[NewTask | Task]:
+    def _write(
+        self, events: Sequence[Event], ended: Sequence[str], also: Callable[[], None] | None
+    ) -> list[NewTask | Task]:
+        if also:
+            also()
         write_attempts(self._ledger.database, events)
         followers: list[NewTask] = []
         ready: list[str] = []

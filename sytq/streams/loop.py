@@ -119,7 +119,7 @@ class StreamLoop(Loop):
             self._touched = time.monotonic()
         ended = self._ended()
         free, wait = 0, 0.0
-        if not self._executor.stopping.is_set():
+        if not self._executor.stopping.is_set() and self._executor.may_start():
             if time.monotonic() - self._taken_over >= _TAKEOVER:
                 self._take_over()
                 self._tidy_from = self._stream.tidy(self._tidy_from)

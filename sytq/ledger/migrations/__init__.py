@@ -12,6 +12,7 @@ import peewee
 from playhouse.migrations import Runner
 
 from sytq.ledger.database import is_mysql, read, transact
+from sytq.ledger.lost_tables import lost, make_anew
 from sytq.plugins import Plugin
 
 _LOCK = "sytq_migrate"
@@ -22,15 +23,17 @@ Level = Mapping[str, Sequence[str]]
 
 
 def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
-    """Return the names of the core's and the plugins' migrations that this database lacks."""
+    """Return what this database lacks: names of the core's and the plugins' migrations, and lost tables."""
 
     def missing() -> list[str]:
-        return [
+        runners = list(_runners(database, plugins))
+        migrations = [
             _shown(plugin, found.name)
-            for plugin, runner in _runners(database, plugins)
+            for plugin, runner in runners
             for found in runner.status()
             if found.path and not found.applied
         ]
+        return migrations + [f"table {name}" for _, runner in runners for name in sorted(lost(database, runner))]
 
     return read(database, missing)
 
@@ -47,12 +50,19 @@ def unknown(level: Level, plugins: Iterable[Plugin] = ()) -> list[str]:
 def migrate(database: peewee.Database, plugins: Iterable[Plugin] = (), level: Level | None = None) -> list[str]:
     """Apply pending migrations, the core's first, and return their names. Raises DatabaseUnavailable.
 
-    With a `level` the migrations behind it wait; a plugin that it does not name is migrated whole. Concurrent
-    migrators wait for each other.
+    Lost tables are made anew first; their names begin with `table `. With a `level` the migrations behind it wait; a
+    plugin that it does not name is migrated whole. Concurrent migrators wait for each other.
     """
 
     def apply() -> list[str]:
-        return [_shown(plugin, name) for plugin, runner in _runners(database, plugins) for name in up(plugin, runner)]
+        anew = []
+        for _, runner in _runners(database, plugins):
+            if gone := lost(database, runner):
+                make_anew(database, runner, gone)
+                anew += [f"table {name}" for name in sorted(gone)]
+        return anew + [
+            _shown(plugin, name) for plugin, runner in _runners(database, plugins) for name in up(plugin, runner)
+        ]
 
     def up(plugin: str, runner: Runner) -> list[str]:
         if level is None or plugin not in level:

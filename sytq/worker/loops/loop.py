@@ -12,6 +12,7 @@ from sytq.broker.keys import Keys
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.executor.watchdog import turn
 from sytq.observability.metrics import Counter
+from sytq.service.hold import Hold
 
 log = structlog.get_logger(__name__)
 
@@ -20,15 +21,18 @@ _FAILED = Counter("sytq_loop_failures_total", "Steps of a housekeeping loop that
 _LEASE_MS = 3000
 #: Seconds between two looks whether a loop may work now.
 _NOT_ADMITTED = 0.1
+#: Seconds between two looks at the hold.
+_HELD = 0.5
 
 
 class Loop(threading.Thread):
-    """Calls `step` until stopped."""
+    """Calls `step` until stopped; with a `hold` only while it lets tasks start."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._stopping = threading.Event()
         self.admitted: threading.Event | None = None  # steps wait while it is not set
+        self.hold: Hold | None = None  # of a loop that brings tasks from elsewhere to Redis
 
     def step(self) -> float:
         """Do one bounded piece of work and return the pause after it in seconds."""
@@ -46,7 +50,7 @@ class Loop(threading.Thread):
                 pause = _NOT_ADMITTED
                 continue
             try:
-                pause = self.step()
+                pause = self.step() if self.hold is None or self.hold.look() else _HELD
             except (RedisUnavailable, DatabaseUnavailable) as error:
                 log.warning("loop waits", loop=self.name, error=str(error))
                 pause = 1.0

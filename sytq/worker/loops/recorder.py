@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import peewee
@@ -16,12 +16,14 @@ import structlog
 from sytq.broker.connection import NoGroup, Redis
 from sytq.broker.keys import RECORDER, Keys
 from sytq.ledger.events import Event
+from sytq.ledger.hold import SetBack
 from sytq.ledger.values import from_ms
 from sytq.observability.metrics import Counter
 from sytq.service.recording import Recording
 from sytq.states import RUNNING
 from sytq.tasktypes.payload import encode
 from sytq.worker.loops.loop import LeasedLoop
+from sytq.worker.loops.position import Entries, Position
 
 log = structlog.get_logger(__name__)
 
@@ -40,13 +42,25 @@ KEEP_MS = 10_000
 class Recorder(LeasedLoop):
     """Reads events, records them, and trims the stream."""
 
-    def __init__(self, redis: Redis, keys: Keys, holder: str, recording: Recording) -> None:
+    def __init__(self, redis: Redis, keys: Keys, holder: str, database: peewee.Database, recording: Recording) -> None:
         super().__init__("record", redis, keys, holder)
         self._recording = recording
+        self._position = Position(redis, keys, database)
         self._trimmed = 0.0
         self._unfinished = False
 
     def work(self) -> float:
+        try:
+            return self._work()
+        except SetBack:
+            self._position.recover(lambda events: self._record_or_set_aside(events, None))
+            self._unfinished = True
+            return 0.0
+
+    def _work(self) -> float:
+        if self.fresh:
+            self._position.load()
+            self._position.check()
         try:
             # Events read but not written (by an earlier holder, or before a fault) come first and in order.
             unfinished = self._read("0") if self.fresh or self._unfinished else []
@@ -55,34 +69,36 @@ class Recorder(LeasedLoop):
             self.redis.make_group(self.keys.events, RECORDER)
             return 0.0
         if events:
-            self._record_or_set_aside(events)
+            self._record_or_set_aside(events, self._position.advancing(events))
             self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
+            self._position.advanced(events)
         self._unfinished = bool(unfinished)
         if time.monotonic() - self._trimmed > 1.0:
+            self._position.check()
             self._trim()
             self._trimmed = time.monotonic()
         return 0.0
 
-    def _read(self, since: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    def _read(self, since: str) -> Entries:
         reply = self.redis.ask(
             *("XREADGROUP", "GROUP", RECORDER, "recorder", "COUNT", _BATCH, "BLOCK", _BLOCK_MS),
             *("STREAMS", self.keys.events, since),
         )
         return list(reply[0][1]) if reply else []
 
-    def _record_or_set_aside(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def _record_or_set_aside(self, events: Entries, also: Callable[[], None] | None) -> None:
         """Record all events, and only the state of an event with content that no column takes.
 
-        After any other fault the events are read again: none is skipped.
+        After any other fault the events are read again: none is skipped. Raises what `also` does.
         """
         try:
-            self._record(events)
+            self._record(events, also)
             return
         except _CONTENT:
             log.exception("a batch of events cannot be written: trying one by one")
         for event in events:
             try:
-                self._record([event])
+                self._record([event], also)
             except _CONTENT as error:
                 _ASIDE.add()
                 log.exception("event set aside", entry=event[0].decode())
@@ -91,9 +107,9 @@ class Recorder(LeasedLoop):
                 self.redis.ask(*aside, *fields)
                 self._recording.record([_without_content(known) for known in _readable(event[1])])
 
-    def _record(self, events: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def _record(self, events: Entries, also: Callable[[], None] | None) -> None:
         parsed = [event for _, fields in events for event in events_of(fields)]
-        self._recording.record(parsed)
+        self._recording.record(parsed, also=also)
         for event in parsed:
             if event.fingerprint == WORKER_DIED:  # no process logged its end
                 log.critical("a task killed its workers", task_id=event.id, attempts=event.attempts)

@@ -1,0 +1,85 @@
+"""Whether this process may start tasks: not while the service is held, and not on a database that was set back.
+
+The ledger has the hold, so that neither an emptied Redis nor a restart ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import peewee
+import structlog
+
+from sytq.broker.connection import Redis
+from sytq.broker.keys import Keys
+from sytq.ledger import hold as ledger
+from sytq.ledger.database import read
+from sytq.ledger.models import Pause
+from sytq.ledger.values import iso
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks.
+_INTERVAL = 0.5
+#: Seconds that a process that has not read the ledger yet starts nothing. Then it starts what Redis has, so that a
+#: restart during an outage of the database stops no webhook: what ran before comes from the ledger alone, and waits.
+_UNKNOWN = 10.0
+
+
+class Hold:
+    """Of one process; loops call `look`, which keeps `may_start` current. Thread-safe."""
+
+    def __init__(self, database: peewee.Database, redis: Redis, keys: Keys) -> None:
+        self._database = database
+        self._redis = redis
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+        self._began: float | None = None
+        self._held = False
+        self._closed: bool | None = None  # None: never read
+        self._current = False  # whether the last look succeeded
+
+    def may_start(self) -> bool:
+        """Whether tasks that Redis has may start, by the last look."""
+        if self._began is None:
+            self._began = time.monotonic()
+        if self._closed is None:
+            return time.monotonic() - self._began > _UNKNOWN
+        return not self._closed
+
+    def look(self) -> bool:
+        """Read the stores, at most twice a second; return whether tasks may be taken from the ledger or elsewhere.
+
+        Raises DatabaseUnavailable and RedisUnavailable.
+        """
+        with self._lock:
+            if time.monotonic() - self._looked >= _INTERVAL:
+                self._current = False
+                try:
+                    self._note(*self._read())
+                    self._current = True
+                finally:
+                    self._looked = time.monotonic()
+            return self._current and not self._closed
+
+    def _read(self) -> tuple[Pause | None, bool]:
+        """Return the hold, and whether the database was set back."""
+        recorded = recorded_in_redis(self._redis, self._keys)  # first: the ledger's position is above it at any time
+        return read(self._database, lambda: (ledger.held(), ledger.position() < recorded))
+
+    def _note(self, row: Pause | None, set_back: bool) -> None:
+        if row is not None and not self._held:
+            reason = f"since {iso(row.paused_at)} by {row.paused_by}: {row.paused_why}"
+            log.warning("no task starts: the service is held", reason=reason)
+        elif row is None and self._held:
+            log.info("hold ended: tasks start again")
+        self._held = row is not None
+        # The recorder decides what follows from a set-back database; nothing starts until then.
+        self._closed = self._held or set_back
+
+
+def recorded_in_redis(redis: Redis, keys: Keys) -> int:
+    """Return the position up to which Redis knows events to be recorded (Unix ms), 0 when it knows none."""
+    return int(redis.ask("GET", keys.recorded) or 0)
