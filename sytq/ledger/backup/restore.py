@@ -63,7 +63,7 @@ def refuse_newer(header: Header, plugins: Iterable[Plugin] = ()) -> None:
 
 def _refuse_rows(database: peewee.Database, header: Header) -> None:
     there = set(database.get_tables())
-    for table in header.tables:
+    for table in sorted(header.tables, key=lambda table: table.name != "sytq_tasks"):
         if table.name in there and run(database, f"SELECT 1 FROM {quote(database, table.name)} LIMIT 1").fetchone():
             raise BackupBroken(f"table '{table.name}' has rows: a backup is restored into an empty database only")
 

@@ -69,8 +69,8 @@ class Position:
         while page := self._redis.ask("XRANGE", self._keys.events, after, "+", "COUNT", _PAGE):
             record(page)
             after = f"({page[-1][0].decode()}"
-        was, until = f"of {iso(from_ms(before))}" if before else "new", iso(from_ms(self._known))
-        said = f"the database is {was}; events until {until} were recorded"
+        was, until = f"is of {iso(from_ms(before))}" if before else "has no events", iso(from_ms(self._known))
+        said = f"the database {was}; events until {until} were recorded"
         why = f"{said}: an older dump was restored, or this is another database"
 
         def work() -> None:
