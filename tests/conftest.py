@@ -18,6 +18,7 @@ from typing import TypeVar
 import pytest
 import redis
 
+from sytq import clock
 from tests import forkserver, leftovers
 from tests.installation import ENGINES, Installation
 from tests.provider import ScriptedProvider
@@ -78,6 +79,12 @@ def _started(make: Callable[[], S]) -> Iterator[S]:
 def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Worker processes put their liveness files into pytest's own folder: a killed one deletes nothing."""
     os.environ["RUNTIME_DIRECTORY"] = str(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(autouse=True)
+def own_clock() -> None:
+    """What earlier tests heard of servers' clocks does not correct a clock that a test sets."""
+    clock.forget()
 
 
 @pytest.fixture(scope="session")
