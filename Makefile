@@ -10,11 +10,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGE ?= sytq:latest
 PYTEST ?=
+STORM ?=
 export PYTHON
 # A test run starts some thousand Python processes, each of which would compile sytq anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-test run demo test test-faults lint openapi audit sbom lock clean install uninstall \
+.PHONY: help setup setup-test run demo test test-faults storm lint openapi audit sbom lock clean install uninstall \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -40,6 +41,10 @@ test: setup-test ## run the tests on real servers of their own
 test-faults: setup-test ## run the tests that kill processes and servers, or run long
 	@tools/test-servers
 	@$(BIN)/python -m pytest -n 6 --dist worksteal -m faults $(PYTEST)
+
+storm: setup-test ## ten minutes of random faults under load; STORM="--seed 7 --minutes 2"
+	@tools/test-servers
+	@$(BIN)/python -m tests.faults.storm $(STORM)
 
 lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/ruff check .

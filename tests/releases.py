@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,13 +46,19 @@ class Release:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def drive(self, module: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a module of this tree's `tests` or `bench` with the sytq of this release; `options` of subprocess.run."""
+        # The release's folder comes first, the current one not at all.
+        environ = self.environ({}) | {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{self.folder}:{ROOT}"}
+        return subprocess.run([sys.executable, "-m", module, *arguments], env=environ, text=True, **options)
+
 
 def this() -> Release:
     return Release("this", ROOT)
 
 
 def previous(folder: Path) -> Release:
-    """The release that tests/previous-release names, from git's history. Skips where it is missing."""
+    """The release that tests/previous-release names. Skips where it is missing."""
     lines = (ROOT / "tests/previous-release").read_text().splitlines()
     (ref,) = (line for line in lines if line and line[0] != "#")
     known = subprocess.run(["git", "cat-file", "-e", f"{ref}^{{commit}}"], cwd=ROOT, capture_output=True)
@@ -59,6 +66,11 @@ def previous(folder: Path) -> Release:
         pytest.skip(
             f"{ref} is not in this clone, so the previous release cannot be run: `git fetch --unshallow --tags`"
         )
+    return unpack(ref, folder, "previous")
+
+
+def unpack(ref: str, folder: Path, name: str) -> Release:
+    """The source of a commit from git's history, in `folder`."""
     packed = subprocess.run(
         ["git", "archive", ref, "sytq", "plugins", "setup.cfg"], cwd=ROOT, capture_output=True, check=True
     )
@@ -72,7 +84,7 @@ def previous(folder: Path) -> Release:
     (egg / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: sytq\nVersion: 0\n")
     plugins = metadata["options.entry_points"]["sytq.plugins"].strip()
     (egg / "entry_points.txt").write_text(f"[sytq.plugins]\n{plugins}\n")
-    return Release("previous", folder)
+    return Release(name, folder)
 
 
 class Process(processes.Process):
