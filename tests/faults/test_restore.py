@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import sqlite3
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 from sytq_plugins.llm.row import ValuationRecord
 
+from sytq.ledger.values import utcnow
 from tests.installation import ENGINES, Installation
 from tests.processes import Process
 from tests.provider import ScriptedProvider
@@ -65,8 +69,12 @@ class Shop(Installation):
         worker.terminate()
         self.assert_calls()
 
-    def assert_calls(self, more: int = 0) -> None:
-        assert (len(self.receiver.received), len(self.provider.calls)) == (WEBHOOKS, VALUATIONS + more)
+    def assert_calls(self, *, webhooks: int = WEBHOOKS, valuations: int = VALUATIONS) -> None:
+        assert (len(self.receiver.received), len(self.provider.calls)) == (webhooks, valuations)
+
+    def assert_calls_by_path(self) -> None:
+        paths = Counter(one.path for one in self.receiver.received)
+        assert (paths.pop("/hook"), set(paths.values()), len(self.provider.calls)) == (WEBHOOKS, {1}, VALUATIONS)
 
     def states(self, tasks: list[str]) -> set[str]:
         return {self.row(task).state for task in tasks}
@@ -109,6 +117,20 @@ class Shop(Installation):
         where = ("--no-defaults", "-uroot", "-h127.0.0.1", f"-P{self.mysql.port}", "--protocol=tcp")
         program = required(program, "package mariadb-client")
         subprocess.run([program, *where, database], check=True, timeout=60, **streams)
+
+    def change(self, sql: str) -> None:
+        with self.runtime.database.connection_context():
+            self.runtime.database.execute_sql(sql)
+
+    def position(self) -> int:
+        [(position,)] = self.rows("SELECT position FROM sytq_recorded")
+        return int(position)
+
+    def lose_everything(self) -> None:
+        with self.runtime.database.connection_context():
+            tables = self.runtime.database.get_tables()
+        for table in tables:
+            self.change(f"DROP TABLE {table}")
 
     def audited(self) -> list[str]:
         found: list[str] = [entry["what"] for entry in json.loads(self.sytq("audit", "--json"))["entries"]]
@@ -153,3 +175,166 @@ def test_p4_p5_tasks_that_ended_after_a_dump_do_not_run_again(shop: Shop) -> Non
     assert shop.audited()[:5] == [
         "service.release", "hold.adopt", "hold.discard", "service.hold", "ledger.set_back"
     ]  # fmt: skip
+
+
+def test_p2_failover_that_loses_seconds_is_mended_without_a_hold(shop: Shop) -> None:
+    worker = shop.start_worker()
+    first = shop.runtime.submitter.prepare("webhook", {"url": shop.receiver.url})
+    shop.runtime.submitter.submit([first])
+    shop.wait_state(first.id, "succeeded")
+    shop.assert_redis_forgets()
+    tasks = shop.order()
+    position = shop.position()
+    for task in tasks:
+        shop.wait_state(task, "succeeded")
+    # As an asynchronous replica that was promoted: the latest ends are not there.
+    marks = ", ".join(f"'{task}'" for task in tasks)
+    shop.change(f"UPDATE sytq_tasks SET state = 'queued', finished_at = NULL, result = NULL WHERE id IN ({marks})")
+    shop.change(f"UPDATE sytq_recorded SET position = {position}")
+    for task in tasks:
+        assert shop.wait_state(task, "succeeded").result is not None
+    poll(lambda: "its last events are recorded again" in worker.text(), message=worker.text)
+    shop.assert_redis_forgets()
+    assert "the service is held" not in worker.text()
+    shop.assert_calls(webhooks=WEBHOOKS + 1)
+    assert "not held" in shop.sytq("hold", "show")
+    assert shop.audited()[:1] == ["ledger.set_back"]
+
+
+def test_p4_database_restored_beside_an_emptied_redis_waits_for_an_operator(shop: Shop) -> None:
+    ended = shop.order()
+    dump = shop.dump()
+    shop.end_all(ended)
+    shop.load(dump)
+    shop.redis.client().flushall()
+    shop.sytq("hold", "on", "--why", "last night's dump")
+    fresh = shop.runtime.submitter.prepare("webhook", {"url": shop.receiver.url + "/fresh"})
+    shop.runtime.submitter.submit([fresh])
+    worker = shop.start_worker()
+    poll(lambda: "no task starts: the service is held" in worker.text(), message=worker.text)
+    assert "cannot tell which tasks have ended" in shop.sytq("hold", "discard", code=1)
+    assert "10 would be discarded" in shop.sytq("hold", "discard", "type:webhook created:<24h", "--dry-run")
+    assert "10 discarded" in shop.sytq("hold", "discard", "type:webhook created:<24h")
+    assert "5 discarded" in shop.sytq("hold", "discard", "type:llm")
+    shop.sytq("hold", "off")
+    shop.wait_state(fresh.id, "succeeded")
+    assert shop.states(ended) == {"cancelled"}
+    assert [one.path for one in shop.receiver.received] == ["/hook"] * WEBHOOKS + ["/hook/fresh"]
+    assert len(shop.provider.calls) == VALUATIONS
+
+
+def test_p1_tasks_of_a_lost_database_go_on_from_redis(shop: Shop) -> None:
+    first = shop.start_worker()
+    ended = shop.order()
+    for task in ended:
+        shop.wait_state(task, "succeeded")
+    first.terminate()
+    prepare, later = shop.runtime.submitter.prepare, utcnow() + dt.timedelta(seconds=1)
+    waiting = [prepare("webhook", {"url": f"{shop.receiver.url}/{n}"}) for n in range(3)]
+    waiting.append(prepare("webhook", {"url": f"{shop.receiver.url}/delayed"}, run_at=later))
+    shop.runtime.submitter.submit(waiting)
+    shop.lose_everything()
+    shop.sytq("db", "migrate")
+    worker = shop.start_worker()
+    shop.wait_held(worker)
+    copy = json.loads(shop.sytq("hold", "adopt", "--dry-run", "--json"))["tasks"]
+    assert {task["payload"]["url"] for task in copy} == {f"{shop.receiver.url}/{n}" for n in (0, 1, 2, "delayed")}
+    assert "4 adopted" in shop.sytq("hold", "adopt")
+    assert "0 would be adopted" in shop.sytq("hold", "adopt", "--dry-run")
+    shop.sytq("hold", "off")
+    for task in waiting:
+        assert shop.wait_state(task.id, "succeeded").type == "webhook"
+    shop.assert_calls_by_path()
+
+
+def test_p4_lost_table_is_named_and_nothing_runs_before_a_look(shop: Shop) -> None:
+    unfinished = shop.order()
+    shop.change("DROP TABLE sytq_steps")
+    assert "table sytq_steps" in shop.sytq("db", "check", code=1)
+    assert "the database lacks table sytq_steps" in shop.sytq("worker", code=1)
+    assert "applied: table sytq_steps" in shop.sytq("db", "migrate")
+    worker = shop.start_worker()
+    poll(lambda: "no task starts: the service is held" in worker.text(), message=worker.text)
+    assert "lost, and made anew without rows: table sytq_steps" in shop.sytq("hold", "show")
+    assert (shop.receiver.received, shop.provider.calls) == ([], [])
+    assert shop.audited() == ["service.hold", "ledger.table_made_anew"]
+    shop.sytq("hold", "off")  # Redis has them all
+    for task in unfinished:
+        shop.wait_state(task, "succeeded")
+    shop.assert_calls()
+
+
+def test_p4_point_in_time_recovery_runs_nothing_twice(tmp_path: Path, own_redis: RedisServer) -> None:
+    server = MySQLServer((f"--log-bin={tmp_path / 'binlog'}", "--server-id=1", "--innodb-flush-method=nosync"))
+    server.start()
+    url = server.create_database("shop")
+    try:
+        shop = Shop(tmp_path, url, own_redis, server)
+        dump = shop.dump()
+        server.execute("FLUSH BINARY LOGS")
+        ended = shop.order()
+        [(name, position, *_)] = server.execute("SHOW MASTER STATUS")  # the moment
+        shop.end_all(ended)
+        later = shop.runtime.submitter.prepare("webhook", {"url": shop.receiver.url + "/later"})
+        shop.runtime.submitter.submit([later])
+        shop.load(dump)
+        replayed = [required("mariadb-binlog", "package mariadb-server"), f"--stop-position={position}", "-dshop"]
+        binlog = subprocess.run([*replayed, str(tmp_path / name)], check=True, capture_output=True, timeout=60)
+        (shop.folder / "binlog.sql").write_bytes(binlog.stdout)
+        shop.load(shop.folder / "binlog.sql")
+        assert shop.states(ended) == {"queued"}
+        worker = shop.start_worker()
+        shop.wait_held(worker)
+        assert "15 discarded" in shop.sytq("hold", "discard")
+        assert "1 adopted" in shop.sytq("hold", "adopt")
+        shop.sytq("hold", "off")
+        shop.wait_state(later.id, "succeeded")
+        shop.assert_calls(webhooks=WEBHOOKS + 1)
+        shop.close()
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+def test_worker_started_held_starts_nothing_before_the_hold_ends(shop: Shop) -> None:
+    tasks = shop.order()
+    settings = {"SYTQ_WORKER__PROCESSES": "1", "SYTQ_WORKER__THREADS": "2"}
+    log = shop.folder / "held.log"
+    worker = Process(["sytq.cli", "worker", "--held"], shop.environ | settings, log)
+    shop.workers.append(worker)
+    poll(lambda: "started with --held" in worker.text(), message=worker.text)
+    assert shop.states(tasks) == {"queued"}
+    shop.assert_calls(webhooks=0, valuations=0)
+    shop.sytq("hold", "off")
+    for task in tasks:
+        shop.wait_state(task, "succeeded")
+    shop.assert_calls()
+
+
+@pytest.mark.parametrize("shop", ["sqlite"], indirect=True)
+def test_hold_stops_schedules_streams_and_pickup_until_it_ends(shop: Shop) -> None:
+    shop.sytq("hold", "on", "--why", "a test")
+    settings = {
+        "SYTQ_SCHEDULES__EVERY__TYPE": "plain",
+        "SYTQ_SCHEDULES__EVERY__EVERY": "1s",
+        "SYTQ_SCHEDULES__EVERY__PAYLOAD": json.dumps({"journal": str(shop.journal), "name": "tick"}),
+        "SYTQ_STREAMS": json.dumps([{"stream": "orders", "group": "g", "type": "plain", "payload": {
+            "journal": str(shop.journal), "name": "message"
+        }}]),
+        "SYTQ_LLM__TABLES": json.dumps({"valuation_records": {"pickup": True}}),
+    }  # fmt: skip
+    shop.change("INSERT INTO valuation_records (id, status, user_message) VALUES (1, 'pending', 'worth?')")
+    shop.redis.client().xadd("orders", {"data": '{"task_id":7,"action":"execute","source":"user_create","retry":0}'})
+    task = shop.submit("plain", "submitted")
+    worker = shop.start_worker(**settings)
+    poll(lambda: "no task starts: the service is held" in worker.text(), message=worker.text)
+    since = time.monotonic()
+    poll(lambda: time.monotonic() - since > 3, message="ticks fall due, loops look")
+    assert (dict(shop.notes()), shop.provider.calls) == ({}, [])
+    assert shop.redis.client().exists("orders") and shop.rows("SELECT COUNT(*) FROM sytq_tasks") == [(1,)]
+    shop.sytq("hold", "off")
+    for name in ("submitted", "tick", "message"):
+        shop.wait_note(f"end {name}")
+    poll(lambda: shop.provider.calls, message="the row is picked up")
+    shop.wait_state(task, "succeeded")
+    assert "hold ended: tasks start again" in worker.text()

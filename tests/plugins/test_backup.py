@@ -130,6 +130,15 @@ def test_cli_restores_a_backup(runtime: Runtime, folder: Path, tmp_path: Path) -
     assert (missing.returncode, "cannot be read: No such file" in missing.stderr) == (1, True)
 
 
+def test_p4_restored_unfinished_tasks_wait_for_an_operator(runtime: Runtime, folder: Path, tmp_path: Path) -> None:
+    file = Run(runtime, "backup", {}).start()["file"]  # with its own task, which has ended since
+    target = clean_environ(SYTQ_DATABASE__URL=f"sqlite:///{tmp_path / 'new.db'}")
+    done = sytq("restore", file, environ=target)
+    assert "held: no task starts before `sytq hold off`" in done.stdout
+    entries = json.loads(sytq("audit", "--json", environ=target).stdout)["entries"]
+    assert [entry["what"] for entry in entries] == ["service.hold", "ledger.restore"]
+
+
 def test_what_a_restore_will_lack_is_told_before_it_is_needed(
     tmp_path: Path, redis_url: str, mysql_url: str, folder: Path
 ) -> None:

@@ -86,7 +86,9 @@ class Position:
             log.critical("database set back: no task starts before `sytq hold off`", reason=why)
 
     def _has_all_since(self, moment: int) -> bool:
-        """Whether no event after `moment` has left the stream."""
+        """Whether no event after `moment` has left the stream. An empty database lacks more than events."""
+        if not moment:
+            return False
         info = self._redis.ask("XINFO STREAM", self._keys.events)
         removed = info.get("max-deleted-entry-id")
         if removed is not None:
