@@ -1,12 +1,14 @@
 """Builds what runs tasks: the broker of a worker process with its actors, middleware and loops.
 
-Nothing here connects, starts a thread or touches a global: Dramatiq starts executor and loops when it boots the worker.
+Nothing here connects or starts a thread: Dramatiq starts executor and loops when it boots the worker. Only `boot`
+touches globals.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -14,6 +16,7 @@ import dramatiq
 from dramatiq.middleware import Middleware, TimeLimit
 
 import sytq.http.sessions  # noqa: F401  # brings aiohttp, which the first request would import on the event loop
+from sytq import __version__
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter import Limiters
@@ -25,6 +28,7 @@ from sytq.executor.runner import Runner
 from sytq.http import BlockingClient, Client
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
+from sytq.observability import logs, process_group, sentry, tracing
 from sytq.runtime import Runtime
 from sytq.streams.loop import StreamLoop
 from sytq.tasktypes.declaration import ANNOUNCEMENT
@@ -43,6 +47,19 @@ from sytq.worker.middleware.retry import RetryPolicy
 
 #: Threads on which async tasks do their short blocking work, and of these their calls of Redis.
 _BLOCKING_THREADS, _REDIS_THREADS = 8, 4
+
+
+def boot(runtime: Runtime) -> StreamsBroker:
+    """Prepare this process to run tasks: its logs, metrics, traces and reports of errors, and Dramatiq's broker."""
+    settings = runtime.settings
+    logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
+    if settings.worker.port is not None:  # where the health server answers for the group
+        process_group.share(os.getppid())
+    tracing.start(settings, "worker", __version__)
+    sentry.start(settings, "worker", __version__)
+    broker = build_worker(runtime)
+    dramatiq.set_broker(broker)
+    return broker
 
 
 def build_worker(runtime: Runtime) -> StreamsBroker:

@@ -1,9 +1,10 @@
-"""`sytq api` and `sytq worker`: check the configuration, then become gunicorn or run Dramatiq."""
+"""`sytq api` and `sytq worker`: check the configuration, then become gunicorn or supervise worker processes."""
 
 from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,12 +14,13 @@ from sytq.cli.options import File
 from sytq.config import load
 from sytq.errors import ConfigError, DatabaseUnavailable
 from sytq.ledger.migrations import pending
+from sytq.observability import logs
 from sytq.runtime import Runtime, build
 
 
 def api(file: File = None) -> None:
     """Serve the HTTP API with gunicorn."""
-    _usable(file)
+    _usable(file, "api")
     gunicorn = ("-m", "gunicorn", "-c", "python:sytq.api.gunicorn_conf", "sytq.api:create_app()")
     # The same process, so that signals and the exit status are the server's own.
     os.execv(sys.executable, [sys.executable, *gunicorn])  # noqa: S606 (no shell on purpose)
@@ -29,7 +31,7 @@ def worker(
     file: File = None,
 ) -> None:
     """Run tasks in Dramatiq worker processes."""
-    parts = _usable(file)
+    parts = _usable(file, "worker")
     settings = parts.settings
     _refuse_without_tables(parts)
     if held:
@@ -40,17 +42,21 @@ def worker(
         if queue not in known:
             typer.echo(f"worker.queues: '{queue}' is not a queue; valid: {', '.join(sorted(known))}", err=True)
             raise typer.Exit(2)
-    from sytq.worker import process  # Dramatiq's command line, which `sytq api` does not need
+    # Imported once for all processes, which fork from this one; `sytq api` needs none of it.
+    from sytq.worker import process
+    from sytq.worker_runtime import boot
 
-    sys.exit(process.run(settings))
+    sys.exit(process.run(settings, partial(boot, parts)))
 
 
-def _usable(file: str | None) -> Runtime:
-    """Build the runtime, or exit 2 with the problems of the configuration."""
+def _usable(file: str | None, name: str) -> Runtime:
+    """Build the runtime of the process `name`, or exit 2 with the problems of the configuration."""
     if file is not None:
         os.environ["SYTQ_CONFIG"] = os.path.abspath(file)  # child processes read the same file
     try:
-        parts = build(load())
+        settings = load()
+        logs.configure(settings.logger.level, settings.log_format, name, settings.logger.fields)
+        parts = build(settings)
         parts.redis  # noqa: B018 (built here, so that an option of its URL is refused before the server starts)
         return parts
     except ConfigError as error:

@@ -1,8 +1,9 @@
-"""The health server of a worker group: a process beside the workers that says whether all of them are alive.
+"""The health server of a worker group: a process beside the workers that says whether all that run are alive.
 
-`sytq worker` adds it (`--fork-function sytq.worker.health_server:main`) when an orchestrator asks over HTTP
-(`worker.port`) or systemd does (`NOTIFY_SOCKET`). It judges by the liveness files alone, so it also notices a process
-that hangs as a whole, and works while Redis is down. `/metrics` has the counts of all processes of the group.
+`sytq worker` adds it when an orchestrator asks over HTTP (`worker.port`) or systemd does (`NOTIFY_SOCKET`). It judges
+by the liveness files alone, so it also notices a process that hangs as a whole, and works while Redis is down. A
+process that has died does not count: it is replaced, and a restart of the group would end its siblings. `/metrics` has
+the counts of all processes of the group.
 """
 
 from __future__ import annotations
@@ -35,15 +36,19 @@ _BIND_TIMEOUT = 15.0
 
 
 def main() -> int:
+    """What `dramatiq --fork-function` calls."""
+    return serve(config.load())
+
+
+def serve(settings: Settings) -> int:
     """Watch until the group has ended; return the exit status."""
-    settings = config.load()
     logs.configure(settings.logger.level, settings.log_format, "health", settings.logger.fields)
     process_group.share(os.getppid())
     return HealthServer(settings, os.getppid()).watch()
 
 
 class HealthServer:
-    """`master` is Dramatiq's main process, the parent of the health server and the workers."""
+    """`master` is the first process of the group, the parent of the health server and the workers."""
 
     def __init__(self, settings: Settings, master: int) -> None:
         self._settings = settings
@@ -53,7 +58,7 @@ class HealthServer:
 
     @property
     def alive(self) -> bool:
-        """Whether all worker processes, at least one, are alive."""
+        """Whether all worker processes that run, at least one, are alive."""
         found = liveness.read_liveness(self._folder)
         return bool(found) and all(process.alive for process in found)
 

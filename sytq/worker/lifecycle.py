@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import signal
 import time
@@ -40,6 +41,7 @@ class Lifecycle(Middleware):
         self._reloads = False
         self._deadline = 0.0
         self._liveness_file: LivenessFile | None = None
+        self._parent = multiprocessing.parent_process()
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         _ignore_second_sigterm()
@@ -60,7 +62,7 @@ class Lifecycle(Middleware):
             log.warning("liveness file not created: probes will find no worker here", error=str(error))
         self._watchdog = self._executor.watch(
             lambda: [*worker.consumers.values(), *worker.workers, *self._loops],
-            self._touch_liveness_file,
+            self._healthy,
             self._settings.shutdown_timeout,
         )
 
@@ -94,7 +96,11 @@ class Lifecycle(Middleware):
 
         signal.signal(signal.SIGHUP, reload)
 
-    def _touch_liveness_file(self) -> None:
+    def _healthy(self) -> None:
+        if self._parent is not None and os.getppid() != self._parent.pid:
+            self._parent = None
+            log.critical("the first process of the group died: this one stops, as nobody else would stop it")
+            os.kill(os.getpid(), signal.SIGTERM)
         if self._liveness_file is not None:
             with contextlib.suppress(OSError):  # a full disk ends no worker, but its file ages
                 self._liveness_file.touch(ready=self._executor.ready)

@@ -28,7 +28,7 @@ class LivenessFile:
     """This process's own file in its group's folder."""
 
     def __init__(self, place: Path) -> None:
-        self._file = place / str(os.getpid())
+        self._file = _file(place, os.getpid())
         self._removed = False
 
     def touch(self, *, ready: bool) -> None:
@@ -44,6 +44,12 @@ class LivenessFile:
             self._file.parent.rmdir()
 
 
+def remove(place: Path, pid: int) -> None:
+    """Remove the file of a process that has died: another process may get its id."""
+    with contextlib.suppress(OSError):
+        _file(place, pid).unlink()
+
+
 def read_liveness(place: Path) -> list[ProcessLiveness]:
     """Return the liveness of a group's existing processes."""
     found = []
@@ -53,3 +59,7 @@ def read_liveness(place: Path) -> list[ProcessLiveness]:
             alive = time.time() - file.stat().st_mtime < FRESH  # noqa: TID251
             found.append(ProcessLiveness(int(file.name), alive, ready=file.read_text() == "ready"))
     return found
+
+
+def _file(place: Path, pid: int) -> Path:
+    return place / str(pid)

@@ -1,54 +1,59 @@
-"""The first process of a group of workers: Dramatiq's, logging in sytq's format.
+"""`sytq worker`: a supervisor and the processes of its group, which run tasks with Dramatiq's `Worker`.
 
-Processes, signals and exit status are Dramatiq's. With `dramatiq sytq.actors` instead, the group's first process logs
-plain text.
+With `dramatiq sytq.actors` Dramatiq's own master starts the processes instead; one that dies ends them all.
 """
 
 from __future__ import annotations
 
-import gc
-import importlib
 import os
+import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 
-from dramatiq.cli import main as dramatiq
-from dramatiq.cli import make_argument_parser
+from dramatiq import Broker, Worker
 
 from sytq.config import Settings
-from sytq.observability import logs
+from sytq.observability import process_group
 from sytq.observability.log_stream import LogStream
+from sytq.worker import health_server
+from sytq.worker.member import Member
+from sytq.worker.supervisor import Supervisor
 
 
-def run(settings: Settings) -> int:
-    """Run a group of workers until it has ended; return its exit status."""
-    # Imported once for all processes, which fork from this one.
-    importlib.import_module("sytq.worker_runtime")
-    sys.stderr = LogStream(sys.stderr)  # Dramatiq writes there what its processes log
-    logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
-    gc.freeze()
-    # What Dramatiq executes at a SIGHUP: the configuration is read and checked again.
-    sys.argv = [sys.executable, "-m", "sytq.cli", "worker"]
-    given = make_argument_parser().parse_args(arguments(settings))  # type: ignore[no-untyped-call]
-    return int(dramatiq(given))  # type: ignore[no-untyped-call]
+def run(settings: Settings, boot: Callable[[], Broker]) -> int:
+    """Run a group of workers until it has ended; return its exit status.
+
+    `boot` prepares a new process and returns its broker. All processes have the code and the configuration of this one.
+    """
+    sys.stderr = LogStream(sys.stderr)
+    folder = process_group.folder(os.getpid())
+    workers = [Member("worker process", partial(_work, settings, boot)) for _ in range(settings.worker_processes)]
+    # Only on request: it costs a process.
+    wanted = settings.worker.port is not None or "NOTIFY_SOCKET" in os.environ
+    health = Member("health server", partial(_answer_probes, settings)) if wanted else None
+    supervisor = Supervisor(workers, health, folder)
+    status = supervisor.run()
+    shutil.rmtree(folder, ignore_errors=True)
+    if supervisor.reload:
+        os.execv(sys.executable, [sys.executable, "-m", "sytq.cli", "worker"])  # noqa: S606 (no shell on purpose)
+    return status
 
 
-def arguments(settings: Settings) -> list[str]:
-    """Dramatiq's command line for these settings."""
-    worker = settings.worker
-    return [
-        "sytq.actors",
-        "--skip-logging",
-        *("-p", str(settings.worker_processes)),
-        *("-t", str(worker.threads)),
-        *("--worker-shutdown-timeout", str(round(worker.shutdown_timeout * 1000))),
-        # The master watches its workers once all have booted or this time (ms) is up; a worker killed by its first task
-        # never reports its boot.
-        *("--worker-fork-timeout", "5000"),
-        *(("--queues", *worker.queues) if worker.queues else ()),
-        # Only on request: it costs a process.
-        *(
-            ("--fork-function", "sytq.worker.health_server:main")
-            if worker.port or os.environ.get("NOTIFY_SOCKET")
-            else ()
-        ),
-    ]
+def _work(settings: Settings, boot: Callable[[], Broker], works: Callable[[], None], stop: SimpleQueue[int]) -> int:
+    """Run tasks until the stop, as the processes of Dramatiq's master do."""
+    broker = boot()
+    broker.emit_after("process_boot")
+    worker = Worker(broker, queues=set(settings.worker.queues), worker_threads=settings.worker.threads)
+    worker.start()
+    works()
+    stop.get()
+    worker.stop(timeout=round(settings.worker.shutdown_timeout * 1000))
+    broker.close()
+    return 0
+
+
+def _answer_probes(settings: Settings, works: Callable[[], None], stop: SimpleQueue[int]) -> int:
+    works()
+    return health_server.serve(settings)

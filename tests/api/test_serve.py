@@ -1,4 +1,4 @@
-"""`sytq api` and `sytq worker`: gunicorn and Dramatiq run once the configuration is usable."""
+"""`sytq api` and `sytq worker`: gunicorn and worker processes run once the configuration is usable."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sytq.config import load
 from sytq.ledger.database import open_database
-from sytq.worker.process import arguments
 from tests.servers import RedisServer, free_port, poll
 from tests.tables import make_tables
 from tests.terminal import sytq
@@ -79,14 +77,6 @@ def test_api_replaces_itself_with_gunicorn(tmp_path: Path, redis_server: RedisSe
             ["ps", "-ww", "-o", "args=", "-p", str(process.pid)], capture_output=True, text=True, check=True
         )
         assert "-m gunicorn -c python:sytq.api.gunicorn_conf sytq.api:create_app()" in shown.stdout
-
-
-def test_worker_settings_become_arguments_of_dramatiq(tmp_path: Path) -> None:
-    (tmp_path / "sytq.yaml").write_text("worker: {processes: 1, threads: 3, shutdown_timeout: 7.5s, queues: [llm]}")
-    given = " ".join(arguments(load(str(tmp_path / "sytq.yaml"), environ={})))
-    assert given == (
-        "sytq.actors --skip-logging -p 1 -t 3 --worker-shutdown-timeout 7500 --worker-fork-timeout 5000 --queues llm"
-    )
 
 
 def test_a_sighup_to_the_worker_command_reads_the_configuration_again(

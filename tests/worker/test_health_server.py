@@ -229,13 +229,29 @@ def test_every_log_line_of_a_worker_group_is_one_json_object(on: Installation, s
     poll(lambda: len(group.workers) == 2 and not set(group.workers) & set(before), message="new processes")
     group.wait("/healthz/ready", 200)
     os.kill(group.workers[0], signal.SIGKILL)
-    assert group.process.wait(90) != 0
+    poll(lambda: "exited unexpectedly" in group.log.read_text(), message="the supervisor reports it")
+    group.process.terminate()
+    assert group.process.wait(90) == 0
     lines = [json.loads(line) for line in group.log.read_text().splitlines()]
     for line in lines:
         assert {"level", "msg", "time", "logger", "process"} <= set(line)
-    (ended,) = [line for line in lines if "exited unexpectedly" in line["msg"]]
-    assert ended["level"] == "critical"
-    assert {"dramatiq.MainProcess", "dramatiq.ForkProcess(0)"} <= {line["logger"] for line in lines}
+    assert {"sytq.worker.supervisor", "sytq.worker.lifecycle"} <= {line["logger"] for line in lines}
+
+
+def test_a_killed_process_fails_no_probe_and_is_replaced(start: Start) -> None:
+    group = start()
+    group.wait("/healthz/ready", 200)
+    poll(lambda: len(group.workers) == 2, message="both processes")
+    before = group.workers
+    answers = []
+    for killed in before:
+        os.kill(killed, signal.SIGKILL)
+        poll(lambda killed=killed: answers.append(group.answer("/healthz/live")) or killed not in group.workers)
+        poll(lambda: answers.append(group.answer("/healthz/live")) or len(group.workers) == 2)
+    assert set(answers) == {200}
+    assert not set(group.workers) & set(before)
+    folder = group.on.folder / f"sytq-{os.getuid()}-{group.process.pid}"
+    assert {file.name for file in folder.glob("[0-9]*")} == {str(pid) for pid in group.workers}, "none of the dead"
 
 
 def test_a_worker_consumes_only_its_queues(on: Installation, start: Start) -> None:
