@@ -23,7 +23,7 @@ LABEL org.opencontainers.image.title="sytq" \
       org.opencontainers.image.description="A task queue service for slow and costly work" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.revision="${REVISION}"
-# The first process of a container has to reap what its descendants leave behind; Dramatiq's does not.
+# The first process of a container has to reap what its descendants leave behind; gunicorn's and sytq's do not.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/sytq /opt/sytq
