@@ -21,6 +21,7 @@ from sytq.broker.rights import check_rights
 from sytq.errors import DatabaseUnavailable, RedisRefused, RedisUnavailable
 from sytq.ledger.refusals import code_of
 from sytq.ledger.values import iso, utcnow
+from sytq.service.hold import held
 from sytq.service.prometheus import Scrape
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class Ready:
     def __init__(self, parts: Parts, missing: Callable[[], list[str]]) -> None:
         self._parts = parts
         self._missing = missing  # migrations
+        self._held = ""
         self._checks: dict[str, asyncio.Task[str]] = {}
         self._logged = {"database": "ok", "redis": "ok"}
 
@@ -84,6 +86,8 @@ class Ready:
         if not ready:
             resp.set_header("Retry-After", "2")
         stores = {"status": "ok" if ready else "error", **states}
+        if self._held:  # ready all the same: tasks are accepted, and wait
+            stores["held"] = self._held
         if ready:
             resp.data = _said(200, "Service is ready", "ready", stores)
         else:
@@ -119,6 +123,7 @@ class Ready:
             missing = await self._parts.sql.run(self._missing)
             if not missing:  # a locked table or file, or a demoted primary, still answers reads
                 await self._parts.sql.run(self._parts.runtime.ledger.try_write)
+                self._held = await self._parts.sql.run(held, self._parts.runtime.database)
         except DatabaseUnavailable:
             return "does not answer"
         except peewee.PeeweeException as error:

@@ -71,13 +71,22 @@ class Hold:
 
     def _note(self, row: Pause | None, set_back: bool) -> None:
         if row is not None and not self._held:
-            reason = f"since {iso(row.paused_at)} by {row.paused_by}: {row.paused_why}"
-            log.warning("no task starts: the service is held", reason=reason)
+            log.warning("no task starts: the service is held", reason=_said(row))
         elif row is None and self._held:
             log.info("hold ended: tasks start again")
         self._held = row is not None
         # The recorder decides what follows from a set-back database; nothing starts until then.
         self._closed = self._held or set_back
+
+
+def held(database: peewee.Database) -> str:
+    """Say since when, by whom and why the service is held; empty when it is not."""
+    row = read(database, ledger.held)
+    return "" if row is None else _said(row)
+
+
+def _said(row: Pause) -> str:
+    return f"since {iso(row.paused_at)} by {row.paused_by}: {row.paused_why}"
 
 
 def recorded_in_redis(redis: Redis, keys: Keys) -> int:

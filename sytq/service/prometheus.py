@@ -17,6 +17,8 @@ from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import that_matter
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
+from sytq.ledger import hold
+from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger
 from sytq.observability.process_group import GroupCollector
 
@@ -27,6 +29,7 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sytq_build_info": (("version",), "The version that answers; always 1."),
     "sytq_redis_up": ((), "Whether Redis answered this scrape."),
     "sytq_database_up": ((), "Whether the database answered when it was last asked."),
+    "sytq_held": ((), "Whether the service is held: no task starts before an operator has looked."),
     "sytq_tasks_dead": ((), "Tasks in the ledger that are dead."),
     "sytq_tasks": (("type", "outcome"), "Tasks by type and outcome since this Redis was first seen."),
     "sytq_queue_waiting": (("queue", "priority"), "Tasks that wait for a worker."),
@@ -139,12 +142,13 @@ class Scrape(Collector):
 
     def _of_ledger(self) -> Iterator[Metric]:
         try:
-            dead = self._ledger.count_dead()
+            dead, held = self._ledger.count_dead(), read(self._ledger.database, hold.held)
         except (DatabaseUnavailable, peewee.PeeweeException) as error:  # PeeweeException: not migrated yet
             log.warning("metrics without the database", error=type(error).__name__)
             yield _one("sytq_database_up", 0)
             return
         yield _one("sytq_database_up", 1)
+        yield _one("sytq_held", held is not None)
         yield _one("sytq_tasks_dead", dead)
 
 

@@ -17,7 +17,7 @@ import pytest
 from sytq_plugins.llm.row import ValuationRecord
 
 from sytq.ledger.values import utcnow
-from tests.installation import ENGINES, Installation
+from tests.installation import ENGINES, Installation, samples
 from tests.processes import Process
 from tests.provider import ScriptedProvider
 from tests.receiver import Receiver
@@ -331,6 +331,10 @@ def test_hold_stops_schedules_streams_and_pickup_until_it_ends(shop: Shop) -> No
     since = time.monotonic()
     poll(lambda: time.monotonic() - since > 3, message="ticks fall due, loops look")
     assert (dict(shop.notes()), shop.provider.calls) == ({}, [])
+    shop.start_api()
+    assert "a test" in shop.get("/healthz/ready")["data"]["held"]
+    assert samples(shop.request("GET", "/metrics").body)["sytq_held"] == 1
+    assert ": a test" in sytq("doctor", environ=shop.environ).stdout
     assert shop.redis.client().exists("orders") and shop.rows("SELECT COUNT(*) FROM sytq_tasks") == [(1,)]
     shop.sytq("hold", "off")
     for name in ("submitted", "tick", "message"):

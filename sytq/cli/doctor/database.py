@@ -17,10 +17,11 @@ from sytq.errors import DatabaseUnavailable
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.database import is_mysql, open_database, read
 from sytq.ledger.migrations import pending
-from sytq.ledger.models import ApiKey, ScheduleRow
+from sytq.ledger.models import ApiKey, Pause, ScheduleRow
 from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
+from sytq.service.hold import held
 
 _TIMEOUT = 2.0
 
@@ -48,7 +49,16 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("migrations", OK, "up to date")
         yield from _logins(base, settings)
         yield from _schedules(base)
+        yield from _hold(base)
     yield clock("database clock", ahead)
+
+
+def _hold(base: peewee.Database) -> Iterator[Finding]:
+    with base.bind_ctx([Pause]):
+        since = held(base)
+    if since:
+        todo = "`sytq hold show` says what would run, docs/runbook.md what to do; `sytq hold off` ends the hold"
+        yield Finding("hold", WARN, f"the service is held {since}", todo)
 
 
 def _schedules(base: peewee.Database) -> Iterator[Finding]:
