@@ -90,10 +90,8 @@ def stop_process(weather: Weather, random: random.Random) -> None:
 @fault("workers")
 def reload_group(weather: Weather, random: random.Random) -> None:
     group = random.choice(weather.service.groups)
-    # Tasks that outlast the shutdown timeout start again on the reloaded workers.
-    with weather.event("SIGHUP to", group, kills=True):
+    with weather.event("SIGHUP to", group):
         send(group.process.pid, signal.SIGHUP)
-        time.sleep(random.uniform(1, 8))
 
 
 @fault("api")
