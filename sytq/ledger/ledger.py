@@ -21,6 +21,8 @@ from sytq.ledger.values import utcnow
 from sytq.states import DEAD, QUEUED, SCHEDULED, TERMINAL, UNFINISHED
 
 T = TypeVar("T")
+#: The fencing token of a step that no attempt is running.
+_NOBODY = 0
 
 
 class Ledger:
@@ -243,7 +245,7 @@ class Ledger:
                 )
                 return created
             if step.state != "done" and step.token != token:
-                step.interrupted += not has_result
+                step.interrupted += step.token != _NOBODY and not has_result
                 step.token = token
                 step.save()
             return step
@@ -267,6 +269,14 @@ class Ledger:
         self.fenced(task_id, token, work)
 
     def forget_step(self, task_id: str, token: int, name: str) -> None:
-        """Remove a step that failed with an answer, so that it does not count as interrupted. Raises Lost."""
-        query = Step.delete().where(Step.task_id == task_id, Step.name == name, Step.state == "started")
-        self.fenced(task_id, token, lambda: query.execute())
+        """Remove a step that failed with an answer, so that it does not count as interrupted. Raises Lost.
+
+        A step that was interrupted before keeps that on record.
+        """
+        begun = (Step.task_id == task_id) & (Step.name == name) & (Step.state == "started")
+
+        def work() -> None:
+            Step.delete().where(begun, Step.interrupted == 0).execute()
+            Step.update(token=_NOBODY).where(begun).execute()
+
+        self.fenced(task_id, token, work)

@@ -212,6 +212,15 @@ def test_p4_a_step_runs_once_and_an_interrupted_step_is_on_record(ledger: Ledger
     assert [step.name for step in ledger.steps(task_id)] == ["s"]
 
 
+def test_p4_failed_call_does_not_hide_that_one_before_it_was_interrupted(ledger: Ledger) -> None:
+    task_id = accepted(ledger)
+    ledger.begin_step(task_id, 1, "s")
+    assert ledger.begin_step(task_id, 2, "s").interrupted == 1  # the first attempt may have been charged
+    ledger.forget_step(task_id, 2, "s")  # the second was answered with an error
+    assert ledger.begin_step(task_id, 3, "s").interrupted == 1
+    assert ledger.begin_step(task_id, 4, "s").interrupted == 2
+
+
 def test_a_deadlock_repeats_the_whole_transaction(mysql_url: str) -> None:
     database = open_database(mysql_url)
     make_tables(database)
