@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,7 +46,7 @@ from sytq.worker.middleware.measure import Measure
 from sytq.worker.middleware.naming import Naming
 from sytq.worker.middleware.retry import RetryPolicy
 
-#: Threads on which async tasks do their short blocking work, and of these their calls of Redis.
+#: Threads on which async tasks do their short blocking work, and on which all tasks call Redis.
 _BLOCKING_THREADS, _REDIS_THREADS = 8, 4
 
 
@@ -68,11 +69,15 @@ def build_worker(runtime: Runtime) -> StreamsBroker:
     # Heartbeats have their own connection: waiting for a free or dead one could outlast the lease.
     timeout = settings.worker.liveness / 3
     heartbeat_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=4, timeout=timeout)
-    broker = StreamsBroker(runtime.redis, heartbeat_redis, runtime.keys, settings)
+    # So have running tasks: nothing that waits longer on purpose takes their connections.
+    timeout, connections = settings.worker.redis_timeout, settings.worker.threads + 10
+    task_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=connections, timeout=timeout)
+    broker = StreamsBroker(runtime.redis, heartbeat_redis, task_redis, runtime.keys, settings)
     time_limit = TimeLimit()
     broker.executor.may_start = runtime.hold.may_start
     client = Client(runtime.guard, settings.outbound.proxy)
-    services = task_services(runtime, client, broker.executor.event_loop.loop, broker.executor.limiters)
+    loop, valid_since = broker.executor.event_loop.loop, broker.executor.heartbeat.valid_since
+    services = task_services(runtime, client, loop, broker.executor.limiters, task_redis, valid_since)
     runner = Runner(services, time_limit)
     for middleware in _middleware(runtime, broker, time_limit):
         broker.add_middleware(middleware)
@@ -81,12 +86,22 @@ def build_worker(runtime: Runtime) -> StreamsBroker:
     return broker
 
 
-def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventLoop, limiters: Limiters) -> Services:
-    """What the contexts of one process share; `loop` is the event loop of `client`."""
+def task_services(
+    runtime: Runtime,
+    client: Client,
+    loop: asyncio.AbstractEventLoop,
+    limiters: Limiters,
+    redis: Redis | None = None,
+    valid_since: Callable[[], float] = lambda: -math.inf,
+) -> Services:
+    """What the contexts of one process share; `loop` is the event loop of `client`.
+
+    Without a `redis` of its own and a lease, the process is no worker: nobody else runs its tasks.
+    """
     return Services(
         settings=runtime.settings,
         ledger=runtime.ledger,
-        operations=Operations(runtime.redis, runtime.keys),
+        operations=Operations(redis or runtime.redis, runtime.keys),
         limiters=limiters,
         permits=PermitBatcher(limiters),
         submitter=runtime.submitter,
@@ -97,6 +112,7 @@ def task_services(runtime: Runtime, client: Client, loop: asyncio.AbstractEventL
         blocking_client=BlockingClient(client, loop),
         threads=concurrent.futures.ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking"),
         redis_threads=concurrent.futures.ThreadPoolExecutor(_REDIS_THREADS, thread_name_prefix="redis"),
+        valid_since=valid_since,
     )
 
 

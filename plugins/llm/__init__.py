@@ -5,7 +5,7 @@ The report and its callback are one transaction. No transaction is open during a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -170,7 +170,7 @@ async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
 async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     plan = nodes(ctx.settings.of(LlmSettings), payload.table_name)
     start = await _begin(ctx, payload, plan)
-    calls = Calls(ctx, payload.table_name, payload.id, start.owner)
+    calls = Calls(ctx, payload.table_name, payload.id, start.owner, start.lost)
     asking = Asking(ctx, calls)
     outputs: dict[str, Any] = {}
     answers: list[Answered] = []
@@ -198,12 +198,14 @@ async def _valuate(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
 
 
 class Start(NamedTuple):
-    """The state at the beginning of an attempt: row, owner, finished nodes, and whether the row's end is written."""
+    """The state at the beginning of an attempt: row, owner, finished nodes, whether the row's end is written, and the
+    steps with a call of an earlier attempt that may have been charged."""
 
     row: dict[str, Any]
     owner: str | None
     done: int
     written: bool
+    lost: Collection[str]
 
 
 async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) -> Start:
@@ -215,11 +217,11 @@ async def _begin(ctx: AsyncContext, payload: Valuation, plan: Sequence[Node]) ->
         rows = Rows(tx.database, payload.table_name)
         row = rows.lock(payload.id, whole=whole)
         done, written = standing(ctx.id)
-        spend.release(ctx.id, before=ctx.token)
+        lost = spend.release(ctx.id, before=ctx.token)
         if not written:
             values.update(_shown(ctx, plan, done))
             rows.update(payload.id, **values)
-        return Start(row, Task.select(Task.owner).where(Task.id == ctx.id).scalar(), done, written)
+        return Start(row, Task.select(Task.owner).where(Task.id == ctx.id).scalar(), done, written, lost)
 
     return await _in_table(ctx, payload, write, values)
 

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import peewee
 
 from sytq import AsyncContext, Counter, Limiter, Permit, Retry, Transaction, Waiting, clock
-from sytq.errors import DatabaseUnavailable
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Step
 from sytq.ledger.refusals import of_own_tables
 
@@ -69,12 +69,15 @@ class Calls:
 
     _running = 0  # calls of this process that report progress
 
-    def __init__(self, ctx: AsyncContext, table: str, row_id: int, owner: str | None) -> None:
+    def __init__(
+        self, ctx: AsyncContext, table: str, row_id: int, owner: str | None, lost: Collection[str] = ()
+    ) -> None:
         self.paid = False
         self.tokens = 0
         self._ctx = ctx
         self._about = (table, row_id)
         self._owner = owner
+        self._lost = set(lost)  # steps with a call of an earlier attempt whose end is not known
         self._number = 0
         self._last: tuple[Reservation, spend.Tokens, int | None] | None = None  # answered and not settled
 
@@ -117,6 +120,7 @@ class Calls:
         answer = Answer(target.model, target.provider.key, prompts, target.provider.finish_reasons, alone)
         try:
             async with self._telling(place, target, answer):
+                await self._verify_lease(call)
                 reply = await complete(self._ctx.http, target.provider, request, answer)
         except ChatError as error:
             raise await self._failed(permit, target, request, call, answer, error, now) from None
@@ -128,6 +132,17 @@ class Calls:
         self._report(permit, "ok", answer.usage, used)
         self._last = call, used, cost
         return Answered(**reply, provider=target.name, cost=None if cost is None else spend.money(cost))
+
+    async def _verify_lease(self, call: Reservation) -> None:
+        """Return if the attempt holds its task: another attempt would make the same call."""
+        while True:
+            try:
+                return await self._ctx.verify_lease()
+            except RedisUnavailable as error:
+                if not self.paid or self._ctx.remaining() < _LEAST_LEFT:
+                    await self.record(lambda tx: spend.settle(call, spend.UNSENT, spend.Tokens(), 0))
+                    raise
+                self._ctx.log.warning("paid call waits for Redis", error=str(error))
 
     async def _failed(
         self,
@@ -187,11 +202,15 @@ class Calls:
         ctx, settings = self._ctx, self._ctx.settings.of(LlmSettings)
         table, row_id = self._about
         self._number += 1
+        step = f"node-{place.number}"
+        if step in self._lost:
+            self._lost.discard(step)
+            ctx.log.warning("call possibly charged twice", step=step, provider=target.name, model=target.model)
         call = spend.SpendRow(
             task_id=ctx.id,
             token=ctx.token,
             number=self._number,
-            step=f"node-{place.number}",
+            step=step,
             type=ctx.type,
             provider=target.name,
             model=target.model,

@@ -33,7 +33,7 @@ _BOUNDS = (
 )  # fmt: skip
 
 _MAX_ERROR_BODY = 64 << 10
-_AFTERGLOW = 5.0  # seconds for the usage numbers after the answer is complete
+_AFTERGLOW = 1.0  # seconds for the usage numbers after the answer is complete, which is not checkpointed before
 _CLOSING = 0.1  # seconds for the rest of the body after that: a connection read to its end can be reused
 
 

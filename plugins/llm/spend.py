@@ -19,7 +19,7 @@ from sytq.ledger.database import insert_ignore, read
 from sytq.ledger.values import utcnow
 
 UNIT = Decimal("1e-12")
-BEGUN, OK, LOST = "begun", "ok", "lost"
+BEGUN, OK, LOST, UNSENT = "begun", "ok", "lost", "unsent"
 #: Groupings of sums, and their columns.
 GROUPS: Mapping[str, Sequence[str]] = {
     "day": ("day",),
@@ -47,7 +47,7 @@ class SpendRow(Model):
     provider = CharField()
     model = CharField()
     day = CharField()  # UTC, as 2026-07-01
-    outcome = CharField()  # begun, ok, lost, or the name of the failure
+    outcome = CharField()  # begun, ok, lost, unsent, or the name of the failure
     reserved = BigIntegerField()
     cost = BigIntegerField(null=True)  # NULL: unknown
     prompt_tokens = BigIntegerField(default=0)
@@ -163,14 +163,16 @@ def repetitions(call: SpendRow, outcome: str) -> tuple[int, float]:
     return count, (utcnow() - since).total_seconds() if count else 0.0
 
 
-def release(task_id: str, before: int | None = None) -> None:
-    """Release what attempts of a task (with a token below `before`) reserved and did not settle.
+def release(task_id: str, before: int | None = None) -> set[str]:
+    """Release what attempts of a task (with a token below `before`) reserved and did not settle; return the steps.
 
     Such a call may have been answered and charged: its outcome is `lost`, its cost unknown.
     """
     rows = SpendRow.select().where(SpendRow.task_id == task_id, SpendRow.outcome == BEGUN)
-    for row in rows if before is None else rows.where(SpendRow.token < before):
+    lost = list(rows if before is None else rows.where(SpendRow.token < before))
+    for row in lost:
         settle(_reservation(row), LOST, Tokens(), None)
+    return {row.step for row in lost}
 
 
 def recover(task_id: str, step: str, tokens: Tokens, cost: int | None) -> None:

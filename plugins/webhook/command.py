@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +79,7 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
     client = Client(parts.guard, parts.settings.outbound.proxy)
     error: BaseException | None = None
     services = task_services(parts, client, asyncio.get_running_loop(), parts.limiters)
-    with services.threads:
+    with closing(services):
         try:
             context = _TestContext(services, declared, delivery)
             delivery.result = await declared.function(context, declared.parse(delivery.payload))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,8 +51,10 @@ class Delivery(MessageProxy):
         self.max_attempts = max_attempts
         self.token = token
         self.started = clock.now()
+        self.held_at = time.monotonic()  # when Redis was last asked whether this attempt holds the task, and said yes
         self.ended = 0.0  # when the outcome was known
         self.acked = False  # Redis took the outcome, at least once
+        self.lost = False  # another attempt has the task, so that this one was cancelled
         self.returned = False  # the stopping worker cancelled the attempt: the task returns to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for
         self.progress: dict[str, Any] | None = None

@@ -34,6 +34,8 @@ PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
 
 _NAME = re.compile(r"[!-{}~]{1,300}")
 _MAX_LIMITERS = 8
+#: Bounds one script call.
+_MAX_RECOUNTED = 50
 #: A waiting task starts as soon as a permit is reserved for it; its due time is a fallback: the estimate times a
 #: factor, plus seconds.
 _FALLBACK = (1.2, 5.0)
@@ -120,6 +122,7 @@ class Permit:
         self.outcome: PermitOutcome = "ignored"
         self.id = os.urandom(6).hex()
         self.acquired_ms: int | None = None  # None while it is not held
+        self.asked = float("-inf")  # when Redis was last asked for it, of `time.monotonic`
         self.released = False
         self.lock = threading.Lock()  # a cancelled task may release while another thread still acquires
 
@@ -179,10 +182,13 @@ class Limiters:
         if (left := self._suspended_until - time.monotonic()) > 0:
             waiting = Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
             return [waiting] * len(permits)
+        asked = time.monotonic()
         try:
             answers = self._acquire(permits)
         except RedisUnavailable as error:
             return [error] * len(permits)
+        for permit in permits:
+            permit.asked = asked
         return [self._refusal(*pair) for pair in zip(permits, answers, strict=True)]
 
     def _refusal(self, permit: Permit, answer: Any) -> Exception | None:
@@ -234,12 +240,24 @@ class Limiters:
     def reregister(self) -> None:
         """Enter the held permits into an emptied Redis; acquire none until other workers have done the same."""
         self._suspended_until = time.monotonic() + self._liveness
-        for permit in list(self._held.values()):
-            with permit.lock:
-                if permit.acquired_ms is not None:
-                    ((acquired, *at),) = self._acquire([permit], force=True)
+        self.recount()
+
+    def recount(self) -> list[str]:
+        """Enter the held permits again where Redis has taken them back, whether or not the limits allow it.
+
+        Returns the tasks that other attempts have by now. Raises RedisUnavailable.
+        """
+        held, lost = list(self._held.values()), []
+        for start in range(0, len(held), _MAX_RECOUNTED):
+            with _locked(held[start : start + _MAX_RECOUNTED]):
+                permits = [one for one in held[start : start + _MAX_RECOUNTED] if one.acquired_ms is not None]
+                answers = self._acquire(permits, force=True) if permits else []
+                for permit, (acquired, *at) in zip(permits, answers, strict=True):
                     if acquired == 1:
                         permit.acquired_ms = int(at[0])
+                    else:
+                        lost.append(permit.task_id)
+        return lost
 
     def _acquire(self, permits: Sequence[Permit], *, force: bool = False) -> Any:
         args: list[Any] = [self._liveness_ms, self._epoch() or b"", int(force)]

@@ -6,6 +6,7 @@ Each change is one script or command; sytq.service.control writes the ledger.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -95,11 +96,18 @@ class Operations:
     def report_progress(self, delivery: Delivery, progress: str) -> bool:
         """Store progress (JSON text) and notice a cancellation at once; False when another attempt has the task."""
         keys = [self._keys.live, self._keys.progress, self._keys.cancels]
+        asked = time.monotonic()
         answer = self._redis.call("touch", keys, [delivery.id, delivery.token, progress])
+        if answer:
+            delivery.held_at = asked
         if answer == 2 and delivery.cancelled_by is None:
             by = self._redis.ask("HGET", self._keys.cancels, delivery.id)
             delivery.cancelled_by = by.decode() if by else "somebody"
         return bool(answer)
+
+    def confirm(self, delivery: Delivery) -> bool:
+        """Ask whether the attempt still holds its task, and notice a cancellation."""
+        return self.report_progress(delivery, "")
 
     def keep_result(self, task_id: str, token: int, step: str, result: str) -> bool:
         """Keep a step's result beside the task; False when a later attempt has the task or it has ended."""

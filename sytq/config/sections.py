@@ -221,6 +221,11 @@ class Worker(Section):
     retry_attempts: int = Field(default=3, ge=0)
     retry_delay: Duration = 1.0
 
+    @property
+    def redis_timeout(self) -> float:
+        """The seconds that a call of Redis may hold up a task: at most a third of the lease."""
+        return min(5.0, self.liveness / 3)
+
     @field_validator("priority_weights")
     @classmethod
     def _somebody_comes_first(cls, weights: dict[str, int]) -> dict[str, int]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterable
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
@@ -21,10 +23,12 @@ from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.deprecated import OldContextMethods
 from sytq.errors import Cancelled, DatabaseUnavailable, Lost, RedisUnavailable, TimedOut, Waiting
-from sytq.executor.checkpoint import Checkpoint
+from sytq.executor.checkpoint import Checkpoint, CheckpointThreads
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.transaction import Transaction
+from sytq.executor.waits import Waits, sleep
 from sytq.ledger.database import read
+from sytq.ledger.insert import NewTask
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
 from sytq.ledger.search import Search
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_DETAIL = 64 << 10
+#: Seconds between two looks at a lease that is not valid.
+_LEASE_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,15 @@ class Services:
     client: Client
     blocking_client: BlockingClient
     threads: Executor  # for async tasks' short blocking work
-    redis_threads: Executor  # for their calls of Redis, so that a frozen Redis delays no checkpoint
+    redis_threads: Executor  # for calls of Redis: none is waited for longer than `worker.redis_timeout`
+    valid_since: Callable[[], float]  # as of the heartbeat
+    checkpoint_threads: CheckpointThreads = field(default_factory=CheckpointThreads)
+
+    def close(self) -> None:
+        """Wait for what the threads still do."""
+        own = self.checkpoint_threads
+        for threads in (self.threads, self.redis_threads, own.database, own.redis):
+            threads.shutdown()
 
 
 class Attempt(OldContextMethods):
@@ -79,6 +93,7 @@ class Attempt(OldContextMethods):
         self.timeout = declared.timeout
         self.config = declared.config
         self.settings = services.settings
+        self._steps = 0  # under way: several steps of an async task may run at once
         self.operator = services.operator  # changes other tasks
         self.history = services.history  # finds other tasks
         self.log = structlog.get_logger(f"sytq.task.{declared.name}").bind(
@@ -121,19 +136,61 @@ class Attempt(OldContextMethods):
         if self.remaining() <= 0:
             raise TimedOut(f"timed out after {self.timeout:g} s")
 
-    def _progress(self, done: int, of: int | None, text: str) -> None:
+    def _ask_redis(self, function: Callable[..., T], *args: Any) -> Waits[T]:
+        """Call Redis on another thread, and wait for at most a third of the lease. Raises RedisUnavailable."""
+        seconds = self.settings.worker.redis_timeout
+        call = self._services.redis_threads.submit(function, *args)
+        try:
+            yield (call,), seconds
+            answered = call.done()
+        finally:
+            call.cancel()
+        if not answered:
+            raise RedisUnavailable(f"Redis does not answer within {seconds:.1f} s")
+        return call.result()
+
+    def _verify_lease(self) -> Waits[None]:
+        delivery, valid_since = self._delivery, self._services.valid_since
+        deadline = time.monotonic() + self.settings.worker.liveness
+        problem = "the lease of this worker is not renewed"
+        while (since := valid_since()) > delivery.held_at:
+            if since < math.inf:  # renewed after it had expired: another attempt may have begun meanwhile
+                try:
+                    if not (yield from self._ask_redis(self._services.operations.confirm, delivery)):
+                        raise self._lost()
+                    continue
+                except RedisUnavailable as error:
+                    problem = str(error)
+            if time.monotonic() > deadline:
+                raise RedisUnavailable(f"not known whether this attempt still holds its task: {problem}")
+            yield sleep(_LEASE_PAUSE)
+
+    def _is_granted(self, permit: Permit) -> bool:
+        """Whether the permit is this attempt's: acquired, and not taken back since, as the lease has been valid."""
+        if not permit.limiters:
+            return True
+        if permit.acquired_ms is None or permit.asked < self._services.valid_since():
+            return False
+        self._delivery.held_at = max(self._delivery.held_at, permit.asked)
+        return True
+
+    def _lost(self) -> Lost:
+        return Lost(f"start {self.token} of task {self.id} no longer holds it")
+
+    def _progress(self, done: int, of: int | None, text: str) -> Waits[None]:
         self._go_on()
         state = {"done": done, "of": of, "text": text}
         try:
-            held = self._services.operations.report_progress(self._delivery, encode(state))
+            held = yield from self._ask_redis(self._services.operations.report_progress, self._delivery, encode(state))
         except RedisUnavailable:
             return  # lost progress is no reason to fail the task
         if not held:
-            raise Lost(f"start {self.token} of task {self.id} no longer holds it")
+            raise self._lost()
         self._delivery.progress = state
         self._go_on()
 
-    def _transaction(self, work: Callable[[Transaction], T]) -> T:
+    def _transaction(self, work: Callable[[Transaction], T]) -> tuple[T, Sequence[NewTask]]:
+        """Return the value of `work`, and the tasks that are in the ledger now."""
         self._go_on()
         transaction: Transaction | None = None
 
@@ -145,11 +202,19 @@ class Attempt(OldContextMethods):
 
         value = self._services.ledger.fenced(self.id, self.token, guarded)
         assert transaction is not None
-        self._services.submitter.dispatch(transaction.tasks)
-        if awaited := [on_id for task in transaction.tasks for on_id in task.after]:
+        return value, transaction.tasks
+
+    def _dispatch(self, tasks: Sequence[NewTask]) -> Waits[None]:
+        """Dispatch the tasks of a transaction; what fails or takes too long is left to the reconciler."""
+        services = self._services
+        if tasks:
+            with contextlib.suppress(RedisUnavailable):
+                yield from self._ask_redis(services.submitter.dispatch, tasks)
+        if awaited := [on_id for task in tasks for on_id in task.after]:
+            recording = services.threads.submit(services.recording.record, (), awaited)
+            yield (recording,), None
             with contextlib.suppress(DatabaseUnavailable):  # then the reconciler finds the tasks that had ended before
-                self._services.recording.record((), awaited)
-        return value
+                recording.result()
 
     def _read(self, work: Callable[[peewee.Database], T]) -> T:
         self._go_on()
@@ -158,8 +223,12 @@ class Attempt(OldContextMethods):
 
     def _checkpoint(self, name: str) -> Checkpoint:
         self._go_on()
-        services = self._services
-        return Checkpoint(services.ledger, services.operations, self._delivery, name, self.log)
+        services, timeout = self._services, self.settings.worker.redis_timeout
+        threads = services.checkpoint_threads
+        return Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
+
+    def _look(self, step: Checkpoint, name: str) -> Waits[None]:
+        return step.look(self._ask_redis(self._services.operations.kept_result, self.id, name))
 
     def _permit(self, limiters: Iterable[Limiter], cost: int) -> Permit:
         self._go_on()

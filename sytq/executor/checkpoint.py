@@ -1,12 +1,15 @@
 """The checkpoint of one step: its result on its way into the ledger, and beside the task in Redis meanwhile.
 
 A result may have cost money. Only a refused fencing token, or the loss of both stores at once, makes it worthless.
+Nothing else that an attempt does comes between a result and its first write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import peewee
@@ -14,34 +17,55 @@ import peewee
 from sytq.broker.delivery import Delivery
 from sytq.broker.operations import Operations
 from sytq.errors import Cancelled, DatabaseUnavailable, Fail, InvalidInput, Lost, RedisUnavailable, Retry
+from sytq.executor.waits import Waits, sleep
 from sytq.ledger import refusals
 from sytq.ledger.ledger import Ledger
 
 #: Seconds between two tries to write a result, doubled each time up to the second number.
 _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
+#: Seconds that the database may take before the result is kept in Redis too.
+_PROMPT = 0.5
 #: What says itself how the task goes on.
 _ON_PURPOSE = (DatabaseUnavailable, RedisUnavailable, InvalidInput, Fail, Retry, Cancelled)
 
 
-class Checkpoint:
-    """Blocks; its methods raise Lost."""
+@dataclass(frozen=True)
+class CheckpointThreads:
+    """The threads that write the results of a process, and do nothing else that a store may hold up."""
 
-    def __init__(self, ledger: Ledger, operations: Operations, delivery: Delivery, name: str, log: Any) -> None:
+    database: Executor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="checkpoints"))
+    redis: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="kept-results"))
+
+
+class Checkpoint:
+    """Its methods raise Lost. A call of Redis holds it up for at most `timeout` seconds."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        operations: Operations,
+        delivery: Delivery,
+        name: str,
+        log: Any,
+        threads: CheckpointThreads,
+        timeout: float,
+    ) -> None:
         self._ledger = ledger
         self._operations = operations
         self._id, self._token = delivery.id, delivery.token
         self._name = name
         self._log = log.bind(step=name)
+        self._threads = threads
+        self._timeout = timeout
         self._kept = False
         self._unavailable: RedisUnavailable | None = None
-        self._pause = _PAUSE
         self.result: str | None = None  # JSON text
         self.done = False
 
-    def look(self) -> None:
+    def look(self, kept_result: Waits[str | None]) -> Waits[None]:
         """Find the `result` that an earlier attempt left in Redis."""
         try:
-            self.result = self._operations.kept_result(self._id, self._name)
+            self.result = yield from kept_result
             self._kept = self.result is not None
         except RedisUnavailable as error:
             self._unavailable = error
@@ -60,42 +84,60 @@ class Checkpoint:
         elif self._unavailable is not None and step.interrupted:
             raise self._unavailable
 
-    def write(self, also: Callable[[], None] | None) -> float:
-        """Write the result and what `also` writes; return 0, or the seconds until the next try.
+    def save(self, also: Callable[[], None] | None) -> Waits[None]:
+        """Write the result and what `also` writes, and keep the result in Redis while the database takes its time.
 
         Raises DatabaseUnavailable for a fault of our tables and for an error that nobody knows, and what `also` raises
         on purpose, but only once Redis has the result: the next attempt begins with it.
         """
+        pause = _PAUSE
+        while not self.done:
+            writing = self._threads.database.submit(self._write, also)
+            yield (writing,), _PROMPT
+            while not writing.done():
+                kept = yield from self._keeping(writing)
+                yield (writing,), _LONGEST_PAUSE if kept else _PROMPT
+            error = writing.result()
+            if error is None:
+                self.done = True
+            elif isinstance(error, Lost):
+                raise error
+            else:
+                kept = yield from self._keeping()  # each time: Redis may have been emptied meanwhile
+                self._judge(error, kept)
+                yield sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        if self._kept:
+            yield (self._threads.redis.submit(self._drop),), self._timeout
+
+    def _judge(self, error: Exception, kept: bool) -> None:
+        """Raise what ends the attempt; return where it tries again."""
+        refusal = error if isinstance(error, _ON_PURPOSE) else self._refusal(error)
+        known = isinstance(error, (*_ON_PURPOSE, peewee.PeeweeException))
+        self._log.warning(
+            "checkpoint waits for the database",
+            error=str(refusal),
+            kept_in_redis=kept,
+            exc_info=None if known else error,
+        )
+        if kept and not isinstance(error, DatabaseUnavailable):
+            raise refusal from error
+
+    def _keeping(self, *writing: Future[Any]) -> Waits[bool]:
+        """Keep the result in Redis, unless it is written before; return whether Redis is known to have it."""
+        keeping = self._threads.redis.submit(self._keep)
+        yield (keeping, *writing), self._timeout
+        return not keeping.cancel() and keeping.done() and keeping.result()
+
+    # -- on the threads
+
+    def _write(self, also: Callable[[], None] | None) -> Exception | None:
         assert self.result is not None
         try:
             self._ledger.finish_step(self._id, self._token, self._name, self.result, also)
-        except Lost:
-            raise
         except Exception as error:
-            kept = self._keep()  # each time: Redis may have been emptied meanwhile
-            refusal = error if isinstance(error, _ON_PURPOSE) else self._refusal(error)
-            known = isinstance(error, (*_ON_PURPOSE, peewee.PeeweeException))
-            self._log.warning(
-                "checkpoint waits for the database",
-                error=str(refusal),
-                kept_in_redis=kept,
-                exc_info=None if known else error,
-            )
-            if kept and not isinstance(error, DatabaseUnavailable):
-                raise refusal from error
-        else:
-            self.done = True
-            if self._kept:
-                with suppress(RedisUnavailable):  # the reconciler drops it once the task has ended
-                    self._operations.drop_result(self._id, self._name)
-            return 0.0
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
-        return pause
-
-    def forget(self) -> None:
-        """Remove a step that failed with an answer; while the database is unavailable it counts as interrupted."""
-        with suppress(DatabaseUnavailable, peewee.PeeweeException):
-            self._ledger.forget_step(self._id, self._token, self._name)
+            return error
+        return None
 
     def _keep(self) -> bool:
         """Whether Redis has the result now: not while it is unavailable, nor when another attempt has the task."""
@@ -106,6 +148,15 @@ class Checkpoint:
             return False
         self._kept = self._kept or kept
         return kept
+
+    def _drop(self) -> None:
+        with suppress(RedisUnavailable):  # the reconciler drops it once the task has ended
+            self._operations.drop_result(self._id, self._name)
+
+    def forget(self) -> None:
+        """Remove a step that failed with an answer; while the database is unavailable it counts as interrupted."""
+        with suppress(DatabaseUnavailable, peewee.PeeweeException):
+            self._ledger.forget_step(self._id, self._token, self._name)
 
     def _refusal(self, error: Exception) -> DatabaseUnavailable:
         if not isinstance(error, peewee.PeeweeException):

@@ -105,8 +105,10 @@ class StreamConsumer(Consumer):
             return
         used: collections.Counter[SlotKind] = collections.Counter()
         try:
+            asked = time.monotonic()
             found, wakers, wait_ms = self._fetch(slots)
             for delivery in self._read(found):
+                delivery.held_at = asked
                 runner = self._actors[delivery.type].options.get("runner")
                 used["loop" if runner else "thread"] += 1
                 if runner:

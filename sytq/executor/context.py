@@ -6,12 +6,13 @@ Must not decide what a failure means: that is worker/middleware/retry.py.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
@@ -21,7 +22,10 @@ from typing_extensions import Unpack
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter import Limiter, Permit
 from sytq.executor.attempt import Attempt, Services
+from sytq.executor.checkpoint import Checkpoint
 from sytq.executor.transaction import Child, Transaction
+from sytq.executor.waits import wait_on_loop, wait_on_thread
+from sytq.ledger.insert import NewTask
 from sytq.service.tree import Outcome, outcomes
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from sytq.http import BlockingClient, Client
 
 T = TypeVar("T")
+
+#: Seconds that a cancelled task, or one that a stopping worker returns, goes on writing the result of its step.
+_LAST_WRITE = 3.0
 
 
 class Context(Attempt):
@@ -42,6 +49,7 @@ class Context(Attempt):
         self._limit = limit  # interrupts the thread that constructs this context
         self._thread = threading.get_ident()
         self._deadline = time.monotonic() + self.timeout
+        self._releasing: list[concurrent.futures.Future[None]] = []  # permits that this step has given back
 
     def remaining(self) -> float:
         """The seconds left of this run's time limit, 0 when it is over: the deadline for what the task waits for."""
@@ -54,14 +62,24 @@ class Context(Attempt):
 
     def progress(self, done: int, of: int | None = None, text: str = "") -> None:
         """Show how far the task is. Raises Lost when another worker holds the task now."""
-        self._progress(done, of, text)
+        wait_on_thread(self._progress(done, of, text))
+
+    def verify_lease(self) -> None:
+        """Return if the worker's lease is valid and has been since Redis last said that this attempt holds the task.
+
+        Else ask again, for at most the length of a lease. A step and `acquire` have done so; call it before each
+        further call that costs money. Raises Lost, and RedisUnavailable (no attempt).
+        """
+        wait_on_thread(self._verify_lease())
 
     def transaction(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in one SQL transaction that commits only while this start holds the task. Raises Lost.
 
         `work` may run several times (deadlock), so it changes nothing but the database.
         """
-        return self._transaction(work)
+        value, tasks = self._transaction(work)
+        wait_on_thread(self._dispatch(tasks))
+        return value
 
     def read(self, work: Callable[[peewee.Database], T]) -> T:
         """Run `work(database)`, which only reads, on one connection without a transaction; it may run several times."""
@@ -69,11 +87,11 @@ class Context(Attempt):
 
     def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
         """Submit a child task and return its id, as `Transaction.enqueue`. Errors as `transaction`."""
-        return self._transaction(lambda tx: tx.enqueue(type_name, payload, **options))
+        return self.transaction(lambda tx: tx.enqueue(type_name, payload, **options))
 
     def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
         """Submit a child task for each key and payload and return their ids. Errors as `transaction`."""
-        return self._transaction(lambda tx: tx.enqueue_many(type_name, payloads))
+        return self.transaction(lambda tx: tx.enqueue_many(type_name, payloads))
 
     def outcomes(self) -> list[Outcome]:
         """How the tasks have ended that this one waited for (its `after`), in that order."""
@@ -83,16 +101,25 @@ class Context(Attempt):
     def acquire(self, *limiters: Limiter, cost: int = 0) -> Iterator[Permit]:
         """Acquire a permit of all `limiters` at once, of this `cost`; release it at the end of the `with` block.
 
-        Raises Waiting when a limiter has none free. Waiting is a Retry that must reach the worker: the task then waits
-        in Redis, holds no slot, uses no attempt, and starts again as soon as a permit is reserved for it. Raises
-        RedisUnavailable (no attempt).
+        Inside a step nothing waits for the release, as the step's result comes first. Raises Waiting when a limiter has
+        none free. Waiting is a Retry that must reach the worker: the task then waits in Redis, holds no slot, uses no
+        attempt, and starts again as soon as a permit is reserved for it. Raises RedisUnavailable (no attempt).
         """
         permit, limits = self._permit(limiters, cost), self._services.limiters
-        limits.acquire(permit)
+        self._await_releases()
         try:
+            while not self._is_granted(permit):
+                self.verify_lease()
+                limits.acquire(permit)
             yield permit
         finally:
-            limits.release(permit)
+            self._releasing.append(self._services.redis_threads.submit(limits.release, permit))
+            if not self._steps:
+                self._await_releases()
+
+    def _await_releases(self) -> None:
+        concurrent.futures.wait(self._releasing, self.settings.worker.redis_timeout)
+        self._releasing.clear()
 
     def pause_limiter(
         self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True, configuration: str = ""
@@ -102,11 +129,11 @@ class Context(Attempt):
         With a `configuration` (a fingerprint of what was refused, as a key) the pause ends when it is another one.
         False when it was paused already. Raises RedisUnavailable.
         """
-        return self._pause_limiter(name, reason, seconds, alert, configuration)
+        return wait_on_thread(self._ask_redis(self._pause_limiter, name, reason, seconds, alert, configuration))
 
     def resume_limiter(self, name: str) -> bool:
         """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
-        return self._resume_limiter(name)
+        return wait_on_thread(self._ask_redis(self._resume_limiter, name))
 
     def turn(self) -> None:
         """Go on once every task accepted before this one that has its ordering key has ended; until then the task
@@ -119,21 +146,28 @@ class Context(Attempt):
         What `also` writes to the database, it writes in the transaction that records the result.
         """
         step = self._checkpoint(name)
-        step.look()
+        wait_on_thread(self._look(step, name))
         step.begin()
-        if step.result is not None:
-            value: T = json.loads(step.result)
-        else:
-            try:
-                value = function()
-            except Exception:
-                step.forget()
-                raise
-            step.result = encode(value)
-        if not step.done:
+        if step.done:
+            value: T = json.loads(step.result or "null")
+            return value
+        self._steps += 1
+        try:
+            if step.result is not None:
+                value = json.loads(step.result)
+            else:
+                self.verify_lease()
+                try:
+                    value = function()
+                except Exception:
+                    step.forget()
+                    raise
+                step.result = encode(value)
             with self._off_the_clock():
-                while pause := step.write(also):
-                    time.sleep(pause)
+                wait_on_thread(step.save(also))
+        finally:
+            self._steps -= 1
+            self._await_releases()
         return value
 
     @contextlib.contextmanager
@@ -162,6 +196,7 @@ class AsyncContext(Attempt):
         super().__init__(services, declared, delivery)
         self._deadline = deadline
         self._keeping = 0  # number of step results being written: several steps may run at once
+        self._releasing: set[asyncio.Future[None]] = set()  # permits that steps have given back
         self._left = 0.0  # seconds left of the time limit when the first write began
 
     def remaining(self) -> float:
@@ -178,11 +213,18 @@ class AsyncContext(Attempt):
 
     async def progress(self, done: int, of: int | None = None, text: str = "") -> None:
         """As `Context.progress`."""
-        await self._ask_redis(self._progress, done, of, text)
+        await wait_on_loop(self._progress(done, of, text))
+
+    async def verify_lease(self) -> None:
+        """As `Context.verify_lease`."""
+        await wait_on_loop(self._verify_lease())
 
     async def transaction(self, work: Callable[[Transaction], T]) -> T:
         """As `Context.transaction`; `work` is a plain function and runs on a thread."""
-        return await self.blocking(self._transaction, work)
+        done: tuple[T, Sequence[NewTask]] = await self.blocking(self._transaction, work)
+        value, tasks = done
+        await wait_on_loop(self._dispatch(tasks))
+        return value
 
     async def read(self, work: Callable[[peewee.Database], T]) -> T:
         """As `Context.read`; `work` is a plain function and runs on a thread."""
@@ -208,20 +250,29 @@ class AsyncContext(Attempt):
         """
         permit, permits = self._permit(limiters, cost), self._services.permits
         try:
-            await permits.acquire(permit)
+            while not self._is_granted(permit):
+                await self.verify_lease()
+                await permits.acquire(permit)
             yield permit
         finally:
-            await permits.release(permit)
+            self._releasing.add(permits.release(permit))
+            if not self._steps:
+                await self._await_releases()
+
+    async def _await_releases(self) -> None:
+        releasing, self._releasing = self._releasing, set()
+        if releasing:
+            await asyncio.wait(releasing, timeout=self.settings.worker.redis_timeout)
 
     async def pause_limiter(
         self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True, configuration: str = ""
     ) -> bool:
         """As `Context.pause_limiter`."""
-        return await self._ask_redis(self._pause_limiter, name, reason, seconds, alert, configuration)
+        return await wait_on_loop(self._ask_redis(self._pause_limiter, name, reason, seconds, alert, configuration))
 
     async def resume_limiter(self, name: str) -> bool:
         """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
-        return await self._ask_redis(self._resume_limiter, name)
+        return await wait_on_loop(self._ask_redis(self._resume_limiter, name))
 
     async def turn(self) -> None:
         """As `Context.turn`."""
@@ -230,31 +281,43 @@ class AsyncContext(Attempt):
     async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
         """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
         step = self._checkpoint(name)
-        await self._ask_redis(step.look)
+        await wait_on_loop(self._look(step, name))
         await self.blocking(step.begin)
-        if step.result is not None:
-            value: T = json.loads(step.result)
-        else:
-            try:
-                value = await function()
-            except Exception:
-                await self.blocking(step.forget)
-                raise
-            step.result = encode(value)
-        if not step.done:
+        if step.done:
+            value: T = json.loads(step.result or "null")
+            return value
+        self._steps += 1
+        try:
+            if step.result is not None:
+                value = json.loads(step.result)
+            else:
+                await self.verify_lease()
+                try:
+                    value = await function()
+                except Exception:
+                    await self.blocking(step.forget)
+                    raise
+                step.result = encode(value)
             with self._off_the_clock():
-                while pause := await self.blocking(step.write, also):
-                    await asyncio.sleep(pause)
+                await self._save(step, also)
+        finally:
+            self._steps -= 1
+            if not self._steps:
+                await self._await_releases()
         return value
+
+    async def _save(self, step: Checkpoint, also: Callable[[], None] | None) -> None:
+        saving = asyncio.ensure_future(wait_on_loop(step.save(also)))
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:
+            await asyncio.wait((saving,), timeout=_LAST_WRITE)  # the result may be paid for
+            raise
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run a short blocking `function` on the process's small thread pool."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._services.threads, functools.partial(function, *args))
-
-    async def _ask_redis(self, function: Callable[..., T], *args: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._services.redis_threads, functools.partial(function, *args))
 
     @contextlib.contextmanager
     def _off_the_clock(self) -> Iterator[None]:

@@ -45,7 +45,9 @@ class QueueLimit:
 class Executor:
     """The event loop, slots and service threads of one process."""
 
-    def __init__(self, broker: Broker, redis: Redis, heartbeat_redis: Redis, keys: Keys, settings: Settings) -> None:
+    def __init__(
+        self, broker: Broker, redis: Redis, heartbeat_redis: Redis, task_redis: Redis, keys: Keys, settings: Settings
+    ) -> None:
         self.name = f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
         self.redis = redis
         self.keys = keys
@@ -70,11 +72,12 @@ class Executor:
             self.lease,
             deliveries=self._deliveries,
             emptied=self._reregister,
+            expired=self._recount,
             unchanged=self.acks.forget,
             cancel=self.event_loop.cancel,
             check=partial(check_rights, heartbeat_redis, keys, settings.stream_keys),
         )
-        self.limiters = Limiters(redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
+        self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
         self._tracked: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
 
@@ -147,6 +150,14 @@ class Executor:
     def _deliveries(self) -> list[Delivery]:
         with self._lock:
             return [delivery for entries in self._tracked.values() for delivery in entries.values()]
+
+    def _recount(self) -> None:
+        """Have the limiters count the calls under way again; give up those of tasks that other workers have."""
+        for task_id in self.limiters.recount():
+            log.warning("lease expired: task taken over by another worker", task_id=task_id)
+            if delivery := self.find(task_id):
+                delivery.lost = True
+                self.event_loop.cancel(delivery)
 
     def _reregister(self) -> None:
         """Enter the latest ends, the running tasks and their permits into an emptied Redis."""

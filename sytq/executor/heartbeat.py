@@ -6,6 +6,7 @@ tasks again, so that no other worker starts them. Now and then the thread checks
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,10 @@ _CHECK = 10.0
 
 
 class Heartbeat(threading.Thread):
-    """Beats every `interval` seconds until stopped; calls `emptied` when Redis was emptied, else `unchanged`."""
+    """Beats every `interval` seconds until stopped; calls `emptied` when Redis was emptied, else `unchanged`.
+
+    Before that it calls `expired` when this beat came so late that other workers may have taken over tasks and permits.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Heartbeat(threading.Thread):
         *,
         deliveries: Callable[[], list[Delivery]],
         emptied: Callable[[], None],
+        expired: Callable[[], None],
         unchanged: Callable[[], None],
         cancel: Callable[[Delivery], None],
         check: Callable[[], None],
@@ -50,13 +55,15 @@ class Heartbeat(threading.Thread):
         self._lease_ms = int(lease * 1000)
         self._deliveries = deliveries
         self._emptied = emptied
+        self._expired = expired
         self._unchanged = unchanged
         self._cancel = cancel
         self._check = check
         self._granted = False  # every right, at the last check
         self._checked = float("-inf")
         self.epoch: bytes | None = None  # when Redis was first seen, as this worker knows it
-        self._beaten = float("-inf")
+        self._beaten = float("-inf")  # when the latest successful beat was sent
+        self._valid_since = float("-inf")
         self._ended = threading.Event()
 
     def beat(self, *, leaving: bool = False) -> None:
@@ -73,18 +80,30 @@ class Heartbeat(threading.Thread):
             if by and delivery.cancelled_by is None:
                 delivery.cancelled_by = by.decode()
                 self._cancel(delivery)
+        is_late = sent - self._beaten >= self._lease_ms / 1000
+        if is_late and self.epoch is not None:
+            self._expired()
         if self.epoch is not None and epoch != self.epoch:
             self._emptied()
             log.warning("Redis was emptied: running tasks registered again", tasks=len(running))
         else:
             self._unchanged()
+        if is_late or epoch != self.epoch:
+            self._valid_since = sent
         self.epoch = epoch
-        self._beaten = time.monotonic()
+        self._beaten = sent
+
+    def valid_since(self) -> float:
+        """Since when (of `time.monotonic`) the lease is valid without a gap; infinity while it may have expired.
+
+        An attempt that held its task at any moment since then holds it still.
+        """
+        return self._valid_since if time.monotonic() - self._beaten < self._lease_ms / 1000 else math.inf
 
     @property
     def fresh(self) -> bool:
         """Whether the lease is valid and no right is missing."""
-        return self._granted and time.monotonic() - self._beaten < self._lease_ms / 1000
+        return self._granted and self.valid_since() < math.inf
 
     def run(self) -> None:
         while not self._ended.is_set():

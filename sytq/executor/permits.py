@@ -10,8 +10,6 @@ from sytq.broker.limiter import Limiters, Permit
 
 #: Bounds one script call.
 _MAX_BATCH = 50
-#: Seconds that a release may hold up its caller, whose result may not be written yet: far below the lease.
-_MAX_RELEASE = 1.0
 
 _Request = tuple[bool, Permit]  # whether it is an acquisition
 
@@ -32,9 +30,9 @@ class PermitBatcher:
         """Acquire a permit; raises like `Limiters.acquire`. A caller cancelled before its turn acquires nothing."""
         await self._batcher.add((True, permit))
 
-    async def release(self, permit: Permit) -> None:
-        """Release a permit, also when the caller is cancelled meanwhile; return before, while Redis does not answer."""
-        await asyncio.wait((self._batcher.add((False, permit)),), timeout=_MAX_RELEASE)
+    def release(self, permit: Permit) -> asyncio.Future[None]:
+        """Release a permit, whether or not the caller waits for it."""
+        return self._batcher.add((False, permit))
 
     async def _process(self, requests: list[_Request]) -> list[Exception | None]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, requests)

@@ -96,7 +96,7 @@ def test_p3_worker_without_free_connections_keeps_its_lease(harmed: Installation
 def test_worker_name_on_a_long_hostname_fits_its_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "h" * 64)
     redis = Redis("redis://127.0.0.1:1")
-    worker = StreamsBroker(redis, redis, Keys("sytq"), load(environ={})).executor
+    worker = StreamsBroker(redis, redis, redis, Keys("sytq"), load(environ={})).executor
     assert len(worker.name) <= 64  # the columns `worker` have no more
     assert worker.name.endswith(f"-{os.getpid()}-{worker.name[-6:]}")
 

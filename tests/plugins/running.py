@@ -6,6 +6,7 @@ For types whose SQL or limiters are what is tested; a test of one type alone tak
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import threading
@@ -76,7 +77,7 @@ async def _attempt(runtime: Runtime, delivery: Delivery, operations: Any) -> Any
     services = task_services(runtime, client, asyncio.get_running_loop(), runtime.limiters)
     if operations is not None:
         services = dataclasses.replace(services, operations=operations)
-    with services.threads, services.redis_threads:
+    with contextlib.closing(services):
         try:
             payload = declared.parse(delivery.payload)
             if declared.is_async:

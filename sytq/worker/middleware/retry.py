@@ -95,6 +95,9 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         return Outcome("cancelled", error=text)
     if isinstance(error, asyncio.CancelledError) and run.cancelled_by:
         return Outcome("cancelled", error=cancellation(run))
+    if isinstance(error, asyncio.CancelledError) and run.lost:
+        said = f"attempt {run.token} of task {run.id} no longer holds it"
+        return Outcome("retry", delay=5.0, consumes_attempt=False, error=said)
     if isinstance(error, asyncio.CancelledError) and run.returned:
         return Outcome("return", consumes_attempt=False, error="the worker is stopping")
     if isinstance(error, Lost):

@@ -77,7 +77,7 @@ async def blocking(ctx: AsyncContext, harm: Harm) -> None:
 def hoarder(ctx: Context, harm: Harm) -> None:
     """Take every Redis connection of this process."""
     note(harm, "start")
-    pool = ctx._services.operations._redis.client.connection_pool
+    pool = ctx._services.submitter._dispatcher._redis.client.connection_pool
     kept = []
     until = time.monotonic() + harm.seconds
     while time.monotonic() < until:

@@ -90,7 +90,7 @@ def test_invalid_retry_delay_ends_the_task() -> None:
     registry.add(task("t", payload=Nothing, retry=Backoff(max_attempts=3))(lambda: None))
     confused = run()
     confused.stuff_exception(Retry(after="soon"))
-    broker = StreamsBroker(redis, redis, Keys("sytq"), settings)
+    broker = StreamsBroker(redis, redis, redis, Keys("sytq"), settings)
     dramatiq.actor(lambda: None, actor_name="t", queue_name="q", broker=broker)
     RetryPolicy(registry).after_process_message(broker, confused)
     assert confused.outcome is not None
