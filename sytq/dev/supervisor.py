@@ -31,14 +31,15 @@ from sytq.dev.receiver import Receiver
 from sytq.dev.reload import Saved
 from sytq.embedded import EmbeddedServer, find_server
 from sytq.errors import RedisUnavailable
+from sytq.exit_status import describe
 from sytq.ledger.migrations import migrate
 from sytq.runtime import Runtime
+from sytq.worker.restarts import Restarts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START_DEADLINE = 60.0  # seconds until API and worker answer
 _SAMPLE_DEADLINE = 60.0  # seconds; a real provider may take longer
-_BACKOFF = (0.5, 10.0)  # seconds before a restart: initially, at most
-_STEADY = 30.0  # seconds of running after which the backoff is reset
+_MAX_PAUSE = 10.0  # seconds before a restart, at most: somebody is watching
 _EXTRA = 2.5  # seconds beyond a server's own grace period before it is killed
 
 
@@ -171,23 +172,22 @@ class Supervisor:
 
     async def _keep(self, child: Child, guard: Guard) -> None:
         """Restart the child whenever it ends; with `once`, its end is final. Raises DevError."""
-        pause, max_pause = _BACKOFF
+        restarts = Restarts(_MAX_PAUSE)
         while True:
             since = time.monotonic()
             status = await child.ended()
             async with child.replacing:
                 if child.pid is not None:  # replaced, as a plugin file has changed
                     continue
-            said = f"the {child.name} ended unexpectedly ({_status(status)})"
+            said = f"the {child.name} ended unexpectedly ({describe(status)})"
             _say(f"{said}; the last lines of {child.log}:")
             for line in child.last_lines():
                 _say(f"  > {line}")
             if self._once:
                 raise DevError(said)
-            pause = _BACKOFF[0] if time.monotonic() - since > _STEADY else pause
-            _say(f"starting the {child.name} again in {pause:g} s")
+            pause = restarts.pause(time.monotonic() - since)
+            _say(f"starting the {child.name} again" + (f" in {pause:g} s" if pause else ""))
             await asyncio.sleep(pause)
-            pause = min(pause * 2, max_pause)
             async with child.replacing:
                 await self._start(child, guard)
 
@@ -295,10 +295,6 @@ async def _ready(session: aiohttp.ClientSession, api: str) -> bool:
         async with session.get(f"{api}/healthz/ready") as response:
             return response.status == 200
     return False
-
-
-def _status(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def _say_provider(settings: Settings, embedding: Embedding) -> None:

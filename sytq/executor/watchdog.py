@@ -68,7 +68,8 @@ class Watchdog(threading.Thread):
         self._quiet: dict[threading.Thread, tuple[int, float]] = {}  # its turns, and the seconds since the last
         self._probed = 0.0  # when the event loop was probed; 0.0 once it has answered
         self._reported = False  # that the event loop has not answered
-        self._terminated = False
+        #: Whether the watchdog has begun the end of the process.
+        self.terminated = False
         self._ended = threading.Event()
 
     def stop(self) -> None:
@@ -77,7 +78,7 @@ class Watchdog(threading.Thread):
 
     def exit(self) -> None:
         """Call it last in an orderly end: raises SystemExit if the watchdog began the end."""
-        if self._terminated:
+        if self.terminated:
             raise SystemExit(WATCHDOG)
 
     def run(self) -> None:
@@ -106,7 +107,7 @@ class Watchdog(threading.Thread):
                 self._terminate(thread, "a thread made no progress")
 
     def _terminate(self, thread: threading.Thread, what: str) -> None:
-        self._terminated = True
+        self.terminated = True
         name = getattr(thread, "queue_name", thread.name)
         log.critical(f"{what}: terminating the process", thread=name, kind=type(thread).__name__)
         if thread not in self._vital:

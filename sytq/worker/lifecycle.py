@@ -68,6 +68,8 @@ class Lifecycle(Middleware):
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._watchdog.stop()
+        if self._watchdog.terminated and self._liveness_file is not None:
+            self._liveness_file.remove()  # it counts as dead: a restart of the group would end its siblings, too
         self._deadline = time.monotonic() + self._settings.shutdown_timeout
         self._executor.stopping.set()
 

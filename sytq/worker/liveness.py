@@ -25,10 +25,11 @@ class ProcessLiveness:
 
 
 class LivenessFile:
-    """This process's own file in its group's folder."""
+    """This process's own file in its group's folder. Raises OSError when it cannot be made."""
 
     def __init__(self, place: Path) -> None:
         self._file = _file(place, os.getpid())
+        self._file.touch()  # at once: a process that ends removes an empty folder
         self._removed = False
 
     def touch(self, *, ready: bool) -> None:

@@ -5,6 +5,7 @@ It knows nothing of tasks, and starts no thread, so that it can fork at any time
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import time
@@ -15,14 +16,14 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from sytq.exit_status import describe, oom_kills
-from sytq.worker.liveness import remove
+from sytq.worker.liveness import read_liveness, remove
 from sytq.worker.member import SIGNALS, Member
 
 log = structlog.get_logger(__name__)
 
 #: Starts of a process in a row that fail before the group ends, unless another process of it works.
 _MAX_FAILED_STARTS = 5
-#: Seconds between two looks at how many processes the kernel has killed for lack of memory.
+#: Seconds between two looks at the liveness files, and at how many processes were killed for lack of memory.
 _TICK = 5.0
 
 
@@ -37,7 +38,9 @@ class Supervisor:
         self._signals: SimpleQueue[int] = SimpleQueue()
         self._stopping = False
         self._status = 0
-        self._oom_kills = oom_kills() or 0
+        self._looked = 0.0
+        self._hanging: set[int] = set()  # process ids, at the last look
+        self._oom_kills = 0
         #: Whether the group has ended to start again with the present configuration.
         self.reload = False
 
@@ -66,14 +69,13 @@ class Supervisor:
             for member in self._members:
                 if member.due <= time.monotonic():
                     self._start(member)
-        try:
+        with contextlib.suppress(Empty):
             self._obey(self._signals.get(timeout=self._timeout()))
-        except Empty:
-            # Not at every turn: the kernel counts a process some time before it has ended.
-            self._oom_kills = oom_kills() or 0
         for member in self._members:
             if (status := member.exit_status()) is not None:
                 self._ended(member, status)
+        if time.monotonic() - self._looked >= _TICK and not self._stopping:
+            self._look()
 
     def _timeout(self) -> float:
         """Seconds until the next start."""
@@ -112,6 +114,20 @@ class Supervisor:
         elif status != 0:
             log.error(f"{member.name} failed during its stop", **said)
             self._status = self._status or max(status, 1)
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        # Not at every turn: the kernel counts a process some time before it has ended.
+        self._oom_kills = oom_kills() or 0
+        found = read_liveness(self._folder)
+        hanging = {process.pid for process in found if not process.alive}
+        # Twice, as the machine may have stood still; and beside one that is alive, else the files cannot be written.
+        if len(hanging) < len(found):
+            for worker in self._workers:
+                if worker.running and worker.pid in hanging & self._hanging:
+                    log.error("worker process hangs: it is killed, and its tasks run elsewhere", pid=worker.pid)
+                    worker.signal(signal.SIGKILL)
+        self._hanging = hanging
 
     def _give_up_if_hopeless(self, member: Member, status: int) -> None:
         hopeless = member.failed_starts >= _MAX_FAILED_STARTS and not any(worker.works for worker in self._workers)

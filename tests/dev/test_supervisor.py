@@ -73,7 +73,7 @@ def running(folder: Path) -> Iterator[Dev]:
         poll(lambda: provider.calls, message=lambda: dev.said)
         poll(lambda: state_of(dev, "llm") == "active", message=lambda: dev.said)
         workers = [pid for pid, command in dev.processes().items() if command.endswith(" worker ")]
-        os.kill(max(workers), signal.SIGKILL)  # the worker process; the smaller pid is its master
+        os.kill(min(workers), signal.SIGKILL)  # the first process, which would replace the other one itself
         yield dev
     finally:
         dev.kill_all()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -168,7 +169,9 @@ def test_folder_of_a_killed_group_is_deleted_by_the_next_start(installation: Ins
 def test_hung_process_fails_liveness_and_stops_watchdog_pings(on: Installation, start: Start) -> None:
     group = start()
     group.wait("/healthz/ready", 200)
+    poll(lambda: len(group.workers) == 2, message="both processes")
     stopped = group.workers[0]
+    os.kill(group.process.pid, signal.SIGSTOP)  # else it would replace the other one
     os.kill(stopped, signal.SIGSTOP)
     try:
         group.wait("/healthz/live", 503, timeout=40)
@@ -179,6 +182,7 @@ def test_hung_process_fails_liveness_and_stops_watchdog_pings(on: Installation, 
         assert group.notifications.count("WATCHDOG=1") == before
     finally:
         os.kill(stopped, signal.SIGCONT)
+        os.kill(group.process.pid, signal.SIGCONT)
     group.wait("/healthz/live", 200)
     poll(lambda: group.notifications.count("WATCHDOG=1") > before, message="it pings again")
 
@@ -252,6 +256,38 @@ def test_a_killed_process_fails_no_probe_and_is_replaced(start: Start) -> None:
     assert not set(group.workers) & set(before)
     folder = group.on.folder / f"sytq-{os.getuid()}-{group.process.pid}"
     assert {file.name for file in folder.glob("[0-9]*")} == {str(pid) for pid in group.workers}, "none of the dead"
+
+
+def test_a_hung_process_is_replaced_while_its_sibling_goes_on(on: Installation, start: Start) -> None:
+    group = start()
+    group.wait("/healthz/ready", 200)
+    poll(lambda: len(group.workers) == 2, message="both processes")
+    hung, sibling = group.workers
+    os.kill(hung, signal.SIGSTOP)
+    past = time.time() - 2 * liveness.FRESH
+    os.utime(on.folder / f"sytq-{os.getuid()}-{group.process.pid}" / str(hung), (past, past))
+    group.wait("/healthz/live", 503)
+    poll(lambda: len(group.workers) == 2 and hung not in group.workers, message="a new process")
+    group.wait("/healthz/live", 200)
+    assert sibling in group.workers
+    assert "worker process hangs: it is killed" in group.log.read_text()
+
+
+def test_a_process_ended_by_its_watchdog_fails_no_probe_of_its_group(on: Installation, start: Start) -> None:
+    group = start(SYTQ_WORKER__SHUTDOWN_TIMEOUT="10m")
+    group.wait("/healthz/ready", 200)
+    poll(lambda: len(group.workers) == 2, message="both processes")
+    on.hold("long", "long-too")
+    for name in ("long", "long-too"):
+        on.submit("plain", name)
+        on.wait_note(f"start {name}")
+    on.submit("end-thread", "promote")
+    poll(lambda: len(group.workers) == 1, message="it counts as dead while it finishes its task")
+    assert group.answer("/healthz/live") == 200
+    on.release("long", "long-too")
+    poll(lambda: "exit status 70: ended by its watchdog" in group.log.read_text(), message="it has ended")
+    poll(lambda: len(group.workers) == 2, message="a new process")
+    assert on.notes()["start long"] == on.notes()["start long-too"] == 1
 
 
 def test_a_worker_consumes_only_its_queues(on: Installation, start: Start) -> None:
