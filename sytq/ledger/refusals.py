@@ -114,7 +114,7 @@ def said(error: peewee.PeeweeException) -> str:
     if why := explain(error):
         return f"the database does not answer: no TLS with it: {why}"
     cause, code = _cause(error), code_of(error)
-    text = text_of(error)[:200] or type(cause).__name__
+    text = text_of(error)[:200] or "the connection was lost"  # PyMySQL has no words for a second use of such a one
     if isinstance(cause, sqlite3.Error):
         answers = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) != sqlite3.SQLITE_CANTOPEN
     else:

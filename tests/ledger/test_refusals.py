@@ -181,6 +181,14 @@ OF_SQLITE = [
 ]
 
 
+def test_a_connection_that_was_lost_before_is_named_as_such(mysql: peewee.Database) -> None:
+    with mysql.connection_context():
+        mysql.connection().close()
+        with pytest.raises(peewee.InterfaceError) as refused:
+            mysql.execute_sql("SELECT 1")
+    assert refusals.said(refused.value) == "the database does not answer: the connection was lost"
+
+
 def test_sqlite_that_is_read_only_full_or_broken_passes(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path / 's.db'}")
     with database.connection_context():
