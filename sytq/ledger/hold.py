@@ -71,7 +71,8 @@ def advance(database: peewee.Database, known: int, to: int) -> None:
         set_position(database, to)
 
 
-def set_position(database: peewee.Database, to: int) -> None:
-    """Set the position, also of a database that was set back."""
+def set_position(database: peewee.Database, to: int, *, lower: bool = False) -> None:
+    """Raise the position, also of a database that was set back, or lower it."""
     insert_ignore(database, "sytq_recorded", {"id": [_ROW], "position": [0]})
-    Recorded.update(position=to).where(Recorded.id == _ROW, Recorded.position < to).execute()
+    changes = Recorded.position > to if lower else Recorded.position < to
+    Recorded.update(position=to).where(Recorded.id == _ROW, changes).execute()

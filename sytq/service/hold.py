@@ -1,4 +1,4 @@
-"""Whether this process may start tasks: not while the service is held, and not on a database that was set back.
+"""Whether this process may start tasks: not while the service is held, and not beside a store that was set back.
 
 The ledger has the hold, so that neither an emptied Redis nor a restart ends it.
 """
@@ -11,8 +11,9 @@ import time
 import peewee
 import structlog
 
-from sytq.broker.connection import Redis
+from sytq.broker.connection import NoGroup, Redis
 from sytq.broker.keys import Keys
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger import hold as ledger
 from sytq.ledger.database import read
 from sytq.ledger.models import Pause
@@ -36,17 +37,15 @@ class Hold:
         self._keys = keys
         self._lock = threading.Lock()
         self._looked = float("-inf")
-        self._began: float | None = None
         self._held = False
-        self._closed: bool | None = None  # None: never read
+        self._closed: bool | None = None  # None: not known; since `_unknown` because of the ledger
+        self._unknown = float("inf")
         self._current = False  # whether the last look succeeded
 
     def may_start(self) -> bool:
         """Whether tasks that Redis has may start, by the last look."""
-        if self._began is None:
-            self._began = time.monotonic()
         if self._closed is None:
-            return time.monotonic() - self._began > _UNKNOWN
+            return time.monotonic() - self._unknown > _UNKNOWN
         return not self._closed
 
     def look(self) -> bool:
@@ -60,14 +59,25 @@ class Hold:
                 try:
                     self._note(*self._read())
                     self._current = True
+                except RedisUnavailable:
+                    if not self._held:  # it may come back older
+                        self._closed, self._unknown = None, float("inf")
+                    raise
+                except DatabaseUnavailable:
+                    self._unknown = min(self._unknown, time.monotonic())
+                    raise
                 finally:
                     self._looked = time.monotonic()
             return self._current and not self._closed
 
     def _read(self) -> tuple[Pause | None, bool]:
-        """Return the hold, and whether the database was set back."""
-        recorded = recorded_in_redis(self._redis, self._keys)  # first: the ledger's position is above it at any time
-        return read(self._database, lambda: (ledger.held(), ledger.position() < recorded))
+        """Return the hold, and whether one of the stores was set back."""
+        # In this order, as all three only grow: the ledger's position is never below that of Redis, nor above the last
+        # event.
+        recorded = recorded_in_redis(self._redis, self._keys)
+        row, position = read(self._database, lambda: (ledger.held(), ledger.position()))
+        last = last_event(self._redis, self._keys)
+        return row, position < recorded or 0 < last < position
 
     def _note(self, row: Pause | None, set_back: bool) -> None:
         if row is not None and not self._held:
@@ -75,7 +85,7 @@ class Hold:
         elif row is None and self._held:
             log.info("hold ended: tasks start again")
         self._held = row is not None
-        # The recorder decides what follows from a set-back database; nothing starts until then.
+        # The recorder mends a store that was set back, or holds the service; nothing starts until then.
         self._closed = self._held or set_back
 
 
@@ -87,6 +97,19 @@ def held(database: peewee.Database) -> str:
 
 def _said(row: Pause) -> str:
     return f"since {iso(row.paused_at)} by {row.paused_by}: {row.paused_why}"
+
+
+def last_event(redis: Redis, keys: Keys) -> int:
+    """Return the time (Unix ms) of the last event that Redis has made, 0 of an empty one."""
+    try:
+        return moment_of(redis.ask("XINFO STREAM", keys.events)["last-generated-id"])
+    except NoGroup:
+        return 0
+
+
+def moment_of(entry: bytes | str) -> int:
+    """Return the time (Unix ms) at which an entry of a stream was added."""
+    return int((entry if isinstance(entry, str) else entry.decode()).partition("-")[0])
 
 
 def recorded_in_redis(redis: Redis, keys: Keys) -> int:

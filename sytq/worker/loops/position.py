@@ -1,12 +1,13 @@
-"""The position up to which events are recorded, in both stores: they tell a database that was set back.
+"""The position up to which events are recorded, in both stores: they tell a store that was set back.
 
-What the event stream still has is recorded again. It is all that is missing after a failover that lost the last
-transactions; after the restoration of an older dump it is not, and the service is held.
+A ledger that lacks what Redis knows to be recorded is an older one. What the event stream still has is recorded again:
+after a failover that lost the last transactions that is all; after the restoration of an older dump it is not, and the
+service is held. A Redis whose events end before the ledger's position is an older one: tasks that have ended leave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import peewee
@@ -14,11 +15,14 @@ import structlog
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
+from sytq.broker.state_index import Live
 from sytq.ledger import audit
-from sytq.ledger.database import transact
+from sytq.ledger.database import read, transact
 from sytq.ledger.hold import SetBack, advance, hold, position, set_position
+from sytq.ledger.models import Task
 from sytq.ledger.values import from_ms, iso, utcnow
-from sytq.service.hold import recorded_in_redis
+from sytq.service.hold import last_event, moment_of, recorded_in_redis
+from sytq.states import TERMINAL
 
 log = structlog.get_logger(__name__)
 
@@ -43,21 +47,21 @@ class Position:
         self._known = recorded_in_redis(self._redis, self._keys)
 
     def check(self) -> None:
-        """Raise SetBack when the ledger is behind. In a transaction, as a proxy may send reads to a late replica."""
-
-        def work() -> None:
-            if position() < self._known:
-                raise SetBack
-
-        transact(self._database, work)
+        """Mend a Redis that was set back; raise SetBack when the ledger is. Call it when no event waits."""
+        # In a transaction, as a proxy may send reads to a late replica.
+        ledger = transact(self._database, position)
+        if ledger < self._known:
+            raise SetBack
+        if 0 < (last := last_event(self._redis, self._keys)) < ledger:
+            self._mend_redis(ledger, last)
 
     def advancing(self, events: Entries) -> Callable[[], None]:
         """Return what the transaction that records `events` writes too; it raises SetBack."""
-        return partial(advance, self._database, self._known, _at(events[-1][0]))
+        return partial(advance, self._database, self._known, moment_of(events[-1][0]))
 
     def advanced(self, events: Entries) -> None:
         """Tell Redis that `events` are committed."""
-        if (at := _at(events[-1][0])) > self._known:
+        if (at := moment_of(events[-1][0])) > self._known:
             self._redis.ask("SET", self._keys.recorded, at)
             self._known = at
 
@@ -92,11 +96,34 @@ class Position:
         info = self._redis.ask("XINFO STREAM", self._keys.events)
         removed = info.get("max-deleted-entry-id")
         if removed is not None:
-            return _at(removed) <= moment
+            return moment_of(removed) <= moment
         first = info["first-entry"]  # Redis 6
-        return first is not None and _at(first[0]) <= moment
+        return first is not None and moment_of(first[0]) <= moment
 
+    def _mend_redis(self, ledger: int, last: int) -> None:
+        """Drop the tasks of an older Redis that the ledger says have ended. Idempotent."""
+        dropped = 0
+        for ids in self._unfinished():
+            query = Task.select(Task.id).where(Task.id.in_(ids), Task.state.in_(TERMINAL))
+            ended: list[Task] = read(self._database, partial(list, query))
+            if ended:  # without it the messages in streams and delayed sets are strays, which nobody starts
+                dropped += self._redis.ask("HDEL", self._keys.live, *(row.id for row in ended))
+        said = f"Redis is of {iso(from_ms(last))}, the database of {iso(from_ms(ledger))}"
 
-def _at(entry: bytes | str) -> int:
-    """The time (ms) at which an entry was added."""
-    return int((entry if isinstance(entry, str) else entry.decode()).partition("-")[0])
+        def work() -> None:
+            set_position(self._database, last, lower=True)
+            audit.note(utcnow(), _BY, "redis.set_back", "", f"{said}; {dropped} tasks had ended")
+
+        self._redis.ask("SET", self._keys.recorded, last)
+        self._known = last
+        transact(self._database, work)
+        log.warning("Redis set back: tasks that have ended since do not run again", reason=f"{said}; {dropped} tasks")
+
+    def _unfinished(self) -> Iterator[list[str]]:
+        cursor: bytes | int = 0
+        while True:
+            cursor, found = self._redis.ask("HSCAN", self._keys.live, cursor, "COUNT", _PAGE)
+            if ids := [task_id.decode() for task_id, text in found.items() if Live.parse(text).state not in TERMINAL]:
+                yield ids
+            if int(cursor) == 0:
+                return
