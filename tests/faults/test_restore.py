@@ -177,6 +177,22 @@ def test_p4_p5_tasks_that_ended_after_a_dump_do_not_run_again(shop: Shop) -> Non
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("shop", [pytest.param("mysql", marks=pytest.mark.mysql)], indirect=True)
+def test_p4_p5_dump_restored_under_running_workers_runs_nothing_again(shop: Shop) -> None:
+    ended = shop.order()
+    dump = shop.dump()
+    worker = shop.start_worker()
+    for task in ended:
+        shop.wait_state(task, "succeeded")
+    poll(lambda: not shop.runtime.inspection.live(ended), message="Redis forgets them")
+    shop.load(dump)
+    shop.wait_held(worker)
+    assert "15 discarded" in shop.sytq("hold", "discard")
+    shop.sytq("hold", "off")
+    shop.wait_state(shop.submit("plain", "goes on"), "succeeded")
+    shop.assert_calls()
+
+
 def test_p2_failover_that_loses_seconds_is_mended_without_a_hold(shop: Shop) -> None:
     worker = shop.start_worker()
     first = shop.runtime.submitter.prepare("webhook", {"url": shop.receiver.url})
