@@ -156,8 +156,8 @@ class Context(Attempt):
             if step.result is not None:
                 value = json.loads(step.result)
             else:
-                self.verify_lease()
                 try:
+                    self.verify_lease()
                     value = function()
                 except Exception:
                     step.forget()
@@ -291,8 +291,8 @@ class AsyncContext(Attempt):
             if step.result is not None:
                 value = json.loads(step.result)
             else:
-                await self.verify_lease()
                 try:
+                    await self.verify_lease()
                     value = await function()
                 except Exception:
                     await self.blocking(step.forget)

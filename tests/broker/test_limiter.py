@@ -60,6 +60,22 @@ def test_next_attempt_reuses_the_permit_of_the_previous_attempt(play: Play) -> N
     assert play.state(ONE).running == 1
 
 
+def test_calls_of_a_worker_that_was_silent_are_counted_again(play: Play) -> None:
+    play.running("a", "b", worker="frozen")
+    for name in ("a", "b"):
+        play.acquire(name, TWO)
+    play.bench.expire_lease("frozen")
+    play.running("c")
+    play.acquire("c", TWO)
+    assert play.state(TWO).running == 1, "a silent worker's permits are free"
+    assert play.start("w", slots=1, sweep=True) == ["a"]
+    assert play.limiters.recount() == ["a"], "which another worker has"
+    assert play.state(TWO).running == 2
+    play.submit("d")
+    assert play.start() == ["d"]
+    play.refused("d", TWO)
+
+
 def test_superseded_attempt_acquires_no_permit(play: Play) -> None:
     play.running("a", worker="frozen")
     woken = play.permit("a", ONE)
