@@ -13,6 +13,7 @@ import pytest
 from sytq.broker.limiter_states import LimiterState
 from tests.crowd import Crowd
 from tests.installation import Installation
+from tests.proxy import Proxy
 from tests.servers import RedisServer, poll
 
 pytestmark = pytest.mark.faults
@@ -144,6 +145,29 @@ def test_the_limit_holds_when_redis_is_emptied_while_calls_run(
     wait_all(breakable, tasks, timeout=120)
     assert crowd.peak == 4
     assert set(crowd.calls.values()) == {1}
+
+
+def test_the_limit_holds_while_connections_and_redis_freeze_and_heal(
+    breakable: Installation, own_redis: RedisServer, crowd: Crowd
+) -> None:
+    soon = {"SYTQ_WORKER__LIVENESS": "2s", "SYTQ_WORKER__HEARTBEAT": "500ms"}
+    proxy = Proxy(own_redis.port)
+    breakable.start_worker(threads=12, SYTQ_REDIS__URL=proxy.url, **soon)
+    breakable.start_worker(threads=12, **soon)
+    tasks = [task for kind in ("called", "called-plain") for task in submit(breakable, crowd, 40, kind, running=4)]
+    for seconds in (1.6, 2.0):  # the lease expires about then
+        calls = crowd.calls.total()
+        poll(lambda calls=calls: crowd.calls.total() > calls + 4, message="calls go on")  # type: ignore[misc]
+        proxy.freeze()
+        time.sleep(seconds)
+        proxy.heal()
+        own_redis.pause()
+        time.sleep(seconds / 2)
+        own_redis.resume()
+    wait_all(breakable, tasks, timeout=120)
+    proxy.close()
+    assert crowd.peak == 4
+    assert limiter(breakable).running == 0
 
 
 def test_open_breaker_delays_all_tasks_until_the_service_recovers(installation: Installation, crowd: Crowd) -> None:
