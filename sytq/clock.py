@@ -62,6 +62,13 @@ def heard(server: Literal["redis", "database"], said: float, sent: float) -> Non
             log.warning(said_of_it, ahead=round(own - right, 3))
 
 
+def ahead() -> dict[str, float]:
+    """By how many seconds this machine's clock leads that of each server."""
+    own = time.time() - time.monotonic()
+    with _lock:
+        return {server: own - lead for server, lead in _heard.items()}
+
+
 def forget() -> None:
     """Forget what the servers said: this machine's clock is the only one again."""
     global _right, _corrected

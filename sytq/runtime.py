@@ -14,6 +14,7 @@ from sytq.errors import ConfigError, InvalidInput
 if TYPE_CHECKING:
     import peewee
 
+    from sytq.broker.cards import Cards
     from sytq.broker.connection import Redis
     from sytq.broker.inspection import Inspection
     from sytq.broker.keys import Keys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from sytq.http import Guard
     from sytq.ledger.ledger import Ledger
     from sytq.ledger.pairing import LedgerHalf
+    from sytq.service.cards import CardMaker
+    from sytq.service.comparison import Comparison
     from sytq.service.control import Operator
     from sytq.service.hold import Hold
     from sytq.service.pairing import Pairing
@@ -93,6 +96,18 @@ class Runtime:
         from sytq.service.pairing import Pairing
 
         return Pairing(self.ledger_half, self.redis_half, worker)
+
+    @cached_property
+    def cards(self) -> Cards:
+        from sytq.broker.cards import Cards
+
+        return Cards(self.redis, self.keys, self.settings.worker.liveness)
+
+    def comparison(self, own: CardMaker | None = None) -> Comparison:
+        """Compares all processes, and `own` beside them."""
+        from sytq.service.comparison import Comparison
+
+        return Comparison(self.cards, self.inspection, self.ledger_half, self.redis_half, own)
 
     @cached_property
     def ledger_half(self) -> LedgerHalf:

@@ -31,10 +31,12 @@ from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
 from sytq.observability import logs, process_group, sentry, tracing
 from sytq.runtime import Runtime
+from sytq.service.cards import CardMaker
 from sytq.streams.loop import StreamLoop
 from sytq.tasktypes.declaration import ANNOUNCEMENT
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.lifecycle import Lifecycle
+from sytq.worker.loops.comparer import Comparer
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
 from sytq.worker.loops.pairing import PairingLoop
@@ -132,11 +134,14 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
         yield Tracing(executor.name)
     yield RetryPolicy(runtime.registry)
     withdraw = partial(executor.limiters.withdraw, _configurations(runtime))
-    pairing = PairingLoop(runtime.pairing(executor.name), executor.admitted)
+    pair = runtime.pairing(executor.name)
+    card = CardMaker("worker", __version__, settings, runtime.registry, pair.identity)
+    executor.heartbeat.card = card.text
+    pairing = PairingLoop(pair, executor.admitted)
     loops = list(_loops(runtime, broker, lambda: pairing.certain))
     for loop in loops:
         loop.admitted = executor.admitted
-    yield Lifecycle(executor, settings.worker, [pairing, *loops], withdraw)
+    yield Lifecycle(executor, settings.worker, [pairing, *loops], withdraw, card)
 
 
 def _configurations(runtime: Runtime) -> list[str]:
@@ -151,6 +156,7 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
     yield Recorder(redis, keys, worker, runtime.database, runtime.recording)
+    yield Comparer(redis, keys, worker, runtime.cards, runtime.comparison())
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     for loop in _taking_loops(runtime, worker, paired):
         loop.hold = runtime.hold

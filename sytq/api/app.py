@@ -19,6 +19,7 @@ from sytq.api.health import Health, Live, Metrics, Ready
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.parameters import only
 from sytq.api.parts import Parts
+from sytq.api.presence import Presence
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
 from sytq.api.request_context import ROUTE, RequestContext
@@ -78,11 +79,12 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/health", Health(sytq.__version__))
     app.add_route("/healthz/startup", Health(sytq.__version__))
     app.add_route("/healthz/live", Live(sytq.__version__, batcher))
-    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection)
+    comparison = parts.comparison()
+    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection, parts.cards, comparison)
     app.add_route("/metrics", Metrics(scrape, redis))
     ready = Ready(shared, missing)
     app.add_route("/healthz/ready", ready)
-    app.add_middleware(ready)
+    app.add_middleware([ready, Presence(shared, sytq.__version__, comparison)])
     return app
 
 

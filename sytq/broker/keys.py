@@ -47,6 +47,10 @@ class Keys:
         self.epoch = self._key("epoch")
         #: HASH: the identity of this Redis, and which ledger it serves.
         self.pair = self._key("pair")
+        #: HASH worker or API process -> what it says of itself, as JSON.
+        self.cards = self._key("cards")
+        #: ZSET API process -> when it last wrote its card, in ms.
+        self.apis = self._key("apis")
         #: HASH limiter -> its breaker, adaptive limit and pause, as JSON.
         self.limiters = self._key("gates")
         #: HASH limiter -> its limits as the latest acquisition stated them, as JSON.

@@ -51,7 +51,7 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
         "failures": [],
     }
     try:
-        workers = status.workers(parts.inspection, parts.settings.worker.liveness)
+        workers = status.workers(parts.inspection, parts.cards, parts.settings.worker.liveness)
         alive = sum(worker["alive"] for worker in workers)
         shown["workers"] = {"alive": alive, "lost": len(workers) - alive}
         shown["queues"] = status.queues(parts.inspection, parts.registry, parts.settings.queues)

@@ -1,7 +1,8 @@
 """The heartbeat: one thread per worker process renews its lease.
 
-Each beat tells which running tasks to cancel, and whether Redis was emptied: then this worker registers its running
-tasks again, so that no other worker starts them. Now and then the thread checks the rights of the Redis user.
+Each beat carries the worker's card when it has changed. The answer tells which running tasks to cancel, and whether
+Redis was emptied: then this worker registers its running tasks again, so that no other worker starts them. Now and then
+the thread checks the rights of the Redis user.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from sytq.executor.watchdog import turn
 
 log = structlog.get_logger(__name__)
 
+#: Beats after which an unchanged card is sent again.
+_CARD_AGAIN = 30
 #: Seconds between two checks of the rights; while one is missing they are checked with each beat.
 _CHECK = 10.0
 
@@ -61,6 +64,8 @@ class Heartbeat(threading.Thread):
         self._check = check
         self._granted = False  # every right, at the last check
         self._checked = float("-inf")
+        self.card: Callable[[], str] = str  # what this worker says of itself, as JSON; empty for nothing
+        self._card, self._card_age = "", 0
         self.epoch: bytes | None = None  # when Redis was first seen, as this worker knows it
         self._beaten = float("-inf")  # when the latest successful beat was sent
         self._valid_since = float("-inf")
@@ -69,13 +74,16 @@ class Heartbeat(threading.Thread):
     def beat(self, *, leaving: bool = False) -> None:
         """Beat once. Raises RedisUnavailable."""
         running = [] if leaving else self._deliveries()
-        names = [self._keys.workers, self._keys.epoch, self._keys.cancels]
-        args = [self._consumer, int(leaving), self._lease_ms, *(delivery.id for delivery in running)]
+        names = [self._keys.workers, self._keys.epoch, self._keys.cancels, self._keys.cards]
+        card = "" if leaving else self.card()
+        new = card if card != self._card or self._card_age >= _CARD_AGAIN else ""
+        args = [self._consumer, int(leaving), self._lease_ms, new, *(delivery.id for delivery in running)]
         sent = time.monotonic()
         epoch, now, asked = self._redis.call("heartbeat", names, args)
         clock.heard("redis", int(now) / 1000, sent)
         if leaving:
             return
+        self._card, self._card_age = card, 0 if new else self._card_age + 1
         for delivery, by in zip(running, asked, strict=True):
             if by and delivery.cancelled_by is None:
                 delivery.cancelled_by = by.decode()
@@ -84,6 +92,7 @@ class Heartbeat(threading.Thread):
         if is_late and self.epoch is not None:
             self._expired()
         if self.epoch is not None and epoch != self.epoch:
+            self._card = ""
             self._emptied()
             log.warning("Redis was emptied: running tasks registered again", tasks=len(running))
         else:

@@ -18,6 +18,16 @@ from sytq.pairing import FAR, RENEWED, Half, Partner, Silence
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """The stores of a process, as far as it knows them; `refused` says why it does not consume."""
+
+    ledger: str = ""
+    redis: str = ""
+    salt: bytes | None = None  # of the ledger, for hashes of secrets
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """Why these stores are no pair: the partner that one of them has instead."""
 
@@ -65,18 +75,25 @@ class Pairing:
         self._silences = {"redis": Silence(), "ledger": Silence()}
         self._halves: tuple[Half | None, Half] | None = None  # the pair, once they were one
         self.ledger_id = self.redis_id = ""
+        self._salt: bytes | None = None
+        self.conflict: Conflict | None = None  # at the last look
         self.refused = False  # the partner of a conflict was seen alive
+
+    def identity(self) -> Identity:
+        refused = str(self.conflict) if self.conflict and self.refused else None
+        return Identity(self.ledger_id, self.redis_id, self._salt, refused)
 
     @property
     def places(self) -> tuple[str, str]:
         return self._ledger.place, self._redis.place
 
-    def look(self) -> tuple[bool, Conflict | None]:
-        """Return whether these stores may be used together, and the conflict that is there, also a possible one.
+    def look(self) -> bool:
+        """Return whether these stores may be used together; `conflict` also names a possible conflict.
 
         Raises DatabaseUnavailable and RedisUnavailable.
         """
         ledger, redis = self._read()
+        self.conflict = None
         found = list(conflicts(ledger, redis, self.places))
         for conflict in found:
             silence, partner = self._silences[conflict.kind], conflict.partner
@@ -85,12 +102,13 @@ class Pairing:
                 if silence.spoke or self._was_replaced(conflict):
                     self._halves, self.refused = None, True
                     self._refuse(conflict)
+                self.conflict = conflict
                 # A pair at work goes on until the other is proven alive: a failover loses the last beats.
-                return self._halves is not None, conflict
+                return self._halves is not None
         self._halves, self.refused = (ledger, redis), False
         if ledger and (found or not ledger.partner or ledger.partner.silent >= RENEWED):
             self._claim(ledger, redis)
-        return True, None
+        return True
 
     def _was_replaced(self, conflict: Conflict) -> bool:
         """Whether a store of our pair has another partner now."""
@@ -116,6 +134,8 @@ class Pairing:
             if self._halves:  # nor this ledger
                 self._ledger.touch(self._halves[1].id)
             raise
+        if ledger and (self._salt is None or ledger.id != self.ledger_id):
+            self._salt = self._ledger.salt()
         self.ledger_id, self.redis_id = ledger.id if ledger else "", redis.id
         return ledger, redis
 

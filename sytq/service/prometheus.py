@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import peewee
@@ -13,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from sytq.broker.cards import Cards
 from sytq.broker.inspection import Inspection
 from sytq.broker.limiter_states import that_matter
 from sytq.config import Settings
@@ -21,6 +23,8 @@ from sytq.ledger import hold
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger
 from sytq.observability.process_group import GroupCollector
+from sytq.service.comparison import Comparison
+from sytq.service.mismatches import KINDS, consumers, skews
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +53,9 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("gate", "state"),
         "1 for the state it is in: closed (calls pass), open, half_open, paused.",
     ),
+    "sytq_queue_consumers": (("queue",), "Worker processes that consume the queue."),
+    "sytq_clock_skew_seconds": (("machine",), "Seconds by which the clock of a worker's machine leads that of Redis."),
+    "sytq_mismatches": (("kind",), "What differs between processes and must not (`sytq doctor` names it)."),
     "sytq_workers": ((), "Worker processes with a fresh heartbeat."),
     "sytq_workers_lost": ((), "Worker processes of the last hour that fell silent without leaving."),
     "sytq_heartbeat_age_seconds": ((), "The age of the oldest heartbeat that is still fresh."),
@@ -66,11 +73,21 @@ _FRESH_ROWS = 30.0
 class Scrape(Collector):
     """Thread-safe."""
 
-    def __init__(self, version: str, settings: Settings, ledger: Ledger, inspection: Inspection) -> None:
+    def __init__(
+        self,
+        version: str,
+        settings: Settings,
+        ledger: Ledger,
+        inspection: Inspection,
+        cards: Cards,
+        comparison: Comparison,
+    ) -> None:
         self._version = version
         self._settings = settings
         self._ledger = ledger
         self._inspection = inspection
+        self._cards = cards
+        self._comparison = comparison
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(GroupCollector())
@@ -100,7 +117,7 @@ class Scrape(Collector):
         yield _one("sytq_redis_up", up)
         yield from known
         if time.monotonic() >= self._rows_until:
-            self._rows = list(self._of_ledger())
+            self._rows = [*self._of_ledger(), *self._of_processes()]
             self._rows_until = time.monotonic() + _FRESH_ROWS
         yield from self._rows
 
@@ -129,6 +146,10 @@ class Scrape(Collector):
         for limiter in limiters:
             states.add_metric([limiter.name, limiter.state], 1)
         yield states
+        living = self._cards.workers()
+        if (counts := consumers(living, asked.names())) is not None:
+            yield _each("sytq_queue_consumers", counts)
+        yield _each("sytq_clock_skew_seconds", skews(living))
         ages = [worker.age for worker in asked.workers()]
         fresh = [age for age in ages if age <= self._settings.worker.liveness]
         yield _one("sytq_workers", len(fresh))
@@ -150,6 +171,13 @@ class Scrape(Collector):
         yield _one("sytq_database_up", 1)
         yield _one("sytq_held", held is not None)
         yield _one("sytq_tasks_dead", dead)
+
+    def _of_processes(self) -> Iterator[Metric]:
+        try:
+            found = Counter(mismatch.kind for mismatch in self._comparison.find())
+        except RedisUnavailable:
+            return  # the scrape has said so
+        yield _each("sytq_mismatches", {kind: found[kind] for kind in KINDS})
 
 
 def _family(name: str) -> GaugeMetricFamily:

@@ -6,16 +6,20 @@ import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
 
+from typing import Any
+
 from typing_extensions import TypedDict
 
 from sytq import clock
-from sytq.broker.inspection import Inspection
+from sytq.broker.cards import Cards
+from sytq.broker.inspection import Inspection, WorkerInfo
 from sytq.broker.pages import Unreadable
 from sytq.config.sections import QueueLimits
 from sytq.durations import format_duration
 from sytq.ledger.models import Pause, ScheduleRow
 from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.values import iso
+from sytq.service.comparison import Comparison
 from sytq.tasktypes.registry import Registry
 
 
@@ -65,11 +69,36 @@ class TypeView(TypedDict):
 
 
 class WorkerView(TypedDict):
-    """A worker process with a heartbeat within the last hour."""
+    """A worker process with a heartbeat within the last hour.
+
+    The rest is what a living one says of itself; all null of one that is older than 0.2. `ahead_seconds` is by how much
+    its clock leads Redis'; two with one `configuration` are configured alike; a `refused` one does not consume.
+    """
 
     worker: str
     heartbeat_seconds: float
     alive: bool
+    host: str | None
+    pid: int | None
+    version: str | None
+    started: str | None
+    queues: list[str] | None
+    configuration: str | None
+    ahead_seconds: float | None
+    refused: bool | None
+
+
+class MismatchView(TypedDict):
+    """What differs between processes and must not: a setting, a type, a queue, a host, a store (`about`).
+
+    `message` names both sides, `todo` says what to do. The kinds are redis, ledger, clock, queue, settings, types, plugin
+    and version.
+    """
+
+    kind: str
+    about: str
+    message: str
+    todo: str
 
 
 class ScheduleView(TypedDict):
@@ -140,13 +169,34 @@ def types(registry: Registry, paused: Iterable[Pause]) -> list[TypeView]:
     return found
 
 
-def workers(inspection: Inspection, lease: float) -> list[WorkerView]:
+def workers(inspection: Inspection, cards: Cards, lease: float) -> list[WorkerView]:
     """The workers, those with the latest sign first. Raises RedisUnavailable."""
-    found: list[WorkerView] = [
-        {"worker": info.name, "heartbeat_seconds": round(info.age, 3), "alive": info.age <= lease}
-        for info in inspection.workers()
-    ]
+    known = {seen.name: seen.card for seen in cards.workers()}
+    found = [_worker(info, known.get(info.name) or {}, lease) for info in inspection.workers()]
     return sorted(found, key=lambda worker: worker["heartbeat_seconds"])
+
+
+def _worker(info: WorkerInfo, card: Mapping[str, Any], lease: float) -> WorkerView:
+    return {
+        "worker": info.name,
+        "heartbeat_seconds": round(info.age, 3),
+        "alive": info.age <= lease,
+        "host": card.get("host"),
+        "pid": card.get("pid"),
+        "version": card.get("version"),
+        "started": card.get("started"),
+        "queues": card.get("queues"),
+        "configuration": card.get("fingerprint"),
+        "ahead_seconds": card["ahead"].get("redis") if card else None,
+        "refused": bool(card["refused"]) if card else None,
+    }
+
+
+def mismatches(comparison: Comparison) -> list[MismatchView]:
+    """What differs between processes. Raises RedisUnavailable."""
+    return [
+        {"kind": each.kind, "about": each.about, "message": each.said, "todo": each.todo} for each in comparison.find()
+    ]
 
 
 def schedules(registry: Registry, known: Schedules, count: int = 1) -> list[ScheduleView]:

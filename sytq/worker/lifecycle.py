@@ -19,6 +19,7 @@ from sytq.config.sections import Worker as WorkerSettings
 from sytq.errors import RedisUnavailable
 from sytq.executor.executor import Executor
 from sytq.observability import logs, process_group
+from sytq.service.cards import CardMaker
 from sytq.worker.liveness import LivenessFile
 from sytq.worker.loops.loop import Loop
 
@@ -32,12 +33,18 @@ class Lifecycle(Middleware):
     """
 
     def __init__(
-        self, executor: Executor, settings: WorkerSettings, loops: Sequence[Loop], withdraw: Callable[[], int]
+        self,
+        executor: Executor,
+        settings: WorkerSettings,
+        loops: Sequence[Loop],
+        withdraw: Callable[[], int],
+        card: CardMaker,
     ) -> None:
         self._executor = executor
         self._settings = settings
         self._loops = loops
         self._withdraw = withdraw
+        self._card = card
         self._reloads = False
         self._deadline = 0.0
         self._liveness_file: LivenessFile | None = None
@@ -45,6 +52,7 @@ class Lifecycle(Middleware):
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         _ignore_second_sigterm()
+        self._card.queues = lambda: list(worker.consumers)
         self._notice_sighup()
         self._executor.start(threads=worker.worker_threads, loop_slots=self._settings.async_concurrency)
         logs.identify(worker_id=self._executor.name)

@@ -56,7 +56,7 @@ def stores(tmp_path: Path, redis_url: str) -> Stores:
 
 
 def may(worker: Pairing) -> bool:
-    return worker.look()[0]
+    return worker.look()
 
 
 def keeps_on(others: list[Pairing], worker: Pairing, seconds: float = 1.5 * FAR) -> list[bool]:
@@ -85,7 +85,8 @@ def test_worker_of_second_redis_never_consumes_beside_the_first(stores: Stores) 
     first, second = stores.worker(), stores.worker(7)
     assert may(first)
     assert not any(keeps_on([first], second)) and second.refused
-    _, conflict = second.look()
+    second.look()
+    conflict = second.conflict
     assert conflict is not None and conflict.kind == "redis"
     assert all(word in str(conflict) for word in (first.places[0], first.places[1], second.places[1], "worker w1"))
 
@@ -113,7 +114,8 @@ def test_worker_of_second_ledger_never_consumes_beside_the_first(stores: Stores)
     first, second = stores.worker(), stores.worker(ledger="other")
     assert may(first)
     assert not any(keeps_on([first], second)) and second.refused
-    _, conflict = second.look()
+    second.look()
+    conflict = second.conflict
     assert conflict is not None and conflict.kind == "ledger" and second.places[0] in str(conflict)
     there = first._redis.read()
     assert there.refused is not None and there.refused.place == second.places[0]

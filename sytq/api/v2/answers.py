@@ -6,7 +6,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from sytq.service.status import QueueView, ScheduleView, TypeView, WorkerView
+from sytq.service.status import MismatchView, QueueView, ScheduleView, TypeView, WorkerView
 from sytq.service.task_view import TaskView
 
 
@@ -138,6 +138,12 @@ class WorkerList(TypedDict):
     """All worker processes."""
 
     workers: list[WorkerView]
+
+
+class MismatchList(TypedDict):
+    """What differs between processes and must not."""
+
+    mismatches: list[MismatchView]
 
 
 class ScheduleList(TypedDict):

@@ -23,10 +23,11 @@ class Page:
 
     parameters: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    def __init__(self, name: str, threads: Threads, read: Callable[[], list[Any]]) -> None:
+    def __init__(self, name: str, threads: Threads, read: Callable[[], list[Any]], scope: str = "read") -> None:
         self._name = name
         self._threads = threads
         self._read = read
+        self.scopes = {"GET": scope}
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         resp.data = problems.encode({self._name: await self._threads.run(self._read)})

@@ -12,6 +12,7 @@ from sytq.cli.config import warnings
 from sytq.cli.doctor.database import database
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Check, Finding, examined
 from sytq.cli.doctor.host import disk, files, ports
+from sytq.cli.doctor.processes import processes
 from sytq.cli.doctor.redis import redis
 from sytq.cli.doctor.service import plugins, workers
 from sytq.cli.options import AsJson, File
@@ -27,6 +28,7 @@ _CHECKS = {
     "database": database,
     "plugins": plugins,
     "workers": workers,
+    "processes": processes,
     "ports": ports,
     "files": files,
     "disk": disk,

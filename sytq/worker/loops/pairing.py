@@ -8,7 +8,7 @@ import structlog
 
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.pairing import RENEWED
-from sytq.service.pairing import Conflict, Pairing
+from sytq.service.pairing import Pairing
 from sytq.worker.loops.loop import Loop
 
 log = structlog.get_logger(__name__)
@@ -22,12 +22,12 @@ class PairingLoop(Loop):
         self._pairing = pairing
         self._admitted = admitted
         self._admitted.clear()
-        self._said: str | None = None  # the kind of the conflict, and whether it was proven
+        self._said: str | None = None  # the last reason not to consume
         self.certain = False  # whether both stores have answered the last look
 
     def step(self) -> float:
         try:
-            may, conflict = self._pairing.look()
+            may = self._pairing.look()
         except RedisUnavailable:
             raise  # there is nothing to consume
         except DatabaseUnavailable:
@@ -36,25 +36,22 @@ class PairingLoop(Loop):
             if self._said is None:
                 self._admitted.set()
             raise
-        self.certain = may and conflict is None
-        self._tell(may, conflict)
+        self.certain = may
+        self._tell(may)
         if may:
             self._admitted.set()
         else:
             self._admitted.clear()
         return RENEWED
 
-    def _tell(self, may: bool, conflict: Conflict | None) -> None:
-        proven = conflict is not None and self._pairing.refused
-        said = None if conflict is None else f"{conflict.kind} {'refused' if proven else 'waits'}"
+    def _tell(self, may: bool) -> None:
+        conflict, refused = self._pairing.conflict, self._pairing.refused
+        said = None if may or conflict is None else f"{conflict.kind} {refused}"
         if said == self._said:
             return
-        if conflict is None:
-            if not may or self._said:
-                log.warning(
-                    "worker consumes again: its ledger and its Redis belong together", ledger=self._pairing.places[0]
-                )
-        elif proven:
+        if said is None:
+            log.info("worker consumes: its ledger and its Redis belong together")
+        elif refused and conflict:
             log.critical("worker does not consume", error=f"{conflict}; {conflict.todo}")
         else:
             log.warning("worker waits until the other side is silent", error=str(conflict))

@@ -1,0 +1,92 @@
+"""The card of a process: what can differ between machines and must not, for those who compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from sytq import clock
+from sytq.config import Settings
+from sytq.config.masking import mask_text
+from sytq.config.shared import shared
+from sytq.ledger.values import iso
+from sytq.service.pairing import Identity
+from sytq.tasktypes.registry import Registry
+
+#: Seconds by which a clock may be off without a word on the card: else each beat would carry another one.
+_UNTOLD = 0.5
+
+
+class Card(TypedDict):
+    """What a process says of itself. `types` are version and queue by name, `ahead` seconds by server."""
+
+    kind: str
+    host: str
+    pid: int
+    version: str
+    started: str
+    ledger: str
+    redis: str
+    fingerprint: str
+    settings: dict[str, str]
+    queues: list[str]
+    types: dict[str, tuple[int, str]]
+    quarantined: dict[str, str]
+    ahead: dict[str, float]
+    refused: str | None
+
+
+class CardMaker:
+    """Makes the card of this process as it is now; thread-safe."""
+
+    def __init__(
+        self,
+        kind: Literal["worker", "api", "command"],
+        version: str,
+        settings: Settings,
+        registry: Registry,
+        identity: Callable[[], Identity] = Identity,
+    ) -> None:
+        """`version` is sytq's."""
+        self._kind = kind
+        self._version = version
+        self._settings = settings
+        self._registry = registry
+        self._identity = identity
+        self._started = iso(clock.now())
+        self._shared: tuple[bytes | None, dict[str, str]] | None = None
+        self.queues: Callable[[], Iterable[str]] = tuple
+
+    def make(self) -> Card:
+        identity = self._identity()
+        settings = self._settings_with(identity.salt)
+        return {
+            "kind": self._kind,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": self._version,
+            "started": self._started,
+            "ledger": identity.ledger,
+            "redis": identity.redis,
+            "fingerprint": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
+            "settings": settings,
+            "queues": sorted(self.queues()),
+            "types": {known.name: (known.version, known.queue) for known in self._registry},
+            "quarantined": {each.source: mask_text(each.error)[:200] for each in self._registry.quarantined},
+            "ahead": {server: round(by, 1) if abs(by) > _UNTOLD else 0.0 for server, by in clock.ahead().items()},
+            "refused": identity.refused,
+        }
+
+    def text(self) -> str:
+        return json.dumps(self.make(), ensure_ascii=False)
+
+    def _settings_with(self, salt: bytes | None) -> dict[str, str]:
+        if self._shared is None or self._shared[0] != salt:
+            self._shared = salt, shared(self._settings, salt, self._kind)
+        return self._shared[1]
