@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -59,7 +60,7 @@ class CardMaker:
         self._settings = settings
         self._registry = registry
         self._identity = identity
-        self._started = iso(clock.now())
+        self._began = time.monotonic()
         self._shared: tuple[bytes | None, dict[str, str]] | None = None
         self.queues: Callable[[], Iterable[str]] = tuple
 
@@ -71,7 +72,7 @@ class CardMaker:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "version": self._version,
-            "started": self._started,
+            "started": iso(round(clock.now() - (time.monotonic() - self._began))),
             "ledger": identity.ledger,
             "redis": identity.redis,
             "fingerprint": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],

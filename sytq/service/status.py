@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
-
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -91,8 +90,8 @@ class WorkerView(TypedDict):
 class MismatchView(TypedDict):
     """What differs between processes and must not: a setting, a type, a queue, a host, a store (`about`).
 
-    `message` names both sides, `todo` says what to do. The kinds are redis, ledger, clock, queue, settings, types, plugin
-    and version.
+    `message` names both sides, `todo` says what to do. The kinds are redis, ledger, clock, queue, settings, types,
+    plugin and version.
     """
 
     kind: str
