@@ -52,12 +52,12 @@ class Comparison:
         redis = self._redis.read()  # second: its beat is never behind
         found = list(conflicts(ledger, redis, (self._ledger.place, self._redis.place)))
         # A partner that has been silent for long gives way to the first worker here.
-        told = [Mismatch(one.kind, one.mine, f"{one}", one.todo) for one in found if one.partner.silent < FAR]
+        named = [Mismatch(one.kind, one.mine, f"{one}", one.todo) for one in found if one.partner.silent < FAR]
         if ledger and not found:
-            told += _refused("redis", self._ledger.place, ledger)
+            named += _refused("redis", self._ledger.place, ledger)
         if not found:
-            told += _refused("ledger", self._redis.place, redis)
-        return told
+            named += _refused("ledger", self._redis.place, redis)
+        return named
 
 
 def _refused(kind: str, shared: str, half: Half) -> Iterator[Mismatch]:

@@ -100,13 +100,13 @@ def _settings(known: Sequence[Seen]) -> Iterator[Mismatch]:
     for seen in known:  # many processes, few configurations
         card = _card(seen)
         groups.setdefault((card["kind"], card["fingerprint"], tuple(card["queues"])), seen)
-    told = set()
+    named = set()
     for one, other in itertools.combinations(groups.values(), 2):
         ours, theirs = _card(one)["settings"], _card(other)["settings"]
         for key in sorted(ours.keys() | theirs.keys()):
-            if key in told or ours.get(key) == theirs.get(key) or not _comparable(key, one, other):
+            if key in named or ours.get(key) == theirs.get(key) or not _comparable(key, one, other):
                 continue
-            told.add(key)
+            named.add(key)
             said = f"{key} is {_value(ours, key)} for {_who(one)}, {_value(theirs, key)} for {_who(other)}"
             yield Mismatch(
                 "settings", key, said, "give all processes the same configuration, and restart", severe=False
