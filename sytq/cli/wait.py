@@ -87,7 +87,10 @@ def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[st
 
 def _report_missing_workers(parts: Runtime) -> None:
     try:
-        if not any(worker["alive"] for worker in overview.workers(parts.inspection, parts.settings.worker.liveness)):
+        if not any(
+            worker["alive"]
+            for worker in overview.workers(parts.inspection, parts.cards, parts.settings.worker.liveness)
+        ):
             typer.echo("No worker is running; see `sytq doctor`.", err=True)
     except RedisUnavailable as error:
         typer.echo(f"warning: {error}; still trying", err=True)
