@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import threading
 import time
@@ -141,6 +142,62 @@ def test_p4_result_is_kept_while_the_database_takes_its_time(runtime: Runtime, a
     step.join(60)
     assert [row.state for row in runtime.ledger.steps(started.id)] == ["done"]
     assert results(runtime) == 0
+
+
+def test_p4_release_of_a_permit_delays_no_checkpoint(
+    tmp_path: Path, own_redis: RedisServer, asynchronous: bool
+) -> None:
+    with runtime_of(f"sqlite:///{tmp_path / 'sytq.db'}", own_redis.url) as runtime:
+        started = Started(runtime, Bench(own_redis.url), asynchronous)
+
+        def paid() -> str:
+            with started.context.acquire(ONE):  # type: ignore[attr-defined]
+                own_redis.pause()
+            return "answer"
+
+        async def paid_async() -> str:
+            async with started.context.acquire(ONE):  # type: ignore[attr-defined]
+                own_redis.pause()
+            return "answer"
+
+        def run() -> None:
+            if isinstance(started.context, Context):
+                started.context.step("paid", paid)
+            else:
+                asyncio.run(started.context.step("paid", paid_async))
+
+        running = threading.Thread(target=run)
+        running.start()
+        try:
+            poll(lambda: [row.state for row in runtime.ledger.steps(started.id)] == ["done"], timeout=10)
+            assert running.is_alive(), "the release is waited for afterwards"
+        finally:
+            own_redis.resume()
+            running.join(60)
+
+
+def test_p4_cancelled_attempt_still_writes_its_result(runtime: Runtime) -> None:
+    started = Started(runtime, Bench(runtime.settings.redis.dsn), True)
+    begun, finish = threading.Event(), runtime.ledger.finish_step
+
+    def slowly(*args: Any) -> None:
+        begun.set()
+        time.sleep(0.2)
+        finish(*args)
+
+    runtime.ledger.finish_step = slowly  # type: ignore[method-assign]
+
+    async def run() -> None:
+        assert isinstance(started.context, AsyncContext)
+        step = asyncio.ensure_future(started.context.step("paid", functools.partial(asyncio.sleep, 0, "answer")))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        step.cancel()  # as a stopping worker does
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        assert [row.state for row in runtime.ledger.steps(started.id)] == ["done"]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("liveness", "most"), [("1200ms", 0.4), ("3s", 1.0), ("60s", 5.0)])
