@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sytq.broker.limiter import Breaker, Limiter, Permit
     from sytq.errors import Cancelled, Fail, Lost, Retry, Waiting
-    from sytq.executor.context import AsyncContext, Context
+    from sytq.executor.async_context import AsyncContext
+    from sytq.executor.context import Context
     from sytq.executor.transaction import Transaction
     from sytq.observability.metrics import Counter, Histogram
     from sytq.plugins import Command, Plugin
@@ -46,7 +47,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "broker.limiter": ("Breaker", "Limiter", "Permit"),
-    "executor.context": ("AsyncContext", "Context"),
+    "executor.async_context": ("AsyncContext",),
+    "executor.context": ("Context",),
     "errors": ("Cancelled", "Fail", "Lost", "Retry", "Waiting"),
     "observability.metrics": ("Counter", "Histogram"),
     "tasktypes.backoff": ("Backoff",),

@@ -16,7 +16,7 @@ from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.limiter import Limiter, Permit
 from sytq.cli.options import AsJson, File, open_runtime
 from sytq.cli.output import as_json, cell
-from sytq.executor.context import AsyncContext
+from sytq.executor.async_context import AsyncContext
 from sytq.executor.transaction import Transaction
 from sytq.ids import new_id
 from sytq.runtime import Runtime

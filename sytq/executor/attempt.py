@@ -1,4 +1,4 @@
-"""The base of both contexts (sytq.executor.context): one start of a task, with the writes that its fence guards.
+"""The base of both contexts: one start of a task, with the writes that its fence guards.
 
 Blocks; must not know its thread or event loop.
 """

@@ -10,8 +10,9 @@ from dramatiq.middleware import TimeLimit, TimeLimitExceeded
 
 from sytq.broker.delivery import Delivery
 from sytq.errors import TimedOut
+from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Services
-from sytq.executor.context import AsyncContext, Context
+from sytq.executor.context import Context
 from sytq.tasktypes.tasktype import TaskType
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sytq.executor.context import AsyncContext
+from sytq.executor.async_context import AsyncContext
 
 #: Calls in an `async def` that block the event loop: HTTP, subprocesses, time.sleep and input.
 _BLOCKING = "ASYNC210,ASYNC212,ASYNC22,ASYNC25"

@@ -15,7 +15,8 @@ import pytest
 from sytq.broker.keys import Keys
 from sytq.broker.limiter import Limiter
 from sytq.errors import DatabaseUnavailable, Fail, Lost, RedisUnavailable
-from sytq.executor.context import AsyncContext, Context
+from sytq.executor.async_context import AsyncContext
+from sytq.executor.context import Context
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL

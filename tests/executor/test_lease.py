@@ -16,7 +16,8 @@ import pytest
 
 from sytq import Limiter, Permit
 from sytq.errors import Lost, RedisUnavailable, Waiting
-from sytq.executor.context import AsyncContext, Context
+from sytq.executor.async_context import AsyncContext
+from sytq.executor.context import Context
 from sytq.runtime import Runtime
 from tests.broker.bench import Bench
 from tests.executor.test_checkpoint import accept, context, results

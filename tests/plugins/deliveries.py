@@ -18,8 +18,8 @@ from dramatiq import Message
 from sytq import Limiter, Permit, config
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.config import Settings
+from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Services
-from sytq.executor.context import AsyncContext
 from sytq.http import Client, Guard
 from sytq.tasktypes.registry import Registry
 from sytq.worker.middleware.retry import decide

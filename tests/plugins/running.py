@@ -18,7 +18,8 @@ from dramatiq import Message
 
 from sytq.broker.delivery import Delivery
 from sytq.config import load
-from sytq.executor.context import AsyncContext, Context
+from sytq.executor.async_context import AsyncContext
+from sytq.executor.context import Context
 from sytq.http import Client
 from sytq.runtime import Runtime, build
 from sytq.tasktypes.tasktype import TaskType
