@@ -13,26 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests import releases
-from tests.faults.storm import verdict
-from tests.faults.storm.clients import Clients
-from tests.faults.storm.service import Service
-from tests.faults.storm.weather import Weather
-
-
-def storm(folder: Path, seed: int, seconds: float, rate: float) -> list[str]:
-    """Broken promises."""
-    service = Service(folder, seed)
-    try:
-        clients = Clients(service, rate, seed)
-        Weather(service, seed).rage(seconds)
-        service.heal()
-        clients.stop()
-        found = verdict.wait_until_calm(service)
-        found += verdict.problems(service, clients)
-        print(verdict.figures(service, clients), *verdict.warnings(service), sep="\n")
-        return found
-    finally:
-        service.close()
+from tests.faults.storm.storm import storm
 
 
 def main() -> int:

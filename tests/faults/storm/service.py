@@ -149,6 +149,7 @@ class Service:
             self.database_url(self.mysql.port),
             self.redis.url,
             PYTHONPATH=os.environ.get("PYTHONPATH", str(ROOT)),
+            RUNTIME_DIRECTORY=str(folder),
             SYTQ_WORKER__PROCESSES="2",
             SYTQ_WORKER__SHUTDOWN_TIMEOUT="5s",
             SYTQ_WORKER__LIVENESS=f"{LEASE}s",
