@@ -132,7 +132,7 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
         from sytq.worker.middleware.tracing import Tracing
 
         yield Tracing(executor.name)
-    yield RetryPolicy(runtime.registry)
+    yield RetryPolicy(runtime.registry, settings.logger.tasks)
     withdraw = partial(executor.limiters.withdraw, _configurations(runtime))
     pair = runtime.pairing(executor.name)
     card = CardMaker("worker", __version__, settings, runtime.registry, pair.identity)

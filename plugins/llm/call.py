@@ -22,6 +22,7 @@ from sytq import AsyncContext, Counter, Limiter, Permit, Retry, Transaction, Wai
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Step
 from sytq.ledger.refusals import of_own_tables
+from sytq.observability.outages import log_failure
 
 from . import prices, spend
 from .answer import Answer, ChatError, Reply
@@ -108,7 +109,7 @@ class Calls:
                     error = of_own_tables(problem, "the record of a call")
                 if not self.paid or self._ctx.remaining() < _LEAST_LEFT:
                     raise error from problem
-                self._ctx.log.warning("paid call waits for the database", error=str(error))
+                log_failure(self._ctx.log, "paid call waits for the database", error)
                 await asyncio.sleep(_PAUSE)
 
     async def make(self, permit: Permit, place: Place, target: Target, request: Request) -> Answered:

@@ -25,6 +25,7 @@ from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.api_keys import TOUCH_EVERY, ApiKeys
 from sytq.ledger.models import ApiKey
 from sytq.ledger.values import utcnow
+from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +130,7 @@ class Credentials:
         try:
             await self._threads.run(self._keys.touch, key_id, utcnow())
         except (DatabaseUnavailable, Overloaded) as error:
-            log.warning("last use of a key not recorded", key=key_id, error=str(error))
+            log_failure(log, "last use of a key not recorded", error, key=key_id)
 
     def _check_guesses(self, address: str) -> None:
         ahead = self._guesses.get(address, 0.0) - time.monotonic()

@@ -101,7 +101,8 @@ class Ready:
         states = {"database": database, "redis": redis}
         for store, state in states.items():
             if state != self._logged[store]:
-                log.warning("readiness changed", store=store, status=state)
+                write = log.info if state == "ok" else log.warning
+                write("readiness changed", store=store, status=state)
         self._logged = states
         return states
 

@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from sytq.api.threads import Threads
 from sytq.errors import DatabaseUnavailable, InvalidInput, InvalidQuery, Overloaded, RedisUnavailable
 from sytq.ledger.refusals import code_of
+from sytq.observability.outages import DATABASE, log_failure
 from sytq.tasktypes.payload import encode as as_text
 
 log = structlog.get_logger(__name__)
@@ -137,16 +138,16 @@ def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) ->
     if isinstance(error, Overloaded):
         return falcon.HTTPServiceUnavailable(description=str(error), retry_after=1)
     if isinstance(error, RedisUnavailable):
-        log.warning("request refused: Redis unavailable", error=str(error), path=req.path)
+        log_failure(log, "request refused: Redis unavailable", error, path=req.path)
         return falcon.HTTPServiceUnavailable(description="Redis does not answer; try again later", retry_after=2)
     if isinstance(error, DatabaseUnavailable):
-        log.warning("request refused: database unavailable", error=str(error), path=req.path)
+        log_failure(log, "request refused: database unavailable", error, path=req.path)
         return falcon.HTTPServiceUnavailable(
             description="the database does not answer; nothing was accepted, try again later",
             retry_after=_DATABASE_RETRY_AFTER,
         )
     if pending:
-        log.error("request refused: migrations pending, run `sytq db migrate`", pending=pending)
+        log_failure(log, "request refused: migrations pending, run `sytq db migrate`", error, "error", pending=pending)
         return falcon.HTTPServiceUnavailable(
             description="the database is not set up yet (run `sytq db migrate`); nothing was accepted",
             retry_after=_DATABASE_RETRY_AFTER,
@@ -154,7 +155,8 @@ def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) ->
     if isinstance(error, peewee.PeeweeException):
         # With its number alone: its text quotes values.
         fault = type(error)(code_of(error)).with_traceback(error.__traceback__)
-        log.error("request refused by the database", method=req.method, path=req.path, exc_info=fault)
+        said = "request refused by the database"
+        DATABASE.failed(log, said, fault, "error", method=req.method, path=req.path, exc_info=fault)
         return falcon.HTTPServiceUnavailable(
             description="the database does not take this now; nothing was accepted, try again later",
             retry_after=_DATABASE_RETRY_AFTER,

@@ -15,6 +15,7 @@ from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import Overloaded, RedisUnavailable
 from sytq.ledger.ledger import NewTask
+from sytq.observability.outages import REDIS
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class QueueDepthLimit:
         try:
             count = await asyncio.wait_for(self._threads.run(self._inspection.backlog, queue), _REDIS_TIMEOUT)
         except (RedisUnavailable, TimeoutError, Overloaded) as error:
-            log.warning("queue depth not limited while Redis is unavailable", queue=queue, error=str(error))
+            REDIS.failed(log, "queue depth not limited while Redis is unavailable", error, "warning", queue=queue)
             self._waiting[queue] = -math.inf
         else:
             self._waiting[queue] = count

@@ -20,6 +20,7 @@ from sytq.api.threads import Threads
 from sytq.batcher import Batcher
 from sytq.broker.quotas import QuotaRequest, Quotas, QuotaUse
 from sytq.errors import Overloaded, RedisUnavailable
+from sytq.observability.outages import REDIS
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +80,7 @@ class _Counter:
                 return await asyncio.wait_for(self._threads.run(self._quotas.take, requests), _REDIS_TIMEOUT)
             except (RedisUnavailable, TimeoutError, Overloaded) as error:
                 self._resumes = time.monotonic() + _REDIS_PAUSE
-                log.warning("quotas counted by each process alone: Redis unavailable", error=str(error))
+                REDIS.failed(log, "quotas counted by each process alone: Redis unavailable", error, "warning")
             except Exception:
                 self._resumes = time.monotonic() + _REDIS_PAUSE
                 log.exception("quotas counted by each process alone")

@@ -15,6 +15,7 @@ from sytq.api.idempotency import IdempotencyGuard
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
 from sytq.api.submission_batcher import SubmissionBatcher
+from sytq.config.sections import TaskLines
 from sytq.errors import InvalidInput
 from sytq.ledger.idempotency import Claim, Submitted
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
@@ -22,6 +23,8 @@ from sytq.service.submission import Submitter
 from sytq.tasktypes.registry import Registry
 
 log = structlog.get_logger(__name__)
+#: Contract E's callers look for the line in the log; a task has one more when it has ended.
+_EVERY_PATH, _LOGGED_PATHS = ("/",), ("/api/v1/tasks",)
 _STDLIB = logging.getLogger(__name__)  # to check the level once for all tasks of a batch
 
 
@@ -33,6 +36,7 @@ class Submission:
         batcher: SubmissionBatcher,
         quota: Quota,
         queue_depth: QueueDepthLimit,
+        logged: TaskLines,
     ) -> None:
         self._registry = registry
         self._submitter = submitter
@@ -40,6 +44,7 @@ class Submission:
         self._quota = quota
         self._queue_depth = queue_depth
         self._idempotency = IdempotencyGuard()
+        self._logged = {"attempts": _EVERY_PATH, "finished": _LOGGED_PATHS}.get(logged, ())
 
     async def enqueue(
         self,
@@ -130,7 +135,7 @@ class Submission:
         submitted = await self._idempotency.run(req, submit)
         if submitted.repeats is not None:
             req.context.headers["Idempotent-Replayed"] = "true"
-        elif _STDLIB.isEnabledFor(logging.INFO):
+        elif req.path.startswith(self._logged) and _STDLIB.isEnabledFor(logging.INFO):
             for task, acceptance in zip(tasks, submitted.tasks, strict=True):
                 if not isinstance(acceptance, Refused):
                     log.info("Task enqueued successfully", task_id=acceptance.id, type=task.type)

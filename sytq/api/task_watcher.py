@@ -21,6 +21,7 @@ from sytq.api.threads import Threads
 from sytq.broker.inspection import Inspection
 from sytq.errors import DatabaseUnavailable, Overloaded, RedisUnavailable
 from sytq.ledger.ledger import Ledger
+from sytq.observability.outages import log_failure
 from sytq.service.live_state import current
 from sytq.states import TERMINAL
 
@@ -113,7 +114,7 @@ class TaskWatcher:
                 try:
                     await self._poll(list(self._watched), unknown_too=ledger)
                 except (DatabaseUnavailable, Overloaded) as error:
-                    log.warning("watched tasks not polled", error=str(error))
+                    log_failure(log, "watched tasks not polled", error)
                 except Exception:
                     log.exception("watched tasks not polled")
                 await asyncio.sleep(max(_POLL_SECONDS, (time.monotonic() - began) * _POLL_SHARE))

@@ -26,6 +26,7 @@ from sytq.broker.cluster import Cluster
 from sytq.config.urls import REDIS_FORMS, check_redis_url, redis_hosts
 from sytq.errors import ConfigError, RedisRefused, RedisUnavailable
 from sytq.observability.metrics import Counter, Histogram
+from sytq.observability.outages import REDIS
 from sytq.tls import LOOSER, STRICTER, explain
 
 _SECONDS = Histogram("sytq_redis_seconds", "Calls of our scripts in Redis, the network included.", ("script",))
@@ -138,7 +139,10 @@ class Redis:
 
     def _run(self, name: str, *command: Any) -> Any:
         try:
-            return self.client.execute_command(*command)
+            reply = self.client.execute_command(*command)
+            if REDIS.since is not None:
+                REDIS.answered()
+            return reply
         except redis.RedisError as error:
             if isinstance(self.client, redis.Redis) and _demoted(error):
                 self.client.connection_pool.disconnect(inuse_connections=False)

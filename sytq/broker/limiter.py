@@ -23,6 +23,7 @@ import structlog
 from sytq.broker.keys import Keys
 from sytq.deprecated import renamed_arguments
 from sytq.errors import InvalidInput, Lost, RedisUnavailable, Waiting
+from sytq.observability.outages import log_failure
 
 if TYPE_CHECKING:
     from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
@@ -231,7 +232,7 @@ class Limiters:
             try:
                 changes = self._redis.call("limiter_release", names, [self._liveness_ms, len(queues), *queues, *args])
             except RedisUnavailable as error:
-                log.warning("permits not released: Redis unavailable", error=str(error))
+                log_failure(log, "permits not released: Redis unavailable", error)
                 return
         for name, state in changes:
             write = log.warning if state == b"open" else log.info

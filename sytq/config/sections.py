@@ -288,8 +288,13 @@ class Otel(Section):
     headers: dict[HeaderName, HeaderValue] = {}
 
 
+#: Which lines the log has of tasks: of each submission and attempt; of ends and failed attempts; of failures; none.
+TaskLines = Literal["attempts", "finished", "failed", "none"]
+
+
 class Logger(Section):
     level: Level = "info"
     format: LogFormat | None = None
     development: bool | None = None
     fields: list[Name] = []
+    tasks: TaskLines = "finished"

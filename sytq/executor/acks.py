@@ -16,6 +16,7 @@ from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
 from sytq.errors import RedisUnavailable
 from sytq.executor.watchdog import turn
+from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
 
@@ -95,9 +96,7 @@ class Acks(threading.Thread):
                 self._write(batch, again)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
-                log.warning(
-                    "acknowledgements postponed: Redis unavailable", waiting=len(self._waiting), error=str(error)
-                )
+                log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(self._waiting))
                 if self._stopping:
                     return
                 time.sleep(pause)
@@ -143,8 +142,8 @@ class Acks(threading.Thread):
         for run, done in zip(batch, self._redis.call("ack", names, args), strict=True):
             if not done and not run.acked:
                 # An earlier call may have reached Redis, and its reply was lost or the rest of it refused.
-                said = "taken before, or the task" if again else "dropped: the task"
-                log.warning(f"outcome {said} belongs to another attempt", task_id=run.id, token=run.token)
+                said, write = ("taken before, or the task", log.info) if again else ("dropped: the task", log.warning)
+                write(f"outcome {said} belongs to another attempt", task_id=run.id, token=run.token)
             if done and run.outcome and run.outcome.kind in _ENDS:
                 run.acked = True
                 self._keep(run, _DELIVERY_BYTES + 2 * len(run.body) + 2 * len(run.outcome.result or ""))

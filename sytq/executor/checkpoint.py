@@ -20,6 +20,7 @@ from sytq.errors import Cancelled, DatabaseUnavailable, Fail, InvalidInput, Lost
 from sytq.executor.waits import Waits, sleep
 from sytq.ledger import refusals
 from sytq.ledger.ledger import Ledger
+from sytq.observability.outages import DATABASE
 
 #: Seconds between two tries to write a result, doubled each time up to the second number.
 _PAUSE, _LONGEST_PAUSE = 0.5, 4.0
@@ -114,12 +115,8 @@ class Checkpoint:
         """Raise what ends the attempt; return where it tries again."""
         refusal = error if isinstance(error, _ON_PURPOSE) else self._refusal(error)
         known = isinstance(error, (*_ON_PURPOSE, peewee.PeeweeException))
-        self._log.warning(
-            "checkpoint waits for the database",
-            error=str(refusal),
-            kept_in_redis=kept,
-            exc_info=None if known else error,
-        )
+        said, trace = "checkpoint waits for the database", None if known else error
+        DATABASE.failed(self._log, said, refusal, "warning", kept_in_redis=kept, exc_info=trace)
         if kept and not isinstance(error, DatabaseUnavailable):
             raise refusal from error
 

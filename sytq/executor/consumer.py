@@ -23,6 +23,7 @@ from sytq.errors import RedisUnavailable
 from sytq.executor.executor import Executor, QueueLimit
 from sytq.executor.slots import SlotKind
 from sytq.executor.watchdog import turn
+from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +69,7 @@ class StreamConsumer(Consumer):
             except NoGroup:
                 self._make_groups()
             except RedisUnavailable as error:
-                log.warning("fetch failed: Redis unavailable", queue=self._queue, error=str(error))
+                log_failure(log, "fetch failed: Redis unavailable", error, queue=self._queue)
                 self._swept = 0.0  # the lost reply may have held tasks: reclaim them at once
                 self._executor.stopping.wait(self._pause)
                 self._pause = min(self._pause * 2, _TICK)
@@ -203,7 +204,7 @@ class StreamConsumer(Consumer):
             for stream in self._streams:
                 self._executor.redis.make_group(stream, GROUP)
         except RedisUnavailable as error:
-            log.warning("consumer groups not created: Redis unavailable", queue=self._queue, error=str(error))
+            log_failure(log, "consumer groups not created: Redis unavailable", error, queue=self._queue)
             self._executor.stopping.wait(self._pause)
 
 

@@ -20,6 +20,7 @@ from sytq.broker.delivery import Delivery
 from sytq.broker.keys import Keys
 from sytq.errors import RedisRefused, RedisUnavailable
 from sytq.executor.watchdog import turn
+from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +121,7 @@ class Heartbeat(threading.Thread):
             try:
                 self.beat()
             except RedisUnavailable as error:
-                log.warning("heartbeat failed: Redis unavailable", error=str(error))
+                log_failure(log, "heartbeat failed: Redis unavailable", error)
                 check = isinstance(error, RedisRefused)
             else:
                 check = not self._granted or time.monotonic() - self._checked > _CHECK
@@ -135,9 +136,9 @@ class Heartbeat(threading.Thread):
             self._granted = True
         except RedisRefused as error:
             self._granted = False
-            log.error("worker not ready", error=str(error))
+            log_failure(log, "worker not ready", error, "error")
         except RedisUnavailable as error:
-            log.warning("rights not checked: Redis unavailable", error=str(error))
+            log_failure(log, "rights not checked: Redis unavailable", error)
 
     def stop(self) -> None:
         """Stop beating and give up the lease, so that others may reclaim the remaining tasks at once."""

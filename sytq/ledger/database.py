@@ -19,6 +19,7 @@ from sytq.ledger import refusals
 from sytq.ledger.pool import MaxConnectionsExceeded, MySQL
 from sytq.ledger.values import plain
 from sytq.observability.metrics import Histogram
+from sytq.observability.outages import DATABASE
 from sytq.tls import client_context
 
 T = TypeVar("T")
@@ -127,6 +128,8 @@ def _timed(database: peewee.Database, work: Callable[[], T], transaction: Callab
     try:
         value = _run(database, work, transaction)
         outcome = "ok"
+        if DATABASE.since is not None and transaction is not None:  # a full disk still answers reads
+            DATABASE.answered()
         return value
     except DatabaseUnavailable:
         outcome = "away"

@@ -25,6 +25,7 @@ SHOWN = frozenset(
     {
         *("level", "msg", "time", "logger", "process", "exception", "stack"),
         *("task_id", "job_id", "request_id", "trace_id", "worker_id", "type", "queue", "attempt", "duration"),
+        "ledger",
         *(
             "at",
             "configure",

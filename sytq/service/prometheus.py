@@ -22,6 +22,7 @@ from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger import hold
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger
+from sytq.observability.outages import DATABASE, log_failure
 from sytq.observability.process_group import GroupCollector
 from sytq.service.comparison import Comparison
 from sytq.service.mismatches import KINDS, consumers, skews
@@ -112,7 +113,7 @@ class Scrape(Collector):
         try:
             known, up = list(self._of_redis()), 1
         except RedisUnavailable as error:
-            log.warning("metrics without Redis", error=str(error))
+            log_failure(log, "metrics without Redis", error)
             known, up = [], 0
         yield _one("sytq_redis_up", up)
         yield from known
@@ -165,7 +166,7 @@ class Scrape(Collector):
         try:
             dead, held = self._ledger.count_dead(), read(self._ledger.database, hold.held)
         except (DatabaseUnavailable, peewee.PeeweeException) as error:  # PeeweeException: not migrated yet
-            log.warning("metrics without the database", error=type(error).__name__)
+            DATABASE.failed(log, "metrics without the database", error, "warning")
             yield _one("sytq_database_up", 0)
             return
         yield _one("sytq_database_up", 1)

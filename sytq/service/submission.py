@@ -24,6 +24,7 @@ from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task
 from sytq.ledger.values import naive, to_ms
 from sytq.observability import tracing
+from sytq.observability.outages import log_failure
 from sytq.states import PRIORITIES, SCHEDULED
 from sytq.tasktypes.payload import encode, written
 from sytq.tasktypes.registry import Registry
@@ -131,7 +132,7 @@ class Submitter:
         try:
             return self._dispatcher.dispatch(envelopes, not_after_ms=not_after_ms)
         except RedisUnavailable as error:
-            log.warning("dispatch postponed: the reconciler will do it", tasks=len(envelopes), error=str(error))
+            log_failure(log, "dispatch postponed: the reconciler will do it", error, tasks=len(envelopes))
             return 0
 
     def _envelope(self, task: NewTask | Task, now_ms: int) -> Envelope:

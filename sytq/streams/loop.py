@@ -26,6 +26,7 @@ from sytq.ids import derived_id
 from sytq.ledger.database import read
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import Task, UniqueKey
+from sytq.observability.outages import log_failure
 from sytq.service.control import Operator
 from sytq.service.submission import Submitter
 from sytq.states import DEAD, QUEUED, TERMINAL
@@ -111,7 +112,7 @@ class StreamLoop(Loop):
             self._finish(self._ended())
             self._stream.set_idle(self._ours(), max(self._executor.lease, self._settings.claim_idle))
         except (RedisUnavailable, DatabaseUnavailable) as error:
-            self._log.warning("messages left for takeover", error=str(error))
+            log_failure(self._log, "messages left for takeover", error)
 
     def _read_and_finish(self) -> float:
         if time.monotonic() - self._touched >= _TOUCH:  # first: what follows may wait for the database

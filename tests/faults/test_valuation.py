@@ -375,7 +375,7 @@ def test_task_before_its_callers_commit_waits_and_uses_no_attempt(
     desk = Desk(tmp_path, mysql_url, redis_url, SYTQ_LLM__ROW_TIMEOUT="4s", SYTQ_QUEUE__RETRY="0")
     name = mysql_url.rpartition("/")[2].partition("?")[0]
     with contextlib.closing(desk), contextlib.ExitStack() as stack:
-        worker = desk.start_worker()
+        worker = desk.start_worker(SYTQ_LOGGER__TASKS="attempts")
         callers = [stack.enter_context(mysql_server.connect(name, autocommit=False)) for _ in range(2)]
         for row_id, caller in enumerate(callers, start=7):
             caller.cursor().execute("INSERT INTO valuation_records (id, user_message) VALUES (%s, 'worth?')", (row_id,))

@@ -171,10 +171,15 @@ def test_every_field_that_sytq_logs_is_listed() -> None:
                     continue
                 said = ast.unparse(node.func)
                 logs = isinstance(node.func, ast.Attribute) and node.func.attr in methods
-                if (logs and re.match(r"(.*\blog|line|.*get_logger.*)\.", said)) or said == "bind_contextvars":
+                logs = logs and bool(re.match(r"(.*\blog|line|.*get_logger.*)\.", said))
+                if (
+                    logs
+                    or said in ("bind_contextvars", "log_failure")
+                    or said.endswith(("REDIS.failed", "DATABASE.failed"))
+                ):
                     found |= {keyword.arg for keyword in node.keywords if keyword.arg}
     assert {"task_id", "request_id", "duration", "error", "loop"} < found
-    numbers = {"attempts", "messages", "running", "tasks", "waiting"}
+    numbers = {"ahead", "attempts", "kept_in_redis", "messages", "more", "running", "tasks", "unavailable", "waiting"}
     assert found - SHOWN - numbers - {"exc_info"} == set()
 
 

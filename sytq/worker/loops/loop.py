@@ -12,6 +12,7 @@ from sytq.broker.keys import Keys
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.executor.watchdog import turn
 from sytq.observability.metrics import Counter
+from sytq.observability.outages import log_failure
 from sytq.service.hold import Hold
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,7 @@ class Loop(threading.Thread):
             try:
                 pause = self.step() if self.hold is None or self.hold.look() else _HELD
             except (RedisUnavailable, DatabaseUnavailable) as error:
-                log.warning("loop waits", loop=self.name, error=str(error))
+                log_failure(log, "loop waits", error, loop=self.name)
                 pause = 1.0
             except Exception:
                 _FAILED.add(1, self.name)

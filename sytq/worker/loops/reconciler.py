@@ -39,6 +39,10 @@ _FOUND = Counter("sytq_reconciled_total", "Rows in which SQL and Redis differed,
 _PAGE = 500
 _NEW_PAGES = 20
 _INTERVAL = 1.0
+#: Seconds between two looks at a task that Redis does not know: who accepted it is about to dispatch it.
+_SECOND_LOOK = 0.5
+#: Seconds for which one look is enough, after so many tasks were missing at their second look: Redis was emptied.
+_LOSS, _LOST_TASKS = 60.0, 100
 _NEW = dt.timedelta(seconds=60)
 _RESULTS_INTERVAL = 10.0
 
@@ -69,6 +73,8 @@ class Reconciler(LeasedLoop):
         self._liveness = liveness
         self._paired = paired
         self._cursor = ""
+        self._unknown: dict[str, float] = {}  # task that Redis did not know -> when it was first looked at
+        self._loss_until = 0.0
         self._waits: tuple[str, str] | None = None
         self._results_due = 0.0
 
@@ -83,7 +89,7 @@ class Reconciler(LeasedLoop):
             return 0.5  # workers first register their running tasks again; no other worker may start those
         if not self._paired():
             return 0.5
-        dispatched = 0
+        dispatched = self._look_again()
         since, after = utcnow() - _NEW, ""
         for _ in range(_NEW_PAGES):
             found = self._ledger.newcomers(since, after, _PAGE)
@@ -95,7 +101,22 @@ class Reconciler(LeasedLoop):
         dispatched += self._dispatch_missing(page)
         self._cursor = page[-1] if len(page) == _PAGE else ""
         # While tasks are missing (Redis was emptied) the next round follows at once.
-        return 0.0 if released or (dispatched and self._cursor) else _INTERVAL
+        if released or (dispatched and self._cursor):
+            return 0.0
+        return _SECOND_LOOK if self._unknown else _INTERVAL
+
+    def _look_again(self) -> int:
+        """Dispatch the tasks that Redis still does not know."""
+        now = time.monotonic()
+        due = [task_id for task_id, at in self._unknown.items() if at <= now - _SECOND_LOOK]
+        dispatched = 0
+        for start in range(0, len(due), _PAGE):
+            dispatched += self._dispatch(due[start : start + _PAGE])
+        for task_id in due:
+            del self._unknown[task_id]
+        if dispatched >= _LOST_TASKS:
+            self._loss_until = now + _LOSS
+        return dispatched
 
     def _release_dependents(self) -> bool:
         page = partial(missed_ends, self._waits or ("", ""), _PAGE)
@@ -114,6 +135,17 @@ class Reconciler(LeasedLoop):
                 self.redis.ask("HDEL", self.keys.results, *obsolete)
 
     def _dispatch_missing(self, ids: list[str]) -> int:
+        """Dispatch tasks that Redis does not know; while nothing seems lost, only at their second look."""
+        now = time.monotonic()
+        if now < self._loss_until:
+            return self._dispatch(ids)
+        known = self._inspection.live(ids) if ids else {}
+        for task_id in ids:
+            if task_id not in known:
+                self._unknown.setdefault(task_id, now)
+        return 0
+
+    def _dispatch(self, ids: list[str]) -> int:
         if not ids:
             return 0
         not_after = self.redis.now_ms() + KEEP_MS // 2

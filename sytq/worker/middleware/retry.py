@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from sytq import clock
 from sytq.broker.delivery import Delivery, Outcome, cancellation
+from sytq.config.sections import TaskLines
 from sytq.durations import parse_duration
 from sytq.errors import (
     Cancelled,
@@ -33,6 +34,7 @@ from sytq.errors import (
     TimedOut,
     Waiting,
 )
+from sytq.observability.outages import log_failure
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.registry import Registry
 from sytq.tasktypes.tasktype import TaskType
@@ -47,10 +49,11 @@ _MAX_ERROR = 1000
 
 
 class RetryPolicy(Middleware):
-    """Sets the outcome of every delivery."""
+    """Sets the outcome of every delivery, and writes the lines of the log that `logger.tasks` says."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, logged: TaskLines) -> None:
         self._registry = registry
+        self._logged = logged
 
     def after_process_message(self, broker: Broker, message: MessageProxy, **ended: Any) -> None:
         assert isinstance(message, Delivery)
@@ -66,23 +69,29 @@ class RetryPolicy(Middleware):
         message.outcome = outcome
         if outcome.kind == "dead":
             message.fail()
+        if self._logged != "none":
+            self._write_line(message, outcome, error)
+
+    def _write_line(self, message: Delivery, outcome: Outcome, error: BaseException | None) -> None:
+        """Log the end of an attempt. A task that is to run again needs nobody: warnings are of faults in its code."""
         line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts, **message.origin)
         line = line.bind(duration=round(clock.now() - message.started, 3))
         if error is None:
-            line.info("task succeeded")
+            if self._logged != "failed":
+                line.info("task succeeded")
         elif outcome.kind == "dead":
             line.error("task is dead", error=outcome.error, exc_info=_unexpected(error))
-        elif isinstance(error, Waiting) and outcome.kind == "retry":
-            line.info("task waits", reason=outcome.error)
+        elif isinstance(error, RedisUnavailable | DatabaseUnavailable):
+            log_failure(line, "task waits until it can go on", error)
+        elif isinstance(error, Waiting) or outcome.kind == "return":
+            if self._logged == "attempts":
+                line.info("task waits", reason=outcome.error)
         elif outcome.kind == "retry":
-            line.warning(
-                "task failed",
-                error=outcome.error,
-                retry_in=round(outcome.delay, 1),
-                exc_info=_unexpected(error),
-            )
+            unexpected = _unexpected(error)
+            write = line.info if unexpected is None else line.warning
+            write("task failed", error=outcome.error, retry_in=round(outcome.delay, 1), exc_info=unexpected)
         else:
-            line.warning(f"task {outcome.kind}", error=outcome.error)
+            line.info(f"task {outcome.kind}", error=outcome.error)
 
 
 def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Outcome:

@@ -2,24 +2,86 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
+import pytest
+from structlog.testing import capture_logs
+
 from sytq.worker.loops.reconciler import Reconciler
 from tests.installation import Installation
 
 LEASE = 60.0
 
 
-def test_p4_tasks_that_redis_forgot_wait_for_a_lease_before_dispatch(installation: Installation) -> None:
-    """Its worker may still run a task that Redis does not know: dispatched at once, it would run twice."""
+def reconciler_of(installation: Installation) -> Reconciler:
     runtime = installation.runtime
-    redis, keys = runtime.redis, runtime.keys
+    parts = (runtime.ledger, runtime.submitter, runtime.recording, runtime.inspection, runtime.operator)
+    return Reconciler(runtime.redis, runtime.keys, "w", *parts, LEASE, lambda: True)
+
+
+def seen_first(installation: Installation, seconds: float) -> None:
+    """Have Redis first seen so long ago."""
+    redis, keys = installation.runtime.redis, installation.runtime.keys
+    redis.ask("SET", keys.epoch, int((redis.time() - seconds) * 1000))
+
+
+def test_task_about_to_be_dispatched_is_left_to_its_submitter(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, now = installation.runtime, time.monotonic()
+    monkeypatch.setattr("sytq.worker.loops.reconciler.time", SimpleNamespace(monotonic=lambda: now))
+    seen_first(installation, 3600)
+    mine, lost = installation.prepare("plain", "a"), installation.prepare("plain", "b")
+    reconciler = reconciler_of(installation)
+    runtime.ledger.accept([mine, lost])
+    assert reconciler.work() <= 0.5  # between the commit and the dispatch
+    assert runtime.inspection.live([mine.id, lost.id]) == {}
+    runtime.submitter.dispatch([mine])
+    with capture_logs() as lines:
+        reconciler.work()
+        assert lost.id not in runtime.inspection.live([lost.id])
+        now += 0.5
+        reconciler.work()
+    assert lost.id in runtime.inspection.live([lost.id])
+    assert [line["tasks"] for line in lines if "did not know" in line["event"]] == [1]
+
+
+def test_many_lost_tasks_are_dispatched_without_a_second_look(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, now = installation.runtime, time.monotonic()
+    monkeypatch.setattr("sytq.worker.loops.reconciler.time", SimpleNamespace(monotonic=lambda: now))
+    seen_first(installation, 3600)
+    tasks = [installation.prepare("plain", f"a{n}") for n in range(150)]
+    reconciler = reconciler_of(installation)
+    runtime.ledger.accept(tasks)
+    reconciler.work()
+    now += 0.5
+    reconciler.work()
+    assert len(runtime.inspection.live([task.id for task in tasks])) == 150
+    more = installation.prepare("plain", "b")
+    runtime.ledger.accept([more])
+    reconciler.work()
+    assert more.id in runtime.inspection.live([more.id])
+
+
+def test_p4_tasks_that_redis_forgot_wait_for_a_lease_before_dispatch(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker may still run a task that Redis does not know: dispatched at once, it would run twice."""
+    runtime, now = installation.runtime, time.monotonic()
+    monkeypatch.setattr("sytq.worker.loops.reconciler.time", SimpleNamespace(monotonic=lambda: now))
     task = installation.prepare("plain", "a")
     runtime.ledger.accept([task])
-    parts = (runtime.ledger, runtime.submitter, runtime.recording, runtime.inspection, runtime.operator)
-    reconciler = Reconciler(redis, keys, "w", *parts, LEASE, lambda: True)
+    reconciler = reconciler_of(installation)
 
     def dispatched_after(seconds: float) -> bool:
-        redis.ask("SET", keys.epoch, int((redis.time() - seconds) * 1000))
-        reconciler.work()
+        nonlocal now
+        seen_first(installation, seconds)
+        for _ in range(2):
+            reconciler.work()
+            now += 0.5
         return task.id in runtime.inspection.live([task.id])
 
     assert not dispatched_after(1)

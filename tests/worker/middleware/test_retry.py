@@ -92,7 +92,7 @@ def test_invalid_retry_delay_ends_the_task() -> None:
     confused.stuff_exception(Retry(after="soon"))
     broker = StreamsBroker(redis, redis, redis, Keys("sytq"), settings)
     dramatiq.actor(lambda: None, actor_name="t", queue_name="q", broker=broker)
-    RetryPolicy(registry).after_process_message(broker, confused)
+    RetryPolicy(registry, "finished").after_process_message(broker, confused)
     assert confused.outcome is not None
     assert confused.outcome.kind == "dead"
 
