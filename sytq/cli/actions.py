@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, Why, open_runtime, signed
-from sytq.cli.output import as_json, cell
+from sytq.cli.output import as_json, cell, stepwise
 from sytq.cli.task_view import found_task
+from sytq.ledger.models import Task
+from sytq.runtime import Runtime
 from sytq.states import CANCELLED, DEAD
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the tasks.")]
@@ -36,14 +39,14 @@ def cancel(
     Exits 1 when a task has already ended.
     """
     parts = open_runtime(file)
-    found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]  # an unknown id changes nothing
-    outcomes = []
-    for task in found:
+
+    def change(task: Task) -> str:
         outcome = parts.operator.cancel(task.id, by=signed(why))
         if outcome != "ended":
             noted(parts, "task.cancel", task.id, why)
-        outcomes.append((task.id, outcome))
-    _report(outcomes, json_wanted)
+        return outcome
+
+    _change_each(parts, ids, change, json_wanted)
 
 
 def retry(ids: Ids, json_wanted: AsJson = False, file: File = None) -> None:
@@ -52,23 +55,35 @@ def retry(ids: Ids, json_wanted: AsJson = False, file: File = None) -> None:
     Exits 1 when a task is neither dead nor cancelled.
     """
     parts = open_runtime(file)
-    found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]
-    outcomes = []
-    for task in found:
-        outcome = "queued" if parts.operator.replay([task.id]) else "refused"
-        if outcome == "queued":
+
+    def change(task: Task) -> str:
+        if parts.operator.replay([task.id]):
             noted(parts, "task.retry", task.id)
-        elif found_task(parts, task.id).state in (DEAD, CANCELLED):
-            outcome = "taken"
-        outcomes.append((task.id, outcome))
-    _report(outcomes, json_wanted)
+            return "queued"
+        return "taken" if found_task(parts, task.id).state in (DEAD, CANCELLED) else "refused"
+
+    _change_each(parts, ids, change, json_wanted)
 
 
-def _report(outcomes: list[tuple[str, str]], json_wanted: bool) -> None:
-    failed = [task_id for task_id, outcome in outcomes if outcome in _FAILED]
+def _change_each(parts: Runtime, ids: Sequence[str], change: Callable[[Task], str], json_wanted: bool) -> None:
+    """Change tasks one by one and report the outcomes; Ctrl-C reports those of the changed ones."""
+    found = [found_task(parts, task_id) for task_id in dict.fromkeys(ids)]  # an unknown id changes nothing
+    outcomes: list[tuple[str, str]] = []
+    try:
+        for task in stepwise(found, json_wanted):
+            outcomes.append((task.id, change(task)))
+    except KeyboardInterrupt:
+        _print(outcomes, json_wanted)
+        said = f"{len(outcomes)} of {len(found)} tasks done; the next one may be, the others are as they were"
+        typer.echo(f"\nInterrupted: {said}", err=True)
+        raise typer.Exit(130) from None
+    _print(outcomes, json_wanted)
+    raise typer.Exit(1 if any(outcome in _FAILED for _, outcome in outcomes) else 0)
+
+
+def _print(outcomes: list[tuple[str, str]], json_wanted: bool) -> None:
     if json_wanted:
         as_json({"tasks": [{"id": task_id, "outcome": outcome} for task_id, outcome in outcomes], "next": None})
-    else:
-        for task_id, outcome in outcomes:
-            typer.echo(f"{cell(task_id)} {_OUTCOMES[outcome]}", err=task_id in failed)
-    raise typer.Exit(1 if failed else 0)
+        return
+    for task_id, outcome in outcomes:
+        typer.echo(f"{cell(task_id)} {_OUTCOMES[outcome]}", err=outcome in _FAILED)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -55,7 +56,7 @@ def bulk(
 ) -> None:
     """Cancel, retry, reschedule or delete all tasks that match a query, and print their number.
 
-    A worker does the work; Ctrl-C only stops waiting for it.
+    A worker does the work; Ctrl-C only stops waiting for it, and says how far it is.
     """
     if (to is None) == (action == "reschedule"):
         raise typer.BadParameter("--to is required for reschedule and not valid otherwise")
@@ -99,10 +100,18 @@ def operate(
             typer.echo(task.id)
             typer.echo(hint, err=True)
         return
+    progress: dict[str, Any] = {}
+
+    def reached(new: Mapping[str, Any]) -> None:
+        if json_wanted and new != progress and new["done"] < (new["of"] or 0):
+            as_json({"operation": task.id, "progress": new})
+        progress.update(new)
+
     try:
-        row = follow(parts, [task.id], None)[task.id]
+        row = follow(parts, [task.id], None, reached)[task.id]
     except KeyboardInterrupt:
-        typer.echo(f"\n{hint}", err=True)
+        far = f"{progress['done']} of {progress['of']} tasks done, {progress['text']}. " if progress else ""
+        typer.echo(f"\n{far}{hint}", err=True)
         raise typer.Exit(130) from None
     if row.state != SUCCEEDED:
         typer.echo(f"sytq: the operation {task.id} is {row.state}: {row.error}", err=True)

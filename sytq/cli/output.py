@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from sytq.tasktypes.payload import encode
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+
+T = TypeVar("T")
 
 
 def as_json(value: object) -> None:
@@ -66,6 +70,21 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
 
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def stepwise(items: Sequence[T], json_wanted: bool) -> Iterator[T]:
+    """Yield `items` and show how far they are: with a progress bar on a terminal, or a line of JSON a second."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
+
+    due = time.monotonic() + 1.0
+    with progress_bar(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+        shown = bar.add_task("", total=len(items))
+        for done, item in enumerate(items):
+            if json_wanted and time.monotonic() >= due:
+                as_json({"progress": {"done": done, "of": len(items)}})
+                due = time.monotonic() + 1.0
+            yield item
+            bar.advance(shown)
 
 
 def cell(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -59,10 +59,16 @@ def ended_code(ids: Sequence[str] | Mapping[str, object], rows: Mapping[str, Tas
     return 0
 
 
-def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[str, Task]:
+def follow(
+    parts: Runtime,
+    ids: Sequence[str],
+    timeout: float | None,
+    reached: Callable[[Mapping[str, Any]], None] = lambda progress: None,
+) -> dict[str, Task]:
     """Wait until these tasks have ended or the timeout (seconds) is over, and return the rows of ended ones.
 
-    An unavailable store is retried. On a terminal a progress bar is shown on standard error.
+    An unavailable store is retried. On a terminal a progress bar is shown on standard error. `reached` is called with
+    each new progress of a single task.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Task] = {}
@@ -71,7 +77,7 @@ def follow(parts: Runtime, ids: Sequence[str], timeout: float | None) -> dict[st
         while True:
             open_ids = [task_id for task_id in ids if task_id not in ended]
             try:
-                ended |= _look(parts, open_ids, show, len(ended))
+                ended |= _look(parts, open_ids, show, len(ended), reached)
             except DatabaseUnavailable as error:
                 if not warned:
                     typer.echo(f"warning: {error}; still trying", err=True)
@@ -96,7 +102,9 @@ def _report_missing_workers(parts: Runtime) -> None:
         typer.echo(f"warning: {error}; still trying", err=True)
 
 
-def _look(parts: Runtime, ids: Sequence[str], show: Any, before: int) -> dict[str, Task]:
+def _look(
+    parts: Runtime, ids: Sequence[str], show: Any, before: int, reached: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Task]:
     """The rows of the tasks that have ended by now."""
     try:
         live = parts.inspection.live(ids)
@@ -107,6 +115,8 @@ def _look(parts: Runtime, ids: Sequence[str], show: Any, before: int) -> dict[st
     if len(ids) == 1 and not before and ids[0] in live:
         seen = live[ids[0]]
         progress = seen.progress or {}
+        if progress:
+            reached(progress)
         text = f"{seen.state} {progress.get('text') or ''}"
         show(completed=progress.get("done", 0), total=progress.get("of"), description=cell(text))
     else:
