@@ -143,7 +143,7 @@ class Calls:
                 if not self.paid or self._ctx.remaining() < _LEAST_LEFT:
                     await self.record(lambda tx: spend.settle(call, spend.UNSENT, spend.Tokens(), 0))
                     raise
-                self._ctx.log.warning("paid call waits for Redis", error=str(error))
+                log_failure(self._ctx.log, "paid call waits for Redis", error)
 
     async def _failed(
         self,
