@@ -15,7 +15,7 @@ import structlog
 
 from sytq.errors import RedisUnavailable
 
-#: Seconds until a failure is told again, with the number of those between; doubled each time, up to the second.
+#: Seconds until a failure is logged again, with the number of those between; doubled each time, up to the second.
 _AGAIN, _RARELY = 30.0, 300.0
 #: Seconds without a failure until an answer ends the outage, as clients fail and succeed side by side; doubled, up to
 #: the second, for an outage that begins within `_SOON` of another's end.
@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Told:
-    """When a kind of failure was told, the seconds until it is again, and how many were not told since."""
+class _Logged:
+    """When a kind of failure was logged, the seconds until it is again, and how many were not logged since."""
 
     at: float
     pause: float = _AGAIN
@@ -43,29 +43,29 @@ class Outage:
         self._peer = peer
         self._last = self._ended = float("-inf")
         self._quiet = _QUIET
-        self._told: dict[tuple[str, str], _Told] = {}
+        self._kinds: dict[tuple[str, str], _Logged] = {}
         self._lock = threading.Lock()
 
     def failed(self, logger: Any, event: str, error: BaseException, level: str, **fields: Any) -> None:
         """Log a failure, unless one of its kind was logged a moment ago."""
         now = time.monotonic()
-        kind = event, re.sub(r"\d+", "#", str(error))  # failures that differ are told each
+        kind = event, re.sub(r"\d+", "#", str(error))  # failures that differ are logged each
         with self._lock:
             if self.since is None:
                 self.since = now
                 self._quiet = min(2 * self._quiet, _LONG_QUIET) if now - self._ended < _SOON else _QUIET
             self._last = now
-            told = self._told.get(kind)
-            if told is None:
-                if len(self._told) >= _MOST_KINDS:
-                    self._told.clear()
-                self._told[kind] = _Told(now)
-            elif now - told.at < told.pause:
-                told.more += 1
+            logged = self._kinds.get(kind)
+            if logged is None:
+                if len(self._kinds) >= _MOST_KINDS:
+                    self._kinds.clear()
+                self._kinds[kind] = _Logged(now)
+            elif now - logged.at < logged.pause:
+                logged.more += 1
                 return
             else:
-                fields |= {"more": told.more, "within": round(now - told.at, 1)}
-                self._told[kind] = _Told(now, min(2 * told.pause, _RARELY))
+                fields |= {"more": logged.more, "within": round(now - logged.at, 1)}
+                self._kinds[kind] = _Logged(now, min(2 * logged.pause, _RARELY))
         getattr(logger, level)(event, error=str(error), **fields)
 
     def answered(self) -> None:
@@ -74,9 +74,9 @@ class Outage:
         with self._lock:
             if self.since is None or now - self._last < self._quiet:
                 return
-            lasted, more = self._last - self.since, sum(told.more for told in self._told.values())
+            lasted, more = self._last - self.since, sum(logged.more for logged in self._kinds.values())
             self.since, self._ended = None, now
-            self._told.clear()
+            self._kinds.clear()
         log.info(f"{self._peer} answers again", unavailable=round(lasted, 1), more=more)
 
 
@@ -85,6 +85,6 @@ DATABASE = Outage("the database")
 
 
 def log_failure(logger: Any, event: str, error: BaseException, level: str = "warning", **fields: Any) -> None:
-    """Log that Redis or the database failed, unless it was told a moment ago."""
+    """Log that Redis or the database failed, unless it was logged a moment ago."""
     outage = REDIS if isinstance(error, RedisUnavailable) else DATABASE
     outage.failed(logger, event, error, level, **fields)

@@ -179,7 +179,19 @@ def test_every_field_that_sytq_logs_is_listed() -> None:
                 ):
                     found |= {keyword.arg for keyword in node.keywords if keyword.arg}
     assert {"task_id", "request_id", "duration", "error", "loop"} < found
-    numbers = {"ahead", "attempts", "kept_in_redis", "messages", "more", "running", "tasks", "unavailable", "waiting"}
+    numbers = {
+        "ahead",
+        "attempts",
+        "kept_in_redis",
+        "messages",
+        "more",
+        "pid",
+        "reload",
+        "running",
+        "tasks",
+        "unavailable",
+        "waiting",
+    }
     assert found - SHOWN - numbers - {"exc_info"} == set()
 
 

@@ -44,7 +44,7 @@ def fail(outage: Outage, lines: Lines, event: str = "fetch failed", error: str =
     outage.failed(lines, event, RedisUnavailable(error), "warning", **fields)
 
 
-def test_thousand_failures_of_an_outage_are_told_once_with_their_number(clock: Clock, lines: Lines) -> None:
+def test_thousand_failures_of_an_outage_are_logged_once_with_their_number(clock: Clock, lines: Lines) -> None:
     outage = Outage("Redis")
     for _ in range(1000):
         fail(outage, lines, queue="q")
@@ -59,7 +59,7 @@ def test_thousand_failures_of_an_outage_are_told_once_with_their_number(clock: C
     assert lines[1:] == [("info", "Redis answers again", {"unavailable": 12.0, "more": 999})]
 
 
-def test_long_outage_is_told_again_ever_more_rarely(clock: Clock, lines: Lines) -> None:
+def test_long_outage_is_logged_again_ever_more_rarely(clock: Clock, lines: Lines) -> None:
     outage = Outage("Redis")
     told = []
     for second in range(1000):
@@ -70,7 +70,7 @@ def test_long_outage_is_told_again_ever_more_rarely(clock: Clock, lines: Lines) 
     assert lines[1][2] == {"error": "refused", "more": 29, "within": 30.0}
 
 
-def test_failures_that_differ_are_told_each(clock: Clock, lines: Lines) -> None:
+def test_failures_that_differ_are_logged_each(clock: Clock, lines: Lines) -> None:
     outage = Outage("Redis")
     for n in range(3):
         fail(outage, lines, "fetch failed", f"no answer from port {n}")
@@ -83,7 +83,7 @@ def test_failures_that_differ_are_told_each(clock: Clock, lines: Lines) -> None:
     ]
 
 
-def test_next_outage_is_told_anew_and_one_that_comes_and_goes_is_one(clock: Clock, lines: Lines) -> None:
+def test_next_outage_is_logged_anew_and_one_that_comes_and_goes_is_one(clock: Clock, lines: Lines) -> None:
     outage = Outage("Redis")
     for _ in range(100):
         fail(outage, lines)
@@ -104,7 +104,7 @@ def test_unbounded_kinds_of_failures_are_forgotten(clock: Clock, lines: Lines) -
     outage = Outage("Redis")
     for n in range(1000):
         fail(outage, lines, error="x" * n)
-    assert len(outage._told) <= 100
+    assert len(outage._kinds) <= 100
 
 
 def test_each_store_has_its_own_outage(monkeypatch: pytest.MonkeyPatch, lines: Lines) -> None:
@@ -116,7 +116,7 @@ def test_each_store_has_its_own_outage(monkeypatch: pytest.MonkeyPatch, lines: L
     assert [line[1] for line in lines] == ["loop waits"] * 2
 
 
-def test_many_threads_tell_a_failure_once(lines: Lines) -> None:
+def test_many_threads_log_a_failure_once(lines: Lines) -> None:
     outage = Outage("Redis")
     threads = [threading.Thread(target=fail, args=(outage, lines)) for _ in range(50)]
     for thread in threads:
