@@ -17,6 +17,7 @@ from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.service import status as overview
+from sytq.service.hold import held
 from sytq.states import CANCELLED, DEAD, TERMINAL
 
 #: Exit statuses; the first that applies to any of the tasks.
@@ -93,12 +94,14 @@ def follow(
 
 def _report_missing_workers(parts: Runtime) -> None:
     try:
+        if since := held(parts.database):
+            typer.echo(f"The service is held {since}; see `sytq hold show`.", err=True)
         if not any(
             worker["alive"]
             for worker in overview.workers(parts.inspection, parts.cards, parts.settings.worker.liveness)
         ):
             typer.echo("No worker is running; see `sytq doctor`.", err=True)
-    except RedisUnavailable as error:
+    except (DatabaseUnavailable, RedisUnavailable) as error:
         typer.echo(f"warning: {error}; still trying", err=True)
 
 

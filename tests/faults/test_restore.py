@@ -265,7 +265,7 @@ def test_p5_redis_restored_from_an_older_copy_sends_nothing_twice(shop: Shop, al
     shop.wait_state(fresh.id, "succeeded")
     assert "tasks that have ended since do not run again" in worker.text()
     shop.assert_calls_by_path()
-    assert shop.row(delayed.id).state == "scheduled" and "redis.set_back" in shop.audited()
+    assert shop.row(delayed.id).state == "scheduled" and "broker.set_back" in shop.audited()
 
 
 def test_p1_tasks_of_a_lost_database_go_on_from_redis(shop: Shop) -> None:
@@ -380,6 +380,8 @@ def test_hold_stops_schedules_streams_and_pickup_until_it_ends(shop: Shop) -> No
     assert "a test" in shop.get("/healthz/ready")["data"]["held"]
     assert samples(shop.request("GET", "/metrics").body)["sytq_held"] == 1
     assert ": a test" in sytq("doctor", environ=shop.environ).stdout
+    waiting = sytq("wait", task, "--timeout", "6s", environ=shop.environ)
+    assert (waiting.returncode, "The service is held" in waiting.stderr) == (5, True), waiting.stderr
     assert shop.redis.client().exists("orders") and shop.rows("SELECT COUNT(*) FROM sytq_tasks") == [(1,)]
     shop.sytq("hold", "off")
     for name in ("submitted", "tick", "message"):

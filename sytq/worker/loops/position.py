@@ -112,7 +112,7 @@ class Position:
 
         def work() -> None:
             set_position(self._database, last, lower=True)
-            audit.note(utcnow(), _BY, "redis.set_back", "", f"{said}; {dropped} tasks had ended")
+            audit.note(utcnow(), _BY, "broker.set_back", "", f"{said}; {dropped} tasks had ended")
 
         self._redis.ask("SET", self._keys.recorded, last)
         self._known = last
