@@ -44,6 +44,7 @@ from sytq.worker.loops.promoter import Promoter
 from sytq.worker.loops.reconciler import Reconciler
 from sytq.worker.loops.recorder import Recorder
 from sytq.worker.loops.scheduler import Scheduler
+from sytq.worker.loops.suspects import SuspectLoop
 from sytq.worker.middleware.measure import Measure
 from sytq.worker.middleware.naming import Naming
 from sytq.worker.middleware.retry import RetryPolicy
@@ -52,7 +53,7 @@ from sytq.worker.middleware.retry import RetryPolicy
 _BLOCKING_THREADS, _REDIS_THREADS = 8, 4
 
 
-def boot(runtime: Runtime) -> StreamsBroker:
+def boot(runtime: Runtime, *, isolated: str = "") -> StreamsBroker:
     """Prepare this process to run tasks: its logs, metrics, traces and reports of errors, and Dramatiq's broker."""
     settings = runtime.settings
     logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)
@@ -60,13 +61,16 @@ def boot(runtime: Runtime) -> StreamsBroker:
         process_group.share(os.getppid())
     tracing.start(settings, "worker", __version__)
     sentry.start(settings, "worker", __version__)
-    broker = build_worker(runtime)
+    broker = build_worker(runtime, isolated=isolated)
     dramatiq.set_broker(broker)
     return broker
 
 
-def build_worker(runtime: Runtime) -> StreamsBroker:
-    """Build the broker of a worker process, with an actor for every task type, the middleware and the loops."""
+def build_worker(runtime: Runtime, *, isolated: str = "") -> StreamsBroker:
+    """Build the broker of a worker process, with an actor for every task type, the middleware and the loops.
+
+    `isolated` is the name of an isolated process (sytq.isolated), which has no loops.
+    """
     settings = runtime.settings
     # Heartbeats have their own connection: waiting for a free or dead one could outlast the lease.
     timeout = settings.worker.liveness / 3
@@ -74,7 +78,7 @@ def build_worker(runtime: Runtime) -> StreamsBroker:
     # So have running tasks: nothing that waits longer on purpose takes their connections.
     timeout, connections = settings.worker.redis_timeout, settings.worker.threads + 10
     task_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=connections, timeout=timeout)
-    broker = StreamsBroker(runtime.redis, heartbeat_redis, task_redis, runtime.keys, settings)
+    broker = StreamsBroker(runtime.redis, heartbeat_redis, task_redis, runtime.keys, settings, isolated)
     time_limit = TimeLimit()
     broker.executor.may_start = runtime.hold.may_start
     client = Client(runtime.guard, settings.outbound.proxy)
@@ -83,6 +87,8 @@ def build_worker(runtime: Runtime) -> StreamsBroker:
     runner = Runner(services, time_limit)
     for middleware in _middleware(runtime, broker, time_limit):
         broker.add_middleware(middleware)
+    if not isolated:
+        broker.add_middleware(_lifecycle(runtime, broker))
     for declared in runtime.registry:
         _declare_actor(broker, runner, declared)
     return broker
@@ -133,6 +139,10 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
 
         yield Tracing(executor.name)
     yield RetryPolicy(runtime.registry, settings.logger.tasks)
+
+
+def _lifecycle(runtime: Runtime, broker: StreamsBroker) -> Lifecycle:
+    settings, executor = runtime.settings, broker.executor
     withdraw = partial(executor.limiters.withdraw, _configurations(runtime))
     pair = runtime.pairing(executor.name)
     card = CardMaker("worker", __version__, settings, runtime.registry, pair.identity)
@@ -141,7 +151,7 @@ def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) 
     loops = list(_loops(runtime, broker, lambda: pairing.certain))
     for loop in loops:
         loop.admitted = executor.admitted
-    yield Lifecycle(executor, settings.worker, [pairing, *loops], withdraw, card)
+    return Lifecycle(executor, settings.worker, [pairing, *loops], withdraw, card)
 
 
 def _configurations(runtime: Runtime) -> list[str]:
@@ -158,7 +168,14 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     yield Recorder(redis, keys, worker, runtime.database, runtime.recording)
     yield Comparer(redis, keys, worker, runtime.cards, runtime.comparison())
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
-    for loop in _taking_loops(runtime, worker, paired):
+    only = settings.worker.queues
+    suspects = SuspectLoop(
+        *(redis, keys, broker.executor, lambda: only or list(broker.queues)),
+        group=only,
+        bounded=settings.max_running is not None,
+        shutdown_timeout=settings.worker.shutdown_timeout,
+    )
+    for loop in (suspects, *_taking_loops(runtime, worker, paired)):
         loop.hold = runtime.hold
         yield loop
     for stream in settings.streams:

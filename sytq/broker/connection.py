@@ -271,6 +271,8 @@ def _has(text: str, words: Sequence[str]) -> bool:
 def _text(name: str) -> str:
     """Return a script preceded by the parts that it includes."""
     parts = ["_clock.lua", "_state_index.lua"]
+    if name in ("fetch.lua", "isolate.lua", "heartbeat.lua"):
+        parts.append("_crashes.lua")
     if name == "fetch.lua":
         parts += ["_start.lua", "_reclaim.lua"]
     elif name.startswith("limiter_"):

@@ -35,6 +35,14 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspects:
+    """The tasks of a queue whose workers died twice, which wait to run alone; seconds since the first's first crash."""
+
+    waiting: int
+    oldest: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """A worker and the seconds since its last heartbeat."""
 
@@ -179,8 +187,25 @@ class Inspection:
         return {queue: self._redis.ask("ZCARD", self._keys.delayed(queue)) for queue in self.names()}
 
     def parked(self) -> dict[str, int]:
-        """Return how many queued tasks are parked (their type is paused), per queue. Q round trips and one."""
-        return {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
+        """Return how many queued tasks are parked (their type is paused), per queue. Q round trips and two or more."""
+        suspects = self.suspects()  # their messages are in the same place
+        counts = {queue: self._redis.ask("HLEN", self._keys.parked(queue)) for queue in self.names()}
+        return {
+            queue: max(0, count - suspects.get(queue, Suspects(0, None)).waiting) for queue, count in counts.items()
+        }
+
+    def suspects(self) -> dict[str, Suspects]:
+        """Return the suspects that wait to run alone, per queue. Two round trips, and 2 Q while there are some."""
+        names = self.names()
+        if not self._redis.ask("EXISTS", *map(self._keys.suspects, names)):
+            return dict.fromkeys(names, Suspects(0, None))
+        now, found = self._redis.time(), {}
+        for queue in names:
+            key = self._keys.suspects(queue)
+            first = self._redis.ask("ZRANGE", key, 0, 0, "WITHSCORES")
+            age = max(0.0, now - float(first[1]) / 1000) if first else None
+            found[queue] = Suspects(self._redis.ask("ZCARD", key), age)
+        return found
 
     # -- limiters
 

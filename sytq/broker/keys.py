@@ -41,6 +41,10 @@ class Keys:
         self.deadletters = self._key("deadletters")
         #: HASH id of a running task -> who asked for its cancellation.
         self.cancels = self._key("cancels")
+        #: HASH task id -> the crashes of its workers, as JSON; gone with the task, or after a week without a crash.
+        self.crashes = self._key("crashes")
+        #: HASH worker -> "left", or what an isolated process died of as JSON; gone an hour after the last was added.
+        self.departed = self._key("departed")
         #: HASH task type -> who paused it, when and why, as JSON. The ledger keeps a copy.
         self.paused = self._key("paused")
         #: STRING: when this Redis was first seen, in ms.
@@ -87,8 +91,12 @@ class Keys:
         return self._key("bodies", queue)
 
     def parked(self, queue: str) -> str:
-        """HASH task id -> message, of the tasks fetched while their type was paused."""
+        """HASH task id -> message, of the tasks fetched while their type was paused, and of the suspects."""
         return self._key("parked", queue)
+
+    def suspects(self, queue: str) -> str:
+        """ZSET task id -> its first crash in ms, of the suspects that wait to run alone."""
+        return self._key("suspects", queue)
 
     def called(self, queue: str) -> str:
         """LIST of queued tasks with a reserved permit: they start first. A hint only."""

@@ -45,7 +45,7 @@ class Operations:
             }
             names = [keys.live, keys.events, keys.stats, keys.cancels]
             names += [keys.stream(live.queue, live.priority), keys.delayed(live.queue), keys.bodies(live.queue)]
-            names.append(keys.parked(live.queue))
+            names += [keys.parked(live.queue), keys.suspects(live.queue)]
             args = [GROUP, task_id, live.queue, live.priority, by, json.dumps(event)]
             answer = self._redis.call("cancel", names, args)
             if answer != b"moved":
@@ -70,7 +70,7 @@ class Operations:
 
     def revive(self, ids: Sequence[str]) -> None:
         """Forget the ends of dead or cancelled tasks, so that they can be dispatched again."""
-        names = [self._keys.live, self._keys.progress, self._keys.cancels]
+        names = [self._keys.live, self._keys.progress, self._keys.cancels, self._keys.crashes]
         for start in range(0, len(ids), _BATCH):
             self._redis.call("revive", names, list(ids[start : start + _BATCH]))
 

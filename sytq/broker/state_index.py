@@ -8,6 +8,9 @@ from typing import Any
 
 from sytq.states import QUEUED
 
+#: The worker of a queued task that waits beside its stream to run alone.
+_SUSPECT = "suspect"
+
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -21,12 +24,15 @@ class Live:
     token: int
     worker: str | None
     parked: bool  # queued, but in no stream: fetched while its type was paused
+    suspect: bool  # queued, but in no stream: its workers died, and it waits to run alone
     progress: dict[str, Any] | None = None
 
     @classmethod
     def parse(cls, text: bytes, progress: bytes | None = None) -> Live:
         """Parse a task's entry, and its progress (JSON)."""
         state, type_name, queue, priority, attempts, _max, token, worker, entry = text.decode().split("|")
-        parked = state == QUEUED and not entry
+        suspect = state == QUEUED and worker == _SUSPECT and not entry
+        parked = state == QUEUED and not entry and not suspect
         shown = json.loads(progress) if progress else None
-        return cls(state, type_name, queue, priority, int(attempts), int(token), worker or None, parked, shown)
+        holder = None if state == QUEUED else worker or None
+        return cls(state, type_name, queue, priority, int(attempts), int(token), holder, parked, suspect, shown)

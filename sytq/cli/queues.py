@@ -28,6 +28,7 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
             queue["queue"],
             queue["delayed"] or None,
             queue["set_aside"] or None,
+            queue["suspects"] or None,
             queue["limit"],
             queue["rate"],
         ]
@@ -36,7 +37,7 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
             oldest = age(level["oldest_seconds"])
             rows.append((name, level["priority"], level["waiting"], level["running"], oldest, *rest))
             whole = [None] * len(whole)  # printed once per queue
-    columns = ("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside", "limit", "rate")
+    columns = ("queue", "priority", "waiting", "running", "oldest", "delayed", "set aside", "suspects", "limit", "rate")
     listing(json_wanted, found, columns, rows)
 
 

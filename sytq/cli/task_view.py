@@ -51,6 +51,7 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
         as_json(shown)
         return
     notes = " (set aside: its type is paused)" if shown["set_aside"] else ""
+    notes += " (suspected of killing its worker: waits to run alone)" if shown["suspect"] else ""
     notes += f" (cancellation requested by {shown['cancelled_by']})" if shown["cancelled_by"] else ""
     notes += " (waits for its dependencies: see `sytq tasks tree`)" if shown["held"] else ""
     lines: dict[str, object] = {"id": task.id, "type": task.type, "queue": f"{shown['queue']}, {shown['priority']}"}

@@ -210,6 +210,7 @@ class Worker(Section):
     async_concurrency: Count = 1000
     heartbeat: PositiveDuration = 1.0
     liveness: PositiveDuration = 4.0
+    max_crashes: Count = 3
     shutdown_timeout: Duration = 150.0
     queues: list[Name] = []
     host: Host = "127.0.0.1"

@@ -136,7 +136,7 @@ class Acks(threading.Thread):
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names.append(keys.waiting)
+        names += [keys.waiting, keys.crashes]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         for run, done in zip(batch, self._redis.call("ack", names, args), strict=True):

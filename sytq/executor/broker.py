@@ -22,10 +22,18 @@ from sytq.states import DEFAULT_PRIORITY
 class StreamsBroker(dramatiq.Broker):
     """No connection is opened and no thread runs before `executor.start`."""
 
-    def __init__(self, redis: Redis, heartbeat_redis: Redis, task_redis: Redis, keys: Keys, settings: Settings) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        heartbeat_redis: Redis,
+        task_redis: Redis,
+        keys: Keys,
+        settings: Settings,
+        name: str = "",
+    ) -> None:
         super().__init__(middleware=[])
         self.actor_options |= {"runner", "version"}  # the coroutine function of an async type; the payload's version
-        self.executor = Executor(self, redis, heartbeat_redis, task_redis, keys, settings)
+        self.executor = Executor(self, redis, heartbeat_redis, task_redis, keys, settings, name)
         self._redis = redis
         self._dispatcher = Dispatcher(redis, keys)
 

@@ -32,8 +32,6 @@ _TICK = 0.5
 _TICK_MS = 500
 #: Bounds one script call.
 _MAX_TASKS = 100
-#: Without a bound of attempts a task is dead after this many worker deaths in a row.
-_MAX_DEATHS = 5
 #: Seconds until a task of a type unknown to this worker (a rolling deploy) is tried again.
 _UNKNOWN_DELAY = 5.0
 #: The types of the optional options of a message.
@@ -108,7 +106,7 @@ class StreamConsumer(Consumer):
         try:
             asked = time.monotonic()
             found, wakers, wait_ms = self._fetch(slots)
-            for delivery in self._read(found):
+            for delivery in self.read(found):
                 delivery.held_at = asked
                 runner = self._actors[delivery.type].options.get("runner")
                 used["loop" if runner else "thread"] += 1
@@ -140,9 +138,10 @@ class StreamConsumer(Consumer):
         streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
         names += [keys.rate(self._queue), wake_up, keys.epoch, keys.cancels, keys.called(self._queue)]
+        names += [keys.crashes, keys.departed, keys.suspects(self._queue)]
         first = len(names) + 1
         args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
-        args += [int(executor.lease * 1000), _MAX_DEATHS]
+        args += [int(executor.lease * 1000), executor.max_crashes]
         sweep = time.monotonic() - self._swept >= _TICK
         args.append(1 if sweep else 2 if self._left else 0)
         if sweep:
@@ -160,7 +159,7 @@ class StreamConsumer(Consumer):
             wakers.append((wake_up, notified))
         return [], wakers, min(allowed_in, _TICK_MS) if allowed_in >= 0 else _TICK_MS
 
-    def _read(self, items: list[tuple[Any, ...]]) -> list[Delivery]:
+    def read(self, items: list[tuple[Any, ...]]) -> list[Delivery]:
         """Return the deliveries that can run here; others are postponed or become dead letters."""
         deliveries = []
         for stream, entry, task_id, body, attempts, max_attempts, token in items:

@@ -46,12 +46,20 @@ class Executor:
     """The event loop, slots and service threads of one process."""
 
     def __init__(
-        self, broker: Broker, redis: Redis, heartbeat_redis: Redis, task_redis: Redis, keys: Keys, settings: Settings
+        self,
+        broker: Broker,
+        redis: Redis,
+        heartbeat_redis: Redis,
+        task_redis: Redis,
+        keys: Keys,
+        settings: Settings,
+        name: str = "",
     ) -> None:
-        self.name = f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.name = name or f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
         self.redis = redis
         self.keys = keys
         self.lease = settings.worker.liveness
+        self.max_crashes = settings.worker.max_crashes
         self.weights = settings.worker.priority_weights
         self.limits = {
             name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()
@@ -70,6 +78,7 @@ class Executor:
             self.name,
             settings.worker.heartbeat,
             self.lease,
+            stopping=self.stopping.is_set,
             deliveries=self._deliveries,
             emptied=self._reregister,
             expired=self._recount,
@@ -126,6 +135,11 @@ class Executor:
         """Return the tracked entries of a stream and their task ids (a task's entry may change)."""
         with self._lock:
             return [part for entry, one in self._tracked.get(stream, {}).items() for part in (entry, one.id.encode())]
+
+    @property
+    def idle(self) -> bool:
+        """Whether Redis has the outcome of every task that this worker had."""
+        return not self._deliveries()
 
     def find(self, task_id: str) -> Delivery | None:
         return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)

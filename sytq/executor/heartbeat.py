@@ -44,6 +44,7 @@ class Heartbeat(threading.Thread):
         interval: float,
         lease: float,
         *,
+        stopping: Callable[[], bool],
         deliveries: Callable[[], list[Delivery]],
         emptied: Callable[[], None],
         expired: Callable[[], None],
@@ -57,6 +58,7 @@ class Heartbeat(threading.Thread):
         self._consumer = consumer
         self._interval = interval
         self._lease_ms = int(lease * 1000)
+        self._stopping = stopping
         self._deliveries = deliveries
         self._emptied = emptied
         self._expired = expired
@@ -75,10 +77,12 @@ class Heartbeat(threading.Thread):
     def beat(self, *, leaving: bool = False) -> None:
         """Beat once. Raises RedisUnavailable."""
         running = [] if leaving else self._deliveries()
-        names = [self._keys.workers, self._keys.epoch, self._keys.cancels, self._keys.cards]
+        keys = self._keys
+        names = [keys.workers, keys.epoch, keys.cancels, keys.cards, keys.departed, keys.crashes]
         card = "" if leaving else self.card()
         new = card if card != self._card or self._card_age >= _CARD_AGAIN else ""
-        args = [self._consumer, int(leaving), self._lease_ms, new, *(delivery.id for delivery in running)]
+        stage = 1 if leaving else 2 if self._stopping() else 0
+        args = [self._consumer, stage, self._lease_ms, new, *(delivery.id for delivery in running)]
         sent = time.monotonic()
         epoch, now, asked = self._redis.call("heartbeat", names, args)
         clock.heard("redis", int(now) / 1000, sent)

@@ -15,13 +15,14 @@ from sytq.states import DEAD, RUNNING, SUCCEEDED, TERMINAL
 
 @dataclass(frozen=True, slots=True)
 class LiveState:
-    """The current state of a task; `set_aside` while its type is paused."""
+    """The current state of a task; `set_aside` while its type is paused, `suspect` while it waits to run alone."""
 
     state: str
     attempts: int
     worker: str | None
     progress: Any
     set_aside: bool
+    suspect: bool = False
 
 
 def newer(inspection: Inspection, rows: Iterable[Task]) -> dict[str, Live]:
@@ -40,7 +41,9 @@ def current(row: Task, live: Live | None, *, with_result: bool = False) -> LiveS
     if live is None or not _is_newer(live, row):
         return LiveState(row.state, row.attempts, row.worker, parsed(row.progress), False)
     state = RUNNING if with_result and live.state in (SUCCEEDED, DEAD) else live.state
-    return LiveState(state, live.attempts, live.worker, live.progress or parsed(row.progress), live.parked)
+    return LiveState(
+        state, live.attempts, live.worker, live.progress or parsed(row.progress), live.parked, live.suspect
+    )
 
 
 def _is_newer(live: Live, row: Task) -> bool:

@@ -45,6 +45,11 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
     ),
     "sytq_queue_delayed": (("queue",), "Tasks that wait for their time or their next attempt."),
     "sytq_queue_parked": (("queue",), "Tasks set aside because their type is paused."),
+    "sytq_queue_suspects": (("queue",), "Tasks whose workers died twice, and which wait to run alone."),
+    "sytq_queue_suspect_oldest_seconds": (
+        ("queue",),
+        "Since the first crash of the first of them; 0 when none waits.",
+    ),
     "sytq_queue_limit": (("queue",), "Most tasks that may run at once (queues.<name>.limit)."),
     "sytq_type_paused": (("type",), "1 for every type that is paused."),
     "sytq_gate_running": (("gate",), "Permits of a limiter that are held."),
@@ -136,6 +141,10 @@ class Scrape(Collector):
         yield from (waiting, running, oldest)
         yield _each("sytq_queue_delayed", asked.delayed())
         yield _each("sytq_queue_parked", asked.parked())
+        suspects = asked.suspects()
+        yield _each("sytq_queue_suspects", {queue: one.waiting for queue, one in suspects.items()})
+        oldest_of = {queue: one.oldest or 0.0 for queue, one in suspects.items()}
+        yield _each("sytq_queue_suspect_oldest_seconds", oldest_of)
         limits = {name: queue.limit for name, queue in self._settings.queues.items() if queue.limit}
         yield _each("sytq_queue_limit", limits)
         yield _each("sytq_type_paused", dict.fromkeys(asked.paused(), 1))

@@ -33,11 +33,13 @@ class LevelView(TypedDict):
 
 class QueueView(TypedDict):
     """A queue. `delayed` tasks wait for their time or next attempt, `set_aside` tasks for a paused type to resume;
-    `paused` names those types. Submissions are refused once `max_waiting` tasks wait."""
+    `paused` names those types. `suspects`, whose workers died twice, wait to run alone. Submissions are refused once
+    `max_waiting` tasks wait."""
 
     queue: str
     delayed: int
     set_aside: int
+    suspects: int
     paused: list[str]
     limit: int | None
     rate: str | None
@@ -116,6 +118,7 @@ def queues(inspection: Inspection, registry: Registry, settings: Mapping[str, Qu
     """Every queue with its limits. Raises RedisUnavailable."""
     depths = inspection.queues()
     delayed, parked = inspection.delayed(), inspection.parked()  # there may be more queues by now
+    suspects = inspection.suspects()
     paused = [registry.get(name) for name in inspection.paused() if name in registry]
     found: dict[str, QueueView] = {}
     for depth in depths:
@@ -126,6 +129,7 @@ def queues(inspection: Inspection, registry: Registry, settings: Mapping[str, Qu
                 "queue": depth.queue,
                 "delayed": delayed[depth.queue],
                 "set_aside": parked[depth.queue],
+                "suspects": suspects[depth.queue].waiting,
                 "paused": [declared.name for declared in paused if declared.queue == depth.queue],
                 "limit": limits.limit if limits else None,
                 "rate": limits.model_dump(mode="json")["rate"] if limits else None,

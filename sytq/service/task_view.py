@@ -86,10 +86,12 @@ class Moment(TypedDict):
 
 
 class TaskDetail(TaskView):
-    """A task with its attempts, steps and timeline. `shown` is the task type's summary of payload and result."""
+    """A task with its attempts, steps and timeline. `shown` is the task type's summary of payload and result.
+    A `suspect` is queued until it can run alone, as its worker died twice."""
 
     callback_url: str | None
     set_aside: bool
+    suspect: bool
     cancelled_by: str | None
     attempts_made: list[AttemptView]
     steps: list[StepView]
@@ -147,7 +149,8 @@ def task_detail(
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
         "callback_url": str(callback.get("url")) if callback else None,
-        "set_aside": current(task, live).set_aside,
+        "set_aside": (now := current(task, live)).set_aside,
+        "suspect": now.suspect,
         "cancelled_by": cancelled_by,
         "attempts_made": [_attempt(attempt) for attempt in attempts],
         "steps": [_step(step, contents) for step in steps],

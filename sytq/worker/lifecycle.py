@@ -87,7 +87,7 @@ class Lifecycle(Middleware):
         for loop in self._loops:
             loop.end()
         for loop in self._loops:
-            loop.join(5.0)
+            loop.join(max(0.0, self._deadline - time.monotonic()) + 5.0)
         if self._reloads:
             with contextlib.suppress(RedisUnavailable):  # then the pauses end at their time
                 self._withdraw()

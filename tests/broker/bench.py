@@ -5,6 +5,7 @@ It asserts nothing about the results: the tests do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from tests.broker import clock
 
 LEASE_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
-FIRST = 12
+FIRST = 15
 
 #: One attempt as fetch.lua returns it: stream index, entry, id, message, attempts, max attempts, fencing token.
 Item = list[Any]
@@ -36,6 +37,8 @@ class Seen:
     bodies: dict[str, bytes]
     parked: dict[str, bytes]
     cancels: dict[str, bytes]
+    suspects: set[str]
+    crashes: dict[str, tuple[int, int, int]]  # of ordinary workers, of isolated processes with several tasks, alone
 
 
 class Bench:
@@ -75,19 +78,28 @@ class Bench:
         limit: int = 0,
         sweep: bool | int = False,
         held: Iterable[tuple[int, str]] = (),
-        max_deaths: int = 5,
+        max_crashes: int = 3,
         rate: int = 0,
         window_ms: int = 60_000,
     ) -> dict[str, Item]:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
-        names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), *self.streams]
-        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_deaths, int(sweep)]
+        names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), keys.crashes]
+        names += [keys.departed, keys.suspects("q"), *self.streams]
+        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, int(sweep)]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, self.left, *rest = self.redis.call("fetch", names, args)
         items = {item[2].decode(): item for item in rest} if found else {}
         assert not found or len(items) == len(rest), "one fetch started a task twice"
         return items
+
+    def isolate(self, process: str, most: int = 100, limit: int = 0, rate: int = 0) -> dict[str, Item]:
+        """Start suspects in an isolated process; their stream index is that of `fetch`."""
+        keys = self.keys
+        names = [keys.live, keys.events, keys.workers, keys.epoch, keys.paused, keys.crashes]
+        names += [keys.suspects("q"), keys.parked("q"), keys.rate("q"), *self.streams]
+        found = self.redis.call("isolate", names, [GROUP, process, LEASE_MS, most, limit, rate, 60_000])
+        return {item[2].decode(): [item[0] - 10 + FIRST, *item[1:]] for item in found}
 
     def ack(
         self,
@@ -102,7 +114,7 @@ class Bench:
         index, entry, task_id, message, used, _max_attempts, token = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names.append(keys.waiting)
+        names += [keys.waiting, keys.crashes]
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
         args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
@@ -125,10 +137,11 @@ class Bench:
 
     # -- heartbeats
 
-    def heartbeat(self, worker: str, leaving: bool = False, held: Iterable[str] = ()) -> list[bool]:
+    def heartbeat(self, worker: str, leaving: int = 0, held: Iterable[str] = ()) -> list[bool]:
         """Return which of the held tasks are to be cancelled."""
-        names = [self.keys.workers, self.keys.epoch, self.keys.cancels]
-        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, int(leaving), LEASE_MS, *held])
+        keys = self.keys
+        names = [keys.workers, keys.epoch, keys.cancels, keys.departed, keys.crashes]
+        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, leaving, LEASE_MS, *held])
         return [bool(by) for by in asked]
 
     # -- Redis is emptied
@@ -191,7 +204,7 @@ class Bench:
         return [fields for _, fields in events]
 
     def forget(self, max_events: int = 100) -> int:
-        names = [self.keys.events, self.keys.live, self.keys.progress]
+        names = [self.keys.events, self.keys.live, self.keys.progress, self.keys.crashes]
         return int(self.redis.call("forget", names, [RECORDER, 0, max_events]))
 
     # -- looking
@@ -215,18 +228,25 @@ class Bench:
         pipe = self.redis.client.pipeline(transaction=True)
         pipe.hgetall(self.keys.live)
         pipe.zrange(self.keys.delayed("q"), 0, -1, withscores=True)
-        for key in (self.keys.bodies("q"), self.keys.parked("q"), self.keys.cancels):
+        for key in (self.keys.bodies("q"), self.keys.parked("q"), self.keys.cancels, self.keys.crashes):
             pipe.hgetall(key)
+        pipe.zrange(self.keys.suspects("q"), 0, -1)
         for stream in self.streams:
             pipe.xrange(stream)
             pipe.xpending_range(stream, GROUP, "-", "+", 10_000)
             pipe.xinfo_groups(stream)
-        live, delayed, bodies, parked, cancels, *rest = pipe.execute()
+        live, delayed, bodies, parked, cancels, crashes, suspects, *rest = pipe.execute()
         seen = Seen(
             {key.decode(): value.decode().split("|") for key, value in live.items()},
             *([], [], []),
             {member.decode(): int(score) for member, score in delayed},
             *({key.decode(): value for key, value in found.items()} for found in (bodies, parked, cancels)),
+            {member.decode() for member in suspects},
+            {
+                key.decode(): (record["crashes"], record["level"], record["alone"])
+                for key, value in crashes.items()
+                if key != b"calm" and (record := json.loads(value))
+            },
         )
         for stream, entries, pending, groups in zip(self.streams, *(rest[n::3] for n in range(3)), strict=True):
             ids = {entry.decode(): fields[b"id"].decode() for entry, fields in entries}

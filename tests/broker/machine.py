@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis.stateful import rule
 from sytq.states import CANCELLED, DEAD, PRIORITIES, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from tests.broker.bench import FIRST, Item
 from tests.broker.machine_checks import MachineChecks
-from tests.broker.model import HOUR, MAX_DEATHS, MENU, OUTCOMES, Known, Row, Worker
+from tests.broker.model import HOUR, ISOLATED, MAX_CRASHES, MENU, OUTCOMES, Crashes, Known, Row, Worker
 
 
 class TaskLife(MachineChecks):
@@ -111,23 +112,29 @@ class TaskLife(MachineChecks):
         worker.fresh, worker.silent = True, False
         running = self._count(RUNNING)
         orphans, fates = self._orphans(worker, held) if sweep else (set(), {})
-        queued = {task_id for task_id, known in self.known.items() if known.state == QUEUED and not known.parked}
+        queued = {task_id for task_id, known in self.known.items() if known.state == QUEUED and known.entry}
+        suspects = {task_id for task_id in queued if self.crashes.get(task_id, Crashes()).suspect}
 
-        items = self.bench.fetch(worker.name, slots, self.limit, sweep, held, MAX_DEATHS)
+        items = self.bench.fetch(worker.name, slots, self.limit, sweep, held, MAX_CRASHES)
 
         assert len(items) <= slots
-        assert items.keys() <= queued | orphans
+        assert items.keys() <= queued - suspects | orphans
         after = self.bench.see()
         for task_id, fate in fates.items():
             if after.live[task_id][0] == fate:
                 known = self.known[task_id]
-                known.attempts -= known.consumer == worker.name  # the reply never arrived
-                known.state, known.consumer, known.entry, known.parked = fate, "", "", fate == QUEUED
+                mine = known.consumer == worker.name  # the reply never arrived
+                known.attempts -= fate == QUEUED or (fate == CANCELLED and mine)  # the attempt is not used
+                self._note_crash(task_id, worker)
+                known.state, known.consumer, known.entry = fate, "", ""
+                known.parked, known.suspect = fate == QUEUED and self.paused, fate == QUEUED and not self.paused
                 self.asked.discard(task_id)
+        placed = any(known.suspect for known in self.known.values())
         for task_id, item in items.items():
             known, token = self.known[task_id], int(item[6])
-            # A task fetched by this worker in a lost reply consumes no attempt.
-            used = known.attempts + ((known.state, known.consumer) != (RUNNING, worker.name))
+            # Neither a lost reply nor the death of its worker uses an attempt.
+            used = known.attempts + (known.state != RUNNING)
+            self._note_crash(task_id, worker)
             assert (item[1].decode(), item[4], item[5]) == (known.entry, used, known.max_attempts)
             assert token > self.started[task_id], "a later attempt has a larger fencing token"
             self.started[task_id] = token
@@ -141,6 +148,11 @@ class TaskLife(MachineChecks):
             for task_id in met:
                 self.known[task_id].parked, self.known[task_id].entry = True, ""
             queued -= met
+        else:
+            met = {task_id for task_id in suspects if after.live[task_id][7] == "suspect"}
+            for task_id in met:
+                self.known[task_id].suspect, self.known[task_id].entry = True, ""
+            queued -= suspects
         spare = slots - len(items)
         if spare > 0 and len(orphans | fates.keys()) <= 7:
             assert orphans <= items.keys(), "orphans are found"
@@ -148,7 +160,7 @@ class TaskLife(MachineChecks):
         if self.limit:
             now = self._count(RUNNING)
             assert now <= max(self.limit, running)
-            spare = min(spare, self.limit - now)
+            spare = min(spare, self.limit - now - placed)
         taken, left = queued & items.keys(), queued - items.keys()
         assert spare <= 0 or not left, "nothing waits while a slot is free"
         if taken and left:
@@ -158,7 +170,6 @@ class TaskLife(MachineChecks):
     def _orphans(self, worker: Worker, held: set[tuple[int, str]]) -> tuple[set[str], dict[str, str]]:
         """Running tasks that `worker` takes over, and the states of the orphans that do not start again."""
         fresh = {other.name for other in self.workers if other.fresh}
-        deliveries = {task_id: times for _, _, task_id, _, times in self.seen.pending}
         orphans: set[str] = set()
         fates: dict[str, str] = {}
         for task_id, known in self.known.items():
@@ -166,17 +177,60 @@ class TaskLife(MachineChecks):
             kept = {(index, known.entry), (index, task_id)} & held if mine else known.consumer in fresh
             if known.state != RUNNING or kept:
                 continue
+            crashes = self._crashes_after(task_id, worker)
             if task_id in self.asked:
                 fates[task_id] = CANCELLED
-            elif not mine and (
-                known.attempts >= known.max_attempts if known.max_attempts else deliveries[task_id] >= MAX_DEATHS
-            ):
+            elif crashes.alone >= MAX_CRASHES:
                 fates[task_id] = DEAD
-            elif self.paused:
+            elif self.paused or crashes.suspect:
                 fates[task_id] = QUEUED
             else:
                 orphans.add(task_id)
         return orphans, fates
+
+    def _crashes_after(self, task_id: str, heir: Worker) -> Crashes:
+        """The crashes of a running task when `heir` takes it over."""
+        crashes, consumer = self.crashes.get(task_id, Crashes()), self.known[task_id].consumer
+        return crashes if consumer == heir.name else crashes.after(consumer, consumer in self.left)
+
+    def _note_crash(self, task_id: str, heir: Worker) -> None:
+        if self.known[task_id].state == RUNNING:
+            crashes = self._crashes_after(task_id, heir)
+            if task_id in self.crashes or crashes.ordinary:
+                self.crashes[task_id] = crashes
+
+    def isolate(self, most: int, reply_lost: bool) -> None:
+        self._isolate(self.workers[ISOLATED], most, reply_lost)
+
+    def _isolate(self, process: Worker, most: int, reply_lost: bool = False) -> list[Item]:
+        self.script = "isolate"
+        process.fresh, process.silent = True, False
+        waiting = {task_id for task_id, known in self.known.items() if known.suspect}
+        room = self.limit - self._count(RUNNING) if self.limit else most
+
+        items = self.bench.isolate(process.name, most, self.limit)
+
+        if self.paused:
+            assert not items
+            for task_id in waiting:
+                self.known[task_id].suspect, self.known[task_id].parked = False, True
+            return []
+        assert items.keys() <= waiting
+        assert min(1, room, len(waiting)) <= len(items) <= min(most, max(room, 0))
+        alone = {task_id for task_id in items if self.crashes[task_id].alone}
+        assert not alone or len(items) == 1, "a task that crashed alone runs alone"
+        live = self.bench.see().live
+        for task_id, item in items.items():
+            known, token = self.known[task_id], int(item[6])
+            assert (item[4], item[5]) == (known.attempts + 1, known.max_attempts)
+            assert token > self.started[task_id]
+            self.started[task_id] = token
+            known.state, known.consumer, known.attempts, known.token = RUNNING, process.name, item[4], token
+            known.suspect, known.entry = False, live[task_id][8]
+            self.crashes[task_id] = replace(self.crashes[task_id], together=len(items))
+            if not reply_lost:
+                process.held[task_id, token] = item
+        return list(items.values())
 
     def ack(self, which: int, kind: str, counts: bool = True, times: int = 1, reply_lost: bool = False) -> None:
         """End an attempt that a worker believes to hold, once or repeatedly after a lost reply."""
@@ -217,6 +271,8 @@ class TaskLife(MachineChecks):
         elif mine and known:
             if asked and state not in TERMINAL:
                 state = CANCELLED
+            if state == RETRYING:
+                self.crashes.pop(task_id, None)
             known.state, known.attempts, known.consumer, known.entry = state, used, "", ""
             if state == QUEUED:
                 known.entry = self._entry(task_id)
@@ -235,7 +291,7 @@ class TaskLife(MachineChecks):
                 self.asked.add(task_id)
             else:
                 assert answer == "cancelled"
-                known.state, known.entry, known.parked = CANCELLED, "", False
+                known.state, known.entry, known.parked, known.suspect = CANCELLED, "", False, False
                 known.token += 1
         assert self.bench.operations.cancel("nobody's", "somebody") == "unknown"
 
@@ -253,6 +309,7 @@ class TaskLife(MachineChecks):
             for task_id in again.keys() & self.known.keys():
                 if self.known[task_id].state in (DEAD, CANCELLED):
                     del self.known[task_id]
+                    self.crashes.pop(task_id, None)
             self.all_is_well()
             self.script = "dispatch"
             for task_id in again.keys() - self.known.keys():
@@ -280,13 +337,27 @@ class TaskLife(MachineChecks):
     def lose_lease(self, n: int, how: str) -> None:
         worker = self.workers[n]
         if how == "leaves":
-            self.bench.heartbeat(worker.name, leaving=True)
+            self.bench.heartbeat(worker.name, leaving=1)
+            self.left.add(worker.name)
         else:
             self.bench.expire_lease(worker.name)
         worker.fresh, worker.silent = False, True
         if how == "killed":
-            self.workers[n] = Worker(f"w{self.names}")
+            self.workers[n] = Worker(f"{'alone' if n == ISOLATED else 'w'}{self.names}")
             self.names += 1
+
+    def crash_loop(self, n: int, times: int, alone: int) -> None:
+        """A worker and its successors die with the same tasks, and so do isolated processes."""
+        for _ in range(times):
+            self.fetch(n, 4, sweep=True, reply_lost=False)
+            self.all_is_well()
+            self.lose_lease(n, "killed")
+        for _ in range(alone):
+            self.fetch(n, 4, sweep=True, reply_lost=False)
+            self.all_is_well()
+            self.isolate(4, reply_lost=False)
+            self.all_is_well()
+            self.lose_lease(ISOLATED, "killed")
 
     def heartbeat(self, n: int, reply_lost: bool = False) -> None:
         """Renew the lease; after Redis was emptied, re-register the running tasks, again when the reply is lost."""
@@ -294,6 +365,9 @@ class TaskLife(MachineChecks):
         runs = [item[2].decode() for item in worker.runs()]
         asked = self.bench.heartbeat(worker.name, held=runs)
         assert asked == [task_id in self.asked for task_id in runs]
+        for task_id in runs:  # this worker lives
+            if task_id in self.crashes and self.crashes[task_id].worker == worker.name:
+                self.crashes[task_id] = self.crashes[task_id].taken_back()
         worker.fresh, worker.silent = True, False
         if worker.reregistered:
             return
@@ -325,7 +399,8 @@ class TaskLife(MachineChecks):
         self.absent = {task_id for task_id, row in self.ledger.items() if row.state not in TERMINAL}
         for worker in self.workers:
             worker.fresh, worker.reregistered = False, False
-        for forgotten in (self.known, self.ends, self.before, self.asked):
+        self.left.clear()
+        for forgotten in (self.known, self.ends, self.before, self.asked, self.crashes):
             forgotten.clear()
         self.read = self.written = "-"
         for end in ends:
@@ -338,15 +413,15 @@ class TaskLife(MachineChecks):
         """With one worker left, every accepted task ends."""
         if not hasattr(self, "seen") or sys.exc_info()[0]:  # it has failed already
             return
-        for n in range(3):
+        for n in range(len(self.workers)):
             self.lose_lease(n, "killed")
         for worker in self.workers:
             worker.silent = True
         if self.paused:
             self.pause(0, resume=True)
             self.all_is_well()
-        last = Worker("last")
-        self.workers.append(last)
+        last, alone = Worker("last"), Worker("alone")
+        self.workers += [last, alone]
         for _ in range(40):
             self.record(write=True, forget=True)
             self.all_is_well()
@@ -356,10 +431,13 @@ class TaskLife(MachineChecks):
             self.all_is_well()
             self._fetch(last, 100, True, reply_lost=False)
             self.all_is_well()
-            for key in list(last.held):
-                self._ack(last, key, "done")
-                del last.held[key]
-                self.all_is_well()
+            self._isolate(alone, 100)
+            self.all_is_well()
+            for worker in (last, alone):
+                for key in list(worker.held):
+                    self._ack(worker, key, "done")
+                    del worker.held[key]
+                    self.all_is_well()
             if all(row.state in TERMINAL for row in self.ledger.values()):
                 return
         raise AssertionError(f"accepted and never ended: {self.ledger}")

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from sytq.states import PRIORITIES, QUEUED, RETRYING, RUNNING, SCHEDULED, TERMINAL
 from tests.broker.bench import Bench
-from tests.broker.model import UNKNOWN, Change, Known, Row, Worker
+from tests.broker.model import ISOLATED, UNKNOWN, Change, Crashes, Known, Row, Worker
 
 
 class MachineChecks(RuleBasedStateMachine):
@@ -30,8 +30,10 @@ class MachineChecks(RuleBasedStateMachine):
         self.ledger: dict[str, Row] = {}
         self.known: dict[str, Known] = {}
         self.absent: set[str] = set()  # accepted, but perhaps unknown to Redis, which was unavailable or emptied
-        self.workers = [Worker(f"w{n}") for n in range(3)]
-        self.names = 3
+        self.workers = [*(Worker(f"w{n}") for n in range(ISOLATED)), Worker(f"alone{ISOLATED}")]
+        self.names = len(self.workers)
+        self.crashes: dict[str, Crashes] = {}
+        self.left: set[str] = set()  # workers that were asked to stop and left
         self.started: Counter[str] = Counter()  # the highest fencing token so far
         self.ends: Counter[str] = Counter()  # since Redis was emptied
         self.flushes = 0
@@ -83,6 +85,7 @@ class MachineChecks(RuleBasedStateMachine):
         self.bench.forget(max_events=1000)
         for task_id in [task_id for task_id, known in self.known.items() if known.recorded]:
             del self.known[task_id]
+            self.crashes.pop(task_id, None)
             if self.ledger[task_id].state not in TERMINAL:
                 # Replayed; or the end of an attempt that was not the latest when Redis was emptied.
                 assert self.flushes or task_id in self.replayed
@@ -95,6 +98,7 @@ class MachineChecks(RuleBasedStateMachine):
         self.seen = self.bench.see()
         self._only_legal_changes()
         self._everything_in_one_place()
+        self._suspects_run_alone()
         self._one_end_each()
 
     def _only_legal_changes(self) -> None:
@@ -113,7 +117,7 @@ class MachineChecks(RuleBasedStateMachine):
         waiting, pending, delayed, parked = [], [], [], []
         for task_id, known in self.known.items():
             place = (f"{{sytq}}:queue:q:{known.priority}", known.entry, task_id)
-            if known.parked:
+            if known.parked or known.suspect:
                 parked.append(task_id)
             elif known.state == QUEUED:
                 waiting.append(place)
@@ -126,9 +130,17 @@ class MachineChecks(RuleBasedStateMachine):
         assert not self.seen.lost, "given to a worker, and pending for none"
         assert self.seen.delayed.keys() == self.seen.bodies.keys() == set(delayed)
         assert self.seen.parked.keys() == set(parked)
+        assert self.seen.suspects == {task_id for task_id, known in self.known.items() if known.suspect}
         assert self.seen.cancels.keys() == self.asked
         unfinished = {task_id for task_id, row in self.ledger.items() if row.state not in TERMINAL}
         assert unfinished <= self.known.keys() | self.absent, "accepted and lost"
+
+    def _suspects_run_alone(self) -> None:
+        counted = {task_id: (one.ordinary, one.level, one.alone) for task_id, one in self.crashes.items()}
+        assert self.seen.crashes == counted
+        for task_id, known in self.known.items():
+            if known.state == RUNNING and self.crashes.get(task_id, Crashes()).suspect:
+                assert known.consumer.startswith("alone"), "a suspect runs beside no other task"
 
     def _one_end_each(self) -> None:
         for entry, event in self.bench.events_after(self.read):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,9 +16,11 @@ DOCS = Path(__file__).parents[2] / "docs/task-life.md"
 #: The state of a task unknown to Redis, as in the diagram.
 UNKNOWN = "[*]"
 OUTCOMES = {"done": "succeeded", "dead": DEAD, "cancelled": CANCELLED, "retry": RETRYING, "return": QUEUED}
-#: The max_attempts of a task; 0 means unbounded, and then MAX_DEATHS counts.
+#: The max_attempts of a task; 0 means unbounded.
 BOUNDS = (1, 2, 3, 0)
-MAX_DEATHS = 2
+MAX_CRASHES = 2
+#: The number of the isolated process among the machine's workers.
+ISOLATED = 3
 SILENT = ("stopped", "leaves", "killed")
 HOUR = 3_600_000
 
@@ -43,11 +45,41 @@ class Known:
     entry: str = ""
     recorded: bool = False  # the ledger has its end
     parked: bool = False  # fetched while its type was paused
+    suspect: bool = False  # it waits to run alone
 
     def value(self) -> list[str]:
         queue = "q" if self.priority else ""
         numbers = map(str, (self.attempts, self.max_attempts, self.token))
-        return [self.state, "t", queue, self.priority, *numbers, self.consumer, self.entry]
+        consumer = "suspect" if self.suspect else self.consumer
+        return [self.state, "t", queue, self.priority, *numbers, consumer, self.entry]
+
+
+@dataclass(frozen=True)
+class Crashes:
+    """The expected crashes of a task's workers."""
+
+    ordinary: int = 0
+    level: int = 0
+    alone: int = 0
+    together: int = 0  # the suspects that its isolated process began with; 0: its worker is an ordinary one
+    worker: str = ""  # of the latest crash, which added one to `counted`
+    counted: str = ""
+
+    @property
+    def suspect(self) -> bool:
+        return self.ordinary >= 2
+
+    def after(self, worker: str, left: bool) -> Crashes:
+        """When `worker` has died, or has `left`."""
+        if left:
+            return replace(self, together=0)
+        counted = {0: "ordinary", 1: "alone"}.get(self.together, "level")
+        more = {counted: getattr(self, counted) + 1}
+        return replace(self, **more, together=0, worker=worker, counted=counted)  # type: ignore[arg-type]
+
+    def taken_back(self) -> Crashes:
+        less = {self.counted: getattr(self, self.counted) - 1}
+        return replace(self, **less, worker="")
 
 
 @dataclass
@@ -114,14 +146,16 @@ def _some(random: Random) -> set[int]:
 MENU: tuple[tuple[int, str, Callable[[Random], dict[str, Any]]], ...] = (
     (6, "accept", _task),
     (10, "fetch", _fetch),
+    (5, "isolate", lambda random: {"most": random.randint(1, 4), "reply_lost": random.random() < 0.1}),
     (10, "ack", _end),
     (4, "promote", lambda random: {"which": _some(random)}),
-    (3, "lose_lease", lambda random: {"n": random.randrange(3), "how": random.choice(SILENT)}),
-    (3, "heartbeat", lambda random: {"n": random.randrange(3), "reply_lost": random.random() < 0.3}),
+    (3, "lose_lease", lambda random: {"n": random.randrange(4), "how": random.choice(SILENT)}),
+    (3, "crash_loop", lambda random: {"n": random.randrange(3), "times": 2, "alone": random.randrange(4)}),
+    (3, "heartbeat", lambda random: {"n": random.randrange(4), "reply_lost": random.random() < 0.3}),
     (4, "record", lambda random: {"write": random.random() < 0.6, "forget": random.random() < 0.6}),
     (3, "reconcile", lambda random: {}),
     (2, "cancel", lambda random: {"which": _some(random)}),
     (2, "replay", lambda random: {"dispatched": random.random() < 0.7}),
     (1, "pause", lambda random: {"n": random.randrange(3), "resume": random.random() < 0.9}),
-    (1, "redis_is_emptied", lambda random: {"ends": [_end(random)], "noticed_by": _some(random) & {0, 1, 2}}),
+    (1, "redis_is_emptied", lambda random: {"ends": [_end(random)], "noticed_by": _some(random) & {0, 1, 2, ISOLATED}}),
 )

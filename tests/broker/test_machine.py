@@ -79,9 +79,14 @@ def test_every_transition_of_the_documented_diagram_occurs(life: type[TaskLife])
     ack("retry")
     one.do("promote", which={0})
     start("now")
-    for n in range(3):
+    for n in range(2):
         fetch(n)
         one.do("lose_lease", n=n, how="killed")
+    for _ in range(2):
+        fetch(2)
+        one.do("isolate", most=1, reply_lost=False)
+        one.do("lose_lease", n=3, how="killed")
+    fetch(2)
     start("now")
     fetch()
     one.do("lose_lease", n=0, how="killed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def test_p3_tasks_of_a_killed_worker_start_elsewhere_within_5_seconds(
     assert installation.moments("start a")[1] - killed < 5
     installation.release("a")
     row = installation.wait_state(task, "succeeded")
-    assert row.attempts == 2
+    assert row.attempts == 1
     assert installation.notes()["end a"] == 1
     assert [a.outcome for a in installation.runtime.ledger.attempts(task)] == ["lost", "succeeded"]
 
@@ -99,22 +100,59 @@ def _suspend_and_resume(installation: Installation) -> None:
     assert (row.state, row.token, row.attempts) == ("succeeded", token, attempts)
 
 
-def test_p8_task_that_kills_its_worker_is_dead_after_max_attempts(
+SOON = {"SYTQ_WORKER__LIVENESS": "1500ms", "SYTQ_WORKER__HEARTBEAT": "500ms"}
+
+
+def keep_a_worker_until(installation: Installation, ended: Callable[[], bool]) -> str:
+    """Start a worker again whenever it has died; return what all of them logged."""
+
+    def looks() -> bool:
+        if not any(worker.alive for worker in installation.workers):
+            installation.start_worker()
+        return ended()
+
+    poll(looks, timeout=150, interval=0.2, message=lambda: installation.workers[-1].text()[-3000:])
+    return "".join(worker.text() for worker in installation.workers)
+
+
+def test_p8_40_bystanders_of_a_task_that_kills_its_worker_succeed(
     make_installation: Callable[..., Installation], redis_url: str
 ) -> None:
-    # Four leases expire one after the other.
-    installation = make_installation(SYTQ_WORKER__LIVENESS="1500ms", SYTQ_WORKER__HEARTBEAT="500ms")
-    task = installation.submit("poison", "a")
-    for start in range(1, 4):
-        worker = installation.start_worker()
-        installation.wait_note("start a", times=start)
-        poll(lambda worker=worker: not worker.alive, message="the master ends with its worker")
-    installation.start_worker()
-    row = installation.wait_state(task, "dead")
-    assert installation.notes() == {"start a": 3}
-    assert "worker died" in row.error
-    assert row.attempts == 3
+    installation = make_installation(**SOON)
+    bystanders = [
+        installation.prepare(("gentle", "plain")[n % 2], f"b{n}", seconds=0.4, max_attempts=1) for n in range(40)
+    ]
+    culprit = installation.prepare("deadly", "kill", seconds=0.2)
+    installation.runtime.submitter.submit([*bystanders[:20], culprit, *bystanders[20:]])
+    tasks = [culprit, *bystanders]
+    text = keep_a_worker_until(
+        installation, lambda: all(installation.row(task.id).state in ("succeeded", "dead") for task in tasks)
+    )
+    found = {task.id: (row.state, row.attempts) for task in tasks if (row := installation.row(task.id))}
+    assert found == {task.id: ("succeeded", 1) for task in bystanders} | {culprit.id: ("dead", 1)}
+    row = installation.row(culprit.id)
+    assert "the worker died each of the 3 times that this task ran alone in it: killed by SIGKILL" in row.error
+    assert row.error_fingerprint == "worker-died"
+    told = [json.loads(line) for line in text.splitlines() if '"critical"' in line and "a task killed" in line]
+    assert [line["task_id"] for line in told] == [culprit.id]
+    assert "last words of kill" in told[0]["last_lines"]
+    assert installation.runtime.redis.ask("EXISTS", installation.runtime.keys.suspects("deadly")) == 0
     installation.assert_redis_forgets()
+
+
+def test_p8_culprits_of_any_kind_end_dead_with_what_they_died_of(
+    make_installation: Callable[..., Installation], redis_url: str
+) -> None:
+    installation = make_installation(**SOON, SYTQ_WORKER__MAX_CRASHES="1")
+    kinds = {"segfault": "SIGSEGV", "abort": "SIGABRT", "exit": "exit status 3"}
+    culprits = {kind: installation.submit("deadly", kind) for kind in kinds}
+    culprits["plain"] = installation.submit("poison", "plain")
+    keep_a_worker_until(installation, lambda: all(installation.row(task).state == "dead" for task in culprits.values()))
+    for kind, task in culprits.items():
+        row = installation.row(task)
+        assert row.error.startswith("the worker died"), row.error
+        assert kinds.get(kind, "SIGKILL") in row.error
+        assert row.attempts == 1
 
 
 def test_sigterm_returns_unfinished_tasks_and_consumes_no_attempt(installation: Installation) -> None:
@@ -162,9 +200,9 @@ def test_killed_workers_cancelled_and_paused_tasks_do_not_restart(
     first.kill()
     installation.start_worker()
     assert installation.wait_state(unwanted, "cancelled").error == "cancelled by ann"
-    assert installation.wait_state(paused, "queued").attempts == 1
+    assert installation.wait_state(paused, "queued").attempts == 0
     installation.release("unwanted", "paused")
     operator.resume("gentle")
-    assert installation.wait_state(paused, "succeeded").attempts == 2
+    assert installation.wait_state(paused, "succeeded").attempts == 1
     assert [one.outcome for one in installation.runtime.ledger.attempts(paused)] == ["lost", "succeeded"]
     assert (installation.notes()["start unwanted"], installation.notes()["start paused"]) == (1, 2)

@@ -14,7 +14,9 @@ def row(state: str, token: int = 1) -> Task:
 
 
 def live(state: str, token: int = 1, progress: dict[str, int] | None = None) -> Live:
-    return Live(state, "plain", "q", "high", 2, token, "new", parked=state == "queued", progress=progress)
+    return Live(
+        state, "plain", "q", "high", 2, token, "new", parked=state == "queued", suspect=False, progress=progress
+    )
 
 
 def test_redis_takes_precedence_over_an_unfinished_row() -> None:

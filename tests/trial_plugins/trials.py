@@ -1,9 +1,11 @@
 """Task types for the tests: each writes a line to a file when it runs, so that runs can be counted from outside."""
 
 import asyncio
+import ctypes
 import functools
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -97,6 +99,23 @@ async def gentle_keeper(ctx: AsyncContext, trial: Trial) -> dict[str, list[bool]
 def poison(ctx: Context, trial: Trial) -> None:
     note(trial, "start")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task("deadly", payload=Trial, queue="deadly", retry=THREE)
+async def deadly(ctx: AsyncContext, trial: Trial) -> None:
+    """Kills its process after some seconds, by the way that its name says."""
+    note(trial, "start")
+    await asyncio.sleep(trial.seconds)
+    print(f"last words of {trial.name}", file=sys.stderr, flush=True)
+    match trial.name:
+        case "segfault":
+            ctypes.string_at(0)
+        case "abort":
+            os.abort()
+        case "exit":
+            os._exit(3)
+        case _:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def mourn(ctx: AsyncContext, dead: Death) -> None:

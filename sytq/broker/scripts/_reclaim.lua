@@ -11,63 +11,90 @@ local function is_copy(entry, fields)
   return TERMINAL[l.state] or l.entry ~= entry
 end
 
--- The event to record for a reclaimed task that must not run again; nil when it may run. `mine`: this worker fetched it
--- before, and the reply was lost.
-local function other_end(id, l, deaths, mine)
+-- Notes what became of the worker of a running task, and returns the task's record of crashes. `how`: 'left' after a
+-- request to stop, which is no crash; what the isolated process died of, as JSON; false when only its lease expired.
+local function note_crash(id, worker, how)
+  local record = crash_record(id) or { crashes = 0, level = 0, alone = 0, since = now }
+  if how == 'left' and record.crashes == 0 then return nil end
+  if how ~= 'left' then
+    local counted = not record.together and 'crashes' or record.together == 1 and 'alone' or 'level'
+    local calm = crashes_of(crashes, 'calm') or {}
+    calm['level ' .. int(record.level)] = counted ~= 'crashes' or nil
+    record[counted] = record[counted] + 1
+    if counted == 'level' then calm['level ' .. int(record.level)] = nil end
+    if record.crashes > 1 then keep_crashes(crashes, 'calm', calm) end
+    record.worker, record.counted = worker, counted
+  end
+  record.together = nil
+  keep_crashes(crashes, id, record)
+  any_crashes = true
+  return record
+end
+
+-- The event to record for a reclaimed task that must not run again here; nil when it may run.
+local function other_end(id, l, record, how)
   local cancelled_by = redis.call('HGET', cancels, id)
   if cancelled_by then
     return { state = 'cancelled', outcome = 'cancelled', error = 'cancelled by ' .. cancelled_by }
   end
-  if not mine and (l.max > 0 and l.attempts >= l.max or l.max == 0 and deaths >= max_deaths) then
-    -- Its workers keep dying: it ends here rather than killing the next one.
-    local why = 'the worker died at each of its ' .. int(deaths) .. ' last starts (killed, out of memory or crashed)'
-    return { state = 'dead', outcome = 'dead', fingerprint = 'worker-died', error = why }
+  if record and record.alone >= max_crashes then
+    local known, died = pcall(cjson.decode, how or '')
+    died = known and type(died) == 'table' and died or { how = 'its lease expired' }
+    local why = 'the worker died each of the ' .. int(record.alone) .. ' times that this task ran alone in it: ' .. died.how
+    return { state = 'dead', outcome = 'dead', fingerprint = 'worker-died', error = why, detail = { log = died.log } }
   end
-  if is_paused(l) then return { state = 'queued', outcome = 'lost' } end
+  if is_suspect(record) or is_paused(l) then return { state = 'queued', outcome = 'lost' } end
 end
 
-local function end_otherwise(k, entry, fields, l, event, mine)
+-- unused: the attempt is not used up.
+local function end_otherwise(k, entry, fields, l, event, record, unused)
   local id = field(fields, 'id')
-  if event.state == 'queued' then park(id, fields) end
-  if mine then l.attempts = l.attempts - 1 end
+  if unused then l.attempts = l.attempts - 1 end
   event.worker, event.finished, event.attempts = l.consumer, now, l.attempts
-  l.state, l.consumer, l.entry = event.state, '', ''
   -- The event first: without the right to it the task must not look ended.
   redis.call('XADD', events, '*', 'kind', 'ended', 'id', id, 'token', int(l.token), 'data', cjson.encode(event))
+  if event.state == 'queued' then
+    park(l, id, fields, record)
+  else
+    l.state, l.consumer, l.entry = event.state, '', ''
+  end
   redis.call('HSET', live, id, pack_live(l))
   drop(KEYS[k], group, entry)
   redis.call('HDEL', cancels, id)
   if TERMINAL[event.state] then redis.call('HINCRBY', stats, l.type .. ':' .. event.state, 1) end
 end
 
-local function reclaim_entry(k, entry, fields, deaths, mine)
+-- `worker` has died; nil for this worker, which lost a reply. how: as in note_crash.
+local function reclaim_entry(k, entry, fields, worker, how)
   if is_copy(entry, fields) then return drop(KEYS[k], group, entry) end
   local id = field(fields, 'id')
   local l = unpack_live(redis.call('HGET', live, id))
   local began = not l or l.state == 'running'  -- else Redis refused the fetch halfway: no attempt has begun
-  mine = mine and began
-  local event = l and other_end(id, l, deaths, mine)
-  if event then return end_otherwise(k, entry, fields, l, event, mine) end
+  local record = l and (worker and began and note_crash(id, worker, how) or crash_record(id))
+  local event = l and other_end(id, l, record, how)
+  if event then
+    return end_otherwise(k, entry, fields, l, event, record, began and (not worker or event.state == 'queued'))
+  end
+  if l and worker and began then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
   held[k .. ':' .. entry] = true
-  start(k, entry, fields, began, not mine)
+  start(k, entry, fields, began)
 end
 
 -- Claims a consumer's entries, except those in `skip`.
 local function take_over(k, consumer, skip)
   if room <= 0 or claims <= 0 then return end
+  local worker = consumer ~= me and consumer or nil
+  local how = worker and redis.call('HGET', departed, worker)
   for _, pending in ipairs(redis.call('XPENDING', KEYS[k], group, '-', '+', room + #ARGV, consumer)) do
     if room <= 0 or claims <= 0 then return end
     local entry = pending[1]
     if not skip[k .. ':' .. entry] then
       claims = claims - 1
-      -- A lost reply is not a worker's death and uses no attempt.
-      local mine = consumer == me
-      local deliveries = pending[4] + (mine and 0 or 1)
-      local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry, 'RETRYCOUNT', deliveries)[1]
+      local claimed = redis.call('XCLAIM', KEYS[k], group, me, 0, entry)[1]
       if not claimed then
         redis.call('XACK', KEYS[k], group, entry)
       elseif not skip[k .. ':' .. field(claimed[2], 'id')] then  -- else reregister.lua has just added the entry
-        reclaim_entry(k, entry, claimed[2], pending[4], mine)
+        reclaim_entry(k, entry, claimed[2], worker, how)
       end
     end
   end

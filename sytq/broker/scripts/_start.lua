@@ -1,7 +1,7 @@
--- Prepended to fetch.lua, behind _state_index.lua: its arguments, and how an entry becomes a running task.
--- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called, then the queue's four streams in
---      the order to look
--- ARGV group consumer room limit rate window_ms lease_ms max_deaths reclaim tracked...
+-- Prepended to fetch.lua, behind _crashes.lua: its arguments, and how an entry becomes a running task.
+-- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called crashes departed suspects, then the
+--      queue's four streams in the order to look
+-- ARGV group consumer room limit rate window_ms lease_ms max_crashes reclaim tracked...
 --      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. reclaim: 1 to look for
 --      entries of dead consumers and for own entries that are not tracked, 2 for the former only. tracked: stream index
 --      ':' entry, and stream index ':' task id, as reregister.lua may have added an entry whose id this worker does not
@@ -9,11 +9,12 @@
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, wake_up = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local cancels, called = KEYS[10], KEYS[11]
-local FIRST = 12
+local crashes, departed, suspects = KEYS[12], KEYS[13], KEYS[14]
+local FIRST = 15
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
-local liveness, max_deaths = tonumber(ARGV[7]), tonumber(ARGV[8])
+local liveness, max_crashes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local now = now_ms()
 local out, started = { 1, 0 }, {}
 -- Every token given here is above this Redis' epoch, also on a clock that was set back: ack.lua relies on it.
@@ -33,20 +34,29 @@ end
 local any_paused = redis.call('EXISTS', paused) == 1
 local function is_paused(l) return any_paused and redis.call('HEXISTS', paused, l.type) == 1 end
 
--- A task of a paused type waits beside its stream.
-local function park(id, fields) redis.call('HSET', parked, id, field(fields, 'message')) end
+local any_crashes = redis.call('EXISTS', crashes) == 1
+local function crash_record(id) return any_crashes and crashes_of(crashes, id) or nil end
 
--- reclaimed: the outcome of an earlier attempt is not known and never will be. consumes_attempt: this one counts.
-local function start(k, entry, fields, reclaimed, consumes_attempt)
+-- A task of a paused type waits beside its stream, and so does a suspect.
+local function park(l, id, fields, record)
+  redis.call('HSET', parked, id, field(fields, 'message'))
+  l.state, l.consumer, l.entry = 'queued', '', ''
+  if not is_paused(l) then
+    redis.call('ZADD', suspects, int(record.since), id)
+    l.consumer = SUSPECT
+  end
+end
+
+-- reclaimed: the outcome of an earlier start is not known and never will be. The attempt of that number begins anew.
+local function start(k, entry, fields, reclaimed)
   local id, message = field(fields, 'id'), field(fields, 'message')
   local l = unpack_live(redis.call('HGET', live, id))
   if l then
-    if consumes_attempt then l.attempts = l.attempts + 1 end
+    if not reclaimed then l.attempts = l.attempts + 1 end
     l.token = math.max(l.token + 1, now, min_token)
     l.state, l.consumer, l.entry = 'running', me, entry
     redis.call('HSET', live, id, pack_live(l))
     started[#started + 1] = { id, int(l.token), l.attempts, reclaimed }
-    if reclaimed and consumes_attempt then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
     if rate > 0 then redis.call('ZADD', rate_key, now, id .. ':' .. int(l.token)) end
   else
     l = { attempts = 1, max = 0, token = now }  -- not added by dispatch.lua: the consumer moves it to the dead letters

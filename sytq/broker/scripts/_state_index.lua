@@ -18,6 +18,9 @@ local function pack_live(l)
     l.consumer or '', l.entry or '' }, '|')
 end
 
+-- The consumer of a queued task that waits beside its stream to run alone: isolate.lua starts it.
+local SUSPECT = 'suspect'
+
 local TERMINAL = { succeeded = true, dead = true, cancelled = true }
 
 -- Removes an entry: while either step is refused it stays pending, and the next reclaim removes it.

@@ -3,7 +3,7 @@
 -- (a right was taken) is repeated, so what must not be lost comes before the change of the index, the rest behind it. If a
 -- cancellation was requested and the outcome is no end, the task is cancelled: "event" is for the outcome itself,
 -- "if_cancelled" for this case. A task that a limiter refused is due at once if a permit has been reserved for it meanwhile.
--- KEYS live events stats wake-up deadletters cancels epoch waiting, then per slot: stream delayed bodies queue-wake-up
+-- KEYS live events stats wake-up deadletters cancels epoch waiting crashes, then per slot: stream delayed bodies queue-wake-up
 -- ARGV group consumer, then per attempt: slot id type entry token kind attempts delay_ms event message notify
 --      if_cancelled
 --      kind: as in STATE; wait is a retry that uses no attempt
@@ -18,7 +18,7 @@ local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
 local now, out = now_ms(), {}
 redis.call('HDEL', KEYS[6], '')  -- a full Redis takes the outcomes, for it refuses nothing behind such a first write
 for a = 3, #ARGV, 12 do
-  local slot = 8 + (tonumber(ARGV[a]) - 1) * 4
+  local slot = 9 + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
   local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   local message = ARGV[a + 9]
@@ -61,6 +61,7 @@ for a = 3, #ARGV, 12 do
     drop(stream, group, entry)
     if copy then drop(stream, group, copy) end
     if l and STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
+    if kind == 'retry' then redis.call('HDEL', KEYS[9], id) end  -- its worker lives: crashes count in a row
     if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
   end
   out[#out + 1] = done and 1 or 0

@@ -5,8 +5,10 @@
 --    left: 1 when dead consumers had entries, and may still have some
 if ARGV[9] ~= '0' then reclaim(ARGV[9] == '1') end
 
+-- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
+local waiting = (limit > 0 or rate > 0) and redis.call('EXISTS', suspects) or 0
 if limit > 0 then
-  local running = 0
+  local running = waiting
   for k = FIRST, #KEYS do running = running + redis.call('XPENDING', KEYS[k], group)[1] end
   room = math.min(room, limit - running)
 end
@@ -15,7 +17,7 @@ local wait = -1
 if rate > 0 then
   redis.call('ZREMRANGEBYSCORE', rate_key, '-inf', now - window)
   local used = redis.call('ZCARD', rate_key)
-  room = math.min(room, rate - used)
+  room = math.min(room, rate - used - waiting)
   if used >= rate then
     wait = tonumber(redis.call('ZRANGE', rate_key, used - rate, used - rate, 'WITHSCORES')[2]) + window - now
   end
@@ -31,9 +33,10 @@ end
 if room > 0 then
   for _, id in ipairs(redis.call('LPOP', called, int(room)) or {}) do
     local l = unpack_live(redis.call('HGET', live, id))
-    local k = l and l.state == 'queued' and l.entry ~= '' and not is_paused(l) and stream_of(l.priority)
+    local free = l and l.state == 'queued' and l.entry ~= '' and not is_paused(l) and not is_suspect(crash_record(id))
+    local k = free and stream_of(l.priority)
     local claimed = k and redis.call('XCLAIM', KEYS[k], group, me, 0, l.entry, 'RETRYCOUNT', 1, 'FORCE')[1]
-    if claimed then start(k, l.entry, claimed[2], false, true) end
+    if claimed then start(k, l.entry, claimed[2], false) end
   end
 end
 
@@ -45,13 +48,15 @@ local function take(k, entry, fields)
   elseif l and l.state == 'running' then
     -- Started above, or registered again by its worker (reregister.lua): the entry stays with that worker.
     redis.call('XCLAIM', KEYS[k], group, l.consumer, 0, entry, 'JUSTID')
-  elseif l and is_paused(l) then
-    park(id, fields)
-    l.entry = ''
-    redis.call('HSET', live, id, pack_live(l))
-    drop(KEYS[k], group, entry)
   else
-    start(k, entry, fields, false, true)
+    local record = crash_record(id)
+    if l and (is_paused(l) or is_suspect(record)) then
+      park(l, id, fields, record)
+      redis.call('HSET', live, id, pack_live(l))
+      drop(KEYS[k], group, entry)
+    else
+      start(k, entry, fields, false)
+    end
   end
 end
 

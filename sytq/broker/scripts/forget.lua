@@ -1,5 +1,5 @@
 -- Removes the events that the recorder wrote to SQL some time ago, and the tombstones of the tasks that ended.
--- KEYS events live progress   ARGV group keep_ms most    -> number removed
+-- KEYS events live progress crashes   ARGV group keep_ms most    -> number removed
 local min_pending, last = nil, '0-0'
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local g = {}
@@ -24,6 +24,7 @@ for _, item in ipairs(redis.call('XRANGE', KEYS[1], '-', int(now_ms() - tonumber
     if l and TERMINAL[l.state] and int(l.token) == f['token'] then
       redis.call('HDEL', KEYS[2], f['id'])
       redis.call('HDEL', KEYS[3], f['id'])
+      redis.call('HDEL', KEYS[4], f['id'])
     end
   end
   redis.call('XDEL', KEYS[1], entry)

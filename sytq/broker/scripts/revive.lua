@@ -1,5 +1,5 @@
 -- (nothing) <- dead | cancelled: forgets the ends of these tasks, so that they can be dispatched again.
--- KEYS live progress cancels   ARGV ids...   -> number forgotten
+-- KEYS live progress cancels crashes   ARGV ids...   -> number forgotten
 local forgotten = 0
 for _, id in ipairs(ARGV) do
   local l = unpack_live(redis.call('HGET', KEYS[1], id))
@@ -7,6 +7,7 @@ for _, id in ipairs(ARGV) do
     redis.call('HDEL', KEYS[1], id)
     redis.call('HDEL', KEYS[2], id)
     redis.call('HDEL', KEYS[3], id)  -- requested when Redis did not know the task
+    redis.call('HDEL', KEYS[4], id)
     forgotten = forgotten + 1
   end
 end

@@ -6,7 +6,7 @@ local moved = 0
 for i = 1, #reply[2], 2 do
   local id, message = reply[2][i], reply[2][i + 1]
   local l = unpack_live(redis.call('HGET', KEYS[1], id))
-  if not l or redis.call('HEXISTS', KEYS[3], l.type) == 0 then
+  if not l or l.consumer ~= SUSPECT and redis.call('HEXISTS', KEYS[3], l.type) == 0 then
     if l and l.state == 'queued' and l.entry == '' then
       l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
       redis.call('HSET', KEYS[1], id, pack_live(l))

@@ -112,10 +112,16 @@ class Recorder(LeasedLoop):
         self._recording.record(parsed, also=also)
         for event in parsed:
             if event.fingerprint == WORKER_DIED:  # no process logged its end
-                log.critical("a task killed its workers", task_id=event.id, attempts=event.attempts)
+                log.critical(
+                    "a task killed its workers",
+                    task_id=event.id,
+                    attempts=event.attempts,
+                    error=event.error,
+                    last_lines=json.loads(event.detail or "{}").get("log"),
+                )
 
     def _trim(self) -> None:
-        names = [self.keys.events, self.keys.live, self.keys.progress]
+        names = [self.keys.events, self.keys.live, self.keys.progress, self.keys.crashes]
         while self.redis.call("forget", names, [RECORDER, KEEP_MS, _BATCH]) == _BATCH:
             pass
 

@@ -1,0 +1,94 @@
+-- running <- queued: an isolated process takes suspects, whose ordinary workers have died twice. It takes half of those
+-- whose isolated processes have died most often, so that what kills is soon alone; all of them when what kills is known to
+-- be elsewhere; and only one that has crashed alone before.
+-- KEYS live events workers epoch paused crashes, then per queue: suspects parked rate urgent high normal low
+-- ARGV group consumer lease_ms most, then per queue: limit rate window_ms
+-- -> {number of the stream among KEYS, entry, id, message, attempts, max, token}...
+local live, events, workers, epoch, paused, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local group, me, liveness, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local PRIORITIES = { 'urgent', 'high', 'normal', 'low' }
+local now = now_ms()
+local min_token = tonumber(alive(workers, epoch, me, now, liveness)) + 1
+local looks = 1000  -- a script must end
+
+-- How many more tasks of a queue may begin now.
+local function room_of(first, limit, rate, window)
+  local room = most
+  if limit > 0 then
+    for n = 3, 6 do
+      local found, pending = pcall(redis.call, 'XPENDING', KEYS[first + n], group)
+      if found then limit = limit - pending[1] end
+    end
+    room = math.min(room, limit)
+  end
+  if rate > 0 then
+    redis.call('ZREMRANGEBYSCORE', KEYS[first + 2], '-inf', now - window)
+    room = math.min(room, rate - redis.call('ZCARD', KEYS[first + 2]))
+  end
+  return room
+end
+
+local function start(task, together)
+  local id, l, record = task.id, task.l, task.record
+  local stream
+  for n, priority in ipairs(PRIORITIES) do if l.priority == priority then stream = task.first + 2 + n end end
+  redis.pcall('XGROUP', 'CREATE', KEYS[stream], group, '0', 'MKSTREAM')
+  local entry = redis.call('XADD', KEYS[stream], '*', 'id', id, 'message', task.message)
+  redis.call('XCLAIM', KEYS[stream], group, me, 0, entry, 'FORCE', 'JUSTID')
+  l.state, l.consumer, l.entry, l.attempts = 'running', me, entry, l.attempts + 1
+  l.token = math.max(l.token + 1, now, min_token)
+  record.together = together
+  keep_crashes(crashes, id, record)
+  redis.call('HSET', live, id, pack_live(l))
+  redis.call('ZREM', KEYS[task.first], id)
+  redis.call('HDEL', KEYS[task.first + 1], id)
+  if task.rate > 0 then redis.call('ZADD', KEYS[task.first + 2], now, id .. ':' .. int(l.token)) end
+  return { stream, entry, id, task.message, l.attempts, l.max, int(l.token) }
+end
+
+local rooms, suspects, level = {}, {}, -1  -- of the highest level
+local calm = crashes_of(crashes, 'calm') or {}
+for first = 7, #KEYS, 7 do
+  local a = 5 + (first - 7) / 7 * 3
+  local rate = tonumber(ARGV[a + 1])
+  rooms[first] = room_of(first, tonumber(ARGV[a]), rate, tonumber(ARGV[a + 2]))
+  for _, id in ipairs(looks > 0 and redis.call('ZRANGE', KEYS[first], 0, looks - 1) or {}) do
+    looks = looks - 1
+    local l, message = unpack_live(redis.call('HGET', live, id)), redis.call('HGET', KEYS[first + 1], id)
+    if not (l and message and l.state == 'queued' and l.consumer == SUSPECT) then
+      redis.call('ZREM', KEYS[first], id)
+    elseif redis.call('HEXISTS', paused, l.type) == 1 then
+      l.consumer = ''  -- parked until the type is resumed
+      redis.call('HSET', live, id, pack_live(l))
+      redis.call('ZREM', KEYS[first], id)
+    elseif rooms[first] > 0 then
+      local record = crashes_of(crashes, id) or { crashes = 2, level = 0, alone = 0, since = now }
+      local own = record.alone > 0 and math.huge or record.level
+      if own > level then suspects, level = {}, own end
+      if own == level then
+        suspects[#suspects + 1] = { id = id, l = l, message = message, record = record, first = first, rate = rate }
+      end
+    end
+  end
+end
+
+if #suspects == 0 then redis.call('HDEL', crashes, 'calm') end
+
+local share = level == math.huge and 1 or calm['level ' .. int(level)] and #suspects or #suspects / 2
+local chosen = {}
+for _, task in ipairs(suspects) do
+  if #chosen >= math.min(share, most) then break end
+  if rooms[task.first] > 0 then
+    rooms[task.first] = rooms[task.first] - 1
+    chosen[#chosen + 1] = task
+  end
+end
+local out, started = {}, {}
+for n, task in ipairs(chosen) do
+  out[n] = start(task, #chosen)
+  started[n] = { task.id, out[n][7], out[n][5], false }
+end
+if #chosen > 0 then
+  redis.call('XADD', events, '*', 'kind', 'started', 'worker', me, 'at', int(now), 'data', cjson.encode(started))
+end
+return out

@@ -1,0 +1,136 @@
+"""An isolated process: `python -m sytq.isolated NAME MOST QUEUE...`, started by a worker's loop.
+
+It runs suspects, the tasks whose workers died twice, away from all other tasks, and ends when none is left. What kills
+it is soon among few and then alone (isolate.lua). It has a worker's types, middleware and heartbeat, and no loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from dramatiq.middleware import TimeLimit
+
+from sytq import config
+from sytq.broker.connection import Redis
+from sytq.broker.delivery import Delivery
+from sytq.broker.keys import GROUP, Keys
+from sytq.config import Settings
+from sytq.errors import RedisUnavailable
+from sytq.executor.broker import StreamsBroker
+from sytq.executor.consumer import StreamConsumer
+from sytq.executor.executor import QueueLimit
+from sytq.observability import logs
+from sytq.runtime import build
+from sytq.states import PRIORITIES
+from sytq.worker_runtime import boot
+
+log = structlog.get_logger(__name__)
+
+_TICK = 0.05
+
+
+def main(name: str, most: str, *queues: str) -> int:
+    settings = config.load()
+    logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)  # build logs, too
+    with contextlib.suppress(OSError):  # the kernel ends this process rather than its parent when memory is short
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    runtime = build(settings)
+    broker = boot(runtime, isolated=name)
+    logs.identify(worker_id=name)
+    isolated = Isolated(broker, runtime.redis, runtime.keys, settings, int(most), queues)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: broker.executor.stopping.set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    isolated.run()
+    if broker.executor.stopping.is_set():
+        os._exit(0)  # threads of tasks may still run
+    return 0
+
+
+class Isolated:
+    """Takes suspects, runs them, and takes the next when all have ended."""
+
+    def __init__(
+        self, broker: StreamsBroker, redis: Redis, keys: Keys, settings: Settings, most: int, queues: Sequence[str]
+    ) -> None:
+        self._broker = broker
+        self._executor = broker.executor
+        self._redis = redis
+        self._keys = keys
+        self._most = most
+        self._queues = queues
+        self._shutdown_timeout = settings.worker.shutdown_timeout
+        self._parent = os.getppid()
+        self._time_limit = next(one for one in broker.middleware if isinstance(one, TimeLimit))
+        self._threads = concurrent.futures.ThreadPoolExecutor(settings.worker.threads, thread_name_prefix="task")
+
+    def run(self) -> None:
+        executor = self._executor
+        self._broker.emit_after("process_boot")
+        executor.start(threads=0, loop_slots=0)
+        watchdog = executor.watch(lambda: (), lambda: None, self._shutdown_timeout)
+        try:
+            while not executor.stopping.is_set() and os.getppid() == self._parent:
+                try:
+                    deliveries = self._take()
+                except RedisUnavailable as error:
+                    # The lost reply may have had tasks: this worker leaves, and they are taken over.
+                    log.warning("no suspects taken: Redis unavailable", error=str(error))
+                    return
+                if not deliveries and executor.idle:
+                    return
+                for delivery in deliveries:
+                    runner = self._broker.actors[delivery.type].options.get("runner")
+                    executor.event_loop.submit(delivery, runner or self._on_a_thread)
+                while not executor.idle and not executor.stopping.is_set():
+                    time.sleep(_TICK)
+        finally:
+            watchdog.stop()
+            executor.stopping.set()
+            executor.stop(self._shutdown_timeout)
+
+    def _take(self) -> list[Delivery]:
+        executor, keys = self._executor, self._keys
+        names = [keys.live, keys.events, keys.workers, keys.epoch, keys.paused, keys.crashes]
+        args: list[Any] = [GROUP, executor.name, int(executor.lease * 1000), self._most]
+        for queue in self._queues:
+            names += [keys.suspects(queue), keys.parked(queue), keys.rate(queue)]
+            names += [keys.stream(queue, priority) for priority in PRIORITIES]
+            limit = executor.limits.get(queue, QueueLimit())
+            args += [limit.running, limit.starts, int(limit.window * 1000)]
+        found = [(names[item[0] - 1], *item[1:]) for item in self._redis.call("isolate", names, args)]
+        deliveries = []
+        for queue in self._queues:
+            items = [item for item in found if item[0] in keys.streams(queue)]
+            deliveries += StreamConsumer(executor, queue, self._broker.actors).read(items)
+        if found:
+            log.info("suspects started", tasks=len(found))
+        return deliveries
+
+    async def _on_a_thread(self, delivery: Delivery) -> None:
+        context = contextvars.copy_context()
+        await asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._call, delivery)
+
+    def _call(self, delivery: Delivery) -> None:
+        """Run a plain type's function; the event loop has called the other middleware."""
+        self._time_limit.before_process_message(self._broker, delivery)  # type: ignore[no-untyped-call]
+        try:
+            self._broker.actors[delivery.type](delivery)
+        finally:
+            self._time_limit.after_process_message(self._broker, delivery)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
