@@ -110,11 +110,14 @@ class Isolated:
             names += [keys.stream(queue, priority) for priority in PRIORITIES]
             limit = executor.limits.get(queue, QueueLimit())
             args += [limit.running, limit.starts, int(limit.window * 1000)]
+        asked = time.monotonic()
         found = [(names[item[0] - 1], *item[1:]) for item in self._redis.call("isolate", names, args)]
         deliveries = []
         for queue in self._queues:
             items = [item for item in found if item[0] in keys.streams(queue)]
             deliveries += StreamConsumer(executor, queue, self._broker.actors).read(items)
+        for delivery in deliveries:
+            delivery.held_at = asked
         if found:
             log.info("suspects started", tasks=len(found))
         return deliveries

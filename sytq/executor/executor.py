@@ -78,7 +78,7 @@ class Executor:
             self.name,
             settings.worker.heartbeat,
             self.lease,
-            stopping=self.stopping.is_set,
+            stopping=lambda: self.stopping.is_set() and not (self._watchdog and self._watchdog.terminated),
             deliveries=self._deliveries,
             emptied=self._reregister,
             expired=self._recount,
@@ -87,6 +87,7 @@ class Executor:
             check=partial(check_rights, heartbeat_redis, keys, settings.stream_keys),
         )
         self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
+        self._watchdog: Watchdog | None = None
         self._tracked: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()
 
@@ -110,6 +111,7 @@ class Executor:
             stalled=max(_STALLED, 15 * self.lease),
         )
         watchdog.start()
+        self._watchdog = watchdog
         return watchdog
 
     def stop(self, timeout: float) -> None:

@@ -32,7 +32,8 @@ class Play:
     def start(self, worker: str = "w", slots: int = 1000, sweep: bool = False) -> list[str]:
         """Fetch waiting tasks, and return their names."""
         held = [(item[0], item[1].decode()) for by, item in self.started.values() if by == worker]
-        found = self.bench.fetch(worker, slots=slots, sweep=sweep, held=held, max_deaths=1000)
+        self.bench.redis.ask("DEL", self.bench.keys.crashes)  # no task becomes a suspect
+        found = self.bench.fetch(worker, slots=slots, sweep=sweep, held=held)
         for name, item in found.items():
             self.started[name] = (worker, item)
         return list(found)

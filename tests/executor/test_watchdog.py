@@ -68,7 +68,7 @@ def test_p3_worker_with_a_dead_thread_ends_and_its_tasks_restart(
     assert harmed.moments("start running")[1] - max(ready, ended + 4) < 5  # the lease is 4 s
     harmed.release("running")
     row = harmed.wait_state(running, "succeeded")
-    assert row.attempts == (1 if orderly else 2)
+    assert row.attempts == 1
 
 
 def test_task_blocking_the_event_loop_is_logged_and_ends_no_worker(harmed: Installation) -> None:

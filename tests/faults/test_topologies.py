@@ -106,7 +106,7 @@ def test_p3_killed_workers_tasks_restart_on_a_cluster(
     first.kill()
     installation.release("a")
     installation.start_worker()
-    assert installation.wait_state(task, "succeeded").attempts == 2
+    assert installation.wait_state(task, "succeeded").attempts == 1
     assert installation.notes()["end a"] == 1
 
 

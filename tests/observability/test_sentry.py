@@ -105,7 +105,7 @@ def test_dead_task_is_one_event_with_its_attempts_and_no_secrets(reporting: Inst
 
 
 def test_loop_crash_and_worker_killing_task_are_reported(reporting: Installation, ingest: Ingest) -> None:
-    for _ in range(3):
+    for _ in range(2):  # then it runs in isolated processes
         worker = reporting.start_worker(threads=1)
         if not reporting.notes():
             task = reporting.submit("poison", "p")

@@ -51,7 +51,9 @@ def fan(ctx: Context, payload: Fan) -> str:
     """Start a child for each part, further fans, and what is told of their end."""
     children = ctx.enqueue_many("part", {part.name: part for part in payload.parts})
     children += [ctx.enqueue("fan", inner, key=inner.name) for inner in payload.inner]
-    if payload.dies and ctx.attempt == 1:
+    died = Path(f"{payload.journal}.died")
+    if payload.dies and not died.exists():
+        died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     told = {"journal": payload.journal, "name": payload.name}
     options = {"on_failure": payload.on_failure, "joins": True}

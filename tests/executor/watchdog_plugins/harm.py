@@ -29,7 +29,7 @@ def note(harm: Harm, word: str) -> None:
 @task("end-thread", payload=Harm, queue="harm", retry=TWICE)
 def end_thread(ctx: Context, harm: Harm) -> None:
     """End the thread of that name or class (or the consumer of that queue) silently; once."""
-    if ctx.attempt == 1:
+    if f"harmed {harm.name} " not in Path(harm.journal).read_text():
         interrupt(harm, SystemExit)
 
 
@@ -46,7 +46,7 @@ def hang_thread(ctx: Context, harm: Harm) -> None:
     for thread in threading.enumerate():
         if isinstance(thread, Watchdog):
             thread._stalled = 3.0
-    if ctx.attempt == 1:
+    if f"harmed {harm.name} " not in Path(harm.journal).read_text():
         interrupt(harm, Stuck)
 
 
