@@ -72,11 +72,6 @@ class Watchdog(threading.Thread):
         self.terminated = False
         self._ended = threading.Event()
 
-    @property
-    def terminated(self) -> bool:
-        """Whether it began the end of the process: a crash, unless the process ends in an orderly way."""
-        return self._terminated
-
     def stop(self) -> None:
         """Let threads end from now on: the process ends in an orderly way."""
         self._ended.set()
