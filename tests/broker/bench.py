@@ -140,8 +140,8 @@ class Bench:
     def heartbeat(self, worker: str, leaving: int = 0, held: Iterable[str] = ()) -> list[bool]:
         """Return which of the held tasks are to be cancelled."""
         keys = self.keys
-        names = [keys.workers, keys.epoch, keys.cancels, keys.departed, keys.crashes]
-        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, leaving, LEASE_MS, *held])
+        names = [keys.workers, keys.epoch, keys.cancels, keys.cards, keys.departed, keys.crashes]
+        _epoch, _now, asked = self.redis.call("heartbeat", names, [worker, leaving, LEASE_MS, "", *held])
         return [bool(by) for by in asked]
 
     # -- Redis is emptied
