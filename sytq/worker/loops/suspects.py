@@ -64,7 +64,7 @@ class SuspectLoop(LeasedLoop):
             if self._executor.stopping.is_set():
                 process.stop()
             if process.ended:
-                self._settle(process)
+                self._give_up_lease(process)
         return super().step()
 
     def work(self) -> float:
@@ -79,7 +79,7 @@ class SuspectLoop(LeasedLoop):
         if self._process is not None:
             self._process.end(self._shutdown_timeout)
             with contextlib.suppress(RedisUnavailable):  # then its lease expires
-                self._settle(self._process)
+                self._give_up_lease(self._process)
 
     def _start(self, queues: Sequence[str]) -> None:
         if self._bounded and not self._executor.slots.acquire((), 1, timeout=0):
@@ -90,7 +90,7 @@ class SuspectLoop(LeasedLoop):
         log.warning("isolated process started: the workers of some tasks died twice", worker=name)
         self._process = IsolatedProcess(name, [name, str(most), *queues])
 
-    def _settle(self, process: IsolatedProcess) -> None:
+    def _give_up_lease(self, process: IsolatedProcess) -> None:
         """Give up the lease of an ended process, so that its tasks need not wait for that."""
         died, departed = process.died, self.keys.departed
         said = json.dumps({"how": died, "log": process.last_lines}) if died else "left"
