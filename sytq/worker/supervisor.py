@@ -89,7 +89,7 @@ class Supervisor:
             return
         self.reload = number == signal.SIGHUP
         if not self._stopping:
-            log.info("stopping", reload=self.reload)
+            log.info("group stopping", reason=signal.Signals(number).name)
             self._stop(signal.SIGHUP if self.reload else signal.SIGTERM)
 
     def _stop(self, number: int = signal.SIGTERM) -> None:
