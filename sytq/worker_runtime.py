@@ -31,6 +31,7 @@ from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
 from sytq.observability import logs, process_group, sentry, tracing
 from sytq.runtime import Runtime
+from sytq.service.adoption import Adoption
 from sytq.service.cards import CardMaker
 from sytq.streams.loop import StreamLoop
 from sytq.tasktypes.declaration import ANNOUNCEMENT
@@ -40,6 +41,7 @@ from sytq.worker.loops.comparer import Comparer
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
 from sytq.worker.loops.pairing import PairingLoop
+from sytq.worker.loops.position import Position
 from sytq.worker.loops.promoter import Promoter
 from sytq.worker.loops.reconciler import Reconciler
 from sytq.worker.loops.recorder import Recorder
@@ -165,7 +167,8 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     redis, keys, inspection, lease = runtime.redis, runtime.keys, runtime.inspection, runtime.settings.worker.liveness
     worker = broker.executor.name
     yield Promoter(redis, keys, broker)
-    yield Recorder(redis, keys, worker, runtime.database, runtime.recording)
+    position = Position(redis, keys, runtime.database, Adoption(ledger, redis, keys, registry))
+    yield Recorder(redis, keys, worker, runtime.recording, position)
     yield Comparer(redis, keys, worker, runtime.cards, runtime.comparison())
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     only = settings.worker.queues

@@ -12,8 +12,9 @@ from typing import Any
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.broker.state_index import Live
-from sytq.ledger.database import insert_ignore, transact
+from sytq.ledger.database import insert_ignore, read, transact
 from sytq.ledger.ledger import Ledger
+from sytq.ledger.models import Task
 from sytq.ledger.values import from_ms, iso
 from sytq.states import RETRYING, SCHEDULED, TERMINAL
 from sytq.tasktypes.registry import Registry
@@ -71,9 +72,11 @@ class Adoption:
             cursor, found = self._redis.ask("HSCAN", self._keys.live, cursor, "COUNT", _PAGE)
             live = {task_id.decode(): Live.parse(text) for task_id, text in found.items()}
             open_ones = {task_id: one for task_id, one in live.items() if one.state not in TERMINAL}
-            rows = self._ledger.some(open_ones) if open_ones else {}
+            query = Task.select(Task.id).where(Task.id.in_(list(open_ones)))
+            rows: list[Task] = read(self._ledger.database, partial(list, query)) if open_ones else []
+            there = {row.id for row in rows}
             for task_id, one in open_ones.items():
-                if task_id not in rows:
+                if task_id not in there:
                     yield self._message(task_id, one)
             if int(cursor) == 0:
                 return

@@ -21,6 +21,7 @@ from sytq.ledger.database import read, transact
 from sytq.ledger.hold import SetBack, advance, hold, position, set_position
 from sytq.ledger.models import Task
 from sytq.ledger.values import from_ms, iso, utcnow
+from sytq.service.adoption import Adoption
 from sytq.service.hold import last_event, moment_of, recorded_in_redis
 from sytq.states import TERMINAL
 
@@ -36,10 +37,11 @@ Entries = list[tuple[bytes, dict[bytes, bytes]]]
 class Position:
     """As one recorder knows it, in Unix ms."""
 
-    def __init__(self, redis: Redis, keys: Keys, database: peewee.Database) -> None:
+    def __init__(self, redis: Redis, keys: Keys, database: peewee.Database, adoption: Adoption) -> None:
         self._redis = redis
         self._keys = keys
         self._database = database
+        self._adoption = adoption
         self._known = 0
 
     def load(self) -> None:
@@ -75,6 +77,9 @@ class Position:
             after = f"({page[-1][0].decode()}"
         was, until = f"is of {iso(from_ms(before))}" if before else "has no events", iso(from_ms(self._known))
         said = f"the database {was}; events until {until} were recorded"
+        if whole:  # tasks that were accepted in the lost seconds are in Redis alone
+            adopted, _ = self._adoption.adopt()
+            said += f"; {adopted} tasks of Redis have their rows again"
         why = f"{said}: an older dump was restored, or this is another database"
 
         def work() -> None:

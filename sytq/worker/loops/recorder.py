@@ -42,10 +42,10 @@ KEEP_MS = 10_000
 class Recorder(LeasedLoop):
     """Reads events, records them, and trims the stream."""
 
-    def __init__(self, redis: Redis, keys: Keys, holder: str, database: peewee.Database, recording: Recording) -> None:
+    def __init__(self, redis: Redis, keys: Keys, holder: str, recording: Recording, position: Position) -> None:
         super().__init__("record", redis, keys, holder)
         self._recording = recording
-        self._position = Position(redis, keys, database)
+        self._position = position
         self._trimmed = 0.0
         self._unfinished = False
 
