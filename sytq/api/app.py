@@ -35,6 +35,7 @@ from sytq.ledger.audit import Audit
 from sytq.ledger.migrations import pending
 from sytq.ledger.search import Search
 from sytq.observability import logs, sentry, tracing
+from sytq.service.ledger_check import LedgerCheck
 from sytq.service.prometheus import Scrape
 
 _SQL_THREADS = 8
@@ -54,7 +55,9 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     quota = Quota(Quotas(parts.redis, parts.keys), counting)
     limits = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
     queue_depth = QueueDepthLimit(limits, parts.inspection, redis)
-    batcher = SubmissionBatcher(parts.ledger, parts.submitter)
+    missing = partial(pending, parts.database, parts.registry.plugins)
+    ledger_check = LedgerCheck(parts.database, missing)
+    batcher = SubmissionBatcher(parts.ledger, parts.submitter, ledger_check)
     submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth, settings.logger.tasks)
     data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
     task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
@@ -70,7 +73,6 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
-    missing = partial(pending, parts.database, parts.registry.plugins)
     problems.install(app, missing, sql)
     compat.add_routes(app, shared)
     v2.add_routes(app, shared)
@@ -80,9 +82,9 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app.add_route("/healthz/startup", Health(sytq.__version__))
     app.add_route("/healthz/live", Live(sytq.__version__, batcher))
     comparison = parts.comparison()
-    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection, parts.cards, comparison)
+    scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection, parts.cards, comparison, ledger_check)
     app.add_route("/metrics", Metrics(scrape, redis))
-    ready = Ready(shared, missing)
+    ready = Ready(shared, ledger_check)
     app.add_route("/healthz/ready", ready)
     app.add_middleware([ready, Presence(shared, sytq.__version__, comparison)])
     return app

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import calendar
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 import falcon
 import falcon.asgi
-import peewee
 import structlog
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -19,9 +19,9 @@ from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.threads import Threads
 from sytq.broker.rights import check_rights
 from sytq.errors import DatabaseUnavailable, RedisRefused, RedisUnavailable
-from sytq.ledger.refusals import code_of
 from sytq.ledger.values import iso, utcnow
 from sytq.service.hold import held
+from sytq.service.ledger_check import OK, LedgerCheck
 from sytq.service.prometheus import Scrape
 
 log = structlog.get_logger(__name__)
@@ -62,11 +62,11 @@ class Live(Health):
 class Ready:
     """GET /healthz/ready: both stores answer, accept writes and grant every right; 503 says which store does not."""
 
-    def __init__(self, parts: Parts, missing: Callable[[], list[str]]) -> None:
+    def __init__(self, parts: Parts, ledger_check: LedgerCheck) -> None:
         self._parts = parts
-        self._missing = missing  # migrations
+        self._ledger_check = ledger_check
         self._held = ""
-        self._checks: dict[str, asyncio.Task[str]] = {}
+        self._checks: dict[str, tuple[float, asyncio.Task[str]]] = {}
         self._logged = {"database": "ok", "redis": "ok"}
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
@@ -108,11 +108,12 @@ class Ready:
 
     async def _check(self, store: str, state: Callable[[], Coroutine[Any, Any, str]]) -> str:
         """Return the state of a store. Probes share a running check, so a hanging store occupies one thread."""
-        check = self._checks.get(store)
+        now = asyncio.get_running_loop().time()
+        since, check = self._checks.get(store, (now, None))
         if check is None or check.done():
-            check = self._checks[store] = asyncio.create_task(state())
+            since, check = self._checks[store] = now, asyncio.create_task(state())
         try:
-            return await asyncio.wait_for(asyncio.shield(check), _TIMEOUT)
+            return await asyncio.wait_for(asyncio.shield(check), max(0.0, since + _TIMEOUT - now))
         except TimeoutError:
             return f"no answer within {_TIMEOUT:g} s"
         except Exception as error:
@@ -120,16 +121,11 @@ class Ready:
             return f"check failed: {type(error).__name__}"
 
     async def _database(self) -> str:
-        try:
-            missing = await self._parts.sql.run(self._missing)
-            if not missing:  # a locked table or file, or a demoted primary, still answers reads
-                await self._parts.sql.run(self._parts.runtime.ledger.try_write)
+        state = await self._parts.sql.run(self._ledger_check.state)
+        if state == OK:
+            with suppress(DatabaseUnavailable):
                 self._held = await self._parts.sql.run(held, self._parts.runtime.database)
-        except DatabaseUnavailable:
-            return "does not answer"
-        except peewee.PeeweeException as error:
-            return f"refuses a statement: {type(error).__name__} {code_of(error) or ''}".strip()
-        return f"migrations pending: {', '.join(missing)} (run `sytq db migrate`)" if missing else "ok"
+        return state
 
     async def _redis(self) -> str:
         try:

@@ -23,6 +23,7 @@ from sytq.ledger.idempotency import Claim, Submitted, correct, find, reserve
 from sytq.ledger.insert import Acceptance, Accepted, Existing, NewTask, Refused
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
+from sytq.service.ledger_check import LedgerCheck
 from sytq.service.submission import Submitter
 
 log = structlog.get_logger(__name__)
@@ -48,9 +49,10 @@ class _Submission:
 class SubmissionBatcher:
     """Belongs to one event loop."""
 
-    def __init__(self, ledger: Ledger, submitter: Submitter) -> None:
+    def __init__(self, ledger: Ledger, submitter: Submitter, ledger_check: LedgerCheck) -> None:
         self._ledger = ledger
         self._submitter = submitter
+        self._ledger_check = ledger_check
         self._batcher = Batcher(
             self._accept, name="submissions", max_waiting=_MAX_WAITING, max_size=1.0, size=_share_of_batch
         )
@@ -108,7 +110,10 @@ class SubmissionBatcher:
                 self._dispatches.add(new)
         unavailable = next((result for result in results if isinstance(result, DatabaseUnavailable)), None)
         if unavailable is not None:  # later submissions would wait as long for the same error
+            self._ledger_check.refused()
             self._batcher.fail_waiting(unavailable)
+        elif new:
+            self._ledger_check.accepted()
         return results
 
     async def _dispatch(self, batches: list[list[NewTask]]) -> list[None]:

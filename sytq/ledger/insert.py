@@ -10,9 +10,10 @@ from operator import attrgetter
 
 import peewee
 
-from sytq.ledger.database import insert_ignore
+from sytq.ids import new_id
+from sytq.ledger.database import insert_ignore, is_mysql, marks, transact
 from sytq.ledger.dependencies import OnFailure
-from sytq.states import QUEUED, SCHEDULED
+from sytq.states import CANCELLED, QUEUED, SCHEDULED
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of construction
@@ -91,3 +92,29 @@ def write_new(database: peewee.Database, tasks: Sequence[NewTask]) -> None:
     columns["state"] = tuple(SCHEDULED if task.run_at or task.after else QUEUED for task in tasks)
     columns["held"] = tuple(task.on_failure if task.after else None for task in tasks)
     insert_ignore(database, "sytq_tasks", columns)
+
+
+#: Characters that fill a page of InnoDB by half: the row stays in the index, whose last page has no room for it.
+_HALF_A_PAGE = 7500
+
+
+def try_to_insert(database: peewee.Database, *, allocate: bool) -> None:
+    """Do what a submission does and leave nothing; raises what one would raise now.
+
+    Rights, locks, the table and a read-only database tell without a row. Only a row that needs a new page finds a full
+    disk or quota: an update in place, a small row or a value outside the index does not, as InnoDB has room for these.
+    """
+
+    def work() -> None:
+        if not allocate:
+            keep = "ON DUPLICATE KEY UPDATE id = sytq_tasks.id" if is_mysql(database) else ""
+            nothing = "SELECT 'x', 'x', 'x', 'x' FROM (SELECT 1 AS one) AS source WHERE one = 0"
+            database.execute_sql(f"INSERT INTO sytq_tasks (id, type, state, payload) {nothing} {keep}")
+            return
+        row = {"id": new_id(), "type": "readiness", "state": CANCELLED, "payload": "x" * _HALF_A_PAGE}
+        insert_ignore(database, "sytq_tasks", {name: [value] for name, value in row.items()})
+        # Not rolled back: MariaDB 10.11 ends itself when undoing an insert needs a page that a full disk does not have.
+        # Nobody sees the row in between, and what it leaves is removed in the background.
+        database.execute_sql(f"DELETE FROM sytq_tasks WHERE id = {marks(database, 1)}", (row["id"],))
+
+    transact(database, work)

@@ -68,10 +68,6 @@ class Ledger:
             dependencies.add(self.database, waits)
         return [Existing(existing[task.id]) if task.id in existing else Accepted(task.id) for task in tasks]
 
-    def try_write(self) -> None:
-        """Write without changing anything; raises what any write would raise now."""
-        transact(self.database, lambda: Task.update(state=Task.state).where(Task.id == "").execute())
-
     def reserve(self, keys: dict[str, str]) -> dict[str, str]:
         """Reserve unique keys (task id -> key) inside the caller's transaction; return, for each task that does not get
         its key, the unfinished task that has it."""

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-import peewee
 import structlog
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -25,6 +24,7 @@ from sytq.ledger.ledger import Ledger
 from sytq.observability.outages import DATABASE, log_failure
 from sytq.observability.process_group import GroupCollector
 from sytq.service.comparison import Comparison
+from sytq.service.ledger_check import OK, LedgerCheck
 from sytq.service.mismatches import KINDS, consumers, skews
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 READ: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sytq_build_info": (("version",), "The version that answers; always 1."),
     "sytq_redis_up": ((), "Whether Redis answered this scrape."),
-    "sytq_database_up": ((), "Whether the database answered when it was last asked."),
+    "sytq_database_up": ((), "Whether the database takes a submission."),
     "sytq_held": ((), "Whether the service is held: no task starts before an operator has looked."),
     "sytq_tasks_dead": ((), "Tasks in the ledger that are dead."),
     "sytq_tasks": (("type", "outcome"), "Tasks by type and outcome since this Redis was first seen."),
@@ -87,6 +87,7 @@ class Scrape(Collector):
         inspection: Inspection,
         cards: Cards,
         comparison: Comparison,
+        ledger_check: LedgerCheck,
     ) -> None:
         self._version = version
         self._settings = settings
@@ -94,6 +95,7 @@ class Scrape(Collector):
         self._inspection = inspection
         self._cards = cards
         self._comparison = comparison
+        self._ledger_check = ledger_check
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(GroupCollector())
@@ -122,9 +124,14 @@ class Scrape(Collector):
             known, up = [], 0
         yield _one("sytq_redis_up", up)
         yield from known
-        if time.monotonic() >= self._rows_until:
+        state = self._ledger_check.state()
+        if state != OK:
+            DATABASE.failed(log, "metrics without the database", DatabaseUnavailable(state), "warning")
+            self._rows, self._rows_until = list(self._of_processes()), 0.0
+        elif time.monotonic() >= self._rows_until:
             self._rows = [*self._of_ledger(), *self._of_processes()]
             self._rows_until = time.monotonic() + _FRESH_ROWS
+        yield _one("sytq_database_up", state == OK)
         yield from self._rows
 
     def _of_redis(self) -> Iterator[Metric]:
@@ -174,11 +181,9 @@ class Scrape(Collector):
     def _of_ledger(self) -> Iterator[Metric]:
         try:
             dead, held = self._ledger.count_dead(), read(self._ledger.database, hold.held)
-        except (DatabaseUnavailable, peewee.PeeweeException) as error:  # PeeweeException: not migrated yet
+        except DatabaseUnavailable as error:
             DATABASE.failed(log, "metrics without the database", error, "warning")
-            yield _one("sytq_database_up", 0)
             return
-        yield _one("sytq_database_up", 1)
         yield _one("sytq_held", held is not None)
         yield _one("sytq_tasks_dead", dead)
 

@@ -89,7 +89,7 @@ def test_a_submission_without_mysql_is_503_and_not_stored(
         assert "nothing was accepted" in reply.json.get("error", reply.json.get("message"))
     for path in ("/api/tasks", "/api/tasks/01a203a6-e3d8-7ecc-a4e5-97dbaeaaab8a"):
         assert api.request("GET", path).status == 503
-    assert api.request("GET", "/healthz/ready").json["data"]["database"] == "does not answer"
+    assert "the database does not answer" in api.request("GET", "/healthz/ready").json["data"]["database"]
     assert api.request("GET", "/health").status == 200
     own_mysql.start()
     poll(lambda: submit(api).status == 200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from typing import Any
 
@@ -11,7 +12,8 @@ import redis
 
 from sytq.ledger.migrations import migrate
 from tests.installation import Installation, samples
-from tests.servers import RedisServer, poll
+from tests.servers import MySQLServer, RedisServer, poll
+from tests.terminal import sytq
 
 
 def test_health_is_a_superset_of_contracts_a_and_d(api: Installation) -> None:
@@ -122,6 +124,45 @@ def test_not_ready_and_submissions_are_503_before_migrations(make_api: Any) -> N
     migrate(api.runtime.database)
     assert api.request("POST", "/api/v1/tasks", {"url": "http://example.com/"}).status == 200
     assert api.request("GET", "/healthz/ready").status == 200
+
+
+@pytest.mark.mysql
+def test_ready_metrics_and_doctor_name_a_database_that_takes_no_submission(make_api: Any, mysql_url: str) -> None:
+    api = make_api(mysql_url)
+    assert api.request("GET", "/healthz/ready").status == 200
+    # What a full disk says, where a test can have one: no new row, while reads and updates go on.
+    refuse = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = 'The table sytq_tasks is full'"
+    database = api.runtime.database
+    with database.connection_context():
+        database.execute_sql(f"CREATE TRIGGER disk BEFORE INSERT ON sytq_tasks FOR EACH ROW {refuse}")
+    submitted = api.request("POST", "/v2/tasks", {"type": "webhook", "payload": {"url": "http://example.com/"}})
+    assert submitted.status == 503
+    for _ in range(3):
+        reply = api.request("GET", "/healthz/ready")
+        assert (reply.status, reply.json["data"]["redis"]) == (503, "ok")
+        assert "is full (error 1114)" in reply.json["data"]["database"]
+    assert samples(api.request("GET", "/metrics").body)["sytq_database_up"] == 0
+    checks = json.loads(sytq("doctor", "--json", environ=api.environ).stdout)["checks"]
+    [writes] = [check for check in checks if check["check"] == "database writes"]
+    assert (writes["verdict"], "is full" in writes["said"]) == ("fail", True)
+    with database.connection_context():
+        database.execute_sql("DROP TRIGGER disk")
+    assert api.request("GET", "/healthz/ready").status == 200
+    poll(lambda: samples(api.request("GET", "/metrics").body)["sytq_database_up"] == 1)
+
+
+def test_a_probe_is_answered_while_the_database_hangs(make_api: Any, own_mysql: MySQLServer) -> None:
+    api = make_api(own_mysql.create_database("frozen"))
+    assert api.request("GET", "/healthz/ready").status == 200
+    own_mysql.pause()
+    try:
+        poll(lambda: api.request("GET", "/healthz/ready", timeout=20).status == 503, message="the last answer ages")
+        began = time.monotonic()
+        reply = api.request("GET", "/healthz/ready", timeout=20)
+        assert reply.status == 503 and time.monotonic() - began < 6
+    finally:
+        own_mysql.resume()
+    poll(lambda: api.request("GET", "/healthz/ready").status == 200)
 
 
 def test_metrics_come_from_the_shared_stores(make_api: Any, database_url: str, redis_url: str) -> None:

@@ -1,4 +1,4 @@
-"""`sytq doctor`: checks everything that sytq depends on and suggests fixes. Changes nothing."""
+"""`sytq doctor`: checks everything that sytq depends on and suggests fixes. Leaves nothing changed."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from sytq.ledger.models import ApiKey, Pause, ScheduleRow
 from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
+from sytq.service import ledger_check
 from sytq.service.hold import held
 
 _TIMEOUT = 2.0
@@ -47,6 +48,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("migrations", FAIL, f"the database lacks {', '.join(missing)}", "run `sytq db migrate`")
     else:
         yield Finding("migrations", OK, "up to date")
+        yield _writes(base)
         yield from _logins(base, settings)
         yield from _schedules(base)
         yield from _hold(base)
@@ -59,6 +61,15 @@ def _hold(base: peewee.Database) -> Iterator[Finding]:
     if since:
         todo = "`sytq hold show` says what would run, docs/runbook.md what to do; `sytq hold off` ends the hold"
         yield Finding("hold", WARN, f"the service is held {since}", todo)
+
+
+def _writes(base: peewee.Database) -> Finding:
+    """Say whether a submission would be taken, as the readiness of the API says."""
+    state = ledger_check.look(base, lambda: [])
+    if state == ledger_check.OK:
+        return Finding("database writes", OK, "a submission would be taken")
+    todo = "see docs/runbook.md, The database is down, for what it says; until then no task is accepted"
+    return Finding("database writes", FAIL, state, todo)
 
 
 def _schedules(base: peewee.Database) -> Iterator[Finding]:
