@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sytq.broker.pairing import RedisHalf
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
@@ -60,6 +60,9 @@ class Conflict:
 def conflicts(ledger: Half | None, redis: Half, places: tuple[str, str]) -> Iterator[Conflict]:
     """Where the halves disagree; `places` are those of ledger and Redis."""
     if ledger and (one := ledger.partner) and (one.id != redis.id or redis.beat < ledger.beat):
+        if one.id == redis.id:
+            # Emptied, or a copy. Workers touch the ledger while their Redis is away: only a beat is proof of another.
+            one = replace(one, at=str(ledger.beat))
         yield Conflict("redis", places[1], places[0], one)
     if (one := redis.partner) and one.id != (ledger.id if ledger else ""):
         yield Conflict("ledger", places[0], places[1], one)

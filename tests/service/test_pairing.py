@@ -141,6 +141,25 @@ def test_p2_emptied_redis_is_the_same_one_at_once(stores: Stores, redis_client: 
     assert all(may(worker) for _ in range(30) for worker in workers)
 
 
+def test_p2_redis_emptied_and_then_away_is_not_taken_for_another(
+    stores: Stores, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = [stores.worker(), stores.worker(place="redis.example:6379/0")]
+    assert all(may(worker) for worker in workers)
+    redis_client.flushall()
+    assert all(may(worker) for worker in workers)
+
+    def away(*_: object) -> None:
+        raise RedisUnavailable("full")
+
+    for one, other in (workers, reversed(workers)):
+        for _ in range(3):
+            with monkeypatch.context() as patch, pytest.raises(RedisUnavailable):
+                patch.setattr(one._redis, "read", away)
+                one.look()  # says at the ledger that it is alive
+            assert may(other) and not other.refused
+
+
 def test_p2_redis_emptied_while_no_worker_ran_goes_on_at_once(stores: Stores, redis_client: redis.Redis) -> None:
     assert may(stores.worker())
     redis_client.flushall()
