@@ -44,7 +44,7 @@ def test_worker_reload_applies_a_new_budget_and_keeps_the_spend(
         configure("0.01")
         worker.signal_master(signal.SIGHUP)
         poll(lambda: worker.text().count("worker started") == 2, message="the workers begin anew")
-        assert on.wait_state(task.id, "succeeded", timeout=10).attempts == 1
+        assert on.wait_state(task.id, "succeeded", timeout=60).attempts == 1
         assert len(provider.calls) == 1
     finally:
         on.close()

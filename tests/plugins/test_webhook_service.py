@@ -180,7 +180,7 @@ def test_paused_host_is_called_again_when_a_worker_has_another_secret(hooks: Ins
     fine = Receiver(200, port=int(host.partition(":")[2]))
     hooks.workers[0].kill()
     hooks.start_worker(**own | {"SYTQ_WEBHOOK__SECRET": "whsec_NfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})
-    hooks.wait_state(task_id, "succeeded", timeout=10)
+    hooks.wait_state(task_id, "succeeded", timeout=60)
     fine.close()
 
 

@@ -144,7 +144,7 @@ def test_waiting_rows_go_on_when_a_reloaded_worker_has_a_new_key(office: Office)
     refused = len(office.keys())
     office.write("sk-new")
     worker.signal_master(signal.SIGHUP)
-    rows = [office.wait_state(task, "succeeded", timeout=10) for task in tasks]
+    rows = [office.wait_state(task, "succeeded", timeout=60) for task in tasks]
     assert {row.attempts for row in rows} == {1}
     assert office.keys()[refused:] == ["sk-new"] * 20
 
@@ -157,7 +157,7 @@ def test_reload_has_the_same_key_tried_again(office: Office) -> None:
     office.accepted.add("sk-old")  # its rights were given back
     worker.signal_master(signal.SIGHUP)
     for task in tasks:
-        office.wait_state(task, "succeeded", timeout=10)
+        office.wait_state(task, "succeeded", timeout=60)
     assert office.keys()[refused:] == ["sk-old"] * 5
 
 
@@ -170,7 +170,7 @@ def test_refused_old_key_holds_up_no_row_of_the_new_worker(office: Office) -> No
     office.start_worker()  # beside the old one, as in a rolling restart
     tasks += office.valuate(12)
     for task in tasks:
-        office.wait_state(task, "succeeded", timeout=20)
+        office.wait_state(task, "succeeded", timeout=60)
     assert office.keys()[refused:] == ["sk-new"] * 24
 
 
