@@ -14,6 +14,7 @@ import dramatiq
 import pytest
 
 from sytq.broker.dispatcher import Envelope
+from sytq.broker.inspection import Inspection, Suspects
 from sytq.broker.keys import GROUP, RECORDER
 from sytq.states import PRIORITIES
 from tests.broker.bench import LEASE_MS, Bench
@@ -288,6 +289,22 @@ def test_suspects_obey_queue_limit_pause_and_cancellation(bench: Bench) -> None:
     bench.operations.resume("t")
     assert list(bench.fetch("v")) == ["e"]
     assert list(bench.isolate("alone")) == ["c"]
+
+
+def test_suspects_that_wait_are_shown_beside_parked_tasks(bench: Bench) -> None:
+    inspection = Inspection(bench.redis, bench.keys, ["q", "other"])
+    assert inspection.suspects() == {"q": Suspects(0, None), "other": Suspects(0, None)}
+    suspects(bench, "a", "b")
+    live = inspection.live(["a"])["a"]
+    assert (live.state, live.worker, live.suspect, live.parked) == ("queued", None, True, False)
+    shown = inspection.suspects()["q"]
+    assert shown.waiting == 2
+    assert shown.oldest is not None and 0 < shown.oldest < 60
+    assert (inspection.parked()["q"], inspection.backlog("q")) == (0, 2)
+    bench.operations.resume("t")  # of another task: suspects stay where they are
+    assert inspection.suspects()["q"].waiting == 2
+    bench.isolate("alone")
+    assert inspection.suspects()["q"].waiting == 1
 
 
 def test_emptied_redis_forgets_suspicions_and_no_suspect(bench: Bench) -> None:
