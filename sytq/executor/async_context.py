@@ -18,7 +18,7 @@ from sytq.broker.limiter import Limiter, Permit
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
 from sytq.executor.transaction import Child, Transaction
-from sytq.executor.waits import wait_on_loop
+from sytq.executor.waits import retrieve, wait_on_loop
 from sytq.ledger.insert import NewTask
 from sytq.service.tree import Outcome, outcomes
 from sytq.tasktypes.payload import encode
@@ -157,6 +157,7 @@ class AsyncContext(Attempt):
         try:
             await asyncio.shield(saving)
         except asyncio.CancelledError:
+            saving.add_done_callback(retrieve)  # nobody else reads it: the attempt is over
             await asyncio.wait((saving,), timeout=_LAST_WRITE)  # the result may be paid for
             raise
 

@@ -43,13 +43,13 @@ async def wait_on_loop(waits: Waits[T]) -> T:
                 return value
             waiting = [asyncio.wrap_future(future) for future in futures]
             for each in waiting:
-                each.add_done_callback(_retrieve)
+                each.add_done_callback(retrieve)  # the generator reads the result of its own future
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waits.close()
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """The generator reads the result of its own future: asyncio need not warn of an exception that nobody has seen."""
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Read the exception of a future, so that asyncio does not warn of one that nobody has seen."""
     if not future.cancelled():
         future.exception()

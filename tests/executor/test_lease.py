@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import math
 import threading
 import time
@@ -199,6 +200,34 @@ def test_p4_cancelled_attempt_still_writes_its_result(runtime: Runtime) -> None:
         assert [row.state for row in runtime.ledger.steps(started.id)] == ["done"]
 
     asyncio.run(run())
+
+
+def test_cancelled_attempt_whose_result_is_refused_warns_of_nothing(runtime: Runtime) -> None:
+    started = Started(runtime, Bench(runtime.settings.redis.dsn), True)
+    begun, warned = threading.Event(), list[dict[str, Any]]()
+
+    def refused(*_: Any) -> None:
+        begun.set()
+        time.sleep(0.2)
+        raise Lost("another attempt has it")
+
+    runtime.ledger.finish_step = refused  # type: ignore[method-assign]
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: warned.append(context))
+        assert isinstance(started.context, AsyncContext)
+        step = asyncio.ensure_future(started.context.step("paid", functools.partial(asyncio.sleep, 0, "answer")))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        del step
+        gc.collect()
+
+    asyncio.run(run())
+    gc.collect()
+    assert warned == []
 
 
 @pytest.mark.parametrize(("liveness", "most"), [("1200ms", 0.4), ("3s", 1.0), ("60s", 5.0)])

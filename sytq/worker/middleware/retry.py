@@ -87,7 +87,7 @@ class RetryPolicy(Middleware):
             if self._logged == "attempts":
                 line.info("task waits", reason=outcome.error)
         elif outcome.kind == "retry":
-            unexpected = _unexpected(error)
+            unexpected = None if message.lost else _unexpected(error)  # a lost attempt was cancelled by us
             write = line.info if unexpected is None else line.warning
             write("task failed", error=outcome.error, retry_in=round(outcome.delay, 1), exc_info=unexpected)
         else:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peewee import IntegrityError
 from pydantic import BaseModel, ValidationError
+from structlog.testing import capture_logs
 
 from sytq import Backoff, Cancelled, Fail, Lost, Retry, TaskType, task
 from sytq.broker.connection import Redis
@@ -95,6 +96,17 @@ def test_invalid_retry_delay_ends_the_task() -> None:
     RetryPolicy(registry, "finished").after_process_message(broker, confused)
     assert confused.outcome is not None
     assert confused.outcome.kind == "dead"
+
+
+def test_attempt_that_was_cancelled_as_another_has_the_task_is_no_fault() -> None:
+    lost = run()
+    lost.lost = True
+    lost.stuff_exception(asyncio.CancelledError())
+    with capture_logs() as lines:
+        policy = RetryPolicy(Registry(load(environ={})), "finished")
+        policy._write_line(lost, decide(type_with(), lost, lost.exception), lost.exception)
+    (line,) = lines
+    assert (line["log_level"], line["exc_info"]) == ("info", None)
 
 
 def test_errors_quote_no_input() -> None:
