@@ -98,6 +98,8 @@ class Pairing:
         ledger, redis = self._read()
         self.conflict = None
         found = list(conflicts(ledger, redis, self.places))
+        for kind in self._silences.keys() - {conflict.kind for conflict in found}:
+            self._silences[kind].forget()  # what was heard in an earlier conflict proves nothing in the next
         for conflict in found:
             silence, partner = self._silences[conflict.kind], conflict.partner
             near = partner.place in self.places or (conflict.kind == "redis" and partner.id == redis.id)

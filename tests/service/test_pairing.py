@@ -141,6 +141,16 @@ def test_p2_emptied_redis_is_the_same_one_at_once(stores: Stores, redis_client: 
     assert all(may(worker) for _ in range(30) for worker in workers)
 
 
+def test_p2_redis_emptied_again_and_again_is_the_same_one(stores: Stores, redis_client: redis.Redis) -> None:
+    workers = [stores.worker(), stores.worker()]
+    for _ in range(3):
+        assert all(may(worker) for _ in range(3) for worker in workers)
+        redis_client.flushall()
+        for worker in workers:
+            assert may(worker) and not worker.refused
+        time.sleep(1.5 * NEAR)
+
+
 def test_p2_redis_emptied_and_then_away_is_not_taken_for_another(
     stores: Stores, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
