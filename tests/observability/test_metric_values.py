@@ -115,6 +115,7 @@ def test_each_metric_counts_its_events(busy: Busy) -> None:
     assert busy.wait("sytq_events_set_aside_total") == 1
     on.wait_state(on.submit("plain", "behind it"), "succeeded")
     assert busy.wait("sytq_unreadable") == 1, "the event is set aside once"
+    assert "set back" not in busy.worker.text(), "the position moves past an event that cannot be read"
     spoil = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'no', 'lease')"
     redis.ask("EVAL", spoil, 1, keys.lease("schedule"))
     assert busy.wait('sytq_loop_failures_total{loop="schedule"}') >= 1

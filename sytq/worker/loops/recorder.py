@@ -105,7 +105,7 @@ class Recorder(LeasedLoop):
                 fields = [part for pair in event[1].items() for part in pair]
                 aside = ("XADD", self.keys.deadletters, "MAXLEN", "~", 10_000, "*", "reason", repr(error)[:500])
                 self.redis.ask(*aside, *fields)
-                self._recording.record([_without_content(known) for known in _readable(event[1])])
+                self._recording.record([_without_content(known) for known in _readable(event[1])], also=also)
 
     def _record(self, events: Entries, also: Callable[[], None] | None) -> None:
         parsed = [event for _, fields in events for event in events_of(fields)]
