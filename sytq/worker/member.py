@@ -45,7 +45,8 @@ class Member:
         self._restarts = Restarts()
         self._working = mmap.mmap(-1, 1)  # shared with the process, which sets it to 1
         self._process: ForkProcess | None = None
-        self._since = 0.0
+        #: When the latest process was started (time.monotonic()).
+        self.since = 0.0
 
     @property
     def running(self) -> bool:
@@ -59,7 +60,7 @@ class Member:
     def start(self) -> None:
         """Fork a process. Raises OSError."""
         self._working[0] = 0
-        self._since = time.monotonic()
+        self.since = time.monotonic()
         process = multiprocessing.get_context("fork").Process(target=self._run)
         # A signal that comes before the new process has its own handlers is kept for it.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -82,7 +83,7 @@ class Member:
         """Plan the next start after an end or a failed start; return the seconds until then."""
         now = time.monotonic()
         self.failed_starts = 0 if self._working[0] else self.failed_starts + 1
-        pause = self._restarts.pause(now - self._since)
+        pause = self._restarts.pause(now - self.since)
         self.due = now + pause
         return pause
 

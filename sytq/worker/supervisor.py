@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 #: Starts of a process in a row that fail before the group ends, unless another process of it works.
 _MAX_FAILED_STARTS = 5
+#: Seconds that a process may take until it works, as the unit of systemd says.
+_START_TIMEOUT = 300.0
 #: Seconds between two looks at the liveness files, and at how many processes were killed for lack of memory.
 _TICK = 5.0
 
@@ -40,7 +42,7 @@ class Supervisor:
         self._status = 0
         self._looked = 0.0
         self._hanging: set[int] = set()  # process ids, at the last look
-        self._oom_kills = 0
+        self._oom_kills = oom_kills() or 0  # also of a group before this one
         #: Whether the group has ended to start again with the present configuration.
         self.reload = False
 
@@ -65,10 +67,9 @@ class Supervisor:
         return self._status
 
     def _turn(self) -> None:
-        if not self._stopping:
-            for member in self._members:
-                if member.due <= time.monotonic():
-                    self._start(member)
+        for member in self._members:
+            if not self._stopping and member.due <= time.monotonic():  # a start that fails may end the group
+                self._start(member)
         with contextlib.suppress(Empty):
             self._obey(self._signals.get(timeout=self._timeout()))
         for member in self._members:
@@ -128,6 +129,10 @@ class Supervisor:
                     log.error("worker process hangs: it is killed, and its tasks run elsewhere", pid=worker.pid)
                     worker.signal(signal.SIGKILL)
         self._hanging = hanging
+        for worker in self._workers:
+            if worker.running and not worker.works and self._looked - worker.since > _START_TIMEOUT:
+                log.error("worker process does not come up: it is killed", pid=worker.pid)
+                worker.signal(signal.SIGKILL)
 
     def _give_up_if_hopeless(self, member: Member, status: int) -> None:
         hopeless = member.failed_starts >= _MAX_FAILED_STARTS and not any(worker.works for worker in self._workers)

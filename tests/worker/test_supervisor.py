@@ -292,6 +292,7 @@ from sytq.worker.supervisor import Supervisor
 
 logs.configure("info", "json", "worker")
 fork, left = os.fork, [int(sys.argv[1])]
+members = int(sys.argv[2])
 
 def refused():
     if left[0]:
@@ -305,20 +306,62 @@ def work(works, stop):
     return stop.get() and 0
 
 os.fork = refused
-sys.exit(Supervisor([Member("worker process", work)], None, Path("/nonexistent")).run())
+sys.exit(Supervisor([Member("worker process", work) for _ in range(members)], None, Path("/nonexistent")).run())
 """
 
 
-@pytest.mark.parametrize(("refusals", "status"), [(3, 0), (5, 1)])
-def test_a_refused_fork_is_tried_again_and_bounded(refusals: int, status: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, str(refusals)], capture_output=True, text=True, timeout=60, check=False
-    )
+@pytest.mark.parametrize(
+    ("refusals", "members", "status"),
+    [
+        (3, 1, 0),
+        (5, 1, 1),
+        (9, 2, 1),  # the group has ended when the second one's fifth start would succeed
+    ],
+)
+def test_a_refused_fork_is_tried_again_and_bounded(refusals: int, members: int, status: int) -> None:
+    arguments = [sys.executable, "-c", FORKS, str(refusals), str(members)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     refused = [line for line in lines if line["msg"] == "worker process not started"]
     assert len(refused) == refusals
     assert "Resource temporarily unavailable" in refused[0]["error"]
     assert (done.returncode, any(line["level"] == "critical" for line in lines)) == (status, status != 0)
+
+
+#: The first process hangs before it works, the second ends the group.
+HANGS = """
+import os, sys, time
+from pathlib import Path
+from sytq.observability import logs
+from sytq.worker import supervisor
+from sytq.worker.member import Member
+
+logs.configure("info", "json", "worker")
+supervisor._START_TIMEOUT, supervisor._TICK = 0.5, 0.1
+hung = Path(sys.argv[1])
+
+def work(works, stop):
+    if not hung.exists():
+        hung.touch()
+        time.sleep(60)
+    works()
+    os.kill(os.getppid(), 15)
+    return stop.get() and 0
+
+sys.exit(supervisor.Supervisor([Member("worker process", work)], None, Path("/nonexistent")).run())
+"""
+
+
+def test_a_process_that_hangs_at_its_start_is_replaced(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", HANGS, str(tmp_path / "hung")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    said = [json.loads(line)["msg"] for line in done.stderr.splitlines()]
+    assert said == [
+        "worker process does not come up: it is killed",
+        "worker process exited unexpectedly: a new one starts",
+        "group stopping",
+    ]
+    assert done.returncode == 0
 
 
 def test_restarts_are_immediate_then_slower_and_bounded() -> None:
