@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds by which this machine's clock may be off before it is corrected. An answer that took longer tells nothing.
 TOLERANCE = 1.0
+#: Below this it is right again. Between the two nothing changes, so that nothing flaps.
+_RIGHT = 0.5
 #: Seconds by which a server's clock may differ and still be followed where no third clock decides (SQLite has none).
 _FAR = 24 * 3600.0
 #: Seconds after which what the servers said is forgotten: the machine may have been suspended since.
@@ -54,12 +56,14 @@ def heard(server: Literal["redis", "database"], said: float, sent: float) -> Non
         _heard[server] = said - (sent + mine) / 2
         own = time.time() - mine
         right = _middle(own, list(_heard.values()))
-        off = abs(own - right) > TOLERANCE
+        off = abs(own - right) > (_RIGHT if _corrected else TOLERANCE)
         _right = (right if off else own), mine + _KEPT
         if off != _corrected:
             _corrected = off
-            said_of_it = "this machine's clock is off: times are corrected" if off else "this machine's clock is right"
-            log.warning(said_of_it, ahead=round(own - right, 3))
+            if off:
+                log.warning("this machine's clock is off: times are corrected", ahead=round(own - right, 3))
+            else:
+                log.info("this machine's clock is right", ahead=round(own - right, 3))
 
 
 def ahead() -> dict[str, float]:

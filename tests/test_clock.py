@@ -62,6 +62,14 @@ def test_time_is_the_middle_one_of_three_clocks(alone: None, heard: dict[str, fl
     assert clock.utc().timestamp() == pytest.approx(clock.now(), abs=0.05)
 
 
+def test_clock_at_the_edge_of_the_tolerance_is_corrected_once(alone: None) -> None:
+    said = []
+    for seconds in (1.1, 0.9, 1.1, 0.9, 0.6, 1.1, 0.3, 0.9):
+        hear(redis=seconds, database=seconds)
+        said.append(clock._corrected)
+    assert said == [True] * 6 + [False] * 2
+
+
 def test_an_answer_that_took_long_tells_no_time(alone: None) -> None:
     clock.heard("redis", time.time() + OFF, time.monotonic() - 1.5)
     assert lead() == pytest.approx(0, abs=0.05)
