@@ -22,6 +22,7 @@ _AGAIN, _RARELY = 30.0, 300.0
 _QUIET, _LONG_QUIET = 3.0, 30.0
 _SOON = 60.0
 _MOST_KINDS = 100
+_CHANGING = re.compile(r"(?<!\d)(?!\d{4}(?!\d))\d+")  # ports, times, ids
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,8 @@ class Outage:
     def failed(self, logger: Any, event: str, error: BaseException, level: str, **fields: Any) -> None:
         """Log a failure, unless one of its kind was logged a moment ago."""
         now = time.monotonic()
-        kind = event, re.sub(r"\d+", "#", str(error))  # failures that differ are logged each
+        # Failures that differ are logged each, also where a number alone says it: MySQL's errors have four digits.
+        kind = event, f"{type(error).__name__} {_CHANGING.sub('#', str(error))}"
         with self._lock:
             if self.since is None:
                 self.since = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import peewee
 import pytest
 
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
@@ -81,6 +82,14 @@ def test_failures_that_differ_are_logged_each(clock: Clock, lines: Lines) -> Non
         ("fetch failed", "OOM command not allowed"),
         ("heartbeat failed", "no answer from port 0"),
     ]
+
+
+def test_refusals_with_other_numbers_of_mysql_are_logged_each(clock: Clock, lines: Lines) -> None:
+    outage = Outage("the database")
+    for _ in range(3):
+        for error in (peewee.OperationalError(1114), peewee.OperationalError(1205), peewee.DataError(1366)):
+            outage.failed(lines, "request refused by the database", error, "error")
+    assert [fields["error"] for _, _, fields in lines] == ["1114", "1205", "1366"]
 
 
 def test_next_outage_is_logged_anew_and_one_that_comes_and_goes_is_one(clock: Clock, lines: Lines) -> None:
