@@ -98,6 +98,17 @@ def test_old_key_is_refused_beside_the_new_one_without_a_call(play: Play) -> Non
     assert play.called() == ["a", "b", "c"]
 
 
+def test_resumption_beside_a_new_key_says_what_the_old_one_waited_for(play: Play) -> None:
+    waits_for_old_key(play)
+    play.limiters.announce([OLD.configuration, NEW.configuration])
+    resumed = play.limiters.resume(ONE.name)
+    assert (resumed.held, resumed.by, resumed.why, resumed.waiting) == ("paused", "llm 1", "401", 3)
+    assert not play.limiters.resume(ONE.name)
+    play.tend()
+    assert play.called() == ["a", "b", "c"]
+    play.acquire("d", OLD)
+
+
 def test_refused_new_key_pauses_and_the_old_one_still_passes(play: Play) -> None:
     play.limiters.announce([OLD.configuration, NEW.configuration])
     play.running("a", "b")

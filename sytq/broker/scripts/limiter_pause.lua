@@ -33,7 +33,10 @@ if ARGV[3] == 'pause' then
 end
 
 local held, by, why = '', '', ''
-local pause = s.pause or pause_of(limiter)
+local pause = pause_of(limiter)
+if not pause and person then  -- that of some workers' key, beside others with another key
+  for _, its in ipairs(configured or {}) do pause = pause or (s.refused or {})[its] end
+end
 if pause and (person or not pause.person) then
   held, by, why = 'paused', pause.by, pause.why
 elseif not pause and person and s.breaker ~= 'closed' then
