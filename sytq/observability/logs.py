@@ -40,7 +40,6 @@ SHOWN = frozenset(
             "path",
             "pending",
             "provider",
-            "worker",
         ),
         *("queues", "reason", "retry_in", "schedule", "source", "status", "step", "store", "stream", "stream_task"),
         *(
