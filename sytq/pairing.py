@@ -58,12 +58,16 @@ class Silence:
         if self._at != partner.at:
             self._at = partner.at
             # At the start nobody here has interrupted anything: an emptied Redis goes on at once.
-            self._since = float("-inf") if near and self._first else self._now()
+            at_once = near and self._first and partner.silent >= NEAR
+            self._since = float("-inf") if at_once else self._now()
         self._first = False
-        return partner.silent >= (NEAR if near else FAR) and self._now() - self._since >= NEAR
+        seen = self._now() - self._since
+        # Less than none: that clock was set back, and says nothing for as long.
+        silent = partner.silent if partner.silent >= 0 else seen
+        return silent >= (NEAR if near else FAR) and seen >= NEAR
 
     def forget(self) -> None:
-        """Begin to look anew: the store did not answer."""
+        """Begin to look anew: the store did not answer, or the partner is ours."""
         self._at, self.spoke = None, False
 
 

@@ -111,7 +111,7 @@ class Pairing:
                 # A pair at work goes on until the other is proven alive: a failover loses the last beats.
                 return self._halves is not None
         self._halves, self.refused = (ledger, redis), False
-        if ledger and (found or not ledger.partner or ledger.partner.silent >= RENEWED):
+        if ledger and (found or not ledger.partner or not 0 <= ledger.partner.silent < RENEWED):
             self._claim(ledger, redis)
         return True
 

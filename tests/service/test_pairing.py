@@ -151,6 +151,22 @@ def test_p2_redis_emptied_again_and_again_is_the_same_one(stores: Stores, redis_
         time.sleep(1.5 * NEAR)
 
 
+@pytest.mark.parametrize("by", [-3600, 3600])
+def test_p2_clock_of_the_database_that_steps_refuses_nobody(stores: Stores, redis_client: redis.Redis, by: int) -> None:
+    worker = stores.worker()
+    assert may(worker)
+    for kind in ("at work", "starts"):
+        # What is written was written by a clock that was `by` seconds ahead.
+        worker._ledger._write(f"UPDATE sytq_ledger SET seen_at = datetime(seen_at, '{by} seconds')")
+        redis_client.flushall()
+        other = worker if kind == "at work" else stores.worker()
+        assert kind == "starts" or may(other)
+        assert takes_over(other) < 3 * NEAR
+        poll(lambda: may(worker) and not worker.conflict, message="the first worker goes on")
+        half = worker._ledger.read()
+        assert half is not None and half.partner is not None and -1 < half.partner.silent < 5
+
+
 def test_p2_redis_emptied_and_then_away_is_not_taken_for_another(
     stores: Stores, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
