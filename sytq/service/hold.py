@@ -15,7 +15,7 @@ from sytq.broker.connection import NoGroup, Redis
 from sytq.broker.keys import Keys
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger import hold as ledger
-from sytq.ledger.database import read
+from sytq.ledger.database import read, transact
 from sytq.ledger.models import Pause
 from sytq.ledger.values import iso
 
@@ -76,6 +76,8 @@ class Hold:
         # event.
         recorded = recorded_in_redis(self._redis, self._keys)
         row, position = read(self._database, lambda: (ledger.held(), ledger.position()))
+        if position < recorded:  # unless a proxy has asked a late replica: transactions go to the first server
+            position = transact(self._database, ledger.position)
         last = last_event(self._redis, self._keys)
         return row, position < recorded or 0 < last < position
 

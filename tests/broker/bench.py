@@ -205,7 +205,7 @@ class Bench:
 
     def forget(self, max_events: int = 100) -> int:
         names = [self.keys.events, self.keys.live, self.keys.progress, self.keys.crashes]
-        return int(self.redis.call("forget", names, [RECORDER, 0, max_events]))
+        return int(self.redis.call("forget", names, [RECORDER, "+", max_events]))
 
     # -- looking
 

@@ -440,7 +440,7 @@ def test_ended_tasks_stay_in_the_state_index_until_recorded(bench: Bench) -> Non
     bench.dispatch("a")
     bench.ack("w", bench.fetch("w")["a"], "done")
     forget: Callable[[], int] = lambda: bench.redis.call(  # noqa: E731
-        "forget", [bench.keys.events, bench.keys.live, bench.keys.progress, bench.keys.crashes], [RECORDER, 0, 100]
+        "forget", [bench.keys.events, bench.keys.live, bench.keys.progress, bench.keys.crashes], [RECORDER, "+", 100]
     )
     assert forget() == 0  # not read yet
     reply = bench.redis.ask("XREADGROUP", "GROUP", RECORDER, "r", "STREAMS", bench.keys.events, ">")

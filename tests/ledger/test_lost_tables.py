@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import peewee
 import pytest
@@ -11,6 +12,7 @@ from sytq import plugins
 from sytq.ledger.database import is_mysql, open_database
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import MODELS
+from sytq.plugins import Plugin
 from tests.tables import make_tables
 
 PLUGINS = plugins.find(()).plugins
@@ -66,3 +68,17 @@ def test_unique_keys_of_unfinished_tasks_come_back(database: peewee.Database) ->
 def test_a_callers_table_stays_dropped(database: peewee.Database) -> None:
     database.execute_sql("DROP TABLE valuation_records")
     assert (pending(database, PLUGINS), migrate(database, PLUGINS)) == ([], [])
+
+
+def test_migration_that_fails_elsewhere_refuses_no_start(tmp_path: Path) -> None:
+    """Which tables there were is asked of an empty database, where a plugin's migration may fail in any way."""
+    (tmp_path / "0001_rows.py").write_text(
+        "def up(migrator, db):\n"
+        "    db.execute_sql('CREATE TABLE IF NOT EXISTS sytq_rows (id INTEGER)')\n"
+        "    if str(db.database) == ':memory:':\n"
+        "        raise KeyError('no row')\n"
+    )
+    plugin = Plugin("rows", migrations=tmp_path)
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    migrate(database, [plugin])
+    assert pending(database, [plugin]) == []

@@ -72,6 +72,18 @@ def test_redis_that_comes_back_is_looked_at_before_anything_starts(hold: Hold, m
     assert hold.look() and hold.may_start()
 
 
+def test_answer_of_a_late_replica_stops_nothing(
+    hold: Hold, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = installation.runtime
+    now = parts.redis.now_ms()
+    transact(parts.database, lambda: ledger.set_position(parts.database, now))
+    parts.redis.ask("SET", parts.keys.recorded, now)
+    parts.redis.ask("XADD", parts.keys.events, f"{now}-0", "kind", "started")
+    monkeypatch.setattr(module, "read", lambda *_: (None, now - 1000))  # as a proxy that splits reads from writes
+    assert hold.look() and hold.may_start()
+
+
 def test_a_hold_is_kept_once_and_in_the_audit_log(installation: Installation) -> None:
     database = installation.runtime.database
     assert transact(database, lambda: ledger.hold(utcnow(), "one", "first"))

@@ -1,5 +1,5 @@
--- Removes the events that the recorder wrote to SQL some time ago, and the tombstones of the tasks that ended.
--- KEYS events live progress crashes   ARGV group keep_ms most    -> number removed
+-- Removes the events until a time (Unix ms) that the recorder has written, and the tombstones of the tasks that ended.
+-- KEYS events live progress crashes   ARGV group until most    -> number removed
 local min_pending, last = nil, '0-0'
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local g = {}
@@ -15,7 +15,7 @@ local function before(a, b)
   return am < bm or (am == bm and as < bs)
 end
 local removed = 0
-for _, item in ipairs(redis.call('XRANGE', KEYS[1], '-', int(now_ms() - tonumber(ARGV[2])), 'COUNT', tonumber(ARGV[3]))) do
+for _, item in ipairs(redis.call('XRANGE', KEYS[1], '-', ARGV[2], 'COUNT', tonumber(ARGV[3]))) do
   local entry, f = item[1], {}
   if before(last, entry) or (min_pending and not before(entry, min_pending)) then break end
   for i = 1, #item[2], 2 do f[item[2][i]] = item[2][i + 1] end

@@ -42,40 +42,43 @@ class Position:
         self._keys = keys
         self._database = database
         self._adoption = adoption
-        self._known = 0
+        self.known = 0  # what Redis knows
 
     def load(self) -> None:
         """Read what Redis knows: another worker may have recorded meanwhile."""
-        self._known = recorded_in_redis(self._redis, self._keys)
+        self.known = recorded_in_redis(self._redis, self._keys)
 
     def check(self) -> None:
         """Mend a Redis that was set back; raise SetBack when the ledger is. Call it when no event waits."""
         # In a transaction, as a proxy may send reads to a late replica.
         ledger = transact(self._database, position)
-        if ledger < self._known:
+        if ledger < self.known:
             raise SetBack
         if 0 < (last := last_event(self._redis, self._keys)) < ledger:
             self._mend_redis(ledger, last)
 
     def advancing(self, events: Entries) -> Callable[[], None]:
         """Return what the transaction that records `events` writes too; it raises SetBack."""
-        return partial(advance, self._database, self._known, moment_of(events[-1][0]))
+        return partial(advance, self._database, self.known, moment_of(events[-1][0]))
 
     def advanced(self, events: Entries) -> None:
         """Tell Redis that `events` are committed."""
-        if (at := moment_of(events[-1][0])) > self._known:
+        if (at := moment_of(events[-1][0])) > self.known:
             self._redis.ask("SET", self._keys.recorded, at)
-            self._known = at
+            self.known = at
 
     def recover(self, record: Callable[[Entries], None]) -> None:
         """Record again what the stream has, and hold the service unless the ledger lacks nothing then. Idempotent."""
+        self.load()
         before = transact(self._database, position)
+        if before >= self.known:
+            return  # another recorder has lowered both meanwhile, or Redis was emptied
         whole = self._has_all_since(before)
         after = "-"
         while page := self._redis.ask("XRANGE", self._keys.events, after, "+", "COUNT", _PAGE):
             record(page)
             after = f"({page[-1][0].decode()}"
-        was, until = f"is of {iso(from_ms(before))}" if before else "has no events", iso(from_ms(self._known))
+        was, until = f"is of {iso(from_ms(before))}" if before else "has no events", iso(from_ms(self.known))
         said = f"the database {was}; events until {until} were recorded"
         if whole:  # tasks that were accepted in the lost seconds are in Redis alone
             adopted, _ = self._adoption.adopt()
@@ -83,7 +86,7 @@ class Position:
         why = f"{said}: an older dump was restored, or this is another database"
 
         def work() -> None:
-            set_position(self._database, self._known)
+            set_position(self._database, self.known)
             audit.note(utcnow(), _BY, "ledger.set_back", "", said)
             if not whole:
                 hold(utcnow(), _BY, why)
@@ -120,7 +123,7 @@ class Position:
             audit.note(utcnow(), _BY, "broker.set_back", "", f"{said}; {dropped} tasks had ended")
 
         self._redis.ask("SET", self._keys.recorded, last)
-        self._known = last
+        self.known = last
         transact(self._database, work)
         log.warning("Redis set back: tasks that have ended since do not run again", reason=f"{said}; {dropped} tasks")
 

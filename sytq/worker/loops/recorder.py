@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,8 +35,8 @@ _ASIDE = Counter("sytq_events_set_aside_total", "Events that no column of the le
 WORKER_DIED = "worker-died"
 _BATCH = 500
 _BLOCK_MS = 500
-#: How long the mark of a finished task stays in Redis after SQL has the end: longer than a reader (the reconciler) may
-#: act on an earlier read.
+#: How long an event and the mark of a finished task stay in Redis after SQL has them: longer than a reader (the
+#: reconciler) may act on an earlier read.
 KEEP_MS = 10_000
 
 
@@ -47,6 +48,7 @@ class Recorder(LeasedLoop):
         self._recording = recording
         self._position = position
         self._trimmed = 0.0
+        self._reached: deque[tuple[float, int]] = deque()  # the positions of the last seconds, and when
         self._unfinished = False
 
     def work(self) -> float:
@@ -121,8 +123,13 @@ class Recorder(LeasedLoop):
                 )
 
     def _trim(self) -> None:
+        """Remove what was recorded some time ago, whatever its age: a failover of the database may lose the latest."""
+        now, until = time.monotonic(), 0
+        self._reached.append((now, self._position.known))
+        while self._reached[0][0] <= now - KEEP_MS / 1000:
+            _, until = self._reached.popleft()
         names = [self.keys.events, self.keys.live, self.keys.progress, self.keys.crashes]
-        while self.redis.call("forget", names, [RECORDER, KEEP_MS, _BATCH]) == _BATCH:
+        while self.redis.call("forget", names, [RECORDER, until, _BATCH]) == _BATCH:
             pass
 
 

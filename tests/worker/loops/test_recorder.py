@@ -1,0 +1,74 @@
+"""P2: the recorder keeps what a failover of the database may lose, and holds the service for nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from sytq.ledger import hold
+from sytq.ledger.database import transact
+from sytq.service.adoption import Adoption
+from sytq.service.hold import recorded_in_redis
+from sytq.worker.loops.position import Position
+from sytq.worker.loops.recorder import KEEP_MS, Recorder
+from tests.installation import Installation
+
+
+class Bench:
+    """A recorder of an installation, run step by step."""
+
+    def __init__(self, installation: Installation) -> None:
+        parts = self.parts = installation.runtime
+        self.installation = installation
+        adoption = Adoption(parts.ledger, parts.redis, parts.keys, parts.registry)
+        position = Position(parts.redis, parts.keys, parts.database, adoption)
+        self.recorder = Recorder(parts.redis, parts.keys, "w", parts.recording, position)
+        self.recorder.step()  # makes the group
+
+    def event(self, *, age_ms: int = 0) -> int:
+        """Add an event about no task, and return its time."""
+        at = self.parts.redis.now_ms() - age_ms
+        fields = ("kind", "started", "worker", "w", "at", at, "data", "[]")
+        self.parts.redis.ask("XADD", self.parts.keys.events, f"{at}-0", *fields)
+        return at
+
+    def set_position(self, to: int) -> None:
+        transact(self.parts.database, lambda: hold.set_position(self.parts.database, to, lower=True))
+
+    def held(self) -> bool:
+        return transact(self.parts.database, hold.held) is not None
+
+    def audited(self) -> list[str]:
+        return [what for (what,) in self.installation.rows("SELECT what FROM sytq_audit ORDER BY id")]
+
+
+@pytest.fixture
+def bench(installation: Installation) -> Bench:
+    return Bench(installation)
+
+
+def test_p2_failover_right_after_a_long_outage_holds_nothing(bench: Bench) -> None:
+    # The events of the outage are recorded late, all at once; then the database loses its last second.
+    first, *_ = [bench.event(age_ms=age) for age in (6 * KEEP_MS, 5 * KEEP_MS, 4 * KEEP_MS)]
+    bench.recorder.step()
+    bench.recorder._trimmed = 0.0
+    bench.recorder.step()
+    bench.set_position(first)
+    bench.recorder._trimmed = 0.0
+    bench.recorder.step()
+    assert (bench.audited(), bench.held()) == (["ledger.set_back"], False)
+
+
+def test_recorder_that_slept_takes_no_lowered_position_for_a_loss(bench: Bench) -> None:
+    before = bench.event(age_ms=1000)
+    bench.recorder.step()
+    # Redis came back older meanwhile, and another recorder has lowered what both stores know.
+    bench.parts.redis.ask("SET", bench.parts.keys.recorded, before - KEEP_MS)
+    bench.parts.redis.ask("XDEL", bench.parts.keys.events, f"{before}-0")
+    bench.set_position(before - KEEP_MS)
+    after = bench.event()
+    for _ in range(2):
+        bench.recorder.step()
+    assert (bench.audited(), bench.held()) == ([], False)
+    assert (
+        recorded_in_redis(bench.parts.redis, bench.parts.keys) == after == transact(bench.parts.database, hold.position)
+    )
