@@ -64,6 +64,7 @@ class Crashes:
     together: int = 0  # the suspects that its isolated process began with; 0: its worker is an ordinary one
     worker: str = ""  # of the latest crash, which added one to `counted`
     counted: str = ""
+    resumed: int = 0  # how often one was taken back
 
     @property
     def suspect(self) -> bool:
@@ -78,8 +79,10 @@ class Crashes:
         return replace(self, **more, together=0, worker=worker, counted=counted)  # type: ignore[arg-type]
 
     def taken_back(self) -> Crashes:
+        if self.resumed == 3:
+            return self
         less = {self.counted: getattr(self, self.counted) - 1}
-        return replace(self, **less, worker="")
+        return replace(self, **less, worker="", resumed=self.resumed + 1)
 
 
 @dataclass

@@ -259,6 +259,20 @@ def test_crash_of_a_suspended_worker_is_taken_back_when_it_resumes(bench: Bench)
         assert "a" in bench.fetch("w", sweep=True)
 
 
+def test_p8_task_that_silences_every_worker_for_a_while_ends_dead(bench: Bench) -> None:
+    bench.dispatch("a")
+    starts = 0
+    while found := bench.fetch(f"w{starts}", sweep=True) or bench.isolate(f"w{starts}"):
+        if starts:
+            bench.heartbeat(f"w{starts - 1}", held=["a"])  # silent for longer than its lease, and not dead
+        assert found["a"][4] == 1
+        bench.expire_lease(f"w{starts}")
+        starts += 1
+        assert starts < 10, "a task starts again without end"
+    live = bench.live("a")
+    assert live is not None and live[0] == "dead"
+
+
 def test_failure_while_its_worker_lives_clears_a_suspect(bench: Bench) -> None:
     suspects(bench, "a")
     bench.ack("alone", bench.isolate("alone")["a"], "retry", 0)

@@ -4,7 +4,8 @@
 --   alone: crashes of isolated processes that had begun with this task alone; only these count against it
 --   A task that crashed alone is run alone until it is dead or ends; the others go by their level, the highest first.
 --   together: with how many suspects its isolated process began    since: of its first crash, in ms
---   worker, counted: the worker of the latest crash, and what it added to, so that it can be taken back
+--   worker, counted: the worker of the latest crash, and what it added to, so that it can be taken back (heartbeat.lua)
+--   resumed: how often that was done
 -- Its field `calm` is for the levels whose culprit is among those that crashed again, so that the rest need not be halved.
 local function crashes_of(key, id)
   local found = redis.call('HGET', key, id)

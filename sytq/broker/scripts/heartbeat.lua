@@ -16,11 +16,13 @@ else
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600000)
 if redis.call('EXISTS', KEYS[6]) == 1 then
-  -- A worker that was suspended or cut off has lost its tasks, but it did not crash.
+  -- A worker that was suspended or cut off has lost its tasks, but it did not crash. A task whose workers are silent again
+  -- and again stops their heartbeats itself (native code that holds Python's lock), so there is an end to this.
   for a = 5, #ARGV do
     local record = crashes_of(KEYS[6], ARGV[a])
-    if record and record.worker == ARGV[1] then
+    if record and record.worker == ARGV[1] and (record.resumed or 0) < 3 then
       record[record.counted], record.worker = record[record.counted] - 1, nil
+      record.resumed = (record.resumed or 0) + 1
       keep_crashes(KEYS[6], ARGV[a], record)
     end
   end
