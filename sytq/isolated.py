@@ -1,4 +1,4 @@
-"""An isolated process: `python -m sytq.isolated NAME MOST QUEUE...`, started by a worker's loop.
+"""An isolated process: `python -m sytq.isolated NAME MAX_TASKS QUEUE...`, started by a worker's loop.
 
 It runs suspects, the tasks whose workers died twice, away from all other tasks, and ends when none is left. What kills
 it is soon among few and then alone (isolate.lua). It has a worker's types, middleware and heartbeat, and no loops.
@@ -22,25 +22,25 @@ import structlog
 from dramatiq.middleware import TimeLimit
 
 from sytq import config
-from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
-from sytq.broker.keys import GROUP, Keys
-from sytq.config import Settings
-from sytq.errors import RedisUnavailable
+from sytq.broker.keys import GROUP
+from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.executor.broker import StreamsBroker
 from sytq.executor.consumer import StreamConsumer
 from sytq.executor.executor import QueueLimit
 from sytq.observability import logs
-from sytq.runtime import build
+from sytq.runtime import Runtime, build
 from sytq.states import PRIORITIES
 from sytq.worker_runtime import boot
 
 log = structlog.get_logger(__name__)
 
 _TICK = 0.05
+#: Seconds until a suspect of a type unknown to this process is tried again: each time costs a process.
+_UNKNOWN_DELAY = 60.0
 
 
-def main(name: str, most: str, *queues: str) -> int:
+def main(name: str, max_tasks: str, *queues: str) -> int:
     settings = config.load()
     logs.configure(settings.logger.level, settings.log_format, "worker", settings.logger.fields)  # build logs, too
     with contextlib.suppress(OSError):  # the kernel ends this process rather than its parent when memory is short
@@ -48,7 +48,7 @@ def main(name: str, most: str, *queues: str) -> int:
     runtime = build(settings)
     broker = boot(runtime, isolated=name)
     logs.identify(worker_id=name)
-    isolated = Isolated(broker, runtime.redis, runtime.keys, settings, int(most), queues)
+    isolated = Isolated(broker, runtime, int(max_tasks), queues)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: broker.executor.stopping.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -62,19 +62,20 @@ def main(name: str, most: str, *queues: str) -> int:
 class Isolated:
     """Takes suspects, runs them, and takes the next when all have ended."""
 
-    def __init__(
-        self, broker: StreamsBroker, redis: Redis, keys: Keys, settings: Settings, most: int, queues: Sequence[str]
-    ) -> None:
+    def __init__(self, broker: StreamsBroker, runtime: Runtime, max_tasks: int, queues: Sequence[str]) -> None:
         self._broker = broker
         self._executor = broker.executor
-        self._redis = redis
-        self._keys = keys
-        self._most = most
+        self._redis = runtime.redis
+        self._keys = runtime.keys
+        self._hold = runtime.hold
+        self._max_tasks = max_tasks
         self._queues = queues
-        self._shutdown_timeout = settings.worker.shutdown_timeout
+        self._shutdown_timeout = runtime.settings.worker.shutdown_timeout
         self._parent = os.getppid()
         self._time_limit = next(one for one in broker.middleware if isinstance(one, TimeLimit))
-        self._threads = concurrent.futures.ThreadPoolExecutor(settings.worker.threads, thread_name_prefix="task")
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            runtime.settings.worker.threads, thread_name_prefix="task"
+        )
 
     def run(self) -> None:
         executor = self._executor
@@ -84,7 +85,7 @@ class Isolated:
         try:
             while not executor.stopping.is_set() and os.getppid() == self._parent:
                 try:
-                    deliveries = self._take()
+                    deliveries = self._take() if self._may_start() else []
                 except RedisUnavailable as error:
                     # The lost reply may have had tasks: this worker leaves, and they are taken over.
                     log.warning("no suspects taken: Redis unavailable", error=str(error))
@@ -101,10 +102,16 @@ class Isolated:
             executor.stopping.set()
             executor.stop(self._shutdown_timeout)
 
+    def _may_start(self) -> bool:
+        try:
+            return self._hold.look()
+        except DatabaseUnavailable:
+            return True  # by the last look of the worker that started this process
+
     def _take(self) -> list[Delivery]:
         executor, keys = self._executor, self._keys
         names = [keys.live, keys.events, keys.workers, keys.epoch, keys.paused, keys.crashes]
-        args: list[Any] = [GROUP, executor.name, int(executor.lease * 1000), self._most]
+        args: list[Any] = [GROUP, executor.name, int(executor.lease * 1000), self._max_tasks]
         for queue in self._queues:
             names += [keys.suspects(queue), keys.parked(queue), keys.rate(queue)]
             names += [keys.stream(queue, priority) for priority in PRIORITIES]
@@ -115,7 +122,7 @@ class Isolated:
         deliveries = []
         for queue in self._queues:
             items = [item for item in found if item[0] in keys.streams(queue)]
-            deliveries += StreamConsumer(executor, queue, self._broker.actors).read(items)
+            deliveries += StreamConsumer(executor, queue, self._broker.actors).read(items, unknown_delay=_UNKNOWN_DELAY)
         for delivery in deliveries:
             delivery.held_at = asked
         if found:

@@ -172,13 +172,13 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     yield Comparer(redis, keys, worker, runtime.cards, runtime.comparison())
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     only = settings.worker.queues
-    suspects = SuspectLoop(
+    yield SuspectLoop(
         *(redis, keys, broker.executor, lambda: only or list(broker.queues)),
         group=only,
         bounded=settings.max_running is not None,
         shutdown_timeout=settings.worker.shutdown_timeout,
     )
-    for loop in (suspects, *_taking_loops(runtime, worker, paired)):
+    for loop in _taking_loops(runtime, worker, paired):
         loop.hold = runtime.hold
         yield loop
     for stream in settings.streams:

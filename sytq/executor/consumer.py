@@ -159,7 +159,7 @@ class StreamConsumer(Consumer):
             wakers.append((wake_up, notified))
         return [], wakers, min(allowed_in, _TICK_MS) if allowed_in >= 0 else _TICK_MS
 
-    def read(self, items: list[tuple[Any, ...]]) -> list[Delivery]:
+    def read(self, items: list[tuple[Any, ...]], *, unknown_delay: float = _UNKNOWN_DELAY) -> list[Delivery]:
         """Return the deliveries that can run here; others are postponed or become dead letters."""
         deliveries = []
         for stream, entry, task_id, body, attempts, max_attempts, token in items:
@@ -181,7 +181,7 @@ class StreamConsumer(Consumer):
             if readable:
                 reason = f"no worker here knows {missing}"
                 log.error("unknown task type: task postponed", task_id=delivery.id, reason=reason)
-                delivery.outcome = Outcome("retry", delay=_UNKNOWN_DELAY, consumes_attempt=False, error=reason)
+                delivery.outcome = Outcome("retry", delay=unknown_delay, consumes_attempt=False, error=reason)
             else:
                 log.error("message moved to the dead letters", stream=stream, entry=entry.decode())
                 delivery.id = task_id.decode(errors="replace")

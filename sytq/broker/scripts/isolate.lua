@@ -2,10 +2,10 @@
 -- whose isolated processes have died most often, so that what kills is soon alone; all of them when what kills is known to
 -- be elsewhere; and only one that has crashed alone before.
 -- KEYS live events workers epoch paused crashes, then per queue: suspects parked rate urgent high normal low
--- ARGV group consumer lease_ms most, then per queue: limit rate window_ms
+-- ARGV group consumer lease_ms max_tasks, then per queue: limit rate window_ms
 -- -> {number of the stream among KEYS, entry, id, message, attempts, max, token}...
 local live, events, workers, epoch, paused, crashes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local group, me, liveness, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local group, me, liveness, max_tasks = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local PRIORITIES = { 'urgent', 'high', 'normal', 'low' }
 local now = now_ms()
 local min_token = tonumber(alive(workers, epoch, me, now, liveness)) + 1
@@ -13,7 +13,7 @@ local looks = 1000  -- a script must end
 
 -- How many more tasks of a queue may begin now.
 local function room_of(first, limit, rate, window)
-  local room = most
+  local room = max_tasks
   if limit > 0 then
     for n = 3, 6 do
       local found, pending = pcall(redis.call, 'XPENDING', KEYS[first + n], group)
@@ -77,7 +77,7 @@ if #suspects == 0 then redis.call('HDEL', crashes, 'calm') end
 local share = level == math.huge and 1 or calm['level ' .. int(level)] and #suspects or #suspects / 2
 local chosen = {}
 for _, task in ipairs(suspects) do
-  if #chosen >= math.min(share, most) then break end
+  if #chosen >= math.min(share, max_tasks) then break end
   if rooms[task.first] > 0 then
     rooms[task.first] = rooms[task.first] - 1
     chosen[#chosen + 1] = task

@@ -68,7 +68,8 @@ class SuspectLoop(LeasedLoop):
         return super().step()
 
     def work(self) -> float:
-        if self._process is None and not self._executor.stopping.is_set() and time.monotonic() >= self._not_before:
+        free = self._process is None and time.monotonic() >= self._not_before
+        if free and self._executor.may_start() and not self._executor.stopping.is_set():
             queues = self._queues()
             if queues and self.redis.ask("EXISTS", *map(self.keys.suspects, queues)):
                 self._start(queues)
@@ -86,9 +87,15 @@ class SuspectLoop(LeasedLoop):
             return
         self._processes += 1
         name = f"{self._executor.name}-alone-{self._processes}"
-        most = 1 if self._bounded else _MAX_TASKS
+        max_tasks = 1 if self._bounded else _MAX_TASKS
+        try:
+            self._process = IsolatedProcess(name, [name, str(max_tasks), *queues])
+        except OSError as error:
+            log.error("isolated process not started", worker=name, error=str(error))
+            self._not_before = time.monotonic() + _BROKEN
+            self._release_slot()
+            return
         log.warning("isolated process started: the workers of some tasks died twice", worker=name)
-        self._process = IsolatedProcess(name, [name, str(most), *queues])
 
     def _give_up_lease(self, process: IsolatedProcess) -> None:
         """Give up the lease of an ended process, so that its tasks need not wait for that."""
@@ -102,6 +109,9 @@ class SuspectLoop(LeasedLoop):
         if died:
             log.error("isolated process died", worker=process.name, error=died)
         self._process = None
+        self._release_slot()
+
+    def _release_slot(self) -> None:
         if self._bounded:
             self._executor.slots.release_unused((), 1, {})
 
