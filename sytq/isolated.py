@@ -131,7 +131,14 @@ class Isolated:
 
     async def _on_a_thread(self, delivery: Delivery) -> None:
         context = contextvars.copy_context()
-        await asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._call, delivery)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._call, delivery)
+        while True:
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                if delivery.returned:
+                    raise
+                # As in a worker: the thread goes on until the function calls its context, which raises Cancelled.
 
     def _call(self, delivery: Delivery) -> None:
         """Run a plain type's function; the event loop has called the other middleware."""

@@ -16,10 +16,10 @@ from tests.servers import poll
 pytestmark = pytest.mark.faults
 
 
-def suspects(installation: Installation, *names: str) -> list[str]:
+def suspects(installation: Installation, type_name: str, *names: str) -> list[str]:
     """Tasks that go on running until they are released, and whose workers were killed twice."""
     installation.hold(*names)
-    tasks = [installation.submit("gentle", name, seconds=1.0) for name in names]
+    tasks = [installation.submit(type_name, name, seconds=1.0) for name in names]
     for times in (1, 2):
         worker = installation.start_worker()
         for name in names:
@@ -46,7 +46,7 @@ def isolated(installation: Installation, task: str) -> str:
 
 def test_p8_stopped_or_orphaned_isolated_process_is_no_crash(make_installation: Callable[..., Installation]) -> None:
     installation = make_installation(SYTQ_WORKER__LIVENESS="3s", SYTQ_WORKER__SHUTDOWN_TIMEOUT="3s")
-    (task,) = suspects(installation, "a")
+    (task,) = suspects(installation, "plain", "a")
     worker = installation.start_worker()
     isolated(installation, task)
     assert worker.terminate() == 0
@@ -57,15 +57,21 @@ def test_p8_stopped_or_orphaned_isolated_process_is_no_crash(make_installation: 
     os.kill(int(name.split("-alone-")[0].split("-")[-2]), signal.SIGKILL)  # its parent
     worker.wait(60)
     installation.start_worker()
+    assert installation.runtime.operator.cancel(task, "ann") == "asked"
+    redis, workers = installation.runtime.redis, installation.runtime.keys.workers
+    asked = float(redis.ask("ZSCORE", workers, name))
+    poll(lambda: float(redis.ask("ZSCORE", workers, name)) > asked + 1500, message="it has heard of the cancellation")
     installation.release("a")
-    assert installation.wait_state(task, "succeeded").attempts == 1, "it ends what it has begun"
+    # As in a worker: a plain function is never interrupted.
+    assert installation.wait_state(task, "succeeded", "cancelled").state == "succeeded", "it ends what it has begun"
+    assert installation.row(task).attempts == 1
     assert installation.notes() == {"start a": 4, "end a": 1}
     assert b'"alone":0' in crashes(installation, task)
 
 
 def test_hold_reaches_an_isolated_process_that_runs(make_installation: Callable[..., Installation]) -> None:
     installation = make_installation(SYTQ_WORKER__LIVENESS="3s")
-    tasks = suspects(installation, "a", "b")
+    tasks = suspects(installation, "gentle", "a", "b")
     installation.start_worker()
     poll(lambda: sum(installation.notes().values()) == 5, message="half of the suspects run")
     (first,) = (task for task in tasks if installation.runtime.inspection.live([task])[task].state == "running")
