@@ -9,7 +9,7 @@ from sytq.broker.inspection import Inspection
 from sytq.broker.pairing import RedisHalf
 from sytq.errors import DatabaseUnavailable
 from sytq.ledger.pairing import LedgerHalf
-from sytq.pairing import FAR, Half
+from sytq.pairing import FAR, NEAR, Half
 from sytq.service.cards import CardMaker
 from sytq.service.mismatches import Mismatch, compare
 from sytq.service.pairing import Conflict, conflicts
@@ -50,7 +50,8 @@ class Comparison:
         except DatabaseUnavailable:
             return []
         redis = self._redis.read()  # second: its beat is never behind
-        found = list(conflicts(ledger, redis, (self._ledger.place, self._redis.place)))
+        asked = conflicts(ledger, redis, (self._ledger.place, self._redis.place))
+        found = [one for one in asked if not _just_emptied(one, redis)]
         # A partner that has been silent for long gives way to the first worker here.
         named = [Mismatch(one.kind, one.mine, f"{one}", one.todo) for one in found if one.partner.silent < FAR]
         if ledger and not found:
@@ -58,6 +59,12 @@ class Comparison:
         if not found:
             named += _refused("ledger", self._redis.place, redis)
         return named
+
+
+def _just_emptied(conflict: Conflict, redis: Half) -> bool:
+    """Whether this is the same Redis, emptied or set back a moment ago: its workers say so as soon as they are sure."""
+    same = conflict.partner.place == conflict.mine or conflict.partner.id == redis.id
+    return conflict.kind == "redis" and same and (redis.partner is None or redis.partner.silent < 2 * NEAR)
 
 
 def _refused(kind: str, shared: str, half: Half) -> Iterator[Mismatch]:

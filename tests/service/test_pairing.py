@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import redis
 
+from sytq.broker.cards import Cards
 from sytq.broker.connection import Redis
+from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.broker.pairing import RedisHalf
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.database import open_database
 from sytq.ledger.pairing import LedgerHalf
 from sytq.pairing import database_place, redis_place
+from sytq.service.comparison import Comparison
 from sytq.service.pairing import Pairing
 from tests.servers import poll
 from tests.tables import make_tables
@@ -212,6 +215,25 @@ def test_copy_of_a_redis_is_refused_beside_the_first(stores: Stores, redis_clien
     may(first)
     assert not any(keeps_on([first], stores.worker(7)))
     assert not any(keeps_on([first], stores.worker(7, place=first.places[1])))  # one name, two servers
+
+
+def test_p2_emptied_redis_is_no_mismatch(stores: Stores, redis_client: redis.Redis) -> None:
+    worker = stores.worker()
+    redis_ = Redis(f"{stores.redis_url}/0")
+    keys = Keys("sytq")
+    comparison = Comparison(
+        Cards(redis_, keys, NEAR),
+        Inspection(redis_, keys, ()),
+        worker._ledger,
+        RedisHalf(redis_, keys, worker.places[1]),
+    )
+    for _ in range(3):
+        assert may(worker) and comparison.pair() == []
+    redis_client.flushall()
+    assert comparison.pair() == []
+    until = time.monotonic() + 2 * NEAR
+    while time.monotonic() < until:
+        assert may(worker) and comparison.pair() == []
 
 
 def test_one_redis_under_two_names_is_one(stores: Stores) -> None:
