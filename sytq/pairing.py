@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -45,10 +44,9 @@ class Silence:
     store everybody looks silent.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._at: str | None = None
-        self._since = now()
+        self._since = 0.0
         self._first = True
         self.spoke = False  # between the last two looks
 
@@ -59,9 +57,9 @@ class Silence:
             self._at = partner.at
             # At the start nobody here has interrupted anything: an emptied Redis goes on at once.
             at_once = near and self._first and partner.silent >= NEAR
-            self._since = float("-inf") if at_once else self._now()
+            self._since = float("-inf") if at_once else time.monotonic()
         self._first = False
-        seen = self._now() - self._since
+        seen = time.monotonic() - self._since
         # Less than none: that clock was set back, and says nothing for as long.
         silent = partner.silent if partner.silent >= 0 else seen
         return silent >= (NEAR if near else FAR) and seen >= NEAR
