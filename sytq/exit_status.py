@@ -9,6 +9,8 @@ from pathlib import Path
 
 #: Of a process that its watchdog ended (EX_SOFTWARE of sysexits.h).
 WATCHDOG = 70
+#: Of an isolated process that found no suspect that may run now (EX_TEMPFAIL).
+NONE_FOUND = 75
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _SIGNALS = {

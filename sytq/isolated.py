@@ -28,6 +28,7 @@ from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.executor.broker import StreamsBroker
 from sytq.executor.consumer import StreamConsumer
 from sytq.executor.executor import QueueLimit
+from sytq.exit_status import NONE_FOUND
 from sytq.observability import logs
 from sytq.runtime import Runtime, build
 from sytq.states import PRIORITIES
@@ -56,13 +57,14 @@ def main(name: str, max_tasks: str, *queues: str) -> int:
     isolated.run()
     if broker.executor.stopping.is_set():
         os._exit(0)  # threads of tasks may still run
-    return 0
+    return 0 if isolated.found else NONE_FOUND
 
 
 class Isolated:
     """Takes suspects, runs them, and takes the next when all have ended."""
 
     def __init__(self, broker: StreamsBroker, runtime: Runtime, max_tasks: int, queues: Sequence[str]) -> None:
+        self.found = False  # whether it has run any
         self._broker = broker
         self._executor = broker.executor
         self._redis = runtime.redis
@@ -126,6 +128,7 @@ class Isolated:
         for delivery in deliveries:
             delivery.held_at = asked
         if found:
+            self.found = True
             log.info("suspects started", tasks=len(found))
         return deliveries
 

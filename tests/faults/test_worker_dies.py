@@ -144,7 +144,7 @@ def test_p8_culprits_of_any_kind_end_dead_with_what_they_died_of(
     make_installation: Callable[..., Installation], redis_url: str
 ) -> None:
     installation = make_installation(**SOON, SYTQ_WORKER__MAX_CRASHES="1")
-    kinds = {"segfault": "SIGSEGV", "abort": "SIGABRT", "exit": "exit status 3"}
+    kinds = {"segfault": "SIGSEGV", "abort": "SIGABRT", "exit": "exit status 3", "quit": "exit status 0"}
     culprits = {kind: installation.submit("deadly", kind) for kind in kinds}
     culprits["plain"] = installation.submit("poison", "plain")
     keep_a_worker_until(installation, lambda: all(installation.row(task).state == "dead" for task in culprits.values()))

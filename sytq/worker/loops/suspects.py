@@ -20,7 +20,7 @@ from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.errors import RedisUnavailable
 from sytq.executor.executor import Executor
-from sytq.exit_status import describe, oom_kills
+from sytq.exit_status import NONE_FOUND, describe, oom_kills
 from sytq.observability.log_stream import LogStream
 from sytq.worker.loops.loop import LeasedLoop
 
@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 _INTERVAL = 0.5
 #: Suspects that one process takes at once; where the installation's running tasks have a bound, one.
 _MAX_TASKS = 100
-#: Seconds until the next start after a process that never came to work: its configuration or a plugin is broken.
-_BROKEN = 10.0
+#: Seconds until the next start after a process that did nothing: no suspect may run now, or it is broken.
+_PAUSE = 10.0
 #: Milliseconds for which it is known what processes died of.
 _DEPARTED_MS = 3_600_000
 _LAST_LINES, _LINE, _TEXT = 20, 8192, 4000
@@ -92,22 +92,24 @@ class SuspectLoop(LeasedLoop):
             self._process = IsolatedProcess(name, [name, str(max_tasks), *queues])
         except OSError as error:
             log.error("isolated process not started", worker=name, error=str(error))
-            self._not_before = time.monotonic() + _BROKEN
+            self._not_before = time.monotonic() + _PAUSE
             self._release_slot()
             return
         log.warning("isolated process started: the workers of some tasks died twice", worker=name)
 
     def _give_up_lease(self, process: IsolatedProcess) -> None:
-        """Give up the lease of an ended process, so that its tasks need not wait for that."""
-        died, departed = process.died, self.keys.departed
-        said = json.dumps({"how": died, "log": process.last_lines}) if died else "left"
+        """Give up the lease of an ended process, so that its tasks need not wait for that, and tell what it died of."""
+        departed = self.keys.departed
+        # Unless it has left it died: its exit status proves nothing, as a task may call `exit(0)`.
+        left = process.stopped or self.redis.ask("HGET", departed, process.name) == b"left"
+        said = "left" if left else json.dumps({"how": process.died_of, "log": process.last_lines})
         self.redis.ask("HSET", departed, process.name, said)
         self.redis.ask("PEXPIRE", departed, _DEPARTED_MS)
         held_lease = self.redis.ask("ZREM", self.keys.workers, process.name)
-        if died and not held_lease:
-            self._not_before = time.monotonic() + _BROKEN
-        if died:
-            log.error("isolated process died", worker=process.name, error=died)
+        if process.found_none or not (left or held_lease):
+            self._not_before = time.monotonic() + _PAUSE
+        if not left:
+            log.error("isolated process died", worker=process.name, error=process.died_of)
         self._process = None
         self._release_slot()
 
@@ -122,7 +124,7 @@ class IsolatedProcess:
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
         self.name = name
         self._kills = oom_kills()
-        self._stopped = False
+        self.stopped = False  # it was asked to end
         self._lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-m", "sytq.isolated", *arguments],
@@ -139,12 +141,14 @@ class IsolatedProcess:
         return self._process.poll() is not None
 
     @property
-    def died(self) -> str | None:
-        """What it died of, in words; None when it ended by itself or was asked to."""
-        status = self._process.returncode
-        if not status or self._stopped:
-            return None
-        return describe(status, out_of_memory=(oom_kills() or 0) > (self._kills or 0))
+    def found_none(self) -> bool:
+        """Whether it ended because no suspect may run now."""
+        return self._process.returncode == NONE_FOUND
+
+    @property
+    def died_of(self) -> str:
+        """Its exit status in words."""
+        return describe(self._process.returncode, out_of_memory=(oom_kills() or 0) > (self._kills or 0))
 
     @property
     def last_lines(self) -> str:
@@ -154,8 +158,8 @@ class IsolatedProcess:
 
     def stop(self) -> None:
         """Ask it to return its tasks and end. Harmless twice."""
-        if not self._stopped:
-            self._stopped = True
+        if not self.stopped:
+            self.stopped = True
             self._process.terminate()
 
     def end(self, timeout: float) -> None:
