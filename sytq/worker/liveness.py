@@ -62,5 +62,16 @@ def read_liveness(place: Path) -> list[ProcessLiveness]:
     return found
 
 
+def can_be_written(place: Path) -> bool:
+    """Whether a living process can write its file: not on a full disk."""
+    file = place / "writable"
+    try:
+        file.write_text("ready")
+        file.unlink()
+    except OSError:
+        return False
+    return True
+
+
 def _file(place: Path, pid: int) -> Path:
     return place / str(pid)

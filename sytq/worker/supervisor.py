@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from sytq.exit_status import describe, oom_kills
-from sytq.worker.liveness import read_liveness, remove
+from sytq.worker.liveness import can_be_written, read_liveness, remove
 from sytq.worker.member import SIGNALS, Member
 
 log = structlog.get_logger(__name__)
@@ -120,10 +120,9 @@ class Supervisor:
         self._looked = time.monotonic()
         # Not at every turn: the kernel counts a process some time before it has ended.
         self._oom_kills = oom_kills() or 0
-        found = read_liveness(self._folder)
-        hanging = {process.pid for process in found if not process.alive}
-        # Twice, as the machine may have stood still; and beside one that is alive, else the files cannot be written.
-        if len(hanging) < len(found):
+        hanging = {process.pid for process in read_liveness(self._folder) if not process.alive}
+        # Twice, as the machine may have stood still.
+        if hanging & self._hanging and can_be_written(self._folder):
             for worker in self._workers:
                 if worker.running and worker.pid in hanging & self._hanging:
                     log.error("worker process hangs: it is killed, and its tasks run elsewhere", pid=worker.pid)

@@ -328,36 +328,48 @@ def test_a_refused_fork_is_tried_again_and_bounded(refusals: int, members: int, 
     assert (done.returncode, any(line["level"] == "critical" for line in lines)) == (status, status != 0)
 
 
-#: The first process hangs before it works, the second ends the group.
+#: The first process hangs before it works or, with a liveness file, later; the second ends the group.
 HANGS = """
 import os, sys, time
 from pathlib import Path
 from sytq.observability import logs
-from sytq.worker import supervisor
+from sytq.worker import liveness, supervisor
 from sytq.worker.member import Member
 
 logs.configure("info", "json", "worker")
+liveness.FRESH = 0.3
 supervisor._START_TIMEOUT, supervisor._TICK = 0.5, 0.1
-hung = Path(sys.argv[1])
+folder, works_first = Path(sys.argv[1]), sys.argv[2] == "later"
+hung = folder / "hung"
 
 def work(works, stop):
     if not hung.exists():
         hung.touch()
+        if works_first:
+            liveness.LivenessFile(folder).touch(ready=True)
+            works()
         time.sleep(60)
     works()
     os.kill(os.getppid(), 15)
     return stop.get() and 0
 
-sys.exit(supervisor.Supervisor([Member("worker process", work)], None, Path("/nonexistent")).run())
+sys.exit(supervisor.Supervisor([Member("worker process", work)], None, folder).run())
 """
 
 
-def test_a_process_that_hangs_at_its_start_is_replaced(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", HANGS, str(tmp_path / "hung")]
+@pytest.mark.parametrize(
+    ("when", "said_of_it"),
+    [
+        ("at its start", "worker process does not come up: it is killed"),
+        ("later", "worker process hangs: it is killed, and its tasks run elsewhere"),
+    ],
+)
+def test_the_only_process_of_a_group_is_replaced_when_it_hangs(when: str, said_of_it: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", HANGS, str(tmp_path), when]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     said = [json.loads(line)["msg"] for line in done.stderr.splitlines()]
     assert said == [
-        "worker process does not come up: it is killed",
+        said_of_it,
         "worker process exited unexpectedly: a new one starts",
         "group stopping",
     ]
