@@ -172,7 +172,7 @@ def test_sentry_names_the_callers_trace_and_makes_none_at_any_sample_rate(
     (event,) = ingest.wait("event", task_id=reply.json["id"])
     assert event["contexts"]["trace"]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
     assert (event["transaction"], event["tags"]["request_id"]) == ("careless", "req-0")
-    reporting.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
+    reporting.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME COLUMN type TO gone")
     assert reporting.request("GET", "/api/tasks", headers={"x-request-id": "req-2"}).status == 503
     (fault,) = ingest.wait("event", request_id="req-2")
     assert (fault["tags"]["process"], fault["exception"]["values"][-1]["type"]) == ("api", "OperationalError")

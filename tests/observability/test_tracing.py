@@ -222,7 +222,7 @@ def test_sentry_names_the_opentelemetry_trace_and_makes_none(
         (event,) = ingest.wait("event", task_id=task)
         assert event["contexts"]["trace"]["trace_id"] == TRACE
         collector.wait("process loop", 3, messaging__message__id=task)
-        installation.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME TO gone")
+        installation.runtime.database.execute_sql("ALTER TABLE sytq_tasks RENAME COLUMN type TO gone")
         assert installation.request("GET", "/api/tasks", headers={"traceparent": PARENT}).status == 503
         assert ingest.wait("event", process="api")[0]["tags"]["trace_id"] == TRACE
         assert collector.wait("GET /api/tasks")[0].failed

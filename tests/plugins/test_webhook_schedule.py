@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sytq import Retry
+from sytq import Retry, clock
 from sytq.broker.delivery import Outcome
 from sytq.errors import InvalidInput
 from sytq.tasktypes.registry import Registry
@@ -38,7 +37,7 @@ class Life:
         consumes_attempt: bool = True,
     ) -> None:
         now = CREATED
-        monkeypatch.setattr(retry, "time", SimpleNamespace(time=lambda: now))
+        monkeypatch.setattr(clock, "now", lambda: now)
         self.attempts: list[float] = []
         self.delays: list[float] = []
         self.end: Outcome | None = None
