@@ -170,7 +170,7 @@ def test_p2_outage_longer_than_the_lease_expires_no_live_worker(
             client.config_set("maxmemory", 1)
         else:
             client.execute_command("ACL", "SETUSER", "default", "-@scripting")
-        poll(lambda: "fetch failed" in idle.text(), message="a failed fetch is logged")
+        poll(lambda: "heartbeat failed" in idle.text(), message="a failed heartbeat is logged")
         noticed = time.monotonic()
         poll(lambda: time.monotonic() - noticed > 3, message="longer than the liveness limit")
         proxy.cut()  # so that the idle worker comes back first

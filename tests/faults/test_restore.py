@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import shutil
@@ -94,7 +95,7 @@ class Shop(Installation):
         file.unlink(missing_ok=True)
         database = str(self.runtime.database.database)
         if self.mysql is None:
-            with sqlite3.connect(database) as connection:
+            with contextlib.closing(sqlite3.connect(database)) as connection:
                 connection.execute("VACUUM INTO ?", (str(file),))
             return file
         with file.open("wb") as output:
@@ -107,7 +108,8 @@ class Shop(Installation):
         if self.mysql is None:
             for end in ("-wal", "-shm"):
                 Path(database + end).unlink(missing_ok=True)
-            shutil.copy(dump, database)
+            shutil.copy(dump, database + ".new")
+            Path(database + ".new").replace(database)  # a file of its own, whatever is still open
             return
         with dump.open("rb") as statements:
             self._client("mariadb", database, stdin=statements)

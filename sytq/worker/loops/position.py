@@ -50,9 +50,9 @@ class Position:
 
     def check(self) -> None:
         """Mend a Redis that was set back; raise SetBack when the ledger is. Call it when no event waits."""
-        # In a transaction, as a proxy may send reads to a late replica.
-        ledger = transact(self._database, position)
-        if ledger < self.known:
+        ledger = read(self._database, position)
+        # Confirmed in a transaction, as a proxy may send reads to a late replica.
+        if ledger < self.known and transact(self._database, position) < self.known:
             raise SetBack
         if 0 < (last := last_event(self._redis, self._keys)) < ledger:
             self._mend_redis(ledger, last)
