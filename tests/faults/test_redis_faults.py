@@ -81,7 +81,7 @@ def test_p2_redis_restarted_under_load_loses_no_task(
     own_redis.start()
     load = Load(breakable)
     own_redis.stop()
-    poll(lambda: "fetch failed" in load.worker.text(), message="the worker notices")
+    poll(lambda: "heartbeat failed" in load.worker.text(), message="the worker notices")
     load.release()  # so that they end while it is unavailable
     own_redis.start()
     load.assert_goes_on()

@@ -75,7 +75,10 @@ def assert_tasks_run(installation: Installation) -> None:
         "dead-3 f": 1,
     }
     inspection = installation.runtime.inspection
-    assert {depth.waiting + depth.running for depth in inspection.queues()} == {0}
+    poll(
+        lambda: {depth.waiting + depth.running for depth in inspection.queues()} == {0},
+        message="the task that wrote the last note is acknowledged",
+    )
     assert sum(inspection.delayed().values()) == 0
     assert inspection.totals()["plain", "succeeded"] == 2
     assert [worker.age < 4 for worker in inspection.workers()] == [True]
