@@ -75,9 +75,9 @@ class Hold:
         # In this order, as all three only grow: the ledger's position is never below that of Redis, nor above the last
         # event.
         recorded = recorded_in_redis(self._redis, self._keys)
-        row, position = read(self._database, lambda: (ledger.held(), ledger.position()))
+        position, row = read(self._database, _position_and_hold)
         if position < recorded:  # unless a proxy has asked a late replica: transactions go to the first server
-            position = transact(self._database, ledger.position)
+            position, row = transact(self._database, _position_and_hold)
         last = last_event(self._redis, self._keys)
         return row, position < recorded or 0 < last < position
 
@@ -89,6 +89,12 @@ class Hold:
         self._held = row is not None
         # The recorder mends a store that was set back, or holds the service; nothing starts until then.
         self._closed = self._held or set_back
+
+
+def _position_and_hold() -> tuple[int, Pause | None]:
+    # The position first: the transaction that mends it holds the service, and may commit between the two.
+    position = ledger.position()
+    return position, ledger.held()
 
 
 def held(database: peewee.Database) -> str:

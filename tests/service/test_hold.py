@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,6 +15,8 @@ from sytq.ledger.values import utcnow
 from sytq.service import hold as module
 from sytq.service.hold import Hold
 from tests.installation import Installation
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -80,8 +84,42 @@ def test_answer_of_a_late_replica_stops_nothing(
     transact(parts.database, lambda: ledger.set_position(parts.database, now))
     parts.redis.ask("SET", parts.keys.recorded, now)
     parts.redis.ask("XADD", parts.keys.events, f"{now}-0", "kind", "started")
-    monkeypatch.setattr(module, "read", lambda *_: (None, now - 1000))  # as a proxy that splits reads from writes
+    monkeypatch.setattr(module, "read", lambda *_: (now - 1000, None))  # as a proxy that splits reads from writes
     assert hold.look() and hold.may_start()
+
+
+def test_hold_that_begins_while_a_process_looks_lets_nothing_start(
+    hold: Hold, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = installation.runtime
+    now = parts.redis.now_ms()
+    transact(parts.database, lambda: ledger.set_position(parts.database, now - 5000))  # an older dump was restored
+    parts.redis.ask("SET", parts.keys.recorded, now)
+    parts.redis.ask("XADD", parts.keys.events, f"{now}-0", "kind", "started")
+
+    def mend() -> None:
+        """What the recorder of another process commits."""
+        ledger.set_position(parts.database, now)
+        ledger.hold(utcnow(), "sytq worker", "set back")
+
+    mended: list[bool] = []
+
+    def then_mended(function: Callable[[], T]) -> Callable[[], T]:
+        def call() -> T:
+            found = function()
+            if not mended:
+                mended.append(True)
+                other = threading.Thread(target=transact, args=(parts.database, mend))
+                other.start()
+                other.join()
+            return found
+
+        return call
+
+    monkeypatch.setattr(ledger, "position", then_mended(ledger.position))
+    monkeypatch.setattr(ledger, "held", then_mended(ledger.held))
+    assert not hold.look()
+    assert mended and not hold.may_start()
 
 
 def test_a_hold_is_kept_once_and_in_the_audit_log(installation: Installation) -> None:
