@@ -19,7 +19,7 @@ from bench.broker import Run, envelopes, wait
 from sytq import Breaker, Limiter, Permit
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Limiters
+from sytq.broker.limiters import Limiters
 
 SECONDS = 0.2  # of a task; as in bench_types.py
 

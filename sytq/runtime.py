@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sytq.broker.connection import Redis
     from sytq.broker.inspection import Inspection
     from sytq.broker.keys import Keys
-    from sytq.broker.limiter import Limiters
+    from sytq.broker.limiters import Limiters
     from sytq.broker.pairing import RedisHalf
     from sytq.config import Settings
     from sytq.http import Guard
@@ -81,7 +81,7 @@ class Runtime:
 
     @cached_property
     def limiters(self) -> Limiters:
-        from sytq.broker.limiter import Limiters
+        from sytq.broker.limiters import Limiters
 
         return Limiters(self.redis, self.keys, self.settings.worker.liveness)
 

@@ -1,46 +1,23 @@
-"""Limiters: limits on resources that many tasks share, such as a provider, a model or a host.
-
-Redis decides, for all workers and all limiters of a permit at once (`_limiters.lua`, `limiter_*.lua`);
-docs/limiters.md says what is counted.
-"""
+"""A limiter: a limit on a resource that many tasks share, such as a provider, a model or a host; and a permit of it."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
-import random
 import re
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-import structlog
-
-from sytq.broker.keys import Keys
 from sytq.deprecated import renamed_arguments
-from sytq.errors import InvalidInput, Lost, RedisUnavailable, Waiting
-from sytq.observability.outages import log_failure
-
-if TYPE_CHECKING:
-    from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
-
-
-log = structlog.get_logger(__name__)
+from sytq.errors import InvalidInput
 
 PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
 
 _NAME = re.compile(r"[!-{}~]{1,300}")
 _MAX_LIMITERS = 8
-#: Bounds one script call.
-_MAX_RECOUNTED = 50
-#: A waiting task starts as soon as a permit is reserved for it; its due time is a fallback: the estimate times a
-#: factor, plus seconds.
-_FALLBACK = (1.2, 5.0)
-_MAX_WAIT = 600.0
 
 
 @dataclass(frozen=True)
@@ -95,20 +72,6 @@ class Limiter:
             raise ValueError(f"Limiter {self.name}: window must be above 0 s, not {self.window}")
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """What a resumption ended (paused, open, half_open, or "" for nothing), who began it and why, and how many tasks
-    were waiting."""
-
-    held: str
-    by: str
-    why: str
-    waiting: int
-
-    def __bool__(self) -> bool:
-        return bool(self.held)
-
-
 class Permit:
     """Leave to use what all its limiters guard; made by `ctx.acquire`."""
 
@@ -142,193 +105,6 @@ class Permit:
             self.cost = max(0, cost)
 
 
-class Limiters:
-    """Acquires and releases permits; a release may start waiting tasks of `queues`."""
-
-    def __init__(
-        self,
-        redis: Redis,
-        keys: Keys,
-        liveness: float,
-        queues: Iterable[str] = (),
-        epoch: Callable[[], bytes | None] = lambda: None,
-    ) -> None:
-        self._redis = redis
-        self._keys = keys
-        self._names = limiter_keys(keys)
-        self._liveness = liveness
-        self._queues = queues
-        self._epoch = epoch  # of the Redis that this worker knows
-        self._held: dict[str, Permit] = {}
-        self._suspended_until = 0.0
-
-    def acquire(self, permit: Permit) -> None:
-        """Acquire a permit of all its limiters at once.
-
-        Raises Waiting (no permit is free), Lost (another attempt has the task) and RedisUnavailable; none uses an
-        attempt.
-        """
-        (refusal,) = self.acquire_all([permit])
-        if refusal is not None:
-            raise refusal
-
-    def acquire_all(self, permits: Sequence[Permit]) -> list[Exception | None]:
-        """Acquire permits in this order, in one round trip; return the exception of `acquire` or None for each."""
-        with _locked(permits):
-            wanted = [permit for permit in permits if permit.limiters and not permit.released]
-            refusals = dict(zip(wanted, self._refusals(wanted), strict=True)) if wanted else {}
-            return [refusals.get(permit) for permit in permits]
-
-    def _refusals(self, permits: Sequence[Permit]) -> list[Exception | None]:
-        if (left := self._suspended_until - time.monotonic()) > 0:
-            waiting = Waiting(left, reason="Redis was emptied: waiting until what runs is known again")
-            return [waiting] * len(permits)
-        asked = time.monotonic()
-        try:
-            answers = self._acquire(permits)
-        except RedisUnavailable as error:
-            return [error] * len(permits)
-        for permit in permits:
-            permit.asked = asked
-        return [self._refusal(*pair) for pair in zip(permits, answers, strict=True)]
-
-    def _refusal(self, permit: Permit, answer: Any) -> Exception | None:
-        if answer[0] == 3:
-            return Lost(f"start {permit.token} of task {permit.task_id} no longer holds it")
-        if answer[0] == 0:
-            _, wait, name, reason, unavailable = answer
-            factor, margin = _FALLBACK
-            after = min(max(wait, 0) / 1000 * factor + margin, _MAX_WAIT) * random.uniform(1, 1.1)  # noqa: S311
-            waiting_for = f"waiting for {name.decode()}: {reason.decode()}"
-            return Waiting(after, reason=waiting_for, unavailable=bool(unavailable))
-        permit.acquired_ms = int(answer[1])
-        self._held[permit.id] = permit
-        return None
-
-    def release(self, permit: Permit) -> None:
-        """Release a permit and count its outcome; harmless when it is not held.
-
-        While Redis is unavailable the outcome is not counted; the end of the attempt frees the permit.
-        """
-        self.release_all([permit])
-
-    def release_all(self, permits: Sequence[Permit]) -> None:
-        """Release permits in one round trip."""
-        with _locked(permits):
-            args: list[Any] = []
-            for permit in permits:
-                permit.released = True
-                if permit.acquired_ms is None:
-                    continue
-                args += [permit.task_id, permit.token, permit.id, permit.acquired_ms, permit.outcome]
-                args += [permit.reserved, permit.cost]
-                args += [len(permit.limiters), *(limiter.name for limiter in permit.limiters)]
-                permit.acquired_ms = None
-                del self._held[permit.id]
-            if not args:
-                return
-            queues = list(self._queues)
-            names = [*self._names, *map(self._keys.delayed, queues)]
-            try:
-                changes = self._redis.call("limiter_release", names, [self._liveness_ms, len(queues), *queues, *args])
-            except RedisUnavailable as error:
-                log_failure(log, "permits not released: Redis unavailable", error)
-                return
-        for name, state in changes:
-            write = log.warning if state == b"open" else log.info
-            write("circuit breaker changed", limiter=name.decode(), state=state.decode())
-
-    def reregister(self) -> None:
-        """Enter the held permits into an emptied Redis; acquire none until other workers have done the same."""
-        self._suspended_until = time.monotonic() + self._liveness
-        self.recount()
-
-    def recount(self) -> list[str]:
-        """Enter the held permits again where Redis has taken them back, whether or not the limits allow it.
-
-        Returns the tasks that other attempts have by now. Raises RedisUnavailable.
-        """
-        held, lost = list(self._held.values()), []
-        for start in range(0, len(held), _MAX_RECOUNTED):
-            with _locked(held[start : start + _MAX_RECOUNTED]):
-                permits = [one for one in held[start : start + _MAX_RECOUNTED] if one.acquired_ms is not None]
-                answers = self._acquire(permits, force=True) if permits else []
-                for permit, (acquired, *at) in zip(permits, answers, strict=True):
-                    if acquired == 1:
-                        permit.acquired_ms = int(at[0])
-                    else:
-                        lost.append(permit.task_id)
-        return lost
-
-    def _acquire(self, permits: Sequence[Permit], *, force: bool = False) -> Any:
-        args: list[Any] = [self._liveness_ms, self._epoch() or b"", int(force)]
-        for permit in permits:
-            args += [permit.task_id, permit.token, permit.created, permit.reserved, permit.id, len(permit.limiters)]
-            for limiter in permit.limiters:
-                args += [limiter.name, _settings(limiter)]
-        answers = self._redis.call("limiter_acquire", self._names, args)
-        if not answers:
-            raise RedisUnavailable("Redis was emptied: what runs is not known yet")
-        return answers
-
-    def pause(
-        self,
-        name: str,
-        by: str,
-        why: str,
-        *,
-        seconds: float | None = None,
-        person: bool = True,
-        configuration: str = "",
-    ) -> bool:
-        """Grant no permit of a limiter until `resume`, or for `seconds`; False when it was paused already.
-
-        A task's pause (not a `person`'s) prolongs a task's earlier pause and leaves a person's unchanged. With a
-        `configuration` it holds up the calls made with that alone, and ends when no worker has it any more. Raises
-        InvalidInput for an invalid name, and RedisUnavailable.
-        """
-        check_limiter_name(name)
-        length = 0 if seconds is None else max(1, int(seconds * 1000))
-        args = [self._liveness_ms, name, "pause", int(person), by[:64], why[:255], length, configuration]
-        return bool(self._redis.call("limiter_pause", self._names, args))
-
-    def resume(self, name: str, *, person: bool = True) -> Resumed:
-        """End a limiter's pause; a person also closes its breaker, and a task leaves a person's pause unchanged."""
-        check_limiter_name(name)
-        args = [self._liveness_ms, name, "resume", int(person), "", "", 0, ""]
-        held, by, why, waiting = self._redis.call("limiter_pause", self._names, args)
-        return Resumed(held.decode(), by.decode(), why.decode(), waiting)
-
-    def announce(self, configurations: Collection[str]) -> None:
-        """Say what this worker's calls are made with; each worker repeats it every few seconds."""
-        if configurations:
-            self._redis.call("limiter_configured", self._names, [self._liveness_ms, "announce", *configurations])
-
-    def withdraw(self, configurations: Collection[str]) -> int:
-        """End the pauses for these configurations, of all limiters, and return their number: calls try them again."""
-        args = [self._liveness_ms, "withdraw", *configurations]
-        return int(self._redis.call("limiter_configured", self._names, args)) if configurations else 0
-
-    @property
-    def _liveness_ms(self) -> int:
-        return int(self._liveness * 1000)
-
-
-@contextlib.contextmanager
-def _locked(permits: Iterable[Permit]) -> Iterator[None]:
-    with contextlib.ExitStack() as locks:
-        for permit in permits:
-            locks.enter_context(permit.lock)
-        yield
-
-
-def limiter_keys(keys: Keys) -> list[str]:
-    """Return the keys that every limiter script takes, in order."""
-    own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
-    own += [keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations, keys.configured]
-    return [keys.live, keys.workers, keys.bell, keys.epoch, *own]
-
-
 def check_limiter_name(name: str) -> None:
     """Raise InvalidInput for an invalid name."""
     if not _NAME.fullmatch(name):
@@ -336,7 +112,8 @@ def check_limiter_name(name: str) -> None:
 
 
 @functools.lru_cache(maxsize=1000)
-def _settings(limiter: Limiter) -> str:
+def settings_of(limiter: Limiter) -> str:
+    """What the scripts read of a limiter, as JSON."""
     # Workers of both versions read this from Redis during an upgrade: the names stay.
     settings: dict[str, Any] = {
         "running": limiter.concurrency,

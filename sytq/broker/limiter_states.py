@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import limiter_keys
+from sytq.broker.limiters import limiter_keys
 
 if TYPE_CHECKING:
     from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all

@@ -32,7 +32,7 @@ class RedisHalf:
         return bool(self._redis.call("pairing", self._keys, ["claim", expected, ledger, place, worker, beat]))
 
     def refuse(self, ledger: str, place: str, worker: str) -> None:
-        """Remember a ledger that is not served, for those who look from the other side."""
+        """Remember a refused ledger: its own workers look here and say so."""
         self._redis.call("pairing", self._keys, ["refuse", ledger, place, worker])
 
 

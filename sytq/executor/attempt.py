@@ -18,7 +18,8 @@ import peewee
 import structlog
 
 from sytq.broker.delivery import Delivery, cancellation
-from sytq.broker.limiter import Limiter, Limiters, Permit
+from sytq.broker.limiter import Limiter, Permit
+from sytq.broker.limiters import Limiters
 from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.deprecated import OldContextMethods

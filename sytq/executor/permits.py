@@ -6,7 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from sytq.batcher import Batcher
-from sytq.broker.limiter import Limiters, Permit
+from sytq.broker.limiter import Permit
+from sytq.broker.limiters import Limiters
 
 #: Bounds one script call.
 _MAX_BATCH = 50

@@ -7,7 +7,7 @@ from typing import Any
 from sytq import Limiter, Permit
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Limiters
+from sytq.broker.limiters import Limiters
 
 
 def test_metrics_show_configured_limiters_and_not_every_host(make_api: Any, redis_url: str) -> None:

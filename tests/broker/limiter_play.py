@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sytq import Breaker, Limiter, Permit, Waiting
-from sytq.broker.limiter import Limiters, PermitOutcome, limiter_keys
+from sytq.broker.limiter import PermitOutcome
 from sytq.broker.limiter_states import LimiterState, read_limiters
+from sytq.broker.limiters import Limiters, limiter_keys
 from tests.broker.bench import LEASE_MS, Bench, Item
 
 ONE = Limiter("provider:one", concurrency=1)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sytq import Limiter
-from sytq.broker.limiter import limiter_keys
+from sytq.broker.limiters import limiter_keys
 from sytq.errors import InvalidInput, RedisUnavailable
 from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import BREAKER, ONE, Play
@@ -213,7 +213,7 @@ def test_emptied_redis_grants_no_permit_until_running_tasks_reregister(
     assert isinstance(refusal.after, float) and 0 < refusal.after <= LEASE_MS / 1000
     # That time later, in which all workers registered their tasks.
     later = time.monotonic() + refusal.after
-    monkeypatch.setattr("sytq.broker.limiter.time", SimpleNamespace(monotonic=lambda: later))
+    monkeypatch.setattr("sytq.broker.limiters.time", SimpleNamespace(monotonic=lambda: later))
     assert "1 of 1 run" in str(play.refused("b", ONE))
     play.release(a)
     play.acquire("b", ONE, created=2)

@@ -13,7 +13,7 @@ from dramatiq import Broker
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Limiters, limiter_keys
+from sytq.broker.limiters import Limiters, limiter_keys
 from sytq.worker.loops.loop import LeasedLoop
 
 #: Limiters in one script call.
