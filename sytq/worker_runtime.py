@@ -20,7 +20,7 @@ import sytq.http.sessions  # noqa: F401  # brings aiohttp, which the first reque
 from sytq import __version__
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
-from sytq.broker.limiter import Limiters
+from sytq.broker.limiters import Limiters
 from sytq.broker.operations import Operations
 from sytq.executor.attempt import Services
 from sytq.executor.broker import StreamsBroker
@@ -82,7 +82,7 @@ def build_worker(runtime: Runtime, *, isolated: str = "") -> StreamsBroker:
     task_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=connections, timeout=timeout)
     broker = StreamsBroker(runtime.redis, heartbeat_redis, task_redis, runtime.keys, settings, isolated)
     time_limit = TimeLimit()
-    broker.executor.may_start = runtime.hold.may_start
+    broker.executor.may_start, broker.executor.recorded = runtime.hold.may_start, runtime.hold.recorded
     client = Client(runtime.guard, settings.outbound.proxy)
     loop, valid_since = broker.executor.event_loop.loop, broker.executor.heartbeat.valid_since
     services = task_services(runtime, client, loop, broker.executor.limiters, task_redis, valid_since)

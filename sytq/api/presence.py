@@ -1,4 +1,4 @@
-"""The card of this API process, which other processes compare with theirs; and a warning when it uses the wrong store."""
+"""The card of this API process, which other processes compare with theirs; and a warning about a wrong store."""
 
 from __future__ import annotations
 

@@ -138,10 +138,10 @@ class StreamConsumer(Consumer):
         streams = [keys.stream(self._queue, priority) for priority in self._turn.order()]
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
         names += [keys.rate(self._queue), wake_up, keys.epoch, keys.cancels, keys.called(self._queue)]
-        names += [keys.crashes, keys.departed, keys.suspects(self._queue)]
+        names += [keys.crashes, keys.departed, keys.suspects(self._queue), keys.recorded]
         first = len(names) + 1
         args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
-        args += [int(executor.lease * 1000), executor.max_crashes]
+        args += [int(executor.lease * 1000), executor.max_crashes, executor.recorded()]
         sweep = time.monotonic() - self._swept >= _TICK
         args.append(1 if sweep else 2 if self._left else 0)
         if sweep:
@@ -149,6 +149,8 @@ class StreamConsumer(Consumer):
                 args += [b"%d:%s" % (position, entry) for entry in executor.tracked(stream)]
         found, left, *rest = executor.redis.call("fetch", names + streams, args)
         self._left = bool(left)
+        if found == 2:
+            raise RedisUnavailable("an older copy of Redis has taken its place")
         if sweep:
             self._swept = time.monotonic()
         if found:

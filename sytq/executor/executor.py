@@ -15,7 +15,7 @@ from dramatiq import Broker
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP, Keys
-from sytq.broker.limiter import Limiters
+from sytq.broker.limiters import Limiters
 from sytq.broker.rights import check_rights
 from sytq.config import Settings
 from sytq.executor.acks import Acks
@@ -68,6 +68,7 @@ class Executor:
         self.admitted = threading.Event()  # whether consumers may fetch
         self.admitted.set()
         self.may_start: Callable[[], bool] = lambda: True  # whether the service is not held; the worker sets it
+        self.recorded: Callable[[], int] = lambda: 0  # the position that Redis had at the last look (sytq.service.hold)
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
         self.acks = Acks(redis, keys, self.name, limited, self._untrack)

@@ -1,4 +1,4 @@
-"""The card of a process: what can differ between machines and must not, for those who compare."""
+"""The card of a process: what can differ between machines and must not: processes compare them."""
 
 from __future__ import annotations
 

@@ -41,12 +41,17 @@ class Hold:
         self._closed: bool | None = None  # None: not known; since `_unknown` because of the ledger
         self._unknown = float("inf")
         self._current = False  # whether the last look succeeded
+        self._recorded = 0
 
     def may_start(self) -> bool:
         """Whether tasks that Redis has may start, by the last look."""
         if self._closed is None:
             return time.monotonic() - self._unknown > _UNKNOWN
         return not self._closed
+
+    def recorded(self) -> int:
+        """The position (Unix ms) that Redis had at the last look: one that has an older position was set back since."""
+        return self._recorded
 
     def look(self) -> bool:
         """Read the stores, at most twice a second; return whether tasks may be taken from the ledger or elsewhere.
@@ -79,7 +84,11 @@ class Hold:
         if position < recorded:  # unless a proxy has asked a late replica: transactions go to the first server
             position, row = transact(self._database, _position_and_hold)
         last = last_event(self._redis, self._keys)
-        return row, position < recorded or 0 < last < position
+        # What an older Redis says to be recorded is below what it said before, also where it has made an event since.
+        older = 0 < last < position or 0 < recorded < min(position, self._recorded)
+        if not older:
+            self._recorded = recorded
+        return row, older or position < recorded
 
     def _note(self, row: Pause | None, set_back: bool) -> None:
         if row is not None and not self._held:

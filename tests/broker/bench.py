@@ -19,7 +19,7 @@ from tests.broker import clock
 
 LEASE_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
-FIRST = 15
+FIRST = 16
 
 #: One attempt as fetch.lua returns it: stream index, entry, id, message, attempts, max attempts, fencing token.
 Item = list[Any]
@@ -81,16 +81,17 @@ class Bench:
         max_crashes: int = 3,
         rate: int = 0,
         window_ms: int = 60_000,
+        recorded: int = 0,
     ) -> dict[str, Item]:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
         names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), keys.crashes]
-        names += [keys.departed, keys.suspects("q"), *self.streams]
-        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, int(sweep)]
+        names += [keys.departed, keys.suspects("q"), keys.recorded, *self.streams]
+        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, recorded, int(sweep)]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, self.left, *rest = self.redis.call("fetch", names, args)
-        items = {item[2].decode(): item for item in rest} if found else {}
-        assert not found or len(items) == len(rest), "one fetch started a task twice"
+        items = {item[2].decode(): item for item in rest} if found == 1 else {}
+        assert found != 1 or len(items) == len(rest), "one fetch started a task twice"
         return items
 
     def isolate(self, process: str, most: int = 100, limit: int = 0, rate: int = 0) -> dict[str, Item]:

@@ -40,6 +40,14 @@ def test_fetch_follows_priority_order_and_free_slots(bench: Bench) -> None:
     assert bench.fetch("w") == {}
 
 
+def test_p5_redis_older_than_at_the_last_look_starts_nothing(bench: Bench) -> None:
+    bench.dispatch("a")
+    bench.redis.ask("SET", bench.keys.recorded, 1000)  # of an older copy that took its place between two looks
+    assert bench.fetch("w", recorded=2000, sweep=True) == {}
+    bench.redis.ask("DEL", bench.keys.recorded)  # it was emptied instead
+    assert bench.fetch("w", recorded=2000).keys() == {"a"}
+
+
 def test_xlen_lag_and_xpending_show_the_state_of_a_queue(bench: Bench) -> None:
     for name in "abc":
         bench.dispatch(name)

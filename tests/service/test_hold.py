@@ -88,6 +88,20 @@ def test_answer_of_a_late_replica_stops_nothing(
     assert hold.look() and hold.may_start()
 
 
+def test_older_redis_that_has_made_an_event_already_starts_nothing(hold: Hold, installation: Installation) -> None:
+    parts = installation.runtime
+    now = parts.redis.now_ms()
+    transact(parts.database, lambda: ledger.set_position(parts.database, now))
+    parts.redis.ask("SET", parts.keys.recorded, now)
+    parts.redis.ask("XADD", parts.keys.events, f"{now + 1}-0", "kind", "started")
+    assert hold.look()
+    parts.redis.ask("SET", parts.keys.recorded, now - 5000)
+    assert not hold.look()
+    assert not hold.may_start() and hold.recorded() == now
+    parts.redis.ask("SET", parts.keys.recorded, now)  # the recorder has mended it
+    assert hold.look() and hold.may_start()
+
+
 def test_hold_that_begins_while_a_process_looks_lets_nothing_start(
     hold: Hold, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ end
 
 local function reclaim(own)
   local stale = now - liveness
-  for a = 10, #ARGV do held[ARGV[a]] = true end
+  for a = 11, #ARGV do held[ARGV[a]] = true end
   for k = FIRST, #KEYS do
     for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
       local name, pending = field(info, 'name'), field(info, 'pending')

@@ -1,8 +1,9 @@
 -- Prepended to fetch.lua, behind _crashes.lua: its arguments, and how an entry becomes a running task.
--- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called crashes departed suspects, then the
---      queue's four streams in the order to look
--- ARGV group consumer room limit rate window_ms lease_ms max_crashes reclaim tracked...
---      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. reclaim: 1 to look for
+-- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called crashes departed suspects recorded,
+--      then the queue's four streams in the order to look
+-- ARGV group consumer room limit rate window_ms lease_ms max_crashes recorded reclaim tracked...
+--      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. recorded: what
+--      this Redis said of its own key `recorded` at the worker's last look. reclaim: 1 to look for
 --      entries of dead consumers and for own entries that are not tracked, 2 for the former only. tracked: stream index
 --      ':' entry, and stream index ':' task id, as reregister.lua may have added an entry whose id this worker does not
 --      know yet
@@ -10,7 +11,7 @@ local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, wake_up = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local cancels, called = KEYS[10], KEYS[11]
 local crashes, departed, suspects = KEYS[12], KEYS[13], KEYS[14]
-local FIRST = 15
+local FIRST = 16
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -2,8 +2,12 @@
 -- KEYS and ARGV as in _start.lua
 -- -> {0, left, ms until the rate allows one or -1, wake-up id, last ids...} when there is no task,
 --    else {1, left, {stream index, entry, id, message, attempts, max, token}...}
+--    or {2, 0} when an older copy of this Redis has taken its place: what has ended since must not run again
 --    left: 1 when dead consumers had entries, and may still have some
-if ARGV[9] ~= '0' then reclaim(ARGV[9] == '1') end
+local recorded = redis.call('GET', KEYS[15])
+if recorded and tonumber(recorded) < tonumber(ARGV[9]) then return { 2, 0 } end
+
+if ARGV[10] ~= '0' then reclaim(ARGV[10] == '1') end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.
 local waiting = (limit > 0 or rate > 0) and redis.call('EXISTS', suspects) or 0

@@ -55,7 +55,13 @@ class Position:
         if ledger < self.known and transact(self._database, position) < self.known:
             raise SetBack
         if 0 < (last := last_event(self._redis, self._keys)) < ledger:
-            self._mend_redis(ledger, last)
+            self._mend_redis(ledger, last, last)
+
+    def check_redis(self) -> None:
+        """Mend an older Redis that has made events before anybody looked. Call it before events are recorded."""
+        recorded = recorded_in_redis(self._redis, self._keys)
+        if 0 < recorded < self.known and recorded < (ledger := read(self._database, position)):
+            self._mend_redis(ledger, recorded, ledger)
 
     def advancing(self, events: Entries) -> Callable[[], None]:
         """Return what the transaction that records `events` writes too; it raises SetBack."""
@@ -108,22 +114,22 @@ class Position:
         first = info["first-entry"]  # Redis 6
         return first is not None and moment_of(first[0]) <= moment
 
-    def _mend_redis(self, ledger: int, last: int) -> None:
-        """Drop the tasks of an older Redis that the ledger says have ended. Idempotent."""
+    def _mend_redis(self, ledger: int, of: int, to: int) -> None:
+        """Drop the tasks of an older Redis that the ledger says have ended, and set both positions. Idempotent."""
         dropped = 0
         for ids in self._unfinished():
             query = Task.select(Task.id).where(Task.id.in_(ids), Task.state.in_(TERMINAL))
             ended: list[Task] = read(self._database, partial(list, query))
             if ended:  # without it the messages in streams and delayed sets are strays, which nobody starts
                 dropped += self._redis.ask("HDEL", self._keys.live, *(row.id for row in ended))
-        said = f"Redis is of {iso(from_ms(last))}, the database of {iso(from_ms(ledger))}"
+        said = f"Redis is of {iso(from_ms(of))}, the database of {iso(from_ms(ledger))}"
 
         def work() -> None:
-            set_position(self._database, last, lower=True)
+            set_position(self._database, to, lower=True)
             audit.note(utcnow(), _BY, "broker.set_back", "", f"{said}; {dropped} tasks had ended")
 
-        self._redis.ask("SET", self._keys.recorded, last)
-        self.known = last
+        self._redis.ask("SET", self._keys.recorded, to)
+        self.known = to
         transact(self._database, work)
         log.warning("Redis set back: tasks that have ended since do not run again", reason=f"{said}; {dropped} tasks")
 

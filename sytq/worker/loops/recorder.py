@@ -71,6 +71,7 @@ class Recorder(LeasedLoop):
             self.redis.make_group(self.keys.events, RECORDER)
             return 0.0
         if events:
+            self._position.check_redis()
             self._record_or_set_aside(events, self._position.advancing(events))
             self.redis.ask("XACK", self.keys.events, RECORDER, *(entry for entry, _ in events))
             self._position.advanced(events)

@@ -72,3 +72,17 @@ def test_recorder_that_slept_takes_no_lowered_position_for_a_loss(bench: Bench) 
     assert (
         recorded_in_redis(bench.parts.redis, bench.parts.keys) == after == transact(bench.parts.database, hold.position)
     )
+
+
+def test_older_redis_that_has_made_an_event_already_runs_nothing_again(bench: Bench) -> None:
+    parts, redis, keys = bench.parts, bench.parts.redis, bench.parts.keys
+    task = bench.installation.submit("plain", "ended")
+    before = bench.event(age_ms=1000)
+    bench.recorder.step()
+    parts.database.execute_sql("UPDATE sytq_tasks SET state = 'succeeded'")
+    redis.ask("SET", keys.recorded, before - KEEP_MS)  # an older copy, which has the task still
+    after = bench.event()
+    bench.recorder.step()
+    assert (bench.audited(), bench.held()) == (["broker.set_back"], False)
+    assert parts.inspection.live([task]) == {}
+    assert recorded_in_redis(redis, keys) == after == transact(parts.database, hold.position)
