@@ -32,7 +32,7 @@ class RedisHalf:
         return bool(self._redis.call("pairing", self._keys, ["claim", expected, ledger, place, worker, beat]))
 
     def refuse(self, ledger: str, place: str, worker: str) -> None:
-        """Remember a refused ledger: its own workers look here and say so."""
+        """Remember a refused ledger, so that the workers of the serving one can name it."""
         self._redis.call("pairing", self._keys, ["refuse", ledger, place, worker])
 
 

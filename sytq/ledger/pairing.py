@@ -65,7 +65,7 @@ class LedgerHalf:
         self._write(sql, redis)
 
     def refuse(self, redis: str, place: str, worker: str) -> None:
-        """Remember a refused Redis: its own workers look here and say so."""
+        """Remember a refused Redis, so that the workers of the serving one can name it."""
         mark = self._database.param
         sql = (
             f"UPDATE sytq_ledger SET other = {mark}, other_place = {mark}, other_worker = {mark}, "  # noqa: S608

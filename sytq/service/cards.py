@@ -1,4 +1,4 @@
-"""The card of a process: what can differ between machines and must not: processes compare them."""
+"""The card of a process: what can differ between machines and must not. Processes compare their cards."""
 
 from __future__ import annotations
 
