@@ -33,9 +33,8 @@ def ingest() -> Iterator[Ingest]:
     one.close()
 
 
-@pytest.fixture
-def reporting(tmp_path: Path, redis_url: str, ingest: Ingest) -> Iterator[Installation]:
-    made = Installation(
+def installation_for(tmp_path: Path, redis_url: str, ingest: Ingest, **environ: str) -> Installation:
+    return Installation(
         tmp_path,
         f"sqlite:///{tmp_path / 'sytq.db'}",
         redis_url,
@@ -44,14 +43,26 @@ def reporting(tmp_path: Path, redis_url: str, ingest: Ingest) -> Iterator[Instal
         SYTQ_SENTRY__ENVIRONMENT="staging",
         SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
         SYTQ_SENTRY__TRACES_SAMPLE_RATE="1.0",
-        SYTQ_SCHEDULES=json.dumps(
-            {
-                "pulse": {"type": "cleanup", "cron": "* * * * *", "timezone": "Europe/Berlin"},
-                "ill": {"type": "careless", "cron": "* * * * *", "payload": SECRET},
-                "rapid": {"type": "cleanup", "every": "1s"},
-            }
-        ),
+        **environ,
     )
+
+
+@pytest.fixture
+def reporting(tmp_path: Path, redis_url: str, ingest: Ingest) -> Iterator[Installation]:
+    made = installation_for(tmp_path, redis_url, ingest)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def scheduled(tmp_path: Path, redis_url: str, ingest: Ingest) -> Iterator[Installation]:
+    """With schedules, whose dead tasks are events too, one at each minute."""
+    schedules = {
+        "pulse": {"type": "cleanup", "cron": "* * * * *", "timezone": "Europe/Berlin"},
+        "ill": {"type": "careless", "cron": "* * * * *", "payload": SECRET},
+        "rapid": {"type": "cleanup", "every": "1s"},
+    }
+    made = installation_for(tmp_path, redis_url, ingest, SYTQ_SCHEDULES=json.dumps(schedules))
     yield made
     made.close()
 
@@ -122,10 +133,10 @@ def test_loop_crash_and_worker_killing_task_are_reported(reporting: Installation
     assert event["exception"]["values"][-1]["type"] == "OperationalError"
 
 
-def test_schedule_tick_checks_in_when_it_starts_and_ends(reporting: Installation, ingest: Ingest) -> None:
+def test_schedule_tick_checks_in_when_it_starts_and_ends(scheduled: Installation, ingest: Ingest) -> None:
     for name in ("pulse", "ill", "rapid"):
-        Schedules(reporting.runtime.database).begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
-    worker = reporting.start_worker()
+        Schedules(scheduled.runtime.database).begin(name, dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2))
+    worker = scheduled.start_worker()
     for name, end in (("pulse", "ok"), ("ill", "error")):
         monitor = f"sytq-{name}"
         poll(
@@ -143,12 +154,12 @@ def test_schedule_tick_checks_in_when_it_starts_and_ends(reporting: Installation
         assert config["timezone"] == ("Europe/Berlin" if name == "pulse" else "UTC")
         assert config["max_runtime"] >= 1
         # The check-in id is the task's id.
-        task = reporting.wait_state(str(uuid.UUID(begun["check_in_id"])), "succeeded", "dead")
+        task = scheduled.wait_state(str(uuid.UUID(begun["check_in_id"])), "succeeded", "dead")
         assert str(task.request_id).startswith(f"schedule:{name}:")
     # A task with a forged request_id of a schedule makes no check-in.
-    forged = reporting.runtime.submitter.prepare("cleanup", {}, request_id=str(task.request_id))
-    reporting.runtime.submitter.submit([forged])
-    reporting.wait_state(forged.id, "succeeded")
+    forged = scheduled.runtime.submitter.prepare("cleanup", {}, request_id=str(task.request_id))
+    scheduled.runtime.submitter.submit([forged])
+    scheduled.wait_state(forged.id, "succeeded")
     assert worker.terminate() == 0
     assert {check["monitor_slug"] for check in ingest.of("check_in")} == {"sytq-pulse", "sytq-ill"}
     assert forged.id.replace("-", "") not in {check["check_in_id"] for check in ingest.of("check_in")}
