@@ -14,6 +14,7 @@ from sytq import runtime
 from sytq.api import problems
 from sytq.api.auth import Auth
 from sytq.api.compat import routes as compat
+from sytq.api.dashboard import routes as dashboard
 from sytq.api.data_loader import DataLoader
 from sytq.api.health import Health, Live, Metrics, Ready
 from sytq.api.openapi import DocsPage, OpenApi
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     problems.install(app, missing, sql)
     compat.add_routes(app, shared)
     v2.add_routes(app, shared)
+    dashboard.add_routes(app, shared)
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 #: Paths of probes and scrapers, open to everyone.
 OPEN = frozenset({"/health", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics"})
+#: The dashboard's style and scripts, which its login form needs.
+_STATIC = "/dashboard/static/"
 _OWNER_MAX = 64  # characters of sytq_tasks.owner, which is ASCII
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_ONLY = (
@@ -63,7 +65,7 @@ class Auth:
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         req.context.caller = LOCAL
         req.context.headers, req.context.limits, req.context.audit_detail = {}, {}, ""
-        if req.path in OPEN:
+        if _is_open(req.path):
             return
         origin = req.get_header("Origin")
         if origin is not None and urlsplit(origin).netloc != req.netloc:
@@ -79,7 +81,7 @@ class Auth:
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, params: dict[str, Any]
     ) -> None:
-        if req.path not in OPEN:
+        if not _is_open(req.path):
             caller: Caller = req.context.caller
             caller.require_scope(_scope(resource, req.method))
 
@@ -106,6 +108,10 @@ def check_users(settings: Settings) -> None:
         for name in settings.auth.users:
             if not name.isascii() or len(name) > _OWNER_MAX:
                 raise ConfigError(f"auth.users: '{name}' is not valid; valid: 1 to {_OWNER_MAX} ASCII characters")
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(_STATIC)
 
 
 def _scope(resource: object, method: str) -> str:

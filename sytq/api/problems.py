@@ -128,7 +128,7 @@ def install(app: falcon.asgi.App[Any, Any], missing: Callable[[], list[str]], th
                 pending = await threads.run(missing)
         raise _response(req, error, pending)
 
-    app.set_error_serializer(_serialize)
+    app.set_error_serializer(serialize)
     app.add_error_handler(Exception, handle)  # Falcon handles its own errors before
 
 
@@ -165,7 +165,8 @@ def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) ->
     return falcon.HTTPInternalServerError(description="internal error; the log has more under this request id")
 
 
-def _serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:
+def serialize(req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError) -> None:
+    """Write an error as JSON by the contract of its path."""
     if isinstance(error, falcon.HTTPMethodNotAllowed):
         message = "method not allowed"
     elif isinstance(error, falcon.HTTPRouteNotFound):

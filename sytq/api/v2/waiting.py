@@ -34,11 +34,11 @@ async def wait_preferred(parts: Parts, req: falcon.asgi.Request, resp: falcon.as
     return ended
 
 
-def add_etag(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+def add_etag(req: falcon.asgi.Request, resp: falcon.asgi.Response, cache: str = "no-cache") -> None:
     """Add the ETag of a complete response; make it a 304 if the client has it already."""
     assert resp.data is not None
     resp.etag = tag = hashlib.sha256(resp.data).hexdigest()[:32]
-    resp.set_header("Cache-Control", "no-cache")
+    resp.set_header("Cache-Control", cache)
     if any(known in ("*", tag) for known in req.if_none_match or ()):
         resp.status, resp.data = falcon.HTTP_304, None
 

@@ -1,0 +1,115 @@
+"""What every page has: rendering, ETags, forms and their errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, quote, unquote
+
+import falcon
+import falcon.asgi
+from multidict import MultiDict
+
+from sytq.api.dashboard import csrf
+from sytq.api.dashboard.rendering import Rendering, base_path, url
+from sytq.api.parts import Parts
+from sytq.api.v2.resource import Resource
+from sytq.api.v2.waiting import add_etag
+from sytq.errors import InvalidInput
+
+_FIELDS_MAX = 5000
+#: Carries the message of a form that was acted on to the page that it leads to.
+_SAID = "sytq_said"
+_SAID_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A form was acted on: the browser is led to `location` (below /dashboard), where `message` is shown once."""
+
+    location: str
+    message: str
+
+
+class Page(Resource):
+    """A page. GET shows `template` with what `read` returns; a request of htmx gets its block `content` alone.
+
+    A page with a form has `act` too. What it raises as InvalidInput or HTTPError is shown in the page: `errors` is
+    field -> message ("" for what concerns no field), `form` is what was sent.
+    """
+
+    template: ClassVar[str]
+    section: ClassVar[str] = ""  # the path of its entry in the navigation
+    scopes: ClassVar[Mapping[str, str]] = {"GET": "read", "POST": "operate"}
+
+    def __init__(self, parts: Parts, rendering: Rendering) -> None:
+        super().__init__(parts)
+        self._rendering = rendering
+
+    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
+        """Return the names of the template."""
+        return {}
+
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+        """Do what the form says. Raises InvalidInput, HTTPError."""
+        raise falcon.HTTPMethodNotAllowed(["GET"])
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
+        since = time.perf_counter()
+        block = "content" if req.get_header("HX-Request") else None
+        names: dict[str, Any] = {}
+        said = req.cookies.get(_SAID)
+        if said is not None and block is None:
+            names["message"] = unquote(said)[:_SAID_MAX]
+            resp.unset_cookie(_SAID, path=f"{base_path(req)}/dashboard")
+        await self._show(req, resp, names, path, block)
+        resp.set_header("Server-Timing", f"app;dur={(time.perf_counter() - since) * 1000:.1f}")
+        add_etag(req, resp, "no-store")
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
+        form = _form(req)
+        csrf.check(req, form)
+        try:
+            done = await self.act(req, form, **path)
+        except InvalidInput as error:
+            status, errors = falcon.HTTP_400, dict(error.fields)
+        except falcon.HTTPMethodNotAllowed:
+            raise
+        except falcon.HTTPError as error:
+            status, errors = str(error.status), {"": error.description or str(error.title)}
+            resp.set_headers(error.headers or {})
+        else:
+            base = base_path(req)
+            resp.status = falcon.HTTP_303
+            resp.set_header("Location", url(base, done.location))
+            if done.message:
+                said = quote(done.message[:_SAID_MAX])
+                resp.set_cookie(_SAID, said, path=f"{base}/dashboard", max_age=60, http_only=True, same_site="Strict")
+            return
+        req.context.audit_detail = None  # nothing was changed
+        await self._show(req, resp, {"errors": errors, "form": form}, path)
+        resp.status = status
+
+    async def _show(
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        names: dict[str, Any],
+        path: dict[str, str],
+        block: str | None = None,
+    ) -> None:
+        names = {"section": self.section} | await self.read(req, **path) | names
+        self._rendering.render(req, resp, self.template, names, block)
+
+
+def _form(req: falcon.asgi.Request) -> MultiDict[str]:
+    """The fields of a form. Raises HTTPUnsupportedMediaType, InvalidInput."""
+    if (req.content_type or "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise falcon.HTTPUnsupportedMediaType(description="a form (application/x-www-form-urlencoded) is needed")
+    try:
+        text = req.scope["sytq.body"].decode("ascii")
+        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS_MAX, errors="strict"))
+    except ValueError as error:
+        raise InvalidInput("body", f"not a form: {error}") from None

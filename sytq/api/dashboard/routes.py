@@ -1,0 +1,41 @@
+"""The paths of the dashboard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+from sytq.api import problems
+from sytq.api.dashboard import errors
+from sytq.api.dashboard.assets import Assets
+from sytq.api.dashboard.overview import Overview
+from sytq.api.dashboard.page import Page
+from sytq.api.dashboard.rendering import Rendering, base_path
+from sytq.api.parts import Parts
+
+#: path below /dashboard -> page
+PAGES: dict[str, type[Page]] = {
+    "": Overview,
+}
+
+
+def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
+    """Add every page."""
+    assets = Assets()
+    rendering = Rendering(assets)
+    app.add_route("/", Root())
+    app.add_route("/dashboard/static/{name}", assets)
+    for path, page in PAGES.items():
+        app.add_route(f"/dashboard{path}", page(parts, rendering))
+    app.set_error_serializer(errors.serializer(rendering, problems.serialize))
+
+
+class Root:
+    """GET / leads a browser to the dashboard."""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        if "text/html" not in (req.get_header("Accept") or ""):
+            raise falcon.HTTPRouteNotFound
+        raise falcon.HTTPFound(f"{base_path(req)}/dashboard")
