@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {".py", ".lua", ".md", ".html", ".js", ".sql", ".json"}
+#: Other projects' files, which sytq carries as they are.
+VENDORED = {"htmx.js", "uplot.js"}
 
 #: The replaced word (a pattern), and its replacement.
 INSTEAD = {
@@ -106,7 +108,9 @@ ALLOWED: dict[str, dict[str, str]] = {
 
 def files() -> list[Path]:
     found = [path for folder in ("sytq", "plugins", "docs") for path in sorted((ROOT / folder).rglob("*"))]
-    return [path for path in found if path.suffix in TEXTS and "__pycache__" not in path.parts]
+    return [
+        path for path in found if path.suffix in TEXTS and path.name not in VENDORED and "__pycache__" not in path.parts
+    ]
 
 
 def words_of(path: Path) -> str:
