@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import typer
 
 from sytq.config import load
 from sytq.errors import SytqError
-from sytq.ledger.query.fields import CHOICES, FIELDS, NESTED
+from sytq.ledger.query.completion import complete
+from sytq.ledger.values import utcnow
 from sytq.observability import logs
 from sytq.tasktypes.registry import Registry
 
@@ -24,18 +23,14 @@ def complete_queue(ctx: typer.Context) -> list[str]:
     return sorted(registry.queues) if registry else []
 
 
-def complete_query(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """The fields of a query, and the values of fields that have few."""
-    field, colon, _ = incomplete.partition(":")
-    if not colon:
-        yield from (f"{name}:" for name in FIELDS)
-        yield from (f"{name}." for name in NESTED)
-    elif field in CHOICES:
-        yield from (f"{field}:{value}" for value in CHOICES[field])
-    elif field == "type":
-        yield from (f"type:{name}" for name in complete_type(ctx))
-    elif field == "queue":
-        yield from (f"queue:{name}" for name in complete_queue(ctx))
+def complete_query(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The fields of a query, and the values of those that have few."""
+
+    def known(field: str, path: tuple[str, ...]) -> list[str]:
+        return complete_type(ctx) if field == "type" else complete_queue(ctx) if field == "queue" else []
+
+    found = complete(incomplete, len(incomplete), known, {}, utcnow().date())
+    return [incomplete[: found.start] + suggestion.text for suggestion in found.suggestions]
 
 
 def _registry(ctx: typer.Context) -> Registry | None:

@@ -205,7 +205,21 @@ class Idempotency(Model):
         primary_key = CompositeKey("owner", "idempotency_key")
 
 
+class SavedView(Model):
+    """A query with a name, of an owner; a shared one is shown to everyone."""
+
+    id = CharField(primary_key=True)
+    owner = CharField()
+    name = CharField()
+    query = TextField()
+    shared = IntegerField()
+    created_at = DateTimeField()
+
+    class Meta:
+        table_name = "sytq_views"
+
+
 MODELS = (
     Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
-    Idempotency, Recorded,
+    Idempotency, Recorded, SavedView,
 )  # fmt: skip
