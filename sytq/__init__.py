@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from sytq.executor.context import Context
     from sytq.executor.transaction import Transaction
     from sytq.observability.metrics import Counter, Histogram
-    from sytq.plugins import Command, Plugin
+    from sytq.plugins import Command, DashboardPage, Plugin
     from sytq.schedule import Schedule
+    from sytq.service.dashboard_context import DashboardContext
     from sytq.service.tree import Outcome
     from sytq.tasktypes.backoff import Backoff
     from sytq.tasktypes.declaration import Death, Declaration, task
@@ -27,6 +28,8 @@ __all__ = [
     "Command",
     "Context",
     "Counter",
+    "DashboardContext",
+    "DashboardPage",
     "Death",
     "Declaration",
     "Fail",
@@ -54,9 +57,10 @@ _HOMES = {
     "tasktypes.backoff": ("Backoff",),
     "tasktypes.declaration": ("Death", "Declaration", "task"),
     "tasktypes.tasktype": ("TaskType",),
-    "plugins": ("Command", "Plugin"),
+    "plugins": ("Command", "DashboardPage", "Plugin"),
     "schedule": ("Schedule",),
     "executor.transaction": ("Transaction",),
+    "service.dashboard_context": ("DashboardContext",),
     "service.tree": ("Outcome",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -20,6 +20,23 @@ COMMANDS = "sytq.commands"
 
 
 @dataclass(frozen=True, eq=False)
+class DashboardPage:
+    """A page that a plugin adds to the dashboard, at /x/<plugin>/<page>.
+
+    `read(ctx)` returns its blocks (`sytq.blocks`); `ctx` is a `DashboardContext` whose `parameters` are the query
+    parameters that `parameters` lists. `actions[name](ctx, values)` runs when a caller with the scope `operate` presses
+    an `Action` with the path /x/<plugin>/<page>/<name>; it returns the sentence to show, or raises InvalidInput.
+    Reading needs the scope `scope`.
+    """
+
+    title: str
+    read: Callable[[Any], Sequence[Any]]
+    parameters: Sequence[str] = ()
+    actions: Mapping[str, Callable[[Any, Mapping[str, str]], str]] = field(default_factory=dict)
+    scope: str = "read"
+
+
+@dataclass(frozen=True, eq=False)
 class Plugin:
     """What a module brings beside its task types: `plugin = Plugin("shop", ...)` at its top.
 
@@ -33,6 +50,7 @@ class Plugin:
     provider's address and key: each worker announces its own, and a limiter's pause for one of them ends with it.
     `routes()` returns path -> class of an API resource, which is constructed with `sytq.api.parts.Parts` and declares
     its `operations` for the OpenAPI document.
+    `pages` are pages of the dashboard by the last part of their path; `overview(ctx)` returns blocks for its overview.
     """
 
     name: str
@@ -44,10 +62,18 @@ class Plugin:
     loops: Mapping[str, Callable[[Any], Callable[[], float] | None]] = field(default_factory=dict)
     configurations: Callable[[Any], Collection[str]] | None = None
     routes: Callable[[], Mapping[str, Any]] | None = None
+    pages: Mapping[str, DashboardPage] = field(default_factory=dict)
+    overview: Callable[[Any], Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", self.name):
             raise ValueError(f"plugin '{self.name}': not a name; valid: a small letter, then small letters, digits, _")
+        for name in self.pages:
+            if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", name):
+                raise ValueError(
+                    f"plugin '{self.name}': page '{name}' is not a name; valid: a small letter, then small letters,"
+                    " digits, -"
+                )
 
 
 @dataclass(frozen=True)

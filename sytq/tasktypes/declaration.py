@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from sytq.blocks import Block
 from sytq.config import Settings
 from sytq.config import TaskType as Policy
 from sytq.schedule import Schedule
@@ -59,9 +60,13 @@ class Options:
     #: Functions of `(ctx, payload)` that return a context manager (an async one for an async type): every attempt is
     #: within them, the first outermost.
     middleware: Sequence[Callable[[Any, Any], Any]] = ()
-    #: `show(payload, result)` says in a few short texts, by their names, what a person wants to see of a task; the
-    #: result is None before there is one.
-    show: Callable[[Any, Any], Mapping[str, object]] | None = None
+    #: `show(payload, result)` returns what a person wants to see of a task: a few short texts by their names, or blocks
+    #: (`sytq.blocks`), of which the dashboard shows all and the API and the command line the `Fields`. The result is
+    #: None before there is one.
+    show: Callable[[Any, Any], Mapping[str, Any] | Sequence[Block]] | None = None
+    #: `panel(ctx, task)` returns blocks that the dashboard shows on the page of a task. `ctx` is a `DashboardContext`,
+    #: `task` is what GET /v2/tasks/{id} returns.
+    panel: Callable[[Any, Any], Sequence[Block]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

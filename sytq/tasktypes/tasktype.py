@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel
 
+from sytq.blocks import Block, Fields, checked
 from sytq.errors import InvalidInput
 from sytq.tasktypes.backoff import Backoff
 from sytq.tasktypes.declaration import Options
@@ -68,16 +70,24 @@ class TaskType(Options):
         key = self.order(payload) if self.order is not None else None
         return None if key is None else self.owners_key(owner, key)
 
-    def shown(self, payload: object, result: object, version: int | None = None) -> dict[str, str]:
-        """What `show` says of a task, as short lines by name; none where the payload (as submitted) is not valid."""
+    def blocks(self, payload: object, result: object, version: int | None = None) -> Sequence[Block]:
+        """What `show` says of a task; nothing where the payload (as submitted) is not valid."""
         if self.show is None:
-            return {}
+            return []
         try:
-            said = self.show(self.parse(payload, version), result).items()
-            return {str(name): " ".join(str(value).split())[:_MAX_SHOWN] for name, value in said if value is not None}
+            said = self.show(self.parse(payload, version), result)
+            return [Fields(dict(said))] if isinstance(said, Mapping) else checked(said)
         except InvalidInput:
-            return {}
+            return []
         except Exception as error:  # what is wrong with it must not hide the task
+            return [Fields({"show": f"failed: {type(error).__name__}"})]
+
+    def shown(self, payload: object, result: object, version: int | None = None) -> dict[str, str]:
+        """The fields among `blocks`, as short lines by name."""
+        found = [block.values.items() for block in self.blocks(payload, result, version) if isinstance(block, Fields)]
+        try:
+            return {str(name): _line(value) for name, value in chain.from_iterable(found) if value is not None}
+        except Exception as error:
             return {"show": f"failed: {type(error).__name__}"}
 
     def parse(self, payload: object, version: int | None = None) -> BaseModel:
@@ -88,6 +98,10 @@ class TaskType(Options):
         if version is not None and version < self.version and self.upgrade is not None:
             payload = self.upgrade(payload, version)
         return validated(self.payload, payload, "payload")
+
+
+def _line(value: object) -> str:
+    return " ".join(str(value).split())[:_MAX_SHOWN]
 
 
 def _bounded(key: str) -> str:

@@ -34,8 +34,10 @@ RUNS: dict[str, tuple[Any, int | None, Any]] = {
     "parcel": ({"address": "1, High Street, Bath"}, 1, "Bath"),
     "look-up": ({"key": "a"}, None, "alpha"),
     "order": ({"customer": "Ada"}, None, {"cents": 300}),
+    "offer": ({"customer": "Ada", "text": "*Tea*"}, None, {"cents": 300}),
     "count-stock": ({}, None, "main"),
     "restock": ({"item": "tea"}, None, "tea to main"),
+    "fetch-item": ({"item": "tea", "count": 2}, None, "2 tea"),
     "write-rows": ({"rows": ["a", "b"]}, None, 2),
 }
 
