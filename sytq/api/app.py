@@ -16,6 +16,7 @@ from sytq.api.auth import Auth
 from sytq.api.compat import routes as compat
 from sytq.api.dashboard import routes as dashboard
 from sytq.api.data_loader import DataLoader
+from sytq.api.forwarded import Forwarded
 from sytq.api.health import Health, Live, Metrics, Ready
 from sytq.api.openapi import DocsPage, OpenApi
 from sytq.api.parameters import only
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     app = RequestContext(
         max_body=settings.api.max_body,
         trace=tracing.request if tracing.tracing() else None,
+        forwarded=Forwarded(settings.api.trusted_proxies, settings.dashboard.base_path),
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, ApiKeys(parts.database), quota, Audit(parts.database), sql),

@@ -18,6 +18,7 @@ import structlog
 
 from sytq.api.caller import LOCAL, Caller
 from sytq.api.credentials import Credentials
+from sytq.api.forwarded import names_remote_client
 from sytq.api.quota import Quota
 from sytq.api.threads import Threads
 from sytq.config import Settings
@@ -75,7 +76,7 @@ class Auth:
         if self._enabled:
             req.context.caller = await self._credentials.caller(req.get_header("Authorization"), client)
             await self._quota.request(req, req.context.caller)
-        elif not is_local(client) or not _is_own_name(req.host):
+        elif not is_local(client) or names_remote_client(req.scope["headers"]) or not _is_own_name(req.host):
             raise falcon.HTTPForbidden(description=_LOOPBACK_ONLY)
 
     async def process_resource(

@@ -78,5 +78,8 @@ asgi_lifespan = "on"
 limit_request_line = 8190  # a query of 2,000 characters, percent-encoded
 limit_request_fields = 100
 limit_request_field_size = 8190
+# `api.trusted_proxies` says whose X-Forwarded-* count (sytq.api.forwarded); gunicorn would believe all of this machine.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 # A socket at a fixed path would be shared by every gunicorn of this account.
 control_socket_disable = True

@@ -1,4 +1,4 @@
-"""The ASGI app around Falcon: request id, trace, limits on the request body, and the response when all else fails."""
+"""The ASGI app around Falcon: what proxies say, request id, trace, limits on bodies, the response if all else fails."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from falcon.constants import COMBINED_METHODS
 from structlog.contextvars import bind_contextvars
 
 from sytq.api import problems
+from sytq.api.forwarded import Forwarded
 from sytq.observability.metrics import Histogram
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -63,9 +64,10 @@ class ClientGone(Exception):
 class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
     """A Falcon app whose resources get requests with a complete body and an id."""
 
-    def __init__(self, *, max_body: int, trace: Trace | None, **options: Any) -> None:
+    def __init__(self, *, max_body: int, trace: Trace | None, forwarded: Forwarded, **options: Any) -> None:
         super().__init__(**options)
         self._trace = trace
+        self._forwarded = forwarded
         self._max_body = max_body
         self._reading = _Deadlines()
 
@@ -83,6 +85,7 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
             return
         if (absolute := _ABSOLUTE.match(scope["path"])) is not None:
             scope["path"] = scope["path"][absolute.end() :] or "/"
+        self._forwarded.apply(scope)
         origin = _origin(scope["headers"])
         bind_contextvars(request_id=origin.request_id)
         if self._trace is None or scope["path"].startswith(_PROBES):

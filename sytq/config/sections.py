@@ -25,6 +25,7 @@ from sytq.config import urls
 from sytq.config.compat import DEFAULT_GROUP, DEFAULT_TYPE
 from sytq.config.values import (
     AllowedHost,
+    BasePath,
     Count,
     DatabaseUrl,
     HeaderName,
@@ -95,6 +96,15 @@ class Api(Section):
     workers: Count = 2
     max_body: Size = 1 << 20
     graceful_timeout: Duration = 30.0
+    trusted_proxies: list[Network] = []
+
+
+class Dashboard(Section):
+    enabled: bool = True
+    read_only: bool = False
+    base_path: BasePath = ""
+    session_max_age: PositiveDuration = 12 * 3600.0
+    session_idle: PositiveDuration = 3600.0
 
 
 class Redis(Section):

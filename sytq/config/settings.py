@@ -24,6 +24,7 @@ class Settings(OldSections):
 
     # The order matters: a validator sees the sections above its own.
     api: sections.Api = DEFAULTS
+    dashboard: sections.Dashboard = DEFAULTS
     redis: Redis = DEFAULTS
     database: sections.Database = DEFAULTS
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)

@@ -18,7 +18,7 @@ _OWN = (
     "worker.shutdown_timeout",
 )
 #: What processes of a kind do not use.
-_NOT_OF = {"worker": ("auth",), "api": ("worker", "streams", "schedules", "queue")}
+_NOT_OF = {"worker": ("auth", "dashboard"), "api": ("worker", "streams", "schedules", "queue")}
 _MAX_SHOWN = 120
 
 

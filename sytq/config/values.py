@@ -129,6 +129,7 @@ _NAME = "a letter or _, then up to 63 letters, digits, _, - or ."
 _IDENTIFIER = "a letter or _, then up to 63 letters, digits or _"
 _PROXY = f"{urls.PROXY_FORM}, or {urls.ENVIRONMENT}"
 _HOST = "a host name or address without scheme and port"
+_PATH = "empty, or a path such as /ops/sytq of letters, digits, _, -, . and ~, of at most 200 characters"
 
 Text = Annotated[str, BeforeValidator(_whole_number_as_text), OneLine()]
 Secret = Annotated[
@@ -156,6 +157,14 @@ AllowedHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator
 HostPattern = Annotated[str, AfterValidator(_by(check_host_pattern, VALID_HOST_PATTERN)), VALID_HOST_PATTERN]
 UrlPattern = Annotated[str, AfterValidator(_by(check_url_pattern, VALID_URL_PATTERN)), VALID_URL_PATTERN]
 Realm = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$"), "1 to 200 characters, none a control character"]
+#: What a proxy has before sytq's paths; no segment is `.` or `..`.
+BASE_PATH = r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)*$"
+BasePath = Annotated[
+    Text,
+    AfterValidator(lambda path: path.rstrip("/")),
+    Field(pattern=BASE_PATH, max_length=200),
+    _PATH,
+]
 Port = Annotated[int, Field(ge=1, le=65535), "a port from 1 to 65535"]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[int, Field(ge=0, le=1000)]

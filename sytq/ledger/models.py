@@ -177,6 +177,23 @@ class ApiKey(Model):
         table_name = "sytq_api_keys"
 
 
+class Session(Model):
+    """A session of the dashboard, of a Basic user or an API key; `id` is the SHA-256 of its token in hex."""
+
+    id = CharField(primary_key=True)
+    user_name = CharField(null=True)
+    key_id = CharField(null=True)
+    fingerprint = CharField()  # of the password or of the key's secret, see `sytq.ledger.sessions`
+    address = CharField(null=True)
+    agent = CharField(null=True)
+    created_at = DateTimeField()
+    used_at = DateTimeField()
+    expires_at = DateTimeField()
+
+    class Meta:
+        table_name = "sytq_sessions"
+
+
 class AuditEntry(Model):
     """Who did what to what, and when."""
 
@@ -221,5 +238,5 @@ class SavedView(Model):
 
 MODELS = (
     Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
-    Idempotency, Recorded, SavedView,
+    Idempotency, Recorded, SavedView, Session,
 )  # fmt: skip
