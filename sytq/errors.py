@@ -84,13 +84,15 @@ class Retry(Exception):
 class Waiting(Retry):
     """Raised by `ctx.acquire` and `ctx.turn`: a limiter has no permit free, or an earlier task has the same key.
 
-    `unavailable` when the limiter is paused or its circuit breaker not closed: waiting for other tasks does not help.
+    `limiter` names the limiter. `unavailable` when it is paused or its circuit breaker not closed: waiting for other
+    tasks does not help.
     """
 
     @renamed_arguments(closed="unavailable")
-    def __init__(self, after: float, *, reason: str, unavailable: bool = False) -> None:
+    def __init__(self, after: float, *, reason: str, unavailable: bool = False, limiter: str | None = None) -> None:
         super().__init__(after, consumes_attempt=False, reason=reason)
         self.unavailable = unavailable
+        self.limiter = limiter
 
     @property
     def closed(self) -> bool:

@@ -16,8 +16,8 @@ from sytq.batcher import Batcher
 from sytq.broker.inspection import Inspection
 from sytq.broker.state_index import Live
 from sytq.errors import Overloaded, RedisUnavailable
-from sytq.ledger.ledger import Ledger
-from sytq.ledger.models import Attempt, Step, Task
+from sytq.ledger.ledger import History, Ledger
+from sytq.ledger.models import Task
 from sytq.service import live_state
 from sytq.states import TERMINAL
 
@@ -51,9 +51,9 @@ class DataLoader:
         found = await self._rows.get(task_id) if _ID.fullmatch(task_id) else None
         return found or (None, None)
 
-    async def history(self, task_id: str) -> tuple[list[Attempt], list[Step]]:
+    async def history(self, task_id: str) -> History:
         """Return the attempts of a task and its checkpoints."""
-        return await self._histories.get(task_id) or ([], [])
+        return await self._histories.get(task_id) or History([], [], None)
 
     async def newer(self, rows: Iterable[Task]) -> dict[str, Live]:
         """Return the states that are newer in Redis than in the rows; none while Redis does not answer."""
@@ -72,7 +72,7 @@ class DataLoader:
         newer = await self.newer(rows.values())
         return {task_id: (row, newer.get(task_id)) for task_id, row in rows.items()}
 
-    async def _read_histories(self, ids: list[str]) -> dict[str, tuple[list[Attempt], list[Step]]]:
+    async def _read_histories(self, ids: list[str]) -> dict[str, History]:
         return await self._sql.run(self._ledger.histories, ids)
 
 

@@ -10,6 +10,7 @@ from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
 from sytq import clock
+from sytq.broker.waits import Waits
 
 #: done | retry after a delay | dead | cancelled | back to the queue as if not started | a dead letter with its bytes
 OutcomeKind = Literal["done", "retry", "dead", "cancelled", "return", "unreadable"]
@@ -59,6 +60,7 @@ class Delivery(MessageProxy):
         self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for
         self.progress: dict[str, Any] | None = None
         self.detail: dict[str, Any] = {}  # for the ledger
+        self.waits = Waits(message.message_timestamp, entry)  # likewise
         self.result: Any = None
         self.outcome: Outcome | None = None
 

@@ -6,6 +6,7 @@ are pages of `limit` entries with the next page's cursor. Docstrings name the ro
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ class Inspection:
         """Return who asked to cancel which of the running `ids`. One round trip."""
         asked = self._redis.ask("HMGET", self._keys.cancels, *ids) if ids else []
         return {task_id: by.decode() for task_id, by in zip(ids, asked, strict=True) if by}
+
+    def waits_for(self, task_id: str) -> str | None:
+        """Return the limiter in whose wait queue a retrying task is. One round trip."""
+        found = self._redis.ask("HGET", self._keys.waiting, task_id)
+        return None if found is None else str(json.loads(found)["at"])
 
     def running(self, *, queue: str | None = None, limit: int = 100, after: str | None = None) -> Page[InFlight]:
         """Return a page of the running tasks, by queue and priority. Raises InvalidInput for a malformed cursor.

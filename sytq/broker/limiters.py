@@ -105,7 +105,7 @@ class Limiters:
             factor, margin = _FALLBACK
             after = min(max(wait, 0) / 1000 * factor + margin, _MAX_WAIT) * random.uniform(1, 1.1)  # noqa: S311
             waiting_for = f"waiting for {name.decode()}: {reason.decode()}"
-            return Waiting(after, reason=waiting_for, unavailable=bool(unavailable))
+            return Waiting(after, reason=waiting_for, unavailable=bool(unavailable), limiter=name.decode())
         permit.acquired_ms = int(answer[1])
         self._held[permit.id] = permit
         return None

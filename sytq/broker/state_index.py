@@ -26,6 +26,7 @@ class Live:
     parked: bool  # queued, but in no stream: fetched while its type was paused
     suspect: bool  # queued, but in no stream: its workers died, and it waits to run alone
     progress: dict[str, Any] | None = None
+    queued_ms: int | None = None  # when it entered its stream
 
     @classmethod
     def parse(cls, text: bytes, progress: bytes | None = None) -> Live:
@@ -35,4 +36,7 @@ class Live:
         parked = state == QUEUED and not entry and not suspect
         shown = json.loads(progress) if progress else None
         holder = None if state == QUEUED else worker or None
-        return cls(state, type_name, queue, priority, int(attempts), int(token), holder, parked, suspect, shown)
+        at = entry.partition("-")[0]
+        queued_ms = int(at) if at.isdigit() else None
+        known = state, type_name, queue, priority, int(attempts), int(token), holder, parked, suspect
+        return cls(*known, shown, queued_ms)

@@ -14,9 +14,10 @@ from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.service import live_state
+from sytq.service.task_timeline import summary
 from sytq.service.task_view import TaskDetail, task_detail
 from sytq.service.tree import Tree
-from sytq.states import UNFINISHED
+from sytq.states import RETRYING, UNFINISHED
 
 
 def found_task(parts: Runtime, task_id: str) -> Task:
@@ -40,8 +41,9 @@ def task_json(parts: Runtime, task: Task, *, payload: bool = True) -> TaskDetail
     """A task for programs; `payload=False` leaves out payload, result and the steps' results."""
     live = newer(parts, [task]).get(task.id)
     asked = parts.inspection.cancels([task.id]).get(task.id) if live else None
-    attempts, steps = parts.ledger.attempts(task.id), parts.ledger.steps(task.id)
-    return task_detail(task, parts.registry, live, asked, attempts, steps, contents=payload)
+    limiter = parts.inspection.waits_for(task.id) if live and live.state == RETRYING else None
+    history = parts.ledger.histories([task.id])[task.id]
+    return task_detail(task, parts.registry, live, asked, history, limiter=limiter, contents=payload)
 
 
 def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) -> None:
@@ -61,6 +63,7 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
         lines |= {"worker": shown["worker"], "due": shown["scheduled_at"]}
     lines |= {"error": task.error, "parent": task.parent, "request": task.request_id}
     lines |= {"metadata": _text(shown["metadata"]), "progress": _text(shown["progress"])}
+    lines["spent"] = summary(shown["spans"])
     for name, said in shown.get("shown", {}).items():
         lines.setdefault(name, said)
     if payload:

@@ -179,20 +179,20 @@ def named(outcome: Outcome) -> str:
 
 def end_event(run: Delivery, outcome: Outcome, attempts: int, worker: str) -> str:
     """Return the data of the event of an attempt's end, as the recorder reads it."""
-    now = int(clock.now() * 1000)
+    now, started = int(clock.now() * 1000), int(run.started * 1000)
     return json.dumps(
         {
             "state": STATES[outcome.kind],
             "attempts": attempts,
             "worker": worker,
             "outcome": named(outcome),
-            "started": int(run.started * 1000),
+            "started": started,
             "finished": int(run.ended * 1000),
             "due": now + int(outcome.delay * 1000) if outcome.kind == "retry" else None,
             "result": outcome.result,
             "error": outcome.error,
             "fingerprint": outcome.fingerprint,
             "progress": run.progress,
-            "detail": run.detail,
+            "detail": run.detail | run.waits.recorded(started, runs_again=outcome.kind == "retry"),
         },
     )

@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter import Limiter, Permit
+from sytq.errors import Waiting
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
 from sytq.executor.transaction import Child, Transaction
@@ -94,11 +95,16 @@ class AsyncContext(Attempt):
 
         Raises as `Context.acquire` does.
         """
-        permit, permits = self._permit(limiters, cost), self._services.permits
+        permit, permits, asked = self._permit(limiters, cost), self._services.permits, time.monotonic()
         try:
-            while not self._is_granted(permit):
-                await self.verify_lease()
-                await permits.acquire(permit)
+            try:
+                while not self._is_granted(permit):
+                    await self.verify_lease()
+                    await permits.acquire(permit)
+            except Waiting as refusal:
+                self._refused(refusal)
+                raise
+            self._granted(permit, asked)
             yield permit
         finally:
             self._releasing.add(permits.release(permit))

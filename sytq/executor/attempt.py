@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import peewee
 import structlog
 
+from sytq import clock
 from sytq.broker.delivery import Delivery, cancellation
 from sytq.broker.limiter import Limiter, Permit
 from sytq.broker.limiters import Limiters
@@ -129,6 +130,7 @@ class Attempt(OldContextMethods):
         before = self._services.ledger.predecessors(self.id)
         if before:
             after = _until_turn(before, utcnow())
+            self._delivery.waits.refused(task=before[0].id)
             raise Waiting(after, reason=f"waiting for its turn: {len(before)} before it")
 
     def _go_on(self) -> None:
@@ -234,6 +236,17 @@ class Attempt(OldContextMethods):
     def _permit(self, limiters: Iterable[Limiter], cost: int) -> Permit:
         self._go_on()
         return Permit(self.id, self.token, self._delivery.created_ms, limiters, cost)
+
+    def _granted(self, permit: Permit, asked: float) -> None:
+        """Note how long the permit took, asked for at this `time.monotonic`."""
+        if permit.limiters:
+            took, ran = time.monotonic() - asked, clock.now() - self._delivery.started
+            self._delivery.waits.granted(permit.limiters, max(0, int((ran - took) * 1000)), int(took * 1000))
+
+    def _refused(self, refusal: Waiting) -> None:
+        """Note the limiter that the task waits for."""
+        if refusal.limiter is not None:
+            self._delivery.waits.refused(limiter=refusal.limiter)
 
     def _pause_limiter(self, name: str, reason: str, seconds: float | None, alert: bool, configuration: str) -> bool:
         by = f"{self.type} {self.id}"

@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 
 from sytq.broker.delivery import Delivery
 from sytq.broker.limiter import Limiter, Permit
+from sytq.errors import Waiting
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.transaction import Child, Transaction
 from sytq.executor.waits import wait_on_thread
@@ -98,12 +99,17 @@ class Context(Attempt):
         none free. Waiting is a Retry that must reach the worker: the task then waits in Redis, holds no slot, uses no
         attempt, and starts again as soon as a permit is reserved for it. Raises RedisUnavailable (no attempt).
         """
-        permit, limits = self._permit(limiters, cost), self._services.limiters
+        permit, limits, asked = self._permit(limiters, cost), self._services.limiters, time.monotonic()
         self._await_releases()
         try:
-            while not self._is_granted(permit):
-                self.verify_lease()
-                limits.acquire(permit)
+            try:
+                while not self._is_granted(permit):
+                    self.verify_lease()
+                    limits.acquire(permit)
+            except Waiting as refusal:
+                self._refused(refusal)
+                raise
+            self._granted(permit, asked)
             yield permit
         finally:
             self._releasing.append(self._services.redis_threads.submit(limits.release, permit))

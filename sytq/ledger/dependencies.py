@@ -195,6 +195,13 @@ def missed_ends(after: tuple[str, str], limit: int) -> tuple[list[str], tuple[st
     return [on_id for on_id in on_ids if on_id not in unfinished], last
 
 
+def ends(ids: Sequence[str]) -> dict[str, dt.datetime]:
+    """When the last dependency of each of `ids` ended, of those known to have ended."""
+    waits: Any = Wait.select(Wait.task_id, peewee.fn.MAX(Task.finished_at)).join(Task, on=(Task.id == Wait.on_id))
+    mine = Wait.task_id.in_(list(ids)), Wait.place != EXTENSION, Task.finished_at.is_null(False)
+    return dict(waits.where(*mine).group_by(Wait.task_id).tuples())
+
+
 def skipped_among(ids: Iterable[str]) -> set[str]:
     """The skipped tasks among `ids` that depend on another of `ids`."""
     every = list(ids)

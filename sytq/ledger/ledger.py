@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import peewee
 
@@ -23,6 +23,14 @@ from sytq.states import DEAD, QUEUED, SCHEDULED, TERMINAL, UNFINISHED
 T = TypeVar("T")
 #: The fencing token of a step that no attempt is running.
 _NOBODY = 0
+
+
+class History(NamedTuple):
+    """The attempts and steps of a task, each in order, and when the last of its dependencies ended, if it has any."""
+
+    attempts: list[Attempt]
+    steps: list[Step]
+    released_at: dt.datetime | None
 
 
 class Ledger:
@@ -167,18 +175,19 @@ class Ledger:
 
         return read(self.database, work)
 
-    def histories(self, ids: Sequence[str]) -> dict[str, tuple[list[Attempt], list[Step]]]:
-        """Return the attempts and steps of these tasks, each in order."""
+    def histories(self, ids: Sequence[str]) -> dict[str, History]:
+        """Return the histories of these tasks."""
         wanted = list(ids)
         attempts = Attempt.select().where(Attempt.task_id.in_(wanted)).order_by(Attempt.task_id, Attempt.token)
         steps = Step.select().where(Step.task_id.in_(wanted)).order_by(Step.task_id, Step.started_at, Step.name)
 
-        def work() -> dict[str, tuple[list[Attempt], list[Step]]]:
-            found: dict[str, tuple[list[Attempt], list[Step]]] = {task_id: ([], []) for task_id in wanted}
+        def work() -> dict[str, History]:
+            ends = dependencies.ends(wanted)
+            found = {task_id: History([], [], ends.get(task_id)) for task_id in wanted}
             for attempt in attempts:
-                found[attempt.task_id][0].append(attempt)
+                found[attempt.task_id].attempts.append(attempt)
             for step in steps:
-                found[step.task_id][1].append(step)
+                found[step.task_id].steps.append(step)
             return found
 
         return read(self.database, work)

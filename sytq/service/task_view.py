@@ -12,10 +12,14 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from sytq.broker.state_index import Live
+from sytq.broker.waits import WAITS
+from sytq.ledger.ledger import History
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.ledger.values import iso, parsed
 from sytq.service.live_state import current
+from sytq.service.task_timeline import SpanView, span_view, spans
 from sytq.states import SCHEDULED
+from sytq.tasktypes.payload import encode
 from sytq.tasktypes.registry import Registry
 
 
@@ -86,8 +90,8 @@ class Moment(TypedDict):
 
 
 class TaskDetail(TaskView):
-    """A task with its attempts, steps and timeline. `shown` is the task type's summary of payload and result.
-    A `suspect` is queued until it can run alone, as its worker died twice."""
+    """A task with its attempts, steps, timeline, and the spans in which it ran or waited. `shown` is the task type's
+    summary of payload and result. A `suspect` is queued until it can run alone, as its worker died twice."""
 
     callback_url: str | None
     set_aside: bool
@@ -96,6 +100,7 @@ class TaskDetail(TaskView):
     attempts_made: list[AttemptView]
     steps: list[StepView]
     timeline: list[Moment]
+    spans: list[SpanView]
     payload: Any
     result: Any
     shown: NotRequired[dict[str, str]]
@@ -135,16 +140,18 @@ def task_detail(
     registry: Registry,
     live: Live | None,
     cancelled_by: str | None,
-    attempts: Sequence[Attempt],
-    steps: Sequence[Step],
+    history: History,
     *,
+    limiter: str | None = None,
     contents: bool = True,
 ) -> TaskDetail:
-    """The whole task; without `contents` it lacks payload, result and the steps' results.
+    """The whole task; without `contents` it lacks payload, result and the steps' results. `limiter` holds it up now.
 
     A task that has ended here has its result or error.
     """
     callback = _object(parsed(task.callback))
+    attempts, steps = history.attempts, history.steps
+    life = spans(task, live, attempts, released_at=history.released_at, limiter=limiter)
     timeline = sorted(_moments(task, attempts, steps), key=lambda moment: moment[0])
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
@@ -155,6 +162,7 @@ def task_detail(
         "attempts_made": [_attempt(attempt) for attempt in attempts],
         "steps": [_step(step, contents) for step in steps],
         "timeline": [{"at": iso(at), "event": said} for at, said in timeline],
+        "spans": [span_view(span) for span in life],
     }
     if contents:
         detail["payload"], detail["result"] = parsed(task.payload), parsed(task.result)
@@ -209,8 +217,16 @@ def _attempt(attempt: Attempt) -> AttemptView:
         "started_at": _iso(attempt.started_at),
         "finished_at": _iso(attempt.finished_at),
         "next_at": _iso(attempt.next_at),
-        "detail": parsed(attempt.detail),
+        "detail": _own_detail(attempt),
     }
+
+
+def _own_detail(attempt: Attempt) -> Any:
+    """What the task type recorded; what the attempt waited for is shown by the spans."""
+    detail = parsed(attempt.detail)
+    if not isinstance(detail, dict) or WAITS not in detail:
+        return detail
+    return {name: value for name, value in detail.items() if name != WAITS} or None
 
 
 def _step(step: Step, contents: bool) -> StepView:
@@ -236,8 +252,9 @@ def _moments(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> 
         if attempt.finished_at:
             why = f": {attempt.error}" if attempt.error else ""
             yield attempt.finished_at, f"attempt {attempt.attempt} ended, {attempt.outcome}{why}"
-            if attempt.detail:
-                yield attempt.finished_at, f"attempt {attempt.attempt} details: {attempt.detail}"
+            if detail := _own_detail(attempt):
+                said = encode(detail) if WAITS in str(attempt.detail) else attempt.detail
+                yield attempt.finished_at, f"attempt {attempt.attempt} details: {said}"
     for step in steps:
         again = f", interrupted {step.interrupted} times" if step.interrupted else ""
         yield step.started_at, f"step {step.name} started{again}"

@@ -14,6 +14,7 @@ from sytq import task
 from sytq.cli.task_view import print_task
 from sytq.config import load
 from sytq.ledger.events import Event
+from sytq.ledger.ledger import History
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.service.task_view import task_detail
@@ -22,6 +23,8 @@ from sytq.tasktypes.resolution import resolve
 from tests.plugins.running import runtime_of
 
 MESSAGE = {"to": ["a@example.com", "b@example.com", "c@example.com", "d@example.com"], "subject": "Hello", "text": "x"}
+
+NO_HISTORY = History([], [], None)
 
 
 class Item(BaseModel):
@@ -46,13 +49,13 @@ def accepted(runtime: Runtime, payload: dict[str, Any]) -> Task:
 
 def test_api_and_command_show_the_details_of_the_type(runtime: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     row = accepted(runtime, MESSAGE)
-    detail = task_detail(row, runtime.registry, None, None, [], [])
+    detail = task_detail(row, runtime.registry, None, None, NO_HISTORY)
     assert detail["shown"] == {
         "to": "a@example.com, b@example.com, c@example.com and 1 more",
         "subject": "Hello",
         "outcome": "3 sent, 1 refused",
     }
-    assert "shown" not in task_detail(row, runtime.registry, None, None, [], [], contents=False)
+    assert "shown" not in task_detail(row, runtime.registry, None, None, NO_HISTORY, contents=False)
     print_task(runtime, row, payload=True, json_wanted=False)
     assert "outcome   3 sent, 1 refused\n" in capsys.readouterr().out
 

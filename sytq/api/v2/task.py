@@ -24,7 +24,7 @@ from sytq.ledger.values import iso
 from sytq.service.live_state import current
 from sytq.service.task_view import task_detail
 from sytq.service.tree import tree
-from sytq.states import CANCELLED, DEAD, RUNNING, TERMINAL
+from sytq.states import CANCELLED, DEAD, RETRYING, RUNNING, TERMINAL
 from sytq.tasktypes.payload import validated
 
 _TREE_LIMIT, _MAX_TREE_LIMIT = 200, 1000
@@ -32,13 +32,15 @@ _TREE_LIMIT, _MAX_TREE_LIMIT = 200, 1000
 
 async def detail(parts: Parts, row: Task, live: Live | None) -> bytes:
     """All details of a task, as JSON."""
-    asked = None
-    if live is not None and live.state == RUNNING:
-        with contextlib.suppress(RedisUnavailable, Overloaded):
-            asked = (await parts.redis.run(parts.runtime.inspection.cancels, [row.id])).get(row.id)
-    return problems.encode(
-        task_detail(row, parts.runtime.registry, live, asked, *await parts.data_loader.history(row.id))
-    )
+    asked = limiter = None
+    inspection = parts.runtime.inspection
+    with contextlib.suppress(RedisUnavailable, Overloaded):
+        if live is not None and live.state == RUNNING:
+            asked = (await parts.redis.run(inspection.cancels, [row.id])).get(row.id)
+        elif live is not None and live.state == RETRYING:
+            limiter = await parts.redis.run(inspection.waits_for, row.id)
+    history = await parts.data_loader.history(row.id)
+    return problems.encode(task_detail(row, parts.runtime.registry, live, asked, history, limiter=limiter))
 
 
 class One(Resource):

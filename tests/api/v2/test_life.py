@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from sytq.ledger.api_keys import ApiKeys, Grant
+from tests.crowd import Crowd
 from tests.installation import Installation, Reply
 from tests.receiver import Receiver
 from tests.servers import poll
@@ -26,6 +27,25 @@ def test_a_task_is_shown_with_its_attempts_steps_and_timeline(running: Installat
     events = [moment["event"] for moment in shown["timeline"]]
     assert events[0] == "accepted" and events[-1] == "succeeded" and "step two done" in events
     assert shown["timeline"] == sorted(shown["timeline"], key=lambda moment: moment["at"])
+
+
+def test_a_wait_for_a_limiter_is_shown_while_it_lasts_and_after(running: Installation) -> None:
+    crowd, limiters = Crowd(seconds=0), running.runtime.limiters
+    try:
+        limiters.pause("provider:crowd", "a test", "no credit")
+        reply = running.post("/v2/tasks", {"type": "called", "payload": {"port": crowd.port}})
+        path = f"/v2/tasks/{reply.json['id']}"
+        lasting = {"kind": "limiter", "about": "provider:crowd", "end": None}
+        poll(lambda: lasting.items() <= running.get(path)["spans"][-1].items(), message="it waits for its limiter")
+        limiters.resume("provider:crowd")
+        shown = running.wait_shown(reply.json["id"], "succeeded")
+    finally:
+        limiters.resume("provider:crowd")
+        crowd.close()
+    spans = [span for span in shown["spans"] if span["start"] != span["end"]]
+    assert [span["kind"] for span in spans if span["kind"] != "worker"][-2:] == ["limiter", "running"]
+    assert [one["detail"] for one in shown["attempts_made"]] == [None] * len(shown["attempts_made"])
+    assert not any("details" in moment["event"] for moment in shown["timeline"])
 
 
 @pytest.mark.parametrize(("type_name", "end"), [("stepwise", "succeeded"), ("hopeless", "dead")])
