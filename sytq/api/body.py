@@ -42,8 +42,19 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise InvalidInput("body", f"not UTF-8 at byte {error.start}") from None
     if not text.strip():
         raise InvalidInput("body", "empty; a JSON object is needed")
+    value = decoded(text)
+    if not isinstance(value, dict):
+        raise InvalidInput("body", "a JSON object is needed")
+    # A flat body without escaped characters needs no check of every value.
+    if b"\\u" in data or (data.count(b"{") + data.count(b"[") > _MAX_DEPTH and _deeper(value, _MAX_DEPTH)):
+        check_values(value)
+    return value
+
+
+def decoded(text: str) -> Any:
+    """Return the JSON value in a text, whose strings and depth are not checked. Raises InvalidInput."""
     try:
-        value = _DECODER.decode(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise InvalidInput("body", f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
@@ -52,12 +63,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput("body", "not JSON: a number is too long") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("body", "a JSON object is needed")
-    # A flat body without escaped characters needs no check of every value.
-    if b"\\u" in data or (data.count(b"{") + data.count(b"[") > _MAX_DEPTH and _deeper(value, _MAX_DEPTH)):
-        check_values(value)
-    return value
 
 
 def text(fields: dict[str, Any], name: str, *, max_length: int | None = None, required: bool = False) -> str | None:
