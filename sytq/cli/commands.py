@@ -32,6 +32,7 @@ OWN = {
     "top": Command("Observability", "sytq.cli.top:top", "Watch queues, workers, rates and failures live."),
     "stats": Command("Observability", "sytq.cli.stats:stats", "Summarize a period by task type: counts and durations."),
     "dev": Command("Operations", "sytq.cli.dev:dev", "Run the whole service here, with one sample task."),
+    "seed": Command("Operations", "sytq.cli.seed:seed", "Make up history for trying things out."),
     "api": Command("Operations", "sytq.cli.serve:api", "Serve the HTTP API with gunicorn."),
     "worker": Command("Operations", "sytq.cli.serve:worker", "Run tasks in Dramatiq worker processes."),
     "doctor": Command("Operations", "sytq.cli.doctor:doctor", "Diagnose the installation and suggest fixes."),
