@@ -27,8 +27,8 @@ setup: ## make .venv with sytq and its locked dependencies
 setup-test:
 	@tools/venv $(VENV) test
 
-run: setup ## start the whole service here, embedded, and run one sample valuation
-	@exec $(BIN)/sytq dev
+run: setup ## start the whole service here, embedded, with made-up history, and run one sample valuation
+	@exec $(BIN)/sytq dev --seed 5000
 
 demo: setup ## run it once and exit; status 0 when the sample valuation succeeded
 	@exec $(BIN)/sytq dev --once

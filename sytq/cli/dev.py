@@ -27,6 +27,9 @@ def dev(
             "--port", "-p", parser=_port, metavar="PORT", help="Port of the API. Default: the configured port, or 8080."
         ),
     ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="TASKS", help="Begin a new database with so many made-up tasks.")
+    ] = 0,
 ) -> None:
     """Run the whole service in this terminal, and one sample valuation through it.
 
@@ -34,4 +37,4 @@ def dev(
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a report may contain characters that the terminal lacks
-    raise typer.Exit(asyncio.run(Supervisor(Path(".sytq"), port=port, once=once).run()))
+    raise typer.Exit(asyncio.run(Supervisor(Path(".sytq"), port=port, once=once, seed=seed).run()))

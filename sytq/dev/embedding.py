@@ -34,6 +34,8 @@ class Embedding:
             "worker.shutdown_timeout": "3s",
             "api.workers": "1",
             "api.graceful_timeout": "3s",
+            # What was tried out last week, and made-up history, can be looked up.
+            "queue.retention": "720h",
             # Callbacks may go to a program on this machine.
             "outbound.allow_networks": json.dumps(["127.0.0.0/8", "::1/128"]),
         }

@@ -29,10 +29,13 @@ from sytq.dev.process import Child, Guard
 from sytq.dev.provider import PracticeProvider
 from sytq.dev.receiver import Receiver
 from sytq.dev.reload import Saved
+from sytq.dev.seed.rows import Rows
+from sytq.dev.seed.stories import tell
 from sytq.embedded import EmbeddedServer, find_server
 from sytq.errors import RedisUnavailable
 from sytq.exit_status import describe
 from sytq.ledger.migrations import migrate
+from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from sytq.worker.restarts import Restarts
 
@@ -44,8 +47,11 @@ _EXTRA = 2.5  # seconds beyond a server's own grace period before it is killed
 
 
 class Supervisor:
-    def __init__(self, folder: Path, port: int | None = None, once: bool = False) -> None:
+    """`seed` is the number of tasks that are made up in a new embedded database."""
+
+    def __init__(self, folder: Path, port: int | None = None, once: bool = False, seed: int = 0) -> None:
         self._folder = Folder(folder)
+        self._seed = seed
         self._port = port
         self._once = once
         self._stopped_by: int | None = None
@@ -145,6 +151,9 @@ class Supervisor:
         kind = f"SQLite, {self._folder.database}" if embedding.database else "the configured one"
         _, tasks = await asyncio.to_thread(parts.ledger.find, limit=1)
         _say_part("database", f"{kind}, " + (f"migrated ({', '.join(applied)})" if applied else f"{tasks} tasks in it"))
+        if self._seed and embedding.database and not tasks:
+            await asyncio.to_thread(tell, Rows(parts.database), utcnow(), self._seed)
+            _say_part("history", f"{self._seed} made-up tasks of the last days (`sytq seed --remove` deletes them)")
         if not embedding.redis:
             try:
                 await asyncio.to_thread(check_rights, parts.redis, parts.keys, parts.settings.stream_keys)
@@ -244,6 +253,7 @@ class Supervisor:
         sizes = f"{settings.worker_processes} process(es), {settings.worker.threads} threads"
         _say_part("worker", f"{sizes}, log {self._children[0].log}")
         _say_part("api", f"{api}, log {self._children[1].log}")
+        _say_part("dashboard", f"{api}/dashboard")
         if not self._once:
             _say_first_steps(settings, api, self._folder)
 
@@ -262,7 +272,7 @@ class Supervisor:
             _say(f"The sample valuation did not go through: {outcome.reason}")
         if self._once:
             return 0 if outcome.reason is None else 1
-        _say(f"\nRunning; Ctrl-C ends it. Health: {api}/healthz/ready  Metrics: {api}/metrics")
+        _say(f"\nRunning; Ctrl-C ends it. Dashboard: {api}/dashboard  Health: {api}/healthz/ready")
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 

@@ -112,8 +112,10 @@ def status(dev: Dev, task_id: str) -> str:
 
 
 def test_once_exits_0_and_prints_the_report(tmp_path: Path, start: Start) -> None:
-    once = start(tmp_path, "--once")
+    once = start(tmp_path, "--once", "--seed", "200")
     assert once.wait() == 0, once.said
+    assert "history   200 made-up tasks" in once.said
+    assert f"dashboard {once.api}/dashboard" in once.said
     assert re.search(r"provider +PRACTICE provider, http://127\.0\.0\.1:\d+/v1: no model is asked", once.said)
     assert "A sample valuation, asked of the practice provider" in once.said
     assert "Practice valuation (no real model was asked)" in once.said

@@ -26,10 +26,9 @@ _PAGE = 2000
 
 
 class Rows:
-    """Rows on their way into the database; `written` counts the tasks."""
+    """Rows on their way into the database; `wrote` hears of the tasks in each transaction."""
 
-    def __init__(self, database: peewee.Database, wrote: Callable[[int], None]) -> None:
-        self.written = 0
+    def __init__(self, database: peewee.Database, wrote: Callable[[int], None] | None = None) -> None:
         self._database = database
         self._wrote = wrote
         self._pending: dict[type[peewee.Model], list[dict[str, Any]]] = defaultdict(list)
@@ -43,8 +42,8 @@ class Rows:
             return
         pending, self._pending = self._pending, defaultdict(list)
         transact(self._database, lambda: self._insert(pending))
-        self.written += len(pending[Task])
-        self._wrote(len(pending[Task]))
+        if self._wrote:
+            self._wrote(len(pending[Task]))
 
     def _insert(self, pending: dict[type[peewee.Model], list[dict[str, Any]]]) -> None:
         for model, rows in pending.items():

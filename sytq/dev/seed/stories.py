@@ -217,6 +217,6 @@ class Stories:
         self._history.ended("default", payload, at, course, owner="o'brien & <sons>", metadata=metadata)
 
 
-def tell(rows: Rows, until: dt.datetime, count: int, seed: int) -> None:
+def tell(rows: Rows, until: dt.datetime, count: int, seed: int = 1) -> None:
     """Make up `count` tasks of the days before `until`."""
     Stories(rows, until, seed).tell(count)

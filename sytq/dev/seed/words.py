@@ -94,7 +94,7 @@ HOSTILE: tuple[dict[str, Any], ...] = (
         "wide": "Ｗｉｄｅ　漢字",
     },
     {
-        "control": "bell \u0007, escape \u001b[31mred\u001b[0m, null \u0000, line\u2028separator\r\nand\ttab",
+        "control": "alarm \u0007, escape \u001b[31mred\u001b[0m, null \u0000, line\u2028separator\r\nand\ttab",
         "bom": "\ufeffx",
     },
     {"text": "All work and no play makes a long text. " * 5120},
