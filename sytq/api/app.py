@@ -42,6 +42,7 @@ from sytq.service.prometheus import Scrape
 
 _SQL_THREADS = 8
 _REDIS_THREADS = 4
+_PLUGIN_THREADS = 4
 
 
 def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
     counting = Threads("the quotas", size=1)
+    plugins = Threads("plugins", size=_PLUGIN_THREADS, max_waiting=50)
     quota = Quota(Quotas(parts.redis, parts.keys), counting)
     limits = {name: queue.max_waiting for name, queue in settings.queues.items() if queue.max_waiting}
     queue_depth = QueueDepthLimit(limits, parts.inspection, redis)
@@ -63,7 +65,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth, settings.logger.tasks)
     data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
     task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
-    shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sql, redis)
+    shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sql, redis, plugins)
 
     app = RequestContext(
         max_body=settings.api.max_body,
@@ -72,7 +74,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, ApiKeys(parts.database), quota, Audit(parts.database), sql),
-            _Middleware(batcher, [sql, redis, counting], shared),
+            _Middleware(batcher, [sql, redis, counting, plugins], shared),
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True

@@ -15,7 +15,8 @@ from sytq.runtime import Runtime
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one API process; `sql` and `redis` are the threads for calls to each store.
+    """The parts of one API process; `sql` and `redis` are the threads for calls to each store, `plugins` those for
+    what plugins show, which may hang.
 
     Each of `at_start` is called once on a thread of `sql` when the process starts to serve; nothing waits for it.
     """
@@ -27,4 +28,5 @@ class Parts:
     search: Search
     sql: Threads
     redis: Threads
+    plugins: Threads
     at_start: list[Callable[[], None]] = field(default_factory=list)

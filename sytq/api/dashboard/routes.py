@@ -8,8 +8,9 @@ import falcon
 import falcon.asgi
 
 from sytq.api import problems
-from sytq.api.dashboard import errors
+from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
+from sytq.api.dashboard.navigation import ENTRIES
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.rendering import Rendering, base_path
@@ -24,11 +25,13 @@ PAGES: dict[str, type[Page]] = {
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     """Add every page."""
     assets = Assets()
-    rendering = Rendering(assets)
+    rendering = Rendering(assets, (*ENTRIES, *plugins.entries(parts.runtime.registry.plugins)))
     app.add_route("/", Root())
     app.add_route("/dashboard/static/{name}", assets)
     for path, page in PAGES.items():
         app.add_route(f"/dashboard{path}", page(parts, rendering))
+    for path, made in plugins.pages(parts, rendering).items():
+        app.add_route(f"/dashboard{path}", made)
     app.set_error_serializer(errors.serializer(rendering, problems.serialize))
 
 
