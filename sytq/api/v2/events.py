@@ -31,7 +31,7 @@ class Events(One):
     streams = True
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
-        row = await self._row(req, task_id)
+        row = await self._control.row(req, task_id)
         seen = req.get_header("Last-Event-ID") or ""
         if seen.endswith(":ended"):
             resp.status = falcon.HTTP_204

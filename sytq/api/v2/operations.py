@@ -8,9 +8,9 @@ import falcon.asgi
 from sytq import clock
 from sytq.api import problems
 from sytq.api.body import read_object
+from sytq.api.task_control import signed
 from sytq.api.v2.requests import NewOperation, when
 from sytq.api.v2.resource import Resource
-from sytq.api.v2.task import signed
 from sytq.service.bulk import description, targets
 from sytq.tasktypes.payload import validated
 

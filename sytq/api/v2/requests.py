@@ -122,6 +122,13 @@ def when(wanted: _Timed) -> dt.datetime | None:
     return wanted.run_at
 
 
+def start_of(wanted: NewTime) -> dt.datetime:
+    """The new start time of a waiting task (aware). Raises InvalidInput."""
+    if wanted.delay is None and wanted.run_at is None:
+        raise InvalidInput("run_at", "required, or delay")
+    return when(wanted) or clock.utc()
+
+
 def checked(callback: Callback | None, guard: Guard) -> dict[str, Any] | None:
     """A callback as the task keeps it. Raises InvalidInput for what could never be sent."""
     if callback is None:

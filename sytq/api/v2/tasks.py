@@ -13,9 +13,9 @@ from sytq.api import problems
 from sytq.api.body import read_object
 from sytq.api.parameters import flag, number, parameter
 from sytq.api.parts import Parts
+from sytq.api.task_control import detail
 from sytq.api.v2.requests import NewTask, NewTasks, NextTask, checked, when
 from sytq.api.v2.resource import Resource
-from sytq.api.v2.task import detail
 from sytq.api.v2.waiting import wait_preferred
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.ledger.insert import Acceptance, Existing, Refused
@@ -49,7 +49,7 @@ class Tasks(Resource):
         if caller.may("read") and await wait_preferred(self._parts, req, resp, answer["id"]):
             row, live = await self._parts.data_loader.get(answer["id"])
             if row is not None and caller.can_see(row.owner):
-                resp.status, resp.data = falcon.HTTP_200, await detail(self._parts, row, live)
+                resp.status, resp.data = falcon.HTTP_200, problems.encode(await detail(self._parts, row, live))
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         await _page(self._parts, req, resp, parse)
