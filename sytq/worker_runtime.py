@@ -38,6 +38,7 @@ from sytq.tasktypes.declaration import ANNOUNCEMENT
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.lifecycle import Lifecycle
 from sytq.worker.loops.comparer import Comparer
+from sytq.worker.loops.figures import FiguresLoop
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
 from sytq.worker.loops.pairing import PairingLoop
@@ -170,6 +171,7 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     position = Position(redis, keys, runtime.database, Adoption(ledger, redis, keys, registry))
     yield Recorder(redis, keys, worker, runtime.recording, position)
     yield Comparer(redis, keys, worker, runtime.cards, runtime.comparison())
+    yield FiguresLoop(redis, keys, worker, runtime.database)
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     only = settings.worker.queues
     yield SuspectLoop(

@@ -8,6 +8,7 @@ from peewee import (
     CharField,
     CompositeKey,
     DateTimeField,
+    FloatField,
     IntegerField,
     Model,
     TextField,
@@ -236,7 +237,50 @@ class SavedView(Model):
         table_name = "sytq_views"
 
 
+class Figure(Model):
+    """What happened within `span` seconds from `since` (Unix seconds) on; see `sytq.ledger.figures`.
+
+    A row that says no queue or priority, as other languages insert it, counts under "", like tasks without an owner.
+    """
+
+    span = IntegerField()
+    since = BigIntegerField()
+    owner = CharField()
+    type = CharField()
+    queue = CharField()
+    priority = CharField()
+    accepted = BigIntegerField()
+    succeeded = BigIntegerField()
+    dead = BigIntegerField()
+    cancelled = BigIntegerField()
+    retries = BigIntegerField()
+    ran = BigIntegerField()  # tasks that ended after a start; the seconds are theirs
+    waiting_seconds = FloatField()
+    running_seconds = FloatField()
+
+    class Meta:
+        table_name = "sytq_figures"
+        primary_key = CompositeKey("span", "since", "owner", "type", "queue", "priority")
+
+
+class Failure(Model):
+    """The dead tasks of one cause that ended in the period from `since` (Unix seconds) on; `sample` is one of them."""
+
+    since = BigIntegerField()
+    owner = CharField()
+    type = CharField()
+    fingerprint = CharField()
+    tasks = BigIntegerField()
+    first_at = DateTimeField()
+    last_at = DateTimeField()
+    sample = CharField()
+
+    class Meta:
+        table_name = "sytq_failures"
+        primary_key = CompositeKey("since", "owner", "type", "fingerprint")
+
+
 MODELS = (
     Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
-    Idempotency, Recorded, SavedView, Session,
+    Idempotency, Recorded, SavedView, Session, Figure, Failure,
 )  # fmt: skip

@@ -41,6 +41,11 @@ def plain(value: Any) -> Any:
     return value.isoformat(" ", "microseconds") if isinstance(value, dt.datetime) else value
 
 
+def whole_second(seconds: int) -> str:
+    """Unix seconds as a bound for times of both databases: as text it is below that second with any digits behind."""
+    return from_ms(seconds * 1000).isoformat(" ", "seconds")
+
+
 def parsed(text: str | None) -> Any:
     """The value of a JSON column; text of another program that is not JSON stays text."""
     try:
