@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 #: as many.
 MAX_LENGTH = 20_000
 _MAX_NESTING = 20  # the parser drops what is deeper
+_MAX_CELLS = 10_000  # of a table, whose rows the parser fills up to the widest
 _SCHEMES = ("http://", "https://", "mailto:")
 _TAGS = frozenset(("p", "ul", "ol", "li", "blockquote", "thead", "tbody", "tr", "td", "em", "strong", "s"))
 _OPEN, _CLOSE = Markup('<{} dir="auto">'), Markup("</{}>")
@@ -36,8 +37,11 @@ _PARSER = _parser()
 def render(text: str, level: int) -> Markup:
     """The first MAX_LENGTH characters as HTML; `level` is that of the highest heading."""
     text = text[:MAX_LENGTH]
-    tokens = _PARSER.parse(text)
-    if any(token.level >= _MAX_NESTING - 1 for token in tokens):
+    lines = text.splitlines()
+    tokens = (
+        _PARSER.parse(text) if len(lines) * max((line.count("|") for line in lines), default=0) < _MAX_CELLS else []
+    )
+    if not tokens or any(token.level >= _MAX_NESTING - 1 for token in tokens):
         return Markup('<pre tabindex="0" dir="auto">{}</pre>').format(text)
     return Markup("").join(_html(tokens, level))
 
