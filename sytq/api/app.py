@@ -12,8 +12,9 @@ import falcon.asgi
 import sytq
 from sytq import runtime
 from sytq.api import problems
-from sytq.api.auth import Auth
+from sytq.api.auth import Auth, users_of
 from sytq.api.compat import routes as compat
+from sytq.api.credentials import Credentials
 from sytq.api.dashboard import routes as dashboard
 from sytq.api.data_loader import DataLoader
 from sytq.api.forwarded import Forwarded
@@ -25,6 +26,7 @@ from sytq.api.presence import Presence
 from sytq.api.queue_depth import QueueDepthLimit
 from sytq.api.quota import Quota
 from sytq.api.request_context import ROUTE, RequestContext
+from sytq.api.sessions import Sessions, of_settings
 from sytq.api.submission import Submission
 from sytq.api.submission_batcher import SubmissionBatcher
 from sytq.api.task_watcher import TaskWatcher
@@ -65,7 +67,10 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     submission = Submission(parts.registry, parts.submitter, batcher, quota, queue_depth, settings.logger.tasks)
     data_loader = DataLoader(parts.ledger, parts.inspection, sql, redis)
     task_watcher = TaskWatcher(parts.inspection, parts.ledger, redis, sql)
-    shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sql, redis, plugins)
+    users = users_of(settings)
+    credentials = Credentials(users, settings.auth.realm, ApiKeys(parts.database), sql)
+    sessions = Sessions(credentials, of_settings(settings, users, parts.database), sql)
+    shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sessions, sql, redis, plugins)
 
     app = RequestContext(
         max_body=settings.api.max_body,
@@ -73,7 +78,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         forwarded=Forwarded(settings.api.trusted_proxies, settings.dashboard.base_path),
         media_type=falcon.MEDIA_JSON,
         middleware=[
-            Auth(settings, ApiKeys(parts.database), quota, Audit(parts.database), sql),
+            Auth(settings, credentials, sessions, quota, Audit(parts.database), sql),
             _Middleware(batcher, [sql, redis, counting, plugins], shared),
         ],
     )
@@ -81,7 +86,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     problems.install(app, missing, sql)
     compat.add_routes(app, shared)
     v2.add_routes(app, shared)
-    dashboard.add_routes(app, shared)
+    if settings.dashboard.enabled:
+        dashboard.add_routes(app, shared)
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))

@@ -1,7 +1,8 @@
 """Authentication and authorization: API keys and Basic users, or, without auth, loopback clients only.
 
 Checks every request except to health and metrics, and writes the audit log. A resource declares the scopes of its
-methods in `scopes` (method -> scope); by default safe methods require `read` and others `operate`.
+methods in `scopes` (method -> scope); by default safe methods require `read` and others `operate`. The dashboard's
+paths, and they alone, take a session's cookie too, and lead a browser without one to the login form.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import falcon.asgi
 import peewee
 import structlog
 
-from sytq.api.caller import LOCAL, Caller
+from sytq.api.caller import LOCAL, NOBODY, Caller
 from sytq.api.credentials import Credentials
+from sytq.api.dashboard.errors import is_page
+from sytq.api.dashboard.navigation import LOGIN, LOGOUT
+from sytq.api.dashboard.rendering import base_path, relative, url
 from sytq.api.forwarded import names_remote_client
 from sytq.api.quota import Quota
+from sytq.api.sessions import Sessions, session_of, take_back
 from sytq.api.threads import Threads
 from sytq.config import Settings
 from sytq.errors import ConfigError, DatabaseUnavailable, Overloaded
-from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.audit import Audit
 from sytq.ledger.values import utcnow
 
@@ -49,16 +53,17 @@ class Auth:
     """Falcon middleware; leaves the Caller in `req.context.caller`.
 
     Later parts put response headers into `req.context.headers`, and further text for the audit log into
-    `req.context.audit_detail`, None when nothing was changed.
+    `req.context.audit_detail`, None when nothing was changed. `req.context.session` is the token of the session that
+    the caller came by, if any.
     """
 
-    def __init__(self, settings: Settings, keys: ApiKeys, quota: Quota, audit: Audit, sql: Threads) -> None:
+    def __init__(
+        self, settings: Settings, credentials: Credentials, sessions: Sessions, quota: Quota, audit: Audit, sql: Threads
+    ) -> None:
         self._enabled = settings.auth.enabled
-        users = {name: password.get_secret_value() for name, password in settings.auth.users.items()}
-        # The Go service read keys of its file in lower case: its callers log in as `admin` where it says `Admin`.
-        users = {name.lower(): password for name, password in users.items()} | users
-        check_users(settings)
-        self._credentials = Credentials(users, settings.auth.realm, keys, sql)
+        self._dashboard = settings.dashboard
+        self._credentials = credentials
+        self._sessions = sessions
         self._quota = quota
         self._audit = audit
         self._sql = sql
@@ -66,6 +71,7 @@ class Auth:
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         req.context.caller = LOCAL
         req.context.headers, req.context.limits, req.context.audit_detail = {}, {}, ""
+        req.context.session = None
         if _is_open(req.path):
             return
         origin = req.get_header("Origin")
@@ -74,17 +80,43 @@ class Auth:
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
         client = req.scope.get("client")
         if self._enabled:
-            req.context.caller = await self._credentials.caller(req.get_header("Authorization"), client)
-            await self._quota.request(req, req.context.caller)
+            req.context.caller = NOBODY
+            if req.path != LOGIN:
+                req.context.caller = await self._authenticated(req, resp, client)
+                await self._quota.request(req, req.context.caller)
         elif not is_local(client) or names_remote_client(req.scope["headers"]) or not _is_own_name(req.host):
             raise falcon.HTTPForbidden(description=_LOOPBACK_ONLY)
+
+    async def _authenticated(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, client: object) -> Caller:
+        """The caller of a request. Raises HTTPStatus to lead a browser to the login form."""
+        header = req.get_header("Authorization")
+        if not self._dashboard.enabled or not (is_page(req.path) or _is_browser_at_root(req)):
+            return await self._credentials.caller(header, client)
+        token = session_of(req)
+        caller = await self._sessions.caller(token, client) if token else None
+        if caller is not None:
+            req.context.session = token
+            return caller
+        if header is not None:
+            return await self._credentials.caller(header, client)
+        if token:
+            take_back(req, resp)
+        if req.get_header("HX-Request"):
+            # No Basic: the browser would ask for a password over the page.
+            raise falcon.HTTPUnauthorized(description="your session has ended; log in again", challenges=["Bearer"])
+        wanted = relative(req) if req.method in _SAFE and req.path != "/" else ""
+        location = url(base_path(req), "/login", next=wanted or None)
+        raise falcon.HTTPStatus(falcon.HTTP_303, headers={"Location": location, "Cache-Control": "no-store"})
 
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, params: dict[str, Any]
     ) -> None:
-        if not _is_open(req.path):
-            caller: Caller = req.context.caller
-            caller.require_scope(_scope(resource, req.method))
+        if _is_open(req.path) or req.path == LOGIN:
+            return
+        caller: Caller = req.context.caller
+        caller.require_scope(_scope(resource, req.method))
+        if self._dashboard.read_only and req.method not in _SAFE and is_page(req.path) and req.path != LOGOUT:
+            raise falcon.HTTPForbidden(description="this dashboard is read-only (dashboard.read_only)")
 
     async def process_response(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, req_succeeded: bool
@@ -103,6 +135,14 @@ class Auth:
                 log.warning("audit entry not written", caller=req.context.caller.name, path=req.path, error=said)
 
 
+def users_of(settings: Settings) -> dict[str, str]:
+    """The Basic users with their passwords. Raises ConfigError."""
+    check_users(settings)
+    users = {name: password.get_secret_value() for name, password in settings.auth.users.items()}
+    # The Go service read keys of its file in lower case: its callers log in as `admin` where it says `Admin`.
+    return {name.lower(): password for name, password in users.items()} | users
+
+
 def check_users(settings: Settings) -> None:
     """Raise ConfigError for a Basic user whose name cannot be the owner of a task."""
     if settings.auth.enabled:
@@ -113,6 +153,11 @@ def check_users(settings: Settings) -> None:
 
 def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(_STATIC)
+
+
+def _is_browser_at_root(req: falcon.asgi.Request) -> bool:
+    """Whether `/` leads to the dashboard."""
+    return req.path == "/" and req.method in _SAFE and "text/html" in (req.get_header("Accept") or "")
 
 
 def _scope(resource: object, method: str) -> str:

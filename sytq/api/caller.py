@@ -52,3 +52,6 @@ class Caller:
 
 #: All clients on this machine while auth is off.
 LOCAL = Caller("local", None, frozenset(("admin",)))
+
+#: Whoever has not logged in.
+NOBODY = Caller("", None, frozenset())

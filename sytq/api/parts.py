@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sytq.api.data_loader import DataLoader
+from sytq.api.sessions import Sessions
 from sytq.api.submission import Submission
 from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
@@ -26,6 +27,7 @@ class Parts:
     data_loader: DataLoader
     task_watcher: TaskWatcher
     search: Search
+    sessions: Sessions
     sql: Threads
     redis: Threads
     plugins: Threads

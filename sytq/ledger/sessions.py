@@ -127,11 +127,15 @@ class Sessions:
         transact(self._database, Session.delete().where(Session.id == _hash(token)).execute)
 
     def latest(self, login: Login | None, limit: int) -> list[Session]:
-        """Return the sessions of a user or key, or of all, the last used first; ended ones are left out."""
+        """Return the sessions of a user or key, or of all, the last used first, with the `key_name` of those of keys.
+
+        Sessions that have ended by their age are left out.
+        """
         now = utcnow()
         live = [Session.expires_at > now, Session.used_at > now - self._idle, *(_of(login) if login else ())]
-        query = Session.select().where(*live).order_by(Session.used_at.desc(), Session.id).limit(limit)
-        return read(self._database, lambda: list(query))
+        query = Session.select(Session, ApiKey.name.alias("key_name"))
+        query = query.join(ApiKey, peewee.JOIN.LEFT_OUTER, on=(ApiKey.id == Session.key_id)).where(*live)
+        return read(self._database, lambda: list(query.order_by(Session.used_at.desc()).limit(limit).objects()))
 
     def revoke(self, shown: str, by: str, login: Login | None = None) -> None:
         """End the session whose id begins with `shown`. Raises InvalidInput, also where it is not of `login`."""

@@ -1,10 +1,12 @@
-"""Cross-site request forgery: a POST carries the token that a page was given, in a field and in a cookie.
+"""Cross-site request forgery: a POST carries a token that a page was given, which another site cannot read.
 
-Another site can make a browser send the cookie, and cannot read it. `sytq.api.auth` refuses other origins before.
+The token of a session follows from it; without a session it is in a cookie, which a neighbouring host could set.
+`sytq.api.auth` refuses other origins before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
@@ -17,7 +19,9 @@ _COOKIE = "sytq_csrf"
 
 
 def token(req: falcon.asgi.Request, resp: falcon.asgi.Response, path: str) -> str:
-    """The token for the forms of a page; sets the cookie for `path` where the browser has none."""
+    """The token for the forms of a page; sets the cookie for `path` where the browser has neither it nor a session."""
+    if req.context.session is not None:
+        return _of_session(req.context.session)
     given = req.cookies.get(_COOKIE)
     if given:
         return given
@@ -30,6 +34,11 @@ def token(req: falcon.asgi.Request, resp: falcon.asgi.Response, path: str) -> st
 
 def check(req: falcon.asgi.Request, form: Mapping[str, str]) -> None:
     """Raise HTTPForbidden for a form that no page of ours was given."""
-    known, given = req.cookies.get(_COOKIE, ""), form.get(FIELD, "")
+    session, given = req.context.session, form.get(FIELD, "")
+    known = _of_session(session) if session is not None else req.cookies.get(_COOKIE, "")
     if not known or not hmac.compare_digest(known.encode(), given.encode()):
         raise falcon.HTTPForbidden(description="this form is too old, or not of this dashboard; load the page again")
+
+
+def _of_session(session: str) -> str:
+    return hmac.new(session.encode(), FIELD.encode(), hashlib.sha256).hexdigest()

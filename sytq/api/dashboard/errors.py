@@ -7,11 +7,10 @@ from collections.abc import Callable
 import falcon
 import falcon.asgi
 
-from sytq.api.caller import Caller
+from sytq.api.caller import NOBODY
 from sytq.api.dashboard.rendering import Rendering
 
 Serialize = Callable[[falcon.asgi.Request, falcon.asgi.Response, falcon.HTTPError], None]
-_NOBODY = Caller("", None, frozenset())
 
 
 def is_page(path: str) -> bool:
@@ -27,7 +26,7 @@ def serializer(rendering: Rendering, otherwise: Serialize) -> Serialize:
             otherwise(req, resp, error)
             return
         if getattr(req.context, "caller", None) is None:
-            req.context.caller = _NOBODY
+            req.context.caller, req.context.session = NOBODY, None
         if isinstance(error, falcon.HTTPRouteNotFound):
             said = "There is no such page."
         else:

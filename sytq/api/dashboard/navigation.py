@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+#: Paths of the forms that log in and out.
+LOGIN, LOGOUT = "/dashboard/login", "/dashboard/logout"
+
 
 class Entry(NamedTuple):
     """`path` is below /dashboard."""

@@ -86,7 +86,15 @@ class Page(Resource):
             resp.set_header("Location", url(base, done.location))
             if done.message:
                 said = quote(done.message[:_SAID_MAX])
-                resp.set_cookie(_SAID, said, path=f"{base}/dashboard", max_age=60, http_only=True, same_site="Strict")
+                resp.set_cookie(
+                    _SAID,
+                    said,
+                    path=f"{base}/dashboard",
+                    max_age=60,
+                    http_only=True,
+                    secure=req.scheme == "https",
+                    same_site="Strict",
+                )
             return
         req.context.audit_detail = None  # nothing was changed
         await self._show(req, resp, {"errors": errors, "form": form}, path)

@@ -14,7 +14,7 @@ from sytq.api.caller import Caller
 from sytq.api.dashboard import csrf
 from sytq.api.dashboard.assets import Assets
 from sytq.api.dashboard.filters import FILTERS
-from sytq.api.dashboard.navigation import ENTRIES, Entry
+from sytq.api.dashboard.navigation import Entry
 
 #: Nothing from elsewhere, no script or style inside a page, and no frame around it.
 POLICY = (
@@ -35,8 +35,9 @@ _THEMES = ("light", "dark")
 class Rendering:
     """The templates of one API process, read at its start."""
 
-    def __init__(self, assets: Assets, entries: tuple[Entry, ...] = ENTRIES) -> None:
+    def __init__(self, assets: Assets, entries: tuple[Entry, ...], *, read_only: bool) -> None:
         self._entries = entries
+        self._read_only = read_only
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("sytq.api.dashboard"),
             autoescape=True,
@@ -67,7 +68,8 @@ class Rendering:
             "form": {},
             "theme": next((name for name in _THEMES if name == req.cookies.get("sytq_theme")), None),
             "caller": caller,
-            "may": caller.may,
+            "may": partial(self._may, caller),
+            "session": req.context.session is not None,
             "entries": [entry for entry in self._entries if caller.may(entry.scope)],
             "base": base,
             "url": partial(url, base),
@@ -81,11 +83,14 @@ class Rendering:
         resp.set_headers(_HEADERS)
         resp.data = text.encode("utf-8", "replace")
 
+    def _may(self, caller: Caller, scope: str) -> bool:
+        """Whether the caller may use what needs a scope, here."""
+        return caller.may(scope) and (scope == "read" or not self._read_only)
+
 
 def base_path(req: falcon.asgi.Request) -> str:
     """The prefix below which a proxy serves this, such as `/ops/sytq`; without one it is empty."""
-    found: str = getattr(req.context, "base_path", "")
-    return found
+    return req.root_path
 
 
 def relative(req: falcon.asgi.Request) -> str:

@@ -10,22 +10,29 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
+from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.rendering import Rendering, base_path
+from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
 from sytq.api.parts import Parts
 
 #: path below /dashboard -> page
 PAGES: dict[str, type[Page]] = {
     "": Overview,
+    "/login": LogIn,
+    "/logout": LogOut,
+    "/sessions": SessionsPage,
+    "/sessions/{shown}/revoke": RevokeSession,
 }
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     """Add every page."""
     assets = Assets()
-    rendering = Rendering(assets, (*ENTRIES, *plugins.entries(parts.runtime.registry.plugins)))
+    entries = (*ENTRIES, *plugins.entries(parts.runtime.registry.plugins))
+    rendering = Rendering(assets, entries, read_only=parts.runtime.settings.dashboard.read_only)
     app.add_route("/", Root())
     app.add_route("/dashboard/static/{name}", assets)
     for path, page in PAGES.items():
