@@ -36,7 +36,9 @@ demo: setup ## run it once and exit; status 0 when the sample valuation succeede
 test: setup-test ## run the tests on real servers of their own
 	@tools/test-servers
 	@VENV=$(VENV) tools/test-generators
-	@$(BIN)/python -m pytest -n 6 --dist worksteal -m "not faults" $(PYTEST)
+	@$(BIN)/python -m pytest -n 6 --dist worksteal -m "not faults and not browser" $(PYTEST)
+	@# One process for one browser and one service; 5: PYTEST selects none of them.
+	@$(BIN)/python -m pytest -m browser tests/browser $(PYTEST) || [ $$? = 5 ]
 
 test-faults: setup-test ## run the tests that kill processes and servers, or run long
 	@tools/test-servers

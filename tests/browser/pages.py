@@ -1,0 +1,49 @@
+"""Every page that a browser can open, with an example for each place in its path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sytq import plugins
+from sytq.api.dashboard.plugins import entries
+from sytq.api.dashboard.routes import PAGES
+from tests.browser.world import World
+
+#: The paths of the pages, below /dashboard; of a page alone that only takes a form, a browser asks for nothing.
+PATHS = [path for path, page in PAGES.items() if "GET" in page.scopes]
+PATHS += [entry.path for entry in entries(plugins.find(()).plugins)]
+#: Places in paths, and the queries that find examples of them.
+_TASKS = (
+    "type = 'llm' AND state = 'succeeded' AND attempts = 2",
+    "type = 'webhook' AND state = 'dead' AND attempts > 4",
+    "type = 'default' AND parent IS NULL AND owner = 'billing'",
+    "state = 'scheduled'",
+)
+
+
+def paths(world: World) -> Iterator[tuple[str, str]]:
+    """Each page with the path of an example; those of tasks with several."""
+    for path in PATHS:
+        places = re.findall(r"{(\w+)", path)
+        if not places:
+            yield path, path
+            continue
+        for values in _examples(world, places, path):
+            yield path, re.sub(r"{(\w+)[^}]*}", lambda place, values=values: values[place[1]], path)  # type: ignore[misc]
+
+
+def _examples(world: World, places: list[str], path: str) -> Iterator[dict[str, str]]:
+    if places == ["task_id"]:
+        last = _TASKS if path == "/tasks/{task_id}" else _TASKS[:1]
+        yield from ({"task_id": world.one(where)} for where in last)
+        return
+    known = {
+        "task_id": lambda: world.one(_TASKS[0]),
+        "name": lambda: "webhook",
+        "type_name": lambda: "webhook",
+        "type": lambda: "webhook",
+        "queue": lambda: "webhook",
+        "fingerprint": lambda: "worker-died",
+    }
+    yield {place: known[place]() for place in places}
