@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sytq.executor.context import Context
     from sytq.executor.transaction import Transaction
     from sytq.observability.metrics import Counter, Histogram
-    from sytq.plugins import Command, DashboardPage, Plugin
+    from sytq.plugins import Command, DashboardPage, Explanation, Plugin
     from sytq.schedule import Schedule
     from sytq.service.dashboard_context import DashboardContext
     from sytq.service.tree import Outcome
@@ -32,6 +32,7 @@ __all__ = [
     "DashboardPage",
     "Death",
     "Declaration",
+    "Explanation",
     "Fail",
     "Histogram",
     "Limiter",
@@ -57,7 +58,7 @@ _HOMES = {
     "tasktypes.backoff": ("Backoff",),
     "tasktypes.declaration": ("Death", "Declaration", "task"),
     "tasktypes.tasktype": ("TaskType",),
-    "plugins": ("Command", "DashboardPage", "Plugin"),
+    "plugins": ("Command", "DashboardPage", "Explanation", "Plugin"),
     "schedule": ("Schedule",),
     "executor.transaction": ("Transaction",),
     "service.dashboard_context": ("DashboardContext",),

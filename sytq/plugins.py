@@ -19,6 +19,16 @@ GROUP = "sytq.plugins"
 COMMANDS = "sytq.commands"
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What an error means in which `pattern` (a regular expression) is found, and what to do about it; `docs` is the
+    page and heading that say more, such as "runbook.md#tasks-die"."""
+
+    pattern: str
+    text: str
+    docs: str
+
+
 @dataclass(frozen=True, eq=False)
 class DashboardPage:
     """A page that a plugin adds to the dashboard, at /x/<plugin>/<page>.
@@ -50,6 +60,7 @@ class Plugin:
     provider's address and key: each worker announces its own, and a limiter's pause for one of them ends with it.
     `routes()` returns path -> class of an API resource, which is constructed with `sytq.api.parts.Parts` and declares
     its `operations` for the OpenAPI document.
+    `explanations` are those of the errors of its task types; the first that fits is shown with a task.
     `pages` are pages of the dashboard by the last part of their path; `overview(ctx)` returns blocks for its overview.
     """
 
@@ -62,6 +73,7 @@ class Plugin:
     loops: Mapping[str, Callable[[Any], Callable[[], float] | None]] = field(default_factory=dict)
     configurations: Callable[[Any], Collection[str]] | None = None
     routes: Callable[[], Mapping[str, Any]] | None = None
+    explanations: Sequence[Explanation] = ()
     pages: Mapping[str, DashboardPage] = field(default_factory=dict)
     overview: Callable[[Any], Sequence[Any]] | None = None
 

@@ -25,6 +25,7 @@ from . import callback, spend
 from .ask import Asking
 from .call import Answered, Calls, Place
 from .config import LlmSettings, warnings
+from .explanations import EXPLANATIONS
 from .node import Node
 from .obstacles import watch
 from .pickup import pick_up
@@ -74,6 +75,7 @@ plugin = Plugin(
     loops={"pickup": pick_up, "llm.tables": watch},
     configurations=_configurations,
     routes=_routes,
+    explanations=EXPLANATIONS,
 )
 
 _MARGIN = 60.0  # seconds beyond the calls: the row's transactions, and a database that is briefly unavailable

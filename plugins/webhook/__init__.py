@@ -12,6 +12,7 @@ from sytq.config import Settings
 
 from .config import WebhookSettings, warnings
 from .delivery import deliver
+from .explanations import EXPLANATIONS
 from .hosts import FailingHost
 from .payload import Webhook, own_policy
 from .verdict import retry_after
@@ -24,6 +25,7 @@ plugin = Plugin(
     warnings=warnings,
     models=(FailingHost,),
     migrations=Path(__file__).parent / "migrations",
+    explanations=EXPLANATIONS,
     configurations=lambda runtime: [runtime.settings.of(WebhookSettings).webhook_configuration],
 )
 

@@ -16,6 +16,7 @@ from sytq.broker.waits import WAITS
 from sytq.ledger.ledger import History
 from sytq.ledger.models import Attempt, Step, Task
 from sytq.ledger.values import iso, parsed
+from sytq.service.explanations import ExplanationView, explanation
 from sytq.service.live_state import current
 from sytq.service.task_timeline import SpanView, span_view, spans
 from sytq.states import SCHEDULED
@@ -101,6 +102,7 @@ class TaskDetail(TaskView):
     steps: list[StepView]
     timeline: list[Moment]
     spans: list[SpanView]
+    explanation: ExplanationView | None
     payload: Any
     result: Any
     shown: NotRequired[dict[str, str]]
@@ -163,6 +165,7 @@ def task_detail(
         "steps": [_step(step, contents) for step in steps],
         "timeline": [{"at": iso(at), "event": said} for at, said in timeline],
         "spans": [span_view(span) for span in life],
+        "explanation": explanation(task.error, registry.plugins),
     }
     if contents:
         detail["payload"], detail["result"] = parsed(task.payload), parsed(task.result)
