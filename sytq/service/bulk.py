@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from typing import Any
 
 from sytq.errors import InvalidInput
 from sytq.ledger.query import Filter, parse
+from sytq.ledger.search import COUNT_MAX, Search
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL, UNFINISHED
 
 #: action -> the states in which it has an effect; without a state in the query only the first group.
@@ -37,6 +39,26 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
         wanted = wanted.owned_by(owner)
     moment = "finished" if set(wanted.states) <= set(TERMINAL) else "created"
     return wanted.within(f"{moment}:<={now.isoformat(timespec='microseconds')}Z").at(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an operation would do: the number of tasks that it changes, and of matching tasks that it leaves as they
+    are, by state and each up to COUNT_MAX + 1."""
+
+    matched: int
+    unchanged: dict[str, int]
+
+
+def plan(search: Search, action: str, query: str, now: dt.datetime, owner: str | None = None) -> Plan:
+    """Count what `targets` selects, and what else matches the query. Raises InvalidInput, DatabaseUnavailable."""
+    wanted = targets(action, query, now, owner)
+    everything = parse(query).at(now)
+    if owner is not None:
+        everything = everything.owned_by(owner)
+    left = [state for state in everything.states if state not in wanted.states]
+    unchanged = {state: search.count(everything.within(f"state:{state}"), COUNT_MAX) for state in left}
+    return Plan(search.count(wanted), {state: number for state, number in unchanged.items() if number})
 
 
 def description(

@@ -134,6 +134,9 @@ class Submitter:
         except RedisUnavailable as error:
             log_failure(log, "dispatch postponed: the reconciler will do it", error, tasks=len(envelopes))
             return 0
+        except InvalidInput as error:  # a row of another program among them, which the reconciler ends with the reason
+            log.warning("dispatch left to the reconciler", error=str(error), tasks=len(envelopes))
+            return 0
 
     def _envelope(self, task: NewTask | Task, now_ms: int) -> Envelope:
         # A row inserted by another language may leave queue and priority to the type; with an unknown type (a rolling

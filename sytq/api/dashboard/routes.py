@@ -10,12 +10,17 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
+from sytq.api.dashboard.completion import Complete
 from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
+from sytq.api.dashboard.new_operation import NewOperation
+from sytq.api.dashboard.operations import Operation, Operations, StopOperation
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.rendering import Rendering, base_path
+from sytq.api.dashboard.saved_views import DeleteView, SaveView
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
+from sytq.api.dashboard.tasks import Tasks
 from sytq.api.parts import Parts
 
 #: path below /dashboard -> page
@@ -25,6 +30,13 @@ PAGES: dict[str, type[Page]] = {
     "/logout": LogOut,
     "/sessions": SessionsPage,
     "/sessions/{shown}/revoke": RevokeSession,
+    "/tasks": Tasks,
+    "/tasks/views": SaveView,
+    "/tasks/views/{view_id}/delete": DeleteView,
+    "/operations": Operations,
+    "/operations/new": NewOperation,
+    "/operations/{task_id}": Operation,
+    "/operations/{task_id}/stop": StopOperation,
 }
 
 
@@ -35,6 +47,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     rendering = Rendering(assets, entries, read_only=parts.runtime.settings.dashboard.read_only)
     app.add_route("/", Root())
     app.add_route("/dashboard/static/{name}", assets)
+    app.add_route("/dashboard/tasks/complete", Complete(parts))
     for path, page in PAGES.items():
         app.add_route(f"/dashboard{path}", page(parts, rendering))
     for path, made in plugins.pages(parts, rendering).items():

@@ -1,0 +1,110 @@
+"""The list of tasks: a query, the page of tasks that match, and links to what can be done to all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import falcon.asgi
+
+from sytq.api.caller import Caller
+from sytq.api.dashboard.page import Page
+from sytq.api.parameters import parameter
+from sytq.errors import DatabaseUnavailable, InvalidInput, InvalidQuery, Overloaded
+from sytq.ledger.query import Filter, parse
+from sytq.ledger.saved_views import SavedViews
+from sytq.service.task_view import TaskView, task_view
+from sytq.states import STATES, TERMINAL
+
+LIMIT = 50
+#: Counting for the links by state stops here.
+_COUNTED = 1000
+#: Pages that a reader can go back by the trail.
+_TRAIL_MAX = 20
+_EXCERPT, _KEYS, _VALUE = 160, 3, 40
+QUICK = (("all", ""), ("dead in 24 h", "state:dead finished:<24h"))
+
+
+class Tasks(Page):
+    """GET /dashboard/tasks
+
+    `trail` has the cursors of the pages that the reader came by: "newer" leads to the same page as before, whatever
+    has come in since.
+    """
+
+    template = "tasks.html"
+    section = "/tasks"
+    parameters: ClassVar = {"GET": ("q", "cursor", "trail")}
+
+    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
+        caller: Caller = req.context.caller
+        text, cursor = (parameter(req, "q") or "").strip(), parameter(req, "cursor")
+        trail = (parameter(req, "trail") or "").split(".")[-_TRAIL_MAX:]
+        names: dict[str, Any] = {"q": text, "cursor": cursor, "trail": [one for one in trail if one], "quick": QUICK}
+        names |= {"viewer": views_of(caller), "views": [], "counts": {}, "tasks": [], "next": None}
+        names |= {"unavailable": None, "position": None}
+        sql, search = self._parts.sql, self._parts.search
+        try:
+            wanted = owned(parse(text), caller)
+            page, counts, views = await asyncio.gather(
+                sql.run(search.page, wanted, limit=LIMIT, after=cursor),
+                sql.run(self._counts, caller),
+                sql.run(SavedViews(self._parts.runtime.database).visible, views_of(caller)),
+            )
+        except InvalidQuery as error:
+            return names | {"errors": {"q": error.message}, "position": error.position}
+        except InvalidInput as error:
+            return names | {"errors": {"": error.message}}
+        except (DatabaseUnavailable, Overloaded) as error:
+            return names | {"unavailable": str(error)}
+        tasks = [_row(task_view(task, self._parts.runtime.registry)) for task in page.tasks]
+        return names | {"tasks": tasks, "next": page.next, "counts": counts, "views": views}
+
+    def _counts(self, caller: Caller) -> dict[str, str]:
+        """The numbers of tasks by state, as far as they are counted."""
+        found = {}
+        for state in STATES:
+            number = self._parts.search.count(owned(parse(f"state:{state}"), caller), _COUNTED)
+            found[state] = f"{_COUNTED:,}+" if number > _COUNTED else f"{number:,}"
+        return found
+
+
+def owned(wanted: Filter, caller: Caller) -> Filter:
+    """A filter, restricted to what the caller may see."""
+    owner = caller.visible_owner
+    return wanted if owner is None else wanted.owned_by(owner)
+
+
+def views_of(caller: Caller) -> str:
+    """The owner of a caller's saved views."""
+    return caller.owner or caller.name
+
+
+def progress(task: TaskView) -> dict[str, Any] | None:
+    """What a task said of its progress: of a type of another program's writing it may be anything."""
+    said: Mapping[str, Any] = task["progress"] or {}
+    done, of = said.get("done"), said.get("of")
+    if not isinstance(done, int | float) or not isinstance(of, int | float) or not 0 <= done <= of or not of:
+        return None
+    return {"done": done, "of": of, "text": str(said.get("text") or "")[:_EXCERPT]}
+
+
+def _row(task: TaskView) -> dict[str, Any]:
+    """What the list shows of a task: bounded, as metadata and errors are as long as their writers like."""
+    metadata = list((task["metadata"] or {}).items())
+    error = task["error"] or ""
+    return {
+        "id": task["id"],
+        "type": task["type"],
+        "state": task["state"],
+        "held": task["held"],
+        "at": task["finished_at"] if task["state"] in TERMINAL else task["created_at"],
+        "due_at": task["scheduled_at"] if task["state"] in ("scheduled", "retrying") else None,
+        "attempts": task["attempts"],
+        "max_attempts": task["max_attempts"],
+        "error": error[:_EXCERPT] + "…" * (len(error) > _EXCERPT),
+        "progress": progress(task),
+        "metadata": [(key[:_VALUE], str(value)[:_VALUE]) for key, value in metadata[:_KEYS]],
+        "more": max(0, len(metadata) - _KEYS),
+    }

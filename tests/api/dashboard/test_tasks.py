@@ -1,0 +1,97 @@
+"""The list of tasks: queries and their errors, pages that stay true, completion, who sees what."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode
+
+import pytest
+
+from sytq.ledger.database import transact
+from sytq.ledger.models import Task
+from tests.api.dashboard.browsing import Reader
+from tests.api.dashboard.rows import inserted
+from tests.installation import Installation
+
+
+def ids(html: str) -> list[str]:
+    return re.findall(r'<tr id="task-([^"]+)"', html)
+
+
+def test_pages_stay_true_while_tasks_come_in_and_change_state(api: Installation) -> None:
+    mine = inserted(api, 120, type="paged")
+    browser = Reader(api)
+    first = browser.get("/tasks", q="type:paged")
+    assert "data-poll" in first.html
+    second = browser.get(first.link("Older"))
+    assert "data-poll" not in second.html
+    seen = ids(first.html) + ids(second.html)
+    newer = inserted(api, 30, type="paged")
+    transact(api.runtime.database, Task.update(state="cancelled").where(Task.id.in_(ids(second.html)[:5])).execute)
+    assert ids(browser.get(second.path).html) == ids(second.html)
+    third = browser.get(second.link("Older"))
+    seen += ids(third.html)
+    assert sorted(seen) == sorted(mine) and "Older" not in third.text
+    assert ids(browser.get(third.link("Newer")).html) == ids(second.html)
+    assert set(ids(browser.get(browser.get(third.link("Newer")).link("Newer")).html)) >= set(newer)
+    assert set(ids(browser.get(third.link("Newest tasks")).html)) >= set(newer)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("state:dead colour:red", "at character 12: 'colour' is not a field; valid: id, type"),
+        ("state:pending", "at character 7: state: 'pending' is not a state; valid: queued, scheduled"),
+        ('error:"<script>alert(1)</script>', "at character 7: error: the text has no closing quote"),
+        ("x" * 2001, "longer than 2000 characters"),
+    ],
+)
+def test_invalid_queries_are_explained_in_place(api: Installation, query: str, says: str) -> None:
+    shown = Reader(api).get("/tasks", q=query)
+    assert shown.status == 200 and says in shown.text
+    assert "<script>alert" not in shown.html and 'aria-invalid="true"' in shown.html
+    assert shown.field("q") == query
+
+
+@pytest.mark.parametrize("parameters", [{"cursor": "nonsense"}, {"cursor": "x", "trail": "a.b..c"}, {"q": "\u202e<b>"}])
+def test_hostile_parameters_make_no_5xx_and_no_markup(api: Installation, parameters: dict[str, str]) -> None:
+    shown = Reader(api).get("/tasks", **parameters)
+    assert shown.status == 200 and "<b>" not in shown.html
+
+
+def test_hostile_rows_are_shown_bounded_and_escaped(api: Installation) -> None:
+    huge = "<img src=x onerror=alert(1)>" + "x" * 200_000
+    metadata = '{"<b>k</b>": "\u202e<script>", "deep": ' + "[" * 50 + "]" * 50 + ', "a": 1, "b": 2}'
+    (task,) = inserted(api, 1, error=huge, metadata=metadata, progress='{"done": "x", "of": []}')
+    html = Reader(api).get("/tasks", q=f"id:{task}").html
+    assert ids(html) == [task]
+    assert "<img" not in html and "<b>k" not in html and len(html) < 40_000
+
+
+def test_completion_offers_what_the_parser_accepts(api: Installation) -> None:
+    def offered(query: str, at: int | None = None) -> list[str]:
+        place = {} if at is None else {"at": str(at)}
+        reply = api.request("GET", f"/dashboard/tasks/complete?{urlencode({'q': query} | place)}")
+        assert reply.status == 200
+        return [one["text"] for one in reply.json["suggestions"]]
+
+    assert offered("sta")[0] == "state:"
+    assert offered("state:d type:x", 7)[0] == "dead"
+    assert offered("type:web") == ["webhook"]
+    assert offered("queue:lu") == [] and offered("zzz") == []
+    assert offered('error:"<', 999) == []
+
+
+def test_viewers_see_their_own_tasks_and_no_button(guarded: Installation) -> None:
+    (mine,) = inserted(guarded, 1, type="seen", owner="us", host="ours.example")
+    (other,) = inserted(guarded, 1, type="seen", owner="them", host="theirs.example")
+    viewer = Reader(guarded, owner="us")
+    shown = viewer.get("/tasks", q="type:seen")
+    assert ids(shown.html) == [mine]
+    assert "Retry" not in shown.text and "checkbox" not in shown.html
+    assert re.search(r"dead 1\b", shown.text), "another owner's tasks are not counted"
+    assert ids(viewer.get("/tasks", q=f"id:{other}").html) == []
+    hosts = viewer.get("/tasks/complete", q="host:").html
+    assert "theirs" not in hosts
+    admin = Reader(guarded, "admin", owner="root")
+    assert set(ids(admin.get("/tasks", q="type:seen").html)) == {mine, other}
