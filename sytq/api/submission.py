@@ -65,7 +65,11 @@ class Submission:
 
         Raises InvalidInput naming the field, and HTTPForbidden for a type that the caller may not submit.
         """
-        caller: Caller = req.context.caller
+        self.check_type(req.context.caller, type_name)
+        return self._prepare(req, type_name, payload, **options)
+
+    def check_type(self, caller: Caller, type_name: str) -> None:
+        """Raise HTTPForbidden for a type that the caller may not submit, InvalidInput for one that nobody may."""
         caller.require_type(type_name)
         if type_name in self._registry:
             declared = self._registry.get(type_name)
@@ -73,7 +77,6 @@ class Submission:
                 caller.require_scope("admin", f"'{type_name}' works on the whole installation: ")
             if declared.internal:
                 raise InvalidInput("type", f"'{type_name}' is submitted by the service alone")
-        return self._prepare(req, type_name, payload, **options)
 
     async def operation(self, req: falcon.asgi.Request, payload: object) -> str:
         """Accept a bulk operation and return its id. Raises what `accept` raises."""

@@ -106,8 +106,7 @@ class Operator:
     def pause(self, type_name: str, by: str, why: str) -> None:
         """Start no task of a type until `resume`; running tasks continue. Raises InvalidInput."""
         self._registry.get(type_name)
-        pause = {"paused_at": utcnow(), "paused_by": by[:64], "paused_why": why[:255]}
-        query = Pause.insert(type=type_name, **pause).on_conflict_replace()
+        query = Pause.insert(**_pause(type_name, by, why)).on_conflict_replace()
         transact(self._ledger.database, query.execute)
         self.restore_pauses()
 
@@ -116,6 +115,34 @@ class Operator:
         gone = transact(self._ledger.database, Pause.delete().where(Pause.type == type_name).execute)
         self._operations.resume(type_name)
         return bool(gone)
+
+    def pause_queue(self, queue: str, by: str, why: str) -> list[str]:
+        """Pause the types of a queue that are not paused yet, all or none, and return them. Raises InvalidInput."""
+        names = self._types_of(queue)
+
+        def work() -> list[str]:
+            paused = {row.type for row in locked(Pause.select().where(Pause.type.in_(names)))}
+            new = [name for name in names if name not in paused]
+            if new:
+                Pause.insert_many([_pause(name, by, why) for name in new]).on_conflict_replace().execute()
+            return new
+
+        paused = transact(self._ledger.database, work)
+        self.restore_pauses()
+        return paused
+
+    def resume_queue(self, queue: str) -> list[str]:
+        """Resume the paused types of a queue, whoever paused them, and return them. Raises InvalidInput."""
+        names = self._types_of(queue)
+
+        def work() -> list[str]:
+            paused = sorted(row.type for row in locked(Pause.select().where(Pause.type.in_(names))))
+            Pause.delete().where(Pause.type.in_(paused)).execute()
+            return paused
+
+        resumed = transact(self._ledger.database, work)
+        self.restore_pauses()
+        return resumed
 
     def pauses(self) -> list[Pause]:
         """Return the pauses of types."""
@@ -171,8 +198,18 @@ class Operator:
         except Exception:  # may come from the type's own `upgrade`
             return None  # the task will die again, with the reason
 
+    def _types_of(self, queue: str) -> list[str]:
+        names = sorted(declared.name for declared in self._registry if declared.queue == queue)
+        if not names:
+            raise InvalidInput("queue", f"no installed task type has the queue '{queue[:64]}'")
+        return names
+
     def _row(self, task_id: str) -> Task:
         row = self._ledger.get(task_id)
         if row is None:
             raise InvalidInput("id", f"there is no task '{task_id[:64]}'")
         return row
+
+
+def _pause(type_name: str, by: str, why: str) -> dict[str, Any]:
+    return {"type": type_name, "paused_at": utcnow(), "paused_by": by[:64], "paused_why": why[:255]}

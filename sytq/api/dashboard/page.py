@@ -33,6 +33,10 @@ class Done:
     message: str
 
 
+class Again(Exception):
+    """Raised by `act`: a button changed the form alone, which is shown again with what was sent."""
+
+
 class Page(Resource):
     """A page. GET shows `template` with what `read` returns; a request of htmx gets its block `content` alone.
 
@@ -53,7 +57,7 @@ class Page(Resource):
         return {}
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
-        """Do what the form says. Raises InvalidInput, HTTPError."""
+        """Do what the form says. Raises InvalidInput, HTTPError, Again."""
         raise falcon.HTTPMethodNotAllowed(["GET"])
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
@@ -73,6 +77,8 @@ class Page(Resource):
         csrf.check(req, form)
         try:
             done = await self.act(req, form, **path)
+        except Again:
+            status, errors = falcon.HTTP_200, {}
         except InvalidInput as error:
             status, errors = falcon.HTTP_400, dict(error.fields)
         except falcon.HTTPMethodNotAllowed:

@@ -14,6 +14,7 @@ from sytq.api.dashboard.completion import Complete
 from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
 from sytq.api.dashboard.new_operation import NewOperation
+from sytq.api.dashboard.new_task import NewTask
 from sytq.api.dashboard.operations import Operation, Operations, StopOperation
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
@@ -21,6 +22,7 @@ from sytq.api.dashboard.rendering import Rendering, base_path
 from sytq.api.dashboard.saved_views import DeleteView, SaveView
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
 from sytq.api.dashboard.tasks import Tasks
+from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
 from sytq.api.parts import Parts
 
 #: path below /dashboard -> page
@@ -37,6 +39,11 @@ PAGES: dict[str, type[Page]] = {
     "/operations/new": NewOperation,
     "/operations/{task_id}": Operation,
     "/operations/{task_id}/stop": StopOperation,
+    "/types": Types,
+    "/types/{name}": OneType,
+    "/types/{name}/new": NewTask,
+    "/types/{name}/pause": PauseType,
+    "/types/{name}/resume": ResumeType,
 }
 
 

@@ -24,7 +24,9 @@ _LIMITS = {
     "pattern": "matches {}",
     "uniqueItems": "no entry twice",
 }
-_FORMATS = {
+#: Formats of text, none of which is empty, and how they look.
+FORMATS = {
+    "date": "a date",
     "date-time": "such as 2026-07-01T12:00:00Z",
     "time": "such as 12:00:00Z",
     "duration": "such as PT1H30M",
@@ -121,13 +123,14 @@ def hint(name: str, outer: Node, node: Node) -> str:
     """Return what is said beside the control of a property: its description, limits and default."""
     title = str(outer.get("title", ""))
     said = [title if title.casefold() != name.replace("_", " ").casefold() else ""]
-    said.append(str(outer.get("description") or ("" if "properties" in node else node.get("description", ""))))
+    about = outer.get("description") or ("" if "properties" in node else node.get("description", ""))
+    said.append(str(about))
     for low, high, unit in _RANGES:
         if low in node or high in node:
             said.append(_range(node.get(low), node.get(high), unit))
     said += [words.format(node[key]) for key, words in _LIMITS.items() if node.get(key) not in (None, False)]
-    said.append(_FORMATS.get(str(node.get("format")), ""))
-    if "default" in outer:
+    said.append(FORMATS.get(str(node.get("format")), ""))
+    if outer.get("default") is not None:
         said.append(f"default: {shown(outer['default'])}")
     return "; ".join(text for each in said if (text := each.strip().rstrip(".")))
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from sytq.api.body import check_values, decoded
 from sytq.api.dashboard.fields import ABSENT, Blank, Field, Group, Json, Number, Pairs, Rows, Select, Text
-from sytq.api.dashboard.schema import Node, Schema, as_json, hint, kind_of, options, shown, values_of, word
+from sytq.api.dashboard.schema import FORMATS, Node, Schema, as_json, hint, kind_of, options, shown, values_of, word
 from sytq.errors import InvalidFields, InvalidInput
 
 #: What a form may have; a value with more is edited as JSON.
@@ -75,7 +75,8 @@ def blanks(kind: str, variant: Node, *, is_optional: bool, nullable: bool) -> li
     """Return what an empty control may mean, its usual meaning first."""
     found: list[Blank] = ["absent"] if is_optional else []
     found += ["null"] if nullable else []
-    found += ["empty"] if kind in _MINIMUM and not variant.get(_MINIMUM[kind]) else []
+    if kind in _MINIMUM and not variant.get(_MINIMUM[kind]) and variant.get("format") not in FORMATS:
+        found.append("empty")
     return found or ["absent"]
 
 
@@ -104,7 +105,8 @@ class _Builder:
         if kind == "json":
             return _json(text, found)
         if kind == "select":
-            return _select(text, found, variant, is_optional=is_optional, nullable=nullable)
+            with_null = nullable and (not is_optional or node.get("default") is not None or text == "null")
+            return _select(text, found, variant, is_optional=is_optional, nullable=with_null)
         meanings = blanks(kind, variant, is_optional=is_optional, nullable=nullable)
         marked = self._form.get(f"{name}~blank")
         found["blank"] = blank = next((each for each in meanings if each == marked), meanings[0])

@@ -1,8 +1,11 @@
-"""What a browser without scripts sends for a form, by the HTML standard."""
+"""A browser without scripts: what it sends for a form, by the HTML standard."""
 
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from urllib.parse import urlencode
+
+from tests.installation import Installation, Reply
 
 
 class Form(HTMLParser):
@@ -52,3 +55,41 @@ class Form(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._area is not None:
             self._text += data
+
+
+class Browser:
+    """A browser without scripts at the dashboard of an installation: it keeps cookies and follows a form's answer."""
+
+    def __init__(self, installation: Installation, headers: dict[str, str] | None = None) -> None:
+        self._installation = installation
+        self.headers = {"accept": "text/html", **(headers or {})}
+        self._cookies: dict[str, str] = {}
+
+    def get(self, path: str, status: int = 200) -> str:
+        """The page below /dashboard."""
+        reply = self._send("GET", path)
+        assert reply.status == status, reply.body.decode()[-2000:]
+        return reply.body.decode()
+
+    def post(self, path: str, data: dict[str, str], status: int = 303) -> Reply:
+        """Send a form with the token of the pages before."""
+        if "sytq_csrf" not in self._cookies:
+            self._send("GET", "/types/default/new")  # a page with a form, which gives the token
+        sent = urlencode({"csrf": self._cookies.get("sytq_csrf", ""), **data})
+        reply = self._send("POST", path, sent, {"content-type": "application/x-www-form-urlencoded"})
+        assert reply.status == status, reply.body.decode()[-3000:]
+        return reply
+
+    def follow(self, reply: Reply) -> str:
+        """The page that a form has led to."""
+        return self.get(reply.headers["location"].removeprefix("/dashboard"))
+
+    def _send(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> Reply:
+        cookies = {"cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items())}
+        sent = self.headers | cookies | (headers or {})
+        reply = self._installation.request(method, f"/dashboard{path}", body, sent)
+        for each in reply.headers.get("set-cookie", "").split("\n"):
+            name, _, value = each.partition(";")[0].partition("=")
+            if name:
+                self._cookies[name] = value
+        return reply

@@ -33,7 +33,7 @@ _ENVIRONMENT = jinja2.Environment(
 def html(schema: Schema, form: dict[str, str]) -> str:
     field = fields(schema, form, "payload")
     macros = _ENVIRONMENT.get_template("schema_form.html").module
-    return str(macros.show(field, "payload"))  # type: ignore[attr-defined]
+    return str(macros.show(field, "payload", "/here"))  # type: ignore[attr-defined]
 
 
 def sent(schema: Schema, form: dict[str, str]) -> dict[str, str]:

@@ -1,0 +1,169 @@
+"""The form that submits a task of a type, made from the schemas of the payload and of POST /v2/tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any, ClassVar
+
+import falcon
+import falcon.asgi
+from multidict import MultiDict
+from pydantic import BaseModel
+
+from sytq.api.dashboard.fields import Field
+from sytq.api.dashboard.page import Again, Done, Page
+from sytq.api.dashboard.prefill import json_form, prefill
+from sytq.api.dashboard.schema import Schema
+from sytq.api.dashboard.schema_form import changed, fields, value_of
+from sytq.api.v2 import requests
+from sytq.api.v2.tasks import prepared
+from sytq.errors import InvalidFields, InvalidInput
+from sytq.ids import derived_id
+from sytq.ledger.insert import Existing
+from sytq.ledger.models import Task
+from sytq.tasktypes.payload import written
+from sytq.tasktypes.tasktype import TaskType
+
+#: The fields of a request beside its type and payload.
+_OPTIONS = ("priority", "delay", "run_at", "unique_key", "metadata", "callback")
+#: Characters of a payload that are edited in a browser.
+_MAX_PREFILL = 1_000_000
+
+Form = Mapping[str, str]
+
+
+class NewTask(Page):
+    """GET and POST /dashboard/types/{name}/new; `from` is a task whose payload is in the form at first."""
+
+    template = "new_task.html"
+    section = "/types"
+    scopes: ClassVar = {"GET": "submit", "POST": "submit"}
+    parameters: ClassVar = {"GET": ("from",)}
+
+    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
+        declared = self._type(req, path["name"])
+        like, form = req.get_param("from"), {}
+        if like and req.method == "GET":
+            form = _form_of(await self._like(req, like, declared), declared)
+        return {
+            "type": declared,
+            "like": like,
+            "once": secrets.token_urlsafe(12),
+            "drawn": partial(_drawn, _schema(declared.payload), form),
+        }
+
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+        declared = self._type(req, path["name"])
+        if "change" in form:
+            raise Again
+        # The form that is sent twice, by a double click or once more after a lost answer, submits one task.
+        content = sorted((name, value) for name, value in form.items() if name != "csrf")
+        task_id = derived_id(f"form:{req.context.caller.name}", json.dumps([declared.name, content]))
+        row, _ = await self._parts.data_loader.get(task_id)
+        if row is not None:
+            return self._done(req, task_id, "The task was submitted before")
+        wanted = {"type": declared.name, **_values(_schema(declared.payload), form)}
+        tasks = prepared(self._parts, req, wanted, task_id)
+        (accepted,) = await self._parts.submission.accept(req, tasks)
+        if isinstance(accepted, Existing):
+            return self._done(req, accepted.id, "Nothing was submitted: this unfinished task has the unique key")
+        return self._done(req, accepted.id, "The task is submitted")
+
+    def _type(self, req: falcon.asgi.Request, name: str) -> TaskType:
+        """Raises HTTPNotFound, HTTPForbidden."""
+        registry = self._parts.runtime.registry
+        if name not in registry or registry.get(name).internal:
+            raise falcon.HTTPNotFound(description=f"there is no task type {name[:64]!r} that can be submitted")
+        self._parts.submission.check_type(req.context.caller, name)
+        return registry.get(name)
+
+    async def _like(self, req: falcon.asgi.Request, task_id: str, declared: TaskType) -> Task:
+        row, _ = await self._parts.data_loader.get(task_id)
+        if row is None or not req.context.caller.can_see(row.owner) or row.type != declared.name:
+            raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r} of this type")
+        return row
+
+    def _done(self, req: falcon.asgi.Request, task_id: str, said: str) -> Done:
+        if req.context.caller.may("read"):
+            return Done(f"/tasks/{task_id}", said)
+        return Done(req.path.removeprefix("/dashboard"), f"{said}: {task_id}")
+
+
+def _schema(model: type[BaseModel]) -> Schema:
+    return Schema(model.model_json_schema() | {"title": "payload"})
+
+
+@cache
+def _options() -> Schema:
+    found = requests.NewTask.model_json_schema()
+    properties = {name: found["properties"][name] for name in _OPTIONS}
+    return Schema(found | {"title": "task", "description": "", "properties": properties, "required": []})
+
+
+def _values(schema: Schema, form: Form) -> dict[str, Any]:
+    """The payload and the options of a form, all of what cannot be read in one InvalidFields."""
+    wrong: list[tuple[str, str]] = []
+    found: dict[str, Any] = {}
+    for name, known in (("payload", schema), ("task", _options())):
+        try:
+            found[name] = value_of(fields(known, form, name))
+        except InvalidInput as error:
+            wrong += error.fields
+    if wrong:
+        raise InvalidFields([(path.removeprefix("task."), said) for path, said in wrong])
+    return {"payload": found["payload"], **found["task"]}
+
+
+def _drawn(schema: Schema, prefilled: Form, form: Form, errors: Mapping[str, str]) -> tuple[Field, Field]:
+    """The fields of the payload and of the options, with what was sent and what is wrong with it."""
+    form = _after(schema, form) if form else prefilled
+    payload, options = fields(schema, form, "payload"), fields(_options(), form, "task")
+    for path, said in errors.items():
+        root, _, rest = path.partition(".")
+        if root == "payload":
+            payload.place(rest, said)
+        elif root in _OPTIONS:
+            options.place(path, said)
+    return payload, options
+
+
+def _after(schema: Schema, form: Form) -> Form:
+    """The form after one of its buttons; what would make it too large is not done."""
+    change = form.get("change", "")
+    if change in ("as-json", "as-fields"):
+        payload = fields(schema, form, "payload")
+        if any(field.errors for _, field in payload.all()):
+            return form
+        rest = {name: value for name, value in form.items() if not name.startswith("payload")}
+        make = (
+            json_form(payload.value(), "payload")
+            if change == "as-json"
+            else prefill(schema, payload.value(), "payload")
+        )
+        return rest | make
+    after = changed(form, change)
+    try:
+        fields(schema, after, "payload")
+    except InvalidInput:
+        return form
+    return after
+
+
+def _form_of(row: Task, declared: TaskType) -> dict[str, str]:
+    """The form of a task like this one. The headers of its callback stay hidden, as everywhere."""
+    if len(row.payload) > _MAX_PREFILL:
+        raise falcon.HTTPConflict(description=f"the payload has more than {_MAX_PREFILL:,} characters; use the API")
+    payload = json.loads(row.payload)
+    with contextlib.suppress(Exception):  # not valid any more, or `upgrade` fails: it is there to be edited
+        payload = json.loads(written(declared.parse(payload, row.version)))
+    options = {
+        "priority": row.priority,
+        "metadata": json.loads(row.metadata) if row.metadata else None,
+        "callback": {"url": json.loads(row.callback)["url"]} if row.callback else None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return prefill(_schema(declared.payload), payload, "payload") | prefill(_options(), given, "task")
