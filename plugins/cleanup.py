@@ -34,6 +34,7 @@ _YEAR = 365 * _DAY
 _OTHERS = (
     ("audit", "sytq_audit", "id", "at", 26),
     ("spend", "sytq_spend", "task_id", "day", 10),
+    ("spend", "sytq_spend_days", "day", "day", 10),
     ("spend", "sytq_budgets", "day", "day", 10),
     ("hosts", "sytq_failing_hosts", "host", "since", 26),
 )

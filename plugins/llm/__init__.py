@@ -13,7 +13,21 @@ from typing import Any, NamedTuple, TypeVar
 import peewee
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from sytq import AsyncContext, Backoff, Cancelled, Death, Fail, Lost, Plugin, Retry, Transaction, Waiting, clock, task
+from sytq import (
+    AsyncContext,
+    Backoff,
+    Cancelled,
+    DashboardPage,
+    Death,
+    Fail,
+    Lost,
+    Plugin,
+    Retry,
+    Transaction,
+    Waiting,
+    clock,
+    task,
+)
 from sytq.config import Settings
 from sytq.errors import DatabaseUnavailable, RedisUnavailable
 from sytq.ledger.models import Task, UniqueKey
@@ -21,7 +35,7 @@ from sytq.ledger.refusals import of_own_tables
 from sytq.runtime import Runtime
 from sytq.tasktypes.payload import encode
 
-from . import callback, spend
+from . import callback, days, providers_page, spend, spend_page
 from .ask import Asking
 from .call import Answered, Calls, Place
 from .config import LlmSettings, warnings
@@ -42,6 +56,7 @@ from .row import (
     of_caller,
     standing,
 )
+from .task_page import panel, show
 
 T = TypeVar("T")
 
@@ -70,12 +85,21 @@ plugin = Plugin(
     settings=LlmSettings,
     warnings=warnings,
     checks=_checks,
-    models=(ValuationRecord, spend.SpendRow, spend.BudgetRow),
+    models=(ValuationRecord, spend.SpendRow, spend.BudgetRow, days.SpendDay),
     migrations=Path(__file__).parent / "migrations",
-    loops={"pickup": pick_up, "llm.tables": watch},
+    loops={"pickup": pick_up, "llm.tables": watch, "llm.days": days.sum_up},
     configurations=_configurations,
     routes=_routes,
     explanations=EXPLANATIONS,
+    pages={
+        "spend": DashboardPage("Spend", spend_page.spend_page, parameters=("days",)),
+        "providers": DashboardPage(
+            "Providers",
+            providers_page.providers_page,
+            actions={"pause": providers_page.pause, "resume": providers_page.resume},
+        ),
+    },
+    overview=spend_page.overview,
 )
 
 _MARGIN = 60.0  # seconds beyond the calls: the row's transactions, and a database that is briefly unavailable
@@ -151,7 +175,17 @@ async def on_dead(ctx: AsyncContext, dead: Death) -> None:
     await _in_table(ctx, payload, write, values)
 
 
-@task("llm", payload=Valuation, queue="llm", retry=_retry, timeout=_timeout, on_dead=on_dead, unique=_unique)
+@task(
+    "llm",
+    payload=Valuation,
+    queue="llm",
+    retry=_retry,
+    timeout=_timeout,
+    on_dead=on_dead,
+    unique=_unique,
+    show=show,
+    panel=panel,
+)
 async def llm(ctx: AsyncContext, payload: Valuation) -> dict[str, Any]:
     """Ask the configured chat provider about a row and write its report into the row."""
     if payload.table_name not in ctx.settings.of(LlmSettings).llm.tables:

@@ -218,6 +218,7 @@ class Calls:
             owner=self._owner,
             table_name=table,
             row_id=row_id,
+            prompt_bytes=request.size,
         )
         limits = {f"provider:{target.name}": target.provider.budget}
         if self._owner:

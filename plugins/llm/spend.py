@@ -54,6 +54,7 @@ class SpendRow(Model):
     cached_tokens = BigIntegerField(default=0)
     completion_tokens = BigIntegerField(default=0)
     reasoning_tokens = BigIntegerField(default=0)
+    prompt_bytes = BigIntegerField(null=True)  # NULL in the rows of processes before 0.2
     began_at = DateTimeField()
     ended_at = DateTimeField(null=True)
 
