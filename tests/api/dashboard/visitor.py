@@ -36,8 +36,9 @@ class _Forms(HTMLParser):
 class Browser:
     """Asks `origin`, such as http://127.0.0.1:8080, and connects to `address` for it."""
 
-    def __init__(self, origin: str, address: tuple[str, int] | None = None, **headers: str) -> None:
+    def __init__(self, origin: str, address: tuple[str, int] | None = None, prefix: str = "", **headers: str) -> None:
         self.origin = origin
+        self.prefix = prefix
         parts = urlsplit(origin)
         self._address = address or (str(parts.hostname), parts.port or 80)
         self._headers = {"Host": parts.netloc, "Accept": "text/html"} | headers
@@ -93,7 +94,7 @@ class Browser:
 
     def log_in(self, user: str, secret: str, path: str = "/dashboard") -> Reply:
         """Open a page, and log in by the form that it leads to."""
-        [form] = forms(self.open(path))
+        form = form_to(self.open(path), "/login")
         return self.submit(form, user=user, secret=secret)
 
 
