@@ -10,6 +10,7 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
+from sytq.api.dashboard.audit import AuditLog
 from sytq.api.dashboard.completion import Complete
 from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
@@ -28,6 +29,7 @@ from sytq.api.parts import Parts
 #: path below /dashboard -> page
 PAGES: dict[str, type[Page]] = {
     "": Overview,
+    "/audit": AuditLog,
     "/login": LogIn,
     "/logout": LogOut,
     "/sessions": SessionsPage,
