@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
 
 from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, person, seconds
 from sytq.cli.output import as_json, cell, listing, report
-from sytq.config.values import Rate
+from sytq.errors import InvalidInput
 from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.models import ApiKey
-from sytq.ledger.values import iso, utcnow
+from sytq.service.api_keys import read_rate, view
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -50,7 +49,7 @@ def create(
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """List all keys, without their secrets."""
     rows = ApiKeys(open_runtime(file).database).all()
-    found = [_shown(row) for row in rows]
+    found = [view(row) for row in rows]
     lines = []
     for shown in found:
         limits = [shown["rate"], f"{shown['daily_tasks']} tasks a day" if shown["daily_tasks"] else None]
@@ -90,42 +89,14 @@ def rotate(
 
 def _print(row: ApiKey, text: str, json_wanted: bool) -> None:
     if json_wanted:
-        as_json(_shown(row) | {"key": text})
+        as_json(view(row) | {"key": text})
         return
     typer.echo(f"{cell(row.name)}, owner {row.owner}, scopes {row.scopes}; this key is shown only once:", err=True)
     typer.echo(text)
 
 
 def _rate(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
     try:
-        calls, period = TypeAdapter(Rate).validate_python(text)
-    except ValueError:
-        raise typer.BadParameter(f"'{text[:64]}' is not valid; valid: a rate such as 100/min") from None
-    return calls, int(period)
-
-
-def _shown(row: ApiKey) -> dict[str, Any]:
-    now = utcnow()
-    grace = row.previous_until if row.previous_until and row.previous_until > now else None
-    state = "rotated" if grace else "live"
-    if row.expires_at and row.expires_at <= now:
-        state = "expired"
-    if row.revoked_at:
-        state = "revoked"
-    return {
-        "id": row.id,
-        "name": row.name,
-        "owner": row.owner,
-        "state": state,
-        "scopes": row.scopes.split(),
-        "types": row.types.split() if row.types else None,
-        "rate": f"{row.rate_calls}/{row.rate_seconds}s" if row.rate_seconds else None,
-        "daily_tasks": row.daily_tasks,
-        "created_at": iso(row.created_at),
-        "expires_at": iso(row.expires_at) if row.expires_at else None,
-        "last_used_at": iso(row.last_used_at) if row.last_used_at else None,
-        "previous_until": iso(grace) if grace else None,
-        "revoked_at": iso(row.revoked_at) if row.revoked_at else None,
-    }
+        return None if text is None else read_rate(text)
+    except InvalidInput as error:
+        raise typer.BadParameter(error.message) from None

@@ -33,6 +33,13 @@ class Done:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A form was acted on: the page is shown at once with these names, for what is to be seen this one time."""
+
+    names: dict[str, Any]
+
+
 class Again(Exception):
     """Raised by `act`: a button changed the form alone, which is shown again with what was sent."""
 
@@ -56,7 +63,7 @@ class Page(Resource):
         """Return the names of the template."""
         return {}
 
-    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
         """Do what the form says. Raises InvalidInput, HTTPError, Again."""
         raise falcon.HTTPMethodNotAllowed(["GET"])
 
@@ -87,6 +94,9 @@ class Page(Resource):
             status, errors = str(error.status), {"": error.description or str(error.title)}
             resp.set_headers(error.headers or {})
         else:
+            if isinstance(done, Answer):
+                await self._show(req, resp, done.names, path)
+                return
             base = base_path(req)
             resp.status = falcon.HTTP_303
             resp.set_header("Location", url(base, done.location))

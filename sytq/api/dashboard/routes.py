@@ -12,6 +12,7 @@ from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
 from sytq.api.dashboard.audit import AuditLog
 from sytq.api.dashboard.completion import Complete
+from sytq.api.dashboard.keys import Keys, RevokeKey, RotateKey
 from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
 from sytq.api.dashboard.new_operation import NewOperation
@@ -30,6 +31,9 @@ from sytq.api.parts import Parts
 PAGES: dict[str, type[Page]] = {
     "": Overview,
     "/audit": AuditLog,
+    "/keys": Keys,
+    "/keys/{key_id}/rotate": RotateKey,
+    "/keys/{key_id}/revoke": RevokeKey,
     "/login": LogIn,
     "/logout": LogOut,
     "/sessions": SessionsPage,
