@@ -27,6 +27,7 @@ OWN = {
     "tasks": Command("Tasks", "sytq.cli.tasks:app", "Count tasks, show a task tree, reschedule a task."),
     "bulk": Command("Tasks", "sytq.cli.bulk:bulk", "Cancel, retry, reschedule or delete all tasks that match a query."),
     "dead": Command("Tasks", "sytq.cli.dead:app", "List, replay and delete dead tasks."),
+    "failures": Command("Observability", "sytq.cli.failures:failures", "Group dead tasks by cause."),
     "queues": Command("Observability", "sytq.cli.queues:app", "Show queues with their running and delayed tasks."),
     "limiters": Command("Observability", "sytq.cli.limiters:app", "List, pause and resume limiters."),
     "top": Command("Observability", "sytq.cli.top:top", "Watch queues, workers, rates and failures live."),

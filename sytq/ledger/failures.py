@@ -39,6 +39,14 @@ PERIODS: dict[str, tuple[int | None, int]] = {
 _COLUMNS = ("since", "owner", "type", "fingerprint", "tasks", "first_at", "last_at", "sample")
 
 
+def begin(period: str) -> int | None:
+    """The begin (Unix seconds) of a period that ends now: to ten minutes, or an hour, as the rows are."""
+    seconds, _ = PERIODS[period]
+    if seconds is None:
+        return None
+    return _floor(to_ms(utcnow()) // 1000 - seconds, _TEN_MINUTES if seconds <= _HOUR else _HOUR)
+
+
 @dataclass(slots=True)
 class Cause:
     """The dead tasks of one cause; `sample` is the latest accepted one, `trend` has (Unix seconds, tasks)."""
@@ -63,11 +71,8 @@ class Failures:
         self, period: str, *, owner: str | None = None, type_name: str | None = None, limit: int = 100
     ) -> list[Cause]:
         """Return the causes with the most dead tasks in a period that ends now."""
-        seconds, step = PERIODS[period]
-        now = to_ms(utcnow()) // 1000
-        where: list[Any] = []
-        if seconds is not None:
-            where.append(Failure.since >= _floor(now - seconds, _TEN_MINUTES if seconds <= _HOUR else _HOUR))
+        _, step = PERIODS[period]
+        where: list[Any] = [] if (since := begin(period)) is None else [Failure.since >= since]
         if owner is not None:
             where.append(Failure.owner == owner)
         if type_name is not None:
@@ -155,15 +160,16 @@ class FailureRollup:
         for since in (latest, latest - _TEN_MINUTES):
             self._count(since, since + _TEN_MINUTES)
         cursor = self._cursor if self._cursor is not None else latest - _TEN_MINUTES
-        while time.monotonic() - began < _BOUND:
+        while True:
             moment = read(self._database, partial(self._last_before, cursor))
             if moment is None:
                 self._cursor = None
                 return
             span = _HOUR if moment < _floor(now - _OLD, _HOUR) else _TEN_MINUTES
-            cursor = _floor(moment, span)
+            self._cursor = cursor = _floor(moment, span)
             self._count(cursor, cursor + span)
-            self._cursor = cursor
+            if time.monotonic() - began > _BOUND:
+                return
 
     def _last_before(self, moment: int) -> int | None:
         """The last time before `moment` (Unix seconds) at which a dead task ended or a row is kept."""

@@ -114,8 +114,9 @@ def test_much_work_is_done_in_parts_and_the_latest_first(database, at, monkeypat
     dead(database, "a", *(-n * HOUR - 1 for n in range(30)))
     monkeypatch.setattr(failures, "_BOUND", 0.0)
     rolled = FailureRollup(database)
-    rolled.advance()
-    assert [cause.tasks for cause in Failures(database).causes("all")] == [1]
+    for counted in (2, 3, 4):  # at least one step a call
+        rolled.advance()
+        assert [cause.tasks for cause in Failures(database).causes("all")] == [counted]
     monkeypatch.setattr(failures, "_BOUND", 60.0)
     sweep(rolled)
     assert [cause.tasks for cause in Failures(database).causes("all")] == [30]

@@ -12,6 +12,7 @@ from sytq.api.dashboard import errors, plugins
 from sytq.api.dashboard.assets import Assets
 from sytq.api.dashboard.audit import AuditLog
 from sytq.api.dashboard.completion import Complete
+from sytq.api.dashboard.failures import FailuresPage
 from sytq.api.dashboard.keys import Keys, RevokeKey, RotateKey
 from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
@@ -50,6 +51,7 @@ PAGES: dict[str, type[Page]] = {
     "/types/{name}/new": NewTask,
     "/types/{name}/pause": PauseType,
     "/types/{name}/resume": ResumeType,
+    "/failures": FailuresPage,
 }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from sytq.api.openapi import contracts
 from sytq.api.v2 import answers as shapes
 from sytq.api.v2 import requests
+from sytq.ledger.failures import PERIODS
+from sytq.service.failures import FailuresView
 from sytq.service.task_view import TaskDetail
 from sytq.service.tree import Tree
 
@@ -41,6 +43,8 @@ _NODES = query(
     contracts.or_empty({"type": "integer", "minimum": 1, "maximum": 1000}),
 )
 _TOTAL = query("total", "Whether to count all matching tasks, up to 10,000", contracts.or_empty({"type": "boolean"}))
+_PERIOD = query("period", "What died within (default day)", contracts.or_empty({"enum": list(PERIODS)}))
+_TYPE = query("type", "Only tasks of this type", _TEXT)
 _PAGE = (_QUERY, _LIMIT, _CURSOR, _TOTAL)
 _WAIT = header("Prefer", "`wait=N` delays the response until the task has ended, for at most N seconds (up to 60)")
 _KNOWN = header("If-None-Match", "The ETag of an earlier response")
@@ -214,6 +218,10 @@ NATIVE = (
     Operation(
         "get", "/v2/dead/unreadable", "list_unreadable", "List dead letters: messages that could not be decoded",
         "tasks", {200: Answer("Dead letters", shapes.UnreadablePage)}, (400,), parameters=(_LIMIT, _CURSOR),
+    ),
+    Operation(
+        "get", "/v2/failures", "list_failures", "List dead tasks by cause", "tasks",
+        {200: Answer("The causes, the most frequent first", FailuresView)}, (400,), parameters=(_PERIOD, _TYPE),
     ),
     _list("types", "List task types with their payload schemas", "The task types", shapes.TypeList),
     _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.QueueList),

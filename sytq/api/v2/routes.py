@@ -10,6 +10,7 @@ import falcon.asgi
 from sytq.api.parts import Parts
 from sytq.api.v2 import answers
 from sytq.api.v2.events import Events
+from sytq.api.v2.failures import Failures
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Unreadable
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry, Tree
@@ -32,6 +33,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/operations", Operations(parts))
     app.add_route("/v2/dead", Dead(parts))
     app.add_route("/v2/dead/unreadable", Unreadable(parts))
+    app.add_route("/v2/failures", Failures(parts))
     for plugin in runtime.settings.installed.plugins:
         if plugin.routes is not None:
             for path, resource in plugin.routes().items():
