@@ -55,10 +55,15 @@ class DataLoader:
         """Return the attempts of a task and its checkpoints."""
         return await self._histories.get(task_id) or History([], [], None)
 
+    @property
+    def is_redis_away(self) -> bool:
+        """Whether Redis gave no answer lately, so that rows alone are shown."""
+        return time.monotonic() < self._redis_resumes
+
     async def newer(self, rows: Iterable[Task]) -> dict[str, Live]:
         """Return the states that are newer in Redis than in the rows; none while Redis does not answer."""
         unfinished = [row for row in rows if row.state not in TERMINAL]
-        if not unfinished or time.monotonic() < self._redis_resumes:
+        if not unfinished or self.is_redis_away:
             return {}
         try:
             newer = self._redis.run(live_state.newer, self._inspection, unfinished)

@@ -1,4 +1,5 @@
-"""The Idempotency-Key of a request: a repeated request gets the response of the first.
+"""The Idempotency-Key of a request: a repeated request gets the response of the first. A form has it in a field, which
+its page puts into `req.context.idempotency_key`.
 
 Knows the requests that run in this process; finished ones are in sytq.ledger.idempotency.
 """
@@ -64,7 +65,7 @@ class IdempotencyGuard:
 
 
 def _claim(req: falcon.asgi.Request) -> Claim | None:
-    given = req.get_header("Idempotency-Key")
+    given = getattr(req.context, "idempotency_key", None) or req.get_header("Idempotency-Key")
     if given is None:
         return None
     key = given[1:-1] if len(given) > 2 and given[0] == given[-1] == '"' else given  # the draft's form is quoted

@@ -16,6 +16,8 @@ from sytq.states import SUCCEEDED
 
 #: Maximum dependencies of a task that are named.
 _NAMED = 20
+#: Maximum dependents of a task that are named.
+_DEPENDENTS = 100
 #: A parent's children are counted up to this number.
 _COUNTED = 10_000
 
@@ -77,11 +79,21 @@ class TreeNode(TypedDict):
     children: dict[str, int]
 
 
+class Dependent(TypedDict):
+    """A task that depends on the root."""
+
+    id: str
+    type: str
+    state: str
+
+
 class Tree(TypedDict):
-    """A task and its descendants, each before its children. `truncated` is true when some are left out."""
+    """A task and its descendants, each before its children. `truncated` is true when some are left out. `dependents`
+    are the first tasks that depend on the root."""
 
     tasks: list[TreeNode]
     truncated: bool
+    dependents: list[Dependent]
 
 
 _COLUMNS = (Task.id, Task.parent, Task.type, Task.state, Task.held, Task.error, Task.created_at, Task.finished_at)
@@ -117,7 +129,14 @@ def tree(root: Task, limit: int, visible: peewee.Expression | None = None) -> Tr
         task_id, depth = stack.pop()
         nodes.append(_node(rows[task_id], depth, waits.get(task_id), counts.get(task_id, Counter())))
         stack += [(child, depth + 1) for child in reversed(below.get(task_id, []))]
-    return {"tasks": nodes, "truncated": truncated}
+    return {"tasks": nodes, "truncated": truncated, "dependents": _dependents(root.id, visible)}
+
+
+def _dependents(task_id: str, visible: peewee.Expression | None) -> list[Dependent]:
+    waits: Any = Wait.select(Task.id, Task.type, Task.state).join(Task, on=(Task.id == Wait.task_id))
+    these = [Wait.on_id == task_id, Wait.place != EXTENSION] + ([] if visible is None else [visible])
+    found = waits.where(*these).order_by(Task.created_at, Task.id).limit(_DEPENDENTS)
+    return [{"id": one, "type": type_name, "state": state} for one, type_name, state in found.tuples()]
 
 
 def _waits(ids: list[str]) -> dict[str, Waits]:

@@ -21,12 +21,15 @@ from sytq.api.dashboard.new_task import NewTask
 from sytq.api.dashboard.operations import Operation, Operations, StopOperation
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
+from sytq.api.dashboard.raw_task import RawTask
 from sytq.api.dashboard.rendering import Rendering, base_path
 from sytq.api.dashboard.saved_views import DeleteView, SaveView
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
+from sytq.api.dashboard.task import CancelTask, DeleteTask, RescheduleTask, ResubmitTask, RetryTask, TaskPage
 from sytq.api.dashboard.tasks import Tasks
 from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
 from sytq.api.parts import Parts
+from sytq.api.v2.events import Events
 
 #: path below /dashboard -> page
 PAGES: dict[str, type[Page]] = {
@@ -42,6 +45,12 @@ PAGES: dict[str, type[Page]] = {
     "/tasks": Tasks,
     "/tasks/views": SaveView,
     "/tasks/views/{view_id}/delete": DeleteView,
+    "/tasks/{task_id}": TaskPage,
+    "/tasks/{task_id}/cancel": CancelTask,
+    "/tasks/{task_id}/retry": RetryTask,
+    "/tasks/{task_id}/reschedule": RescheduleTask,
+    "/tasks/{task_id}/delete": DeleteTask,
+    "/tasks/{task_id}/resubmit": ResubmitTask,
     "/operations": Operations,
     "/operations/new": NewOperation,
     "/operations/{task_id}": Operation,
@@ -65,6 +74,8 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/dashboard/tasks/complete", Complete(parts))
     for path, page in PAGES.items():
         app.add_route(f"/dashboard{path}", page(parts, rendering))
+    app.add_route("/dashboard/tasks/{task_id}/events", Events(parts))
+    app.add_route("/dashboard/tasks/{task_id}/raw", RawTask(parts))
     for path, made in plugins.pages(parts, rendering).items():
         app.add_route(f"/dashboard{path}", made)
     app.set_error_serializer(errors.serializer(rendering, problems.serialize))

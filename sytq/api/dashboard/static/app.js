@@ -126,7 +126,28 @@
     setTimeout(() => { copying.textContent = before; }, 1500);
   });
 
-  const refresh = () => { tell(); draw(false); };
+  // -- live: a task's progress as it happens; when its state changes, or there is no stream, the page is polled
+  let source = null;
+  const now = () => { last = 0; poll(); };
+  const listen = () => {
+    const path = document.getElementById("live")?.dataset.live;
+    if (source && (!path || document.hidden)) { source.close(); source = null; }
+    if (source || !path || document.hidden) return;
+    source = new EventSource(path);
+    source.addEventListener("ended", () => { source.close(); now(); });
+    source.addEventListener("task", (event) => {
+      const live = document.getElementById("live"), bar = live.querySelector("progress");
+      const { state, attempts, progress } = JSON.parse(event.data);
+      if (`${state} ${attempts}` !== live.dataset.state || (progress && !bar)) { now(); return; }
+      if (!progress) return;
+      if (progress.of > 0) { bar.max = progress.of; bar.value = progress.done; }
+      const count = progress.of > 0 ? `${progress.done.toLocaleString()} of ${progress.of.toLocaleString()} ` : "";
+      live.querySelector(".reported").textContent = count + (progress.text || "");
+    });
+  };
+  document.addEventListener("visibilitychange", listen);
+
+  const refresh = () => { tell(); draw(false); listen(); };
   document.addEventListener("htmx:after:swap", refresh);
   refresh();
 })();

@@ -1,0 +1,200 @@
+"""The page of one task, and the buttons on it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import falcon
+import falcon.asgi
+from multidict import MultiDict
+
+from sytq.api import task_control
+from sytq.api.body import parse_object
+from sytq.api.caller import Caller
+from sytq.api.dashboard import plugins, waterfall
+from sytq.api.dashboard.blocks import Shown, json_text
+from sytq.api.dashboard.page import Done, Page
+from sytq.api.dashboard.rendering import Rendering, base_path
+from sytq.api.dashboard.resubmission import FROM, commands, editable, unmasked
+from sytq.api.parts import Parts
+from sytq.api.v2.requests import Cancellation, NewTime, start_of
+from sytq.api.v2.tasks import prepared
+from sytq.broker.state_index import Live
+from sytq.errors import DatabaseUnavailable, InvalidInput, Overloaded
+from sytq.ids import new_id
+from sytq.ledger.models import Task
+from sytq.ledger.values import parsed
+from sytq.service.live_state import current
+from sytq.service.task_view import TaskDetail
+from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL
+from sytq.tasktypes.payload import validated
+
+_MAX_NODES, _MAX_ATTEMPTS, _MAX_STEPS = 200, 50, 100
+_NO_REDIS = "Redis does not answer: the state is the one in the database, and may be older."
+
+
+class TaskPage(Page):
+    """GET /dashboard/tasks/{task_id}"""
+
+    template: ClassVar[str] = "task.html"
+    section: ClassVar[str] = "/tasks"
+
+    def __init__(self, parts: Parts, rendering: Rendering) -> None:
+        super().__init__(parts, rendering)
+        self._control = task_control.TaskControl(parts)
+
+    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
+        try:
+            row, live = await self._control.known(req, path["task_id"])
+            task = await task_control.detail(self._parts, row, live)
+        except (DatabaseUnavailable, Overloaded) as error:
+            return await self._of_redis(req, path["task_id"], error)
+        caller: Caller = req.context.caller
+        shown, panel, tree = await asyncio.gather(
+            plugins.formatted(self._parts, task, row.version),
+            plugins.panel(self._parts, caller, task),
+            self._control.tree(req, row, _MAX_NODES),
+        )
+        is_old = row.state not in TERMINAL and live is None and self._parts.data_loader.is_redis_away
+        registry = self._parts.runtime.registry
+        steps = task["steps"][:_MAX_STEPS]
+        return {
+            "task": task,
+            "missing": [_NO_REDIS] if is_old else [],
+            "rows": waterfall.rows(task["spans"]),
+            "axis": waterfall.WIDTH,
+            "next_at": _next_at(row, live),
+            "shown": shown,
+            "panel": panel,
+            "payload": [json_text(task["payload"])],
+            "result": [json_text(task["result"])] if task["result"] is not None else [],
+            "metadata": [json_text(task["metadata"])] if task["metadata"] else [],
+            "attempts": [(one, _json(one["detail"])) for one in reversed(task["attempts_made"][-_MAX_ATTEMPTS:])],
+            "steps": [(one, _json(one["value"])) for one in steps],
+            "tree": tree,
+            "has_resubmission": task["type"] in registry and not registry.get(task["type"]).internal,
+            "can": _changes(task, row, live),
+            "commands": commands(task, _root(req), self._parts.runtime.settings.auth.enabled),
+        }
+
+    async def _of_redis(self, req: falcon.asgi.Request, task_id: str, error: Exception) -> dict[str, Any]:
+        """What Redis knows while the database is away; it does not know the owner. Raises `error` otherwise."""
+        caller: Caller = req.context.caller
+        known: dict[str, Live] = {}
+        if caller.is_admin:
+            known = await self._parts.redis.run(self._parts.runtime.inspection.live, [task_id])
+        if task_id not in known:
+            raise error
+        said = f"{error} What is shown is what Redis knows."
+        return {"task": None, "task_id": task_id, "live": known[task_id], "missing": [said]}
+
+
+class _Action(TaskPage):
+    """A button of the page: what goes wrong is shown on the page."""
+
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+        return Done(f"/tasks/{path['task_id']}", await self._change(req, form, path["task_id"]))
+
+    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
+        raise NotImplementedError
+
+
+class CancelTask(_Action):
+    """POST /dashboard/tasks/{task_id}/cancel"""
+
+    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
+        why = validated(Cancellation, {"reason": form.get("reason", "")}, "reason").reason
+        req.context.audit_detail = why
+        outcome = await self._control.cancel(req, task_id, why)
+        return "The task is cancelled." if outcome == "cancelled" else "The task runs, and ends at its next step."
+
+
+class RetryTask(_Action):
+    """POST /dashboard/tasks/{task_id}/retry"""
+
+    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
+        await self._control.retry(req, task_id)
+        return "The task runs again."
+
+
+class RescheduleTask(_Action):
+    """POST /dashboard/tasks/{task_id}/reschedule"""
+
+    async def _change(self, req: falcon.asgi.Request, form: MultiDict[str], task_id: str) -> str:
+        given = {name: form[name].strip() for name in ("delay", "run_at") if form.get(name, "").strip()}
+        moment = start_of(validated(NewTime, given, "delay"))
+        req.context.audit_detail = moment.isoformat(timespec="seconds")
+        await self._control.reschedule(req, task_id, moment)
+        return "The task is rescheduled."
+
+
+class DeleteTask(_Action):
+    """POST /dashboard/tasks/{task_id}/delete"""
+
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+        await self._control.delete(req, path["task_id"])
+        return Done("/tasks", f"The task {path['task_id']} is deleted.")
+
+
+class ResubmitTask(TaskPage):
+    """GET and POST /dashboard/tasks/{task_id}/resubmit: a new task of this type, with an edited payload"""
+
+    template: ClassVar[str] = "resubmit.html"
+    scopes: ClassVar = {"GET": "read", "POST": "submit"}
+
+    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
+        row, _ = await self._control.known(req, path["task_id"])
+        callback = parsed(row.callback)
+        return {
+            "id": row.id,
+            "type": row.type,
+            "text": editable(parsed(row.payload)),
+            "callback_url": callback.get("url") if isinstance(callback, dict) else None,
+            "key": new_id(),
+        }
+
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+        row, _ = await self._control.known(req, path["task_id"])
+        try:
+            payload = unmasked(parse_object(form.get("payload", "").encode("utf-8", "replace")), parsed(row.payload))
+        except InvalidInput as error:
+            raise InvalidInput("payload", error.message) from None
+        fields = {"type": row.type, "payload": payload, "metadata": _metadata(row)}
+        if row.priority is not None:
+            fields["priority"] = row.priority
+        if form.get("callback"):
+            fields["callback"] = parsed(row.callback)
+        req.context.idempotency_key = form.get("key") or None
+        (accepted,) = await self._parts.submission.accept(req, prepared(self._parts, req, fields))
+        return Done(f"/tasks/{accepted.id}", "The task is accepted.")
+
+
+def _metadata(row: Task) -> dict[str, Any]:
+    known = parsed(row.metadata)
+    return (known if isinstance(known, dict) else {}) | {FROM: row.id}
+
+
+def _changes(task: TaskDetail, row: Task, live: Live | None) -> dict[str, bool]:
+    """Which changes the task's state allows."""
+    state = current(row, live).state
+    return {
+        "cancel": state not in TERMINAL,
+        "retry": row.state in (DEAD, CANCELLED),
+        "reschedule": state in (SCHEDULED, RETRYING) and not task["held"],
+        "delete": row.state in TERMINAL,
+    }
+
+
+def _next_at(row: Task, live: Live | None) -> Any:
+    """When a waiting task is due."""
+    return row.scheduled_at if current(row, live).state in (SCHEDULED, RETRYING) and row.held is None else None
+
+
+def _json(value: Any) -> Shown | None:
+    return None if value is None else json_text(value)
+
+
+def _root(req: falcon.asgi.Request) -> str:
+    """The API's URL as the browser reaches it."""
+    return f"{req.scheme}://{req.netloc}{base_path(req)}"

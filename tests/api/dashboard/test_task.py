@@ -1,0 +1,242 @@
+"""The page of one task: what happened, what happens now, and what may be done about it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Any
+
+import pytest
+
+from sytq.ledger.values import parsed
+from tests.api.dashboard.conftest import Guarded
+from tests.api.dashboard.visitor import Browser, form_to
+from tests.installation import Installation, Reply
+from tests.servers import MySQLServer, RedisServer, poll
+
+
+def browser_of(installation: Installation) -> Browser:
+    return Browser(f"http://127.0.0.1:{installation.port}")
+
+
+def words(reply: Reply) -> str:
+    """What a person reads of a page, with single spaces."""
+    text = reply.body.decode().partition("<main")[2]
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def page(task_id: str, more: str = "") -> str:
+    return f"/dashboard/tasks/{task_id}{more}"
+
+
+def accepted(installation: Installation, type_name: str, payload: Any, **fields: Any) -> str:
+    reply = installation.post("/v2/tasks", {"type": type_name, "payload": payload, **fields})
+    assert reply.status == 202, reply
+    return str(reply.json["id"])
+
+
+def test_page_tells_waiting_from_running_and_shows_all_of_a_task(running: Installation) -> None:
+    task = running.post_task("stepwise", "a", metadata={"order": 7, "api_key": "geheim"})
+    running.wait_shown(task, "succeeded")
+    reply = browser_of(running).open(page(task))
+    said = words(reply)
+    for part in ("waiting for a worker", "running", "Steps", "two", "Payload", "Result", '"order": 7', "Attempts"):
+        assert part in said
+    assert "geheim" not in said
+    assert b'<svg class="span running"' in reply.body
+    assert float(reply.headers["server-timing"].rpartition("=")[2]) < 1000
+
+
+def test_error_is_explained_with_the_part_of_the_docs(running: Installation) -> None:
+    task = running.post_task("hopeless", "a")
+    running.wait_shown(task, "dead")
+    running.rows("UPDATE sytq_tasks SET error = 'timed out after 10 s' WHERE id = " + f"'{task}'")
+    said = words(browser_of(running).open(page(task)))
+    assert "took longer than the `timeout`" in said
+    assert "docs/plugins.md#the-policy" in said
+
+
+def test_running_task_is_followed_by_events_of_the_dashboard(running: Installation) -> None:
+    task = running.post_task("stepwise", "a")
+    running.wait_shown(task, "succeeded")
+    path = page(task, "/events")
+    reply = browser_of(running).request("GET", path)
+    assert (reply.status, reply.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+    assert b"event: ended" in reply.body
+    assert path.encode() not in browser_of(running).open(page(task)).body  # it has ended
+    running.hold("h")
+    held = running.post_task("gentle", "h")
+    poll(lambda: running.get(f"/v2/tasks/{held}")["progress"], message="it reports progress")
+    shown = browser_of(running).open(page(held))
+    assert page(held, "/events").encode() in shown.body
+    assert b'<progress aria-label="Progress" max="2" value="1">' in shown.body
+    running.release("h")
+
+
+def test_raw_task_is_json_with_secrets_masked(running: Installation) -> None:
+    task = running.post_task("plain", "a", metadata={"token": "geheim", "n": 1})
+    reply = browser_of(running).request("GET", page(task, "/raw"))
+    assert (reply.headers["content-type"].partition(";")[0], reply.json["id"]) == ("application/json", task)
+    assert reply.json["metadata"] == {"token": "***", "n": 1}
+
+
+def test_task_is_cancelled_retried_rescheduled_and_deleted_by_forms(running: Installation) -> None:
+    browser, task = browser_of(running), running.post_task("plain", "b", delay="1h")
+    shown = browser.open(page(task))
+    refused = browser.submit(form_to(shown, "/reschedule"), delay="soon")
+    assert refused.status == 400
+    assert b'id="error-delay"' in refused.body and b'value="soon"' in refused.body
+    assert "give either delay or run_at" in words(
+        browser.submit(form_to(shown, "/reschedule"), delay="2h", run_at="2030-01-01T00:00:00Z")
+    )
+    moved = browser.submit(form_to(shown, "/reschedule"), run_at="2030-01-01T00:00:00Z")
+    assert "The task is rescheduled." in moved.body.decode()
+    assert running.get(f"/v2/tasks/{task}")["scheduled_at"] == "2030-01-01T00:00:00.000Z"
+    assert "The task is cancelled." in browser.submit(form_to(shown, "/cancel"), reason="not needed").body.decode()
+    running.wait_state(task, "cancelled")
+    late = browser.submit(form_to(shown, "/cancel"))
+    assert (late.status, "only an unfinished task can be cancelled" in words(late)) == (409, True)
+    again = browser.open(page(task))
+    assert "not needed" in words(again)
+    browser.submit(form_to(again, "/retry"))
+    running.wait_shown(task, "succeeded")
+    gone = browser.submit(form_to(browser.open(page(task)), "/delete"))
+    assert (gone.status, browser.path.partition("?")[0]) == (200, "/dashboard/tasks")
+    assert browser.open(page(task)).status == 404
+
+
+def test_task_is_submitted_again_with_an_edited_payload_once(running: Installation) -> None:
+    browser = browser_of(running)
+    task = running.post_task("plain", "a", metadata={"order": 7}, priority="high")
+    running.wait_shown(task, "succeeded")
+    form = form_to(browser.open(page(task, "/resubmit")), "/resubmit")
+    wrong = browser.submit(form, payload='{"journal": 7}')
+    assert (wrong.status, "payload.journal" in words(wrong), '{"journal": 7}' in words(wrong)) == (400, True, True)
+    assert "not JSON" in words(browser.submit(form, payload="{"))
+    edited = json.dumps({"journal": str(running.journal), "name": "edited"})
+    reply = browser.submit(form, payload=edited)
+    assert "The task is accepted." in reply.body.decode()
+    new = browser.path.rpartition("/")[2]
+    assert new != task
+    shown = running.get(f"/v2/tasks/{new}")
+    assert (shown["payload"]["name"], shown["priority"]) == ("edited", "high")
+    assert shown["metadata"] == {"order": 7, "resubmitted_from": task}
+    browser.submit(form, payload=edited)  # a second click
+    assert browser.path.rpartition("/")[2] == new
+
+
+def test_masked_values_stay_as_they_were_in_an_edited_payload(running: Installation) -> None:
+    browser = browser_of(running)
+    payload = {"url": "http://93.184.215.14:1/", "headers": {"Authorization": "Bearer geheim123", "X-A": "1"}}
+    task = accepted(running, "webhook", payload, delay="1h")
+    reply = browser.open(page(task, "/resubmit"))
+    assert b"geheim123" not in reply.body
+    text = json.loads(html.unescape(re.search(r"<textarea[^>]*>\s*(.*?)</textarea>", reply.body.decode(), re.S)[1]))  # type: ignore[index]
+    text["headers"]["X-A"] = "2"
+    browser.submit(form_to(reply, "/resubmit"), payload=json.dumps(text))
+    new = browser.path.rpartition("/")[2]
+    assert parsed(running.row(new).payload)["headers"] == {"Authorization": "Bearer geheim123", "X-A": "2"}
+    assert b"geheim123" not in browser.open(page(task)).body
+    running.post(f"/v2/tasks/{new}/cancel")
+    running.post(f"/v2/tasks/{task}/cancel")
+
+
+def test_commands_are_quoted_for_a_shell_and_hold_no_secret(running: Installation) -> None:
+    name = "it's $(touch /tmp/x) `id` \N{RIGHT-TO-LEFT OVERRIDE}"
+    task = running.post_task("plain", name, metadata={"password": "geheim"})
+    shown = html.unescape(browser_of(running).open(page(task)).body.decode())
+    (command,) = re.findall(r'<pre tabindex="0" id="command-2">(.*?)</pre>', shown, re.DOTALL)
+    assert command.isascii()
+    assert "geheim" not in command
+    assert "'\"'\"'" in command  # the quote is outside of the quoted text
+    assert command.count("http://127.0.0.1") == 1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_hostile_payload_breaks_no_page(running: Installation, deep: bool) -> None:
+    nested: Any = "<script>alert(1)</script>"
+    for _ in range(800 if deep else 40):
+        nested = [nested]
+    payload = {"journal": str(running.journal), "name": "\N{RIGHT-TO-LEFT OVERRIDE}</pre><script>", "more": nested}
+    task = running.post_task("plain", "x" * 200_000, delay="1h")
+    running.rows("UPDATE sytq_tasks SET payload = '" + json.dumps(payload) + f"' WHERE id = '{task}'")
+    reply = browser_of(running).open(page(task))
+    assert reply.status == 200
+    assert b"<script>" not in reply.body.replace(b"<script defer", b"")
+    assert len(reply.body) < 150_000
+    assert browser_of(running).request("GET", page(task, "/resubmit")).status == 200
+    assert browser_of(running).request("GET", page(task, "/raw")).status in (200, 422)
+    running.post(f"/v2/tasks/{task}/cancel")
+
+
+def test_large_payload_is_shown_by_its_beginning(running: Installation) -> None:
+    task = running.post_task("plain", "x" * 200_000, delay="1h")
+    reply = browser_of(running).open(page(task))
+    assert (reply.status, len(reply.body) < 150_000, "The value is longer." in words(reply)) == (200, True, True)
+    running.post(f"/v2/tasks/{task}/cancel")
+
+
+def test_children_and_dependents_are_shown_around_a_task(running: Installation) -> None:
+    then = [{"type": "plain", "payload": running._payload("second", 0)}]
+    first = running.post_task("plain", "first", delay="1h", then=then)
+    said = words(browser_of(running).open(page(first)))
+    assert "1 task depends on it" in said
+    assert "waits for 1 of 1 tasks" in said
+    (child,) = running.get(f"/v2/tasks/{first}/tree")["dependents"]
+    other = words(browser_of(running).open(page(child["id"])))
+    assert "It depends on 1 task, 0 ended" in other
+    assert "waiting for other tasks" in other
+    running.post(f"/v2/tasks/{first}/cancel")
+
+
+def test_tasks_of_other_owners_do_not_exist(guarded: Guarded) -> None:
+    admin, viewer, other = guarded.logged_in(), guarded.logged_in("read"), guarded.logged_in("read", owner="other")
+    operator = guarded.logged_in("read", "operate", "submit")
+    _, key = guarded.key("shop", "submit")
+    headers = {"Authorization": f"Bearer {key}"}
+    reply = guarded.request("POST", "/v2/tasks", {"type": "default", "payload": {}, "delay": "1h"}, headers)
+    task = reply.json["id"]
+    for path in (page(task), page(task, "/resubmit"), page(task, "/raw"), page(task, "/events")):
+        assert other.request("GET", path).status == 404
+    assert admin.open(page(task)).status == 200
+    shown = viewer.open(page(task))
+    assert shown.status == 200
+    for action in (b"/cancel", b"/reschedule", b"/resubmit"):
+        assert action not in shown.body
+    form = form_to(operator.open(page(task)), "/cancel")
+    assert viewer.request("POST", form.action, viewer_form(viewer, form.fields)).status == 403
+    assert guarded.row(task).state == "scheduled"
+    assert "The task is cancelled." in operator.submit(form).body.decode()
+
+
+def viewer_form(viewer: Browser, fields: dict[str, str]) -> dict[str, str]:
+    """A form made by hand, with the viewer's own token."""
+    return fields | {"csrf": viewer.cookies.get("sytq_csrf", ("", ""))[0]}
+
+
+@pytest.mark.faults
+def test_page_shows_the_row_while_redis_is_away(make_installation: Any, own_redis: RedisServer) -> None:
+    installation = make_installation(redis_url=own_redis.url)
+    installation.start_api()
+    task = installation.post_task("plain", "a")
+    own_redis.kill()
+    reply = browser_of(installation).open(page(task))
+    assert (reply.status, "Redis does not answer" in words(reply), "queued" in words(reply)) == (200, True, True)
+
+
+@pytest.mark.faults
+def test_page_shows_what_redis_knows_while_the_database_is_away(
+    make_installation: Any, own_mysql: MySQLServer, redis_url: str
+) -> None:
+    url = own_mysql.create_database("away")
+    installation = make_installation(url, SYTQ_DATABASE__TIMEOUT="1s")
+    installation.start_api()
+    task = installation.post_task("plain", "a", delay="1h")
+    browser = browser_of(installation)
+    assert browser.open(page(task)).status == 200
+    own_mysql.kill()
+    reply = browser.open(page(task))
+    said = words(reply)
+    assert (reply.status, "What is shown is what Redis knows." in said, "scheduled" in said) == (200, True, True)
+    assert browser.open(page("unknown")).status == 503
