@@ -61,7 +61,7 @@ def bulk(ctx: Context, payload: Bulk) -> dict[str, Any]:
     wanted = targets(payload.action, payload.q, payload.as_of, payload.owner)
     if payload.action == "cancel":
         wanted = wanted.within(f"-id:{ctx.id}")
-    notes = _recall(ctx) or _Notes(matched=ctx.history.count(wanted))
+    notes = _recall(ctx) or _Notes(matched=ctx.history.count(wanted).number)
     resumed = bool(notes.batch)
     while not notes.ended:
         if not notes.batch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -85,7 +86,7 @@ def operate(
     wanted = operations.targets(action, query, now)
     _refuse_mistakes(parts, history, wanted)
     if dry_run:
-        matched = history.count(wanted)
+        matched = history.count(wanted, seconds=math.inf).number
         counted = {"operation": None, "matched": matched, done: 0, "dry_run": True}
         report(json_wanted, counted, f"{matched} would be {done}")
         return
@@ -127,8 +128,10 @@ def operate(
 
 def _refuse_mistakes(parts: Runtime, history: Search, wanted: Filter) -> None:
     """Raise InvalidInput when the query names a type or an id that does not exist."""
-    if wanted.named("type") and not history.count(wanted):
-        refuse_unknown(parts, wanted)
+    if wanted.named("type"):
+        page = history.page(wanted, limit=1)
+        if not page.tasks and page.next is None:
+            refuse_unknown(parts, wanted)
     if ids := wanted.named("id"):
         found = set(history.matching(wanted, ids))
         for task_id in ids:

@@ -32,6 +32,8 @@ def make_anew(database: peewee.Database, runner: Runner, tables: set[str]) -> No
     for found in runner.status():
         if found.path and found.applied:
             found.load().up(runner.migrator, only)
+    if "sytq_search" in tables:  # an empty index has nothing of what it had reached
+        database.execute_sql("DELETE FROM sytq_search_progress")  # type: ignore[no-untyped-call]
     if "sytq_unique" in tables:  # the rows of the tasks say what it had
         query = "SELECT unique_key, id FROM sytq_tasks WHERE unique_key IS NOT NULL AND state IN {}"
         unfinished = "('queued', 'scheduled', 'running', 'retrying')"

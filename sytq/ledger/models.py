@@ -280,7 +280,33 @@ class Failure(Model):
         primary_key = CompositeKey("since", "owner", "type", "fingerprint")
 
 
+class SearchEntry(Model):
+    """What a task is found by: a `name` of a query, such as `payload.order_id`, and the value in the form that
+    `sytq.ledger.search_values` gives it. `moment` is when the task was created."""
+
+    name = CharField()
+    value = CharField()
+    moment = DateTimeField()
+    task_id = CharField()
+
+    class Meta:
+        table_name = "sytq_search"
+        primary_key = CompositeKey("name", "value", "moment", "task_id")
+
+
+class SearchProgress(Model):
+    """How far the search index goes; see `sytq.ledger.search_index`."""
+
+    name = CharField(primary_key=True)
+    moment = CharField(null=True)  # as text, exactly as the tasks have it
+    task_id = CharField(null=True)
+    declared_at = DateTimeField(null=True)
+
+    class Meta:
+        table_name = "sytq_search_progress"
+
+
 MODELS = (
     Task, Attempt, Step, Wait, ScheduleRow, Pause, UniqueKey, ApiKey, AuditEntry,
-    Idempotency, Recorded, SavedView, Session, Figure, Failure,
+    Idempotency, Recorded, SavedView, Session, Figure, Failure, SearchEntry, SearchProgress,
 )  # fmt: skip

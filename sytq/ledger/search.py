@@ -1,6 +1,7 @@
 """Searches of the ledger: matching tasks, page by page, and their number. A row is at most a second behind Redis.
 
-There is a statement for each state and tasks move between states, so all statements of a list use one snapshot.
+A search reads slices of the list, latest first, until it has what it needs or its time is over. There may be a
+statement for each state and tasks move between states, so all statements of a search use one snapshot.
 Every method raises DatabaseUnavailable.
 """
 
@@ -8,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import math
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import peewee
 
@@ -18,21 +22,40 @@ from sytq.errors import InvalidInput
 from sytq.ledger.database import is_mysql, read, read_snapshot
 from sytq.ledger.models import Task
 from sytq.ledger.query import Filter, condition
-from sytq.states import STATES, TERMINAL, UNFINISHED
+from sytq.ledger.search_index import Place
+from sytq.ledger.slices import ANY, Order, Slice, source
+from sytq.states import STATES, UNFINISHED
 
 #: Counting stops here, to read no more than this many entries of an index.
 COUNT_MAX = 10_000
+#: Seconds after which a search answers with what it has.
+BUDGET = 0.5
+#: Rows of the first slice and of any slice; in between as many as take about so many seconds.
+_FIRST, _LARGEST, _PACE = 200, 50_000, 0.1
 #: Lists leave out payloads and results, which may have a megabyte each.
 _COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
-_PLACE = re.compile(r"([cf])(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)/([!-~]{1,64})")
+_PLACE = re.compile(r"([cf])((?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)?)/([!-~]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """A page of a list, and the cursor of the next page (None on the last page)."""
+    """A page of a list, and the cursor of the next page (None on the last page).
+
+    A page that has fewer tasks than asked for, and a next page, ran out of time: all tasks down to `searched_to` (naive
+    UTC) were looked at.
+    """
 
     tasks: list[Task]
     next: str | None
+    searched_to: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number of tasks; at least as many where it is not `exact`."""
+
+    number: int
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +71,33 @@ class Search:
         self._database = database
         self._mysql = is_mysql(database)
 
-    def page(self, wanted: Filter, *, limit: int, after: str | None = None) -> TaskPage:
+    def page(self, wanted: Filter, *, limit: int, after: str | None = None, seconds: float = BUDGET) -> TaskPage:
         """Return the latest matching tasks: by end when the filter admits only ended tasks, else by creation.
 
-        Raises InvalidInput for an invalid cursor. One statement for each state reads `limit` rows, or more when further
-        conditions exclude many.
+        Without a whole page after `seconds` the answer is what was found until then. Raises InvalidInput for an invalid
+        cursor.
         """
-        ended = set(wanted.states) <= set(TERMINAL)
-        moment = Task.finished_at if ended else Task.created_at
-        # As stored: SQLite compares text, and the digits of a second differ between writers.
-        exact = moment.cast("CHAR")
-        where = []
-        if after is not None:
-            time, task_id = _place(after, ended)
-            last = peewee.AsIs(time, converter=False)
-            where = [moment <= last, (moment < last) | (Task.id < task_id)]
+        order = Order(wanted)
+        begin = _place(after, order.by_end) if after is not None else None
 
-        def work() -> list[Task]:
+        def work() -> TaskPage:
             found: list[Task] = []
-            for matches in self._each_state(wanted):
-                query = Task.select(*_COLUMNS, exact.alias("moment")).where(matches, *where)
-                found.extend(query.order_by(moment.desc(), Task.id.desc()).limit(limit + 1))
-            return sorted(found, key=lambda task: (_moment(task), task.id), reverse=True)
+            end: Place | None = None
+            for part, holds in self._slices(wanted, order, begin, seconds):
+                end = part.end
+                rows: list[Task] = []
+                for where in part.where:
+                    query = Task.select(*_COLUMNS, order.exact.alias("moment")).where(where, holds)
+                    rows.extend(order.sorted(query).limit(limit + 1 - len(found)))
+                found += sorted(rows, key=_place_of, reverse=True)
+                if len(found) > limit:
+                    return TaskPage(found[:limit], _cursor(_place_of(found[limit - 1]), order.by_end))
+            if end is None:
+                return TaskPage(found, None)
+            searched_to = dt.datetime.fromisoformat(end.moment) if len(found) < limit else None
+            return TaskPage(found, _cursor(end, order.by_end), searched_to)
 
-        tasks = read_snapshot(self._database, work)
-        last_shown = tasks[limit - 1] if len(tasks) > limit else None
-        return TaskPage(tasks[:limit], _cursor(last_shown, ended) if last_shown else None)
+        return read_snapshot(self._database, work)
 
     def pages(self, wanted: Filter, size: int = 500) -> Iterator[list[Task]]:
         """Yield all matching tasks in pages, latest first; a task that changes meanwhile appears once."""
@@ -86,21 +110,26 @@ class Search:
                 return
             after = page.next
 
-    def count(self, wanted: Filter, max_per_state: int | None = None) -> int:
-        """Return the number of matching tasks; counting stops one above `max_per_state` in each state."""
+    def count(self, wanted: Filter, most: float = math.inf, *, seconds: float = BUDGET) -> Count:
+        """Count the matching tasks. Counting stops above `most`, and after `seconds`."""
 
-        def work() -> int:
-            parts = (Task.select(Task.id).where(matches) for matches in self._each_state(wanted))
-            return sum(
-                part.limit(max_per_state + 1).count() if max_per_state is not None else part.count() for part in parts
-            )
+        def work() -> Count:
+            number, end = 0, None
+            for part, holds in self._slices(wanted, Order(wanted), None, seconds):
+                end = part.end
+                number += sum(Task.select(Task.id).where(where, holds).count() for where in part.where)
+                if number > most:
+                    return Count(int(most), exact=False)
+            return Count(number, exact=end is None)
 
         return read_snapshot(self._database, work)
 
     def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
+        """Return those of `ids` that match."""
+
         def work() -> list[str]:
-            parts = (Task.select(Task.id).where(m, Task.id.in_(list(ids))) for m in self._each_state(wanted))
-            return [task.id for part in parts for task in part]
+            query = Task.select(Task.id).where(Task.id.in_(list(ids)), self._condition(self._timed(wanted)))
+            return [task.id for task in query]
 
         return read_snapshot(self._database, work) if ids else []
 
@@ -125,13 +154,29 @@ class Search:
 
         return read_snapshot(self._database, work)
 
-    def _each_state(self, wanted: Filter) -> Iterator[peewee.Node]:
-        """One condition for each state, so that an index gives the rows in order."""
-        if wanted.needs_now:
-            wanted = wanted.at(self._now())
-        rest = condition(wanted, mysql=self._mysql)
-        for state in wanted.states:
-            yield Task.state == state if rest is None else (Task.state == state) & rest
+    def _slices(self, wanted: Filter, order: Order, place: Place | None, seconds: float) -> Iterator[tuple[Slice, Any]]:
+        """Yield slices until the last one or until the time is over, each with the condition on its rows."""
+        if not wanted.states:
+            return
+        wanted = self._timed(wanted)
+        holds, slices, size = self._condition(wanted), source(wanted, order, self._mysql), _FIRST
+        deadline = time.monotonic() + seconds
+        while True:
+            began = time.monotonic()
+            part = slices.slice(place, size)
+            yield part, holds
+            took = time.monotonic() - began
+            # The next slice takes as long, if it is as large.
+            if part.end is None or time.monotonic() + took > deadline:
+                return
+            place, size = part.end, _next_size(size, took)
+
+    def _timed(self, wanted: Filter) -> Filter:
+        return wanted.at(self._now()) if wanted.needs_now else wanted
+
+    def _condition(self, wanted: Filter) -> Any:
+        holds = condition(wanted, mysql=self._mysql)
+        return ANY if holds is None else holds
 
     def _now(self) -> dt.datetime:
         clock = "UTC_TIMESTAMP(6)" if self._mysql else "strftime('%Y-%m-%d %H:%M:%f', 'now')"
@@ -139,17 +184,21 @@ class Search:
         return now if isinstance(now, dt.datetime) else dt.datetime.fromisoformat(now)
 
 
-def _moment(task: Task) -> str:
-    return str(vars(task)["moment"])
+def _next_size(size: int, took: float) -> int:
+    return max(10, min(_LARGEST, int(size * max(0.25, min(4.0, _PACE / max(took, 1e-6))))))
 
 
-def _cursor(last: Task, ended: bool) -> str:
-    place = f"{'f' if ended else 'c'}{_moment(last)}/{last.id}"
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+def _place_of(task: Task) -> Place:
+    return Place(vars(task)["moment"] or "", task.id)
 
 
-def _place(cursor: str, ended: bool) -> tuple[str, str]:
-    """The time and the id at which the previous page ended. Raises InvalidInput."""
+def _cursor(place: Place, ended: bool) -> str:
+    text = f"{'f' if ended else 'c'}{place.moment}/{place.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str, ended: bool) -> Place:
+    """The place at which the previous page ended. Raises InvalidInput."""
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except ValueError:
@@ -157,8 +206,9 @@ def _place(cursor: str, ended: bool) -> tuple[str, str]:
     match = _PLACE.fullmatch(text)
     try:
         if match is not None and match[1] == ("f" if ended else "c"):
-            dt.datetime.fromisoformat(match[2])  # an invalid time would be an error of the database
-            return match[2], match[3]
+            if match[2]:
+                dt.datetime.fromisoformat(match[2])  # an invalid time would be an error of the database
+            return Place(match[2], match[3])
     except ValueError:
         pass
     raise InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")

@@ -14,7 +14,7 @@ from sytq.ledger.database import is_mysql, open_database, transact
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
 from sytq.ledger.query import parse
-from sytq.ledger.search import Search
+from sytq.ledger.search import Count, Search
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL, UNFINISHED
 from tests.tables import make_tables
@@ -107,7 +107,7 @@ def test_a_task_that_changes_during_a_read_is_listed_once(
     history, wanted = Search(database), parse("type:moving")
     for look, expected in (
         (lambda: sorted(task.id for task in history.page(wanted, limit=10).tasks), sorted((late, early))),
-        (lambda: history.count(wanted), 2),
+        (lambda: history.count(wanted), Count(2)),
         (lambda: sorted(history.matching(wanted, [late, early])), sorted((late, early))),
     ):
         for task_id, state in ((late, STATES[0]), (early, STATES[2])):

@@ -66,10 +66,15 @@ class BatchAnswer(TypedDict):
 
 
 class TaskPage(TypedDict):
-    """A page of tasks. `next` is the cursor of the next page, null on the last page."""
+    """A page of tasks. `next` is the cursor of the next page, null on the last page.
+
+    A search that takes longer than half a second answers with what it has found: then the page has fewer tasks than
+    `limit`, all tasks down to `searched_to` were looked at, and `next` goes on from there. Else `searched_to` is null.
+    """
 
     tasks: list[TaskView]
     next: str | None
+    searched_to: str | None
     total: NotRequired[int]
     total_is_exact: NotRequired[bool]
 
@@ -92,11 +97,12 @@ class OperationAnswer(TypedDict):
 
 
 class DryRun(TypedDict):
-    """The number of tasks that a bulk operation would change."""
+    """The number of tasks that a bulk operation would change; at least as many where it is not exact."""
 
     action: str
     q: str
     matched: int
+    matched_is_exact: bool
 
 
 class UnreadableMessage(TypedDict):

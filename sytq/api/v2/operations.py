@@ -29,7 +29,8 @@ class Operations(Resource):
         if wanted.dry_run:
             req.context.audit_detail = None
             matched = await self._parts.sql.run(self._parts.search.count, targets(wanted.action, wanted.q, now, owner))
-            resp.data = problems.encode({"action": wanted.action, "q": wanted.q, "matched": matched})
+            number = {"matched": matched.number, "matched_is_exact": matched.exact}
+            resp.data = problems.encode({"action": wanted.action, "q": wanted.q, **number})
             return
         task_id = await self._parts.submission.operation(req, payload)
         req.context.audit_detail = f"{wanted.action} as {task_id}: {wanted.q}"

@@ -22,6 +22,7 @@ from sytq.ledger.insert import Acceptance, Existing, Refused
 from sytq.ledger.insert import NewTask as Prepared
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import COUNT_MAX
+from sytq.ledger.values import iso
 from sytq.service.bulk import dead_or_cancelled
 from sytq.service.task_view import task_view
 from sytq.tasktypes.payload import validated
@@ -116,10 +117,14 @@ async def _page(
     except InvalidInput as error:
         raise InvalidInput("cursor", error.message) from None
     registry = parts.runtime.registry
-    answer: dict[str, Any] = {"tasks": [task_view(task, registry) for task in page.tasks], "next": page.next}
+    answer: dict[str, Any] = {
+        "tasks": [task_view(task, registry) for task in page.tasks],
+        "next": page.next,
+        "searched_to": iso(page.searched_to) if page.searched_to else None,
+    }
     if counted:
         total = await parts.sql.run(parts.search.count, wanted, COUNT_MAX)
-        answer |= {"total": min(total, COUNT_MAX), "total_is_exact": total <= COUNT_MAX}
+        answer |= {"total": total.number, "total_is_exact": total.exact}
     if page.next is not None:
         following = {"q": text, "limit": limit, "cursor": page.next}
         resp.set_header("Link", f'<{req.path}?{urlencode(following)}>; rel="next"')

@@ -46,6 +46,9 @@ FIELDS: dict[str, Kind] = {
 #: Fields with fields below them, as in payload.order_id.
 NESTED: tuple[str, ...] = ("payload", "metadata", "result")
 
+#: One name of such a path.
+STEP = r"[^\x00-\x20\x7f.:\"\\\[\]<>=,()]{1,64}"
+
 CHOICES: dict[str, Sequence[str]] = {"state": STATES, "priority": PRIORITIES, "held": ("true", "false")}
 #: Words of callers and types, in any script.
 _KEYS = ("unique_key", "ordering_key")

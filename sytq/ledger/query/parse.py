@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sytq.errors import InvalidQuery
-from sytq.ledger.query.fields import FIELDS, NESTED, read_json, read_moment, read_number, read_word, valid_fields
+from sytq.ledger.query.fields import FIELDS, NESTED, STEP, read_json, read_moment, read_number, read_word, valid_fields
 from sytq.states import STATES
 
 LONGEST = 2000
 _TERMS, _VALUES = 40, 200
 _NAME = re.compile(r"[A-Za-z_]+")
-_STEP = re.compile(r"\.([^\x00-\x20\x7f.:\"\\\[\]<>=,()]{1,64})")
+_STEP = re.compile(rf"\.({STEP})")
 _OPERATOR = re.compile(r":(>=|<=|>|<|)")
 _BARE = re.compile(r"[^\x00-\x20\x7f,\"]+")
 _QUOTED = re.compile(r"\"((?:[^\"\\\x00-\x1f]|\\[\"\\])*)\"")

@@ -9,7 +9,7 @@ import datetime as dt
 import functools
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import peewee
@@ -38,8 +38,8 @@ _COLUMN: dict[str, Any] = {
     "finished": Task.finished_at,
     "revived": Task.revived_at,
 }
-_INTEGERS = ("INTEGER", "UNSIGNED INTEGER")
-_REALS = ("REAL", "DOUBLE", "DECIMAL")
+INTEGERS = ("INTEGER", "UNSIGNED INTEGER")
+REALS = ("REAL", "DOUBLE", "DECIMAL")
 
 
 def condition(wanted: Filter, *, mysql: bool) -> peewee.Node | None:
@@ -106,9 +106,9 @@ def _at(term: Term, column: Any, read: dt.datetime | dt.date | dt.timedelta, now
     return _RELATION[term.operator](column, _time(first))
 
 
-def _json(term: Term, mysql: bool) -> Any:
-    column = getattr(Task, term.field)
-    plain = "$" + "".join(f'."{step}"' for step in term.path)
+def json_value(column: Any, steps: Sequence[str], mysql: bool) -> tuple[Any, Any]:
+    """The type and the text of the value below these names; only for a column that is JSON."""
+    plain = "$" + "".join(f'."{step}"' for step in steps)
     path = _bound(plain)
     escaped = json.dumps(plain)[1:-1].replace('\\"', '"')
     if escaped != plain:
@@ -117,9 +117,13 @@ def _json(term: Term, mysql: bool) -> Any:
         path = peewee.Case(None, [(written, _bound(escaped))], path)
     found = fn.JSON_EXTRACT(column, path)
     if mysql:
-        kind, text = fn.JSON_TYPE(found), fn.JSON_UNQUOTE(found)
-    else:
-        kind, text = fn.UPPER(fn.JSON_TYPE(column, path)), found
+        return fn.JSON_TYPE(found), fn.JSON_UNQUOTE(found)
+    return fn.UPPER(fn.JSON_TYPE(column, path)), found
+
+
+def _json(term: Term, mysql: bool) -> Any:
+    column = getattr(Task, term.field)
+    kind, text = json_value(column, term.path, mysql)
     if term.values:
         holds = _any(_compare(term.operator, value, kind, text, mysql) for value in term.values)
     else:
@@ -146,8 +150,8 @@ def _compare(relation: str, value: Value, kind: Any, text: Any, mysql: bool) -> 
     number = peewee.Case(
         None,
         [
-            (kind.in_([_bound(name) for name in _INTEGERS]), as_whole),
-            (kind.in_([_bound(name) for name in _REALS]), compare(real, _bound(float(read)))),
+            (kind.in_([_bound(name) for name in INTEGERS]), as_whole),
+            (kind.in_([_bound(name) for name in REALS]), compare(real, _bound(float(read)))),
         ],
         _bound(0),
     )

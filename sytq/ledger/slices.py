@@ -1,0 +1,180 @@
+"""Slices of a list of tasks, latest first: each is read by a short statement, so that a search can stop between two.
+
+A slice has a bounded number of rows, whatever of them matches. Must run inside a snapshot.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import peewee
+
+from sytq.ledger import search_index
+from sytq.ledger.models import SearchEntry, Task
+from sytq.ledger.query import Filter, Term, condition
+from sytq.ledger.search_index import Coverage, Place
+from sytq.ledger.search_values import name_of, values_of
+from sytq.states import STATES, TERMINAL
+
+#: The condition that every row meets.
+ANY: Any = peewee.Value(1) == peewee.Value(1)
+#: Above so many tasks with a value, a list by the end of its tasks is read as if there were no index.
+_MANY = 5000
+
+
+class Order:
+    """The order of a list: by end when the filter admits only ended tasks, else by creation."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self.by_end = set(wanted.states) <= set(TERMINAL)
+        self.column: Any = Task.finished_at if self.by_end else Task.created_at
+        #: As stored: SQLite compares text, and the digits of a second differ between writers.
+        self.exact: Any = self.column.cast("CHAR")
+        self.fields = ("finished",) if self.by_end else ("created", "age")
+
+    def sorted(self, query: Any) -> Any:
+        return query.order_by(self.column.desc(), Task.id.desc())
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Conditions, one for each statement, and the place where the next slice begins; None after the last slice."""
+
+    where: Sequence[Any]
+    end: Place | None
+
+
+class Source(Protocol):
+    def slice(self, place: Place | None, size: int) -> Slice:
+        """Return the slice of about `size` rows below a place; without a place the first slice."""
+        ...
+
+
+class Scan:
+    """All rows that the indexes of `sytq_tasks` narrow a filter to, by state, type or queue, and time."""
+
+    def __init__(self, wanted: Filter, order: Order, mysql: bool) -> None:
+        self._order = order
+        # Of type and queue one has an index together with the state.
+        single = [term for term in wanted.terms if term.field in ("type", "queue") and _equals_one(term)][:1]
+        moments = [term for term in wanted.terms if term.field in order.fields and not term.negated and term.values]
+        self.is_restricted = bool(single) or set(wanted.states) != set(STATES)
+        shared = condition(Filter(terms=(*single, *moments), now=wanted.now), mysql=mysql)
+        #: Without a filter by state one statement reads all of them, from an index of the times alone.
+        states: Sequence[str | None] = wanted.states if self.is_restricted else (None,)
+        self._each = [_both(None if state is None else Task.state == state, shared) for state in states]
+
+    def slice(self, place: Place | None, size: int) -> Slice:
+        column, after = self._order.column, _below(self._order.column, Task.id, place)
+        ends: list[Place] = []
+        for each in self._each:
+            query = self._order.sorted(Task.select(self._order.exact, Task.id).where(each, *after))
+            ends.extend(Place(*row) for row in query.limit(1).offset(size - 1).tuples() if row[0] is not None)
+        end = max(ends, default=None)
+        if end is None and self._order.by_end:  # other programs may have written ended tasks without an end
+            after = _below(column, Task.id, place, nulls=True)
+        upto = _down_to(column, Task.id, end)
+        return Slice([_both(each, *after, *upto) for each in self._each], end)
+
+
+class Entries:
+    """The tasks that the search index has for a term, those that are not indexed yet, and below them all rows."""
+
+    def __init__(self, term: Term, name: str, covered: Coverage, order: Order, scan: Scan) -> None:
+        self._name, self._values = name, values_of(term)
+        self._head, self._filled = covered.head, covered.place(name)
+        self._order, self._scan = order, scan
+
+    def slice(self, place: Place | None, size: int) -> Slice:
+        if self._order.by_end:
+            found = self._found(None, _MANY + 1)
+            if len(found) > _MANY:  # not indexed yet
+                return self._scan.slice(place, size)
+            ids = {row.id for row in found}
+            return Slice([_both(Task.id.in_(ids), *_below(self._order.column, Task.id, place, nulls=True))], None)
+        if self._filled is not None and place is not None and place <= self._filled:
+            return self._scan.slice(place, size)
+        size = min(size, _MANY)
+        found = self._found(place, size)
+        end = found[-1] if len(found) == size else self._filled
+        return Slice([Task.id.in_({row.id for row in found})], end)
+
+    def _found(self, place: Place | None, size: int) -> list[Place]:
+        """The first tasks below a place that may match, without those that were not filled."""
+        entry, created = (SearchEntry.moment, SearchEntry.task_id), Task.created_at
+        queries: list[Any] = []
+        for value in self._values:
+            query = search_index.entries(self._name, value).where(
+                *_below(*entry, place), *_down_to(*entry, self._filled)
+            )
+            queries.append(query.order_by(SearchEntry.moment.desc(), SearchEntry.task_id.desc()))
+        if place is None or self._head is None or place.moment > self._head:
+            new = Task.select(created.cast("CHAR"), Task.id).where(
+                created > _bound(self._head),
+                search_index.is_new(),
+                *_below(created, Task.id, place),
+                *_down_to(created, Task.id, self._filled),
+            )
+            queries.append(new.order_by(created.desc(), Task.id.desc()))
+        found = {Place(*row) for query in queries for row in query.limit(size).tuples()}
+        return sorted(found, reverse=True)[:size]
+
+
+def source(wanted: Filter, order: Order, mysql: bool) -> Source:
+    """Return what gives the slices of a filter (with its `now`) by the fewest rows."""
+    scan = Scan(wanted, order, mysql)
+    indexed = [(term, name) for term in wanted.terms if (name := name_of(term)) is not None]
+    if not indexed:
+        return scan
+    covered = search_index.coverage()
+    found = [
+        (search_index.number(name, term, _MANY + 1), place, term, name)
+        for place, (term, name) in enumerate(indexed)
+        if covered.has(name)
+    ]
+    if not found:
+        return scan
+    number, _, term, name = min(found)
+    made = Entries(term, name, covered, order, scan)
+    if order.by_end:
+        # Filled and few, or the order of the entries is of no use.
+        usable = number <= _MANY and covered.place(name) is None
+    else:
+        usable = number <= _MANY or not scan.is_restricted
+    return made if usable else scan
+
+
+def _equals_one(term: Term) -> bool:
+    return term.operator == "=" and len(term.values) == 1 and not term.negated
+
+
+def _both(*conditions: Any) -> Any:
+    """All conditions that there are in one."""
+    return functools.reduce(operator.and_, [each for each in conditions if each is not None] or [ANY])
+
+
+def _below(column: Any, ident: Any, place: Place | None, *, nulls: bool = False) -> list[Any]:
+    """What is below a place; with `nulls` also what has no time, which comes last."""
+    if place is None:
+        return []
+    if not place.moment:
+        return [column.is_null() & (ident < place.id)]
+    last = _bound(place.moment)
+    lower = (column <= last) & ((column < last) | (ident < place.id))
+    return [lower | column.is_null() if nulls else lower]
+
+
+def _down_to(column: Any, ident: Any, end: Place | None) -> list[Any]:
+    """What is not below a place."""
+    if end is None:
+        return []
+    last = _bound(end.moment)
+    return [(column >= last) & ((column > last) | (ident >= end.id))]
+
+
+def _bound(value: Any) -> Any:
+    return peewee.Value(value, converter=False)
