@@ -8,7 +8,7 @@ from typing import Any
 
 from sytq.errors import InvalidInput
 from sytq.ledger.query import Filter, parse
-from sytq.ledger.search import COUNT_MAX, Search
+from sytq.ledger.search import COUNT_MAX, Count, Search
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL, UNFINISHED
 
 #: action -> the states in which it has an effect; without a state in the query only the first group.
@@ -44,10 +44,11 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an operation would do: the number of tasks that it changes, and of matching tasks that it leaves as they
-    are, by state and each up to COUNT_MAX + 1."""
+    are, by state and each up to COUNT_MAX. At least `matched` tasks where counting them took too long."""
 
     matched: int
-    unchanged: dict[str, int]
+    unchanged: dict[str, Count]
+    is_exact: bool = True
 
 
 def plan(search: Search, action: str, query: str, now: dt.datetime, owner: str | None = None) -> Plan:
@@ -58,7 +59,8 @@ def plan(search: Search, action: str, query: str, now: dt.datetime, owner: str |
         everything = everything.owned_by(owner)
     left = [state for state in everything.states if state not in wanted.states]
     unchanged = {state: search.count(everything.within(f"state:{state}"), COUNT_MAX) for state in left}
-    return Plan(search.count(wanted), {state: number for state, number in unchanged.items() if number})
+    matched = search.count(wanted)
+    return Plan(matched.number, {state: count for state, count in unchanged.items() if count.number}, matched.exact)
 
 
 def description(

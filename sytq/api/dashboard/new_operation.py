@@ -57,7 +57,7 @@ class NewOperation(Page):
         run_at = when(wanted) or clock.utc() if wanted.action == "reschedule" else None
         counted, as_of = _counted(form, await self._parts.sql.run(self._parts.search.now))
         found = await self._plan(req, wanted.action, wanted.q, as_of)
-        if found.matched > counted:
+        if found.is_exact and found.matched > counted:
             raise InvalidInput("", f"{found.matched:,} tasks match by now, not {counted:,}; confirm the new number")
         if not found.matched:
             raise InvalidInput("", "no task matches any more")

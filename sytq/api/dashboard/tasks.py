@@ -14,6 +14,7 @@ from sytq.api.parameters import parameter
 from sytq.errors import DatabaseUnavailable, InvalidInput, InvalidQuery, Overloaded
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.saved_views import SavedViews
+from sytq.ledger.values import iso
 from sytq.service.task_view import TaskView, task_view
 from sytq.states import STATES, TERMINAL
 
@@ -59,14 +60,15 @@ class Tasks(Page):
         except (DatabaseUnavailable, Overloaded) as error:
             return names | {"unavailable": str(error)}
         tasks = [_row(task_view(task, self._parts.runtime.registry)) for task in page.tasks]
-        return names | {"tasks": tasks, "next": page.next, "counts": counts, "views": views}
+        names |= {"tasks": tasks, "next": page.next, "counts": counts, "views": views}
+        return names | {"searched_to": iso(page.searched_to) if page.searched_to else None}
 
     def _counts(self, caller: Caller) -> dict[str, str]:
         """The numbers of tasks by state, as far as they are counted."""
         found = {}
         for state in STATES:
             number = self._parts.search.count(owned(parse(f"state:{state}"), caller), _COUNTED)
-            found[state] = f"{_COUNTED:,}+" if number > _COUNTED else f"{number:,}"
+            found[state] = f"{number.number:,}" if number.exact else f"{number.number:,}+"
         return found
 
 
