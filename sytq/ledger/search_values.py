@@ -18,7 +18,7 @@ from sytq.ledger.query.sql import INTEGERS, REALS
 OWNER = "owner"
 #: All keys of the metadata with a scalar value.
 METADATA = "metadata"
-#: Length of a name, and of a value that is kept as it is; a longer value is cut and told from others by its hash.
+#: Length of a name, and of a value that is kept as it is; a longer value is cut, and its hash tells it apart.
 MAX_NAME, MAX_VALUE = 128, 80
 _KEY = re.compile(STEP)
 #: Whole numbers up to here are the same as floating point.
