@@ -23,7 +23,8 @@ from sytq.observability.metrics import declared, registry
 
 log = structlog.get_logger(__name__)
 
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+#: The variable that names the folder in which the processes of a group count.
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def folder(master: int) -> Path:
@@ -57,8 +58,8 @@ def alive(pid: str) -> bool:
 def share(master: int) -> None:
     """Count in the folder of this master's group, or in PROMETHEUS_MULTIPROC_DIR if that is set."""
     try:
-        if _FOLDER not in os.environ:
-            os.environ[_FOLDER] = str(create(master))
+        if FOLDER not in os.environ:
+            os.environ[FOLDER] = str(create(master))
             # prometheus_client reads the variable at import, which has happened.
             values.ValueClass = values.get_value_class()
             for series in declared.values():  # made before, perhaps by the parent of this process
@@ -70,7 +71,7 @@ def share(master: int) -> None:
 
 def merge_dead() -> None:
     """Merge the metrics of ended processes of the group into one file, so that files do not accumulate."""
-    place = os.environ.get(_FOLDER)
+    place = os.environ.get(FOLDER)
     if place is None:
         return
     with _locked(place):
@@ -90,7 +91,7 @@ class GroupCollector(Collector):
     """The metrics of this group's processes, or of this process alone without a shared folder."""
 
     def collect(self) -> Iterable[Metric]:
-        place = os.environ.get(_FOLDER)
+        place = os.environ.get(FOLDER)
         if place is None:
             return list(registry.collect())
         with _locked(place):

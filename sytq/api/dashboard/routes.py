@@ -25,6 +25,7 @@ from sytq.api.dashboard.raw_task import RawTask
 from sytq.api.dashboard.rendering import Rendering, base_path
 from sytq.api.dashboard.saved_views import DeleteView, SaveView
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
+from sytq.api.dashboard.system import System
 from sytq.api.dashboard.task import CancelTask, DeleteTask, RescheduleTask, ResubmitTask, RetryTask, TaskPage
 from sytq.api.dashboard.tasks import Tasks
 from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
@@ -42,6 +43,7 @@ PAGES: dict[str, type[Page]] = {
     "/logout": LogOut,
     "/sessions": SessionsPage,
     "/sessions/{shown}/revoke": RevokeSession,
+    "/system": System,
     "/tasks": Tasks,
     "/tasks/views": SaveView,
     "/tasks/views/{view_id}/delete": DeleteView,

@@ -38,6 +38,16 @@ def pending(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[s
     return read(database, missing)
 
 
+def applied(database: peewee.Database, plugins: Iterable[Plugin] = ()) -> list[str]:
+    """Return the names of the core's and the plugins' migrations that this database has."""
+
+    def known() -> list[str]:
+        runners = list(_runners(database, plugins))
+        return [_shown(plugin, found.name) for plugin, runner in runners for found in runner.status() if found.applied]
+
+    return read(database, known)
+
+
 def unknown(level: Level, plugins: Iterable[Plugin] = ()) -> list[str]:
     """The names of `level` that this version and its plugins do not have; plugins that are not here are ignored."""
     there = {

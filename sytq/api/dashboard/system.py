@@ -1,0 +1,81 @@
+"""The page of the system: what `sytq doctor` finds, and what this installation is made of."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import falcon.asgi
+
+from sytq.api.dashboard.diagnosis import Doctor
+from sytq.api.dashboard.page import Page
+from sytq.api.dashboard.rendering import Rendering
+from sytq.api.dashboard.stores import gathered
+from sytq.api.parts import Parts
+from sytq.config.masking import mask_text
+from sytq.ledger.database import read
+from sytq.ledger.migrations import applied, pending
+from sytq.service import status
+from sytq.service.hold import held
+
+_ORDER = ("fail", "warn", "ok")
+
+
+class System(Page):
+    """GET /dashboard/system"""
+
+    template = "system.html"
+    section = "/system"
+    scopes: ClassVar = {"GET": "admin"}
+
+    def __init__(self, parts: Parts, rendering: Rendering) -> None:
+        super().__init__(parts, rendering)
+        self._doctor = Doctor()
+        self._comparison = parts.runtime.comparison()
+
+    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
+        runtime, sql, redis = self._parts.runtime, self._parts.sql, self._parts.redis
+        plugins = runtime.registry.plugins
+        running, found = self._doctor.look(), self._doctor.latest
+        findings = sorted(found.findings, key=lambda each: _ORDER.index(each.verdict)) if found else []
+        stores = await gathered(
+            redis_ms=redis.run(_milliseconds, lambda: runtime.redis.ask("PING")),
+            database_ms=sql.run(_milliseconds, lambda: _ask(runtime.database)),
+            applied=sql.run(applied, runtime.database, plugins),
+            pending=sql.run(pending, runtime.database, plugins),
+            held=sql.run(held, runtime.database),
+            recorder=redis.run(runtime.inspection.unwritten),
+            versions=redis.run(self._versions),
+            mismatches=redis.run(status.mismatches, self._comparison),
+        )
+        return stores | {
+            "checks_run": running,
+            "diagnosis": found,
+            "findings": findings,
+            "counts": Counter(each.verdict for each in findings),
+            "plugins": sorted(each.name for each in plugins),
+            "types": len(list(runtime.registry)),
+            "quarantined": [(each.source, mask_text(each.error)) for each in runtime.registry.quarantined],
+            "python": f"{platform.python_implementation()} {platform.python_version()}",
+            "machine": f"{platform.system()} {platform.machine()}",
+        }
+
+    def _versions(self) -> list[tuple[str, str, int]]:
+        """Kind and version of the processes, with their number. Raises RedisUnavailable."""
+        cards = self._parts.runtime.cards
+        seen = [each.card for each in (*cards.workers(), *cards.apis())]
+        kinds = Counter((card["kind"], card["version"]) if card else ("worker", "unknown") for card in seen)
+        return sorted((*kind, count) for kind, count in kinds.items())
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    since = time.perf_counter()
+    call()
+    return round((time.perf_counter() - since) * 1000, 1)
+
+
+def _ask(database: Any) -> None:
+    read(database, lambda: database.execute_sql("SELECT 1").fetchone())
