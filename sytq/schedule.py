@@ -13,10 +13,13 @@ from cronsim import CronSimError
 
 from sytq.cron import Cron
 from sytq.durations import parse_duration
+from sytq.ids import derived_id
 
 #: What happens to missed ticks: the latest runs late, or none runs.
 Missed = Literal["once", "skip"]
 MISSED: tuple[Missed, ...] = ("once", "skip")
+#: The "parent" of all ticks.
+_SERIES = "schedules"
 #: A tick noticed this late (seconds) counts as missed.
 _LATE = 60.0
 
@@ -85,3 +88,8 @@ class Schedule:
     def _cron(self) -> Cron:
         assert self.cron is not None
         return Cron(self.cron, ZoneInfo(self.timezone))
+
+
+def tick_id(name: str, tick: dt.datetime) -> str:
+    """Return the id of the task of a schedule's tick."""
+    return derived_id(_SERIES, f"{name}:{tick.astimezone(dt.UTC).isoformat()}")

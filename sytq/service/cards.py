@@ -22,10 +22,13 @@ from sytq.tasktypes.registry import Registry
 
 #: Seconds by which a clock may be off without a word on the card: else each beat would carry another one.
 _UNTOLD = 0.5
+#: Memory is on the card in steps of so many bytes, for the same reason.
+_STEP = 16 * 2**20
 
 
 class Card(TypedDict):
-    """What a process says of itself. `types` are version and queue by name, `ahead` seconds by server."""
+    """What a process says of itself. `types` are version and queue by name, `ahead` seconds by server, `memory` the
+    resident bytes, roughly (None where the system does not say)."""
 
     kind: str
     host: str
@@ -40,6 +43,7 @@ class Card(TypedDict):
     types: dict[str, tuple[int, str]]
     quarantined: dict[str, str]
     ahead: dict[str, float]
+    memory: int | None
     refused: str | None
 
 
@@ -81,6 +85,7 @@ class CardMaker:
             "types": {known.name: (known.version, known.queue) for known in self._registry},
             "quarantined": {each.source: mask_text(each.error)[:200] for each in self._registry.quarantined},
             "ahead": {server: round(by, 1) if abs(by) > _UNTOLD else 0.0 for server, by in clock.ahead().items()},
+            "memory": _memory(),
             "refused": identity.refused,
         }
 
@@ -91,3 +96,13 @@ class CardMaker:
         if self._shared is None or self._shared[0] != salt:
             self._shared = salt, shared(self._settings, salt, self._kind)
         return self._shared[1]
+
+
+def _memory() -> int | None:
+    """The resident memory of this process, in whole steps."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            pages = int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):  # not Linux
+        return None
+    return -(-pages * os.sysconf("SC_PAGE_SIZE") // _STEP) * _STEP

@@ -74,6 +74,7 @@ class WorkerView(TypedDict):
 
     The rest is what a living one says of itself; all null of one that is older than 0.2. `ahead_seconds` is by how much
     its clock leads Redis'; two with one `configuration` are configured alike; a `refused` one does not consume.
+    `memory_bytes` is resident memory, in steps of 16 MiB.
     """
 
     worker: str
@@ -86,6 +87,7 @@ class WorkerView(TypedDict):
     queues: list[str] | None
     configuration: str | None
     ahead_seconds: float | None
+    memory_bytes: int | None
     refused: bool | None
 
 
@@ -191,6 +193,7 @@ def _worker(info: WorkerInfo, card: Mapping[str, Any], lease: float) -> WorkerVi
         "queues": card.get("queues"),
         "configuration": card.get("fingerprint"),
         "ahead_seconds": card["ahead"].get("redis") if card else None,
+        "memory_bytes": card.get("memory"),
         "refused": bool(card["refused"]) if card else None,
     }
 

@@ -346,6 +346,24 @@ def test_resuming_a_type_runs_its_tasks_and_keeps_others_paused(make: Make) -> N
     assert installation.row(other.id).state == "queued"
 
 
+def test_a_queue_is_paused_and_resumed_by_its_types(make: Make) -> None:
+    installation = make()
+    control = operator(installation)
+    control.pause("hopeless", by="ann", why="an earlier reason")
+    paused = control.pause_queue("plain", by="bob", why="all of it")
+    assert "plain" in paused and "hopeless" not in paused
+    reasons = {row.type: row.paused_why for row in control.pauses()}
+    assert (reasons["plain"], reasons["hopeless"]) == ("all of it", "an earlier reason")
+    assert reasons.keys() == {t.name for t in installation.runtime.registry if t.queue == "plain"}
+    assert set(installation.runtime.inspection.paused()) == reasons.keys()
+    assert control.pause_queue("plain", by="bob", why="again") == []
+    assert control.resume_queue("plain") == sorted(reasons)
+    assert control.pauses() == [] and installation.runtime.inspection.paused() == []
+    for change in (lambda: control.pause_queue("nonsense", "bob", "x"), lambda: control.resume_queue("nonsense")):
+        with pytest.raises(InvalidInput, match="no installed task type"):
+            change()
+
+
 def test_a_replayed_task_can_be_cancelled_while_it_waits(make: Make) -> None:
     installation = make()
     worker = installation.start_worker()

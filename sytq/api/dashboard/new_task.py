@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any, ClassVar
@@ -14,17 +13,20 @@ import falcon.asgi
 from multidict import MultiDict
 from pydantic import BaseModel
 
-from sytq.api.dashboard.fields import Field
+from sytq.api.dashboard.fields import ABSENT, Field
 from sytq.api.dashboard.page import Again, Done, Page
 from sytq.api.dashboard.prefill import json_form, prefill
+from sytq.api.dashboard.resubmission import unmasked
 from sytq.api.dashboard.schema import Schema
 from sytq.api.dashboard.schema_form import changed, fields, value_of
 from sytq.api.v2 import requests
 from sytq.api.v2.tasks import prepared
+from sytq.config.masking import masked
 from sytq.errors import InvalidFields, InvalidInput
-from sytq.ids import derived_id
+from sytq.ids import new_id
 from sytq.ledger.insert import Existing
 from sytq.ledger.models import Task
+from sytq.ledger.values import parsed
 from sytq.tasktypes.payload import written
 from sytq.tasktypes.tasktype import TaskType
 
@@ -45,14 +47,13 @@ class NewTask(Page):
     parameters: ClassVar = {"GET": ("from",)}
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
-        declared = self._type(req, path["name"])
-        like, form = req.get_param("from"), {}
-        if like and req.method == "GET":
+        declared, form = self._type(req, path["name"]), {}
+        if like := req.get_param("from"):
             form = _form_of(await self._like(req, like, declared), declared)
         return {
             "type": declared,
             "like": like,
-            "once": secrets.token_urlsafe(12),
+            "key": new_id(),
             "drawn": partial(_drawn, _schema(declared.payload), form),
         }
 
@@ -60,14 +61,13 @@ class NewTask(Page):
         declared = self._type(req, path["name"])
         if "change" in form:
             raise Again
-        # The form that is sent twice, by a double click or once more after a lost answer, submits one task.
-        content = sorted((name, value) for name, value in form.items() if name != "csrf")
-        task_id = derived_id(f"form:{req.context.caller.name}", json.dumps([declared.name, content]))
-        row, _ = await self._parts.data_loader.get(task_id)
-        if row is not None:
-            return self._done(req, task_id, "The task was submitted before")
-        wanted = {"type": declared.name, **_values(_schema(declared.payload), form)}
-        tasks = prepared(self._parts, req, wanted, task_id)
+        wanted = _values(_schema(declared.payload), form)
+        if like := form.get("like"):
+            row = await self._like(req, like, declared)
+            wanted["payload"] = unmasked(wanted.get("payload"), _payload(row, declared))
+            wanted["metadata"] = unmasked(wanted.get("metadata"), parsed(row.metadata))
+        req.context.idempotency_key = form.get("key") or None  # a form that is sent twice submits one task
+        tasks = prepared(self._parts, req, {"type": declared.name, **wanted})
         (accepted,) = await self._parts.submission.accept(req, tasks)
         if isinstance(accepted, Existing):
             return self._done(req, accepted.id, "Nothing was submitted: this unfinished task has the unique key")
@@ -115,7 +115,8 @@ def _values(schema: Schema, form: Form) -> dict[str, Any]:
             wrong += error.fields
     if wrong:
         raise InvalidFields([(path.removeprefix("task."), said) for path, said in wrong])
-    return {"payload": found["payload"], **found["task"]}
+    given = {} if found["payload"] is ABSENT else {"payload": found["payload"]}
+    return {**given, **found["task"]}
 
 
 def _drawn(schema: Schema, prefilled: Form, form: Form, errors: Mapping[str, str]) -> tuple[Field, Field]:
@@ -154,16 +155,18 @@ def _after(schema: Schema, form: Form) -> Form:
 
 
 def _form_of(row: Task, declared: TaskType) -> dict[str, str]:
-    """The form of a task like this one. The headers of its callback stay hidden, as everywhere."""
+    """The form of a task like this one, in which secrets are masked; without its unique key and callback."""
     if len(row.payload) > _MAX_PREFILL:
         raise falcon.HTTPConflict(description=f"the payload has more than {_MAX_PREFILL:,} characters; use the API")
-    payload = json.loads(row.payload)
-    with contextlib.suppress(Exception):  # not valid any more, or `upgrade` fails: it is there to be edited
-        payload = json.loads(written(declared.parse(payload, row.version)))
-    options = {
-        "priority": row.priority,
-        "metadata": json.loads(row.metadata) if row.metadata else None,
-        "callback": {"url": json.loads(row.callback)["url"]} if row.callback else None,
-    }
+    options = {"priority": row.priority, "metadata": masked("", parsed(row.metadata))}
     given = {name: value for name, value in options.items() if value is not None}
+    payload = masked("", _payload(row, declared))
     return prefill(_schema(declared.payload), payload, "payload") | prefill(_options(), given, "task")
+
+
+def _payload(row: Task, declared: TaskType) -> Any:
+    """A task's payload in its present form, or as it is when it is not valid any more."""
+    payload = parsed(row.payload)
+    with contextlib.suppress(Exception):  # InvalidFields, and whatever the type's `upgrade` raises
+        payload = json.loads(written(declared.parse(payload, row.version)))
+    return payload

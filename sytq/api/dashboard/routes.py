@@ -14,6 +14,7 @@ from sytq.api.dashboard.audit import AuditLog
 from sytq.api.dashboard.completion import Complete
 from sytq.api.dashboard.failures import FailuresPage
 from sytq.api.dashboard.keys import Keys, RevokeKey, RotateKey
+from sytq.api.dashboard.limiters import Limiters, OneLimiter, PauseLimiter, ResumeLimiter
 from sytq.api.dashboard.login import LogIn
 from sytq.api.dashboard.navigation import ENTRIES
 from sytq.api.dashboard.new_operation import NewOperation
@@ -21,14 +22,17 @@ from sytq.api.dashboard.new_task import NewTask
 from sytq.api.dashboard.operations import Operation, Operations, StopOperation
 from sytq.api.dashboard.overview import Overview
 from sytq.api.dashboard.page import Page
+from sytq.api.dashboard.queues import OneQueue, PauseQueue, Queues, ResumeQueue
 from sytq.api.dashboard.raw_task import RawTask
 from sytq.api.dashboard.rendering import Rendering, base_path
 from sytq.api.dashboard.saved_views import DeleteView, SaveView
+from sytq.api.dashboard.schedules import PauseSchedule, ResumeSchedule, Schedules, TriggerSchedule
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
 from sytq.api.dashboard.system import System
 from sytq.api.dashboard.task import CancelTask, DeleteTask, RescheduleTask, ResubmitTask, RetryTask, TaskPage
 from sytq.api.dashboard.tasks import Tasks
 from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
+from sytq.api.dashboard.workers import Workers
 from sytq.api.parts import Parts
 from sytq.api.v2.events import Events
 
@@ -57,12 +61,25 @@ PAGES: dict[str, type[Page]] = {
     "/operations/new": NewOperation,
     "/operations/{task_id}": Operation,
     "/operations/{task_id}/stop": StopOperation,
+    "/limiters": Limiters,
+    "/limiters/one": OneLimiter,
+    "/limiters/one/pause": PauseLimiter,
+    "/limiters/one/resume": ResumeLimiter,
+    "/queues": Queues,
+    "/queues/{name}": OneQueue,
+    "/queues/{name}/pause": PauseQueue,
+    "/queues/{name}/resume": ResumeQueue,
+    "/schedules": Schedules,
+    "/schedules/{name}/pause": PauseSchedule,
+    "/schedules/{name}/resume": ResumeSchedule,
+    "/schedules/{name}/trigger": TriggerSchedule,
     "/types": Types,
     "/types/{name}": OneType,
     "/types/{name}/new": NewTask,
     "/types/{name}/pause": PauseType,
     "/types/{name}/resume": ResumeType,
     "/failures": FailuresPage,
+    "/workers": Workers,
 }
 
 

@@ -12,7 +12,7 @@ Node = Mapping[str, Any]
 
 #: Hops through `$ref` and levels of unions that are followed.
 _MAX_HOPS = 20
-_MAX_OPTIONS = 200
+_MAX_OPTIONS, _MAX_NAMED = 200, 8
 _MAX_SHOWN = 120  # characters of a default
 #: What a limit is called; the server alone checks a pattern, as browsers have another dialect.
 _RANGES = (("minLength", "maxLength", " characters"), ("minItems", "maxItems", " entries"), ("minimum", "maximum", ""),
@@ -114,8 +114,12 @@ def word(node: Node) -> str:
     for inner in node.get("properties", {}).values():
         if "const" in inner:  # the discriminator of a tagged union
             return f"{node.get('title', 'object')} ({inner['const']})"
-    if kind_of(node) == "select" and "type" in node and node["type"] != "boolean":
-        return "one of a list"
+    kind = kind_of(node)
+    if kind == "pairs":
+        return "keys and values"
+    if kind == "select" and node.get("type") != "boolean":
+        values = options(node)
+        return ", ".join(map(shown, values[:_MAX_NAMED])) + (", ..." if len(values) > _MAX_NAMED else "")
     return str(_WORDS.get(str(node.get("type"))) or node.get("title") or node.get("type") or "any")
 
 

@@ -131,13 +131,8 @@ async def _page(
     resp.data = problems.encode(answer)
 
 
-def prepared(
-    parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any], task_id: str | None = None
-) -> list[Prepared]:
-    """The task of a request's object (with a new id, or this one) and its `then` tasks, not accepted yet.
-
-    Raises InvalidInput, HTTPForbidden.
-    """
+def prepared(parts: Parts, req: falcon.asgi.Request, fields: dict[str, Any]) -> list[Prepared]:
+    """The task of a request's object and its `then` tasks, not accepted yet. Raises InvalidInput."""
     wanted = validated(NewTask, fields, "body")
     run_at = when(wanted)
     first = _prepared(
@@ -146,7 +141,6 @@ def prepared(
         wanted,
         run_at=run_at.replace(tzinfo=None) if run_at else None,
         unique_key=wanted.unique_key,
-        id=task_id,
     )
     tasks = [first]
     for place, described in enumerate(wanted.then):

@@ -16,9 +16,10 @@ from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.valuations import TABLE, Valuations
 from sytq.errors import Fail
 from sytq.ledger.models import Wait
+from sytq.schedule import tick_id
 from sytq.states import SUCCEEDED
 from sytq.tasktypes.payload import encode
-from sytq.worker.loops.scheduler import origin, tick_id
+from sytq.worker.loops.scheduler import origin
 
 _MAIL = {"to": ["customer@post.example"], "subject": "Your order is on its way", "text": "It is."}
 _TICK = dt.timedelta(minutes=10)  # of the schedule `cleanup`

@@ -12,11 +12,11 @@ import structlog
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.errors import InvalidInput
-from sytq.ids import derived_id
 from sytq.ledger.models import ScheduleRow
 from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.observability import sentry
 from sytq.observability.metrics import Counter
+from sytq.schedule import tick_id
 from sytq.service.submission import Submitter
 from sytq.tasktypes.registry import Registry, Scheduled
 from sytq.worker.loops.loop import LeasedLoop
@@ -25,8 +25,6 @@ log = structlog.get_logger(__name__)
 
 _TICKS = Counter("sytq_schedule_ticks_total", "Ticks of schedules that were submitted.", ("schedule",))
 _INTERVAL = 0.5
-#: The "parent" of all ticks.
-_SERIES = "schedules"
 
 
 class Scheduler(LeasedLoop):
@@ -97,8 +95,3 @@ def schedule_of(task_id: str, request_id: str | None) -> str | None:
         return name if tick_id(name, dt.datetime.fromisoformat(tick)) == task_id else None
     except ValueError:
         return None
-
-
-def tick_id(name: str, tick: dt.datetime) -> str:
-    """Return the id of a tick's task."""
-    return derived_id(_SERIES, f"{name}:{tick.astimezone(dt.UTC).isoformat()}")

@@ -243,7 +243,7 @@ def test_text_that_a_browser_would_change_is_edited_as_json(text: str) -> None:
     assert form["payload.note~as"] == "json"
 
 
-def test_empty_text_null_and_absent_are_told_apart() -> None:
+def test_empty_text_null_and_absent_stay_different() -> None:
     for payload in ({}, {"note": None}, {"note": ""}, {"headers": {}}, {"items": []}, {"tree": None}, {"tree": {}}):
         form = prefill(_ORDER, payload, "payload")
         assert "payload~as" not in form

@@ -135,9 +135,10 @@ def test_form_without_scripts_submits_what_was_typed(guarded: Installation, admi
     assert json.loads(row.payload) == {"number": 7, "items": [{"sku": "a", "price": 1.5}, {"sku": "b", "price": 2.0}]}
     assert (row.type, row.priority, row.state, row.owner) == ("order", "high", "scheduled", "root")
     assert json.loads(row.metadata) == {"a": 1}
-    # The same form again is the same task; another one with its key is answered with it.
+    # The same form again is the same task; another one with its unique key is answered with it.
     assert admin.post("/types/order/new", form).headers["location"] == f"/dashboard/tasks/{task_id}"
-    other = admin.post("/types/order/new", form | {"payload.number": "8"})
+    changed = Form(admin.post("/types/order/new", form | {"payload.number": "8"}, status=422).body.decode()).data
+    other = admin.post("/types/order/new", changed)
     assert other.headers["location"] == f"/dashboard/tasks/{task_id}"
     assert guarded.rows("SELECT COUNT(*) FROM sytq_tasks WHERE type = 'order'") == [(1,)]
 
@@ -176,6 +177,22 @@ def test_form_of_an_earlier_task_has_its_payload(guarded: Installation, admin: B
     assert Form(admin.get(f"/types/count/new?from={task_id}")).data["payload.number"] == "5"
     browser(guarded, "bob", "read", "submit").get(f"/types/count/new?from={task_id}", status=404)
     admin.get(f"/types/order/new?from={task_id}", status=404)
+
+
+def test_secrets_of_an_earlier_task_stay_hidden_and_as_they_were(guarded: Installation, admin: Browser) -> None:
+    ann = browser(guarded, "ann", "read", "submit")
+    body = {"type": "default", "payload": {"api_key": "sk-abcdefgh1234", "n": 1}, "metadata": {"password": "hunter2"}}
+    task_id = guarded.request("POST", "/v2/tasks", body, ann.headers).json["id"]
+    page = ann.get(f"/types/default/new?from={task_id}")
+    assert "sk-abcdefgh1234" not in page
+    assert "hunter2" not in page
+    form = Form(page).data
+    form["payload"] = form["payload"].replace('"n": 1', '"n": 2')
+    row = guarded.row(ann.post("/types/default/new", form).headers["location"].rpartition("/")[2])
+    assert json.loads(row.payload) == {"api_key": "sk-abcdefgh1234", "n": 2}
+    assert json.loads(row.metadata) == {"password": "hunter2"}
+    bob = browser(guarded, "bob", "read", "submit")
+    bob.post("/types/default/new", {"like": task_id, "payload": "{}"}, status=404)
 
 
 def test_form_is_there_for_who_may_submit_the_type(guarded: Installation) -> None:
