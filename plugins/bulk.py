@@ -35,6 +35,11 @@ class Bulk(BaseModel):
     run_at: dt.datetime | None = None
 
 
+def _show(payload: Bulk, result: Any) -> dict[str, object]:
+    changed = f"{result['changed']:,} of {result['matched']:,}" if result else None
+    return {"action": payload.action, "query": payload.q, "by": payload.by, "changed": changed}
+
+
 class _Notes(BaseModel):
     """Progress: the counts so far, and the current batch."""
 
@@ -55,6 +60,7 @@ class _Notes(BaseModel):
     priority="high",
     internal=True,
     role="operation",
+    show=_show,
 )
 def bulk(ctx: Context, payload: Bulk) -> dict[str, Any]:
     """Cancel, retry, reschedule or delete all tasks that match a query."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, model_validator
 
 from sytq import AsyncContext, Declaration, Fail, Retry, task
+from sytq.blocks import Block, Code, Fields, Json
 from sytq.config import Section
 from sytq.config.masking import mask_text
 from sytq.config.values import Size, problem
@@ -50,7 +51,7 @@ class CommandType(Section):
 
 
 def _make(name: str, config: CommandType) -> Declaration:
-    return task(name, payload=payload_model(name, config.payload), config=CommandType)(_run)
+    return task(name, payload=payload_model(name, config.payload), config=CommandType, show=_show)(_run)
 
 
 command = TypeFactory("command", CommandType, _make)
@@ -88,6 +89,13 @@ async def _run(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
     if status:
         _give_up_or_wait(config, status, talk.words)
     return {"exit": status, "output": _readable(talk.output, config.max_output)}
+
+
+def _show(payload: BaseModel, result: Any) -> list[Block]:
+    if not isinstance(result, dict):
+        return []
+    output = result.get("output")
+    return [Fields({"exit status": result.get("exit")}), Code(output) if isinstance(output, str) else Json(output)]
 
 
 class _Talk(asyncio.SubprocessProtocol):

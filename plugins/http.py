@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, Field, model_validator
 
 from sytq import AsyncContext, Declaration, Fail, Retry, clock, task
+from sytq.blocks import Block, Code, Fields, Json
 from sytq.config import Section
 from sytq.config.values import problem
 from sytq.durations import Duration
@@ -62,7 +63,7 @@ class HttpType(Section):
 
 
 def _make(name: str, config: HttpType) -> Declaration:
-    return task(name, payload=payload_model(name, config.payload), config=HttpType)(_request)
+    return task(name, payload=payload_model(name, config.payload), config=HttpType, show=_show)(_request)
 
 
 http = TypeFactory("http", HttpType, _make)
@@ -102,6 +103,13 @@ async def _request(ctx: AsyncContext, payload: BaseModel) -> dict[str, Any]:
         raise Retry(after=retry_after(answer.headers.get("Retry-After"), clock.utc()), reason=reason)
     result = {"status": answer.status_code, "body": _readable(answer.text)}
     return result | {"cut": answer.cut} if answer.truncated else result
+
+
+def _show(payload: BaseModel, result: Any) -> list[Block]:
+    if not isinstance(result, dict):
+        return []
+    body = result.get("body")
+    return [Fields({"status": result.get("status")}), Code(body) if isinstance(body, str) else Json(body)]
 
 
 def fill_headers(template: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import BaseModel  # `sytq --help` imports this module, and pydantic is slow to import
 
+    from sytq.blocks import Link
+
 GROUP = "sytq.plugins"
 COMMANDS = "sytq.commands"
 
@@ -35,14 +37,14 @@ class DashboardPage:
 
     `read(ctx)` returns its blocks (`sytq.blocks`); `ctx` is a `DashboardContext` whose `parameters` are the query
     parameters that `parameters` lists. `actions[name](ctx, values)` runs when a caller with the scope `operate` presses
-    an `Action` with the path /x/<plugin>/<page>/<name>; it returns the sentence to show, or raises InvalidInput.
-    Reading needs the scope `scope`.
+    an `Action` with the path /x/<plugin>/<page>/<name>; it returns the sentence to show, or a `Link` to the page that
+    shows it, or raises InvalidInput. Reading needs the scope `scope`.
     """
 
     title: str
     read: Callable[[Any], Sequence[Any]]
     parameters: Sequence[str] = ()
-    actions: Mapping[str, Callable[[Any, Mapping[str, str]], str]] = field(default_factory=dict)
+    actions: Mapping[str, Callable[[Any, Mapping[str, str]], str | Link]] = field(default_factory=dict)
     scope: str = "read"
 
 

@@ -7,14 +7,16 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from sytq import AsyncContext, Backoff, Plugin, task
+from sytq import AsyncContext, Backoff, DashboardPage, Plugin, task
 from sytq.config import Settings
 
+from . import hosts_page
 from .config import WebhookSettings, warnings
 from .delivery import deliver
 from .explanations import EXPLANATIONS
 from .hosts import FailingHost
 from .payload import Webhook, own_policy
+from .task_page import panel, show
 from .verdict import retry_after
 
 __all__ = ["callback", "retry_after", "webhook"]
@@ -27,6 +29,14 @@ plugin = Plugin(
     migrations=Path(__file__).parent / "migrations",
     explanations=EXPLANATIONS,
     configurations=lambda runtime: [runtime.settings.of(WebhookSettings).webhook_configuration],
+    pages={
+        "hosts": DashboardPage(
+            "Webhook hosts",
+            hosts_page.hosts_page,
+            parameters=("q",),
+            actions={"pause": hosts_page.pause, "resume": hosts_page.resume, "test": hosts_page.test},
+        )
+    },
 )
 
 
@@ -48,6 +58,8 @@ _request = partial(
     timeout=_timeout,
     url=attrgetter("url"),
     order=attrgetter("ordering_key"),
+    show=show,
+    panel=panel,
 )
 
 

@@ -20,9 +20,10 @@ from sytq.executor.async_context import AsyncContext
 from sytq.executor.transaction import Transaction
 from sytq.ids import new_id
 from sytq.runtime import Runtime
-from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.middleware.retry import decide
+
+from .payload import test_body
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -57,7 +58,7 @@ def test(
     parts = open_runtime(file)
     declared = parts.registry.get("webhook")
     if body is None:
-        body = encode({"type": "test", "timestamp": int(clock.now()), "message": "a test delivery from sytq"})
+        body = test_body()
     payload = {"url": url, "method": method, "headers": dict(headers or []), "body": body}
     message_id = new_id()
     parts.submitter.prepare("webhook", payload, id=message_id)  # the same checks as on submission

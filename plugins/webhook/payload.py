@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sytq import Backoff
+from sytq import Backoff, clock
 from sytq.durations import Duration
 from sytq.errors import InvalidInput, OutboundRefused
 from sytq.http import check_headers, parse_url
+from sytq.tasktypes.payload import encode
 
 _Pause = Annotated[Duration, Field(ge=1, le=86_400)]
 
@@ -88,6 +89,11 @@ class Webhook(BaseModel):
         except UnicodeEncodeError:
             raise ValueError("half of a surrogate pair cannot be sent as UTF-8") from None
         return value
+
+
+def test_body() -> str:
+    """The body of a test delivery."""
+    return encode({"type": "test", "timestamp": int(clock.now()), "message": "a test delivery from sytq"})
 
 
 def own_policy(payload: Webhook, policy: Backoff) -> Backoff:

@@ -36,8 +36,13 @@ def of_answer(answer: Answer, sent: Mapping[str, str], keep: int) -> dict[str, A
     return known
 
 
+def without_query(text: str) -> str:
+    """A text with the queries of its URLs masked, and what else looks like a secret."""
+    return _QUERY.sub(rf"\1?{MASK}", mask_text(text))
+
+
 def _clean(text: str, secrets: list[str], most: int) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
-    text = _QUERY.sub(rf"\1?{MASK}", mask_text(text))[:most]
+    text = without_query(text)[:most]
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

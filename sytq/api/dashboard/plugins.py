@@ -21,7 +21,7 @@ from sytq.api.dashboard.navigation import Entry
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.rendering import Rendering
 from sytq.api.parts import Parts
-from sytq.blocks import Block, checked
+from sytq.blocks import Block, Link, checked
 from sytq.config.masking import masked
 from sytq.errors import Overloaded, SytqError
 from sytq.plugins import DashboardPage, Plugin
@@ -101,7 +101,8 @@ class PluginAction(PluginPage):
         values = {name: value for name, value in form.items() if name != "csrf"}
         req.context.audit_detail = " ".join(f"{name}={masked(name, value)}" for name, value in values.items())[:500]
         context = _context(self._parts, req.context.caller)
-        return Done(self._path, await self._parts.plugins.run(self._act, context, values))
+        said = await self._parts.plugins.run(self._act, context, values)
+        return Done(said.to, said.text) if isinstance(said, Link) else Done(self._path, said)
 
 
 def _pages(plugins: Sequence[Plugin]) -> Iterator[tuple[str, DashboardPage]]:
