@@ -87,9 +87,9 @@ def _row(name: str, state: LimiterState | None, since: dt.datetime | None) -> li
     values = {"host": host}
     pausing = Action("Pause", "/x/webhook/hosts/pause", values, (_REASON,))
     url = _url(host, "http" if host.endswith(":80") else "https")
-    trial = Action("Test", "/x/webhook/hosts/test", inputs=(Input("url", "URL", url),))
+    testing = Action("Test", "/x/webhook/hosts/test", inputs=(Input("url", "URL", url),))
     if state is None:
-        return [host, "not in use", since, *[None] * 6, pausing, trial]
+        return [host, "not in use", since, *[None] * 6, pausing, testing]
     is_closed = state.state == "closed"
     by = f" (by {state.by})" if state.by else ""
     return [
@@ -103,7 +103,7 @@ def _row(name: str, state: LimiterState | None, since: dt.datetime | None) -> li
         state.failures,
         None if state.took is None else Duration(state.took),
         pausing if is_closed else Action("Resume", "/x/webhook/hosts/resume", values, (_REASON,)),
-        trial,
+        testing,
     ]
 
 

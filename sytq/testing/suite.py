@@ -14,8 +14,12 @@ from typing import Any, ClassVar
 
 import structlog
 
+from sytq.api.dashboard.blocks import Shown, shown
+from sytq.blocks import checked
 from sytq.errors import InvalidInput
 from sytq.observability import logs
+from sytq.service.dashboard_context import DashboardContext
+from sytq.service.task_view import task_detail
 from sytq.states import RETRYING, SUCCEEDED
 from sytq.tasktypes.declaration import Declaration
 from sytq.tasktypes.payload import encode
@@ -80,8 +84,9 @@ class TypeSuite:
             state = self._started(harness, run)
             assert state == SUCCEEDED, f"{state}: {run.error}"
             for result in (None, run.result):
-                shown = harness.type.shown(json.loads(run.row.payload), result)
-                assert not shown.get("show", "").startswith("failed"), f"show {shown['show']}, of the result {result}"
+                texts = harness.type.shown(json.loads(run.row.payload), result)
+                assert not texts.get("show", "").startswith("failed"), f"show {texts['show']}, of the result {result}"
+                _on_the_dashboard(harness, run, result)
 
     def test_each_failure_has_its_class(self) -> None:
         with self.harness() as harness:
@@ -105,8 +110,9 @@ class TypeSuite:
             self._started(harness, run)
             row = run.row
             seen = {"result": row.result, "error": row.error, "progress": row.progress}
-            shown = " ".join(harness.type.shown(json.loads(row.payload), run.result).values())
-            self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail, "texts of `show`": shown})
+            texts = " ".join(harness.type.shown(json.loads(row.payload), run.result).values())
+            self._assert_hidden(seen | {"detail of the attempt": run.attempts[0].detail, "texts of `show`": texts})
+            self._assert_hidden({"blocks of the dashboard": str(_on_the_dashboard(harness, run, run.result))})
             self._assert_hidden({"log": log.getvalue()})
             calls = harness.http.calls
         # A peer's reply may appear in the attempt's detail, and nowhere else.
@@ -169,8 +175,18 @@ class TypeSuite:
     def _assert_hidden(self, seen: Mapping[str, str | None]) -> None:
         for where, text in seen.items():
             for number, secret in enumerate(self.secrets):
-                shown = secret in (text or "") or encode(secret)[1:-1] in (text or "")
-                assert not shown, f"secret number {number + 1} is in the {where}"
+                is_seen = secret in (text or "") or encode(secret)[1:-1] in (text or "")
+                assert not is_seen, f"secret number {number + 1} is in the {where}"
+
+
+def _on_the_dashboard(harness: Harness, run: Run, result: Any) -> list[Shown]:
+    """What the dashboard shows of the task. Raises what the type's `panel` raises."""
+    row, declared, runtime = run.row, harness.type, harness.runtime
+    found = list(declared.blocks(json.loads(row.payload), result))
+    if declared.panel is not None:
+        detail = task_detail(row, runtime.registry, None, None, runtime.ledger.histories([row.id])[row.id])
+        found += checked(declared.panel(DashboardContext(runtime, "test", None), detail | {"result": result}))
+    return shown(found)
 
 
 def _warn_renamed(old: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import http.server
 import inspect
 import json
@@ -12,6 +13,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ import pytest
 
 import sytq
 from sytq import testing
+from sytq.api.dashboard.blocks import shown
+from sytq.blocks import Fields, Markdown, Money, State
 from sytq.config import load
-from sytq.errors import ConfigError
+from sytq.errors import ConfigError, InvalidInput
 from sytq.plugins import COMMANDS, GROUP, load_file
 from sytq.tasktypes.registry import Registry, declared_in
 from sytq.testing import Harness
@@ -128,6 +132,15 @@ def test_examples_behave_as_their_text_says(tmp_path: Path) -> None:
     with Harness(declared("order")) as harness:
         assert harness.type.shown({"customer": "Ada"}, {"cents": 300}) == {"customer": "Ada", "price": "3.00 EUR"}
         assert harness.type.shown({"customer": "Ada"}, None) == {"customer": "Ada"}
+    with Harness(declared("offer")) as harness:
+        assert harness.type.blocks({"customer": "Ada", "text": "*Tea*"}, {"cents": 300}) == [
+            Fields({"customer": "Ada", "price": Money(Decimal(3), "EUR")}),
+            Markdown("*Tea*"),
+        ]
+        attempt = {"attempt": 1, "outcome": "done", "started_at": "2026-07-01T08:00:00.000Z"}
+        assert harness.type.panel is not None
+        _, table = harness.type.panel(None, {"attempts_made": [attempt]})
+        assert table.rows == [(1, State("done"), dt.datetime(2026, 7, 1, 8, tzinfo=dt.UTC))]
     with Harness(declared("look-up")) as harness:
         run = harness.submit({"key": "b"})
         assert (run.start(), run.error) == ("dead", "there is no 'b'")
@@ -135,6 +148,21 @@ def test_examples_behave_as_their_text_says(tmp_path: Path) -> None:
     assert str(stock.options.schedule) == str(sytq.Schedule(cron="0 3 * * *", timezone="Europe/Berlin"))
     with Harness(stock) as harness:
         assert "count-stock.dead" in harness.runtime.registry
+
+
+def test_page_of_the_dashboard_shows_and_does_what_its_text_says(tmp_path: Path) -> None:
+    file = tmp_path / "shelves_example.py"
+    file.write_text(example("DashboardPage("))
+    module = load_file(file)
+    page = module.plugin.pages["shelves"]
+    with Harness(declared_in(module)[0]) as harness:
+        context = sytq.DashboardContext(harness.runtime, "ada", None, {"only": "empty"})
+        _, table = page.read(context)
+        assert [row[:2] for row in table.rows] == [("salt", 0)]
+        assert page.actions["order"](context, {"item": "salt", "count": "3"}) == "salt is ordered."
+        with pytest.raises(InvalidInput, match="count: not a number"):
+            page.actions["order"](context, {"item": "salt", "count": "many"})
+        assert [block.kind for block in shown(page.read(context))] == ["links", "table"]
 
 
 def test_entry_points_are_in_the_groups_that_sytq_loads() -> None:
