@@ -20,8 +20,8 @@ from sytq.service.tree import Tree, tree
 from sytq.states import CANCELLED, DEAD, RETRYING, RUNNING, TERMINAL
 
 
-async def detail(parts: Parts, row: Task, live: Live | None) -> TaskDetail:
-    """All details of a task."""
+async def detail(parts: Parts, row: Task, live: Live | None, *, attempts: int | None = None) -> TaskDetail:
+    """All details of a task, with its latest `attempts` alone if a number is given."""
     asked = limiter = None
     inspection = parts.runtime.inspection
     with contextlib.suppress(RedisUnavailable, Overloaded):
@@ -30,6 +30,7 @@ async def detail(parts: Parts, row: Task, live: Live | None) -> TaskDetail:
         elif live is not None and live.state == RETRYING:
             limiter = await parts.redis.run(inspection.waits_for, row.id)
     history = await parts.data_loader.history(row.id)
+    history = history if attempts is None else history.latest(attempts)
     return task_detail(row, parts.runtime.registry, live, asked, history, limiter=limiter)
 
 

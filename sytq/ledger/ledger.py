@@ -26,11 +26,18 @@ _NOBODY = 0
 
 
 class History(NamedTuple):
-    """The attempts and steps of a task, each in order, and when the last of its dependencies ended, if it has any."""
+    """The attempts and steps of a task, each in order, and when the last of its dependencies ended, if it has any;
+    `left_out` is the number of earlier attempts that are not here."""
 
     attempts: list[Attempt]
     steps: list[Step]
     released_at: dt.datetime | None
+    left_out: int = 0
+
+    def latest(self, attempts: int) -> History:
+        """The history with at most so many attempts."""
+        kept = self.attempts[-attempts:]
+        return self._replace(attempts=kept, left_out=len(self.attempts) - len(kept))
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from sytq.broker.state_index import Live
 from sytq.broker.waits import WAITS
 from sytq.durations import format_duration
+from sytq.ledger.ledger import History
 from sytq.ledger.models import Attempt, Task
 from sytq.ledger.values import from_ms, iso, naive, parsed
 from sytq.service.live_state import current
@@ -79,22 +80,14 @@ def span_view(span: Span) -> SpanView:
     }
 
 
-def spans(
-    task: Task,
-    live: Live | None,
-    attempts: Sequence[Attempt],
-    *,
-    released_at: dt.datetime | None = None,
-    limiter: str | None = None,
-) -> list[Span]:
-    """The spans in order, a permit's behind the running one that it lies in.
-
-    `released_at` is when the last of the task's dependencies ended, `limiter` the one that it waits for now.
-    """
+def spans(task: Task, live: Live | None, history: History, limiter: str | None = None) -> list[Span]:
+    """The spans in order, a permit's behind the running one that it lies in; `limiter` is waited for now."""
     found: list[Span] = []
+    started = [attempt for attempt in history.attempts if attempt.started_at]
     cursor, before = _utc(task.created_at), None
-    started = [attempt for attempt in attempts if attempt.started_at]
-    life = _Life(task, released_at, any(attempt.next_at for attempt in started))
+    if history.left_out and started:
+        cursor = started[0].started_at or cursor
+    life = _Life(task, history.released_at, any(attempt.next_at for attempt in started))
     for attempt, after in itertools.zip_longest(started, started[1:]):
         found += life.waits(cursor, attempt.started_at, before, attempt.attempt, _waits(attempt).get("queued_ms"))
         end = attempt.finished_at or (after.started_at if after else None)
@@ -226,7 +219,7 @@ def _utc(moment: dt.datetime | None) -> dt.datetime | None:
 
 
 def _waits(attempt: Attempt) -> dict[str, Any]:
-    detail = parsed(attempt.detail)
+    detail = parsed(attempt.detail) if attempt.detail and WAITS in attempt.detail else None
     waits = detail.get(WAITS) if isinstance(detail, dict) else None
     return waits if isinstance(waits, dict) else {}
 

@@ -153,7 +153,6 @@ def task_detail(
     """
     callback = _object(parsed(task.callback))
     attempts, steps = history.attempts, history.steps
-    life = spans(task, live, attempts, released_at=history.released_at, limiter=limiter)
     timeline = sorted(_moments(task, attempts, steps), key=lambda moment: moment[0])
     detail: TaskDetail = {
         **task_view(task, registry, live),  # type: ignore[typeddict-item]  # what may be missing is set below
@@ -164,7 +163,7 @@ def task_detail(
         "attempts_made": [_attempt(attempt) for attempt in attempts],
         "steps": [_step(step, contents) for step in steps],
         "timeline": [{"at": iso(at), "event": said} for at, said in timeline],
-        "spans": [span_view(span) for span in life],
+        "spans": [span_view(span) for span in spans(task, live, history, limiter)],
         "explanation": explanation(task.error, registry.plugins),
     }
     if contents:
@@ -227,7 +226,7 @@ def _attempt(attempt: Attempt) -> AttemptView:
 def _own_detail(attempt: Attempt) -> Any:
     """What the task type recorded; what the attempt waited for is shown by the spans."""
     detail = parsed(attempt.detail)
-    if not isinstance(detail, dict) or WAITS not in detail:
+    if attempt.detail is None or WAITS not in attempt.detail or not isinstance(detail, dict):
         return detail
     return {name: value for name, value in detail.items() if name != WAITS} or None
 
@@ -256,7 +255,7 @@ def _moments(task: Task, attempts: Sequence[Attempt], steps: Sequence[Step]) -> 
             why = f": {attempt.error}" if attempt.error else ""
             yield attempt.finished_at, f"attempt {attempt.attempt} ended, {attempt.outcome}{why}"
             if detail := _own_detail(attempt):
-                said = encode(detail) if WAITS in str(attempt.detail) else attempt.detail
+                said = encode(detail) if attempt.detail and WAITS in attempt.detail else attempt.detail
                 yield attempt.finished_at, f"attempt {attempt.attempt} details: {said}"
     for step in steps:
         again = f", interrupted {step.interrupted} times" if step.interrupted else ""

@@ -8,8 +8,10 @@ from typing import Any
 
 from sytq.broker.state_index import Live
 from sytq.broker.waits import WAITS
+from sytq.ledger.ledger import History
 from sytq.ledger.models import Attempt, Task
-from sytq.service.task_timeline import Span, span_view, spans, summary
+from sytq.service import task_timeline
+from sytq.service.task_timeline import Span, span_view, summary
 
 T0 = dt.datetime(2026, 11, 29, 12)
 
@@ -48,6 +50,17 @@ def live(
 ) -> Live:
     queued_ms = None if queued is None else ms(queued)
     return Live(state, "plain", "q", "normal", 1, ms(start), "w2", parked, suspect, queued_ms=queued_ms)
+
+
+def spans(
+    task: Task,
+    state: Live | None,
+    attempts: list[Attempt],
+    *,
+    released_at: dt.datetime | None = None,
+    limiter: str | None = None,
+) -> list[Span]:
+    return task_timeline.spans(task, state, History(attempts, [], released_at), limiter)
 
 
 def seen(found: list[Span]) -> list[tuple[str, float, float | None, str | None]]:
@@ -161,3 +174,10 @@ def test_the_summary_adds_up_what_the_task_waited_for() -> None:
     assert summary(map(span_view, found)) == (
         "waiting for a worker 2s; running 3.5s; waiting for provider:a 29s; waiting for its next attempt 8s"
     )
+
+
+def test_latest_attempts_alone_begin_with_the_first_of_them() -> None:
+    every = [attempt(n, 10 * n, 10 * n + 1, "failed", next_at=10 * n + 10) for n in range(1, 5)]
+    history = History(every, [], None).latest(2)
+    found = task_timeline.spans(row("dead", 41), None, history)
+    assert [(s.kind, s.attempt) for s in found] == [("running", 3), ("retry", 4), ("running", 4)]

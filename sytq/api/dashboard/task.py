@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import falcon
@@ -13,7 +14,7 @@ from sytq.api import task_control
 from sytq.api.body import parse_object
 from sytq.api.caller import Caller
 from sytq.api.dashboard import plugins, waterfall
-from sytq.api.dashboard.blocks import Shown, json_text
+from sytq.api.dashboard.blocks import json_text
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.rendering import Rendering, base_path
 from sytq.api.dashboard.resubmission import FROM, commands, editable, unmasked
@@ -31,6 +32,7 @@ from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL
 from sytq.tasktypes.payload import validated
 
 _MAX_NODES, _MAX_ATTEMPTS, _MAX_STEPS = 200, 50, 100
+_MAX_TEXTS = 50_000  # characters of the details of attempts, and of the results of steps
 _NO_REDIS = "Redis does not answer: the state is the one in the database, and may be older."
 
 
@@ -47,7 +49,7 @@ class TaskPage(Page):
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         try:
             row, live = await self._control.known(req, path["task_id"])
-            task = await task_control.detail(self._parts, row, live)
+            task = await task_control.detail(self._parts, row, live, attempts=_MAX_ATTEMPTS)
         except (DatabaseUnavailable, Overloaded) as error:
             return await self._of_redis(req, path["task_id"], error)
         caller: Caller = req.context.caller
@@ -58,10 +60,10 @@ class TaskPage(Page):
         )
         is_old = row.state not in TERMINAL and live is None and self._parts.data_loader.is_redis_away
         registry = self._parts.runtime.registry
-        steps = task["steps"][:_MAX_STEPS]
         return {
             "task": task,
             "missing": [_NO_REDIS] if is_old else [],
+            "is_cut": len(task["attempts_made"]) == _MAX_ATTEMPTS,
             "rows": waterfall.rows(task["spans"]),
             "axis": waterfall.WIDTH,
             "next_at": _next_at(row, live),
@@ -70,8 +72,8 @@ class TaskPage(Page):
             "payload": [json_text(task["payload"])],
             "result": [json_text(task["result"])] if task["result"] is not None else [],
             "metadata": [json_text(task["metadata"])] if task["metadata"] else [],
-            "attempts": [(one, _json(one["detail"])) for one in reversed(task["attempts_made"][-_MAX_ATTEMPTS:])],
-            "steps": [(one, _json(one["value"])) for one in steps],
+            "attempts": _with_texts(task["attempts_made"][::-1], "detail"),
+            "steps": _with_texts(task["steps"][:_MAX_STEPS], "value"),
             "tree": tree,
             "has_resubmission": task["type"] in registry and not registry.get(task["type"]).internal,
             "can": _changes(task, row, live),
@@ -92,6 +94,8 @@ class TaskPage(Page):
 
 class _Action(TaskPage):
     """A button of the page: what goes wrong is shown on the page."""
+
+    scopes: ClassVar = {"POST": "operate"}
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         return Done(f"/tasks/{path['task_id']}", await self._change(req, form, path["task_id"]))
@@ -191,8 +195,14 @@ def _next_at(row: Task, live: Live | None) -> Any:
     return row.scheduled_at if current(row, live).state in (SCHEDULED, RETRYING) and row.held is None else None
 
 
-def _json(value: Any) -> Shown | None:
-    return None if value is None else json_text(value)
+def _with_texts(found: Sequence[Any], name: str) -> list[tuple[Any, str | None]]:
+    """Each with the text of its value of this name; of many long ones the first."""
+    left, texts = _MAX_TEXTS, []
+    for one in found:
+        text = None if one[name] is None else json_text(one[name]).value["text"] if left > 0 else "see As JSON"
+        left -= len(text or "")
+        texts.append((one, text))
+    return texts
 
 
 def _root(req: falcon.asgi.Request) -> str:
