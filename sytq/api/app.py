@@ -70,7 +70,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     users = users_of(settings)
     credentials = Credentials(users, settings.auth.realm, ApiKeys(parts.database), sql)
     sessions = Sessions(credentials, of_settings(settings, users, parts.database), sql)
-    shared = Parts(parts, submission, data_loader, task_watcher, Search(parts.database), sessions, sql, redis, plugins)
+    search = Search(parts.database)
+    shared = Parts(parts, submission, data_loader, task_watcher, search, ledger_check, sessions, sql, redis, plugins)
 
     app = RequestContext(
         max_body=settings.api.max_body,
@@ -96,7 +97,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     comparison = parts.comparison()
     scrape = Scrape(sytq.__version__, settings, parts.ledger, parts.inspection, parts.cards, comparison, ledger_check)
     app.add_route("/metrics", Metrics(scrape, redis))
-    ready = Ready(shared, ledger_check)
+    ready = Ready(shared)
     app.add_route("/healthz/ready", ready)
     app.add_middleware([ready, Presence(shared, sytq.__version__, comparison)])
     return app

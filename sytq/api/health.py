@@ -21,7 +21,7 @@ from sytq.broker.rights import check_rights
 from sytq.errors import DatabaseUnavailable, RedisRefused, RedisUnavailable
 from sytq.ledger.values import iso, utcnow
 from sytq.service.hold import held
-from sytq.service.ledger_check import OK, LedgerCheck
+from sytq.service.ledger_check import OK
 from sytq.service.prometheus import Scrape
 
 log = structlog.get_logger(__name__)
@@ -62,9 +62,8 @@ class Live(Health):
 class Ready:
     """GET /healthz/ready: both stores answer, accept writes and grant every right; 503 says which store does not."""
 
-    def __init__(self, parts: Parts, ledger_check: LedgerCheck) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._ledger_check = ledger_check
         self._held = ""
         self._checks: dict[str, tuple[float, asyncio.Task[str]]] = {}
         self._logged = {"database": "ok", "redis": "ok"}
@@ -121,7 +120,7 @@ class Ready:
             return f"check failed: {type(error).__name__}"
 
     async def _database(self) -> str:
-        state = await self._parts.sql.run(self._ledger_check.state)
+        state = await self._parts.sql.run(self._parts.ledger_check.state)
         if state == OK:
             with suppress(DatabaseUnavailable):
                 self._held = await self._parts.sql.run(held, self._parts.runtime.database)

@@ -12,6 +12,7 @@ from sytq.api.task_watcher import TaskWatcher
 from sytq.api.threads import Threads
 from sytq.ledger.search import Search
 from sytq.runtime import Runtime
+from sytq.service.ledger_check import LedgerCheck
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Parts:
     data_loader: DataLoader
     task_watcher: TaskWatcher
     search: Search
+    ledger_check: LedgerCheck
     sessions: Sessions
     sql: Threads
     redis: Threads

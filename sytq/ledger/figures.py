@@ -18,6 +18,9 @@ RANGES = {"hour": (HOUR, MINUTE), "day": (24 * HOUR, TEN_MINUTES), "week": (7 * 
 #: Whole minutes that a rate is the mean of.
 RATE_MINUTES = 5
 
+#: A type, and the queue and priority that its rows say; other languages may say none ("").
+Place = tuple[str, str, str]
+
 _COUNTS = (Figure.accepted, Figure.succeeded, Figure.dead, Figure.cancelled, Figure.retries, Figure.ran)
 _SUMS = [peewee.fn.SUM(column) for column in (*_COUNTS, Figure.waiting_seconds, Figure.running_seconds)]
 
@@ -65,12 +68,19 @@ class Figures:
         found = {int(since): Counts.of(tuple(sums)) for since, *sums in self._rows(query)}
         return {since: found.get(since) or Counts() for since in range(first, last + span, span)}
 
-    def lately(self, *, owner: str | None = None) -> dict[tuple[str, str, str], Counts]:
-        """Return the counts of the last RATE_MINUTES whole minutes, by type, queue and priority as rows say them."""
+    def lately(self, *, owner: str | None = None) -> dict[Place, Counts]:
+        """Return the counts of the last RATE_MINUTES whole minutes."""
         until = _floor(_now(), MINUTE)
+        return self._by_place(MINUTE, until - RATE_MINUTES * MINUTE, until, owner)
+
+    def of_a_day(self, *, owner: str | None = None) -> dict[Place, Counts]:
+        """Return the counts of the last 24 hours, to ten minutes."""
+        now = _now()
+        return self._by_place(TEN_MINUTES, _floor(now - 24 * HOUR, TEN_MINUTES), now, owner)
+
+    def _by_place(self, span: int, since: int, until: int, owner: str | None) -> dict[Place, Counts]:
         key = (Figure.type, Figure.queue, Figure.priority)
-        query = self._query(*key, span=MINUTE, since=until - RATE_MINUTES * MINUTE, owner=owner)
-        rows = self._rows(query.where(Figure.since < until))
+        rows = self._rows(self._query(*key, span=span, since=since, owner=owner).where(Figure.since < until))
         return {(name, queue, priority): Counts.of(tuple(sums)) for name, queue, priority, *sums in rows}
 
     def _query(self, *key: Any, span: int, since: int, owner: str | None) -> Any:

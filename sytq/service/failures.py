@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
+import peewee
 from typing_extensions import TypedDict
 
 from sytq.errors import InvalidInput
 from sytq.ledger.failures import PERIODS, Cause, Failures, begin
-from sytq.ledger.values import iso
+from sytq.ledger.values import iso, utcnow
 from sytq.states import DEAD, RETRYING
 
 
@@ -55,6 +58,11 @@ def failures(known: Failures, period: str, *, owner: str | None = None, type_nam
         "failures": [_view(cause, DEAD, within) for cause in dead],
         "retrying": [_view(cause, RETRYING, "") for cause in retrying],
     }
+
+
+def died_within_an_hour(database: peewee.Database, owner: str | None) -> int:
+    """How many tasks died within the last hour and are dead. Raises DatabaseUnavailable."""
+    return Failures(database).count(utcnow() - dt.timedelta(hours=1), owner=owner)
 
 
 def _view(cause: Cause, state: str, within: str) -> CauseView:

@@ -77,6 +77,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "sytq/executor/*.py": "the outcome of an acknowledgement, as it is on the wire",
         "sytq/api/v2/*.py": "the resource of the path",
         "sytq/service/status.py": "the entries of sytq/broker that it describes",
+        "sytq/service/condition.py": "a check of `sytq doctor --json`",
         "sytq/cli/*": "the command, and a check of `sytq doctor --json`",
         "docs/cli.md": "a check of `sytq doctor --json`",
         "docs/metrics.md": "what the metric counts",

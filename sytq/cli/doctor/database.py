@@ -21,7 +21,7 @@ from sytq.ledger.models import ApiKey, Pause, ScheduleRow
 from sytq.ledger.schedules import AHEAD, Schedules
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
-from sytq.service import ledger_check
+from sytq.service import condition, ledger_check
 from sytq.service.hold import held
 
 _TIMEOUT = 2.0
@@ -58,18 +58,12 @@ def database(settings: Settings) -> Iterator[Finding]:
 def _hold(base: peewee.Database) -> Iterator[Finding]:
     with base.bind_ctx([Pause]):
         since = held(base)
-    if since:
-        todo = "`sytq hold show` says what would run, docs/runbook.md what to do; `sytq hold off` ends the hold"
-        yield Finding("hold", WARN, f"the service is held {since}", todo)
+    yield from condition.hold(since)
 
 
 def _writes(base: peewee.Database) -> Finding:
     """Say whether a submission would be taken, as the readiness of the API says."""
-    state = ledger_check.look(base, lambda: [])
-    if state == ledger_check.OK:
-        return Finding("database writes", OK, "a submission would be taken")
-    todo = "see docs/runbook.md, The database is down, for what it says; until then no task is accepted"
-    return Finding("database writes", FAIL, state, todo)
+    return condition.database(ledger_check.look(base, lambda: []))
 
 
 def _schedules(base: peewee.Database) -> Iterator[Finding]:

@@ -5,27 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import peewee
 
 from sytq.config import Settings
 from sytq.config.masking import mask_text
 from sytq.errors import SytqError
+from sytq.service.finding import FAIL as FAIL
+from sytq.service.finding import OK as OK
+from sytq.service.finding import WARN as WARN
+from sytq.service.finding import Finding as Finding
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 #: Seconds for all findings of one check; a check that takes longer is reported and abandoned.
 DEADLINE = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding: `said` describes it, `todo` suggests a fix unless the verdict is ok."""
-
-    check: str
-    verdict: str
-    said: str
-    todo: str = ""
 
 
 Check = Callable[[Settings], Iterator[Finding]]

@@ -8,12 +8,10 @@ from sytq.broker.connection import Redis
 from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Finding
-from sytq.cli.output import age
 from sytq.config import Settings
 from sytq.errors import ConfigError, RedisUnavailable
+from sytq.service import condition
 from sytq.tasktypes.registry import Registry
-
-_BEHIND_WARN, _BEHIND_FAIL = 5.0, 60.0
 
 
 def plugins(settings: Settings) -> Iterator[Finding]:
@@ -39,19 +37,5 @@ def workers(settings: Settings) -> Iterator[Finding]:
     except RedisUnavailable:
         yield Finding("workers", WARN, "unknown while Redis is unavailable", "see the check of redis")
         return
-    alive = [worker for worker in known if worker.age <= settings.worker.liveness]
-    lost = len(known) - len(alive)
-    if not alive:
-        yield Finding("workers", WARN, "no worker is alive: tasks are accepted and wait", "start `sytq worker`")
-    elif lost:
-        todo = "check their logs: they vanished within the last hour without a shutdown; their tasks run elsewhere"
-        yield Finding("workers", WARN, f"{len(alive)} alive, {lost} lost", todo)
-    else:
-        yield Finding("workers", OK, f"{len(alive)} alive")
-    said = f"{unwritten.count} events wait, the oldest for {age(unwritten.age)}" if unwritten.count else "up to date"
-    verdict = FAIL if unwritten.age > _BEHIND_FAIL else WARN if unwritten.age > _BEHIND_WARN else OK
-    todo = "" if verdict == OK else "the recorder runs in a worker: check the worker's log, and the database"
-    yield Finding("recorder", verdict, said, todo)
-    if unwritten.set_aside:
-        said = f"{unwritten.set_aside} messages or events could not be decoded or recorded"
-        yield Finding("unreadable", WARN, said, "see `sytq dead unreadable`")
+    yield condition.workers(known, settings.worker.liveness)
+    yield from condition.recorder(unwritten)
