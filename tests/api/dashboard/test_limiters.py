@@ -11,28 +11,28 @@ from tests.installation import Installation
 NAME = "host:<b>.example:443"
 
 
-def test_limiter_is_paused_listed_and_resumed(guarded: Installation, admin: Browser) -> None:
+def test_limiter_is_paused_listed_and_resumed(staffed: Installation, admin: Browser) -> None:
     path = f"/limiters/one?name={quote(NAME)}"
     assert "No task has used it" in admin.get(path)
     pause = path.replace("/one", "/one/pause")
     assert "say why" in admin.post(pause, {"why": ""}, status=400).body.decode()
     page = admin.follow(admin.post(pause, {"why": "they <move>"}))
     assert "they &lt;move&gt;" in page
-    limiter = guarded.runtime.inspection.limiter(NAME)
+    limiter = staffed.runtime.inspection.limiter(NAME)
     assert limiter is not None
     assert (limiter.state, limiter.reason) == ("paused", "they <move>")
     page = admin.get("/limiters")
     assert "host:&lt;b&gt;.example:443" in page
     assert "they &lt;move&gt;" in page
-    [(detail,)] = guarded.rows("SELECT detail FROM sytq_audit ORDER BY id DESC LIMIT 1")
+    [(detail,)] = staffed.rows("SELECT detail FROM sytq_audit ORDER BY id DESC LIMIT 1")
     assert detail == f"{NAME}: they <move>"
     resume = path.replace("/one", "/one/resume")
     assert "is resumed; it was paused" in admin.follow(admin.post(resume, {}))
     assert "was not paused" in admin.follow(admin.post(resume, {}))
 
 
-def test_filter_finds_a_few_among_thousands(guarded: Installation, admin: Browser) -> None:
-    limiters = guarded.runtime.limiters
+def test_filter_finds_a_few_among_thousands(staffed: Installation, admin: Browser) -> None:
+    limiters = staffed.runtime.limiters
     for n in range(300):
         limiters.pause(f"host:h{n}.example:443", "test", "many")
     page = admin.get("/limiters")
@@ -44,17 +44,17 @@ def test_filter_finds_a_few_among_thousands(guarded: Installation, admin: Browse
 
 
 def test_holders_are_shown_to_who_may_see_them(
-    guarded: Installation, admin: Browser, log_in: Callable[..., Browser]
+    staffed: Installation, admin: Browser, log_in: Callable[..., Browser]
 ) -> None:
-    limiters = guarded.runtime.limiters
+    limiters = staffed.runtime.limiters
     limiters.pause("provider:crowd", "test", "so that the task waits")
-    task = guarded.runtime.submitter.prepare("called", {"port": 1, "name": "x"}, owner="bob")
-    guarded.runtime.submitter.submit([task])
-    guarded.wait_state(task.id, "retrying")
+    task = staffed.runtime.submitter.prepare("called", {"port": 1, "name": "x"}, owner="bob")
+    staffed.runtime.submitter.submit([task])
+    staffed.wait_state(task.id, "retrying")
     path = "/limiters/one?name=provider:crowd"
     assert f"/dashboard/tasks/{task.id}" in admin.get(path)
     assert task.id not in log_in("ann", "read").get(path)
-    guarded.runtime.operator.cancel(task.id, "test")
+    staffed.runtime.operator.cancel(task.id, "test")
     limiters.resume("provider:crowd")
 
 

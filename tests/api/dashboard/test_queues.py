@@ -13,32 +13,32 @@ from tests.servers import RedisServer
 Make = Callable[..., Installation]
 
 
-def test_list_has_every_queue_with_its_depths(guarded: Installation, admin: Browser) -> None:
+def test_list_has_every_queue_with_its_depths(staffed: Installation, admin: Browser) -> None:
     page = admin.get("/queues")
-    for queue in guarded.runtime.registry.queues:
+    for queue in staffed.runtime.registry.queues:
         assert f'href="/dashboard/queues/{queue}"' in page
     admin.get("/queues/nonsense", status=404)
 
 
-def test_queue_is_paused_by_its_types_and_resumed(guarded: Installation, admin: Browser) -> None:
-    names = sorted(declared.name for declared in guarded.runtime.registry if declared.queue == "deadly")
+def test_queue_is_paused_by_its_types_and_resumed(staffed: Installation, admin: Browser) -> None:
+    names = sorted(declared.name for declared in staffed.runtime.registry if declared.queue == "deadly")
     assert "say why" in admin.post("/queues/deadly/pause", {"why": ""}, status=400).body.decode()
     page = admin.follow(admin.post("/queues/deadly/pause", {"why": "a <bad> day"}))
     assert f"Paused: {', '.join(names)}" in page
     assert "a &lt;bad&gt; day" in page
-    assert guarded.runtime.inspection.paused() == names
+    assert staffed.runtime.inspection.paused() == names
     assert "deadly" in admin.get("/queues").split("paused</span>")[1]
-    [(what, detail)] = guarded.rows("SELECT about, detail FROM sytq_audit ORDER BY id DESC LIMIT 1")
+    [(what, detail)] = staffed.rows("SELECT about, detail FROM sytq_audit ORDER BY id DESC LIMIT 1")
     assert (what, detail) == ("/dashboard/queues/deadly/pause", "a <bad> day")
     assert f"Resumed: {', '.join(names)}" in admin.follow(admin.post("/queues/deadly/resume", {}))
-    assert guarded.runtime.inspection.paused() == []
+    assert staffed.runtime.inspection.paused() == []
 
 
-def test_only_admins_pause_a_queue(guarded: Installation, log_in: Callable[..., Browser]) -> None:
+def test_only_admins_pause_a_queue(staffed: Installation, log_in: Callable[..., Browser]) -> None:
     operator = log_in("ann", "read", "operate", "submit")
     assert "/queues/deadly/pause" not in operator.get("/queues/deadly")
     operator.post("/queues/deadly/pause", {"why": "mine"}, status=403)
-    assert guarded.runtime.operator.pauses() == []
+    assert staffed.runtime.operator.pauses() == []
 
 
 @pytest.mark.faults

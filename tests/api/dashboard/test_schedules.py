@@ -18,7 +18,7 @@ from tests.servers import RedisServer
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Installation]:
+def staffed(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Installation]:
     """The API with a schedule in Berlin, without a worker."""
     folder: Path = tmp_path_factory.mktemp("schedules")
     nightly = {"type": "plain", "cron": "0 3 * * *", "timezone": "Europe/Berlin"}
@@ -40,35 +40,35 @@ def test_next_runs_are_shown_in_their_zone_and_in_utc(admin: Browser) -> None:
 
 
 def test_last_run_leads_to_its_task_for_who_may_see_it(
-    guarded: Installation, admin: Browser, log_in: Callable[..., Browser]
+    staffed: Installation, admin: Browser, log_in: Callable[..., Browser]
 ) -> None:
     tick = dt.datetime(2026, 7, 1, 1, tzinfo=dt.UTC)
-    schedules = Schedules(guarded.runtime.database)
+    schedules = Schedules(staffed.runtime.database)
     schedules.begin("nightly", tick, "0 3 * * * Europe/Berlin")
-    task = guarded.prepare("plain", "nightly", id=tick_id("nightly", tick))
-    guarded.runtime.submitter.submit([task])
+    task = staffed.prepare("plain", "nightly", id=tick_id("nightly", tick))
+    staffed.runtime.submitter.submit([task])
     assert f"/dashboard/tasks/{task.id}" in admin.get("/schedules")
     assert task.id not in log_in("ann", "read").get("/schedules")
 
 
-def test_trigger_submits_one_task_for_one_form(guarded: Installation, admin: Browser) -> None:
+def test_trigger_submits_one_task_for_one_form(staffed: Installation, admin: Browser) -> None:
     page = admin.get("/schedules/nightly/trigger")
     assert "&lt;nightly&gt;" in page
     form = Form(page).data
     first, second = (admin.post("/schedules/nightly/trigger", form).headers["location"] for _ in range(2))
     assert first == second
-    task = guarded.row(first.rpartition("/")[2])
+    task = staffed.row(first.rpartition("/")[2])
     assert json.loads(task.payload)["name"] == "<nightly>"
-    [(detail,)] = guarded.rows("SELECT detail FROM sytq_audit WHERE about LIKE '%trigger' ORDER BY id LIMIT 1")
+    [(detail,)] = staffed.rows("SELECT detail FROM sytq_audit WHERE about LIKE '%trigger' ORDER BY id LIMIT 1")
     assert detail == task.id
     again = admin.post("/schedules/nightly/trigger", Form(admin.get("/schedules/nightly/trigger")).data)
     assert again.headers["location"] != first
 
 
-def test_pause_needs_a_reason_and_ends_with_resume(guarded: Installation, admin: Browser) -> None:
+def test_pause_needs_a_reason_and_ends_with_resume(staffed: Installation, admin: Browser) -> None:
     assert "say why" in admin.post("/schedules/nightly/pause", {"why": ""}, status=400).body.decode()
     assert "the night off" in admin.follow(admin.post("/schedules/nightly/pause", {"why": "the night off"}))
-    assert Schedules(guarded.runtime.database).rows()["nightly"].paused_why == "the night off"
+    assert Schedules(staffed.runtime.database).rows()["nightly"].paused_why == "the night off"
     assert "nightly is resumed" in admin.follow(admin.post("/schedules/nightly/resume", {}))
     admin.post("/schedules/nonsense/pause", {"why": "x"}, status=404)
 

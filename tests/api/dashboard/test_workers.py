@@ -10,17 +10,17 @@ from tests.servers import poll
 
 
 def test_worker_is_shown_with_what_it_runs(
-    guarded: Installation, admin: Browser, log_in: Callable[..., Browser]
+    staffed: Installation, admin: Browser, log_in: Callable[..., Browser]
 ) -> None:
-    guarded.hold("mine", "theirs")
-    mine = guarded.submit("gentle", "mine", owner="ann")
-    theirs = guarded.submit("gentle", "theirs", owner="bob")
+    staffed.hold("mine", "theirs")
+    mine = staffed.submit("gentle", "mine", owner="ann")
+    theirs = staffed.submit("gentle", "theirs", owner="bob")
     for task in (mine, theirs):
-        guarded.wait_state(task, "running")
+        staffed.wait_state(task, "running")
     # Its card travels with the heartbeat.
     poll(lambda: "alive" in admin.get("/workers"), message="the worker is alive")
     page = admin.get("/workers")
-    (worker,) = guarded.request("GET", "/v2/workers", headers=admin.headers).json["workers"]
+    (worker,) = staffed.request("GET", "/v2/workers", headers=admin.headers).json["workers"]
     assert str(worker["pid"]) in page
     assert worker["memory_bytes"] > 16 * 2**20
     assert " MiB</td>" in page
@@ -28,14 +28,14 @@ def test_worker_is_shown_with_what_it_runs(
     seen = log_in("ann", "read").get("/workers")
     assert f"/dashboard/tasks/{mine}" in seen
     assert theirs not in seen
-    guarded.release("mine", "theirs")
+    staffed.release("mine", "theirs")
     for task in (mine, theirs):
-        guarded.wait_state(task, "succeeded")
+        staffed.wait_state(task, "succeeded")
     poll(lambda: "No task runs." in admin.get("/workers"), message="nothing runs")
 
 
-def test_worker_that_left_within_the_hour_is_greyed(guarded: Installation, admin: Browser) -> None:
-    redis, keys = guarded.runtime.redis, guarded.runtime.keys
+def test_worker_that_left_within_the_hour_is_greyed(staffed: Installation, admin: Browser) -> None:
+    redis, keys = staffed.runtime.redis, staffed.runtime.keys
     redis.ask("ZADD", keys.workers, round((redis.time() - 600) * 1000), "old-1-aa")
     page = admin.get("/workers")
     redis.ask("ZREM", keys.workers, "old-1-aa")
