@@ -84,7 +84,7 @@ class Auth:
             if req.path != LOGIN:
                 req.context.caller = await self._authenticated(req, resp, client)
                 await self._quota.request(req, req.context.caller)
-        elif not is_local(client) or names_remote_client(req.scope["headers"]) or not _is_own_name(req.host):
+        elif not is_local(client) or not _is_own_name(req.host) or (is_page(req.path) and _is_proxied(req)):
             raise falcon.HTTPForbidden(description=_LOOPBACK_ONLY)
 
     async def _authenticated(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, client: object) -> Caller:
@@ -158,6 +158,13 @@ def _is_open(path: str) -> bool:
 def _is_browser_at_root(req: falcon.asgi.Request) -> bool:
     """Whether `/` leads to the dashboard."""
     return req.path == "/" and req.method in _SAFE and "text/html" in (req.get_header("Accept") or "")
+
+
+def _is_proxied(req: falcon.asgi.Request) -> bool:
+    """Whether a proxy on this machine says that it serves another one. The API cannot refuse that: proxies that ask for
+    credentials themselves have always been in front of it. The field can only take rights away.
+    """
+    return names_remote_client(req.scope["headers"])
 
 
 def _scope(resource: object, method: str) -> str:

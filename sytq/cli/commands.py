@@ -44,6 +44,7 @@ OWN = {
     "types": Command("Administration", "sytq.cli.types:app", "Pause and resume task types."),
     "schedules": Command("Administration", "sytq.cli.schedules:app", "List, pause, resume and trigger schedules."),
     "key": Command("Administration", "sytq.cli.key:app", "Create, list, revoke and rotate API keys."),
+    "session": Command("Administration", "sytq.cli.session:app", "List and end the sessions of the dashboard."),
     "audit": Command("Administration", "sytq.cli.audit:audit", "Show who changed what."),
     "plugin": Command("Integrations", "sytq.cli.plugin:app", "List, create and check task types."),
     "openapi": Command("Integrations", "sytq.cli.openapi:openapi", "Print the OpenAPI document."),

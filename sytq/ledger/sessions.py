@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import peewee
 
@@ -126,8 +127,8 @@ class Sessions:
         """End the session with this token, if there is one."""
         transact(self._database, Session.delete().where(Session.id == _hash(token)).execute)
 
-    def latest(self, login: Login | None, limit: int) -> list[Session]:
-        """Return the sessions of a user or key, or of all, the last used first, with the `key_name` of those of keys.
+    def latest(self, login: Login | None, limit: int) -> list[tuple[Session, str]]:
+        """Return the sessions of a user or key, or of all, with whose they are, the last used first.
 
         Sessions that have ended by their age are left out.
         """
@@ -135,7 +136,9 @@ class Sessions:
         live = [Session.expires_at > now, Session.used_at > now - self._idle, *(_of(login) if login else ())]
         query = Session.select(Session, ApiKey.name.alias("key_name"))
         query = query.join(ApiKey, peewee.JOIN.LEFT_OUTER, on=(ApiKey.id == Session.key_id)).where(*live)
-        return read(self._database, lambda: list(query.order_by(Session.used_at.desc()).limit(limit).objects()))
+        query = query.order_by(Session.used_at.desc()).limit(limit)
+        rows: list[Any] = read(self._database, lambda: list(query.objects()))
+        return [(row, row.user_name or f"{row.key_name} ({row.key_id})") for row in rows]
 
     def revoke(self, shown: str, by: str, login: Login | None = None) -> None:
         """End the session whose id begins with `shown`. Raises InvalidInput, also where it is not of `login`."""

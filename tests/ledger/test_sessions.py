@@ -129,10 +129,9 @@ def test_a_session_ends_with_its_key_or_the_secret_it_had(database: peewee.Datab
 def test_sessions_are_listed_and_revoked_by_their_owner(database: peewee.Database) -> None:
     store, token = sessions(database), begun(database)
     mine, theirs = store.latest(ANNA, 10), begun(database, BEN, "other")
-    assert [is_current(row, token) for row in mine] == [True]
-    assert [is_current(row, theirs) for row in mine] == [False]
+    assert [(is_current(row, token), is_current(row, theirs), who) for row, who in mine] == [(True, False, "anna")]
     assert len(store.latest(None, 10)) == 2
-    shown = mine[0].id[:12]
+    shown = mine[0][0].id[:12]
     for wrong in ("", shown[:-1], shown + "0", "%" * 12, "_" * 12):
         with pytest.raises(InvalidInput):
             store.revoke(wrong, "root")

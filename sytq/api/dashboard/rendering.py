@@ -69,6 +69,7 @@ class Rendering:
             "theme": next((name for name in _THEMES if name == req.cookies.get("sytq_theme")), None),
             "caller": caller,
             "may": partial(self._may, caller),
+            "read_only": self._read_only,
             "session": req.context.session is not None,
             "entries": [entry for entry in self._entries if caller.may(entry.scope)],
             "base": base,

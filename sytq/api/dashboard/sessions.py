@@ -25,7 +25,9 @@ class SessionsPage(Page):
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         token = req.context.session
         rows = await self._parts.sql.run(self._parts.sessions.store.latest, _visible(req), _MAX_SHOWN + 1)
-        sessions = [(row.id[:SHOWN], row, token is not None and is_current(row, token)) for row in rows[:_MAX_SHOWN]]
+        sessions = [
+            (row.id[:SHOWN], who, row, token is not None and is_current(row, token)) for row, who in rows[:_MAX_SHOWN]
+        ]
         return {"sessions": sessions, "more": len(rows) > _MAX_SHOWN, "max": _MAX_SHOWN}
 
 
