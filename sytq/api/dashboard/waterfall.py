@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote_plus
 
 from sytq.service.task_timeline import WORDS, SpanView
 
@@ -13,7 +13,7 @@ from sytq.service.task_timeline import WORDS, SpanView
 WIDTH, _MIN, _LASTING = 1000, 4, 60
 _MAX_ROWS = 100
 #: Where the subject of a span has a page.
-_PAGES = {"running": "/workers#{}", "limiter": "/limiters#{}", "order": "/tasks/{}", "paused": "/types/{}"}
+_PAGES = {"running": "/workers", "limiter": "/limiters/one?name={}", "order": "/tasks/{}", "paused": "/types/{}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,12 @@ def _row(span: SpanView, first: dt.datetime, scale: float) -> Row:
     else:
         took = (dt.datetime.fromisoformat(span["end"]) - start).total_seconds()
         width = min(max(round(took * scale), _MIN), WIDTH - x)
-    page = _PAGES.get(span["kind"]) if span["about"] else None
-    path = page.format(quote(span["about"] or "", safe="")) if page else None
     words = "running on" if span["kind"] == "running" and span["about"] else WORDS[span["kind"]]
-    return Row(span, words, path, after, took, x, width)
+    return Row(span, words, _path(span), after, took, x, width)
+
+
+def _path(span: SpanView) -> str | None:
+    page, about = _PAGES.get(span["kind"]), span["about"]
+    if page is None or about is None:
+        return None
+    return page.format(quote_plus(about) if "?" in page else about)

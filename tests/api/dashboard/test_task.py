@@ -177,6 +177,20 @@ def test_large_payload_is_shown_by_its_beginning(running: Installation) -> None:
     running.post(f"/v2/tasks/{task}/cancel")
 
 
+def test_wait_for_a_limiter_leads_to_its_page(running: Installation) -> None:
+    limiters = running.runtime.limiters
+    limiters.pause("provider:crowd", "a test", "no credit")
+    try:
+        task = accepted(running, "called", {"port": 1})
+        running.wait_state(task, "retrying")
+        reply = browser_of(running).open(page(task))
+    finally:
+        limiters.resume("provider:crowd")
+        running.post(f"/v2/tasks/{task}/cancel")
+    assert b'href="/dashboard/limiters/one?name=provider%3Acrowd"' in reply.body
+    assert "or as soon as the limiter has room" in words(reply)
+
+
 def test_children_and_dependents_are_shown_around_a_task(running: Installation) -> None:
     then = [{"type": "plain", "payload": running._payload("second", 0)}]
     first = running.post_task("plain", "first", delay="1h", then=then)
