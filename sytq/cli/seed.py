@@ -12,7 +12,7 @@ from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import progress_bar, report
 from sytq.dev.folder import Folder
-from sytq.dev.seed import rows
+from sytq.dev.seed import figures, rows
 from sytq.dev.seed.history import DAYS
 from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.stories import tell
@@ -48,6 +48,7 @@ def seed(
     with progress_bar() as bar:
         shown = bar.add_task("tasks", total=tasks)
         tell(Rows(parts.database, lambda count: bar.advance(shown, count)), utcnow(), tasks, number)
+    figures.count(parts.database)
     noted(parts, "ledger.seed", "made-up tasks", f"{tasks} added")
     seconds = round(time.monotonic() - began, 1)
     said = f"made up {tasks} tasks of the last {DAYS} days in {seconds} s; `sytq seed --remove` deletes them"
@@ -71,6 +72,8 @@ def _remove(parts: Runtime, json_wanted: bool) -> None:
         gone = rows.delete(parts.database, [task_id for task_id, _ in page])
         deleted, left = deleted + gone, left + len(page) - gone
     rows.forget_hosts(parts.database)
+    if not rows.others(parts.database):  # figures of tasks that `cleanup` has deleted cannot be counted again
+        figures.forget(parts.database)
     noted(parts, "ledger.seed", "made-up tasks", f"{deleted} deleted")
     said = f"deleted {deleted} made-up tasks"
     if left:

@@ -152,8 +152,11 @@ class FailureRollup:
         self._database = database
         self._cursor: int | None = None  # periods from it on are counted
 
-    def advance(self) -> None:
-        """Count some periods: always the latest, then older ones. Raises DatabaseUnavailable."""
+    def advance(self) -> bool:
+        """Count some periods, always the latest and then older ones; return whether older ones are left.
+
+        Raises DatabaseUnavailable.
+        """
         now = to_ms(utcnow()) // 1000
         began = time.monotonic()
         latest = _floor(now, _TEN_MINUTES)
@@ -164,12 +167,12 @@ class FailureRollup:
             moment = read(self._database, partial(self._last_before, cursor))
             if moment is None:
                 self._cursor = None
-                return
+                return False
             span = _HOUR if moment < _floor(now - _OLD, _HOUR) else _TEN_MINUTES
             self._cursor = cursor = _floor(moment, span)
             self._count(cursor, cursor + span)
             if time.monotonic() - began > _BOUND:
-                return
+                return True
 
     def _last_before(self, moment: int) -> int | None:
         """The last time before `moment` (Unix seconds) at which a dead task ended or a row is kept."""

@@ -43,10 +43,14 @@ _Rows = dict[tuple[Any, ...], list[float]]
 
 
 class Rollup:
-    """Counts what has come and ended since the last look, then the week before. Belongs to one loop."""
+    """Counts what has come and ended since the last look, then the week before. Belongs to one loop.
 
-    def __init__(self, database: peewee.Database) -> None:
+    With `whole` it counts the whole week, also what somebody has counted: rows with old times have come meanwhile.
+    """
+
+    def __init__(self, database: peewee.Database, *, whole: bool = False) -> None:
         self._database = database
+        self._whole = whole
         self._mysql = is_mysql(database)
         self._next: int | None = None  # minutes before it are counted, back to `_oldest`
         self._oldest = 0
@@ -87,7 +91,7 @@ class Rollup:
 
         latest, oldest = read(self._database, known)
         begin = _floor(now - _LATE, MINUTE)
-        if latest is None or oldest is None:
+        if self._whole or latest is None or oldest is None:
             return begin, begin
         if recorded:
             latest = min(latest, recorded)

@@ -125,11 +125,16 @@ def test_the_command_refuses_a_ledger_with_other_tasks_without_yes(installation:
         return done.stdout + done.stderr
 
     assert json.loads(seed("--tasks", "300", "--json").splitlines()[0])["tasks"] == 300
+    [(dead,)] = installation.rows("SELECT SUM(tasks) FROM sytq_failures")
+    assert installation.rows("SELECT COUNT(*) FROM sytq_tasks WHERE state = 'dead'") == [(dead,)]
+    assert installation.rows("SELECT SUM(accepted) FROM sytq_figures WHERE span = 3600")[0][0] > 200  # of a week
     assert "queue.retention" in seed("--tasks", "20")  # made-up tasks are no others
+    assert "deleted 320 made-up tasks\n" in seed("--remove")
+    assert installation.rows("SELECT COUNT(*) FROM sytq_figures") == [(0,)]
     mine = installation.submit("plain", "mine")
     assert "--yes" in seed("--tasks", "20", status=1)
     assert "made up 20 tasks" in seed("--tasks", "20", "--yes")
-    assert "deleted 340 made-up tasks\n" in seed("--remove")
+    assert "deleted 20 made-up tasks\n" in seed("--remove")
     assert [task_id for (task_id,) in installation.rows("SELECT id FROM sytq_tasks")] == [mine]
     entries = installation.rows("SELECT detail FROM sytq_audit WHERE what = 'ledger.seed' ORDER BY id")
-    assert [detail for (detail,) in entries][-1] == "340 deleted"
+    assert [detail for (detail,) in entries][-1] == "20 deleted"

@@ -62,9 +62,8 @@ def count(database: peewee.Database) -> FailureRollup:
 
 def sweep(rolled: FailureRollup) -> None:
     """Count all periods."""
-    rolled.advance()
-    while rolled._cursor is not None:
-        rolled.advance()
+    while rolled.advance():
+        pass
 
 
 def test_5000_failures_are_three_rows(database, at) -> None:  # type: ignore[no-untyped-def]

@@ -53,9 +53,8 @@ def dead(service: Installation, count: int, name: str, mark: str, **more: Any) -
 
 def counted(service: Installation) -> None:
     rolled = FailureRollup(service.runtime.database)
-    rolled.advance()
-    while rolled._cursor is not None:
-        rolled.advance()
+    while rolled.advance():
+        pass
 
 
 def page(service: Installation, headers: dict[str, str], query: str) -> str:
