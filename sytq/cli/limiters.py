@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,6 +12,7 @@ from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import age, as_json, cell, listing, report, table, tasks_that
 from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
+from sytq.service import status
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def list_(json_wanted: AsJson = False, file: File = None) -> None:
     for limiter in found:
         calls, cost = _of(limiter.calls_in_window, limiter.calls), _of(limiter.units_in_window, limiter.units)
         rows.append((limiter.name, limiter.state, _held(limiter), limiter.waiting, calls, cost, _reason(limiter)))
-    described = [_described(limiter) for limiter in found]
+    described = [status.limiter(limiter) for limiter in found]
     listing(json_wanted, described, ("limiter", "state", "held", "waiting", "calls", "cost", ""), rows)
 
 
@@ -38,7 +38,7 @@ def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     if limiter is None:
         raise _not_in_use(name)
     if json_wanted:
-        as_json(_described(limiter, tasks=True))
+        as_json({**status.limiter(limiter), "inside": limiter.inside, "line": limiter.line})
         return
     window = f" in {age(limiter.window)}"
     rows = (
@@ -103,11 +103,6 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
 
 def _not_in_use(name: str) -> InvalidInput:
     return InvalidInput("limiter", f"'{cell(name[:300])}' is not in use; see `sytq limiters list`")
-
-
-def _described(limiter: LimiterState, *, tasks: bool = False) -> dict[str, Any]:
-    shown = asdict(limiter) | {"since": iso(limiter.since), "until": iso(limiter.until) if limiter.until else None}
-    return shown if tasks else {key: value for key, value in shown.items() if key not in ("inside", "line")}
 
 
 def _waiting(limiter: LimiterState) -> str:

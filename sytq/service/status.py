@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal, cast
 
 from typing_extensions import TypedDict
 
 from sytq import clock
 from sytq.broker.cards import Cards
 from sytq.broker.inspection import Inspection, WorkerInfo
+from sytq.broker.limiter_states import LimiterState
 from sytq.broker.pages import Unreadable
 from sytq.config.sections import QueueLimits
 from sytq.durations import format_duration
@@ -116,6 +118,32 @@ class ScheduleView(TypedDict):
     paused: PauseView | None
 
 
+class LimiterView(TypedDict):
+    """A limiter at this moment. `state` is closed (calls pass), open or half_open (its circuit breaker), or paused.
+
+    `running` permits are held of the `limit_now` that may be, `waiting` tasks are in the wait queue; `units` are the
+    sum of costs. A limit of 0 is none. `took` is for how many seconds a permit was held of late, on average.
+    """
+
+    name: str
+    state: Literal["closed", "open", "half_open", "paused"]
+    running: int
+    limit_now: int
+    limit: int
+    waiting: int
+    calls_in_window: int
+    calls: int
+    units_in_window: int
+    units: int
+    window: float
+    failures: int
+    took: float | None
+    since: str
+    until: str | None
+    reason: str | None
+    by: str | None
+
+
 def queues(inspection: Inspection, registry: Registry, settings: Mapping[str, QueueLimits]) -> list[QueueView]:
     """Every queue with its limits. Raises RedisUnavailable."""
     depths = inspection.queues()
@@ -203,6 +231,17 @@ def mismatches(comparison: Comparison) -> list[MismatchView]:
     return [
         {"kind": each.kind, "about": each.about, "message": each.said, "todo": each.todo} for each in comparison.find()
     ]
+
+
+def limiter(state: LimiterState) -> LimiterView:
+    """A limiter without its tasks, which may be of any owner."""
+    shown = {name: value for name, value in asdict(state).items() if name in LimiterView.__annotations__}
+    return cast(LimiterView, shown | {"since": iso(state.since), "until": iso(state.until) if state.until else None})
+
+
+def limiters(inspection: Inspection) -> list[LimiterView]:
+    """The limiters used within about an hour, paused or waited for, by name. Raises RedisUnavailable."""
+    return [limiter(state) for state in inspection.limiters()]
 
 
 def schedules(registry: Registry, known: Schedules, count: int = 1) -> list[ScheduleView]:

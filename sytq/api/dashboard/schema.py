@@ -132,7 +132,7 @@ def hint(name: str, outer: Node, node: Node) -> str:
     for low, high, unit in _RANGES:
         if low in node or high in node:
             said.append(_range(node.get(low), node.get(high), unit))
-    said += [words.format(node[key]) for key, words in _LIMITS.items() if node.get(key) not in (None, False)]
+    said += [words.format(node[key]) for key, words in _LIMITS.items() if node.get(key, False) is not False]
     said.append(FORMATS.get(str(node.get("format")), ""))
     if outer.get("default") is not None:
         said.append(f"default: {shown(outer['default'])}")

@@ -226,6 +226,7 @@ NATIVE = (
     _list("types", "List task types with their payload schemas", "The task types", shapes.TypeList),
     _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.QueueList),
     _list("workers", "List worker processes", "The workers", shapes.WorkerList),
+    _list("limiters", "List limiters with what they let pass and hold up", "The limiters", shapes.LimiterList),
     _list("mismatches", "List what differs between processes", "The mismatches", shapes.MismatchList),
     _list("schedules", "List schedules with their previous and next runs", "The schedules", shapes.ScheduleList),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from sytq.service.status import MismatchView, QueueView, ScheduleView, TypeView, WorkerView
+from sytq.service.status import LimiterView, MismatchView, QueueView, ScheduleView, TypeView, WorkerView
 from sytq.service.task_view import TaskView
 
 
@@ -144,6 +144,12 @@ class WorkerList(TypedDict):
     """All worker processes."""
 
     workers: list[WorkerView]
+
+
+class LimiterList(TypedDict):
+    """The limiters that were used within about an hour, are paused or have tasks waiting."""
+
+    limiters: list[LimiterView]
 
 
 class MismatchList(TypedDict):

@@ -46,10 +46,12 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
 
     queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
     workers = partial(status.workers, runtime.inspection, runtime.cards, runtime.settings.worker.liveness)
+    limiters = partial(status.limiters, runtime.inspection)
     mismatches = partial(status.mismatches, runtime.comparison())
     schedules = partial(status.schedules, runtime.registry, Schedules(runtime.database))
     app.add_route("/v2/types", Page("types", parts.sql, types))
     app.add_route("/v2/queues", Page("queues", parts.redis, queues))
     app.add_route("/v2/workers", Page("workers", parts.redis, workers))
+    app.add_route("/v2/limiters", Page("limiters", parts.redis, limiters))
     app.add_route("/v2/mismatches", Page("mismatches", parts.sql, mismatches, "admin"))
     app.add_route("/v2/schedules", Page("schedules", parts.sql, schedules))

@@ -21,6 +21,9 @@ def test_limiter_is_paused_listed_and_resumed(staffed: Installation, admin: Brow
     limiter = staffed.runtime.inspection.limiter(NAME)
     assert limiter is not None
     assert (limiter.state, limiter.reason) == ("paused", "they <move>")
+    (listed,) = staffed.request("GET", "/v2/limiters", headers=admin.headers).json["limiters"]
+    assert (listed["name"], listed["state"], listed["by"]) == (NAME, "paused", limiter.by)
+    assert "inside" not in listed
     page = admin.get("/limiters")
     assert "host:&lt;b&gt;.example:443" in page
     assert "they &lt;move&gt;" in page
