@@ -26,10 +26,10 @@ def complete_queue(ctx: typer.Context) -> list[str]:
 def complete_query(ctx: typer.Context, incomplete: str) -> list[str]:
     """The fields of a query, and the values of those that have few."""
 
-    def known(field: str, path: tuple[str, ...]) -> list[str]:
+    def known(field: str, path: tuple[str, ...], typed: str) -> list[str]:
         return complete_type(ctx) if field == "type" else complete_queue(ctx) if field == "queue" else []
 
-    found = complete(incomplete, len(incomplete), known, {}, utcnow().date())
+    found = complete(incomplete, len(incomplete), known, lambda field: (), utcnow().date())
     return [incomplete[: found.start] + suggestion.text for suggestion in found.suggestions]
 
 

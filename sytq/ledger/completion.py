@@ -53,6 +53,17 @@ class Completion:
 
         return read_snapshot(self._database, work)
 
+    def recent(self, field: str, *, owner: str | None = None, limit: int = 200) -> list[str]:
+        """Return the values of a column, such as `host`, of the latest tasks, the most frequent first."""
+        column = getattr(Task, field)
+
+        def work() -> list[str]:
+            query = Task.select(column).where(Task.id.in_(_recent(owner)), column.is_null(False))
+            query = query.group_by(column).order_by(fn.COUNT(1).desc(), column).limit(limit)
+            return [getattr(row, field) for row in query]
+
+        return read_snapshot(self._database, work)
+
 
 def _recent(owner: str | None) -> list[str]:
     """The ids of the latest tasks."""

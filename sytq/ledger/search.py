@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
 import math
+import operator
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import peewee
 
 from sytq.errors import InvalidInput
+from sytq.ledger import search_index
 from sytq.ledger.database import is_mysql, read, read_snapshot
 from sytq.ledger.models import Task
-from sytq.ledger.query import Filter, condition
+from sytq.ledger.query import ALONE, Filter, condition
 from sytq.ledger.search_index import Place
 from sytq.ledger.slices import ANY, Order, Slice, source
 from sytq.states import STATES, UNFINISHED
@@ -175,8 +178,10 @@ class Search:
         return wanted.at(self._now()) if wanted.needs_now else wanted
 
     def _condition(self, wanted: Filter) -> Any:
-        holds = condition(wanted, mysql=self._mysql)
-        return ANY if holds is None else holds
+        fielded = replace(wanted, terms=tuple(term for term in wanted.terms if term.field != ALONE))
+        holds = condition(fielded, mysql=self._mysql)
+        alone = [search_index.has_value(term) for term in wanted.terms if term.field == ALONE]
+        return functools.reduce(operator.and_, alone, ANY if holds is None else holds)
 
     def _now(self) -> dt.datetime:
         clock = "UTC_TIMESTAMP(6)" if self._mysql else "strftime('%Y-%m-%d %H:%M:%f', 'now')"

@@ -16,10 +16,12 @@ from peewee import fn
 
 from sytq.ledger.models import SearchEntry, SearchProgress, Task
 from sytq.ledger.query import Term
-from sytq.ledger.search_values import METADATA, values_of
+from sytq.ledger.search_values import METADATA, OWNER, values_of
 
 #: The name of the head's row.
 HEAD = ""
+#: Names in which a value without a field is looked for.
+MAX_NAMES = 200
 
 
 class Place(NamedTuple):
@@ -68,6 +70,36 @@ def number(name: str, term: Term, most: int) -> int:
     values = values_of(term)
     query = SearchEntry.select(peewee.SQL("1")).where(SearchEntry.name == name, SearchEntry.value.in_(values))
     return int(query.limit(most).count())
+
+
+def names() -> list[str]:
+    """Return the names that there are entries of, but the owner's: up to MAX_NAMES, one step in the index each."""
+    found = [""]
+    while len(found) <= MAX_NAMES:
+        later = SearchEntry.name > found[-1]
+        row = SearchEntry.select(SearchEntry.name).where(later).order_by(SearchEntry.name).limit(1).tuples().first()
+        if row is None:
+            break
+        found.append(row[0])
+    return [name for name in found[1:] if name != OWNER]
+
+
+def with_value(term: Term, most: int) -> set[str]:
+    """Return the ids of tasks for a value without a field: the task of this id, and those that have it in the index."""
+    here = SearchEntry.name.in_(names()), SearchEntry.value.in_(values_of(term))
+    query = SearchEntry.select(SearchEntry.task_id).where(*here).limit(most)
+    return _id(term) | {row.task_id for row in query}
+
+
+def has_value(term: Term) -> Any:
+    """The condition on `Task` for a value without a field."""
+    here = SearchEntry.task_id == Task.id, SearchEntry.value.in_(values_of(term)), SearchEntry.name != OWNER
+    return Task.id.in_(_id(term)) | fn.EXISTS(SearchEntry.select(peewee.SQL("1")).where(*here))
+
+
+def _id(term: Term) -> set[str]:
+    """The id that the value may be: ids are ASCII, and MySQL compares no other text with them."""
+    return {value.text for value in term.values if value.text.isascii()}
 
 
 def is_new() -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import peewee
 
 from sytq.ledger import search_index
 from sytq.ledger.models import SearchEntry, Task
-from sytq.ledger.query import Filter, Term, condition
+from sytq.ledger.query import ALONE, Filter, Term, condition
 from sytq.ledger.search_index import Coverage, Place
 from sytq.ledger.search_values import name_of, values_of
 from sytq.states import STATES, TERMINAL
@@ -124,9 +124,25 @@ class Entries:
         return sorted(found, reverse=True)[:size]
 
 
+class Known:
+    """Tasks that are known by their ids, in one slice."""
+
+    def __init__(self, ids: Collection[str], order: Order) -> None:
+        self._ids, self._order = ids, order
+
+    def slice(self, place: Place | None, size: int) -> Slice:
+        below = _below(self._order.column, Task.id, place, nulls=self._order.by_end)
+        return Slice([_both(Task.id.in_(self._ids), *below)], None)
+
+
 def source(wanted: Filter, order: Order, mysql: bool) -> Source:
     """Return what gives the slices of a filter (with its `now`) by the fewest rows."""
     scan = Scan(wanted, order, mysql)
+    for term in wanted.terms:
+        if term.field == "id" and not term.negated and term.values:
+            return Known({value.text for value in term.values}, order)
+        if term.field == ALONE and len(ids := search_index.with_value(term, _MANY + 1)) <= _MANY:
+            return Known(ids, order)
     indexed = [(term, name) for term in wanted.terms if (name := name_of(term)) is not None]
     if not indexed:
         return scan

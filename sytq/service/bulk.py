@@ -11,6 +11,8 @@ from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import COUNT_MAX, Count, Search
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL, UNFINISHED
 
+#: Seconds for the count of each state that an operation leaves as it is.
+_BESIDE = 0.1
 #: action -> the states in which it has an effect; without a state in the query only the first group.
 ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cancel": (UNFINISHED, UNFINISHED),
@@ -44,11 +46,10 @@ def targets(action: str, query: str, now: dt.datetime, owner: str | None = None)
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What an operation would do: the number of tasks that it changes, and of matching tasks that it leaves as they
-    are, by state and each up to COUNT_MAX. At least `matched` tasks where counting them took too long."""
+    are, by state. A count that takes too long is not exact."""
 
-    matched: int
+    matched: Count
     unchanged: dict[str, Count]
-    is_exact: bool = True
 
 
 def plan(search: Search, action: str, query: str, now: dt.datetime, owner: str | None = None) -> Plan:
@@ -57,10 +58,13 @@ def plan(search: Search, action: str, query: str, now: dt.datetime, owner: str |
     everything = parse(query).at(now)
     if owner is not None:
         everything = everything.owned_by(owner)
-    left = [state for state in everything.states if state not in wanted.states]
-    unchanged = {state: search.count(everything.within(f"state:{state}"), COUNT_MAX) for state in left}
-    matched = search.count(wanted)
-    return Plan(matched.number, {state: count for state, count in unchanged.items() if count.number}, matched.exact)
+    unchanged = {}
+    for state in everything.states:
+        if state not in wanted.states:
+            count = search.count(everything.within(f"state:{state}"), COUNT_MAX, seconds=_BESIDE)
+            if count.number:
+                unchanged[state] = count
+    return Plan(search.count(wanted), unchanged)
 
 
 def description(

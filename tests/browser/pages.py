@@ -34,6 +34,9 @@ def paths(world: World) -> Iterator[tuple[str, str]]:
 
 
 def _examples(world: World, places: list[str], path: str) -> Iterator[dict[str, str]]:
+    if path.startswith("/operations/"):
+        yield {"task_id": world.operation()}
+        return
     if places == ["task_id"]:
         last = _TASKS if path == "/tasks/{task_id}" else _TASKS[:1]
         yield from ({"task_id": world.one(where)} for where in last)

@@ -74,6 +74,13 @@ class World:
         assert reply.status == 202, reply
         return str(reply.json["id"])
 
+    def operation(self) -> str:
+        """The id of a bulk operation that has ended."""
+        reply = self.open.post("/v2/operations", {"action": "cancel", "q": "id:nosuch"})
+        assert reply.status == 202, reply
+        self.wait_state(reply.json["id"], "succeeded")
+        return str(reply.json["id"])
+
     def run_valuation(self) -> str:
         """Submit a valuation, which is answered word by word and not finished, and wait for the first words."""
         self._go_on.clear()

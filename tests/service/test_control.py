@@ -17,9 +17,10 @@ from sytq.broker.operations import Operations
 from sytq.broker.priorities import Turn
 from sytq.errors import InvalidInput
 from sytq.ids import new_id
+from sytq.ledger.database import transact
 from sytq.ledger.events import Event
 from sytq.ledger.insert import Accepted, Existing
-from sytq.ledger.models import UniqueKey
+from sytq.ledger.models import Task, UniqueKey
 from sytq.ledger.values import utcnow
 from sytq.service.control import Operator
 from sytq.states import DEAD, PRIORITIES
@@ -287,6 +288,20 @@ def test_a_replay_respects_a_unique_key_of_another_task(make: Make) -> None:
     poll(lambda: installation.runtime.submitter.submit([other]) == [Accepted(other.id)], message="the key is free")
     assert operator(installation).replay([failed]) == 0
     assert installation.row(failed).state == "dead"
+
+
+def test_replay_with_a_row_that_cannot_be_dispatched_runs_the_others(make: Make) -> None:
+    installation = make()
+    new = [installation.prepare("plain", f"t{n}") for n in range(3)]
+    installation.runtime.ledger.accept(new)  # Redis has never heard of them
+    tasks = [task.id for task in new]
+    installation.runtime.recording.write([Event(task, DEAD, 1, 1, finished_at=utcnow(), error="x") for task in tasks])
+    transact(installation.runtime.database, Task.update(priority="utmost").where(Task.id == tasks[0]).execute)
+    assert operator(installation).replay(tasks) == 3
+    installation.start_worker()
+    for task in tasks[1:]:
+        installation.wait_state(task, "succeeded")
+    assert "'utmost' is not valid" in (installation.wait_state(tasks[0], "dead").error or "")
 
 
 def test_weighted_turns_include_low_and_strict_turns_keep_order() -> None:

@@ -9,6 +9,7 @@ import falcon.asgi
 from sytq.api import problems
 from sytq.api.parameters import number, parameter
 from sytq.api.v2.resource import Resource
+from sytq.ledger.completion import Completion as Known
 from sytq.ledger.query.completion import Completion, complete
 from sytq.ledger.query.parse import LONGEST
 from sytq.ledger.values import utcnow
@@ -28,13 +29,21 @@ class Complete(Resource):
         resp.set_header("Cache-Control", "no-store")
 
     def _complete(self, text: str, at: int, owner: str | None) -> Completion:
-        registry = self._parts.runtime.registry
+        registry, ledger = self._parts.runtime.registry, Known(self._parts.runtime.database)
 
-        def known(field: str, path: tuple[str, ...]) -> list[str]:
+        def values(field: str, path: tuple[str, ...], typed: str) -> list[str]:
             if field == "type":
                 return sorted(declared.name for declared in registry)
             if field == "queue":
                 return sorted(registry.queues)
+            if field in ("host", "worker"):
+                return ledger.recent(field, owner=owner)
+            if field == "owner" or path:
+                return ledger.values(".".join((field, *path)), typed, owner=owner)
             return []
 
-        return complete(text, at, known, {}, utcnow().date())
+        def below(field: str) -> list[str]:
+            prefix = f"{field}."
+            return [name.removeprefix(prefix) for name in ledger.names(owner) if name.startswith(prefix)]
+
+        return complete(text, at, values, below, utcnow().date())

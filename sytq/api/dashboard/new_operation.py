@@ -15,6 +15,7 @@ from sytq.api.task_control import signed
 from sytq.api.v2.requests import NewOperation as Asked
 from sytq.api.v2.requests import when
 from sytq.errors import InvalidInput
+from sytq.ledger.search import Count
 from sytq.service.bulk import ACTIONS, Plan, description, plan
 from sytq.tasktypes.payload import validated
 
@@ -39,14 +40,15 @@ class NewOperation(Page):
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         action, text = req.params.get("action") or "retry", _query(req)
         names: dict[str, Any] = {"action": action, "q": text, "actions": list(ACTIONS), "plan": None}
-        names |= {"as_of": None, "typed_above": TYPED_ABOVE}
+        names |= {"as_of": None, "typed": ""}
         if not text:
             return names
         try:
             if action not in ACTIONS:
                 raise InvalidInput("action", f"is not valid; valid: {', '.join(ACTIONS)}")
             now = await self._parts.sql.run(self._parts.search.now)
-            return names | {"plan": await self._plan(req, action, text, now), "as_of": now.isoformat()}
+            found = await self._plan(req, action, text, now)
+            return names | {"plan": found, "as_of": now.isoformat(), "typed": _typed(action, found.matched)}
         except InvalidInput as error:
             return names | {"errors": {"q" if error.field == "query" else error.field: error.message}}
 
@@ -57,21 +59,30 @@ class NewOperation(Page):
         run_at = when(wanted) or clock.utc() if wanted.action == "reschedule" else None
         counted, as_of = _counted(form, await self._parts.sql.run(self._parts.search.now))
         found = await self._plan(req, wanted.action, wanted.q, as_of)
-        if found.is_exact and found.matched > counted:
-            raise InvalidInput("", f"{found.matched:,} tasks match by now, not {counted:,}; confirm the new number")
-        if not found.matched:
+        number = found.matched.number
+        if found.matched.exact and number > counted:
+            raise InvalidInput("", f"{number:,} tasks match by now, not {counted:,}; confirm the new number")
+        if not number and found.matched.exact:
             raise InvalidInput("", "no task matches any more")
-        if counted > TYPED_ABOVE and re.sub(r"[,.\s]", "", form.get("confirm", "")) != str(counted):
-            raise InvalidInput("confirm", f"type {counted} to confirm that so many tasks are changed")
+        typed = _typed(wanted.action, Count(counted, found.matched.exact))
+        if re.sub(r"[,.\s]", "", form.get("confirm", "")) != typed and typed:
+            raise InvalidInput("confirm", f"type {typed} to confirm this")
         owner = req.context.caller.visible_owner
         payload = description(wanted.action, wanted.q, as_of, signed(req, wanted.reason), run_at, owner)
         task_id = await self._parts.submission.operation(req, payload)
-        req.context.audit_detail = f"{wanted.action} as {task_id}, {found.matched} tasks: {wanted.q}"
+        req.context.audit_detail = f"{wanted.action} as {task_id}, {number} tasks: {wanted.q}"
         return Done(f"/operations/{task_id}", "The operation has begun.")
 
     async def _plan(self, req: falcon.asgi.Request, action: str, text: str, as_of: dt.datetime) -> Plan:
         owner = req.context.caller.visible_owner
         return await self._parts.sql.run(plan, self._parts.search, action, text, as_of, owner)
+
+
+def _typed(action: str, matched: Count) -> str:
+    """What confirms an operation: the number of many tasks, and where it is not known the action."""
+    if not matched.exact:
+        return action
+    return str(matched.number) if matched.number > TYPED_ABOVE else ""
 
 
 def _query(req: falcon.asgi.Request) -> str:

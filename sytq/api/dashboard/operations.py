@@ -61,6 +61,8 @@ class Operation(Page):
 class StopOperation(Operation):
     """POST /dashboard/operations/{task_id}/stop: it ends between two batches; what it has changed stays changed."""
 
+    scopes: ClassVar = {"POST": "operate"}
+
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:
         row, _ = await self._known(req, path["task_id"])
         outcome = await TaskControl(self._parts).cancel(req, row.id, "stopped")

@@ -18,7 +18,7 @@ from sytq.ledger.saved_views import SavedViews
 class SaveView(Tasks):
     """POST /dashboard/tasks/views"""
 
-    scopes: ClassVar = {"GET": "read", "POST": "read"}
+    scopes: ClassVar = {"POST": "read"}
     parameters: ClassVar = Tasks.parameters | {"POST": ("q",)}
 
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:
@@ -34,7 +34,7 @@ class SaveView(Tasks):
 class DeleteView(Tasks):
     """POST /dashboard/tasks/views/{view_id}/delete"""
 
-    scopes: ClassVar = {"GET": "read", "POST": "read"}
+    scopes: ClassVar = {"POST": "read"}
     parameters: ClassVar = Tasks.parameters | {"POST": ("q",)}
 
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:

@@ -43,7 +43,8 @@ class Tasks(Page):
         text, cursor = (parameter(req, "q") or "").strip(), parameter(req, "cursor")
         trail = (parameter(req, "trail") or "").split(".")[-_TRAIL_MAX:]
         names: dict[str, Any] = {"q": text, "cursor": cursor, "trail": [one for one in trail if one], "quick": QUICK}
-        names |= {"viewer": views_of(caller), "views": [], "counts": {}, "tasks": [], "next": None}
+        names |= {"viewer": views_of(caller), "read_only": self._parts.runtime.settings.dashboard.read_only}
+        names |= {"views": [], "counts": {}, "tasks": None, "next": None, "searched_to": None}
         names |= {"unavailable": None, "position": None}
         sql, search = self._parts.sql, self._parts.search
         try:

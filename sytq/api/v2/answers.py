@@ -97,12 +97,14 @@ class OperationAnswer(TypedDict):
 
 
 class DryRun(TypedDict):
-    """The number of tasks that a bulk operation would change; at least as many where it is not exact."""
+    """The number of tasks that a bulk operation would change; at least as many where it is not exact. `unchanged` has
+    the number of matching tasks, by state, that the action leaves as they are; at least as many above 10,000."""
 
     action: str
     q: str
     matched: int
     matched_is_exact: bool
+    unchanged: dict[str, int]
 
 
 class UnreadableMessage(TypedDict):

@@ -11,7 +11,7 @@ from sytq.api.body import read_object
 from sytq.api.task_control import signed
 from sytq.api.v2.requests import NewOperation, when
 from sytq.api.v2.resource import Resource
-from sytq.service.bulk import description, targets
+from sytq.service.bulk import description, plan
 from sytq.tasktypes.payload import validated
 
 
@@ -28,9 +28,11 @@ class Operations(Resource):
         payload = description(wanted.action, wanted.q, now, signed(req, wanted.reason), run_at, owner)
         if wanted.dry_run:
             req.context.audit_detail = None
-            matched = await self._parts.sql.run(self._parts.search.count, targets(wanted.action, wanted.q, now, owner))
-            number = {"matched": matched.number, "matched_is_exact": matched.exact}
-            resp.data = problems.encode({"action": wanted.action, "q": wanted.q, **number})
+            found = await self._parts.sql.run(plan, self._parts.search, wanted.action, wanted.q, now, owner)
+            counted = {"matched": found.matched.number, "matched_is_exact": found.matched.exact}
+            unchanged = {state: count.number for state, count in found.unchanged.items()}
+            answer = {"action": wanted.action, "q": wanted.q, **counted, "unchanged": unchanged}
+            resp.data = problems.encode(answer)
             return
         task_id = await self._parts.submission.operation(req, payload)
         req.context.audit_detail = f"{wanted.action} as {task_id}: {wanted.q}"

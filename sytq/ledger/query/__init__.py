@@ -3,7 +3,7 @@
 Reads no database. The API, the command line and bulk operations share it.
 """
 
-from sytq.ledger.query.parse import Filter, Term, Value, parse
+from sytq.ledger.query.parse import ALONE, Filter, Term, Value, parse
 from sytq.ledger.query.sql import condition
 
-__all__ = ["Filter", "Term", "Value", "condition", "parse"]
+__all__ = ["ALONE", "Filter", "Term", "Value", "condition", "parse"]

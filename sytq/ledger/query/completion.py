@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sytq.ledger.query.fields import CHOICES, FIELDS, NESTED
 
 #: Suggestions at most: a list that a person reads.
 LIMIT = 12
-#: Where a value is in a query: its field, and the path below that.
-Known = Callable[[str, tuple[str, ...]], Iterable[str]]
+#: Lists values of a field, and of the path below it, that may go on from what is typed.
+Known = Callable[[str, tuple[str, ...], str], Iterable[str]]
+#: Lists the names below a nested field.
+Below = Callable[[str], Iterable[str]]
 
 _TERM = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*(?:"|$))+')
 _NAME = re.compile(r'-?([^\s:",<>=()]*)')
@@ -42,11 +44,10 @@ class Completion:
     suggestions: tuple[Suggestion, ...] = ()
 
 
-def complete(text: str, at: int, known: Known, below: Mapping[str, Sequence[str]], today: dt.date) -> Completion:
+def complete(text: str, at: int, known: Known, below: Below, today: dt.date) -> Completion:
     """Complete the query `text` at the cursor `at`.
 
-    `known(field, path)` lists values of a field, `below` the names below each nested field. Text without a colon is
-    completed to names, and to terms with that value: `dead` to `state:dead`.
+    Text without a colon is completed to names, and to terms with that value: `dead` to `state:dead`.
     """
     at = max(0, min(at, len(text)))
     term = next((found for found in _TERM.finditer(text) if found.start() <= at <= found.end()), None)
@@ -78,15 +79,15 @@ def complete(text: str, at: int, known: Known, below: Mapping[str, Sequence[str]
     return Completion(start, value.end(), _best(typed, values))
 
 
-def _names(known: Known, below: Mapping[str, Sequence[str]], *, with_values: bool) -> Iterator[Suggestion]:
+def _names(known: Known, below: Below, *, with_values: bool) -> Iterator[Suggestion]:
     for field, kind in FIELDS.items():
         yield Suggestion(f"{field}:", _NOTES.get(kind, ""))
     for field in NESTED:
         yield Suggestion(f"{field}.", "a field below it")
-        yield from (Suggestion(f"{field}.{name}:") for name in below.get(field, ()))
+        yield from (Suggestion(f"{field}.{name}:") for name in below(field))
     if with_values:
         for field in ("state", "type", "queue"):
-            values = CHOICES.get(field) or known(field, ())
+            values = CHOICES.get(field) or known(field, (), "")
             yield from (Suggestion(f"{field}:{_quoted(value)}", field) for value in values)
 
 
@@ -109,7 +110,7 @@ def _values(
         yield from (Suggestion(number if operator else f">={number}") for number in ("1", "2", "3"))
         return
     if not operator:
-        yield from (Suggestion(_quoted(value)) for value in CHOICES.get(field) or known(field, path))
+        yield from (Suggestion(_quoted(value)) for value in CHOICES.get(field) or known(field, path, typed))
         if not typed and field not in CHOICES:
             yield Suggestion("*", "is set")
 

@@ -18,7 +18,12 @@ _STEP = re.compile(rf"\.({STEP})")
 _OPERATOR = re.compile(r":(>=|<=|>|<|)")
 _BARE = re.compile(r"[^\x00-\x20\x7f,\"]+")
 _QUOTED = re.compile(r"\"((?:[^\"\\\x00-\x1f]|\\[\"\\])*)\"")
+_WORD = re.compile(r"[^\x00-\x20\x7f,\":<>=()]+(?=[ \t\r\n]|$)")
 _SPACE = re.compile(r"[ \t\r\n]*")
+
+
+#: The field of a term that is a value alone: the id of a task, or a value of any field that is indexed.
+ALONE = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ class _Reader:
         start = self._at
         field, path = self._field()
         operator = _OPERATOR.match(self._text, self._at)
+        if operator is None and not negated and (alone := self._alone(start)):
+            return Term(ALONE, (), "=", (alone,))
         if operator is None:
             word = self._text[start:].split()[:1]
             raise InvalidQuery(start, f"'{''.join(word)[:64]}' says no field; write field:value, as in state:dead")
@@ -130,6 +137,23 @@ class _Reader:
             raise InvalidQuery(start, f"'{field[:64]}' is not a field; valid: {valid_fields()}")
         self._at = operator.end()
         return Term(field, path, operator[1] or "=", self._values(field, operator[1]), negated)
+
+    def _alone(self, start: int) -> Value | None:
+        """A value without a field, if there is one. Refuses the names of fields, as their values are missing."""
+        quoted, word = _QUOTED.match(self._text, start), _WORD.match(self._text, start)
+        if quoted is not None and quoted[1]:
+            self._at = quoted.end()
+            text = _unescaped(quoted[1])
+            return Value(text, True, text)
+        if word is None or word[0] == "*":
+            return None
+        name = word[0][:64]
+        if word[0] in FIELDS or word[0].partition(".")[0] in NESTED:
+            raise InvalidQuery(
+                start, f"'{name}' is a field; write {name}:value, or \"{name}\" for tasks with this value"
+            )
+        self._at = word.end()
+        return Value(word[0], False, read_json(word[0]))
 
     def _field(self) -> tuple[str, tuple[str, ...] | None]:
         """The field and the path below it; the path is None for an unknown field."""
@@ -172,7 +196,7 @@ class _Reader:
             said = "the text has no closing quote, or a control character in it" if broken else "a value is needed"
             raise InvalidQuery(start, f"{field}: {said}")
         self._at = found.end()
-        text = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else found[0]
+        text = _unescaped(quoted[1]) if quoted else found[0]
         if text == "*" and not quoted:
             return Value(text, False, text)
         try:
@@ -184,6 +208,10 @@ class _Reader:
         space = _SPACE.match(self._text, self._at)
         assert space is not None
         self._at = space.end()
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
 
 
 def _read(field: str, text: str, quoted: bool, operator: str) -> Any:

@@ -41,7 +41,7 @@ def test_p3_retry_of_10000_tasks_resumes_after_its_worker_is_killed(service: Ins
     counted = browser.get(browser.get("/tasks", q="type:default").link("Retry…"))
     assert "10,000 tasks will be retried" in counted.text and "7 succeeded" in counted.text
     refused = begun(browser, counted, confirm="1000", reason="the provider is back")
-    assert refused.status == 400 and "type 10000 to confirm" in refused.text
+    assert refused.status == 400 and "type 10000 to confirm this" in refused.text
     assert browser.get("/operations").text.count("retry") == 0
     shown = begun(browser, refused, confirm="10,000", reason="the provider is back")
     assert "The operation has begun." in shown.html and "waits for a worker" in shown.text

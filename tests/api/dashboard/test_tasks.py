@@ -91,7 +91,9 @@ def test_viewers_see_their_own_tasks_and_no_button(guarded: Installation) -> Non
     assert "Retry" not in shown.text and "checkbox" not in shown.html
     assert re.search(r"dead 1\b", shown.text), "another owner's tasks are not counted"
     assert ids(viewer.get("/tasks", q=f"id:{other}").html) == []
-    hosts = viewer.get("/tasks/complete", q="host:").html
-    assert "theirs" not in hosts
     admin = Reader(guarded, "admin", owner="root")
     assert set(ids(admin.get("/tasks", q="type:seen").html)) == {mine, other}
+    assert "theirs.example" in admin.get("/tasks/complete", q="host:the").html
+    for query in ("host:", "owner:", "worker:", "metadata.", "metadata.k:"):
+        assert "them" not in viewer.get("/tasks/complete", q=query).html
+        assert "theirs" not in viewer.get("/tasks/complete", q=query).html

@@ -23,11 +23,19 @@ VALUES = {
 BELOW = {"payload": ["order_id", "url"], "metadata": ["customer"]}
 
 
+def known(field: str, path: tuple[str, ...], typed: str) -> list[str]:
+    return VALUES.get((field, path), [])
+
+
+def below(field: str) -> list[str]:
+    return BELOW.get(field, [])
+
+
 def offered(text: str) -> list[str]:
     """The query's text after each suggestion for the cursor `|`."""
     at = text.index("|")
     query = text.replace("|", "")
-    found = complete(query, at, lambda field, path: VALUES.get((field, path), []), BELOW, TODAY)
+    found = complete(query, at, known, below, TODAY)
     assert 0 <= found.start <= at <= found.end <= len(query)
     return [query[: found.start] + suggestion.text + query[found.end :] for suggestion in found.suggestions]
 
@@ -84,7 +92,7 @@ def test_a_completed_value_is_read_as_it_is(value: str) -> None:
 
 @given(st.text(max_size=40) | st.from_regex(r"\A(-?[a-z.]{1,9}:[<>=]{0,2}[\"\\,*0-9a-z]{0,6} ?){0,4}\Z"), st.integers())
 def test_any_text_and_cursor_get_a_short_list_inside_the_text(text: str, at: int) -> None:
-    found = complete(text, at, lambda field, path: VALUES.get((field, path), []), BELOW, TODAY)
+    found = complete(text, at, known, below, TODAY)
     assert 0 <= found.start <= found.end <= len(text) and len(found.suggestions) <= LIMIT
 
 

@@ -40,6 +40,13 @@ def test_unquoted_json_values_are_typed_and_quoted_values_are_text() -> None:
         assert parse(f'payload.x:"{text}"').terms[0].values[0].read == text
 
 
+def test_a_value_alone_is_a_term_of_any_field() -> None:
+    wanted = parse('123 ORD-7/a.b "timed out" "state" created:2026-01-01')
+    assert [term.field for term in wanted.terms] == ["any", "any", "any", "any", "created"]
+    assert [term.values[0].read for term in wanted.terms[:4]] == [123, "ORD-7/a.b", "timed out", "state"]
+    assert wanted.terms[0].values[0].text == "123"
+
+
 def test_relative_times_need_the_clock_until_a_time_is_given() -> None:
     assert parse("age:>1h").needs_now and parse("finished:<2h").needs_now
     assert not parse("created:>2026-01-01").needs_now
@@ -58,7 +65,14 @@ def test_a_filter_knows_its_possible_states(text: str, states: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("text", "position", "says"),
     [
-        ("webhook", 1, "'webhook' says no field; write field:value, as in state:dead"),
+        ("-webhook", 2, "'webhook' says no field; write field:value, as in state:dead"),
+        ("12:30", 1, "'12:30' says no field; write field:value"),
+        (">5", 1, "'>5' says no field"),
+        ("a,b", 1, "'a,b' says no field"),
+        ("*", 1, "'*' says no field"),
+        ('""', 1, "'\"\"' says no field"),
+        ("type:llm state", 10, "'state' is a field; write state:value, or \"state\" for tasks with this value"),
+        ("payload.order_id", 1, "'payload.order_id' is a field; write payload.order_id:value"),
         ("state:dead colour:red", 12, "'colour' is not a field; valid: id, type, queue"),
         ("payload:1", 1, "'payload' is not a field; valid:"),
         ("payload.:1", 1, "'payload.:1' says no field"),

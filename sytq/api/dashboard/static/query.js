@@ -59,6 +59,7 @@
     input.focus();
     if (goesOn) ask(); else show(false);
   };
+  show(false);
   input.addEventListener("input", later);
   input.addEventListener("click", later);
   input.addEventListener("blur", () => { asked++; show(false); });
