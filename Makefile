@@ -15,7 +15,7 @@ export PYTHON
 # A test run starts some thousand Python processes, each of which would compile sytq anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-test run demo test test-faults storm lint openapi audit sbom lock clean install uninstall \
+.PHONY: help setup setup-test run demo test test-faults storm lint screenshots openapi audit sbom lock clean install uninstall \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -54,6 +54,9 @@ lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/mypy
 	@$(BIN)/mypy --platform darwin
 	@$(BIN)/lint-imports
+
+screenshots: setup-test ## take the docs' pictures of the dashboard again (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 openapi: setup-test ## regenerate docs/openapi.json
 	@SYTQ_CONFIG= $(BIN)/sytq openapi >docs/openapi.json

@@ -10,9 +10,19 @@ from sytq.api.dashboard.plugins import entries
 from sytq.api.dashboard.routes import PAGES
 from tests.browser.world import World
 
-#: The paths of the pages, below /dashboard; of a page alone that only takes a form, a browser asks for nothing.
-PATHS = [path for path, page in PAGES.items() if "GET" in page.scopes]
-PATHS += [entry.path for entry in entries(plugins.find(()).plugins)]
+
+def _paths() -> Iterator[str]:
+    """The path of each template that is a page; its buttons are posts to further paths, which show the same."""
+    seen = set()
+    for path, page in PAGES.items():
+        if page.template not in seen:
+            seen.add(page.template)
+            yield path
+    yield from (entry.path for entry in entries(plugins.find(()).plugins))
+
+
+#: The paths of the pages, below /dashboard.
+PATHS = list(_paths())
 #: Places in paths, and the queries that find examples of them.
 _TASKS = (
     "type = 'llm' AND state = 'succeeded' AND attempts = 2",
