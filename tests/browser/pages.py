@@ -45,7 +45,7 @@ def paths(world: World) -> Iterator[tuple[str, str]]:
 
 def _examples(world: World, places: list[str], path: str) -> Iterator[dict[str, str]]:
     if path.startswith("/operations/"):
-        yield {"task_id": world.operation()}
+        yield {"task_id": world.operation}
         return
     if places == ["task_id"]:
         last = _TASKS if path == "/tasks/{task_id}" else _TASKS[:1]

@@ -16,6 +16,8 @@ from typing import Any
 
 from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.stories import tell
+from sytq.ledger.api_keys import ApiKeys
+from sytq.ledger.models import MODELS
 from sytq.ledger.values import utcnow
 from tests.installation import Installation
 from tests.provider import ScriptedProvider, Stage
@@ -47,6 +49,7 @@ class World:
         self.closed = Installation(_made(folder / "closed"), url, redis.url, **settings, **users)
         self.open.start_worker(threads=8)
         self.open.start_api()
+        self.operation = self._change_some()
 
     def close(self) -> None:
         self.closed.close()
@@ -69,16 +72,14 @@ class World:
         assert rows, where
         return str(rows[0][0])
 
+    def keys(self) -> ApiKeys:
+        database = self.open.runtime.database
+        database.bind(MODELS)  # or those of the installation whose stores were used last
+        return ApiKeys(database)
+
     def submit(self, type_name: str, payload: dict[str, Any], **more: Any) -> str:
         reply = self.open.post("/v2/tasks", {"type": type_name, "payload": payload, **more})
         assert reply.status == 202, reply
-        return str(reply.json["id"])
-
-    def operation(self) -> str:
-        """The id of a bulk operation that has ended."""
-        reply = self.open.post("/v2/operations", {"action": "cancel", "q": "id:nosuch"})
-        assert reply.status == 202, reply
-        self.wait_state(reply.json["id"], "succeeded")
         return str(reply.json["id"])
 
     def run_valuation(self) -> str:
@@ -95,6 +96,15 @@ class World:
 
     def wait_state(self, task_id: str, *states: str) -> None:
         self.open.wait_state(task_id, *states)
+
+    def _change_some(self) -> str:
+        """A bulk operation that has ended."""
+        for _ in range(3):
+            self.submit("default", {"note": "is cancelled"}, delay="24h", metadata={"batch": "cancelled"})
+        reply = self.open.post("/v2/operations", {"action": "cancel", "q": "metadata.batch:cancelled"})
+        assert reply.status == 202, reply
+        self.wait_state(str(reply.json["id"]), "succeeded")
+        return str(reply.json["id"])
 
     async def _long_answer(self, stage: Stage) -> None:
         if not stage.asked.body.get("stream"):

@@ -7,6 +7,7 @@
   const options = () => [...list.querySelectorAll("[role=option]")];
   let active = -1, asked = 0, waiting = 0, found;
   input.setAttribute("role", "combobox");
+  input.setAttribute("aria-expanded", "false");
   input.setAttribute("aria-autocomplete", "list");
   input.setAttribute("aria-controls", list.id);
 
