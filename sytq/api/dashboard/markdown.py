@@ -49,7 +49,7 @@ def render(text: str, level: int) -> Markup:
 def _html(tokens: Sequence[Token], level: int) -> Iterator[Markup]:
     highest = level
     level -= 1
-    for token in tokens:
+    for number, token in enumerate(tokens):
         if token.hidden:  # the paragraph of a tight list
             continue
         if token.type == "inline":
@@ -71,7 +71,11 @@ def _html(tokens: Sequence[Token], level: int) -> Iterator[Markup]:
         elif token.tag == "table":
             yield _TABLE if token.nesting == 1 else Markup("</table></div>")
         elif token.tag == "th":
-            yield Markup('<th scope="col">') if token.nesting == 1 else Markup("</th>")
+            text = tokens[number + token.nesting].content
+            if token.nesting == 1:
+                yield Markup('<th scope="col">') if text else Markup("<td>")  # a header without words is none
+            else:
+                yield Markup("</th>") if text else Markup("</td>")
         elif token.type == "ordered_list_open":
             yield Markup('<ol start="{}">').format(token.attrGet("start") or 1)
         elif token.tag in ("br", "hr"):

@@ -60,7 +60,6 @@ class History:
         self.random = random.Random(seed)  # noqa: S311
         self.until = until
         self._rows = rows
-        self._mark: dict[str, Any] = MARK | {"seed": seed}
         self._workers = self._worker_names()
 
     def moments(self, count: int) -> Iterator[dt.datetime]:
@@ -163,7 +162,7 @@ class History:
         return None
 
     def _add(self, task_id: str, type_name: str, payload: Any, at: dt.datetime, **columns: Any) -> None:
-        metadata = encode(self._mark | columns.pop("metadata", {}))
+        metadata = encode(MARK | columns.pop("metadata", {}))
         columns = {"attempts": 0, "token": 0, "queue": "default", "priority": "normal", "metadata": metadata} | columns
         text = payload if isinstance(payload, str) else encode(payload)
         self._rows.add(Task, id=task_id, type=type_name, payload=text, created_at=at, **columns)

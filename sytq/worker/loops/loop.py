@@ -24,6 +24,8 @@ _LEASE_MS = 3000
 _NOT_ADMITTED = 0.1
 #: Seconds between two looks at the hold.
 _HELD = 0.5
+#: Seconds of a pause, at most, without a turn: the watchdog ends a process whose thread makes none for a minute.
+_TURN = 10.0
 
 
 class Loop(threading.Thread):
@@ -45,8 +47,10 @@ class Loop(threading.Thread):
 
     def run(self) -> None:
         pause = 0.0
-        while not self._stopping.wait(pause):
+        while not self._stopping.wait(min(pause, _TURN)):
             turn()
+            if (pause := pause - _TURN) > 0:
+                continue
             if self.admitted is not None and not self.admitted.is_set():
                 pause = _NOT_ADMITTED
                 continue
