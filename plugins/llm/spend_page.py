@@ -17,7 +17,7 @@ from .days import Sum, sums
 _PERIODS = ("7", "30", "90")
 _GROUPS = ("provider", "model", "type", "owner")
 _TOKENS = ("calls", "prompt", "cached", "completion", "reasoning")
-_TITLES = ("calls", "prompt tokens", "of these cached", "answer tokens", "of these reasoning", "cost", "unknown cost")
+_TITLES = ("calls", "tokens in", "cached", "tokens out", "reasoning", "cost", "calls of unknown cost")
 
 
 def spend_page(ctx: DashboardContext) -> list[Block]:

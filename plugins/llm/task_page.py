@@ -57,7 +57,7 @@ def panel(ctx: DashboardContext, task: Any) -> list[Block]:
     return found
 
 
-_NUMBERS = ("prompt", "prompt tokens", "of these cached", "answer tokens", "of these reasoning")
+_NUMBERS = ("prompt", "tokens in", "cached", "tokens out", "reasoning")
 
 
 def _node(name: str, calls: Sequence[SpendRow], currency: str) -> list[Cell]:

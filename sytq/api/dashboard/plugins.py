@@ -39,7 +39,8 @@ async def formatted(parts: Parts, task: TaskDetail, version: int | None) -> list
     declared = _type(parts, task)
     if declared is None or declared.show is None:
         return []
-    return await _made(parts, f"show of {declared.name}", declared.blocks, task["payload"], task["result"], version)
+    given = task["payload"], task["result"], version
+    return await _made(parts, f"show of {declared.name}", declared.blocks, *given, level=3)
 
 
 async def panel(parts: Parts, caller: Caller, task: TaskDetail) -> list[Shown]:
