@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sytq.api.dashboard.fields import ABSENT, Field
 from sytq.api.dashboard.page import Again, Done, Page
 from sytq.api.dashboard.prefill import json_form, prefill
-from sytq.api.dashboard.resubmission import unmasked
+from sytq.api.dashboard.resubmission import FROM, unmasked
 from sytq.api.dashboard.schema import Schema
 from sytq.api.dashboard.schema_form import changed, fields, value_of
 from sytq.api.v2 import requests
@@ -64,8 +64,9 @@ class NewTask(Page):
         wanted = _values(_schema(declared.payload), form)
         if like := form.get("like"):
             row = await self._like(req, like, declared)
-            wanted["payload"] = unmasked(wanted.get("payload"), _payload(row, declared))
-            wanted["metadata"] = unmasked(wanted.get("metadata"), parsed(row.metadata))
+            wanted["payload"] = unmasked(wanted.get("payload"), _payload(row, declared), "payload")
+            metadata = unmasked(wanted.get("metadata") or {}, parsed(row.metadata), "metadata")
+            wanted["metadata"] = metadata | {FROM: row.id} if isinstance(metadata, dict) else metadata
         req.context.idempotency_key = form.get("key") or None  # a form that is sent twice submits one task
         tasks = prepared(self._parts, req, {"type": declared.name, **wanted})
         (accepted,) = await self._parts.submission.accept(req, tasks)

@@ -1,4 +1,4 @@
-"""What is needed to submit a task again: its payload as a person may see and edit it, and as commands for a shell."""
+"""What is needed to submit a task again: the secrets of its payload, which an editor does not see, and commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import shlex
 from typing import Any
 
-from sytq.config.masking import masked
+from sytq.config.masking import MASK, masked
+from sytq.errors import InvalidInput
 from sytq.service.task_view import TaskDetail
 
 #: The key of the new task's metadata that names the task which it repeats.
@@ -14,20 +15,36 @@ FROM = "resubmitted_from"
 _MAX_COPIED = 16_000  # characters of a payload in a command
 
 
-def editable(payload: Any) -> str:
-    """The payload as text to edit; what is secret by its name or form is masked."""
-    text = json.dumps(_masked(payload), ensure_ascii=False, indent=2)
-    return text.encode("utf-8", "backslashreplace").decode()
+def unmasked(edited: Any, original: Any, path: str) -> Any:
+    """The edited value, in which what is masked still has the original's value.
+
+    Raises InvalidInput for a list with masked values that cannot be told apart, as it has become longer or shorter.
+    """
+    return _unmasked(edited, original, "", path)
 
 
-def unmasked(edited: Any, original: Any, key: str = "") -> Any:
-    """The edited payload, in which what is masked still has the original's value."""
+def _unmasked(edited: Any, original: Any, key: str, path: str) -> Any:
     if isinstance(edited, dict) and isinstance(original, dict):
-        return {name: unmasked(inner, original.get(name), name) for name, inner in edited.items()}
-    if isinstance(edited, list) and isinstance(original, list):
-        rest = [None] * (len(edited) - len(original))
-        return [unmasked(inner, before, key) for inner, before in zip(edited, [*original, *rest], strict=False)]
+        pairs = edited.items()
+        return {name: _unmasked(inner, original.get(name), name, f"{path}.{name}") for name, inner in pairs}
+    if isinstance(edited, list) and isinstance(original, list) and MASK in json.dumps(edited):
+        shown = [masked(key, one) for one in original]
+        return [_item(n, one, original, shown, key, path, len(edited)) for n, one in enumerate(edited)]
     return original if isinstance(edited, str) and edited == masked(key, original) else edited
+
+
+def _item(n: int, one: Any, original: list[Any], shown: list[Any], key: str, path: str, length: int) -> Any:
+    """An item of a list as it was: the same one, or the only one that looks like it; else the edited one."""
+    if n < len(shown) and shown[n] == one and length == len(shown):
+        return original[n]
+    alike = [known for known, seen in zip(original, shown, strict=True) if seen == one]
+    if alike and all(known == alike[0] for known in alike):
+        return alike[0]
+    if length == len(shown):
+        return _unmasked(one, original[n], key, f"{path}.{n}")
+    if MASK in json.dumps(one):
+        raise InvalidInput(path, f"say what stands in place of {MASK} in item {n}: the list has another length now")
+    return one
 
 
 def _masked(value: Any) -> Any:

@@ -29,7 +29,7 @@ from sytq.api.dashboard.saved_views import DeleteView, SaveView
 from sytq.api.dashboard.schedules import PauseSchedule, ResumeSchedule, Schedules, TriggerSchedule
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
 from sytq.api.dashboard.system import System
-from sytq.api.dashboard.task import CancelTask, DeleteTask, RescheduleTask, ResubmitTask, RetryTask, TaskPage
+from sytq.api.dashboard.task import CancelTask, DeleteTask, RescheduleTask, RetryTask, TaskPage
 from sytq.api.dashboard.tasks import Tasks
 from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
 from sytq.api.dashboard.workers import Workers
@@ -56,7 +56,6 @@ PAGES: dict[str, type[Page]] = {
     "/tasks/{task_id}/retry": RetryTask,
     "/tasks/{task_id}/reschedule": RescheduleTask,
     "/tasks/{task_id}/delete": DeleteTask,
-    "/tasks/{task_id}/resubmit": ResubmitTask,
     "/operations": Operations,
     "/operations/new": NewOperation,
     "/operations/{task_id}": Operation,

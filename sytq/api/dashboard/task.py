@@ -11,21 +11,17 @@ import falcon.asgi
 from multidict import MultiDict
 
 from sytq.api import task_control
-from sytq.api.body import parse_object
 from sytq.api.caller import Caller
 from sytq.api.dashboard import plugins, waterfall
 from sytq.api.dashboard.blocks import json_text
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.rendering import Rendering, base_path
-from sytq.api.dashboard.resubmission import FROM, commands, editable, unmasked
+from sytq.api.dashboard.resubmission import commands
 from sytq.api.parts import Parts
 from sytq.api.v2.requests import Cancellation, NewTime, start_of
-from sytq.api.v2.tasks import prepared
 from sytq.broker.state_index import Live
-from sytq.errors import DatabaseUnavailable, InvalidInput, Overloaded
-from sytq.ids import new_id
+from sytq.errors import DatabaseUnavailable, Overloaded
 from sytq.ledger.models import Task
-from sytq.ledger.values import parsed
 from sytq.service.live_state import current
 from sytq.service.task_view import TaskDetail
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL
@@ -139,44 +135,6 @@ class DeleteTask(_Action):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         await self._control.delete(req, path["task_id"])
         return Done("/tasks", f"The task {path['task_id']} is deleted.")
-
-
-class ResubmitTask(TaskPage):
-    """GET and POST /dashboard/tasks/{task_id}/resubmit: a new task of this type, with an edited payload"""
-
-    template: ClassVar[str] = "resubmit.html"
-    scopes: ClassVar = {"GET": "read", "POST": "submit"}
-
-    async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
-        row, _ = await self._control.known(req, path["task_id"])
-        callback = parsed(row.callback)
-        return {
-            "id": row.id,
-            "type": row.type,
-            "text": editable(parsed(row.payload)),
-            "callback_url": callback.get("url") if isinstance(callback, dict) else None,
-            "key": new_id(),
-        }
-
-    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
-        row, _ = await self._control.known(req, path["task_id"])
-        try:
-            payload = unmasked(parse_object(form.get("payload", "").encode("utf-8", "replace")), parsed(row.payload))
-        except InvalidInput as error:
-            raise InvalidInput("payload", error.message) from None
-        fields = {"type": row.type, "payload": payload, "metadata": _metadata(row)}
-        if row.priority is not None:
-            fields["priority"] = row.priority
-        if form.get("callback"):
-            fields["callback"] = parsed(row.callback)
-        req.context.idempotency_key = form.get("key") or None
-        (accepted,) = await self._parts.submission.accept(req, prepared(self._parts, req, fields))
-        return Done(f"/tasks/{accepted.id}", "The task is accepted.")
-
-
-def _metadata(row: Task) -> dict[str, Any]:
-    known = parsed(row.metadata)
-    return (known if isinstance(known, dict) else {}) | {FROM: row.id}
 
 
 def _changes(task: TaskDetail, row: Task, live: Live | None) -> dict[str, bool]:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from sytq.api.dashboard.resubmission import unmasked
+from sytq.errors import InvalidInput
 from sytq.ledger.values import parsed
+from tests.api.dashboard import browser
 from tests.api.dashboard.conftest import Guarded
 from tests.api.dashboard.visitor import Browser, form_to
 from tests.installation import Installation, Reply
@@ -82,64 +85,75 @@ def test_raw_task_is_json_with_secrets_masked(running: Installation) -> None:
 
 
 def test_task_is_cancelled_retried_rescheduled_and_deleted_by_forms(running: Installation) -> None:
-    browser, task = browser_of(running), running.post_task("plain", "b", delay="1h")
-    shown = browser.open(page(task))
-    refused = browser.submit(form_to(shown, "/reschedule"), delay="soon")
+    visitor, task = browser_of(running), running.post_task("plain", "b", delay="1h")
+    shown = visitor.open(page(task))
+    refused = visitor.submit(form_to(shown, "/reschedule"), delay="soon")
     assert refused.status == 400
     assert b'id="error-delay"' in refused.body and b'value="soon"' in refused.body
     assert "give either delay or run_at" in words(
-        browser.submit(form_to(shown, "/reschedule"), delay="2h", run_at="2030-01-01T00:00:00Z")
+        visitor.submit(form_to(shown, "/reschedule"), delay="2h", run_at="2030-01-01T00:00:00Z")
     )
-    moved = browser.submit(form_to(shown, "/reschedule"), run_at="2030-01-01T00:00:00Z")
+    moved = visitor.submit(form_to(shown, "/reschedule"), run_at="2030-01-01T00:00:00Z")
     assert "The task is rescheduled." in moved.body.decode()
     assert running.get(f"/v2/tasks/{task}")["scheduled_at"] == "2030-01-01T00:00:00.000Z"
-    assert "The task is cancelled." in browser.submit(form_to(shown, "/cancel"), reason="not needed").body.decode()
+    assert "The task is cancelled." in visitor.submit(form_to(shown, "/cancel"), reason="not needed").body.decode()
     running.wait_state(task, "cancelled")
-    late = browser.submit(form_to(shown, "/cancel"))
+    late = visitor.submit(form_to(shown, "/cancel"))
     assert (late.status, "only an unfinished task can be cancelled" in words(late)) == (409, True)
-    again = browser.open(page(task))
+    again = visitor.open(page(task))
     assert "not needed" in words(again)
-    browser.submit(form_to(again, "/retry"))
+    visitor.submit(form_to(again, "/retry"))
     running.wait_shown(task, "succeeded")
-    gone = browser.submit(form_to(browser.open(page(task)), "/delete"))
-    assert (gone.status, browser.path.partition("?")[0]) == (200, "/dashboard/tasks")
-    assert browser.open(page(task)).status == 404
+    gone = visitor.submit(form_to(visitor.open(page(task)), "/delete"))
+    assert (gone.status, visitor.path.partition("?")[0]) == (200, "/dashboard/tasks")
+    assert visitor.open(page(task)).status == 404
 
 
-def test_task_is_submitted_again_with_an_edited_payload_once(running: Installation) -> None:
-    browser = browser_of(running)
-    task = running.post_task("plain", "a", metadata={"order": 7}, priority="high")
-    running.wait_shown(task, "succeeded")
-    form = form_to(browser.open(page(task, "/resubmit")), "/resubmit")
-    wrong = browser.submit(form, payload='{"journal": 7}')
-    assert (wrong.status, "payload.journal" in words(wrong), '{"journal": 7}' in words(wrong)) == (400, True, True)
-    assert "not JSON" in words(browser.submit(form, payload="{"))
-    edited = json.dumps({"journal": str(running.journal), "name": "edited"})
-    reply = browser.submit(form, payload=edited)
-    assert "The task is accepted." in reply.body.decode()
-    new = browser.path.rpartition("/")[2]
-    assert new != task
-    shown = running.get(f"/v2/tasks/{new}")
-    assert (shown["payload"]["name"], shown["priority"]) == ("edited", "high")
-    assert shown["metadata"] == {"order": 7, "resubmitted_from": task}
-    browser.submit(form, payload=edited)  # a second click
-    assert browser.path.rpartition("/")[2] == new
-
-
-def test_masked_values_stay_as_they_were_in_an_edited_payload(running: Installation) -> None:
-    browser = browser_of(running)
+def test_edited_task_is_submitted_again_with_the_secrets_of_the_first(running: Installation) -> None:
     payload = {"url": "http://93.184.215.14:1/", "headers": {"Authorization": "Bearer geheim123", "X-A": "1"}}
-    task = accepted(running, "webhook", payload, delay="1h")
-    reply = browser.open(page(task, "/resubmit"))
-    assert b"geheim123" not in reply.body
-    text = json.loads(html.unescape(re.search(r"<textarea[^>]*>\s*(.*?)</textarea>", reply.body.decode(), re.S)[1]))  # type: ignore[index]
-    text["headers"]["X-A"] = "2"
-    browser.submit(form_to(reply, "/resubmit"), payload=json.dumps(text))
-    new = browser.path.rpartition("/")[2]
-    assert parsed(running.row(new).payload)["headers"] == {"Authorization": "Bearer geheim123", "X-A": "2"}
-    assert b"geheim123" not in browser.open(page(task)).body
-    running.post(f"/v2/tasks/{new}/cancel")
-    running.post(f"/v2/tasks/{task}/cancel")
+    task = accepted(running, "webhook", payload, delay="1h", metadata={"order": 7})
+    shown = browser_of(running).open(page(task))
+    assert b"geheim123" not in shown.body
+    path = f"/types/webhook/new?from={task}"
+    assert f'href="/dashboard{path}"' in html.unescape(shown.body.decode())
+    form = browser.Browser(running)
+    prefilled = form.get(path)
+    assert "geheim123" not in prefilled
+    reply = form.post("/types/webhook/new", browser.Form(prefilled).data)
+    new = running.row(reply.headers["location"].rpartition("/")[2])
+    assert parsed(new.payload)["headers"] == payload["headers"]
+    assert parsed(new.metadata) == {"order": 7, "resubmitted_from": task}
+    for one in (task, new.id):
+        running.post(f"/v2/tasks/{one}/cancel")
+
+
+SECRETS = [{"name": "a", "token": "x"}, {"name": "b", "token": "y"}, {"name": "c", "token": "z"}]
+
+
+@pytest.mark.parametrize(
+    ("edited", "expected"),
+    [
+        ([("b", "***"), ("a", "***"), ("c", "***")], [("b", "y"), ("a", "x"), ("c", "z")]),
+        ([("b", "***"), ("c", "***")], [("b", "y"), ("c", "z")]),
+        ([("a", "***"), ("B", "***"), ("c", "new")], [("a", "x"), ("B", "y"), ("c", "new")]),
+        ([("B", "***"), ("c", "***")], None),
+    ],
+)
+def test_masked_values_of_a_list_are_never_given_to_others(
+    edited: list[tuple[str, str]], expected: list[tuple[str, str]] | None
+) -> None:
+    given, original = ({"list": [{"name": n, "token": t} for n, t in edited]}, {"list": SECRETS})
+    if expected is None:
+        with pytest.raises(InvalidInput, match=r"payload\.list: say what stands in place of \*\*\* in item 0"):
+            unmasked(given, original, "payload")
+    else:
+        assert unmasked(given, original, "payload") == {"list": [{"name": n, "token": t} for n, t in expected]}
+
+
+def test_masked_part_of_a_text_stays_unless_the_text_is_changed() -> None:
+    original = {"url": "https://u:secret@example.org/", "n": 1}
+    assert unmasked({"url": "https://u:***@example.org/", "n": 2}, original, "payload") == original | {"n": 2}
+    assert unmasked({"url": "https://example.com/"}, original, "payload") == {"url": "https://example.com/"}
 
 
 def test_commands_are_quoted_for_a_shell_and_hold_no_secret(running: Installation) -> None:
@@ -165,7 +179,6 @@ def test_hostile_payload_breaks_no_page(running: Installation, deep: bool) -> No
     assert reply.status == 200
     assert b"<script>" not in reply.body.replace(b"<script defer", b"")
     assert len(reply.body) < 150_000
-    assert browser_of(running).request("GET", page(task, "/resubmit")).status == 200
     assert browser_of(running).request("GET", page(task, "/raw")).status in (200, 422)
     running.post(f"/v2/tasks/{task}/cancel")
 
@@ -211,12 +224,12 @@ def test_tasks_of_other_owners_do_not_exist(guarded: Guarded) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     reply = guarded.request("POST", "/v2/tasks", {"type": "default", "payload": {}, "delay": "1h"}, headers)
     task = reply.json["id"]
-    for path in (page(task), page(task, "/resubmit"), page(task, "/raw"), page(task, "/events")):
+    for path in (page(task), page(task, "/raw"), page(task, "/events")):
         assert other.request("GET", path).status == 404
     assert admin.open(page(task)).status == 200
     shown = viewer.open(page(task))
     assert shown.status == 200
-    for action in (b"/cancel", b"/reschedule", b"/resubmit"):
+    for action in (b"/cancel", b"/reschedule", b"/new?from"):
         assert action not in shown.body
     form = form_to(operator.open(page(task)), "/cancel")
     assert viewer.request("POST", form.action, viewer_form(viewer, form.fields)).status == 403
@@ -247,10 +260,10 @@ def test_page_shows_what_redis_knows_while_the_database_is_away(
     installation = make_installation(url, SYTQ_DATABASE__TIMEOUT="1s")
     installation.start_api()
     task = installation.post_task("plain", "a", delay="1h")
-    browser = browser_of(installation)
-    assert browser.open(page(task)).status == 200
+    visitor = browser_of(installation)
+    assert visitor.open(page(task)).status == 200
     own_mysql.kill()
-    reply = browser.open(page(task))
+    reply = visitor.open(page(task))
     said = words(reply)
     assert (reply.status, "What is shown is what Redis knows." in said, "scheduled" in said) == (200, True, True)
-    assert browser.open(page("unknown")).status == 503
+    assert visitor.open(page("unknown")).status == 503

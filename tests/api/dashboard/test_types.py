@@ -190,7 +190,7 @@ def test_secrets_of_an_earlier_task_stay_hidden_and_as_they_were(guarded: Instal
     form["payload"] = form["payload"].replace('"n": 1', '"n": 2')
     row = guarded.row(ann.post("/types/default/new", form).headers["location"].rpartition("/")[2])
     assert json.loads(row.payload) == {"api_key": "sk-abcdefgh1234", "n": 2}
-    assert json.loads(row.metadata) == {"password": "hunter2"}
+    assert json.loads(row.metadata) == {"password": "hunter2", "resubmitted_from": task_id}
     bob = browser(guarded, "bob", "read", "submit")
     bob.post("/types/default/new", {"like": task_id, "payload": "{}"}, status=404)
 
