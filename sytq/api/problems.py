@@ -126,13 +126,13 @@ def install(app: falcon.asgi.App[Any, Any], missing: Callable[[], list[str]], th
         if isinstance(error, peewee.ProgrammingError | peewee.OperationalError):
             with suppress(Exception):  # the database may reject this too
                 pending = await threads.run(missing)
-        raise _response(req, error, pending)
+        raise response(req, error, pending)
 
     app.set_error_serializer(serialize)
     app.add_error_handler(Exception, handle)  # Falcon handles its own errors before
 
 
-def _response(req: falcon.asgi.Request, error: Exception, pending: list[str]) -> falcon.HTTPError:
+def response(req: falcon.asgi.Request, error: Exception, pending: list[str]) -> falcon.HTTPError:
     if isinstance(error, InvalidInput):
         return Invalid(error)
     if isinstance(error, Overloaded):

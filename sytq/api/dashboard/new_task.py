@@ -14,7 +14,7 @@ from multidict import MultiDict
 from pydantic import BaseModel
 
 from sytq.api.dashboard.fields import ABSENT, Field
-from sytq.api.dashboard.page import Again, Done, Page
+from sytq.api.dashboard.page import Answer, Done, Page
 from sytq.api.dashboard.prefill import json_form, prefill
 from sytq.api.dashboard.resubmission import FROM, unmasked
 from sytq.api.dashboard.schema import Schema
@@ -57,10 +57,11 @@ class NewTask(Page):
             "drawn": partial(_drawn, _schema(declared.payload), form),
         }
 
-    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
+    async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
         declared = self._type(req, path["name"])
         if "change" in form:
-            raise Again
+            req.context.audit_detail = None  # a button changed the form alone
+            return Answer({"form": form})
         wanted = _values(_schema(declared.payload), form)
         if like := form.get("like"):
             row = await self._like(req, like, declared)

@@ -12,12 +12,13 @@ import falcon
 import falcon.asgi
 from multidict import MultiDict
 
+from sytq.api import problems
 from sytq.api.dashboard import csrf
 from sytq.api.dashboard.rendering import Rendering, base_path, url
 from sytq.api.parts import Parts
 from sytq.api.v2.resource import Resource
 from sytq.api.v2.waiting import add_etag
-from sytq.errors import InvalidInput
+from sytq.errors import DatabaseUnavailable, InvalidInput, Overloaded, RedisUnavailable
 
 _FIELDS_MAX = 5000
 #: Carries the message of a form that was acted on to the page that it leads to.
@@ -40,10 +41,6 @@ class Answer:
     names: dict[str, Any]
 
 
-class Again(Exception):
-    """Raised by `act`: a button changed the form alone, which is shown again with what was sent."""
-
-
 class Page(Resource):
     """A page. GET shows `template` with what `read` returns; a request of htmx gets its block `content` alone.
 
@@ -64,7 +61,7 @@ class Page(Resource):
         return {}
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
-        """Do what the form says. Raises InvalidInput, HTTPError, Again."""
+        """Do what the form says. Raises InvalidInput, HTTPError."""
         raise falcon.HTTPMethodNotAllowed(["GET"])
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
@@ -84,15 +81,14 @@ class Page(Resource):
         csrf.check(req, form)
         try:
             done = await self.act(req, form, **path)
-        except Again:
-            status, errors = falcon.HTTP_200, {}
         except InvalidInput as error:
             status, errors = falcon.HTTP_400, dict(error.fields)
         except falcon.HTTPMethodNotAllowed:
             raise
-        except falcon.HTTPError as error:
-            status, errors = str(error.status), {"": error.description or str(error.title)}
-            resp.set_headers(error.headers or {})
+        except (falcon.HTTPError, DatabaseUnavailable, RedisUnavailable, Overloaded) as error:
+            known = error if isinstance(error, falcon.HTTPError) else problems.response(req, error, [])
+            status, errors = str(known.status), {"": known.description or str(known.title)}
+            resp.set_headers(known.headers or {})
         else:
             if isinstance(done, Answer):
                 await self._show(req, resp, done.names, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from sytq.ledger.api_keys import ApiKeys, Grant
 from sytq.ledger.ledger import Ledger
 from tests.api.dashboard.browser import Browser, Form
 from tests.installation import BUILT_IN, Installation
-from tests.servers import RedisServer
+from tests.servers import MySQLServer, RedisServer
 
 PLUGIN = """
 from pydantic import BaseModel, Field
@@ -217,3 +217,23 @@ def test_large_payload_is_in_its_form_as_it_is(guarded: Installation, admin: Bro
     page = admin.get(f"/types/count/new?from={task_id}")
     assert Form(page).data["payload.note"] == large
     assert "<script>" + "\u202e" not in page
+
+
+@pytest.mark.faults
+def test_pages_say_what_is_missing_while_the_database_is_away(
+    make_installation: Callable[..., Installation], own_mysql: MySQLServer
+) -> None:
+    installation = make_installation(own_mysql.create_database("types"))
+    installation.start_api()
+    visitor = Browser(installation)
+    form = Form(visitor.get("/types/plain/new")).data
+    own_mysql.stop()
+    for path in ("/types", "/types/plain", "/queues/plain", "/schedules"):
+        assert "The database does not answer" in visitor.get(path), path
+    assert "does not answer" not in visitor.get("/queues")
+    form |= {"payload.journal": "x"}
+    page = visitor.post("/types/plain/new", form | {"payload.name": "kept"}, status=503).body.decode()
+    assert "the database does not answer" in page
+    assert Form(page).data["payload.name"] == "kept"
+    own_mysql.start()
+    assert visitor.post("/types/plain/new", form).headers["location"].startswith("/dashboard/tasks/")
