@@ -73,18 +73,19 @@ def resume(ctx: DashboardContext, values: Mapping[str, str]) -> str:
 
 
 _COLUMNS = (
-    "limiter", "state", "why", "until", "running", "limit now", "waiting", "calls", "tokens", "failures", "held", "",
+    "limiter", "state", "", "why", "until", "running", "limit now", "waiting", "calls", "tokens", "failures", "held",
 )  # fmt: skip
 
 
 def _limits(name: str, state: LimiterState | None) -> list[Cell]:
     if state is None:
-        return [name, "not in use", *[None] * 9, _pause(name)]
+        return [name, "not in use", _pause(name), *[None] * 9]
     is_closed = state.state == "closed"
     by = f" (by {state.by})" if state.by else ""
     return [
         name,
         State(state.state),
+        _pause(name) if is_closed else Action("Resume", "/x/llm/providers/resume", {"limiter": name}, _REASON),
         None if is_closed else f"{state.reason or ''}{by}",
         dt.datetime.fromtimestamp(state.until, dt.UTC) if state.until else None,
         state.running,
@@ -94,7 +95,6 @@ def _limits(name: str, state: LimiterState | None) -> list[Cell]:
         _within(state.units_in_window, state.units, state.window),
         state.failures,
         None if state.took is None else Duration(state.took),
-        _pause(name) if is_closed else Action("Resume", "/x/llm/providers/resume", {"limiter": name}, _REASON),
     ]
 
 

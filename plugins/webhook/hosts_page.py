@@ -15,7 +15,7 @@ from .hosts import FailingHost
 from .payload import test_body
 
 _PREFIX = "host:"
-_COLUMNS = ("host", "state", "only failures since", "why", "until", "running", "waiting", "failures", "held", "", "")
+_COLUMNS = ("host", "state", "", "", "only failures since", "why", "until", "running", "waiting", "failures", "held")
 _REASON = Input("reason", "Reason")
 _MAX_SHOWN = 200
 
@@ -89,12 +89,14 @@ def _row(name: str, state: LimiterState | None, since: dt.datetime | None) -> li
     url = _url(host, "http" if host.endswith(":80") else "https")
     testing = Action("Test", "/x/webhook/hosts/test", inputs=(Input("url", "URL", url),))
     if state is None:
-        return [host, "not in use", since, *[None] * 6, pausing, testing]
+        return [host, "not in use", pausing, testing, since, *[None] * 6]
     is_closed = state.state == "closed"
     by = f" (by {state.by})" if state.by else ""
     return [
         host,
         State(state.state),
+        pausing if is_closed else Action("Resume", "/x/webhook/hosts/resume", values, (_REASON,)),
+        testing,
         since,
         None if is_closed else f"{state.reason or ''}{by}",
         dt.datetime.fromtimestamp(state.until, dt.UTC) if state.until else None,
@@ -102,8 +104,6 @@ def _row(name: str, state: LimiterState | None, since: dt.datetime | None) -> li
         state.waiting,
         state.failures,
         None if state.took is None else Duration(state.took),
-        pausing if is_closed else Action("Resume", "/x/webhook/hosts/resume", values, (_REASON,)),
-        testing,
     ]
 
 

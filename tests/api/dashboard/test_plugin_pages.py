@@ -191,6 +191,14 @@ def test_broken_page_says_that_it_failed(shop: Installation) -> None:
     assert "failed: ValueError (/x/shop/wrong-action)" in page(shop, "wrong-action")
 
 
+@pytest.mark.parametrize("path", ["/x/llm/spend?days=90", "/x/llm/providers", "/x/webhook/hosts?q=example"])
+def test_pages_of_built_in_plugins_are_whole(path: str, shop: Installation) -> None:
+    for scopes in (("read",), ("admin",)):
+        reply = shop.request("GET", f"/dashboard{path}", headers=key(shop, *scopes))
+        assert reply.status == 200
+        assert b"failed:" not in reply.body
+
+
 def test_page_that_hangs_is_given_up_and_delays_no_other(shop: Installation) -> None:
     with ThreadPoolExecutor() as pool:
         hanging = [pool.submit(page, shop, "hangs") for _ in range(5)]

@@ -194,8 +194,8 @@ def test_provider_is_paused_and_resumed_with_its_reason(sqlite_desk: Desk) -> No
     assert provider[1].name == "closed"
     assert providers_page.pause(context(desk), values) == "provider:scripted is paused."
     [row, model] = table(providers_page.providers_page(context(desk)), "Limits")
-    assert (row[1].name, row[2]) == ("paused", "the bill (by ada)")
-    assert isinstance(row[-1], Action) and row[-1].path == "/x/llm/providers/resume"
+    assert (row[1].name, row[3]) == ("paused", "the bill (by ada)")
+    assert isinstance(row[2], Action) and row[2].path == "/x/llm/providers/resume"
     assert model[0] == "model:scripted/valuer-1"
     assert providers_page.resume(context(desk), values) == "provider:scripted is resumed; 0 tasks were waiting."
     assert providers_page.resume(context(desk), values) == "provider:scripted was not paused."
