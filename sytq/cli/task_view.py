@@ -61,7 +61,9 @@ def print_task(parts: Runtime, task: Task, *, payload: bool, json_wanted: bool) 
     lines["attempts"] = f"{shown['attempts']} of {task.max_attempts}" if task.max_attempts else shown["attempts"]
     if shown["state"] in UNFINISHED:
         lines |= {"worker": shown["worker"], "due": shown["scheduled_at"]}
-    lines |= {"error": task.error, "parent": task.parent, "request": task.request_id}
+    why = shown["explanation"]
+    lines |= {"error": task.error, "means": f"{why['text']} (docs/{why['docs']})" if why else None}
+    lines |= {"parent": task.parent, "request": task.request_id}
     lines |= {"metadata": _text(shown["metadata"]), "progress": _text(shown["progress"])}
     lines["spent"] = summary(shown["spans"])
     for name, said in shown.get("shown", {}).items():

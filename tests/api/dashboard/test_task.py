@@ -51,6 +51,17 @@ def test_page_tells_waiting_from_running_and_shows_all_of_a_task(running: Instal
     assert float(reply.headers["server-timing"].rpartition("=")[2]) < 1000
 
 
+def test_page_of_an_ended_task_that_did_not_change_is_a_304(running: Installation) -> None:
+    task = running.post_task("plain", "a")
+    running.wait_shown(task, "succeeded")
+    visitor = browser_of(running)
+    visitor.open(page(task))
+    block = visitor.request("GET", page(task), HX_Request="true")
+    assert block.body.lstrip().startswith(b"<h1>")
+    again = visitor.request("GET", page(task), HX_Request="true", If_None_Match=block.headers["etag"])
+    assert again.status == 304
+
+
 def test_error_is_explained_with_the_part_of_the_docs(running: Installation) -> None:
     task = running.post_task("hopeless", "a")
     running.wait_shown(task, "dead")
