@@ -28,6 +28,7 @@ SCOPES = ("submit", "read", "operate", "admin")
 #: Minimum seconds between two writes of the last use.
 TOUCH_EVERY = 60.0
 _OWNER = re.compile(r"[!-~]{1,64}")
+_ID = re.compile(r"[0-9a-f]{12}")
 _FORM = re.compile(r"sytq_([0-9a-f]{12})_([0-9a-f]{64})")
 
 
@@ -138,7 +139,8 @@ class ApiKeys:
 
 
 def _row(key_id: str) -> ApiKey:
-    row: ApiKey | None = ApiKey.get_or_none(ApiKey.id == key_id)
+    # Not asked for anything else: the column is ASCII, and MySQL would refuse the comparison.
+    row: ApiKey | None = ApiKey.get_or_none(ApiKey.id == key_id) if _ID.fullmatch(key_id) else None
     if row is None:
         raise InvalidInput("id", f"there is no key '{key_id[:64]}'; see `sytq key list`")
     return row

@@ -41,9 +41,12 @@ class System(Page):
         plugins = runtime.registry.plugins
         running, found = self._doctor.look(), self._doctor.latest
         findings = sorted(found.findings, key=lambda each: _ORDER.index(each.verdict)) if found else []
-        stores = await gathered(
+        # Before the other reads, which would be measured too.
+        times = await gathered(
             redis_ms=redis.run(_milliseconds, lambda: runtime.redis.ask("PING")),
             database_ms=sql.run(_milliseconds, lambda: _ask(runtime.database)),
+        )
+        stores = await gathered(
             applied=sql.run(applied, runtime.database, plugins),
             pending=sql.run(pending, runtime.database, plugins),
             held=sql.run(held, runtime.database),
@@ -51,17 +54,21 @@ class System(Page):
             versions=redis.run(self._versions),
             mismatches=redis.run(status.mismatches, self._comparison),
         )
-        return stores | {
-            "checks_run": running,
-            "diagnosis": found,
-            "findings": findings,
-            "counts": Counter(each.verdict for each in findings),
-            "plugins": sorted(each.name for each in plugins),
-            "types": len(list(runtime.registry)),
-            "quarantined": [(each.source, mask_text(each.error)) for each in runtime.registry.quarantined],
-            "python": f"{platform.python_implementation()} {platform.python_version()}",
-            "machine": f"{platform.system()} {platform.machine()}",
-        }
+        return (
+            times
+            | stores
+            | {
+                "checks_run": running,
+                "diagnosis": found,
+                "findings": findings,
+                "counts": Counter(each.verdict for each in findings),
+                "plugins": sorted(each.name for each in plugins),
+                "types": len(list(runtime.registry)),
+                "quarantined": [(each.source, mask_text(each.error)) for each in runtime.registry.quarantined],
+                "python": f"{platform.python_implementation()} {platform.python_version()}",
+                "machine": f"{platform.system()} {platform.machine()}",
+            }
+        )
 
     def _versions(self) -> list[tuple[str, str, int]]:
         """Kind and version of the processes, with their number. Raises RedisUnavailable."""
@@ -72,9 +79,13 @@ class System(Page):
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
-    since = time.perf_counter()
-    call()
-    return round((time.perf_counter() - since) * 1000, 1)
+    """How long the call takes, the fastest of three: this process has other work beside it."""
+    took = []
+    for _ in range(3):
+        since = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - since)
+    return round(min(took) * 1000, 1)
 
 
 def _ask(database: Any) -> None:

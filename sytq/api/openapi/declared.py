@@ -45,6 +45,13 @@ _NODES = query(
 _TOTAL = query("total", "Whether to count all matching tasks, up to 10,000", contracts.or_empty({"type": "boolean"}))
 _PERIOD = query("period", "What died within (default day)", contracts.or_empty({"enum": list(PERIODS)}))
 _TYPE = query("type", "Only tasks of this type", _TEXT)
+_AUDITED = (
+    *(query(name, f"Only entries whose `{name}` contains this", _TEXT) for name in ("who", "what", "about")),
+    *(
+        query(name, f"{said} this time (RFC 3339), day (UTC), or duration before now", _TEXT)
+        for name, said in (("since", "Not before"), ("until", "Before"))
+    ),
+)
 _PAGE = (_QUERY, _LIMIT, _CURSOR, _TOTAL)
 _WAIT = header("Prefer", "`wait=N` delays the response until the task has ended, for at most N seconds (up to 60)")
 _KNOWN = header("If-None-Match", "The ETag of an earlier response")
@@ -222,6 +229,10 @@ NATIVE = (
     Operation(
         "get", "/v2/failures", "list_failures", "List dead tasks by cause", "tasks",
         {200: Answer("The causes, the most frequent first", FailuresView)}, (400,), parameters=(_PERIOD, _TYPE),
+    ),
+    Operation(
+        "get", "/v2/audit", "list_audit", "List who did what, newest first", "tasks",
+        {200: Answer("A page of entries", shapes.AuditPage)}, (400,), parameters=(*_AUDITED, _LIMIT, _CURSOR),
     ),
     _list("types", "List task types with their payload schemas", "The task types", shapes.TypeList),
     _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.QueueList),

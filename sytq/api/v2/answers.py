@@ -164,3 +164,21 @@ class ScheduleList(TypedDict):
     """All schedules."""
 
     schedules: list[ScheduleView]
+
+
+class AuditEntryView(TypedDict):
+    """One entry of the audit log."""
+
+    at: str
+    who: str
+    what: str
+    about: str
+    detail: str | None
+
+
+class AuditPage(TypedDict):
+    """Entries of the audit log, newest first; with `next` there may be older ones than `searched_to`."""
+
+    entries: list[AuditEntryView]
+    next: str | None
+    searched_to: str | None

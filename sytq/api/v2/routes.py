@@ -9,6 +9,7 @@ import falcon.asgi
 
 from sytq.api.parts import Parts
 from sytq.api.v2 import answers
+from sytq.api.v2.audit import AuditLog
 from sytq.api.v2.events import Events
 from sytq.api.v2.failures import Failures
 from sytq.api.v2.operations import Operations
@@ -33,6 +34,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/operations", Operations(parts))
     app.add_route("/v2/dead", Dead(parts))
     app.add_route("/v2/dead/unreadable", Unreadable(parts))
+    app.add_route("/v2/audit", AuditLog(parts))
     app.add_route("/v2/failures", Failures(parts))
     for plugin in runtime.settings.installed.plugins:
         if plugin.routes is not None:

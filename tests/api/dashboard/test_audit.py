@@ -13,6 +13,7 @@ from sytq.ledger.audit import Audit, AuditFilter
 from sytq.ledger.database import execute_many, marks, transact
 from sytq.ledger.values import utcnow
 from tests.api.dashboard.conftest import Guarded
+from tests.installation import Reply
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,22 @@ def test_a_login_is_in_the_log_and_no_secret(guarded: Guarded) -> None:
 
 def test_only_admins_read_it(guarded: Guarded) -> None:
     assert guarded.logged_in("read", "operate", "submit").open("/dashboard/audit").status == 403
+
+
+def test_the_api_has_the_same_entries(guarded: Guarded, written: dt.datetime) -> None:
+    _, admin = guarded.key("boss", "admin")
+    _, reader = guarded.key("reader", "read")
+
+    def asked(key: str, query: str) -> Reply:
+        return guarded.request("GET", f"/v2/audit?{query}", headers={"Authorization": f"Bearer {key}"})
+
+    page = asked(admin, "who=Zoe&limit=1").json
+    assert [entry["about"] for entry in page["entries"]] == ["/v2/dead"]
+    abouts = []
+    while page["next"] is not None:
+        page = asked(admin, f"who=Zoe&limit=1&cursor={page['next']}").json
+        abouts += [entry["about"] for entry in page["entries"]]
+    assert abouts == ["0123456789ab"]
+    assert asked(admin, "since=yesterday").json["errors"][0]["field"] == "since"
+    assert asked(admin, "whom=x").status == 400
+    assert asked(reader, "").status == 403

@@ -83,7 +83,8 @@ def test_a_rotated_key_has_two_secrets_for_its_grace(guarded: Guarded) -> None:
         assert reply.status == 400 and b"grace" in reply.body
     [second] = TEXT.findall(browser.request("POST", form.action, form.fields).body.decode())
     assert [status_with(guarded, key) for key in (first, second)] == [200, 200]
-    assert browser.request("POST", "/dashboard/keys/000000000000/rotate", form.fields).status == 400
+    for unknown in ("000000000000", "%E2%82%AC", "%25"):
+        assert browser.request("POST", f"/dashboard/keys/{unknown}/rotate", form.fields).status == 400
 
 
 def test_a_revoked_key_is_refused_with_its_sessions(guarded: Guarded) -> None:
