@@ -15,7 +15,7 @@ import peewee
 
 from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
 from sytq.ledger.hold import position
-from sytq.ledger.models import Figure
+from sytq.ledger.models import Figure, Task
 from sytq.ledger.values import to_ms, utcnow, whole_second
 from sytq.states import TERMINAL
 
@@ -55,7 +55,7 @@ class Rollup:
         self._next: int | None = None  # minutes before it are counted, back to `_oldest`
         self._oldest = 0
         self._recorded = 0  # ends after it may not have been rows at the last look
-        self._minutes = 1  # that one read covers
+        self._minutes = 10  # that one read covers
         self._prune_at = 0.0
 
     def advance(self) -> bool:
@@ -99,13 +99,29 @@ class Rollup:
         return max(min(begin, _floor(latest - _LATE, MINUTE)), _floor(now - _FILLED, MINUTE)), oldest + HOUR
 
     def _fill(self, now: int) -> bool:
-        """Count the minutes before the oldest, until a week is counted."""
-        if self._oldest <= (end := _floor(now - _FILLED, HOUR)):
-            return False
-        since = max(self._oldest - self._minutes * MINUTE, end)
-        self._count(since, self._oldest)
-        self._oldest = since
-        return True
+        """Count the minutes before the oldest in which something came or ended, until a week is counted."""
+        end = _floor(now - _FILLED, HOUR)
+        if self._oldest > end:
+            until = min(
+                self._oldest, _floor(read(self._database, partial(self._last_before, self._oldest)), MINUTE) + MINUTE
+            )
+            self._oldest = max(until - self._minutes * MINUTE, end)
+            if until > end:
+                self._count(self._oldest, until)
+        return self._oldest > end
+
+    def _last_before(self, moment: int) -> int:
+        """The last time before `moment` (Unix seconds) at which a task came or ended; 0 without any."""
+        bound = whole_second(moment)
+        queries = [Task.select(peewee.fn.MAX(Task.created_at)).where(Task.created_at < bound)]
+        queries += [
+            Task.select(peewee.fn.MAX(Task.finished_at)).where(Task.state == state, Task.finished_at < bound)
+            for state in TERMINAL
+        ]
+        found = [query.scalar() for query in queries]
+        if any(isinstance(time, str) for time in found):  # SQLite keeps any text as a time
+            return moment
+        return max((to_ms(time) // 1000 for time in found if time is not None), default=0)
 
     def _adapt(self, took: float) -> None:
         if took > _SLOW:

@@ -161,6 +161,7 @@ def test_another_worker_goes_on_where_the_last_one_ended(database, at) -> None: 
 
 def test_a_slow_database_is_asked_for_fewer_minutes(database, at, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     rolled = count(database)
+    rolled._minutes = 60
     monkeypatch.setattr(rollup, "_SLOW", -1.0)
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(rolled, "_count", lambda since, until: asked.append((since, until)))
