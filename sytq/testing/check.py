@@ -93,12 +93,18 @@ def _faults(declared: Declaration, settings: Settings) -> Iterator[str]:
         Registry(settings).add(declared)
     except Exception as error:
         yield _line(error).removeprefix(f"ConfigError: task type '{declared.name}': ")
-    for what, function in (("its function", declared.function), ("on_dead", declared.options.on_dead)):
+    functions = (
+        ("its function", declared.function, "ctx, payload"),
+        ("on_dead", declared.options.on_dead, "ctx, payload"),
+        ("show", declared.options.show, "payload, result"),
+        ("panel", declared.options.panel, "ctx, task"),
+    )
+    for what, function, valid in functions:
         try:
             if function is not None:
                 inspect.signature(function).bind(None, None)
         except TypeError:
-            yield f"{what} takes {inspect.signature(function)}; valid: (ctx, payload)"  # type: ignore[arg-type]
+            yield f"{what} takes {inspect.signature(function)}; valid: ({valid})"  # type: ignore[arg-type]
     try:
         declared.options.payload.model_json_schema()
     except Exception as error:

@@ -121,6 +121,16 @@ def test_the_standard_tests_of_the_file_are_run(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_type_shows_is_run_and_its_fault_is_named(tmp_path: Path) -> None:
+    suite = "class TestOne(TypeSuite):\n    type = one\n"
+    (problem,) = examine(tmp_path, GOOD.replace("Nothing)", "Nothing, show=lambda payload: {})") + suite).problems
+    assert problem.text == "task type 'one': show takes (payload); valid: (payload, result)"
+    broken = GOOD.replace("Nothing)", "Nothing, panel=lambda ctx, task: [task['nothing']])") + suite
+    assert [problem.text for problem in examine(tmp_path, broken).problems] == [
+        "TestOne.test_it_succeeds: KeyError: 'nothing'"
+    ]
+
+
 @pytest.mark.usefixtures("forked_loading")
 def test_the_configuration_is_applied_as_at_a_start(found: Callable[..., list[str]]) -> None:
     limits = "class Limits(BaseModel, extra='forbid'):\n    most: int = 3\n\n"
