@@ -29,6 +29,7 @@ from sytq.executor.runner import Runner
 from sytq.http import BlockingClient, Client
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
+from sytq.ledger.search_upkeep import SearchUpkeep
 from sytq.observability import logs, process_group, sentry, tracing
 from sytq.runtime import Runtime
 from sytq.service.adoption import Adoption
@@ -39,6 +40,7 @@ from sytq.tasktypes.tasktype import TaskType
 from sytq.worker.lifecycle import Lifecycle
 from sytq.worker.loops.comparer import Comparer
 from sytq.worker.loops.figures import FiguresLoop
+from sytq.worker.loops.indexer import Indexer
 from sytq.worker.loops.limiters import LimiterLoop
 from sytq.worker.loops.loop import Loop, PluginLoop
 from sytq.worker.loops.pairing import PairingLoop
@@ -171,6 +173,8 @@ def _loops(runtime: Runtime, broker: StreamsBroker, paired: Callable[[], bool]) 
     position = Position(redis, keys, runtime.database, Adoption(ledger, redis, keys, registry))
     yield Recorder(redis, keys, worker, runtime.recording, position)
     yield Comparer(redis, keys, worker, runtime.cards, runtime.comparison())
+    fields = {f"payload.{path}" for declared in registry for path in declared.search}
+    yield Indexer(redis, keys, worker, SearchUpkeep(runtime.database), fields)
     yield FiguresLoop(redis, keys, worker, runtime.database)
     yield LimiterLoop(redis, keys, worker, broker, broker.executor.limiters, lease, _configurations(runtime))
     only = settings.worker.queues

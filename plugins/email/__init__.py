@@ -116,7 +116,7 @@ def show(payload: Email, result: Any) -> dict[str, object]:
     return {"to": ", ".join(to[:3]) + more or None, "subject": payload.subject, "outcome": sent}
 
 
-@task("email", payload=Email, queue="email", config=Config, show=show)
+@task("email", payload=Email, queue="email", config=Config, show=show, search=["subject"])
 async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     """Send a message by SMTP; only recipients whose server said "later" are retried."""
     from .delivery import NotLoggedIn, Undelivered, deliver

@@ -18,6 +18,7 @@ from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.stories import tell
 from sytq.durations import format_duration
 from sytq.errors import SytqError
+from sytq.ledger.search_upkeep import begin_anew
 from sytq.ledger.values import utcnow
 from sytq.runtime import Runtime
 from sytq.states import TERMINAL
@@ -49,6 +50,7 @@ def seed(
         shown = bar.add_task("tasks", total=tasks)
         tell(Rows(parts.database, lambda count: bar.advance(shown, count)), utcnow(), tasks, number)
     figures.count(parts.database)
+    begin_anew(parts.database)
     noted(parts, "ledger.seed", "made-up tasks", f"{tasks} added")
     seconds = round(time.monotonic() - began, 1)
     said = f"made up {tasks} tasks of the last {DAYS} days in {seconds} s; `sytq seed --remove` deletes them"

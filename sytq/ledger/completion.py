@@ -8,8 +8,8 @@ import peewee
 from peewee import fn
 
 from sytq.ledger.database import read_snapshot
-from sytq.ledger.models import SearchEntry, SearchProgress, Task
-from sytq.ledger.search_index import HEAD
+from sytq.ledger.models import SearchEntry, Task
+from sytq.ledger.search_index import coverage
 from sytq.ledger.search_values import MAX_VALUE, METADATA, OWNER, kept
 
 #: The latest tasks whose values are offered first, by how frequent they are.
@@ -27,8 +27,7 @@ class Completion:
         """Return the declared fields (`payload.order_id`) and the keys of metadata (`metadata.customer`) in use."""
 
         def work() -> list[str]:
-            rows = SearchProgress.select(SearchProgress.name)
-            declared = [row.name for row in rows if row.name not in (HEAD, OWNER, METADATA)]
+            declared = [name for name in coverage().filled if name not in (OWNER, METADATA)]
             if owner is None:
                 return sorted([*declared, *_successive(SearchEntry.name, f"{METADATA}.", _MAX_NAMES)])
             used = SearchEntry.select(SearchEntry.name).where(SearchEntry.task_id.in_(_recent(owner))).distinct()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import peewee
 
 from sytq.ledger.database import locked
-from sytq.ledger.models import Attempt, Step, Task, Wait
+from sytq.ledger.models import Attempt, SearchEntry, Step, Task, Wait
 from sytq.states import TERMINAL, UNFINISHED
 
 
@@ -29,6 +29,6 @@ def delete_ended(ids: Sequence[str]) -> int:
     # Locked before the condition is read, so that no task is replayed or gets a dependent meanwhile.
     locked(Task.select(Task.id).where(*ended))
     deletable = [row.id for row in Task.select(Task.id).where(*ended, ~needed())]
-    for model in (Attempt, Step, Wait):
+    for model in (Attempt, Step, Wait, SearchEntry):
         model.delete().where(model.task_id.in_(deletable)).execute()
     return int(Task.delete().where(Task.id.in_(deletable)).execute())

@@ -31,6 +31,10 @@ class Place(NamedTuple):
     id: str
 
 
+#: Where the filling of a name begins: above every task.
+TOP = Place("9999-12-31 23:59:59.999999", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """How far the index goes. Without a head it was never kept."""
@@ -39,7 +43,7 @@ class Coverage:
     filled: Mapping[str, Place | None] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
-        return self.head is not None and _row(name) in self.filled
+        return self.head is not None and self.filled.get(_row(name), TOP) != TOP
 
     def place(self, name: str) -> Place | None:
         """The last task with entries of the name; None when all have them."""
@@ -50,7 +54,11 @@ def coverage() -> Coverage:
     """Read how far the index goes, on the caller's connection."""
     rows = {row.name: row for row in SearchProgress.select()}
     head = rows.pop(HEAD, None)
-    places = {name: Place(row.moment, row.task_id or "") if row.moment else None for name, row in rows.items()}
+    places = {
+        name: Place(row.moment, row.task_id or "") if row.moment else None
+        for name, row in rows.items()
+        if row.declared_at is not None  # else its entries are being dropped
+    }
     return Coverage(head.moment if head else None, places)
 
 

@@ -26,6 +26,14 @@ _EXACT = 2.0**53
 _LARGEST = 1.7976931348623157e308
 
 
+def _first(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a name that is there twice the first value, as the databases read it."""
+    return dict(reversed(pairs))
+
+
+_DECODER = json.JSONDecoder(parse_int=float, object_pairs_hook=_first)
+
+
 def name_of(term: Term) -> str | None:
     """The name of the entries that narrow a term; None where entries cannot."""
     if term.negated or term.operator != "=" or not term.values:
@@ -60,7 +68,7 @@ def stored(kind: str | None, text: Any) -> str | None:
 def metadata_entries(text: str | None) -> dict[str, str]:
     """The entries, by name, for a task's metadata; none where another program wrote no JSON object."""
     try:
-        found = json.loads(text or "{}", parse_int=float, object_pairs_hook=_first)
+        found = _DECODER.decode(text or "{}")
     except (ValueError, RecursionError):
         return {}
     return {
@@ -76,11 +84,6 @@ def _scalar(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return _number(value)
-
-
-def _first(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of a name that is there twice the first value, as the databases read it."""
-    return dict(reversed(pairs))
 
 
 def kept(text: str) -> str:

@@ -69,16 +69,16 @@ class Scan:
         self._each = [_both(None if state is None else Task.state == state, shared) for state in states]
 
     def slice(self, place: Place | None, size: int) -> Slice:
-        column, after = self._order.column, _below(self._order.column, Task.id, place)
+        column, after = self._order.column, below(self._order.column, Task.id, place)
         ends: list[Place] = []
         for each in self._each:
-            query = self._order.sorted(Task.select(self._order.exact, Task.id).where(each, *after))
+            query = self._order.sorted(Task.select(self._order.exact, Task.id).where(each, after))
             ends.extend(Place(*row) for row in query.limit(1).offset(size - 1).tuples() if row[0] is not None)
         end = max(ends, default=None)
         if end is None and self._order.by_end:  # other programs may have written ended tasks without an end
-            after = _below(column, Task.id, place, nulls=True)
-        upto = _down_to(column, Task.id, end)
-        return Slice([_both(each, *after, *upto) for each in self._each], end)
+            after = below(column, Task.id, place, nulls=True)
+        upto = down_to(column, Task.id, end)
+        return Slice([_both(each, after, upto) for each in self._each], end)
 
 
 class Entries:
@@ -95,7 +95,7 @@ class Entries:
             if len(found) > _MANY:  # not indexed yet
                 return self._scan.slice(place, size)
             ids = {row.id for row in found}
-            return Slice([_both(Task.id.in_(ids), *_below(self._order.column, Task.id, place, nulls=True))], None)
+            return Slice([_both(Task.id.in_(ids), below(self._order.column, Task.id, place, nulls=True))], None)
         if self._filled is not None and place is not None and place <= self._filled:
             return self._scan.slice(place, size)
         size = min(size, _MANY)
@@ -108,16 +108,14 @@ class Entries:
         entry, created = (SearchEntry.moment, SearchEntry.task_id), Task.created_at
         queries: list[Any] = []
         for value in self._values:
-            query = search_index.entries(self._name, value).where(
-                *_below(*entry, place), *_down_to(*entry, self._filled)
-            )
+            query = search_index.entries(self._name, value).where(below(*entry, place), down_to(*entry, self._filled))
             queries.append(query.order_by(SearchEntry.moment.desc(), SearchEntry.task_id.desc()))
         if place is None or self._head is None or place.moment > self._head:
             new = Task.select(created.cast("CHAR"), Task.id).where(
-                created > _bound(self._head),
+                created > bound(self._head),
                 search_index.is_new(),
-                *_below(created, Task.id, place),
-                *_down_to(created, Task.id, self._filled),
+                below(created, Task.id, place),
+                down_to(created, Task.id, self._filled),
             )
             queries.append(new.order_by(created.desc(), Task.id.desc()))
         found = {Place(*row) for query in queries for row in query.limit(size).tuples()}
@@ -173,24 +171,24 @@ def _both(*conditions: Any) -> Any:
     return functools.reduce(operator.and_, [each for each in conditions if each is not None] or [ANY])
 
 
-def _below(column: Any, ident: Any, place: Place | None, *, nulls: bool = False) -> list[Any]:
+def below(column: Any, ident: Any, place: Place | None, *, nulls: bool = False) -> Any:
     """What is below a place; with `nulls` also what has no time, which comes last."""
     if place is None:
-        return []
+        return ANY
     if not place.moment:
-        return [column.is_null() & (ident < place.id)]
-    last = _bound(place.moment)
+        return column.is_null() & (ident < place.id)
+    last = bound(place.moment)
     lower = (column <= last) & ((column < last) | (ident < place.id))
-    return [lower | column.is_null() if nulls else lower]
+    return lower | column.is_null() if nulls else lower
 
 
-def _down_to(column: Any, ident: Any, end: Place | None) -> list[Any]:
+def down_to(column: Any, ident: Any, end: Place | None) -> Any:
     """What is not below a place."""
     if end is None:
-        return []
-    last = _bound(end.moment)
-    return [(column >= last) & ((column > last) | (ident >= end.id))]
+        return ANY
+    last = bound(end.moment)
+    return (column >= last) & ((column > last) | (ident >= end.id))
 
 
-def _bound(value: Any) -> Any:
+def bound(value: Any) -> Any:
     return peewee.Value(value, converter=False)

@@ -15,6 +15,7 @@ from sytq.config import TaskType as Policy
 from sytq.schedule import Schedule
 from sytq.states import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from sytq.tasktypes.backoff import Backoff
+from sytq.tasktypes.search import search_problem
 
 #: What the service itself has done by a type: announcing ends to callbacks, and bulk operations.
 Role = Literal["announcement", "operation"]
@@ -60,6 +61,8 @@ class Options:
     #: Functions of `(ctx, payload)` that return a context manager (an async one for an async type): every attempt is
     #: within them, the first outermost.
     middleware: Sequence[Callable[[Any, Any], Any]] = ()
+    #: Paths below the payload (`order_id`, `customer.id`) by whose values people look for tasks: they are indexed.
+    search: Sequence[str] = ()
     #: `show(payload, result)` returns what a person wants to see of a task: a few short texts by their names, or blocks
     #: (`sytq.blocks`), of which the dashboard shows all and the API and the command line the `Fields`. The result is
     #: None before there is one.
@@ -88,6 +91,9 @@ class task(Options):
             raise ValueError(
                 f"task type '{self.name}': version 1 has no older one for `upgrade`; valid: a version from 2"
             )
+        for path in (self.search,) if isinstance(self.search, str) else self.search:
+            if problem := search_problem(path, self.payload):
+                raise ValueError(f"task type '{self.name}': search {path!r} {problem}")
         taken = set(self.config.model_fields) & set(Policy.model_fields) if self.config else ()
         if taken:
             raise ValueError(

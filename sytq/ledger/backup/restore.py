@@ -16,7 +16,9 @@ from sytq.ledger.backup.insert import Insert
 from sytq.ledger.backup.tables import columns, quote, run, statements
 from sytq.ledger.database import is_mysql
 from sytq.ledger.migrations import migrate, unknown
+from sytq.ledger.models import SearchProgress
 from sytq.ledger.refusals import said, verdict
+from sytq.ledger.search_upkeep import begin_anew
 from sytq.plugins import Plugin
 
 _BATCH_ROWS = 200
@@ -50,6 +52,8 @@ def restore(path: Path, database: peewee.Database, progress: Progress, plugins: 
     finally:
         database.close_all()  # type: ignore[attr-defined]  # no other work gets a session that checks less
     migrate(database, plugins)
+    with database.bind_ctx([SearchProgress]):
+        begin_anew(database)
     return summary
 
 

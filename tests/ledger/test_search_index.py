@@ -1,0 +1,318 @@
+"""A search finds the same tasks in the same order with the index, without it, and while it is being made."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import peewee
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from sytq.errors import InvalidQuery
+from sytq.ids import new_id
+from sytq.ledger import search, slices
+from sytq.ledger.completion import Completion
+from sytq.ledger.database import open_database, transact
+from sytq.ledger.deletion import delete_ended
+from sytq.ledger.ledger import Ledger
+from sytq.ledger.models import SearchEntry, SearchProgress, Task
+from sytq.ledger.query import Filter, parse
+from sytq.ledger.search import Count, Search
+from sytq.ledger.search_upkeep import SearchUpkeep
+from sytq.ledger.values import utcnow
+from sytq.states import STATES, TERMINAL
+from tests.ledger.query.test_sql import CONDITIONS, JSON_VALUES, KEYS, NOW, ROWS, matches
+from tests.tables import make_tables
+
+TIMES = ("created_at", "scheduled_at", "started_at", "finished_at", "revived_at")
+FIELDS = ("payload.a", "payload.a.b", "payload.\u4e2d")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[peewee.Database]:
+    made = open_database(database_url)
+    make_tables(made)
+    Ledger(made)  # binds the models
+    yield made
+    made.close_all()
+
+
+def values(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the ledger writes it."""
+    times = {name: row.get(name) and peewee.Value(_text(row[name]), converter=False) for name in TIMES}
+    return row | {name: moment for name, moment in times.items() if moment or name != "created_at"}
+
+
+def _text(moment: dt.datetime) -> str:
+    return moment.isoformat(" ", "microseconds")
+
+
+def add(database: peewee.Database, row: dict[str, Any], task_id: str = "") -> str:
+    task_id = task_id or new_id()
+    transact(database, Task.insert(id=task_id, **values({"type": "plain", "payload": "{}"} | row)).execute)
+    return task_id
+
+
+def keep(upkeep: SearchUpkeep, fields: tuple[str, ...] = FIELDS, most: int = 500) -> None:
+    """Bring the index to its end."""
+    upkeep.declare(fields)
+    while upkeep.index_new(most):
+        pass
+    while upkeep.fill(most):
+        pass
+
+
+def listed(search: Search, wanted: Filter, size: int = 3) -> Iterator[list[str]]:
+    """The ids of pages that look at one slice each, as a search does that has run out of time."""
+    after = None
+    while True:
+        page = search.page(wanted, limit=size, after=after, seconds=0)
+        assert (page.searched_to is None) or (page.next is not None and len(page.tasks) < size)
+        yield [task.id for task in page.tasks]
+        if page.next is None:
+            return
+        after = page.next
+
+
+def expected(made: dict[str, dict[str, Any]], wanted: Filter) -> list[str]:
+    moment = "finished_at" if set(wanted.states) <= set(TERMINAL) else "created_at"
+    found = [(row[moment], task_id) for task_id, row in made.items() if matches(row, wanted)]
+    return [task_id for _, task_id in sorted(found, reverse=True)]
+
+
+def parsed(query: str) -> Filter | None:
+    try:
+        return parse(query).at(NOW)
+    except InvalidQuery:
+        return None
+
+
+def equals(name: str) -> st.SearchStrategy[str]:
+    listed = st.lists(JSON_VALUES.filter(lambda text: text != "*"), min_size=1, max_size=2)
+    return listed.map(lambda texts: f"{name}:{','.join(texts)}")
+
+
+INDEXED = st.one_of(
+    st.sampled_from(FIELDS).flatmap(equals),
+    KEYS.flatmap(lambda key: equals(f"metadata.{key}")),
+    st.sampled_from(["owner:plain", "owner:webhook,other"]),
+)
+OTHERS = st.tuples(st.sampled_from(["", "-"]), CONDITIONS).map(lambda t: f"{t[0]}{t[1][0]}:{t[1][1]}{t[1][2]}")
+QUERIES = (
+    st.tuples(INDEXED, st.lists(INDEXED | OTHERS, max_size=2))
+    .map(lambda pair: parsed(" ".join([pair[0], *pair[1]])))
+    .filter(lambda wanted: wanted is not None)
+)
+
+
+#: Without shrinking: what a step does depends on those before it.
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(data=st.data())
+def test_a_search_lists_what_a_plain_evaluation_lists(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.setattr(search, "_FIRST", 2)
+    monkeypatch.setattr(slices, "_MANY", data.draw(st.sampled_from([2, 5000]), "many"))
+    with database.connection_context(), database.atomic():
+        for model in (Task, SearchEntry, SearchProgress):
+            model.delete().execute()
+    look, upkeep, made, numbers = Search(database), SearchUpkeep(database), {}, itertools.count()
+    later = utcnow() + dt.timedelta(hours=1)  # behind the head, whatever it is
+
+    def put(row: dict[str, Any]) -> None:
+        made[add(database, row, f"{next(numbers):04d}")] = row
+
+    for row in data.draw(st.lists(ROWS, min_size=1, max_size=8), "old rows"):
+        put(row)
+    steps = {
+        "declare": lambda: upkeep.declare(data.draw(st.sampled_from([FIELDS, FIELDS[:1]]))),
+        "fill": lambda: upkeep.fill(2),
+        "new": lambda: upkeep.index_new(2),
+        "verify": lambda: upkeep.verify(3),
+        "sweep": lambda: upkeep.sweep(3),
+    }
+    for number in range(3):
+        for step in data.draw(st.lists(st.sampled_from(sorted(steps)), max_size=5), "steps"):
+            steps[step]()
+        wanted = data.draw(QUERIES, "query")
+        pages, seen, touched = listed(look, wanted), [], set()
+        before = expected(made, wanted)
+        change = data.draw(st.sampled_from(["nothing", "insert", "delete", "end"]), "change")
+        for page in pages:
+            seen += page
+            if change == "insert":
+                put(data.draw(ROWS) | {"created_at": later + dt.timedelta(seconds=number)})
+                touched.add(list(made)[-1])
+            elif made and change != "nothing":
+                task_id = data.draw(st.sampled_from(sorted(made)))
+                touched.add(task_id)
+                if change == "delete":
+                    del made[task_id]
+                    transact(database, Task.delete().where(Task.id == task_id).execute)
+                else:
+                    ended = {"state": "dead", "finished_at": NOW}
+                    made[task_id] = made[task_id] | ended
+                    transact(database, Task.update(values(ended)).where(Task.id == task_id).execute)
+            change = "nothing"
+        assert len(seen) == len(set(seen))
+        assert [one for one in seen if one not in touched] == [one for one in before if one not in touched], wanted.text
+        now = expected(made, wanted)
+        assert look.count(wanted) == Count(len(now))
+        assert [one for page in look.pages(wanted, size=3) for one in (task.id for task in page)] == now
+
+
+def statements(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    run = database.execute_sql
+
+    def noted(sql: str, *rest: object) -> object:
+        seen.append(sql)
+        return run(sql, *rest)
+
+    monkeypatch.setattr(database, "execute_sql", noted)
+    return seen
+
+
+def test_a_search_by_an_indexed_value_reads_only_tasks_with_it(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [add(database, {"payload": json.dumps({"a": n // 2}), "state": STATES[n % 7]}) for n in range(60)]
+    keep(SearchUpkeep(database))
+    seen = statements(database, monkeypatch)
+    page = Search(database).page(parse("payload.a:7"), limit=20)
+    assert ({task.id for task in page.tasks}, page.next) == (set(ids[14:16]), None)
+    (reads,) = [sql for sql in seen if '"moment"' in sql or ("`moment`" in sql and "`priority`" in sql)]
+    assert " IN (" in reads
+
+
+def test_a_task_of_another_program_is_found_at_once_and_indexed(database: peewee.Database) -> None:
+    upkeep, look = SearchUpkeep(database), Search(database)
+    keep(upkeep)
+    database.execute_sql("INSERT INTO sytq_tasks (id, type, payload) VALUES ('own-id-1', 'x', '{\"a\": \"v\"}')")
+    assert look.count(parse("payload.a:v")) == Count(1)
+    upkeep.index_new(500)
+    assert SearchEntry.select().where(SearchEntry.task_id == "own-id-1").count() == 2
+    assert look.count(parse("payload.a:v")) == Count(1)
+
+
+def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(database: peewee.Database) -> None:
+    upkeep, look = SearchUpkeep(database), Search(database)
+    keep(upkeep)
+    late = add(database, {"payload": '{"a": 1}', "created_at": NOW})
+    upkeep.index_new(500)
+    assert look.count(parse("payload.a:1")) == Count(0)
+    upkeep.verify(500)
+    assert [task.id for task in look.page(parse("payload.a:1"), limit=5).tasks] == [late]
+
+
+def test_entries_of_deleted_tasks_leave_the_index(database: peewee.Database) -> None:
+    upkeep = SearchUpkeep(database)
+    ended = {"state": "succeeded", "finished_at": NOW, "payload": '{"a": 1}'}
+    ours, theirs, stays = (add(database, ended) for _ in range(3))
+    keep(upkeep)
+    transact(database, lambda: delete_ended([ours]))
+    assert SearchEntry.select().where(SearchEntry.task_id == ours).count() == 0
+    database.execute_sql(f"DELETE FROM sytq_tasks WHERE id = '{theirs}'")
+    for _ in range(4):
+        upkeep.sweep(2)
+    assert {row.task_id for row in SearchEntry.select()} == {stays}
+
+
+def test_a_field_declared_later_is_filled_and_found_meanwhile(database: peewee.Database) -> None:
+    upkeep, look = SearchUpkeep(database), Search(database)
+    for n in range(5):
+        add(database, {"payload": json.dumps({"a": 1, "b": n}), "created_at": NOW + dt.timedelta(seconds=n)})
+    keep(upkeep, ("payload.a",))
+    upkeep.declare(["payload.a", "payload.b"])
+    for _ in range(4):
+        assert [look.count(parse(f"payload.b:{n}")).number for n in range(5)] == [1] * 5
+        upkeep.fill(2)
+    assert SearchEntry.select().where(SearchEntry.name == "payload.b").count() == 5
+
+
+def test_a_field_that_nobody_declares_is_dropped_after_an_hour(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep, look = SearchUpkeep(database), Search(database)
+    add(database, {"payload": '{"a": 1, "b": 2}'})
+    keep(upkeep, ("payload.a", "payload.b"))
+
+    def fields() -> list[str]:
+        upkeep.declare(["payload.a"])
+        upkeep.sweep(500)
+        upkeep.sweep(500)
+        assert look.count(parse("payload.b:2")) == Count(1)
+        return sorted({row.name for row in SearchEntry.select()})
+
+    assert fields() == ["owner", "payload.a", "payload.b"]
+    monkeypatch.setattr("sytq.ledger.search_upkeep.utcnow", lambda: utcnow() + dt.timedelta(minutes=61))
+    upkeep.declare(["payload.a"])
+    assert fields() == ["owner", "payload.a"]
+    assert Completion(database).names() == ["payload.a"]
+
+
+def test_a_search_of_many_rows_ends_with_its_time_and_goes_on(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_FIRST", 10)
+    for n in range(40):
+        add(database, {"error": "rare" if n == 3 else "often", "created_at": NOW + dt.timedelta(seconds=n)})
+    look, wanted = Search(database), parse("error:rare")
+    page = look.page(wanted, limit=5, seconds=0)
+    assert (page.tasks, page.searched_to) == ([], NOW + dt.timedelta(seconds=30))
+    assert look.count(wanted, seconds=0) == Count(0, exact=False)
+    assert look.count(parse("error:often"), seconds=0) == Count(10, exact=False)
+    found = look.page(wanted, limit=5, after=page.next)
+    assert (len(found.tasks), found.next, found.searched_to) == (1, None, None)
+
+
+def test_ended_tasks_without_an_end_come_last(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_FIRST", 2)
+    ended = [add(database, {"state": "dead", "finished_at": NOW}) for _ in range(3)]
+    without = [add(database, {"state": "dead"}) for _ in range(3)]
+    seen = [one for page in listed(Search(database), parse("state:dead"), 2) for one in page]
+    assert seen == [*reversed(ended), *reversed(without)]
+
+
+def test_completion_offers_values_of_ones_own_tasks_only(database: peewee.Database) -> None:
+    for owner, customer in (("shop", "anna"), ("shop", "anna"), ("shop", "adam"), ("bank", "alice"), (None, "zoe")):
+        add(database, {"owner": owner, "metadata": json.dumps({"customer": customer, "of" + str(owner): 1})})
+    keep(SearchUpkeep(database))
+    complete = Completion(database)
+    assert complete.values("metadata.customer", "a") == ["anna", "adam", "alice"]
+    assert complete.values("metadata.customer", "a", owner="shop") == ["anna", "adam"]
+    assert complete.values("metadata.customer", "", owner="shop", limit=1) == ["anna"]
+    assert complete.values("owner", "", owner="shop") == ["shop"]
+    assert "metadata.ofbank" in complete.names() and "metadata.ofbank" not in complete.names("shop")
+    assert {"metadata.customer", "metadata.ofshop", "payload.a"} <= set(complete.names("shop"))
+
+
+@pytest.mark.parametrize(
+    ("payload", "query", "found"),
+    [
+        ({"a": 123}, "payload.a:123", 1),
+        ({"a": "123"}, "payload.a:123", 1),
+        ({"a": 123}, 'payload.a:"123"', 0),
+        ({"a": 123.0}, "payload.a:123", 1),
+        ({"a": 2**53 + 1}, f"payload.a:{2**53 + 1}", 1),
+        ({"a": 2**53 + 1}, f"payload.a:{2**53}", 0),
+        ({"a": 10**25}, "payload.a:1e25", 1),
+        ({"a": True}, "payload.a:true", 1),
+        ({"a": None}, "payload.a:null", 1),
+        ({"a": "x" * 500}, f"payload.a:{'x' * 500}", 1),
+        ({"a": "x" * 500}, f"payload.a:{'x' * 499}", 0),
+        ({"a": "x "}, "payload.a:x", 0),
+        ({"a": {"b": "c"}}, "payload.a.b:c", 1),
+        ({"a": ["c"]}, "payload.a:c", 0),
+    ],
+)
+def test_an_indexed_value_is_compared_as_json(database: peewee.Database, payload: Any, query: str, found: int) -> None:
+    add(database, {"payload": json.dumps(payload)})
+    assert Search(database).count(parse(query)) == Count(found)
+    keep(SearchUpkeep(database))
+    assert Search(database).count(parse(query)) == Count(found)
