@@ -129,8 +129,8 @@ class Known:
         self._ids, self._order = ids, order
 
     def slice(self, place: Place | None, size: int) -> Slice:
-        below = _below(self._order.column, Task.id, place, nulls=self._order.by_end)
-        return Slice([_both(Task.id.in_(self._ids), *below)], None)
+        rest = below(self._order.column, Task.id, place, nulls=self._order.by_end)
+        return Slice([_both(Task.id.in_(self._ids), rest)], None)
 
 
 def source(wanted: Filter, order: Order, mysql: bool) -> Source:
