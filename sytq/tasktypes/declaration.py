@@ -91,9 +91,9 @@ class task(Options):
             raise ValueError(
                 f"task type '{self.name}': version 1 has no older one for `upgrade`; valid: a version from 2"
             )
-        for path in (self.search,) if isinstance(self.search, str) else self.search:
+        for path in self.search if isinstance(self.search, list | tuple) else [None]:
             if problem := search_problem(path, self.payload):
-                raise ValueError(f"task type '{self.name}': search {path!r} {problem}")
+                raise ValueError(f"task type '{self.name}': search {path or self.search!r} {problem}")
         taken = set(self.config.model_fields) & set(Policy.model_fields) if self.config else ()
         if taken:
             raise ValueError(

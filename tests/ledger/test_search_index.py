@@ -111,7 +111,7 @@ QUERIES = (
 
 
 #: Without shrinking: what a step does depends on those before it.
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
 def test_a_search_lists_what_a_plain_evaluation_lists(
     database: peewee.Database, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
@@ -186,7 +186,7 @@ def test_a_search_by_an_indexed_value_reads_only_tasks_with_it(
     seen = statements(database, monkeypatch)
     page = Search(database).page(parse("payload.a:7"), limit=20)
     assert ({task.id for task in page.tasks}, page.next) == (set(ids[14:16]), None)
-    (reads,) = [sql for sql in seen if '"moment"' in sql or ("`moment`" in sql and "`priority`" in sql)]
+    (reads,) = [sql for sql in seen if "priority" in sql]
     assert " IN (" in reads
 
 
