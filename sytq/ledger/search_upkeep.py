@@ -23,7 +23,7 @@ from sytq.ledger.slices import below, bound, down_to
 from sytq.ledger.values import utcnow
 
 #: Tasks created longer ago than this are committed, but for a transaction that took longer: `verify` finds its tasks.
-_SETTLED = dt.timedelta(seconds=10)
+_COMMITTED = dt.timedelta(seconds=10)
 #: The head moves in steps of so many seconds, to write nothing while nothing comes in.
 _STEP = dt.timedelta(seconds=5)
 _DECLARED_EVERY, _OBSOLETE = dt.timedelta(minutes=1), dt.timedelta(hours=1)
@@ -54,7 +54,7 @@ class SearchUpkeep:
         A field that no worker has declared for an hour is dropped: workers of two releases may alternate for a while.
         """
         names, now = {OWNER, METADATA, *fields}, utcnow()
-        since = self._search.now() - _SETTLED
+        since = self._search.now() - _COMMITTED
 
         def work() -> None:
             rows = {row.name: row for row in SearchProgress.select()}
@@ -85,7 +85,7 @@ class SearchUpkeep:
         head, found = read(self._database, find)
         if head is None:
             return False
-        reached = _text(now - _SETTLED)
+        reached = _text(now - _COMMITTED)
         if more := len(found) == most:
             reached = min(reached, found[-1].moment)
         moves = reached >= _text(dt.datetime.fromisoformat(head) + _STEP) or (more and reached > head)
