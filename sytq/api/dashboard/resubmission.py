@@ -54,16 +54,19 @@ def _masked(value: Any) -> Any:
         return {}
 
 
-def commands(task: TaskDetail, root: str, needs_key: bool) -> dict[str, str]:
-    """Commands for a shell, by what they do; `root` is the API's public URL. No secret is in them."""
+def commands(task: TaskDetail, size: int, root: str, *, needs_key: bool) -> dict[str, str]:
+    """Commands for a shell, by what they do, for a task whose payload has this size; `root` is the API's public URL.
+
+    No secret is in them.
+    """
     key = ' -H "Authorization: Bearer $SYTQ_API_KEY"' if needs_key else ""
     here, there = shlex.quote(f"{root}/v2/tasks/{task['id']}"), shlex.quote(f"{root}/v2/tasks")
     found = {"Show this task": f"curl -sS{key} {here}"}
+    if size > _MAX_COPIED:
+        return found
     body = {"type": task["type"], "payload": _masked(task["payload"]), "priority": task["priority"]}
     if task["metadata"]:
         body["metadata"] = _masked(task["metadata"])
     text = json.dumps(body)  # ASCII: whatever the terminal's encoding is
-    if len(text) <= _MAX_COPIED:
-        sent = f" -H 'Content-Type: application/json' --data-raw {shlex.quote(text)}"
-        found["Submit it again"] = f"curl -sS{key}{sent} {there}"
-    return found
+    sent = f" -H 'Content-Type: application/json' --data-raw {shlex.quote(text)}"
+    return found | {"Submit it again": f"curl -sS{key}{sent} {there}"}

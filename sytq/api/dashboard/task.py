@@ -73,7 +73,9 @@ class TaskPage(Page):
             "tree": tree,
             "has_resubmission": task["type"] in registry and not registry.get(task["type"]).internal,
             "can": _changes(task, row, live),
-            "commands": commands(task, _root(req), self._parts.runtime.settings.auth.enabled),
+            "commands": commands(
+                task, len(row.payload), _root(req), needs_key=self._parts.runtime.settings.auth.enabled
+            ),
         }
 
     async def _of_redis(self, req: falcon.asgi.Request, task_id: str, error: Exception) -> dict[str, Any]:
