@@ -90,7 +90,7 @@ def test_plugin_migrations_keep_existing_tables(database_url: str) -> None:
     before = found()
     plugins = find(()).plugins
     lacking = pending(database, plugins)
-    assert set(lacking) == {"llm/0001_llm", "webhook/0001_failing_hosts"}
+    assert set(lacking) == {"llm/0001_llm", "llm/0002_days", "webhook/0001_failing_hosts"}
     assert migrate(database, plugins) == lacking
     assert found() == before
     database.close_all()

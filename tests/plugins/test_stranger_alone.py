@@ -18,7 +18,10 @@ from tests.terminal import PROGRAM
 ROOT = Path(__file__).parents[2]
 NAMES = ("llm", "webhook", "callback", "bulk")
 #: Where a name means no plugin: a column of `sytq_tasks` filled by submissions, and the command `sytq bulk`.
-OTHER_MEANINGS = {"callback": ("sytq/ledger/", "sytq/service/submission.py"), "bulk": ("sytq/cli/commands.py",)}
+OTHER_MEANINGS = {
+    "callback": ("sytq/ledger/", "sytq/service/submission.py", "sytq/api/dashboard/new_task.py"),
+    "bulk": ("sytq/cli/commands.py",),
+}
 #: The replaced systems' API and the demonstration.
 MAY_NAME_PLUGINS = ("sytq/api/compat/", "sytq/dev/")
 
