@@ -18,7 +18,7 @@ from sytq.api.parts import Parts
 from sytq.broker.inspection import Unwritten, WorkerInfo
 from sytq.broker.limiter_states import LimiterState
 from sytq.broker.rights import check_rights
-from sytq.errors import DatabaseUnavailable, InvalidInput, RedisRefused, RedisUnavailable
+from sytq.errors import DatabaseUnavailable, InvalidInput, Overloaded, RedisRefused, RedisUnavailable
 from sytq.ledger.figures import RANGES, RATE_MINUTES, Counts, Figures
 from sytq.ledger.schedules import Schedules
 from sytq.service import activity, condition, failures, status
@@ -28,8 +28,8 @@ from sytq.service.status import MismatchView, QueueView
 
 T = TypeVar("T")
 
-#: Seconds that Redis has for its answers; a page that waits longer tells an operator less.
-_TIMEOUT = 3.0
+#: Seconds that a store has for its answers, as for readiness; a page that waits longer tells an operator less.
+_TIMEOUT = 4.0
 #: A finding's check -> the page where it is mended.
 _PAGES = {
     **{"workers": "/workers", "queues": "/queues", "limiters": "/limiters", "types": "/types"},
@@ -69,7 +69,7 @@ class Overview(Page):
             raise InvalidInput("range", f"'{name[:64]}' is not a range; valid: {', '.join(RANGES)}")
         found = await gathered(
             redis=self._redis(),
-            database=_soon(self._parts.sql.run(self._parts.ledger_check.state)),
+            database=self._database(),
             ledger=_soon(self._parts.sql.run(self._ledger, name, caller.visible_owner, type_name)),
             plugins=plugins.overview(self._parts, caller),
         )
@@ -78,7 +78,7 @@ class Overview(Page):
         lately, day = (activity.by_level(ledger[key], runtime.registry) for key in ("lately", "day"))
         problems = condition.problems(self._findings(redis, found["database"], ledger, caller))
         return {
-            "problems": [(one, _PAGES.get(one.check)) for one in problems],
+            "problems": [(one, _PAGES.get(one.check) or ("/system" if caller.is_admin else None)) for one in problems],
             "missing": found["missing"],
             "redis": redis,
             "rows": list(activity.levels(redis.queues, lately, day)),
@@ -96,11 +96,8 @@ class Overview(Page):
             "types": sorted(declared.name for declared in runtime.registry),
         }
 
-    def _findings(
-        self, redis: _Redis, database: str | None, ledger: Mapping[str, Any], caller: Caller
-    ) -> Iterator[Finding]:
-        found = [condition.redis(redis.state), *condition.hold(ledger["hold"])]
-        found += [condition.database(database)] if database is not None else []
+    def _findings(self, redis: _Redis, database: str, ledger: Mapping[str, Any], caller: Caller) -> Iterator[Finding]:
+        found = [condition.redis(redis.state), condition.database(database), *condition.hold(ledger["hold"])]
         if redis.unwritten is not None:
             found.append(condition.workers(redis.workers, self._parts.runtime.settings.worker.liveness))
             found += condition.recorder(redis.unwritten)
@@ -109,6 +106,12 @@ class Overview(Page):
         found += condition.limiters(redis.limiters)
         found += condition.dead(ledger["dead"])
         return (one for one in found if caller.is_admin or one.check not in condition.FOR_ADMINS)
+
+    async def _database(self) -> str:
+        try:
+            return await _soon(self._parts.sql.run(self._parts.ledger_check.state))
+        except (DatabaseUnavailable, Overloaded) as error:
+            return str(error)
 
     async def _redis(self) -> _Redis:
         """One look at Redis for all who ask meanwhile: a Redis that hangs keeps one thread."""

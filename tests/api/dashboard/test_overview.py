@@ -103,5 +103,5 @@ def test_without_the_database_the_page_has_the_part_of_redis(
     own_mysql.stop()
     html = page(service)
     assert "The database does not answer: what it knows is missing here." in html
-    assert "All is well." not in html and '<a href="/dashboard/queues">default</a>' in html
+    assert "All is well." not in html and '<a href="/dashboard/queues/default">default</a>' in html
     assert "see docs/runbook.md, The database is down" in html
