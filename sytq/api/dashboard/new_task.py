@@ -162,8 +162,11 @@ def _form_of(row: Task, declared: TaskType) -> dict[str, str]:
         raise falcon.HTTPConflict(description=f"the payload has more than {_MAX_PREFILL:,} characters; use the API")
     options = {"priority": row.priority, "metadata": masked("", parsed(row.metadata))}
     given = {name: value for name, value in options.items() if value is not None}
-    payload = masked("", _payload(row, declared))
-    return prefill(_schema(declared.payload), payload, "payload") | prefill(_options(), given, "task")
+    try:
+        payload = masked("", _payload(row, declared))
+        return prefill(_schema(declared.payload), payload, "payload") | prefill(_options(), given, "task")
+    except RecursionError:  # of another program's row: a submission has a bounded depth
+        raise falcon.HTTPConflict(description="the payload is nested too deep for a form; use the API") from None
 
 
 def _payload(row: Task, declared: TaskType) -> Any:

@@ -209,6 +209,15 @@ def test_form_is_there_for_who_may_submit_the_type(guarded: Installation) -> Non
     assert only.post("/types/count/new", form).headers["location"] == "/dashboard/types/count/new"
 
 
+def test_payload_of_another_program_that_is_nested_too_deep_has_no_form(guarded: Installation, admin: Browser) -> None:
+    ann = browser(guarded, "ann", "read", "submit")
+    task_id = guarded.request("POST", "/v2/tasks", {"type": "default", "payload": {}}, ann.headers).json["id"]
+    for depth, status in ((300, 200), (900, 409), (100_000, 200)):  # beyond what Python parses, it is a text
+        deep = '{"a":' + "[" * depth + "]" * depth + "}"
+        guarded.runtime.database.execute_sql("UPDATE sytq_tasks SET payload = ? WHERE id = ?", (deep, task_id))
+        admin.get(f"/types/default/new?from={task_id}", status=status)
+
+
 def test_large_payload_is_in_its_form_as_it_is(guarded: Installation, admin: Browser) -> None:
     large = "<script>" + "\u202eabc\u00e4" * 30_000
     body = {"type": "count", "payload": {"number": 1, "note": large}}
