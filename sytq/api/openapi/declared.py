@@ -238,6 +238,14 @@ NATIVE = (
     _list("queues", "List queues with their depth, running tasks and limits", "The queues", shapes.QueueList),
     _list("workers", "List worker processes", "The workers", shapes.WorkerList),
     _list("limiters", "List limiters with what they let pass and hold up", "The limiters", shapes.LimiterList),
+    Operation(
+        "post", "/v2/limiters/pause", "pause_limiter", "Pause a limiter", "service",
+        {200: Answer("Limiter paused", shapes.LimiterPaused)}, (400,), requests.LimiterPause,
+    ),
+    Operation(
+        "post", "/v2/limiters/resume", "resume_limiter", "Resume a limiter and close its circuit breaker", "service",
+        {200: Answer("Limiter resumed", shapes.LimiterResumed)}, (400,), requests.LimiterResumption,
+    ),
     _list("mismatches", "List what differs between processes", "The mismatches", shapes.MismatchList),
     _list("schedules", "List schedules with their previous and next runs", "The schedules", shapes.ScheduleList),
 )  # fmt: skip

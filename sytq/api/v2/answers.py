@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -152,6 +152,22 @@ class LimiterList(TypedDict):
     """The limiters that were used within about an hour, are paused or have tasks waiting."""
 
     limiters: list[LimiterView]
+
+
+class LimiterPaused(TypedDict):
+    """The limiter grants no permit until it is resumed."""
+
+    limiter: str
+    paused: Literal[True]
+
+
+class LimiterResumed(TypedDict):
+    """The limiter grants permits. `ended` is what held it up (null: nothing), `waiting` is how many tasks waited."""
+
+    limiter: str
+    paused: Literal[False]
+    ended: Literal["paused", "open", "half_open"] | None
+    waiting: int
 
 
 class MismatchList(TypedDict):

@@ -108,6 +108,19 @@ class NewOperation(_Timed):
     dry_run: StrictBool = Field(default=False, description="Only count the tasks that match")
 
 
+class LimiterPause(_Body):
+    """The limiter to pause, and why: the reason is shown wherever the pause is."""
+
+    limiter: StrictStr = Field(min_length=1, max_length=300)
+    why: StrictStr = Field(min_length=1, max_length=255)
+
+
+class LimiterResumption(_Body):
+    """The limiter to resume."""
+
+    limiter: StrictStr = Field(min_length=1, max_length=300)
+
+
 def when(wanted: _Timed) -> dt.datetime | None:
     """The time that a request asks for (aware), None for now. Raises InvalidInput."""
     if wanted.delay is not None and wanted.run_at is not None:

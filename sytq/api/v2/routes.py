@@ -12,6 +12,7 @@ from sytq.api.v2 import answers
 from sytq.api.v2.audit import AuditLog
 from sytq.api.v2.events import Events
 from sytq.api.v2.failures import Failures
+from sytq.api.v2.limiters import PauseLimiter, ResumeLimiter
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Unreadable
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry, Tree
@@ -55,5 +56,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/queues", Page("queues", parts.redis, queues))
     app.add_route("/v2/workers", Page("workers", parts.redis, workers))
     app.add_route("/v2/limiters", Page("limiters", parts.redis, limiters))
+    app.add_route("/v2/limiters/pause", PauseLimiter(parts))
+    app.add_route("/v2/limiters/resume", ResumeLimiter(parts))
     app.add_route("/v2/mismatches", Page("mismatches", parts.sql, mismatches, "admin"))
     app.add_route("/v2/schedules", Page("schedules", parts.sql, schedules))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from tests.api.dashboard.browser import Browser
-from tests.installation import Installation
+from tests.installation import Installation, Reply
 
 NAME = "host:<b>.example:443"
 
@@ -32,6 +32,25 @@ def test_limiter_is_paused_listed_and_resumed(staffed: Installation, admin: Brow
     resume = path.replace("/one", "/one/resume")
     assert "is resumed; it was paused" in admin.follow(admin.post(resume, {}))
     assert "was not paused" in admin.follow(admin.post(resume, {}))
+
+
+def test_limiter_is_paused_and_resumed_by_the_api(
+    staffed: Installation, admin: Browser, log_in: Callable[..., Browser]
+) -> None:
+    def post(verb: str, body: dict[str, str], headers: dict[str, str]) -> Reply:
+        return staffed.request("POST", f"/v2/limiters/{verb}", body, headers)
+
+    body = {"limiter": "provider:api", "why": "a test"}
+    assert post("pause", body, admin.headers).json == {"limiter": "provider:api", "paused": True}
+    limiter = staffed.runtime.inspection.limiter("provider:api")
+    assert limiter is not None
+    assert (limiter.state, limiter.reason) == ("paused", "a test")
+    resumed = {"limiter": "provider:api", "paused": False, "ended": "paused", "waiting": 0}
+    assert post("resume", {"limiter": "provider:api"}, admin.headers).json == resumed
+    assert post("resume", {"limiter": "provider:api"}, admin.headers).json == resumed | {"ended": None}
+    assert post("pause", body | {"limiter": "a b"}, admin.headers).json["errors"][0]["field"] == "limiter"
+    assert post("pause", body | {"why": ""}, admin.headers).json["errors"][0]["field"] == "why"
+    assert post("pause", body, log_in("ann", "read", "operate", "submit").headers).status == 403
 
 
 def test_filter_finds_a_few_among_thousands(staffed: Installation, admin: Browser) -> None:
