@@ -68,7 +68,7 @@ class OneType(Page):
                 if scheduled.type == name
             ],
             "limits": runtime.settings.queues.get(declared.queue) if declared else None,
-            "search_fields": getattr(declared, "search", ()),
+            "search_fields": declared.search if declared else (),
             "fields": _fields(declared) if declared else [],
             "schema": _schema(declared) if declared else None,
         }
