@@ -17,7 +17,7 @@ _MAX_CELLS = 10_000  # of a table, whose rows the parser fills up to the widest
 _SCHEMES = ("http://", "https://", "mailto:")
 _TAGS = frozenset(("p", "ul", "ol", "li", "blockquote", "thead", "tbody", "tr", "td", "em", "strong", "s"))
 _OPEN, _CLOSE = Markup('<{} dir="auto">'), Markup("</{}>")
-_TABLE = Markup('<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>')
+_TABLE = Markup('<div class="scroll" tabindex="0" role="region" aria-label="Table {}"><table>')
 
 
 def _parser() -> MarkdownIt:
@@ -47,7 +47,7 @@ def render(text: str, level: int) -> Markup:
 
 
 def _html(tokens: Sequence[Token], level: int) -> Iterator[Markup]:
-    highest = level
+    highest, tables = level, 0
     level -= 1
     for number, token in enumerate(tokens):
         if token.hidden:  # the paragraph of a tight list
@@ -68,8 +68,11 @@ def _html(tokens: Sequence[Token], level: int) -> Iterator[Markup]:
             yield Markup('<a href="{}" rel="noreferrer noopener nofollow">').format(token.attrGet("href") or "")
         elif token.type == "link_close":
             yield Markup("</a>")
-        elif token.tag == "table":
-            yield _TABLE if token.nesting == 1 else Markup("</table></div>")
+        elif token.type == "table_open":
+            tables += 1
+            yield _TABLE.format(tables)
+        elif token.type == "table_close":
+            yield Markup("</table></div>")
         elif token.tag == "th":
             text = tokens[number + token.nesting].content
             if token.nesting == 1:

@@ -86,6 +86,11 @@ def test_headings_descend_one_level_at_a_time() -> None:
     assert re.findall(r"<(h\d)", html("### a\n\n# b\n\n###### c\n\n## d")) == ["h2", "h2", "h3", "h3"]
 
 
+def test_each_table_is_a_region_of_its_own() -> None:
+    table = "| a |\n|---|\n| 1 |\n\n"
+    assert re.findall(r'aria-label="([^"]+)"', html(table + "text\n\n" + table)) == ["Table 1", "Table 2"]
+
+
 def test_text_keeps_its_direction() -> None:
     assert '<p dir="auto">\u05e9\u05dc\u05d5\u05dd</p>' in html("\u05e9\u05dc\u05d5\u05dd")
 
