@@ -29,6 +29,7 @@ from sytq.dev.process import Child, Guard
 from sytq.dev.provider import PracticeProvider
 from sytq.dev.receiver import Receiver
 from sytq.dev.reload import Saved
+from sytq.dev.seed import figures
 from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.stories import tell
 from sytq.embedded import EmbeddedServer, find_server
@@ -153,6 +154,7 @@ class Supervisor:
         _say_part("database", f"{kind}, " + (f"migrated ({', '.join(applied)})" if applied else f"{tasks} tasks in it"))
         if self._seed and embedding.database and not tasks:
             await asyncio.to_thread(tell, Rows(parts.database), utcnow(), self._seed)
+            await asyncio.to_thread(figures.count, parts.database)
             _say_part("history", f"{self._seed} made-up tasks of the last days (`sytq seed --remove` deletes them)")
         if not embedding.redis:
             try:

@@ -23,6 +23,8 @@ def _paths() -> Iterator[str]:
 
 #: The paths of the pages, below /dashboard.
 PATHS = list(_paths())
+#: What a page needs beside its path.
+_QUERIES = {"/limiters/one": "?name=queue:webhook", "/operations/new": "?action=retry&q=state:dead+type:email"}
 #: Places in paths, and the queries that find examples of them.
 _TASKS = (
     "type = 'llm' AND state = 'succeeded' AND attempts = 2",
@@ -37,7 +39,7 @@ def paths(world: World) -> Iterator[tuple[str, str]]:
     for path in PATHS:
         places = re.findall(r"{(\w+)", path)
         if not places:
-            yield path, path
+            yield path, path + _QUERIES.get(path, "")
             continue
         for values in _examples(world, places, path):
             yield path, re.sub(r"{(\w+)[^}]*}", lambda place, values=values: values[place[1]], path)  # type: ignore[misc]
@@ -51,12 +53,4 @@ def _examples(world: World, places: list[str], path: str) -> Iterator[dict[str, 
         last = _TASKS if path == "/tasks/{task_id}" else _TASKS[:1]
         yield from ({"task_id": world.one(where)} for where in last)
         return
-    known = {
-        "task_id": lambda: world.one(_TASKS[0]),
-        "name": lambda: "webhook",
-        "type_name": lambda: "webhook",
-        "type": lambda: "webhook",
-        "queue": lambda: "webhook",
-        "fingerprint": lambda: "worker-died",
-    }
-    yield {place: known[place]() for place in places}
+    yield {"task_id": world.one(_TASKS[0]), "name": "cleanup" if path.startswith("/schedules/") else "webhook"}

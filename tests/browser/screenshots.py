@@ -21,7 +21,7 @@ from tests.browser.world import World, until
 from tests.servers import RedisServer
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-_SIZE = {"width": 1280, "height": 800}
+_SIZE = {"width": 1280, "height": 960}
 _QUALITY = 72
 
 
@@ -43,13 +43,14 @@ def pictures(world: World) -> Iterator[tuple[str, str]]:
 
 def prepare(world: World) -> None:
     """What only a running service has: work in progress, a queue that waits, paused things."""
-    world.open.post("/v2/types/email/pause", {"reason": "the mail server moves until 16:00"})
+    world.pause("email", "the mail server moves until 16:00")
     for number in range(40):
         world.submit(
             "email", {"to": [f"customer{number}@post.example"], "subject": "Your invoice", "text": "Here it is."}
         )
     world.run_valuation()
-    until(lambda: world.open.get("/v2/tasks?limit=1")["tasks"], "the API shows tasks")
+    # The checks of the system run when somebody looks for the first time.
+    until(lambda: b"The checks run now" not in world.open.request("GET", "/dashboard/system").body, "checks have run")
 
 
 def take(browser: Browser, world: World, wanted: list[str]) -> None:
@@ -58,7 +59,7 @@ def take(browser: Browser, world: World, wanted: list[str]) -> None:
         if wanted and not any(word in name for word in wanted):
             continue
         with visit(browser, viewport=_SIZE, color_scheme="light") as visitor:
-            visitor.go(world.url(address))
+            visitor.go(world.closed_url(address) if address == "/login" else world.url(address))
             visitor.page.wait_for_timeout(500)  # charts are drawn
             session = visitor.page.context.new_cdp_session(visitor.page)
             shot = session.send("Page.captureScreenshot", {"format": "webp", "quality": _QUALITY})

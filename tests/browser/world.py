@@ -14,12 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peewee
+
+from sytq.dev.seed import figures
 from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.stories import tell
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.models import MODELS
 from sytq.ledger.values import utcnow
-from tests.installation import Installation
+from tests.installation import BUILT_IN, Installation
 from tests.provider import ScriptedProvider, Stage
 from tests.servers import RedisServer, poll
 
@@ -35,7 +38,7 @@ class World:
         self.provider.play(self._long_answer)
         url = database_url or f"sqlite:///{folder / 'sytq.db'}"
         settings: dict[str, str | None] = {
-            "SYTQ_PLUGINS__PATHS": None,
+            **BUILT_IN,
             "SYTQ_LLM__PROVIDER": "scripted",
             "SYTQ_PROVIDERS__SCRIPTED__BASE_URL": self.provider.base_url,
             "SYTQ_PROVIDERS__SCRIPTED__API_KEY": "sk-scripted",
@@ -45,6 +48,7 @@ class World:
         }
         self.open = Installation(_made(folder / "open"), url, redis.url, **settings)
         tell(Rows(self.open.runtime.database), utcnow(), tasks)
+        figures.count(self.open.runtime.database)
         users = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_AUTH__USERS": json.dumps(dict([ADMIN]))}
         self.closed = Installation(_made(folder / "closed"), url, redis.url, **settings, **users)
         self.open.start_worker(threads=8)
@@ -73,9 +77,17 @@ class World:
         return str(rows[0][0])
 
     def keys(self) -> ApiKeys:
+        return ApiKeys(self._bound())
+
+    def pause(self, type_name: str, why: str) -> None:
+        self._bound()
+        self.open.runtime.operator.pause(type_name, "ann", why)
+
+    def _bound(self) -> peewee.Database:
+        """The database, with the models, which may be those of the installation whose stores were used last."""
         database = self.open.runtime.database
-        database.bind(MODELS)  # or those of the installation whose stores were used last
-        return ApiKeys(database)
+        database.bind(MODELS)
+        return database
 
     def submit(self, type_name: str, payload: dict[str, Any], **more: Any) -> str:
         reply = self.open.post("/v2/tasks", {"type": type_name, "payload": payload, **more})
