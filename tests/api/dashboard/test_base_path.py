@@ -151,6 +151,8 @@ def test_guesses_are_counted_for_the_client_behind_the_proxy(behind: Guarded) ->
         reply = browser.request("POST", form.action, form.fields | {"user": "admin", "secret": "guess"})
         assert reply.status == 429 and int(reply.headers["retry-after"]) <= 7
         assert b"too many failed logins" in reply.body
+        # Made-up sessions are guesses, too.
+        assert browser.request("GET", "/dashboard", Cookie="sytq_session=" + "A" * 43).status == 429
     assert behind.browser().log_in("admin", "pa55").status == 200  # another client is not concerned
 
 

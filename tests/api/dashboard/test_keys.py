@@ -62,6 +62,7 @@ def test_a_wrong_field_is_named_and_no_key_made(guarded: Guarded, fields: dict[s
     reply = create(guarded.logged_in(), **({"name": "fine"} | fields))
     html = reply.body.decode()
     assert reply.status == 400 and f'id="error-{named}"' in html
+    assert "data-poll" not in html  # what was filled in stays
     assert ApiKey.select().count() == before
 
 

@@ -8,8 +8,11 @@
   const interval = Number(main.dataset.poll || 0) * 1000;
   let last = Date.now(), answered = Date.now(), etag = "", busy = false;
   const typing = () => document.activeElement && main.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
+  let edited = false; // what was filled in must not be replaced
+  main.addEventListener("input", () => { edited = true; });
   const poll = () => {
     if (!interval || busy || document.hidden || typing() || Date.now() - last < interval) return;
+    if (edited) { old("This page does not refresh itself while a form is filled in."); return; }
     last = Date.now();
     busy = true;
     htmx.trigger(main, "poll");
@@ -31,9 +34,9 @@
   });
   document.addEventListener("htmx:error", (event) => { if (isPoll(event)) old(); });
   document.addEventListener("htmx:finally:request", (event) => { if (isPoll(event)) busy = false; });
-  const old = () => {
+  const old = (why = "The server does not answer.") => {
     const since = new Date(answered).toLocaleTimeString();
-    stale.textContent = `The server does not answer. What you see is of ${since}.`;
+    stale.textContent = `${why} What you see is of ${since}.`;
     stale.hidden = false;
   };
   document.addEventListener("visibilitychange", poll);
