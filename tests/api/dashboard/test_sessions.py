@@ -89,7 +89,7 @@ def test_an_admin_sees_and_ends_everybodys_sessions(guarded: Guarded) -> None:
 def test_a_viewer_gets_no_admins_page_and_no_button(guarded: Guarded) -> None:
     viewer = guarded.logged_in("read")
     page = viewer.open("/dashboard")
-    assert {form.action for form in forms(page)} <= {"/dashboard/logout"}
+    assert {form.action for form in forms(page) if form.method == "post"} <= {"/dashboard/logout"}
     csrf = form_to(page, "/logout").fields["csrf"]
     for path in ("/dashboard/keys", "/dashboard/audit", "/dashboard/system"):
         assert viewer.open(path).status in (403, 404)

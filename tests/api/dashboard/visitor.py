@@ -15,8 +15,8 @@ from tests.installation import Reply
 @dataclass
 class Form:
     action: str
-    method: str
     fields: dict[str, str] = field(default_factory=dict)
+    method: str = "post"
 
 
 class _Forms(HTMLParser):
@@ -27,7 +27,7 @@ class _Forms(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         if tag == "form":
-            self.found.append(Form(given.get("action") or "", (given.get("method") or "get").lower()))
+            self.found.append(Form(given.get("action") or "", method=(given.get("method") or "get").lower()))
         elif tag in ("input", "textarea", "select") and self.found and given.get("name"):
             chosen = given.get("type") not in ("checkbox", "radio") or "checked" in given
             if chosen:
