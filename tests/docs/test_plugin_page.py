@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[Any, int | None, Any]] = {
     "tidy": ({}, None, None),
     "parcel": ({"address": "1, High Street, Bath"}, 1, "Bath"),
     "look-up": ({"key": "a"}, None, "alpha"),
+    "invoice": ({"order_id": 7, "customer": {"id": "c1"}}, None, None),
     "order": ({"customer": "Ada"}, None, {"cents": 300}),
     "offer": ({"customer": "Ada", "text": "*Tea*"}, None, {"cents": 300}),
     "count-stock": ({}, None, "main"),

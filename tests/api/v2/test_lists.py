@@ -45,6 +45,7 @@ def test_pages_are_followed_by_link_and_by_cursor(hundred: Installation) -> None
         seen += [task["id"] for task in reply.json["tasks"]]
         if number == 0:
             assert (reply.json["total"], reply.json["total_is_exact"]) == (100, True)
+            assert reply.json["searched_to"] is None
         if number == 3:
             assert "link" not in reply.headers and reply.json["next"] is None
         else:
