@@ -11,8 +11,8 @@ from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import COUNT_MAX, Count, Search
 from sytq.states import CANCELLED, DEAD, RETRYING, SCHEDULED, TERMINAL, UNFINISHED
 
-#: Seconds for the count of each state that an operation leaves as it is.
-_BESIDE = 0.1
+#: Seconds for the count of what an operation changes, which a person confirms, and of each state that it leaves alone.
+_COUNTING, _BESIDE = 2.0, 0.1
 #: action -> the states in which it has an effect; without a state in the query only the first group.
 ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cancel": (UNFINISHED, UNFINISHED),
@@ -64,7 +64,7 @@ def plan(search: Search, action: str, query: str, now: dt.datetime, owner: str |
             count = search.count(everything.within(f"state:{state}"), COUNT_MAX, seconds=_BESIDE)
             if count.number:
                 unchanged[state] = count
-    return Plan(search.count(wanted), unchanged)
+    return Plan(search.count(wanted, seconds=_COUNTING), unchanged)
 
 
 def description(

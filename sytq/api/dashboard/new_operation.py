@@ -60,12 +60,12 @@ class NewOperation(Page):
         counted, as_of = _counted(form, await self._parts.sql.run(self._parts.search.now))
         found = await self._plan(req, wanted.action, wanted.q, as_of)
         number = found.matched.number
-        if found.matched.exact and number > counted:
-            raise InvalidInput("", f"{number:,} tasks match by now, not {counted:,}; confirm the new number")
+        if counted.exact and number > counted.number:
+            raise InvalidInput("", f"{number:,} tasks match by now, not {counted.number:,}; confirm the new number")
         if not number and found.matched.exact:
             raise InvalidInput("", "no task matches any more")
-        typed = _typed(wanted.action, Count(counted, found.matched.exact))
-        if re.sub(r"[,.\s]", "", form.get("confirm", "")) != typed and typed:
+        typed = _typed(wanted.action, counted)
+        if typed and re.sub(r"[,.\s]", "", form.get("confirm", "")) != typed:
             raise InvalidInput("confirm", f"type {typed} to confirm this")
         owner = req.context.caller.visible_owner
         payload = description(wanted.action, wanted.q, as_of, signed(req, wanted.reason), run_at, owner)
@@ -103,10 +103,11 @@ def _moment(text: str) -> dict[str, str]:
     return {"run_at": text} if "T" in text.upper() else {"delay": text}
 
 
-def _counted(form: Mapping[str, str], now: dt.datetime) -> tuple[int, dt.datetime]:
-    """The number that was counted, and when; all times are naive UTC by the database's clock. Raises InvalidInput."""
+def _counted(form: Mapping[str, str], now: dt.datetime) -> tuple[Count, dt.datetime]:
+    """What was counted, and when; all times are naive UTC by the database's clock. Raises InvalidInput."""
     try:
-        as_of, counted = dt.datetime.fromisoformat(form.get("as_of", "")), int(form.get("counted", ""))
+        as_of = dt.datetime.fromisoformat(form.get("as_of", ""))
+        counted = Count(int(form.get("counted", "")), form.get("exact") == "yes")
     except ValueError:
         raise InvalidInput("", "nothing was counted yet; look at the number and confirm it") from None
     if as_of.tzinfo is not None or not now - _HOLDS < as_of <= now:

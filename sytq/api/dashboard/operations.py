@@ -21,6 +21,7 @@ from sytq.states import TERMINAL
 from sytq.tasktypes.registry import Registry
 
 _LIMIT = 50
+_NO_REDIS = "Redis does not answer: how far the operation is is missing here."
 
 
 class Operations(Page):
@@ -48,7 +49,9 @@ class Operation(Page):
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         row, live = await self._known(req, path["task_id"])
-        return {"operation": _operation(row, live, self._parts.runtime.registry)}
+        operation = _operation(row, live, self._parts.runtime.registry)
+        is_old = not operation["ended"] and live is None and self._parts.data_loader.is_redis_away
+        return {"operation": operation, "missing": [_NO_REDIS] if is_old else []}
 
     async def _known(self, req: falcon.asgi.Request, task_id: str) -> tuple[Task, Live | None]:
         """The operation's row, and the newer state from Redis. Raises HTTPNotFound, also for another owner's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,8 +9,9 @@ import falcon.asgi
 
 from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Page
+from sytq.api.dashboard.stores import gathered
 from sytq.api.parameters import parameter
-from sytq.errors import DatabaseUnavailable, InvalidInput, InvalidQuery, Overloaded
+from sytq.errors import InvalidInput, InvalidQuery
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.saved_views import SavedViews
 from sytq.ledger.values import iso
@@ -19,8 +19,8 @@ from sytq.service.task_view import TaskView, task_view
 from sytq.states import STATES, TERMINAL
 
 LIMIT = 50
-#: Counting for the links by state stops here.
-_COUNTED = 1000
+#: Counting for the links by state stops here, and after so many seconds each.
+_COUNTED, _COUNTING = 1000, 0.02
 #: Pages that a reader can go back by the trail.
 _TRAIL_MAX = 20
 _EXCERPT, _KEYS, _VALUE = 160, 3, 40
@@ -44,31 +44,33 @@ class Tasks(Page):
         trail = (parameter(req, "trail") or "").split(".")[-_TRAIL_MAX:]
         names: dict[str, Any] = {"q": text, "cursor": cursor, "trail": [one for one in trail if one], "quick": QUICK}
         names |= {"viewer": views_of(caller), "read_only": self._parts.runtime.settings.dashboard.read_only}
-        names |= {"views": [], "counts": {}, "tasks": None, "next": None, "searched_to": None}
-        names |= {"unavailable": None, "position": None}
+        names |= {"views": [], "counts": {}, "tasks": None, "next": None, "searched_to": None, "missing": []}
+        names |= {"position": None}
         sql, search = self._parts.sql, self._parts.search
         try:
             wanted = owned(parse(text), caller)
-            page, counts, views = await asyncio.gather(
-                sql.run(search.page, wanted, limit=LIMIT, after=cursor),
-                sql.run(self._counts, caller),
-                sql.run(SavedViews(self._parts.runtime.database).visible, views_of(caller)),
+            found = await gathered(
+                page=sql.run(search.page, wanted, limit=LIMIT, after=cursor),
+                counts=sql.run(self._counts, caller),
+                views=sql.run(SavedViews(self._parts.runtime.database).visible, views_of(caller)),
             )
         except InvalidQuery as error:
             return names | {"errors": {"q": error.message}, "position": error.position}
         except InvalidInput as error:
             return names | {"errors": {"": error.message}}
-        except (DatabaseUnavailable, Overloaded) as error:
-            return names | {"unavailable": str(error)}
+        names |= {"missing": found["missing"], "counts": found["counts"] or {}, "views": found["views"] or []}
+        page = found["page"]
+        if page is None:
+            return names
         tasks = [_row(task_view(task, self._parts.runtime.registry)) for task in page.tasks]
-        names |= {"tasks": tasks, "next": page.next, "counts": counts, "views": views}
-        return names | {"searched_to": iso(page.searched_to) if page.searched_to else None}
+        searched_to = iso(page.searched_to) if page.searched_to else None
+        return names | {"tasks": tasks, "next": page.next, "searched_to": searched_to}
 
     def _counts(self, caller: Caller) -> dict[str, str]:
         """The numbers of tasks by state, as far as they are counted."""
         found = {}
         for state in STATES:
-            number = self._parts.search.count(owned(parse(f"state:{state}"), caller), _COUNTED)
+            number = self._parts.search.count(owned(parse(f"state:{state}"), caller), _COUNTED, seconds=_COUNTING)
             found[state] = f"{number.number:,}" if number.exact else f"{number.number:,}+"
         return found
 

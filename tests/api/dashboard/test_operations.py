@@ -30,7 +30,7 @@ def service(make_installation: Make, database_url: str, redis_url: str) -> Insta
 
 def begun(browser: Reader, shown: Shown, **fields: str) -> Shown:
     """Send the form of a counted operation."""
-    sent = {name: shown.field(name) for name in ("action", "q", "as_of", "counted")}
+    sent = {name: shown.field(name) for name in ("action", "q", "as_of", "counted", "exact")}
     return browser.post(shown.path, **(sent | fields))
 
 
@@ -106,6 +106,7 @@ def test_changes_since_the_count_are_not_changed_and_more_is_asked_again(api: In
         ({"action": "retry", "q": "type:x"}, {"as_of": "<b>"}, "nothing was counted yet"),
         ({"action": "reschedule", "q": "type:x"}, {"when": "soon"}, "duration"),
         ({"action": "reschedule", "q": "type:x"}, {"when": "2026-01-01T00:00:00"}, "must be a time with its offset"),
+        ({"action": "cancel", "q": "type:x state:*"}, {"exact": "no"}, "no task matches any more"),
         ({"action": "retry", "q": "type:x"}, {"reason": "x" * 201}, "at most 200 characters"),
     ],
 )
@@ -118,7 +119,7 @@ def test_invalid_operations_are_refused_and_begin_nothing(
     shown = browser.get("/operations/new", **query)
     if fields:
         now = utcnow().isoformat()
-        shown = browser.post(shown.path, **({"as_of": now, "counted": "1"} | query | fields))
+        shown = browser.post(shown.path, **({"as_of": now, "counted": "1", "exact": "yes"} | query | fields))
         assert shown.status == 400
     assert says in shown.text and "<b>" not in shown.html
     assert browser.get("/operations").text == before

@@ -24,7 +24,8 @@ def test_invalid_view_is_explained_beside_its_field(api: Installation) -> None:
     browser = Reader(api)
     browser.get("/tasks")
     refused = browser.post("/tasks/views?q=state%3Adead", name="x" * 65, query="state:dead")
-    assert refused.status == 400 and "1 to 64 visible characters" in refused.text
+    assert refused.status == 400, (refused.text, browser.cookies)
+    assert "1 to 64 visible characters" in refused.text
     assert refused.field("q") == "state:dead"
     assert browser.post("/tasks/views", name="bad", query="colour:red").status == 400
 
