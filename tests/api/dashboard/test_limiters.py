@@ -84,5 +84,6 @@ def test_only_admins_pause_a_limiter_and_names_are_checked(admin: Browser, log_i
     operator = log_in("ann", "read", "operate", "submit")
     assert "/limiters/one/pause" not in operator.get("/limiters/one?name=provider:a")
     operator.post("/limiters/one/pause?name=provider:a", {"why": "x"}, status=403)
-    admin.get("/limiters/one", status=400)
+    assert "No limiter is named" in admin.get("/limiters/one")
+    admin.post("/limiters/one/pause", {"why": "x"}, status=400)
     assert "is not valid" in admin.post("/limiters/one/pause?name=a%20b", {"why": "x"}, status=400).body.decode()
