@@ -40,10 +40,12 @@ def test_paused_type_and_queue_hold_their_tasks_until_they_are_resumed(world: Wo
 
 
 def test_paused_host_is_resumed_and_its_webhook_arrives(world: World, visitor: Visitor, receiver: Receiver) -> None:
-    visitor.go(world.url(f"/limiters/one?name=host:{urlsplit(receiver.url).netloc}"))
+    name = f"host:{urlsplit(receiver.url).netloc}"
+    visitor.go(world.url(f"/limiters/one?name={name}"))
     pause(visitor.page, "the host moves")
     task_id = world.submit("webhook", {"url": receiver.url})
-    until(lambda: world.open.get(f"/v2/tasks/{task_id}")["state"] == "queued", "the webhook waits")
+    waiting = lambda: {one["name"]: one["waiting"] for one in world.open.get("/v2/limiters")["limiters"]}  # noqa: E731
+    until(lambda: waiting().get(name), "the webhook waits for its host")
     resume(visitor.page)
     world.wait_state(task_id, "succeeded")
 
