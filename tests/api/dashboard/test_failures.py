@@ -63,6 +63,19 @@ def page(service: Installation, headers: dict[str, str], query: str) -> str:
     return reply.body.decode()
 
 
+def test_bars_of_a_trend_stand_at_their_time(service: Installation) -> None:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    now = utcnow()
+    for minutes in (50, 1):
+        dead(service, 1, name, f"{name}a", finished_at=now - dt.timedelta(minutes=minutes))
+    counted(service)
+    html = page(service, key(service, "ops", "read", "admin"), f"type={name}&period=hour")
+    (width,) = re.findall(r'<svg class="bars"[^>]* width="(\d+)"', html)
+    first, last = (int(x) for x in re.findall(r'<rect x="(\d+)"', html))
+    bar = 4  # of ten minutes each, of which the last ends now
+    assert int(width) - 2 * bar <= last < int(width) and 4 * bar <= last - first <= 5 * bar
+
+
 def test_5000_failures_are_3_rows_that_lead_to_their_tasks(service: Installation) -> None:
     name = f"t{uuid.uuid4().hex[:8]}"
     for count, mark in ((3000, "a"), (1990, "b"), (10, "c")):

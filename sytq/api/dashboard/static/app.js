@@ -73,6 +73,7 @@
   };
   const kinds = { in: "--calm", out: "--good", bad: "--bad", wait: "--warn" };
   const charts = new Map();
+  const number = (value) => value == null ? "–" : value.toLocaleString(undefined, { maximumFractionDigits: 6 });
   const draw = (force) => {
     for (const [element, drawn] of charts) {
       if (!element.isConnected) { drawn.plot.destroy(); charts.delete(element); }
@@ -90,9 +91,9 @@
       const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
       const series = data.series.map((one) => {
         const stroke = plain(kinds[one.kind] || "--calm");
-        return { label: one.label, stroke, width: 2, points: { show: data.times.length < 2 }, value: (_, v) => v == null ? "–" : `${v.toLocaleString()}${data.unit}` };
+        return { label: one.label, stroke, width: 2, points: { show: data.times.length < 2 }, value: (_, v) => v == null ? "–" : `${number(v)}${data.unit}` };
       });
-      const options = { width, height: 160, legend: { live: true }, series: [{}, ...series], axes: [axis, { ...axis, size: 60 }], scales: { y: { range: (_, low, high) => [0, Math.max(high || 0, 1)] } } };
+      const options = { width, height: 160, legend: { live: true }, series: [{}, ...series], axes: [axis, { ...axis, size: 60, values: (_, at) => at.map(number) }], scales: { y: { range: (_, low, high) => [0, high || 1] } } };
       charts.set(element, { data: element.dataset.chart, plot: new uPlot(options, [data.times, ...data.series.map((one) => one.values)], element) });
     }
   };
@@ -149,6 +150,8 @@
     });
   };
   document.addEventListener("visibilitychange", listen);
+
+  document.querySelector(".bar [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone the pages scroll sideways
 
   const refresh = () => { tell(); draw(false); listen(); };
   document.addEventListener("htmx:after:swap", refresh);
