@@ -28,9 +28,10 @@ _LOOKS_SECRET = (
     # The look-behind keeps "task-0198c2d4" whole.
     (re.compile(r"(?<![A-Za-z0-9])(sk-|whsec_)[A-Za-z0-9+/=_-]{8,}"), rf"\1{MASK}"),
     (re.compile(r"(?<![A-Za-z0-9])(sytq_[0-9a-f]{12}_)[0-9a-f]{8,}"), rf"\1{MASK}"),
-    (re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#]*):[^\s/@]+@"), rf"\1:{MASK}@"),
-    # Go's MySQL form: user:password@tcp(host:port)/db
-    (re.compile(r"(^|[\s\"'=])([^\s:/@\"']*):\S+@(tcp|unix)\("), rf"\1\2:{MASK}@\3("),
+    # From `://`, as a search for the scheme before it takes a time that grows with the square of a long word.
+    (re.compile(r"(://[^\s/:@?#]*):[^\s/@]+@"), rf"\1:{MASK}@"),
+    # Go's MySQL form: user:password@tcp(host:port)/db; bounded for the same reason.
+    (re.compile(r"(^|[\s\"'=])([^\s:/@\"']{0,200}):\S{1,200}@(tcp|unix)\("), rf"\1\2:{MASK}@\3("),
 )
 #: Most log lines hold none of these, and one look is cheaper than five substitutions.
 _WORTH_A_LOOK = re.compile(

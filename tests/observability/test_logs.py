@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,14 @@ def test_other_keys_are_not_secret(key: str) -> None:
 def test_only_secrets_in_text_are_masked(text: str, masked: str) -> None:
     assert mask_text(text) == masked
     assert mask_text(masked) == masked
+
+
+@pytest.mark.parametrize("repeated", ["a", "a.", "=", "=:", "x://", "://a:", "token ", "bearer ", " ", "token=", "sk-"])
+def test_a_long_text_is_masked_in_linear_time(repeated: str) -> None:
+    text = "secret ://u@ :@tcp( " + repeated * (100_000 // len(repeated))
+    began = time.process_time()
+    mask_text(text)
+    assert time.process_time() - began < 3
 
 
 def test_password_with_unescaped_slashes_is_masked_in_a_url() -> None:
