@@ -86,6 +86,9 @@ class RequestContext(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response])
         if (absolute := _ABSOLUTE.match(scope["path"])) is not None:
             scope["path"] = scope["path"][absolute.end() :] or "/"
         self._forwarded.apply(scope)
+        if scope["path"].startswith("//"):
+            # The router takes these slashes for one: whatever decides by the path has to see the same.
+            scope["path"] = "/" + scope["path"].lstrip("/")
         origin = _origin(scope["headers"])
         bind_contextvars(request_id=origin.request_id)
         if self._trace is None or scope["path"].startswith(_PROBES):

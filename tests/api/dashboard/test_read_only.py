@@ -44,6 +44,13 @@ def test_a_read_only_dashboard_changes_nothing_for_an_admin(read_only: Guarded) 
     assert browser.path == "/dashboard/login"
 
 
+def test_a_read_only_dashboard_changes_nothing_by_another_spelling(read_only: Guarded) -> None:
+    browser = read_only.browser(Authorization="Basic YWRtaW46cGE1NQ==", Cookie="sytq_csrf=a")
+    for path in ("//dashboard/types/webhook/pause", "http://x//dashboard/types/webhook/pause"):
+        reply = browser.request("POST", path, {"csrf": "a", "why": "x"})
+        assert reply.status == 403 and b"read-only" in reply.body, path
+
+
 @pytest.mark.parametrize("path", sorted(path for path in PAGES if "{" not in path and path not in OWN))
 def test_a_read_only_dashboard_has_no_button(read_only: Guarded, path: str) -> None:
     reply = read_only.logged_in().open(filled(path))
