@@ -36,9 +36,9 @@ class DashboardPage:
     """A page that a plugin adds to the dashboard, at /x/<plugin>/<page>.
 
     `read(ctx)` returns its blocks (`sytq.blocks`); `ctx` is a `DashboardContext` whose `parameters` are the query
-    parameters that `parameters` lists. `actions[name](ctx, values)` runs when a caller with the scope `operate` presses
-    an `Action` with the path /x/<plugin>/<page>/<name>; it returns the sentence to show, or a `Link` to the page that
-    shows it, or raises InvalidInput. Reading needs the scope `scope`.
+    parameters that `parameters` lists. `actions[name](ctx, values)` runs when a caller presses an `Action` with the
+    path /x/<plugin>/<page>/<name>; it returns the sentence to show, or a `Link` to the page that shows it, or raises
+    InvalidInput. Reading needs the scope `scope`, an action `action_scope` too: `admin` for what is of all owners.
     """
 
     title: str
@@ -46,6 +46,7 @@ class DashboardPage:
     parameters: Sequence[str] = ()
     actions: Mapping[str, Callable[[Any, Mapping[str, str]], str | Link]] = field(default_factory=dict)
     scope: str = "read"
+    action_scope: str = "operate"
 
 
 @dataclass(frozen=True, eq=False)

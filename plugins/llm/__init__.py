@@ -97,6 +97,7 @@ plugin = Plugin(
             "Providers",
             providers_page.providers_page,
             actions={"pause": providers_page.pause, "resume": providers_page.resume},
+            action_scope="admin",
         ),
     },
     overview=spend_page.overview,

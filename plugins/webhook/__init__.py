@@ -35,6 +35,7 @@ plugin = Plugin(
             hosts_page.hosts_page,
             parameters=("q",),
             actions={"pause": hosts_page.pause, "resume": hosts_page.resume, "test": hosts_page.test},
+            action_scope="admin",
         )
     },
 )

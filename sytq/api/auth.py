@@ -115,6 +115,8 @@ class Auth:
             return
         caller: Caller = req.context.caller
         caller.require_scope(_scope(resource, req.method))
+        if req.method not in _SAFE and is_page(req.path):
+            caller.require_scope(_scope(resource, "GET"))  # a form that is refused is shown in its page
         if self._dashboard.read_only and req.method not in _SAFE and is_page(req.path) and req.path != LOGOUT:
             raise falcon.HTTPForbidden(description="this dashboard is read-only (dashboard.read_only)")
 

@@ -84,6 +84,7 @@ class NewTask(Page):
         return registry.get(name)
 
     async def _like(self, req: falcon.asgi.Request, task_id: str, declared: TaskType) -> Task:
+        req.context.caller.require_scope("read", "to submit a task like another one, ")
         row, _ = await self._parts.data_loader.get(task_id)
         if row is None or not req.context.caller.can_see(row.owner) or row.type != declared.name:
             raise falcon.HTTPNotFound(description=f"there is no task {task_id[:64]!r} of this type")

@@ -82,13 +82,14 @@ class PluginPage(Page):
         super().__init__(parts, rendering)
         self._path, self._page = path, page
         self.section = path  # type: ignore[misc]  # a page of one class for each of many plugins
-        self.scopes = {"GET": page.scope, "POST": "operate"}  # type: ignore[misc]
+        self.scopes = {"GET": page.scope, "POST": page.action_scope}  # type: ignore[misc]
         self.parameters = {"GET": tuple(page.parameters)}  # type: ignore[misc]
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         given = {name: req.get_param(name) or "" for name in self._page.parameters if req.has_param(name)}
         context = _context(self._parts, req.context.caller, given)
-        return {"title": self._page.title, "blocks": await _made(self._parts, self._path, self._page.read, context)}
+        made = await _made(self._parts, self._path, self._page.read, context)
+        return {"title": self._page.title, "blocks": made, "action_scope": self._page.action_scope}
 
 
 class PluginAction(PluginPage):

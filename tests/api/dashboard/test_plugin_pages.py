@@ -45,7 +45,7 @@ def everything(ctx):
         Table("Cells", [str(n) for n in range(len(cells))], [cells]),
         Table("Nothing", ["a"], [], empty="There is nothing."),
         Table("Many", ["n"], [[n] for n in range(1000)]),
-        Text(EVIL), Code(EVIL + "\\n  two", "js"), Markdown("# Title\\n\\n" + EVIL + " **bold**"),
+        Text(EVIL), Code(EVIL + "\\n  two", "js"), Markdown("# Title\\n\\n" + EVIL + " **bold** password=hunter3"),
         Json({"a": [EVIL, {"token": "t0ken"}], "deep": deep(5000)}), Json(["x" * 300_000]), Json(list(range(5000))),
         Chart("Sales", TIMES, {"tea": [1, None, 3]}, "EUR"),
         Links("Periods", [Link("day", "/x/shop/everything", {"days": "1"}, current=True)]),
@@ -96,7 +96,10 @@ def wrong_action(ctx):
 plugin = Plugin("shop", pages={
     "everything": DashboardPage("Everything", everything, parameters=("days",)),
     "shelves": DashboardPage("Shelves", shelves, actions={"order": order}),
-    "admins": DashboardPage("Admins", lambda ctx: [], scope="admin"),
+    "admins": DashboardPage("Admins", lambda ctx: [Text("for admins")], scope="admin", actions={"order": order}),
+    "hosts": DashboardPage(
+        "Hosts", lambda ctx: [Action("Order", "/x/shop/hosts/order")], actions={"order": order}, action_scope="admin"
+    ),
     "fails": DashboardPage("Fails", fails), "hangs": DashboardPage("Hangs", hangs),
     "wrong": DashboardPage("Wrong", wrong), "wrong-action": DashboardPage("Wrong action", wrong_action),
 })
@@ -160,9 +163,9 @@ def test_every_block_is_shown_and_none_becomes_markup(shop: Installation) -> Non
 
 def test_secrets_by_name_or_form_are_masked(shop: Installation) -> None:
     html = page(shop, "everything")
-    for secret in ("hunter2", "t0ken", ">abc<"):
+    for secret in ("hunter2", "hunter3", "t0ken", ">abc<"):
         assert secret not in html
-    assert html.count("***") == 3
+    assert html.count("***") == 4
 
 
 def test_what_is_long_wide_or_deep_is_cut_and_says_so(shop: Installation) -> None:
@@ -241,3 +244,30 @@ def test_viewer_has_no_button_and_no_hand_made_request_succeeds(shop: Installati
     assert shop.request("POST", path, body, key(shop, "read") | form).status == 403
     body = urlencode({"csrf": "b", "item": "tea", "count": "1"}).encode()
     assert shop.request("POST", path, body, key(shop, "read", "operate") | form).status == 403
+
+
+@pytest.mark.parametrize("path", ["admins/order", "hosts/order"])
+def test_actions_for_admins_are_refused_to_operators(shop: Installation, path: str) -> None:
+    for count in ("1", "a lot"):  # a refused form would show its page
+        reply = press(shop, path, "read", "operate", item="tea", count=count)
+        assert reply.status == 403 and b"for admins" not in reply.body
+    assert press(shop, path, "admin", item="tea", count="1").status == 303
+
+
+def test_buttons_for_admins_are_not_shown_to_operators(shop: Installation) -> None:
+    assert "<form" not in page(shop, "hosts", "read", "operate")
+    assert page(shop, "hosts", "admin").count("<form") == 1
+
+
+@pytest.mark.parametrize("path", ["x/llm/providers/pause", "x/llm/providers/resume", "x/webhook/hosts/test"])
+def test_what_concerns_all_owners_needs_an_admin(shop: Installation, path: str) -> None:
+    form = {"cookie": "sytq_csrf=a", "content-type": "application/x-www-form-urlencoded"}
+    sent = b"csrf=a&host=hook.example.com:443&limiter=provider:a&reason=x&url=http://hook.example.com/"
+    assert shop.request("POST", f"/dashboard/{path}", sent, key(shop, "read", "operate") | form).status == 403
+
+
+def test_a_form_needs_the_scope_of_its_page(shop: Installation) -> None:
+    form = {"cookie": "sytq_csrf=a", "content-type": "application/x-www-form-urlencoded"}
+    reply = shop.request("POST", "/dashboard/tasks/none/retry", b"csrf=a", key(shop, "operate") | form)
+    assert reply.status == 403 and b"scope &#39;read&#39;" in reply.body
+    assert shop.request("GET", "/dashboard/types/webhook/new?from=none", headers=key(shop, "submit")).status == 403
