@@ -12,6 +12,7 @@ from functools import reduce
 
 import peewee
 
+from sytq.config.masking import mask_text
 from sytq.errors import InvalidInput
 from sytq.ledger.database import read, transact
 from sytq.ledger.models import AuditEntry
@@ -26,7 +27,8 @@ _DISORDER = 1_000
 
 def note(at: dt.datetime, who: str, what: str, about: str, detail: str | None = None) -> None:
     """Write one entry inside the caller's transaction, so that both or neither are kept."""
-    AuditEntry.insert(at=at, who=who[:64], what=what[:64], about=about[:255], detail=detail).execute()
+    said = None if detail is None else mask_text(detail)  # a query may name a secret
+    AuditEntry.insert(at=at, who=who[:64], what=what[:64], about=about[:255], detail=said).execute()
 
 
 @dataclass(frozen=True, slots=True)

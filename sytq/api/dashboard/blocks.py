@@ -117,7 +117,7 @@ def _code(block: blocks.Code, level: int) -> Shown:
 
 def _markdown(block: blocks.Markdown, level: int) -> Shown:
     more = _more(len(block.text), markdown.MAX_LENGTH, "characters")
-    return Shown("markdown", markdown.render(block.text[: markdown.MAX_LENGTH], level), more)
+    return Shown("markdown", markdown.render(mask_text(block.text[: markdown.MAX_LENGTH]), level), more)
 
 
 def _json(block: blocks.Json, level: int) -> Shown:

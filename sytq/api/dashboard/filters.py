@@ -6,6 +6,7 @@ import datetime as dt
 
 from markupsafe import Markup
 
+from sytq.config.masking import mask_text
 from sytq.ledger.values import iso
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -61,4 +62,4 @@ def money(value: float | None) -> str:
     return f"${value:,.2f}" if value >= 1 or not value else f"${value:.4f}"
 
 
-FILTERS = {"time": time, "duration": duration, "number": number, "bytes": size, "money": money}
+FILTERS = {"time": time, "duration": duration, "number": number, "bytes": size, "money": money, "masked": mask_text}

@@ -11,6 +11,7 @@ from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.stores import gathered
 from sytq.api.parameters import parameter
+from sytq.config.masking import mask_text, masked
 from sytq.errors import InvalidInput, InvalidQuery
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.saved_views import SavedViews
@@ -92,7 +93,7 @@ def progress(task: TaskView) -> dict[str, Any] | None:
     done, of = said.get("done"), said.get("of")
     if not isinstance(done, int | float) or not isinstance(of, int | float) or not 0 <= done <= of or not of:
         return None
-    return {"done": done, "of": of, "text": str(said.get("text") or "")[:_EXCERPT]}
+    return {"done": done, "of": of, "text": mask_text(str(said.get("text") or "")[:_EXCERPT])}
 
 
 def _row(task: TaskView) -> dict[str, Any]:
@@ -108,8 +109,15 @@ def _row(task: TaskView) -> dict[str, Any]:
         "due_at": task["scheduled_at"] if task["state"] in ("scheduled", "retrying") else None,
         "attempts": task["attempts"],
         "max_attempts": task["max_attempts"],
-        "error": error[:_EXCERPT] + "…" * (len(error) > _EXCERPT),
+        "error": mask_text(error[:_EXCERPT]) + "…" * (len(error) > _EXCERPT),
         "progress": progress(task),
-        "metadata": [(key[:_VALUE], str(value)[:_VALUE]) for key, value in metadata[:_KEYS]],
+        "metadata": [(key[:_VALUE], _short(key, value)) for key, value in metadata[:_KEYS]],
         "more": max(0, len(metadata) - _KEYS),
     }
+
+
+def _short(key: str, value: Any) -> str:
+    try:
+        return str(masked(key, value))[:_VALUE]
+    except RecursionError:  # of another program's row: a submission has a bounded depth
+        return "…"

@@ -13,6 +13,7 @@ from sytq.ledger.audit import Audit, AuditFilter
 from sytq.ledger.database import execute_many, marks, transact
 from sytq.ledger.values import utcnow
 from tests.api.dashboard.conftest import Guarded
+from tests.api.dashboard.visitor import form_to
 from tests.installation import Reply
 
 
@@ -92,6 +93,14 @@ def test_a_period_that_is_none_is_said_beside_its_field(guarded: Guarded) -> Non
 def test_a_login_is_in_the_log_and_no_secret(guarded: Guarded) -> None:
     html = shown(guarded, what="session.begin", since="1h")
     assert "session.begin" in html and "127.0.0.1" in html and "pa55" not in html
+
+
+def test_a_secret_in_a_query_is_masked_in_the_log(guarded: Guarded) -> None:
+    browser = guarded.logged_in()
+    form = form_to(browser.open("/dashboard/tasks?q=payload.token:hunter2"), "/tasks/views?q=payload.token%3Ahunter2")
+    assert browser.submit(form, name="mine").status == 200
+    [entry] = Audit(guarded.runtime.database).latest(1)
+    assert (entry.what, entry.about, entry.detail) == ("view.save", "mine", "payload.token:***")
 
 
 def test_only_admins_read_it(guarded: Guarded) -> None:

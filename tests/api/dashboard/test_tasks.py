@@ -70,6 +70,14 @@ def test_hostile_rows_are_shown_bounded_and_escaped(api: Installation) -> None:
     assert "<img" not in html and "<b>k" not in html and len(html) < 40_000
 
 
+def test_secrets_by_name_or_form_are_masked_in_the_list(api: Installation) -> None:
+    metadata = '{"api_key": "hunter2", "note": "token=hunter2", "deep": {"cookie": "hunter2"}}'
+    error = "refused: password=hunter2"
+    (task,) = inserted(api, 1, error=error, metadata=metadata, unique_key="token=hunter2", state="dead")
+    for shown in (Reader(api).get("/tasks", q=f"id:{task}"), Reader(api).get(f"/tasks/{task}")):
+        assert task in shown.html and "***" in shown.html and "hunter2" not in shown.html
+
+
 def test_completion_offers_what_the_parser_accepts(api: Installation) -> None:
     def offered(query: str, at: int | None = None) -> list[str]:
         place = {} if at is None else {"at": str(at)}
