@@ -112,4 +112,6 @@ def _id(term: Term) -> set[str]:
 
 def is_new() -> Any:
     """The condition on `Task` that it is not in the index."""
-    return ~fn.EXISTS(SearchEntry.select(peewee.SQL("1")).where(SearchEntry.task_id == Task.id))
+    # A deleted task's id may have come again.
+    its = SearchEntry.task_id == Task.id, SearchEntry.moment == Task.created_at
+    return ~fn.EXISTS(SearchEntry.select(peewee.SQL("1")).where(*its))

@@ -86,8 +86,10 @@ class SearchUpkeep:
         if head is None:
             return False
         reached = _text(now - _COMMITTED)
-        if more := len(found) == most:
-            reached = min(reached, found[-1].moment)
+        if more := len(found) == most:  # tasks of one statement have the same time: more may have the last one's
+            reached = min(
+                reached, max((place.moment for place in found if place.moment < found[-1].moment), default=head)
+            )
         moves = reached >= _text(dt.datetime.fromisoformat(head) + _STEP) or (more and reached > head)
         here = SearchProgress.name == HEAD, SearchProgress.moment == head
         if found or moves:
@@ -140,18 +142,21 @@ class SearchUpkeep:
     def sweep(self, most: int) -> None:
         """Drop entries of tasks that are gone, and of names that nobody declares: the next ones by id."""
 
+        entry = SearchEntry.task_id
+        its = Task.select(peewee.SQL("1")).where(Task.id == entry, Task.created_at == SearchEntry.moment)
+        is_stale = ~fn.EXISTS(its)
+
         def find() -> tuple[str, list[str]]:
-            entry = SearchEntry.task_id
             here = SearchEntry.select(entry).where(entry > self._swept).order_by(entry)
             last = [row.task_id for row in here.limit(1).offset(most - 1)]
-            gone = here.where(~fn.EXISTS(Task.select(peewee.SQL("1")).where(Task.id == entry)))
+            gone = here.where(is_stale)
             if last:
                 gone = gone.where(entry <= last[0])
             return last[0] if last else "", [row.task_id for row in gone.distinct()]
 
         self._swept, gone = read(self._database, find)
         if gone:
-            transact(self._database, SearchEntry.delete().where(SearchEntry.task_id.in_(gone)).execute)
+            transact(self._database, SearchEntry.delete().where(entry.in_(gone), is_stale).execute)
         self._drop_obsolete(most)
 
     def _drop_obsolete(self, most: int) -> None:

@@ -210,6 +210,35 @@ def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(databa
     assert [task.id for task in look.page(parse("payload.a:1"), limit=5).tasks] == [late]
 
 
+def test_tasks_of_one_moment_are_all_found_while_they_are_indexed(database: peewee.Database) -> None:
+    upkeep, look = SearchUpkeep(database), Search(database)
+    upkeep.declare(FIELDS)
+    old = utcnow() - dt.timedelta(minutes=10)
+    SearchProgress.update(moment=_text(old)).where(SearchProgress.name == "").execute()
+    for _ in range(7):
+        add(database, {"payload": '{"a": "same"}', "created_at": old + dt.timedelta(minutes=5)})
+    while upkeep.fill(500):
+        pass
+    SearchEntry.delete().execute()
+    while upkeep.index_new(3):
+        assert look.count(parse("payload.a:same")) == Count(7)
+    assert SearchEntry.select().where(SearchEntry.name == "payload.a").count() == 7
+
+
+def test_a_task_with_the_id_of_a_deleted_one_is_found(database: peewee.Database) -> None:
+    upkeep, look = SearchUpkeep(database), Search(database)
+    keep(upkeep)
+    for value in ("first", "second"):
+        database.execute_sql("DELETE FROM sytq_tasks")
+        add(database, {"payload": json.dumps({"a": value})}, "order-1")
+        assert look.count(parse(f"payload.a:{value}")) == Count(1)
+        upkeep.index_new(500)
+        assert look.count(parse(f"payload.a:{value}")) == Count(1)
+    upkeep.sweep(500)
+    upkeep.verify(500)
+    assert [row.value for row in SearchEntry.select().where(SearchEntry.name == "payload.a")] == ["second"]
+
+
 def test_entries_of_deleted_tasks_leave_the_index(database: peewee.Database) -> None:
     upkeep = SearchUpkeep(database)
     ended = {"state": "succeeded", "finished_at": NOW, "payload": '{"a": 1}'}
