@@ -20,10 +20,17 @@ _OURS = re.compile(r"\bsytq_\w+")
 
 def lost(database: peewee.Database, runner: Runner) -> set[str]:
     """Return the tables that the applied migrations of `runner` have made and the database lacks."""
-    applied = [found.name for found in runner.status() if found.path and found.applied]
-    if not applied:
-        return set()
-    return set(_made_by(runner.directory).get(applied[-1], ())) - set(database.get_tables())
+    made = _made_by(runner.directory)
+    ours: set[str] = set()
+    before: frozenset[str] = frozenset()
+    for found in runner.status():
+        if found.path:
+            after = made.get(found.name, before)
+            if found.applied:  # a pending one makes its tables itself, also one with an earlier number
+                ours |= after - before
+                ours -= before - after
+            before = after
+    return ours - set(database.get_tables()) if ours else ours
 
 
 def make_anew(database: peewee.Database, runner: Runner, tables: set[str]) -> None:
