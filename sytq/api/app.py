@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,8 @@ from sytq.service.prometheus import Scrape
 _SQL_THREADS = 8
 _REDIS_THREADS = 4
 _PLUGIN_THREADS = 4
+#: Of the dashboard alone: pages that wait for a slow store delay no request of the API. Seconds that they wait.
+_PAGE_SQL_THREADS, _PAGE_REDIS_THREADS, _PAGE_TIMEOUT = 4, 4, 5.5
 
 
 def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
@@ -56,6 +59,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     parts = runtime.build(settings)
     sql = Threads("the database", size=_SQL_THREADS)
     redis = Threads("Redis", size=_REDIS_THREADS)
+    page_sql = Threads("the database", size=_PAGE_SQL_THREADS, timeout=_PAGE_TIMEOUT)
+    page_redis = Threads("Redis", size=_PAGE_REDIS_THREADS, timeout=_PAGE_TIMEOUT)
     counting = Threads("the quotas", size=1)
     plugins = Threads("plugins", size=_PLUGIN_THREADS, max_waiting=50)
     quota = Quota(Quotas(parts.redis, parts.keys), counting)
@@ -80,7 +85,7 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
         media_type=falcon.MEDIA_JSON,
         middleware=[
             Auth(settings, credentials, sessions, quota, Audit(parts.database), sql),
-            _Middleware(batcher, [sql, redis, counting, plugins], shared),
+            _Middleware(batcher, [sql, redis, page_sql, page_redis, counting, plugins], shared),
         ],
     )
     app.req_options.strip_url_path_trailing_slash = True
@@ -88,7 +93,8 @@ def create_app(settings: Settings | None = None) -> falcon.asgi.App[Any, Any]:
     compat.add_routes(app, shared)
     v2.add_routes(app, shared)
     if settings.dashboard.enabled:
-        dashboard.add_routes(app, shared)
+        page_loader = DataLoader(parts.ledger, parts.inspection, page_sql, page_redis)
+        dashboard.add_routes(app, replace(shared, data_loader=page_loader, sql=page_sql, redis=page_redis))
     app.add_route("/openapi.json", OpenApi(parts.registry))
     app.add_route("/docs", DocsPage())
     app.add_route("/health", Health(sytq.__version__))

@@ -15,15 +15,21 @@ T = TypeVar("T")
 
 
 class Threads:
-    """At most `size` calls at once and `max_waiting` behind them; threads start with the first call."""
+    """At most `size` calls at once and `max_waiting` behind them; threads start with the first call.
 
-    def __init__(self, name: str, *, size: int, max_waiting: int = 500) -> None:
+    With `timeout` a caller waits at most so many seconds; a call that has begun goes on.
+    """
+
+    def __init__(self, name: str, *, size: int, max_waiting: int = 500, timeout: float | None = None) -> None:
         self._name = name
+        self._timeout = timeout
         self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"sytq-api-{name}")
         self._free = size + max_waiting
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` on a thread and return its result. Raises Overloaded when too many calls wait."""
+        """Call `function` on a thread and return its result. Raises Overloaded when too many calls wait, or this
+        one has waited for too long.
+        """
         if self._free <= 0:
             raise Overloaded(f"too many requests wait for {self._name}; try again")
         context = contextvars.copy_context()
@@ -32,7 +38,13 @@ class Threads:
         call = self._pool.submit(lambda: context.run(function, *args, **kwargs))
         loop = asyncio.get_running_loop()
         call.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._release))
-        return await asyncio.wrap_future(call)
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                return await asyncio.wrap_future(call)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the call's own
+            raise Overloaded(f"{self._name} has not answered within {self._timeout:g} s") from None
 
     def _release(self) -> None:
         self._free += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import falcon.asgi
@@ -46,7 +46,6 @@ class _Redis(NamedTuple):
     workers: Sequence[WorkerInfo] = ()
     limiters: Sequence[LimiterState] = ()
     unwritten: Unwritten | None = None
-    mismatches: Sequence[MismatchView] = ()
 
 
 class Overview(Page):
@@ -60,7 +59,7 @@ class Overview(Page):
         self._figures = Figures(parts.runtime.database)
         self._schedules = Schedules(parts.runtime.database)
         self._comparison = parts.runtime.comparison()
-        self._look: asyncio.Task[_Redis] | None = None
+        self._looks: dict[Callable[[], Any], asyncio.Task[Any]] = {}
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime, caller = self._parts.runtime, req.context.caller
@@ -69,6 +68,7 @@ class Overview(Page):
             raise InvalidInput("range", f"'{name[:64]}' is not a range; valid: {', '.join(RANGES)}")
         found = await gathered(
             redis=self._redis(),
+            mismatches=self._mismatches(),
             database=self._database(),
             ledger=_soon(self._parts.sql.run(self._ledger, name, caller.visible_owner, type_name)),
             plugins=plugins.overview(self._parts, caller),
@@ -76,7 +76,7 @@ class Overview(Page):
         redis: _Redis = found["redis"] or _Redis("was not asked: too many requests wait for it")
         ledger = found["ledger"] or {"lately": {}, "day": {}, "chart": None, "hold": "", "dead": 0, "schedules": []}
         lately, day = (activity.by_level(ledger[key], runtime.registry) for key in ("lately", "day"))
-        problems = condition.problems(self._findings(redis, found["database"], ledger, caller))
+        problems = condition.problems(self._findings(redis, found["mismatches"], found["database"], ledger, caller))
         return {
             "problems": [(one, _PAGES.get(one.check) or ("/system" if caller.is_admin else None)) for one in problems],
             "missing": found["missing"],
@@ -96,12 +96,19 @@ class Overview(Page):
             "types": sorted(declared.name for declared in runtime.registry),
         }
 
-    def _findings(self, redis: _Redis, database: str, ledger: Mapping[str, Any], caller: Caller) -> Iterator[Finding]:
+    def _findings(
+        self,
+        redis: _Redis,
+        mismatches: Sequence[MismatchView],
+        database: str,
+        ledger: Mapping[str, Any],
+        caller: Caller,
+    ) -> Iterator[Finding]:
         found = [condition.redis(redis.state), condition.database(database), *condition.hold(ledger["hold"])]
         if redis.unwritten is not None:
             found.append(condition.workers(redis.workers, self._parts.runtime.settings.worker.liveness))
             found += condition.recorder(redis.unwritten)
-        found += condition.processes(redis.mismatches)
+        found += condition.processes(mismatches)
         found += condition.queues(redis.queues)
         found += condition.limiters(redis.limiters)
         found += condition.dead(ledger["dead"])
@@ -114,13 +121,28 @@ class Overview(Page):
             return str(error)
 
     async def _redis(self) -> _Redis:
-        """One look at Redis for all who ask meanwhile: a Redis that hangs keeps one thread."""
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._parts.redis.run(self._look_at_redis))
         try:
-            return await asyncio.wait_for(asyncio.shield(self._look), _TIMEOUT)
+            return await self._shared(self._look_at_redis)  # type: ignore[no-any-return]
         except TimeoutError:
             return _Redis(f"has not answered within {_TIMEOUT:g} s")
+
+    async def _mismatches(self) -> Sequence[MismatchView]:
+        """None without both stores: what is said of these tells enough."""
+        try:
+            return await self._shared(self._compare)  # type: ignore[no-any-return]
+        except (TimeoutError, Overloaded, RedisUnavailable, DatabaseUnavailable):
+            return ()
+
+    async def _shared(self, look: Callable[[], Any]) -> Any:
+        """One look for all who ask meanwhile: a store that hangs keeps one thread. Raises TimeoutError."""
+        running = self._looks.get(look)
+        if running is None or running.done():
+            running = self._looks[look] = asyncio.create_task(self._parts.redis.run(look))
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may wait for it
+        return await asyncio.wait_for(asyncio.shield(running), _TIMEOUT)
+
+    def _compare(self) -> Sequence[MismatchView]:
+        return status.mismatches(self._comparison)
 
     def _look_at_redis(self) -> _Redis:
         runtime = self._parts.runtime
@@ -133,7 +155,6 @@ class Overview(Page):
                 asked.workers(),
                 asked.limiters(),
                 asked.unwritten(),
-                status.mismatches(self._comparison),
             )
         except RedisRefused as error:
             return _Redis(str(error))

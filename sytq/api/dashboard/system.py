@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import falcon.asgi
@@ -21,6 +21,7 @@ from sytq.ledger.migrations import applied, pending
 from sytq.service import status
 from sytq.service.hold import held
 
+_READ = ("applied", "pending", "held", "recorder", "versions", "mismatches")
 _ORDER = ("fail", "warn", "ok")
 
 
@@ -46,14 +47,18 @@ class System(Page):
             redis_ms=redis.run(_milliseconds, lambda: runtime.redis.ask("PING")),
             database_ms=sql.run(_milliseconds, lambda: _ask(runtime.database)),
         )
-        stores = await gathered(
-            applied=sql.run(applied, runtime.database, plugins),
-            pending=sql.run(pending, runtime.database, plugins),
-            held=sql.run(held, runtime.database),
-            recorder=redis.run(runtime.inspection.unwritten),
-            versions=redis.run(self._versions),
-            mismatches=redis.run(status.mismatches, self._comparison),
-        )
+        reads: dict[str, Awaitable[Any]] = {}
+        if times["database_ms"] is not None:
+            reads["applied"] = sql.run(applied, runtime.database, plugins)
+            reads["pending"] = sql.run(pending, runtime.database, plugins)
+            reads["held"] = sql.run(held, runtime.database)
+        if times["redis_ms"] is not None:
+            reads["recorder"] = redis.run(runtime.inspection.unwritten)
+            reads["versions"] = redis.run(self._versions)
+        if len(reads) == 5:  # both stores
+            reads["mismatches"] = redis.run(status.mismatches, self._comparison)
+        stores = dict.fromkeys(_READ) | await gathered(**reads)
+        stores["missing"] = list(dict.fromkeys(times["missing"] + stores["missing"]))
         return (
             times
             | stores
