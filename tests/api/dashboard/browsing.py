@@ -59,7 +59,7 @@ class Reader(Browser):
     def post(self, path: str, **fields: str) -> Shown:
         """Send a form with the token of the pages before, and follow to where it leads."""
         token = self.cookies.get("sytq_csrf", ("", ""))[0]
-        return self._shown(self.submit(Form(f"/dashboard{path}", "post", {"csrf": token}), **fields))
+        return self._shown(self.submit(Form(f"/dashboard{path}", {"csrf": token}), **fields))
 
     def _shown(self, reply: Reply) -> Shown:
         return Shown(reply.status, self.path.removeprefix("/dashboard"), reply.body.decode())
