@@ -89,7 +89,12 @@ def queues(found: Iterable[QueueView]) -> Iterator[Finding]:
                 said += f"{oldest / 60:.0f} minutes"
                 yield Finding("queues", WARN, said, "start more workers, or see what holds up those that run")
         for name in queue["paused"]:
-            aside = f", {queue['set_aside']} tasks of the queue are set aside" if queue["set_aside"] else ""
+            count = queue["set_aside"]
+            aside = (
+                f", {count:,} {'task of the queue is' if count == 1 else 'tasks of the queue are'} set aside"
+                if count
+                else ""
+            )
             yield Finding("types", WARN, f"the type {name} is paused{aside}", "resume it when its reason is gone")
 
 
@@ -99,7 +104,7 @@ def limiters(found: Iterable[LimiterState]) -> Iterator[Finding]:
     for one in kept[:_NAMED]:
         what = "is paused" if one.state == "paused" else "has an open circuit breaker"
         why = f": {one.reason}" if one.reason else ""
-        waiting = f", {one.waiting} tasks wait" if one.waiting else ""
+        waiting = f", {one.waiting:,} {'task waits' if one.waiting == 1 else 'tasks wait'}" if one.waiting else ""
         yield Finding("limiters", WARN, f"{one.name} {what}{waiting}{why}", "resume it when its reason is gone")
     if len(kept) > _NAMED:
         said = f"{len(kept) - _NAMED} more limiters are paused or have an open circuit breaker"

@@ -104,7 +104,9 @@ def _schema(model: type[BaseModel]) -> Schema:
 def _options() -> Schema:
     found = requests.NewTask.model_json_schema()
     properties = {name: found["properties"][name] for name in _OPTIONS}
-    properties["delay"] |= {"anyOf": [{"type": "string", "maxLength": 100}, {"type": "null"}]}  # as text alone
+    properties["delay"] |= {
+        "anyOf": [{"type": "string", "minLength": 1, "maxLength": 100}, {"type": "null"}]
+    }  # as text alone
     return Schema(found | {"title": "task", "description": "", "properties": properties, "required": []})
 
 

@@ -35,6 +35,7 @@ class Types(Page):
         found = await gathered(pauses=self._parts.sql.run(runtime.operator.pauses))
         quarantined = [(each.source, mask_text(each.error)) for each in runtime.registry.quarantined]
         types = status.types(runtime.registry, found["pauses"] or ())
+        types = sorted(types, key=lambda one: one["paused"] is None)  # the overview leads here to those that are paused
         return found | {"types": types, "quarantined": quarantined}
 
 
