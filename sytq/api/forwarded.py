@@ -18,7 +18,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: The client of a request whose proxy names none that can be read: an address of nobody, which is not loopback.
 UNKNOWN = "0.0.0.0"  # noqa: S104 (not bound)
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?")
-_PATH = re.compile(rf"(?=.{{0,200}}$){BASE_PATH[1:-1]}")
 _FOR, _PROTO, _HOST_NAME, _PREFIX = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix"
 _NAMES = frozenset((_FOR, _PROTO, _HOST_NAME, _PREFIX))
 #: Of a chain of proxies; a longer list is not read.

@@ -32,7 +32,8 @@ class Shown(NamedTuple):
 def shown(found: Sequence[blocks.Block], level: int = 2) -> list[Shown]:
     """The blocks for the template; `level` is that of their highest heading."""
     made = [_MAKERS[type(block)](block, level) for block in found[:_MAX_BLOCKS]]
-    return made + ([_left_out(len(found), _MAX_BLOCKS, "blocks")] if len(found) > _MAX_BLOCKS else [])
+    more = _more(len(found), _MAX_BLOCKS, "blocks")
+    return [*made, Shown("paragraph", "", more)] if more else made
 
 
 def cell(value: blocks.Cell) -> Shown:
@@ -181,10 +182,6 @@ _MAKERS: dict[type, Callable[[Any, int], Shown]] = {
     blocks.Links: _links,
     blocks.Action: _action,
 }
-
-
-def _left_out(count: int, most: int, what: str) -> Shown:
-    return Shown("paragraph", "", _more(count, most, what))
 
 
 def _more(count: int, most: int, what: str) -> str:

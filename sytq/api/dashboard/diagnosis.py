@@ -13,6 +13,7 @@ import structlog
 
 from sytq.ledger.values import utcnow
 from sytq.observability.process_group import FOLDER
+from sytq.service.finding import Finding
 
 log = structlog.get_logger(__name__)
 
@@ -20,14 +21,6 @@ log = structlog.get_logger(__name__)
 _KEPT = 60.0
 #: Seconds for all checks, which have deadlines of their own.
 _DEADLINE = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    check: str
-    verdict: str
-    said: str
-    todo: str
 
 
 @dataclass(frozen=True, slots=True)
