@@ -18,7 +18,7 @@ import peewee
 
 from sytq.ledger.database import is_mysql, marks, read, transact, upsert
 from sytq.ledger.models import Failure, Task
-from sytq.ledger.values import from_ms, to_ms, utcnow, whole_second
+from sytq.ledger.values import floor, from_ms, to_ms, unix_now, whole_second
 from sytq.states import DEAD, RETRYING
 
 _TEN_MINUTES, _HOUR = 600, 3600
@@ -44,7 +44,7 @@ def begin(period: str) -> int | None:
     seconds, _ = PERIODS[period]
     if seconds is None:
         return None
-    return _floor(to_ms(utcnow()) // 1000 - seconds, _TEN_MINUTES if seconds <= _HOUR else _HOUR)
+    return floor(unix_now() - seconds, _TEN_MINUTES if seconds <= _HOUR else _HOUR)
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Failures:
 
     def count(self, since: dt.datetime, *, owner: str | None = None) -> int:
         """Return how many tasks that died since then (to ten minutes) are dead."""
-        where: list[Any] = [Failure.since >= _floor(to_ms(since) // 1000, _TEN_MINUTES)]
+        where: list[Any] = [Failure.since >= floor(to_ms(since) // 1000, _TEN_MINUTES)]
         if owner is not None:
             where.append(Failure.owner == owner)
         query = Failure.select(peewee.fn.SUM(Failure.tasks)).where(*where)
@@ -157,9 +157,9 @@ class FailureRollup:
 
         Raises DatabaseUnavailable.
         """
-        now = to_ms(utcnow()) // 1000
+        now = unix_now()
         began = time.monotonic()
-        latest = _floor(now, _TEN_MINUTES)
+        latest = floor(now, _TEN_MINUTES)
         for since in (latest, latest - _TEN_MINUTES):
             self._count(since, since + _TEN_MINUTES)
         cursor = self._cursor if self._cursor is not None else latest - _TEN_MINUTES
@@ -168,8 +168,8 @@ class FailureRollup:
             if moment is None:
                 self._cursor = None
                 return False
-            span = _HOUR if moment < _floor(now - _OLD, _HOUR) else _TEN_MINUTES
-            self._cursor = cursor = _floor(moment, span)
+            span = _HOUR if moment < floor(now - _OLD, _HOUR) else _TEN_MINUTES
+            self._cursor = cursor = floor(moment, span)
             self._count(cursor, cursor + span)
             if time.monotonic() - began > _BOUND:
                 return True
@@ -218,7 +218,3 @@ class FailureRollup:
 def _time(value: dt.datetime | str) -> dt.datetime:
     """A time that SQLite gives as it is stored."""
     return dt.datetime.fromisoformat(value) if isinstance(value, str) else value
-
-
-def _floor(moment: int, span: int) -> int:
-    return moment - moment % span

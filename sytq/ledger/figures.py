@@ -11,7 +11,7 @@ import peewee
 from sytq.ledger.database import read
 from sytq.ledger.models import Figure
 from sytq.ledger.rollup import HOUR, MINUTE, TEN_MINUTES
-from sytq.ledger.values import to_ms, utcnow
+from sytq.ledger.values import floor, unix_now
 
 #: Range of a chart -> its seconds, and those of a step.
 RANGES = {"hour": (HOUR, MINUTE), "day": (24 * HOUR, TEN_MINUTES), "week": (7 * 24 * HOUR, HOUR)}
@@ -61,7 +61,7 @@ class Figures:
     def chart(self, name: str, *, owner: str | None = None, type_name: str | None = None) -> dict[int, Counts]:
         """Return the counts of each step of a range that ends now, by its begin (Unix seconds); none is left out."""
         seconds, span = RANGES[name]
-        last = _floor(_now(), span)
+        last = floor(unix_now(), span)
         first = last - seconds + span
         where = [Figure.type == type_name] if type_name is not None else []
         query = self._query(Figure.since, span=span, since=first, owner=owner).where(*where)
@@ -70,13 +70,13 @@ class Figures:
 
     def lately(self, *, owner: str | None = None) -> dict[Place, Counts]:
         """Return the counts of the last RATE_MINUTES whole minutes."""
-        until = _floor(_now(), MINUTE)
+        until = floor(unix_now(), MINUTE)
         return self._by_place(MINUTE, until - RATE_MINUTES * MINUTE, until, owner)
 
     def of_a_day(self, *, owner: str | None = None) -> dict[Place, Counts]:
         """Return the counts of the last 24 hours, to ten minutes."""
-        now = _now()
-        return self._by_place(TEN_MINUTES, _floor(now - 24 * HOUR, TEN_MINUTES), now, owner)
+        now = unix_now()
+        return self._by_place(TEN_MINUTES, floor(now - 24 * HOUR, TEN_MINUTES), now, owner)
 
     def _by_place(self, span: int, since: int, until: int, owner: str | None) -> dict[Place, Counts]:
         key = (Figure.type, Figure.queue, Figure.priority)
@@ -89,11 +89,3 @@ class Figures:
 
     def _rows(self, query: Any) -> list[tuple[Any, ...]]:
         return read(self._database, partial(list, query.tuples()))
-
-
-def _now() -> int:
-    return to_ms(utcnow()) // 1000
-
-
-def _floor(moment: int, span: int) -> int:
-    return moment - moment % span

@@ -16,7 +16,7 @@ import peewee
 from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
 from sytq.ledger.hold import position
 from sytq.ledger.models import Figure, Task
-from sytq.ledger.values import to_ms, utcnow, whole_second
+from sytq.ledger.values import floor, to_ms, unix_now, whole_second
 from sytq.states import TERMINAL
 
 MINUTE, TEN_MINUTES, HOUR = 60, 600, 3600
@@ -60,20 +60,20 @@ class Rollup:
 
     def advance(self) -> bool:
         """Count some minutes; return whether there are more to count. Raises DatabaseUnavailable."""
-        now = to_ms(utcnow()) // 1000
+        now = unix_now()
         recorded = read(self._database, position) // 1000
         if self._next is None:
             self._next, self._oldest = self._resume(now, recorded)
         elif recorded != self._recorded:
-            self._next = min(self._next, max(_floor(self._recorded, MINUTE), _floor(now - _FILLED, MINUTE)))
+            self._next = min(self._next, max(floor(self._recorded, MINUTE), floor(now - _FILLED, MINUTE)))
         self._recorded = recorded
         began = time.monotonic()
-        until = min(self._next + self._minutes * MINUTE, _floor(now, MINUTE) + MINUTE)
+        until = min(self._next + self._minutes * MINUTE, floor(now, MINUTE) + MINUTE)
         self._count(self._next, until)
         if until <= now:
             self._next, more = until, True
         else:
-            self._next, more = _floor(now - _LATE, MINUTE), self._fill(now)
+            self._next, more = floor(now - _LATE, MINUTE), self._fill(now)
         self._adapt(time.monotonic() - began)
         self._prune(now)
         return more
@@ -90,20 +90,20 @@ class Rollup:
             return next((since for since in latest if since is not None), None), oldest
 
         latest, oldest = read(self._database, known)
-        begin = _floor(now - _LATE, MINUTE)
+        begin = floor(now - _LATE, MINUTE)
         if self._whole or latest is None or oldest is None:
             return begin, begin
         if recorded:
             latest = min(latest, recorded)
         # The oldest hour may not be whole.
-        return max(min(begin, _floor(latest - _LATE, MINUTE)), _floor(now - _FILLED, MINUTE)), oldest + HOUR
+        return max(min(begin, floor(latest - _LATE, MINUTE)), floor(now - _FILLED, MINUTE)), oldest + HOUR
 
     def _fill(self, now: int) -> bool:
         """Count the minutes before the oldest in which something came or ended, until a week is counted."""
-        end = _floor(now - _FILLED, HOUR)
+        end = floor(now - _FILLED, HOUR)
         if self._oldest > end:
             until = min(
-                self._oldest, _floor(read(self._database, partial(self._last_before, self._oldest)), MINUTE) + MINUTE
+                self._oldest, floor(read(self._database, partial(self._last_before, self._oldest)), MINUTE) + MINUTE
             )
             self._oldest = max(until - self._minutes * MINUTE, end)
             if until > end:
@@ -192,7 +192,7 @@ class Rollup:
         self._upsert(MINUTE, minutes)
         first, last = min(key[0] for key in minutes), max(key[0] for key in minutes)
         for finer, span in ((MINUTE, TEN_MINUTES), (TEN_MINUTES, HOUR)):
-            self._upsert(span, self._sums(finer, span, _floor(first, span), _floor(last, span) + span))
+            self._upsert(span, self._sums(finer, span, floor(first, span), floor(last, span) + span))
 
     def _sums(self, finer: int, span: int, since: int, until: int) -> _Rows:
         mark = marks(self._database, 1)
@@ -230,10 +230,6 @@ class Rollup:
                 transact(self._database, Figure.delete().where(*old, Figure.since <= periods[-1]).execute)
                 more = True
         self._prune_at = time.monotonic() + (0 if more else HOUR)
-
-
-def _floor(moment: int, span: int) -> int:
-    return moment - moment % span
 
 
 def _of(rows: _Rows, key: list[Any]) -> list[float]:
