@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import peewee
 from peewee import fn
 
 from sytq.ledger.database import read_snapshot
 from sytq.ledger.models import SearchEntry, Task
-from sytq.ledger.search_index import coverage
+from sytq.ledger.search_index import MAX_NAMES, coverage, successive
 from sytq.ledger.search_values import MAX_VALUE, METADATA, OWNER, kept
 
 #: The latest tasks whose values are offered first, by how frequent they are.
 _RECENT = 2000
-_MAX_NAMES = 200
 
 
 class Completion:
@@ -29,7 +26,7 @@ class Completion:
         def work() -> list[str]:
             declared = [name for name in coverage().filled if name not in (OWNER, METADATA)]
             if owner is None:
-                return sorted([*declared, *_successive(SearchEntry.name, f"{METADATA}.", _MAX_NAMES)])
+                return sorted([*declared, *successive(SearchEntry.name, f"{METADATA}.", MAX_NAMES)])
             used = SearchEntry.select(SearchEntry.name).where(SearchEntry.task_id.in_(_recent(owner))).distinct()
             return sorted({*declared, *(row.name for row in used if row.name.startswith(f"{METADATA}."))})
 
@@ -47,7 +44,7 @@ class Completion:
             query = query.group_by(SearchEntry.value).order_by(fn.COUNT(1).desc(), SearchEntry.value).limit(limit)
             found = dict.fromkeys(row.value for row in query)
             if owner is None and len(found) < limit:
-                found |= dict.fromkeys(_successive(SearchEntry.value, prefix, limit, SearchEntry.name == name))
+                found |= dict.fromkeys(successive(SearchEntry.value, prefix, limit, SearchEntry.name == name))
             return [value for value in found if value and len(value) <= MAX_VALUE][:limit]
 
         return read_snapshot(self._database, work)
@@ -74,18 +71,6 @@ def _recent(owner: str | None) -> list[str]:
     # The index may have the task of another owner under this value.
     there = Task.select(Task.id).where(Task.id.in_([row.task_id for row in query]), Task.owner == owner)
     return [row.id for row in there]
-
-
-def _successive(column: peewee.CharField, prefix: str, limit: int, *where: peewee.Expression) -> Iterator[str]:
-    """The distinct values of a column of the index that begin with `prefix`, in order, one step in the index each."""
-    last: str | None = None
-    for _ in range(limit):
-        later = column >= prefix if last is None else column > last
-        row = SearchEntry.select(column.alias("found")).where(*where, later).order_by(column).limit(1).tuples().first()
-        if row is None or not row[0].startswith(prefix):
-            return
-        last = row[0]
-        yield row[0]
 
 
 def _begins(column: peewee.CharField, prefix: str) -> peewee.Expression:

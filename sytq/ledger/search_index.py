@@ -7,7 +7,7 @@ ones do not yet; without a place all have. `sytq.ledger.search_upkeep` writes bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,14 +82,19 @@ def number(name: str, term: Term, most: int) -> int:
 
 def names() -> list[str]:
     """Return the names that there are entries of, but the owner's: up to MAX_NAMES, one step in the index each."""
-    found = [""]
-    while len(found) <= MAX_NAMES:
-        later = SearchEntry.name > found[-1]
-        row = SearchEntry.select(SearchEntry.name).where(later).order_by(SearchEntry.name).limit(1).tuples().first()
-        if row is None:
-            break
-        found.append(row[0])
-    return [name for name in found[1:] if name != OWNER]
+    return [name for name in successive(SearchEntry.name, "", MAX_NAMES) if name != OWNER]
+
+
+def successive(column: peewee.CharField, prefix: str, limit: int, *where: peewee.Expression) -> Iterator[str]:
+    """The distinct values of a column of the index that begin with `prefix`, in order, one step in the index each."""
+    last: str | None = None
+    for _ in range(limit):
+        later = column >= prefix if last is None else column > last
+        row = SearchEntry.select(column.alias("found")).where(*where, later).order_by(column).limit(1).tuples().first()
+        if row is None or not row[0].startswith(prefix):
+            return
+        last = row[0]
+        yield row[0]
 
 
 def with_value(term: Term, most: int) -> set[str]:

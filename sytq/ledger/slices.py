@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import peewee
 
@@ -48,12 +48,6 @@ class Slice:
     end: Place | None
 
 
-class Source(Protocol):
-    def slice(self, place: Place | None, size: int) -> Slice:
-        """Return the slice of about `size` rows below a place; without a place the first slice."""
-        ...
-
-
 class Scan:
     """All rows that the indexes of `sytq_tasks` narrow a filter to, by state, type or queue, and time."""
 
@@ -69,6 +63,7 @@ class Scan:
         self._each = [_both(None if state is None else Task.state == state, shared) for state in states]
 
     def slice(self, place: Place | None, size: int) -> Slice:
+        """Return the slice of about `size` rows below a place; without a place the first slice."""
         column, after = self._order.column, below(self._order.column, Task.id, place)
         ends: list[Place] = []
         for each in self._each:
@@ -131,6 +126,9 @@ class Known:
     def slice(self, place: Place | None, size: int) -> Slice:
         rest = below(self._order.column, Task.id, place, nulls=self._order.by_end)
         return Slice([_both(Task.id.in_(self._ids), rest)], None)
+
+
+Source = Scan | Entries | Known
 
 
 def source(wanted: Filter, order: Order, mysql: bool) -> Source:
