@@ -15,7 +15,7 @@ from sytq.dev.folder import Folder
 from sytq.dev.seed import figures, rows
 from sytq.dev.seed.history import DAYS
 from sytq.dev.seed.rows import Rows
-from sytq.dev.seed.stories import tell
+from sytq.dev.seed.stories import Stories
 from sytq.durations import format_duration
 from sytq.errors import SytqError
 from sytq.ledger.search_upkeep import begin_anew
@@ -48,7 +48,7 @@ def seed(
     began = time.monotonic()
     with progress_bar() as bar:
         shown = bar.add_task("tasks", total=tasks)
-        tell(Rows(parts.database, lambda count: bar.advance(shown, count)), utcnow(), tasks, number)
+        Stories(Rows(parts.database, lambda count: bar.advance(shown, count)), utcnow(), number).tell(tasks)
     figures.count(parts.database)
     begin_anew(parts.database)
     noted(parts, "ledger.seed", "made-up tasks", f"{tasks} added")

@@ -31,7 +31,7 @@ from sytq.dev.receiver import Receiver
 from sytq.dev.reload import Saved
 from sytq.dev.seed import figures
 from sytq.dev.seed.rows import Rows
-from sytq.dev.seed.stories import tell
+from sytq.dev.seed.stories import Stories
 from sytq.embedded import EmbeddedServer, find_server
 from sytq.errors import RedisUnavailable
 from sytq.exit_status import describe
@@ -153,7 +153,7 @@ class Supervisor:
         _, tasks = await asyncio.to_thread(parts.ledger.find, limit=1)
         _say_part("database", f"{kind}, " + (f"migrated ({', '.join(applied)})" if applied else f"{tasks} tasks in it"))
         if self._seed and embedding.database and not tasks:
-            await asyncio.to_thread(tell, Rows(parts.database), utcnow(), self._seed)
+            await asyncio.to_thread(Stories(Rows(parts.database), utcnow()).tell, self._seed)
             await asyncio.to_thread(figures.count, parts.database)
             _say_part("history", f"{self._seed} made-up tasks of the last days (`sytq seed --remove` deletes them)")
         if not embedding.redis:

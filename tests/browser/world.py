@@ -18,7 +18,7 @@ import peewee
 
 from sytq.dev.seed import figures
 from sytq.dev.seed.rows import Rows
-from sytq.dev.seed.stories import tell
+from sytq.dev.seed.stories import Stories
 from sytq.ledger.api_keys import ApiKeys
 from sytq.ledger.models import MODELS
 from sytq.ledger.values import utcnow
@@ -47,7 +47,7 @@ class World:
             "SYTQ_QUEUE__RETENTION": "720h",
         }
         self.open = Installation(_made(folder / "open"), url, redis.url, **settings)
-        tell(Rows(self.open.runtime.database), utcnow(), tasks)
+        Stories(Rows(self.open.runtime.database), utcnow()).tell(tasks)
         figures.count(self.open.runtime.database)
         users = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_AUTH__USERS": json.dumps(dict([ADMIN]))}
         self.closed = Installation(_made(folder / "closed"), url, redis.url, **settings, **users)

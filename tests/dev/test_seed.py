@@ -15,7 +15,7 @@ from sytq_plugins.webhook.hosts import FailingHost
 from sytq.dev.seed import rows
 from sytq.dev.seed.incidents import CAUSES
 from sytq.dev.seed.rows import Rows
-from sytq.dev.seed.stories import tell
+from sytq.dev.seed.stories import Stories
 from sytq.ledger.database import open_database
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.models import MODELS, Attempt, Step, Task, Wait
@@ -33,7 +33,7 @@ def seeded(url: str, count: int = COUNT, seed: int = 7) -> peewee.Database:
     make_tables(database)
     database.bind([*MODELS, SpendRow, FailingHost])
     told: list[int] = []
-    tell(Rows(database, told.append), UNTIL, count, seed)
+    Stories(Rows(database, told.append), UNTIL, seed).tell(count)
     assert sum(told) == count
     return database
 

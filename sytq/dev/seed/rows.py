@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import peewee
@@ -75,13 +76,13 @@ def marked(database: peewee.Database) -> Iterator[list[tuple[str, str]]]:
 def delete(database: peewee.Database, ids: list[str]) -> int:
     """Delete ended tasks with all that is kept of them, also in the plugins' tables."""
 
-    def work() -> int:
-        gone = delete_ended(ids)
+    def work(some: list[str]) -> int:
+        gone = delete_ended(some)
         left = Task.select(Task.id).where(Task.id == SpendRow.task_id)
-        SpendRow.delete().where(SpendRow.task_id.in_(ids), ~peewee.fn.EXISTS(left)).execute()
+        SpendRow.delete().where(SpendRow.task_id.in_(some), ~peewee.fn.EXISTS(left)).execute()
         return gone
 
-    return sum(transact(database, work) for ids in _parts(ids))
+    return sum(transact(database, partial(work, ids[start : start + 500])) for start in range(0, len(ids), 500))
 
 
 def forget_hosts(database: peewee.Database) -> None:
@@ -92,8 +93,3 @@ def forget_hosts(database: peewee.Database) -> None:
 
 def _is_marked() -> peewee.Expression:
     return peewee.fn.SUBSTR(Task.metadata, 1, len(_BEGINS)) == _BEGINS
-
-
-def _parts(ids: list[str], size: int = 500) -> Iterator[list[str]]:
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]

@@ -23,12 +23,13 @@ from sytq.worker.loops.scheduler import origin
 
 _MAIL = {"to": ["customer@post.example"], "subject": "Your order is on its way", "text": "It is."}
 _TICK = dt.timedelta(minutes=10)  # of the schedule `cleanup`
+_SWEPT = ("audit", "spend", "hosts", "files")  # what `cleanup` deletes besides tasks
 
 
 class Stories:
     """Tells one story after the other into `rows`, until there are so many tasks."""
 
-    def __init__(self, rows: Rows, until: dt.datetime, seed: int) -> None:
+    def __init__(self, rows: Rows, until: dt.datetime, seed: int = 1) -> None:
         self._history = History(rows, until, seed)
         self._random = self._history.random
         self._rows = rows
@@ -48,7 +49,7 @@ class Stories:
         )
 
     def tell(self, count: int) -> None:
-        """Make up `count` tasks."""
+        """Make up `count` tasks of the days before `until`."""
         self._rows.add(FailingHost, host=f"host:{FAILING}:443", since=self._history.until - FAILING_SINCE)
         special = self._special(count)
         left, stories = count - len(special), []
@@ -127,14 +128,10 @@ class Stories:
 
     def _email(self, at: dt.datetime, owner: str | None = None, **more: Any) -> Made:
         chance = self._random
-        to = f"{chance.choice(words.FAMILY_NAMES)}.{chance.randrange(100, 999)}@post.example"
+        to = f"customer.{chance.randrange(100, 9999)}@post.example"
         course = Course(chance.lognormvariate(-0.7, 0.5), chance.expovariate(5), cause=self._history.cause("email", at))
         course.result = {"message_id": f"<{chance.getrandbits(60):015x}@shop.example>", "sent": [to], "refused": {}}
-        payload = {
-            "to": [to],
-            "subject": chance.choice(words.SUBJECTS),
-            "text": "Good day,\n\nplease see your account.\n\nYour shop\n",
-        }
+        payload = _MAIL | {"to": [to]}
         columns = {"queue": "email", "owner": owner or "crm", "metadata": self._history.about()} | more
         return self._history.ended("email", payload, at, course, **columns)
 
@@ -216,8 +213,3 @@ class Stories:
             "<i>key</i>": ["\u0000", {"deep": {"deeper": "'\"--"}}],
         }
         self._history.ended("default", payload, at, course, owner="o'brien & <sons>", metadata=metadata)
-
-
-def tell(rows: Rows, until: dt.datetime, count: int, seed: int = 1) -> None:
-    """Make up `count` tasks of the days before `until`."""
-    Stories(rows, until, seed).tell(count)

@@ -1,4 +1,4 @@
-"""What made-up tasks say: reports, subjects, names, and texts that a page must show without being hurt by them."""
+"""What made-up tasks say: reports, names, and texts that a page must show without being hurt by them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,6 @@ HOSTS = {  # and their share of the webhooks
     "shop.kranich.example": 2,
 }
 EVENTS = ("order.created", "order.paid", "order.shipped", "invoice.sent", "stock.changed", "customer.updated")
-SUBJECTS = (
-    "Your order is on its way",
-    "Your invoice",
-    "Please confirm your address",
-    "A valuation is ready",
-    "Welcome",
-)
-FAMILY_NAMES = (
-    "adler",
-    "bauer",
-    "cramer",
-    "dietz",
-    "ebert",
-    "falk",
-    "graf",
-    "hahn",
-    "jansen",
-    "kern",
-    "lorenz",
-    "maurer",
-)
 GOODS = (
     ("Oak dining table, about 1920", 380, 460),
     ("Mountain bike, aluminium, 2021", 620, 750),
