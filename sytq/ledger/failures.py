@@ -18,7 +18,7 @@ import peewee
 
 from sytq.ledger.database import is_mysql, marks, read, transact, upsert
 from sytq.ledger.models import Failure, Task
-from sytq.ledger.values import floor, from_ms, to_ms, unix_now, whole_second
+from sytq.ledger.values import floor, from_ms, to_ms, utcnow, whole_second
 from sytq.states import DEAD, RETRYING
 
 _TEN_MINUTES, _HOUR = 600, 3600
@@ -44,7 +44,7 @@ def begin(period: str) -> int | None:
     seconds, _ = PERIODS[period]
     if seconds is None:
         return None
-    return floor(unix_now() - seconds, _TEN_MINUTES if seconds <= _HOUR else _HOUR)
+    return floor(to_ms(utcnow()) // 1000 - seconds, _TEN_MINUTES if seconds <= _HOUR else _HOUR)
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class FailureRollup:
 
         Raises DatabaseUnavailable.
         """
-        now = unix_now()
+        now = to_ms(utcnow()) // 1000
         began = time.monotonic()
         latest = floor(now, _TEN_MINUTES)
         for since in (latest, latest - _TEN_MINUTES):

@@ -11,7 +11,7 @@ import peewee
 from sytq.ledger.database import read
 from sytq.ledger.models import Figure
 from sytq.ledger.rollup import HOUR, MINUTE, TEN_MINUTES
-from sytq.ledger.values import floor, unix_now
+from sytq.ledger.values import floor, to_ms, utcnow
 
 #: Range of a chart -> its seconds, and those of a step.
 RANGES = {"hour": (HOUR, MINUTE), "day": (24 * HOUR, TEN_MINUTES), "week": (7 * 24 * HOUR, HOUR)}
@@ -61,7 +61,7 @@ class Figures:
     def chart(self, name: str, *, owner: str | None = None, type_name: str | None = None) -> dict[int, Counts]:
         """Return the counts of each step of a range that ends now, by its begin (Unix seconds); none is left out."""
         seconds, span = RANGES[name]
-        last = floor(unix_now(), span)
+        last = floor(to_ms(utcnow()) // 1000, span)
         first = last - seconds + span
         where = [Figure.type == type_name] if type_name is not None else []
         query = self._query(Figure.since, span=span, since=first, owner=owner).where(*where)
@@ -70,12 +70,12 @@ class Figures:
 
     def lately(self, *, owner: str | None = None) -> dict[Place, Counts]:
         """Return the counts of the last RATE_MINUTES whole minutes."""
-        until = floor(unix_now(), MINUTE)
+        until = floor(to_ms(utcnow()) // 1000, MINUTE)
         return self._by_place(MINUTE, until - RATE_MINUTES * MINUTE, until, owner)
 
     def of_a_day(self, *, owner: str | None = None) -> dict[Place, Counts]:
         """Return the counts of the last 24 hours, to ten minutes."""
-        now = unix_now()
+        now = to_ms(utcnow()) // 1000
         return self._by_place(TEN_MINUTES, floor(now - 24 * HOUR, TEN_MINUTES), now, owner)
 
     def _by_place(self, span: int, since: int, until: int, owner: str | None) -> dict[Place, Counts]:

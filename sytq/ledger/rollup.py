@@ -16,7 +16,7 @@ import peewee
 from sytq.ledger.database import execute_many, is_mysql, marks, read, transact
 from sytq.ledger.hold import position
 from sytq.ledger.models import Figure, Task
-from sytq.ledger.values import floor, to_ms, unix_now, whole_second
+from sytq.ledger.values import floor, to_ms, utcnow, whole_second
 from sytq.states import TERMINAL
 
 MINUTE, TEN_MINUTES, HOUR = 60, 600, 3600
@@ -60,7 +60,7 @@ class Rollup:
 
     def advance(self) -> bool:
         """Count some minutes; return whether there are more to count. Raises DatabaseUnavailable."""
-        now = unix_now()
+        now = to_ms(utcnow()) // 1000
         recorded = read(self._database, position) // 1000
         if self._next is None:
             self._next, self._oldest = self._resume(now, recorded)

@@ -29,11 +29,6 @@ def to_ms(moment: dt.datetime) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
 
 
-def unix_now() -> int:
-    """Whole Unix seconds."""
-    return to_ms(utcnow()) // 1000
-
-
 def floor(moment: int, span: int) -> int:
     """The begin of the span in which a moment lies, both in seconds."""
     return moment - moment % span
