@@ -182,7 +182,8 @@ class FailureRollup:
         kept = Failure.select(peewee.fn.MAX(Failure.since)).where(Failure.since < moment)
         ended = last.scalar()
         # SQLite keeps any text as a time, and Peewee returns what it cannot parse.
-        found = [to_ms(ended) // 1000] if isinstance(ended, dt.datetime) else []
+        # `2026-01-01` alone comes before its midnight.
+        found = [min(to_ms(ended) // 1000, moment - 1)] if isinstance(ended, dt.datetime) else []
         since = kept.scalar()
         return max([*found, *([since] if since is not None else [])], default=None)
 

@@ -37,7 +37,9 @@ BUDGET = 0.5
 _FIRST, _LARGEST, _PACE = 200, 50_000, 0.1
 #: Lists leave out payloads and results, which may have a megabyte each.
 _COLUMNS = [column for name, column in Task._meta.fields.items() if name not in ("payload", "result", "callback")]
-_PLACE = re.compile(r"([cf])((?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?)?)/([!-~]{1,64})")
+#: A time as another program wrote it: SQLite keeps any text, and for MySQL an invalid time would be an error.
+_PLACE = re.compile(r"([cf])([^/\x00-\x1f]{0,40})/([!-~]{1,64})")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Search:
         cursor.
         """
         order = Order(wanted)
-        begin = _place(after, order.by_end) if after is not None else None
+        begin = _place(after, order.by_end, self._mysql) if after is not None else None
 
         def work() -> TaskPage:
             found: list[Task] = []
@@ -97,7 +99,7 @@ class Search:
                     return TaskPage(found[:limit], _cursor(_place_of(found[limit - 1]), order.by_end))
             if end is None:
                 return TaskPage(found, None)
-            searched_to = dt.datetime.fromisoformat(end.moment) if len(found) < limit else None
+            searched_to = _time(end.moment) if len(found) < limit else None
             return TaskPage(found, _cursor(end, order.by_end), searched_to)
 
         return read_snapshot(self._database, work)
@@ -189,6 +191,15 @@ class Search:
         return now if isinstance(now, dt.datetime) else dt.datetime.fromisoformat(now)
 
 
+def _time(moment: str) -> dt.datetime | None:
+    """A time as the row has it, in UTC; None for what is none."""
+    try:
+        time = dt.datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return time.astimezone(dt.UTC).replace(tzinfo=None) if time.tzinfo else time
+
+
 def _next_size(size: int, took: float) -> int:
     return max(10, min(_LARGEST, int(size * max(0.25, min(4.0, _PACE / max(took, 1e-6))))))
 
@@ -202,18 +213,15 @@ def _cursor(place: Place, ended: bool) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _place(cursor: str, ended: bool) -> Place:
+def _place(cursor: str, ended: bool, mysql: bool) -> Place:
     """The place at which the previous page ended. Raises InvalidInput."""
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except ValueError:
         text = ""
     match = _PLACE.fullmatch(text)
-    try:
-        if match is not None and match[1] == ("f" if ended else "c"):
-            if match[2]:
-                dt.datetime.fromisoformat(match[2])  # an invalid time would be an error of the database
-            return Place(match[2], match[3])
-    except ValueError:
-        pass
+    if match is not None and match[1] == ("f" if ended else "c"):
+        moment = match[2]
+        if not moment or (_time(moment) if _TIME.fullmatch(moment) else not mysql):
+            return Place(moment, match[3])
     raise InvalidInput("after", f"'{cursor[:64]}' is no cursor of this list; valid: the `next` of a page before")

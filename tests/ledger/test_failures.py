@@ -143,3 +143,13 @@ def test_retrying_tasks_are_grouped_by_their_last_error(database, at) -> None:  
     ]
     assert [cause.fingerprint for cause in asked.retrying(owner="crm")] == ["b"]
     assert asked.retrying(type_name="letter") == []
+
+
+def test_a_date_without_a_time_does_not_stop_the_counting(database, at) -> None:  # type: ignore[no-untyped-def]
+    """SQLite compares text: the date alone comes before its midnight."""
+    for finished in ("2026-06-30", "2026-06-20 10:00:00"):
+        columns = f"('{finished[8:10]}', 'mail', 'dead', '{{}}', '{finished}')"
+        database.execute_sql(f"INSERT INTO sytq_tasks (id, type, state, payload, finished_at) VALUES {columns}")
+    rolled = FailureRollup(database)
+    assert any(not rolled.advance() for _ in range(20))
+    assert Failures(database).count(NOON - dt.timedelta(days=30)) >= 1

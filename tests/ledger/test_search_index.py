@@ -239,6 +239,22 @@ def test_a_task_with_the_id_of_a_deleted_one_is_found(database: peewee.Database)
     assert [row.value for row in SearchEntry.select().where(SearchEntry.name == "payload.a")] == ["second"]
 
 
+def test_pages_go_on_behind_rows_of_another_programs_making(
+    database: peewee.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_FIRST", 2)
+    texts = ["2026-07-01 10:00:00", "2026-07-01 11:00:00.5"]
+    if not isinstance(database, peewee.MySQLDatabase):
+        texts += ["2026-07-01T12:00:00Z", "2026-07-02T12:00:00+02:00", "2026-07-03", "today"]
+    for number, text in enumerate(texts):
+        for name in ("order-{}", "{}"):
+            columns = f"('{name.format(number)}', 'x', '{{}}', '{text}')"
+            database.execute_sql(f"INSERT INTO sytq_tasks (id, type, payload, created_at) VALUES {columns}")
+    for size in (1, 3):
+        seen = [one for page in listed(Search(database), parse("type:x"), size) for one in page]
+        assert (len(seen), len(set(seen))) == (2 * len(texts), 2 * len(texts))
+
+
 def test_entries_of_deleted_tasks_leave_the_index(database: peewee.Database) -> None:
     upkeep = SearchUpkeep(database)
     ended = {"state": "succeeded", "finished_at": NOW, "payload": '{"a": 1}'}
