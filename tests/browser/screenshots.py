@@ -20,9 +20,13 @@ from tests.browser.visitor import chromium, visit
 from tests.browser.world import World, until
 from tests.servers import RedisServer
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
+_ROOT = Path(__file__).parents[2]
+IMAGES = _ROOT / "docs" / "images"
 _SIZE = {"width": 1280, "height": 960}
 _QUALITY = 72
+#: Paths of this checkout are shown as those of an installation.
+_INSTALLED = """root => document.querySelectorAll("code").forEach(
+    code => { code.textContent = code.textContent.replace(root, "/opt/sytq"); })"""
 
 
 def name_of(pattern: str) -> str:
@@ -61,6 +65,7 @@ def take(browser: Browser, world: World, wanted: list[str]) -> None:
         with visit(browser, viewport=_SIZE, color_scheme="light") as visitor:
             visitor.go(world.closed_url(address) if address == "/login" else world.url(address))
             visitor.page.wait_for_timeout(500)  # charts are drawn
+            visitor.page.evaluate(_INSTALLED, str(_ROOT))
             session = visitor.page.context.new_cdp_session(visitor.page)
             shot = session.send("Page.captureScreenshot", {"format": "webp", "quality": _QUALITY})
             (IMAGES / name).write_bytes(base64.b64decode(shot["data"]))
