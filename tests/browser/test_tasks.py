@@ -15,7 +15,8 @@ _TRIES = 20  # the page is as fast as its fastest answer: the tests' processes s
 
 
 def test_query_finds_a_task_by_its_metadata_within_100_ms(world: World, visitor: Visitor) -> None:
-    page, task_id = visitor.page, world.one("type = 'webhook' AND state = 'succeeded' AND created_at < ?", "2999")
+    page = visitor.page
+    task_id = world.one("type = 'webhook' AND state = 'succeeded' AND metadata LIKE ?", "%order_id%")
     order = json.loads(world.open.row(task_id).metadata or "{}")["order_id"]
     visitor.go(world.url("/tasks"))
     page.get_by_role("combobox", name="Query").fill(f"metadata.order_id:{order}")
