@@ -28,6 +28,7 @@ from sytq.ledger.database import is_mysql, open_database
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import Attempt, Step, Task
+from sytq.ledger.sessions import Login, Sessions
 from tests.tables import make_tables
 from tests.terminal import clean_environ, sytq
 
@@ -267,6 +268,16 @@ def test_a_callers_table_is_restored_on_the_same_engine(
         indexes = {index.name for index in target.get_indexes("orders")}
     assert (id, word, bytes(picture), float(n)) == (1, "a", bytes(range(256)), 1.25)
     assert type(database) is not type(target) or "orders_by_select" in indexes
+
+
+def test_a_restore_brings_no_session_back(database: peewee.Database, tmp_path: Path, target: peewee.Database) -> None:
+    sessions = Sessions(database, {"ada": hashlib.sha256(b"secret").hexdigest()}, max_age=3600, idle=3600)
+    token = sessions.begin(Login("ada"), "secret", "ada")
+    assert sessions.verify(token) is not None
+    path = tmp_path / "backup"
+    dump(database, path, [], quiet)
+    restore(path, target, quiet)
+    assert target.execute_sql("SELECT COUNT(*) FROM sytq_sessions").fetchone() == (0,)
 
 
 def test_a_missing_table_is_named(database: peewee.Database, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ _MIGRATIONS = "sytq_migrations"
 _IDENTITY = "sytq_ledger"
 #: Made from the tasks, in the background.
 _DERIVED = ("sytq_search", "sytq_search_progress")
+#: Those of the dashboard: a restore would bring back the ones that were revoked since.
+_SESSIONS = "sytq_sessions"
 _REPORT = 500  # rows between two reports of progress
 #: MySQL's types whose text is exact; Python's values have another range (TIME), or are written otherwise.
 _AS_TEXT = (FIELD_TYPE.TIME, FIELD_TYPE.DECIMAL, FIELD_TYPE.NEWDECIMAL)
@@ -43,7 +45,7 @@ def dump(
                 raise ConfigError(f"table '{name}' {why}; llm.tables lists it")
         there = database.get_tables()
         ours = {name for name in there if name.startswith("sytq_") and not name.startswith(_MIGRATIONS)} - set(callers)
-        ours -= {_IDENTITY, *_DERIVED}
+        ours -= {_IDENTITY, _SESSIONS, *_DERIVED}
         others = [name for name in dict.fromkeys([*callers, *plugins]) if name not in ours]
         tables = [_table(database, name, ours=True) for name in sorted(ours)]
         tables += [_table(database, name, ours=False) for name in others]
