@@ -18,6 +18,9 @@ def test_query_finds_a_task_by_its_metadata_within_100_ms(world: World, visitor:
     page = visitor.page
     task_id = world.one("type = 'webhook' AND state = 'succeeded' AND metadata LIKE ?", "%order_id%")
     order = json.loads(world.open.row(task_id).metadata or "{}")["order_id"]
+    indexed = "SELECT COUNT(*) FROM sytq_search WHERE name = 'metadata.order_id'"
+    known = "SELECT COUNT(*) FROM sytq_tasks WHERE metadata LIKE '%\"order_id\"%'"
+    until(lambda: world.open.rows(indexed) >= world.open.rows(known), "the index has the tasks made up", timeout=300)
     visitor.go(world.url("/tasks"))
     page.get_by_role("combobox", name="Query").fill(f"metadata.order_id:{order}")
     page.get_by_role("combobox", name="Query").press("Enter")
