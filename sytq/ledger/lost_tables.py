@@ -20,10 +20,13 @@ _OURS = re.compile(r"\bsytq_\w+")
 
 def lost(database: peewee.Database, runner: Runner) -> set[str]:
     """Return the tables that the applied migrations of `runner` have made and the database lacks."""
+    known = runner.status()
+    if not any(found.path and found.applied for found in known):
+        return set()
     made = _made_by(runner.directory)
     ours: set[str] = set()
     before: frozenset[str] = frozenset()
-    for found in runner.status():
+    for found in known:
         if found.path:
             after = made.get(found.name, before)
             if found.applied:  # a pending one makes its tables itself, also one with an earlier number

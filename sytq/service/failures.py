@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from sytq.errors import InvalidInput
 from sytq.ledger.failures import PERIODS, Cause, Failures, begin
 from sytq.ledger.values import iso, utcnow
-from sytq.states import DEAD, RETRYING
+from sytq.states import DEAD, NAME, RETRYING
 
 
 class TrendPoint(TypedDict):
@@ -46,9 +46,11 @@ class FailuresView(TypedDict):
 
 
 def failures(known: Failures, period: str, *, owner: str | None = None, type_name: str | None = None) -> FailuresView:
-    """Raises InvalidInput for an unknown period, and DatabaseUnavailable."""
+    """Raises InvalidInput for an unknown period or no name of a type, and DatabaseUnavailable."""
     if period not in PERIODS:
         raise InvalidInput("period", f"'{period[:64]}' is not a period; valid: {', '.join(PERIODS)}")
+    if type_name is not None and not NAME.fullmatch(type_name):
+        raise InvalidInput("type", f"'{type_name[:64]}' is not a type; valid: letters, digits, . _ - (64 at most)")
     since = begin(period)
     within = f" finished:>={iso(since)}" if since is not None else ""
     dead = known.causes(period, owner=owner, type_name=type_name)

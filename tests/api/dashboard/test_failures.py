@@ -102,6 +102,13 @@ def test_5000_failures_are_3_rows_that_lead_to_their_tasks(service: Installation
     assert sum(point["tasks"] for point in listed["failures"][0]["trend"]) == 3000
 
 
+def test_type_that_is_no_name_is_refused_by_page_and_api(service: Installation) -> None:
+    admin = key(service, "ops", "read", "admin")
+    for path in ("/v2/failures", "/dashboard/failures"):
+        reply = service.request("GET", f"{path}?type=%C3%B0%20x", headers=admin)
+        assert reply.status == 400 and b"is not a type" in reply.body
+
+
 def test_another_owners_failures_do_not_exist_for_a_caller(service: Installation) -> None:
     name = f"t{uuid.uuid4().hex[:8]}"
     dead(service, 3, name, name + "a")
