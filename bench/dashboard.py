@@ -23,7 +23,7 @@ from bench.load import measure
 from sytq import config
 from sytq.dev.seed import figures
 from sytq.dev.seed.rows import Rows
-from sytq.dev.seed.stories import tell
+from sytq.dev.seed.stories import Stories
 from sytq.ledger.values import utcnow
 from sytq.runtime import build
 
@@ -113,7 +113,7 @@ def main() -> None:
             served("sytq.api:create_app()", environ, 1) as (port, _),
         ):
             database = build(config.load(environ=environ)).database
-            tell(Rows(database), utcnow(), given.tasks)
+            Stories(Rows(database), utcnow()).tell(given.tasks)
             figures.count(database)
             print(f"{kind}, {given.tasks:,} tasks")
             pages(port)
