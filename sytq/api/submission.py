@@ -69,7 +69,7 @@ class Submission:
         return self._prepare(req, type_name, payload, **options)
 
     def check_type(self, caller: Caller, type_name: str) -> None:
-        """Raise HTTPForbidden for a type that the caller may not submit, InvalidInput for one that nobody may."""
+        """Raise HTTPForbidden for a type that the caller may not submit, InvalidInput for a type that nobody may."""
         caller.require_type(type_name)
         if type_name in self._registry:
             declared = self._registry.get(type_name)

@@ -111,7 +111,7 @@ def _options() -> Schema:
 
 
 def _values(schema: Schema, form: Form) -> dict[str, Any]:
-    """The payload and the options of a form, all of what cannot be read in one InvalidFields."""
+    """The payload and the options of a form; all that cannot be read is in one InvalidFields."""
     wrong: list[tuple[str, str]] = []
     found: dict[str, Any] = {}
     for name, known in (("payload", schema), ("task", _options())):

@@ -125,7 +125,7 @@ def _type(parts: Parts, task: TaskDetail) -> TaskType | None:
 async def _made(
     parts: Parts, what: str, make: Callable[..., Sequence[Block]], *args: object, level: int = 2
 ) -> list[Shown]:
-    """The blocks that a function makes, or one that says why there are none."""
+    """The blocks that a function makes, or a block that says why there are none."""
 
     def work() -> list[Shown]:
         return blocks.shown(checked(make(*args)), level)

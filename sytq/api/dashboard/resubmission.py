@@ -34,7 +34,7 @@ def _unmasked(edited: Any, original: Any, key: str, path: str) -> Any:
 
 
 def _item(n: int, one: Any, original: list[Any], shown: list[Any], key: str, path: str, length: int) -> Any:
-    """An item of a list as it was: the same one, or the only one that looks like it; else the edited one."""
+    """An item of a list as it was: the same item, or the only item that looks like it; else the edited item."""
     if n < len(shown) and shown[n] == one and length == len(shown):
         return original[n]
     alike = [known for known, seen in zip(original, shown, strict=True) if seen == one]

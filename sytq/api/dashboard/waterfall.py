@@ -9,7 +9,7 @@ from urllib.parse import quote_plus
 
 from sytq.service.task_timeline import WORDS, SpanView
 
-#: Units of the axis; a bar has at least MIN of them, so that it can be seen, and one that lasts has at least LASTING.
+#: Units of the axis. To be seen, a bar has at least MIN of them, and LASTING where what it shows goes on.
 WIDTH, _MIN, _LASTING = 1000, 4, 60
 _MAX_ROWS = 100
 #: Where the subject of a span has a page.

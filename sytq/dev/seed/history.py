@@ -31,7 +31,7 @@ class Course:
     seconds: float
     wait: float = 0.05
     cause: Cause | None = None  # of its death
-    failures: Sequence[str] = ()  # errors of attempts before one that succeeds
+    failures: Sequence[str] = ()  # errors of the attempts before the last, which succeeds
     pause: float = 20.0
     result: Any = None
     cancelled: str | None = None  # the error of a task that was cancelled before it began

@@ -72,7 +72,7 @@ class Valuations:
     def _calls(
         self, made: Made, calls: list[dict[str, Any]], provider: str, model: str, row: int, course: Course
     ) -> None:
-        """The steps and the spend of a valuation; one that died paid for its last call and has no step of it."""
+        """The steps and the spend of a valuation; a dead task paid for its last call and has no step of it."""
         length = (made.finished_at - made.started_at) / len(calls)
         for number, call in enumerate(calls):
             began, is_lost = made.started_at + length * number, made.state == DEAD and number == len(calls) - 1
