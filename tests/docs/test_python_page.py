@@ -12,13 +12,14 @@ from sytq.ledger.database import is_mysql
 from sytq.ledger.insert import Accepted
 from tests import forkserver
 from tests.installation import Installation
+from tests.servers import RedisServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 
 
 @pytest.fixture
-def installation(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Installation]:
-    made = Installation(tmp_path, database_url, redis_url)
+def installation(tmp_path: Path, database_url: str, own_redis: RedisServer) -> Iterator[Installation]:
+    made = Installation(tmp_path, database_url, own_redis.url)
     yield made
     made.close()
 
@@ -30,7 +31,7 @@ def script_calls(installation: Installation) -> int:
 
 
 def commits(installation: Installation) -> int:
-    _, count = installation.runtime.database.execute_sql("SHOW GLOBAL STATUS LIKE 'Com_commit'").fetchone()
+    _, count = installation.runtime.database.execute_sql("SHOW SESSION STATUS LIKE 'Com_commit'").fetchone()
     return int(count)
 
 
