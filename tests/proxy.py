@@ -113,6 +113,8 @@ class Proxy:
         losing = LostReplies(request, times, reply)
         with self._lock:
             self._losses.append(losing)
+            for link in self._links:
+                link.seen = b""  # requests before this one
         return losing
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ paths, and they alone, take a session's cookie too, and lead a browser without o
 from __future__ import annotations
 
 import ipaddress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,7 +54,7 @@ class Auth:
 
     Later parts put response headers into `req.context.headers`, and further text for the audit log into
     `req.context.audit_detail`, None when nothing was changed. `req.context.session` is the token of the session that
-    the caller came by, if any.
+    the caller came by, if any. Streams, which may outlast session and key, ask `req.context.is_still_valid()`.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Auth:
             # Refuse pages of other sites in a browser on this machine.
             raise falcon.HTTPForbidden(description="requests of web pages from another origin are not served")
         client = req.scope.get("client")
+        req.context.is_still_valid = partial(self._is_still_valid, req, client)
         if self._enabled:
             req.context.caller = NOBODY
             if req.path != LOGIN:
@@ -107,6 +108,20 @@ class Auth:
         wanted = relative(req) if req.method in _SAFE and req.path != "/" else ""
         location = url(base_path(req), "/login", next=wanted or None)
         raise falcon.HTTPStatus(falcon.HTTP_303, headers={"Location": location, "Cache-Control": "no-store"})
+
+    async def _is_still_valid(self, req: falcon.asgi.Request, client: object) -> bool:
+        """Whether the session or key of a request has not ended since."""
+        if not self._enabled:
+            return True
+        try:
+            if req.context.session is not None:
+                return await self._sessions.caller(req.context.session, client) is not None
+            await self._credentials.caller(req.get_header("Authorization"), client)
+        except falcon.HTTPError:
+            return False
+        except (DatabaseUnavailable, Overloaded):
+            pass  # nobody can end it now
+        return True
 
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, params: dict[str, Any]

@@ -62,7 +62,7 @@ class TaskControl:
     async def cancel(self, req: falcon.asgi.Request, task_id: str, why: str) -> str:
         """Return "cancelled", or "asked" of a running task, which ends at its next step."""
         row = await self.row(req, task_id)
-        outcome = await self._parts.sql.run(self._operator.cancel, row.id, by=signed(req, why))
+        outcome = await self._parts.sql.finish(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":
             raise _conflict(await self._state(req, task_id), "only an unfinished task can be cancelled")
         return outcome
@@ -70,7 +70,7 @@ class TaskControl:
     async def retry(self, req: falcon.asgi.Request, task_id: str) -> None:
         """Run a dead or cancelled task again."""
         row = await self.row(req, task_id)
-        if not await self._parts.sql.run(self._operator.replay, [row.id]):
+        if not await self._parts.sql.finish(self._operator.replay, [row.id]):
             row = await self.row(req, task_id)
             if row.state in (DEAD, CANCELLED):
                 raise falcon.HTTPConflict(description="another unfinished task has its unique key")
@@ -79,13 +79,13 @@ class TaskControl:
     async def reschedule(self, req: falcon.asgi.Request, task_id: str, moment: dt.datetime) -> None:
         """Move a waiting task to this time (aware)."""
         row = await self.row(req, task_id)
-        if not await self._parts.sql.run(self._operator.reschedule, row.id, moment):
+        if not await self._parts.sql.finish(self._operator.reschedule, row.id, moment):
             raise _conflict(await self._state(req, task_id), "only a scheduled or retrying task can be rescheduled")
 
     async def delete(self, req: falcon.asgi.Request, task_id: str) -> None:
         """Delete an ended task, with everything kept of it."""
         row = await self.row(req, task_id)
-        if not await self._parts.sql.run(self._operator.delete, [row.id]):
+        if not await self._parts.sql.finish(self._operator.delete, [row.id]):
             if row.state in TERMINAL:
                 said = "an unfinished parent or dependent may still read the outcome of this task"
                 raise falcon.HTTPConflict(description=said)

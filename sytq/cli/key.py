@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -9,7 +11,7 @@ import typer
 from sytq.cli.options import VALID_MOMENT, AsJson, File, ahead, open_runtime, person, seconds
 from sytq.cli.output import as_json, cell, listing, report
 from sytq.errors import InvalidInput
-from sytq.ledger.api_keys import ApiKeys, Grant
+from sytq.ledger.api_keys import ApiKeys, Grant, NotConfirmed
 from sytq.ledger.models import ApiKey
 from sytq.service.api_keys import read_rate, view
 
@@ -42,7 +44,8 @@ def create(
     until = ahead(expires).replace(tzinfo=None) if expires is not None else None
     grant = Grant(tuple(scopes or ("submit", "read")), tuple(types or ()), _rate(rate), daily, until)
     keys = ApiKeys(open_runtime(file).database)
-    _print(*keys.create(name, name if owner is None else owner, grant, by=person()), json_wanted)
+    with _printed_unconfirmed(json_wanted):
+        _print(*keys.create(name, name if owner is None else owner, grant, by=person()), json_wanted)
 
 
 @app.command("list")
@@ -84,7 +87,8 @@ def rotate(
     """Give a key a new secret and print it. The previous secret stays valid for the grace period."""
     valid_for = seconds(grace)
     keys = ApiKeys(open_runtime(file).database)
-    _print(*keys.rotate(key_id, valid_for, by=person()), json_wanted)
+    with _printed_unconfirmed(json_wanted):
+        _print(*keys.rotate(key_id, valid_for, by=person()), json_wanted)
 
 
 def _print(row: ApiKey, text: str, json_wanted: bool) -> None:
@@ -93,6 +97,19 @@ def _print(row: ApiKey, text: str, json_wanted: bool) -> None:
         return
     typer.echo(f"{cell(row.name)}, owner {row.owner}, scopes {row.scopes}; this key is shown only once:", err=True)
     typer.echo(text)
+
+
+@contextmanager
+def _printed_unconfirmed(json_wanted: bool) -> Iterator[None]:
+    """Print a key whose commit the database has not confirmed, too; the error and the exit status say so."""
+    try:
+        yield
+    except NotConfirmed as error:
+        if json_wanted:
+            as_json({"id": error.key_id, "key": error.text})
+        else:
+            typer.echo(error.text)
+        raise
 
 
 def _rate(text: str | None) -> tuple[int, int] | None:

@@ -11,17 +11,20 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import peewee
 
-from sytq.errors import InvalidInput
+from sytq.errors import DatabaseUnavailable, InvalidInput
 from sytq.ledger.audit import note
 from sytq.ledger.database import read, transact
 from sytq.ledger.models import ApiKey
 from sytq.ledger.values import utcnow
 from sytq.states import NAME
+
+T = TypeVar("T")
 
 #: Scopes: submit tasks; read the owner's tasks; operate (change) them; admin is all of these for all owners.
 SCOPES = ("submit", "read", "operate", "admin")
@@ -43,12 +46,23 @@ class Grant:
     expires_at: dt.datetime | None = None
 
 
+class NotConfirmed(DatabaseUnavailable):
+    """The database did not answer the commit of a key. `text`, which is kept nowhere, is valid if it was written."""
+
+    def __init__(self, key_id: str, text: str) -> None:
+        super().__init__(
+            f"the database has not confirmed the key {key_id}; `sytq key list` says whether it was written"
+        )
+        self.key_id = key_id
+        self.text = text
+
+
 class ApiKeys:
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
     def create(self, name: str, owner: str, grant: Grant, by: str) -> tuple[ApiKey, str]:
-        """Create a key and return it with its text, which is not stored. Raises InvalidInput."""
+        """Create a key and return it with its text, which is not stored. Raises InvalidInput, NotConfirmed."""
         _check(name, owner, grant)
         calls, seconds = grant.rate or (None, None)
         secret = secrets.token_hex(32)
@@ -70,8 +84,9 @@ class ApiKeys:
             row.save(force_insert=True)
             note(row.created_at, by, "key.create", row.id, f"{row.name}, owner {row.owner}: {row.scopes}")
 
-        transact(self._database, work)
-        return row, _text(row.id, secret)
+        text = _text(row.id, secret)
+        self._write(work, row.id, text)
+        return row, text
 
     def all(self) -> list[ApiKey]:
         """Return all keys, oldest first."""
@@ -111,7 +126,7 @@ class ApiKeys:
         return transact(self._database, work)
 
     def rotate(self, key_id: str, grace: float, by: str) -> tuple[ApiKey, str]:
-        """Give a key a new secret; the current one stays valid for `grace` seconds. Raises InvalidInput.
+        """Give a key a new secret; the current one stays valid for `grace` seconds. Raises InvalidInput, NotConfirmed.
 
         At most two secrets are valid: an older one still in its grace period expires now.
         """
@@ -128,7 +143,26 @@ class ApiKeys:
             note(now, by, "key.rotate", row.id, f"{row.name}, the secret before until {row.previous_until}Z")
             return row
 
-        return transact(self._database, work), _text(key_id, secret)
+        text = _text(key_id, secret)
+        return self._write(work, key_id, text), text
+
+    def _write(self, work: Callable[[], T], key_id: str, text: str) -> T:
+        """Run `work` in a transaction. Raises NotConfirmed if it failed in its commit."""
+        is_in_commit = False
+
+        def whole() -> T:
+            nonlocal is_in_commit
+            is_in_commit = False
+            value = work()
+            is_in_commit = True
+            return value
+
+        try:
+            return transact(self._database, whole)
+        except DatabaseUnavailable as error:
+            if not is_in_commit:
+                raise
+            raise NotConfirmed(key_id, text) from error
 
     def touch(self, key_id: str, at: dt.datetime) -> None:
         """Write the last use, unless it was written within TOUCH_EVERY seconds."""

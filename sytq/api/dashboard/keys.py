@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import falcon
 import falcon.asgi
 from multidict import MultiDict
 
 from sytq.api.dashboard.page import Answer, Done, Page
+from sytq.api.dashboard.stores import gathered
 from sytq.durations import parse_duration
 from sytq.errors import InvalidInput
-from sytq.ledger.api_keys import SCOPES, ApiKeys, Grant
+from sytq.ledger.api_keys import SCOPES, ApiKeys, Grant, NotConfirmed
+from sytq.ledger.models import ApiKey
 from sytq.ledger.query.fields import read_moment
 from sytq.ledger.values import utcnow
 from sytq.service.api_keys import read_rate, view
@@ -29,8 +33,8 @@ class Keys(Page):
     scopes: ClassVar = {"GET": "admin", "POST": "admin"}
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
-        rows = await self._parts.sql.run(self._keys.all)
-        keys = sorted(map(view, rows), key=lambda key: _ORDER.index(key["state"]))
+        found = await gathered(rows=self._parts.sql.run(self._keys.all))
+        keys = sorted(map(view, found["rows"] or ()), key=lambda key: _ORDER.index(key["state"]))
         types = [known.name for known in self._parts.runtime.registry]
         return {
             "keys": keys[:_MAX_SHOWN],
@@ -38,6 +42,7 @@ class Keys(Page):
             "scopes": SCOPES,
             "types": sorted(types),
             "secret": None,
+            "missing": found["missing"],
         }
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
@@ -50,11 +55,14 @@ class Keys(Page):
             expires_at=_expiry(form.get("expires", "").strip()),
         )
         owner = form.get("owner", "").strip() or name
-        made = await self._parts.sql.run(self._keys.create, name, owner, grant, req.context.caller.name)
-        return self._shown(req, *made)
+        return await self._shown(req, self._keys.create, name, owner, grant)
 
-    def _shown(self, req: falcon.asgi.Request, row: Any, text: str) -> Answer:
-        req.context.audit_detail = None  # the ledger has written it
+    async def _shown(self, req: falcon.asgi.Request, make: Callable[..., tuple[ApiKey, str]], *of_what: Any) -> Answer:
+        req.context.audit_detail = None  # the ledger writes it
+        try:
+            row, text = await self._parts.sql.finish(make, *of_what, req.context.caller.name)
+        except NotConfirmed as error:
+            return Answer({"secret": error.text, "of": None, "unconfirmed": error.key_id}, falcon.HTTP_503)
         return Answer({"secret": text, "of": row})
 
     @property
@@ -67,8 +75,7 @@ class RotateKey(Keys):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
         grace = _grace(form.get("grace", "").strip())
-        made = await self._parts.sql.run(self._keys.rotate, path["key_id"], grace, req.context.caller.name)
-        return self._shown(req, *made)
+        return await self._shown(req, self._keys.rotate, path["key_id"], grace)
 
 
 class RevokeKey(Keys):
@@ -76,7 +83,7 @@ class RevokeKey(Keys):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
         key_id = path["key_id"]
-        revoked = await self._parts.sql.run(self._keys.revoke, key_id, req.context.caller.name)
+        revoked = await self._parts.sql.finish(self._keys.revoke, key_id, req.context.caller.name)
         self._parts.sessions.forget()
         req.context.audit_detail = None  # the ledger has written it
         return Done("/keys", f"The key {key_id} is revoked." if revoked else f"The key {key_id} was revoked before.")

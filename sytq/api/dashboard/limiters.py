@@ -68,7 +68,7 @@ class PauseLimiter(OneLimiter):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name, why = _name(req), reason(form)
-        await self._parts.redis.run(self._parts.runtime.limiters.pause, name, req.context.caller.name, why)
+        await self._parts.redis.finish(self._parts.runtime.limiters.pause, name, req.context.caller.name, why)
         req.context.audit_detail = f"{name}: {why}"
         return _done(name, f"{name} is paused")
 
@@ -78,7 +78,7 @@ class ResumeLimiter(OneLimiter):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name = _name(req)
-        resumed = await self._parts.redis.run(self._parts.runtime.limiters.resume, name)
+        resumed = await self._parts.redis.finish(self._parts.runtime.limiters.resume, name)
         req.context.audit_detail = name if resumed else None
         if not resumed:
             return _done(name, f"{name} was not paused, and its circuit breaker not open")

@@ -39,6 +39,7 @@ class Answer:
     """A form was acted on: the page is shown at once with these names, for what is to be seen this one time."""
 
     names: dict[str, Any]
+    status: str = falcon.HTTP_200
 
 
 class Page(Resource):
@@ -87,11 +88,16 @@ class Page(Resource):
             raise
         except (falcon.HTTPError, DatabaseUnavailable, RedisUnavailable, Overloaded) as error:
             known = error if isinstance(error, falcon.HTTPError) else problems.response(req, error, [])
-            status, errors = str(known.status), {"": known.description or str(known.title)}
+            said = known.description or str(known.title)
+            if isinstance(error, DatabaseUnavailable | RedisUnavailable):
+                store = "Redis" if isinstance(error, RedisUnavailable) else "The database"
+                said = f"{store} has not answered. This may have been done all the same: look before you repeat it."
+            status, errors = str(known.status), {"": said}
             resp.set_headers(known.headers or {})
         else:
             if isinstance(done, Answer):
                 await self._show(req, resp, done.names, path)
+                resp.status = done.status
                 return
             base = base_path(req)
             resp.status = falcon.HTTP_303

@@ -54,7 +54,7 @@ class PauseQueue(OneQueue):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name, why, operator = path["name"], reason(form), self._parts.runtime.operator
         try:
-            paused = await self._parts.sql.run(operator.pause_queue, name, by=req.context.caller.name, why=why)
+            paused = await self._parts.sql.finish(operator.pause_queue, name, by=req.context.caller.name, why=why)
             said = f"Paused: {', '.join(paused)}" if paused else f"All types of {name} were paused already"
         except RedisUnavailable:
             said = f"The types of {name} are paused. {LATER}"
@@ -68,7 +68,7 @@ class ResumeQueue(OneQueue):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name = path["name"]
         try:
-            resumed = await self._parts.sql.run(self._parts.runtime.operator.resume_queue, name)
+            resumed = await self._parts.sql.finish(self._parts.runtime.operator.resume_queue, name)
             said = f"Resumed: {', '.join(resumed)}" if resumed else f"No type of {name} was paused"
         except RedisUnavailable:
             said = f"The types of {name} are resumed. {LATER}"

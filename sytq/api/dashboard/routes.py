@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import falcon
@@ -35,6 +36,7 @@ from sytq.api.dashboard.types import OneType, PauseType, ResumeType, Types
 from sytq.api.dashboard.workers import Workers
 from sytq.api.parts import Parts
 from sytq.api.v2.events import Events
+from sytq.config.masking import masked
 
 #: path below /dashboard -> page
 PAGES: dict[str, type[Page]] = {
@@ -92,7 +94,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/dashboard/tasks/complete", Complete(parts))
     for path, page in PAGES.items():
         app.add_route(f"/dashboard{path}", page(parts, rendering))
-    app.add_route("/dashboard/tasks/{task_id}/events", Events(parts))
+    app.add_route("/dashboard/tasks/{task_id}/events", Events(parts, show=partial(masked, "")))
     app.add_route("/dashboard/tasks/{task_id}/raw", RawTask(parts))
     for path, made in plugins.pages(parts, rendering).items():
         app.add_route(f"/dashboard{path}", made)

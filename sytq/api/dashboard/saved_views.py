@@ -27,7 +27,7 @@ class SaveView(Tasks):
         if shared:
             caller.require_scope("admin", "a view is shared by admins: ")
         views = SavedViews(self._parts.runtime.database)
-        await self._parts.sql.run(views.save, views_of(caller), name, query, caller.name, shared=shared)
+        await self._parts.sql.finish(views.save, views_of(caller), name, query, caller.name, shared=shared)
         return Done(f"/tasks?{urlencode({'q': query})}", f"The view {name.strip()} is saved.")
 
 
@@ -41,6 +41,6 @@ class DeleteView(Tasks):
         caller: Caller = req.context.caller
         views = SavedViews(self._parts.runtime.database)
         args = path["view_id"], views_of(caller), caller.name
-        if not await self._parts.sql.run(views.delete, *args, admin=caller.is_admin):
+        if not await self._parts.sql.finish(views.delete, *args, admin=caller.is_admin):
             raise falcon.HTTPNotFound(description="there is no such view")
         return Done(f"/tasks?{urlencode({'q': parameter(req, 'q') or ''})}", "The view is deleted.")

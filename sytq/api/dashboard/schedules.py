@@ -79,7 +79,7 @@ class PauseSchedule(Schedules):
         except InvalidInput as error:
             raise InvalidInput(f"why-{name}", error.message) from None
         pause = Rows(self._parts.runtime.database).pause
-        await self._parts.sql.run(pause, name, clock.utc(), by=req.context.caller.name, why=why)
+        await self._parts.sql.finish(pause, name, clock.utc(), by=req.context.caller.name, why=why)
         req.context.audit_detail = why
         return Done("/schedules", f"{name} is paused")
 
@@ -89,7 +89,7 @@ class ResumeSchedule(Schedules):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         self._known(path["name"])
-        resumed = await self._parts.sql.run(Rows(self._parts.runtime.database).resume, path["name"])
+        resumed = await self._parts.sql.finish(Rows(self._parts.runtime.database).resume, path["name"])
         return Done("/schedules", f"{path['name']} {'is resumed' if resumed else 'was not paused'}")
 
 

@@ -36,7 +36,7 @@ class RevokeSession(SessionsPage):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         store = self._parts.sessions.store
-        await self._parts.sql.run(store.revoke, path["shown"], req.context.caller.name, _visible(req))
+        await self._parts.sql.finish(store.revoke, path["shown"], req.context.caller.name, _visible(req))
         self._parts.sessions.forget()
         req.context.audit_detail = None  # the ledger has written it
         return Done("/sessions", f"The session {path['shown']} has ended.")
@@ -48,7 +48,7 @@ class LogOut(SessionsPage):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         caller: Caller = req.context.caller
         if "everywhere" in form:
-            await self._parts.sql.run(self._parts.sessions.store.revoke_all, _login(caller), caller.name)
+            await self._parts.sql.finish(self._parts.sessions.store.revoke_all, _login(caller), caller.name)
             self._parts.sessions.forget()
         elif req.context.session is not None:
             await self._parts.sessions.end(req.context.session)

@@ -82,7 +82,7 @@ class PauseType(OneType):
         name, why, caller = path["name"], reason(form), req.context.caller
         said = f"{name} is paused"
         try:
-            await self._parts.sql.run(self._parts.runtime.operator.pause, name, by=caller.name, why=why)
+            await self._parts.sql.finish(self._parts.runtime.operator.pause, name, by=caller.name, why=why)
         except RedisUnavailable:
             said = f"{name} is paused. {LATER}"
         req.context.audit_detail = why
@@ -95,7 +95,7 @@ class ResumeType(OneType):
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name = path["name"]
         try:
-            resumed = await self._parts.sql.run(self._parts.runtime.operator.resume, name)
+            resumed = await self._parts.sql.finish(self._parts.runtime.operator.resume, name)
             said = f"{name} is resumed" if resumed else f"{name} was not paused"
         except RedisUnavailable:
             said = f"{name} is resumed. {LATER}"

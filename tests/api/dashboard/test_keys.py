@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 
 from sytq.ledger.models import ApiKey, AuditEntry, Session
-from tests.api.dashboard.conftest import Guarded
+from tests.api.dashboard.conftest import Guarded, settings
 from tests.api.dashboard.visitor import Browser, form_to
 from tests.installation import Reply
-from tests.servers import poll
+from tests.proxy import Proxy
+from tests.servers import MySQLServer, RedisServer, poll
 
 TEXT = re.compile(r"sytq_[0-9a-f]{12}_[0-9a-f]{64}")
 
@@ -113,3 +116,43 @@ def test_only_admins_have_keys(guarded: Guarded) -> None:
     for action in ("rotate", "revoke"):
         assert operator.request("POST", f"/dashboard/keys/{key_id}/{action}", fields | {"grace": "1s"}).status == 403
     assert ApiKey.select().count() == before + 1 and ApiKey.get_by_id(key_id).revoked_at is None
+
+
+@pytest.mark.mysql
+def test_a_secret_is_shown_by_a_slow_store_and_one_that_breaks(
+    tmp_path: Path, own_mysql: MySQLServer, redis_server: RedisServer
+) -> None:
+    proxy = Proxy(own_mysql.port)
+    url = own_mysql.create_database("keys").replace(f":{own_mysql.port}", f":{proxy.port}")
+    api = Guarded(tmp_path, url, redis_server.url, **settings())
+    try:
+        api.start_api()
+        admin = api.logged_in()
+        form = form_to(admin.open("/dashboard/keys"), "/keys")
+        with ThreadPoolExecutor(1) as pool:
+            own_mysql.pause()
+            try:
+                slow = pool.submit(admin.request, "POST", form.action, form.fields | {"name": "slow"})
+                assert not wait([slow], timeout=6).done, "a page waits for 5.5 s, a write for its end"
+            finally:
+                own_mysql.resume()
+            [key] = TEXT.findall(slow.result().body.decode())
+        assert (slow.result().status, status_with(api, key)) == (200, 200)
+        poll(lambda: ApiKey.get().last_used_at, message="the use is written, in a transaction of its own")
+        lost = proxy.lose_replies(b"\x03COMMIT")
+        reply = admin.request("POST", form.action, form.fields | {"name": "doubtful"})
+        [first] = TEXT.findall(reply.body.decode())
+        key_id = first.split("_")[1]
+        assert lost.done and reply.status == 503 and f"not confirmed the key {key_id}" in reply.body.decode()
+        rotate = form_to(admin.open("/dashboard/keys"), f"/keys/{key_id}/rotate")
+        proxy.lose_replies(b"\x03COMMIT")
+        [second] = TEXT.findall(admin.request("POST", rotate.action, rotate.fields).body.decode())
+        assert [status_with(api, each) for each in (first, second)] == [200, 200]
+        proxy.lose_replies(b"INSERT INTO `sytq_api_keys`")
+        reply = admin.request("POST", form.action, form.fields | {"name": "unmade"})
+        assert (reply.status, TEXT.findall(reply.body.decode())) == (503, [])
+        assert "look before you repeat it" in reply.body.decode()
+        assert [row.name for row in ApiKey.select().order_by(ApiKey.created_at)] == ["slow", "doubtful"]
+    finally:
+        api.close()
+        proxy.close()

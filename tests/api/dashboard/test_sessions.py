@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -44,6 +48,34 @@ def test_use_is_noted_and_an_idle_session_ends(guarded: Guarded) -> None:
     assert (row.address, row.user_name) == ("127.0.0.1", None)
     Session.update(used_at=row.created_at.replace(year=2020)).where(Session.id == row.id).execute()
     poll(lambda: ended(browser), timeout=15)
+
+
+def test_streams_end_with_their_session_and_key(guarded: Guarded) -> None:
+    browser, (key_id, key) = guarded.logged_in("submit", "read", owner="fay"), guarded.key("fay")
+    bearer = {"Authorization": f"Bearer {key}"}
+    task = guarded.request("POST", "/v2/tasks", {"type": "default", "delay": "1h"}, bearer).json["id"]
+    cookies = {"Cookie": "; ".join(f"{name}={value}" for name, (value, _) in browser.cookies.items())}
+    streams = [("session", f"/dashboard/tasks/{task}/events", cookies), ("key", f"/v2/tasks/{task}/events", bearer)]
+    ends: dict[str, float] = {}
+
+    def follow(of: str, path: str, headers: dict[str, str]) -> None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=60)) as connection:
+            connection.request("GET", path, headers=headers)
+            reply = connection.getresponse()
+            while line := reply.readline():
+                if line.startswith(b"event: "):
+                    opened.release()
+            ends[of] = time.monotonic()
+
+    opened = threading.Semaphore(0)
+    with ThreadPoolExecutor() as pool:
+        for stream in streams:
+            pool.submit(follow, *stream)
+        assert all(opened.acquire(timeout=10) for _ in streams)
+        since = time.monotonic()
+        Session.delete().where(Session.key_id.is_null(False)).execute()
+        ApiKeys(guarded.runtime.database).revoke(key_id, by="test")
+    assert ends.keys() == {"session", "key"} and max(ends.values()) - since < 20
 
 
 def test_a_person_sees_and_ends_own_sessions_alone(guarded: Guarded) -> None:

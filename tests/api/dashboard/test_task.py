@@ -11,6 +11,7 @@ import pytest
 
 from sytq.api.dashboard.resubmission import unmasked
 from sytq.errors import InvalidInput
+from sytq.ledger.models import Task
 from sytq.ledger.values import parsed
 from tests.api.dashboard import browser
 from tests.api.dashboard.conftest import Guarded
@@ -85,6 +86,15 @@ def test_running_task_is_followed_by_events_of_the_dashboard(running: Installati
     assert page(held, "/events").encode() in shown.body
     assert b'<progress aria-label="Progress" max="2" value="1">' in shown.body
     running.release("h")
+
+
+def test_events_mask_secrets_in_the_text_of_progress(running: Installation) -> None:
+    task = running.post_task("plain", "a")
+    running.wait_shown(task, "succeeded")
+    said = json.dumps({"done": 1, "of": 2, "text": "logged in with password=geheim"})
+    Task.update(progress=said).where(Task.id == task).execute()
+    reply = browser_of(running).request("GET", page(task, "/events"))
+    assert b"geheim" not in reply.body and b"logged in with password=***" in reply.body
 
 
 def test_raw_task_is_json_with_secrets_masked(running: Installation) -> None:
