@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from urllib.parse import quote
 
-from tests.api.dashboard.browser import Browser
+from tests.api.dashboard.browser import Browser, browse_as
 from tests.installation import Installation, Reply
 
 NAME = "host:<b>.example:443"
@@ -13,10 +12,10 @@ NAME = "host:<b>.example:443"
 
 def test_limiter_is_paused_listed_and_resumed(staffed: Installation, admin: Browser) -> None:
     path = f"/limiters/one?name={quote(NAME)}"
-    assert "No task has used it" in admin.get(path)
+    assert "No task has used it" in admin.get(path).html
     pause = path.replace("/one", "/one/pause")
-    assert "say why" in admin.post(pause, {"why": ""}, status=400).body.decode()
-    page = admin.follow(admin.post(pause, {"why": "they <move>"}))
+    assert "say why" in admin.post(pause, 400, why="").html
+    page = admin.post(pause, why="they <move>").html
     assert "they &lt;move&gt;" in page
     limiter = staffed.runtime.inspection.limiter(NAME)
     assert limiter is not None
@@ -24,19 +23,17 @@ def test_limiter_is_paused_listed_and_resumed(staffed: Installation, admin: Brow
     (listed,) = staffed.request("GET", "/v2/limiters", headers=admin.headers).json["limiters"]
     assert (listed["name"], listed["state"], listed["by"]) == (NAME, "paused", limiter.by)
     assert "inside" not in listed
-    page = admin.get("/limiters")
+    page = admin.get("/limiters").html
     assert "host:&lt;b&gt;.example:443" in page
     assert "they &lt;move&gt;" in page
     [(detail,)] = staffed.rows("SELECT detail FROM sytq_audit ORDER BY id DESC LIMIT 1")
     assert detail == f"{NAME}: they <move>"
     resume = path.replace("/one", "/one/resume")
-    assert "is resumed; it was paused" in admin.follow(admin.post(resume, {}))
-    assert "was not paused" in admin.follow(admin.post(resume, {}))
+    assert "is resumed; it was paused" in admin.post(resume).html
+    assert "was not paused" in admin.post(resume).html
 
 
-def test_limiter_is_paused_and_resumed_by_the_api(
-    staffed: Installation, admin: Browser, log_in: Callable[..., Browser]
-) -> None:
+def test_limiter_is_paused_and_resumed_by_the_api(staffed: Installation, admin: Browser) -> None:
     def post(verb: str, body: dict[str, str], headers: dict[str, str]) -> Reply:
         return staffed.request("POST", f"/v2/limiters/{verb}", body, headers)
 
@@ -50,40 +47,38 @@ def test_limiter_is_paused_and_resumed_by_the_api(
     assert post("resume", {"limiter": "provider:api"}, admin.headers).json == resumed | {"ended": None}
     assert post("pause", body | {"limiter": "a b"}, admin.headers).json["errors"][0]["field"] == "limiter"
     assert post("pause", body | {"why": ""}, admin.headers).json["errors"][0]["field"] == "why"
-    assert post("pause", body, log_in("ann", "read", "operate", "submit").headers).status == 403
+    assert post("pause", body, browse_as(staffed, "ann", "read", "operate", "submit").headers).status == 403
 
 
 def test_filter_finds_a_few_among_thousands(staffed: Installation, admin: Browser) -> None:
     limiters = staffed.runtime.limiters
     for n in range(300):
         limiters.pause(f"host:h{n}.example:443", "test", "many")
-    page = admin.get("/limiters")
+    page = admin.get("/limiters").html
     assert page.count('href="/dashboard/limiters/one?') == 200
-    page = admin.get("/limiters?q=H299.")
+    page = admin.get("/limiters?q=H299.").html
     assert page.count('href="/dashboard/limiters/one?') == 1
     for n in range(300):
         limiters.resume(f"host:h{n}.example:443")
 
 
-def test_holders_are_shown_to_who_may_see_them(
-    staffed: Installation, admin: Browser, log_in: Callable[..., Browser]
-) -> None:
+def test_holders_are_shown_to_who_may_see_them(staffed: Installation, admin: Browser) -> None:
     limiters = staffed.runtime.limiters
     limiters.pause("provider:crowd", "test", "so that the task waits")
     task = staffed.runtime.submitter.prepare("called", {"port": 1, "name": "x"}, owner="bob")
     staffed.runtime.submitter.submit([task])
     staffed.wait_state(task.id, "retrying")
     path = "/limiters/one?name=provider:crowd"
-    assert f"/dashboard/tasks/{task.id}" in admin.get(path)
-    assert task.id not in log_in("ann", "read").get(path)
+    assert f"/dashboard/tasks/{task.id}" in admin.get(path).html
+    assert task.id not in browse_as(staffed, "ann", "read").get(path).html
     staffed.runtime.operator.cancel(task.id, "test")
     limiters.resume("provider:crowd")
 
 
-def test_only_admins_pause_a_limiter_and_names_are_checked(admin: Browser, log_in: Callable[..., Browser]) -> None:
-    operator = log_in("ann", "read", "operate", "submit")
-    assert "/limiters/one/pause" not in operator.get("/limiters/one?name=provider:a")
-    operator.post("/limiters/one/pause?name=provider:a", {"why": "x"}, status=403)
-    assert "No limiter is named" in admin.get("/limiters/one")
-    admin.post("/limiters/one/pause", {"why": "x"}, status=400)
-    assert "is not valid" in admin.post("/limiters/one/pause?name=a%20b", {"why": "x"}, status=400).body.decode()
+def test_only_admins_pause_a_limiter_and_names_are_checked(staffed: Installation, admin: Browser) -> None:
+    operator = browse_as(staffed, "ann", "read", "operate", "submit")
+    assert "/limiters/one/pause" not in operator.get("/limiters/one?name=provider:a").html
+    operator.post("/limiters/one/pause?name=provider:a", 403, why="x")
+    assert "No limiter is named" in admin.get("/limiters/one").html
+    admin.post("/limiters/one/pause", 400, why="x")
+    assert "is not valid" in admin.post("/limiters/one/pause?name=a%20b", 400, why="x").html

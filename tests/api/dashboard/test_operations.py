@@ -13,7 +13,7 @@ from sytq.ledger.models import Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
-from tests.api.dashboard.browsing import Reader, Shown
+from tests.api.dashboard.browser import Browser, Page, browse, browse_as
 from tests.api.dashboard.rows import inserted
 from tests.installation import BUILT_IN, Installation
 from tests.servers import poll
@@ -28,17 +28,22 @@ def service(make_installation: Make, database_url: str, redis_url: str) -> Insta
     return made
 
 
-def begun(browser: Reader, shown: Shown, **fields: str) -> Shown:
+def begun(browser: Browser, counted: Page, **fields: str) -> Page:
     """Send the form of a counted operation."""
-    sent = {name: shown.field(name) for name in ("action", "q", "as_of", "counted", "exact")}
-    return browser.post(shown.path, **(sent | fields))
+    [form] = [form for form in counted.forms if "as_of" in form.fields]
+    return browser.submit(form, **fields)
+
+
+def below(page: Page) -> str:
+    """Its path below /dashboard."""
+    return page.path.partition("?")[0].removeprefix("/dashboard")
 
 
 def test_p3_retry_of_10000_tasks_resumes_after_its_worker_is_killed(service: Installation) -> None:
     inserted(service, 10_000, type="default")
     inserted(service, 7, type="default", state="succeeded")
-    browser = Reader(service)
-    counted = browser.get(browser.get("/tasks", q="type:default").link("Retry…"))
+    browser = browse(service)
+    counted = browser.open(browser.get("/tasks", q="type:default").link("Retry…"))
     assert "10,000 tasks will be retried" in counted.text and "7 succeeded" in counted.text
     refused = begun(browser, counted, confirm="1000", reason="the provider is back")
     assert refused.status == 400 and "type 10000 to confirm this" in refused.text
@@ -46,10 +51,10 @@ def test_p3_retry_of_10000_tasks_resumes_after_its_worker_is_killed(service: Ins
     shown = begun(browser, refused, confirm="10,000", reason="the provider is back")
     assert "The operation has begun." in shown.html and "waits for a worker" in shown.text
     worker = service.start_worker()
-    poll(lambda: "looked at" in browser.get(shown.path).text, interval=0.02, message="it has begun")
+    poll(lambda: "looked at" in browser.open(shown.path).text, interval=0.02, message="it has begun")
     worker.signal(signal.SIGKILL)
     service.start_worker()
-    poll(lambda: "10,000 of 10,000 changed" in browser.get(shown.path).text, timeout=60, message="it is done")
+    poll(lambda: "10,000 of 10,000 changed" in browser.open(shown.path).text, timeout=60, message="it is done")
     search = Search(service.runtime.database)
     poll(lambda: not search.page(parse("type:default -state:succeeded"), limit=1).tasks, timeout=60, message="all ran")
     ((who, about, detail),) = service.rows("SELECT who, about, detail FROM sytq_audit")
@@ -60,22 +65,22 @@ def test_p3_retry_of_10000_tasks_resumes_after_its_worker_is_killed(service: Ins
 
 def test_stopped_operation_keeps_what_it_changed(service: Installation) -> None:
     inserted(service, 3000, type="default", state="scheduled", scheduled_at=dt.datetime(2100, 1, 1), finished_at=None)
-    browser = Reader(service)
+    browser = browse(service)
     counted = browser.get("/operations/new", action="cancel", q="type:default")
     shown = begun(browser, counted, confirm="3000")
     service.start_worker()
-    poll(lambda: "looked at" in browser.get(shown.path).text, interval=0.01, message="it has begun")
-    stopped = browser.post(f"{shown.path}/stop")
+    poll(lambda: "looked at" in browser.open(shown.path).text, interval=0.01, message="it has begun")
+    stopped = browser.submit(shown.form("/stop"))
     assert "The operation stops at its next batch." in stopped.html or "can be cancelled" in stopped.text
     operation = shown.path.rpartition("/")[2]
     service.wait_state(operation, "cancelled", "succeeded")
-    poll(lambda: "Stop" not in browser.get(shown.path).text, message="the page says that it has ended")
-    assert browser.post(f"{shown.path}/stop").status == 409
+    poll(lambda: "Stop" not in browser.open(shown.path).text, message="the page says that it has ended")
+    browser.post(f"{below(shown)}/stop", 409)
 
 
 def test_selected_rows_are_changed_and_no_other(api: Installation) -> None:
     chosen, other = inserted(api, 2, type="chosen"), inserted(api, 1, type="chosen")
-    browser = Reader(api)
+    browser = browse(api)
     counted = browser.get(f"/operations/new?action=delete&id={chosen[0]}&id={chosen[1]}")
     assert "2 tasks will be deleted" in counted.text
     shown = begun(browser, counted)
@@ -84,7 +89,7 @@ def test_selected_rows_are_changed_and_no_other(api: Installation) -> None:
 
 def test_changes_since_the_count_are_not_changed_and_more_is_asked_again(api: Installation) -> None:
     inserted(api, 3, type="growing", finished_at=utcnow() - dt.timedelta(minutes=1))
-    browser = Reader(api)
+    browser = browse(api)
     counted = browser.get("/operations/new", action="retry", q="type:growing")
     inserted(api, 2, type="growing", finished_at=utcnow() + dt.timedelta(minutes=1))
     assert "The operation has begun." in begun(browser, counted).html
@@ -113,14 +118,13 @@ def test_changes_since_the_count_are_not_changed_and_more_is_asked_again(api: In
 def test_invalid_operations_are_refused_and_begin_nothing(
     api: Installation, query: dict[str, str], fields: dict[str, str], says: str
 ) -> None:
-    browser = Reader(api)
-    browser.get("/tasks")  # has a form, and with it a token
+    browser = browse(api)
     before = browser.get("/operations").text
     shown = browser.get("/operations/new", **query)
     if fields:
         now = utcnow().isoformat()
-        shown = browser.post(shown.path, **({"as_of": now, "counted": "1", "exact": "yes"} | query | fields))
-        assert shown.status == 400
+        sent = {"as_of": now, "counted": "1", "exact": "yes"} | query | fields
+        shown = browser.post("/operations/new", 400, **sent)
     assert says in shown.text and "<b>" not in shown.html
     assert browser.get("/operations").text == before
 
@@ -128,26 +132,25 @@ def test_invalid_operations_are_refused_and_begin_nothing(
 def test_viewers_and_other_owners_have_no_operation(guarded: Installation) -> None:
     inserted(guarded, 2, type="owned", owner="us")
     inserted(guarded, 3, type="owned", owner="them")
-    viewer = Reader(guarded, owner="us")
-    assert viewer.get("/operations/new", action="retry", q="type:owned").status == 403
-    viewer.get("/tasks")
+    viewer = browse_as(guarded, "us", "read")
+    viewer.get("/operations/new", 403, action="retry", q="type:owned")
     sent = {"action": "retry", "q": "type:owned", "as_of": utcnow().isoformat(), "counted": "2"}
-    assert viewer.post("/operations/new", **sent).status == 403
-    operator = Reader(guarded, "read", "operate", owner="us")
+    viewer.post("/operations/new", 403, **sent)
+    operator = browse_as(guarded, "us", "read", "operate")
     counted = operator.get("/operations/new", action="retry", q="type:owned")
     assert "2 tasks will be retried" in counted.text
     shown = begun(operator, counted)
     assert "The operation has begun." in shown.html
-    other = Reader(guarded, "read", "operate", owner="them")
-    other.get("/tasks")
-    assert other.get(shown.path).status == 404 and other.post(f"{shown.path}/stop").status == 404
+    other = browse_as(guarded, "them", "read", "operate")
+    other.get(below(shown), 404)
+    other.post(f"{below(shown)}/stop", 404)
     assert "retry" not in other.get("/operations").text
-    assert viewer.get(shown.path).status == 200 and "Stop" not in viewer.get(shown.path).text
-    assert viewer.post(f"{shown.path}/stop").status == 403
-    admin = Reader(guarded, "admin", owner="root")
+    assert "Stop" not in viewer.get(below(shown)).text
+    viewer.post(f"{below(shown)}/stop", 403)
+    admin = browse_as(guarded, "root", "admin")
     assert "retry" in admin.get("/operations").text
 
 
 def test_a_task_that_is_no_operation_has_no_such_page(api: Installation) -> None:
     (task,) = inserted(api, 1)
-    assert Reader(api).get(f"/operations/{task}").status == 404
+    browse(api).get(f"/operations/{task}", 404)

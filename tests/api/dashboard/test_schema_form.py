@@ -19,7 +19,7 @@ from sytq.api.dashboard.schema import Schema
 from sytq.api.dashboard.schema_form import MAX_FIELDS, MAX_ROWS, changed, fields, value_of
 from sytq.errors import InvalidFields, InvalidInput
 from sytq.tasktypes.payload import written
-from tests.api.dashboard.browser import Form
+from tests.api.dashboard.browser import forms
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("sytq.api.dashboard"),
@@ -38,7 +38,8 @@ def html(schema: Schema, form: dict[str, str]) -> str:
 
 def sent(schema: Schema, form: dict[str, str]) -> dict[str, str]:
     """What a browser sends of a form that was not touched."""
-    return Form(html(schema, form)).data
+    [shown] = forms(f"<form>{html(schema, form)}</form>")
+    return shown.fields
 
 
 class Color(Enum):
@@ -174,7 +175,7 @@ def test_buttons_add_and_remove_rows_and_keep_what_was_typed() -> None:
     form = sent(_ORDER, changed({}, "add-row payload.items"))
     form = sent(_ORDER, changed(form | {"payload.items.0.sku": "a"}, "add-row payload.items"))
     form |= {"payload.items.1.sku": "b", "payload.items.1.price": "2"}
-    assert ("change", "add-row payload.items") not in Form(html(_ORDER, form)).buttons  # no more than two
+    assert 'value="add-row payload.items"' not in html(_ORDER, form)  # no more than two
     assert order(form)["items"] == [{"sku": "a"}, {"sku": "b", "price": 2}]
     form = sent(_ORDER, changed(form, "remove-row payload.items.0"))
     assert order(form)["items"] == [{"sku": "b", "price": 2}]
@@ -255,7 +256,6 @@ def test_hostile_names_and_values_are_escaped() -> None:
     model = create_model("Evil", f=(Literal[evil, "b"], Field(alias=evil, title=evil, description=evil)))
     schema = Schema(model.model_json_schema())
     page = html(schema, prefill(schema, {evil: evil}, "payload"))
-    assert "script" not in Form(page).tags
     assert "<script" not in page
     schema = Schema(Order.model_json_schema())
     page = html(schema, prefill(schema, {"note": f"</textarea>{evil}", "headers": {evil: evil}}, "payload"))

@@ -13,21 +13,9 @@ from sytq.api.dashboard.resubmission import unmasked
 from sytq.errors import InvalidInput
 from sytq.ledger.models import Task
 from sytq.ledger.values import parsed
-from tests.api.dashboard import browser
-from tests.api.dashboard.conftest import Guarded
-from tests.api.dashboard.visitor import Browser, form_to
-from tests.installation import Installation, Reply
+from tests.api.dashboard.browser import browse, browse_as, log_in
+from tests.installation import Installation
 from tests.servers import MySQLServer, RedisServer, poll
-
-
-def browser_of(installation: Installation) -> Browser:
-    return Browser(f"http://127.0.0.1:{installation.port}")
-
-
-def words(reply: Reply) -> str:
-    """What a person reads of a page, with single spaces."""
-    text = reply.body.decode().partition("<main")[2]
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
 def page(task_id: str, more: str = "") -> str:
@@ -43,8 +31,8 @@ def accepted(installation: Installation, type_name: str, payload: Any, **fields:
 def test_page_tells_waiting_from_running_and_shows_all_of_a_task(running: Installation) -> None:
     task = running.post_task("stepwise", "a", metadata={"order": 7, "api_key": "geheim"})
     running.wait_shown(task, "succeeded")
-    reply = browser_of(running).open(page(task))
-    said = words(reply)
+    reply = browse(running).open(page(task))
+    said = reply.text
     for part in ("waiting for a worker", "running", "Steps", "two", "Payload", "Result", '"order": 7', "Attempts"):
         assert part in said
     assert "geheim" not in said
@@ -54,7 +42,7 @@ def test_page_tells_waiting_from_running_and_shows_all_of_a_task(running: Instal
 def test_page_of_an_ended_task_that_did_not_change_is_a_304(running: Installation) -> None:
     task = running.post_task("plain", "a")
     running.wait_shown(task, "succeeded")
-    visitor = browser_of(running)
+    visitor = browse(running)
     visitor.open(page(task))
     block = visitor.request("GET", page(task), HX_Request="true")
     assert block.body.lstrip().startswith(b"<h1>")
@@ -66,7 +54,7 @@ def test_error_is_explained_with_the_part_of_the_docs(running: Installation) -> 
     task = running.post_task("hopeless", "a")
     running.wait_shown(task, "dead")
     running.rows("UPDATE sytq_tasks SET error = 'timed out after 10 s' WHERE id = " + f"'{task}'")
-    said = words(browser_of(running).open(page(task)))
+    said = browse(running).open(page(task)).text
     assert "took longer than the `timeout`" in said
     assert "docs/plugins.md#the-policy" in said
 
@@ -75,14 +63,14 @@ def test_running_task_is_followed_by_events_of_the_dashboard(running: Installati
     task = running.post_task("stepwise", "a")
     running.wait_shown(task, "succeeded")
     path = page(task, "/events")
-    reply = browser_of(running).request("GET", path)
+    reply = browse(running).request("GET", path)
     assert (reply.status, reply.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
     assert b"event: ended" in reply.body
-    assert path.encode() not in browser_of(running).open(page(task)).body  # it has ended
+    assert path.encode() not in browse(running).open(page(task)).body  # it has ended
     running.hold("h")
     held = running.post_task("gentle", "h")
     poll(lambda: running.get(f"/v2/tasks/{held}")["progress"], message="it reports progress")
-    shown = browser_of(running).open(page(held))
+    shown = browse(running).open(page(held))
     assert page(held, "/events").encode() in shown.body
     assert b'<progress aria-label="Progress" max="2" value="1">' in shown.body
     running.release("h")
@@ -93,54 +81,52 @@ def test_events_mask_secrets_in_the_text_of_progress(running: Installation) -> N
     running.wait_shown(task, "succeeded")
     said = json.dumps({"done": 1, "of": 2, "text": "logged in with password=geheim"})
     Task.update(progress=said).where(Task.id == task).execute()
-    reply = browser_of(running).request("GET", page(task, "/events"))
+    reply = browse(running).request("GET", page(task, "/events"))
     assert b"geheim" not in reply.body and b"logged in with password=***" in reply.body
 
 
 def test_raw_task_is_json_with_secrets_masked(running: Installation) -> None:
     task = running.post_task("plain", "a", metadata={"token": "geheim", "n": 1})
-    reply = browser_of(running).request("GET", page(task, "/raw"))
+    reply = browse(running).request("GET", page(task, "/raw"))
     assert (reply.headers["content-type"].partition(";")[0], reply.json["id"]) == ("application/json", task)
     assert reply.json["metadata"] == {"token": "***", "n": 1}
 
 
 def test_task_is_cancelled_retried_rescheduled_and_deleted_by_forms(running: Installation) -> None:
-    visitor, task = browser_of(running), running.post_task("plain", "b", delay="1h")
+    visitor, task = browse(running), running.post_task("plain", "b", delay="1h")
     shown = visitor.open(page(task))
-    refused = visitor.submit(form_to(shown, "/reschedule"), delay="soon")
+    refused = visitor.submit(shown.form("/reschedule"), delay="soon")
     assert refused.status == 400
     assert b'id="error-delay"' in refused.body and b'value="soon"' in refused.body
-    assert "give either delay or run_at" in words(
-        visitor.submit(form_to(shown, "/reschedule"), delay="2h", run_at="2030-01-01T00:00:00Z")
-    )
-    moved = visitor.submit(form_to(shown, "/reschedule"), run_at="2030-01-01T00:00:00Z")
-    assert "The task is rescheduled." in moved.body.decode()
+    both = visitor.submit(shown.form("/reschedule"), delay="2h", run_at="2030-01-01T00:00:00Z")
+    assert "give either delay or run_at" in both.text
+    moved = visitor.submit(shown.form("/reschedule"), run_at="2030-01-01T00:00:00Z")
+    assert "The task is rescheduled." in moved.html
     assert running.get(f"/v2/tasks/{task}")["scheduled_at"] == "2030-01-01T00:00:00.000Z"
-    assert "The task is cancelled." in visitor.submit(form_to(shown, "/cancel"), reason="not needed").body.decode()
+    assert "The task is cancelled." in visitor.submit(shown.form("/cancel"), reason="not needed").html
     running.wait_state(task, "cancelled")
-    late = visitor.submit(form_to(shown, "/cancel"))
-    assert (late.status, "only an unfinished task can be cancelled" in words(late)) == (409, True)
+    late = visitor.submit(shown.form("/cancel"))
+    assert (late.status, "only an unfinished task can be cancelled" in late.text) == (409, True)
     again = visitor.open(page(task))
-    assert "not needed" in words(again)
-    visitor.submit(form_to(again, "/retry"))
+    assert "not needed" in again.text
+    visitor.submit(again.form("/retry"))
     running.wait_shown(task, "succeeded")
-    gone = visitor.submit(form_to(visitor.open(page(task)), "/delete"))
-    assert (gone.status, visitor.path.partition("?")[0]) == (200, "/dashboard/tasks")
+    gone = visitor.submit(visitor.open(page(task)).form("/delete"))
+    assert (gone.status, gone.path.partition("?")[0]) == (200, "/dashboard/tasks")
     assert visitor.open(page(task)).status == 404
 
 
 def test_edited_task_is_submitted_again_with_the_secrets_of_the_first(running: Installation) -> None:
     payload = {"url": "http://93.184.215.14:1/", "headers": {"Authorization": "Bearer geheim123", "X-A": "1"}}
     task = accepted(running, "webhook", payload, delay="1h", metadata={"order": 7})
-    shown = browser_of(running).open(page(task))
+    shown = browse(running).open(page(task))
     assert b"geheim123" not in shown.body
     path = f"/types/webhook/new?from={task}"
-    assert f'href="/dashboard{path}"' in html.unescape(shown.body.decode())
-    form = browser.Browser(running)
-    prefilled = form.get(path)
-    assert "geheim123" not in prefilled
-    reply = form.post("/types/webhook/new", browser.Form(prefilled).data)
-    new = running.row(reply.headers["location"].rpartition("/")[2])
+    assert f'href="/dashboard{path}"' in html.unescape(shown.html)
+    browser = browse(running)
+    prefilled = browser.get(path)
+    assert "geheim123" not in prefilled.html
+    new = running.row(browser.submit(prefilled.form("/new")).path.rpartition("/")[2])
     assert parsed(new.payload)["headers"] == payload["headers"]
     assert parsed(new.metadata) == {"order": 7, "resubmitted_from": task}
     for one in (task, new.id):
@@ -179,7 +165,7 @@ def test_masked_part_of_a_text_stays_unless_the_text_is_changed() -> None:
 def test_commands_are_quoted_for_a_shell_and_hold_no_secret(running: Installation) -> None:
     name = "it's $(touch /tmp/x) `id` \N{RIGHT-TO-LEFT OVERRIDE}"
     task = running.post_task("plain", name, metadata={"password": "geheim"})
-    shown = html.unescape(browser_of(running).open(page(task)).body.decode())
+    shown = html.unescape(browse(running).open(page(task)).html)
     (command,) = re.findall(r'<pre tabindex="0" id="command-2">(.*?)</pre>', shown, re.DOTALL)
     assert command.isascii()
     assert "geheim" not in command
@@ -195,18 +181,18 @@ def test_hostile_payload_breaks_no_page(running: Installation, deep: bool) -> No
     payload = {"journal": str(running.journal), "name": "\N{RIGHT-TO-LEFT OVERRIDE}</pre><script>", "more": nested}
     task = running.post_task("plain", "x" * 200_000, delay="1h")
     running.rows("UPDATE sytq_tasks SET payload = '" + json.dumps(payload) + f"' WHERE id = '{task}'")
-    reply = browser_of(running).open(page(task))
+    reply = browse(running).open(page(task))
     assert reply.status == 200
     assert b"<script>" not in reply.body.replace(b"<script defer", b"")
     assert len(reply.body) < 150_000
-    assert browser_of(running).request("GET", page(task, "/raw")).status in (200, 422)
+    assert browse(running).request("GET", page(task, "/raw")).status in (200, 422)
     running.post(f"/v2/tasks/{task}/cancel")
 
 
 def test_large_payload_is_shown_by_its_beginning(running: Installation) -> None:
     task = running.post_task("plain", "x" * 200_000, delay="1h")
-    reply = browser_of(running).open(page(task))
-    assert (reply.status, len(reply.body) < 150_000, "The value is longer." in words(reply)) == (200, True, True)
+    reply = browse(running).open(page(task))
+    assert (reply.status, len(reply.body) < 150_000, "The value is longer." in reply.text) == (200, True, True)
     running.post(f"/v2/tasks/{task}/cancel")
 
 
@@ -216,32 +202,31 @@ def test_wait_for_a_limiter_leads_to_its_page(running: Installation) -> None:
     try:
         task = accepted(running, "called", {"port": 1})
         running.wait_state(task, "retrying")
-        reply = browser_of(running).open(page(task))
+        reply = browse(running).open(page(task))
     finally:
         limiters.resume("provider:crowd")
         running.post(f"/v2/tasks/{task}/cancel")
     assert b'href="/dashboard/limiters/one?name=provider%3Acrowd"' in reply.body
-    assert "or as soon as the limiter has room" in words(reply)
+    assert "or as soon as the limiter has room" in reply.text
 
 
 def test_children_and_dependents_are_shown_around_a_task(running: Installation) -> None:
     then = [{"type": "plain", "payload": running._payload("second", 0)}]
     first = running.post_task("plain", "first", delay="1h", then=then)
-    said = words(browser_of(running).open(page(first)))
+    said = browse(running).open(page(first)).text
     assert "1 task depends on it" in said
     assert "waits for 1 of 1 tasks" in said
     (child,) = running.get(f"/v2/tasks/{first}/tree")["dependents"]
-    other = words(browser_of(running).open(page(child["id"])))
+    other = browse(running).open(page(child["id"])).text
     assert "It depends on 1 task, 0 ended" in other
     assert "waiting for other tasks" in other
     running.post(f"/v2/tasks/{first}/cancel")
 
 
-def test_tasks_of_other_owners_do_not_exist(guarded: Guarded) -> None:
-    admin, viewer, other = guarded.logged_in(), guarded.logged_in("read"), guarded.logged_in("read", owner="other")
-    operator = guarded.logged_in("read", "operate", "submit")
-    _, key = guarded.key("shop", "submit")
-    headers = {"Authorization": f"Bearer {key}"}
+def test_tasks_of_other_owners_do_not_exist(guarded: Installation) -> None:
+    admin, viewer, other = log_in(guarded), log_in(guarded, "read"), log_in(guarded, "read", owner="other")
+    operator = log_in(guarded, "read", "operate", "submit")
+    headers = browse_as(guarded, "shop", "submit").headers
     reply = guarded.request("POST", "/v2/tasks", {"type": "default", "payload": {}, "delay": "1h"}, headers)
     task = reply.json["id"]
     for path in (page(task), page(task, "/raw"), page(task, "/events")):
@@ -251,15 +236,10 @@ def test_tasks_of_other_owners_do_not_exist(guarded: Guarded) -> None:
     assert shown.status == 200
     for action in (b"/cancel", b"/reschedule", b"/new?from"):
         assert action not in shown.body
-    form = form_to(operator.open(page(task)), "/cancel")
-    assert viewer.request("POST", form.action, viewer_form(viewer, form.fields)).status == 403
+    form = operator.open(page(task)).form("/cancel")
+    viewer.post(f"/tasks/{task}/cancel", 403)
     assert guarded.row(task).state == "scheduled"
-    assert "The task is cancelled." in operator.submit(form).body.decode()
-
-
-def viewer_form(viewer: Browser, fields: dict[str, str]) -> dict[str, str]:
-    """A form made by hand, with the viewer's own token."""
-    return fields | {"csrf": viewer.cookies.get("sytq_csrf", ("", ""))[0]}
+    assert "The task is cancelled." in operator.submit(form).html
 
 
 @pytest.mark.faults
@@ -268,8 +248,8 @@ def test_page_shows_the_row_while_redis_is_away(make_installation: Any, own_redi
     installation.start_api()
     task = installation.post_task("plain", "a")
     own_redis.kill()
-    reply = browser_of(installation).open(page(task))
-    assert (reply.status, "Redis does not answer" in words(reply), "queued" in words(reply)) == (200, True, True)
+    reply = browse(installation).open(page(task))
+    assert (reply.status, "Redis does not answer" in reply.text, "queued" in reply.text) == (200, True, True)
 
 
 @pytest.mark.faults
@@ -280,10 +260,10 @@ def test_page_shows_what_redis_knows_while_the_database_is_away(
     installation = make_installation(url, SYTQ_DATABASE__TIMEOUT="1s")
     installation.start_api()
     task = installation.post_task("plain", "a", delay="1h")
-    visitor = browser_of(installation)
+    visitor = browse(installation)
     assert visitor.open(page(task)).status == 200
     own_mysql.kill()
     reply = visitor.open(page(task))
-    said = words(reply)
+    said = reply.text
     assert (reply.status, "What is shown is what Redis knows." in said, "scheduled" in said) == (200, True, True)
     assert visitor.open(page("unknown")).status == 503

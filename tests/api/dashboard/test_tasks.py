@@ -10,7 +10,7 @@ import pytest
 
 from sytq.ledger.database import transact
 from sytq.ledger.models import Task
-from tests.api.dashboard.browsing import Reader
+from tests.api.dashboard.browser import browse, browse_as
 from tests.api.dashboard.rows import inserted
 from tests.installation import Installation
 from tests.servers import MySQLServer, poll
@@ -22,21 +22,21 @@ def ids(html: str) -> list[str]:
 
 def test_pages_stay_true_while_tasks_come_in_and_change_state(api: Installation) -> None:
     mine = inserted(api, 120, type="paged")
-    browser = Reader(api)
+    browser = browse(api)
     first = browser.get("/tasks", q="type:paged")
     assert "data-poll" in first.html
-    second = browser.get(first.link("Older"))
+    second = browser.open(first.link("Older"))
     assert "data-poll" not in second.html
     seen = ids(first.html) + ids(second.html)
     newer = inserted(api, 30, type="paged")
     transact(api.runtime.database, Task.update(state="cancelled").where(Task.id.in_(ids(second.html)[:5])).execute)
-    assert ids(browser.get(second.path).html) == ids(second.html)
-    third = browser.get(second.link("Older"))
+    assert ids(browser.open(second.path).html) == ids(second.html)
+    third = browser.open(second.link("Older"))
     seen += ids(third.html)
     assert sorted(seen) == sorted(mine) and "Older" not in third.text
-    assert ids(browser.get(third.link("Newer")).html) == ids(second.html)
-    assert set(ids(browser.get(browser.get(third.link("Newer")).link("Newer")).html)) >= set(newer)
-    assert set(ids(browser.get(third.link("Newest tasks")).html)) >= set(newer)
+    assert ids(browser.open(third.link("Newer")).html) == ids(second.html)
+    assert set(ids(browser.open(browser.open(third.link("Newer")).link("Newer")).html)) >= set(newer)
+    assert set(ids(browser.open(third.link("Newest tasks")).html)) >= set(newer)
 
 
 @pytest.mark.parametrize(
@@ -49,23 +49,23 @@ def test_pages_stay_true_while_tasks_come_in_and_change_state(api: Installation)
     ],
 )
 def test_invalid_queries_are_explained_in_place(api: Installation, query: str, says: str) -> None:
-    shown = Reader(api).get("/tasks", q=query)
-    assert shown.status == 200 and says in shown.text
+    shown = browse(api).get("/tasks", q=query)
+    assert says in shown.text
     assert "<script>alert" not in shown.html and 'aria-invalid="true"' in shown.html
-    assert shown.field("q") == query
+    assert shown.form("/tasks").fields["q"] == query
 
 
 @pytest.mark.parametrize("parameters", [{"cursor": "nonsense"}, {"cursor": "x", "trail": "a.b..c"}, {"q": "\u202e<b>"}])
 def test_hostile_parameters_make_no_5xx_and_no_markup(api: Installation, parameters: dict[str, str]) -> None:
-    shown = Reader(api).get("/tasks", **parameters)
-    assert shown.status == 200 and "<b>" not in shown.html
+    shown = browse(api).get("/tasks", **parameters)
+    assert "<b>" not in shown.html
 
 
 def test_hostile_rows_are_shown_bounded_and_escaped(api: Installation) -> None:
     huge = "<img src=x onerror=alert(1)>" + "x" * 200_000
     metadata = '{"<b>k</b>": "\u202e<script>", "deep": ' + "[" * 50 + "]" * 50 + ', "a": 1, "b": 2}'
     (task,) = inserted(api, 1, error=huge, metadata=metadata, progress='{"done": "x", "of": []}')
-    html = Reader(api).get("/tasks", q=f"id:{task}").html
+    html = browse(api).get("/tasks", q=f"id:{task}").html
     assert ids(html) == [task]
     assert "<img" not in html and "<b>k" not in html and len(html) < 40_000
 
@@ -74,7 +74,7 @@ def test_secrets_by_name_or_form_are_masked_in_the_list(api: Installation) -> No
     metadata = '{"api_key": "hunter2", "note": "token=hunter2", "deep": {"cookie": "hunter2"}}'
     error = "refused: password=hunter2"
     (task,) = inserted(api, 1, error=error, metadata=metadata, unique_key="token=hunter2", state="dead")
-    for shown in (Reader(api).get("/tasks", q=f"id:{task}"), Reader(api).get(f"/tasks/{task}")):
+    for shown in (browse(api).get("/tasks", q=f"id:{task}"), browse(api).get(f"/tasks/{task}")):
         assert task in shown.html and "***" in shown.html and "hunter2" not in shown.html
 
 
@@ -95,13 +95,13 @@ def test_completion_offers_what_the_parser_accepts(api: Installation) -> None:
 def test_viewers_see_their_own_tasks_and_no_button(guarded: Installation) -> None:
     (mine,) = inserted(guarded, 1, type="seen", owner="us", host="ours.example")
     (other,) = inserted(guarded, 1, type="seen", owner="them", host="theirs.example")
-    viewer = Reader(guarded, owner="us")
+    viewer = browse_as(guarded, "us", "read")
     shown = viewer.get("/tasks", q="type:seen")
     assert ids(shown.html) == [mine]
     assert "Retry" not in shown.text and "checkbox" not in shown.html
     assert re.search(r"dead 1\b", shown.text), "another owner's tasks are not counted"
     assert ids(viewer.get("/tasks", q=f"id:{other}").html) == []
-    admin = Reader(guarded, "admin", owner="root")
+    admin = browse_as(guarded, "root", "admin")
     assert set(ids(admin.get("/tasks", q="type:seen").html)) == {mine, other}
     assert "theirs.example" in admin.get("/tasks/complete", q="host:the").html
     for query in ("host:", "owner:", "worker:", "metadata.", "metadata.k:"):
@@ -115,9 +115,9 @@ def test_page_says_that_the_database_is_away_and_recovers(
 ) -> None:
     api = make_api(own_mysql.create_database("away"))
     (task,) = inserted(api, 1)
-    reader = Reader(api)
+    reader = browse(api)
     own_mysql.kill()
     away = reader.get("/tasks")
-    assert away.status == 200 and "The database does not answer" in away.text and "no tasks yet" not in away.text
+    assert "The database does not answer" in away.text and "no tasks yet" not in away.text
     own_mysql.start()
     poll(lambda: ids(reader.get("/tasks").html) == [task], message="the task is listed again")
