@@ -90,8 +90,8 @@ class Page(Reply):
         return forms(self.html)
 
     def form(self, end: str) -> Form:
-        """The form whose action ends so."""
-        found = [form for form in self.forms if form.action.endswith(end)]
+        """The form whose path ends so."""
+        found = [form for form in self.forms if form.action.partition("?")[0].endswith(end)]
         assert len(found) == 1, [form.action for form in self.forms]
         return found[0]
 

@@ -184,7 +184,7 @@ def test_pages_say_what_is_missing_while_the_database_is_away(
         assert "The database does not answer" in visitor.get(path).html, path
     assert "does not answer" not in visitor.get("/queues").html
     form |= {"payload.journal": "x"}
-    page = visitor.post("/types/plain/new", 503, **(form | {"payload.name": "kept"})).html
+    page = visitor.post("/types/plain/new", 503, **(form | {"payload.name": "kept"}))
     assert "the database does not answer" in page.html
     assert page.form("/new").fields["payload.name"] == "kept"
     own_mysql.start()
