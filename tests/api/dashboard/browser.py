@@ -83,7 +83,7 @@ class Page(Reply):
     @property
     def text(self) -> str:
         """What a person reads, with single spaces."""
-        return _read(self.html.partition("<main")[2] or self.html)
+        return _read(self.html.partition("<main")[2].partition(">")[2] or self.html)
 
     @property
     def forms(self) -> list[Form]:

@@ -185,7 +185,7 @@ def test_pages_say_what_is_missing_while_the_database_is_away(
     assert "does not answer" not in visitor.get("/queues").html
     form |= {"payload.journal": "x"}
     page = visitor.post("/types/plain/new", 503, **(form | {"payload.name": "kept"}))
-    assert "the database does not answer" in page.html
+    assert "The database has not answered" in page.html
     assert page.form("/new").fields["payload.name"] == "kept"
     own_mysql.start()
     assert visitor.post("/types/plain/new", **form).path.startswith("/dashboard/tasks/")
