@@ -6,10 +6,7 @@ it is soon among few and then alone (isolate.lua). It has a worker's types, midd
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
-import contextvars
 import os
 import signal
 import sys
@@ -19,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from dramatiq.middleware import TimeLimit
 
 from sytq import config
 from sytq.broker.delivery import Delivery
@@ -74,15 +70,12 @@ class Isolated:
         self._queues = queues
         self._shutdown_timeout = runtime.settings.worker.shutdown_timeout
         self._parent = os.getppid()
-        self._time_limit = next(one for one in broker.middleware if isinstance(one, TimeLimit))
-        self._threads = concurrent.futures.ThreadPoolExecutor(
-            runtime.settings.worker.threads, thread_name_prefix="task"
-        )
+        self._threads = runtime.settings.worker.threads
 
     def run(self) -> None:
         executor = self._executor
         self._broker.emit_after("process_boot")
-        executor.start(threads=0, loop_slots=0)
+        executor.start(threads=self._threads, loop_slots=0)
         watchdog = executor.watch(lambda: (), lambda: None, self._shutdown_timeout)
         try:
             while not executor.stopping.is_set() and os.getppid() == self._parent:
@@ -94,9 +87,7 @@ class Isolated:
                     return
                 if not deliveries and executor.idle:
                     return
-                for delivery in deliveries:
-                    runner = self._broker.actors[delivery.type].options.get("runner")
-                    executor.event_loop.submit(delivery, runner or self._on_a_thread)
+                executor.event_loop.submit(deliveries)
                 while not executor.idle and not executor.stopping.is_set():
                     time.sleep(_TICK)
         finally:
@@ -131,25 +122,6 @@ class Isolated:
             self.found = True
             log.info("suspects started", tasks=len(found))
         return deliveries
-
-    async def _on_a_thread(self, delivery: Delivery) -> None:
-        context = contextvars.copy_context()
-        running = asyncio.get_running_loop().run_in_executor(self._threads, context.run, self._call, delivery)
-        while True:
-            try:
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                if delivery.returned:
-                    raise
-                # As in a worker: the thread goes on until the function calls its context, which raises Cancelled.
-
-    def _call(self, delivery: Delivery) -> None:
-        """Run a plain type's function; the event loop has called the other middleware."""
-        self._time_limit.before_process_message(self._broker, delivery)  # type: ignore[no-untyped-call]
-        try:
-            self._broker.actors[delivery.type](delivery)
-        finally:
-            self._time_limit.after_process_message(self._broker, delivery)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

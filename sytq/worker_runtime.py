@@ -89,8 +89,9 @@ def build_worker(runtime: Runtime, *, isolated: str = "") -> StreamsBroker:
     client = Client(runtime.guard, settings.outbound.proxy)
     loop, valid_since = broker.executor.event_loop.loop, broker.executor.heartbeat.valid_since
     services = task_services(runtime, client, loop, broker.executor.limiters, task_redis, valid_since)
-    runner = Runner(services, time_limit)
-    for middleware in _middleware(runtime, broker, time_limit):
+    runner = Runner(services, broker.executor.event_loop.threads, broker.function_hooks(), time_limit)
+    broker.loop_middleware += _middleware(runtime, broker)
+    for middleware in (time_limit, *broker.loop_middleware):
         broker.add_middleware(middleware)
     if not isolated:
         broker.add_middleware(_lifecycle(runtime, broker))
@@ -129,11 +130,10 @@ def task_services(
     )
 
 
-def _middleware(runtime: Runtime, broker: StreamsBroker, time_limit: TimeLimit) -> Iterator[Middleware]:
+def _middleware(runtime: Runtime, broker: StreamsBroker) -> Iterator[Middleware]:
     """After an attempt these are called in reverse: the policy decides the outcome before the others report it."""
     settings, executor = runtime.settings, broker.executor
     yield Naming()
-    yield time_limit
     yield Measure()
     if settings.sentry.dsn is not None:
         from sytq.worker.middleware.sentry import SentryReports
@@ -206,16 +206,18 @@ def _taking_loops(runtime: Runtime, worker: str, paired: Callable[[], bool]) -> 
 
 
 def _declare_actor(broker: StreamsBroker, runner: Runner, declared: TaskType) -> None:
-    actor = partial(
-        dramatiq.actor, actor_name=declared.name, queue_name=declared.queue, broker=broker, version=declared.version
+    declare = dramatiq.actor(
+        actor_name=declared.name,
+        queue_name=declared.queue,
+        broker=broker,
+        version=declared.version,
+        runner=runner.runner(declared),
+        slot="loop" if declared.is_async else "thread",
     )
-    if declared.is_async:
-        made = actor(runner=runner.async_runner(declared))(_on_the_event_loop)
-    else:
-        made = actor(time_limit=declared.timeout * 1000)(runner.runner(declared))
+    made = declare(_on_the_event_loop)
     if declared.role == "announcement":
         broker.actors[ANNOUNCEMENT] = made
 
 
 def _on_the_event_loop(delivery: Delivery) -> None:
-    raise AssertionError(f"{delivery.type} is async: the consumer submits it to the event loop, not to a thread")
+    raise AssertionError(f"{delivery.type} is submitted to the event loop: Dramatiq calls no actor")

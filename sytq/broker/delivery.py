@@ -56,7 +56,7 @@ class Delivery(MessageProxy):
         self.ended = 0.0  # when the outcome was known
         self.acked = False  # Redis took the outcome, at least once
         self.lost = False  # another attempt has the task, so that this one was cancelled
-        self.returned = False  # the stopping worker cancelled the attempt: the task returns to its queue
+        self.returned = ""  # why the attempt was cancelled so that the task returns to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for
         self.progress: dict[str, Any] | None = None
         self.detail: dict[str, Any] = {}  # for the ledger

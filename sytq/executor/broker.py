@@ -8,6 +8,7 @@ from typing import Any
 import dramatiq
 from dramatiq.broker import Consumer
 from dramatiq.errors import QueueNotFound
+from dramatiq.middleware import Middleware, TimeLimit
 
 from sytq import clock
 from sytq.broker.connection import Redis
@@ -16,6 +17,7 @@ from sytq.broker.keys import Keys
 from sytq.config import Settings
 from sytq.executor.consumer import StreamConsumer
 from sytq.executor.executor import Executor
+from sytq.executor.hooks import Hooks
 from sytq.states import DEFAULT_PRIORITY
 
 
@@ -32,10 +34,23 @@ class StreamsBroker(dramatiq.Broker):
         name: str = "",
     ) -> None:
         super().__init__(middleware=[])
-        self.actor_options |= {"runner", "version"}  # the coroutine function of an async type; the payload's version
-        self.executor = Executor(self, redis, heartbeat_redis, task_redis, keys, settings, name)
+        # The coroutine function that runs a delivery; the kind of slot that it needs; the payload's version.
+        self.actor_options |= {"runner", "slot", "version"}
+        #: Around every attempt, on the event loop; the hooks of other middleware are called where the function runs.
+        self.loop_middleware: list[Middleware] = []
+        hooks = Hooks(self, lambda: self.loop_middleware)
+        self.executor = Executor(self, redis, heartbeat_redis, task_redis, keys, settings, hooks, name)
         self._redis = redis
         self._dispatcher = Dispatcher(redis, keys)
+
+    def function_hooks(self) -> Hooks:
+        """The hooks of middleware that others have added, which may need the thread that a function runs on."""
+        return Hooks(
+            self,
+            lambda: [
+                one for one in self.middleware if one not in self.loop_middleware and not isinstance(one, TimeLimit)
+            ],
+        )
 
     def declare_queue(self, queue_name: str) -> None:
         if queue_name not in self.queues:

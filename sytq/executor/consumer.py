@@ -1,4 +1,4 @@
-"""The consumer of one queue: acquires slots, fetches tasks in priority order and passes them to threads and event loop.
+"""The consumer of one queue: acquires slots, fetches tasks in priority order and passes them to the event loop.
 
 Never raises on a Redis fault: it waits itself.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 from dramatiq import Actor, Consumer, Message
-from dramatiq.broker import MessageProxy
 from dramatiq.errors import DecodeError
 
 from sytq.broker.connection import NoGroup
@@ -39,28 +38,27 @@ _OPTIONS = {"request_id": str, "traceparent": str, "retry_delay": int | float}
 
 
 class StreamConsumer(Consumer):
-    """One per queue, used by one thread; any thread may call `ack` and `nack`."""
+    """One per queue, used by one thread. Dramatiq gets no message of it, and has none to acknowledge."""
 
     def __init__(self, executor: Executor, queue: str, actors: Mapping[str, Actor[Any, Any]]) -> None:
         self._executor = executor
         self._queue = queue
         self._actors = actors
         self._streams = executor.keys.streams(queue)
-        self._buffer: collections.deque[Delivery] = collections.deque()
         self._limit = executor.limits.get(queue, QueueLimit())
         self._turn = Turn(executor.weights)
         self._swept = 0.0
         self._left = False  # dead workers may have more tasks than the last fetch took over
         self._pause = 0.1
 
-    def __next__(self) -> MessageProxy | None:
+    def __next__(self) -> None:
         turn()
-        if not self._buffer and not self._executor.stopping.is_set():
+        if not self._executor.stopping.is_set():
             if not self._executor.admitted.wait(_TICK):
-                return None
+                return
             if not self._executor.may_start():
                 self._executor.stopping.wait(_TICK)
-                return None
+                return
             try:
                 self._fill()
                 self._pause = 0.1
@@ -71,49 +69,29 @@ class StreamConsumer(Consumer):
                 self._swept = 0.0  # the lost reply may have held tasks: reclaim them at once
                 self._executor.stopping.wait(self._pause)
                 self._pause = min(self._pause * 2, _TICK)
-        if self._buffer:
-            return self._buffer.popleft()
-        if self._executor.stopping.is_set():
+        else:
             time.sleep(0.05)  # Dramatiq keeps asking until its threads have ended
-        return None
 
-    def ack(self, message: MessageProxy) -> None:
-        assert isinstance(message, Delivery)
-        self._executor.slots.release("thread")
-        self._executor.acks.put(message)
-
-    nack = ack  # a delivery carries its outcome
-
-    def requeue(self, messages: Any) -> None:
-        """Return tasks that were fetched but not started to their queue, without using an attempt."""
-        for message in messages:
-            message.outcome = Outcome("return", consumes_attempt=False)
-            self.ack(message)
-
-    def close(self) -> None:
-        """Return the tasks that Dramatiq did not ask for."""
-        self.requeue(self._buffer)
-        self._buffer.clear()
+    def requeue(self, messages: object) -> None:
+        """Dramatiq has no messages to return."""
 
     # -- fetching
 
     def _fill(self) -> None:
-        kinds = self._slot_kinds()
-        slots = self._executor.slots.acquire(kinds, _MAX_TASKS, timeout=_TICK)
+        kinds, types = self._needs()
+        ahead = self._executor.event_loop.threads.ahead(types)
+        slots = self._executor.slots.acquire(kinds, _MAX_TASKS, _TICK, ahead)
         if not slots:
             return
         used: collections.Counter[SlotKind] = collections.Counter()
         try:
             asked = time.monotonic()
             found, wakers, wait_ms = self._fetch(slots)
-            for delivery in self.read(found):
+            deliveries = self.read(found)
+            for delivery in deliveries:
                 delivery.held_at = asked
-                runner = self._actors[delivery.type].options.get("runner")
-                used["loop" if runner else "thread"] += 1
-                if runner:
-                    self._executor.event_loop.submit(delivery, runner)
-                else:
-                    self._buffer.append(delivery)
+                used[self._actors[delivery.type].options["slot"]] += 1
+            self._executor.event_loop.submit(deliveries)
         finally:
             # A task whose type moved to another queue while it waited may need a kind of slot that this queue's types
             # do not use: that kind goes below zero.
@@ -123,13 +101,16 @@ class StreamConsumer(Consumer):
             names, ids = zip(*wakers, strict=True)
             self._executor.redis.ask("XREAD", "COUNT", 1, "BLOCK", max(wait_ms, 1), "STREAMS", *names, *ids)
 
-    def _slot_kinds(self) -> set[SlotKind]:
-        kinds: set[SlotKind] = {
-            "loop" if actor.options.get("runner") else "thread"
-            for actor in self._actors.values()
-            if actor.queue_name == self._queue
-        }
-        return kinds or {"thread"}
+    def _needs(self) -> tuple[set[SlotKind], list[str]]:
+        """The kinds of slots of this queue's types, and the types that run on threads."""
+        kinds: set[SlotKind] = set()
+        types = []
+        for name, actor in self._actors.items():
+            if actor.queue_name == self._queue:
+                kinds.add(actor.options["slot"])
+                if actor.options["slot"] == "thread":
+                    types.append(name)
+        return kinds or {"thread"}, types
 
     def _fetch(self, slots: int) -> tuple[list[tuple[Any, ...]], list[tuple[str, bytes]], int]:
         """Call fetch.lua: return tasks, or the streams to wait for and the longest wait in milliseconds."""

@@ -1,6 +1,6 @@
-"""The event loop of a worker process, on which `async def` tasks run without holding a thread.
+"""The event loop of a worker process: every attempt is a coroutine on it, from its fetch to its acknowledgement.
 
-Calls the same middleware hooks as Dramatiq's worker threads.
+Plain functions alone run elsewhere, on the threads behind it.
 """
 
 from __future__ import annotations
@@ -8,37 +8,48 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from dramatiq import Broker
-from dramatiq.middleware import SkipMessage, TimeLimit
+from dramatiq.middleware import SkipMessage
 
 from sytq.broker.delivery import Delivery
+from sytq.executor.hooks import Hooks
+from sytq.executor.threads import Threads
 
 log = structlog.get_logger(__name__)
 
-#: An async actor's option: the coroutine function that runs one delivery.
+#: An actor's option `runner`: the coroutine function that runs one delivery.
 RunDelivery = Callable[[Delivery], Awaitable[None]]
+
+#: Seconds between two looks at what waits for a thread.
+_TICK = 0.1
 
 
 class EventLoop(threading.Thread):
     """Runs deliveries and calls `finished` after each."""
 
-    def __init__(self, broker: Broker, finished: Callable[[Delivery], None]) -> None:
+    def __init__(
+        self, broker: Broker, hooks: Hooks, stopping: threading.Event, finished: Callable[[Delivery], None]
+    ) -> None:
         super().__init__(name="event-loop", daemon=True)
         self.loop = asyncio.new_event_loop()
+        self.threads = Threads(self.loop)
         self._broker = broker
+        self._hooks = hooks
+        self._stopping = stopping
         self._finished = finished
         self._running: dict[asyncio.Task[None], Delivery] = {}
 
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
+        self._tick()
         self.loop.run_forever()
 
-    def submit(self, delivery: Delivery, runner: RunDelivery) -> None:
-        """Start a delivery. Callable from any thread."""
-        self.loop.call_soon_threadsafe(self._start, delivery, runner)
+    def submit(self, deliveries: Sequence[Delivery]) -> None:
+        """Start deliveries. Callable from any thread."""
+        self.loop.call_soon_threadsafe(self._start, deliveries)
 
     def cancel(self, delivery: Delivery) -> None:
         """Cancel a running delivery. Callable from any thread; harmless when it has ended."""
@@ -50,47 +61,45 @@ class EventLoop(threading.Thread):
         try:
             waiting.result(timeout + 10)
         except concurrent.futures.TimeoutError:
-            log.error("async tasks ignored their cancellation", running=len(self._running))
+            log.error("tasks ignored their cancellation", running=len(self._running))
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.join(5)
 
-    def _start(self, delivery: Delivery, runner: RunDelivery) -> None:
-        task = self.loop.create_task(self._run(delivery, runner), name=delivery.id)
-        self._running[task] = delivery
-        task.add_done_callback(lambda done: self._running.pop(done, None))
+    def _start(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            task = self.loop.create_task(self._run(delivery), name=delivery.id)
+            self._running[task] = delivery
+            task.add_done_callback(self._running.pop)
 
     def _cancel(self, task_id: str) -> None:
         for task, delivery in self._running.items():
             if delivery.id == task_id:
                 task.cancel()
 
-    async def _run(self, delivery: Delivery, runner: RunDelivery) -> None:
+    async def _run(self, delivery: Delivery) -> None:
         try:
-            self._before(delivery)
-            await runner(delivery)
-            self._broker.emit_after("process_message", delivery, result=None)
-        except SkipMessage:
-            self._broker.emit_after("skip_message", delivery)
+            with self._hooks.around(delivery):
+                await self._broker.actors[delivery.type].options["runner"](delivery)
         except BaseException as error:
-            delivery.stuff_exception(error)
-            self._broker.emit_after("process_message", delivery, exception=error)
+            if isinstance(error, SkipMessage):
+                log.warning("task skipped by middleware", task_id=delivery.id)
         finally:
             self._finished(delivery)
             delivery.clear_exception()
 
-    def _before(self, delivery: Delivery) -> None:
-        for middleware in self._broker.middleware:
-            # TimeLimit interrupts threads; on the loop the runner's own deadline ends the task.
-            if not isinstance(middleware, TimeLimit):
-                middleware.before_process_message(self._broker, delivery)
+    def _tick(self) -> None:
+        self.threads.return_stale()
+        if self._stopping.is_set():
+            self.threads.return_waiting("the worker is stopping")
+        self.loop.call_later(_TICK, self._tick)
 
     async def _drain(self, timeout: float) -> None:
         if self._running:
             await asyncio.wait(set(self._running), timeout=max(timeout, 0.01))
         for task, delivery in list(self._running.items()):
-            delivery.returned = True
+            delivery.returned = "the worker is stopping"
             task.cancel()
         if self._running:
             await asyncio.wait(set(self._running), timeout=5)

@@ -13,7 +13,7 @@ import structlog
 from dramatiq import Broker
 
 from sytq.broker.connection import Redis
-from sytq.broker.delivery import Delivery, Outcome
+from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiters import Limiters
 from sytq.broker.rights import check_rights
@@ -21,6 +21,7 @@ from sytq.config import Settings
 from sytq.executor.acks import Acks
 from sytq.executor.event_loop import EventLoop
 from sytq.executor.heartbeat import Heartbeat
+from sytq.executor.hooks import Hooks
 from sytq.executor.slots import Slots
 from sytq.executor.watchdog import Watchdog
 
@@ -53,9 +54,11 @@ class Executor:
         task_redis: Redis,
         keys: Keys,
         settings: Settings,
+        hooks: Hooks,
         name: str = "",
     ) -> None:
         self.name = name or f"{socket.gethostname()[:40]}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._broker = broker
         self.redis = redis
         self.keys = keys
         self.lease = settings.worker.liveness
@@ -72,7 +75,7 @@ class Executor:
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
         self.acks = Acks(redis, keys, self.name, limited, self._untrack)
-        self.event_loop = EventLoop(broker, self._finished)
+        self.event_loop = EventLoop(broker, hooks, self.stopping, self._finished)
         self.heartbeat = Heartbeat(
             heartbeat_redis,
             keys,
@@ -94,6 +97,7 @@ class Executor:
 
     def start(self, *, threads: int, loop_slots: int) -> None:
         """Open the slots and start the threads."""
+        self.event_loop.threads.start(threads, self._broker)
         self.slots.open(threads=threads, loop_slots=loop_slots)
         for thread in (self.acks, self.heartbeat, self.event_loop):
             thread.start()
@@ -105,7 +109,7 @@ class Executor:
         watchdog = Watchdog(
             self.event_loop,
             (self.acks, self.heartbeat, self.event_loop),
-            others,
+            lambda: [*others(), *self.event_loop.threads.threads],
             self.find,
             healthy,
             shutdown_timeout=shutdown_timeout + _FLUSH,
@@ -116,9 +120,8 @@ class Executor:
         return watchdog
 
     def stop(self, timeout: float) -> None:
-        """End the async tasks (waiting up to `timeout` seconds), write the last outcomes and give up the lease."""
+        """End the tasks (waiting up to `timeout` seconds), write the last outcomes and give up the lease."""
         self.event_loop.drain(timeout)
-        self._return_unfinished()
         if not self.acks.stop(_FLUSH):
             log.error("outcomes not written: their tasks run again elsewhere")
         self.heartbeat.stop()
@@ -147,15 +150,8 @@ class Executor:
     def find(self, task_id: str) -> Delivery | None:
         return next((delivery for delivery in self._deliveries() if delivery.id == task_id), None)
 
-    def _return_unfinished(self) -> None:
-        """Return plain tasks that did not end in time to their queues: their threads end with the process."""
-        for delivery in self._deliveries():
-            if delivery.outcome is None:
-                delivery.outcome = Outcome("return", consumes_attempt=False, error="the worker is stopping")
-                self.acks.put(delivery)
-
     def _finished(self, delivery: Delivery) -> None:
-        self.slots.release("loop")
+        self.slots.release(self._broker.actors[delivery.type].options["slot"])
         self.acks.put(delivery)
 
     def _untrack(self, delivery: Delivery) -> None:

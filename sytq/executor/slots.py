@@ -19,6 +19,7 @@ class Slots:
     def __init__(self, max_running: int | None = None) -> None:
         self._free: dict[SlotKind, int] = {"thread": 0, "loop": 0}
         self._room: float = math.inf if max_running is None else max_running
+        self._waiting: list[tuple[int, Collection[SlotKind], int]] = []  # what consumers wait for
         self._changed = threading.Condition()
 
     def open(self, *, threads: int, loop_slots: int) -> None:
@@ -26,16 +27,23 @@ class Slots:
         with self._changed:
             self._free["thread"] += threads
             self._free["loop"] += loop_slots
-            self._changed.notify_all()
+            self._notify()
 
-    def acquire(self, kinds: Collection[SlotKind], max_slots: int, timeout: float) -> int:
+    def acquire(self, kinds: Collection[SlotKind], max_slots: int, timeout: float, ahead: int = 0) -> int:
         """Acquire the same number of slots of each kind (a queue of mixed types needs all kinds) and return it.
 
-        Waits up to `timeout` seconds for the first; 0 when none was free.
+        Waits up to `timeout` seconds for the first; 0 when none was free. `ahead` slots of threads more count as free,
+        for tasks that will have a thread in a moment: then half of them are worth waiting for, as a fetch of one task
+        costs nearly what one of fifty costs.
         """
+        wanted = min(max_slots, 1 + ahead // 2)
         with self._changed:
-            self._changed.wait_for(lambda: self._most(kinds) > 0, timeout)
-            acquired = max(0, min(max_slots, self._most(kinds)))
+            self._waiting.append((wanted, kinds, ahead))
+            try:
+                self._changed.wait_for(lambda: self._most(kinds, ahead) >= wanted, timeout)
+            finally:
+                self._waiting.remove((wanted, kinds, ahead))
+            acquired = max(0, min(max_slots, self._most(kinds, ahead)))
             for kind in kinds:
                 self._free[kind] -= acquired
             self._room -= acquired
@@ -47,14 +55,20 @@ class Slots:
             for kind in {*kinds, *used}:
                 self._free[kind] += (acquired if kind in kinds else 0) - used.get(kind, 0)
             self._room += acquired - sum(used.values())
-            self._changed.notify_all()
+            self._notify()
 
     def release(self, kind: SlotKind) -> None:
         """Release the slot of a task that has ended."""
         with self._changed:
             self._free[kind] += 1
             self._room += 1
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake the consumers if one of them has what it waits for: each would take the interpreter from a task."""
+        if any(self._most(kinds, ahead) >= wanted for wanted, kinds, ahead in self._waiting):
             self._changed.notify_all()
 
-    def _most(self, kinds: Collection[SlotKind]) -> int:
-        return int(min(self._room, 1 << 30, *(self._free[kind] for kind in kinds)))
+    def _most(self, kinds: Collection[SlotKind], ahead: int = 0) -> int:
+        free = (self._free[kind] + (ahead if kind == "thread" else 0) for kind in kinds)
+        return int(min(self._room, 1 << 30, *free))

@@ -32,6 +32,7 @@ SHOWN = frozenset(
             "consumers",
             "entry",
             "error",
+            "hook",
             "host",
             "kind",
             "last_lines",

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dramatiq import Message
+from dramatiq import Broker, Message
 
 from sytq import clock
 from sytq.broker.delivery import Delivery, Outcome
@@ -31,7 +31,9 @@ from sytq.durations import parse_duration
 from sytq.embedded import EmbeddedServer
 from sytq.errors import InvalidInput, SytqError
 from sytq.executor.acks import STATES, end_event
+from sytq.executor.hooks import Hooks
 from sytq.executor.runner import Runner
+from sytq.executor.threads import Threads
 from sytq.http import Client
 from sytq.ledger.insert import Accepted, NewTask
 from sytq.ledger.ledger import Ledger
@@ -119,6 +121,10 @@ class Harness:
             self.type = runtime.registry.get(self._given if isinstance(self._given, str) else self._given.name)
             self.http = FakeHttp(runtime.guard)
             self._loop = stack.enter_context(_loop())
+            self._threads = Threads(self._loop)
+            self._threads.start(1)
+            stack.callback(self._threads.stop)
+            self._hooks = Hooks(Broker(middleware=[]), lambda: ())
             stack.callback(lambda: asyncio.run_coroutine_threadsafe(self.http.close(), self._loop).result(10))
             client = Client(runtime.guard, sessions=self.http)
             self._services = task_services(runtime, client, self._loop, runtime.limiters)
@@ -167,16 +173,13 @@ class Harness:
 
     def call(self, delivery: Delivery, ledger: Ledger) -> BaseException | None:
         """Run one delivery like a worker, on this ledger, and return the exception that it raised."""
-        runner = Runner(dataclasses.replace(self._services, ledger=ledger))
+        runner = Runner(dataclasses.replace(self._services, ledger=ledger), self._threads, self._hooks)
         try:
-            if self.type.is_async:
-                running = runner.async_runner(self.type)(delivery)
-                asyncio.run_coroutine_threadsafe(_awaited(running), self._loop).result(_TIMEOUT)
-            else:
-                runner.runner(self.type)(delivery)
+            running = _awaited(runner.runner(self.type)(delivery))
+            asyncio.run_coroutine_threadsafe(running, self._loop).result(_TIMEOUT)
         except Exception as error:
             return error
-        return delivery.exception
+        return None
 
 
 class Run:

@@ -55,6 +55,7 @@ class Lifecycle(Middleware):
         self._card.queues = lambda: list(worker.consumers)
         self._notice_sighup()
         self._executor.start(threads=worker.worker_threads, loop_slots=self._settings.async_concurrency)
+        worker.worker_threads = 0  # Dramatiq's own would wait for messages that the executor takes
         logs.identify(worker_id=self._executor.name)
         # Loaded modules stay: the garbage collector need not visit them again.
         gc.collect()
@@ -69,7 +70,7 @@ class Lifecycle(Middleware):
         except OSError as error:
             log.warning("liveness file not created: probes will find no worker here", error=str(error))
         self._watchdog = self._executor.watch(
-            lambda: [*worker.consumers.values(), *worker.workers, *self._loops],
+            lambda: [*worker.consumers.values(), *self._loops],
             self._healthy,
             self._settings.shutdown_timeout,
         )

@@ -38,7 +38,7 @@ def harmed(tmp_path: Path, redis_url: str) -> Iterator[Installation]:
     [
         ("plain", True),  # the consumer of that queue
         ("promote", True),  # a housekeeping loop
-        ("WorkerThread", True),  # a thread that runs sync tasks
+        ("TaskThread", True),  # a thread that runs plain functions
         ("acks", False),
         ("heartbeat", False),
         ("event-loop", False),

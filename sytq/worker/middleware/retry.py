@@ -108,7 +108,7 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
         said = f"attempt {run.token} of task {run.id} no longer holds it"
         return Outcome("retry", delay=5.0, consumes_attempt=False, error=said)
     if isinstance(error, asyncio.CancelledError) and run.returned:
-        return Outcome("return", consumes_attempt=False, error="the worker is stopping")
+        return Outcome("return", consumes_attempt=False, error=run.returned)
     if isinstance(error, Lost):
         # Redis refuses this outcome where another start holds the task. Where the row has ended already (Redis lost its
         # last second), it ends the copy in Redis, and the row stays as it is.

@@ -69,7 +69,7 @@ def test_each_error_of_an_attempt_has_one_outcome(error: BaseException, kind: st
 
 def test_attempt_cancelled_by_shutdown_is_returned() -> None:
     stopped = run()
-    stopped.returned = True
+    stopped.returned = "the worker is stopping"
     outcome = decide(type_with(), stopped, asyncio.CancelledError())
     assert (outcome.kind, outcome.consumes_attempt) == ("return", False)
 

@@ -1,0 +1,71 @@
+"""The hooks of Dramatiq's middleware around an attempt, on the event loop or on the thread of a plain function."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import structlog
+from dramatiq import Broker
+from dramatiq.middleware import Middleware, SkipMessage
+from dramatiq.middleware.middleware import MiddlewareError
+
+from sytq.broker.delivery import Delivery
+
+log = structlog.get_logger(__name__)
+
+_NAMES = ("before_process_message", "after_process_message", "after_skip_message")
+
+
+class Hooks:
+    """The hooks that some middleware overrides, called as Dramatiq's worker calls them.
+
+    `middleware` is asked at the first attempt: others may be added until then.
+    """
+
+    def __init__(self, broker: Broker, middleware: Callable[[], Iterable[Middleware]]) -> None:
+        self._broker = broker
+        self._middleware = middleware
+
+    @contextlib.contextmanager
+    def around(self, delivery: Delivery) -> Iterator[None]:
+        """Call the hooks before and after the block, which may raise; its exception is the delivery's."""
+        before, after, after_skip = self._hooks
+        try:
+            for hook in before:
+                self._call(hook, delivery, raises=MiddlewareError)
+            yield
+        except SkipMessage:
+            for hook in after_skip:
+                self._call(hook, delivery)
+            raise
+        except BaseException as error:
+            delivery.stuff_exception(error)
+            for hook in after:
+                self._call(hook, delivery, exception=error)
+            raise
+        else:
+            for hook in after:
+                self._call(hook, delivery, result=None)
+
+    @cached_property
+    def _hooks(self) -> tuple[list[Callable[..., None]], ...]:
+        middleware = list(self._middleware())
+        before, after, after_skip = ([getattr(one, name) for one in middleware if _has(one, name)] for name in _NAMES)
+        return before, after[::-1], after_skip[::-1]
+
+    def _call(
+        self, hook: Callable[..., None], delivery: Delivery, raises: type[Exception] | tuple[()] = (), **ended: Any
+    ) -> None:
+        try:
+            hook(self._broker, delivery, **ended)
+        except raises:
+            raise
+        except Exception:
+            log.critical("middleware failed", hook=getattr(hook, "__qualname__", repr(hook)), exc_info=True)
+
+
+def _has(middleware: Middleware, name: str) -> bool:
+    return getattr(type(middleware), name, None) is not getattr(Middleware, name)
