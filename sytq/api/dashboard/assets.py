@@ -23,7 +23,11 @@ class _Asset:
 
 
 class Assets:
-    """GET /dashboard/static/{name}"""
+    """GET /dashboard/static/{name}?v=VERSION
+
+    A page of another release may ask this process for a file, while one replaces the other: what it gets is kept by no
+    cache, else a browser would take it for the other release's file for a year.
+    """
 
     def __init__(self) -> None:
         self._files = {file.name: _read(file) for file in _FOLDER.iterdir() if file.suffix in _MEDIA_TYPES}
@@ -37,7 +41,8 @@ class Assets:
         if asset is None:
             raise falcon.HTTPNotFound(description="there is no such file")
         resp.content_type = asset.media_type
-        resp.set_header("Cache-Control", "public, max-age=31536000, immutable")
+        is_wanted = req.get_param("v") == asset.version
+        resp.set_header("Cache-Control", "public, max-age=31536000, immutable" if is_wanted else "no-store")
         resp.set_header("Vary", "Accept-Encoding")
         resp.set_header("X-Content-Type-Options", "nosniff")
         if "gzip" in (req.get_header("Accept-Encoding") or ""):

@@ -52,7 +52,14 @@ def test_unknown_page_is_a_404_as_a_page(running: Installation) -> None:
 
 def test_static_files_are_small_cached_and_packed(running: Installation) -> None:
     assert sum(file.stat().st_size for file in STATIC.iterdir()) < 150_000
-    reply = running.request("GET", "/dashboard/static/app.js", headers={"accept-encoding": "gzip"})
+    [path] = re.findall(r'src="(/dashboard/static/app.js[^"]*)"', running.request("GET", "/dashboard").body.decode())
+    reply = running.request("GET", path, headers={"accept-encoding": "gzip"})
     assert (reply.status, reply.headers["content-encoding"]) == (200, "gzip")
     assert "immutable" in reply.headers["cache-control"]
     assert running.request("GET", "/dashboard/static/..%2fpage.py").status == 404
+
+
+@pytest.mark.parametrize("query", ["?v=0123456789ab", ""])
+def test_static_file_for_a_page_of_another_release_is_not_cached(running: Installation, query: str) -> None:
+    reply = running.request("GET", f"/dashboard/static/app.css{query}")
+    assert (reply.status, reply.headers["cache-control"]) == (200, "no-store")
