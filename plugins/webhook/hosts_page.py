@@ -44,7 +44,9 @@ def hosts_page(ctx: DashboardContext) -> list[Block]:
         *missing,
         Table("Hosts", _COLUMNS, rows, empty="No webhook was sent within the last hour, and no host only fails."),
         Action(
-            "Pause a host", f"{path}/pause", inputs=(Input("host", "Host and port", "hook.example.com:443"), _REASON)
+            "Pause a host",
+            f"{path}/pause",
+            inputs=(Input("host", "Host and port, such as hook.example.com:443"), _REASON),
         ),
         Action("Test delivery", f"{path}/test", inputs=(Input("url", "URL", "https://"),)),
     ]

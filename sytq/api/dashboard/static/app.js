@@ -11,8 +11,11 @@
   let edited = false; // what was filled in must not be replaced
   main.addEventListener("input", () => { edited = true; });
   const poll = () => {
-    if (!interval || busy || document.hidden || typing() || Date.now() - last < interval) return;
-    if (edited) { old("This page does not refresh itself while a form is filled in."); return; }
+    if (!interval || busy || document.hidden || Date.now() - last < interval) return;
+    if (edited || typing()) {
+      if (edited || Date.now() - answered > 6 * interval) old("This page does not refresh itself while a form is filled in.");
+      return;
+    }
     last = Date.now();
     busy = true;
     htmx.trigger(main, "poll");
@@ -56,7 +59,8 @@
       const at = Date.parse(each.dateTime);
       if (Number.isNaN(at)) continue;
       if (!each.title) each.title = `${each.dateTime} (${new Date(at).toLocaleString()})`;
-      const text = each.dataset.exact === undefined ? distance((Date.now() - at) / 1000) : new Date(at).toLocaleString();
+      const past = distance((Date.now() - at) / 1000);
+      const text = each.closest("[data-exact]") ? `${new Date(at).toLocaleString()} (${past})` : past; // what is compared with logs
       if (each.textContent !== text) each.textContent = text;
     }
   };
@@ -123,8 +127,9 @@
   document.addEventListener("click", async (event) => {
     const copying = event.target.closest("[data-copy]");
     if (!copying) return;
-    const text = document.querySelector(copying.dataset.copy).textContent;
-    await navigator.clipboard.writeText(text);
+    const shown = document.querySelector(copying.dataset.copy);
+    if (!navigator.clipboard) { getSelection().selectAllChildren(shown); copying.textContent = "Selected: copy it with your keys"; return; } // without https
+    await navigator.clipboard.writeText(shown.textContent);
     const before = copying.textContent;
     copying.textContent = "Copied";
     setTimeout(() => { copying.textContent = before; }, 1500);
