@@ -26,7 +26,7 @@ from sytq.ledger.database import is_mysql, read, read_snapshot
 from sytq.ledger.models import Task
 from sytq.ledger.query import ALONE, Filter, condition
 from sytq.ledger.search_index import Place
-from sytq.ledger.slices import ANY, Order, Slice, source
+from sytq.ledger.slices import ANY, Entries, Order, Slice, source
 from sytq.states import STATES, UNFINISHED
 
 #: Counting stops here, to read no more than this many entries of an index.
@@ -88,7 +88,7 @@ class Search:
         def work() -> TaskPage:
             found: list[Task] = []
             end: Place | None = None
-            for part, holds in self._slices(wanted, order, begin, seconds):
+            for part, holds in self._slices(wanted, order, begin, seconds, limit + 1):
                 end = part.end
                 rows: list[Task] = []
                 for where in part.where:
@@ -159,12 +159,16 @@ class Search:
 
         return read_snapshot(self._database, work)
 
-    def _slices(self, wanted: Filter, order: Order, place: Place | None, seconds: float) -> Iterator[tuple[Slice, Any]]:
+    def _slices(
+        self, wanted: Filter, order: Order, place: Place | None, seconds: float, needed: int = _FIRST
+    ) -> Iterator[tuple[Slice, Any]]:
         """Yield slices until the last one or until the time is over, each with the condition on its rows."""
         if not wanted.states:
             return
         wanted = self._timed(wanted)
-        holds, slices, size = self._condition(wanted), source(wanted, order, self._mysql), _FIRST
+        holds, slices = self._condition(wanted), source(wanted, order, self._mysql)
+        # Of a term that is alone the index gives the rows that are needed.
+        size = min(_FIRST, needed) if isinstance(slices, Entries) and len(wanted.terms) == 1 else _FIRST
         deadline = time.monotonic() + seconds
         while True:
             began = time.monotonic()

@@ -7,7 +7,7 @@ ones do not yet; without a place all have. `sytq.ledger.search_upkeep` writes bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -73,11 +73,23 @@ def entries(name: str, value: str) -> peewee.ModelSelect[SearchEntry]:
     )
 
 
-def number(name: str, term: Term, most: int) -> int:
-    """How many tasks the index has for a term; counting stops at `most`."""
+def number(names: Collection[str], term: Term, most: int) -> int:
+    """How many entries of these names may match a term; counting stops at `most`."""
+    return int(_matching(names, term).limit(most).count())
+
+
+def among(names: Collection[str], term: Term, most: int) -> Any:
+    """The condition on `Task` that one of the entries, up to `most`, may match a term.
+
+    The bound makes databases read the entries first: they might go through all tasks in the order of a list instead.
+    """
+    entries: Any = _matching(names, term).limit(most).alias("entries")
+    return Task.id.in_(peewee.Select((entries,), (entries.c.task_id,)))
+
+
+def _matching(names: Collection[str], term: Term) -> peewee.ModelSelect[SearchEntry]:
     values = values_of(term)
-    query = SearchEntry.select(peewee.SQL("1")).where(SearchEntry.name == name, SearchEntry.value.in_(values))
-    return int(query.limit(most).count())
+    return SearchEntry.select(SearchEntry.task_id).where(SearchEntry.name.in_(names), SearchEntry.value.in_(values))
 
 
 def names() -> list[str]:
@@ -97,21 +109,14 @@ def successive(column: peewee.CharField, prefix: str, limit: int, *where: peewee
         yield row[0]
 
 
-def with_value(term: Term, most: int) -> set[str]:
-    """Return the ids of tasks for a value without a field: the task of this id, and those that have it in the index."""
-    here = SearchEntry.name.in_(names()), SearchEntry.value.in_(values_of(term))
-    query = SearchEntry.select(SearchEntry.task_id).where(*here).limit(most)
-    return _id(term) | {row.task_id for row in query}
-
-
 def has_value(term: Term) -> Any:
     """The condition on `Task` for a value without a field."""
     here = SearchEntry.task_id == Task.id, SearchEntry.value.in_(values_of(term)), SearchEntry.name != OWNER
-    return Task.id.in_(_id(term)) | fn.EXISTS(SearchEntry.select(peewee.SQL("1")).where(*here))
+    return Task.id.in_(ids(term)) | fn.EXISTS(SearchEntry.select(peewee.SQL("1")).where(*here))
 
 
-def _id(term: Term) -> set[str]:
-    """The id that the value may be: ids are ASCII, and MySQL compares no other text with them."""
+def ids(term: Term) -> set[str]:
+    """The ids that the values may be: ids are ASCII, and MySQL compares no other text with them."""
     return {value.text for value in term.values if value.text.isascii()}
 
 

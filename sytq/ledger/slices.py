@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,17 +80,13 @@ class Entries:
     """The tasks that the search index has for a term, those that are not indexed yet, and below them all rows."""
 
     def __init__(self, term: Term, name: str, covered: Coverage, order: Order, scan: Scan) -> None:
-        self._name, self._values = name, values_of(term)
+        self._term, self._name = term, name
         self._head, self._filled = covered.head, covered.place(name)
         self._order, self._scan = order, scan
 
     def slice(self, place: Place | None, size: int) -> Slice:
         if self._order.by_end:
-            found = self._found(None, _MANY + 1)
-            if len(found) > _MANY:  # not indexed yet
-                return self._scan.slice(place, size)
-            ids = {row.id for row in found}
-            return Slice([_both(Task.id.in_(ids), below(self._order.column, Task.id, place, nulls=True))], None)
+            return self._by_end(place, size)
         if self._filled is not None and place is not None and place <= self._filled:
             return self._scan.slice(place, size)
         size = min(size, _MANY)
@@ -98,34 +94,51 @@ class Entries:
         end = found[-1] if len(found) == size else self._filled
         return Slice([Task.id.in_({row.id for row in found})], end)
 
+    def _by_end(self, place: Place | None, size: int) -> Slice:
+        """All that the index has: its order is another one."""
+        new = [row[1] for row in self._new(None).limit(_MANY + 1).tuples()]
+        if len(new) > _MANY:
+            return self._scan.slice(place, size)
+        rest = below(self._order.column, Task.id, place, nulls=True)
+        indexed = search_index.among([self._name], self._term, _MANY + 1)
+        if not new:
+            return Slice([_both(indexed, rest)], None)
+        # A deleted task's id may have come again.
+        return Slice([_both(indexed, Task.id.not_in(new), rest), _both(Task.id.in_(new), rest)], None)
+
     def _found(self, place: Place | None, size: int) -> list[Place]:
         """The first tasks below a place that may match, without those that were not filled."""
-        entry, created = (SearchEntry.moment, SearchEntry.task_id), Task.created_at
+        entry = SearchEntry.moment, SearchEntry.task_id
         queries: list[Any] = []
-        for value in self._values:
+        for value in values_of(self._term):
             query = search_index.entries(self._name, value).where(below(*entry, place), down_to(*entry, self._filled))
             queries.append(query.order_by(SearchEntry.moment.desc(), SearchEntry.task_id.desc()))
         if place is None or self._head is None or place.moment > self._head:
-            new = Task.select(created.cast("CHAR"), Task.id).where(
-                created > bound(self._head),
-                search_index.is_new(),
-                below(created, Task.id, place),
-                down_to(created, Task.id, self._filled),
-            )
-            queries.append(new.order_by(created.desc(), Task.id.desc()))
+            queries.append(self._new(place))
         found = {Place(*row) for query in queries for row in query.limit(size).tuples()}
         return sorted(found, reverse=True)[:size]
 
+    def _new(self, place: Place | None) -> Any:
+        """Tasks below a place that are not in the index yet, the latest first."""
+        created = Task.created_at
+        query = Task.select(created.cast("CHAR"), Task.id).where(
+            created > bound(self._head),
+            search_index.is_new(),
+            below(created, Task.id, place),
+            down_to(created, Task.id, self._filled),
+        )
+        return query.order_by(created.desc(), Task.id.desc())
+
 
 class Known:
-    """Tasks that are known by their ids, in one slice."""
+    """The tasks that conditions select, each task one of them: few, and in one slice."""
 
-    def __init__(self, ids: Collection[str], order: Order) -> None:
-        self._ids, self._order = ids, order
+    def __init__(self, conditions: Sequence[Any], order: Order) -> None:
+        self._conditions, self._order = conditions, order
 
     def slice(self, place: Place | None, size: int) -> Slice:
         rest = below(self._order.column, Task.id, place, nulls=self._order.by_end)
-        return Slice([_both(Task.id.in_(self._ids), rest)], None)
+        return Slice([_both(each, rest) for each in self._conditions], None)
 
 
 Source = Scan | Entries | Known
@@ -136,28 +149,27 @@ def source(wanted: Filter, order: Order, mysql: bool) -> Source:
     scan = Scan(wanted, order, mysql)
     for term in wanted.terms:
         if term.field == "id" and not term.negated and term.values:
-            return Known({value.text for value in term.values}, order)
-        if term.field == ALONE and len(ids := search_index.with_value(term, _MANY + 1)) <= _MANY:
-            return Known(ids, order)
+            return Known([Task.id.in_({value.text for value in term.values})], order)
+        if term.field == ALONE and search_index.number(names := search_index.names(), term, _MANY + 1) <= _MANY:
+            its = Task.id.in_(search_index.ids(term))
+            return Known([its, search_index.among(names, term, _MANY + 1) & ~its], order)
     indexed = [(term, name) for term in wanted.terms if (name := name_of(term)) is not None]
     if not indexed:
         return scan
     covered = search_index.coverage()
-    found = [
-        (search_index.number(name, term, _MANY + 1), place, term, name)
-        for place, (term, name) in enumerate(indexed)
-        if covered.has(name)
-    ]
+    found = [(term, name) for term, name in indexed if covered.has(name)]
     if not found:
         return scan
-    number, _, term, name = min(found)
-    made = Entries(term, name, covered, order, scan)
-    if order.by_end:
-        # Filled and few, or the order of the entries is of no use.
-        usable = number <= _MANY and covered.place(name) is None
-    else:
-        usable = number <= _MANY or not scan.is_restricted
-    return made if usable else scan
+    # Whether the entries are in the order of the list, and fewer than the rows.
+    in_order = not order.by_end and not scan.is_restricted
+    if len(found) == 1 and in_order:
+        return Entries(*found[0], covered, order, scan)
+    numbers = [search_index.number([name], term, _MANY + 1) for term, name in found]
+    number = min(numbers)
+    term, name = found[numbers.index(number)]
+    if (number > _MANY and not in_order) or (order.by_end and covered.place(name) is not None):
+        return scan
+    return Entries(term, name, covered, order, scan)
 
 
 def _equals_one(term: Term) -> bool:

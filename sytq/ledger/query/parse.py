@@ -19,7 +19,9 @@ _OPERATOR = re.compile(r":(>=|<=|>|<|)")
 _BARE = re.compile(r"[^\x00-\x20\x7f,\"]+")
 _QUOTED = re.compile(r"\"((?:[^\"\\\x00-\x1f]|\\[\"\\])*)\"")
 _WORD = re.compile(r"[^\x00-\x20\x7f,\":<>=()]+(?=[ \t\r\n]|$)")
-_SPACE = re.compile(r"[ \t\r\n]*")
+#: What separates terms; other space is part of a value.
+_BLANKS = " \t\r\n"
+_SPACE = re.compile(f"[{_BLANKS}]*")
 
 
 #: The field of a term that is a value alone: the id of a task, or a value of any field that is indexed.
@@ -89,7 +91,7 @@ class Filter:
     def within(self, query: str) -> Filter:
         """This filter with another query's terms added."""
         other = parse(query)
-        return replace(self, text=f"{self.text} {query}".strip(), terms=self.terms + other.terms)
+        return replace(self, text=f"{self.text} {query}".strip(_BLANKS), terms=self.terms + other.terms)
 
 
 def parse(text: str) -> Filter:
@@ -120,7 +122,7 @@ class _Reader:
             self._skip()
             if after == self._at < len(self._text):
                 raise InvalidQuery(self._at, f"a space is needed behind '{self._text[before:after][:64]}'")
-        return Filter(self._text.strip(), tuple(terms))
+        return Filter(self._text.strip(_BLANKS), tuple(terms))
 
     def _term(self) -> Term:
         negated = self._text.startswith("-", self._at)

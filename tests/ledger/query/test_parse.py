@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sytq.errors import InvalidQuery
@@ -121,6 +121,8 @@ def test_a_bad_query_is_refused_with_position_and_valid_values(text: str, positi
     assert str(caught.value).startswith(f"query: at character {position}: {says}")
 
 
+@example("\x85")
+@example("state:dead \u3000")
 @given(st.text(max_size=60) | st.from_regex(r"\A(-?[a-z.]{1,12}:[<>=]{0,2}[\"\\,*0-9a-z]{0,8} ?){0,5}\Z"))
 def test_any_text_is_a_filter_or_a_bad_query(text: str) -> None:
     try:
@@ -139,5 +141,5 @@ def test_the_documentation_names_every_field() -> None:
 def test_the_documented_examples_are_valid_queries() -> None:
     examples = [line.strip() for line in PAGE.splitlines() if line.startswith("    ") and "sytq" not in line]
     assert len(examples) >= 5
-    for example in examples:
-        assert parse(example).terms
+    for line in examples:
+        assert parse(line).terms
