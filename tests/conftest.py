@@ -15,15 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import peewee
 import pytest
 import redis
 
 from sytq import clock
+from sytq.ledger.database import open_database
+from sytq.ledger.models import MODELS
 from tests import forkserver, leftovers
 from tests.installation import ENGINES, Installation
 from tests.provider import ScriptedProvider
 from tests.receiver import Receiver
 from tests.servers import MySQLServer, RedisServer, Server, ServerMissing
+from tests.tables import make_tables
 
 S = TypeVar("S", bound=Server)
 
@@ -140,6 +144,16 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'sytq.db'}"
     return str(request.getfixturevalue("mysql_url"))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[peewee.Database]:
+    """A new database with sytq's tables, to which the models are bound, once per engine."""
+    made = open_database(database_url)
+    make_tables(made)
+    made.bind(MODELS)
+    yield made
+    made.close_all()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

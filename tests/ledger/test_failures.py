@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import peewee
@@ -11,23 +11,12 @@ import pytest
 
 from sytq.ids import new_id
 from sytq.ledger import failures
-from sytq.ledger.database import open_database, transact
+from sytq.ledger.database import transact
 from sytq.ledger.failures import FailureRollup, Failures
-from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
-from tests.tables import make_tables
 
 NOON = dt.datetime(2026, 7, 1, 12)
 HOUR = 3600
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)
-    yield made
-    made.close_all()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import peewee
@@ -12,26 +12,15 @@ import pytest
 
 from sytq.ids import new_id
 from sytq.ledger import figures, rollup
-from sytq.ledger.database import is_mysql, open_database, read, transact
+from sytq.ledger.database import is_mysql, read, transact
 from sytq.ledger.figures import Counts, Figures
 from sytq.ledger.hold import set_position
-from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Figure, Task
 from sytq.ledger.rollup import HOUR, MINUTE, TEN_MINUTES, Rollup
 from sytq.ledger.values import to_ms
 from sytq.states import TERMINAL
-from tests.tables import make_tables
 
 NOON = dt.datetime(2026, 7, 1, 12)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)
-    yield made
-    made.close_all()
 
 
 @pytest.fixture

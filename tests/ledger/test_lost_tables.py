@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import peewee
-import pytest
 
 from sytq import plugins
 from sytq.ledger.database import is_mysql, open_database
 from sytq.ledger.migrations import migrate, pending
 from sytq.ledger.models import MODELS
 from sytq.plugins import Plugin
-from tests.tables import make_tables
 
 PLUGINS = plugins.find(()).plugins
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    yield made
-    made.close_all()  # type: ignore[attr-defined]
 
 
 def schema(database: peewee.Database) -> dict[str, object]:

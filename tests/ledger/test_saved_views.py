@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import peewee
 import pytest
 
 from sytq.errors import InvalidInput, InvalidQuery
 from sytq.ledger import saved_views
 from sytq.ledger.audit import Audit
-from sytq.ledger.database import open_database
-from sytq.ledger.ledger import Ledger
 from sytq.ledger.saved_views import SavedViews
-from tests.tables import make_tables
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)  # binds the models
-    yield made
-    made.close_all()
 
 
 def shown(views: SavedViews, owner: str) -> list[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Iterator
 
 import peewee
 import pytest
@@ -17,7 +16,6 @@ from sytq.ledger.query import parse
 from sytq.ledger.search import Count, Search
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL, UNFINISHED
-from tests.tables import make_tables
 
 #: Filters of lists: states, type, queue.
 ASKED = list(
@@ -26,10 +24,8 @@ ASKED = list(
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)  # binds the models
+def database(database: peewee.Database) -> peewee.Database:
+    """With 6,000 tasks."""
     start = utcnow() - dt.timedelta(days=1)
     rows = []
     for n in range(6000):
@@ -38,11 +34,10 @@ def database(database_url: str) -> Iterator[peewee.Database]:
         row = {"id": new_id(), "type": f"t{n % 3}", "queue": f"q{n % 2}", "state": state, "payload": "{}"}
         rows.append(row | {"created_at": at, "finished_at": ended})
     for part in range(0, len(rows), 500):
-        transact(made, Task.insert_many(rows[part : part + 500]).execute)
-    with made.connection_context():
-        made.execute_sql("ANALYZE TABLE sytq_tasks" if is_mysql(made) else "ANALYZE")
-    yield made
-    made.close_all()
+        transact(database, Task.insert_many(rows[part : part + 500]).execute)
+    with database.connection_context():
+        database.execute_sql("ANALYZE TABLE sytq_tasks" if is_mysql(database) else "ANALYZE")
+    return database
 
 
 def selects(database: peewee.Database, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:

@@ -17,9 +17,8 @@ from sytq.errors import InvalidQuery
 from sytq.ids import new_id
 from sytq.ledger import search, slices
 from sytq.ledger.completion import Completion
-from sytq.ledger.database import open_database, transact
+from sytq.ledger.database import transact
 from sytq.ledger.deletion import delete_ended
-from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import SearchEntry, SearchProgress, Task
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.search import Count, Search
@@ -27,19 +26,9 @@ from sytq.ledger.search_upkeep import SearchUpkeep
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL
 from tests.ledger.query.test_sql import CONDITIONS, JSON_VALUES, KEYS, NOW, ROWS, matches
-from tests.tables import make_tables
 
 TIMES = ("created_at", "scheduled_at", "started_at", "finished_at", "revived_at")
 FIELDS = ("payload.a", "payload.a.b", "payload.\u4e2d")
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)  # binds the models
-    yield made
-    made.close_all()
 
 
 def values(row: dict[str, Any]) -> dict[str, Any]:

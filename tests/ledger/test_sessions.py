@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator
 
 import peewee
 import pytest
 
 from sytq.errors import InvalidInput
 from sytq.ledger.api_keys import ApiKeys, Grant
-from sytq.ledger.database import open_database
-from sytq.ledger.models import MODELS, ApiKey, AuditEntry, Session
+from sytq.ledger.models import ApiKey, AuditEntry, Session
 from sytq.ledger.sessions import MAX_SESSIONS, Login, Sessions, is_current
 from sytq.ledger.values import utcnow
-from tests.tables import make_tables
 
 ANNA, BEN = Login(user_name="anna"), Login(user_name="ben")
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    database = open_database(database_url)
-    make_tables(database)
-    database.bind(MODELS)
-    yield database
-    database.close_all()  # type: ignore[attr-defined]
 
 
 def sessions(database: peewee.Database, **passwords: str) -> Sessions:

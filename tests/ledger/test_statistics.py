@@ -8,22 +8,11 @@ from array import array
 import pytest
 
 from sytq.ledger import statistics
-from sytq.ledger.database import open_database, transact
-from sytq.ledger.ledger import Ledger
+from sytq.ledger.database import transact
 from sytq.ledger.models import Task
-from tests.tables import make_tables
 
 NOON = dt.datetime(2026, 7, 1, 12)
 MINUTE = dt.timedelta(minutes=1)
-
-
-@pytest.fixture
-def database(database_url: str):  # type: ignore[no-untyped-def]
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)
-    yield made
-    made.close_all()
 
 
 def row(

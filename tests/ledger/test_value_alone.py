@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 
 import peewee
 import pytest
 
 from sytq.ids import new_id
 from sytq.ledger import slices
-from sytq.ledger.database import open_database, transact
-from sytq.ledger.ledger import Ledger
+from sytq.ledger.database import transact
 from sytq.ledger.models import SearchEntry, Task
 from sytq.ledger.query import parse
 from sytq.ledger.search import Search
 from sytq.ledger.values import utcnow
 from sytq.states import STATES, TERMINAL
-from tests.tables import make_tables
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)  # binds the models
-    yield made
-    made.close_all()
 
 
 def insert(database: peewee.Database, number: int, owner: str = "us", **entries: str) -> list[str]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
-from tests.api.dashboard.browser import Browser, browse, browse_as
+from tests.api.dashboard.browser import Browser, browse_as
 from tests.installation import Installation
-from tests.servers import RedisServer
 
 Make = Callable[..., Installation]
 
@@ -39,20 +36,3 @@ def test_only_admins_pause_a_queue(staffed: Installation) -> None:
     assert "/queues/deadly/pause" not in operator.get("/queues/deadly").html
     operator.post("/queues/deadly/pause", 403, why="mine")
     assert staffed.runtime.operator.pauses() == []
-
-
-@pytest.mark.faults
-def test_pages_say_what_is_missing_while_a_store_is_away(make_installation: Make, own_redis: RedisServer) -> None:
-    installation = make_installation("", own_redis.url)
-    installation.start_api()
-    browser = browse(installation)
-    browser.get("/types/plain/new")
-    own_redis.stop()
-    for path in ("/queues", "/queues/plain", "/workers", "/limiters", "/limiters/one?name=provider:a"):
-        assert "Redis does not answer" in browser.get(path).html, path
-    for path in ("/types", "/types/plain", "/schedules"):
-        assert "does not answer" not in browser.get(path).html, path
-    page = browser.post("/types/plain/pause", why="Redis is down").html
-    assert "holds as soon as Redis is back" in page
-    assert "Redis is down" in page
-    assert [row.type for row in installation.runtime.operator.pauses()] == ["plain"]

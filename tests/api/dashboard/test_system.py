@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.dashboard.browser import browse, log_in
 from tests.installation import BUILT_IN, Installation
-from tests.servers import RedisServer, poll
+from tests.servers import poll
 
 
 def page(installation: Installation) -> str:
@@ -35,18 +35,6 @@ def test_checks_run_beside_the_page_and_their_findings_are_shown(running: Instal
     assert "SYTQ" not in html and "redis://" not in html
     at = re.compile(r"machine of this API process, (<time.*?</time>)")
     assert at.findall(html) == at.findall(page(running))  # they are kept for a while
-
-
-def test_without_redis_the_page_has_what_the_database_says(
-    make_installation: Callable[..., Installation], own_redis: RedisServer
-) -> None:
-    api = make_installation(redis_url=own_redis.url, **BUILT_IN)
-    api.start_api()
-    own_redis.kill()
-    html = poll(lambda: (html := page(api)) and "Redis does not answer" in html and html, timeout=60)
-    assert "0016_sessions" in html
-    html = checked(api)
-    assert '<span class="state bad">fail</span></td><th scope="row">redis</th>' in html
 
 
 @pytest.mark.parametrize("scopes", [("read",), ("read", "operate", "submit")])

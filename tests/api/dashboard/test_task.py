@@ -15,7 +15,7 @@ from sytq.ledger.models import Task
 from sytq.ledger.values import parsed
 from tests.api.dashboard.browser import browse, browse_as, log_in
 from tests.installation import Installation
-from tests.servers import MySQLServer, RedisServer, poll
+from tests.servers import poll
 
 
 def page(task_id: str, more: str = "") -> str:
@@ -240,30 +240,3 @@ def test_tasks_of_other_owners_do_not_exist(guarded: Installation) -> None:
     viewer.post(f"/tasks/{task}/cancel", 403)
     assert guarded.row(task).state == "scheduled"
     assert "The task is cancelled." in operator.submit(form).html
-
-
-@pytest.mark.faults
-def test_page_shows_the_row_while_redis_is_away(make_installation: Any, own_redis: RedisServer) -> None:
-    installation = make_installation(redis_url=own_redis.url)
-    installation.start_api()
-    task = installation.post_task("plain", "a")
-    own_redis.kill()
-    reply = browse(installation).open(page(task))
-    assert (reply.status, "Redis does not answer" in reply.text, "queued" in reply.text) == (200, True, True)
-
-
-@pytest.mark.faults
-def test_page_shows_what_redis_knows_while_the_database_is_away(
-    make_installation: Any, own_mysql: MySQLServer, redis_url: str
-) -> None:
-    url = own_mysql.create_database("away")
-    installation = make_installation(url, SYTQ_DATABASE__TIMEOUT="1s")
-    installation.start_api()
-    task = installation.post_task("plain", "a", delay="1h")
-    visitor = browse(installation)
-    assert visitor.open(page(task)).status == 200
-    own_mysql.kill()
-    reply = visitor.open(page(task))
-    said = reply.text
-    assert (reply.status, "What is shown is what Redis knows." in said, "scheduled" in said) == (200, True, True)
-    assert visitor.open(page("unknown")).status == 503

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from urllib.parse import urlencode
 
 import pytest
@@ -13,7 +12,6 @@ from sytq.ledger.models import Task
 from tests.api.dashboard.browser import browse, browse_as
 from tests.api.dashboard.rows import inserted
 from tests.installation import Installation
-from tests.servers import MySQLServer, poll
 
 
 def ids(html: str) -> list[str]:
@@ -107,17 +105,3 @@ def test_viewers_see_their_own_tasks_and_no_button(guarded: Installation) -> Non
     for query in ("host:", "owner:", "worker:", "metadata.", "metadata.k:"):
         assert "them" not in viewer.get("/tasks/complete", q=query).html
         assert "theirs" not in viewer.get("/tasks/complete", q=query).html
-
-
-@pytest.mark.mysql
-def test_page_says_that_the_database_is_away_and_recovers(
-    make_api: Callable[..., Installation], own_mysql: MySQLServer
-) -> None:
-    api = make_api(own_mysql.create_database("away"))
-    (task,) = inserted(api, 1)
-    reader = browse(api)
-    own_mysql.kill()
-    away = reader.get("/tasks")
-    assert "The database does not answer" in away.text and "no tasks yet" not in away.text
-    own_mysql.start()
-    poll(lambda: ids(reader.get("/tasks").html) == [task], message="the task is listed again")

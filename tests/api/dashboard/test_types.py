@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 
-import pytest
-
-from tests.api.dashboard.browser import Browser, browse, browse_as
+from tests.api.dashboard.browser import Browser, browse_as
 from tests.installation import Installation
-from tests.servers import MySQLServer
 
 
 def audit(api: Installation) -> tuple[str, str, str | None]:
@@ -169,23 +165,3 @@ def test_large_payload_is_in_its_form_as_it_is(staffed: Installation, admin: Bro
     page = admin.get(f"/types/count/new?from={task_id}")
     assert page.form("/new").fields["payload.note"] == large
     assert "<script>" + "\u202e" not in page.html
-
-
-@pytest.mark.faults
-def test_pages_say_what_is_missing_while_the_database_is_away(
-    make_installation: Callable[..., Installation], own_mysql: MySQLServer
-) -> None:
-    installation = make_installation(own_mysql.create_database("types"))
-    installation.start_api()
-    visitor = browse(installation)
-    form = visitor.get("/types/plain/new").form("/new").fields
-    own_mysql.stop()
-    for path in ("/types", "/types/plain", "/queues/plain", "/schedules"):
-        assert "The database does not answer" in visitor.get(path).html, path
-    assert "does not answer" not in visitor.get("/queues").html
-    form |= {"payload.journal": "x"}
-    page = visitor.post("/types/plain/new", 503, **(form | {"payload.name": "kept"}))
-    assert "The database has not answered" in page.html
-    assert page.form("/new").fields["payload.name"] == "kept"
-    own_mysql.start()
-    assert visitor.post("/types/plain/new", **form).path.startswith("/dashboard/tasks/")

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import operator
 import string
-from collections.abc import Iterator
 from typing import Any
 
 import peewee
@@ -16,27 +15,15 @@ from hypothesis import strategies as st
 
 from sytq.errors import InvalidQuery
 from sytq.ids import new_id
-from sytq.ledger.database import open_database
-from sytq.ledger.ledger import Ledger
 from sytq.ledger.models import Task
 from sytq.ledger.query import Filter, Term, Value, parse
 from sytq.ledger.query.fields import FIELDS, NESTED
 from sytq.ledger.search import Count, Search
 from sytq.states import PRIORITIES, STATES, TERMINAL
-from tests.tables import make_tables
 
 NOW = dt.datetime(2026, 6, 15, 12, 0, 0, 250_000)
 COLUMN = {"age": "created_at", "fingerprint": "error_fingerprint", "request": "request_id"}
 RELATION = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)  # binds the models
-    yield made
-    made.close_all()
 
 
 # -- a plain evaluation

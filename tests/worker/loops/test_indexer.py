@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 
 import peewee
-import pytest
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
 from sytq.ids import new_id
-from sytq.ledger.database import open_database, transact
-from sytq.ledger.ledger import Ledger
+from sytq.ledger.database import transact
 from sytq.ledger.models import SearchEntry, Task
 from sytq.ledger.search_upkeep import SearchUpkeep, begin_anew
 from sytq.ledger.values import utcnow
 from sytq.worker.loops.indexer import Indexer
-from tests.tables import make_tables
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[peewee.Database]:
-    made = open_database(database_url)
-    make_tables(made)
-    Ledger(made)  # binds the models
-    yield made
-    made.close_all()
 
 
 def indexer(redis: str, database: peewee.Database) -> Indexer:
