@@ -29,6 +29,11 @@ class Caller:
         """The owner whose tasks the caller may see; None for the tasks of all owners."""
         return None if self.is_admin else self.owner or ""
 
+    @property
+    def rights(self) -> tuple[str | None, frozenset[str], frozenset[str] | None]:
+        """What decides which tasks the caller may see, and what it may do."""
+        return self.visible_owner, self.scopes, self.types
+
     def can_see(self, owner: str | None) -> bool:
         """Whether the caller may see the tasks of this owner; to others they do not exist."""
         return self.is_admin or owner == self.owner

@@ -18,6 +18,8 @@ import peewee
 
 from sytq.ledger.database import is_mysql, marks, read, transact, upsert
 from sytq.ledger.models import Failure, Task
+from sytq.ledger.query import parse
+from sytq.ledger.search import Search
 from sytq.ledger.values import floor, from_ms, to_ms, utcnow, whole_second
 from sytq.states import DEAD, RETRYING
 
@@ -27,8 +29,9 @@ _DAY = 24 * _HOUR
 _OLD = 2 * _HOUR
 #: Seconds of work in one call.
 _BOUND = 0.2
-#: Retrying tasks that are looked at.
-_MAX_RETRYING = 5_000
+#: Retrying tasks that are looked at, and for how many seconds.
+_MAX_RETRYING, _LOOKING = 4_000, 0.1
+_MAX_CAUSES = 100
 #: Period -> its seconds, and those of a step of the trend; None: all that there is.
 PERIODS: dict[str, tuple[int | None, int]] = {
     "hour": (_HOUR, _TEN_MINUTES),
@@ -66,9 +69,10 @@ class Failures:
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
+        self._search = Search(database)
 
     def causes(
-        self, period: str, *, owner: str | None = None, type_name: str | None = None, limit: int = 100
+        self, period: str, *, owner: str | None = None, type_name: str | None = None, limit: int = _MAX_CAUSES
     ) -> list[Cause]:
         """Return the causes with the most dead tasks in a period that ends now."""
         _, step = PERIODS[period]
@@ -88,28 +92,24 @@ class Failures:
         return read(self._database, lambda: int(query.scalar() or 0))
 
     def retrying(self, *, owner: str | None = None, type_name: str | None = None) -> list[Cause]:
-        """Return the causes of the last errors of tasks that wait for their next attempt, the most frequent first."""
-        where = [Task.state == RETRYING, Task.error_fingerprint.is_null(False)]
-        if owner is not None:
-            where.append(Task.owner == owner)
-        if type_name is not None:
-            where.append(Task.type == type_name)
-        some = Task.select(Task.type, Task.error_fingerprint, Task.started_at, Task.id).where(*where)
-        rows: Any = some.limit(_MAX_RETRYING).alias("some")
-        key = (rows.c.type, rows.c.error_fingerprint)
-        at, fn = rows.c.started_at, peewee.fn
-        query = Task.select(*key, fn.COUNT(rows.c.id).alias("n"), fn.MIN(at), fn.MAX(at), fn.MAX(rows.c.id))
-        query = query.from_(rows).group_by(*key).order_by(peewee.SQL("n").desc()).limit(100)
+        """Return the causes of the last errors of tasks that wait for their next attempt, the most frequent first.
 
-        def work() -> list[Cause]:
-            rows: Any = query.tuples()
-            found = [
-                Cause(name, mark, count, _time(first), _time(last), one) for name, mark, count, first, last, one in rows
-            ]
-            self._add_errors(found)
-            return found
-
-        return read(self._database, work)
+        Of many such tasks the latest are looked at.
+        """
+        wanted = parse(f"state:{RETRYING} fingerprint:*{f' type:{type_name}' if type_name else ''}")
+        wanted = wanted if owner is None else wanted.owned_by(owner)
+        key, at, fn = (Task.type, Task.error_fingerprint), Task.started_at, peewee.fn
+        values = fn.MIN(at), fn.MAX(at), fn.MAX(Task.id)
+        groups, _ = self._search.grouped(wanted, *key, values=values, most=_MAX_RETRYING, seconds=_LOOKING)
+        found: dict[tuple[str, str], Cause] = {}
+        for name, mark, count, first, last, one in groups:
+            cause = found.setdefault((name, mark), Cause(name, mark, 0, _time(first), _time(last), one))
+            cause.tasks += count
+            cause.first_at, cause.last_at = min(cause.first_at, _time(first)), max(cause.last_at, _time(last))
+            cause.sample = max(cause.sample, one)
+        causes = sorted(found.values(), key=lambda cause: -cause.tasks)[:_MAX_CAUSES]
+        read(self._database, partial(self._add_errors, causes))
+        return causes
 
     def _causes(self, where: Sequence[Any], step: int, limit: int) -> list[Cause]:
         fn = peewee.fn

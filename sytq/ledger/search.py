@@ -129,6 +129,27 @@ class Search:
 
         return read_snapshot(self._database, work)
 
+    def grouped(
+        self, wanted: Filter, *key: Any, most: int, values: Sequence[Any] = (), seconds: float = BUDGET
+    ) -> tuple[list[tuple[Any, ...]], bool]:
+        """Return groups of the latest matching tasks, and whether these are all: the key, the number of tasks, and
+        aggregates. Tasks of one key may be in several groups. Reading stops with `most` tasks, and after `seconds`.
+        """
+
+        def work() -> tuple[list[tuple[Any, ...]], bool]:
+            groups: list[tuple[Any, ...]] = []
+            end: Place | None = None
+            for part, holds in self._slices(wanted, Order(wanted), None, seconds):
+                end = part.end
+                for where in part.where:
+                    query: Any = Task.select(*key, peewee.fn.COUNT(Task.id), *values).where(where, holds).group_by(*key)
+                    groups.extend(query.tuples())
+                if sum(group[len(key)] for group in groups) >= most:
+                    break
+            return groups, end is None
+
+        return read_snapshot(self._database, work)
+
     def matching(self, wanted: Filter, ids: Sequence[str]) -> list[str]:
         """Return those of `ids` that match."""
 

@@ -16,10 +16,12 @@ import falcon.asgi
 
 FIELD = "csrf"
 _COOKIE = "sytq_csrf"
+#: Stands for the token in a page that several people are shown.
+PLACE = secrets.token_urlsafe(24)
 
 
-def token(req: falcon.asgi.Request, resp: falcon.asgi.Response, path: str) -> str:
-    """The token for the forms of a page; sets the cookie for `path` where the browser has neither it nor a session."""
+def token(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> str:
+    """The token for the forms of a page; sets the cookie where the browser has neither it nor a session."""
     if req.context.session is not None:
         return _of_session(req.context.session)
     given = req.cookies.get(_COOKIE)
@@ -28,6 +30,7 @@ def token(req: falcon.asgi.Request, resp: falcon.asgi.Response, path: str) -> st
     made: str | None = getattr(req.context, "csrf", None)
     if made is None:
         made = req.context.csrf = secrets.token_urlsafe(24)
+        path = f"{req.root_path}/dashboard"
         resp.set_cookie(_COOKIE, made, path=path, http_only=True, secure=req.scheme == "https", same_site="Strict")
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import falcon.asgi
@@ -60,6 +60,9 @@ class Overview(Page):
         self._schedules = Schedules(parts.runtime.database)
         self._comparison = parts.runtime.comparison()
         self._looks: dict[Callable[[], Any], asyncio.Task[Any]] = {}
+
+    def audience(self, caller: Caller) -> Hashable:
+        return caller.rights, caller.name  # which plugins may show
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime, caller = self._parts.runtime, req.context.caller

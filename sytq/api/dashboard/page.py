@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
@@ -13,6 +13,7 @@ import falcon.asgi
 from multidict import MultiDict
 
 from sytq.api import problems
+from sytq.api.caller import Caller
 from sytq.api.dashboard import csrf
 from sytq.api.dashboard.rendering import Rendering, base_path, url
 from sytq.api.parts import Parts
@@ -61,19 +62,24 @@ class Page(Resource):
         """Return the names of the template."""
         return {}
 
+    def audience(self, caller: Caller) -> Hashable:
+        """All of a caller that decides what it is shown: polls of equal ones share an answer. None: they do not."""
+        return None
+
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done | Answer:
         """Do what the form says. Raises InvalidInput, HTTPError."""
         raise falcon.HTTPMethodNotAllowed(["GET"])
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, **path: str) -> None:
         since = time.perf_counter()
-        block = "content" if req.get_header("HX-Request") else None
-        names: dict[str, Any] = {}
-        said = req.cookies.get(_SAID)
-        if said is not None and block is None:
-            names["message"] = unquote(said)[:_SAID_MAX]
-            resp.unset_cookie(_SAID, path=f"{base_path(req)}/dashboard")
-        await self._show(req, resp, names, path, block)
+        if req.get_header("HX-Request"):
+            await self._poll(req, resp, path)
+        else:
+            names: dict[str, Any] = {}
+            if (said := req.cookies.get(_SAID)) is not None:
+                names["message"] = unquote(said)[:_SAID_MAX]
+                resp.unset_cookie(_SAID, path=f"{base_path(req)}/dashboard")
+            await self._show(req, resp, names, path)
         resp.set_header("Server-Timing", f"app;dur={(time.perf_counter() - since) * 1000:.1f}")
         add_etag(req, resp, "no-store")
 
@@ -95,6 +101,7 @@ class Page(Resource):
             status, errors = str(known.status), {"": said}
             resp.set_headers(known.headers or {})
         else:
+            self._rendering.polls.forget()
             if isinstance(done, Answer):
                 await self._show(req, resp, done.names, path)
                 resp.status = done.status
@@ -126,8 +133,26 @@ class Page(Resource):
         path: dict[str, str],
         block: str | None = None,
     ) -> None:
-        names = {"section": self.section} | await self.read(req, **path) | names
-        self._rendering.render(req, resp, self.template, names, block)
+        self._rendering.render(req, resp, self.template, await self._names(req, path) | names, block)
+
+    async def _names(self, req: falcon.asgi.Request, path: dict[str, str]) -> dict[str, Any]:
+        return {"section": self.section} | await self.read(req, **path)
+
+    async def _poll(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, path: dict[str, str]) -> None:
+        audience = self.audience(req.context.caller)
+        if audience is None:
+            await self._show(req, resp, {}, path, "content")
+            return
+
+        async def make() -> str:
+            names = await self._names(req, path) | {"csrf_token": lambda: csrf.PLACE}
+            return self._rendering.text(req, self.template, names, "content")
+
+        where = req.scheme, req.netloc, base_path(req), req.path, req.query_string
+        text = await self._rendering.polls.shared((audience, where), make)
+        if csrf.PLACE in text:
+            text = text.replace(csrf.PLACE, csrf.token(req, resp))
+        self._rendering.send(resp, text)
 
 
 def _form(req: falcon.asgi.Request) -> MultiDict[str]:

@@ -11,7 +11,7 @@ import jinja2
 
 import sytq
 from sytq.api.caller import Caller
-from sytq.api.dashboard import csrf
+from sytq.api.dashboard import csrf, polls
 from sytq.api.dashboard.assets import Assets
 from sytq.api.dashboard.filters import FILTERS
 from sytq.api.dashboard.navigation import Entry
@@ -38,6 +38,7 @@ class Rendering:
     def __init__(self, assets: Assets, entries: tuple[Entry, ...], *, read_only: bool) -> None:
         self._entries = entries
         self._read_only = read_only
+        self.polls = polls.Polls()
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("sytq.api.dashboard"),
             autoescape=True,
@@ -48,6 +49,7 @@ class Rendering:
         )
         self._environment.filters |= FILTERS
         self._environment.globals |= {"version": sytq.__version__, "asset_version": assets.version}
+        self._environment.globals |= {"poll_seconds": polls.INTERVAL}
 
     def render(
         self,
@@ -58,6 +60,10 @@ class Rendering:
         block: str | None = None,
     ) -> None:
         """Write the template, or one block of it, with `names` as the response."""
+        self.send(resp, self.text(req, template, names | {"csrf_token": partial(csrf.token, req, resp)}, block))
+
+    def text(self, req: falcon.asgi.Request, template: str, names: dict[str, Any], block: str | None = None) -> str:
+        """The template, or one block of it; `names` has the `csrf_token` of its forms."""
         base = base_path(req)
         caller: Caller = req.context.caller
         known = {
@@ -74,12 +80,14 @@ class Rendering:
             "entries": [entry for entry in self._entries if caller.may(entry.scope)],
             "base": base,
             "url": partial(url, base),
-            "csrf_token": partial(csrf.token, req, resp, f"{base}/dashboard"),
         } | names
         found = self._environment.get_template(template)
         # A block alone does not run the imports at the top of its template.
         known["ui"] = self._environment.get_template("macros.html").make_module(known)
-        text = found.render(known) if block is None else "".join(found.blocks[block](found.new_context(known)))
+        return found.render(known) if block is None else "".join(found.blocks[block](found.new_context(known)))
+
+    def send(self, resp: falcon.asgi.Response, text: str) -> None:
+        """Make a page the response."""
         resp.content_type = "text/html; charset=utf-8"
         resp.set_headers(_HEADERS)
         resp.data = text.encode("utf-8", "replace")

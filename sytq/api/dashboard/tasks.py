@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import falcon.asgi
@@ -15,13 +15,12 @@ from sytq.config.masking import mask_text, masked
 from sytq.errors import InvalidInput, InvalidQuery
 from sytq.ledger.query import Filter, parse
 from sytq.ledger.saved_views import SavedViews
+from sytq.ledger.state_counts import StateCounts
 from sytq.ledger.values import iso
 from sytq.service.task_view import TaskView, task_view
-from sytq.states import STATES, TERMINAL
+from sytq.states import TERMINAL
 
 LIMIT = 50
-#: Counting for the links by state stops here, and after so many seconds each.
-_COUNTED, _COUNTING = 1000, 0.02
 #: Pages that a reader can go back by the trail.
 _TRAIL_MAX = 20
 _EXCERPT, _KEYS, _VALUE = 160, 3, 40
@@ -38,6 +37,9 @@ class Tasks(Page):
     template = "tasks.html"
     section = "/tasks"
     parameters: ClassVar = {"GET": ("q", "cursor", "trail")}
+
+    def audience(self, caller: Caller) -> Hashable:
+        return caller.rights, views_of(caller)
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         caller: Caller = req.context.caller
@@ -69,11 +71,9 @@ class Tasks(Page):
 
     def _counts(self, caller: Caller) -> dict[str, str]:
         """The numbers of tasks by state, as far as they are counted."""
-        found = {}
-        for state in STATES:
-            number = self._parts.search.count(owned(parse(f"state:{state}"), caller), _COUNTED, seconds=_COUNTING)
-            found[state] = f"{number.number:,}" if number.exact else f"{number.number:,}+"
-        return found
+        counts, owner = StateCounts(self._parts.runtime.database), caller.visible_owner
+        found = counts.of_all() if owner is None else counts.of_owner(owner)
+        return {state: f"{one.number:,}{'' if one.exact else '+'}" for state, one in found.items()}
 
 
 def owned(wanted: Filter, caller: Caller) -> Filter:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
 from multidict import MultiDict
 
+from sytq.api.caller import Caller
 from sytq.api.dashboard.page import Done, Page
 from sytq.api.dashboard.pausing import LATER, SCOPES, reason
 from sytq.api.dashboard.schema import Schema, hint, word
@@ -29,6 +31,9 @@ class Types(Page):
 
     template = "types.html"
     section = "/types"
+
+    def audience(self, caller: Caller) -> Hashable:
+        return caller.rights
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime = self._parts.runtime
