@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sytq.service.control import Operator
     from sytq.service.hold import Hold
     from sytq.service.pairing import Pairing
+    from sytq.service.pausing import Pausing
     from sytq.service.recording import Recording
     from sytq.service.submission import Submitter
     from sytq.tasktypes.declaration import Declaration
@@ -164,6 +165,13 @@ class Runtime:
 
         operations = Operations(self.redis, self.keys)
         return Operator(self.ledger, operations, self.submitter, self.recording, self.registry)
+
+    @cached_property
+    def pausing(self) -> Pausing:
+        from sytq.ledger.search import Search
+        from sytq.service.pausing import Pausing
+
+        return Pausing(self.limiters, self.operator, self.registry, Search(self.database))
 
 
 def build(settings: Settings, also: Iterable[Declaration] = ()) -> Runtime:

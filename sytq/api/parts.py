@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sytq.api.data_loader import DataLoader
+from sytq.api.diagnosis import Doctor
 from sytq.api.sessions import Sessions
 from sytq.api.submission import Submission
 from sytq.api.task_watcher import TaskWatcher
@@ -33,4 +34,5 @@ class Parts:
     sql: Threads
     redis: Threads
     plugins: Threads
+    doctor: Doctor = field(default_factory=Doctor)
     at_start: list[Callable[[], None]] = field(default_factory=list)

@@ -12,7 +12,9 @@ from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import age, as_json, cell, listing, report, table, tasks_that
 from sytq.errors import InvalidInput
 from sytq.ledger.values import iso
+from sytq.runtime import Runtime
 from sytq.service import status
+from sytq.service.pausing import split
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -68,37 +70,55 @@ def pause(
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Grant no permit of a limiter, on any worker, until `resume`; tasks that hold one go on."""
+    """Grant no permit of a limiter, on any worker, until `resume`; tasks that hold one go on.
+
+    type:NAME pauses a task type, queue:NAME all types of a queue.
+    """
     parts = open_runtime(file)
     before = parts.inspection.limiter(name)
-    parts.limiters.pause(name, person(), why)
-    noted(parts, "gate.pause", name, why)
+    parts.pausing.pause(name, person(), why)
+    _noted(parts, "pause", name, why)
     said = f"{name} is paused"
-    if before is None:
+    waiting = before.waiting if before else 0
+    if types := parts.pausing.types(name):
+        running, waiting = parts.pausing.tasks(types)
+        said += f": {tasks_that(waiting, 'waits', 'wait')}, {tasks_that(running, 'runs on', 'run on')}"
+    elif before is None:
         said += "; no task has used it within the last hour"
     else:
         said += (
             f": {_waiting(before)}, {tasks_that(before.running, 'has a permit and goes on', 'have a permit and go on')}"
         )
         said += f"; it was paused by {cell(before.by)}: {cell(before.reason)}" if before.by else ""
-    report(json_wanted, {"gate": name, "paused": True, "waiting": before.waiting if before else 0}, said)
+    report(json_wanted, {"gate": name, "paused": True, "waiting": waiting}, said)
 
 
 @app.command()
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
-    """Grant permits again: end a limiter's pause, whoever paused it, and close its circuit breaker."""
+    """Grant permits again: end a limiter's pause, whoever paused it, and close its circuit breaker.
+
+    type:NAME resumes a task type, queue:NAME all types of a queue.
+    """
     parts = open_runtime(file)
-    if resumed := parts.limiters.resume(name):
-        noted(parts, "gate.resume", name)
+    if resumed := parts.pausing.resume(name):
+        _noted(parts, "resume", name)
         what = "paused" if resumed.held == "paused" else f"its circuit breaker was {resumed.held}"
         by = f" by {cell(resumed.by)}" if resumed.by else ""
         said = f"{name} is resumed: {tasks_that(resumed.waiting, 'goes on', 'go on')} ({what}{by}: {cell(resumed.why)})"
+    elif parts.pausing.types(name):
+        said = f"{name} is not paused"
     elif (limiter := parts.inspection.limiter(name)) is None:
         raise _not_in_use(name)
     else:
         said = f"{name} is not paused: it is {limiter.state}, {_held(limiter)} permits held, {_waiting(limiter)}"
     outcome = {"gate": name, "paused": False, "ended": resumed.held or None, "waiting": resumed.waiting}
     report(json_wanted, outcome, said)
+
+
+def _noted(parts: Runtime, verb: str, name: str, why: str | None = None) -> None:
+    kind, about = split(name)
+    action = {"limiter": "gate"}.get(kind, kind)  # the audit kept the word of earlier versions
+    noted(parts, f"{action}.{verb}", about, why)
 
 
 def _not_in_use(name: str) -> InvalidInput:

@@ -10,9 +10,6 @@ from sytq.cli.noted import noted
 from sytq.cli.options import AsJson, File, open_runtime, person
 from sytq.cli.output import cell, report, tasks_that
 from sytq.errors import InvalidInput
-from sytq.ledger.search import Search
-from sytq.runtime import Runtime
-from sytq.states import QUEUED, RETRYING, RUNNING, SCHEDULED
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,7 +27,7 @@ def pause(
     parts = open_runtime(file)
     parts.operator.pause(name, by=person(), why=why)
     noted(parts, "type.pause", name, why)
-    running, waiting = _tasks(parts, name)
+    running, waiting = parts.pausing.tasks([name])
     said = f"{name} is paused: {tasks_that(waiting, 'waits', 'wait')}, {tasks_that(running, 'runs on', 'run on')}"
     report(json_wanted, {"type": name, "paused": True, "waiting": waiting}, said)
 
@@ -39,7 +36,7 @@ def pause(
 def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     """Resume a paused task type."""
     parts = open_runtime(file)
-    running, waiting = _tasks(parts, name)
+    running, waiting = parts.pausing.tasks([name])
     resumed = parts.operator.resume(name)
     if resumed:
         noted(parts, "type.resume", name)
@@ -49,9 +46,3 @@ def resume(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     if not resumed:
         said = f"{name} is not paused: {tasks_that(running, 'runs', 'run')}, {tasks_that(waiting, 'waits', 'wait')}"
     report(json_wanted, {"type": name, "paused": False, "resumed": resumed, "waiting": waiting}, said)
-
-
-def _tasks(parts: Runtime, name: str) -> tuple[int, int]:
-    """The number of running and of waiting tasks of a type, at most a second old."""
-    states = Search(parts.database).counts([name]).by_type[name]
-    return states[RUNNING], states[QUEUED] + states[RETRYING] + states[SCHEDULED]

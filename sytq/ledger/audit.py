@@ -68,10 +68,17 @@ class Audit:
         """Write one entry in a transaction of its own."""
         transact(self._database, lambda: note(at, who, what, about, detail))
 
-    def latest(self, limit: int) -> list[AuditEntry]:
-        """Return the latest entries, newest first."""
-        query = AuditEntry.select().order_by(AuditEntry.id.desc()).limit(limit)
-        return read(self._database, lambda: list(query))
+    def latest(self, limit: int, wanted: AuditFilter | None = None) -> list[AuditEntry]:
+        """Return the latest matching entries, newest first, however far back they are."""
+        found: list[AuditEntry] = []
+        before: int | None = None
+        while len(found) < limit:
+            page = self.page(wanted or AuditFilter(), limit=limit - len(found), before=before)
+            found += page.entries
+            if page.next is None:
+                break
+            before = page.next
+        return found
 
     def page(self, wanted: AuditFilter, *, limit: int, before: int | None = None) -> AuditPage:
         """Return matching entries with ids below `before`; a page reads a bounded number of entries."""

@@ -31,9 +31,7 @@ class SavedViews:
 
     def save(self, owner: str, name: str, query: str, by: str, *, shared: bool = False) -> None:
         """Save a query under a name; the owner's view with that name is replaced. Raises InvalidInput, InvalidQuery."""
-        name, query = name.strip(), query.strip()
-        if not name.isprintable() or not 0 < len(name) <= _NAME_MAX:
-            raise InvalidInput("name", f"'{name[:64]}' is not valid; valid: 1 to {_NAME_MAX} visible characters")
+        name, query = _checked(name), query.strip()
         parse(query)
         now = utcnow()
         row = {"id": new_id(), "owner": owner, "name": name, "query": query, "shared": int(shared), "created_at": now}
@@ -49,10 +47,29 @@ class SavedViews:
 
         transact(self._database, work)
 
+    def rename(self, view_id: str, name: str, owner: str, by: str, *, admin: bool = False) -> bool:
+        """Rename a view of the owner, for an admin also another's that is shared; False when there is none.
+
+        Raises InvalidInput, also where its owner has another view with that name.
+        """
+        name, changeable = _checked(name), _changeable(view_id, owner, admin)
+
+        def work() -> bool:
+            row = SavedView.get_or_none(changeable)
+            if row is None:
+                return False
+            SavedView.update(name=name).where(SavedView.id == row.id).execute()
+            note(utcnow(), by, "view.rename", name, f"was {row.name}")
+            return True
+
+        try:
+            return transact(self._database, work)
+        except peewee.IntegrityError:
+            raise InvalidInput("name", f"there is a view '{name}' already") from None
+
     def delete(self, view_id: str, owner: str, by: str, *, admin: bool = False) -> bool:
         """Delete a view of the owner, for an admin also another's that is shared; False when there is none."""
-        mine = SavedView.owner == owner
-        deletable = (SavedView.id == view_id) & ((mine | (SavedView.shared == 1)) if admin else mine)
+        deletable = _changeable(view_id, owner, admin)
 
         def work() -> bool:
             row = SavedView.get_or_none(deletable)
@@ -62,3 +79,15 @@ class SavedViews:
             return True
 
         return transact(self._database, work)
+
+
+def _changeable(view_id: str, owner: str, admin: bool) -> peewee.Expression:
+    mine = SavedView.owner == owner
+    return (SavedView.id == view_id) & ((mine | (SavedView.shared == 1)) if admin else mine)
+
+
+def _checked(name: str) -> str:
+    name = name.strip()
+    if not name.isprintable() or not 0 < len(name) <= _NAME_MAX:
+        raise InvalidInput("name", f"'{name[:64]}' is not valid; valid: 1 to {_NAME_MAX} visible characters")
+    return name

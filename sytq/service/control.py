@@ -118,7 +118,7 @@ class Operator:
 
     def pause_queue(self, queue: str, by: str, why: str) -> list[str]:
         """Pause the types of a queue that are not paused yet, all or none, and return them. Raises InvalidInput."""
-        names = self._types_of(queue)
+        names = self.types_of(queue)
 
         def work() -> list[str]:
             paused = {row.type for row in locked(Pause.select().where(Pause.type.in_(names)))}
@@ -133,7 +133,7 @@ class Operator:
 
     def resume_queue(self, queue: str) -> list[str]:
         """Resume the paused types of a queue, whoever paused them, and return them. Raises InvalidInput."""
-        names = self._types_of(queue)
+        names = self.types_of(queue)
 
         def work() -> list[str]:
             paused = sorted(row.type for row in locked(Pause.select().where(Pause.type.in_(names))))
@@ -143,6 +143,13 @@ class Operator:
         resumed = transact(self._ledger.database, work)
         self.restore_pauses()
         return resumed
+
+    def types_of(self, queue: str) -> list[str]:
+        """The installed types of a queue. Raises InvalidInput where there is none."""
+        names = sorted(declared.name for declared in self._registry if declared.queue == queue)
+        if not names:
+            raise InvalidInput("queue", f"no installed task type has the queue '{queue[:64]}'")
+        return names
 
     def pauses(self) -> list[Pause]:
         """Return the pauses of types."""
@@ -197,12 +204,6 @@ class Operator:
             return declared.unique_key(declared.parse(json.loads(row.payload), row.version))
         except Exception:  # may come from the type's own `upgrade`
             return None  # the task will die again, with the reason
-
-    def _types_of(self, queue: str) -> list[str]:
-        names = sorted(declared.name for declared in self._registry if declared.queue == queue)
-        if not names:
-            raise InvalidInput("queue", f"no installed task type has the queue '{queue[:64]}'")
-        return names
 
     def _row(self, task_id: str) -> Task:
         row = self._ledger.get(task_id)

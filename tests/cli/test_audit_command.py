@@ -35,6 +35,8 @@ def test_every_change_by_a_command_is_in_the_audit(scheduled: Installation) -> N
     run(installation, "cancel", task, "--why", "not needed")
     run(installation, "types", "pause", "plain", "--why", "it moves")
     run(installation, "types", "resume", "plain")
+    run(installation, "limiters", "pause", "queue:default", "--why", "all of it")
+    run(installation, "limiters", "resume", "queue:default")
     run(installation, "gates", "pause", "provider:p", "--why", "no credit")
     run(installation, "gates", "resume", "provider:p")
     run(installation, "schedules", "pause", "nightly", "--why", "a backup runs")
@@ -56,6 +58,8 @@ def test_every_change_by_a_command_is_in_the_audit(scheduled: Installation) -> N
         ("task.cancel", task),
         ("type.pause", "plain"),
         ("type.resume", "plain"),
+        ("queue.pause", "default"),
+        ("queue.resume", "default"),
         ("gate.pause", "provider:p"),
         ("gate.resume", "provider:p"),
         ("schedule.pause", "nightly"),

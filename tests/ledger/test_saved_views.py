@@ -37,6 +37,8 @@ def test_view_is_deleted_by_its_owner_and_shared_one_by_admin(database: peewee.D
     own, shared = (view.id for view in views.visible("shop"))
     assert not views.delete(own, "other", "other", admin=True) and not views.delete(shared, "shop", "shop")
     assert not views.delete("nosuch", "shop", "shop")
+    assert not views.rename(own, "x", "other", "other", admin=True)
+    assert not views.rename(shared, "x", "shop", "shop")
     assert views.delete(own, "shop", "shop") and not views.delete(own, "shop", "shop")
     assert views.delete(shared, "root", "root", admin=True)
     assert shown(views, "shop") == []

@@ -26,7 +26,7 @@ from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.queues import OneQueue, PauseQueue, Queues, ResumeQueue
 from sytq.api.dashboard.raw_task import RawTask
 from sytq.api.dashboard.rendering import Rendering, base_path
-from sytq.api.dashboard.saved_views import DeleteView, SaveView
+from sytq.api.dashboard.saved_views import DeleteView, RenameView, SaveView
 from sytq.api.dashboard.schedules import PauseSchedule, ResumeSchedule, Schedules, TriggerSchedule
 from sytq.api.dashboard.sessions import LogOut, RevokeSession, SessionsPage
 from sytq.api.dashboard.system import System
@@ -53,6 +53,7 @@ PAGES: dict[str, type[Page]] = {
     "/tasks": Tasks,
     "/tasks/views": SaveView,
     "/tasks/views/{view_id}/delete": DeleteView,
+    "/tasks/views/{view_id}/rename": RenameView,
     "/tasks/{task_id}": TaskPage,
     "/tasks/{task_id}/cancel": CancelTask,
     "/tasks/{task_id}/retry": RetryTask,

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import falcon.asgi
 
-from sytq.api.dashboard.diagnosis import Doctor
 from sytq.api.dashboard.page import Page
 from sytq.api.dashboard.rendering import Rendering
 from sytq.api.dashboard.stores import gathered
@@ -34,13 +33,12 @@ class System(Page):
 
     def __init__(self, parts: Parts, rendering: Rendering) -> None:
         super().__init__(parts, rendering)
-        self._doctor = Doctor()
         self._comparison = parts.runtime.comparison()
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime, sql, redis = self._parts.runtime, self._parts.sql, self._parts.redis
         plugins = runtime.registry.plugins
-        running, found = self._doctor.look(), self._doctor.latest
+        running, found = self._parts.doctor.look(), self._parts.doctor.latest
         findings = sorted(found.findings, key=lambda each: _ORDER.index(each.verdict)) if found else []
         # Before the other reads, which would be measured too.
         times = await gathered(

@@ -239,15 +239,35 @@ NATIVE = (
     _list("workers", "List worker processes", "The workers", shapes.WorkerList),
     _list("limiters", "List limiters with what they let pass and hold up", "The limiters", shapes.LimiterList),
     Operation(
-        "post", "/v2/limiters/pause", "pause_limiter", "Pause a limiter", "service",
+        "post", "/v2/limiters/pause", "pause_limiter", "Pause a limiter, a type or a queue", "service",
         {200: Answer("Limiter paused", shapes.LimiterPaused)}, (400,), requests.LimiterPause,
     ),
     Operation(
-        "post", "/v2/limiters/resume", "resume_limiter", "Resume a limiter and close its circuit breaker", "service",
+        "post", "/v2/limiters/resume", "resume_limiter", "Resume a limiter, a type or a queue", "service",
         {200: Answer("Limiter resumed", shapes.LimiterResumed)}, (400,), requests.LimiterResumption,
     ),
     _list("mismatches", "List what differs between processes", "The mismatches", shapes.MismatchList),
+    Operation(
+        "get", "/v2/doctor", "diagnose", "Check the installation as sytq doctor does", "service",
+        {200: Answer("What the checks found", shapes.Diagnosis)}, (400,),
+    ),
     _list("schedules", "List schedules with their previous and next runs", "The schedules", shapes.ScheduleList),
+    Operation(
+        "post", "/v2/schedules/pause", "pause_schedule", "Pause a schedule", "service",
+        {200: Answer("Schedule paused", shapes.SchedulePaused)}, (400,), requests.SchedulePause,
+    ),
+    Operation(
+        "post", "/v2/schedules/resume", "resume_schedule", "Resume a schedule", "service",
+        {200: Answer("Schedule resumed", shapes.ScheduleResumed)}, (400,), requests.OneSchedule,
+    ),
+    Operation(
+        "post", "/v2/schedules/trigger", "trigger_schedule", "Submit the task of a schedule now", "service",
+        {
+            202: Answer("Task accepted", shapes.ScheduleTriggered, _LOCATION),
+            200: Answer("An unfinished task has its unique key already", shapes.ScheduleTriggered, _LOCATION),
+        },
+        (400,), requests.OneSchedule, once=True,
+    ),
 )  # fmt: skip
 
 OLD = (

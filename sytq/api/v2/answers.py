@@ -182,6 +182,48 @@ class ScheduleList(TypedDict):
     schedules: list[ScheduleView]
 
 
+class SchedulePaused(TypedDict):
+    """The schedule submits nothing until it is resumed."""
+
+    schedule: str
+    paused: Literal[True]
+
+
+class ScheduleResumed(TypedDict):
+    """The schedule submits its tasks; `resumed` says whether it was paused, `next` has its next run, if any."""
+
+    schedule: str
+    paused: Literal[False]
+    resumed: bool
+    next: list[str]
+
+
+class ScheduleTriggered(TypedDict):
+    """The schedule's task, or with `existing` the unfinished task that has its unique key."""
+
+    id: str
+    schedule: str
+    existing: bool
+    href: str
+
+
+class FindingView(TypedDict):
+    """What one check found. `todo` suggests a fix unless the verdict is ok."""
+
+    check: str
+    verdict: Literal["ok", "warn", "fail"]
+    said: str
+    todo: str
+
+
+class Diagnosis(TypedDict):
+    """What `sytq doctor` found on the machine of the API process, and when; `ok` unless a check failed."""
+
+    ok: bool
+    at: str
+    checks: list[FindingView]
+
+
 class AuditEntryView(TypedDict):
     """One entry of the audit log."""
 

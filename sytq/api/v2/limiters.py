@@ -1,4 +1,4 @@
-"""POST /v2/limiters/pause and /v2/limiters/resume: for the tasks of all owners, therefore by admins alone."""
+"""POST /v2/limiters/pause and resume, types and queues too: for the tasks of all owners, therefore by admins alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PauseLimiter(Resource):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         wanted = validated(LimiterPause, read_object(req), "body")
-        pause = self._parts.runtime.limiters.pause
-        await self._parts.redis.run(pause, wanted.limiter, req.context.caller.name, wanted.why)
+        pause = self._parts.runtime.pausing.pause
+        await self._parts.redis.finish(pause, wanted.limiter, req.context.caller.name, wanted.why)
         req.context.audit_detail = f"{wanted.limiter}: {wanted.why}"
         resp.data = problems.encode({"limiter": wanted.limiter, "paused": True})
 
@@ -33,7 +33,7 @@ class ResumeLimiter(Resource):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         name = validated(LimiterResumption, read_object(req), "body").limiter
-        resumed = await self._parts.redis.run(self._parts.runtime.limiters.resume, name)
+        resumed = await self._parts.redis.finish(self._parts.runtime.pausing.resume, name)
         req.context.audit_detail = name if resumed else None
         ended = resumed.held or None
         resp.data = problems.encode({"limiter": name, "paused": False, "ended": ended, "waiting": resumed.waiting})

@@ -108,17 +108,37 @@ class NewOperation(_Timed):
     dry_run: StrictBool = Field(default=False, description="Only count the tasks that match")
 
 
+_LIMITER = Field(
+    min_length=1,
+    max_length=300,
+    description="A limiter, a task type (type:NAME), or all types of a queue (queue:NAME)",
+)
+
+
 class LimiterPause(_Body):
     """The limiter to pause, and why: the reason is shown wherever the pause is."""
 
-    limiter: StrictStr = Field(min_length=1, max_length=300)
+    limiter: StrictStr = _LIMITER
     why: StrictStr = Field(min_length=1, max_length=255)
 
 
 class LimiterResumption(_Body):
     """The limiter to resume."""
 
-    limiter: StrictStr = Field(min_length=1, max_length=300)
+    limiter: StrictStr = _LIMITER
+
+
+class SchedulePause(_Body):
+    """The schedule to pause, and why: the reason is shown wherever the pause is."""
+
+    schedule: StrictStr = Field(min_length=1, max_length=64)
+    why: StrictStr = Field(min_length=1, max_length=255)
+
+
+class OneSchedule(_Body):
+    """The schedule to resume or to trigger."""
+
+    schedule: StrictStr = Field(min_length=1, max_length=64)
 
 
 def when(wanted: _Timed) -> dt.datetime | None:

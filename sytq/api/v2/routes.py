@@ -10,11 +10,13 @@ import falcon.asgi
 from sytq.api.parts import Parts
 from sytq.api.v2 import answers
 from sytq.api.v2.audit import AuditLog
+from sytq.api.v2.doctor import Checks
 from sytq.api.v2.events import Events
 from sytq.api.v2.failures import Failures
 from sytq.api.v2.limiters import PauseLimiter, ResumeLimiter
 from sytq.api.v2.operations import Operations
 from sytq.api.v2.overview import Page, Unreadable
+from sytq.api.v2.schedules import PauseSchedule, ResumeSchedule, TriggerSchedule
 from sytq.api.v2.task import Cancel, OneTask, Reschedule, Retry, Tree
 from sytq.api.v2.tasks import Batch, Dead, Tasks
 from sytq.ledger.schedules import Schedules
@@ -59,4 +61,8 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     app.add_route("/v2/limiters/pause", PauseLimiter(parts))
     app.add_route("/v2/limiters/resume", ResumeLimiter(parts))
     app.add_route("/v2/mismatches", Page("mismatches", parts.sql, mismatches, "admin"))
+    app.add_route("/v2/doctor", Checks(parts))
     app.add_route("/v2/schedules", Page("schedules", parts.sql, schedules))
+    app.add_route("/v2/schedules/pause", PauseSchedule(parts))
+    app.add_route("/v2/schedules/resume", ResumeSchedule(parts))
+    app.add_route("/v2/schedules/trigger", TriggerSchedule(parts))

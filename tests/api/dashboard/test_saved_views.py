@@ -19,6 +19,23 @@ def test_saved_view_is_shown_applied_and_deleted(api: Installation) -> None:
     assert "✓" not in browser.get("/tasks").html
 
 
+def test_saved_view_is_renamed_and_a_taken_name_refused(api: Installation) -> None:
+    browser = Reader(api)
+    browser.get("/tasks")
+    for name in ("before", "taken"):
+        saved = browser.post("/tasks/views", name=name, query="state:dead")
+    (view_id,) = api.rows("SELECT id FROM sytq_views WHERE name = 'before'")[0]
+    refused = browser.post(f"/tasks/views/{view_id}/rename?q=state%3Adead", name="taken", view=view_id)
+    assert refused.status == 400 and "there is a view &#39;taken&#39; already" in refused.html
+    assert refused.field("q") == "state:dead" and 'aria-describedby="error-rename"' in refused.html
+    renamed = browser.post(f"/tasks/views/{view_id}/rename", name=" after ", view=view_id)
+    assert renamed.status == 200 and "The view is renamed." in renamed.html
+    assert browser.get(renamed.link("after")).field("q") == "state:dead" and "before" not in renamed.html
+    assert browser.post("/tasks/views/nosuch/rename", name="x").status == 404
+    (entry, *_) = api.rows("SELECT what, about, detail FROM sytq_audit ORDER BY id DESC")
+    assert saved.status == 200 and entry == ("view.rename", "after", "was before")
+
+
 def test_invalid_view_is_explained_beside_its_field(api: Installation) -> None:
     browser = browse(api)
     refused = browser.post("/tasks/views?q=state%3Adead", 400, name="x" * 65, query="state:dead")

@@ -46,6 +46,14 @@ class Doctor:
             self._running = asyncio.create_task(self._run())
         return self._running is not None
 
+    async def findings(self) -> Diagnosis:
+        """What the checks found within the last minute; waits for their end."""
+        if self.look():
+            assert self._running is not None
+            await asyncio.shield(self._running)
+        assert self.latest is not None
+        return self.latest
+
     async def _run(self) -> None:
         try:
             self.latest = await _examine()
