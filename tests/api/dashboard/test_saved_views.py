@@ -20,20 +20,19 @@ def test_saved_view_is_shown_applied_and_deleted(api: Installation) -> None:
 
 
 def test_saved_view_is_renamed_and_a_taken_name_refused(api: Installation) -> None:
-    browser = Reader(api)
-    browser.get("/tasks")
+    browser = browse(api)
     for name in ("before", "taken"):
-        saved = browser.post("/tasks/views", name=name, query="state:dead")
+        browser.post("/tasks/views", name=name, query="state:dead")
     (view_id,) = api.rows("SELECT id FROM sytq_views WHERE name = 'before'")[0]
-    refused = browser.post(f"/tasks/views/{view_id}/rename?q=state%3Adead", name="taken", view=view_id)
-    assert refused.status == 400 and "there is a view &#39;taken&#39; already" in refused.html
-    assert refused.field("q") == "state:dead" and 'aria-describedby="error-rename"' in refused.html
-    renamed = browser.post(f"/tasks/views/{view_id}/rename", name=" after ", view=view_id)
-    assert renamed.status == 200 and "The view is renamed." in renamed.html
-    assert browser.get(renamed.link("after")).field("q") == "state:dead" and "before" not in renamed.html
-    assert browser.post("/tasks/views/nosuch/rename", name="x").status == 404
+    path = f"/tasks/views/{view_id}/rename"
+    refused = browser.post(f"{path}?q=state%3Adead", 400, name="taken", view=view_id).html
+    assert "there is a view &#39;taken&#39; already" in refused and 'aria-describedby="error-rename"' in refused
+    renamed = browser.post(path, name=" after ", view=view_id)
+    assert "The view is renamed." in renamed.html and "before" not in renamed.html
+    assert browser.open(renamed.link("after")).form("/tasks").fields["q"] == "state:dead"
+    browser.post("/tasks/views/nosuch/rename", 404, name="x")
     (entry, *_) = api.rows("SELECT what, about, detail FROM sytq_audit ORDER BY id DESC")
-    assert saved.status == 200 and entry == ("view.rename", "after", "was before")
+    assert entry == ("view.rename", "after", "was before")
 
 
 def test_invalid_view_is_explained_beside_its_field(api: Installation) -> None:
