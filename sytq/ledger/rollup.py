@@ -43,7 +43,8 @@ _Rows = dict[tuple[Any, ...], list[float]]
 
 
 class Rollup:
-    """Counts what has come and ended since the last look, then the week before. Belongs to one loop.
+    """Counts what has come and ended since the last look, then the week before; each hour the last day again, in which
+    rows may have come late. Belongs to one loop, which may overlap with another worker's.
 
     With `whole` it counts the whole week, also what somebody has counted: rows with old times have come meanwhile.
     """
@@ -54,6 +55,8 @@ class Rollup:
         self._mysql = is_mysql(database)
         self._next: int | None = None  # minutes before it are counted, back to `_oldest`
         self._oldest = 0
+        self._again, self._before = 0, 0  # down to `_again` they are counted again, then before `_before`
+        self._resume_at = 0.0
         self._recorded = 0  # ends after it may not have been rows at the last look
         self._minutes = 10  # that one read covers
         self._prune_at = 0.0
@@ -62,8 +65,10 @@ class Rollup:
         """Count some minutes; return whether there are more to count. Raises DatabaseUnavailable."""
         now = to_ms(utcnow()) // 1000
         recorded = read(self._database, position) // 1000
-        if self._next is None:
-            self._next, self._oldest = self._resume(now, recorded)
+        if self._next is None or time.monotonic() >= self._resume_at:
+            self._next, self._before = self._resume(now, recorded)
+            self._oldest, self._again = self._next, self._next - _DAY
+            self._resume_at = time.monotonic() + HOUR
         elif recorded != self._recorded:
             self._next = min(self._next, max(floor(self._recorded, MINUTE), floor(now - _FILLED, MINUTE)))
         self._recorded = recorded
@@ -79,7 +84,10 @@ class Rollup:
         return more
 
     def _resume(self, now: int, recorded: int) -> tuple[int, int]:
-        """Return from where on to count, and down to where it is done: another worker may have begun."""
+        """Return from where on to count, and down to where another worker has counted.
+
+        What had come late, that worker may not have counted before it died: the day before is counted again.
+        """
 
         def known() -> tuple[int | None, int | None]:
             latest = (
@@ -101,6 +109,8 @@ class Rollup:
     def _fill(self, now: int) -> bool:
         """Count the minutes before the oldest in which something came or ended, until a week is counted."""
         end = floor(now - _FILLED, HOUR)
+        if self._oldest <= self._again:
+            self._oldest = min(self._oldest, self._before)
         if self._oldest > end:
             until = min(
                 self._oldest, floor(read(self._database, partial(self._last_before, self._oldest)), MINUTE) + MINUTE
@@ -202,6 +212,8 @@ class Rollup:
             f"SELECT {bucket}, {', '.join(_KEY)}, {sums} FROM sytq_figures "  # noqa: S608
             f"WHERE span = {mark} AND since >= {mark} AND since < {mark} GROUP BY 1, 2, 3, 4, 5"
         )
+        if self._mysql:  # waits for minutes that another worker has not committed: both would leave them out of the sum
+            sql += " FOR UPDATE"
         cursor: Any = self._database.execute_sql(sql, (finer, since, until))  # type: ignore[no-untyped-call]
         return {(int(row[0]) * span, *row[1:5]): [float(value) for value in row[5:]] for row in cursor.fetchall()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 
 from sytq.ids import new_id
 from sytq.ledger import figures, rollup
-from sytq.ledger.database import is_mysql, read, transact
+from sytq.ledger.database import is_mysql, open_database, read, transact
 from sytq.ledger.figures import Counts, Figures
 from sytq.ledger.hold import set_position
-from sytq.ledger.models import Figure, Task
+from sytq.ledger.models import Figure, Recorded, Task
 from sytq.ledger.rollup import HOUR, MINUTE, TEN_MINUTES, Rollup
-from sytq.ledger.values import to_ms
+from sytq.ledger.values import floor, to_ms
 from sytq.states import TERMINAL
 
 NOON = dt.datetime(2026, 7, 1, 12)
@@ -146,6 +147,90 @@ def test_another_worker_goes_on_where_the_last_one_ended(database, at) -> None: 
     add(database, ended("succeeded", 20 * HOUR, 20 * HOUR, 21 * HOUR), ended("dead", HOUR, HOUR, 49 * HOUR))
     count(database)
     assert (total(database, HOUR).succeeded, total(database, HOUR).dead) == (57, 1)
+
+
+def test_loops_that_overlap_leave_no_sum_short(database, database_url, at, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Each writes another minute of one hour, and neither sees the other's before it sums."""
+    add(database, ended("succeeded", -400, -400, -390), ended("succeeded", -300, -300, -290))
+    other = open_database(database_url)
+    first, second = Rollup(database), Rollup(other)
+    minutes = [floor(to_ms(NOON) // 1000 - ago, MINUTE) for ago in (390, 290)]
+    sums = first._sums
+    beside = threading.Thread(target=second._count, args=(minutes[1], minutes[1] + MINUTE))
+
+    def summed(*of: int) -> Any:
+        found = sums(*of)
+        if beside.ident is None:
+            beside.start()
+            beside.join(0.5)  # it ends if nothing holds it up
+        return found
+
+    monkeypatch.setattr(first, "_sums", summed)
+    first._count(minutes[0], minutes[0] + MINUTE)
+    beside.join()
+    other.close_all()
+    assert [total(database, span).succeeded for span in (MINUTE, TEN_MINUTES, HOUR)] == [2, 2, 2]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_worker_killed_at_any_statement_leaves_no_sum_short(database, at, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The recorder was behind, and jumps over late ends that the worker dies before it counts."""
+    run, many = database.execute_sql, rollup.execute_many
+    left = itertools.count()  # statements until the kill; each round one more
+
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def counts(*arguments: Any) -> Any:
+            if next(left) == 0:
+                raise Killed
+            return work(*arguments)
+
+        return counts
+
+    for number in itertools.count():
+        at(0)
+        transact(database, lambda: [model.delete().execute() for model in (Task, Figure)])
+        transact(database, lambda: Recorded.delete().execute())
+        add(database, ended("succeeded", -7300, -7300, -7290))
+        transact(database, lambda: set_position(database, to_ms(NOON)))
+        rolled = count(database)
+        at(3000)
+        add(database, {"created_at": 2990})
+        while rolled.advance():
+            pass
+        add(database, ended("dead", 100, 110, 120), ended("succeeded", 100, 110, 1500))  # recorded just now
+        transact(database, lambda: set_position(database, to_ms(NOON) + 3_000_000))
+        left = itertools.count(-number)
+        killed = False
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "execute_sql", counted(run))
+            patch.setattr(rollup, "execute_many", counted(many))
+            try:
+                while rolled.advance():
+                    pass
+            except Killed:
+                killed = True
+        count(database)
+        for span in (MINUTE, TEN_MINUTES, HOUR):
+            found = total(database, span)
+            assert (found.accepted, found.succeeded, found.dead) == (4, 2, 1), (number, span)
+        if not killed:
+            assert number > 10
+            return
+
+
+def test_rows_with_a_time_of_the_past_count_within_the_hour(database, at, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    rolled = count(database)
+    add(database, ended("succeeded", -3 * HOUR, -3 * HOUR, -2 * HOUR))
+    while rolled.advance():
+        pass
+    assert total(database, HOUR).accepted == 0
+    rolled._resume_at = 0.0
+    while rolled.advance():
+        pass
+    assert (total(database, HOUR).accepted, total(database, HOUR).succeeded) == (1, 1)
 
 
 def test_a_slow_database_is_asked_for_fewer_minutes(database, at, monkeypatch) -> None:  # type: ignore[no-untyped-def]
