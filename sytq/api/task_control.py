@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from functools import partial
 
 import falcon
 import falcon.asgi
@@ -19,6 +20,9 @@ from sytq.service.task_view import TaskDetail, task_detail
 from sytq.service.tree import Tree, tree
 from sytq.states import CANCELLED, DEAD, RETRYING, RUNNING, TERMINAL
 
+#: Attempts and steps, and characters of payload and result, from which on building takes longer than others may wait.
+_MANY, _MUCH = 100, 100_000
+
 
 async def detail(parts: Parts, row: Task, live: Live | None, *, attempts: int | None = None) -> TaskDetail:
     """All details of a task, with its latest `attempts` alone if a number is given."""
@@ -29,9 +33,14 @@ async def detail(parts: Parts, row: Task, live: Live | None, *, attempts: int | 
             asked = (await parts.redis.run(inspection.cancels, [row.id])).get(row.id)
         elif live is not None and live.state == RETRYING:
             limiter = await parts.redis.run(inspection.waits_for, row.id)
-    history = await parts.data_loader.history(row.id)
-    history = history if attempts is None else history.latest(attempts)
-    return task_detail(row, parts.runtime.registry, live, asked, history, limiter=limiter)
+    if attempts is None:
+        history = await parts.data_loader.history(row.id)
+    else:
+        history = await parts.sql.run(parts.runtime.ledger.latest_history, row.id, attempts)
+    make = partial(task_detail, row, parts.runtime.registry, live, asked, history, limiter=limiter)
+    texts = len(row.payload) + len(row.result or "")
+    is_long = len(history.attempts) + len(history.steps) > _MANY or texts > _MUCH
+    return await parts.sql.run(make) if is_long else make()
 
 
 class TaskControl:

@@ -27,17 +27,12 @@ _NOBODY = 0
 
 class History(NamedTuple):
     """The attempts and steps of a task, each in order, and when the last of its dependencies ended, if it has any;
-    `left_out` is the number of earlier attempts that are not here."""
+    `is_cut` is whether there are earlier attempts, which are not here."""
 
     attempts: list[Attempt]
     steps: list[Step]
     released_at: dt.datetime | None
-    left_out: int = 0
-
-    def latest(self, attempts: int) -> History:
-        """The history with at most so many attempts."""
-        kept = self.attempts[-attempts:]
-        return self._replace(attempts=kept, left_out=len(self.attempts) - len(kept))
+    is_cut: bool = False
 
 
 class Ledger:
@@ -196,6 +191,18 @@ class Ledger:
             for step in steps:
                 found[step.task_id].steps.append(step)
             return found
+
+        return read(self.database, work)
+
+    def latest_history(self, task_id: str, attempts: int) -> History:
+        """Return the history of a task with at most so many attempts."""
+        latest = Attempt.select().where(Attempt.task_id == task_id).order_by(Attempt.token.desc()).limit(attempts + 1)
+        steps = Step.select().where(Step.task_id == task_id).order_by(Step.started_at, Step.name)
+
+        def work() -> History:
+            found = list(latest)
+            ends = dependencies.ends([task_id])
+            return History(found[:attempts][::-1], list(steps), ends.get(task_id), is_cut=len(found) > attempts)
 
         return read(self.database, work)
 

@@ -85,7 +85,7 @@ def spans(task: Task, live: Live | None, history: History, limiter: str | None =
     found: list[Span] = []
     started = [attempt for attempt in history.attempts if attempt.started_at]
     cursor, before = _utc(task.created_at), None
-    if history.left_out and started:
+    if history.is_cut and started:
         cursor = started[0].started_at or cursor
     life = _Life(task, history.released_at, any(attempt.next_at for attempt in started))
     for attempt, after in itertools.zip_longest(started, started[1:]):

@@ -19,7 +19,7 @@ from sytq.ledger.database import is_mysql, open_database, transact
 from sytq.ledger.events import Event
 from sytq.ledger.ledger import Ledger, NewTask
 from sytq.ledger.migrations import migrate, pending
-from sytq.ledger.models import Task
+from sytq.ledger.models import Attempt, Task
 from sytq.ledger.values import utcnow
 from sytq.plugins import find
 from sytq.service.recording import Recording
@@ -161,6 +161,15 @@ def test_the_recorder_writes_latest_state_and_each_attempt_once(ledger: Ledger) 
             (3, "succeeded", None),
         ]
         assert state(ledger, b) == "running"
+
+
+def test_latest_history_is_the_end_of_the_whole_one(ledger: Ledger) -> None:
+    task_id = new_id()
+    row = {"task_id": task_id, "outcome": "failed", "started_at": utcnow()}
+    transact(ledger.database, Attempt.insert_many([row | {"token": n, "attempt": n} for n in range(1, 8)]).execute)
+    for count, shown, is_cut in ((3, [5, 6, 7], True), (7, [*range(1, 8)], False), (50, [*range(1, 8)], False)):
+        found = ledger.latest_history(task_id, count)
+        assert ([attempt.token for attempt in found.attempts], found.is_cut) == (shown, is_cut)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "dead", "cancelled"])

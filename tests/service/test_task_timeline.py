@@ -178,6 +178,6 @@ def test_the_summary_adds_up_what_the_task_waited_for() -> None:
 
 def test_latest_attempts_alone_begin_with_the_first_of_them() -> None:
     every = [attempt(n, 10 * n, 10 * n + 1, "failed", next_at=10 * n + 10) for n in range(1, 5)]
-    history = History(every, [], None).latest(2)
+    history = History(every[-2:], [], None, is_cut=True)
     found = task_timeline.spans(row("dead", 41), None, history)
     assert [(s.kind, s.attempt) for s in found] == [("running", 3), ("retry", 4), ("running", 4)]

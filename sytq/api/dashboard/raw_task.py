@@ -22,7 +22,8 @@ class RawTask(Resource):
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, task_id: str) -> None:
         row, live = await self._control.known(req, task_id)
         try:
-            resp.data = problems.encode(masked("", await detail(self._parts, row, live)))
+            found = await detail(self._parts, row, live)
+            resp.data = await self._parts.sql.run(lambda: problems.encode(masked("", found)))
         except RecursionError:  # of another program's row: a submission has a bounded depth
             raise falcon.HTTPUnprocessableEntity(description="the task is nested too deeply to be shown") from None
         resp.set_header("Cache-Control", "no-store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import html
 import json
 import re
@@ -11,7 +12,8 @@ import pytest
 
 from sytq.api.dashboard.resubmission import unmasked
 from sytq.errors import InvalidInput
-from sytq.ledger.models import Task
+from sytq.ledger.database import transact
+from sytq.ledger.models import Attempt, Task
 from sytq.ledger.values import parsed
 from tests.api.dashboard.browser import browse, browse_as, log_in
 from tests.installation import Installation
@@ -90,6 +92,20 @@ def test_raw_task_is_json_with_secrets_masked(running: Installation) -> None:
     reply = browse(running).request("GET", page(task, "/raw"))
     assert (reply.headers["content-type"].partition(";")[0], reply.json["id"]) == ("application/json", task)
     assert reply.json["metadata"] == {"token": "***", "n": 1}
+
+
+def test_task_of_many_attempts_shows_the_last_and_as_json_all(running: Installation) -> None:
+    task = running.post_task("plain", "many")
+    running.wait_shown(task, "succeeded")
+    moment = dt.datetime(2026, 1, 1)
+    row = {"task_id": task, "outcome": "failed", "started_at": moment, "finished_at": moment, "error": "broken"}
+    rows = [row | {"attempt": number, "token": -number} for number in range(2000)]
+    for part in range(0, len(rows), 500):
+        transact(running.runtime.database, Attempt.insert_many(rows[part : part + 500]).execute)
+    visitor = browse(running)
+    assert "The last 50 are shown." in visitor.open(page(task)).text
+    for path in (page(task, "/raw"), f"/v2/tasks/{task}"):
+        assert len(visitor.request("GET", path).json["attempts_made"]) >= 2000
 
 
 def test_task_is_cancelled_retried_rescheduled_and_deleted_by_forms(running: Installation) -> None:
