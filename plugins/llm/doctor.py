@@ -10,7 +10,6 @@ import difflib
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from sytq.broker.connection import Redis
 from sytq.broker.inspection import Inspection
@@ -20,6 +19,7 @@ from sytq.config import Settings
 from sytq.errors import RedisUnavailable
 
 from .answer import Answer
+from .balances import parsed
 from .config import LlmSettings, Provider
 from .envelope import error_in_body
 from .policy import POLICIES
@@ -116,13 +116,12 @@ def _model(check: str, provider: Provider, body: bytes) -> Finding:
 
 def _balance(check: str, where: str, body: bytes) -> Finding:
     try:
-        said: Any = json.loads(body)
-        there = " and ".join(f"{info['total_balance']} {info['currency']}" for info in said["balance_infos"])
-        if not said["is_available"]:
-            return _without_money(check, there)
-        return Finding(check, OK, f"the key is accepted; balance {there}")
-    except (ValueError, KeyError, TypeError):
+        balance = parsed(body)
+    except ValueError:
         return Finding(check, OK, "the key is accepted; the balance has an unknown format")
+    if not balance.is_available:
+        return _without_money(check, str(balance))
+    return Finding(check, OK, f"the key is accepted; balance {balance}")
 
 
 def _without_money(check: str, there: str = "") -> Finding:

@@ -1,4 +1,4 @@
-"""The page of the providers: their limiters with breaker, adaptive limit and pause, and what they cost today."""
+"""The page of the providers: their limiters with breaker, adaptive limit and pause, balances, and today's cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sytq.broker.limiter_states import LimiterState, read_limiters
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.ledger.values import utcnow
 
-from .config import LlmSettings
+from .balances import BALANCES, Balance
+from .config import LlmSettings, Provider
 from .days import sums
 from .spend_page import amount_of, budgets
 from .targets import named
@@ -51,9 +52,26 @@ def providers_page(ctx: DashboardContext) -> list[Block]:
         Table(
             "Limits", _COLUMNS, [_limits(name, states.get(name)) for name in names], empty="No provider is configured."
         ),
+        *(_balances(own.providers) if ctx.owner is None else ()),
         Table("Today (UTC)", ("provider", "model", "calls", "spent"), spent, empty="No provider is configured."),
         budgets(ctx, found, today),
     ]
+
+
+def _balances(providers: Mapping[str, Provider]) -> list[Block]:
+    """What is left on the accounts of the providers that tell it."""
+    looked = {name: BALANCES.look(provider) for name, provider in providers.items()}
+    rows: list[list[Cell]] = [
+        [name, *_balance(balance, failed)] for name, (balance, failed) in looked.items() if balance or failed
+    ]
+    return [Table("Balance", ("provider", "balance", "has credit", "read", "problem"), rows)] if rows else []
+
+
+def _balance(balance: Balance | None, failed: str) -> list[Cell]:
+    if balance is None:
+        return ["not known", None, None, failed]
+    has_credit = "yes" if balance.is_available else "no"
+    return [str(balance) or "none", has_credit, balance.read_at.replace(tzinfo=dt.UTC), failed or None]
 
 
 def pause(ctx: DashboardContext, values: Mapping[str, str]) -> str:

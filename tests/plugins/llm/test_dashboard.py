@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import time_machine
 from sytq_plugins.llm import days, providers_page, spend_page, task_page
+from sytq_plugins.llm.balances import Balances, parsed
+from sytq_plugins.llm.config import LlmSettings
 from sytq_plugins.llm.spend import SpendRow
 
 from sytq import DashboardContext, clock
@@ -21,7 +24,8 @@ from sytq.ledger.ledger import History
 from sytq.service.task_view import task_detail
 from tests.plugins.llm.desk import Desk
 from tests.plugins.llm.test_spend import priced
-from tests.provider import Stage, answers
+from tests.provider import Stage, answers, refuses, says
+from tests.servers import poll
 
 
 def context(desk: Desk, owner: str | None = None, **parameters: str) -> DashboardContext:
@@ -211,3 +215,43 @@ def test_providers_are_shown_without_redis(sqlite_desk: Desk) -> None:
     found = providers_page.providers_page(context(sqlite_desk))
     assert isinstance(found[0], Text) and found[0].text.startswith("Redis does not answer")
     assert [row[0] for row in table(found, "Today (UTC)")] == ["scripted"]
+
+
+def test_balances_are_read_aside_kept_and_shown_to_admins(sqlite_desk: Desk) -> None:
+    desk, asked = sqlite_desk, []
+    infos = [{"currency": "CNY", "total_balance": "110.00"}, {"currency": "USD", "total_balance": "0.50"}]
+
+    async def tell(stage: Stage) -> None:
+        asked.append((stage.asked.path, stage.asked.headers["authorization"]))
+        await says(json.dumps({"is_available": True, "balance_infos": infos}), "application/json")(stage)
+
+    def shown(owner: str | None = None) -> list[list[Any]]:
+        found = providers_page.providers_page(context(desk, owner))
+        tables = [block for block in found if isinstance(block, Table) and block.caption == "Balance"]
+        return [list(row) for block in tables for row in block.rows]
+
+    desk.provider.play(tell)
+    desk.configure(PROVIDERS__SCRIPTED__BALANCE_URL=desk.provider.base_url.replace("/v1", "/user/balance"))
+    assert shown() == [], "the page does not wait for it"
+    poll(shown)
+    ((name, balance, has_credit, read_at, problem),) = shown()
+    assert (name, balance, has_credit, problem) == ("scripted", "110.00 CNY and 0.50 USD", "yes", None)
+    assert abs((read_at - dt.datetime.now(dt.UTC)).total_seconds()) < 60
+    assert shown("shop") == [], "the account is of all owners"
+    assert asked == [("/user/balance", "Bearer sk-scripted")], "it is read once in ten minutes"
+
+
+@pytest.mark.parametrize(("status", "problem"), [(404, ""), (500, "answers HTTP 500"), (401, "answers HTTP 401")])
+def test_a_provider_that_tells_no_balance_has_none(sqlite_desk: Desk, status: int, problem: str) -> None:
+    desk, balances = sqlite_desk, Balances()
+    desk.provider.play(refuses(status))
+    desk.configure(PROVIDERS__SCRIPTED__BALANCE_URL=desk.provider.base_url.replace("/v1", "/user/balance"))
+    provider = desk.runtime.settings.of(LlmSettings).providers["scripted"]
+    assert balances.look(provider) == (None, "")
+    poll(lambda: balances.look(provider) == (None, problem))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"balance_infos": [{"currency": "CNY", "total_balance": "x"}]}'])
+def test_a_balance_of_another_form_is_none(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        parsed(body)
