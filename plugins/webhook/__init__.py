@@ -9,12 +9,13 @@ from typing import Any
 
 from sytq import AsyncContext, Backoff, DashboardPage, Plugin, task
 from sytq.config import Settings
+from sytq.http import parse_url
 
 from . import hosts_page
 from .config import WebhookSettings, warnings
 from .delivery import deliver
 from .explanations import EXPLANATIONS
-from .hosts import FailingHost
+from .hosts import FailingHost, limiter_name
 from .payload import Webhook, own_policy
 from .task_page import panel, show
 from .verdict import retry_after
@@ -59,6 +60,7 @@ _request = partial(
     timeout=_timeout,
     url=attrgetter("url"),
     order=attrgetter("ordering_key"),
+    limiters=lambda payload: [limiter_name(parse_url(payload.url))],
     show=show,
     panel=panel,
 )

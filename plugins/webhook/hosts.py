@@ -33,6 +33,10 @@ class FailingHost(Model):
         table_name = "sytq_failing_hosts"
 
 
+def limiter_name(url: URL) -> str:
+    return f"host:{url.raw_host}:{url.port}"
+
+
 def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
     """The limiter of the URL's host and port, with its configured limits."""
     limits = settings.webhook.host
@@ -43,7 +47,7 @@ def limiter_of(url: URL, settings: WebhookSettings) -> Limiter:
         limits = limits.model_copy(update=own)
     calls, window = limits.rate or (0, 60.0)
     return Limiter(
-        f"host:{url.raw_host}:{url.port}",
+        limiter_name(url),
         concurrency=limits.running,
         adaptive=limits.adaptive,
         calls=calls,

@@ -74,6 +74,8 @@ _DEMOTED = ("READONLY", "UNBLOCKED")
 #: A certificate is verified as `sytq.tls` verifies it.
 _TLS = {"ssl_exclude_verify_flags": STRICTER, "ssl_include_verify_flags": LOOSER}
 
+_LIMITERS = ("_limiter_keys.lua", "_limiters.lua", "_wait_queue.lua")
+
 
 class Redis:
     """One pooled client. `call` runs a script, `ask` a command; both raise RedisUnavailable when Redis does not answer.
@@ -270,14 +272,36 @@ def _has(text: str, words: Sequence[str]) -> bool:
 
 def _text(name: str) -> str:
     """Return a script preceded by the parts that it includes."""
-    parts = ["_clock.lua", "_state_index.lua"]
+    before = ["_clock.lua", "_state_index.lua"]
     if name in ("fetch.lua", "isolate.lua", "heartbeat.lua"):
-        parts.append("_crashes.lua")
-    if name == "fetch.lua":
-        parts += ["_start.lua", "_reclaim.lua"]
-    elif name.startswith("limiter_"):
-        parts += ["_limiters.lua", "_wait_queue.lua"]
-    return "".join(_part(part) for part in (*parts, name))
+        before.append("_crashes.lua")
+    match name.removesuffix(".lua"):
+        case "fetch":
+            limiters = _function("limiters()", ["_limiters.lua", "_wait_queue.lua", "_grant.lua", "_admit.lua"])
+            text = _parts([*before, "_entry.lua"]) + limiters + _parts(["_start.lua", "_reclaim.lua"])
+        case "ack":
+            limiters = _function(
+                "limiters(released)", ["_limiters.lua", "_wait_queue.lua", "_release.lua", "_release_fetched.lua"]
+            )
+            text = _parts([*before, "_ack_keys.lua"]) + limiters
+        case "limiter_acquire":
+            text = _parts([*before, *_LIMITERS, "_grant.lua"])
+        case "limiter_release":
+            text = _parts([*before, *_LIMITERS, "_release.lua"])
+        case word if word.startswith("limiter_"):
+            text = _parts([*before, *_LIMITERS])
+        case _:
+            text = _parts(before)
+    return text + _parts([name])
+
+
+def _function(head: str, names: Sequence[str]) -> str:
+    """Return parts as a Lua function: what only some calls need is built only then."""
+    return f"local function {head}\n{_parts(names)}\nend\n"
+
+
+def _parts(names: Sequence[str]) -> str:
+    return "".join(map(_part, names))
 
 
 def _part(name: str) -> str:

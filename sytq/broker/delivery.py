@@ -10,6 +10,7 @@ from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
 from sytq import clock
+from sytq.broker.limiter import Permit
 from sytq.broker.waits import Waits
 
 #: done | retry after a delay | dead | cancelled | back to the queue as if not started | a dead letter with its bytes
@@ -41,6 +42,7 @@ class Delivery(MessageProxy):
         attempts: int,
         max_attempts: int,
         token: int,
+        permit: Permit | None = None,
     ) -> None:
         super().__init__(message)
         self.id = message.message_id
@@ -51,6 +53,7 @@ class Delivery(MessageProxy):
         self.attempts = attempts
         self.max_attempts = max_attempts
         self.token = token
+        self.permit = permit  # that the task was fetched with
         self.started = clock.now()
         self.held_at = time.monotonic()  # when Redis was last asked whether this attempt holds the task, and said yes
         self.ended = 0.0  # when the outcome was known

@@ -40,6 +40,7 @@ class Envelope:
     request_id: str | None = None
     traceparent: str | None = None
     version: int | None = None  # of the payload
+    limiters: tuple[str, ...] = ()  # whose permits it is fetched with
 
     def message(self) -> str:
         """Return the Dramatiq message as the stream carries it."""
@@ -49,15 +50,19 @@ class Envelope:
             more += f', "request_id": {json.dumps(self.request_id)}'
         if self.traceparent is not None:
             more += f', "traceparent": {json.dumps(self.traceparent)}'
-        head = _head(self.queue, self.type, self.priority, self.retry_delay, self.version)
+        head = _head(self.queue, self.type, self.priority, " ".join(self.limiters), self.retry_delay, self.version)
         tail = f'"message_id": {json.dumps(self.id)}, "message_timestamp": {self.created_ms}'
         return f'{head}{more}}}, "args": [{self.payload}], {tail}}}'
 
 
 @lru_cache(maxsize=1000)
-def _head(queue: str, type_name: str, priority: str, retry_delay: float | None, version: int | None) -> str:
+def _head(
+    queue: str, type_name: str, priority: str, limiters: str, retry_delay: float | None, version: int | None
+) -> str:
     """Return the part that many messages share: JSON that ends inside `options`."""
     options: dict[str, Any] = {"priority": priority}
+    if limiters and not {'"', "\\"} & set(limiters):  # _start.lua reads them behind the priority, without escapes
+        options["limiters"] = limiters
     if retry_delay is not None:
         options["retry_delay"] = retry_delay
     if version is not None:

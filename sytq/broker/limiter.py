@@ -16,8 +16,11 @@ from sytq.errors import InvalidInput
 
 PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
 
+#: The id of the permit that a fetch grants, as in _admit.lua.
+_FETCHED = "0"
 _NAME = re.compile(r"[!-{}~]{1,300}")
-_MAX_LIMITERS = 8
+#: Of one permit.
+MAX_LIMITERS = 8
 
 
 @dataclass(frozen=True)
@@ -76,19 +79,32 @@ class Permit:
     """Leave to use what all its limiters guard; made by `ctx.acquire`."""
 
     def __init__(self, task_id: str, token: int, created_ms: int, limiters: Iterable[Limiter], cost: int) -> None:
-        self.limiters = list({limiter.name: limiter for limiter in limiters}.values())
-        if len(self.limiters) > _MAX_LIMITERS:
-            raise ValueError(f"a permit has at most {_MAX_LIMITERS} limiters, not {len(self.limiters)}")
+        self.limits = {limiter.name: settings_of(limiter) for limiter in limiters}  # name -> limits, as JSON
+        if len(self.limits) > MAX_LIMITERS:
+            raise ValueError(f"a permit has at most {MAX_LIMITERS} limiters, not {len(self.limits)}")
         self.task_id = task_id
         self.token = token
         self.created = f"{created_ms:013d}"
         self.reserved = self.cost = max(0, cost)
-        self.outcome: PermitOutcome = "ignored"
+        self.outcome: PermitOutcome | Literal["unused"] = "ignored"
         self.id = os.urandom(6).hex()
         self.acquired_ms: int | None = None  # None while it is not held
         self.asked = float("-inf")  # when Redis was last asked for it, of `time.monotonic`
         self.released = False
         self.lock = threading.Lock()  # a cancelled task may release while another thread still acquires
+
+    @classmethod
+    def fetched(cls, task_id: str, token: int, created_ms: int, limits: dict[str, str], acquired_ms: int) -> Permit:
+        """The permit that a task was fetched with; the acknowledgement releases it."""
+        permit = cls(task_id, token, created_ms, (), 0)
+        permit.limits, permit.acquired_ms = limits, acquired_ms
+        permit.id, permit.outcome = _FETCHED, "unused"
+        return permit
+
+    @property
+    def unused(self) -> bool:
+        """Whether the task was fetched with it, and has not asked for it."""
+        return self.outcome == "unused"
 
     @renamed_arguments(units="cost")
     def report(self, outcome: PermitOutcome, *, cost: int | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from sytq.broker.keys import Keys
-from sytq.broker.limiter import Permit, check_limiter_name, settings_of
+from sytq.broker.limiter import Permit, check_limiter_name
 from sytq.errors import Lost, RedisUnavailable, Waiting
 from sytq.observability.outages import log_failure
 
@@ -80,7 +80,7 @@ class Limiters:
     def acquire_all(self, permits: Sequence[Permit]) -> list[Exception | None]:
         """Acquire permits in this order, in one round trip; return the exception of `acquire` or None for each."""
         with _locked(permits):
-            wanted = [permit for permit in permits if permit.limiters and not permit.released]
+            wanted = [permit for permit in permits if permit.limits and not permit.released]
             refusals = dict(zip(wanted, self._refusals(wanted), strict=True)) if wanted else {}
             return [refusals.get(permit) for permit in permits]
 
@@ -107,7 +107,7 @@ class Limiters:
             waiting_for = f"waiting for {name.decode()}: {reason.decode()}"
             return Waiting(after, reason=waiting_for, unavailable=bool(unavailable), limiter=name.decode())
         permit.acquired_ms = int(answer[1])
-        self._held[permit.id] = permit
+        self.hold(permit)
         return None
 
     def release(self, permit: Permit) -> None:
@@ -127,21 +127,33 @@ class Limiters:
                     continue
                 args += [permit.task_id, permit.token, permit.id, permit.acquired_ms, permit.outcome]
                 args += [permit.reserved, permit.cost]
-                args += [len(permit.limiters), *(limiter.name for limiter in permit.limiters)]
+                args += [len(permit.limits), *permit.limits]
                 permit.acquired_ms = None
-                del self._held[permit.id]
+                self._held.pop(permit.id + permit.task_id, None)
             if not args:
                 return
-            queues = list(self._queues)
+            queues = self.queues
             names = [*self._names, *map(self._keys.delayed, queues)]
             try:
-                changes = self._redis.call("limiter_release", names, [self._liveness_ms, len(queues), *queues, *args])
+                changes = self._redis.call("limiter_release", names, [self.liveness_ms, len(queues), *queues, *args])
             except RedisUnavailable as error:
                 log_failure(log, "permits not released: Redis unavailable", error)
                 return
-        for name, state in changes:
-            write = log.warning if state == b"open" else log.info
-            write("circuit breaker changed", limiter=name.decode(), state=state.decode())
+        log_changes(changes)
+
+    @property
+    def granting(self) -> bytes:
+        """What a fetch needs to know of the permits it may grant, as _entry.lua says."""
+        return b"-" if self._suspended_until > time.monotonic() else self._epoch() or b""
+
+    def hold(self, permit: Permit) -> None:
+        """Keep the permit that a task was fetched with among those to enter again."""
+        self._held[permit.id + permit.task_id] = permit
+
+    def released(self, permit: Permit) -> None:
+        """Forget a permit that an acknowledgement released."""
+        permit.acquired_ms = None
+        self._held.pop(permit.id + permit.task_id, None)
 
     def reregister(self) -> None:
         """Enter the held permits into an emptied Redis; acquire none until other workers have done the same."""
@@ -166,11 +178,11 @@ class Limiters:
         return lost
 
     def _acquire(self, permits: Sequence[Permit], *, force: bool = False) -> Any:
-        args: list[Any] = [self._liveness_ms, self._epoch() or b"", int(force)]
+        args: list[Any] = [self.liveness_ms, self._epoch() or b"", int(force)]
         for permit in permits:
-            args += [permit.task_id, permit.token, permit.created, permit.reserved, permit.id, len(permit.limiters)]
-            for limiter in permit.limiters:
-                args += [limiter.name, settings_of(limiter)]
+            args += [permit.task_id, permit.token, permit.created, permit.reserved, permit.id, len(permit.limits)]
+            for name, limits in permit.limits.items():
+                args += [name, limits]
         answers = self._redis.call("limiter_acquire", self._names, args)
         if not answers:
             raise RedisUnavailable("Redis was emptied: what runs is not known yet")
@@ -194,29 +206,34 @@ class Limiters:
         """
         check_limiter_name(name)
         length = 0 if seconds is None else max(1, int(seconds * 1000))
-        args = [self._liveness_ms, name, "pause", int(person), by[:64], why[:255], length, configuration]
+        args = [self.liveness_ms, name, "pause", int(person), by[:64], why[:255], length, configuration]
         return bool(self._redis.call("limiter_pause", self._names, args))
 
     def resume(self, name: str, *, person: bool = True) -> Resumed:
         """End a limiter's pause; a person also closes its breaker, and a task leaves a person's pause unchanged."""
         check_limiter_name(name)
-        args = [self._liveness_ms, name, "resume", int(person), "", "", 0, ""]
+        args = [self.liveness_ms, name, "resume", int(person), "", "", 0, ""]
         held, by, why, waiting = self._redis.call("limiter_pause", self._names, args)
         return Resumed(held.decode(), by.decode(), why.decode(), waiting)
 
     def announce(self, configurations: Collection[str]) -> None:
         """Say what this worker's calls are made with; each worker repeats it every few seconds."""
         if configurations:
-            self._redis.call("limiter_configured", self._names, [self._liveness_ms, "announce", *configurations])
+            self._redis.call("limiter_configured", self._names, [self.liveness_ms, "announce", *configurations])
 
     def withdraw(self, configurations: Collection[str]) -> int:
         """End the pauses for these configurations, of all limiters, and return their number: calls try them again."""
-        args = [self._liveness_ms, "withdraw", *configurations]
+        args = [self.liveness_ms, "withdraw", *configurations]
         return int(self._redis.call("limiter_configured", self._names, args)) if configurations else 0
 
     @property
-    def _liveness_ms(self) -> int:
+    def liveness_ms(self) -> int:
         return int(self._liveness * 1000)
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues whose waiting tasks a release may start."""
+        return list(self._queues)
 
 
 @contextlib.contextmanager
@@ -227,8 +244,19 @@ def _locked(permits: Iterable[Permit]) -> Iterator[None]:
         yield
 
 
+def log_changes(changes: Iterable[Sequence[bytes]]) -> None:
+    """Log the circuit breakers (name, state) that a release has changed."""
+    for name, state in changes:
+        write = log.warning if state == b"open" else log.info
+        write("circuit breaker changed", limiter=name.decode(), state=state.decode())
+
+
 def limiter_keys(keys: Keys) -> list[str]:
     """Return the keys that every limiter script takes, in order."""
+    return [keys.live, keys.workers, keys.bell, keys.epoch, *state_keys(keys)]
+
+
+def state_keys(keys: Keys) -> list[str]:
+    """Return the keys with the state of limiters, in the order of _limiter_keys.lua."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
-    own += [keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations, keys.configured]
-    return [keys.live, keys.workers, keys.bell, keys.epoch, *own]
+    return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations, keys.configured]

@@ -14,6 +14,7 @@ from sytq import clock
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
+from sytq.broker.limiters import Limiters, log_changes, state_keys
 from sytq.errors import RedisUnavailable
 from sytq.executor.watchdog import turn
 from sytq.observability.outages import log_failure
@@ -38,6 +39,7 @@ class Acks(threading.Thread):
         keys: Keys,
         consumer: str,
         limited: Collection[str],
+        limiters: Limiters,
         acked: Callable[[Delivery], None],
     ) -> None:
         super().__init__(name="acks", daemon=True)
@@ -45,6 +47,7 @@ class Acks(threading.Thread):
         self._keys = keys
         self._consumer = consumer
         self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
+        self._limiters = limiters
         self._acked = acked
         self._waiting: list[Delivery] = []
         self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
@@ -112,7 +115,9 @@ class Acks(threading.Thread):
 
     def _write(self, batch: list[Delivery], again: bool) -> None:
         slots: dict[tuple[str, str], int] = {}
-        args: list[str | bytes | int] = [GROUP, self._consumer]
+        # The queues of the tasks that the released permits may be handed over to.
+        queues = self._limiters.queues if any(run.permit for run in batch) else []
+        args: list[str | bytes | int] = [GROUP, self._consumer, self._limiters.liveness_ms, len(queues), *queues]
         for run in batch:
             outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
             slot = slots.setdefault((run.stream, run.queue_name), len(slots) + 1)
@@ -133,13 +138,18 @@ class Acks(threading.Thread):
                 end_event(run, Outcome("cancelled", error=cancellation(run)), attempts, self._consumer)
                 if outcome.kind in ("retry", "return")
                 else "",
+                _permits(run),
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.waiting, keys.crashes]
+        names += [keys.crashes, keys.workers, *state_keys(keys), *map(keys.delayed, queues)]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
-        for run, done in zip(batch, self._redis.call("ack", names, args), strict=True):
+        answers = self._redis.call("ack", names, args)
+        log_changes(answers[len(batch) :])
+        for run, done in zip(batch, answers[: len(batch)], strict=True):
+            if run.permit is not None:
+                self._limiters.released(run.permit)
             if not done and not run.acked:
                 # An earlier call may have reached Redis, and its reply was lost or the rest of it refused.
                 said, write = ("taken before, or the task", log.info) if again else ("dropped: the task", log.warning)
@@ -158,6 +168,14 @@ class Acks(threading.Thread):
     def _forget(self, obsolete: Callable[[float], bool]) -> None:
         while self._taken and obsolete(self._taken[0][0]):
             self._taken_bytes -= self._taken.popleft()[1]
+
+
+def _permits(run: Delivery) -> str:
+    """Return what ack.lua releases."""
+    permit = run.permit
+    if permit is None or permit.acquired_ms is None:
+        return ""
+    return " ".join((permit.outcome, str(permit.acquired_ms), *permit.limits))
 
 
 #: The task's state after each outcome (as in ack.lua), and the attempt's outcome in the ledger.

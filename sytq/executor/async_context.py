@@ -107,7 +107,8 @@ class AsyncContext(Attempt):
             self._granted(permit, asked)
             yield permit
         finally:
-            self._releasing.add(permits.release(permit))
+            if permit is not self._delivery.permit:
+                self._releasing.add(permits.release(permit))
             if not self._steps:
                 await self._await_releases()
 

@@ -170,7 +170,7 @@ class Attempt(OldContextMethods):
 
     def _is_granted(self, permit: Permit) -> bool:
         """Whether the permit is this attempt's: acquired, and not taken back since, as the lease has been valid."""
-        if not permit.limiters:
+        if not permit.limits:
             return True
         if permit.acquired_ms is None or permit.asked < self._services.valid_since():
             return False
@@ -234,14 +234,19 @@ class Attempt(OldContextMethods):
         return step.look(self._ask_redis(self._services.operations.kept_result, self.id, name))
 
     def _permit(self, limiters: Iterable[Limiter], cost: int) -> Permit:
+        """Return the permit to acquire: the one that the task was fetched with, if these limiters granted it."""
         self._go_on()
-        return Permit(self.id, self.token, self._delivery.created_ms, limiters, cost)
+        permit, fetched = Permit(self.id, self.token, self._delivery.created_ms, limiters, cost), self._delivery.permit
+        if fetched is None or not fetched.unused or cost or fetched.limits != permit.limits:
+            return permit
+        fetched.report("ignored")
+        return fetched
 
     def _granted(self, permit: Permit, asked: float) -> None:
         """Note how long the permit took, asked for at this `time.monotonic`."""
-        if permit.limiters:
+        if permit.limits:
             took, ran = time.monotonic() - asked, clock.now() - self._delivery.started
-            self._delivery.waits.granted(permit.limiters, max(0, int((ran - took) * 1000)), int(took * 1000))
+            self._delivery.waits.granted(permit.limits, max(0, int((ran - took) * 1000)), int(took * 1000))
 
     def _refused(self, refusal: Waiting) -> None:
         """Note the limiter that the task waits for."""

@@ -17,6 +17,8 @@ from dramatiq.errors import DecodeError
 from sytq.broker.connection import NoGroup
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import GROUP
+from sytq.broker.limiter import Permit
+from sytq.broker.limiters import state_keys
 from sytq.broker.priorities import Turn
 from sytq.errors import RedisUnavailable
 from sytq.executor.executor import Executor, QueueLimit
@@ -90,6 +92,8 @@ class StreamConsumer(Consumer):
             deliveries = self.read(found)
             for delivery in deliveries:
                 delivery.held_at = asked
+                if delivery.permit is not None:
+                    delivery.permit.asked = asked
                 used[self._actors[delivery.type].options["slot"]] += 1
             self._executor.event_loop.submit(deliveries)
         finally:
@@ -120,11 +124,12 @@ class StreamConsumer(Consumer):
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked(self._queue)]
         names += [keys.rate(self._queue), wake_up, keys.epoch, keys.cancels, keys.called(self._queue)]
         names += [keys.crashes, keys.departed, keys.suspects(self._queue), keys.recorded]
+        names += [keys.delayed(self._queue), keys.bodies(self._queue), keys.bell, *state_keys(keys)]
         first = len(names) + 1
         args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
         args += [int(executor.lease * 1000), executor.max_crashes, executor.recorded()]
         sweep = time.monotonic() - self._swept >= _TICK
-        args.append(1 if sweep else 2 if self._left else 0)
+        args += [1 if sweep else 2 if self._left else 0, executor.limiters.granting]
         if sweep:
             for position, stream in enumerate(streams, start=first):
                 args += [b"%d:%s" % (position, entry) for entry in executor.tracked(stream)]
@@ -145,7 +150,7 @@ class StreamConsumer(Consumer):
     def read(self, items: list[tuple[Any, ...]], *, unknown_delay: float = _UNKNOWN_DELAY) -> list[Delivery]:
         """Return the deliveries that can run here; others are postponed or become dead letters."""
         deliveries = []
-        for stream, entry, task_id, body, attempts, max_attempts, token in items:
+        for stream, entry, task_id, body, attempts, max_attempts, token, *granted in items:
             delivery = Delivery(
                 _decode(body, self._queue),
                 stream=stream,
@@ -155,6 +160,8 @@ class StreamConsumer(Consumer):
                 max_attempts=max_attempts,
                 token=int(token),
             )
+            if granted and granted[0] and delivery.type:
+                self._hold(delivery, *granted[0])
             self._executor.track(delivery)
             readable = delivery.type and delivery.id == task_id.decode(errors="replace")
             missing = self._missing(delivery)
@@ -171,6 +178,16 @@ class StreamConsumer(Consumer):
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
             self._executor.acks.put(delivery)
         return deliveries
+
+    def _hold(self, delivery: Delivery, acquired_ms: bytes, awaited: bytes, *limits: bytes) -> None:
+        """Note the permit that a task was fetched with, and the limiter that it waited for."""
+        texts = [each.decode() for each in limits]
+        pairs = dict(zip(texts[::2], texts[1::2], strict=True))
+        permit = Permit.fetched(delivery.id, delivery.token, delivery.created_ms, pairs, int(acquired_ms))
+        delivery.permit = permit
+        if awaited:
+            delivery.waits.fetched(awaited.decode())
+        self._executor.limiters.hold(permit)
 
     def _missing(self, delivery: Delivery) -> str | None:
         """Return the type or version that this worker does not know but a later deployment may."""

@@ -112,7 +112,8 @@ class Context(Attempt):
             self._granted(permit, asked)
             yield permit
         finally:
-            self._releasing.append(self._services.redis_threads.submit(limits.release, permit))
+            if permit is not self._delivery.permit:
+                self._releasing.append(self._services.redis_threads.submit(limits.release, permit))
             if not self._steps:
                 self._await_releases()
 

@@ -74,7 +74,8 @@ class Executor:
         self.recorded: Callable[[], int] = lambda: 0  # the position that Redis had at the last look (sytq.service.hold)
         self.slots = Slots(settings.max_running)
         limited = {queue for queue, limit in self.limits.items() if limit.running}
-        self.acks = Acks(redis, keys, self.name, limited, self._untrack)
+        self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
+        self.acks = Acks(redis, keys, self.name, limited, self.limiters, self._untrack)
         self.event_loop = EventLoop(broker, hooks, self.stopping, self._finished)
         self.heartbeat = Heartbeat(
             heartbeat_redis,
@@ -90,7 +91,6 @@ class Executor:
             cancel=self.event_loop.cancel,
             check=partial(check_rights, heartbeat_redis, keys, settings.stream_keys),
         )
-        self.limiters = Limiters(task_redis, keys, self.lease, broker.queues, lambda: self.heartbeat.epoch)
         self._watchdog: Watchdog | None = None
         self._tracked: dict[str, dict[bytes, Delivery]] = {}
         self._lock = threading.Lock()

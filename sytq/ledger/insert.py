@@ -43,6 +43,7 @@ class NewTask:
     on_failure: OnFailure = "cancel"
     version: int | None = None  # of the payload's schema
     retry_delay: float | None = None  # seconds, instead of the type's; in the message, not in the row
+    limiters: tuple[str, ...] | None = None  # that its attempts begin with; likewise; None is not known
     made: float = field(default_factory=time.monotonic, compare=False)
 
     def redirected(self, existing: Mapping[str, str]) -> NewTask:

@@ -6,6 +6,7 @@ The row is the promise; without the message the reconciler dispatches it later.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
@@ -101,6 +102,7 @@ class Submitter:
             request_id=options.get("request_id"),
             traceparent=tracing.created(task_id, declared.name, declared.queue, options.get("traceparent")),
             version=declared.version,
+            limiters=declared.limiter_names(parsed),
         )
 
     def _host(self, declared: TaskType, payload: BaseModel) -> str | None:
@@ -168,7 +170,20 @@ class Submitter:
             # Set, so that a row of another language is not taken for one of a later deployment.
             version=task.version or (declared.version if declared else None),
             max_attempts=task.max_attempts or (declared.retry.max_attempts or 0 if declared else 0),
+            limiters=_limiters(task, declared),
         )
+
+
+def _limiters(task: NewTask | Task, declared: TaskType | None) -> tuple[str, ...]:
+    """The limiters that a task's message names. A row that cannot name its own acquires them while it runs."""
+    if isinstance(task, NewTask) and task.limiters is not None:
+        return task.limiters
+    if declared is None or declared.limiters is None:
+        return ()
+    try:
+        return declared.limiter_names(declared.parse(json.loads(task.payload), task.version))
+    except Exception:  # its attempt says what is wrong with the payload
+        return ()
 
 
 def _check(declared: TaskType, options: SubmissionOptions) -> None:

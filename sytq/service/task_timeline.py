@@ -89,7 +89,9 @@ def spans(task: Task, live: Live | None, history: History, limiter: str | None =
         cursor = started[0].started_at or cursor
     life = _Life(task, history.released_at, any(attempt.next_at for attempt in started))
     for attempt, after in itertools.zip_longest(started, started[1:]):
-        found += life.waits(cursor, attempt.started_at, before, attempt.attempt, _waits(attempt).get("queued_ms"))
+        waited = _waits(attempt)
+        queued_ms, limiter_before = waited.get("queued_ms"), waited.get("limiter")
+        found += life.waits(cursor, attempt.started_at, before, attempt.attempt, queued_ms, limiter_before)
         end = attempt.finished_at or (after.started_at if after else None)
         found += _run(attempt, end)
         if end is None:
@@ -141,9 +143,15 @@ class _Life:
     retried: bool  # then the row's time is that of the latest retry
 
     def waits(
-        self, start: dt.datetime, end: dt.datetime | None, before: Attempt | None, attempt: int, queued_ms: int | None
+        self,
+        start: dt.datetime,
+        end: dt.datetime | None,
+        before: Attempt | None,
+        attempt: int,
+        queued_ms: int | None,
+        limiter: str | None = None,
     ) -> Iterator[Span]:
-        """The waits from `start`, the end of the attempt `before`, to `end`."""
+        """The waits from `start`, the end of the attempt `before`, to `end`; the last one was for the `limiter`."""
         revived = _utc(self.task.revived_at)
         if before is None or before.outcome in TERMINAL:  # it may have ended here, until somebody had it run again
             if revived and revived >= start and (end is None or revived <= end):
@@ -154,7 +162,8 @@ class _Life:
         if queued is not None and (queued < start or (end is not None and queued > end)):
             queued = None
         last: Span | None = None
-        for reason in self._reasons(before):
+        reasons = self._reasons(before)
+        for reason in reasons if limiter is None else itertools.chain(reasons, [_Reason("limiter", None, limiter)]):
             bounds = [moment for moment in (reason.until, queued, end) if moment is not None]
             until = min(bounds) if bounds else None
             if until is None or until > start:

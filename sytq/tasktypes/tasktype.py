@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sytq.blocks import Block, Fields, checked
+from sytq.broker.limiter import MAX_LIMITERS, check_limiter_name
 from sytq.errors import InvalidInput
 from sytq.tasktypes.backoff import Backoff
 from sytq.tasktypes.declaration import Options
@@ -69,6 +70,21 @@ class TaskType(Options):
         """The key of the tasks that run one after the other; those of two owners never wait for each other."""
         key = self.order(payload) if self.order is not None else None
         return None if key is None else self.owners_key(owner, key)
+
+    def limiter_names(self, payload: BaseModel) -> tuple[str, ...]:
+        """The limiters that the attempts of a task with this payload begin with. Raises InvalidInput."""
+        if self.limiters is None:
+            return ()
+        try:
+            names = tuple(dict.fromkeys(self.limiters(payload)))
+        except Exception as error:  # its text may hold a part of the payload
+            why = f"type '{self.name}' cannot name its limiters: {type(error).__name__}"
+            raise InvalidInput("payload", why) from None
+        if len(names) > MAX_LIMITERS:
+            raise InvalidInput("payload", f"type '{self.name}' names more than {MAX_LIMITERS} limiters")
+        for name in names:
+            check_limiter_name(name)
+        return names
 
     def blocks(self, payload: object, result: object, version: int | None = None) -> Sequence[Block]:
         """What `show` says of a task; nothing where the payload (as submitted) is not valid."""

@@ -13,13 +13,14 @@ from typing import Any
 from sytq.broker.connection import Redis
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.keys import GROUP, RECORDER, Keys
+from sytq.broker.limiters import state_keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
 from tests.broker import clock
 
 LEASE_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
-FIRST = 16
+FIRST = 28
 
 #: One attempt as fetch.lua returns it: stream index, entry, id, message, attempts, max attempts, fencing token.
 Item = list[Any]
@@ -66,9 +67,18 @@ class Bench:
         attempts: int = 0,
         max_attempts: int = 3,
         token: int = 0,
+        created_ms: int = 1,
+        limiters: tuple[str, ...] = (),
+        payload: str = "{}",
     ) -> int:
         return self.dispatcher.dispatch(
-            [Envelope(task_id, "t", "q", priority, "{}", 1, due_ms, attempts, max_attempts, token=token)]
+            [
+                Envelope(
+                    *(task_id, "t", "q", priority, payload, created_ms, due_ms, attempts, max_attempts),
+                    token=token,
+                    limiters=limiters,
+                )
+            ]
         )
 
     def fetch(
@@ -82,12 +92,14 @@ class Bench:
         rate: int = 0,
         window_ms: int = 60_000,
         recorded: int = 0,
+        permits: str | bytes = "",
     ) -> dict[str, Item]:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
         names += [keys.queue_bell("q"), keys.epoch, keys.cancels, keys.called("q"), keys.crashes]
-        names += [keys.departed, keys.suspects("q"), keys.recorded, *self.streams]
-        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, recorded, int(sweep)]
+        names += [keys.departed, keys.suspects("q"), keys.recorded, keys.delayed("q"), keys.bodies("q"), keys.bell]
+        names += [*state_keys(keys), *self.streams]
+        args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, recorded, int(sweep), permits]
         args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
         found, self.left, *rest = self.redis.call("fetch", names, args)
         items = {item[2].decode(): item for item in rest} if found == 1 else {}
@@ -111,15 +123,19 @@ class Bench:
         attempts: int | None = None,
         event: str = "{}",
         if_cancelled: str = "{}",
+        permit_outcome: str = "ok",
     ) -> int:
-        index, entry, task_id, message, used, _max_attempts, token = item
+        index, entry, task_id, message, used, _max_attempts, token, *granted = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.waiting, keys.crashes]
+        names += [keys.crashes, keys.workers, *state_keys(keys), keys.delayed("q")]
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
-        args = [GROUP, worker, 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0, if_cancelled]
-        (done,) = self.redis.call("ack", names, args)
+        at, _awaited, *limits = granted[0] if granted and granted[0] else (0, b"")
+        permits = b" ".join((permit_outcome.encode(), at, *limits[::2])) if limits else ""
+        args = [GROUP, worker, LEASE_MS, 1, "q", 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0]
+        args += [if_cancelled, permits]
+        done, *_changed = self.redis.call("ack", names, args)
         return int(done)
 
     def promote(self) -> list[Any]:
@@ -155,7 +171,7 @@ class Bench:
         self.make_groups()
 
     def reregister(self, worker: str, item: Item) -> bytes | None:
-        index, _entry, task_id, message, attempts, max_attempts, token = item
+        index, _entry, task_id, message, attempts, max_attempts, token, *_granted = item
         stream = self.streams[index - FIRST]
         args = [GROUP, worker, task_id, "t", "q", stream.rpartition(":")[2], attempts, max_attempts, token, message]
         entry: bytes | None = self.redis.call("reregister", [self.keys.live, stream, self.keys.queues], args)

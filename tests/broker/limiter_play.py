@@ -63,9 +63,10 @@ class Play:
         permit.report(outcome, cost=cost)
         self.limiters.release(permit)
 
-    def ack(self, name: str, kind: str = "done", after: float = 0.0) -> None:
+    def ack(self, name: str, kind: str = "done", after: float = 0.0, permit_outcome: str = "ok") -> None:
         worker, item = self.started.pop(name)
-        assert self.bench.ack(worker, item, kind, delay_ms=int(after * 1000)) == 1
+        done = self.bench.ack(worker, item, kind, delay_ms=int(after * 1000), permit_outcome=permit_outcome)
+        assert done == 1
 
     def wait(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
         """Be refused, and retry as the worker does it."""

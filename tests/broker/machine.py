@@ -39,14 +39,16 @@ class TaskLife(MachineChecks):
 
     # -- clients and the reconciler
 
-    def accept(self, priority: str, delayed: bool, max_attempts: int, arrives: bool) -> None:
+    def accept(
+        self, priority: str, delayed: bool, max_attempts: int, arrives: bool, limiters: tuple[str, ...] = ()
+    ) -> None:
         if len(self.ledger) == 12:
             return
         task_id = f"t{len(self.ledger)}"
         self.ledger[task_id] = Row(priority, max_attempts)
         if arrives:
             due = self.bench.now_ms() + HOUR if delayed else 0
-            assert self.bench.dispatch(task_id, priority, due, max_attempts=max_attempts) == 1
+            assert self.bench.dispatch(task_id, priority, due, max_attempts=max_attempts, limiters=limiters) == 1
             self._dispatched(task_id, SCHEDULED if delayed else QUEUED)
         else:
             self.absent.add(task_id)

@@ -71,7 +71,7 @@ class Life:
                 continue
             self.inside[name] = permit
             assert permit.acquired_ms
-            for limiter in permit.limiters:
+            for limiter in (one for one in LIMITERS if one.name in permit.limits):
                 self.begun[limiter.name].append(permit.acquired_ms)
 
     def ack_refused(self, name: str) -> None:
@@ -123,7 +123,7 @@ class Life:
     def check(self) -> None:
         for limiter in LIMITERS:
             if limiter.concurrency:
-                inside = sum(limiter in permit.limiters for permit in self.inside.values())
+                inside = sum(limiter.name in permit.limits for permit in self.inside.values())
                 assert inside <= limiter.concurrency, f"{inside} at {limiter.name}"
             if limiter.calls:
                 times = self.begun[limiter.name]

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from sytq.broker.limiter import settings_of
 from sytq.embedded import find_server
+from sytq.states import RETRYING
 from tests.broker.bench import Bench
+from tests.broker.limiter_play import ONE, Play
 from tests.broker.machine import TaskLife
 from tests.broker.model import documented_changes
 from tests.servers import RedisServer
@@ -78,6 +81,15 @@ def test_every_transition_of_the_documented_diagram_occurs(life: type[TaskLife])
     fetch()
     ack("retry")
     one.do("promote", which={0})
+    start()
+    play = Play(life.bench)
+    life.bench.redis.ask("HSET", life.bench.keys.limiter_settings, ONE.name, settings_of(ONE))
+    play.limiters.pause(ONE.name, "ann", "moving")
+    one.do("accept", priority="normal", delayed=False, max_attempts=2, arrives=True, limiters=(ONE.name,))
+    assert life.bench.fetch("w0") == {}
+    one.script = "fetch"
+    one.known["t0"].state, one.known["t0"].entry = RETRYING, ""
+    one.all_is_well()
     start("now")
     for n in range(2):
         fetch(n)

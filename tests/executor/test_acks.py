@@ -11,6 +11,7 @@ import sytq.executor.acks
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome
 from sytq.broker.keys import Keys
+from sytq.broker.limiters import Limiters
 from sytq.executor.acks import Acks
 from tests.servers import poll
 
@@ -23,7 +24,7 @@ class Ends:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
         self._acked: list[str] = []
-        self.acks = Acks(redis, keys, "w", (), lambda run: self._acked.append(run.id))
+        self.acks = Acks(redis, keys, "w", (), Limiters(redis, keys, 4.0), lambda run: self._acked.append(run.id))
         self.empty()
         self.acks.start()
 

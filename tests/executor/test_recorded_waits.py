@@ -79,14 +79,14 @@ def test_refused_attempt_is_recorded_with_the_limiter(runtime: Runtime, crowd: C
 def test_permit_after_a_refusal_leaves_no_wait() -> None:
     waits = Waits(0, b"")
     waits.refused(limiter="provider:a")
-    waits.granted([B], 10, 3)
+    waits.granted([B.name], 10, 3)
     assert waits.recorded(0, runs_again=True) == {}
 
 
 def test_waits_of_many_permits_are_bounded() -> None:
     waits = Waits(0, b"")
     for n in range(1000):
-        waits.granted([A, B], n, 100)
+        waits.granted([A.name, B.name], n, 100)
     assert len(waits.recorded(0, runs_again=False)[WAITS]["permits"]) == 20
 
 

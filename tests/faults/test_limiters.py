@@ -81,10 +81,31 @@ def test_two_workers_keep_the_limit_and_waiting_consumes_no_attempt(
     assert (state.running, state.waiting, state.state) == (0, 0, "closed")
 
 
-def test_the_limit_holds_when_a_killed_workers_tasks_restart(installation: Installation, crowd: Crowd) -> None:
+@pytest.mark.parametrize("type_name", ["fetched", "fetched-plain"])
+def test_tasks_that_wait_before_their_attempt_leave_no_trace(
+    installation: Installation, crowd: Crowd, type_name: str
+) -> None:
+    for _ in range(3):
+        installation.start_worker(threads=6)
+    first = submit(installation, crowd, 1, type_name, running=4)
+    wait_all(installation, first)  # the limits are known from now on
+    tasks = submit(installation, crowd, 40, type_name, running=4)
+    wait_all(installation, tasks)
+    assert crowd.peak == 4
+    assert set(crowd.calls.values()) == {1, 2}  # the name of the first one's call is repeated
+    assert {len(installation.runtime.ledger.attempts(task)) for task in tasks} == {1}
+    assert (type_name, "waited") not in installation.runtime.inspection.totals()
+    state = limiter(installation)
+    assert (state.running, state.waiting, state.state) == (0, 0, "closed")
+
+
+@pytest.mark.parametrize("type_name", ["called", "fetched"])
+def test_the_limit_holds_when_a_killed_workers_tasks_restart(
+    installation: Installation, crowd: Crowd, type_name: str
+) -> None:
     crowd.seconds = 600
     first = installation.start_worker()
-    tasks = submit(installation, crowd, 24, running=4)
+    tasks = submit(installation, crowd, 24, type_name, running=4)
     poll(lambda: crowd.calls.total() == 4, message="the killed one's calls are under way")
     installation.start_worker()
     first.kill()
@@ -117,13 +138,14 @@ def test_frozen_worker_keeps_its_permits_until_its_lease_expires(
         installation.close()
 
 
+@pytest.mark.parametrize("type_name", ["called", "fetched"])
 def test_the_limit_holds_when_redis_restarts_with_its_data(
-    breakable: Installation, own_redis: RedisServer, crowd: Crowd
+    breakable: Installation, own_redis: RedisServer, crowd: Crowd, type_name: str
 ) -> None:
     crowd.seconds = 0.5
     for _ in range(2):
         breakable.start_worker()
-    tasks = submit(breakable, crowd, 40, running=4)
+    tasks = submit(breakable, crowd, 40, type_name, running=4)
     poll(lambda: sum(crowd.calls.values()) > 8, message="it is under way")
     own_redis.kill()
     time.sleep(1.5)  # calls end meanwhile, and cannot release their permits
@@ -133,13 +155,14 @@ def test_the_limit_holds_when_redis_restarts_with_its_data(
     assert {breakable.row(task).attempts for task in tasks} <= {1, 2}
 
 
+@pytest.mark.parametrize("type_name", ["called", "fetched"])
 def test_the_limit_holds_when_redis_is_emptied_while_calls_run(
-    breakable: Installation, own_redis: RedisServer, crowd: Crowd
+    breakable: Installation, own_redis: RedisServer, crowd: Crowd, type_name: str
 ) -> None:
     crowd.seconds = 6.0
     for _ in range(2):
         breakable.start_worker()
-    tasks = submit(breakable, crowd, 8, running=4)
+    tasks = submit(breakable, crowd, 8, type_name, running=4)
     poll(lambda: crowd.now == 4, message="four are under way")
     own_redis.client().flushall()
     wait_all(breakable, tasks, timeout=120)
@@ -154,7 +177,9 @@ def test_the_limit_holds_while_connections_and_redis_freeze_and_heal(
     proxy = Proxy(own_redis.port)
     breakable.start_worker(threads=12, SYTQ_REDIS__URL=proxy.url, **soon)
     breakable.start_worker(threads=12, **soon)
-    tasks = [task for kind in ("called", "called-plain") for task in submit(breakable, crowd, 40, kind, running=4)]
+    tasks = [
+        task for kind in ("called", "called-plain", "fetched") for task in submit(breakable, crowd, 40, kind, running=4)
+    ]
     for seconds in (1.6, 2.0):  # the lease expires about then
         calls = crowd.calls.total()
         poll(lambda calls=calls: crowd.calls.total() > calls + 4, message="calls go on")  # type: ignore[misc]

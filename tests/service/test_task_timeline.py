@@ -181,3 +181,21 @@ def test_latest_attempts_alone_begin_with_the_first_of_them() -> None:
     history = History(every[-2:], [], None, is_cut=True)
     found = task_timeline.spans(row("dead", 41), None, history)
     assert [(s.kind, s.attempt) for s in found] == [("running", 3), ("retry", 4), ("running", 4)]
+
+
+def test_limiter_before_the_attempt_was_waited_for_until_the_task_was_queued() -> None:
+    first = attempt(1, 9, 10, "succeeded", queued_ms=ms(8), limiter="host:h:443")
+    assert seen(spans(row("succeeded", 10), None, [first])) == [
+        ("limiter", 0, 8, "host:h:443"),
+        ("worker", 8, 9, None),
+        ("running", 9, 10, "w"),
+    ]
+    retried = [attempt(1, 1, 2, "failed", next_at=4), attempt(2, 9, 10, "succeeded", queued_ms=ms(8), limiter="l")]
+    assert seen(spans(row("succeeded", 10), None, retried)) == [
+        ("worker", 0, 1, None),
+        ("running", 1, 2, "w"),
+        ("retry", 2, 4, None),
+        ("limiter", 4, 8, "l"),
+        ("worker", 8, 9, None),
+        ("running", 9, 10, "w"),
+    ]

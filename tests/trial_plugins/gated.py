@@ -59,6 +59,39 @@ def called_plain(ctx: Context, call: Call) -> str:
     return answer.decode()
 
 
+def named(call: Call) -> list[str]:
+    return [limiter.name for limiter in call.limiters()]
+
+
+@task("fetched", payload=Call, queue="called", retry=OFTEN, limiters=named)
+async def fetched(ctx: AsyncContext, call: Call) -> str:
+    async with ctx.acquire(*call.limiters()) as permit:
+        reader, writer = await asyncio.open_connection("127.0.0.1", call.port)
+        try:
+            writer.write(call.name.encode() + b"\n")
+            answer = await reader.read()
+            permit.report("ok" if answer == b"ok" else "failed")
+        finally:
+            writer.close()
+    if answer != b"ok":
+        raise ConnectionError(answer.decode())
+    return answer.decode()
+
+
+@task("fetched-plain", payload=Call, queue="called-plain", retry=OFTEN, limiters=named)
+def fetched_plain(ctx: Context, call: Call) -> str:
+    with (
+        ctx.acquire(*call.limiters()) as permit,
+        socket.create_connection(("127.0.0.1", call.port)) as connection,
+    ):
+        connection.sendall(call.name.encode() + b"\n")
+        answer = connection.recv(10)
+        permit.report("ok" if answer == b"ok" else "failed")
+    if answer != b"ok":
+        raise ConnectionError(answer.decode())
+    return answer.decode()
+
+
 @task("closing", payload=Call, queue="called", retry=OFTEN)
 async def closing(ctx: AsyncContext, call: Call) -> bool:
     if call.name == "open":

@@ -1,4 +1,5 @@
--- Prepended to the limiter scripts, behind _state_index.lua: the state of limiters, and whether one has a permit free.
+-- Prepended to the scripts that grant or release permits: the state of limiters, and whether one has a permit free. Before
+-- it stand the names of the keys, `now` and `liveness`: _limiter_keys.lua, _fetch.lua, ack.lua.
 -- docs/limiters.md explains the words. All limiters share these keys, as a task that waits for one of them may need
 -- others too, which only its record names. In the sorted sets PERMITS, QUEUE and ACQUIRED every score is 0 and the
 -- members sort as text:
@@ -8,11 +9,6 @@
 --   ACQUIRED  limiter|acquired|task|permit|cost    the permits acquired within the limiter's window
 -- and in CONFIGURED the scores are when a worker last said that it is configured so, in ms:
 --   CONFIGURED  scope|fingerprint                  what the limiters of the scope are called with: a key, an address
--- ARGV[1] is the liveness in ms in every one of these scripts.
-local LIVE, WORKERS, WAKE_UP, EPOCH, LIMITERS, SETTINGS, PERMITS, QUEUE, WAITING, ACQUIRED, DUE, RESERVATIONS, CONFIGURED =
-  unpack(KEYS, 1, 13)
-local now = now_ms()
-local liveness = tonumber(ARGV[1])
 local UNKNOWN_MS = 20000  -- how long a permit is held, while that is not known
 local START = 10          -- an adaptive limit begins here
 local CONFIGURED_MS = 8000  -- a worker that is silent for so long does not run with its configuration any more

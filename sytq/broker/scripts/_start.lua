@@ -1,55 +1,19 @@
--- Prepended to fetch.lua, behind _crashes.lua: its arguments, and how an entry becomes a running task.
--- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called crashes departed suspects recorded,
---      then the queue's four streams in the order to look
--- ARGV group consumer room limit rate window_ms lease_ms max_crashes recorded reclaim tracked...
---      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. recorded: what
---      this Redis said of its own key `recorded` at the worker's last look. reclaim: 1 to look for
---      entries of dead consumers and for own entries that are not tracked, 2 for the former only. tracked: stream index
---      ':' entry, and stream index ':' task id, as reregister.lua may have added an entry whose id this worker does not
---      know yet
-local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local paused, parked, rate_key, wake_up = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local cancels, called = KEYS[10], KEYS[11]
-local crashes, departed, suspects = KEYS[12], KEYS[13], KEYS[14]
-local FIRST = 16
-local group, me = ARGV[1], ARGV[2]
-local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
-local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
-local liveness, max_crashes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local now = now_ms()
-local out, started = { 1, 0 }, {}
--- Every token given here is above this Redis' epoch, also on a clock that was set back: ack.lua relies on it.
-local min_token = tonumber(alive(workers, KEYS[9], me, now, liveness)) + 1
+-- Prepended to fetch.lua, behind _entry.lua: how an entry becomes a running task. `limiters` is _admit.lua with what it needs,
+-- built only when a task names limiters.
+local HEAD = '^{"queue_name": "[^"]*", "actor_name": "[^"]*", "kwargs": {}, "options": {"priority": "%a*", "limiters": "([^"]*)"'
+local TIMESTAMP = '"message_timestamp": (%d+)}$'
+local limited
 
-local function field(fields, name)
-  for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
-  return ''
-end
-
--- Whether the index does not know a task that dispatch.lua added: that call was refused halfway, or the task has ended and
--- was forgotten. The reconciler dispatches it again if it has not ended.
-local function is_stray(fields)
-  return field(fields, 'message'):find('"message_id": ' .. cjson.encode(field(fields, 'id')), 1, true) ~= nil
-end
-
-local any_paused = redis.call('EXISTS', paused) == 1
-local function is_paused(l) return any_paused and redis.call('HEXISTS', paused, l.type) == 1 end
-
-local any_crashes = redis.call('EXISTS', crashes) == 1
-local function crash_record(id) return any_crashes and crashes_of(crashes, id) or nil end
-
--- A task of a paused type waits beside its stream, and so does a suspect.
-local function park(l, id, fields, record)
-  redis.call('HSET', parked, id, field(fields, 'message'))
-  l.state, l.consumer, l.entry = 'queued', '', ''
-  if not is_paused(l) then
-    redis.call('ZADD', suspects, int(record.since), id)
-    l.consumer = SUSPECT
-  end
+local function admit(id, l, message)
+  local names = grants and message:match(HEAD)
+  if not names then return end
+  limited = limited or limiters()
+  return limited.admit(id, l, names, message:sub(-64):match(TIMESTAMP) or now)
 end
 
 -- reclaimed: the outcome of an earlier start is not known and never will be. The attempt of that number begins anew.
-local function start(k, entry, fields, reclaimed)
+-- wanted: the permits that the task starts with, as `admit` returns it.
+local function start(k, entry, fields, reclaimed, wanted)
   local id, message = field(fields, 'id'), field(fields, 'message')
   local l = unpack_live(redis.call('HGET', live, id))
   if l then
@@ -63,5 +27,32 @@ local function start(k, entry, fields, reclaimed)
     l = { attempts = 1, max = 0, token = now }  -- not added by dispatch.lua: the consumer moves it to the dead letters
   end
   room = room - 1
-  out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token) }
+  out[#out + 1] = { k, entry, id, message, l.attempts, l.max, int(l.token), wanted and limited.granted(wanted, int(l.token)) }
+end
+
+local now_waiting, left_streams = {}, {}  -- of tasks that wait from now on: id, entry of the index...; stream -> entries
+
+-- Starts a task whose limiters grant their permits; another one waits in the wait queue of the limiter that refuses.
+local function start_or_wait(k, entry, fields, l)
+  local id, message = field(fields, 'id'), field(fields, 'message')
+  local wanted, refused = admit(id, l, message)
+  if not refused then return start(k, entry, fields, false, wanted) end
+  limited.wait_for(id, l, wanted, refused, message)
+  l.state, l.entry, l.consumer = 'retrying', '', ''
+  local n = #now_waiting
+  now_waiting[n + 1], now_waiting[n + 2] = id, pack_live(l)
+  left_streams[k] = left_streams[k] or {}
+  table.insert(left_streams[k], entry)
+end
+
+-- Takes the tasks that wait out of their streams. Until then the stream has them: what waits is written first.
+local function leave_streams()
+  if #now_waiting == 0 then return end
+  limited.write_waits()
+  redis.call('HSET', live, unpack(now_waiting))
+  for k, entries in pairs(left_streams) do
+    redis.call('XDEL', KEYS[k], unpack(entries))
+    redis.call('XACK', KEYS[k], group, unpack(entries))
+  end
+  now_waiting, left_streams = {}, {}
 end

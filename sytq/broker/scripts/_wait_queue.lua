@@ -1,8 +1,8 @@
 -- Prepended to the limiter scripts that change wait queues, behind _limiters.lua. The record of a waiting task, as JSON
 -- in WAITING: {gates (its limiters), at (the one in whose queue it waits), created, units (its cost), token (of the
--- attempt that was refused), till (until when its permit is reserved; nil while none is)}
+-- attempt that was refused), till (until when its permit is reserved; nil while none is), fetch (whether a fetch
+-- refused it, of which no attempt tells)}
 local RESERVED_MS = 5000    -- how long a reserved permit is kept
-local MAX_WAITING = 10000   -- remembered per limiter; later tasks come back at their fallback time alone
 
 local function record(id)
   local text = redis.call('HGET', WAITING, id)
@@ -43,8 +43,9 @@ end
 local delayed = {}  -- queue -> its key
 local hastened = false
 
-local function queues(first, last)
-  for a = first, last do delayed[ARGV[a]] = KEYS[14 + a - first] end
+-- ARGV first to last are queues, KEYS from `key` their delayed sets.
+local function queues(first, last, key)
+  for a = first, last do delayed[ARGV[a]] = KEYS[key + a - first] end
 end
 
 local function reserve(id, w, l)

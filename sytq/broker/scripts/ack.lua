@@ -3,22 +3,23 @@
 -- (a right was taken) is repeated, so what must not be lost comes before the change of the index, the rest behind it. If a
 -- cancellation was requested and the outcome is no end, the task is cancelled: "event" is for the outcome itself,
 -- "if_cancelled" for this case. A task that a limiter refused is due at once if a permit has been reserved for it meanwhile.
--- KEYS live events stats wake-up deadletters cancels epoch waiting crashes, then per slot: stream delayed bodies queue-wake-up
--- ARGV group consumer, then per attempt: slot id type entry token kind attempts delay_ms event message notify
---      if_cancelled
---      kind: as in STATE; wait is a retry that uses no attempt
--- -> per attempt 1 (done), or 0 (another attempt has the task: nothing changed)
-local live, events, stats, bell = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, me = ARGV[1], ARGV[2]
+-- The permits that the task was fetched with are released, whoever has it by now.
+-- KEYS live events stats wake-up deadletters cancels epoch crashes workers, then limiters ... configured as in
+--      _limiter_keys.lua, then the delayed sets of these queues, then per slot: stream delayed bodies queue-wake-up
+-- ARGV group consumer liveness_ms number_of_queues, queues..., then per attempt: slot id type entry token kind attempts
+--      delay_ms event message notify if_cancelled permits
+--      kind: as in STATE; wait is a retry that uses no attempt; permits: '' or "outcome acquired_ms limiter limiter..."
+-- -> per attempt 1 (done), or 0 (another attempt has the task: nothing changed), then {limiter, state}... whose breaker
+--    changed
 local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', wait = 'retrying',
   ['return'] = 'queued', unreadable = 'dead' }
 local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried',
   wait = ':waited' }
 local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
-local now, out = now_ms(), {}
+local out, released = {}, {}
 redis.call('HDEL', KEYS[6], '')  -- a full Redis takes the outcomes, for it refuses nothing behind such a first write
-for a = 3, #ARGV, 12 do
-  local slot = 9 + (tonumber(ARGV[a]) - 1) * 4
+for a = ATTEMPTS, #ARGV, 13 do
+  local slot = SLOTS + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
   local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   local message = ARGV[a + 9]
@@ -47,7 +48,7 @@ for a = 3, #ARGV, 12 do
     if l then
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if STATE[kind] == 'retrying' then
-        local waits = redis.call('HGET', KEYS[8], id)
+        local waits = redis.call('HGET', WAITING, id)
         local w = waits and cjson.decode(waits)
         local reserved = w and w.till and w.token == token
         delay(delayed, bodies, bell, id, now + (reserved and 0 or tonumber(ARGV[a + 7])), message)
@@ -61,9 +62,13 @@ for a = 3, #ARGV, 12 do
     drop(stream, group, entry)
     if copy then drop(stream, group, copy) end
     if l and STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
-    if kind == 'retry' then redis.call('HDEL', KEYS[9], id) end  -- its worker lives: crashes count in a row
+    if kind == 'retry' then redis.call('HDEL', KEYS[8], id) end  -- its worker lives: crashes count in a row
     if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
   end
+  if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12] } end
   out[#out + 1] = done and 1 or 0
+end
+if #released > 0 then
+  for _, change in ipairs(limiters(released)) do out[#out + 1] = change end
 end
 return out

@@ -1,9 +1,9 @@
 -- running <- queued, and running <- running of a dead consumer: starts at most as many tasks as there are slots.
--- KEYS and ARGV as in _start.lua
+-- KEYS and ARGV as in _entry.lua
 -- -> {0, left, ms until the rate allows one or -1, wake-up id, last ids...} when there is no task,
---    else {1, left, {stream index, entry, id, message, attempts, max, token}...}
+--    else {1, left, {stream index, entry, id, message, attempts, max, token, permits as `granted` returns them}...}
 --    or {2, 0} when an older copy of this Redis has taken its place: what has ended since must not run again
---    left: 1 when dead consumers had entries, and may still have some
+--    left: 1 when dead consumers had entries, and may still have some, or the streams have more than was looked at
 local recorded = redis.call('GET', KEYS[15])
 if recorded and tonumber(recorded) < tonumber(ARGV[9]) then return { 2, 0 } end
 
@@ -40,9 +40,11 @@ if room > 0 then
     local free = l and l.state == 'queued' and l.entry ~= '' and not is_paused(l) and not is_suspect(crash_record(id))
     local k = free and stream_of(l.priority)
     local claimed = k and redis.call('XCLAIM', KEYS[k], group, me, 0, l.entry, 'RETRYCOUNT', 1, 'FORCE')[1]
-    if claimed then start(k, l.entry, claimed[2], false) end
+    if claimed then start_or_wait(k, l.entry, claimed[2], l) end
   end
 end
+
+leave_streams()
 
 local function take(k, entry, fields)
   local id = field(fields, 'id')
@@ -58,22 +60,27 @@ local function take(k, entry, fields)
       park(l, id, fields, record)
       redis.call('HSET', live, id, pack_live(l))
       drop(KEYS[k], group, entry)
+    elseif l then
+      start_or_wait(k, entry, fields, l)
     else
       start(k, entry, fields, false)
     end
   end
 end
 
-local looked_at = 0  -- parking takes no slot, but a script must end
+local looked_at = 0  -- a task that is parked or waits takes no slot, but a script must end
 for k = FIRST, #KEYS do
   while room > 0 and looked_at < 500 do
     local reply = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', room, 'STREAMS', KEYS[k], '>')
     if not reply then break end
     for _, item in ipairs(reply[1][2]) do take(k, item[1], item[2]) end
+    leave_streams()
     looked_at = looked_at + #reply[1][2]
   end
 end
 
+if looked_at >= 500 then out[2] = 1 end
+if limited then limited.save() end
 if #started > 0 then
   redis.call('XADD', events, '*', 'kind', 'started', 'worker', me, 'at', int(now), 'data', cjson.encode(started))
 end

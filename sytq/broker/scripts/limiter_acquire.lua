@@ -1,5 +1,5 @@
 -- Acquires permits, each from all its limiters at once or from none. Harmless twice.
--- KEYS as in _limiters.lua
+-- KEYS as in _limiter_keys.lua
 -- ARGV liveness_ms epoch force, then per permit: task token created cost permit number_of_limiters, then per limiter:
 --      name settings
 --      epoch: the Redis that the worker knows ('' none yet); force: permits that were held before Redis was emptied
@@ -8,47 +8,12 @@
 if ARGV[3] == '0' and ARGV[2] ~= '' and (redis.call('GET', EPOCH) or '') ~= ARGV[2] then return {} end
 local force = ARGV[3] == '1'
 
--- The permits of a limiter that a task holds, of this attempt or others.
-local function held_by(id, name)
-  local permits = {}
-  for _, permit in ipairs(redis.call('ZRANGEBYLEX', PERMITS, range(name, id))) do
-    if permit:match(PERMIT) == id then permits[#permits + 1] = permit end
-  end
-  return permits
-end
-
 -- Whether one of these permits is the wanted one: then when it was acquired.
 local function acquired_at(permits, wanted)
   for _, permit in ipairs(permits) do
     local _, token, known, at = permit:match(PERMIT)
     if token == wanted.token and known == wanted.permit then return tonumber(at) end
   end
-end
-
--- Why the limiter refuses, as `refusal` in _limiters.lua; `own` permits of the task do not stand in its way.
-local function judge(limiter, wanted, own, reserved)
-  -- Older tasks are ahead; a task with a reservation passes those that only wait.
-  local name, me = limiter.name, wanted.created .. '|' .. wanted.id
-  local before = redis.call('ZLEXCOUNT', QUEUE, range(name, '0'), '(' .. name .. '|0|' .. me)
-  local waiting = reserved and 0 or redis.call('ZLEXCOUNT', QUEUE, range(name, '1'), '(' .. name .. '|1|' .. me)
-  local held = count(PERMITS, name) - #own
-  return refusal(limiter, held, before, waiting, wanted.cost, limiter.settings.configuration)
-end
-
-local function grant(limiter, wanted, own)
-  local name, s = limiter.name, limiter.state
-  if #own > 0 then redis.call('ZREM', PERMITS, unpack(own)) end
-  local permit = table.concat({ name, wanted.id, wanted.token, wanted.permit, int(now) }, '|')
-  redis.call('ZADD', PERMITS, 0, permit)
-  if s.breaker == 'half_open' then s.probes[permit] = 1 end
-  if limiter.settings.calls > 0 or limiter.settings.units > 0 then
-    in_window(limiter)
-    local acquired = table.concat({ name, pad(now), wanted.id, wanted.permit, int(wanted.cost) }, '|')
-    redis.call('ZADD', ACQUIRED, 0, acquired)
-    s.units = s.units + wanted.cost
-  end
-  s.idle = nil
-  look_within(limiter, 2000)
 end
 
 local function acquire(wanted, first, last)
@@ -70,10 +35,10 @@ local function acquire(wanted, first, last)
     local at = acquired_at(own[name], wanted)
     if at then return { 1, at } end
     if not force then
-      local reason, ms = judge(limiter, wanted, own[name], reserved)
+      local reason, ms = judge(limiter, wanted, own[name], reserved, limiter.settings.configuration)
       if reason and prune(limiter) then
         own[name] = held_by(wanted.id, name)
-        reason, ms = judge(limiter, wanted, own[name], reserved)
+        reason, ms = judge(limiter, wanted, own[name], reserved, limiter.settings.configuration)
       end
       if reason and (not refused or ms > wait) then refused, why, wait = limiter, reason, ms end
     end
@@ -84,10 +49,8 @@ local function acquire(wanted, first, last)
     redis.call('HDEL', WAITING, wanted.id)
   end
   if refused then
-    if count(QUEUE, refused.name, '1') < MAX_WAITING then
-      local new = { gates = names, created = wanted.created, units = wanted.cost, token = wanted.token }
-      enqueue(wanted.id, new, refused)
-    end
+    local new = { gates = names, created = wanted.created, units = wanted.cost, token = wanted.token }
+    enqueue(wanted.id, new, refused)
     local unavailable = pause_of(refused, refused.settings.configuration) or refused.state.breaker ~= 'closed'
     return { 0, wait, refused.name, why, unavailable and 1 or 0 }
   end

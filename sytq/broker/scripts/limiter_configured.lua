@@ -1,6 +1,6 @@
 -- Says what a worker's calls are made with: a configuration that no worker has had for a while pauses no limiter. Or
 -- ends the pauses for these configurations, as somebody wants them tried again.
--- KEYS as in _limiters.lua   ARGV liveness_ms action (announce or withdraw) configurations (scope|fingerprint)...
+-- KEYS as in _limiter_keys.lua   ARGV liveness_ms action (announce or withdraw) configurations (scope|fingerprint)...
 if ARGV[2] == 'announce' then
   for a = 3, #ARGV do redis.call('ZADD', CONFIGURED, int(now), ARGV[a]) end
   redis.call('ZREMRANGEBYSCORE', CONFIGURED, '-inf', int(now - 10 * CONFIGURED_MS))

@@ -1,6 +1,6 @@
 -- Pauses or resumes a limiter, for a person or a task. A task neither replaces nor ends a person's pause; it prolongs an
 -- earlier pause of a task. A task's pause may concern the calls of one configuration alone: what was refused is one key.
--- KEYS as in _limiters.lua   ARGV liveness_ms limiter action person by why for_ms configuration
+-- KEYS as in _limiter_keys.lua   ARGV liveness_ms limiter action person by why for_ms configuration
 --      action: pause or resume; person: 1 for a person, 0 for a task; for_ms: 0 is until it is resumed;
 --      configuration: scope|fingerprint, '' for every call
 -- -> pause: 1 when the limiter is paused now and was not before, else 0

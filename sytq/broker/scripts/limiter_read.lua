@@ -1,4 +1,4 @@
--- Reads only. KEYS as in _limiters.lua
+-- Reads only. KEYS as in _limiter_keys.lua
 -- ARGV liveness_ms cursor most limiters...   (limiters: these alone, with the tasks that hold a permit or wait for one)
 -- -> {cursor of the rest ("0" at the end), {name, JSON}...}
 local named = #ARGV > 3

@@ -1,9 +1,9 @@
 -- Does what time alone brings about: frees the permits of dead workers and expired reservations, reserves permits for
 -- tasks whose window, pause or breaker timeout is over, forgets idle limiters. Any worker may run it, any number of times.
--- KEYS as in _limiters.lua, then the delayed sets of these queues   ARGV liveness_ms most queues...
+-- KEYS as in _limiter_keys.lua, then the delayed sets of these queues   ARGV liveness_ms most queues...
 -- -> {number of limiters looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])
-queues(3, #ARGV)
+queues(3, #ARGV, 14)
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', RESERVATIONS, '-inf', int(now), 'LIMIT', 0, 100)) do
   local w = record(id)

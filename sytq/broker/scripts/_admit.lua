@@ -1,0 +1,88 @@
+-- Prepended to fetch.lua, behind _grant.lua: the permits of the limiters that a task names. A limiter that no
+-- attempt has acquired lately has no known limits: the task starts without permits, and its attempt acquires them.
+-- A task that waits is called; should nobody do so, it looks again in time: the estimated wait times a factor, plus a
+-- minute, at most ten.
+local FALLBACK_FACTOR, FALLBACK_MS, MAX_WAIT_MS = 1.2, 60000, 600000
+local FETCHED = '0'  -- the id of the permit that a fetch grants: a task has one of a limiter
+local unknown, refusals = {}, {}  -- by name, in this call; refusals: {limiter, created, ms, step}
+
+-- Returns what to grant, and the limiter that refuses, if one does. Nothing when the attempt acquires its permits itself.
+local function admit(id, l, names, created)
+  local w = record(id)
+  local wanted = { id = id, cost = 0, permit = FETCHED, created = pad(created), limiters = {}, own = {}, record = w }
+  for name in names:gmatch('%S+') do
+    local limiter = not unknown[name] and get(name)
+    if not limiter or not limiter.stated then
+      unknown[name], loaded[name] = true, nil
+      return
+    end
+    wanted.limiters[#wanted.limiters + 1] = limiter
+    wanted.own[name] = l.token > 0 and held_by(id, name) or {}
+  end
+  for _, name in ipairs(w and w.gates or {}) do
+    if not wanted.own[name] then wanted.further = true end  -- the attempt was refused by another one
+  end
+  local reserved = w and w.till and w.till >= now and not wanted.further
+  local refused
+  for _, limiter in ipairs(wanted.limiters) do
+    local known = not reserved and refusals[limiter.name]
+    if known and known.created <= wanted.created then
+      known.ms = known.ms + known.step
+      return wanted, known
+    end
+    local reason, ms = judge(limiter, wanted, wanted.own[limiter.name], reserved)
+    if reason and (not refused or ms > refused.ms) then
+      local most = concurrency(limiter)
+      local step = pause_of(limiter) and 0 or (limiter.state.took or UNKNOWN_MS) / math.min(most, 1000)
+      refused = { limiter = limiter, created = wanted.created, ms = ms, step = step }
+      refusals[limiter.name] = not reserved and refused or refusals[limiter.name]
+    end
+  end
+  return wanted, refused
+end
+
+local queued, records, due, messages = {}, {}, {}, {}  -- of tasks that wait from now on, as arguments of their commands
+
+-- Has the task wait for the limiter that refused it.
+local function wait_for(id, l, wanted, refused, message)
+  local w, limiter = wanted.record, refused.limiter
+  if w then dequeue(id, w) end
+  local gates = {}
+  for n, each in ipairs(wanted.limiters) do gates[n] = each.name end
+  local new = { gates = gates, at = limiter.name, created = wanted.created, units = 0, token = int(l.token), fetch = true }
+  local wait = math.min(math.max(refused.ms, 0) * FALLBACK_FACTOR + FALLBACK_MS, MAX_WAIT_MS)
+  local n = #queued
+  queued[n + 1], queued[n + 2] = 0, limiter.name .. '|1|' .. wanted.created .. '|' .. id
+  records[n + 1], records[n + 2] = id, cjson.encode(new)
+  due[n + 1], due[n + 2] = int(now + wait), id
+  messages[n + 1], messages[n + 2] = id, message
+end
+
+-- Writes what `wait_for` has noted: hundreds of tasks may begin to wait in one call.
+local function write_waits()
+  if #queued == 0 then return end
+  redis.call('HSET', bodies, unpack(messages))
+  redis.call('ZADD', delayed_tasks, unpack(due))
+  redis.call('HSET', WAITING, unpack(records))
+  redis.call('ZADD', QUEUE, unpack(queued))
+  for _, refused in pairs(refusals) do look_within(refused.limiter, 500) end
+  queued, records, due, messages = {}, {}, {}, {}
+end
+
+-- Grants the permits. -> {when, the limiter that the task waited for or '', limiter, limits, ...}
+local function granted(wanted, token)
+  local w = wanted.record
+  local out = { int(now), w and w.fetch and w.at or '' }
+  wanted.token = token
+  for _, limiter in ipairs(wanted.limiters) do
+    grant(limiter, wanted, wanted.own[limiter.name])
+    out[#out + 1], out[#out + 2] = limiter.name, limiter.stated
+  end
+  if w and not wanted.further then
+    dequeue(wanted.id, w)
+    redis.call('HDEL', WAITING, wanted.id)
+  end
+  return out
+end
+
+return { admit = admit, wait_for = wait_for, write_waits = write_waits, granted = granted, save = save }
