@@ -24,11 +24,19 @@ from sytq.ledger.backup import Summary, check, dump
 from sytq.ledger.backup.format import Header, Table, create
 from sytq.ledger.backup.restore import restore as restore_with
 from sytq.ledger.backup.tables import run, statements
-from sytq.ledger.database import is_mysql, open_database
+from sytq.ledger.database import is_mysql, open_database, transact
+from sytq.ledger.failures import FailureRollup, Failures
+from sytq.ledger.figures import Figures
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.migrations import migrate, pending
-from sytq.ledger.models import Attempt, Step, Task
+from sytq.ledger.models import Attempt, SearchEntry, Step, Task
+from sytq.ledger.query import parse
+from sytq.ledger.rollup import Rollup
+from sytq.ledger.saved_views import SavedViews
+from sytq.ledger.search import Search
+from sytq.ledger.search_upkeep import SearchUpkeep
 from sytq.ledger.sessions import Login, Sessions
+from sytq.ledger.values import utcnow
 from tests.tables import make_tables
 from tests.terminal import clean_environ, sytq
 
@@ -126,6 +134,49 @@ def test_a_restore_equals_the_backed_up_database(
     assert restore(tmp_path / "b", target, quiet) == written
     assert "sytq_migrations" not in written.rows
     assert content(target, list(written.rows)) == content(database, list(written.rows))
+
+
+def test_a_restored_ledger_answers_searches_and_charts_by_itself(
+    database: peewee.Database, target: peewee.Database, tmp_path: Path
+) -> None:
+    at = utcnow() - dt.timedelta(minutes=20)
+    old = at - dt.timedelta(days=20)
+    for number, moment in enumerate([at, at, old]):
+        ended = {"state": "dead" if number else "succeeded", "created_at": moment, "finished_at": moment}
+        row = {"id": new_id(), "type": "t", "payload": '{"a": 7}', "metadata": '{"b": "c"}', **ended}
+        transact(database, Task.insert(row).execute)
+    upkeep = SearchUpkeep(database)
+    upkeep.declare(["payload.a"])
+    for kept in (partial(upkeep.fill, 500), FailureRollup(database).advance, Rollup(database).advance):
+        while kept():
+            pass
+    SavedViews(database).save("ops", "mine", "metadata.b:c", "ops")
+    # What only the figures know any more: the cleanup has deleted it.
+    transact(database, Task.delete().where(Task.state == "succeeded").execute)
+    dump(database, tmp_path / "b", [], quiet)
+    restore(tmp_path / "b", target, quiet)
+    Ledger(target)  # binds the models
+
+    def answers() -> list[Any]:
+        look, day = Search(target), Figures(target).chart("day").values()
+        searches = [
+            look.count(parse(query)).number for query in ("metadata.b:c", "payload.a:7", "state:dead payload.a:7")
+        ]
+        ended = sum(one.succeeded for one in day), sum(one.dead for one in day)
+        (cause,) = Failures(target).causes("all")
+        return [searches, ended, cause.tasks, [view.name for view in SavedViews(target).visible("ops")]]
+
+    expected = [[2, 2, 2], (1, 1), 2, ["mine"]]
+    assert answers() == expected
+    upkeep = SearchUpkeep(target)
+    upkeep.declare(["payload.a"])
+    while upkeep.fill(1):
+        assert answers() == expected
+    for kept in (FailureRollup(target).advance, Rollup(target).advance):
+        while kept():
+            pass
+    assert answers() == expected
+    assert {row.task_id for row in SearchEntry.select()} == {row.id for row in Task.select()}
 
 
 def test_a_backup_is_a_consistent_snapshot(database: peewee.Database, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import peewee
@@ -197,6 +199,33 @@ def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(databa
     assert look.count(parse("payload.a:1")) == Count(0)
     upkeep.verify(500)
     assert [task.id for task in look.page(parse("payload.a:1"), limit=5).tasks] == [late]
+
+
+def test_two_workers_that_fill_at_once_index_each_task_once(database: peewee.Database) -> None:
+    """As they may for a moment, when one has stalled: neither fails, and nothing is left out."""
+    old = utcnow() - dt.timedelta(days=1)
+    ids = {
+        add(database, {"payload": json.dumps({"a": n}), "metadata": '{"b": "c"}', "created_at": old}) for n in range(80)
+    }
+    SearchUpkeep(database).declare(FIELDS)
+    begin = threading.Barrier(2)
+
+    def work() -> None:
+        upkeep = SearchUpkeep(database)
+        begin.wait()
+        while upkeep.fill(5):
+            upkeep.index_new(5)
+            upkeep.verify(20)
+            upkeep.sweep(20)
+
+    with ThreadPoolExecutor(2) as pool:
+        made = [add(database, {"payload": '{"a": "new"}'}) for _ in range(10)]
+        for done in [pool.submit(work) for _ in range(2)]:
+            done.result()
+    keep(SearchUpkeep(database))
+    entries = sorted((row.name, row.task_id) for row in SearchEntry.select())
+    named = {"owner": ids | set(made), "metadata.b": ids, "payload.a": ids | set(made)}
+    assert entries == sorted((name, one) for name, those in named.items() for one in those)
 
 
 def test_tasks_of_one_moment_are_all_found_while_they_are_indexed(database: peewee.Database) -> None:
