@@ -91,9 +91,9 @@ def test_completion_offers_what_the_parser_accepts(api: Installation) -> None:
 
 
 def test_viewers_see_their_own_tasks_and_no_button(guarded: Installation) -> None:
-    (mine,) = inserted(guarded, 1, type="seen", owner="us", host="ours.example")
+    (mine,) = inserted(guarded, 1, type="seen", owner="looker", host="ours.example")
     (other,) = inserted(guarded, 1, type="seen", owner="them", host="theirs.example")
-    viewer = browse_as(guarded, "us", "read")
+    viewer = browse_as(guarded, "looker", "read")
     shown = viewer.get("/tasks", q="type:seen")
     assert ids(shown.html) == [mine]
     assert "Retry" not in shown.text and "checkbox" not in shown.html
