@@ -153,7 +153,7 @@ def test_a_search_lists_what_a_plain_evaluation_lists(
         assert len(seen) == len(set(seen))
         assert [one for one in seen if one not in touched] == [one for one in before if one not in touched], wanted.text
         now = expected(made, wanted)
-        assert look.count(wanted) == Count(len(now))
+        assert look.count(wanted, seconds=60) == Count(len(now))
         assert [one for page in look.pages(wanted, size=3) for one in (task.id for task in page)] == now
 
 
@@ -185,10 +185,10 @@ def test_a_task_of_another_program_is_found_at_once_and_indexed(database: peewee
     upkeep, look = SearchUpkeep(database), Search(database)
     keep(upkeep)
     database.execute_sql("INSERT INTO sytq_tasks (id, type, payload) VALUES ('own-id-1', 'x', '{\"a\": \"v\"}')")
-    assert look.count(parse("payload.a:v")) == Count(1)
+    assert look.count(parse("payload.a:v"), seconds=60) == Count(1)
     upkeep.index_new(500)
     assert SearchEntry.select().where(SearchEntry.task_id == "own-id-1").count() == 2
-    assert look.count(parse("payload.a:v")) == Count(1)
+    assert look.count(parse("payload.a:v"), seconds=60) == Count(1)
 
 
 def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(database: peewee.Database) -> None:
@@ -196,7 +196,7 @@ def test_a_task_committed_late_with_an_earlier_time_is_found_after_a_look(databa
     keep(upkeep)
     late = add(database, {"payload": '{"a": 1}', "created_at": NOW})
     upkeep.index_new(500)
-    assert look.count(parse("payload.a:1")) == Count(0)
+    assert look.count(parse("payload.a:1"), seconds=60) == Count(0)
     upkeep.verify(500)
     assert [task.id for task in look.page(parse("payload.a:1"), limit=5).tasks] == [late]
 
@@ -239,7 +239,7 @@ def test_tasks_of_one_moment_are_all_found_while_they_are_indexed(database: peew
         pass
     SearchEntry.delete().execute()
     while upkeep.index_new(3):
-        assert look.count(parse("payload.a:same")) == Count(7)
+        assert look.count(parse("payload.a:same"), seconds=60) == Count(7)
     assert SearchEntry.select().where(SearchEntry.name == "payload.a").count() == 7
 
 
@@ -249,9 +249,9 @@ def test_a_task_with_the_id_of_a_deleted_one_is_found(database: peewee.Database)
     for value in ("first", "second"):
         database.execute_sql("DELETE FROM sytq_tasks")
         add(database, {"payload": json.dumps({"a": value})}, "order-1")
-        assert look.count(parse(f"payload.a:{value}")) == Count(1)
+        assert look.count(parse(f"payload.a:{value}"), seconds=60) == Count(1)
         upkeep.index_new(500)
-        assert look.count(parse(f"payload.a:{value}")) == Count(1)
+        assert look.count(parse(f"payload.a:{value}"), seconds=60) == Count(1)
     upkeep.sweep(500)
     upkeep.verify(500)
     assert [row.value for row in SearchEntry.select().where(SearchEntry.name == "payload.a")] == ["second"]
@@ -309,7 +309,7 @@ def test_a_field_that_nobody_declares_is_dropped_after_an_hour(
         upkeep.declare(["payload.a"])
         upkeep.sweep(500)
         upkeep.sweep(500)
-        assert look.count(parse("payload.b:2")) == Count(1)
+        assert look.count(parse("payload.b:2"), seconds=60) == Count(1)
         return sorted({row.name for row in SearchEntry.select()})
 
     assert fields() == ["owner", "payload.a", "payload.b"]
@@ -376,6 +376,6 @@ def test_completion_offers_values_of_ones_own_tasks_only(database: peewee.Databa
 )
 def test_an_indexed_value_is_compared_as_json(database: peewee.Database, payload: Any, query: str, found: int) -> None:
     add(database, {"payload": json.dumps(payload)})
-    assert Search(database).count(parse(query)) == Count(found)
+    assert Search(database).count(parse(query), seconds=60) == Count(found)
     keep(SearchUpkeep(database))
-    assert Search(database).count(parse(query)) == Count(found)
+    assert Search(database).count(parse(query), seconds=60) == Count(found)
