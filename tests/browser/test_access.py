@@ -33,8 +33,8 @@ def for_all(path: str) -> bool:
     return path in OPEN_TO_ALL or PAGES[path].scopes.get("POST") == "read"
 
 
-def test_viewer_sees_no_button_of_operators_and_cannot_post_by_hand(world: World, visitor: Visitor) -> None:
-    page = visitor.page
+def test_viewer_sees_no_button_of_operators_and_cannot_post_by_hand(each_world: World, visitor: Visitor) -> None:
+    world, page = each_world, visitor.page
     log_in(page, world, "", key(world, "read"))
     expect(page.locator("h1")).to_be_visible()
     own = [re.sub(r"{[^}]*}", "[^/]+", path) for path in PAGES if for_all(path)]

@@ -26,7 +26,8 @@ def resume(page: Page) -> None:
     expect(page.get_by_role("button", name=re.compile("^Pause"))).to_be_visible()
 
 
-def test_paused_type_and_queue_hold_their_tasks_until_they_are_resumed(world: World, browser: Browser) -> None:
+def test_paused_type_and_queue_hold_their_tasks_until_they_are_resumed(each_world: World, browser: Browser) -> None:
+    world = each_world
     with visit(browser, java_script_enabled=False) as visitor:
         for path in ("/types/default", "/queues/default"):
             visitor.go(world.url(path))
@@ -64,8 +65,8 @@ def test_running_valuation_is_followed_live_until_it_ends(world: World, visitor:
     expect(page.locator("#live .state.succeeded")).to_be_visible(timeout=20_000)
 
 
-def test_form_says_what_is_wrong_in_place_and_submits(world: World, visitor: Visitor, receiver: Receiver) -> None:
-    page = visitor.page
+def test_form_says_what_is_wrong_in_place_and_submits(each_world: World, visitor: Visitor, receiver: Receiver) -> None:
+    world, page = each_world, visitor.page
     visitor.expected = ("400",)
     visitor.go(world.url("/types/webhook/new"))
     url = page.get_by_label("url", exact=False).first

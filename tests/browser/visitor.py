@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Response
 
 WIDTHS = (1280, 360)
 HEIGHT = 900
-_AXE = Axe()
 #: Violations of the policy are events of the document; they are kept where no page looks.
 _LISTEN = """
 window.__refused = [];
@@ -53,7 +52,9 @@ class Visitor:
 
     def axe(self, **options: Any) -> list[str]:
         """What axe finds, a line for each element."""
-        found = _AXE.run(self.page, options={"resultTypes": ["violations"], **options}).response["violations"]
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE_SCRIPT)
+        found = self.page.evaluate("axe.run", {"resultTypes": ["violations"], **options})["violations"]
         return [
             f"{one['id']}: {node['html'][:150]} {node['failureSummary'][:300]}"
             for one in found

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peewee
-
 from sytq.dev.seed import figures
 from sytq.dev.seed.rows import Rows
 from sytq.dev.seed.stories import Stories
@@ -51,6 +49,7 @@ class World:
         figures.count(self.open.runtime.database)
         users = {"SYTQ_AUTH__ENABLED": "true", "SYTQ_AUTH__USERS": json.dumps(dict([ADMIN]))}
         self.closed = Installation(_made(folder / "closed"), url, redis.url, **settings, **users)
+        self.bind()
         self.open.start_worker(threads=8)
         self.open.start_api()
         self.operation = self._change_some()
@@ -77,17 +76,17 @@ class World:
         return str(rows[0][0])
 
     def keys(self) -> ApiKeys:
-        return ApiKeys(self._bound())
+        return ApiKeys(self.open.runtime.database)
 
     def pause(self, type_name: str, why: str) -> None:
-        self._bound()
         self.open.runtime.operator.pause(type_name, "ann", why)
 
-    def _bound(self) -> peewee.Database:
-        """The database, with the models, which may be those of the installation whose stores were used last."""
+    def bind(self) -> None:
+        """Give the models this world's database: they may have that of the installation whose stores were used last."""
         database = self.open.runtime.database
         database.bind(MODELS)
-        return database
+        for plugin in self.open.runtime.registry.plugins:
+            database.bind(plugin.models)
 
     def submit(self, type_name: str, payload: dict[str, Any], **more: Any) -> str:
         reply = self.open.post("/v2/tasks", {"type": type_name, "payload": payload, **more})
