@@ -11,13 +11,16 @@ import json
 import threading
 import time
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sytq.ledger.values import utcnow
 
 from .config import Provider
 
-_TIMEOUT = 5.0
+if TYPE_CHECKING:
+    from sytq.http import Answer
+
+TIMEOUT = 5.0
 _MAX_CURRENCIES = 10
 _MAX_BYTES = 1 << 20
 #: Seconds for which a balance is shown before it is read again; after a failure, seconds until the next try.
@@ -89,22 +92,27 @@ class _Refused(Exception):
     """The provider answers with an error; the message names its status."""
 
 
-async def _ask(url: str, provider: Provider) -> Balance | None:
-    """The balance; None where there is no such endpoint, or its answer has another form."""
+async def get(url: str, provider: Provider) -> Answer:
+    """What the provider answers to a GET that costs nothing, on the way of its calls. Raises what the client raises."""
     from sytq.http import Client, Guard
 
     client = Client(Guard())
     try:
-        answer = await client.get(
+        return await client.get(
             url,
             headers=provider.authorization,
-            timeout=_TIMEOUT,
+            timeout=TIMEOUT,
             max_bytes=_MAX_BYTES,
             trusted=True,
             proxy=provider.proxy,
         )
     finally:
         await client.close()
+
+
+async def _ask(url: str, provider: Provider) -> Balance | None:
+    """The balance; None where there is no such endpoint, or its answer has another form."""
+    answer = await get(url, provider)
     if answer.status_code in (404, 405):
         return None
     if not answer.ok:

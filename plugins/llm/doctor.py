@@ -19,14 +19,11 @@ from sytq.config import Settings
 from sytq.errors import RedisUnavailable
 
 from .answer import Answer
-from .balances import parsed
+from .balances import TIMEOUT, get, parsed
 from .config import LlmSettings, Provider
 from .envelope import error_in_body
 from .policy import POLICIES
 from .refusal import classify
-
-_TIMEOUT = 5.0
-_MAX_BYTES = 1 << 20
 
 
 def providers(settings: Settings) -> dict[str, Check]:
@@ -43,31 +40,21 @@ def _check(name: str, provider: Provider, settings: Settings) -> Iterator[Findin
 async def _provider(name: str, provider: Provider) -> Finding:
     import aiohttp
 
-    from sytq.http import Client, Guard, ProxyFailed
+    from sytq.http import ProxyFailed
 
     from .chat import broken
 
     check = f"provider {name}"
     url = provider.balance_url or provider.address("/models")
     where = f"providers.{name}.{'balance_url' if provider.balance_url else 'base_url'}"
-    client = Client(Guard())
     try:
-        answer = await client.get(
-            url,
-            headers=provider.authorization,
-            timeout=_TIMEOUT,
-            max_bytes=_MAX_BYTES,
-            trusted=True,
-            proxy=provider.proxy,
-        )
+        answer = await get(url, provider)
     except TimeoutError:
-        return Finding(check, FAIL, f"does not answer within {_TIMEOUT:g} s", f"check the network and {where}")
+        return Finding(check, FAIL, f"does not answer within {TIMEOUT:g} s", f"check the network and {where}")
     except (aiohttp.ClientError, OSError, ProxyFailed) as error:
         fault = broken(error, Answer(provider.model, provider.key, ()))
         todo = POLICIES[fault.kind].todo.format(name=name) or f"check the network and {where}"
         return Finding(check, FAIL, f"does not answer: {fault}", todo)
-    finally:
-        await client.close()
     if answer.ok:
         return (
             _balance(check, where, answer.content) if provider.balance_url else _model(check, provider, answer.content)
