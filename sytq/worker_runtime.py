@@ -6,7 +6,6 @@ touches globals.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import math
 import os
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import dramatiq
-from dramatiq.middleware import Middleware, TimeLimit
+from dramatiq.middleware import Middleware
 
 import sytq.http.sessions  # noqa: F401  # brings aiohttp, which the first request would import on the event loop
 from sytq import __version__
@@ -26,7 +25,7 @@ from sytq.executor.attempt import Services
 from sytq.executor.broker import StreamsBroker
 from sytq.executor.permits import PermitBatcher
 from sytq.executor.runner import Runner
-from sytq.http import BlockingClient, Client
+from sytq.http import Client
 from sytq.ledger.schedules import Schedules
 from sytq.ledger.search import Search
 from sytq.ledger.search_upkeep import SearchUpkeep
@@ -84,14 +83,14 @@ def build_worker(runtime: Runtime, *, isolated: str = "") -> StreamsBroker:
     timeout, connections = settings.worker.redis_timeout, settings.worker.threads + 10
     task_redis = Redis(settings.redis.dsn, home=runtime.keys.epoch, connections=connections, timeout=timeout)
     broker = StreamsBroker(runtime.redis, heartbeat_redis, task_redis, runtime.keys, settings, isolated)
-    time_limit = TimeLimit()
     broker.executor.may_start, broker.executor.recorded = runtime.hold.may_start, runtime.hold.recorded
     client = Client(runtime.guard, settings.outbound.proxy)
-    loop, valid_since = broker.executor.event_loop.loop, broker.executor.heartbeat.valid_since
-    services = task_services(runtime, client, loop, broker.executor.limiters, task_redis, valid_since)
-    runner = Runner(services, broker.executor.event_loop.threads, broker.function_hooks(), time_limit)
+    services = task_services(
+        runtime, client, broker.executor.limiters, task_redis, broker.executor.heartbeat.valid_since
+    )
+    runner = Runner(services, broker.executor.event_loop.threads, broker.function_hooks())
     broker.loop_middleware += _middleware(runtime, broker)
-    for middleware in (time_limit, *broker.loop_middleware):
+    for middleware in broker.loop_middleware:
         broker.add_middleware(middleware)
     if not isolated:
         broker.add_middleware(_lifecycle(runtime, broker))
@@ -103,12 +102,11 @@ def build_worker(runtime: Runtime, *, isolated: str = "") -> StreamsBroker:
 def task_services(
     runtime: Runtime,
     client: Client,
-    loop: asyncio.AbstractEventLoop,
     limiters: Limiters,
     redis: Redis | None = None,
     valid_since: Callable[[], float] = lambda: -math.inf,
 ) -> Services:
-    """What the contexts of one process share; `loop` is the event loop of `client`.
+    """What the contexts of one process share.
 
     Without a `redis` of its own and a lease, the process is no worker: nobody else runs its tasks.
     """
@@ -123,7 +121,6 @@ def task_services(
         operator=runtime.operator,
         history=Search(runtime.database),
         client=client,
-        blocking_client=BlockingClient(client, loop),
         threads=concurrent.futures.ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking"),
         redis_threads=concurrent.futures.ThreadPoolExecutor(_REDIS_THREADS, thread_name_prefix="redis"),
         valid_since=valid_since,

@@ -79,7 +79,7 @@ async def _run(parts: Runtime, declared: TaskType, delivery: Delivery) -> Outcom
 
     client = Client(parts.guard, parts.settings.outbound.proxy)
     error: BaseException | None = None
-    services = task_services(parts, client, asyncio.get_running_loop(), parts.limiters)
+    services = task_services(parts, client, parts.limiters)
     with closing(services):
         try:
             context = _TestContext(services, declared, delivery)

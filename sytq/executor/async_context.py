@@ -1,27 +1,39 @@
-"""The `ctx` of async functions, on the event loop: as `Context` (context.py), with `await`."""
+"""The context of a task: all that a function can do beside its own work, on the event loop.
+
+An async function has it as its `ctx`; a plain one has its blocking form (context.py). Must not decide what a failure
+means: that is worker/middleware/retry.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import peewee
 from typing_extensions import Unpack
 
-from sytq.broker.delivery import Delivery
+from sytq import clock
+from sytq.broker.delivery import Delivery, cancellation
 from sytq.broker.limiter import Limiter, Permit
-from sytq.errors import Waiting
+from sytq.errors import Cancelled, DatabaseUnavailable, RedisUnavailable, TimedOut, Waiting
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
+from sytq.executor.deadline import Deadline
+from sytq.executor.lease import Lease
+from sytq.executor.portal import Portal
 from sytq.executor.transaction import Child, Transaction
-from sytq.executor.waits import retrieve, wait_on_loop
+from sytq.ledger.database import read
 from sytq.ledger.insert import NewTask
+from sytq.ledger.models import Task
+from sytq.ledger.values import utcnow
 from sytq.service.tree import Outcome, outcomes
+from sytq.states import RUNNING
 from sytq.tasktypes.payload import encode
 from sytq.tasktypes.tasktype import TaskType
 
@@ -35,23 +47,26 @@ _LAST_WRITE = 3.0
 
 
 class AsyncContext(Attempt):
-    """The context of an async function: as `Context`, with `await`."""
+    """The context of an async function, and with a `portal` what the context of a plain function waits for."""
 
     def __init__(
-        self, services: Services, declared: TaskType, delivery: Delivery, deadline: asyncio.Timeout | None = None
+        self,
+        services: Services,
+        declared: TaskType,
+        delivery: Delivery,
+        deadline: Deadline | None = None,
+        portal: Portal | None = None,
     ) -> None:
         super().__init__(services, declared, delivery)
-        self._deadline = deadline
-        self._keeping = 0  # number of step results being written: several steps may run at once
+        self._deadline = deadline or Deadline(declared.timeout)
+        self._portal = portal
+        self._lease = Lease(services, delivery)
+        self._steps = 0  # under way: several may run at once
         self._releasing: set[asyncio.Future[None]] = set()  # permits that steps have given back
-        self._left = 0.0  # seconds left of the time limit when the first write began
 
     def remaining(self) -> float:
-        """As `Context.remaining`."""
-        if self._deadline is None:
-            return self.timeout
-        ends = self._deadline.when()
-        return self._left if ends is None else max(0.0, ends - time.monotonic())  # monotonic is the loop's clock too
+        """The seconds left of this run's time limit, 0 when it is over: the deadline for what the task waits for."""
+        return self._deadline.remaining()
 
     @property
     def http(self) -> Client:
@@ -59,50 +74,74 @@ class AsyncContext(Attempt):
         return self._services.client
 
     async def progress(self, done: int, of: int | None = None, text: str = "") -> None:
-        """As `Context.progress`."""
-        await wait_on_loop(self._progress(done, of, text))
+        """Show how far the task is. Raises Lost when another worker holds the task now."""
+        self._go_on()
+        state = {"done": done, "of": of, "text": text}
+        try:
+            held = await self._lease.ask_redis(self._services.operations.report_progress, self._delivery, encode(state))
+        except RedisUnavailable:
+            return  # lost progress is no reason to fail the task
+        if not held:
+            raise self._lease.lost()
+        self._delivery.progress = state
+        self._go_on()
 
     async def verify_lease(self) -> None:
-        """As `Context.verify_lease`."""
-        await wait_on_loop(self._verify_lease())
+        """Return if the worker's lease is valid and has been since Redis last said that this attempt holds the task.
+
+        Else ask again, for at most the length of a lease. A step and `acquire` have done so; call it before each
+        further call that costs money. Raises Lost, and RedisUnavailable (no attempt).
+        """
+        await self._lease.verify()
 
     async def transaction(self, work: Callable[[Transaction], T]) -> T:
-        """As `Context.transaction`; `work` is a plain function and runs on a thread."""
+        """Run `work`, a plain function, in one SQL transaction that commits only while this start holds the task.
+
+        `work` may run several times (deadlock), so it changes nothing but the database. Raises Lost.
+        """
         done: tuple[T, Sequence[NewTask]] = await self.blocking(self._transaction, work)
         value, tasks = done
-        await wait_on_loop(self._dispatch(tasks))
+        await self._dispatch(tasks)
         return value
 
     async def read(self, work: Callable[[peewee.Database], T]) -> T:
-        """As `Context.read`; `work` is a plain function and runs on a thread."""
-        return await self.blocking(self._read, work)
+        """Run `work(database)`, a plain function that only reads, on one connection without a transaction; it may run
+        several times."""
+        self._go_on()
+        database = self._services.ledger.database
+        return await self.blocking(read, database, lambda: work(database))
 
     async def enqueue(self, type_name: str, payload: object, **options: Unpack[Child]) -> str:
-        """As `Context.enqueue`."""
+        """Submit a child task and return its id, as `Transaction.enqueue`. Errors as `transaction`."""
         return await self.transaction(lambda tx: tx.enqueue(type_name, payload, **options))
 
     async def enqueue_many(self, type_name: str, payloads: Mapping[str, object]) -> list[str]:
-        """As `Context.enqueue_many`."""
+        """Submit a child task for each key and payload and return their ids. Errors as `transaction`."""
         return await self.transaction(lambda tx: tx.enqueue_many(type_name, payloads))
 
     async def outcomes(self) -> list[Outcome]:
-        """As `Context.outcomes`."""
+        """How the tasks have ended that this one waited for (its `after`), in that order."""
         return await self.read(lambda database: outcomes(self.id))
 
     @contextlib.asynccontextmanager
     async def acquire(self, *limiters: Limiter, cost: int = 0) -> AsyncIterator[Permit]:
-        """Acquire a permit of all `limiters` at once, of this `cost`; release it at the end of the `async with` block.
+        """Acquire a permit of all `limiters` at once, of this `cost`; release it at the end of the `with` block.
 
-        Raises as `Context.acquire` does.
+        Inside a step nothing waits for the release, as the step's result comes first. Raises Waiting when a limiter has
+        none free. Waiting is a Retry that must reach the worker: the task then waits in Redis, holds no slot, uses no
+        attempt, and starts again as soon as a permit is reserved for it. Raises RedisUnavailable (no attempt).
         """
-        permit, permits, asked = self._permit(limiters, cost), self._services.permits, time.monotonic()
+        self._go_on()
+        permit = self._permit(limiters, cost)
+        permits, asked = self._services.permits, time.monotonic()
         try:
             try:
                 while not self._is_granted(permit):
-                    await self.verify_lease()
+                    await self._lease.verify()
                     await permits.acquire(permit)
             except Waiting as refusal:
-                self._refused(refusal)
+                if refusal.limiter is not None:
+                    self._delivery.waits.refused(limiter=refusal.limiter)
                 raise
             self._granted(permit, asked)
             yield permit
@@ -112,29 +151,49 @@ class AsyncContext(Attempt):
             if not self._steps:
                 await self._await_releases()
 
-    async def _await_releases(self) -> None:
-        releasing, self._releasing = self._releasing, set()
-        if releasing:
-            await asyncio.wait(releasing, timeout=self.settings.worker.redis_timeout)
-
     async def pause_limiter(
         self, name: str, reason: str, *, seconds: float | None = None, alert: bool = True, configuration: str = ""
     ) -> bool:
-        """As `Context.pause_limiter`."""
-        return await wait_on_loop(self._ask_redis(self._pause_limiter, name, reason, seconds, alert, configuration))
+        """Pause a limiter until `resume_limiter`, a person resumes it, or `seconds` later; `alert` logs an error.
+
+        With a `configuration` (a fingerprint of what was refused, as a key) the pause ends when it is another one.
+        False when it was paused already. Raises RedisUnavailable.
+        """
+        by, pause = f"{self.type} {self.id}", self._services.limiters.pause
+        asked = functools.partial(pause, name, by, reason, seconds=seconds, person=False, configuration=configuration)
+        paused = await self._lease.ask_redis(asked)
+        if paused:
+            log = self.log.error if alert else self.log.warning
+            log("limiter paused", limiter=name, reason=reason, seconds=seconds)
+        return paused
 
     async def resume_limiter(self, name: str) -> bool:
         """Undo `pause_limiter`, of this or another task; False when the limiter was not paused, or by a person."""
-        return await wait_on_loop(self._ask_redis(self._resume_limiter, name))
+        resume = functools.partial(self._services.limiters.resume, name, person=False)
+        resumed = bool(await self._lease.ask_redis(resume))
+        if resumed:
+            self.log.info("limiter resumed", limiter=name)
+        return resumed
 
     async def turn(self) -> None:
-        """As `Context.turn`."""
-        await self.blocking(self._turn)
+        """Go on once every task accepted before this one that has its ordering key has ended; until then the task
+        waits without using an attempt (raises Waiting)."""
+        self._go_on()
+        before = await self.blocking(self._services.ledger.predecessors, self.id)
+        if before:
+            self._delivery.waits.refused(task=before[0].id)
+            raise Waiting(_until_turn(before, utcnow()), reason=f"waiting for its turn: {len(before)} before it")
 
     async def step(self, name: str, function: Callable[[], Awaitable[T]], also: Callable[[], None] | None = None) -> T:
-        """As `Context.step`; `function` is async, `also` a plain function that runs on a thread."""
-        step = self._checkpoint(name)
-        await wait_on_loop(self._look(step, name))
+        """Run `function` once in the task's life and replay its recorded result (a JSON value) ever after.
+
+        What `also`, a plain function, writes to the database, it writes in the transaction that records the result.
+        """
+        self._go_on()
+        services, timeout = self._services, self.settings.worker.redis_timeout
+        threads = services.checkpoint_threads
+        step = Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
+        await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
         await self.blocking(step.begin)
         if step.done:
             value: T = json.loads(step.result or "null")
@@ -145,13 +204,13 @@ class AsyncContext(Attempt):
                 value = json.loads(step.result)
             else:
                 try:
-                    await self.verify_lease()
+                    await self._lease.verify()
                     value = await function()
                 except Exception:
                     await self.blocking(step.forget)
                     raise
                 step.result = encode(value)
-            with self._off_the_clock():
+            with self._deadline.suspended():
                 await self._save(step, also)
         finally:
             self._steps -= 1
@@ -159,33 +218,94 @@ class AsyncContext(Attempt):
                 await self._await_releases()
         return value
 
+    async def blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a short blocking `function` on the process's small thread pool."""
+        call = functools.partial(function, *args)
+        if self._portal is not None:  # the function's own thread, which waits for this
+            return await self._portal.call(call)
+        return await asyncio.get_running_loop().run_in_executor(self._services.threads, call)
+
     async def _save(self, step: Checkpoint, also: Callable[[], None] | None) -> None:
-        saving = asyncio.ensure_future(wait_on_loop(step.save(also)))
+        saving = asyncio.ensure_future(step.save(also))
         try:
             await asyncio.shield(saving)
         except asyncio.CancelledError:
-            saving.add_done_callback(retrieve)  # nobody else reads it: the attempt is over
+            saving.add_done_callback(_retrieve)  # nobody else reads it: the attempt is over
             await asyncio.wait((saving,), timeout=_LAST_WRITE)  # the result may be paid for
             raise
 
-    async def blocking(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a short blocking `function` on the process's small thread pool."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._services.threads, functools.partial(function, *args))
+    async def _await_releases(self) -> None:
+        releasing, self._releasing = self._releasing, set()
+        if releasing:
+            await asyncio.wait(releasing, timeout=self.settings.worker.redis_timeout)
 
-    @contextlib.contextmanager
-    def _off_the_clock(self) -> Iterator[None]:
-        if self._deadline is None or self._deadline.expired():
-            yield
-            return
-        now = asyncio.get_running_loop().time
-        if not self._keeping:
-            self._left = (self._deadline.when() or now()) - now()
-            self._deadline.reschedule(None)
-        self._keeping += 1
-        try:
-            yield
-        finally:
-            self._keeping -= 1
-            if not self._keeping and not self._deadline.expired():
-                self._deadline.reschedule(now() + self._left)
+    def _go_on(self) -> None:
+        if self._delivery.cancelled_by is not None:
+            raise Cancelled(cancellation(self._delivery))
+        if self.remaining() <= 0:
+            raise TimedOut(f"timed out after {self.timeout:g} s")
+
+    def _permit(self, limiters: Sequence[Limiter], cost: int) -> Permit:
+        """Return the permit to acquire: the one that the task was fetched with, if these limiters granted it."""
+        permit, fetched = Permit(self.id, self.token, self._delivery.created_ms, limiters, cost), self._delivery.permit
+        if fetched is None or not fetched.unused or cost or fetched.limits != permit.limits:
+            return permit
+        fetched.report("ignored")
+        return fetched
+
+    def _is_granted(self, permit: Permit) -> bool:
+        """Whether the permit is this attempt's: acquired, and not taken back since, as the lease has been valid."""
+        if not permit.limits:
+            return True
+        if permit.acquired_ms is None or permit.asked < self._services.valid_since():
+            return False
+        self._delivery.held_at = max(self._delivery.held_at, permit.asked)
+        return True
+
+    def _granted(self, permit: Permit, asked: float) -> None:
+        """Note how long the permit took, asked for at this `time.monotonic`."""
+        if permit.limits:
+            took, ran = time.monotonic() - asked, clock.now() - self._delivery.started
+            self._delivery.waits.granted(permit.limits, max(0, int((ran - took) * 1000)), int(took * 1000))
+
+    def _transaction(self, work: Callable[[Transaction], T]) -> tuple[T, Sequence[NewTask]]:
+        """Return the value of `work`, and the tasks that are in the ledger now."""
+        self._go_on()
+        transaction: Transaction | None = None
+
+        def guarded() -> T:
+            nonlocal transaction
+            # New at each try: a deadlock repeats everything.
+            transaction = Transaction(self._services.ledger, self._services.submitter, self._delivery)
+            return work(transaction)
+
+        value = self._services.ledger.fenced(self.id, self.token, guarded)
+        assert transaction is not None
+        return value, transaction.tasks
+
+    async def _dispatch(self, tasks: Sequence[NewTask]) -> None:
+        """Dispatch the tasks of a transaction; what fails or takes too long is left to the reconciler."""
+        services = self._services
+        if tasks:
+            with contextlib.suppress(RedisUnavailable):
+                await self._lease.ask_redis(services.submitter.dispatch, tasks)
+        if awaited := [on_id for task in tasks for on_id in task.after]:
+            with contextlib.suppress(DatabaseUnavailable):  # then the reconciler finds the tasks that had ended before
+                await self.blocking(services.recording.record, (), awaited)
+
+
+def _until_turn(before: list[Task], now: dt.datetime) -> float:
+    """Return the seconds until the next look at the tasks before this one: the more tasks, the later."""
+    first = before[0]
+    wait = 0.0
+    if first.state == RUNNING and first.started_at:
+        wait = min((now - first.started_at).total_seconds() / 2, 5.0)
+    elif first.scheduled_at:
+        wait = (first.scheduled_at - now).total_seconds()
+    return min(max(wait, 0.0) + 0.25 * len(before), 60.0)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Read the exception of a future, so that asyncio does not warn of one that nobody has seen."""
+    if not future.cancelled():
+        future.exception()

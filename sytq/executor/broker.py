@@ -8,7 +8,7 @@ from typing import Any
 import dramatiq
 from dramatiq.broker import Consumer
 from dramatiq.errors import QueueNotFound
-from dramatiq.middleware import Middleware, TimeLimit
+from dramatiq.middleware import Middleware
 
 from sytq import clock
 from sytq.broker.connection import Redis
@@ -45,12 +45,7 @@ class StreamsBroker(dramatiq.Broker):
 
     def function_hooks(self) -> Hooks:
         """The hooks of middleware that others have added, which may need the thread that a function runs on."""
-        return Hooks(
-            self,
-            lambda: [
-                one for one in self.middleware if one not in self.loop_middleware and not isinstance(one, TimeLimit)
-            ],
-        )
+        return Hooks(self, lambda: [one for one in self.middleware if one not in self.loop_middleware])
 
     def declare_queue(self, queue_name: str) -> None:
         if queue_name not in self.queues:

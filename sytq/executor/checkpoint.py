@@ -6,8 +6,9 @@ Nothing else that an attempt does comes between a result and its first write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,6 @@ import peewee
 from sytq.broker.delivery import Delivery
 from sytq.broker.operations import Operations
 from sytq.errors import Cancelled, DatabaseUnavailable, Fail, InvalidInput, Lost, RedisUnavailable, Retry
-from sytq.executor.waits import Waits, sleep
 from sytq.ledger import refusals
 from sytq.ledger.ledger import Ledger
 from sytq.observability.outages import DATABASE
@@ -63,10 +63,10 @@ class Checkpoint:
         self.result: str | None = None  # JSON text
         self.done = False
 
-    def look(self, kept_result: Waits[str | None]) -> Waits[None]:
+    async def look(self, kept_result: Awaitable[str | None]) -> None:
         """Find the `result` that an earlier attempt left in Redis."""
         try:
-            self.result = yield from kept_result
+            self.result = await kept_result
             self._kept = self.result is not None
         except RedisUnavailable as error:
             self._unavailable = error
@@ -85,7 +85,7 @@ class Checkpoint:
         elif self._unavailable is not None and step.interrupted:
             raise self._unavailable
 
-    def save(self, also: Callable[[], None] | None) -> Waits[None]:
+    async def save(self, also: Callable[[], None] | None) -> None:
         """Write the result and what `also` writes, and keep the result in Redis while the database takes its time.
 
         Raises DatabaseUnavailable for a fault of our tables and for an error that nobody knows, and what `also` raises
@@ -93,23 +93,24 @@ class Checkpoint:
         """
         pause = _PAUSE
         while not self.done:
-            writing = self._threads.database.submit(self._write, also)
-            yield (writing,), _PROMPT
+            writing = asyncio.get_running_loop().run_in_executor(self._threads.database, self._write, also)
+            await asyncio.wait((writing,), timeout=_PROMPT)
             while not writing.done():
-                kept = yield from self._keeping(writing)
-                yield (writing,), _LONGEST_PAUSE if kept else _PROMPT
+                kept = await self._keeping(writing)
+                await asyncio.wait((writing,), timeout=_LONGEST_PAUSE if kept else _PROMPT)
             error = writing.result()
             if error is None:
                 self.done = True
             elif isinstance(error, Lost):
                 raise error
             else:
-                kept = yield from self._keeping()  # each time: Redis may have been emptied meanwhile
+                kept = await self._keeping()  # each time: Redis may have been emptied meanwhile
                 self._judge(error, kept)
-                yield sleep(pause)
+                await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
         if self._kept:
-            yield (self._threads.redis.submit(self._drop),), self._timeout
+            dropping = asyncio.get_running_loop().run_in_executor(self._threads.redis, self._drop)
+            await asyncio.wait((dropping,), timeout=self._timeout)
 
     def _judge(self, error: Exception, kept: bool) -> None:
         """Raise what ends the attempt; return where it tries again."""
@@ -120,11 +121,11 @@ class Checkpoint:
         if kept and not isinstance(error, DatabaseUnavailable):
             raise refusal from error
 
-    def _keeping(self, *writing: Future[Any]) -> Waits[bool]:
+    async def _keeping(self, *writing: asyncio.Future[Any]) -> bool:
         """Keep the result in Redis, unless it is written before; return whether Redis is known to have it."""
-        keeping = self._threads.redis.submit(self._keep)
-        yield (keeping, *writing), self._timeout
-        return not keeping.cancel() and keeping.done() and keeping.result()
+        keeping = asyncio.get_running_loop().run_in_executor(self._threads.redis, self._keep)
+        await asyncio.wait((keeping, *writing), timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+        return not keeping.cancel() and keeping.result()
 
     # -- on the threads
 

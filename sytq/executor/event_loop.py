@@ -90,7 +90,7 @@ class EventLoop(threading.Thread):
             delivery.clear_exception()
 
     def _tick(self) -> None:
-        self.threads.return_stale()
+        self.threads.look()
         if self._stopping.is_set():
             self.threads.return_waiting("the worker is stopping")
         self.loop.call_later(_TICK, self._tick)
@@ -103,3 +103,7 @@ class EventLoop(threading.Thread):
             task.cancel()
         if self._running:
             await asyncio.wait(set(self._running), timeout=5)
+        for task in self._running:
+            task.cancel()  # its thread does not take an interruption
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=1)

@@ -1,80 +1,70 @@
-"""Calls a type's function for a delivery, with its context and the type's own middleware."""
+"""Calls a type's function for a delivery, with its context, its deadline and the type's own middleware."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-
-from dramatiq.middleware import TimeLimit, TimeLimitExceeded
+import inspect
+from collections.abc import Awaitable, Callable
 
 from sytq.broker.delivery import Delivery
-from sytq.errors import TimedOut
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Services
 from sytq.executor.context import Context
+from sytq.executor.deadline import Deadline
 from sytq.executor.hooks import Hooks
-from sytq.executor.threads import Threads
+from sytq.executor.portal import Portal
+from sytq.executor.threads import Call, Threads
 from sytq.tasktypes.tasktype import TaskType
 
 
 class Runner:
     """`hooks` are those of middleware that may need the thread of the function, as any may that a plugin brings."""
 
-    def __init__(self, services: Services, threads: Threads, hooks: Hooks, limit: TimeLimit | None = None) -> None:
+    def __init__(self, services: Services, threads: Threads, hooks: Hooks) -> None:
         self._services = services
         self._threads = threads
         self._hooks = hooks
-        self._limit = limit  # interrupts the threads of plain functions
 
     def runner(self, declared: TaskType) -> Callable[[Delivery], Awaitable[None]]:
         """Return the coroutine function that runs one delivery of a type."""
-        call = self._await if declared.is_async else self._on_a_thread
+        call = self._await if declared.is_async else self._call_on_a_thread
 
         async def run(delivery: Delivery) -> None:
-            await call(declared, delivery)
+            async with Deadline(declared.timeout) as deadline:
+                await call(declared, delivery, deadline)
 
         return run
 
-    async def _await(self, declared: TaskType, delivery: Delivery) -> None:
+    async def _await(self, declared: TaskType, delivery: Delivery, deadline: Deadline) -> None:
+        deadline.begin()
+        deadline.arm()
         with self._hooks.around(delivery):
+            context = AsyncContext(self._services, declared, delivery, deadline)
             payload = declared.parse(delivery.payload, delivery.version)
-            try:
-                async with asyncio.timeout(declared.timeout) as deadline, contextlib.AsyncExitStack() as around:
-                    context = AsyncContext(self._services, declared, delivery, deadline)
-                    for middleware in declared.middleware:
-                        await around.enter_async_context(middleware(context, payload))
-                    delivery.result = await declared.function(context, payload)
-            except TimeoutError:
-                if deadline.expired():
-                    raise TimedOut(f"timed out after {declared.timeout:g} s") from None
-                raise
+            async with contextlib.AsyncExitStack() as around:
+                for middleware in declared.middleware:
+                    entered = middleware(context, payload)
+                    if isinstance(entered, contextlib.AbstractAsyncContextManager):
+                        await around.enter_async_context(entered)
+                    else:
+                        around.enter_context(entered)
+                delivery.result = await declared.function(context, payload)
 
-    async def _on_a_thread(self, declared: TaskType, delivery: Delivery) -> None:
+    async def _call_on_a_thread(self, declared: TaskType, delivery: Delivery, deadline: Deadline) -> None:
+        portal = Portal(asyncio.get_running_loop())
+        awaited = AsyncContext(self._services, declared, delivery, deadline, portal)
+
         def call() -> None:
-            with self._hooks.around(delivery), self._limited(declared.timeout):
-                context = Context(self._services, declared, delivery, self._limit)
-                try:
-                    payload = declared.parse(delivery.payload, delivery.version)
-                    with contextlib.ExitStack() as around:
-                        for middleware in declared.middleware:
-                            around.enter_context(middleware(context, payload))
-                        delivery.result = declared.function(context, payload)
-                except (TimeLimitExceeded, TimeoutError) as error:
-                    if isinstance(error, TimeLimitExceeded) or context.remaining() <= 0:
-                        raise TimedOut(f"timed out after {declared.timeout:g} s") from error
-                    raise
+            deadline.begin()
+            with self._hooks.around(delivery), contextlib.ExitStack() as around:
+                context = Context(awaited, portal)
+                payload = declared.parse(delivery.payload, delivery.version)
+                for middleware in declared.middleware:
+                    if inspect.isasyncgenfunction(inspect.unwrap(middleware)):
+                        around.enter_context(portal.entered(middleware(awaited, payload)))
+                    else:
+                        around.enter_context(middleware(context, payload))
+                delivery.result = declared.function(context, payload)
 
-        await self._threads.run(delivery, call)
-
-    @contextlib.contextmanager
-    def _limited(self, seconds: float) -> Iterator[None]:
-        if self._limit is None:
-            yield
-            return
-        self._limit.manager.add_timeout(threading.get_ident(), seconds * 1000)  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            self._limit.manager.remove_timeout(threading.get_ident())  # type: ignore[no-untyped-call]
+        await self._threads.run(Call(delivery, deadline, portal, call))

@@ -12,9 +12,13 @@ import time
 from collections.abc import Callable, Iterable
 
 from dramatiq import Broker
+from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.threading import Interrupt
 
 from sytq import clock
 from sytq.broker.delivery import Delivery
+from sytq.executor.deadline import Deadline
+from sytq.executor.portal import Portal
 
 #: Seconds within which a function that waits for a thread is expected to begin.
 _AHEAD = 0.05
@@ -31,10 +35,10 @@ _LATEST = 0.2
 class Call:
     """One function on its way through a thread."""
 
-    __slots__ = ("begun", "collected", "context", "delivery", "dropped", "error", "function", "put", "wake")
-
-    def __init__(self, delivery: Delivery, function: Callable[[], None]) -> None:
+    def __init__(self, delivery: Delivery, deadline: Deadline, portal: Portal, function: Callable[[], None]) -> None:
         self.delivery = delivery
+        self.deadline = deadline
+        self.portal = portal
         self.function = function
         self.context = contextvars.copy_context()
         self.put = time.monotonic()
@@ -70,10 +74,13 @@ class Threads:
 
     # -- on the event loop
 
-    async def run(self, delivery: Delivery, function: Callable[[], None]) -> None:
-        """Run a function on a thread. A cancellation drops it, unless it has begun: then it is waited for."""
-        call = Call(delivery, function)
+    async def run(self, call: Call) -> None:
+        """Run a function on a thread. A cancellation drops or interrupts it; then its end is waited for.
+
+        A second cancellation of what goes back to its queue waits no longer: such threads end with the process.
+        """
         self._waiting.put(call)
+        cancelled = False
         while not call.collected:
             call.wake = self._loop.create_future()
             try:
@@ -81,13 +88,15 @@ class Threads:
             except asyncio.CancelledError:
                 with self._lock:
                     call.dropped = not call.begun
-                if call.dropped or delivery.returned:
+                if call.dropped or (cancelled and call.delivery.returned):
                     raise
-        if call.error is not None:
-            try:
-                raise call.error
-            finally:
-                del call  # the error's traceback must not keep this frame
+                cancelled = True
+                call.portal.interrupt(TimeLimitExceeded if call.deadline.expired else Interrupt)
+        error, call.error = call.error, None
+        if cancelled and isinstance(error, Interrupt):
+            raise asyncio.CancelledError
+        if error is not None:
+            raise error
 
     def return_waiting(self, reason: str, put_before: float = math.inf) -> None:
         """Return the deliveries whose functions wait for a thread, since before then, to their queues."""
@@ -104,8 +113,11 @@ class Threads:
                 if call.wake is not None:
                     call.wake.cancel()
 
-    def return_stale(self) -> None:
-        """Return what waits for a thread for longer than was expected."""
+    def look(self) -> None:
+        """Arm the deadlines of what runs; return what waits for a thread for longer than was expected."""
+        for thread in self.threads:
+            if (call := thread.call) is not None and not call.collected:
+                call.deadline.arm()
         self.return_waiting("its worker is busy", time.monotonic() - _STALE)
 
     def _collect(self) -> None:
@@ -122,7 +134,8 @@ class Threads:
         """How many functions of these types may wait for a thread, as they will have one within moments."""
         seconds = max((self._seconds[name] for name in types if name in self._seconds), default=_AHEAD)
         now = time.monotonic()
-        quick = sum(1 for thread in self.threads if now - thread.busy_since < _AHEAD)
+        calls = [thread.call for thread in self.threads]
+        quick = sum(1 for call in calls if call is None or now - call.begun < _AHEAD)
         return min(_MAX_AHEAD, int(quick * _AHEAD / max(seconds, 1e-6))) if seconds < _AHEAD else 0
 
     def next(self) -> Call | None:
@@ -151,7 +164,7 @@ class TaskThread(threading.Thread):
 
     def __init__(self, pool: Threads, broker: Broker | None) -> None:
         super().__init__(name="task", daemon=True)
-        self.busy_since = math.inf  # when its function began, of time.monotonic
+        self.call: Call | None = None  # that it runs
         self._pool = pool
         self._broker = broker
 
@@ -164,13 +177,13 @@ class TaskThread(threading.Thread):
                 continue
             if call is None:
                 break
-            self.busy_since = call.begun
+            self.call = call
             call.delivery.started = clock.now()
             try:
-                call.context.run(call.function)
+                call.context.run(call.portal.run, call.function)
             except BaseException as error:
                 call.error = error
-            self.busy_since = math.inf
+            self.call = None
             self._pool.end(call)
             del call
         self._emit("emit_before", "worker_thread_shutdown")

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -302,30 +301,15 @@ def _why_cut(error: Exception, part: Literal["head", "body"], timeout: float) ->
 
 
 class BlockingClient:
-    """The client for a plain task, which runs on a thread; `loop` is the event loop of `client`."""
+    """The client for a plain task, which runs on a thread; `wait` runs a coroutine on the event loop of `client`."""
 
-    def __init__(
-        self, client: Client, loop: asyncio.AbstractEventLoop, remaining: Callable[[], float] = lambda: math.inf
-    ) -> None:
+    def __init__(self, client: Client, wait: Callable[[Coroutine[Any, Any, Answer]], Answer]) -> None:
         self._client = client
-        self._loop = loop
-        self._remaining = remaining
-
-    def within(self, remaining: Callable[[], float]) -> BlockingClient:
-        """Return the same client with a deadline: its calls end when no seconds remain."""
-        return BlockingClient(self._client, self._loop, remaining)
+        self._wait = wait
 
     def request(self, method: str, url: str, **options: Any) -> Answer:
         """Send a request with the options of `Client.request`."""
-        # A thread that waits here cannot be interrupted.
-        options["timeout"] = max(0.001, min(options.get("timeout", _DEFAULT_TIMEOUT), self._remaining()))
-        call = asyncio.run_coroutine_threadsafe(self._client.request(method, url, **options), self._loop)
-        try:
-            # The call ends on time by itself; the margin is for a dead event loop.
-            return call.result(options["timeout"] + 5)
-        except BaseException:
-            call.cancel()
-            raise
+        return self._wait(self._client.request(method, url, **options))
 
     def get(self, url: str, **options: Any) -> Answer:
         return self.request("GET", url, **options)

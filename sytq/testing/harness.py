@@ -127,7 +127,7 @@ class Harness:
             self._hooks = Hooks(Broker(middleware=[]), lambda: ())
             stack.callback(lambda: asyncio.run_coroutine_threadsafe(self.http.close(), self._loop).result(10))
             client = Client(runtime.guard, sessions=self.http)
-            self._services = task_services(runtime, client, self._loop, runtime.limiters)
+            self._services = task_services(runtime, client, runtime.limiters)
             stack.callback(self._services.close)
             self.clock = Clock(self._now)
             stack.callback(self.clock.stop)

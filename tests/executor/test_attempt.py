@@ -7,21 +7,21 @@ from typing import Any, cast
 
 import pytest
 
+from sytq.executor.async_context import AsyncContext
 from sytq.executor.attempt import Services
-from sytq.executor.context import Context
 from sytq.tasktypes.registry import Registry
 from tests.plugins.deliveries import settings, started
 
 
 @pytest.fixture
-def context() -> Context:
+def context() -> AsyncContext:
     given = settings()
     absent = dict.fromkeys((field.name for field in fields(Services)), cast(Any, None))
     services = Services(**absent | {"settings": given})
-    return Context(services, Registry.load(given).get("webhook"), started({"url": "http://example.com/"}))
+    return AsyncContext(services, Registry.load(given).get("webhook"), started({"url": "http://example.com/"}))
 
 
-def test_details_of_several_calls_are_merged(context: Context) -> None:
+def test_details_of_several_calls_are_merged(context: AsyncContext) -> None:
     context.detail(status=200, tokens=7)
     context.detail(status=503, host="example.com")
     assert context._delivery.detail == {"status": 503, "tokens": 7, "host": "example.com"}
@@ -38,7 +38,7 @@ def test_details_of_several_calls_are_merged(context: Context) -> None:
         {"own": float("nan")},
     ],
 )
-def test_invalid_detail_is_refused_and_changes_nothing(context: Context, fields: dict[str, Any]) -> None:
+def test_invalid_detail_is_refused_and_changes_nothing(context: AsyncContext, fields: dict[str, Any]) -> None:
     context.detail(status=200)
     with pytest.raises(ValueError):
         context.detail(**fields)

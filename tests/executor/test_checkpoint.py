@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from sytq.broker.limiter import Limiter
 from sytq.errors import DatabaseUnavailable, Fail, Lost, RedisUnavailable
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.context import Context
+from sytq.executor.portal import Portal
 from sytq.ledger.models import Task
 from sytq.runtime import Runtime
 from sytq.states import STATES, TERMINAL
@@ -57,8 +59,20 @@ def context(
     task = runtime.ledger.get(task_id)
     assert task is not None
     delivery = delivery_of(declared, {}, task_id, task.created_at, attempts=1, token=token)
-    services = task_services(runtime, None, None, runtime.limiters)  # type: ignore[arg-type]
-    return (AsyncContext if asynchronous else Context)(dataclasses.replace(services, **replaced), declared, delivery)
+    services = task_services(runtime, None, runtime.limiters)  # type: ignore[arg-type]
+    services = dataclasses.replace(services, **replaced)
+    if asynchronous:
+        return AsyncContext(services, declared, delivery)
+    portal = Portal(event_loop())
+    return Context(AsyncContext(services, declared, delivery, portal=portal), portal)
+
+
+@functools.cache
+def event_loop() -> asyncio.AbstractEventLoop:
+    """An event loop on a thread of its own, as in a worker."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
 
 def accept(runtime: Runtime, run_at: dt.datetime | None = None) -> str:

@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from sytq.errors import InvalidInput, OutboundRefused
+from sytq.executor.portal import Portal
 from sytq.http import BlockingClient, Client, Guard
 
 LOOPBACK = Guard(["127.0.0.0/8", "::1/128"])
@@ -565,7 +566,7 @@ def test_blocking_client_calls_the_async_client_from_a_thread(serve: Any) -> Non
 
     async def main() -> None:
         client = Client(LOOPBACK)
-        blocking = BlockingClient(client, asyncio.get_running_loop())
+        blocking = BlockingClient(client, Portal(asyncio.get_running_loop()).wait)
         async with serve(answering(reply)) as port:
             answer = await asyncio.to_thread(blocking.get, f"http://127.0.0.1:{port}/")
             assert answer.json() == {"a": 1}

@@ -20,6 +20,7 @@ from sytq.broker.delivery import Delivery
 from sytq.config import load
 from sytq.executor.async_context import AsyncContext
 from sytq.executor.context import Context
+from sytq.executor.portal import Portal
 from sytq.http import Client
 from sytq.runtime import Runtime, build
 from sytq.tasktypes.tasktype import TaskType
@@ -75,7 +76,7 @@ def attempt(
 async def _attempt(runtime: Runtime, delivery: Delivery, operations: Any) -> Any:
     declared = runtime.registry.get(delivery.type)
     client = Client(runtime.guard)
-    services = task_services(runtime, client, asyncio.get_running_loop(), runtime.limiters)
+    services = task_services(runtime, client, runtime.limiters)
     if operations is not None:
         services = dataclasses.replace(services, operations=operations)
     with contextlib.closing(services):
@@ -83,7 +84,9 @@ async def _attempt(runtime: Runtime, delivery: Delivery, operations: Any) -> Any
             payload = declared.parse(delivery.payload)
             if declared.is_async:
                 return await declared.function(AsyncContext(services, declared, delivery), payload)
-            return await asyncio.to_thread(declared.function, Context(services, declared, delivery), payload)
+            portal = Portal(asyncio.get_running_loop())
+            context = Context(AsyncContext(services, declared, delivery, portal=portal), portal)
+            return await asyncio.to_thread(declared.function, context, payload)
         finally:
             await client.close()
 
