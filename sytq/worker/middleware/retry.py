@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import logging
 import re
 from typing import Any
 
@@ -69,16 +70,18 @@ class RetryPolicy(Middleware):
         message.outcome = outcome
         if outcome.kind == "dead":
             message.fail()
-        if self._logged != "none":
+        silent = error is None and (self._logged == "failed" or not log.isEnabledFor(logging.INFO))
+        if self._logged != "none" and not silent:
             self._write_line(message, outcome, error)
 
     def _write_line(self, message: Delivery, outcome: Outcome, error: BaseException | None) -> None:
         """Log the end of an attempt. A task that is to run again needs nobody: warnings are of faults in its code."""
-        line = log.bind(task_id=message.id, type=message.type, attempt=message.attempts, **message.origin)
-        line = line.bind(duration=round(clock.now() - message.started, 3))
+        duration = round(clock.now() - message.started, 3)
+        line = log.bind(
+            task_id=message.id, type=message.type, attempt=message.attempts, duration=duration, **message.origin
+        )
         if error is None:
-            if self._logged != "failed":
-                line.info("task succeeded")
+            line.info("task succeeded")
         elif outcome.kind == "dead":
             line.error("task is dead", error=outcome.error, exc_info=_unexpected(error))
         elif isinstance(error, RedisUnavailable | DatabaseUnavailable):
