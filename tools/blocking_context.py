@@ -50,7 +50,7 @@ class Context(Attempt):
         """{http}"""
         from sytq.http import BlockingClient
 
-        return BlockingClient(self._services.client, self._through.wait)
+        return BlockingClient(self._services.client, self._through.wait, self.remaining)
 '''
 NAMES = {"asynccontextmanager": "contextmanager", "AsyncIterator": "Iterator"}
 #: For async functions alone: a plain one may block.

@@ -38,7 +38,7 @@ class Context(Attempt):
         """The guarded HTTP client."""
         from sytq.http import BlockingClient
 
-        return BlockingClient(self._services.client, self._through.wait)
+        return BlockingClient(self._services.client, self._through.wait, self.remaining)
 
     def progress(self, done: int, of: int | None = None, text: str = "") -> None:
         """Show how far the task is. Raises Lost when another worker holds the task now."""

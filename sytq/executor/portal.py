@@ -27,7 +27,7 @@ class Portal:
         self._loop = loop
         self._lock = threading.Lock()
         self._thread: int | None = None  # that runs the function; None before and after
-        self._visit: _Visit | None = None  # what that thread waits for
+        self._visit: _Visit[Any] | None = None  # what that thread waits for
         self._interruption: type[Interrupt] | None = None  # at most one
 
     # -- on the thread
@@ -45,7 +45,7 @@ class Portal:
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop; return its value or raise."""
-        visit = _Visit(self._loop, coroutine)
+        visit: _Visit[T] = _Visit(self._loop, coroutine)
         own = threading.get_ident() == self._thread
         try:
             if own:
@@ -61,13 +61,11 @@ class Portal:
             if own:
                 with self._lock:
                     self._visit = None
-        assert visit.task is not None
         if visit.cancelled and self._interruption is not None:
-            if not visit.task.cancelled():
-                visit.task.exception()  # nobody else reads it
             raise self._interruption
-        value: T = visit.task.result()
-        return value
+        if visit.error is not None:
+            raise visit.error
+        return visit.value
 
     @contextlib.contextmanager
     def entered(self, manager: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
@@ -87,7 +85,7 @@ class Portal:
             stack.push(leave)
             yield value
 
-    def _serve(self, visit: _Visit, interruptible: bool) -> None:
+    def _serve(self, visit: _Visit[Any], interruptible: bool) -> None:
         while (asked := visit.asked.get()) is not None:
             if asked.dropped or not self._go_to(asked, interruptible):
                 continue
@@ -141,23 +139,35 @@ class Portal:
                 raise_thread_exception(self._thread, exception)  # type: ignore[no-untyped-call]
 
 
-class _Visit:
+class _Visit(Generic[T]):
     """A coroutine that a thread waits for, and what it asks of that thread; None at its end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> None:
         self.asked: queue.SimpleQueue[_Asked[Any] | None] = queue.SimpleQueue()
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.cancelled = False
+        self.value: T
+        self.error: BaseException | None = None
         self._loop = loop
         self._coroutine = coroutine
         self._context = contextvars.copy_context()
         self._context.run(_visit.set, self)
 
     def start(self) -> None:
-        self.task = self._loop.create_task(self._coroutine, context=self._context)
-        self.task.add_done_callback(lambda _: self.asked.put(None))
+        self.task = self._loop.create_task(self._run(), context=self._context)
+        self.task.add_done_callback(self._end)
         if self.cancelled:
             self.task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            self.value = await self._coroutine
+        except BaseException as error:  # a task that raises SystemExit would end the event loop
+            self.error = error
+
+    def _end(self, _: object) -> None:
+        self._coroutine.close()  # it may not have begun
+        self.asked.put(None)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -186,4 +196,4 @@ class _Asked(Generic[T]):
             self.ended.set_result(None)
 
 
-_visit: contextvars.ContextVar[_Visit] = contextvars.ContextVar("visit")
+_visit: contextvars.ContextVar[_Visit[Any]] = contextvars.ContextVar("visit")

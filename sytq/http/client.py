@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -301,14 +302,24 @@ def _why_cut(error: Exception, part: Literal["head", "body"], timeout: float) ->
 
 
 class BlockingClient:
-    """The client for a plain task, which runs on a thread; `wait` runs a coroutine on the event loop of `client`."""
+    """The client for a plain task, which runs on a thread; `wait` runs a coroutine on the event loop of `client`.
 
-    def __init__(self, client: Client, wait: Callable[[Coroutine[Any, Any, Answer]], Answer]) -> None:
+    No call takes longer than the seconds that remain.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        wait: Callable[[Coroutine[Any, Any, Answer]], Answer],
+        remaining: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._client = client
         self._wait = wait
+        self._remaining = remaining
 
     def request(self, method: str, url: str, **options: Any) -> Answer:
         """Send a request with the options of `Client.request`."""
+        options["timeout"] = max(0.001, min(options.get("timeout", _DEFAULT_TIMEOUT), self._remaining()))
         return self._wait(self._client.request(method, url, **options))
 
     def get(self, url: str, **options: Any) -> Answer:

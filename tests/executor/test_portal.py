@@ -89,6 +89,27 @@ def test_function_waits_for_coroutines_and_these_for_functions(pool: Pool) -> No
     assert found == [True, True, True]
 
 
+def test_function_that_exits_ends_neither_its_thread_nor_the_event_loop(pool: Pool) -> None:
+    async def step(function: Callable[[], None]) -> None:
+        await pool.portal.awaitable(function)()
+
+    seen: list[type[BaseException]] = []
+
+    def run() -> None:
+        for error in (SystemExit, KeyboardInterrupt):
+            try:
+                pool.portal.wait(step(lambda error=error: raises(error)))
+            except BaseException as raised:
+                seen.append(type(raised))
+
+    pool.start(run).result(30)
+    assert seen == [SystemExit, KeyboardInterrupt]
+
+
+def raises(error: type[BaseException]) -> None:
+    raise error
+
+
 def test_another_thread_of_the_function_may_wait_too(pool: Pool) -> None:
     found: list[int] = []
 
