@@ -69,7 +69,7 @@ class TaskControl:
         return await self._parts.sql.run(read, database, lambda: tree(row, limit, visible))
 
     async def cancel(self, req: falcon.asgi.Request, task_id: str, why: str) -> str:
-        """Return "cancelled", or "asked" of a running task, which ends at its next step."""
+        """Return "cancelled", or "asked" of a running task, which is interrupted."""
         row = await self.row(req, task_id)
         outcome = await self._parts.sql.finish(self._operator.cancel, row.id, by=signed(req, why))
         if outcome == "ended":

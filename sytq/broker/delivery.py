@@ -61,6 +61,7 @@ class Delivery(MessageProxy):
         self.lost = False  # another attempt has the task, so that this one was cancelled
         self.returned = ""  # why the attempt was cancelled so that the task returns to its queue
         self.cancelled_by: str | None = None  # set by the heartbeat once a cancellation was asked for
+        self.polls = False  # its function asks whether it is cancelled
         self.progress: dict[str, Any] | None = None
         self.detail: dict[str, Any] = {}  # for the ledger
         self.waits = Waits(message.message_timestamp, entry)  # likewise

@@ -19,7 +19,7 @@ Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the task
 
 _OUTCOMES = {
     "cancelled": "is cancelled",
-    "asked": "is running and will be cancelled at its next step",
+    "asked": "is running and will be interrupted",
     "ended": "has already ended",
     "queued": "is queued again",
     "taken": "is unchanged: another unfinished task has its unique key",
@@ -34,7 +34,7 @@ def cancel(
     json_wanted: AsJson = False,
     file: File = None,
 ) -> None:
-    """Cancel tasks: a waiting task at once, a running task at its next step.
+    """Cancel tasks: waiting tasks end at once, running tasks are interrupted.
 
     Exits 1 when a task has already ended.
     """

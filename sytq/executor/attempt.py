@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -29,11 +29,7 @@ from sytq.tasktypes.tasktype import TaskType
 if TYPE_CHECKING:
     from sytq.http import Client
 
-T = TypeVar("T")
-
 _MOST_DETAIL = 64 << 10
-#: Seconds between two looks at a lease that is not valid.
-_LEASE_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,12 @@ class Attempt(OldContextMethods):
         return logger.bind(task_id=self.id, type=self.type, attempt=self.attempt, **self._delivery.origin)
 
     def cancelled(self) -> bool:
-        """Whether somebody asked for this task's cancellation; known within a heartbeat, and then the function is
-        interrupted. The next call that writes raises Cancelled."""
+        """Whether somebody asked for this task's cancellation; known within a heartbeat.
+
+        The next call that writes raises Cancelled. A plain function that has asked this is interrupted ten seconds
+        later rather than at once, so that it may end by itself.
+        """
+        self._delivery.polls = True
         return self._delivery.cancelled_by is not None
 
     def detail(self, **fields: Any) -> None:

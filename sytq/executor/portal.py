@@ -34,8 +34,11 @@ class Portal:
 
     def run(self, function: Callable[[], None]) -> None:
         """Call the function; interruptions are raised in it, and not once this has returned."""
-        self._thread = threading.get_ident()
         try:
+            with self._lock:
+                self._thread = threading.get_ident()
+                if self._interruption is not None:
+                    raise self._interruption
             function()
         finally:
             with self._lock:
@@ -127,15 +130,19 @@ class Portal:
         """Return the function for a coroutine to await; its thread calls it, and may be interrupted in it."""
         return lambda: self.call(function, interruptible=True)
 
+    @property
+    def interrupted(self) -> bool:
+        return self._interruption is not None
+
     def interrupt(self, exception: type[Interrupt]) -> None:
         """Raise an exception in the function, once: where it runs, or where it waits for a coroutine."""
         with self._lock:
-            if self._thread is None or self._interruption is not None:
+            if self._interruption is not None:
                 return
             self._interruption = exception
             if self._visit is not None:
                 self._visit.cancel()
-            else:
+            elif self._thread is not None:
                 raise_thread_exception(self._thread, exception)  # type: ignore[no-untyped-call]
 
 

@@ -28,6 +28,8 @@ _MAX_AHEAD = 50
 _STALE = 0.5
 #: Seconds after which an idle thread looks around.
 _TURN = 1.0
+#: Seconds that a function which polls `ctx.cancelled()` has to end by itself.
+_GRACE = 10.0
 #: The weight of the latest call in how long a type takes.
 _LATEST = 0.2
 
@@ -80,7 +82,6 @@ class Threads:
         A second cancellation of what goes back to its queue waits no longer: such threads end with the process.
         """
         self._waiting.put(call)
-        cancelled = False
         while not call.collected:
             call.wake = self._loop.create_future()
             try:
@@ -88,15 +89,23 @@ class Threads:
             except asyncio.CancelledError:
                 with self._lock:
                     call.dropped = not call.begun
-                if call.dropped or (cancelled and call.delivery.returned):
+                if call.dropped or (call.portal.interrupted and call.delivery.returned):
                     raise
-                cancelled = True
-                call.portal.interrupt(TimeLimitExceeded if call.deadline.expired else Interrupt)
+                self._interrupt(call)
         error, call.error = call.error, None
-        if cancelled and isinstance(error, Interrupt):
+        if isinstance(error, Interrupt) and call.portal.interrupted:
             raise asyncio.CancelledError
         if error is not None:
             raise error
+
+    def _interrupt(self, call: Call) -> None:
+        delivery, interrupt = call.delivery, call.portal.interrupt
+        if call.deadline.expired:
+            interrupt(TimeLimitExceeded)
+        elif delivery.polls and not delivery.lost and not delivery.returned:  # it learns that a person cancelled it
+            self._loop.call_later(_GRACE, interrupt, Interrupt)
+        else:
+            interrupt(Interrupt)
 
     def return_waiting(self, reason: str, put_before: float = math.inf) -> None:
         """Return the deliveries whose functions wait for a thread, since before then, to their queues."""

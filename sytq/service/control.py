@@ -47,7 +47,7 @@ class Operator:
         self._registry = registry
 
     def cancel(self, task_id: str, by: str) -> str:
-        """Cancel a task: returns cancelled (it waited), asked (it ends at its next step), or ended (too late).
+        """Cancel a task: returns cancelled (it waited), asked (it is interrupted), or ended (too late).
 
         Raises InvalidInput for an unknown id.
         """

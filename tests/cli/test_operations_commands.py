@@ -111,7 +111,7 @@ def test_running_tasks_are_shown_and_cancelled(installation: Installation) -> No
     lines = [line.split() for line in run(installation, "queues", "list").stdout.splitlines()]
     assert ["plain", "urgent", "0", "0", "1", "100/1s"] in lines
     assert ["normal", "1", "1"] in [line[:3] for line in lines]
-    assert "next step" in run(installation, "cancel", task, "--why", "a mistake").stdout
+    assert "will be interrupted" in run(installation, "cancel", task, "--why", "a mistake").stdout
     asked = f"(cancellation requested by {getpass.getuser()}: a mistake)"
     assert asked in run(installation, "queues", "running", "-q", "plain").stdout
     assert asked in run(installation, "show", task).stdout

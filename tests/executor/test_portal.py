@@ -34,10 +34,12 @@ class Pool:
         self.threads.start(1)
         self.portal = Portal(self.loop)
         self.task: asyncio.Task[None] | None = None
+        self.delivery = started({})
 
     def start(self, function: Callable[[], None], seconds: float = 60.0) -> Future[None]:
         """Run a function as the only attempt of a worker."""
         self.portal = Portal(self.loop)
+        self.delivery = delivery = started({})
 
         async def attempt() -> None:
             self.task = asyncio.current_task()
@@ -47,7 +49,7 @@ class Pool:
                     deadline.begin()
                     function()
 
-                await self.threads.run(Call(started({}), deadline, self.portal, call))
+                await self.threads.run(Call(delivery, deadline, self.portal, call))
 
         return asyncio.run_coroutine_threadsafe(attempt(), self.loop)
 
@@ -169,6 +171,31 @@ def test_cancellation_reaches_what_runs_now(pool: Pool) -> None:
         with pytest.raises(concurrent.futures.CancelledError):
             attempt.result(30)
     assert ended == ["plain", "coroutine", "waiting", "inside", "coroutine", "inside_waiting"]
+
+
+def test_function_that_polls_ends_by_itself_or_after_its_grace(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, asked = threading.Event(), threading.Event()
+
+    def run(wait: Callable[[], object]) -> None:
+        pool.delivery.polls = True
+        at.set()
+        wait()
+
+    attempt = pool.start(lambda: run(lambda: asked.wait(30)))
+    assert at.wait(30)
+    pool.cancel()
+    pool.loop.call_soon_threadsafe(pool.loop.call_soon, asked.set)  # after the cancellation has arrived
+    assert attempt.result(30) is None
+
+    for grace, returned in ((0.01, ""), (60.0, "the worker is stopping")):
+        monkeypatch.setattr("sytq.executor.threads._GRACE", grace)
+        at.clear()
+        attempt = pool.start(lambda: run(spin))
+        assert at.wait(30)
+        pool.delivery.returned = returned
+        pool.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            attempt.result(30)
 
 
 def test_deadline_interrupts_a_function_once_it_is_armed(pool: Pool) -> None:

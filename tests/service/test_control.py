@@ -74,7 +74,7 @@ def test_waiting_tasks_are_cancelled_at_once_and_never_run(make: Make) -> None:
 
 
 @pytest.mark.parametrize("type_name", ["gentle", "checking"])
-def test_a_running_task_ends_at_its_next_step(make: Make, type_name: str) -> None:
+def test_a_running_task_is_interrupted_or_ends_by_itself(make: Make, type_name: str) -> None:
     installation = make()
     installation.start_worker()
     task = installation.submit(type_name, "a", seconds=60)

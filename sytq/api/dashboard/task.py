@@ -109,7 +109,7 @@ class CancelTask(_Action):
         why = validated(Cancellation, {"reason": form.get("reason", "")}, "reason").reason
         req.context.audit_detail = why
         outcome = await self._control.cancel(req, task_id, why)
-        return "The task is cancelled." if outcome == "cancelled" else "The task runs, and ends at its next step."
+        return "The task is cancelled." if outcome == "cancelled" else "The task runs, and is interrupted."
 
 
 class RetryTask(_Action):

@@ -197,7 +197,7 @@ NATIVE = (
         "post", "/v2/tasks/{task_id}/cancel", "cancel", "Cancel a task", "tasks",
         {
             200: Answer("Task cancelled", shapes.ChangeOutcome),
-            202: Answer("Cancellation requested; the running task ends at its next step", shapes.ChangeOutcome),
+            202: Answer("Cancellation requested; the running task is interrupted", shapes.ChangeOutcome),
         },
         (400, 404, 409), requests.Cancellation, body_required=False,
     ),

@@ -80,7 +80,7 @@ class TaskPage(TypedDict):
 
 
 class ChangeOutcome(TypedDict):
-    """The outcome of a change to one task: cancelled, asked (it ends at its next step), queued or rescheduled."""
+    """The outcome of a change to one task: cancelled, asked (it is interrupted), queued or rescheduled."""
 
     id: str
     outcome: str
