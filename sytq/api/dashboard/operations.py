@@ -62,14 +62,14 @@ class Operation(Page):
 
 
 class StopOperation(Operation):
-    """POST /dashboard/operations/{task_id}/stop: it ends between two batches; what it has changed stays changed."""
+    """POST /dashboard/operations/{task_id}/stop: what it has changed stays changed."""
 
     scopes: ClassVar = {"POST": "operate"}
 
     async def act(self, req: falcon.asgi.Request, form: Mapping[str, str], **path: str) -> Done:
         row, _ = await self._known(req, path["task_id"])
         outcome = await TaskControl(self._parts).cancel(req, row.id, "stopped")
-        said = "The operation is stopped." if outcome == "cancelled" else "The operation stops at its next batch."
+        said = "The operation is stopped." if outcome == "cancelled" else "The operation runs, and is interrupted."
         return Done(f"/operations/{row.id}", said)
 
 

@@ -71,7 +71,7 @@ def test_stopped_operation_keeps_what_it_changed(service: Installation) -> None:
     service.start_worker()
     poll(lambda: "looked at" in browser.open(shown.path).text, interval=0.01, message="it has begun")
     stopped = browser.submit(shown.form("/stop"))
-    assert "The operation stops at its next batch." in stopped.html or "can be cancelled" in stopped.text
+    assert "The operation runs, and is interrupted." in stopped.html or "can be cancelled" in stopped.text
     operation = shown.path.rpartition("/")[2]
     service.wait_state(operation, "cancelled", "succeeded")
     poll(lambda: "Stop" not in browser.open(shown.path).text, message="the page says that it has ended")
