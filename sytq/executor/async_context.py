@@ -57,16 +57,11 @@ class AsyncContext(Attempt):
         deadline: Deadline | None = None,
         portal: Portal | None = None,
     ) -> None:
-        super().__init__(services, declared, delivery)
-        self._deadline = deadline or Deadline(declared.timeout)
+        super().__init__(services, declared, delivery, deadline or Deadline(declared.timeout))
         self._portal = portal
         self._lease = Lease(services, delivery)
         self._steps = 0  # under way: several may run at once
         self._releasing: set[asyncio.Future[None]] = set()  # permits that steps have given back
-
-    def remaining(self) -> float:
-        """The seconds left of this run's time limit, 0 when it is over: the deadline for what the task waits for."""
-        return self._deadline.remaining()
 
     @property
     def http(self) -> Client:

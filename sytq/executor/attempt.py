@@ -17,6 +17,7 @@ from sytq.broker.operations import Operations
 from sytq.config import Settings
 from sytq.deprecated import OldContextMethods
 from sytq.executor.checkpoint import CheckpointThreads
+from sytq.executor.deadline import Deadline
 from sytq.executor.permits import PermitBatcher
 from sytq.ledger.ledger import Ledger
 from sytq.ledger.search import Search
@@ -61,9 +62,10 @@ class Services:
 class Attempt(OldContextMethods):
     """The task and its payload's type, which do not change, and what the attempt says of itself."""
 
-    def __init__(self, services: Services, declared: TaskType, delivery: Delivery) -> None:
+    def __init__(self, services: Services, declared: TaskType, delivery: Delivery, deadline: Deadline) -> None:
         self._services = services
         self._delivery = delivery
+        self._deadline = deadline
         self.id = delivery.id
         self.type = declared.name
         self.attempt = delivery.attempts  # 1 at the first run
@@ -84,6 +86,10 @@ class Attempt(OldContextMethods):
         """A logger that carries the task's id. Binding one costs as much as half a short task."""
         logger = structlog.get_logger(f"sytq.task.{self.type}")
         return logger.bind(task_id=self.id, type=self.type, attempt=self.attempt, **self._delivery.origin)
+
+    def remaining(self) -> float:
+        """The seconds left of this run's time limit, 0 when it is over: the deadline for what the task waits for."""
+        return self._deadline.remaining()
 
     def cancelled(self) -> bool:
         """Whether somebody asked for this task's cancellation; known within a heartbeat.

@@ -34,16 +34,17 @@ class Portal:
 
     def run(self, function: Callable[[], None]) -> None:
         """Call the function; interruptions are raised in it, and not once this has returned."""
+        own = threading.get_ident()
         try:
             with self._lock:
-                self._thread = threading.get_ident()
+                self._thread = own
                 if self._interruption is not None:
                     raise self._interruption
             function()
         finally:
             with self._lock:
                 if self._interruption is not None:  # raised or not
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(own), None)
                 self._thread = None
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:

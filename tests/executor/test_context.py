@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 
-import sytq.executor.context
 from sytq import AsyncContext, Context
-from tools import blocking_context
-
-
-def test_blocking_context_is_what_its_tool_writes() -> None:
-    written = ast.dump(ast.parse(blocking_context.text()))
-    assert ast.dump(ast.parse(inspect.getsource(sytq.executor.context))) == written, blocking_context.__doc__
 
 
 def test_both_contexts_have_the_same_names_parameters_and_docs() -> None:
