@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from dramatiq import Broker
@@ -19,9 +19,6 @@ from sytq.executor.hooks import Hooks
 from sytq.executor.threads import Threads
 
 log = structlog.get_logger(__name__)
-
-#: An actor's option `runner`: the coroutine function that runs one delivery.
-RunDelivery = Callable[[Delivery], Awaitable[None]]
 
 #: Seconds between two looks at what waits for a thread.
 _TICK = 0.1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from sytq.broker.delivery import Delivery
 from sytq.executor.async_context import AsyncContext
@@ -26,7 +27,7 @@ class Runner:
         self._threads = threads
         self._hooks = hooks
 
-    def runner(self, declared: TaskType) -> Callable[[Delivery], Awaitable[None]]:
+    def runner(self, declared: TaskType) -> Callable[[Delivery], Coroutine[Any, Any, None]]:
         """Return the coroutine function that runs one delivery of a type."""
         call = self._await if declared.is_async else self._call_on_a_thread
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,7 @@ class Harness:
         """Run one delivery like a worker, on this ledger, and return the exception that it raised."""
         runner = Runner(dataclasses.replace(self._services, ledger=ledger), self._threads, self._hooks)
         try:
-            running = _awaited(runner.runner(self.type)(delivery))
-            asyncio.run_coroutine_threadsafe(running, self._loop).result(_TIMEOUT)
+            asyncio.run_coroutine_threadsafe(runner.runner(self.type)(delivery), self._loop).result(_TIMEOUT)
         except Exception as error:
             return error
         return None
@@ -288,10 +287,6 @@ class Run:
             max_attempts=max_attempts,
             token=self._starts,
         )
-
-
-async def _awaited(running: Awaitable[None]) -> None:
-    await running
 
 
 @contextlib.contextmanager
