@@ -30,6 +30,7 @@ class Portal:
         self._thread: int | None = None  # that runs the function; None before and after
         self._visit: _Visit[Any] | None = None  # what that thread waits for
         self._interruption: type[Interrupt] | None = None  # at most one
+        self._entered: list[contextlib.AbstractAsyncContextManager[Any]] = []
 
     # -- on the thread
 
@@ -75,9 +76,19 @@ class Portal:
     @contextlib.contextmanager
     def entered(self, manager: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
         """An async context manager as a plain one."""
+
+        async def enter() -> T:
+            value = await manager.__aenter__()
+            self._entered.append(manager)
+            return value
+
+        async def leave(*error: Any) -> bool:
+            self._entered.remove(manager)
+            return bool(await manager.__aexit__(*error))
+
         with contextlib.ExitStack() as stack:
-            value = self.wait(manager.__aenter__())
-            stack.push(lambda *error: self.wait(manager.__aexit__(*error)))
+            value = self.wait(enter())
+            stack.push(lambda *error: self.wait(leave(*error)))
             yield value
 
     # -- on the event loop
@@ -87,6 +98,11 @@ class Portal:
         asked: Future[T] = Future()
         _visit.get().asked.put((asked, function))
         return await asyncio.wrap_future(asked)
+
+    async def close(self) -> None:
+        """Leave the context managers that an interruption has kept the function from leaving."""
+        while self._entered:
+            await self._entered.pop().__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)
 
     @property
     def interrupted(self) -> bool:

@@ -259,22 +259,33 @@ def test_function_that_ends_in_spite_of_its_interruption_has_ended(pool: Pool) -
     assert attempt.result(30) is None
 
 
-def test_no_interruption_outlives_its_function(pool: Pool) -> None:
-    async def nothing() -> None:
+def test_no_interruption_outlives_its_function_or_keeps_what_it_acquired(pool: Pool) -> None:
+    held = 0
+
+    @contextlib.asynccontextmanager
+    async def nothing() -> AsyncIterator[None]:
+        nonlocal held
         await pool.portal.call(lambda: None)
+        held += 1
+        try:
+            yield
+        finally:
+            held -= 1
 
     for seed in range(300):
         chance = random.Random(seed)
 
         def run(waits: int = chance.randrange(4)) -> None:
             for _ in range(waits):
-                pool.portal.wait(nothing())
+                with pool.portal.entered(nothing()):
+                    pass
 
         attempt = pool.start(run)
         time.sleep(chance.random() * 0.0005)
         pool.loop.call_soon_threadsafe(lambda: pool.task and pool.task.cancel())
         with contextlib.suppress(concurrent.futures.CancelledError):
             attempt.result(30)
+        assert held == 0, seed
     assert [thread.is_alive() for thread in pool.threads.threads] == [True]
 
 
