@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sytq.deprecated import renamed_arguments, warn
+
+if TYPE_CHECKING:
+    from sytq.broker.limiter import Permit
 
 
 class SytqError(Exception):
@@ -71,14 +76,23 @@ class Retry(Exception):
     """Raised by a task to run again later.
 
     `after` is seconds or a duration such as "10s"; None lets the type's policy choose.
-    With `consumes_attempt=False` this attempt is not counted (waiting for a limit, a paused provider).
+    With `consumes_attempt=False` this attempt is not counted (waiting for a limit, a paused provider). With the
+    `permit` of a caught `Waiting` the task also waits in the wait queue of its limiter, for `after` at most.
     """
 
     @renamed_arguments(counts="consumes_attempt")
-    def __init__(self, after: float | str | None = None, *, consumes_attempt: bool = True, reason: str = "") -> None:
+    def __init__(
+        self,
+        after: float | str | None = None,
+        *,
+        consumes_attempt: bool = True,
+        reason: str = "",
+        permit: Permit | None = None,
+    ) -> None:
         super().__init__(reason or "the task asked to be retried")
         self.after = after
         self.consumes_attempt = consumes_attempt
+        self.permit = permit
 
 
 class Waiting(Retry):
@@ -89,8 +103,16 @@ class Waiting(Retry):
     """
 
     @renamed_arguments(closed="unavailable")
-    def __init__(self, after: float, *, reason: str, unavailable: bool = False, limiter: str | None = None) -> None:
-        super().__init__(after, consumes_attempt=False, reason=reason)
+    def __init__(
+        self,
+        after: float,
+        *,
+        reason: str,
+        unavailable: bool = False,
+        limiter: str | None = None,
+        permit: Permit | None = None,
+    ) -> None:
+        super().__init__(after, consumes_attempt=False, reason=reason, permit=permit)
         self.unavailable = unavailable
         self.limiter = limiter
 

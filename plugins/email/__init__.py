@@ -5,7 +5,6 @@ A round of delivery is a step: a recipient whose server has accepted the message
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from sytq import AsyncContext, Fail, Limiter, Plugin, Retry, Waiting, clock, task
+from sytq import AsyncContext, Fail, Limiter, Permit, Plugin, Retry, Waiting, clock, task
 from sytq.config import Section
 from sytq.config.fingerprint import fingerprint
 from sytq.config.values import Port, Secret, Size, problem
@@ -124,8 +123,7 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
     config: Config = ctx.config
     if not config.host or not config.sender:
         missing = "no mail server is configured: set types.email.host and .sender"
-        await _queue(ctx, config, missing)
-        _later(ctx, config, missing, {})
+        _later(ctx, config, missing, {}, await _queue(ctx, config, missing))
     to = payload.to or config.to
     wanted = list(dict.fromkeys(address(mailbox) for mailbox in (*to, *payload.cc, *payload.bcc)))
     if not wanted:
@@ -150,8 +148,7 @@ async def email(ctx: AsyncContext, payload: Email) -> dict[str, Any]:
         try:
             found = await ctx.step(f"round-{number}", deliver_round)
         except NotLoggedIn as error:
-            await _queue(ctx, config, str(error))
-            _later(ctx, config, str(error), outcomes)
+            _later(ctx, config, str(error), outcomes, await _queue(ctx, config, str(error)))
         except Undelivered as error:
             _later(ctx, config, str(error), outcomes)
         outcomes |= found
@@ -177,16 +174,22 @@ def _codes(refusals: Iterable[str]) -> str:
     return ", ".join(sorted({refusal[:3] for refusal in refusals}))
 
 
-async def _queue(ctx: AsyncContext, config: Config, reason: str) -> None:
-    """Have the message wait at a limiter, too, whose pause ends when a worker is configured otherwise or reloaded."""
+async def _queue(ctx: AsyncContext, config: Config, reason: str) -> Permit | None:
+    """What the message waits for, too: a limiter whose pause ends when a worker is configured otherwise or reloaded."""
     server = config.server
-    with contextlib.suppress(Waiting, RedisUnavailable):
+    try:
         await ctx.pause_limiter(server.name, reason, seconds=_RETRY_BOUNDS[1], configuration=server.configuration)
         async with ctx.acquire(server):
-            pass
+            return None
+    except Waiting as waiting:
+        return waiting.permit
+    except RedisUnavailable:
+        return None
 
 
-def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str]) -> NoReturn:
+def _later(
+    ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, str], permit: Permit | None = None
+) -> NoReturn:
     """Retry when the message is twice as old, until it is `keep_trying` old; a deferral is no failed attempt."""
     age = (clock.utc() - ctx.created_at).total_seconds()
     sent = sum(outcome == "sent" for outcome in outcomes.values())
@@ -194,4 +197,5 @@ def _later(ctx: AsyncContext, config: Config, reason: str, outcomes: dict[str, s
     if age >= config.keep_trying:
         raise Fail(f"given up after {age:.0f} s: {reason}{so_far}") from None
     shortest, longest = _RETRY_BOUNDS
-    raise Retry(after=min(max(age, shortest), longest), consumes_attempt=False, reason=f"{reason}{so_far}") from None
+    after = min(max(age, shortest), longest)
+    raise Retry(after, consumes_attempt=False, reason=f"{reason}{so_far}", permit=permit) from None

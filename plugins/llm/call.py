@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -248,9 +248,11 @@ class Calls:
         name = named(f"budget:{exhausted.subject}" + (":paid" if self.paid else ""))
         budgets, seconds = self._ctx.settings.of(LlmSettings).llm_budgets, float(waiting.after or 0)
         await self._ctx.pause_limiter(name, str(waiting), seconds=seconds, alert=False, configuration=budgets)
-        with suppress(Waiting):
+        try:
             async with self._ctx.acquire(Limiter(name, configuration=budgets)):
                 pass
+        except Waiting as refusal:
+            waiting.permit = refusal.permit
 
     @asynccontextmanager
     async def _telling(self, place: Place, target: Target, answer: Answer) -> AsyncIterator[None]:

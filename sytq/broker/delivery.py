@@ -27,6 +27,7 @@ class Outcome:
     result: str | None = None  # JSON text
     error: str | None = None  # one line for a person, no payload
     fingerprint: str | None = None
+    permit: Permit | None = None  # that the attempt was refused: the task waits for it in the limiter's wait queue
 
 
 class Delivery(MessageProxy):

@@ -61,7 +61,7 @@ class Keys:
         self.limiter_settings = self._key("gates", "settings")
         #: ZSET "limiter|task|token|permit|acquired": the held permits.
         self.permits = self._key("gates", "places")
-        #: ZSET "limiter|0 or 1|created|task": tasks with a reserved permit (0) or waiting for one (1), oldest first.
+        #: ZSET "limiter|1|created|task": the tasks that wait for a permit, oldest first.
         self.wait_queues = self._key("gates", "line")
         #: HASH task -> the awaited permit, as JSON.
         self.waiting = self._key("gates", "waiting")
@@ -69,8 +69,6 @@ class Keys:
         self.acquisitions = self._key("gates", "calls")
         #: ZSET limiter -> the loop's next visit, in ms.
         self.limiters_due = self._key("gates", "due")
-        #: ZSET task -> when its reserved permit expires, in ms.
-        self.reservations = self._key("gates", "promises")
         #: ZSET "scope|fingerprint" of what limiters are called with -> when a worker last announced it, in ms.
         self.configured = self._key("gates", "configured")
 
@@ -99,8 +97,12 @@ class Keys:
         return self._key("suspects", queue)
 
     def called(self, queue: str) -> str:
-        """LIST of queued tasks with a reserved permit: they start first. A hint only."""
+        """LIST of queued tasks that permits were handed over to: they start first. A hint only."""
         return self._key("called", queue)
+
+    def handed_over(self, queue: str) -> list[str]:
+        """The keys with which a script hands permits over to tasks of a queue, in the order of _wait_queue.lua."""
+        return [self.delayed(queue), self.bodies(queue), self.called(queue), *self.streams(queue)]
 
     def rate(self, queue: str) -> str:
         """ZSET of the starts within the rate's window, by time in ms."""

@@ -88,15 +88,20 @@ class Permit:
         self.reserved = self.cost = max(0, cost)
         self.outcome: PermitOutcome | Literal["unused"] = "ignored"
         self.id = os.urandom(6).hex()
+        self.in_place_ms = 0  # the longest wait for it that the attempt itself stays for; 0 once it is longer
+        self.replaces = False  # what the task was fetched with, of which it has made no use
+        self.refused_by = ""  # the limiter in whose wait queue the task is
         self.acquired_ms: int | None = None  # None while it is not held
         self.asked = float("-inf")  # when Redis was last asked for it, of `time.monotonic`
         self.released = False
         self.lock = threading.Lock()  # a cancelled task may release while another thread still acquires
 
     @classmethod
-    def fetched(cls, task_id: str, token: int, created_ms: int, limits: dict[str, str], acquired_ms: int) -> Permit:
+    def fetched(
+        cls, task_id: str, token: int, created_ms: int, limits: dict[str, str], acquired_ms: int, cost: int
+    ) -> Permit:
         """The permit that a task was fetched with; the acknowledgement releases it."""
-        permit = cls(task_id, token, created_ms, (), 0)
+        permit = cls(task_id, token, created_ms, (), cost)
         permit.limits, permit.acquired_ms = limits, acquired_ms
         permit.id, permit.outcome = _FETCHED, "unused"
         return permit
@@ -105,6 +110,22 @@ class Permit:
     def unused(self) -> bool:
         """Whether the task was fetched with it, and has not asked for it."""
         return self.outcome == "unused"
+
+    def or_fetched(self, fetched: Permit | None) -> Permit:
+        """The permit that the task was fetched with, if that is as good as this one; else this one in its place."""
+        if fetched is None or not fetched.unused:
+            return self
+        limits_cost = any('"units":0,' not in settings for settings in self.limits.values())
+        if fetched.limits != self.limits or (limits_cost and self.cost > fetched.reserved):
+            self.replaces = True
+            return self
+        fetched.outcome, fetched.cost = "ignored", self.cost
+        return fetched
+
+    def wanted(self, fetched: Permit | None) -> str:
+        """What the task waits for that was refused this permit, for ack.lua: `fetched`, too, which it needs again."""
+        names = dict.fromkeys((self.refused_by, *self.limits, *(fetched.limits if fetched else ())))
+        return " ".join((self.created, str(int(self.reserved)), *names))
 
     @renamed_arguments(units="cost")
     def report(self, outcome: PermitOutcome, *, cost: int | None = None) -> None:

@@ -24,10 +24,10 @@ class LimiterState:
 
     name: str
     state: str  # closed (calls pass), open or half_open (its circuit breaker), paused
-    running: int  # permits held
+    running: int  # permits held, of tasks that run and of tasks that were handed one and start next
     limit_now: int  # permits that may be held: less than `limit` when adaptive
     limit: int
-    waiting: int  # tasks in the wait queue, including those with a reserved permit
+    waiting: int  # tasks in the wait queue
     calls_in_window: int
     calls: int  # the limit
     units_in_window: int  # the sum of the costs

@@ -7,6 +7,7 @@ docs/limiters.md says what is counted.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -27,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 #: Bounds one script call.
 _MAX_RECOUNTED = 50
-#: A waiting task starts as soon as a permit is reserved for it; its due time is a fallback: the estimate times a
+#: A waiting task starts as soon as a permit is handed over to it; its due time is a fallback: the estimate times a
 #: factor, plus seconds.
-_FALLBACK = (1.2, 5.0)
+_FALLBACK = (1.2, 60.0)
 _MAX_WAIT = 600.0
 
 
@@ -101,11 +102,14 @@ class Limiters:
         if answer[0] == 3:
             return Lost(f"start {permit.token} of task {permit.task_id} no longer holds it")
         if answer[0] == 0:
-            _, wait, name, reason, unavailable = answer
+            _, wait, name, reason, unavailable, stays = answer
             factor, margin = _FALLBACK
             after = min(max(wait, 0) / 1000 * factor + margin, _MAX_WAIT) * random.uniform(1, 1.1)  # noqa: S311
             waiting_for = f"waiting for {name.decode()}: {reason.decode()}"
-            return Waiting(after, reason=waiting_for, unavailable=bool(unavailable), limiter=name.decode())
+            permit.refused_by = name.decode()
+            permit.in_place_ms = permit.in_place_ms if stays else 0
+            closed = bool(unavailable)
+            return Waiting(after, reason=waiting_for, unavailable=closed, limiter=permit.refused_by, permit=permit)
         permit.acquired_ms = int(answer[1])
         self.hold(permit)
         return None
@@ -133,7 +137,7 @@ class Limiters:
             if not args:
                 return
             queues = self.queues
-            names = [*self._names, *map(self._keys.delayed, queues)]
+            names = [*self._names, *itertools.chain.from_iterable(map(self._keys.handed_over, queues))]
             try:
                 changes = self._redis.call("limiter_release", names, [self.liveness_ms, len(queues), *queues, *args])
             except RedisUnavailable as error:
@@ -180,7 +184,8 @@ class Limiters:
     def _acquire(self, permits: Sequence[Permit], *, force: bool = False) -> Any:
         args: list[Any] = [self.liveness_ms, self._epoch() or b"", int(force)]
         for permit in permits:
-            args += [permit.task_id, permit.token, permit.created, permit.reserved, permit.id, len(permit.limits)]
+            args += [permit.task_id, permit.token, permit.created, permit.reserved, permit.id, permit.in_place_ms]
+            args += [int(permit.replaces), len(permit.limits)]
             for name, limits in permit.limits.items():
                 args += [name, limits]
         answers = self._redis.call("limiter_acquire", self._names, args)
@@ -259,4 +264,4 @@ def limiter_keys(keys: Keys) -> list[str]:
 def state_keys(keys: Keys) -> list[str]:
     """Return the keys with the state of limiters, in the order of _limiter_keys.lua."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
-    return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.reservations, keys.configured]
+    return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.configured]

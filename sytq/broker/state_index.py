@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sytq.states import QUEUED
+from sytq.states import QUEUED, RUNNING
 
 #: The worker of a queued task that waits beside its stream to run alone.
 _SUSPECT = "suspect"
@@ -35,7 +35,7 @@ class Live:
         suspect = state == QUEUED and worker == _SUSPECT and not entry
         parked = state == QUEUED and not entry and not suspect
         shown = json.loads(progress) if progress else None
-        holder = None if state == QUEUED else worker or None
+        holder = worker or None if state == RUNNING else None
         at = entry.partition("-")[0]
         queued_ms = int(at) if at.isdigit() else None
         known = state, type_name, queue, priority, int(attempts), int(token), holder, parked, suspect

@@ -1,25 +1,23 @@
-"""Acknowledgements: the outcomes of attempts are written to Redis, in batches, until Redis has taken them."""
+"""Acknowledgements: one thread writes the outcomes of attempts to Redis, in batches, until Redis has taken them."""
 
 from __future__ import annotations
 
-import asyncio
 import collections
-import contextlib
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from sytq import clock
-from sytq.batcher import Batcher
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiters import Limiters, log_changes, state_keys
 from sytq.errors import RedisUnavailable
+from sytq.executor.watchdog import turn
 from sytq.observability.outages import log_failure
 
 log = structlog.get_logger(__name__)
@@ -33,12 +31,11 @@ _DELIVERY_BYTES = 2000  # of a delivery without its texts, which are held encode
 _ENDS = ("done", "dead", "cancelled")
 
 
-class Acks:
+class Acks(threading.Thread):
     """The next batch gathers while one is written: busy workers share round trips, idle workers do not wait."""
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         redis: Redis,
         keys: Keys,
         consumer: str,
@@ -46,65 +43,82 @@ class Acks:
         limiters: Limiters,
         acked: Callable[[Delivery], None],
     ) -> None:
-        self._loop = loop
+        super().__init__(name="acks", daemon=True)
         self._redis = redis
         self._keys = keys
         self._consumer = consumer
         self._limited = limited  # queues with a limit, whose waiters are notified when a task ends
         self._limiters = limiters
         self._acked = acked
-        self._batcher = Batcher(self._process, name="acknowledgements", max_size=_BATCH)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="acks")
+        self._waiting: list[Delivery] = []
         self._taken: collections.deque[tuple[float, int, Delivery]] = collections.deque()
         self._taken_bytes = 0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._writing = False
+        self._stopping = False
 
     def put(self, delivery: Delivery) -> None:
-        """Acknowledge an attempt with the next batch. Called on the event loop."""
+        """Acknowledge an attempt with the next batch."""
         delivery.ended = clock.now()
-        self._batcher.add(delivery)
+        with self._changed:
+            self._waiting.append(delivery)
+            self._changed.notify_all()
 
     def forget(self) -> None:
         """Drop the ends that SQL has by now; call it only while Redis was not emptied."""
-        with self._lock:
+        with self._changed:
             self._forget(lambda at: at < time.monotonic() - _KEPT)
 
     def repeat(self) -> None:
         """Acknowledge the latest ends again: Redis was emptied, perhaps before SQL had them."""
-        with self._lock:
-            taken = [delivery for _, _, delivery in self._taken]
+        with self._changed:
+            self._waiting += [delivery for _, _, delivery in self._taken]
             self._taken.clear()
             self._taken_bytes = 0
-        for delivery in taken:
-            self._loop.call_soon_threadsafe(self._batcher.add, delivery)
+            self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
-        """Write the waiting outcomes, for at most `timeout` seconds. False when some were left."""
-        written = asyncio.run_coroutine_threadsafe(self._batcher.drain(), self._loop)
-        with contextlib.suppress(TimeoutError):
-            written.result(timeout)
-        return written.done()
+        """Write the waiting outcomes, for at most `timeout` seconds, and end. False when some were left."""
+        with self._changed:
+            empty = self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout)
+            self._stopping = True
+            self._changed.notify_all()
+        return empty
 
-    async def _process(self, batch: list[Delivery]) -> list[None]:
+    def run(self) -> None:
         pause, again = 0.05, False
         while True:
+            with self._changed:
+                turn()
+                self._changed.wait_for(lambda: self._waiting or self._stopping, timeout=1.0)
+                if not self._waiting:
+                    if self._stopping:
+                        return
+                    continue
+                batch, self._writing = self._waiting[:_BATCH], True
             try:
-                await self._loop.run_in_executor(self._thread, self._write, batch, again)
-                return [None] * len(batch)
+                self._write(batch, again)
             except RedisUnavailable as error:
                 # The work must not be repeated: its outcome stays here until Redis answers.
-                log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(batch))
-            except Exception:
-                log.critical("acknowledgements failed", exc_info=True)
-                self._loop.stop()  # the watchdog ends the process
-                raise
-            await asyncio.sleep(pause)
-            pause, again = min(pause * 2, 1.0), True
+                log_failure(log, "acknowledgements postponed: Redis unavailable", error, waiting=len(self._waiting))
+                if self._stopping:
+                    return
+                time.sleep(pause)
+                pause, again = min(pause * 2, 1.0), True
+                continue
+            finally:
+                with self._changed:
+                    self._writing = False
+            pause, again = 0.05, False
+            with self._changed:
+                del self._waiting[: len(batch)]
+                self._changed.notify_all()
 
     def _write(self, batch: list[Delivery], again: bool) -> None:
         slots: dict[tuple[str, str], int] = {}
         # The queues of the tasks that the released permits may be handed over to.
-        queues = self._limiters.queues if any(run.permit for run in batch) else []
+        limited = any(run.permit or (run.outcome and run.outcome.permit) for run in batch)
+        queues = self._limiters.queues if limited else []
         args: list[str | bytes | int] = [GROUP, self._consumer, self._limiters.liveness_ms, len(queues), *queues]
         for run in batch:
             outcome = run.outcome or Outcome("retry", delay=5.0, error="the run ended without an outcome")
@@ -127,10 +141,16 @@ class Acks:
                 if outcome.kind in ("retry", "return")
                 else "",
                 _permits(run),
+                outcome.permit.wanted(run.permit) if outcome.permit else "",
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.crashes, keys.workers, *state_keys(keys), *map(keys.delayed, queues)]
+        names += [
+            keys.crashes,
+            keys.workers,
+            *state_keys(keys),
+            *itertools.chain.from_iterable(map(keys.handed_over, queues)),
+        ]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         answers = self._redis.call("ack", names, args)
@@ -148,7 +168,7 @@ class Acks:
             self._acked(run)
 
     def _keep(self, run: Delivery, size: int) -> None:
-        with self._lock:
+        with self._changed:
             self._taken.append((time.monotonic(), size, run))
             self._taken_bytes += size
             self._forget(lambda _: self._taken_bytes > _KEPT_BYTES)
@@ -163,7 +183,7 @@ def _permits(run: Delivery) -> str:
     permit = run.permit
     if permit is None or permit.acquired_ms is None:
         return ""
-    return " ".join((permit.outcome, str(permit.acquired_ms), *permit.limits))
+    return " ".join((permit.outcome, f"{permit.acquired_ms} {int(permit.reserved)} {int(permit.cost)}", *permit.limits))
 
 
 #: The task's state after each outcome (as in ack.lua), and the attempt's outcome in the ledger.

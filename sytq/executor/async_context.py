@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Seconds for which an attempt itself waits for a permit, and between two looks at it.
+_IN_PLACE, _IN_PLACE_PAUSE = 2.0, 0.1
 #: Seconds that a cancelled task, or one that a stopping worker returns, goes on writing the result of its step.
 _LAST_WRITE = 3.0
 
@@ -122,27 +124,21 @@ class AsyncContext(Attempt):
     async def acquire(self, *limiters: Limiter, cost: int = 0) -> AsyncIterator[Permit]:
         """Acquire a permit of all `limiters` at once, of this `cost`; release it at the end of the `with` block.
 
-        Inside a step nothing waits for the release, as the step's result comes first. Raises Waiting when a limiter has
-        none free. Waiting is a Retry that must reach the worker: the task then waits in Redis, holds no slot, uses no
-        attempt, and starts again as soon as a permit is reserved for it. Raises RedisUnavailable (no attempt).
+        Inside a step nothing waits for the release, as the step's result comes first. Stays for a permit that may be
+        free within 2 s. Raises Waiting when that takes longer, a Retry that must reach the worker: the task then
+        waits in Redis, holds no slot, uses no attempt, and starts again with the permit. Raises RedisUnavailable (no
+        attempt).
         """
         self._go_on()
-        permit = self._permit(limiters, cost)
-        permits, asked = self._services.permits, time.monotonic()
+        fetched, asked = self._delivery.permit, time.monotonic()
+        permit = Permit(self.id, self.token, self._delivery.created_ms, limiters, cost).or_fetched(fetched)
         try:
-            try:
-                while not self._is_granted(permit):
-                    await self._lease.verify()
-                    await permits.acquire(permit)
-            except Waiting as refusal:
-                if refusal.limiter is not None:
-                    self._delivery.waits.refused(limiter=refusal.limiter)
-                raise
+            await self._acquire(permit)
             self._granted(permit, asked)
             yield permit
         finally:
-            if permit is not self._delivery.permit:
-                self._releasing.add(permits.release(permit))
+            if permit is not fetched:
+                self._releasing.add(self._services.permits.release(permit))
             if not self._steps:
                 await self._await_releases()
 
@@ -184,10 +180,33 @@ class AsyncContext(Attempt):
 
         What `also`, a plain function, writes to the database, it writes in the transaction that records the result.
         """
-        async with self._checkpoint(name, also) as step:
-            if step.result is None:
-                step.value = await function()
-        value: T = step.value
+        self._go_on()
+        services, timeout = self._services, self.settings.worker.redis_timeout
+        threads = services.checkpoint_threads
+        step = Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
+        await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
+        await self.blocking(step.begin)
+        if step.done:
+            value: T = json.loads(step.result or "null")
+            return value
+        self._steps += 1
+        try:
+            if step.result is not None:
+                value = json.loads(step.result)
+            else:
+                try:
+                    await self._lease.verify()
+                    value = await function()
+                except Exception:
+                    await self.blocking(step.forget)
+                    raise
+                step.result = encode(value)
+            with self._deadline.suspended():
+                await self._save(step, also)
+        finally:
+            self._steps -= 1
+            if not self._steps:
+                await self._await_releases()
         return value
 
     async def blocking(self, function: Callable[..., T], *args: Any) -> T:
@@ -196,36 +215,6 @@ class AsyncContext(Attempt):
         if self._portal is not None:  # the function's own thread, which waits for this
             return await self._portal.call(call)
         return await asyncio.get_running_loop().run_in_executor(self._services.threads, call)
-
-    @contextlib.asynccontextmanager
-    async def _checkpoint(self, name: str, also: Callable[[], None] | None) -> AsyncIterator[Checkpoint]:
-        """The block sets the step's value, unless there is a result already."""
-        self._go_on()
-        services, timeout = self._services, self.settings.worker.redis_timeout
-        threads = services.checkpoint_threads
-        step = Checkpoint(services.ledger, services.operations, self._delivery, name, self.log, threads, timeout)
-        await step.look(self._lease.ask_redis(services.operations.kept_result, self.id, name))
-        await self.blocking(step.begin)
-        if step.result is not None:
-            step.value = json.loads(step.result)
-        self._steps += 1
-        try:
-            try:
-                if step.result is None:
-                    await self._lease.verify()
-                yield step
-            except Exception:
-                await self.blocking(step.forget)
-                raise
-            if step.result is None:
-                step.result = encode(step.value)
-            if not step.done:
-                with self._deadline.suspended():
-                    await self._save(step, also)
-        finally:
-            self._steps -= 1
-            if not self._steps:
-                await self._await_releases()
 
     async def _save(self, step: Checkpoint, also: Callable[[], None] | None) -> None:
         saving = asyncio.ensure_future(step.save(also))
@@ -247,13 +236,21 @@ class AsyncContext(Attempt):
         if self.remaining() <= 0:
             raise TimedOut(f"timed out after {self.timeout:g} s")
 
-    def _permit(self, limiters: Sequence[Limiter], cost: int) -> Permit:
-        """Return the permit to acquire: the one that the task was fetched with, if these limiters granted it."""
-        permit, fetched = Permit(self.id, self.token, self._delivery.created_ms, limiters, cost), self._delivery.permit
-        if fetched is None or not fetched.unused or cost or fetched.limits != permit.limits:
-            return permit
-        fetched.report("ignored")
-        return fetched
+    async def _acquire(self, permit: Permit) -> None:
+        """Acquire a permit, and stay for it while the wait promises to be short: another attempt would begin anew."""
+        deadline = time.monotonic() + _IN_PLACE
+        while not self._is_granted(permit):
+            await self._lease.verify()
+            permit.in_place_ms = max(0, int((deadline - time.monotonic()) * 1000))
+            try:
+                await self._services.permits.acquire(permit)
+            except Waiting as refusal:
+                if not permit.in_place_ms:
+                    if refusal.limiter is not None:
+                        self._delivery.waits.refused(limiter=refusal.limiter)
+                    raise
+                await asyncio.sleep(_IN_PLACE_PAUSE)
+                self._go_on()
 
     def _is_granted(self, permit: Permit) -> bool:
         """Whether the permit is this attempt's: acquired, and not taken back since, as the lease has been valid."""

@@ -176,14 +176,14 @@ class StreamConsumer(Consumer):
                 log.error("message moved to the dead letters", stream=stream, entry=entry.decode())
                 delivery.id = task_id.decode(errors="replace")
                 delivery.outcome = Outcome("unreadable", error="the message cannot be decoded")
-            self._executor.event_loop.loop.call_soon_threadsafe(self._executor.acks.put, delivery)
+            self._executor.acks.put(delivery)
         return deliveries
 
-    def _hold(self, delivery: Delivery, acquired_ms: bytes, awaited: bytes, *limits: bytes) -> None:
+    def _hold(self, delivery: Delivery, acquired_ms: bytes, awaited: bytes, cost: bytes, *limits: bytes) -> None:
         """Note the permit that a task was fetched with, and the limiter that it waited for."""
         texts = [each.decode() for each in limits]
         pairs = dict(zip(texts[::2], texts[1::2], strict=True))
-        permit = Permit.fetched(delivery.id, delivery.token, delivery.created_ms, pairs, int(acquired_ms))
+        permit = Permit.fetched(delivery.id, delivery.token, delivery.created_ms, pairs, int(acquired_ms), int(cost))
         delivery.permit = permit
         if awaited:
             delivery.waits.fetched(awaited.decode())

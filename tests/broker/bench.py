@@ -20,7 +20,7 @@ from tests.broker import clock
 
 LEASE_MS = 4000
 #: The number of the first stream among the keys of fetch.lua.
-FIRST = 28
+FIRST = 27
 
 #: One attempt as fetch.lua returns it: stream index, entry, id, message, attempts, max attempts, fencing token.
 Item = list[Any]
@@ -124,24 +124,24 @@ class Bench:
         event: str = "{}",
         if_cancelled: str = "{}",
         permit_outcome: str = "ok",
+        wanted: str = "",
     ) -> int:
         index, entry, task_id, message, used, _max_attempts, token, *granted = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.crashes, keys.workers, *state_keys(keys), keys.delayed("q")]
+        names += [keys.crashes, keys.workers, *state_keys(keys), *keys.handed_over("q")]
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
-        at, _awaited, *limits = granted[0] if granted and granted[0] else (0, b"")
-        permits = b" ".join((permit_outcome.encode(), at, *limits[::2])) if limits else ""
+        at, _awaited, cost, *limits = granted[0] if granted and granted[0] else (0, b"", b"")
+        permits = b" ".join((permit_outcome.encode(), at, cost, cost, *limits[::2])) if limits else ""
         args = [GROUP, worker, LEASE_MS, 1, "q", 1, task_id, "t", entry, token, kind, used, delay_ms, event, message, 0]
-        args += [if_cancelled, permits]
+        args += [if_cancelled, permits, wanted]
         done, *_changed = self.redis.call("ack", names, args)
         return int(done)
 
     def promote(self) -> list[Any]:
         keys = self.keys
         names = [keys.live, keys.delayed("q"), keys.bodies("q"), keys.bell, *self.streams]
-        names += [keys.waiting, keys.called("q")]
         return list(self.redis.call("promote", names, [100]))
 
     def touch(self, item: Item, progress: str = "{}") -> int:

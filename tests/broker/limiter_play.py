@@ -24,6 +24,7 @@ class Play:
         self.epoch: bytes | None = None  # of the Redis that the workers know
         self.limiters = Limiters(bench.redis, bench.keys, LEASE_MS / 1000, ["q"], lambda: self.epoch)
         self.started: dict[str, tuple[str, Item]] = {}
+        self.fetched: dict[str, Permit] = {}
         self.created: dict[str, int] = {}  # the first task to acquire is the oldest, unless a test says otherwise
 
     def submit(self, *names: str) -> None:
@@ -37,6 +38,13 @@ class Play:
         found = self.bench.fetch(worker, slots=slots, sweep=sweep, held=held)
         for name, item in found.items():
             self.started[name] = (worker, item)
+            self.fetched.pop(name, None)
+            if len(item) > 7 and item[7]:
+                at, _awaited, cost, *limits = (part.decode() for part in item[7])
+                pairs = dict(zip(limits[::2], limits[1::2], strict=True))
+                self.fetched[name] = Permit.fetched(
+                    name, int(item[6]), self.created.get(name, 1), pairs, int(at), int(cost)
+                )
         return list(found)
 
     def running(self, *names: str, worker: str = "w") -> None:
@@ -49,8 +57,9 @@ class Play:
         return Permit(name, token, self.created[name], limiters, cost)
 
     def acquire(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Permit:
-        permit = self.permit(name, *limiters, cost=cost, created=created)
-        self.limiters.acquire(permit)
+        permit = self.permit(name, *limiters, cost=cost, created=created).or_fetched(self.fetched.get(name))
+        if permit.acquired_ms is None:
+            self.limiters.acquire(permit)
         return permit
 
     def refused(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
@@ -63,16 +72,18 @@ class Play:
         permit.report(outcome, cost=cost)
         self.limiters.release(permit)
 
-    def ack(self, name: str, kind: str = "done", after: float = 0.0, permit_outcome: str = "ok") -> None:
+    def ack(
+        self, name: str, kind: str = "done", after: float = 0.0, permit_outcome: str = "ok", wanted: str = ""
+    ) -> None:
         worker, item = self.started.pop(name)
-        done = self.bench.ack(worker, item, kind, delay_ms=int(after * 1000), permit_outcome=permit_outcome)
-        assert done == 1
+        delay_ms = int(after * 1000)
+        assert self.bench.ack(worker, item, kind, delay_ms=delay_ms, permit_outcome=permit_outcome, wanted=wanted) == 1
 
     def wait(self, name: str, *limiters: Limiter, cost: int = 0, created: int | None = None) -> Waiting:
         """Be refused, and retry as the worker does it."""
         refusal = self.refused(name, *limiters, cost=cost, created=created)
-        assert isinstance(refusal.after, float)
-        self.ack(name, "retry", refusal.after)
+        assert isinstance(refusal.after, float) and refusal.permit
+        self.ack(name, "wait", refusal.after, wanted=refusal.permit.wanted(None))
         return refusal
 
     def called(self) -> list[str]:
@@ -83,7 +94,7 @@ class Play:
     def tend(self) -> None:
         keys = self.bench.keys
         self.bench.redis.ask("ZADD", keys.limiters_due, "XX", 0, *self._known()) if self._known() else None
-        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), keys.delayed("q")], [LEASE_MS, 1000, "q"])
+        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), *keys.handed_over("q")], [LEASE_MS, 1000, "q"])
 
     def later(self, seconds: float = 61) -> None:
         """Let time pass while the workers renew their leases."""

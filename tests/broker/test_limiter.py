@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sytq import Breaker, Limiter, Permit, Retry
+from sytq import Breaker, Limiter, Permit, Waiting
 from sytq.errors import Lost
 from tests.broker.bench import LEASE_MS
 from tests.broker.limiter_play import ONE, TWO, Play
@@ -120,7 +120,7 @@ def test_permits_stay_held_after_an_outage_without_heartbeats(play: Play) -> Non
 # -- the wait queue
 
 
-def test_released_permit_is_reserved_for_the_oldest_waiting_task(play: Play) -> None:
+def test_released_permit_is_handed_over_to_the_oldest_waiting_task(play: Play) -> None:
     play.running("a", "b", "c")
     first = play.acquire("a", ONE)
     for name in ("b", "c"):
@@ -130,8 +130,6 @@ def test_released_permit_is_reserved_for_the_oldest_waiting_task(play: Play) -> 
     assert play.called() == ["b"]
     play.release(play.acquire("b", ONE, created=2))
     assert play.called() == ["c"]
-    assert play.state(ONE).waiting == 1  # and a permit is reserved for it
-    play.acquire("c", ONE, created=3)
     assert (play.state(ONE).waiting, play.state(ONE).running) == (0, 1)
 
 
@@ -176,69 +174,109 @@ def test_cancelled_or_paused_task_does_not_start_despite_a_reservation(play: Pla
     assert play.start() == ["d"]
 
 
-def test_newer_task_does_not_take_a_reserved_permit(play: Play) -> None:
-    play.running("a", "b", "new")
-    first = play.acquire("a", ONE)
-    play.wait("b", ONE, created=50)
-    play.release(first)  # the permit is reserved for b, which is promoted
-    assert "1 ahead" in str(play.refused("new", ONE, created=60))
-    play.called()
-    play.acquire("b", ONE, created=50)
-
-
-def test_older_task_takes_a_permit_reserved_for_a_newer_task(play: Play) -> None:
-    play.running("a", "b", "old")
+def test_task_that_was_handed_a_permit_has_it_at_its_start(play: Play) -> None:
+    play.running("a", "b", "new", "old")
     first = play.acquire("a", ONE)
     play.wait("b", ONE, created=50)
     play.release(first)
-    play.acquire("old", ONE, created=40)
-    play.called()
-    play.refused("b", ONE, created=50)
+    play.refused("new", ONE, created=60)
+    play.refused("old", ONE, created=40)  # it did not wait when the permit was released
+    assert play.called() == ["b"]
+    assert play.acquire("b", ONE, created=50) is play.fetched["b"]
     assert play.state(ONE).running == 1
 
 
-def test_permit_released_before_the_refusal_is_acked_wakes_the_task(play: Play) -> None:
+def test_permit_released_before_the_refusal_is_acked_starts_the_task(play: Play) -> None:
     play.running("a", "b")
     first = play.acquire("a", ONE)
     refusal = play.refused("b", ONE)
     play.release(first)
-    assert isinstance(refusal.after, float)
-    play.ack("b", "retry", refusal.after)
+    assert refusal.permit
+    play.ack("b", "wait", 60, wanted=refusal.permit.wanted(None))
     assert play.called() == ["b"]
 
 
-def test_earlier_reservation_does_not_shorten_a_tasks_own_retry(play: Play) -> None:
+def test_attempt_finds_the_permit_that_it_waits_for_in_place(play: Play) -> None:
+    play.running("a", "b", "c")
+    first = play.acquire("a", ONE)
+    play.wait("c", ONE, created=90)
+    permit = play.permit("b", ONE, created=50)
+    permit.in_place_ms = 100_000
+    for _ in range(2):
+        with pytest.raises(Waiting):
+            play.limiters.acquire(permit)
+    assert (permit.in_place_ms, play.state(ONE).waiting) == (100_000, 2)
+    play.release(first)
+    assert play.called() == []  # it is older than c
+    play.limiters.acquire(permit)
+    assert (play.state(ONE).inside, play.state(ONE).line) == (["b"], ["c"])
+    play.release(permit)
+    assert play.called() == ["c"]
+
+
+def test_attempt_that_waits_in_place_no_longer_leaves_the_wait_queue(play: Play) -> None:
+    play.running("a", "b")
+    first = play.acquire("a", ONE)
+    permit = play.permit("b", ONE)
+    for patience, waiting in ((100_000, 1), (0, 0)):
+        permit.in_place_ms = patience
+        with pytest.raises(Waiting):
+            play.limiters.acquire(permit)
+        assert play.state(ONE).waiting == waiting
+    play.release(first)
+    assert play.state(ONE).running == 0
+
+
+def test_attempt_that_ended_is_handed_no_permit(play: Play) -> None:
+    play.running("a", "b", "c")
+    first = play.acquire("a", ONE)
+    permit = play.permit("b", ONE)
+    permit.in_place_ms = 100_000
+    with pytest.raises(Waiting):
+        play.limiters.acquire(permit)
+    play.wait("c", ONE)
+    play.ack("b")
+    play.release(first)
+    assert play.called() == ["c"]
+
+
+def test_task_that_a_person_runs_now_waits_again_without_an_attempt(play: Play) -> None:
     play.running("a", "b")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
+    assert play.bench.operations.reschedule("b", play.bench.now_ms())
+    assert play.called() == []
+    assert play.state(ONE).line == ["b"]
     play.release(first)
     assert play.called() == ["b"]
-    play.ack("b", "retry", 30)  # say, the database was unavailable before the acquire
-    play.tend()
-    assert play.called() == []
-    play.running("c", "d")
-    second = play.acquire("c", ONE, created=0)
-    play.wait("d", ONE)
-    assert play.bench.operations.reschedule("d", play.bench.now_ms())  # a person did
-    assert play.called() == ["d"]
-    play.ack("d", "retry", 30)
-    play.release(second)
-    assert play.called() == []
-    assert play.state(ONE).waiting == 1  # b's permit is still reserved
 
 
-def test_unused_reservation_passes_to_the_next_waiting_task(play: Play) -> None:
+def test_permit_that_nobody_fetches_passes_to_the_next_task(play: Play) -> None:
     play.running("a", "b", "c")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
     play.wait("c", ONE)
     play.release(first)
-    assert play.called() == ["b"]  # and does not acquire
-    play.later(6)  # a reservation lasts 5 s
+    assert play.state(ONE).inside == ["b"]
+    play.later(LEASE_MS / 1000 + 1)
     play.tend()
+    assert play.state(ONE).inside == ["c"]
     assert play.called() == ["c"]
-    play.acquire("c", ONE, created=3)
-    play.refused("b", ONE, created=2)
+    assert (play.state(ONE).inside, play.state(ONE).line) == (["c"], ["b"])
+    play.ack("c")
+    assert play.called() == ["b"]
+
+
+def test_cancelled_task_gives_back_the_permit_that_it_was_handed(play: Play) -> None:
+    play.running("a", "b")
+    first = play.acquire("a", ONE)
+    play.wait("b", ONE)
+    play.release(first)
+    assert play.bench.operations.cancel("b", "ann") == "cancelled"
+    play.later(0.25)  # it has looked for such permits just now
+    play.tend()
+    assert play.state(ONE).running == 0
+    assert play.bench.redis.ask("HLEN", play.bench.keys.waiting) == 0
 
 
 def test_cancelled_task_is_skipped_in_the_wait_queue(play: Play) -> None:
@@ -249,7 +287,7 @@ def test_cancelled_task_is_skipped_in_the_wait_queue(play: Play) -> None:
     assert play.bench.operations.cancel("b", "ann") == "cancelled"
     play.release(first)
     assert play.called() == ["c"]
-    assert play.bench.redis.ask("HLEN", play.bench.keys.waiting) == 1
+    assert play.bench.redis.ask("HLEN", play.bench.keys.waiting) == 0
 
 
 def test_task_waiting_for_one_limiter_holds_no_permit_of_another(play: Play) -> None:
@@ -263,7 +301,7 @@ def test_task_waiting_for_one_limiter_holds_no_permit_of_another(play: Play) -> 
     assert play.state(provider).waiting == 0
 
 
-def test_permit_is_reserved_only_when_all_limiters_have_one(play: Play) -> None:
+def test_permit_is_handed_over_only_when_all_limiters_have_one(play: Play) -> None:
     provider, model = Limiter("provider:p", concurrency=2), Limiter("model:m", concurrency=1)
     play.running(*"abcd")
     a, b = play.acquire("a", provider, model), play.acquire("b", provider)
@@ -302,11 +340,11 @@ def test_waiting_task_moves_to_the_wait_queue_of_a_full_limiter(play: Play) -> N
     assert play.called() == ["d"]
 
 
-def test_waiting_task_of_another_queue_is_promoted_by_limiter_tend(play: Play) -> None:
+def test_waiting_task_of_another_queue_is_handed_its_permit_by_limiter_tend(play: Play) -> None:
     play.running("a", "b")
     first = play.acquire("a", ONE)
     play.wait("b", ONE)
-    play.limiters._queues = ["other"]  # a worker without the queue of b leaves its promotion to others
+    play.limiters._queues = ["other"]  # a worker without the queue of b leaves that to others
     play.release(first)
     assert play.called() == []
     play.tend()
@@ -316,8 +354,8 @@ def test_waiting_task_of_another_queue_is_promoted_by_limiter_tend(play: Play) -
 # -- many tasks
 
 
-def test_many_tasks_at_a_limiter_are_refused_about_once_each(play: Play) -> None:
-    """Fifty permits for five hundred tasks: nearly every reservation is used."""
+def test_many_tasks_at_a_limiter_are_refused_once(play: Play) -> None:
+    """Fifty permits for five hundred tasks."""
     limiter = Limiter("g", concurrency=50)
     names = [f"t{n:04}" for n in range(500)]
     for start in range(0, 500, 200):
@@ -330,19 +368,20 @@ def test_many_tasks_at_a_limiter_are_refused_about_once_each(play: Play) -> None
         for name in play.called() + play.start():
             try:
                 inside.append((name, play.acquire(name, limiter, created=int(name[1:]))))
-            except Retry as refusal:
+            except Waiting as refusal:
                 refusals[name] += 1
-                play.ack(name, "retry", float(refusal.after or 0))
+                assert refusal.permit
+                play.ack(name, "wait", float(refusal.after or 0), wanted=refusal.permit.wanted(None))
         assert 0 < len(inside) <= 50
         name, permit = inside.pop(random.randrange(len(inside)))
         play.release(permit)
         play.ack(name)
         done.append(name)
-    assert max(refusals.values()) <= 2
-    assert sum(refusals.values()) <= 500
+    assert max(refusals.values()) == 1
+    assert sum(refusals.values()) <= 450
 
 
-def test_many_tasks_at_a_window_are_refused_at_most_three_times(play: Play) -> None:
+def test_many_tasks_at_a_window_are_refused_once(play: Play) -> None:
     limiter = Limiter("g", calls=20, window=1)
     names = [f"t{n:03}" for n in range(100)]
     play.running(*names)
@@ -353,9 +392,10 @@ def test_many_tasks_at_a_window_are_refused_at_most_three_times(play: Play) -> N
         for name in todo:
             try:
                 permit = play.acquire(name, limiter, created=int(name[1:]))
-            except Retry as refusal:
+            except Waiting as refusal:
                 refusals[name] += 1
-                play.ack(name, "retry", float(refusal.after or 0))
+                assert refusal.permit
+                play.ack(name, "wait", float(refusal.after or 0), wanted=refusal.permit.wanted(None))
             else:
                 assert permit.acquired_ms
                 acquired.append(permit.acquired_ms)
@@ -364,7 +404,7 @@ def test_many_tasks_at_a_window_are_refused_at_most_three_times(play: Play) -> N
         play.tend()
         todo[:] = play.called()
         play.later(0.1)
-    assert max(refusals.values()) <= 3
-    assert sum(refusals.values()) <= 150
+    assert max(refusals.values()) == 1
+    assert sum(refusals.values()) == 80
     for n, moment in enumerate(acquired[20:]):
         assert moment - acquired[n] >= 1000, "more than 20 began within a second"

@@ -1,118 +1,247 @@
-"""Random workers, faults and operators exceed no limit, and no waiting task is forgotten."""
+"""Under random submissions, changes of limits, pauses, kills and wipes no limit is exceeded and every task runs."""
 
 from __future__ import annotations
 
-import os.path
+import os
+from bisect import insort
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
-import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from sytq import Limiter, Permit
-from sytq.embedded import find_server
+from sytq import Limiter, Permit, Waiting
+from sytq.broker.limiters import Limiters
 from sytq.states import TERMINAL
+from tests.broker.bench import LEASE_MS, Item
 from tests.broker.limiter_play import Play
-from tests.topologies import server_programs
 
-LIMITERS = [
+LIMITERS = (
     Limiter("provider:p", concurrency=3),
     Limiter("model:m", concurrency=1),
-    Limiter("model:n", concurrency=2, adaptive=True),
-    Limiter("host:h", calls=4, window=0.3),
-    Limiter("free"),
-]
-#: No test waits for a fallback: a task without a reservation is stranded.
-NEVER = 3600.0
+    Limiter("host:a", concurrency=2, adaptive=True),
+    Limiter("host:w", calls=4, window=0.5),
+)
+#: No task may need its fallback: a task that is not called is stranded.
+NEVER = 3_600_000
+WORKERS = 3
 
 
-class Life:
-    """Random workers on a real Redis, and the calls in progress as the workers know them."""
+class Fetching(RuleBasedStateMachine):
+    """Workers whose tasks name their limiters, on the scripts and a real Redis."""
 
-    def __init__(self, play: Play, random: Random) -> None:
-        self.play = play
-        self.random = random
-        self.wants: dict[str, list[Limiter]] = {}
-        self.inside: dict[str, Permit] = {}
-        self.refused: set[str] = set()  # and not acknowledged yet
-        self.begun: dict[str, list[int]] = defaultdict(list)
-        self.workers = 3
-        self.dead: set[str] = set()
+    play: Play
 
-    def submit(self) -> None:
-        name = f"t{len(self.wants):03}"
-        self.wants[name] = self.random.sample(LIMITERS, self.random.randint(1, 3))
-        self.play.submit(name)
+    @rule(seed=st.integers(0, 2**32))
+    def operate(self, seed: int) -> None:
+        """Forty steps. Their randomness is not hypothesis' own, which likes to repeat itself."""
+        self.random = Random(seed)
+        for name in self.random.choices([name for name, _ in MENU], [times for _, times in MENU], k=40):
+            getattr(self, name)()
+            self.check()
+
+    def __init__(self) -> None:
+        super().__init__()
+        bench = self.play.bench
+        bench.redis.ask("FLUSHALL")
+        bench.make_groups()
+        self.random = Random(0)
+        self.limits = {limiter.name: limiter for limiter in LIMITERS}
+        self.allowed = {limiter.name: limiter.concurrency for limiter in LIMITERS}
+        self.wants: dict[str, tuple[str, ...]] = {}
+        self.tokens: dict[str, int] = {}
+        self.running: dict[str, tuple[str, Item]] = {}
+        self.fetched: dict[str, Permit | None] = {}
+        self.inside: dict[str, list[Permit]] = {}  # tasks that run, with the permits of their calls
+        self.staying: dict[str, Permit] = {}  # attempts that wait in place
+        self.pruned: set[str] = set()  # tasks that may have left a permit behind, which is freed in time
+        self.calls: dict[str, list[int]] = defaultdict(list)
+        self.names = 0  # of workers: a dead one is replaced
+        self.ended: set[str] = set()
+        self.play.limiters = self.fresh()
+
+    def fresh(self) -> Limiters:
+        return Play(self.play.bench).limiters
+
+    def workers(self) -> list[str]:
+        return [f"w{self.names + n}" for n in range(WORKERS)]
 
     def heartbeat(self) -> None:
-        for worker in range(self.workers - 3, self.workers):
-            self.play.bench.heartbeat(f"w{worker}")
+        for worker in self.workers():
+            self.play.bench.heartbeat(worker)
+
+    # -- clients and operators
+
+    def submit(self) -> None:
+        if len(self.wants) - len(self.ended) < 25:
+            name = f"t{len(self.wants):03}"
+            self.wants[name] = tuple(self.random.sample(sorted(self.limits), self.random.choice([0, 1, 1, 1, 2])))
+            self.dispatch(name)
+
+    def dispatch(self, name: str) -> None:
+        token = self.tokens.get(name, 0)
+        self.play.bench.dispatch(
+            name, max_attempts=0, token=token, created_ms=int(name[1:]) + 1, limiters=self.wants[name]
+        )
+
+    def change(self) -> None:
+        name = self.random.choice([name for name, limiter in self.limits.items() if limiter.concurrency])
+        self.limits[name] = replace(self.limits[name], concurrency=self.random.randint(1, 4))
+        self.allowed[name] = max(self.allowed[name], self.limits[name].concurrency)
+
+    def pause(self) -> None:
+        self.play.limiters.pause(self.random.choice(sorted(self.limits)), "ann", "moving")
+
+    def resume(self) -> None:
+        for name in self.limits:
+            self.play.limiters.resume(name)
+
+    def cancel(self) -> None:
+        if self.wants and self.random.random() < 0.3:
+            name = self.random.choice(sorted(self.wants))
+            if self.play.bench.operations.cancel(name, "ann") == "cancelled":
+                self.ended.add(name)
+
+    # -- workers
 
     def fetch(self) -> None:
         self.heartbeat()
-        worker = f"w{self.random.randrange(self.workers - 3, self.workers)}"
-        # The tasks of killed workers start again, and their calls in progress are gone.
-        for name in self.play.start(worker, slots=self.random.randint(1, 5), sweep=self.random.random() < 0.3):
-            self.inside.pop(name, None)
-            self.refused.discard(name)
+        worker = self.random.choice(self.workers())
+        held = [(item[0], item[1].decode()) for by, item in self.running.values() if by == worker]
+        self.play.bench.redis.ask("DEL", self.play.bench.keys.crashes)  # no task becomes a suspect
+        slots = self.random.randint(1, 6)
+        epoch = str(self.play.bench.epoch()) if self.random.random() < 0.95 else "-"
+        found = self.play.bench.fetch(worker, slots=slots, sweep=True, held=held, permits=epoch)
+        for name, item in found.items():
+            self.running[name], self.tokens[name] = (worker, item), int(item[6])
+            if epoch == "-":
+                self.pruned.add(name)  # what it was handed is not taken over
+            self.begin(name, item)
+        self.no_fallback()
 
-    def acquire(self) -> None:
-        ready = sorted(self.play.started.keys() - self.inside.keys() - self.refused)
-        names = self.random.sample(ready, min(len(ready), self.random.randint(1, 3)))
-        permits = [self.play.permit(name, *self.wants[name]) for name in names]
-        refusals = self.play.limiters.acquire_all(permits)
-        acquired = [permit for permit in permits if permit.acquired_ms]
-        if acquired and self.random.random() < 0.1:
-            self.play.limiters._acquire(acquired)  # the reply was lost
-        for name, permit, refusal in zip(names, permits, refusals, strict=True):
-            if refusal is not None:
-                self.refused.add(name)
-                if self.random.random() < 0.7:
-                    self.ack_refused(name)
+    def begin(self, name: str, item: Item) -> None:
+        """What `ctx.acquire` does with the limits that this worker knows now."""
+        fetched = self.fetched[name] = self.permit_of(name, item)
+        self.inside[name] = []
+        further = self.random.choice(sorted(self.limits))
+        goes_on = not self.wants[name] or self.enter(name, self.wants[name], fetched)
+        if goes_on and further not in self.wants[name] and self.random.random() < 0.3:
+            self.enter(name, (further,), fetched, in_place_ms=self.random.choice([0, 10_000_000]))
+
+    def permit_of(self, name: str, item: Item) -> Permit | None:
+        if len(item) <= 7 or not item[7]:
+            return None
+        at, _awaited, cost, *limits = (part.decode() for part in item[7])
+        pairs = dict(zip(limits[::2], limits[1::2], strict=True))
+        return Permit.fetched(name, int(item[6]), int(name[1:]) + 1, pairs, int(at), int(cost))
+
+    def enter(self, name: str, names: Sequence[str], fetched: Permit | None, in_place_ms: int = 0) -> bool:
+        limiters = [self.limits[each] for each in names]
+        permit = Permit(name, int(self.running[name][1][6]), int(name[1:]) + 1, limiters, 0).or_fetched(fetched)
+        if permit is not fetched:
+            permit.in_place_ms = in_place_ms
+            return self.ask(name, permit)
+        self.enters(name, permit)
+        return True
+
+    def ask(self, name: str, permit: Permit) -> bool:
+        """Acquire; an attempt that is refused asks again, or waits without a slot."""
+        try:
+            self.play.limiters.acquire(permit)
+        except Waiting:
+            if permit.in_place_ms:
+                self.staying[name] = permit
+                return False
+            self.staying.pop(name, None)
+            self.leave(name)
+            fetched = self.fetched[name]
+            self.end(name, "wait", fetched.outcome if fetched else "unused", permit.wanted(fetched))
+            return False
+        self.staying.pop(name, None)
+        self.enters(name, permit)
+        return True
+
+    def ask_again(self) -> None:
+        for name, permit in list(self.staying.items()):
+            permit.in_place_ms = self.random.choice([0, 10_000_000])
+            self.ask(name, permit)
+
+    def enters(self, name: str, permit: Permit) -> None:
+        self.inside[name].append(permit)
+        assert permit.acquired_ms
+        for each in permit.limits:
+            insort(self.calls[each], permit.acquired_ms)  # one that was handed over may be older than the last
+
+    def leave(self, name: str) -> None:
+        for permit in self.inside.pop(name):
+            if permit is self.fetched[name]:
                 continue
-            self.inside[name] = permit
-            assert permit.acquired_ms
-            for limiter in (one for one in LIMITERS if one.name in permit.limits):
-                self.begun[limiter.name].append(permit.acquired_ms)
+            if self.random.random() < 0.9:
+                self.play.limiters.release(permit)
+            else:
+                self.pruned.add(name)
 
-    def ack_refused(self, name: str) -> None:
-        self.refused.discard(name)
-        worker, item = self.play.started.pop(name)
-        if self.play.bench.ack(worker, item, "retry", delay_ms=int(NEVER * 1000)) == 0:
-            assert worker in self.dead
+    def finish(self) -> None:
+        ready = sorted(self.inside.keys() - self.staying.keys())
+        for name in self.random.sample(ready, min(len(ready), self.random.randint(1, 4))):
+            outcome = self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"])
+            self.leave(name)
+            self.end(name, self.random.choice(["done", "done", "done", "return"]), outcome)
 
-    def release(self) -> None:
-        names = self.random.sample(sorted(self.inside), min(len(self.inside), self.random.randint(1, 3)))
-        permits = [self.inside.pop(name) for name in names]
-        for permit in permits:
-            permit.report(self.random.choice(["ok", "ok", "overloaded", "failed", "ignored"]))
-        if self.random.random() < 0.8:  # else the release never reaches Redis
-            self.play.limiters.release_all(permits)
-        for name in names:
-            if self.random.random() < 0.8:
-                self.play.ack(name)
+    def end(self, name: str, kind: str, outcome: str, wanted: str = "") -> None:
+        worker, item = self.running.pop(name)
+        delay = NEVER if kind == "wait" else 0
+        ended = self.play.bench.ack(worker, item, kind, delay_ms=delay, permit_outcome=outcome, wanted=wanted)
+        assert ended == 1
+        live = self.play.bench.live(name)
+        assert live
+        if live[0] in TERMINAL:
+            self.ended.add(name)
 
     def kill(self) -> None:
         self.heartbeat()  # so that no other lease expires when this machine stalls
-        worker = f"w{self.workers - 3}"
-        self.workers += 1  # a new worker replaces it
-        self.dead.add(worker)
-        for name in sorted(self.refused):
-            if self.play.started[name][0] != worker:
-                self.ack_refused(name)  # no living worker takes as long as a reservation lasts
+        worker, self.names = self.workers()[0], self.names + 1
+        self.heartbeat()
         self.play.bench.expire_lease(worker)
-        for name, (held_by, _item) in list(self.play.started.items()):
-            if held_by == worker:
-                del self.play.started[name]
-                self.inside.pop(name, None)
-                self.refused.discard(name)
+        for name in [name for name, (by, _) in self.running.items() if by == worker]:
+            del self.running[name], self.inside[name]
+            self.staying.pop(name, None)
+            self.pruned.add(name)
 
-    def cancel(self) -> None:
-        if self.wants:
-            self.play.bench.operations.cancel(self.random.choice(list(self.wants)), "ann")
+    def note_ends(self) -> None:
+        """A fetch ends the task of a dead worker whose cancellation was asked for."""
+        for name in self.wants.keys() - self.ended:
+            live = self.play.bench.live(name)
+            if live and live[0] in TERMINAL:
+                self.ended.add(name)
 
-    def unfinished(self) -> list[str]:
-        found = {name: self.play.bench.live(name) for name in self.wants}
-        return [name for name, live in found.items() if live is None or live[0] not in TERMINAL]
+    def wipe(self) -> None:
+        """Redis is emptied; each worker notices, and grants no permit until all have entered theirs."""
+        self.note_ends()
+        bench = self.play.bench
+        bench.flush()
+        self.heartbeat()
+        for worker, item in self.running.values():
+            entry = bench.reregister(worker, item)
+            assert entry
+            item[1] = entry
+        self.play.limiters._held.clear()  # but of those that are still held
+        for name, permits in self.inside.items():
+            for permit in [*permits, fetched] if (fetched := self.fetched[name]) else permits:
+                self.play.limiters.hold(permit)
+        self.play.limiters.recount()
+        for name in self.inside:
+            if fetched := self.fetched[name]:
+                self.running[name][1][7][0] = str(fetched.acquired_ms).encode()
+        self.calls.clear()  # the windows are lost
+        bench.advance(LEASE_MS)
+        for name in self.wants.keys() - self.running.keys() - self.ended:
+            self.dispatch(name)
+
+    # -- loops
 
     def promote(self) -> None:
         self.play.bench.promote()
@@ -120,69 +249,82 @@ class Life:
     def tend(self) -> None:
         self.play.tend()
 
+    def wait(self) -> None:
+        self.play.later(self.random.choice([0.05, 0.3, 1.0]))
+        self.no_fallback()
+
+    def no_fallback(self) -> None:
+        redis, keys = self.play.bench.redis, self.play.bench.keys
+        for name, text in redis.ask("HGETALL", keys.waiting).items():
+            if b'"granted"' not in text:
+                redis.ask("ZADD", keys.delayed("q"), "XX", self.play.bench.now_ms() + NEVER, name)
+
+    # -- what holds
+
     def check(self) -> None:
-        for limiter in LIMITERS:
+        for name, limiter in self.limits.items():
+            inside = sum(any(name in permit.limits for permit in permits) for permits in self.inside.values())
             if limiter.concurrency:
-                inside = sum(limiter.name in permit.limits for permit in self.inside.values())
-                assert inside <= limiter.concurrency, f"{inside} at {limiter.name}"
-            if limiter.calls:
-                times = self.begun[limiter.name]
-                for first, last in zip(times, times[limiter.calls :], strict=False):
-                    assert last - first >= limiter.window * 1000, f"too many calls at {limiter.name}"
+                assert inside <= self.allowed[name], f"{inside} at {name}, {self.allowed[name]} allowed"
+                self.allowed[name] = max(limiter.concurrency, min(self.allowed[name], inside))
+            else:
+                for first, last in zip(self.calls[name], self.calls[name][limiter.calls :], strict=False):
+                    assert last - first >= limiter.window * 1000, f"too many calls at {name}"
+        for permit in self.play.bench.redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1):
+            limiter_name, task, _token, number, _at = permit.decode().split("|")
+            if number != "0":
+                continue  # of an attempt that waited in place, whose worker died meanwhile: freed in time
+            live = self.play.bench.live(task)
+            known = task in self.running or task in self.pruned or (live and live[7] == "granted")
+            assert known or not live or live[0] == "cancelled", f"{task} waits, and holds a permit of {limiter_name}"
+
+    def teardown(self) -> None:
+        self.resume()
+        for _ in range(200):
+            self.fetch()
+            self.check()
+            self.ask_again()
+            self.finish()
+            self.tend()
+            self.promote()
+            self.play.later(0.1)
+            if not self.unfinished():
+                break
+        assert not self.unfinished(), f"stranded: {self.unfinished()}"
+        self.play.later(6)  # a cancelled task may still hold a permit that it was handed
+        self.heartbeat()
+        self.tend()
+        keys = self.play.bench.keys
+        left = (keys.wait_queues, keys.waiting, keys.permits)
+        assert [key for key in left if self.play.bench.redis.ask("EXISTS", key)] == []
+
+    def unfinished(self) -> dict[str, object]:
+        self.note_ends()
+        redis, keys = self.play.bench.redis, self.play.bench.keys
+        left = [name for name in self.wants if name not in self.ended]
+        return {name: (self.play.bench.live(name), redis.ask("HGET", keys.waiting, name)) for name in left[:3]}
 
 
-OPS = [
-    *["submit"] * 6,
-    *["fetch"] * 8,
-    *["acquire"] * 12,
-    *["release"] * 8,
-    *["promote"] * 4,
-    *["tend"] * 3,
-    "kill",
-    "cancel",
+#: Each operation, and how often it is drawn.
+MENU = [
+    *[("submit", 10), ("fetch", 10), ("finish", 9), ("ask_again", 4), ("promote", 5), ("tend", 4), ("wait", 3)],
+    *[("change", 1), ("pause", 1), ("resume", 2), ("cancel", 1), ("kill", 1), ("wipe", 0.4)],
 ]
 
 
-#: Four on the server that all other tests use, one on each other.
-RUNS = [
-    pytest.param(program, seed, id=f"{name}-{seed}")
-    for name, program in server_programs().items()
-    for seed in range(4 if os.path.realpath(program) == os.path.realpath(find_server()) else 1)
-]
+def test_no_limit_is_exceeded_and_every_task_runs(play: Play) -> None:
+    on_it = play
 
+    class Life(Fetching):
+        play = on_it
 
-@pytest.mark.parametrize(("every_server", "seed"), RUNS, indirect=["every_server"])
-def test_no_limit_is_exceeded_and_no_waiting_task_is_stranded(play: Play, seed: int) -> None:
-    life = Life(play, Random(seed))
-    for _ in range(400):
-        getattr(life, life.random.choice(OPS))()
-        life.check()
-    rounds = 0
-    while life.unfinished():
-        rounds += 1
-        assert rounds < 5000, f"stranded: {stranded(life)}"
-        for name in sorted(life.refused):
-            life.ack_refused(name)
-        for _ in range(10):
-            life.acquire()
-            life.check()
-            life.release()
-        life.heartbeat()
-        life.tend()
-        life.promote()
-        for worker in range(life.workers - 3, life.workers):
-            for name in life.play.start(f"w{worker}", sweep=True):
-                life.inside.pop(name, None)
-                life.refused.discard(name)
-        play.later(0.02)
-
-    play.later(6)  # a permit may still be reserved for a cancelled task
-    life.tend()
-    keys = play.bench.keys
-    left = (keys.wait_queues, keys.waiting, keys.permits, keys.reservations)
-    assert [key for key in left if play.bench.redis.ask("EXISTS", key)] == []
-
-
-def stranded(life: Life) -> dict[str, object]:
-    redis, keys = life.play.bench.redis, life.play.bench.keys
-    return {name: (life.play.bench.live(name), redis.ask("HGET", keys.waiting, name)) for name in life.unfinished()[:3]}
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=4,
+            deadline=None,
+            derandomize=bool(os.environ.get("CI")),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -151,7 +151,7 @@ def test_persons_pause_outlives_every_new_key(play: Play) -> None:
     assert play.state(ONE).by == "ann"
     play.refused("d", NEW, created=0)
     assert not play.limiters.resume(ONE.name, person=False)
-    assert play.limiters.resume(ONE.name).waiting == 4
+    assert play.limiters.resume(ONE.name).waiting == 3
     play.acquire("d", NEW)
 
 

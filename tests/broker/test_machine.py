@@ -88,7 +88,13 @@ def test_every_transition_of_the_documented_diagram_occurs(life: type[TaskLife])
     one.do("accept", priority="normal", delayed=False, max_attempts=2, arrives=True, limiters=(ONE.name,))
     assert life.bench.fetch("w0") == {}
     one.script = "fetch"
-    one.known["t0"].state, one.known["t0"].entry = RETRYING, ""
+    waiting = one.known["t0"]
+    waiting.state, waiting.entry, waiting.consumer = RETRYING, "", "waited"
+    one.all_is_well()
+    play.limiters.resume(ONE.name)
+    play.tend()
+    one.script = "limiter_tend"
+    waiting.state, waiting.entry, waiting.consumer = QUEUED, one._entry("t0"), "granted"
     one.all_is_well()
     start("now")
     for n in range(2):

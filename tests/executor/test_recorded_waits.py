@@ -73,7 +73,6 @@ def test_refused_attempt_is_recorded_with_the_limiter(runtime: Runtime, crowd: C
     assert caught.value.limiter == "provider:crowd"
     assert recorded(delivery, "retry") == {"then": {"limiter": "provider:crowd"}}
     assert recorded(delivery, "dead") is None  # it waits for nothing
-    assert runtime.inspection.waits_for("t") == "provider:crowd"
 
 
 def test_permit_after_a_refusal_leaves_no_wait() -> None:

@@ -1,4 +1,4 @@
--- Prepended to fetch.lua, behind _grant.lua: the permits of the limiters that a task names. A limiter that no
+-- Prepended to fetch.lua, behind _wait_queue.lua: the permits of the limiters that a task needs. A limiter that no
 -- attempt has acquired lately has no known limits: the task starts without permits, and its attempt acquires them.
 -- A task that waits is called; should nobody do so, it looks again in time: the estimated wait times a factor, plus a
 -- minute, at most ten.
@@ -6,10 +6,23 @@ local FALLBACK_FACTOR, FALLBACK_MS, MAX_WAIT_MS = 1.2, 60000, 600000
 local FETCHED = '0'  -- the id of the permit that a fetch grants: a task has one of a limiter
 local unknown, refusals = {}, {}  -- by name, in this call; refusals: {limiter, created, ms, step}
 
+-- Whether all limiters have handed their permits over to the task, and none has taken its back, was paused or lowered since.
+local function is_granted(wanted, l)
+  if l.consumer ~= GRANTED or not wanted.record or not wanted.record.granted then return false end
+  for _, limiter in ipairs(wanted.limiters) do
+    local own = wanted.own[limiter.name]
+    if #own ~= 1 or pause_of(limiter) or count(PERMITS, limiter.name) > concurrency(limiter) then return false end
+  end
+  return true
+end
+
 -- Returns what to grant, and the limiter that refuses, if one does. Nothing when the attempt acquires its permits itself.
+-- names: those of its submission; a task that has waited needs those that it waited for.
 local function admit(id, l, names, created)
-  local w = record(id)
-  local wanted = { id = id, cost = 0, permit = FETCHED, created = pad(created), limiters = {}, own = {}, record = w }
+  local w = l.consumer ~= '' and record(id)
+  if w then names = table.concat(w.gates, ' ') end
+  if names == '' then return end
+  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = pad(created), limiters = {}, own = {}, record = w }
   for name in names:gmatch('%S+') do
     local limiter = not unknown[name] and get(name)
     if not limiter or not limiter.stated then
@@ -17,25 +30,23 @@ local function admit(id, l, names, created)
       return
     end
     wanted.limiters[#wanted.limiters + 1] = limiter
-    wanted.own[name] = l.token > 0 and held_by(id, name) or {}
+    wanted.own[name] = (l.token > 0 or l.consumer == GRANTED) and held_by(id, name) or {}
   end
-  for _, name in ipairs(w and w.gates or {}) do
-    if not wanted.own[name] then wanted.further = true end  -- the attempt was refused by another one
-  end
-  local reserved = w and w.till and w.till >= now and not wanted.further
+  wanted.granted = is_granted(wanted, l)
+  if wanted.granted then return wanted end
   local refused
   for _, limiter in ipairs(wanted.limiters) do
-    local known = not reserved and refusals[limiter.name]
+    local known = refusals[limiter.name]
     if known and known.created <= wanted.created then
       known.ms = known.ms + known.step
       return wanted, known
     end
-    local reason, ms = judge(limiter, wanted, wanted.own[limiter.name], reserved)
+    local reason, ms = judge(limiter, wanted, wanted.own[limiter.name])
     if reason and (not refused or ms > refused.ms) then
       local most = concurrency(limiter)
       local step = pause_of(limiter) and 0 or (limiter.state.took or UNKNOWN_MS) / math.min(most, 1000)
       refused = { limiter = limiter, created = wanted.created, ms = ms, step = step }
-      refusals[limiter.name] = not reserved and refused or refusals[limiter.name]
+      refusals[limiter.name] = refused
     end
   end
   return wanted, refused
@@ -46,13 +57,19 @@ local queued, records, due, messages = {}, {}, {}, {}  -- of tasks that wait fro
 -- Has the task wait for the limiter that refused it.
 local function wait_for(id, l, wanted, refused, message)
   local w, limiter = wanted.record, refused.limiter
-  if w then dequeue(id, w) end
+  if w then forget_wait(id, w) end
   local gates = {}
-  for n, each in ipairs(wanted.limiters) do gates[n] = each.name end
-  local new = { gates = gates, at = limiter.name, created = wanted.created, units = 0, token = int(l.token), fetch = true }
+  for n, each in ipairs(wanted.limiters) do
+    gates[n] = each.name
+    for _, permit in ipairs(wanted.own[each.name]) do  -- handed over, but not by all
+      redis.call('ZREM', PERMITS, permit)
+      uncount(each, permit)
+    end
+  end
+  local new = { gates = gates, at = limiter.name, created = wanted.created, units = wanted.cost, token = int(l.token), fetch = true }
   local wait = math.min(math.max(refused.ms, 0) * FALLBACK_FACTOR + FALLBACK_MS, MAX_WAIT_MS)
   local n = #queued
-  queued[n + 1], queued[n + 2] = 0, limiter.name .. '|1|' .. wanted.created .. '|' .. id
+  queued[n + 1], queued[n + 2] = 0, place(id, new)
   records[n + 1], records[n + 2] = id, cjson.encode(new)
   due[n + 1], due[n + 2] = int(now + wait), id
   messages[n + 1], messages[n + 2] = id, message
@@ -69,18 +86,25 @@ local function write_waits()
   queued, records, due, messages = {}, {}, {}, {}
 end
 
--- Grants the permits. -> {when, the limiter that the task waited for or '', limiter, limits, ...}
+-- Grants the permits, or makes those handed over the attempt's. -> {since when, the limiter that the task waited for or '',
+-- cost, limiter, limits or '', ...}
 local function granted(wanted, token)
-  local w = wanted.record
-  local out = { int(now), w and w.fetch and w.at or '' }
+  local w, at = wanted.record, now
   wanted.token = token
   for _, limiter in ipairs(wanted.limiters) do
-    grant(limiter, wanted, wanted.own[limiter.name])
-    out[#out + 1], out[#out + 2] = limiter.name, limiter.stated
+    local own = wanted.own[limiter.name]
+    if wanted.granted then
+      at = tonumber(own[1]:match('(%d+)$'))
+      enter(limiter, wanted, own, at)
+    else
+      grant(limiter, wanted, own)
+    end
   end
-  if w and not wanted.further then
-    dequeue(wanted.id, w)
-    redis.call('HDEL', WAITING, wanted.id)
+  if w then forget_wait(wanted.id, w) end
+  local out = { int(at), w and w.fetch and w.at or '', int(wanted.cost) }
+  for _, limiter in ipairs(wanted.limiters) do
+    -- Where it refuses the calls of some workers alone, the attempt asks with what it calls with.
+    out[#out + 1], out[#out + 2] = limiter.name, limiter.state.refused and '' or limiter.stated
   end
   return out
 end

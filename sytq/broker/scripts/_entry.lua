@@ -14,8 +14,8 @@ local cancels, called = KEYS[10], KEYS[11]
 local crashes, departed, suspects = KEYS[12], KEYS[13], KEYS[14]
 local delayed_tasks, bodies = KEYS[16], KEYS[17]
 local LIVE, WORKERS, WAKE_UP = live, workers, KEYS[18]
-local LIMITERS, SETTINGS, PERMITS, QUEUE, WAITING, ACQUIRED, DUE, RESERVATIONS, CONFIGURED = unpack(KEYS, 19, 27)
-local FIRST = 28
+local LIMITERS, SETTINGS, PERMITS, QUEUE, WAITING, ACQUIRED, DUE, CONFIGURED = unpack(KEYS, 19, 26)
+local FIRST = 27
 local group, me = ARGV[1], ARGV[2]
 local room, limit = tonumber(ARGV[3]), tonumber(ARGV[4])
 local rate, window = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -47,6 +47,7 @@ local function crash_record(id) return any_crashes and crashes_of(crashes, id) o
 -- A task of a paused type waits beside its stream, and so does a suspect.
 local function park(l, id, fields, record)
   redis.call('HSET', parked, id, field(fields, 'message'))
+  if l.consumer == GRANTED or l.consumer == WAITED then redis.call('HDEL', WAITING, id) end
   l.state, l.consumer, l.entry = 'queued', '', ''
   if not is_paused(l) then
     redis.call('ZADD', suspects, int(record.since), id)

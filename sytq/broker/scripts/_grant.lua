@@ -1,5 +1,5 @@
--- Prepended to fetch.lua and limiter_acquire.lua, behind _wait_queue.lua: whether a task may have a permit, and how it gets
--- one. `wanted` is {id, token, created, cost, permit}.
+-- Prepended to the limiter scripts and parts behind _limiters.lua: whether a task may have a permit, and how it gets one.
+-- `wanted` is {id, token, created, cost, permit}.
 
 -- The permits of a limiter that a task holds, of this attempt or others.
 local function held_by(id, name)
@@ -10,29 +10,41 @@ local function held_by(id, name)
   return permits
 end
 
--- Why the limiter refuses, as `refusal` in _limiters.lua; `own` permits of the task do not stand in its way.
-local function judge(limiter, wanted, own, reserved, configuration)
-  -- Older tasks are ahead; a task with a reservation passes those that only wait.
-  local name, me = limiter.name, wanted.created .. '|' .. wanted.id
-  local before = redis.call('ZLEXCOUNT', QUEUE, range(name, '0'), '(' .. name .. '|0|' .. me)
-  local waiting = reserved and 0 or redis.call('ZLEXCOUNT', QUEUE, range(name, '1'), '(' .. name .. '|1|' .. me)
-  local held = count(PERMITS, name) - #own
-  return refusal(limiter, held, before, waiting, wanted.cost, configuration)
+-- Why the limiter refuses, as `refusal` in _limiters.lua: older tasks are ahead, and `own` permits do not stand in the way.
+local function judge(limiter, wanted, own, configuration)
+  local name = limiter.name
+  local me = '(' .. name .. '|1|' .. wanted.created .. '|' .. wanted.id
+  local ahead = redis.call('ZLEXCOUNT', QUEUE, range(name, '1'), me)
+  return refusal(limiter, count(PERMITS, name) - #own, ahead, wanted.cost, configuration)
 end
 
-local function grant(limiter, wanted, own)
-  local name, s = limiter.name, limiter.state
+-- Enters the permit of a task in place of its `own`, which it has held since `at` ms.
+local function enter(limiter, wanted, own, at)
   if #own > 0 then redis.call('ZREM', PERMITS, unpack(own)) end
-  local permit = table.concat({ name, wanted.id, wanted.token, wanted.permit, int(now) }, '|')
+  local permit = table.concat({ limiter.name, wanted.id, wanted.token, wanted.permit, int(at) }, '|')
   redis.call('ZADD', PERMITS, 0, permit)
-  if s.breaker == 'half_open' then s.probes[permit] = 1 end
-  if limiter.settings.calls > 0 or limiter.settings.units > 0 then
-    in_window(limiter)
-    local acquired = table.concat({ name, pad(now), wanted.id, wanted.permit, int(wanted.cost) }, '|')
-    redis.call('ZADD', ACQUIRED, 0, acquired)
-    s.units = s.units + wanted.cost
-  end
-  s.idle = nil
+  if limiter.state.breaker == 'half_open' then limiter.state.probes[permit] = 1 end
+  limiter.state.idle = nil
   look_within(limiter, 2000)
 end
 
+-- Takes back what a permit counts for that no call was made with: a call within the window, and one that tries the breaker.
+local function uncount(limiter, permit)
+  local id, _, number, at = permit:match(PERMIT)
+  limiter.state.probes[permit] = nil
+  for _, acquired in ipairs(redis.call('ZRANGEBYLEX', ACQUIRED, range(limiter.name, pad(at), id, number))) do
+    redis.call('ZREM', ACQUIRED, acquired)
+    limiter.state.units = limiter.state.units - tonumber(acquired:match('(%d+)$'))
+  end
+end
+
+local function grant(limiter, wanted, own)
+  local s = limiter.state
+  enter(limiter, wanted, own, now)
+  if limiter.settings.calls > 0 or limiter.settings.units > 0 then
+    in_window(limiter)
+    local acquired = table.concat({ limiter.name, pad(now), wanted.id, wanted.permit, int(wanted.cost) }, '|')
+    redis.call('ZADD', ACQUIRED, 0, acquired)
+    s.units = s.units + wanted.cost
+  end
+end

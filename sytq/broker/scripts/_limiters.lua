@@ -4,8 +4,7 @@
 -- others too, which only its record names. In the sorted sets PERMITS, QUEUE and ACQUIRED every score is 0 and the
 -- members sort as text:
 --   PERMITS   limiter|task|token|permit|acquired   the permits that are held
---   QUEUE     limiter|0|created|task               a permit is reserved for the task; the oldest task first
---             limiter|1|created|task               the task waits for a permit
+--   QUEUE     limiter|1|created|task               the tasks that wait for a permit, the oldest first
 --   ACQUIRED  limiter|acquired|task|permit|cost    the permits acquired within the limiter's window
 -- and in CONFIGURED the scores are when a worker last said that it is configured so, in ms:
 --   CONFIGURED  scope|fingerprint                  what the limiters of the scope are called with: a key, an address
@@ -137,6 +136,14 @@ local function is_alive(consumer)
   return freshness[consumer]
 end
 
+-- Whether a permit is still its task's: it runs in a living worker, or the permit was handed over to it not long ago and no
+-- worker has fetched it yet.
+local function is_held(l, token, at)
+  if not l or int(l.token) ~= token then return false end
+  if l.state == 'running' then return is_alive(l.consumer) end
+  return l.state == 'queued' and l.consumer == GRANTED and at > now - liveness
+end
+
 -- Frees the permits of attempts that are over: the task ended, runs elsewhere by now, or its worker is silent. Returns
 -- whether it looked: not twice within 200 ms.
 local function prune(limiter)
@@ -147,10 +154,11 @@ local function prune(limiter)
   local found = redis.call('ZRANGEBYLEX', PERMITS, s.cursor or first, last, 'LIMIT', 0, 100)
   s.cursor = #found == 100 and '(' .. found[100] or nil
   for _, permit in ipairs(found) do
-    local id, token = permit:match(PERMIT)
+    local id, token, _, at = permit:match(PERMIT)
     local l = unpack_live(redis.call('HGET', LIVE, id))
-    if not (l and l.state == 'running' and int(l.token) == token and is_alive(l.consumer)) then
+    if not is_held(l, token, tonumber(at)) then
       redis.call('ZREM', PERMITS, permit)
+      if not l or (l.state ~= 'retrying' and l.state ~= 'queued') then redis.call('HDEL', WAITING, id) end
     end
   end
   return true
@@ -187,11 +195,11 @@ local function leaves_window(limiter, k, n)
   return tonumber(acquired:match('^[^|]*|(%d+)')) + limiter.settings.window * (1 + rounds) - now
 end
 
--- Why the limiter grants no permit of this cost while so many others are held, reserved and waited for by older tasks,
+-- Why the limiter grants no permit of this cost while so many others are held, and waited for by tasks that are ahead,
 -- and in about how many ms it could; nil when it grants one.
-local function refusal(limiter, held, reserved, waiting, cost, configuration)
+local function refusal(limiter, held, ahead, cost, configuration)
   local s, settings, breaker = limiter.state, limiter.settings, limiter.settings.breaker
-  local took, ahead = s.took or UNKNOWN_MS, reserved + waiting
+  local took = s.took or UNKNOWN_MS
   local pause = pause_of(limiter, configuration)
   if pause then
     local why = 'paused by ' .. pause.by .. (pause.why ~= '' and ': ' .. pause.why or '')
@@ -217,6 +225,6 @@ local function refusal(limiter, held, reserved, waiting, cost, configuration)
     local why = 'cost ' .. int(s.units) .. ' of ' .. int(settings.units) .. window .. ', wants ' .. int(cost) .. behind
     return why, k and leaves_window(limiter, k, n) or took
   end
-  -- What held the waiting tasks up is over; permits are about to be reserved for them.
-  if waiting > 0 then return int(waiting) .. ' ahead', waiting * 50 end
+  -- What held the waiting tasks up is over; permits are about to be handed over to them.
+  if ahead > 0 then return int(ahead) .. ' ahead', ahead * 50 end
 end

@@ -43,7 +43,7 @@ local function release(limiter, r)
   if redis.call('ZREM', PERMITS, permit) == 0 then return end
   local acquired = name .. '|' .. pad(r.at) .. '|' .. r.id .. '|' .. r.permit .. '|'
   if r.outcome == 'unused' then
-    if redis.call('ZREM', ACQUIRED, acquired .. int(r.reserved)) == 1 then s.units = s.units - r.reserved end
+    uncount(limiter, permit)
   elseif r.cost ~= r.reserved and redis.call('ZREM', ACQUIRED, acquired .. int(r.reserved)) == 1 then
     redis.call('ZADD', ACQUIRED, 0, acquired .. int(r.cost))
     s.units = s.units + r.cost - r.reserved
@@ -65,10 +65,9 @@ local function release_of(limiter, r)
   freed[limiter] = (freed[limiter] or 0) + 1
 end
 
--- Reserves the released permits for the next tasks.
+-- Hands the released permits over to the next tasks.
 local function hand_over()
   for limiter, permits in pairs(freed) do serve(limiter, 2 * permits) end
   save()
-  notify()
   return changed
 end

@@ -1,11 +1,22 @@
--- Prepended to ack.lua, behind _release.lua: releases the permits that tasks were fetched with, and hands them over.
--- released: {task, token, "outcome acquired_ms limiter limiter..."}...   -> {limiter, state}... whose breaker changed
-queues(5, ATTEMPTS - 1, 19)
+-- Prepended to ack.lua, behind _release.lua: releases the permits that tasks were fetched with, has the tasks wait whose
+-- attempts were refused a permit, and hands permits over.
+-- released: {task, token, "outcome acquired_ms reserved cost limiter limiter..."}...
+-- refused: {task, token, "created cost limiter limiter...", the refusing one first}...
+-- -> {limiter, state}... whose breaker changed
+queues(5, ATTEMPTS - 1, 18)
 for _, each in ipairs(released) do
-  local outcome, at, names = each[3]:match('^(%a+) (%d+) (.*)$')
-  for name in names:gmatch('%S+') do
-    local r = { id = each[1], token = each[2], permit = '0', at = tonumber(at), outcome = outcome, reserved = 0, cost = 0 }
-    release_of(get(name), r)
-  end
+  local outcome, at, reserved, cost, names = each[3]:match('^(%a+) (%d+) (%d+) (%d+) (.*)$')
+  local r = { id = each[1], token = each[2], permit = '0', at = tonumber(at), outcome = outcome,
+    reserved = tonumber(reserved), cost = tonumber(cost) }
+  for name in names:gmatch('%S+') do release_of(get(name), r) end
+end
+for _, each in ipairs(refused) do
+  local created, cost, names = each[3]:match('^(%d+) (%d+) (.*)$')
+  local gates = {}
+  for name in names:gmatch('%S+') do gates[#gates + 1] = name end
+  local limiter = get(gates[1])
+  enqueue(each[1], { gates = gates, created = created, units = tonumber(cost), token = each[2] }, limiter)
+  -- It may have become free since it refused. Where it refuses the calls of some workers alone, the loop hands over.
+  if not limiter.state.refused then freed[limiter] = (freed[limiter] or 0) + 1 end
 end
 return hand_over()

@@ -5,7 +5,7 @@ local TIMESTAMP = '"message_timestamp": (%d+)}$'
 local limited
 
 local function admit(id, l, message)
-  local names = grants and message:match(HEAD)
+  local names = grants and (message:match(HEAD) or l.consumer ~= '' and '')
   if not names then return end
   limited = limited or limiters()
   return limited.admit(id, l, names, message:sub(-64):match(TIMESTAMP) or now)
@@ -38,7 +38,7 @@ local function start_or_wait(k, entry, fields, l)
   local wanted, refused = admit(id, l, message)
   if not refused then return start(k, entry, fields, false, wanted) end
   limited.wait_for(id, l, wanted, refused, message)
-  l.state, l.entry, l.consumer = 'retrying', '', ''
+  l.state, l.entry, l.consumer = 'retrying', '', WAITED
   local n = #now_waiting
   now_waiting[n + 1], now_waiting[n + 2] = id, pack_live(l)
   left_streams[k] = left_streams[k] or {}

@@ -21,6 +21,10 @@ end
 -- The consumer of a queued task that waits beside its stream to run alone: isolate.lua starts it.
 local SUSPECT = 'suspect'
 
+-- The consumer of a task that has waited in the wait queue of a limiter since its latest attempt (_wait_queue.lua), and
+-- of such a queued task once it holds its permits.
+local WAITED, GRANTED = 'waited', 'granted'
+
 local TERMINAL = { succeeded = true, dead = true, cancelled = true }
 
 -- Removes an entry: while either step is refused it stays pending, and the next reclaim removes it.

@@ -1,38 +1,39 @@
--- Prepended to the limiter scripts that change wait queues, behind _limiters.lua. The record of a waiting task, as JSON
--- in WAITING: {gates (its limiters), at (the one in whose queue it waits), created, units (its cost), token (of the
--- attempt that was refused), till (until when its permit is reserved; nil while none is), fetch (whether a fetch
--- refused it, of which no attempt tells)}
-local RESERVED_MS = 5000    -- how long a reserved permit is kept
+-- Prepended to the limiter scripts and parts that change wait queues, behind _grant.lua. The record of a waiting task, as
+-- JSON in WAITING: {gates (its limiters), at (the one in whose queue it waits), created, units (its cost), token (of its
+-- latest attempt), permit (the id of an attempt's permit, when that attempt waits in place), granted (all limiters have
+-- handed their permits over to it), fetch (whether a fetch refused it, of which no attempt tells)}
 
 local function record(id)
   local text = redis.call('HGET', WAITING, id)
   return text and cjson.decode(text)
 end
 
-local function dequeue(id, w)
-  for _, name in ipairs(w.gates) do
-    redis.call('ZREM', QUEUE, name .. '|0|' .. w.created .. '|' .. id, name .. '|1|' .. w.created .. '|' .. id)
-  end
-  if w.till then redis.call('ZREM', RESERVATIONS, id) end
+local function place(id, w) return w.at .. '|1|' .. w.created .. '|' .. id end
+
+local function forget_wait(id, w)
+  redis.call('ZREM', QUEUE, place(id, w))
+  redis.call('HDEL', WAITING, id)
 end
 
 local function enqueue(id, w, limiter)
-  w.at, w.till = limiter.name, nil
-  redis.call('ZADD', QUEUE, 0, limiter.name .. '|1|' .. w.created .. '|' .. id)
+  w.at, w.till = limiter.name, nil  -- till: of workers of 0.1
+  redis.call('ZADD', QUEUE, 0, place(id, w))
   redis.call('HSET', WAITING, id, cjson.encode(w))
   look_within(limiter, 500)
 end
 
--- Whether a record still holds: its task has neither ended nor run again since.
+-- Whether a record still holds: since it was written the task has not ended, started, or left for another place.
 local function waits(l, w)
-  return l and not TERMINAL[l.state] and (l.state == 'queued' or int(l.token) == w.token)
+  if not l or int(l.token) ~= w.token then return false end
+  if l.state == 'running' then return w.permit ~= nil end
+  return l.state == 'retrying' or (l.state == 'queued' and l.entry ~= '')
 end
 
 -- Which limiter refuses a waiting task: `first` when that one does, else the last of the others, nil when none does.
 local function refusing(w, first)
   local found
   for _, name in ipairs(w.gates) do
-    if refusal(get(name), count(PERMITS, name), count(QUEUE, name, '0'), 0, w.units) then
+    if refusal(get(name), count(PERMITS, name), 0, w.units) then
       found = get(name)
       if found == first then break end
     end
@@ -40,49 +41,65 @@ local function refusing(w, first)
   return found
 end
 
-local delayed = {}  -- queue -> its key
-local hastened = false
+local PER_QUEUE = 7  -- keys: delayed bodies called urgent high normal low
+local STREAM = { urgent = 3, high = 4, normal = 5, low = 6 }
+local first_key = {}  -- queue -> index of the first of its keys
 
--- ARGV first to last are queues, KEYS from `key` their delayed sets.
+-- ARGV first to last are queues, KEYS from `key` those of each.
 local function queues(first, last, key)
-  for a = first, last do delayed[ARGV[a]] = KEYS[key + a - first] end
+  for a = first, last do first_key[ARGV[a]] = key + (a - first) * PER_QUEUE end
 end
 
-local function reserve(id, w, l)
-  for _, name in ipairs(w.gates) do redis.call('ZADD', QUEUE, 0, name .. '|0|' .. w.created .. '|' .. id) end
-  w.till = now + RESERVED_MS
-  redis.call('ZADD', RESERVATIONS, int(w.till), id)
+-- Hands over the permits of all its limiters to a waiting task: it holds them and is queued, to be fetched before others.
+-- An attempt that waits in place finds them when it asks again.
+local function hand_to(id, w, l)
+  local wanted = { id = id, token = int(l.token), created = w.created, cost = w.units, permit = w.permit or '0' }
+  for _, name in ipairs(w.gates) do grant(get(name), wanted, {}) end
+  redis.call('ZREM', QUEUE, place(id, w))
+  if l.state == 'running' then return redis.call('HDEL', WAITING, id) end
+  w.granted = true
   redis.call('HSET', WAITING, id, cjson.encode(w))
-  -- An attempt that was refused and is not acknowledged yet finds the reservation then (ack.lua).
-  if l.state ~= 'running' and redis.call('ZADD', delayed[l.queue], 'XX', 'CH', int(now), id) == 1 then hastened = true end
+  local k = first_key[l.queue]
+  l.consumer = GRANTED
+  if l.state == 'retrying' then
+    -- In this order, so that a call that Redis refused halfway leaves the task where promote.lua finds it.
+    local message = redis.call('HGET', KEYS[k + 1], id)
+    l.state, l.entry = 'queued', redis.call('XADD', KEYS[k + (STREAM[l.priority] or STREAM.normal)], '*', 'id', id, 'message', message)
+    redis.call('HSET', LIVE, id, pack_live(l))
+    redis.call('ZREM', KEYS[k], id)
+    redis.call('HDEL', KEYS[k + 1], id)
+  else
+    redis.call('HSET', LIVE, id, pack_live(l))
+  end
+  redis.call('RPUSH', KEYS[k + 2], id)
+  redis.call('LTRIM', KEYS[k + 2], -1000, -1)
 end
 
--- Reserves permits for the first tasks in the limiter's queue that all their limiters grant one, at most `most`.
+-- Hands permits over to the first tasks in the limiter's queue that all their limiters grant one, at most `most`. Returns
+-- whether it stopped at that, and others may follow.
 local function serve(limiter, most)
   local first, last = range(limiter.name, '1')
   for _ = 1, most + 50 do  -- some of the queue are gone
-    local member = most > 0 and redis.call('ZRANGEBYLEX', QUEUE, first, last, 'LIMIT', 0, 1)[1]
+    if most == 0 then return true end
+    local member = redis.call('ZRANGEBYLEX', QUEUE, first, last, 'LIMIT', 0, 1)[1]
     if not member then return end
     local id = member:match('^[^|]*|1|%d+|(.*)$')
     local w, l = record(id), unpack_live(redis.call('HGET', LIVE, id))
-    if not w or w.at ~= limiter.name or not waits(l, w) then
+    if not w or w.at ~= limiter.name or w.granted or not waits(l, w) then
       redis.call('ZREM', QUEUE, member)
-      if w and w.at == limiter.name then redis.call('HDEL', WAITING, id) end
+      if w and w.at == limiter.name and not w.granted then redis.call('HDEL', WAITING, id) end
     else
-      if not delayed[l.queue] then return end  -- a queue that this worker does not know yet; the loop's worker does
+      if l.state ~= 'running' and not first_key[l.queue] then return end  -- a queue that this worker does not know yet; the loop's worker does
       local other = refusing(w, limiter)
       if other == limiter then return end
-      redis.call('ZREM', QUEUE, member)
       if other then
+        redis.call('ZREM', QUEUE, member)
         enqueue(id, w, other)
       else
-        reserve(id, w, l)
+        hand_to(id, w, l)
         most = most - 1
       end
     end
   end
-end
-
-local function notify()
-  if hastened then redis.call('XADD', WAKE_UP, 'MAXLEN', '1', '*', 'due', int(now)) end
+  return true
 end

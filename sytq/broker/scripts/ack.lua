@@ -2,13 +2,12 @@
 -- attempt happens here or not at all, and only while the attempt still holds its task: a call that Redis refused halfway
 -- (a right was taken) is repeated, so what must not be lost comes before the change of the index, the rest behind it. If a
 -- cancellation was requested and the outcome is no end, the task is cancelled: "event" is for the outcome itself,
--- "if_cancelled" for this case. A task that a limiter refused is due at once if a permit has been reserved for it meanwhile.
--- The permits that the task was fetched with are released, whoever has it by now.
+-- "if_cancelled" for this case. A task whose attempt was refused a permit waits in the wait queue of the limiter. The permits that the task was fetched with are released, whoever has it by now.
 -- KEYS live events stats wake-up deadletters cancels epoch crashes workers, then limiters ... configured as in
---      _limiter_keys.lua, then the delayed sets of these queues, then per slot: stream delayed bodies queue-wake-up
+--      _limiter_keys.lua, then those of these queues, as in _wait_queue.lua, then per slot: stream delayed bodies queue-wake-up
 -- ARGV group consumer liveness_ms number_of_queues, queues..., then per attempt: slot id type entry token kind attempts
---      delay_ms event message notify if_cancelled permits
---      kind: as in STATE; wait is a retry that uses no attempt; permits: '' or "outcome acquired_ms limiter limiter..."
+--      delay_ms event message notify if_cancelled permits wanted
+--      kind: as in STATE; wait is a retry that uses no attempt; permits, wanted: '' or as in _release_fetched.lua
 -- -> per attempt 1 (done), or 0 (another attempt has the task: nothing changed), then {limiter, state}... whose breaker
 --    changed
 local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retry = 'retrying', wait = 'retrying',
@@ -16,9 +15,9 @@ local STATE = { done = 'succeeded', dead = 'dead', cancelled = 'cancelled', retr
 local STAT = { done = ':succeeded', dead = ':dead', unreadable = ':dead', cancelled = ':cancelled', retry = ':retried',
   wait = ':waited' }
 local epoch = tonumber(redis.call('GET', KEYS[7]) or math.huge)
-local out, released = {}, {}
+local out, released, refused = {}, {}, {}
 redis.call('HDEL', KEYS[6], '')  -- a full Redis takes the outcomes, for it refuses nothing behind such a first write
-for a = ATTEMPTS, #ARGV, 13 do
+for a = ATTEMPTS, #ARGV, 14 do
   local slot = SLOTS + (tonumber(ARGV[a]) - 1) * 4
   local stream, delayed, bodies, queue_bell = KEYS[slot + 1], KEYS[slot + 2], KEYS[slot + 3], KEYS[slot + 4]
   local id, type_name, entry, token, kind = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
@@ -48,10 +47,11 @@ for a = ATTEMPTS, #ARGV, 13 do
     if l then
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if STATE[kind] == 'retrying' then
-        local waits = redis.call('HGET', WAITING, id)
-        local w = waits and cjson.decode(waits)
-        local reserved = w and w.till and w.token == token
-        delay(delayed, bodies, bell, id, now + (reserved and 0 or tonumber(ARGV[a + 7])), message)
+        delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)
+        if ARGV[a + 13] ~= '' then
+          l.consumer = WAITED
+          refused[#refused + 1] = { id, token, ARGV[a + 13] }
+        end
       elseif kind == 'return' then
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end
@@ -68,7 +68,7 @@ for a = ATTEMPTS, #ARGV, 13 do
   if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12] } end
   out[#out + 1] = done and 1 or 0
 end
-if #released > 0 then
-  for _, change in ipairs(limiters(released)) do out[#out + 1] = change end
+if #released + #refused > 0 then
+  for _, change in ipairs(limiters(released, refused)) do out[#out + 1] = change end
 end
 return out

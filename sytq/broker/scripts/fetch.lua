@@ -32,7 +32,7 @@ local function stream_of(priority)
   for k = FIRST, #KEYS do if KEYS[k]:match('([^:]*)$') == priority then return k end end
 end
 
--- Tasks with a reserved permit (promote.lua) start first: the permit is idle until they do. The read below meets their
+-- Tasks that permits were handed over to (_wait_queue.lua) start first. The read below meets their
 -- entries again, and those that reregister.lua added.
 if room > 0 then
   for _, id in ipairs(redis.call('LPOP', called, int(room)) or {}) do

@@ -1,11 +1,11 @@
--- Releases permits: counts their outcomes, and reserves permits for waiting tasks. Harmless twice.
--- KEYS as in _limiter_keys.lua, then the delayed sets of these queues
+-- Releases permits: counts their outcomes, and hands them over to waiting tasks. Harmless twice.
+-- KEYS as in _limiter_keys.lua, then those of these queues, as in _wait_queue.lua
 -- ARGV liveness_ms number_of_queues, queues..., then per permit: task token permit acquired_ms outcome reserved cost
 --      number_of_limiters, limiters...
 --      reserved: the cost that was acquired; cost: the real one
 -- -> {limiter, state}... whose breaker changed
 local first = 3 + tonumber(ARGV[2])
-queues(3, first - 1, 14)
+queues(3, first - 1, 13)
 
 local a = first
 while a < #ARGV do

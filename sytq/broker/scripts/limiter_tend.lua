@@ -1,23 +1,14 @@
--- Does what time alone brings about: frees the permits of dead workers and expired reservations, reserves permits for
+-- Does what time alone brings about: frees the permits of dead workers and those that nobody fetched, hands permits over to
 -- tasks whose window, pause or breaker timeout is over, forgets idle limiters. Any worker may run it, any number of times.
--- KEYS as in _limiter_keys.lua, then the delayed sets of these queues   ARGV liveness_ms most queues...
+-- KEYS as in _limiter_keys.lua, then those of these queues, as in _wait_queue.lua   ARGV liveness_ms most queues...
 -- -> {number of limiters looked at, ms until the next is due or -1}
 local most = tonumber(ARGV[2])
-queues(3, #ARGV, 14)
+queues(3, #ARGV, 13)
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', RESERVATIONS, '-inf', int(now), 'LIMIT', 0, 100)) do
-  local w = record(id)
-  redis.call('ZREM', RESERVATIONS, id)
-  if w then  -- its task ended, runs, or waits for a worker: when it comes, its age is its place in the queue
-    dequeue(id, w)
-    redis.call('HDEL', WAITING, id)
-    for _, name in ipairs(w.gates) do look_within(get(name), 0) end
-  end
-end
-
--- In how many ms to look at this limiter again; nil when it is to be forgotten.
-local function next_look(limiter)
+-- In how many ms to look at this limiter again; nil when it is to be forgotten. more: whether more tasks may start now.
+local function next_look(limiter, more)
   local s, name = limiter.state, limiter.name
+  if more then return limiter.settings.breaker and 500 or 0 end  -- behind a breaker tasks start gradually
   if count(QUEUE, name) > 0 then
     local wait = s.breaker == 'open' and s.till - now or s.pause and 5000 or 500
     return math.max(500, math.min(wait, 5000))
@@ -37,15 +28,23 @@ local function forget(name)
   redis.call('ZREMRANGEBYLEX', ACQUIRED, range(name))
 end
 
+-- Until 0.3: what workers of 0.1 reserved and nobody came for waits again.
+local function requeue_reserved(name)
+  local from, to = range(name, '0')
+  for _, member in ipairs(redis.call('ZRANGEBYLEX', QUEUE, from, to, 'LIMIT', 0, 100)) do
+    redis.call('ZREM', QUEUE, member)
+    redis.call('ZADD', QUEUE, 0, (member:gsub('|0|', '|1|', 1)))
+  end
+end
+
 local names = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', 0, most)
 for _, name in ipairs(names) do
   local limiter = get(name)
   prune(limiter)
-  serve(limiter, 20)
-  local wait = next_look(limiter)
+  requeue_reserved(name)
+  local wait = next_look(limiter, serve(limiter, 20))
   if wait then redis.call('ZADD', DUE, int(now + wait), name) else forget(name) end
 end
 save()
-notify()
 local head = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 return { #names, head[2] and math.max(tonumber(head[2]) - now, 0) or -1 }

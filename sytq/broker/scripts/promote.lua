@@ -1,6 +1,5 @@
 -- queued <- scheduled | retrying: moves due tasks into their streams, a bounded number at a time.
--- Tasks with a reserved permit are noted for fetch.lua.
--- KEYS live delayed bodies wake-up urgent high normal low waiting called    ARGV most
+-- KEYS live delayed bodies wake-up urgent high normal low    ARGV most
 -- -> {moved, ms until the next is due or -1, wake-up id}
 local STREAM = { urgent = KEYS[5], high = KEYS[6], normal = KEYS[7], low = KEYS[8] }
 local now = now_ms()
@@ -11,11 +10,6 @@ for _, id in ipairs(ids) do
     l.entry = redis.call('XADD', STREAM[l.priority] or STREAM.normal, '*', 'id', id, 'message', message)
     l.state = 'queued'
     redis.call('HSET', KEYS[1], id, pack_live(l))
-    local waits = redis.call('HGET', KEYS[9], id)
-    if waits and cjson.decode(waits).till then
-      redis.call('RPUSH', KEYS[10], id)
-      redis.call('LTRIM', KEYS[10], -1000, -1)
-    end
   end
   redis.call('ZREM', KEYS[2], id)  -- last, so that a call that Redis refused halfway can be repeated
   redis.call('HDEL', KEYS[3], id)

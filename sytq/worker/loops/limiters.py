@@ -1,4 +1,4 @@
-"""The limiters' loop: frees dead workers' permits, reserves permits for waiting tasks when a window, a pause or a
+"""The limiters' loop: frees dead workers' permits, hands permits over to waiting tasks when a window, a pause or a
 circuit breaker's timeout ends, and forgets idle limiters. One worker at a time runs it; two at once are harmless.
 
 Each worker announces what its calls are made with, so that a pause for a refused key ends with that key.
@@ -6,6 +6,7 @@ Each worker announces what its calls are made with, so that a pause for a refuse
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection
 
@@ -51,7 +52,7 @@ class LimiterLoop(LeasedLoop):
 
     def work(self) -> float:
         queues = list(self._broker.queues)
-        names = [*limiter_keys(self.keys), *map(self.keys.delayed, queues)]
+        names = [*limiter_keys(self.keys), *itertools.chain.from_iterable(map(self.keys.handed_over, queues))]
         count, wait = self.redis.call("limiter_tend", names, [self._liveness_ms, _MAX_BATCH, *queues])
         if count == _MAX_BATCH:
             return 0.0

@@ -43,6 +43,5 @@ class Promoter(Loop):
     def _promote(self, queue: str) -> tuple[int, int, bytes]:
         keys = self._keys
         names = [keys.live, keys.delayed(queue), keys.bodies(queue), keys.bell, *keys.streams(queue)]
-        names += [keys.waiting, keys.called(queue)]
         moved, due, bell = self._redis.call("promote", names, [_MOST])
         return moved, due, bell

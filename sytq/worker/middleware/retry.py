@@ -135,7 +135,8 @@ def decide(declared: TaskType, run: Delivery, error: BaseException | None) -> Ou
     ended = policy.ended(run.attempts if consumes_attempt else 0, age)
     if ended:
         return Outcome("dead", error=f"{text} ({ended})"[:_MAX_ERROR], fingerprint=mark)
-    return Outcome("retry", delay=delay, consumes_attempt=consumes_attempt, error=text, fingerprint=mark)
+    permit = error.permit if isinstance(error, Retry) else None
+    return Outcome("retry", delay=delay, consumes_attempt=consumes_attempt, error=text, fingerprint=mark, permit=permit)
 
 
 def describe(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sytq import Retry
 from sytq.broker.limiter_states import LimiterState
 from sytq.config import load
 from sytq.ledger.database import is_mysql
@@ -33,6 +34,7 @@ class Desk:
         self.configure()
         make_tables(self.runtime.database)
         self._token = 0
+        self.waits_for: dict[str, str] = {}  # task -> the limiter that refused its latest attempt
 
     def configure(self, **environ: str) -> None:
         """Settings of this test beside a provider named `scripted`, as SYTQ_ variables without their prefix."""
@@ -99,7 +101,17 @@ class Desk:
 
     def run(self, task_id: str, attempts: int = 1) -> Any:
         """One attempt of the task; returns its result or raises."""
-        return self._attempt(task_id, attempts)
+        self.waits_for.pop(task_id, None)
+        try:
+            return self._attempt(task_id, attempts)
+        except Retry as error:
+            if error.permit is not None:
+                self.waits_for[task_id] = error.permit.refused_by
+            raise
+
+    def line(self, limiter: str) -> list[str]:
+        """The tasks whose acknowledgement has them wait for a limiter, in the order of their refusals."""
+        return [task_id for task_id, name in self.waits_for.items() if name == limiter]
 
     def limiter(self, name: str) -> LimiterState:
         """The state of a limiter."""

@@ -33,7 +33,7 @@ def attempt(desk: Desk, id: int, task: str = "") -> Exception | None:
 
 def waiting(desk: Desk, limiter: str = "provider:scripted") -> list[str]:
     """The tasks in the wait queue, the oldest first."""
-    return desk.limiter(limiter).line
+    return desk.line(limiter)
 
 
 def is_waiting(error: Exception | None, words: str) -> bool:

@@ -55,7 +55,7 @@ def test_mended_configuration_is_called_at_once(
     assert isinstance(attempt(desk, 2), Waiting)
     assert (len(desk.provider.calls), desk.limiter(limiter).state) == (1, "paused")
     desk.provider.play(answers())
-    waiting = desk.limiter(limiter).line
+    waiting = desk.line(limiter)
     named = {name: value.replace("BASE_URL", desk.provider.base_url) for name, value in mended.items()}
     desk.configure(**{f"PROVIDERS__SCRIPTED__{name}": value for name, value in named.items()})
     assert [attempt(desk, 0, task) for task in waiting] == [None, None]

@@ -63,7 +63,7 @@ def test_rows_wait_for_a_person_and_go_on_by_themselves(
     assert len(desk.provider.calls) == 1
     desk.provider.play(answers())
     poll(lambda: desk.limiter("provider:scripted").state == "closed", message="the pause ends")
-    assert [desk.run(task)["model"] for task in desk.limiter("provider:scripted").line] == ["scripted-1"] * 3
+    assert [desk.run(task)["model"] for task in desk.line("provider:scripted")] == ["scripted-1"] * 3
 
 
 def test_retired_model_pauses_no_other_model_of_the_provider(sqlite_desk: Desk) -> None:
