@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sytq.deprecated import renamed_arguments, warn
-
-if TYPE_CHECKING:
-    from sytq.broker.limiter import Permit
 
 
 class SytqError(Exception):
@@ -87,7 +84,7 @@ class Retry(Exception):
         *,
         consumes_attempt: bool = True,
         reason: str = "",
-        permit: Permit | None = None,
+        permit: Any = None,
     ) -> None:
         super().__init__(reason or "the task asked to be retried")
         self.after = after
@@ -110,7 +107,7 @@ class Waiting(Retry):
         reason: str,
         unavailable: bool = False,
         limiter: str | None = None,
-        permit: Permit | None = None,
+        permit: Any = None,
     ) -> None:
         super().__init__(after, consumes_attempt=False, reason=reason, permit=permit)
         self.unavailable = unavailable

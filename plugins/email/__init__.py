@@ -182,7 +182,8 @@ async def _queue(ctx: AsyncContext, config: Config, reason: str) -> Permit | Non
         async with ctx.acquire(server):
             return None
     except Waiting as waiting:
-        return waiting.permit
+        permit: Permit | None = waiting.permit
+        return permit
     except RedisUnavailable:
         return None
 

@@ -100,10 +100,6 @@ class Keys:
         """LIST of queued tasks that permits were handed over to: they start first. A hint only."""
         return self._key("called", queue)
 
-    def handed_over(self, queue: str) -> list[str]:
-        """The keys with which a script hands permits over to tasks of a queue, in the order of _wait_queue.lua."""
-        return [self.delayed(queue), self.bodies(queue), self.called(queue), *self.streams(queue)]
-
     def rate(self, queue: str) -> str:
         """ZSET of the starts within the rate's window, by time in ms."""
         return self._key("rate", queue)

@@ -7,7 +7,6 @@ docs/limiters.md says what is counted.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -137,7 +136,7 @@ class Limiters:
             if not args:
                 return
             queues = self.queues
-            names = [*self._names, *itertools.chain.from_iterable(map(self._keys.handed_over, queues))]
+            names = [*self._names, *handover_keys(self._keys, queues)]
             try:
                 changes = self._redis.call("limiter_release", names, [self.liveness_ms, len(queues), *queues, *args])
             except RedisUnavailable as error:
@@ -265,3 +264,12 @@ def state_keys(keys: Keys) -> list[str]:
     """Return the keys with the state of limiters, in the order of _limiter_keys.lua."""
     own = [keys.limiters, keys.limiter_settings, keys.permits, keys.wait_queues]
     return [*own, keys.waiting, keys.acquisitions, keys.limiters_due, keys.configured]
+
+
+def handover_keys(keys: Keys, queues: Iterable[str]) -> list[str]:
+    """Return the keys with which a script hands permits over to tasks of `queues`, in the order of _wait_queue.lua."""
+    return [
+        key
+        for queue in queues
+        for key in (keys.delayed(queue), keys.bodies(queue), keys.called(queue), *keys.streams(queue))
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import json
 import threading
 import time
@@ -15,7 +14,7 @@ from sytq import clock
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery, Outcome, cancellation
 from sytq.broker.keys import GROUP, Keys
-from sytq.broker.limiters import Limiters, log_changes, state_keys
+from sytq.broker.limiters import Limiters, handover_keys, log_changes, state_keys
 from sytq.errors import RedisUnavailable
 from sytq.executor.watchdog import turn
 from sytq.observability.outages import log_failure
@@ -145,12 +144,7 @@ class Acks(threading.Thread):
             ]
         keys = self._keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [
-            keys.crashes,
-            keys.workers,
-            *state_keys(keys),
-            *itertools.chain.from_iterable(map(keys.handed_over, queues)),
-        ]
+        names += [keys.crashes, keys.workers, *state_keys(keys), *handover_keys(keys, queues)]
         for stream, queue in slots:
             names += [stream, keys.delayed(queue), keys.bodies(queue), keys.queue_bell(queue)]
         answers = self._redis.call("ack", names, args)

@@ -13,7 +13,7 @@ from typing import Any
 from sytq.broker.connection import Redis
 from sytq.broker.dispatcher import Dispatcher, Envelope
 from sytq.broker.keys import GROUP, RECORDER, Keys
-from sytq.broker.limiters import state_keys
+from sytq.broker.limiters import handover_keys, state_keys
 from sytq.broker.operations import Operations
 from sytq.states import PRIORITIES
 from tests.broker import clock
@@ -129,7 +129,7 @@ class Bench:
         index, entry, task_id, message, used, _max_attempts, token, *granted = item
         keys = self.keys
         names = [keys.live, keys.events, keys.stats, keys.bell, keys.deadletters, keys.cancels, keys.epoch]
-        names += [keys.crashes, keys.workers, *state_keys(keys), *keys.handed_over("q")]
+        names += [keys.crashes, keys.workers, *state_keys(keys), *handover_keys(keys, ["q"])]
         names += [self.streams[index - FIRST], keys.delayed("q"), keys.bodies("q"), keys.queue_bell("q")]
         used = used if attempts is None else attempts
         at, _awaited, cost, *limits = granted[0] if granted and granted[0] else (0, b"", b"")

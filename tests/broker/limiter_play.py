@@ -7,7 +7,7 @@ import pytest
 from sytq import Breaker, Limiter, Permit, Waiting
 from sytq.broker.limiter import PermitOutcome
 from sytq.broker.limiter_states import LimiterState, read_limiters
-from sytq.broker.limiters import Limiters, limiter_keys
+from sytq.broker.limiters import Limiters, handover_keys, limiter_keys
 from tests.broker.bench import LEASE_MS, Bench, Item
 
 ONE = Limiter("provider:one", concurrency=1)
@@ -94,7 +94,7 @@ class Play:
     def tend(self) -> None:
         keys = self.bench.keys
         self.bench.redis.ask("ZADD", keys.limiters_due, "XX", 0, *self._known()) if self._known() else None
-        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), *keys.handed_over("q")], [LEASE_MS, 1000, "q"])
+        self.bench.redis.call("limiter_tend", [*limiter_keys(keys), *handover_keys(keys, ["q"])], [LEASE_MS, 1000, "q"])
 
     def later(self, seconds: float = 61) -> None:
         """Let time pass while the workers renew their leases."""

@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from sytq.broker.limiter import settings_of
 from sytq.embedded import find_server
-from sytq.states import RETRYING
+from sytq.states import QUEUED, RETRYING
 from tests.broker.bench import Bench
 from tests.broker.limiter_play import ONE, Play
 from tests.broker.machine import TaskLife

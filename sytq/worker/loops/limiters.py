@@ -6,7 +6,6 @@ Each worker announces what its calls are made with, so that a pause for a refuse
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Collection
 
@@ -14,7 +13,7 @@ from dramatiq import Broker
 
 from sytq.broker.connection import Redis
 from sytq.broker.keys import Keys
-from sytq.broker.limiters import Limiters, limiter_keys
+from sytq.broker.limiters import Limiters, handover_keys, limiter_keys
 from sytq.worker.loops.loop import LeasedLoop
 
 #: Limiters in one script call.
@@ -52,7 +51,7 @@ class LimiterLoop(LeasedLoop):
 
     def work(self) -> float:
         queues = list(self._broker.queues)
-        names = [*limiter_keys(self.keys), *itertools.chain.from_iterable(map(self.keys.handed_over, queues))]
+        names = [*limiter_keys(self.keys), *handover_keys(self.keys, queues)]
         count, wait = self.redis.call("limiter_tend", names, [self._liveness_ms, _MAX_BATCH, *queues])
         if count == _MAX_BATCH:
             return 0.0
