@@ -54,6 +54,27 @@ def test_acknowledgement_hands_the_permit_to_the_oldest_task(play: Play) -> None
     assert state(play, "new") == ("running", 1)
 
 
+def test_priorities_go_first_unless_others_wait_for_a_day_longer(play: Play) -> None:
+    known(play, ONE)
+    submit(play, "holder")
+    play.start()
+    day = 86_400_000
+    waiting = (
+        ("low", "low", 0),
+        ("old", "normal", 0),
+        ("new", "normal", 2 * day),
+        ("high", "high", day // 2),
+        ("urgent", "urgent", 3 * day),
+    )
+    for name, priority, created in waiting:
+        play.created[name] = 10 * day + created
+        submit(play, name, priority=priority)
+    play.start()
+    for name in ("high", "old", "low", "urgent", "new"):
+        play.ack(next(iter(play.started)))
+        assert play.called() == [name]
+
+
 def test_task_whose_permit_is_handed_over_starts_before_others(play: Play) -> None:
     known(play, ONE)
     submit(play, "a", "b")

@@ -22,7 +22,7 @@ local function admit(id, l, names, created)
   local w = l.consumer ~= '' and record(id)
   if w then names = table.concat(w.gates, ' ') end
   if names == '' then return end
-  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = pad(created), limiters = {}, own = {}, record = w }
+  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = rank(created, l.priority), limiters = {}, own = {}, record = w }
   for name in names:gmatch('%S+') do
     local limiter = not unknown[name] and get(name)
     if not limiter or not limiter.stated then

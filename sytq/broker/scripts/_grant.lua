@@ -1,6 +1,11 @@
 -- Prepended to the limiter scripts and parts behind _limiters.lua: whether a task may have a permit, and how it gets one.
 -- `wanted` is {id, token, created, cost, permit}.
 
+-- Where a task stands in the wait queues: as if it were older by a day for each step of its priority, so that what is urgent
+-- goes first and nothing waits for ever.
+local OLDER_MS = { urgent = 172800000, high = 86400000, low = -86400000 }
+local function rank(created, priority) return pad(math.max(0, tonumber(created) - (OLDER_MS[priority] or 0))) end
+
 -- The permits of a limiter that a task holds, of this attempt or others.
 local function held_by(id, name)
   local permits = {}

@@ -4,7 +4,7 @@
 -- others too, which only its record names. In the sorted sets PERMITS, QUEUE and ACQUIRED every score is 0 and the
 -- members sort as text:
 --   PERMITS   limiter|task|token|permit|acquired   the permits that are held
---   QUEUE     limiter|1|created|task               the tasks that wait for a permit, the oldest first
+--   QUEUE     limiter|1|created|task               the tasks that wait for a permit, in the order of `rank`
 --   ACQUIRED  limiter|acquired|task|permit|cost    the permits acquired within the limiter's window
 -- and in CONFIGURED the scores are when a worker last said that it is configured so, in ms:
 --   CONFIGURED  scope|fingerprint                  what the limiters of the scope are called with: a key, an address

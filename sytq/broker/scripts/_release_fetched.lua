@@ -1,7 +1,7 @@
 -- Prepended to ack.lua, behind _release.lua: releases the permits that tasks were fetched with, has the tasks wait whose
 -- attempts were refused a permit, and hands permits over.
 -- released: {task, token, "outcome acquired_ms reserved cost limiter limiter..."}...
--- refused: {task, token, "created cost limiter limiter...", the refusing one first}...
+-- refused: {task, token, "created cost limiter limiter...", the refusing one first; priority}...
 -- -> {limiter, state}... whose breaker changed
 queues(5, ATTEMPTS - 1, 18)
 for _, each in ipairs(released) do
@@ -15,7 +15,7 @@ for _, each in ipairs(refused) do
   local gates = {}
   for name in names:gmatch('%S+') do gates[#gates + 1] = name end
   local limiter = get(gates[1])
-  enqueue(each[1], { gates = gates, created = created, units = tonumber(cost), token = each[2] }, limiter)
+  enqueue(each[1], { gates = gates, created = rank(created, each[4]), units = tonumber(cost), token = each[2] }, limiter)
   -- It may have become free since it refused. Where it refuses the calls of some workers alone, the loop hands over.
   if not limiter.state.refused then freed[limiter] = (freed[limiter] or 0) + 1 end
 end

@@ -50,7 +50,7 @@ for a = ATTEMPTS, #ARGV, 14 do
         delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)
         if ARGV[a + 13] ~= '' then
           l.consumer = WAITED
-          refused[#refused + 1] = { id, token, ARGV[a + 13] }
+          refused[#refused + 1] = { id, token, ARGV[a + 13], l.priority }
         end
       elseif kind == 'return' then
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)

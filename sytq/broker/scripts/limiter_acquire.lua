@@ -22,6 +22,7 @@ end
 local function acquire(wanted, first, last)
   local l = unpack_live(redis.call('HGET', LIVE, wanted.id))
   if l and (l.state ~= 'running' or int(l.token) ~= wanted.token) then return { 3 } end
+  wanted.created = rank(wanted.created, l and l.priority)
   local w = record(wanted.id)
   local names, own = {}, {}
   local refused, wait, why
