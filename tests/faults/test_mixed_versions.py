@@ -1,4 +1,5 @@
-"""P1, P5: upgrade from the previous release and downgrade, under load, with both releases on the same stores."""
+"""P1, P5: upgrade from the previous release and downgrade, under load and at the limits of a host and a provider, with
+both releases on the same stores."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import itertools
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +19,13 @@ import pytest
 from sytq.ledger.database import open_database, read
 from sytq.ledger.migrations import migrate, pending
 from sytq.plugins import find
-from tests.provider import ScriptedProvider
+from tests.provider import ScriptedProvider, answers, later
 from tests.releases import Process, Release, previous, this
 from tests.servers import poll
 
 pytestmark = pytest.mark.faults
 NEWCOMER = Path(__file__).parent / "newcomer_plugins"
+LIMIT = 3  # of calls at once, to the target and to the provider
 
 
 class Row(NamedTuple):
@@ -40,6 +43,7 @@ class Target:
 
     def __init__(self) -> None:
         self.arrived: Counter[str] = Counter()
+        self.running = self.peak = 0  # requests at this moment, and their maximum; newcomers acquire no permit
         lock = threading.Lock()
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -48,6 +52,12 @@ class Target:
                 with lock:
                     self.arrived[handler.path] += 1
                     first = self.arrived[handler.path] == 1
+                    limited = not handler.path.startswith("/newcomer")
+                    self.running += limited
+                    self.peak = max(self.peak, self.running)
+                time.sleep(0.03)
+                with lock:
+                    self.running -= limited
                 handler.send_response(503 if first and handler.path.startswith("/flaky") else 200)
                 handler.send_header("content-length", "0")
                 handler.end_headers()
@@ -70,6 +80,7 @@ class Fleet:
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self.folder = folder
         self.target, self.provider = Target(), ScriptedProvider()
+        self.provider.play(later(0.1, answers()))
         self.settings = {
             "SYTQ_DATABASE__URL": database_url,
             "SYTQ_REDIS__URL": redis_url,
@@ -85,6 +96,8 @@ class Fleet:
             "SYTQ_PROVIDERS__SCRIPTED__BASE_URL": self.provider.base_url,
             "SYTQ_PROVIDERS__SCRIPTED__API_KEY": "sk-scripted",
             "SYTQ_PROVIDERS__SCRIPTED__MODEL": "valuer-1",
+            "SYTQ_PROVIDERS__SCRIPTED__LIMITS": json.dumps({"running": LIMIT, "adaptive": False}),
+            "SYTQ_WEBHOOK__HOST__RUNNING": str(LIMIT),
         }
         self.database = open_database(database_url)
         self.processes: list[Process] = []
@@ -197,6 +210,10 @@ class Fleet:
             "each is paid for once"
         )
 
+    def assert_limits_held(self) -> None:
+        """Also while workers of both releases count, hand over and reserve the same permits."""
+        assert (self.target.peak, self.provider.peak) == (LIMIT, LIMIT)
+
     def close(self) -> None:
         self._ended.set()
         for process in self.processes:
@@ -218,7 +235,7 @@ def fleet(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Fleet]:
     one.close()
 
 
-def test_p1_upgrade_and_downgrade_lose_and_repeat_no_task(fleet: Fleet, before: Release) -> None:
+def test_p1_upgrade_and_downgrade_lose_nothing_and_keep_limits(fleet: Fleet, before: Release) -> None:
     old, new = before.name, this().name
     before.run(fleet.settings, "db", "migrate")
     plugins = find(()).plugins
@@ -254,6 +271,7 @@ def test_p1_upgrade_and_downgrade_lose_and_repeat_no_task(fleet: Fleet, before: 
     # Tasks of a type unknown to the previous release have waited.
     fleet.start(this(), "worker")
     fleet.assert_nothing_lost_or_repeated()
+    fleet.assert_limits_held()
     for task in newcomers:
         poll(lambda task=task: fleet.rows()[task].state == "succeeded", timeout=60, message="the newcomers")
     assert {fleet.target.arrived[f"/newcomer-{name}"] for name in (0, 1, 2, "late")} == {1}

@@ -12,6 +12,8 @@ local function place(id, w) return w.at .. '|1|' .. w.created .. '|' .. id end
 
 local function forget_wait(id, w)
   redis.call('ZREM', QUEUE, place(id, w))
+  -- Until 0.3: a worker of 0.1 reserved permits for the task, and counts such a member until it is removed.
+  for _, name in ipairs(w.till and w.gates or {}) do redis.call('ZREM', QUEUE, name .. '|0|' .. w.created .. '|' .. id) end
   redis.call('HDEL', WAITING, id)
 end
 
