@@ -15,7 +15,7 @@ export PYTHON
 # A test run starts some thousand Python processes, each of which would compile sytq anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-test run demo test test-faults storm lint screenshots openapi audit sbom lock clean install uninstall \
+.PHONY: help setup setup-test run demo test test-faults storm bench lint screenshots openapi audit sbom lock clean install uninstall \
 	build run-api run-worker docker-build docker-up docker-down docker-logs
 
 help: ## show this list
@@ -47,6 +47,11 @@ test-faults: setup-test ## run the tests that kill processes and servers, or run
 storm: setup-test ## ten minutes of random faults under load; STORM="--seed 7 --minutes 2"
 	@tools/test-servers
 	@$(BIN)/python -m tests.faults.storm $(STORM)
+
+bench: setup-test ## measure limiters and plain tasks beside what they are compared with; some 20 minutes, alone on a machine
+	@$(BIN)/python -m bench.webhooks
+	@$(BIN)/python -m bench.broker --pickups 0
+	@$(BIN)/python -m bench.full_limiter
 
 lint: setup-test ## ruff, mypy (strict) and the import contracts
 	@$(BIN)/ruff check .

@@ -1,11 +1,11 @@
 """Webhook deliveries beside a bare aiohttp loop that makes the same calls, in one run, to one sink on this machine.
 
-    python -m bench.webhooks [--tasks 10000]
+    python -m bench.webhooks [--tasks 10000] [--running 100] [--rounds 3]
 
 Deliveries per second from the first to the last arrival at the sink, which is a process of its own, and CPU time per
 delivery; the bare loop and our worker are one process each. Ours are signed tasks from a backlog, with a row in the
-ledger (SQLite), the host's limiter (`--running` permits, 0: no limit) and the record of every attempt; the bare loop
-posts the same body from memory, 100 at once.
+ledger (SQLite) and the record of every attempt, once without a limit for the host and once with `--running` permits of
+its limiter; the bare loop posts the same body from memory, 100 at once. The three in turn, medians of the rounds.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import os
 import resource
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import aiohttp
 
-from sytq import config
-from sytq.embedded import EmbeddedServer
-from sytq.runtime import build
-from tests.tables import make_tables
+from bench.broker import Run
 
 AT_ONCE = 100
 BODY = '{"type": "bench", "data": "' + "x" * 500 + '"}'
@@ -102,59 +98,73 @@ def cpu() -> float:
 
 
 def ours(folder: Path, url: str, tasks: int, running: int, pipe: Connection) -> float:
-    server = EmbeddedServer(folder / "redis")
-    server.start()
-    environ = os.environ | {
-        "SYTQ_REDIS__URL": server.url,
-        "SYTQ_DATABASE__URL": f"sqlite:///{folder / 'bench.db'}",
-        "SYTQ_OUTBOUND__ALLOW_NETWORKS": '["127.0.0.0/8"]',
-        "SYTQ_WEBHOOK__SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "SYTQ_WEBHOOK__HOST__RUNNING": str(running),
-        "SYTQ_LOGGER__LEVEL": "error",
-        "SYTQ_SCHEDULES__CLEANUP": '{"enabled": false}',
-    }
-    parts = build(config.load(environ=environ))
-    make_tables(parts.database)
+    run = Run(
+        folder,
+        SYTQ_OUTBOUND__ALLOW_NETWORKS='["127.0.0.0/8"]',
+        SYTQ_WEBHOOK__SECRET="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        SYTQ_WEBHOOK__HOST__RUNNING=str(running),
+    )
     for start in range(0, tasks, 500):
         payload = {"url": url, "body": BODY}
-        parts.submitter.submit([parts.submitter.prepare("webhook", payload) for _ in range(min(500, tasks - start))])
-    worker = subprocess.Popen([sys.executable, "-m", "dramatiq", "sytq.actors", "-p1", "-t2"], env=environ)
+        submitter = run.ours.submitter
+        submitter.submit([submitter.prepare("webhook", payload) for _ in range(min(500, tasks - start))])
+    worker = run.worker("sytq.actors")
     try:
         return measured(pipe, tasks)
     finally:
         worker.terminate()
         worker.wait(30)
-        server.stop()
+        run.close()
+
+
+def bare_beside_ours(url: str, tasks: int, running: int, pipe: Connection) -> list[tuple[float, float]]:
+    """One round: deliveries per second and seconds of CPU for each, of the bare loop, without and with the limit."""
+
+    def loop() -> float:
+        process = multiprocessing.get_context("spawn").Process(target=run_bare, args=(url, tasks))
+        process.start()
+        rate = measured(pipe, tasks)
+        process.join()
+        return rate
+
+    def worker(running: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return ours(Path(folder), url, tasks, running, pipe)
+
+    found = []
+    for deliver in (loop, partial(worker, 0), partial(worker, running)):
+        pipe.send(0)
+        pipe.recv()
+        before = cpu()
+        rate = deliver()
+        found.append((rate, (cpu() - before) / tasks))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--running", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    tasks = given.tasks
     pipe, other = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=sink, args=(other,), daemon=True)
     process.start()
     url = f"http://127.0.0.1:{pipe.recv()}/hook"
-    loop = multiprocessing.get_context("spawn").Process(target=run_bare, args=(url, tasks))
-    before = cpu()
-    loop.start()
-    rate_bare = measured(pipe, tasks)
-    loop.join()
-    cpu_bare = (cpu() - before) / tasks
-    pipe.send(0)
-    pipe.recv()
-    with tempfile.TemporaryDirectory() as folder:
-        before = cpu()
-        rate_ours = ours(Path(folder), url, tasks, given.running, pipe)
-        cpu_ours = (cpu() - before) / tasks
+    rounds = [bare_beside_ours(url, given.tasks, given.running, pipe) for _ in range(given.rounds)]
     process.terminate()
-    print(f"bare aiohttp loop {rate_bare:8,.0f} deliveries/s, {cpu_bare * 1e6:6,.0f} us of CPU each")
-    print(
-        f"webhook tasks     {rate_ours:8,.0f} deliveries/s, {cpu_ours * 1e6:6,.0f} us of CPU each (Redis not counted)"
+    kinds = (
+        "bare aiohttp loop",
+        "webhook tasks, no limit for the host",
+        f"webhook tasks, at most {given.running} at once",
     )
-    print(f"ratio             {rate_ours / rate_bare:8.2f}")
+    rates = [statistics.median(one[n][0] for one in rounds) for n in range(3)]
+    for n, kind in enumerate(kinds):
+        seconds = statistics.median(one[n][1] for one in rounds)
+        print(
+            f"{kind:38} {rates[n]:8,.0f} deliveries/s ({rates[n] / rates[0]:.2f}), {seconds * 1e6:6,.0f} us of CPU each"
+        )
+    print(f"with the limit beside without: {rates[2] / rates[1]:.2f}; the CPU of Redis is not counted")
 
 
 if __name__ == "__main__":
