@@ -90,7 +90,7 @@ class Runtime:
     def inspection(self) -> Inspection:
         from sytq.broker.inspection import Inspection
 
-        return Inspection(self.redis, self.keys, self.registry.queues)
+        return Inspection(self.redis, self.keys, self.registry.queues, self.settings.queue_limits)
 
     def pairing(self, worker: str) -> Pairing:
         """Whether this ledger and this Redis belong together, for one worker."""

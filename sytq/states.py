@@ -31,3 +31,6 @@ DEFAULT_PRIORITY = "normal"
 
 #: A valid name of a queue or task type: safe in a Redis key, a metric's label and a URL.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}")
+
+#: A valid name of a limiter.
+LIMITER_NAME = re.compile(r"[!-{}~]{1,300}")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from sytq.broker.connection import Redis
-from sytq.broker.inspection import Inspection
 from sytq.broker.keys import Keys
+from sytq.broker.limiter_states import read_limiters
 from sytq.cli.doctor.finding import FAIL, OK, WARN, Check, Finding
 from sytq.config import Settings
 from sytq.errors import RedisUnavailable
@@ -121,7 +121,7 @@ def _pauses(name: str, settings: Settings) -> Iterator[Finding]:
     keys = Keys(settings.redis.prefix)
     try:
         redis = Redis(settings.redis.dsn, home=keys.epoch, connections=1, timeout=1.0)
-        limiters = Inspection(redis, keys, ()).limiters()
+        limiters = read_limiters(redis, keys)
     except RedisUnavailable:
         return  # the check of Redis says so
     for limiter in limiters:

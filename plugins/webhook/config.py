@@ -15,6 +15,7 @@ from yarl import URL
 
 from sytq.config import Section, Settings, patterns
 from sytq.config.fingerprint import fingerprint
+from sytq.config.limiters import CircuitBreaker
 from sytq.config.sections import DEFAULTS, PositiveDuration
 from sytq.config.values import Count, Rate, Secret, UrlPattern, problem
 
@@ -71,10 +72,7 @@ class ClientCertificate(Matching):
     key: Path
 
 
-class HostBreaker(Section):
-    enabled: bool = True
-    max_requests: Count = 2
-    interval: PositiveDuration = 60.0
+class HostBreaker(CircuitBreaker):
     timeout: PositiveDuration = 10.0
     fail_threshold: float = Field(default=0.9, gt=0, le=1)
     min_calls: Count = 20

@@ -110,7 +110,7 @@ def _row(name: str, state: LimiterState | None, since: dt.datetime | None) -> li
 
 
 def _urgency(name: str, state: LimiterState | None, since: dt.datetime | None) -> tuple[bool, bool, int, str]:
-    return (state is None or state.state == "closed", since is None, -(state.waiting if state else 0), name)
+    return (state is None or state.state == "closed", since is None, -((state and state.waiting) or 0), name)
 
 
 def _url(host: str, scheme: str = "https") -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sytq.broker import pages
 from sytq.broker.keys import GROUP, RECORDER, Keys
-from sytq.broker.limiter_states import LimiterState, read_limiters
+from sytq.broker.limiter_states import LimiterState, read_all
 from sytq.broker.pages import Delayed, InFlight, Page, Unreadable
 from sytq.broker.state_index import Live
+from sytq.config.sections import QueueLimits
 from sytq.errors import InvalidInput, RedisUnavailable
 from sytq.states import PRIORITIES, TERMINAL
 
@@ -61,12 +62,13 @@ class Unwritten:
 
 
 class Inspection:
-    """Reads one Redis; the `queues` of the installed task types are shown also while empty."""
+    """Reads one Redis; the `queues` of the installed task types are shown also while empty, `limits` are theirs."""
 
-    def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str]) -> None:
+    def __init__(self, redis: Redis, keys: Keys, queues: Iterable[str], limits: Mapping[str, QueueLimits]) -> None:
         self._redis = redis
         self._keys = keys
         self._queues = set(queues)
+        self._limits = limits
 
     # -- tasks
 
@@ -218,13 +220,13 @@ class Inspection:
     def limiters(self) -> list[LimiterState]:
         """Return the limiters used within about an hour, paused or waited for, by name.
 
-        One round trip for some 100 limiters; there are seldom more than 2,000.
+        One round trip for some 100 limiters (there are seldom more than 2,000), three for a queue with limits.
         """
-        return read_limiters(self._redis, self._keys)
+        return read_all(self._redis, self._keys, self._limits)
 
     def limiter(self, name: str) -> LimiterState | None:
-        """Return one limiter, with the first tasks that hold or await a permit. One round trip."""
-        return next(iter(read_limiters(self._redis, self._keys, name)), None)
+        """Return one limiter, with the first tasks that hold or await a permit. Two round trips, or five."""
+        return next(iter(read_all(self._redis, self._keys, self._limits, name)), None)
 
     # -- the whole
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sytq.deprecated import renamed_arguments
 from sytq.errors import InvalidInput
+from sytq.states import LIMITER_NAME
+
+if TYPE_CHECKING:
+    from sytq.config.limiters import LimiterSettings
 
 PermitOutcome = Literal["ok", "overloaded", "failed", "ignored"]
 
 #: The id of the permit that a fetch grants, as in _admit.lua.
 _FETCHED = "0"
-_NAME = re.compile(r"[!-{}~]{1,300}")
 #: Of one permit.
 MAX_LIMITERS = 8
 
@@ -116,7 +118,8 @@ class Permit:
         if fetched is None or not fetched.unused:
             return self
         limits_cost = any('"units":0,' not in settings for settings in self.limits.values())
-        if fetched.limits != self.limits or (limits_cost and self.cost > fetched.reserved):
+        asked_for = {name: limits for name, limits in fetched.limits.items() if not name.startswith("type:")}
+        if asked_for != self.limits or (limits_cost and self.cost > fetched.reserved):
             self.replaces = True
             return self
         fetched.outcome, fetched.cost = "ignored", self.cost
@@ -144,8 +147,25 @@ class Permit:
 
 def check_limiter_name(name: str) -> None:
     """Raise InvalidInput for an invalid name."""
-    if not _NAME.fullmatch(name):
+    if not LIMITER_NAME.fullmatch(name):
         raise InvalidInput("limiter", f"{name[:80]!r} is not valid; valid: up to 300 ASCII characters but space and |")
+
+
+def configured(limiter: Limiter, settings: Mapping[str, LimiterSettings]) -> Limiter:
+    """Return the limiter as the configuration has it, where that has its name, else as code states it."""
+    own = settings.get(limiter.name)
+    return _replaced(limiter, own) if own else limiter
+
+
+@functools.lru_cache(maxsize=1000)
+def _replaced(limiter: Limiter, own: LimiterSettings) -> Limiter:
+    given = own.model_dump(include={"concurrency", "adaptive", "cost", "window"}, exclude_none=True)
+    if own.rate:
+        given["calls"], given["window"] = own.rate
+    if own.breaker:
+        breaker = own.breaker.model_dump(exclude={"enabled"})
+        given["breaker"] = Breaker(**breaker) if own.breaker.enabled else None
+    return replace(limiter, **given)
 
 
 @functools.lru_cache(maxsize=1000)

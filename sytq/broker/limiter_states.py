@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sytq.broker.keys import Keys
+from sytq.broker.keys import GROUP, Keys
 from sytq.broker.limiters import limiter_keys
+from sytq.config.sections import QueueLimits
 
 if TYPE_CHECKING:
     from sytq.broker.connection import Redis  # built by the runtime, where Redis is needed at all
-
 
 _MAX_OTHERS = 100
 _MAX_HOSTS = 20
@@ -24,23 +24,65 @@ class LimiterState:
 
     name: str
     state: str  # closed (calls pass), open or half_open (its circuit breaker), paused
-    running: int  # permits held, of tasks that run and of tasks that were handed one and start next
-    limit_now: int  # permits that may be held: less than `limit` when adaptive
-    limit: int
-    waiting: int  # tasks in the wait queue
-    calls_in_window: int
-    calls: int  # the limit
-    units_in_window: int  # the sum of the costs
-    units: int  # the limit
-    window: float  # seconds
-    failures: int  # within the breaker's interval
-    took: float | None  # recent average of the seconds that a permit is held
-    since: float  # start of the state
-    until: float | None  # when a pause or an open breaker ends by itself
-    reason: str | None
-    by: str | None  # who paused it
-    inside: list[str]  # ids of the first tasks that hold a permit
-    line: list[str]  # ids of the first tasks in the wait queue; like `inside`, only of a limiter read by name
+    #: Permits held, of tasks that run and of tasks that were handed one and start next; of a queue: the tasks that run;
+    #: None of a paused type without limits.
+    running: int | None = None
+    limit_now: int = 0  # permits that may be held: less than `limit` when adaptive
+    limit: int = 0
+    waiting: int | None = None  # tasks in the wait queue; of a queue: in its streams; None like `running`
+    calls_in_window: int = 0
+    calls: int = 0  # the limit
+    units_in_window: int = 0  # the sum of the costs
+    units: int = 0  # the limit
+    window: float = 60.0  # seconds
+    failures: int = 0  # within the breaker's interval
+    took: float | None = None  # recent average of the seconds that a permit is held
+    since: float | None = None  # start of the state; None of a queue and of a paused type
+    until: float | None = None  # when a pause or an open breaker ends by itself
+    reason: str | None = None
+    by: str | None = None  # who paused it
+    inside: list[str] = field(default_factory=list)  # ids of the first tasks that hold a permit
+    #: Ids of the first tasks in the wait queue; like `inside`, only of a limiter read by name.
+    line: list[str] = field(default_factory=list)
+
+    @property
+    def urgency(self) -> tuple[bool, int, int, str]:
+        """The key of an order: first what is not closed, then the longest wait queue."""
+        return self.state == "closed", -(self.waiting or 0), -(self.running or 0), self.name
+
+
+def read_all(redis: Redis, keys: Keys, queues: Mapping[str, QueueLimits], *names: str) -> list[LimiterState]:
+    """Return these limiters, or all, sorted by name: also `queue:NAME` with a limit or rate, and paused types."""
+    found = {limiter.name: limiter for limiter in read_limiters(redis, keys, *names)}
+    found |= {limiter.name: limiter for limiter in _queues(redis, keys, queues, names)}
+    for type_name, note in redis.ask("HGETALL", keys.paused).items():
+        name, pause = f"type:{type_name.decode()}", json.loads(note)
+        known = found.get(name) or LimiterState(name, "paused")
+        found[name] = replace(known, state="paused", since=None, until=None, by=pause["by"], reason=pause["why"])
+    return [found[name] for name in sorted(found) if not names or name in names]
+
+
+def _queues(
+    redis: Redis, keys: Keys, queues: Mapping[str, QueueLimits], names: tuple[str, ...]
+) -> Iterator[LimiterState]:
+    for queue, limits in queues.items():
+        name = f"queue:{queue}"
+        if not (limits.limit or limits.rate) or (names and name not in names):
+            continue
+        depths = redis.call("depth", keys.streams(queue), [GROUP])
+        calls, window = limits.rate or (0, 60.0)
+        edge = f"({redis.now_ms() - int(window * 1000)}"
+        yield LimiterState(
+            name,
+            "closed",
+            running=sum(running for _, running, _ in depths),
+            limit_now=limits.limit or 0,
+            limit=limits.limit or 0,
+            waiting=sum(waiting for waiting, *_ in depths),
+            calls_in_window=int(redis.ask("ZCOUNT", keys.rate(queue), edge, "+inf")) if calls else 0,
+            calls=calls,
+            window=window,
+        )
 
 
 def read_limiters(redis: Redis, keys: Keys, *names: str) -> list[LimiterState]:
@@ -60,7 +102,7 @@ def that_matter(limiters: Iterable[LimiterState]) -> list[LimiterState]:
 
     Callers name hosts and models, so their number is open. Hosts come and go, so fewer hosts than others are returned.
     """
-    ranked = sorted(limiters, key=lambda one: (one.state == "closed", -one.waiting, -one.running, one.name))
+    ranked = sorted(limiters, key=lambda one: one.urgency)
     hosts = [limiter for limiter in ranked if limiter.name.startswith("host:")]
     others = [limiter for limiter in ranked if not limiter.name.startswith("host:")]
     return [*others[:_MAX_OTHERS], *hosts[:_MAX_HOSTS]]

@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(metavar="LIMITER", help='The limiter, such 
 
 @app.command("list")
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
-    """Show every limiter that is in use, is paused or has tasks waiting."""
+    """Show every limiter that is in use, is paused or has tasks waiting, and limited queues and types."""
     found = open_runtime(file).inspection.limiters()
     rows = []
     for limiter in found:
@@ -46,8 +46,8 @@ def show(name: Name, json_wanted: AsJson = False, file: File = None) -> None:
     rows = (
         ("limiter", limiter.name),
         ("state", limiter.state),
-        ("since", iso(limiter.since)),
-        ("until", iso(limiter.until) if limiter.until else None),
+        ("since", _moment(limiter.since)),
+        ("until", _moment(limiter.until)),
         ("by", limiter.by),
         ("reason", limiter.reason),
         ("held", _held(limiter)),
@@ -79,7 +79,7 @@ def pause(
     parts.pausing.pause(name, person(), why)
     _noted(parts, "pause", name, why)
     said = f"{name} is paused"
-    waiting = before.waiting if before else 0
+    waiting = (before and before.waiting) or 0
     if types := parts.pausing.types(name):
         running, waiting = parts.pausing.tasks(types)
         said += f": {tasks_that(waiting, 'waits', 'wait')}, {tasks_that(running, 'runs on', 'run on')}"
@@ -87,7 +87,8 @@ def pause(
         said += "; no task has used it within the last hour"
     else:
         said += (
-            f": {_waiting(before)}, {tasks_that(before.running, 'has a permit and goes on', 'have a permit and go on')}"
+            f": {_waiting(before)}, "
+            f"{tasks_that(before.running or 0, 'has a permit and goes on', 'have a permit and go on')}"
         )
         said += f"; it was paused by {cell(before.by)}: {cell(before.reason)}" if before.by else ""
     report(json_wanted, {"gate": name, "paused": True, "waiting": waiting}, said)
@@ -126,20 +127,23 @@ def _not_in_use(name: str) -> InvalidInput:
 
 
 def _waiting(limiter: LimiterState) -> str:
-    return tasks_that(limiter.waiting, "waits", "wait")
+    return tasks_that(limiter.waiting or 0, "waits", "wait")
 
 
-def _held(limiter: LimiterState) -> str | int:
+def _held(limiter: LimiterState) -> str | int | None:
     return _of(limiter.running, limiter.limit_now) or limiter.running
 
 
-def _of(used: int, limit: int, within: str = "") -> str | None:
+def _of(used: int | None, limit: int, within: str = "") -> str | None:
     return f"{used} of {limit}{within}" if limit else None
 
 
 def _reason(limiter: LimiterState) -> str | None:
     if limiter.state == "closed":
         return None
-    until = f" until {iso(limiter.until)}" if limiter.until else ""
-    by = f" by {limiter.by}" if limiter.by else ""
-    return f"since {iso(limiter.since)}{until}{by}: {limiter.reason}"
+    parts = {"since": _moment(limiter.since), "until": _moment(limiter.until), "by": limiter.by}
+    return " ".join(f"{word} {value}" for word, value in parts.items() if value) + f": {limiter.reason}"
+
+
+def _moment(seconds: float | None) -> str | None:
+    return iso(seconds) if seconds else None

@@ -21,7 +21,7 @@ Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queu
 def list_(json_wanted: AsJson = False, file: File = None) -> None:
     """List all queues by priority, with their limits."""
     parts = open_runtime(file)
-    found = status.queues(parts.inspection, parts.registry, parts.settings.queues)
+    found = status.queues(parts.inspection, parts.registry, parts.settings.queue_limits)
     rows = []
     for queue in found:
         whole: list[object] = [

@@ -54,7 +54,7 @@ def snapshot(parts: Runtime, before: Totals | None, now: Totals | None) -> dict[
         workers = status.workers(parts.inspection, parts.cards, parts.settings.worker.liveness)
         alive = sum(worker["alive"] for worker in workers)
         shown["workers"] = {"alive": alive, "lost": len(workers) - alive}
-        shown["queues"] = status.queues(parts.inspection, parts.registry, parts.settings.queues)
+        shown["queues"] = status.queues(parts.inspection, parts.registry, parts.settings.queue_limits)
         limiters = that_matter(parts.inspection.limiters())
         keys = ("name", "state", "running", "limit_now", "waiting", "reason")
         shown["gates"] = [{key: getattr(limiter, key) for key in keys} for limiter in limiters]

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import TypeVar
 
-from pydantic import BaseModel, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, field_validator
 
 from sytq.config import sections, urls
 from sytq.config.compat.sections import OldSections, Redis
+from sytq.config.limiters import LimiterName, LimiterSettings, check_limiters, limits_of_queues, of_kind
 from sytq.config.masking import MASK, is_secret_key, mask_text
 from sytq.config.sections import DEFAULTS, Section
 from sytq.config.values import Name, problem
@@ -28,6 +29,7 @@ class Settings(OldSections):
     redis: Redis = DEFAULTS
     database: sections.Database = DEFAULTS
     queues: dict[Name, sections.QueueLimits] = Field(default_factory=dict)
+    limiters: dict[LimiterName, LimiterSettings] = Field(default_factory=dict)
     types: dict[Name, sections.TaskType] = Field(default_factory=dict)
     schedules: dict[Name, sections.ScheduleEntry] = Field(default_factory=dict)
     streams: list[sections.Stream] = Field(default_factory=list, validate_default=True)
@@ -50,6 +52,12 @@ class Settings(OldSections):
             if names.count(name) > 1:
                 raise problem(f"'{name}' is there twice", "each stream once")
         return streams
+
+    @field_validator("limiters")
+    @classmethod
+    def _of_their_kinds(cls, limiters: dict[str, LimiterSettings], info: ValidationInfo) -> dict[str, LimiterSettings]:
+        check_limiters(limiters, info.data.get("queues", {}))
+        return limiters
 
     @property
     def origins(self) -> dict[str, str]:
@@ -75,6 +83,16 @@ class Settings(OldSections):
         if self.mysql.dsn:
             return urls.database_url_of_go_dsn(self.mysql.dsn)
         return "sqlite:///sytq.db"
+
+    @property
+    def queue_limits(self) -> dict[str, sections.QueueLimits]:
+        """The limits of queues, of whichever section."""
+        return limits_of_queues(self.limiters, self.queues)
+
+    @property
+    def limited_types(self) -> dict[str, LimiterSettings]:
+        """The settings of the task types that are limited."""
+        return of_kind("type", self.limiters)
 
     @property
     def stream_keys(self) -> list[str]:

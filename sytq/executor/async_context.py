@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 
 from sytq import clock
 from sytq.broker.delivery import Delivery, cancellation
-from sytq.broker.limiter import Limiter, Permit
+from sytq.broker.limiter import Limiter, Permit, configured
 from sytq.errors import Cancelled, DatabaseUnavailable, RedisUnavailable, TimedOut, Waiting
 from sytq.executor.attempt import Attempt, Services
 from sytq.executor.checkpoint import Checkpoint
@@ -131,7 +131,8 @@ class AsyncContext(Attempt):
         """
         self._go_on()
         fetched, asked = self._delivery.permit, time.monotonic()
-        permit = Permit(self.id, self.token, self._delivery.created_ms, limiters, cost).or_fetched(fetched)
+        limits = [configured(limiter, self.settings.limiters) for limiter in limiters]
+        permit = Permit(self.id, self.token, self._delivery.created_ms, limits, cost).or_fetched(fetched)
         try:
             await self._acquire(permit)
             self._granted(permit, asked)

@@ -129,7 +129,7 @@ class StreamConsumer(Consumer):
         args: list[Any] = [GROUP, executor.name, slots, limit.running, limit.starts, int(limit.window * 1000)]
         args += [int(executor.lease * 1000), executor.max_crashes, executor.recorded()]
         sweep = time.monotonic() - self._swept >= _TICK
-        args += [1 if sweep else 2 if self._left else 0, executor.limiters.granting]
+        args += [1 if sweep else 2 if self._left else 0, executor.limiters.granting, executor.limited_types]
         if sweep:
             for position, stream in enumerate(streams, start=first):
                 args += [b"%d:%s" % (position, entry) for entry in executor.tracked(stream)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ from dramatiq import Broker
 from sytq.broker.connection import Redis
 from sytq.broker.delivery import Delivery
 from sytq.broker.keys import GROUP, Keys
+from sytq.broker.limiter import Limiter, configured, settings_of
 from sytq.broker.limiters import Limiters
 from sytq.broker.rights import check_rights
 from sytq.config import Settings
@@ -65,8 +67,13 @@ class Executor:
         self.max_crashes = settings.worker.max_crashes
         self.weights = settings.worker.priority_weights
         self.limits = {
-            name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0))) for name, queue in settings.queues.items()
+            name: QueueLimit(queue.limit or 0, *(queue.rate or (0, 60.0)))
+            for name, queue in settings.queue_limits.items()
         }
+        types = {
+            name: settings_of(configured(Limiter(f"type:{name}"), settings.limiters)) for name in settings.limited_types
+        }
+        self.limited_types = json.dumps(types) if types else ""
         self.stopping = threading.Event()
         self.admitted = threading.Event()  # whether consumers may fetch
         self.admitted.set()

@@ -100,7 +100,8 @@ def queues(found: Iterable[QueueView]) -> Iterator[Finding]:
 
 def limiters(found: Iterable[LimiterState]) -> Iterator[Finding]:
     """Paused limiters and open circuit breakers."""
-    kept = [one for one in found if one.state in ("paused", "open") and not one.name.startswith(("type:", "queue:"))]
+    own = [one for one in found if not (one.state == "paused" and one.name.startswith("type:"))]  # `queues` names these
+    kept = [one for one in own if one.state in ("paused", "open")]
     for one in kept[:_NAMED]:
         what = "is paused" if one.state == "paused" else "has an open circuit breaker"
         why = f": {one.reason}" if one.reason else ""

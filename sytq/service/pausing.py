@@ -43,7 +43,7 @@ class Pausing:
                 self._limiters.pause(name, by, why)
 
     def resume(self, name: str) -> Resumed:
-        """End its pause, whoever began it; of a limiter, close the circuit breaker too."""
+        """End its pause, whoever began it; close its circuit breaker too."""
         kind, rest = split(name)
         if kind == "limiter":
             return self._limiters.resume(name)
@@ -55,9 +55,8 @@ class Pausing:
             self._operator.resume(rest)
         else:
             self._operator.resume_queue(rest)
-        if not ended:
-            return Resumed("", "", "", 0)
-        return Resumed("paused", ended[0].paused_by, ended[0].paused_why, waiting)
+        closed = self._limiters.resume(name)
+        return closed if not ended else Resumed("paused", ended[0].paused_by, ended[0].paused_why, waiting)
 
     def types(self, name: str) -> list[str]:
         """The installed task types that a name pauses; none of a limiter."""

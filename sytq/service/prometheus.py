@@ -50,7 +50,7 @@ READ: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("queue",),
         "Since the first crash of the first of them; 0 when none waits.",
     ),
-    "sytq_queue_limit": (("queue",), "Most tasks that may run at once (queues.<name>.limit)."),
+    "sytq_queue_limit": (("queue",), "Most tasks that may run at once."),
     "sytq_type_paused": (("type",), "1 for every type that is paused."),
     "sytq_gate_running": (("gate",), "Permits of a limiter that are held."),
     "sytq_gate_limit": (("gate",), "Permits that may be held at once now; 0 is no limit."),
@@ -152,13 +152,13 @@ class Scrape(Collector):
         yield _each("sytq_queue_suspects", {queue: one.waiting for queue, one in suspects.items()})
         oldest_of = {queue: one.oldest or 0.0 for queue, one in suspects.items()}
         yield _each("sytq_queue_suspect_oldest_seconds", oldest_of)
-        limits = {name: queue.limit for name, queue in self._settings.queues.items() if queue.limit}
+        limits = {name: queue.limit for name, queue in self._settings.queue_limits.items() if queue.limit}
         yield _each("sytq_queue_limit", limits)
         yield _each("sytq_type_paused", dict.fromkeys(asked.paused(), 1))
         limiters = list(that_matter(asked.limiters()))
-        yield _each("sytq_gate_running", {limiter.name: limiter.running for limiter in limiters})
+        yield _each("sytq_gate_running", {one.name: one.running for one in limiters if one.running is not None})
         yield _each("sytq_gate_limit", {limiter.name: limiter.limit_now for limiter in limiters})
-        yield _each("sytq_gate_waiting", {limiter.name: limiter.waiting for limiter in limiters})
+        yield _each("sytq_gate_waiting", {one.name: one.waiting for one in limiters if one.waiting is not None})
         states = _family("sytq_gate_state")
         for limiter in limiters:
             states.add_metric([limiter.name, limiter.state], 1)

@@ -122,15 +122,16 @@ class LimiterView(TypedDict):
     """A limiter at this moment. `state` is closed (calls pass), open or half_open (its circuit breaker), or paused.
 
     `running` permits are held of the `limit_now` that may be, `waiting` tasks are in the wait queue; `units` are the
-    sum of costs. A limit of 0 is none. `took` is for how many seconds a permit was held of late, on average.
+    sum of costs. A limit of 0 is none. `took` is for how many seconds a permit was held of late, on average. Null: the
+    tasks of a paused type without limits, which are not counted, and since when a type is paused.
     """
 
     name: str
     state: Literal["closed", "open", "half_open", "paused"]
-    running: int
+    running: int | None
     limit_now: int
     limit: int
-    waiting: int
+    waiting: int | None
     calls_in_window: int
     calls: int
     units_in_window: int
@@ -138,7 +139,7 @@ class LimiterView(TypedDict):
     window: float
     failures: int
     took: float | None
-    since: str
+    since: str | None
     until: str | None
     reason: str | None
     by: str | None
@@ -236,7 +237,8 @@ def mismatches(comparison: Comparison) -> list[MismatchView]:
 def limiter(state: LimiterState) -> LimiterView:
     """A limiter without its tasks, which may be of any owner."""
     shown = {name: value for name, value in asdict(state).items() if name in LimiterView.__annotations__}
-    return cast(LimiterView, shown | {"since": iso(state.since), "until": iso(state.until) if state.until else None})
+    times = {"since": state.since, "until": state.until}
+    return cast(LimiterView, shown | {name: iso(time) if time else None for name, time in times.items()})
 
 
 def limiters(inspection: Inspection) -> list[LimiterView]:

@@ -70,11 +70,13 @@ class Registry:
             if known is None or known.function is not declared.function:
                 registry.add(declared)
         registry._declare(factories)
-        unknown = sorted(set(settings.types) - set(registry._types))
+        configured = {f"types.{name}": name for name in settings.types}
+        configured |= {f"limiters.type:{name}": name for name in settings.limited_types}
+        unknown = sorted(key for key, name in configured.items() if name not in registry._types)
         if unknown and not registry.quarantined:
             names = ", ".join(sorted(registry._types))
             valid = f"{names}, or a new one with one of the keys {', '.join(sorted(factories))}"
-            raise ConfigError(f"types.{unknown[0]}: no such task type; valid: {valid}")
+            raise ConfigError(f"{unknown[0]}: no such task type; valid: {valid}")
         registry.schedules = registry._find_schedules()
         return registry
 

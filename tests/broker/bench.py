@@ -93,6 +93,7 @@ class Bench:
         window_ms: int = 60_000,
         recorded: int = 0,
         permits: str | bytes = "",
+        types: str = "",
     ) -> dict[str, Item]:
         keys = self.keys
         names = [keys.live, keys.events, keys.workers, keys.stats, keys.paused, keys.parked("q"), keys.rate("q")]
@@ -100,7 +101,7 @@ class Bench:
         names += [keys.departed, keys.suspects("q"), keys.recorded, keys.delayed("q"), keys.bodies("q"), keys.bell]
         names += [*state_keys(keys), *self.streams]
         args = [GROUP, worker, slots, limit, rate, window_ms, LEASE_MS, max_crashes, recorded, int(sweep), permits]
-        args += [f"{index}:{entry_or_id}" for index, entry_or_id in held]
+        args += [types, *(f"{index}:{entry_or_id}" for index, entry_or_id in held)]
         found, self.left, *rest = self.redis.call("fetch", names, args)
         items = {item[2].decode(): item for item in rest} if found == 1 else {}
         assert found != 1 or len(items) == len(rest), "one fetch started a task twice"

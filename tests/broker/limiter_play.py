@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from sytq import Breaker, Limiter, Permit, Waiting
-from sytq.broker.limiter import PermitOutcome
+from sytq.broker.limiter import PermitOutcome, settings_of
 from sytq.broker.limiter_states import LimiterState, read_limiters
 from sytq.broker.limiters import Limiters, handover_keys, limiter_keys
 from tests.broker.bench import LEASE_MS, Bench, Item
@@ -25,17 +28,27 @@ class Play:
         self.limiters = Limiters(bench.redis, bench.keys, LEASE_MS / 1000, ["q"], lambda: self.epoch)
         self.started: dict[str, tuple[str, Item]] = {}
         self.fetched: dict[str, Permit] = {}
+        self.types = ""  # the limited types of the workers' configuration
         self.created: dict[str, int] = {}  # the first task to acquire is the oldest, unless a test says otherwise
+
+    def limit_type(self, **limits: Any) -> Limiter:
+        """Limit the type of all tasks, from the next fetch on."""
+        limiter = Limiter("type:t", **limits)
+        self.types = json.dumps({"t": settings_of(limiter)})
+        return limiter
 
     def submit(self, *names: str) -> None:
         for name in names:
             self.bench.dispatch(name, max_attempts=0)
 
-    def start(self, worker: str = "w", slots: int = 1000, sweep: bool = False) -> list[str]:
+    def start(self, worker: str = "w", slots: int = 1000, sweep: bool = False, rate: int = 0) -> list[str]:
         """Fetch waiting tasks, and return their names."""
         held = [(item[0], item[1].decode()) for by, item in self.started.values() if by == worker]
         self.bench.redis.ask("DEL", self.bench.keys.crashes)  # no task becomes a suspect
-        found = self.bench.fetch(worker, slots=slots, sweep=sweep, held=held)
+        epoch = self.epoch or b""
+        found = self.bench.fetch(
+            worker, slots=slots, sweep=sweep, held=held, rate=rate, permits=epoch, types=self.types
+        )
         for name, item in found.items():
             self.started[name] = (worker, item)
             self.fetched.pop(name, None)

@@ -314,7 +314,7 @@ def test_suspects_obey_queue_limit_pause_and_cancellation(bench: Bench) -> None:
 
 
 def test_suspects_that_wait_are_shown_beside_parked_tasks(bench: Bench) -> None:
-    inspection = Inspection(bench.redis, bench.keys, ["q", "other"])
+    inspection = Inspection(bench.redis, bench.keys, ["q", "other"], {})
     assert inspection.suspects() == {"q": Suspects(0, None), "other": Suspects(0, None)}
     suspects(bench, "a", "b")
     live = inspection.live(["a"])["a"]

@@ -224,7 +224,7 @@ def test_p2_emptied_redis_is_no_mismatch(stores: Stores, redis_client: redis.Red
     keys = Keys("sytq")
     comparison = Comparison(
         Cards(redis_, keys, NEAR),
-        Inspection(redis_, keys, ()),
+        Inspection(redis_, keys, (), {}),
         worker._ledger,
         RedisHalf(redis_, keys, worker.places[1]),
     )

@@ -176,6 +176,10 @@ def test_a_type_whose_config_has_no_schema_is_quarantined_even_if_given(tmp_path
     ("settings", "words"),
     [
         ({"SYTQ_TYPES__NOSUCH": '{"timeout": "1s"}'}, "types.nosuch: no such task type; valid: .*webhook"),
+        (
+            {"SYTQ_LIMITERS": '{"type:nosuch": {"concurrency": 1}}'},
+            "limiters.type:nosuch: no such task type; valid: .*webhook",
+        ),
         ({"SYTQ_PLUGINS__PATHS": '["/nowhere/at/all"]'}, "plugins.paths: '/nowhere/at/all' is not a folder"),
     ],
 )

@@ -36,7 +36,7 @@ class Limiters(Page):
         all_limiters: list[LimiterState] = found["limiters"] or []
         matching = [limiter for limiter in all_limiters if part.lower() in limiter.name.lower()]
         # First what holds tasks up.
-        matching.sort(key=lambda one: (one.state == "closed", -one.waiting, -one.running, one.name))
+        matching.sort(key=lambda one: one.urgency)
         return {
             "limiters": matching[:_MAX_SHOWN],
             "matching": len(matching),
@@ -73,7 +73,7 @@ class PauseLimiter(OneLimiter):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name, why = _name(req), reason(form)
-        await self._parts.redis.finish(self._parts.runtime.limiters.pause, name, req.context.caller.name, why)
+        await self._parts.redis.finish(self._parts.runtime.pausing.pause, name, req.context.caller.name, why)
         req.context.audit_detail = f"{name}: {why}"
         return _done(name, f"{name} is paused")
 
@@ -83,7 +83,7 @@ class ResumeLimiter(OneLimiter):
 
     async def act(self, req: falcon.asgi.Request, form: MultiDict[str], **path: str) -> Done:
         name = _name(req)
-        resumed = await self._parts.redis.finish(self._parts.runtime.limiters.resume, name)
+        resumed = await self._parts.redis.finish(self._parts.runtime.pausing.resume, name)
         req.context.audit_detail = name if resumed else None
         if not resumed:
             return _done(name, f"{name} was not paused, and its circuit breaker not open")

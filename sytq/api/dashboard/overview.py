@@ -154,7 +154,7 @@ class Overview(Page):
             check_rights(runtime.redis, runtime.keys)
             return _Redis(
                 OK,
-                status.queues(asked, runtime.registry, runtime.settings.queues),
+                status.queues(asked, runtime.registry, runtime.settings.queue_limits),
                 asked.workers(),
                 asked.limiters(),
                 asked.unwritten(),
@@ -188,7 +188,7 @@ async def _soon(read: Awaitable[T]) -> T:
 def _telling(limiters: Sequence[LimiterState]) -> list[LimiterState]:
     """The limiters that hold something up: paused or open ones, then full ones by their wait queue."""
     kept = [one for one in limiters if one.state != "closed" or one.waiting]
-    return sorted(kept, key=lambda one: (one.state == "closed", -one.waiting, one.name))[:_LIMITERS]
+    return sorted(kept, key=lambda one: one.urgency)[:_LIMITERS]
 
 
 def _charts(counts: Mapping[int, Counts]) -> dict[str, Any]:

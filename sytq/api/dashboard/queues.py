@@ -28,7 +28,9 @@ class Queues(Page):
 
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         runtime = self._parts.runtime
-        queues = self._parts.redis.run(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
+        queues = self._parts.redis.run(
+            status.queues, runtime.inspection, runtime.registry, runtime.settings.queue_limits
+        )
         found = await gathered(queues=queues)
         return found | {"names": sorted(runtime.registry.queues)}
 
@@ -43,7 +45,9 @@ class OneQueue(Page):
     async def read(self, req: falcon.asgi.Request, **path: str) -> dict[str, Any]:
         name, runtime = path["name"], self._parts.runtime
         found = await gathered(
-            queues=self._parts.redis.run(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues),
+            queues=self._parts.redis.run(
+                status.queues, runtime.inspection, runtime.registry, runtime.settings.queue_limits
+            ),
             pauses=self._parts.sql.run(runtime.operator.pauses),
         )
         queue = next((each for each in found["queues"] or () if each["queue"] == name), None)

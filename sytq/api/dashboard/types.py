@@ -73,7 +73,7 @@ class OneType(Page):
                 for each, scheduled in sorted(runtime.registry.schedules.items())
                 if scheduled.type == name
             ],
-            "limits": runtime.settings.queues.get(declared.queue) if declared else None,
+            "limits": runtime.settings.queue_limits.get(declared.queue) if declared else None,
             "search_fields": declared.search if declared else (),
             "fields": _fields(declared) if declared else [],
             "schema": _schema(declared) if declared else None,

@@ -149,7 +149,7 @@ class WorkerList(TypedDict):
 
 
 class LimiterList(TypedDict):
-    """The limiters that were used within about an hour, are paused or have tasks waiting."""
+    """The limiters that were used within about an hour, are paused or have tasks waiting; limited queues and types."""
 
     limiters: list[LimiterView]
 

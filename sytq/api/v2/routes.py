@@ -49,7 +49,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         found = status.types(runtime.registry, runtime.operator.pauses())
         return [{**view, "payload_schema": schemas.get(view["type"])} for view in found]
 
-    queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queues)
+    queues = partial(status.queues, runtime.inspection, runtime.registry, runtime.settings.queue_limits)
     workers = partial(status.workers, runtime.inspection, runtime.cards, runtime.settings.worker.liveness)
     limiters = partial(status.limiters, runtime.inspection)
     mismatches = partial(status.mismatches, runtime.comparison())

@@ -16,21 +16,33 @@ local function is_granted(wanted, l)
   return true
 end
 
+-- The limiter of a task type, which no attempt acquires: workers state its limits with each fetch.
+local function limiter_of_type(name, settings)
+  local limiter = get('type:' .. name)
+  set_limits(limiter, settings)
+  return limiter
+end
+
 -- Returns what to grant, and the limiter that refuses, if one does. Nothing when the attempt acquires its permits itself.
--- names: those of its submission; a task that has waited needs those that it waited for.
-local function admit(id, l, names, created)
+-- names: those of its submission; a task that has waited needs those that it waited for. of_type: the limits of its type.
+local function admit(id, l, names, created, of_type)
   local w = l.consumer ~= '' and record(id)
   if w then names = table.concat(w.gates, ' ') end
-  if names == '' then return end
-  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = rank(created, l.priority), limiters = {}, own = {}, record = w }
+  local own_type = of_type and limiter_of_type(l.type, of_type)
+  local wanted = { id = id, cost = w and w.units or 0, permit = FETCHED, created = rank(created, l.priority), limiters = { own_type },
+    own = {}, own_type = own_type, record = w }
   for name in names:gmatch('%S+') do
     local limiter = not unknown[name] and get(name)
     if not limiter or not limiter.stated then
       unknown[name], loaded[name] = true, nil
-      return
+      wanted.limiters = { own_type }
+      break
     end
-    wanted.limiters[#wanted.limiters + 1] = limiter
-    wanted.own[name] = (l.token > 0 or l.consumer == GRANTED) and held_by(id, name) or {}
+    if limiter ~= own_type then wanted.limiters[#wanted.limiters + 1] = limiter end
+  end
+  if #wanted.limiters == 0 then return end
+  for _, limiter in ipairs(wanted.limiters) do
+    wanted.own[limiter.name] = (l.token > 0 or l.consumer == GRANTED) and held_by(id, limiter.name) or {}
   end
   wanted.granted = is_granted(wanted, l)
   if wanted.granted then return wanted end
@@ -109,4 +121,4 @@ local function granted(wanted, token)
   return out
 end
 
-return { admit = admit, wait_for = wait_for, write_waits = write_waits, granted = granted, save = save }
+return { limiter_of_type = limiter_of_type, admit = admit, wait_for = wait_for, write_waits = write_waits, granted = granted, save = save }

@@ -2,11 +2,12 @@
 -- KEYS live events workers stats paused parked rate queue-wake-up epoch cancels called crashes departed suspects recorded
 --      delayed bodies wake-up, then limiters ... configured as in _limiter_keys.lua, then the queue's four streams in the
 --      order to look
--- ARGV group consumer room limit rate window_ms lease_ms max_crashes recorded reclaim permits tracked...
+-- ARGV group consumer room limit rate window_ms lease_ms max_crashes recorded reclaim permits types tracked...
 --      limit: most running in this queue; rate: most attempts begun in any window_ms; 0 is none. recorded: what
 --      this Redis said of its own key `recorded` at the worker's last look. reclaim: 1 to look for
 --      entries of dead consumers and for own entries that are not tracked, 2 for the former only. permits: the Redis
---      (epoch) in which this worker grants permits, '' any, '-' none. tracked: stream index ':' entry, and stream index
+--      (epoch) in which this worker grants permits, '' any, '-' none. types: JSON of the limited types and their
+--      settings, or ''. tracked: stream index ':' entry, and stream index
 --      ':' task id, as reregister.lua may have added an entry whose id this worker does not know yet
 local live, events, workers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local paused, parked, rate_key, wake_up = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -26,6 +27,7 @@ local out, started = { 1, 0 }, {}
 local epoch = alive(workers, KEYS[9], me, now, liveness)
 local min_token = tonumber(epoch) + 1
 local grants = ARGV[11] == '' or ARGV[11] == epoch
+local limited_types = ARGV[12] ~= '' and cjson.decode(ARGV[12]) or {}
 
 local function field(fields, name)
   for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end

@@ -78,6 +78,15 @@ end
 -- The loop looks at this limiter within so many ms.
 local function look_within(limiter, ms) redis.call('ZADD', DUE, 'LT', int(now + ms), limiter.name) end
 
+-- The limits in force are those that were stated last, as JSON.
+local function set_limits(limiter, settings)
+  if settings == limiter.stated then return end
+  redis.call('HSET', SETTINGS, limiter.name, settings)
+  if limiter.stated then look_within(limiter, 0) end  -- tasks that wait may start now
+  limiter.stated, limiter.settings = settings, cjson.decode(settings)
+  advance(limiter)
+end
+
 local function save()
   for name, limiter in pairs(loaded) do
     local text = cjson.encode(limiter.state)

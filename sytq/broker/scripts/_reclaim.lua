@@ -77,10 +77,14 @@ local function reclaim_entry(k, entry, fields, worker, how)
   end
   if l and worker and began then redis.call('HINCRBY', stats, l.type .. ':reclaimed', 1) end
   held[k .. ':' .. entry] = true
-  -- It starts without permits where a limiter refuses: the attempt then waits for them as for any further one.
+  -- Where a limiter refuses it starts with the permit of its type alone: its attempt waits for the others as for any further one.
   local wanted, refused
   if l then wanted, refused = admit(id, l, field(fields, 'message')) end
-  start(k, entry, fields, began, not refused and wanted or nil)
+  if refused then
+    wanted.limiters = { wanted.own_type }
+    wanted = wanted.own_type and wanted
+  end
+  start(k, entry, fields, began, wanted)
 end
 
 -- Claims a consumer's entries, except those in `skip`.
@@ -105,7 +109,7 @@ end
 
 local function reclaim(own)
   local stale = now - liveness
-  for a = 12, #ARGV do held[ARGV[a]] = true end
+  for a = 13, #ARGV do held[ARGV[a]] = true end
   for k = FIRST, #KEYS do
     for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[k], group)) do
       local name, pending = field(info, 'name'), field(info, 'pending')

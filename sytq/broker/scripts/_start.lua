@@ -5,10 +5,11 @@ local TIMESTAMP = '"message_timestamp": (%d+)}$'
 local limited
 
 local function admit(id, l, message)
-  local names = grants and (message:match(HEAD) or l.consumer ~= '' and '')
+  local of_type = limited_types[l.type]
+  local names = grants and (message:match(HEAD) or l.consumer ~= '' and '') or of_type and ''
   if not names then return end
   limited = limited or limiters()
-  return limited.admit(id, l, names, message:sub(-64):match(TIMESTAMP) or now)
+  return limited.admit(id, l, names, message:sub(-64):match(TIMESTAMP) or now, of_type)
 end
 
 -- reclaimed: the outcome of an earlier start is not known and never will be. The attempt of that number begins anew.
@@ -32,12 +33,17 @@ end
 
 local now_waiting, left_streams = {}, {}  -- of tasks that wait from now on: id, entry of the index...; stream -> entries
 
--- Starts a task whose limiters grant their permits; another one waits in the wait queue of the limiter that refuses.
+-- Starts a task whose limiters grant their permits; another one waits in the wait queue of the limiter that refuses. While
+-- it is not known who holds the permits of its type, it looks again soon.
 local function start_or_wait(k, entry, fields, l)
   local id, message = field(fields, 'id'), field(fields, 'message')
-  local wanted, refused = admit(id, l, message)
-  if not refused then return start(k, entry, fields, false, wanted) end
-  limited.wait_for(id, l, wanted, refused, message)
+  if limited_types[l.type] and not grants then
+    delay(delayed_tasks, bodies, WAKE_UP, id, now + liveness / 2, message)
+  else
+    local wanted, refused = admit(id, l, message)
+    if not refused then return start(k, entry, fields, false, wanted) end
+    limited.wait_for(id, l, wanted, refused, message)
+  end
   l.state, l.entry, l.consumer = 'retrying', '', WAITED
   local n = #now_waiting
   now_waiting[n + 1], now_waiting[n + 2] = id, pack_live(l)
@@ -48,7 +54,7 @@ end
 -- Takes the tasks that wait out of their streams. Until then the stream has them: what waits is written first.
 local function leave_streams()
   if #now_waiting == 0 then return end
-  limited.write_waits()
+  if limited then limited.write_waits() end
   redis.call('HSET', live, unpack(now_waiting))
   for k, entries in pairs(left_streams) do
     redis.call('XDEL', KEYS[k], unpack(entries))

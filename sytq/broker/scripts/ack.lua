@@ -65,7 +65,7 @@ for a = ATTEMPTS, #ARGV, 14 do
     if kind == 'retry' then redis.call('HDEL', KEYS[8], id) end  -- its worker lives: crashes count in a row
     if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
   end
-  if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12] } end
+  if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12], kind } end
   out[#out + 1] = done and 1 or 0
 end
 if #released + #refused > 0 then

@@ -7,6 +7,11 @@
 local recorded = redis.call('GET', KEYS[15])
 if recorded and tonumber(recorded) < tonumber(ARGV[9]) then return { 2, 0 } end
 
+-- Changed limits hold for the tasks that wait, too.
+if ARGV[10] == '1' and next(limited_types) then
+  limited = limiters()
+  for name, settings in pairs(limited_types) do limited.limiter_of_type(name, settings) end
+end
 if ARGV[10] ~= '0' then reclaim(ARGV[10] == '1') end
 
 -- A suspect that waits to run alone (isolate.lua) has a place within limit and rate.

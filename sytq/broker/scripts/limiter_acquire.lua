@@ -29,11 +29,7 @@ local function acquire(wanted, first, last)
   for a = first, last, 2 do
     local name, limiter = ARGV[a], get(ARGV[a])
     names[#names + 1] = name
-    if ARGV[a + 1] ~= limiter.stated then
-      redis.call('HSET', SETTINGS, name, ARGV[a + 1])
-      limiter.stated, limiter.settings = ARGV[a + 1], cjson.decode(ARGV[a + 1])
-      advance(limiter)
-    end
+    set_limits(limiter, ARGV[a + 1])
     own[name] = held_by(wanted.id, name)
     local at = acquired_at(own[name], wanted)
     if at then return { 1, at } end

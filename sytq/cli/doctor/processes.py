@@ -47,7 +47,7 @@ def processes(settings: Settings) -> Iterator[Finding]:
     registry = Registry.load(settings)
     cards = Cards(redis, keys, settings.worker.liveness)
     own = CardMaker("command", sytq.__version__, settings, registry, lambda: Identity(salt=salt))
-    inspection = Inspection(redis, keys, registry.queues)
+    inspection = Inspection(redis, keys, registry.queues, {})
     half = RedisHalf(redis, keys, redis_place(settings.redis.dsn, settings.redis.prefix))
     try:
         found = Comparison(cards, inspection, ledger, half, own).find()

@@ -31,7 +31,7 @@ def plugins(settings: Settings) -> Iterator[Finding]:
 def workers(settings: Settings) -> Iterator[Finding]:
     """Check heartbeats, the recorder and dead letters."""
     keys = Keys(settings.redis.prefix)
-    asked = Inspection(Redis(settings.redis.dsn, home=keys.epoch, connections=2, timeout=2.0), keys, ())
+    asked = Inspection(Redis(settings.redis.dsn, home=keys.epoch, connections=2, timeout=2.0), keys, (), {})
     try:
         known, unwritten = asked.workers(), asked.unwritten()
     except RedisUnavailable:
