@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from bisect import insort
 from collections import defaultdict
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from sytq import Limiter, Permit, Waiting
+from sytq.broker.limiter import settings_of
 from sytq.broker.limiters import Limiters
 from sytq.states import TERMINAL
 from tests.broker.bench import LEASE_MS, Item
@@ -25,6 +27,8 @@ LIMITERS = (
     Limiter("host:a", concurrency=2, adaptive=True),
     Limiter("host:w", calls=4, window=0.5),
 )
+#: The limiter of the tasks' type, which every task has.
+TYPE = "type:t"
 #: No task may need its fallback: a task that is not called is stranded.
 NEVER = 3_600_000
 WORKERS = 3
@@ -50,13 +54,15 @@ class Fetching(RuleBasedStateMachine):
         bench.make_groups()
         self.random = Random(0)
         self.limits = {limiter.name: limiter for limiter in LIMITERS}
-        self.allowed = {limiter.name: limiter.concurrency for limiter in LIMITERS}
+        self.type = Limiter(TYPE, concurrency=6)
+        self.allowed = {limiter.name: limiter.concurrency for limiter in (*LIMITERS, self.type)}
         self.wants: dict[str, tuple[str, ...]] = {}
         self.tokens: dict[str, int] = {}
         self.running: dict[str, tuple[str, Item]] = {}
         self.fetched: dict[str, Permit | None] = {}
         self.inside: dict[str, list[Permit]] = {}  # tasks that run, with the permits of their calls
         self.staying: dict[str, Permit] = {}  # attempts that wait in place
+        self.killed: set[str] = set()  # tasks of dead workers, until they start again
         self.pruned: set[str] = set()  # tasks that may have left a permit behind, which is freed in time
         self.calls: dict[str, list[int]] = defaultdict(list)
         self.names = 0  # of workers: a dead one is replaced
@@ -88,7 +94,11 @@ class Fetching(RuleBasedStateMachine):
         )
 
     def change(self) -> None:
-        name = self.random.choice([name for name, limiter in self.limits.items() if limiter.concurrency])
+        name = self.random.choice([TYPE, *(name for name, limiter in self.limits.items() if limiter.concurrency)])
+        if name == TYPE:
+            self.type = replace(self.type, concurrency=self.random.randint(1, 8))
+            self.allowed[name] = max(self.allowed[name], self.type.concurrency)
+            return
         self.limits[name] = replace(self.limits[name], concurrency=self.random.randint(1, 4))
         self.allowed[name] = max(self.allowed[name], self.limits[name].concurrency)
 
@@ -114,11 +124,13 @@ class Fetching(RuleBasedStateMachine):
         self.play.bench.redis.ask("DEL", self.play.bench.keys.crashes)  # no task becomes a suspect
         slots = self.random.randint(1, 6)
         epoch = str(self.play.bench.epoch()) if self.random.random() < 0.95 else "-"
-        found = self.play.bench.fetch(worker, slots=slots, sweep=True, held=held, permits=epoch)
+        types = json.dumps({"t": settings_of(self.type)})
+        found = self.play.bench.fetch(worker, slots=slots, sweep=True, held=held, permits=epoch, types=types)
+        if epoch == "-":
+            self.pruned |= self.wants.keys() - self.ended  # what they were handed is not taken over
         for name, item in found.items():
             self.running[name], self.tokens[name] = (worker, item), int(item[6])
-            if epoch == "-":
-                self.pruned.add(name)  # what it was handed is not taken over
+            self.killed.discard(name)
             self.begin(name, item)
         self.no_fallback()
 
@@ -210,6 +222,7 @@ class Fetching(RuleBasedStateMachine):
             del self.running[name], self.inside[name]
             self.staying.pop(name, None)
             self.pruned.add(name)
+            self.killed.add(name)
 
     def note_ends(self) -> None:
         """A fetch ends the task of a dead worker whose cancellation was asked for."""
@@ -217,6 +230,7 @@ class Fetching(RuleBasedStateMachine):
             live = self.play.bench.live(name)
             if live and live[0] in TERMINAL:
                 self.ended.add(name)
+                self.killed.discard(name)
 
     def wipe(self) -> None:
         """Redis is emptied; each worker notices, and grants no permit until all have entered theirs."""
@@ -237,6 +251,7 @@ class Fetching(RuleBasedStateMachine):
             if fetched := self.fetched[name]:
                 self.running[name][1][7][0] = str(fetched.acquired_ms).encode()
         self.calls.clear()  # the windows are lost
+        self.killed.clear()
         bench.advance(LEASE_MS)
         for name in self.wants.keys() - self.running.keys() - self.ended:
             self.dispatch(name)
@@ -270,6 +285,9 @@ class Fetching(RuleBasedStateMachine):
             else:
                 for first, last in zip(self.calls[name], self.calls[name][limiter.calls :], strict=False):
                     assert last - first >= limiter.window * 1000, f"too many calls at {name}"
+        of_type = len(self.running.keys() | self.killed)
+        assert of_type <= self.allowed[TYPE], f"{of_type} run, {self.allowed[TYPE]} allowed"
+        self.allowed[TYPE] = max(self.type.concurrency, min(self.allowed[TYPE], of_type))
         for permit in self.play.bench.redis.ask("ZRANGE", self.play.bench.keys.permits, 0, -1):
             limiter_name, task, _token, number, _at = permit.decode().split("|")
             if number != "0":
