@@ -127,11 +127,13 @@ class Limiters:
             for permit in permits:
                 permit.released = True
                 if permit.acquired_ms is None:
-                    continue
-                args += [permit.task_id, permit.token, permit.id, permit.acquired_ms, permit.outcome]
+                    if not permit.in_place_ms:
+                        continue
+                    permit.outcome = "unused"  # the attempt no longer waits in place
+                args += [permit.task_id, permit.token, permit.id, permit.acquired_ms or 0, permit.outcome]
                 args += [permit.reserved, permit.cost]
                 args += [len(permit.limits), *permit.limits]
-                permit.acquired_ms = None
+                permit.acquired_ms, permit.in_place_ms = None, 0
                 self._held.pop(permit.id + permit.task_id, None)
             if not args:
                 return

@@ -45,7 +45,7 @@ class Operations:
             }
             names = [keys.live, keys.events, keys.stats, keys.cancels]
             names += [keys.stream(live.queue, live.priority), keys.delayed(live.queue), keys.bodies(live.queue)]
-            names += [keys.parked(live.queue), keys.suspects(live.queue)]
+            names += [keys.parked(live.queue), keys.suspects(live.queue), keys.waiting]
             args = [GROUP, task_id, live.queue, live.priority, by, json.dumps(event)]
             answer = self._redis.call("cancel", names, args)
             if answer != b"moved":

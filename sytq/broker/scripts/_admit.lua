@@ -6,14 +6,29 @@ local FALLBACK_FACTOR, FALLBACK_MS, MAX_WAIT_MS = 1.2, 60000, 600000
 local FETCHED = '0'  -- the id of the permit that a fetch grants: a task has one of a limiter
 local unknown, refusals = {}, {}  -- by name, in this call; refusals: {limiter, created, ms, step}
 
--- Whether all limiters have handed their permits over to the task, and none has taken its back, was paused or lowered since.
+-- Whether all limiters have handed their permits over to the task, and none has taken its back, was paused or lowered
+-- since, or has a breaker that opened.
 local function is_granted(wanted, l)
   if l.consumer ~= GRANTED or not wanted.record or not wanted.record.granted then return false end
   for _, limiter in ipairs(wanted.limiters) do
-    local own = wanted.own[limiter.name]
+    local own, s = wanted.own[limiter.name], limiter.state
     if #own ~= 1 or pause_of(limiter) or count(PERMITS, limiter.name) > concurrency(limiter) then return false end
+    if s.breaker ~= 'closed' and not s.probes[own[1]] then return false end
   end
   return true
+end
+
+-- Takes back what was handed over to a task that may not start with it. Permits of its attempts keep their calls counted.
+local function give_back(wanted)
+  for _, limiter in ipairs(wanted.limiters) do
+    for _, permit in ipairs(wanted.own[limiter.name]) do
+      if select(3, permit:match(PERMIT)) == FETCHED then
+        redis.call('ZREM', PERMITS, permit)
+        uncount(limiter, permit)
+      end
+    end
+    wanted.own[limiter.name] = held_by(wanted.id, limiter.name)
+  end
 end
 
 -- The limiter of a task type, which no attempt acquires: workers state its limits with each fetch.
@@ -46,6 +61,7 @@ local function admit(id, l, names, created, of_type)
   end
   wanted.granted = is_granted(wanted, l)
   if wanted.granted then return wanted end
+  if l.consumer == GRANTED then give_back(wanted) end
   local refused
   for _, limiter in ipairs(wanted.limiters) do
     local known = refusals[limiter.name]
@@ -71,13 +87,7 @@ local function wait_for(id, l, wanted, refused, message)
   local w, limiter = wanted.record, refused.limiter
   if w then forget_wait(id, w) end
   local gates = {}
-  for n, each in ipairs(wanted.limiters) do
-    gates[n] = each.name
-    for _, permit in ipairs(wanted.own[each.name]) do  -- handed over, but not by all
-      redis.call('ZREM', PERMITS, permit)
-      uncount(each, permit)
-    end
-  end
+  for n, each in ipairs(wanted.limiters) do gates[n] = each.name end
   local new = { gates = gates, at = limiter.name, created = wanted.created, units = wanted.cost, token = int(l.token), fetch = true }
   local wait = math.min(math.max(refused.ms, 0) * FALLBACK_FACTOR + FALLBACK_MS, MAX_WAIT_MS)
   local n = #queued
@@ -90,8 +100,8 @@ end
 -- Writes what `wait_for` has noted: hundreds of tasks may begin to wait in one call.
 local function write_waits()
   if #queued == 0 then return end
-  redis.call('HSET', bodies, unpack(messages))
   redis.call('ZADD', delayed_tasks, unpack(due))
+  redis.call('HSET', bodies, unpack(messages))
   redis.call('HSET', WAITING, unpack(records))
   redis.call('ZADD', QUEUE, unpack(queued))
   for _, refused in pairs(refusals) do look_within(refused.limiter, 500) end

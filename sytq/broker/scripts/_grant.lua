@@ -15,6 +15,14 @@ local function held_by(id, name)
   return permits
 end
 
+-- Whether one of these permits is the wanted one: then when it was acquired.
+local function acquired_at(permits, wanted)
+  for _, permit in ipairs(permits) do
+    local _, token, known, at = permit:match(PERMIT)
+    if token == wanted.token and known == wanted.permit then return tonumber(at) end
+  end
+end
+
 -- Why the limiter refuses, as `refusal` in _limiters.lua: older tasks are ahead, and `own` permits do not stand in the way.
 local function judge(limiter, wanted, own, configuration)
   local name = limiter.name

@@ -145,34 +145,6 @@ local function is_alive(consumer)
   return freshness[consumer]
 end
 
--- Whether a permit is still its task's: it runs in a living worker, or the permit was handed over to it not long ago and no
--- worker has fetched it yet.
-local function is_held(l, token, at)
-  if not l or int(l.token) ~= token then return false end
-  if l.state == 'running' then return is_alive(l.consumer) end
-  return l.state == 'queued' and l.consumer == GRANTED and at > now - liveness
-end
-
--- Frees the permits of attempts that are over: the task ended, runs elsewhere by now, or its worker is silent. Returns
--- whether it looked: not twice within 200 ms.
-local function prune(limiter)
-  local s = limiter.state
-  if s.pruned and now - s.pruned < 200 then return false end
-  s.pruned = now
-  local first, last = range(limiter.name)
-  local found = redis.call('ZRANGEBYLEX', PERMITS, s.cursor or first, last, 'LIMIT', 0, 100)
-  s.cursor = #found == 100 and '(' .. found[100] or nil
-  for _, permit in ipairs(found) do
-    local id, token, _, at = permit:match(PERMIT)
-    local l = unpack_live(redis.call('HGET', LIVE, id))
-    if not is_held(l, token, tonumber(at)) then
-      redis.call('ZREM', PERMITS, permit)
-      if not l or (l.state ~= 'retrying' and l.state ~= 'queued') then redis.call('HDEL', WAITING, id) end
-    end
-  end
-  return true
-end
-
 -- How many calls that try a half-open breaker are under way.
 local function probing(limiter)
   local n = 0

@@ -27,8 +27,38 @@ end
 -- Whether a record still holds: since it was written the task has not ended, started, or left for another place.
 local function waits(l, w)
   if not l or int(l.token) ~= w.token then return false end
-  if l.state == 'running' then return w.permit ~= nil end
+  if w.permit then return l.state == 'running' end
   return l.state == 'retrying' or (l.state == 'queued' and l.entry ~= '')
+end
+
+-- Whether a permit is still its task's: it runs in a living worker, or the permit was handed over to it not long ago and no
+-- worker has fetched it yet.
+local function is_held(l, token, at)
+  if not l or int(l.token) ~= token then return false end
+  if l.state == 'running' then return is_alive(l.consumer) end
+  return l.state == 'queued' and l.consumer == GRANTED and at > now - liveness
+end
+
+-- Frees the permits of attempts that are over: the task ended, runs elsewhere by now, or its worker is silent. Returns
+-- whether it looked: not twice within 200 ms.
+local function prune(limiter)
+  local s = limiter.state
+  if s.pruned and now - s.pruned < 200 then return false end
+  s.pruned = now
+  local first, last = range(limiter.name)
+  local found = redis.call('ZRANGEBYLEX', PERMITS, s.cursor or first, last, 'LIMIT', 0, 100)
+  s.cursor = #found == 100 and '(' .. found[100] or nil
+  for _, permit in ipairs(found) do
+    local id, token, _, at = permit:match(PERMIT)
+    local l = unpack_live(redis.call('HGET', LIVE, id))
+    if not is_held(l, token, tonumber(at)) then
+      redis.call('ZREM', PERMITS, permit)
+      local w = record(id)
+      if w and w.granted and w.token == token then uncount(limiter, permit) end  -- no attempt has had it
+      if not l or (l.state ~= 'retrying' and l.state ~= 'queued') then redis.call('HDEL', WAITING, id) end
+    end
+  end
+  return true
 end
 
 -- Which limiter refuses a waiting task: `first` when that one does, else the last of the others, nil when none does.

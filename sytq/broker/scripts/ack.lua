@@ -48,10 +48,7 @@ for a = ATTEMPTS, #ARGV, 14 do
       l.state, l.attempts, l.entry, l.consumer = STATE[kind], tonumber(ARGV[a + 6]), '', ''
       if STATE[kind] == 'retrying' then
         delay(delayed, bodies, bell, id, now + tonumber(ARGV[a + 7]), message)
-        if ARGV[a + 13] ~= '' then
-          l.consumer = WAITED
-          refused[#refused + 1] = { id, token, ARGV[a + 13], l.priority }
-        end
+        if ARGV[a + 13] ~= '' then l.consumer = WAITED end
       elseif kind == 'return' then
         l.entry = redis.call('XADD', stream, '*', 'id', id, 'message', message)
       end
@@ -64,6 +61,9 @@ for a = ATTEMPTS, #ARGV, 14 do
     if l and STAT[kind] then redis.call('HINCRBY', stats, l.type .. STAT[kind], 1) end
     if kind == 'retry' then redis.call('HDEL', KEYS[8], id) end  -- its worker lives: crashes count in a row
     if ARGV[a + 10] == '1' then redis.call('XADD', queue_bell, 'MAXLEN', '1', '*', 'free', '1') end
+  end
+  if ARGV[a + 13] ~= '' and l and l.consumer == WAITED and int(l.token) == token then
+    refused[#refused + 1] = { id, token, ARGV[a + 13], l.priority }
   end
   if ARGV[a + 12] ~= '' then released[#released + 1] = { id, token, ARGV[a + 12], kind } end
   out[#out + 1] = done and 1 or 0

@@ -1,5 +1,5 @@
 -- cancelled <- queued | scheduled | retrying, at once; for a running task the request is noted, and its worker ends it.
--- KEYS live events stats cancels stream delayed bodies parked suspects   (of the queue and priority the caller read from the index)
+-- KEYS live events stats cancels stream delayed bodies parked suspects waiting   (of the queue and priority the caller read from the index)
 -- ARGV group id queue priority by event
 -- -> cancelled | asked | ended | unknown | moved (its queue or priority has changed: read them again)
 local id = ARGV[2]
@@ -24,6 +24,7 @@ else
   redis.call('ZREM', KEYS[6], id)
   redis.call('HDEL', KEYS[7], id)
 end
+redis.call('HDEL', KEYS[10], id)
 redis.call('HDEL', KEYS[4], id)  -- requested when Redis did not know the task
 redis.call('HINCRBY', KEYS[3], l.type .. ':cancelled', 1)
 return 'cancelled'

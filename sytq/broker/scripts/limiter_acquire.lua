@@ -11,14 +11,6 @@
 if ARGV[3] == '0' and ARGV[2] ~= '' and (redis.call('GET', EPOCH) or '') ~= ARGV[2] then return {} end
 local force = ARGV[3] == '1'
 
--- Whether one of these permits is the wanted one: then when it was acquired.
-local function acquired_at(permits, wanted)
-  for _, permit in ipairs(permits) do
-    local _, token, known, at = permit:match(PERMIT)
-    if token == wanted.token and known == wanted.permit then return tonumber(at) end
-  end
-end
-
 local function acquire(wanted, first, last)
   local l = unpack_live(redis.call('HGET', LIVE, wanted.id))
   if l and (l.state ~= 'running' or int(l.token) ~= wanted.token) then return { 3 } end
@@ -36,7 +28,8 @@ local function acquire(wanted, first, last)
     if not force then
       if wanted.unused then
         for _, permit in ipairs(own[name]) do
-          if select(2, permit:match(PERMIT)) == wanted.token then uncount(limiter, permit) end
+          local _, token, number = permit:match(PERMIT)
+          if token == wanted.token and number == '0' then uncount(limiter, permit) end
         end
       end
       local reason, ms = judge(limiter, wanted, own[name], limiter.settings.configuration)

@@ -1,0 +1,112 @@
+"""What becomes of permits that are handed over, and of tasks that wait for them, when things go wrong in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from sytq import Breaker, Limiter, Waiting
+from tests.broker.bench import LEASE_MS
+from tests.broker.limiter_play import ONE, Play
+from tests.broker.test_fetched_permits import known, submit
+
+RATED = Limiter("host:rated", calls=1, window=60)
+
+
+def test_task_handed_a_permit_waits_when_the_breaker_opens_meanwhile(play: Play) -> None:
+    limiter = Limiter("host:breaks", concurrency=2, breaker=Breaker(timeout=60, min_calls=1))
+    known(play, limiter)
+    submit(play, "a", "b", "c", limiters=(limiter,))
+    play.start()
+    play.ack("a")  # hands its permit over to c
+    play.ack("b", permit_outcome="failed")
+    assert play.state(limiter).state == "open"
+    assert play.called() == []
+    assert (play.state(limiter).running, play.state(limiter).waiting) == (0, 1)
+
+
+def test_handed_over_permit_that_nobody_fetches_counts_no_call(play: Play) -> None:
+    known(play, RATED)
+    submit(play, "a", limiters=(RATED,))
+    assert play.start() == []
+    play.later(61)
+    play.tend()
+    assert play.state(RATED).calls_in_window == 1
+    play.later(LEASE_MS / 1000 + 1)  # all slots are taken
+    play.tend()
+    assert play.state(RATED).calls_in_window == 0
+    assert play.called() == ["a"]
+
+
+def test_refused_task_keeps_the_calls_of_its_earlier_attempt_counted(play: Play) -> None:
+    limiter = Limiter("host:both", concurrency=1, calls=9)
+    submit(play, "a", limiters=(limiter,))
+    assert play.start() == ["a"]
+    play.acquire("a", limiter)
+    play.ack("a", "return")  # its permit is not released
+    play.limiters.pause(limiter.name, "ann", "moving")
+    assert play.start() == []
+    assert play.state(limiter).calls_in_window == 1
+
+
+def test_concurrent_permits_of_a_fetched_task_all_count_their_costs(play: Play) -> None:
+    costly = Limiter("model:costly", cost=100, window=60)
+    known(play, costly)
+    submit(play, "a", limiters=(costly,))
+    play.start()
+    for _ in range(2):
+        play.acquire("a", costly, cost=40)
+    assert play.state(costly).units_in_window == 80
+    play.refused("a", costly, cost=40)
+
+
+def waits_in_place(play: Play, name: str) -> None:
+    permit = play.permit(name, ONE)
+    permit.in_place_ms = 100_000
+    with pytest.raises(Waiting):
+        play.limiters.acquire(permit)
+    play.limiters.release(permit)  # as `ctx.acquire` does when it is interrupted
+
+
+def test_attempt_interrupted_in_its_wait_is_handed_no_permit(play: Play) -> None:
+    play.running("a", "b", "c")
+    first = play.acquire("a", ONE)
+    waits_in_place(play, "b")
+    play.wait("c", ONE)
+    play.release(first)
+    assert play.called() == ["c"]
+
+
+def test_retry_after_an_interrupted_wait_keeps_its_time(play: Play) -> None:
+    play.running("a", "b")
+    first = play.acquire("a", ONE)
+    waits_in_place(play, "b")
+    play.ack("b", "retry", after=60)
+    play.release(first)
+    assert play.called() == []
+
+
+def test_cancelled_task_whose_permit_lapsed_leaves_no_record(play: Play) -> None:
+    play.running("a", "b")
+    first = play.acquire("a", ONE)
+    play.wait("b", ONE)
+    play.release(first)
+    play.later(LEASE_MS / 1000 + 1)
+    play.tend()
+    assert play.bench.operations.cancel("b", "ann") == "cancelled"
+    play.later(0.25)
+    play.tend()
+    assert play.bench.redis.ask("HLEN", play.bench.keys.waiting) == 0
+
+
+def test_refusal_whose_acknowledgement_is_repeated_waits_in_the_queue(play: Play) -> None:
+    play.running("a", "b")
+    first = play.acquire("a", ONE)
+    permit = play.refused("b", ONE).permit
+    assert permit
+    worker, item = play.started["b"]
+    play.ack("b", "wait", 600, wanted=permit.wanted(None))
+    # Redis refused the rest of that call:
+    play.bench.redis.ask("DEL", play.bench.keys.wait_queues, play.bench.keys.waiting)
+    assert play.bench.ack(worker, item, "wait", delay_ms=600_000, wanted=permit.wanted(None)) == 0
+    play.release(first)
+    assert play.called() == ["b"]
