@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from sytq import Breaker, Limiter, Permit
 from sytq.cli import app
-from sytq.errors import InvalidInput, Waiting
+from sytq.errors import InvalidInput
 from tests.installation import Installation
 
 PROVIDER = Limiter("provider:p", concurrency=2, calls=10, cost=1000, breaker=Breaker(min_calls=1))
@@ -48,6 +48,28 @@ def test_limiters_are_listed_and_shown(installation: Installation) -> None:
     assert json.loads(output(installation, "show", "provider:p", "--json"))["inside"] == ["a"]
 
 
+def test_limited_queues_and_paused_types_are_listed(installation: Installation) -> None:
+    installation.environ["SYTQ_LIMITERS"] = json.dumps({"queue:llm": {"concurrency": 3, "rate": "5/min"}})
+    output(installation, "pause", "type:plain", "--why", "moving")
+    _header, queue, paused = output(installation, "list").splitlines()
+    assert re.split(r"\s{2,}", queue.strip()) == ["queue:llm", "closed", "0 of 3", "0", "0 of 5"]
+    assert re.fullmatch(r"type:plain +paused +by .+: moving", paused.strip())
+    shown = output(installation, "show", "type:plain")
+    assert "held" not in shown and "waiting" not in shown and "since" not in shown
+    assert json.loads(output(installation, "show", "queue:llm", "--json"))["since"] is None
+    assert json.loads(output(installation, "resume", "type:plain", "--json"))["ended"] == "paused"
+    assert len(output(installation, "list").splitlines()) == 2
+
+
+def test_resume_closes_the_circuit_breaker_of_a_type(installation: Installation) -> None:
+    permit = acquire_permit(installation, "a", Limiter("type:plain", breaker=Breaker(min_calls=1)))
+    permit.report("failed")
+    installation.runtime.limiters.release(permit)
+    assert json.loads(output(installation, "show", "type:plain", "--json"))["state"] == "open"
+    assert json.loads(output(installation, "resume", "type:plain", "--json"))["ended"] == "open"
+    assert json.loads(output(installation, "show", "type:plain", "--json"))["state"] == "closed"
+
+
 def test_open_circuit_breaker_shows_its_reason_and_its_end(installation: Installation) -> None:
     permit = acquire_permit(installation, "a", PROVIDER)
     permit.report("failed")
@@ -75,9 +97,10 @@ def test_limiter_is_paused_and_resumed(installation: Installation) -> None:
     assert said == "provider:q is paused; no task has used it within the last hour\n"
 
 
-def refused(installation: Installation, task: str) -> None:
-    with pytest.raises(Waiting):
-        acquire_permit(installation, task, PROVIDER)
+def wait(installation: Installation, task: str) -> None:
+    """Enter the wait queue, as a fetch has a task do."""
+    runtime = installation.runtime
+    runtime.redis.ask("ZADD", runtime.keys.wait_queues, 0, f"provider:p|1|{1:013}|{task}")
 
 
 @pytest.mark.parametrize("configuration", ["", "provider:p|old"])
@@ -87,17 +110,17 @@ def test_resume_ends_a_tasks_pause_and_tells_how_many_tasks_go_on(
     limiters = installation.runtime.limiters
     limiters.pause("provider:p", "llm 1", "HTTP 401", seconds=300, person=False, configuration=configuration)
     for n in range(20):
-        refused(installation, f"t{n}")
+        wait(installation, f"t{n}")
     said = output(installation, "resume", "provider:p")
     assert said == "provider:p is resumed: 20 tasks go on (paused by llm 1: HTTP 401)\n"
-    assert output(installation, "resume", "provider:p").startswith("provider:p is not paused: it is closed, 0 of 2 ")
+    assert output(installation, "resume", "provider:p").startswith("provider:p is not paused: it is closed, 0 permits ")
 
 
 def test_resume_closes_an_open_circuit_breaker(installation: Installation) -> None:
     permit = acquire_permit(installation, "a", PROVIDER)
     permit.report("failed")
     installation.runtime.limiters.release(permit)
-    refused(installation, "b")
+    wait(installation, "b")
     said = output(installation, "resume", "provider:p")
     assert said == "provider:p is resumed: 1 task goes on (its circuit breaker was open: 1 of 1 calls failed)\n"
     assert json.loads(output(installation, "show", "provider:p", "--json"))["state"] == "closed"

@@ -50,6 +50,22 @@ def test_limiter_is_paused_and_resumed_by_the_api(staffed: Installation, admin: 
     assert post("pause", body, browse_as(staffed, "ann", "read", "operate", "submit").headers).status == 403
 
 
+def test_type_is_paused_and_resumed_as_any_limiter(staffed: Installation, admin: Browser) -> None:
+    page = admin.post("/limiters/one/pause?name=type:plain", why="moving").html
+    assert "type:plain is paused" in page and "moving" in page
+    assert [row.type for row in staffed.runtime.operator.pauses()] == ["plain"]
+    found = staffed.request("GET", "/v2/limiters", headers=admin.headers).json["limiters"]
+    listed = {one["name"]: one for one in found}["type:plain"]
+    assert (listed["state"], listed["running"], listed["since"]) == ("paused", None, None)
+    assert "type:plain" in admin.get("/limiters").html
+    metrics = staffed.request("GET", "/metrics").body.decode()
+    assert 'sytq_gate_state{gate="type:plain",state="paused"} 1.0' in metrics
+    assert 'sytq_gate_waiting{gate="type:plain"}' not in metrics
+    assert "is resumed" in admin.post("/limiters/one/resume?name=type:plain").html
+    assert staffed.runtime.operator.pauses() == []
+    assert 'href="/dashboard/queues/llm"' in admin.get("/limiters/one?name=queue:llm").html
+
+
 def test_filter_finds_a_few_among_thousands(staffed: Installation, admin: Browser) -> None:
     limiters = staffed.runtime.limiters
     for n in range(300):
